@@ -1,0 +1,140 @@
+"""From a fused detector to a bundle that was checked before it appeared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kd_export.graph import FusedDetector
+from kd_export.onnx_export import export_onnx, metadata_of
+from kd_export.verify import Certificate, verify
+from kdx import __version__
+from kdx.bundle import (
+    GOLDEN_MAPS,
+    GOLDEN_SCORES,
+    GRAPH,
+    SCHEMA,
+    TRAINING_IMAGES,
+    Bundle,
+    Manifest,
+    Provenance,
+    encode_array,
+    open_bundle,
+    write_files,
+    write_manifest,
+)
+from kdx.errors import BackendError, GateError
+from kdx.files import new_folder, refuse_existing
+from kdx.images import encode_png, read_image
+from kdx.progress import SILENT, Progress
+from kdx.runtime.backend import BACKENDS, installed_backends
+
+
+def export_bundle(
+    detector: FusedDetector,
+    out: Path,
+    *,
+    method: str,
+    golden_images: Sequence[Path],
+    training_images: Sequence[str],
+    provenance: Provenance,
+    max_batch: int = 32,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[Bundle, Certificate]:
+    """Export a detector, hold the graph against it in every backend present, and only then let the bundle appear.
+
+    Args:
+        detector: The FP32 reference, on the CPU.
+        out: The bundle's folder, ``NAME.kdx``.
+        method: The method's name.
+        golden_images: Real images.
+        training_images: Content hashes of the images trained on.
+        provenance: Where the detector comes from.
+        max_batch: Largest batch of the graph.
+        force: Replace an existing bundle.
+        progress: Shows the steps.
+
+    Raises:
+        OutputError: ``out`` exists.
+        BackendError: No backend is installed to check with.
+        GateError: The graph breaks its contract, or a backend disagrees with the reference. Nothing is written.
+    """
+    refuse_existing(out, force=force)
+    if not installed_backends():
+        fixes = " or ".join(info.install for info in BACKENDS.values())
+        raise BackendError("an export is checked before it appears, and no backend is installed", fix=fixes)
+    with progress.task("exporting", 3) as task, new_folder(out, force=force) as folder:
+        images = _golden_arrays(detector, golden_images)
+        task.advance(1, "graph")
+        metadata = metadata_of(detector, method=method, kdx_version=__version__, bundle_schema=SCHEMA)
+        export_onnx(detector, folder / GRAPH, max_batch=max_batch, metadata=metadata)
+        task.advance(1, "checking")
+        write_files(folder, _files(detector, golden_images, images, training_images))
+        bundle = write_manifest(
+            folder,
+            Manifest(
+                schema=SCHEMA,
+                kdx_version=__version__,
+                method=method,
+                pair_spec=msgspec.to_builtins(asdict(detector.spec)),
+                input=detector.input_spec,
+                map_size=detector.size,
+                max_batch=max_batch,
+                golden=[path.name for path in golden_images],
+                files={},
+                provenance=provenance,
+            ),
+        )
+        certificate = verify(open_bundle(folder), installed_backends())
+        _require_passed(certificate)
+        task.advance()
+    return Bundle(out, bundle.manifest), msgspec.structs.replace(certificate, bundle=out.name)
+
+
+def _golden_arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """Read the golden images, brought to the detector's input where it was exported for another camera than trained."""
+    spec = detector.input_spec
+    any_size = msgspec.structs.replace(spec, fixed_size=False)
+    if not paths:
+        raise GateError("the run holds no golden images", fix="train again")
+    return np.stack([read_image(path, any_size) for path in paths])
+
+
+def _files(
+    detector: FusedDetector, paths: Sequence[Path], images: NDArray[np.uint8], training_images: Sequence[str]
+) -> dict[str, bytes]:
+    maps, scores = [], []
+    with torch.inference_mode():
+        for image in images:
+            anomaly_map, score = detector(torch.from_numpy(image[None]))
+            maps.append(anomaly_map.numpy())
+            scores.append(score.numpy())
+    step = -1 if detector.input_spec.channel_order == "bgr" and detector.input_spec.channels == 3 else 1
+    return {
+        **{
+            f"golden/{path.name}": encode_png(np.ascontiguousarray(image[..., ::step]))
+            for path, image in zip(paths, images, strict=True)
+        },
+        GOLDEN_MAPS: encode_array(np.concatenate(maps)),
+        GOLDEN_SCORES: encode_array(np.concatenate(scores)),
+        TRAINING_IMAGES: msgspec.json.encode(sorted(training_images)),
+    }
+
+
+def _require_passed(certificate: Certificate) -> None:
+    failed = [comparison for comparison in certificate.comparisons if not comparison.passed]
+    if failed:
+        worst = failed[0]
+        raise GateError(
+            f"the exported graph does not decide what was trained ({worst.backend}, batch {worst.batch})",
+            expected=f"scores within {certificate.tolerances.score:g}, maps within {certificate.tolerances.map:g}",
+            received=worst.error or f"scores {worst.score_max:.3g}, maps {worst.map_max:.3g}, flips {worst.flips}",
+            fix="nothing was written; please report this",
+        )

@@ -1,0 +1,70 @@
+"""The fused detector: the one module that is evaluated, calibrated and exported."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from kd_export.graph.fold import fold_batch_norm, fold_input_scale
+from kd_export.graph.preprocess import Preprocess
+from kd_export.graph.spec import PairSpec
+from kd_export.graph.tail import AnomalyMap, Score
+from kdx.images import InputSpec
+
+
+class FusedDetector(nn.Module):
+    """uint8 image to anomaly map and score: preprocessing, both networks, and everything behind the taps.
+
+    Args:
+        pair: A module that takes the normalised image ``(N, 3, h, w)`` and returns the (teacher, student) features of
+            each tap. It is copied; the copy's batch normalisation and input scale are folded.
+        spec: The pair's declaration.
+        input_spec: What comes from the camera.
+        size: Height and width at which the networks run, and of the map.
+        mean: The teacher's input mean per RGB channel, of values in [0, 1].
+        std: Likewise.
+    """
+
+    def __init__(
+        self,
+        pair: nn.Module,
+        spec: PairSpec,
+        input_spec: InputSpec,
+        size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.input_spec = input_spec
+        self.size = size
+        self.pair = copy.deepcopy(pair).cpu().eval().requires_grad_(False)
+        flip = input_spec.channels == 3 and input_spec.channel_order == "bgr"
+        with torch.no_grad():
+            # Noise of the normalised image's statistics: it reaches every unit, where zeros would hide a fault.
+            example = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+            fold_batch_norm(self.pair, self._flat_features, example)
+            scale = 1.0 / (255.0 * torch.tensor(std))
+            folded = fold_input_scale(self.pair, self._flat_features, example, scale, flip_channels=flip)
+            tap_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in self.pair(example)]
+        self.preprocess = Preprocess(input_spec, size, mean, std, scale_is_folded=folded)
+        self.anomaly_map = AnomalyMap(spec, tap_shapes, size)
+        self.score = Score(spec.score)
+        self.requires_grad_(False).eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge a batch.
+
+        Args:
+            image: uint8 ``(N, H, W, C)`` as declared by ``input_spec``.
+
+        Returns:
+            ``anomaly_map`` float32 ``(N, h, w)`` and ``anomaly_score`` float32 ``(N, 1)``; raw, no threshold.
+        """
+        anomaly_map: Tensor = self.anomaly_map(self.pair(self.preprocess(image)))
+        return anomaly_map, self.score(anomaly_map)
+
+    def _flat_features(self, x: Tensor) -> list[Tensor]:
+        return [feature for pair in self.pair(x) for feature in pair]

@@ -1,0 +1,75 @@
+"""From the camera's uint8 image to the networks' input: cast, resize, normalise. There is no other preprocessing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kdx.images import InputSpec
+from kdx.resampling import antialias_matrix
+
+
+class Resize(nn.Module):
+    """Antialiased bilinear resize as two constant-matrix products, equal to ``F.interpolate(antialias=True)``.
+
+    TensorRT refuses ``Resize(antialias=1)``; matrices run everywhere.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, size_in: tuple[int, int], size_out: tuple[int, int]) -> None:
+        super().__init__()
+        rows = antialias_matrix(size_in[0], size_out[0])
+        columns = antialias_matrix(size_in[1], size_out[1])
+        self.register_buffer("rows", torch.tensor(rows, dtype=torch.float32))
+        self.register_buffer("columns", torch.tensor(columns.T.copy(), dtype=torch.float32))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Resize ``(N, C, H, W)``."""
+        return self.rows @ (image @ self.columns)
+
+
+class Preprocess(nn.Module):
+    """uint8 ``(N, H, W, C)`` to the networks' float input ``(N, 3, h, w)``.
+
+    Args:
+        input_spec: What comes in.
+        size: Height and width of the networks' input.
+        mean: Per RGB channel, of values in [0, 1], as timm declares it.
+        std: Likewise.
+        scale_is_folded: The networks' first convolutions already hold ``1 / (255 std)``, see
+            :func:`kd_export.graph.fold.fold_input_scale`. The mean is never folded into a bias: the zero padding of the
+            first convolution would then mean black instead of the mean.
+    """
+
+    mean: Tensor
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        scale_is_folded: bool,
+    ) -> None:
+        super().__init__()
+        camera = (input_spec.height, input_spec.width)
+        self.resize = Resize(camera, size) if camera != size else nn.Identity()
+        flip = input_spec.channels == 3 and input_spec.channel_order == "bgr"
+        step = -1 if flip else 1
+        self.register_buffer("mean", 255.0 * torch.tensor(mean[::step]).view(1, 3, 1, 1))
+        scale = None if scale_is_folded else 1.0 / (255.0 * torch.tensor(std[::step]).view(1, 3, 1, 1))
+        self.register_buffer("scale", scale)
+        # Folded, the BGR swap sits in the first convolution; unfolded, it happens here.
+        self.flip = flip and not scale_is_folded
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Preprocess a batch. The cast comes first: TensorRT takes uint8 as network input, and only casts it."""
+        # A mono image (N, 1, H, W) becomes three channels by broadcasting against the mean.
+        x = self.resize(image.to(torch.float32).permute(0, 3, 1, 2)) - self.mean
+        if self.scale is not None:
+            x = x * self.scale
+        return x.flip(1) if self.flip else x

@@ -1,0 +1,157 @@
+"""The fused detector as one ONNX graph, checked for what the graph contract asks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import ModelProto, TensorProto
+
+from kd_export.graph import FusedDetector
+from kdx.errors import GateError, OptionError
+
+OPSET = 18
+INPUT = "image"
+OUTPUTS = ("anomaly_map", "anomaly_score")
+MAX_BATCH = 1024
+
+
+def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata: Mapping[str, str]) -> None:
+    """Write the detector's graph.
+
+    Args:
+        detector: On the CPU.
+        path: The file to write; weights are inside it.
+        max_batch: The batch dimension is dynamic from 1 to this; 1 makes it static.
+        metadata: Stored as the model's ``metadata_props``.
+
+    Raises:
+        OptionError: ``max_batch`` is not possible.
+        GateError: The graph breaks the contract.
+    """
+    if not 1 <= max_batch <= MAX_BATCH:
+        raise OptionError("--max-batch is out of range", expected=f"1 to {MAX_BATCH}", received=str(max_batch))
+    spec = detector.input_spec
+    example = torch.zeros(min(max_batch, 2), spec.height, spec.width, spec.channels, dtype=torch.uint8)
+    dynamic = {"image": {0: torch.export.Dim("N", min=1, max=max_batch)}} if max_batch > 1 else None
+    # The exporter reports its progress and its deprecations on standard output; both would spoil --json.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"), _quiet("onnxscript"):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            detector,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=dynamic,
+            external_data=False,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    require_contract(model, detector)
+    onnx.save_model(model, str(path))
+
+
+def metadata_of(detector: FusedDetector, *, method: str, kdx_version: str, bundle_schema: int) -> dict[str, str]:
+    """Return what the graph says of itself."""
+    spec = detector.input_spec
+    return {
+        "kdx.version": kdx_version,
+        "kdx.bundle_schema": str(bundle_schema),
+        "kdx.method": method,
+        "kdx.input": json.dumps(
+            {
+                "height": spec.height,
+                "width": spec.width,
+                "channels": spec.channels,
+                "channel_order": spec.channel_order,
+                "layout": "NHWC",
+                "type": "uint8",
+            }
+        ),
+    }
+
+
+def require_contract(model: ModelProto, detector: FusedDetector) -> None:
+    """Check a graph against the contract: names, types, shapes, nothing left over.
+
+    Raises:
+        GateError: Naming what is wrong.
+    """
+    graph = model.graph
+    spec = detector.input_spec
+    faults: list[str] = []
+    if [value.name for value in graph.input] != [INPUT]:
+        faults.append(f"inputs {[value.name for value in graph.input]}")
+    elif graph.input[0].type.tensor_type.elem_type != TensorProto.UINT8:
+        faults.append("the input is not uint8")
+    elif _shape(graph.input[0])[1:] != [spec.height, spec.width, spec.channels]:
+        faults.append(f"input shape {_shape(graph.input[0])}")
+    if [value.name for value in graph.output] != list(OUTPUTS):
+        faults.append(f"outputs {[value.name for value in graph.output]}")
+    elif _shape(graph.output[0])[1:] != list(detector.size) or _shape(graph.output[1])[1:] != [1]:
+        faults.append(f"output shapes {[_shape(value) for value in graph.output]}")
+    for node in graph.node:
+        if node.domain not in {"", "ai.onnx"} or node.op_type in {"BatchNormalization", "Resize"}:
+            faults.append(f"node {node.domain}::{node.op_type}")
+        if INPUT in node.input and node.op_type != "Cast":
+            faults.append(f"the uint8 input feeds {node.op_type} before it is cast")
+    faults += [f"dead node {name}" for name in _dead_nodes(model)]
+    if faults:
+        raise GateError(f"the exported graph breaks its contract: {'; '.join(faults)}", fix="please report this backbone")
+
+
+def _dead_nodes(model: ModelProto) -> list[str]:
+    """Return nodes that lead to no output."""
+    wanted = set(OUTPUTS)
+    dead: list[str] = []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted.update(node.input)
+        else:
+            dead.append(f"{node.op_type} {node.name}")
+    return dead
+
+
+def _strip(model: ModelProto) -> None:
+    """Drop the exporter's notes (stack traces with this machine's paths) from the graph."""
+    graph = model.graph
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    model.doc_string = ""
+    graph.doc_string = ""
+    for node in graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        del value.metadata_props[:]
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in value.type.tensor_type.shape.dim]
+
+
+@contextlib.contextmanager
+def _quiet(name: str):  # type: ignore[no-untyped-def]
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,170 @@
+"""The certificate: does what is deployed decide what was trained? No torch here.
+
+Every backend is held against the FP32 reference (eager PyTorch, stored with the golden images at export) on real images:
+per output and per decision, at batch 1 and at another batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.bundle import Bundle, Golden
+from kdx.errors import BackendError
+from kdx.files import sha256_file
+from kdx.runtime.backend import Backend, BackendInfo, Outputs
+from kdx.runtime.detector import decide
+
+
+class Tolerances(msgspec.Struct, frozen=True):
+    """How far a backend may be from the reference.
+
+    Attributes:
+        score: Largest relative difference of a score.
+        map: Largest difference of a map's value, relative to the range of that image's reference map.
+    """
+
+    score: float
+    map: float
+
+
+# Two FP32 runtimes sum the same products in different orders. Over the depth of these networks that came to at most a
+# few 1e-6; the bound leaves room for other machines and stays far below what moves a verdict.
+FP32 = Tolerances(score=1e-4, map=1e-4)
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """One backend at one batch size against the reference.
+
+    Attributes:
+        backend: Its name.
+        batch: Images that went through at once.
+        images: Golden images compared.
+        score_max: Largest relative score difference.
+        map_max: Largest map difference, relative to the reference map's range.
+        map_p99: The 99th percentile of the same.
+        map_sqnr_db: Signal to quantisation-noise ratio of the maps, in decibels.
+        not_finite: Values that are not finite.
+        flips: Golden images whose decision differs at the threshold; None without one.
+        error: Why the backend could not be compared, or empty.
+        passed: Whether all of it is within the tolerances.
+    """
+
+    backend: str
+    batch: int
+    images: int
+    score_max: float = 0.0
+    map_max: float = 0.0
+    map_p99: float = 0.0
+    map_sqnr_db: float | None = None
+    not_finite: int = 0
+    flips: int | None = None
+    error: str = ""
+    passed: bool = False
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a verification.
+
+    Attributes:
+        bundle: The bundle's folder name.
+        graph_sha256: Hash of the graph.
+        threshold: The threshold at which decisions were compared, or None.
+        tolerances: What was allowed.
+        comparisons: One for each backend and batch size.
+        passed: Whether every comparison passed, and there was one.
+    """
+
+    bundle: str
+    graph_sha256: str
+    threshold: float | None
+    tolerances: Tolerances
+    comparisons: list[Comparison]
+    passed: bool
+
+
+def verify(bundle: Bundle, backends: Sequence[BackendInfo], *, threads: int | None = None) -> Certificate:
+    """Hold each backend against the bundle's reference."""
+    golden = bundle.golden()
+    threshold = bundle.manifest.threshold.score if bundle.manifest.threshold else None
+    comparisons: list[Comparison] = []
+    for info in backends:
+        try:
+            with info.open(bundle.graph, threads) as backend:
+                comparisons += compare_backend(backend, golden, bundle.manifest.max_batch, threshold)
+        except BackendError as error:
+            comparisons.append(Comparison(backend=info.name, batch=1, images=0, error=error.message))
+    return Certificate(
+        bundle=bundle.path.name,
+        graph_sha256=sha256_file(bundle.graph),
+        threshold=threshold,
+        tolerances=FP32,
+        comparisons=comparisons,
+        passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
+    )
+
+
+def compare_backend(
+    backend: Backend, golden: Golden, max_batch: int, threshold: float | None, tolerances: Tolerances = FP32
+) -> list[Comparison]:
+    """Run the golden images one by one and, where the graph allows it, several at once; compare each time."""
+    sizes = [1]
+    if max_batch > 1:
+        # Repeating images fills the batch where there are few; an uneven number meets no alignment by chance.
+        sizes.append(min(max_batch, max(3, min(len(golden.images), 7))))
+    return [_compare(backend, golden, size, threshold, tolerances) for size in sizes]
+
+
+def _compare(
+    backend: Backend, golden: Golden, size: int, threshold: float | None, tolerances: Tolerances
+) -> Comparison:
+    outputs = _run(backend, golden.images, size)
+    finite = np.isfinite(outputs.maps).all(axis=(1, 2)) & np.isfinite(outputs.scores[:, 0])
+    not_finite = int((~np.isfinite(outputs.maps)).sum() + (~np.isfinite(outputs.scores)).sum())
+    if not finite.all():
+        return Comparison(
+            backend=backend.name, batch=size, images=len(golden.images), not_finite=not_finite,
+            error="values that are not finite",
+        )
+    reference = golden.maps.astype(np.float64)
+    difference = np.abs(outputs.maps - reference)
+    relative = difference / np.ptp(reference, axis=(1, 2), keepdims=True).clip(np.finfo(np.float32).tiny)
+    score_max = float((np.abs(outputs.scores - golden.scores) / np.abs(golden.scores).clip(1e-30)).max())
+    flips = None
+    if threshold is not None:
+        flips = sum(
+            decide(float(ours), threshold) is not decide(float(theirs), threshold)
+            for ours, theirs in zip(outputs.scores[:, 0], golden.scores[:, 0], strict=True)
+        )
+    map_max = float(relative.max())
+    return Comparison(
+        backend=backend.name,
+        batch=size,
+        images=len(golden.images),
+        score_max=score_max,
+        map_max=map_max,
+        map_p99=float(np.quantile(relative, 0.99)),
+        map_sqnr_db=_sqnr_db(reference, difference),
+        flips=flips,
+        passed=score_max <= tolerances.score and map_max <= tolerances.map and not flips,
+    )
+
+
+def _run(backend: Backend, images: NDArray[np.uint8], size: int) -> Outputs:
+    """Run images in batches of exactly ``size``, wrapping round to fill the last one."""
+    count = len(images)
+    maps, scores = [], []
+    for start in range(0, count, size):
+        batch = images[[index % count for index in range(start, start + size)]]
+        outputs = backend.run(np.ascontiguousarray(batch))
+        maps.append(outputs.maps)
+        scores.append(outputs.scores)
+    return Outputs(np.concatenate(maps)[:count], np.concatenate(scores)[:count])
+
+
+def _sqnr_db(reference: NDArray[np.float64], difference: NDArray[np.float64]) -> float | None:
+    noise = float(np.square(difference).sum())
+    return None if noise == 0 else round(10 * float(np.log10(np.square(reference).sum() / noise)), 2)

@@ -1,0 +1,154 @@
+"""Teachers and the networks cut from them: which modules run up to the last tap, and what timm knows of them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_train.torch_vision import import_timm
+from kdx.errors import OptionError
+
+# Any image will do for asking shapes; large enough for the deepest stride of timm's backbones.
+_PROBE_SIZE = 128
+
+
+class TapNetwork(nn.Module):
+    """A timm backbone that ends at its last tap and returns the features at each tap.
+
+    Its parameters keep timm's own names. Modules behind the last tap do not exist.
+
+    Args:
+        model: A timm model whose stages run in the order in which they are registered.
+        taps: Names of top-level modules (``layer2``) or of children of a top-level Sequential (``blocks.4``).
+
+    Raises:
+        OptionError: A tap is not among them, or the model does not run in registration order.
+
+    Attributes:
+        taps: The taps in the order in which they run, which is the order of the features.
+        channels: Channels at each tap.
+        strides: Reduction at each tap.
+        mean: Input mean per RGB channel, of values in [0, 1], as timm declares it.
+        std: Likewise.
+    """
+
+    def __init__(self, model: Any, taps: tuple[str, ...]) -> None:
+        super().__init__()
+        stages = _stages(model, taps)
+        names = [name for name, _ in stages]
+        missing = [tap for tap in taps if tap not in names]
+        if missing:
+            raise OptionError(
+                f"there is no tap '{missing[0]}' in this backbone", expected=f"some of {', '.join(tap_names(model))}"
+            )
+        self.taps = tuple(name for name in names if name in taps)
+        self._stages = names[: max(names.index(tap) for tap in taps) + 1]
+        for name, module in stages[: len(self._stages)]:
+            self._register(name, module)
+        self.mean = tuple(float(value) for value in model.pretrained_cfg["mean"])
+        self.std = tuple(float(value) for value in model.pretrained_cfg["std"])
+        self.channels, self.strides = self._prove(model)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Take ``(N, 3, H, W)`` and return the features of each tap."""
+        features: list[Tensor] = []
+        for name in self._stages:
+            x = self.get_submodule(name)(x)
+            if name in self.taps:
+                features.append(x)
+        return features
+
+    def _register(self, name: str, module: nn.Module) -> None:
+        parent_name, _, child = name.rpartition(".")
+        if not parent_name:
+            self.add_module(child, module)
+            return
+        if not hasattr(self, parent_name):
+            self.add_module(parent_name, nn.Module())
+        self.get_submodule(parent_name).add_module(child, module)
+
+    @torch.no_grad()
+    def _prove(self, model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Check that running the stages in turn is what the model does; return channels and strides at the taps."""
+        probe = torch.randn(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=torch.Generator().manual_seed(0))
+        expected: dict[str, Tensor] = {}
+        hooks = [
+            # Cloned, for a later stage may work in place.
+            model.get_submodule(tap).register_forward_hook(
+                lambda _module, _inputs, output, tap=tap: expected.update({tap: output.clone()})
+            )
+            for tap in self.taps
+        ]
+        was_training = model.training
+        model.eval()
+        model.forward_features(probe)
+        for hook in hooks:
+            hook.remove()
+        features = self.forward(probe)
+        model.train(was_training)
+        for tap, feature in zip(self.taps, features, strict=True):
+            if feature.ndim != 4 or not torch.allclose(feature, expected[tap]):
+                raise OptionError(
+                    f"'{tap}' cannot be tapped: this backbone does not run its stages one after another, or its "
+                    "features are no maps",
+                    fix="choose a convolutional backbone, e.g. resnet18 or tf_efficientnet_lite0",
+                )
+        return tuple(f.shape[1] for f in features), tuple(_PROBE_SIZE // f.shape[2] for f in features)
+
+
+def create_backbone(name: str) -> Any:
+    """Return a timm model with random weights (drawn from torch's current seed).
+
+    Raises:
+        OptionError: timm has no such model; the message lists the near ones.
+    """
+    timm = import_timm()
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        raise OptionError(
+            f"timm has no backbone '{name}'",
+            expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
+        )
+    return timm.create_model(name, pretrained=False)
+
+
+def taps_at_strides(model: Any, strides: tuple[int, ...]) -> tuple[str, ...]:
+    """Return timm's own feature modules at the given strides.
+
+    Raises:
+        OptionError: The backbone has no feature at one of them.
+    """
+    info = {entry["reduction"]: entry["module"] for entry in model.feature_info}
+    missing = [stride for stride in strides if stride not in info]
+    if missing:
+        raise OptionError(
+            f"this backbone has no features at stride {missing[0]}",
+            expected=", ".join(f"{stride}: {module}" for stride, module in info.items()),
+            fix="name the taps with --taps",
+        )
+    return tuple(info[stride] for stride in strides)
+
+
+def tap_names(model: Any) -> list[str]:
+    """Return the names that can be tapped: top-level modules and children of top-level Sequentials."""
+    names: list[str] = []
+    for name, module in model.named_children():
+        names.append(name)
+        if isinstance(module, nn.Sequential):
+            names += [f"{name}.{child}" for child, _ in module.named_children()]
+    return names
+
+
+def _stages(model: Any, taps: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
+    """Return the model's stages in order; a Sequential is taken apart where a tap lies inside it."""
+    opened = {tap.split(".")[0] for tap in taps if "." in tap}
+    stages: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_children():
+        if name in opened and isinstance(module, nn.Sequential):
+            stages += [(f"{name}.{child}", part) for child, part in module.named_children()]
+        else:
+            stages.append((name, module))
+    return stages

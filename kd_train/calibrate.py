@@ -1,0 +1,122 @@
+"""A threshold from held-out good images, through the graph that is deployed. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from kdx.bundle import Bundle, Threshold
+from kdx.errors import DataError, ImageError, OptionError
+from kdx.files import sha256_bytes, sha256_file
+from kdx.images import read_image
+from kdx.progress import SILENT, Progress
+from kdx.runtime.detector import Detector
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold and what it rests on: the scores, the images passed over because they were trained on, the bad ones."""
+
+    threshold: Threshold
+    scores: NDArray[np.float64]
+    trained_on: int
+    bad_images: dict[str, str]
+
+
+def calibrate(
+    bundle: Bundle,
+    detector: Detector,
+    good_images: Sequence[Path],
+    false_reject_rate: float,
+    *,
+    max_bad_images: int = 0,
+    progress: Progress = SILENT,
+) -> Calibration:
+    """Choose the score that held-out good images exceed at a stated rate.
+
+    Images that the student was trained on are recognised by their content and passed over: their scores are too low.
+
+    Raises:
+        OptionError: The rate is not between 0 and 1.
+        DataError: Too few held-out images for that rate.
+        ImageError: More images than allowed cannot be read.
+    """
+    if not 0 < false_reject_rate < 1:
+        raise OptionError("the false-reject rate is out of range", expected="above 0 and below 1, e.g. 0.01", received=f"{false_reject_rate:g}")
+    trained = bundle.training_images()
+    scores: list[float] = []
+    hashes: list[str] = []
+    skipped = 0
+    bad: dict[str, str] = {}
+    with progress.task("scoring good images", len(good_images)) as task:
+        for path in good_images:
+            task.advance()
+            try:
+                digest = sha256_file(path)
+                if digest in trained:
+                    skipped += 1
+                    continue
+                scores.append(detector(read_image(path, detector.input)).score)
+                hashes.append(digest)
+            except ImageError as error:
+                bad[str(path)] = error.message
+                if len(bad) > max_bad_images:
+                    raise
+    values = np.array(scores)
+    if not np.isfinite(values).all():
+        raise DataError(f"{int((~np.isfinite(values)).sum())} good images have scores that are not finite", fix="run kdx verify")
+    score, interval = quantile_with_interval(values, false_reject_rate, trained_on=skipped)
+    threshold = Threshold(
+        score=score,
+        false_reject_rate=false_reject_rate,
+        interval=interval,
+        confidence=CONFIDENCE,
+        images=len(scores),
+        data_sha256=sha256_bytes("\n".join(sorted(hashes)).encode()),
+        graph_sha256=sha256_file(bundle.graph),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    return Calibration(threshold, values, skipped, bad)
+
+
+def quantile_with_interval(
+    scores: NDArray[np.float64], false_reject_rate: float, *, trained_on: int = 0
+) -> tuple[float, tuple[float | None, float | None]]:
+    """Return the threshold at a false-reject rate and the confidence interval of that quantile.
+
+    The threshold is the k-th smallest of n scores with ``k = ceil((n + 1)(1 - rate))``: a further good image from the
+    same process exceeds it with probability at most ``rate`` (split conformal prediction). The interval comes from
+    order statistics: the number of scores below the true quantile is binomial whatever their distribution.
+
+    Raises:
+        DataError: n is so small that no score can promise that rate.
+    """
+    ordered = np.sort(scores)
+    n = len(ordered)
+    k = math.ceil((n + 1) * (1 - false_reject_rate) - 1e-9)
+    if k > n or n == 0:
+        needed = math.ceil(1 / false_reject_rate - 1 - 1e-9)
+        held = f"{n} held-out good images" + (f" ({trained_on} more were trained on and do not count)" if trained_on else "")
+        raise DataError(
+            f"too few held-out good images for a false-reject rate of {false_reject_rate:g}",
+            expected=f"at least {needed}",
+            received=held,
+            fix=f"add good images, or ask for --false-reject-rate {math.ceil(1e4 / (n + 1)) / 1e4:g}" if n else "add good images",
+        )
+    tail = (1 - CONFIDENCE) / 2
+    quantile = 1 - false_reject_rate
+    # P(order statistic i is below the quantile) = P(Binomial(n, quantile) >= i).
+    low = int(binom.ppf(tail, n, quantile))
+    high = int(binom.ppf(1 - tail, n, quantile)) + 1
+    lower = float(ordered[low - 1]) if low >= 1 else None
+    upper = float(ordered[high - 1]) if high <= n else None
+    return float(ordered[k - 1]), (lower, upper)

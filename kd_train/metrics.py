@@ -1,0 +1,64 @@
+"""How well scores and maps tell defects: AUROC by scikit-learn, PRO by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
+
+# Defect regions are 8-connected, as in MVTec AD's own evaluation.
+_EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int64)
+
+
+def auroc(is_defective: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
+    """Return the area under the ROC curve; NaN where only one class is present."""
+    if is_defective.all() or not is_defective.any():
+        return float("nan")
+    return float(roc_auc_score(is_defective.ravel(), scores.ravel()))
+
+
+def per_region_overlap(
+    masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.float32]], *, max_false_positive_rate: float = 0.3
+) -> float:
+    """Return the normalised area under the per-region-overlap curve (STPM §4.1, after Bergmann et al. 2020).
+
+    At each threshold, the mean share of a defect region's pixels that exceed it is held against the share of good
+    pixels that do; the area up to ``max_false_positive_rate`` is divided by it. Exact: every distinct value of the maps
+    is a threshold.
+
+    Args:
+        masks: Defect masks ``(h, w)``; all False for good images.
+        maps: Anomaly maps of the same sizes.
+        max_false_positive_rate: Where the integration ends, in (0, 1].
+
+    Returns:
+        Between 0 and 1; NaN without any region or any good pixel.
+    """
+    weights: list[NDArray[np.float64]] = []
+    regions = 0
+    for mask in masks:
+        labels, count = ndimage.label(mask, structure=_EIGHT_CONNECTED)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64)
+        weights.append((1.0 / np.maximum(sizes, 1.0))[labels.ravel()] * mask.ravel())
+        regions += count
+    good = ~np.concatenate([mask.ravel() for mask in masks])
+    if not regions or not good.any():
+        return float("nan")
+    values = np.concatenate([map_.ravel() for map_ in maps])
+    order = np.argsort(values, kind="stable")[::-1]
+    # Equal values are passed by the same threshold: only the last of each counts as a point of the curve.
+    last_of_value = np.append(np.diff(values[order]) != 0, True)
+    overlap = np.cumsum(np.concatenate(weights)[order])[last_of_value] / regions
+    false_positives = np.cumsum(good[order], dtype=np.float64)[last_of_value] / good.sum()
+    overlap = np.concatenate([[0.0], overlap])
+    false_positives = np.concatenate([[0.0], false_positives])
+    inside = false_positives < max_false_positive_rate
+    end = np.interp(max_false_positive_rate, false_positives, overlap)
+    x = np.append(false_positives[inside], max_false_positive_rate)
+    y = np.append(overlap[inside], end)
+    return float(np.trapezoid(y, x) / max_false_positive_rate) if hasattr(np, "trapezoid") else float(
+        np.trapz(y, x) / max_false_positive_rate  # type: ignore[attr-defined]  # numpy 1.26
+    )

@@ -1,0 +1,330 @@
+"""A training run on disk: what was decided at its start, its checkpoints, and the detector that comes of it.
+
+``run.json`` is written once. ``last.json`` and ``best.json`` each name a file of tensors and its hash; the tensors are
+written first under a new name and the JSON is replaced in one step, so a kill leaves the previous checkpoint whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from kd_export.graph import FusedDetector, PairSpec
+from kd_train.pair import Pair, PairOptions
+from kd_train.pairs import find_method
+from kd_train.recipes import Recipe
+from kdx.bundle import Provenance
+from kdx.errors import CheckpointError, OptionError
+from kdx.files import sha256_bytes, write_atomic
+from kdx.images import InputSpec
+from kdx.runtime.detector import Detector
+from kdx.runtime.load import RUN_INDEX
+from kdx.runtime.torch_eager import TorchEager
+
+SCHEMA = 1
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decided at the start of a run.
+
+    Attributes:
+        schema: Version of this layout.
+        method: The method's name.
+        backbone: The teacher's timm name.
+        weights: Where the teacher's weights came from, in words.
+        pair_spec: The pair's declaration.
+        recipe: The hyper-parameters.
+        input: What the detector accepts.
+        mean: The teacher's input mean.
+        std: Likewise.
+        seed: Of everything random.
+        data: The data folder as it was given.
+        train_images: Content hash by file name of the images trained on.
+        validation_images: Likewise, held out.
+        data_sha256: One hash over the training images.
+        golden: Names of the images kept in ``golden/``.
+        versions: Versions of the packages that trained.
+        created: UTC time, ISO 8601.
+    """
+
+    schema: int
+    method: str
+    backbone: str
+    weights: str
+    pair_spec: PairSpec
+    recipe: Recipe
+    input: InputSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    seed: int
+    data: str
+    train_images: dict[str, str]
+    validation_images: dict[str, str]
+    data_sha256: str
+    golden: list[str]
+    versions: dict[str, str]
+    created: str
+
+
+class EpochRecord(msgspec.Struct, frozen=True):
+    """One epoch: losses (means over images) and seconds."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    seconds: float
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``last.json`` or ``best.json``.
+
+    Attributes:
+        file: The file of tensors, ``teacher.*`` and ``student.*`` in timm's names.
+        sha256: Its hash.
+        optimiser: The file of the optimiser's state, or empty.
+        optimiser_sha256: Its hash.
+        epoch: Epochs completed.
+        history: Every epoch so far.
+        spec: The pair's declaration.
+        recipe: The hyper-parameters.
+        data_sha256: One hash over the training images.
+        versions: Versions of the packages that trained.
+    """
+
+    file: str
+    sha256: str
+    optimiser: str
+    optimiser_sha256: str
+    epoch: int
+    history: list[EpochRecord]
+    spec: PairSpec
+    recipe: Recipe
+    data_sha256: str
+    versions: dict[str, str]
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        path: The folder; it holds ``run.json``.
+
+    Raises:
+        CheckpointError: It does not, or it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_dir():
+            raise CheckpointError(f"there is no run folder '{path}'", fix="make one with kdx train")
+        self.config = _decode(path / RUN_INDEX, RunConfig, "kdx train")
+
+    @staticmethod
+    def create(path: Path, config: RunConfig, golden: Mapping[str, bytes]) -> Run:
+        """Begin a run: its golden images, then ``run.json``."""
+        (path / "golden").mkdir(parents=True, exist_ok=True)
+        for name, data in golden.items():
+            (path / "golden" / name).write_bytes(data)
+        write_atomic(path / RUN_INDEX, encode_json(config))
+        return Run(path)
+
+    def checkpoint(self, which: str) -> Checkpoint:
+        """Return the ``last`` or ``best`` checkpoint's record."""
+        return _decode(self.path / f"{which}.json", Checkpoint, "kdx train --resume")
+
+    def tensors(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """Read a checkpoint's tensors and check their hash."""
+        return self._read(checkpoint.file, checkpoint.sha256)
+
+    def optimiser_tensors(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """Read the optimiser's state at a checkpoint and check its hash."""
+        return self._read(checkpoint.optimiser, checkpoint.optimiser_sha256) if checkpoint.optimiser else {}
+
+    def save(
+        self, tensors: dict[str, Tensor], optimiser: dict[str, Tensor], history: list[EpochRecord], *, best: bool
+    ) -> None:
+        """Write the checkpoint of an epoch as ``last``, and as ``best`` if it is; then drop files nobody names."""
+        epoch = history[-1].epoch
+        model_bytes, optimiser_bytes = save_tensors(tensors), save_tensors(optimiser) if optimiser else b""
+        record = Checkpoint(
+            file=f"epoch-{epoch:05d}.safetensors",
+            sha256=sha256_bytes(model_bytes),
+            optimiser=f"epoch-{epoch:05d}.optimiser.safetensors" if optimiser else "",
+            optimiser_sha256=sha256_bytes(optimiser_bytes) if optimiser else "",
+            epoch=epoch,
+            history=history,
+            spec=self.config.pair_spec,
+            recipe=self.config.recipe,
+            data_sha256=self.config.data_sha256,
+            versions=self.config.versions,
+        )
+        write_atomic(self.path / record.file, model_bytes)
+        if optimiser:
+            write_atomic(self.path / record.optimiser, optimiser_bytes)
+        write_atomic(self.path / "last.json", encode_json(record))
+        if best:
+            # Nobody resumes from the best one.
+            plain = msgspec.structs.replace(record, optimiser="", optimiser_sha256="")
+            write_atomic(self.path / "best.json", encode_json(plain))
+        named = {record.file, record.optimiser, self.checkpoint("best").file}
+        for file in self.path.glob("epoch-*.safetensors"):
+            if file.name not in named:
+                file.unlink()
+
+    def input_for(self, camera: tuple[int, int] | None) -> InputSpec:
+        """Return the input for a camera's height and width, or the run's own for None."""
+        if camera is None:
+            return self.config.input
+        return msgspec.structs.replace(self.config.input, height=camera[0], width=camera[1], fixed_size=True)
+
+    def provenance(self, checkpoint: Checkpoint) -> Provenance:
+        """Say in a bundle where a checkpoint comes from."""
+        return Provenance(
+            created=now(),
+            checkpoint_sha256=checkpoint.sha256,
+            epoch=checkpoint.epoch,
+            backbone=self.config.backbone,
+            weights=self.config.weights,
+            data_sha256=self.config.data_sha256,
+            versions={**self.config.versions, **package_versions()},
+        )
+
+    def golden_files(self) -> list[Path]:
+        """Return the golden images' paths."""
+        return [self.path / "golden" / name for name in self.config.golden]
+
+    def _read(self, name: str, expected: str) -> dict[str, Tensor]:
+        path = self.path / name
+        if Path(name).name != name:
+            raise CheckpointError(f"'{self.path}' names a file outside the run: '{name}'")
+        if not path.is_file():
+            raise CheckpointError(f"'{name}' is missing from '{self.path}'", fix="train again")
+        data = path.read_bytes()
+        received = sha256_bytes(data)
+        if received != expected:
+            raise CheckpointError(
+                f"'{name}' in '{self.path}' was altered",
+                expected=f"sha256 {expected}",
+                received=f"sha256 {received}",
+                fix="copy the run again, or train again",
+            )
+        try:
+            return load_tensors(data)
+        except SafetensorError as error:
+            raise CheckpointError(f"'{path}' is not a safetensors file: {error}") from error
+
+
+def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
+    """Return a run's trained pair in eval mode and the record of its checkpoint.
+
+    Args:
+        run: The run.
+        which: ``last`` or ``best``; None for the one that the recipe names.
+    """
+    config = run.config
+    if which not in {None, "last", "best"}:
+        raise OptionError("--checkpoint is not possible", expected="last or best", received=str(which))
+    checkpoint = run.checkpoint(which or config.recipe.checkpoint)
+    options = PairOptions(
+        backbone=config.backbone,
+        weights=None,
+        taps=tuple(tap.name for tap in config.pair_spec.taps),
+        strides=(),
+        blur_sigma=config.pair_spec.blur_sigma,
+    )
+    with torch.random.fork_rng(devices=[]):
+        pair, _ = find_method(config.method).build(options)
+    try:
+        pair.load_state_dict(run.tensors(checkpoint))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the checkpoint of '{run.path}' does not fit its pair: {str(error).splitlines()[-1].strip()}",
+            fix="the installed timm may differ from the one that trained; see 'versions' in run.json",
+        ) from error
+    return pair.eval(), checkpoint
+
+
+def fuse(run: Run, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
+    """Return the fused detector of a run's pair, for the run's own input or another camera's."""
+    config = run.config
+    size = (config.recipe.image_size, config.recipe.image_size)
+    return FusedDetector(pair, config.pair_spec, input_spec or config.input, size, config.mean, config.std)
+
+
+def load_detector(path: Path, *, which: str | None = None, threads: int | None = None, device: str = "cpu") -> Detector:
+    """Load a run as a detector in eager PyTorch, FP32, without a threshold: the reference of everything exported."""
+    run = Run(path)
+    pair, _ = load_pair(run, which)
+    backend = TorchEager(fuse(run, pair), threads=threads, device=device)
+    return Detector(backend, run.config.input, threshold=None, max_batch=16)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what trains and exports."""
+    found = {}
+    for name in ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """Return the UTC time, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def encode_json(record: msgspec.Struct) -> bytes:
+    """Encode a record as indented JSON. Numbers that JSON cannot hold become null."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def check_device(name: str) -> torch.device:
+    """Return a device that exists.
+
+    Raises:
+        OptionError: Unknown, or not present on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(
+            f"the device '{name}' cannot be used: {str(error).splitlines()[0]}", expected="auto, cpu, cuda or cuda:N"
+        ) from error
+    return device
+
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+def _decode(path: Path, kind: type[R], command: str) -> R:
+    """Read a JSON record of a run."""
+    if not path.is_file():
+        raise CheckpointError(f"'{path.name}' is missing from '{path.parent}'", fix=f"make it with {command}")
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"'{path}' is not valid: {error}", fix="train again") from error
+    schema = getattr(record, "schema", SCHEMA)
+    if schema > SCHEMA:
+        raise CheckpointError(
+            f"'{path.parent}' was written by a newer kdx",
+            expected=f"run schema {SCHEMA} or older",
+            received=f"schema {schema}",
+            fix="update kdx on this machine",
+        )
+    return record

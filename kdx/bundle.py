@@ -1,0 +1,263 @@
+"""The deployable: a folder ``NAME.kdx/`` with graphs, golden images, a threshold, provenance, and a hash of each file.
+
+``bundle.json`` is the index. Everything it names is checked on load: present, inside the folder, and unaltered.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.errors import BundleError
+from kdx.files import sha256_file, write_atomic
+from kdx.images import InputSpec, read_image
+
+SCHEMA = 1
+INDEX = "bundle.json"
+GRAPH = "model.onnx"
+GOLDEN_MAPS = "golden/anomaly_map.npy"
+GOLDEN_SCORES = "golden/anomaly_score.npy"
+TRAINING_IMAGES = "training_images.json"
+
+
+class Threshold(msgspec.Struct, frozen=True, kw_only=True):
+    """A calibrated decision: an image is defective when its score exceeds ``score``.
+
+    Attributes:
+        score: The threshold, in the graph's raw score.
+        false_reject_rate: The rate of rejected good images that was asked for.
+        interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None.
+        confidence: The interval's coverage, as a fraction.
+        images: Number of held-out good images.
+        data_sha256: Hash over those images.
+        graph_sha256: Hash of the graph whose scores were used.
+        created: UTC time, ISO 8601.
+    """
+
+    score: float
+    false_reject_rate: float
+    interval: tuple[float | None, float | None]
+    confidence: float
+    images: int
+    data_sha256: str
+    graph_sha256: str
+    created: str
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a bundle comes from.
+
+    Attributes:
+        created: UTC time of the export, ISO 8601.
+        checkpoint_sha256: Hash of the checkpoint's tensors.
+        epoch: Epochs trained at that checkpoint.
+        backbone: The teacher's timm name.
+        weights: Where the teacher's weights came from.
+        data_sha256: Hash over the training images.
+        versions: Versions of the packages that trained and exported.
+    """
+
+    created: str
+    checkpoint_sha256: str
+    epoch: int
+    backbone: str
+    weights: str
+    data_sha256: str
+    versions: dict[str, str]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``bundle.json``.
+
+    Attributes:
+        schema: Version of this layout; a newer one is refused.
+        kdx_version: The kdx that wrote it.
+        method: The method's name.
+        pair_spec: The pair's declaration: taps, distances, combine and score rules.
+        input: What the graph accepts.
+        map_size: Height and width of the anomaly map.
+        max_batch: Largest batch the graph was declared for.
+        golden: Names of the golden images, in the order of the reference maps and scores.
+        files: SHA-256 of every other file in the bundle, by relative POSIX path.
+        provenance: Where it comes from.
+        threshold: The calibrated decision, or None.
+    """
+
+    schema: int
+    kdx_version: str
+    method: str
+    pair_spec: dict[str, object]
+    input: InputSpec
+    map_size: tuple[int, int]
+    max_batch: int
+    golden: list[str]
+    files: dict[str, str]
+    provenance: Provenance
+    threshold: Threshold | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real images with the FP32 reference's answers.
+
+    Attributes:
+        names: File names.
+        images: uint8 ``(K, H, W, C)``.
+        maps: float32 ``(K, h, w)``.
+        scores: float32 ``(K, 1)``.
+    """
+
+    names: list[str]
+    images: NDArray[np.uint8]
+    maps: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files were checked when it was opened."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def graph(self) -> Path:
+        """The FP32 ONNX graph."""
+        return self.path / GRAPH
+
+    def golden(self) -> Golden:
+        """Read the golden images and their reference answers."""
+        images = [read_image(self.path / "golden" / name, self.manifest.input) for name in self.manifest.golden]
+        maps, scores = (_load_array(self.path / name) for name in (GOLDEN_MAPS, GOLDEN_SCORES))
+        if len(images) != len(maps) or len(images) != len(scores) or not images:
+            raise BundleError(
+                f"the golden images of '{self.path}' do not match their reference",
+                received=f"{len(images)} images, {len(maps)} maps, {len(scores)} scores",
+                fix="export the bundle again",
+            )
+        return Golden(self.manifest.golden, np.stack(images), maps, scores)
+
+    def training_images(self) -> frozenset[str]:
+        """Return the content hashes of the images that the student was trained on."""
+        return frozenset(msgspec.json.decode((self.path / TRAINING_IMAGES).read_bytes(), type=list[str]))
+
+    def with_threshold(self, threshold: Threshold) -> Bundle:
+        """Store a new threshold in the bundle on disk, in one step, and return the updated bundle."""
+        manifest = msgspec.structs.replace(self.manifest, threshold=threshold)
+        write_atomic(self.path / INDEX, encode_manifest(manifest))
+        return Bundle(self.path, manifest)
+
+
+def is_bundle(path: Path) -> bool:
+    """Tell whether a path looks like a bundle: it holds the index, or is named like one."""
+    return (path / INDEX).is_file() or path.suffix == ".kdx"
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle and check it: schema, paths, presence and hash of every file.
+
+    Raises:
+        BundleError: Whatever is wrong with it, naming the file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
+    index = path / INDEX
+    if not index.is_file():
+        raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
+    manifest = _decode_manifest(index)
+    for required in (GRAPH, GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, *(f"golden/{n}" for n in manifest.golden)):
+        if required not in manifest.files:
+            raise BundleError(f"{INDEX} of '{path}' does not list '{required}'", fix="export the bundle again")
+    for name, expected in manifest.files.items():
+        _check_file(path, name, expected)
+    return Bundle(path, manifest)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Encode a manifest as the text of ``bundle.json``."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def hash_files(root: Path) -> dict[str, str]:
+    """Return the hash of every file under a bundle folder but the index, by relative POSIX path."""
+    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name != INDEX)
+    return {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
+
+
+def encode_array(array: NDArray[np.float32]) -> bytes:
+    """Encode an array as ``.npy``, which numpy and a page of C++ can read."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def write_manifest(root: Path, manifest: Manifest) -> Bundle:
+    """Write ``bundle.json`` into a folder that holds every other file, with their hashes."""
+    manifest = msgspec.structs.replace(manifest, files=hash_files(root))
+    write_atomic(root / INDEX, encode_manifest(manifest))
+    return Bundle(root, manifest)
+
+
+def write_files(root: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a bundle folder under construction, by relative POSIX path."""
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+
+
+def _decode_manifest(index: Path) -> Manifest:
+    data = index.read_bytes()
+    try:
+        schema = msgspec.json.decode(data, type=_Versioned).schema
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"'{index}' cannot be read: {error}", fix="export the bundle again") from error
+    if schema > SCHEMA:
+        raise BundleError(
+            f"'{index.parent}' was written by a newer kdx",
+            expected=f"bundle schema {SCHEMA} or older",
+            received=f"schema {schema}",
+            fix="update kdx on this machine, or export with this version",
+        )
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"'{index}' is not valid: {error}", fix="export the bundle again") from error
+
+
+class _Versioned(msgspec.Struct):
+    schema: int
+
+
+def _check_file(root: Path, name: str, expected: str) -> None:
+    pure = PurePosixPath(name)
+    outside = pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name
+    if outside or not (root / name).resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"'{root}' names a file outside the bundle: '{name}'", fix="do not use this bundle")
+    file = root / name
+    if not file.is_file():
+        raise BundleError(f"'{name}' is missing from '{root}'", fix="copy the bundle again, or export it again")
+    received = sha256_file(file)
+    if received != expected:
+        raise BundleError(
+            f"'{name}' in '{root}' was altered",
+            expected=f"sha256 {expected}",
+            received=f"sha256 {received}",
+            fix="copy the bundle again, or export it again",
+        )
+
+
+def _load_array(path: Path) -> NDArray[np.float32]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise BundleError(f"'{path}' cannot be read: {error}", fix="export the bundle again") from error
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        raise BundleError(f"'{path}' is not a float32 array", fix="export the bundle again")
+    return array

@@ -1,0 +1,5 @@
+"""The command line. Each command is one thin file; heavy imports happen inside the command."""
+
+from kdx.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,46 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+import typer
+
+import kdx
+from kdx.cli import bench, calibrate, demo, doctor, evaluate, export, inspect, predict, train, verify
+
+_HELP = """From a folder of good parts to a verdict on the line.
+
+Start with [bold]kdx demo[/bold], or with your own images:
+
+[bold]kdx train[/bold] DATA --out runs/tile : learn what good parts look like\n
+[bold]kdx evaluate[/bold] runs/tile DATA : how well defects are told (needs test images)\n
+[bold]kdx export[/bold] runs/tile -o tile.kdx : one ONNX graph, checked\n
+[bold]kdx calibrate[/bold] tile.kdx DATA : the threshold, from good images held out\n
+[bold]kdx predict[/bold] tile.kdx IMAGES... --overlay out/ : verdicts and heat maps
+
+Exit status: 0 done, 1 a gate failed (for example verify), 2 the request could not be carried out.
+"""
+
+app = typer.Typer(
+    help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
+for _module in (train, evaluate, export, calibrate, verify, predict, bench, inspect, doctor, demo):
+    _name = _module.__name__.rpartition(".")[2]
+    app.command(_name)(getattr(_module, _name))
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"kdx {kdx.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

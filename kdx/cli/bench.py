@@ -1,0 +1,105 @@
+"""``kdx bench``."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kdx.cli.common import JSON_OPTION, command, needs, out, print_json, progress_for, write_json
+
+
+@command
+def bench(
+    bundle: Path = typer.Argument(help="Bundle to time."),
+    baseline: Path | None = typer.Option(None, "--baseline", help="The run it was exported from: adds eager PyTorch."),
+    batch: str = typer.Option("1,8", help="Batch sizes."),
+    runs: int = typer.Option(200, help="Counted calls of each candidate at batch 1."),
+    warm_up: int = typer.Option(20, min=1, help="Uncounted calls before."),
+    threads: int | None = typer.Option(None, min=1, help="Threads of each backend. Default: the cores of this machine."),
+    output: Path | None = typer.Option(None, "--output", help="Also write the result to this JSON file."),
+    json: bool = JSON_OPTION,
+) -> None:
+    """Measure latency, end to end from the uint8 array to map and score.
+
+    Backends take turns in one process, on the bundle's golden images, with the same number of threads. The baseline is what
+    people run today: eager PyTorch FP32, normalisation, F.normalize, F.interpolate and scipy's Gaussian filter apart.
+    """
+    from kdx.bundle import open_bundle
+    from kdx.errors import BackendError
+    from kdx.runtime.backend import installed_backends
+    from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+
+    opened = open_bundle(bundle)
+    count = threads or usable_cores()
+    batches = _batches(batch, opened.manifest.max_batch)
+    candidates: list[Any] = []
+    if baseline is not None:
+        with needs("train,cpu", "the eager baseline"):
+            from kd_train.baseline import eager_candidates
+            from kd_train.run import Run
+        candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
+    candidates += [info.open(opened.graph, count) for info in installed_backends()]
+    if not candidates:
+        raise BackendError("no backend is installed on this machine", fix='pip install "kdx[cpu]"')
+    results = time_backends(
+        candidates, opened.golden().images, batches=batches, runs=runs, warm_up=warm_up, progress=progress_for(json)
+    )
+    manifest = opened.manifest
+    record = {
+        "bundle": bundle.name,
+        "method": manifest.method,
+        "backbone": manifest.provenance.backbone,
+        "input": manifest.input.describe(),
+        "map_size": manifest.map_size,
+        "machine": describe_machine(count, _versions()),
+        "results": results,
+    }
+    if output is not None:
+        write_json(output, record)
+    if json:
+        print_json(record)
+        return
+    _show(record)
+
+
+def _batches(text: str, largest: int) -> list[int]:
+    from kdx.errors import OptionError
+
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OptionError("--batch is not a list of numbers", expected="e.g. 1,8", received=text) from error
+    if any(not 1 <= size <= largest for size in sizes):
+        raise OptionError("--batch is out of range", expected=f"1 to {largest} for this bundle", received=text)
+    return sizes
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("kdx", "numpy", "onnxruntime", "torch", "timm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _show(record: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    machine = record["machine"]
+    title = f"{record['bundle']}: {record['method']}, {record['backbone']}, {record['input']}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("backend", "batch", "p50 ms", "p95", "p99", "max", "images/s", "against eager"):
+        table.add_column(heading, justify="left" if heading == "backend" else "right")
+    for r in record["results"]:
+        ratio = "–" if r.speed_up is None else f"{r.speed_up:.2f}×"
+        times = (f"{value:.2f}" for value in (r.p50_ms, r.p95_ms, r.p99_ms, r.max_ms))
+        table.add_row(r.name, str(r.batch), *times, f"{r.images_per_second:.0f}", ratio)
+    out.print(table)
+    versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
+    first = record["results"][0]
+    out.print(f"{machine.cpu}, {machine.threads} threads; {first.runs} runs after {first.warm_up} warm-ups; {versions}")

@@ -1,0 +1,68 @@
+"""``kdx calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from kdx.cli.common import (
+    JSON_OPTION,
+    MAX_BAD_OPTION,
+    THREADS_OPTION,
+    command,
+    number,
+    out,
+    print_json,
+    progress_for,
+    report_bad,
+)
+
+
+@command
+def calibrate(
+    bundle: Path = typer.Argument(help="Bundle to calibrate."),
+    data: Path = typer.Argument(help="The training data (its held-out good images are used) or a folder of new good images."),
+    false_reject_rate: float = typer.Option(0.01, help="Share of good parts that may be rejected."),
+    backend: str = typer.Option("auto", help="Backend whose scores are used."),
+    threads: int | None = THREADS_OPTION,
+    max_bad_images: int = MAX_BAD_OPTION,
+    json: bool = JSON_OPTION,
+) -> None:
+    """Choose the threshold from good images that the student has not seen, through the exported graph.
+
+    Images that were trained on are recognised by their content and passed over. The threshold is stored in the bundle with
+    its 95 % confidence interval; the graph is not touched, so it can be done again at any time.
+    """
+    from kd_train.calibrate import calibrate as calibrate_bundle
+    from kdx.bundle import open_bundle
+    from kdx.folder import open_folder, require_good
+    from kdx.runtime.load import detector_of
+
+    opened = open_bundle(bundle)
+    images = require_good(open_folder(data))
+    with detector_of(opened, backend, threads) as detector:
+        result = calibrate_bundle(
+            opened, detector, images, false_reject_rate, max_bad_images=max_bad_images, progress=progress_for(json)
+        )
+    opened.with_threshold(result.threshold)
+    if json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "threshold": result.threshold,
+                "passed_over_trained_on": result.trained_on,
+                "bad_images": result.bad_images,
+            }
+        )
+        return
+    report_bad(result.bad_images)
+    threshold = result.threshold
+    low, high = threshold.interval
+    out.print(f"[bold]{bundle}[/]: threshold {threshold.score:.6g} for {100 * false_reject_rate:g} % false rejects")
+    out.print(
+        f"  95 % interval {number(low)} to {number(high)}, from {threshold.images} held-out good images "
+        f"({result.trained_on} that were trained on passed over)"
+    )
+    if high is None:
+        out.print("  so few images cannot bound it from above; more good images narrow the interval")

@@ -1,0 +1,181 @@
+"""What the commands share: errors to exit statuses, ``--json``, progress bars, common options."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichBars
+
+from kdx.errors import KdxError
+from kdx.progress import SILENT, Progress, Task
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Results go to standard output; everything that merely accompanies them goes to standard error.
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+INTERRUPTED = 130  # as shells report Ctrl-C
+BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
+
+JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON on standard output, and nothing else there.")
+FORCE_OPTION = typer.Option(False, "--force", help="Replace the output if it exists.")
+THREADS_OPTION = typer.Option(None, "--threads", min=1, help="Threads within an operation. Default: the backend's choice.")
+MAX_BAD_OPTION = typer.Option(0, "--max-bad-images", min=0, help="How many unreadable images to name and pass over.")
+
+
+def command(function: F) -> F:
+    """Turn what a command raises into a message and an exit status."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        as_json = bool(kwargs.get("json", False))
+        try:
+            function(*args, **kwargs)
+        except KdxError as error:
+            _fail(error.as_dict(), str(error), error.exit_status, as_json)
+        except KeyboardInterrupt:
+            hint = "; go on with --resume" if function.__name__ == "train" else "; nothing was left half written"
+            _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted{hint}", INTERRUPTED, as_json)
+        except OSError as error:
+            _fail({"type": "OSError", "message": _describe(error)}, _describe(error), 2, as_json)
+        except MissingPackageError as error:
+            _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, as_json)
+        except typer.Exit:
+            raise
+        except Exception as error:
+            err.print(escape(traceback.format_exc()), style="dim")
+            message = f"{type(error).__name__}: {error}"
+            _fail({"type": "Bug", "message": message}, f"this is a bug in kdx: {message}", BUG, as_json)
+
+    return wrapped  # type: ignore[return-value]
+
+
+class MissingPackageError(Exception):
+    """A command needs an extra that is not installed."""
+
+
+@contextmanager
+def needs(extra: str, purpose: str) -> Iterator[None]:
+    """Say which extra to install when an import inside the block fails."""
+    try:
+        yield
+    except ImportError as error:
+        name = (error.name or str(error)).split(".")[0]
+        raise MissingPackageError(
+            f"{purpose} needs the package '{name}', which is not installed\n  fix: pip install \"kdx[{extra}]\""
+        ) from error
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2).decode() + "\n")
+
+
+def print_json_line(value: object) -> None:
+    """Print one line of JSON Lines."""
+    sys.stdout.write(msgspec.json.encode(_plain(value)).decode() + "\n")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write one JSON document to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2) + b"\n")
+
+
+def progress_for(as_json: bool) -> Progress:
+    """Return bars on standard error, or nothing for ``--json``."""
+    return SILENT if as_json else _Bars()
+
+
+def percent(value: float | None) -> str:
+    """Format a share for a table; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    """Format a number for a table; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def report_bad(bad: dict[str, str] | dict[Path, str]) -> None:
+    """Name the images that were passed over."""
+    for reason in bad.values():
+        err.print(f"[yellow]passed over:[/] {escape(reason)}")
+    if bad:
+        err.print(f"[yellow]{len(bad)} images could not be used[/]")
+
+
+class _Bars:
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Task]:
+        columns = (
+            TextColumn("{task.description:28}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with RichBars(*columns, console=err, transient=True) as bars:
+            identity = bars.add_task(description, total=total, note="")
+            yield _Bar(bars, identity)
+
+
+class _Bar:
+    def __init__(self, bars: RichBars, identity: Any) -> None:
+        self.bars = bars
+        self.identity = identity
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        fields = {"note": note} if note else {}
+        self.bars.update(self.identity, advance=steps, **fields)
+
+
+def _plain(value: object) -> object:
+    """Return builtins that JSON can hold: numbers that are not finite become null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    builtins = msgspec.to_builtins(value, enc_hook=str, str_keys=True)
+    return _finite(builtins)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _describe(error: OSError) -> str:
+    where = f" '{error.filename}'" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; nothing was left half written\n  fix: free space and call again"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"no permission{where}: {error.strerror}\n  fix: choose a folder that you may write to"
+    return f"{error.strerror or error}{where}"
+
+
+def _fail(record: dict[str, str], text: str, status: int, as_json: bool) -> NoReturn:
+    if as_json:
+        print_json({"error": record})
+    else:
+        err.print(f"[bold red]error:[/] {escape(text)}")
+    raise typer.Exit(status)

@@ -1,0 +1,241 @@
+"""``kdx demo``."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kdx.cli.common import JSON_OPTION, command, needs, number, out, percent, print_json, progress_for, write_json
+from kdx.progress import Progress
+
+_BACKBONE = "tf_efficientnet_lite0"
+_FALSE_REJECT_RATE = 0.02
+_BUNDLE = "cells.kdx"
+_OVERLAYS = 6
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much the demo does: enough to be worth looking at in minutes, all of it, or the least that runs every step."""
+
+    image_size: int
+    epochs: int
+    max_train: int | None
+    max_test: int | None
+    bench_runs: int
+    validation_fraction: float
+
+
+_QUICK = _Size(image_size=128, epochs=14, max_train=None, max_test=None, bench_runs=100, validation_fraction=0.25)
+_FULL = _Size(image_size=256, epochs=60, max_train=None, max_test=None, bench_runs=300, validation_fraction=0.25)
+_SMALLEST = _Size(image_size=64, epochs=1, max_train=128, max_test=16, bench_runs=20, validation_fraction=0.5)
+
+
+@command
+def demo(
+    folder: Path = typer.Option(Path("demo"), "--out", "-o", help="Folder to write."),
+    full: bool = typer.Option(False, "--full", help="Train properly: larger images, more epochs (about half an hour)."),
+    smallest: bool = typer.Option(False, "--smallest", help="Run every step as small as it goes; the detector is no good."),
+    seed: int = typer.Option(0, min=0, help="Seed of everything random."),
+    force: bool = typer.Option(True, "--force/--no-force", help="Replace an earlier demo."),
+    json: bool = JSON_OPTION,
+) -> None:
+    """The whole road on real images: solar cells to verdicts, in at most five minutes on two cores.
+
+    Trains STPM on good mono-crystalline cells (ELPV), evaluates on held-out good and defective ones, exports, calibrates,
+    verifies, times against eager PyTorch, and draws heat maps. Nothing is downloaded.
+    """
+    from kdx.errors import OptionError, OutputError
+
+    if full and smallest:
+        raise OptionError("--full and --smallest exclude each other")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "report.json").exists() and not (folder / "data").exists():
+            raise OutputError(f"'{folder}' exists and is not a demo", fix="choose another name for --out")
+        if not force:
+            raise OutputError(f"'{folder}' exists already", fix="leave out --no-force, or choose another name for --out")
+        for part in ("data", "run", _BUNDLE, "overlays"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+        (folder / "report.json").unlink(missing_ok=True)
+    size = _FULL if full else _SMALLEST if smallest else _QUICK
+    report = _Demo(folder, size, seed, progress_for(json), quiet=json).run()
+    if json:
+        print_json(report)
+
+
+class _Demo:
+    """The steps of the demo, each one what a command of its own does."""
+
+    def __init__(self, folder: Path, size: _Size, seed: int, progress: Progress, *, quiet: bool) -> None:
+        self.folder = folder
+        self.size = size
+        self.seed = seed
+        self.progress = progress
+        self.quiet = quiet
+        self.report: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Run every step, write ``report.json`` and return it."""
+        for name, step in (
+            ("data", self._data),
+            ("train", self._train),
+            ("export", self._export),
+            ("calibrate", self._calibrate),
+            ("evaluate", self._evaluate),
+            ("verify", self._verify),
+            ("bench", self._bench),
+            ("predict", self._predict),
+        ):
+            started = time.perf_counter()
+            self.report[name] = step()
+            self.seconds[name] = round(time.perf_counter() - started, 1)
+        self.report["seconds"] = {**self.seconds, "total": round(sum(self.seconds.values()), 1)}
+        write_json(self.folder / "report.json", self.report)
+        if not self.quiet:
+            self._show()
+        return self.report
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            out.print(text)
+
+    def _data(self) -> dict[str, int]:
+        from kd_train.elpv import write_mvtec_layout
+
+        counts = write_mvtec_layout(
+            self.folder / "data", max_train=self.size.max_train, max_test=self.size.max_test, seed=self.seed
+        )
+        self._say("[bold]1 data[/]      " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        return counts
+
+    def _train(self) -> dict[str, Any]:
+        with needs("demo", "the demo"):
+            from kd_train.train import TrainOptions, train
+
+        options = TrainOptions(
+            backbone=_BACKBONE,
+            epochs=self.size.epochs,
+            image_size=self.size.image_size,
+            validation_fraction=self.size.validation_fraction,
+            seed=self.seed,
+            device="auto",
+        )
+        result = train(self.folder / "data", self.folder / "run", options, self.progress)
+        last, config = result.history[-1], result.run.config
+        taps = ", ".join(tap.name for tap in config.pair_spec.taps)
+        self._say(
+            f"[bold]2 train[/]     {config.method}, teacher {config.backbone} at {taps}, {config.recipe.image_size}², "
+            f"{last.epoch} epochs: loss {last.train_loss:.4f}, held out {last.validation_loss:.4f}"
+        )
+        return {"epochs": last.epoch, "train_loss": last.train_loss, "validation_loss": last.validation_loss, "taps": taps}
+
+    def _export(self) -> Any:
+        from kdx.cli.export import export_run
+
+        bundle, certificate = export_run(self.folder / "run", self.folder / _BUNDLE, progress=self.progress)
+        worst = max(comparison.score_max for comparison in certificate.comparisons)
+        megabytes = bundle.graph.stat().st_size / 1e6
+        self._say(f"[bold]3 export[/]    {bundle.path}: one graph of {megabytes:.1f} MB, scores within {worst:.1e} of PyTorch")
+        return {"graph_mb": round(megabytes, 2)}
+
+    def _calibrate(self) -> Any:
+        from kd_train.calibrate import calibrate
+        from kdx.bundle import open_bundle
+        from kdx.folder import open_folder
+        from kdx.runtime.load import detector_of
+
+        bundle = open_bundle(self.folder / _BUNDLE)
+        with detector_of(bundle) as detector:
+            result = calibrate(
+                bundle, detector, open_folder(self.folder / "data").good, _FALSE_REJECT_RATE, progress=self.progress
+            )
+        bundle.with_threshold(result.threshold)
+        low, high = result.threshold.interval
+        self._say(
+            f"[bold]4 calibrate[/] threshold {result.threshold.score:.4g} ({number(low)} to {number(high)}) for "
+            f"{100 * _FALSE_REJECT_RATE:g} % false rejects, from {result.threshold.images} held-out good cells"
+        )
+        return result.threshold
+
+    def _evaluate(self) -> Any:
+        from kd_train.evaluate import evaluate
+        from kdx.folder import open_folder
+        from kdx.runtime.load import load
+
+        folder = open_folder(self.folder / "data")
+        with load(self.folder / _BUNDLE) as detector:
+            result = evaluate(detector, folder.root, folder.test, progress=self.progress)
+        self._say(
+            f"[bold]5 evaluate[/]  image AUROC {percent(result.image_auroc)} % on {result.good} good and {result.defective} "
+            f"defective cells; at the threshold {percent(result.detection_rate)} % of defects found, "
+            f"{percent(result.false_reject_rate)} % false rejects"
+        )
+        return result
+
+    def _verify(self) -> Any:
+        from kd_export.verify import verify
+        from kdx.bundle import open_bundle
+        from kdx.errors import GateError
+        from kdx.runtime.backend import installed_backends
+
+        certificate = verify(open_bundle(self.folder / _BUNDLE), installed_backends())
+        flips = sum(comparison.flips or 0 for comparison in certificate.comparisons)
+        self._say(
+            f"[bold]6 verify[/]    {'[green]passed[/]' if certificate.passed else '[bold red]FAILED[/]'}: "
+            f"{len(certificate.comparisons)} comparisons on {certificate.comparisons[0].images} golden images, {flips} flips"
+        )
+        if not certificate.passed:
+            raise GateError("the bundle does not decide what was trained", fix="please report this")
+        return certificate
+
+    def _bench(self) -> Any:
+        from kd_train.baseline import eager_candidates
+        from kd_train.run import Run
+        from kdx.bundle import open_bundle
+        from kdx.runtime.backend import installed_backends
+        from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+
+        bundle = open_bundle(self.folder / _BUNDLE)
+        threads = usable_cores()
+        candidates = eager_candidates(Run(self.folder / "run"), bundle.manifest, threads)
+        candidates += [info.open(bundle.graph, threads) for info in installed_backends()]
+        results = time_backends(
+            candidates, bundle.golden().images, batches=(1,), runs=self.size.bench_runs, progress=self.progress
+        )
+        self._say(f"[bold]7 bench[/]     batch 1, {threads} threads, milliseconds from uint8 image to score:")
+        return {"machine": describe_machine(threads, {}), "results": results}
+
+    def _predict(self) -> list[dict[str, Any]]:
+        from kdx.cli.predict import judge
+        from kdx.folder import open_folder
+
+        test = open_folder(self.folder / "data").test
+        defective = [image.path for image in test if image.is_defective][: _OVERLAYS - 2]
+        good = [image.path for image in test if not image.is_defective][:2]
+        records, _ = judge(self.folder / _BUNDLE, defective + good, overlay=self.folder / "overlays")
+        return records
+
+    def _show(self) -> None:
+        from rich.table import Table
+
+        from kdx.cli.predict import show
+
+        table = Table()
+        for heading in ("backend", "p50 ms", "p99 ms", "against eager"):
+            table.add_column(heading, justify="left" if heading == "backend" else "right")
+        for r in self.report["bench"]["results"]:
+            table.add_row(r.name, f"{r.p50_ms:.2f}", f"{r.p99_ms:.2f}", f"{r.speed_up:.2f}×")
+        out.print(table)
+        out.print("[bold]8 predict[/]   some cells of the test split:")
+        show(self.report["predict"])
+        out.print(
+            f"[bold]{self.folder}/[/]: {_BUNDLE}, overlays/ (heat maps), report.json, data/, run/ "
+            f"({self.report['seconds']['total']:.0f} s)"
+        )
+        out.print(f"next: kdx predict {self.folder / _BUNDLE} YOUR_IMAGES, or kdx train YOUR_FOLDER --out runs/mine")

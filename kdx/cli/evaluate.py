@@ -1,0 +1,69 @@
+"""``kdx evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from kdx.cli.common import (
+    JSON_OPTION,
+    MAX_BAD_OPTION,
+    THREADS_OPTION,
+    command,
+    needs,
+    out,
+    percent,
+    print_json,
+    progress_for,
+    report_bad,
+    write_json,
+)
+
+
+@command
+def evaluate(
+    detector: Path = typer.Argument(help="Run folder or bundle."),
+    data: Path = typer.Argument(help="Folder in MVTec layout: test/good, test/DEFECT_TYPE, ground_truth/ for pixels."),
+    threads: int | None = THREADS_OPTION,
+    max_bad_images: int = MAX_BAD_OPTION,
+    output: Path | None = typer.Option(None, "--output", help="Also write the result, with every score, to this JSON file."),
+    json: bool = JSON_OPTION,
+) -> None:
+    """Measure how well defects are told from good parts.
+
+    Image AUROC; with masks also pixel AUROC and PRO (per-region overlap up to a false-positive rate of 0.3); overall and
+    for each defect type; in a calibrated bundle also false rejects and detections at the threshold. In percent.
+    """
+    with needs("train,cpu", "evaluation"):
+        from kd_train.evaluate import evaluate as evaluate_detector
+    from kdx.folder import open_folder, require_test
+    from kdx.runtime.load import load
+
+    with needs("train,cpu", "a run folder"):
+        loaded = load(detector, threads=threads)
+    with loaded:
+        folder = open_folder(data)
+        result = evaluate_detector(
+            loaded, folder.root, require_test(folder), max_bad_images=max_bad_images, progress=progress_for(json)
+        )
+    if output is not None:
+        write_json(output, result)
+    if json:
+        print_json(result)
+        return
+    from rich.table import Table
+
+    report_bad(result.bad_images)
+    table = Table(title=f"{detector} on {data}, percent", title_justify="left")
+    for heading in ("", "images", "image AUROC", "pixel AUROC", "PRO", "detected"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, part in result.types.items():
+        row = (percent(v) for v in (part.image_auroc, part.pixel_auroc, part.pro, part.detection_rate))
+        table.add_row(name, str(part.images), *row)
+    table.add_section()
+    row = (percent(v) for v in (result.image_auroc, result.pixel_auroc, result.pro, result.detection_rate))
+    table.add_row("all", str(result.good + result.defective), *row, style="bold")
+    out.print(table)
+    if result.false_reject_rate is not None:
+        out.print(f"false rejects: {percent(result.false_reject_rate)} % of {result.good} good images")

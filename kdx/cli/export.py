@@ -1,0 +1,98 @@
+"""``kdx export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from kdx.bundle import Bundle
+from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, needs, out, print_json, progress_for
+from kdx.progress import Progress
+
+if TYPE_CHECKING:
+    from kd_export.verify import Certificate
+
+
+@command
+def export(
+    run: Path = typer.Argument(help="Run folder of kdx train."),
+    bundle: Path = typer.Option(..., "--out", "-o", help="Bundle to write, NAME.kdx."),
+    checkpoint: str | None = typer.Option(None, help="last or best. Default: as the method's recipe says."),
+    input_size: str | None = typer.Option(
+        None, metavar="HxW", help="The camera's image size; the graph resizes. Default: that of the training images."
+    ),
+    max_batch: int = typer.Option(32, help="Largest batch; 1 makes the graph static."),
+    force: bool = FORCE_OPTION,
+    json: bool = JSON_OPTION,
+) -> None:
+    """Write one ONNX graph, from uint8 image to anomaly map and score, as a bundle.
+
+    Every backend installed here is held against FP32 PyTorch on real images first; if one disagrees, nothing is written
+    and the exit status is 1.
+    """
+    result, certificate = export_run(
+        run,
+        bundle,
+        which=checkpoint,
+        input_size=_size(input_size),
+        max_batch=max_batch,
+        force=force,
+        progress=progress_for(json),
+    )
+    if json:
+        print_json({"bundle": str(bundle), "manifest": result.manifest, "certificate": certificate})
+        return
+    size_mb = result.graph.stat().st_size / 1e6
+    out.print(f"[bold]{bundle}[/]: {size_mb:.1f} MB graph, takes {result.manifest.input.describe()}")
+    for comparison in certificate.comparisons:
+        out.print(
+            f"  {comparison.backend}, batch {comparison.batch}: scores within {comparison.score_max:.1e}, "
+            f"maps within {comparison.map_max:.1e} of FP32 PyTorch"
+        )
+    out.print(f"next: kdx calibrate {bundle} DATA --false-reject-rate 0.01")
+
+
+def export_run(
+    run_path: Path,
+    bundle: Path,
+    *,
+    progress: Progress,
+    which: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    max_batch: int = 32,
+    force: bool = False,
+) -> tuple[Bundle, Certificate]:
+    """Load a run's checkpoint, fuse it, and export the bundle."""
+    with needs("train,cpu", "exporting"):
+        from kd_export.bundle_export import export_bundle
+        from kd_train.run import Run, fuse, load_pair
+
+    run = Run(run_path)
+    pair, checkpoint = load_pair(run, which)
+    return export_bundle(
+        fuse(run, pair, run.input_for(input_size)),
+        bundle,
+        method=run.config.method,
+        golden_images=run.golden_files(),
+        training_images=list(run.config.train_images.values()),
+        provenance=run.provenance(checkpoint),
+        max_batch=max_batch,
+        force=force,
+        progress=progress,
+    )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from kdx.errors import OptionError
+
+    if text is None:
+        return None
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise OptionError("--input-size is not a size", expected="HEIGHTxWIDTH, e.g. 480x640", received=text) from error
+    if not (8 <= height <= 16384 and 8 <= width <= 16384):
+        raise OptionError("--input-size is out of range", expected="8 to 16384 a side", received=text)
+    return height, width

@@ -1,0 +1,58 @@
+"""``kdx inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from kdx.cli.common import JSON_OPTION, command, number, out, print_json
+
+
+@command
+def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bool = JSON_OPTION) -> None:
+    """Say what is in a bundle, and check every hash on the way."""
+    from kdx.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    if json:
+        print_json({"bundle": str(bundle), "manifest": manifest})
+        return
+    from rich.table import Table
+
+    source = manifest.provenance
+    taps = ", ".join(tap["name"] for tap in manifest.pair_spec["taps"])  # type: ignore[attr-defined]
+    rows = {
+        "method": f"{manifest.method}, {manifest.pair_spec['combine']} over {taps}, blur sigma {manifest.pair_spec['blur_sigma']}",
+        "teacher": f"{source.backbone}, weights: {source.weights}",
+        "takes": f"{manifest.input.describe()}" + ("" if manifest.input.fixed_size else "; files of any size are resized"),
+        "returns": f"anomaly_map {manifest.map_size[0]} × {manifest.map_size[1]}, anomaly_score; batch up to {manifest.max_batch}",
+        "threshold": _threshold(manifest),
+        "golden": f"{len(manifest.golden)} images",
+        "trained": f"{source.epoch} epochs on {len(opened.training_images())} images, data {source.data_sha256[:12]}",
+        "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
+        + ", ".join(f"{name} {value}" for name, value in source.versions.items()),
+    }
+    table = Table(title=f"{bundle} (schema {manifest.schema}, all {len(manifest.files)} hashes right)", title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(f"[bold]{name}[/]", value)
+    out.print(table)
+    files = Table(title="files", title_justify="left")
+    for heading in ("file", "kB", "sha256"):
+        files.add_column(heading, justify="right" if heading == "kB" else "left")
+    for name, digest in manifest.files.items():
+        files.add_row(name, f"{(bundle / name).stat().st_size / 1e3:.1f}", digest[:16])
+    out.print(files)
+
+
+def _threshold(manifest) -> str:  # type: ignore[no-untyped-def]
+    threshold = manifest.threshold
+    if threshold is None:
+        return "none: calibrate with kdx calibrate BUNDLE DATA"
+    low, high = threshold.interval
+    stale = "" if threshold.graph_sha256 == manifest.files["model.onnx"] else "; FROM ANOTHER GRAPH, calibrate again"
+    return (
+        f"{threshold.score:.6g} ({number(low)} to {number(high)}) for {100 * threshold.false_reject_rate:g} % false rejects, "
+        f"{threshold.images} good images, {threshold.created}{stale}"
+    )

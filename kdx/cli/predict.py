@@ -1,0 +1,158 @@
+"""``kdx predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kdx.cli.common import (
+    MAX_BAD_OPTION,
+    THREADS_OPTION,
+    command,
+    err,
+    needs,
+    out,
+    print_json_line,
+    progress_for,
+    report_bad,
+)
+from kdx.progress import SILENT, Progress, track
+
+
+@command
+def predict(
+    bundle: Path = typer.Argument(help="Bundle (or run folder)."),
+    images: list[Path] = typer.Argument(help="Image files, or folders of them."),
+    overlay: Path | None = typer.Option(None, "--overlay", help="Folder for heat maps (PNG)."),
+    backend: str = typer.Option("auto", help="Backend to run on."),
+    threads: int | None = THREADS_OPTION,
+    max_bad_images: int = MAX_BAD_OPTION,
+    json: bool = typer.Option(False, "--json", help="Print JSON Lines: one object per image."),
+) -> None:
+    """Judge images: verdict, score, and margin to the threshold.
+
+    The margin is score / threshold - 1: below zero is good. Heat maps are scaled by the threshold and outlined at it.
+    """
+    with needs("train,cpu", "a run folder"):
+        records, bad = judge(
+            bundle,
+            _expand(images),
+            overlay=overlay,
+            backend=backend,
+            threads=threads,
+            max_bad_images=max_bad_images,
+            progress=progress_for(json),
+            each=print_json_line if json else None,
+        )
+    if json:
+        return
+    show(records)
+    report_bad(bad)
+    if overlay is not None:
+        out.print(f"heat maps in {overlay}/")
+
+
+def judge(
+    bundle: Path,
+    paths: list[Path],
+    *,
+    overlay: Path | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    max_bad_images: int = 0,
+    progress: Progress = SILENT,
+    each: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Judge image files one by one; return a record of each and the reasons of those passed over."""
+    from kdx.errors import ImageError
+    from kdx.images import read_image
+    from kdx.runtime.load import load
+
+    names = _overlay_names(paths)
+    bad: dict[str, str] = {}
+    records: list[dict[str, Any]] = []
+    with load(bundle, backend, threads) as detector:
+        if detector.threshold is None:
+            err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {bundle} DATA")
+        if overlay is not None:
+            overlay.mkdir(parents=True, exist_ok=True)
+        for path in track(progress, paths, "judging", len(paths)):
+            try:
+                image = read_image(path, detector.input)
+            except ImageError as error:
+                bad[str(path)] = error.message
+                if len(bad) > max_bad_images:
+                    raise
+                continue
+            verdict = detector(image)
+            record: dict[str, Any] = {
+                "image": str(path),
+                "verdict": verdict.decision.value,
+                "score": verdict.score,
+                "threshold": verdict.threshold,
+                "margin": verdict.margin,
+            }
+            if overlay is not None:
+                record["overlay"] = str(overlay / names[path])
+                _write_overlay(
+                    overlay / names[path], image, verdict, path.name, bgr=detector.input.channel_order == "bgr"
+                )
+            if each is not None:
+                each(record)
+            records.append(record)
+    return records, bad
+
+
+def _expand(images: list[Path]) -> list[Path]:
+    from kdx.errors import DataError
+    from kdx.folder import image_files
+
+    paths: list[Path] = []
+    for image in images:
+        found = list(image_files(image)) if image.is_dir() else [image]
+        if not found:
+            raise DataError(f"no images were found in '{image}'", expected="png, jpg, bmp or tif files")
+        paths += found
+    return list(dict.fromkeys(paths))
+
+
+def _overlay_names(paths: list[Path]) -> dict[Path, str]:
+    """Name each heat map after its image; images of one name in several folders keep their folder's name too."""
+    stems = [path.stem for path in paths]
+    names: dict[Path, str] = {}
+    for path in paths:
+        name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}-{path.name}"
+        while f"{name}.png" in names.values():
+            name += "_"
+        names[path] = f"{name}.png"
+    return names
+
+
+def _write_overlay(target: Path, image: Any, verdict: Any, name: str, *, bgr: bool) -> None:
+    import io
+
+    from kdx.files import write_atomic
+    from kdx.overlay import render_overlay
+
+    buffer = io.BytesIO()
+    rgb = image[..., ::-1] if bgr and image.shape[2] == 3 else image
+    render_overlay(rgb, verdict, name).save(buffer, format="PNG")
+    write_atomic(target, buffer.getvalue())
+
+
+def show(records: list[dict[str, Any]]) -> None:
+    """Print a table of verdicts."""
+    from rich.table import Table
+
+    colours = {"good": "green", "defective": "bold red", "undecided": "yellow"}
+    table = Table()
+    for heading in ("image", "verdict", "score", "threshold", "margin"):
+        table.add_column(heading, justify="left" if heading in {"image", "verdict"} else "right", overflow="fold")
+    for r in records:
+        threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
+        margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
+        table.add_row(r["image"], f"[{colours[r['verdict']]}]{r['verdict']}[/]", f"{r['score']:.4g}", threshold, margin)
+    out.print(table)

@@ -1,0 +1,62 @@
+"""``kdx verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kdx.cli.common import JSON_OPTION, THREADS_OPTION, command, out, print_json, write_json
+
+
+@command
+def verify(
+    bundle: Path = typer.Argument(help="Bundle to verify."),
+    backend: str = typer.Option("all", help="A backend's name, or all that are installed."),
+    threads: int | None = THREADS_OPTION,
+    output: Path | None = typer.Option(None, "--output", help="Also write the certificate to this JSON file."),
+    json: bool = JSON_OPTION,
+) -> None:
+    """Prove that what is deployed decides what was trained.
+
+    Every installed backend runs the bundle's golden images, at batch 1 and a larger batch, and is held against the FP32
+    reference stored at export: scores, maps, values that are not finite, verdicts at the threshold. Exit status 1 if one
+    fails.
+    """
+    from kd_export.verify import verify as verify_bundle
+    from kdx.bundle import open_bundle
+    from kdx.errors import BackendError
+    from kdx.runtime.backend import find_backend, installed_backends
+
+    backends = installed_backends() if backend == "all" else [find_backend(backend)]
+    if not backends:
+        raise BackendError("no backend is installed on this machine", fix='pip install "kdx[cpu]"')
+    certificate = verify_bundle(open_bundle(bundle), backends, threads=threads)
+    if output is not None:
+        write_json(output, certificate)
+    if json:
+        print_json(certificate)
+    else:
+        _show(certificate)
+    if not certificate.passed:
+        raise typer.Exit(1)
+
+
+def _show(certificate: Any) -> None:
+    from rich.table import Table
+
+    allowed = certificate.tolerances
+    table = Table(title=f"{certificate.bundle}: against the FP32 reference", title_justify="left")
+    for heading in ("backend", "batch", "images", f"score (≤ {allowed.score:g})", f"map (≤ {allowed.map:g})", "map p99"):
+        table.add_column(heading, justify="left" if heading == "backend" else "right")
+    for heading in ("SQNR dB", "flips", "result"):
+        table.add_column(heading, justify="right")
+    for c in certificate.comparisons:
+        result = "[green]passed[/]" if c.passed else f"[bold red]FAILED[/] {c.error}"
+        flips = "no threshold" if c.flips is None else str(c.flips)
+        sqnr = "exact" if c.map_sqnr_db is None else f"{c.map_sqnr_db:.0f}"
+        figures = (f"{c.score_max:.1e}", f"{c.map_max:.1e}", f"{c.map_p99:.1e}")
+        table.add_row(c.backend, str(c.batch), str(c.images), *figures, sqnr, flips, result)
+    out.print(table)
+    out.print("[green]passed[/]" if certificate.passed else "[bold red]failed[/]: do not deploy this bundle here")

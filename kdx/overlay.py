@@ -1,0 +1,66 @@
+"""Heat maps: the anomaly map over its image, scaled by the threshold, so that colours mean the same on every picture."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
+
+from kdx.runtime.detector import Decision, Verdict
+
+# Anchor colours from unremarkable to far above the threshold; interpolated linearly. Readable in grey as well.
+_COLOURS = np.array([[20, 11, 52], [90, 16, 110], [187, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
+_STRONGEST_BLEND = 0.75  # some of the image always shows
+_CAPTION_HEIGHT = 40
+_CAPTION_COLOURS = {
+    Decision.GOOD: (24, 104, 58),
+    Decision.DEFECTIVE: (158, 27, 40),
+    Decision.UNDECIDED: (84, 84, 92),
+}
+_SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be read
+
+
+def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str) -> Image.Image:
+    """Draw an image and, beside it, the same with its heat map, its outline at the threshold, and a caption.
+
+    The heat is the map divided by twice the threshold (by the map's own maximum where there is no threshold).
+
+    Args:
+        image: uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
+        verdict: What the detector said of it.
+        name: The file's name, for the caption.
+    """
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
+    factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
+    picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
+    raw = Image.fromarray(verdict.anomaly_map).resize(picture.size, Image.Resampling.BILINEAR)
+    values = np.nan_to_num(np.asarray(raw, dtype=np.float64), nan=np.inf)
+    full = 2 * verdict.threshold if verdict.threshold else float(values.max())
+    heat = np.clip(values / full, 0.0, 1.0) if full > 0 else np.zeros_like(values)
+    blended = _blend(np.asarray(picture, dtype=np.float64), heat)
+    if verdict.threshold:
+        over = values > verdict.threshold
+        blended[over & ~binary_erosion(over, iterations=2)] = (255, 255, 255)
+    width, height = picture.size
+    sheet = Image.new("RGB", (2 * width + 4, height + _CAPTION_HEIGHT), _CAPTION_COLOURS[verdict.decision])
+    sheet.paste(picture, (0, _CAPTION_HEIGHT))
+    sheet.paste(Image.fromarray(blended.astype(np.uint8)), (width + 4, _CAPTION_HEIGHT))
+    _caption(sheet, verdict, name)
+    return sheet
+
+
+def _blend(picture: NDArray[np.float64], heat: NDArray[np.float64]) -> NDArray[np.float64]:
+    positions = np.linspace(0.0, 1.0, len(_COLOURS))
+    colours = np.stack([np.interp(heat, positions, _COLOURS[:, channel]) for channel in range(3)], axis=-1)
+    # Unremarkable regions stay as they are; the heat's weight grows with it.
+    weight = (_STRONGEST_BLEND * np.sqrt(heat))[..., None]
+    mixed: NDArray[np.float64] = picture * (1 - weight) + colours * weight
+    return mixed
+
+
+def _caption(sheet: Image.Image, verdict: Verdict, name: str) -> None:
+    draw = ImageDraw.Draw(sheet)
+    margin = "" if verdict.margin is None else f"   {verdict.margin:+.0%} of threshold"
+    draw.text((8, 3), f"{verdict.decision.value.upper()}   score {verdict.score:.4g}{margin}", (255, 255, 255), ImageFont.load_default(15))
+    draw.text((8, 23), name, (225, 225, 225), ImageFont.load_default(12))

@@ -1,0 +1,122 @@
+"""A detector: frames in, verdicts out."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from kdx.images import InputSpec
+from kdx.runtime.backend import Backend, Outputs
+
+
+class Decision(str, enum.Enum):
+    """What is said of an image. Only ``GOOD`` lets a part pass."""
+
+    GOOD = "good"
+    DEFECTIVE = "defective"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer for one image.
+
+    Attributes:
+        decision: Undecided where the bundle has no threshold or the score is not finite: never silently good.
+        score: The raw anomaly score.
+        threshold: The calibrated score above which an image is defective, or None.
+        anomaly_map: float32 ``(h, w)``, raw, at the network's resolution.
+    """
+
+    decision: Decision
+    score: float
+    threshold: float | None
+    anomaly_map: NDArray[np.float32]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the part may pass."""
+        return self.decision is Decision.GOOD
+
+    @property
+    def margin(self) -> float | None:
+        """Relative distance to the threshold, ``score / threshold - 1``: negative on the good side; None without."""
+        return None if not self.threshold else self.score / self.threshold - 1.0
+
+
+def decide(score: float, threshold: float | None) -> Decision:
+    """Return the decision for a score: defective when it exceeds the threshold."""
+    if threshold is None or not math.isfinite(score):
+        return Decision.UNDECIDED
+    return Decision.DEFECTIVE if score > threshold else Decision.GOOD
+
+
+class Detector:
+    """A loaded bundle (or run folder). A context manager; as thread-safe as its backend, which all present ones are.
+
+    Attributes:
+        backend: What runs the graph.
+        input: What it accepts.
+        threshold: The calibrated score, or None.
+        max_batch: Images that go through the graph at once; longer batches are split.
+    """
+
+    def __init__(self, backend: Backend, input_spec: InputSpec, threshold: float | None, max_batch: int) -> None:
+        self.backend = backend
+        self.input = input_spec
+        self.threshold = threshold
+        self.max_batch = max_batch
+
+    def __call__(self, image: NDArray[np.uint8]) -> Verdict:
+        """Judge one image.
+
+        Args:
+            image: uint8 ``(H, W, C)``, or ``(H, W)`` for a mono detector; exactly the size of :attr:`input`.
+
+        Raises:
+            InputError: Another type, size or channel count.
+            BackendError: The runtime failed; the next call may succeed.
+        """
+        batch = np.ascontiguousarray(self.input.check(image)[None])
+        return self._verdict(*(output[0] for output in self.backend.run(batch)))
+
+    def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+        """Judge several images: an array ``(N, H, W, C)`` or a sequence of single images."""
+        outputs = self.outputs(images)
+        return [self._verdict(map_, score) for map_, score in zip(outputs.maps, outputs.scores, strict=True)]
+
+    def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
+        """Return the raw maps ``(N, h, w)`` and scores ``(N, 1)`` of several images."""
+        batch = self.input.check_batch(images)
+        if not len(batch):
+            return Outputs(np.empty((0, 0, 0), np.float32), np.empty((0, 1), np.float32))
+        parts = [
+            self.backend.run(np.ascontiguousarray(batch[start : start + self.max_batch]))
+            for start in range(0, len(batch), self.max_batch)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return Outputs(np.concatenate([p.maps for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    def _verdict(self, anomaly_map: NDArray[np.float32], score: NDArray[np.float32]) -> Verdict:
+        value = float(score[0])
+        return Verdict(decide(value, self.threshold), value, self.threshold, anomaly_map)
+
+    def close(self) -> None:
+        """Free the backend."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,176 @@
+"""Timing backends against each other: alternately, in one process, by medians."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.errors import OptionError
+from kdx.progress import SILENT, Progress
+from kdx.runtime.backend import Backend
+
+# Each candidate runs this many uncounted times when its turn comes: the other's threads may still spin, and caches are
+# cold. Rounds alternate the candidates, so that a machine whose speed drifts drifts for all of them.
+_SETTLE = 3
+_ROUNDS = 10
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """One candidate's figures at one batch size; milliseconds a call, from the uint8 array to map and score.
+
+    Attributes:
+        name: The backend.
+        batch: Images a call.
+        runs: Calls counted.
+        warm_up: Calls before any was counted.
+        p50_ms: Median.
+        p95_ms: 95th percentile.
+        p99_ms: 99th percentile.
+        max_ms: Slowest.
+        images_per_second: Batch divided by the median.
+        speed_up: The baseline's median divided by this one's; None without a baseline.
+    """
+
+    name: str
+    batch: int
+    runs: int
+    warm_up: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    images_per_second: float
+    speed_up: float | None = None
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """Where figures come from.
+
+    Attributes:
+        cpu: Model name.
+        cores: Logical cores that this process may use.
+        threads: Threads that each backend was given.
+        system: Operating system.
+        python: Its version.
+        versions: Of the packages that ran.
+    """
+
+    cpu: str
+    cores: int
+    threads: int
+    system: str
+    python: str
+    versions: dict[str, str]
+
+
+def time_backends(
+    candidates: Sequence[Backend],
+    images: NDArray[np.uint8],
+    *,
+    batches: Sequence[int] = (1, 8),
+    runs: int = 200,
+    warm_up: int = 20,
+    progress: Progress = SILENT,
+) -> list[Latency]:
+    """Time candidates on real images; the first one is the baseline of the ratios where its name says so.
+
+    Args:
+        candidates: Loaded backends.
+        images: uint8 ``(K, H, W, C)``; batches cycle through them.
+        batches: Batch sizes.
+        runs: Counted calls of each candidate at batch 1; larger batches take fewer, at least 20.
+        warm_up: Uncounted calls of each candidate first.
+        progress: Shows the calls.
+
+    Raises:
+        OptionError: Fewer than 20 runs.
+    """
+    if runs < 20:
+        raise OptionError("too few runs for a percentile", expected="at least 20", received=str(runs))
+    results: list[Latency] = []
+    for batch in batches:
+        counted = max(20, runs // batch)
+        data = [
+            np.ascontiguousarray(images[[i % len(images) for i in range(start, start + batch)]])
+            for start in range(0, max(len(images), 1))
+        ]
+        times: list[list[float]] = [[] for _ in candidates]
+        total = len(candidates) * (warm_up + counted)
+        with progress.task(f"timing batch {batch}", total) as task:
+            for candidate in candidates:
+                for i in range(warm_up):
+                    candidate.run(data[i % len(data)])
+                task.advance(warm_up)
+            while len(times[-1]) < counted:
+                for candidate, measured in zip(candidates, times, strict=True):
+                    share = min(-(-counted // _ROUNDS), counted - len(measured))
+                    measured += _time(candidate, data, share)
+                    task.advance(share, candidate.name)
+        results += _summaries(candidates, times, batch, warm_up)
+    return results
+
+
+def describe_machine(threads: int, versions: dict[str, str]) -> Machine:
+    """Describe this machine for a record of figures."""
+    return Machine(
+        cpu=_cpu_model(),
+        cores=usable_cores(),
+        threads=threads,
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        versions=versions,
+    )
+
+
+def usable_cores() -> int:
+    """Return how many logical cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _time(candidate: Backend, data: list[NDArray[np.uint8]], runs: int) -> list[float]:
+    for i in range(_SETTLE):
+        candidate.run(data[i % len(data)])
+    measured = []
+    for i in range(runs):
+        images = data[i % len(data)]
+        started = time.perf_counter()
+        candidate.run(images)
+        measured.append((time.perf_counter() - started) * 1e3)
+    return measured
+
+
+def _summaries(candidates: Sequence[Backend], times: list[list[float]], batch: int, warm_up: int) -> list[Latency]:
+    medians = {c.name: float(np.median(measured)) for c, measured in zip(candidates, times, strict=True)}
+    baseline = medians.get("eager baseline")
+    return [
+        Latency(
+            name=candidate.name,
+            batch=batch,
+            runs=len(measured),
+            warm_up=warm_up,
+            p50_ms=round(medians[candidate.name], 3),
+            p95_ms=round(float(np.percentile(measured, 95)), 3),
+            p99_ms=round(float(np.percentile(measured, 99)), 3),
+            max_ms=round(max(measured), 3),
+            images_per_second=round(batch / medians[candidate.name] * 1e3, 1),
+            speed_up=None if baseline is None else round(baseline / medians[candidate.name], 2),
+        )
+        for candidate, measured in zip(candidates, times, strict=True)
+    ]
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,51 @@
+"""From a path to a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdx.bundle import Bundle, open_bundle
+from kdx.errors import BackendError
+from kdx.runtime.backend import find_backend
+from kdx.runtime.detector import Detector
+
+RUN_INDEX = "run.json"
+
+
+def load(path: str | Path, backend: str = "auto", threads: int | None = None) -> Detector:
+    """Load a bundle (or, with torch installed, a training run) and return its detector.
+
+    Args:
+        path: A bundle folder, or a run folder of ``kdx train``, which runs in eager PyTorch and has no threshold.
+        backend: A backend's name; ``auto`` takes the preferred one that is installed.
+        threads: Threads within an operation; None leaves it to the backend.
+
+    Raises:
+        BundleError: The bundle is incomplete, altered or too new.
+        BackendError: The backend is unknown, missing, or cannot load the graph.
+    """
+    path = Path(path)
+    if is_run(path):
+        if backend not in {"auto", "torch"}:
+            raise BackendError(
+                f"a run folder runs in torch, not in '{backend}'", fix="export it first: kdx export RUN -o NAME.kdx"
+            )
+        # Only a run needs torch, and only here.
+        from kd_train.run import load_detector
+
+        return load_detector(path, threads=threads)
+    return detector_of(open_bundle(path), backend, threads)
+
+
+def detector_of(bundle: Bundle, backend: str = "auto", threads: int | None = None) -> Detector:
+    """Return the detector of a bundle that is open already."""
+    manifest = bundle.manifest
+    threshold = manifest.threshold.score if manifest.threshold else None
+    return Detector(
+        find_backend(backend).open(bundle.graph, threads), manifest.input, threshold, max_batch=manifest.max_batch
+    )
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether a path is a run folder of ``kdx train``."""
+    return (path / RUN_INDEX).is_file()

@@ -1,0 +1,65 @@
+"""Backend ``onnxruntime-cpu``: the FP32 graph in ONNX Runtime's CPU provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from kdx.errors import BackendError
+from kdx.runtime.backend import Outputs
+
+PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxRuntimeCpu:
+    """A graph in an ONNX Runtime session. Calls from several threads at once are safe and share the session's threads.
+
+    Args:
+        graph: Path of the ONNX file.
+        threads: Threads within an operation; None leaves it to ONNX Runtime (one per physical core).
+
+    Raises:
+        BackendError: ONNX Runtime cannot load the graph.
+    """
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, graph: Path, threads: int | None = None) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = ort.InferenceSession(str(graph), options, providers=[PROVIDER])
+        # ONNX Runtime's exceptions share no base but Exception.
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime cannot load '{graph}': {error}") from error
+        self._session: ort.InferenceSession | None = session
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run a batch; see :class:`kdx.runtime.backend.Backend`."""
+        session = self._session
+        if session is None:
+            raise BackendError("the detector is closed", fix="load the bundle again")
+        try:
+            maps, scores = session.run(["anomaly_map", "anomaly_score"], {"image": images})
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed on a batch of shape {images.shape}: {error}") from error
+        return Outputs(maps, scores)
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
