@@ -42,7 +42,12 @@ def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata
     example = torch.zeros(min(max_batch, 2), spec.height, spec.width, spec.channels, dtype=torch.uint8)
     dynamic = {"image": {0: torch.export.Dim("N", min=1, max=max_batch)}} if max_batch > 1 else None
     # The exporter reports its progress and its deprecations on standard output; both would spoil --json.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"), _quiet("onnxscript"):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        _quiet("torch.onnx"),
+        _quiet("onnxscript"),
+    ):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             detector,
@@ -112,7 +117,9 @@ def require_contract(model: ModelProto, detector: FusedDetector) -> None:
             faults.append(f"the uint8 input feeds {node.op_type} before it is cast")
     faults += [f"dead node {name}" for name in _dead_nodes(model)]
     if faults:
-        raise GateError(f"the exported graph breaks its contract: {'; '.join(faults)}", fix="please report this backbone")
+        raise GateError(
+            f"the exported graph breaks its contract: {'; '.join(faults)}", fix="please report this backbone"
+        )
 
 
 def _dead_nodes(model: ModelProto) -> list[str]:

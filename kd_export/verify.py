@@ -1,7 +1,7 @@
 """The certificate: does what is deployed decide what was trained? No torch here.
 
-Every backend is held against the FP32 reference (eager PyTorch, stored with the golden images at export) on real images:
-per output and per decision, at batch 1 and at another batch size.
+Every backend is held against the FP32 reference (eager PyTorch, stored with the golden images at export) on real
+images: per output and per decision, at batch 1 and at another batch size.
 """
 
 from __future__ import annotations
@@ -126,7 +126,10 @@ def _compare(
     not_finite = int((~np.isfinite(outputs.maps)).sum() + (~np.isfinite(outputs.scores)).sum())
     if not finite.all():
         return Comparison(
-            backend=backend.name, batch=size, images=len(golden.images), not_finite=not_finite,
+            backend=backend.name,
+            batch=size,
+            images=len(golden.images),
+            not_finite=not_finite,
             error="values that are not finite",
         )
     reference = golden.maps.astype(np.float64)

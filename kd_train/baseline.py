@@ -1,7 +1,7 @@
 """What people run today, for ``kdx bench`` to be held against; nothing else uses it.
 
-Eager PyTorch in FP32 with every step apart: normalisation, both networks with their batch normalisations, ``F.normalize``,
-``F.interpolate`` per tap, the product or sum, and ``scipy.ndimage.gaussian_filter`` on the map.
+Eager PyTorch in FP32 with every step apart: normalisation, both networks with their batch normalisations,
+``F.normalize``, ``F.interpolate`` per tap, the product or sum, and ``scipy.ndimage.gaussian_filter`` on the map.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and what it rests on: the scores, the images passed over because they were trained on, the bad ones."""
+    """A threshold, its scores, how many images were passed over because they were trained on, and the bad ones."""
 
     threshold: Threshold
     scores: NDArray[np.float64]
@@ -51,7 +51,11 @@ def calibrate(
         ImageError: More images than allowed cannot be read.
     """
     if not 0 < false_reject_rate < 1:
-        raise OptionError("the false-reject rate is out of range", expected="above 0 and below 1, e.g. 0.01", received=f"{false_reject_rate:g}")
+        raise OptionError(
+            "the false-reject rate is out of range",
+            expected="above 0 and below 1, e.g. 0.01",
+            received=f"{false_reject_rate:g}",
+        )
     trained = bundle.training_images()
     scores: list[float] = []
     hashes: list[str] = []
@@ -73,7 +77,9 @@ def calibrate(
                     raise
     values = np.array(scores)
     if not np.isfinite(values).all():
-        raise DataError(f"{int((~np.isfinite(values)).sum())} good images have scores that are not finite", fix="run kdx verify")
+        raise DataError(
+            f"{int((~np.isfinite(values)).sum())} good images have scores that are not finite", fix="run kdx verify"
+        )
     score, interval = quantile_with_interval(values, false_reject_rate, trained_on=skipped)
     threshold = Threshold(
         score=score,
@@ -105,12 +111,16 @@ def quantile_with_interval(
     k = math.ceil((n + 1) * (1 - false_reject_rate) - 1e-9)
     if k > n or n == 0:
         needed = math.ceil(1 / false_reject_rate - 1 - 1e-9)
-        held = f"{n} held-out good images" + (f" ({trained_on} more were trained on and do not count)" if trained_on else "")
+        held = f"{n} held-out good images" + (
+            f" ({trained_on} more were trained on and do not count)" if trained_on else ""
+        )
         raise DataError(
             f"too few held-out good images for a false-reject rate of {false_reject_rate:g}",
             expected=f"at least {needed}",
             received=held,
-            fix=f"add good images, or ask for --false-reject-rate {math.ceil(1e4 / (n + 1)) / 1e4:g}" if n else "add good images",
+            fix=f"add good images, or ask for --false-reject-rate {math.ceil(1e4 / (n + 1)) / 1e4:g}"
+            if n
+            else "add good images",
         )
     tail = (1 - CONFIDENCE) / 2
     quantile = 1 - false_reject_rate

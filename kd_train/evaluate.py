@@ -139,7 +139,7 @@ def _summarise(
         image = auroc(is_defective[chosen], scores[chosen])
         if masks is None:
             return image, float("nan"), float("nan")
-        indices = np.flatnonzero(chosen)
+        indices = np.flatnonzero(chosen).tolist()
         m, a = [masks[i] for i in indices], [maps[i] for i in indices]
         return image, auroc(np.stack(m), np.stack(a)), per_region_overlap(m, a)
 

@@ -31,7 +31,7 @@ class FeatureMatching(nn.Module):
             weight * distance(t, s).mean()
             for t, s, distance, weight in zip(teacher, student, self.distances, self.weights, strict=True)
         ]
-        total = parts[0]
+        total: Tensor = parts[0]
         for part in parts[1:]:
             total = total + part
         return total

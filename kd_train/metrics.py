@@ -59,6 +59,10 @@ def per_region_overlap(
     end = np.interp(max_false_positive_rate, false_positives, overlap)
     x = np.append(false_positives[inside], max_false_positive_rate)
     y = np.append(overlap[inside], end)
-    return float(np.trapezoid(y, x) / max_false_positive_rate) if hasattr(np, "trapezoid") else float(
-        np.trapz(y, x) / max_false_positive_rate  # type: ignore[attr-defined]  # numpy 1.26
+    return (
+        float(np.trapezoid(y, x) / max_false_positive_rate)
+        if hasattr(np, "trapezoid")
+        else float(
+            np.trapz(y, x) / max_false_positive_rate  # type: ignore[attr-defined]  # numpy 1.26
+        )
     )

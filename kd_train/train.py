@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, data_hash, scan_images, split_images
-from kd_train.pair import Pair, PairOptions
+from kd_train.pair import PairOptions
 from kd_train.pairs import find_method
 from kd_train.recipes import load_recipe
 from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, now, package_versions
@@ -90,7 +90,8 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     _check_options(options)
     if (out / RUN_INDEX).exists() and not options.resume and not options.force:
         raise OutputError(
-            f"'{out}' holds a run already", fix="add --resume to go on with it, --force to replace it, or choose another"
+            f"'{out}' holds a run already",
+            fix="add --resume to go on with it, --force to replace it, or choose another",
         )
     if out.exists() and not (out / RUN_INDEX).exists() and any(out.iterdir()):
         raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another name for --out")
@@ -165,23 +166,25 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
 
 def _check_options(options: TrainOptions) -> None:
     if not 0 < options.train_fraction <= 1:
-        raise OptionError("--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}")
+        raise OptionError(
+            "--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
+        )
     low, high = options.sixteen_bit_range
     if not 0 <= low < high <= 65535:
-        raise OptionError("--sixteen-bit-range is not possible", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}")
+        raise OptionError(
+            "--sixteen-bit-range is not possible", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}"
+        )
 
 
 def _decode(
     records: list[ImageRecord], spec: InputSpec, bad: BadImages, options: TrainOptions, progress: Progress
 ) -> ImageSet:
-    return ImageSet(
-        records, spec, bad, memory_mib=options.memory_mib, workers=options.workers, progress=progress
-    )
+    return ImageSet(records, spec, bad, memory_mib=options.memory_mib, workers=options.workers, progress=progress)
 
 
 def _seed_everything(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (timm's initialisers may use it)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
@@ -234,4 +237,3 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
 
 def _shown(config: RunConfig, name: str) -> str:
     return msgspec.json.encode(getattr(config, name)).decode()
-

@@ -67,7 +67,7 @@ class Trainer:
         self.memory_mib = memory_mib
         self.progress = progress
         # channels_last halves a CPU training step of depthwise networks and helps tensor cores.
-        self.pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pair: Pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = FeatureMatching(config.pair_spec, pair.channels).to(device)
         size = (self.recipe.image_size, self.recipe.image_size)
         self.preprocess = Preprocess(config.input, size, config.mean, config.std, scale_is_folded=False).to(device)
@@ -141,7 +141,9 @@ class Trainer:
     def _validation_loss(self, cache: FeatureCache | None) -> float:
         self.pair.eval()
         total = 0.0
-        for indices, x in self._inputs(self.validation_set, _in_order(len(self.validation_set), self.recipe.batch_size)):
+        for indices, x in self._inputs(
+            self.validation_set, _in_order(len(self.validation_set), self.recipe.batch_size)
+        ):
             teacher = self._teacher_features(x, indices, cache)
             total += float(self.loss(teacher, self.pair.student_features(x, teacher))) * len(indices)
         return total / len(self.validation_set)
@@ -177,7 +179,7 @@ class Trainer:
         return None if features is None else FeatureCache(features)
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
-        """Return an epoch's batches of indices; the order depends on seed and epoch alone, so a resumed run keeps it."""
+        """Return an epoch's batches of indices; they depend on seed and epoch alone, so a resumed run keeps them."""
         generator = torch.Generator().manual_seed(self.run.config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.train_set), generator=generator).tolist()
         size = self.recipe.batch_size

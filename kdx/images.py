@@ -58,7 +58,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         colour = "mono" if self.channels == 1 else self.channel_order.upper()
         return f"uint8 ({self.height}, {self.width}, {self.channels}), {colour}"
 
-    def check(self, image: Any) -> NDArray[np.uint8]:
+    def check(self, image: object) -> NDArray[np.uint8]:
         """Return an image as ``(height, width, channels)`` without copying it; a mono image may come as ``(H, W)``.
 
         Raises:
@@ -135,9 +135,7 @@ def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image[..., ::-1]) if spec.channel_order == "bgr" and spec.channels == 3 else image
 
 
-def decode_image(
-    path: Path, *, channels: int, sixteen_bit_range: tuple[int, int] = (0, 65535)
-) -> NDArray[np.uint8]:
+def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int] = (0, 65535)) -> NDArray[np.uint8]:
     """Decode a file to uint8 RGB ``(H, W, 3)`` or mono ``(H, W, 1)`` at its own size.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Heat maps: the anomaly map over its image, scaled by the threshold, so that colours mean the same on every picture."""
+"""Heat maps: the anomaly map over its image, scaled by the threshold so that a colour means the same on all."""
 
 from __future__ import annotations
 
@@ -62,5 +62,10 @@ def _blend(picture: NDArray[np.float64], heat: NDArray[np.float64]) -> NDArray[n
 def _caption(sheet: Image.Image, verdict: Verdict, name: str) -> None:
     draw = ImageDraw.Draw(sheet)
     margin = "" if verdict.margin is None else f"   {verdict.margin:+.0%} of threshold"
-    draw.text((8, 3), f"{verdict.decision.value.upper()}   score {verdict.score:.4g}{margin}", (255, 255, 255), ImageFont.load_default(15))
+    draw.text(
+        (8, 3),
+        f"{verdict.decision.value.upper()}   score {verdict.score:.4g}{margin}",
+        (255, 255, 255),
+        ImageFont.load_default(15),
+    )
     draw.text((8, 23), name, (225, 225, 225), ImageFont.load_default(12))

@@ -80,7 +80,8 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     rows = antialias_matrix(image.shape[0], height).astype(np.float32)
     columns = antialias_matrix(image.shape[1], width).astype(np.float32)
     resized = np.einsum("yh,hwc,xw->yxc", rows, image.astype(np.float32), columns, optimize=True)
-    return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    return rounded
 
 
 def _frozen(matrix: Matrix) -> Matrix:

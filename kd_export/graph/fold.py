@@ -115,7 +115,9 @@ def _input_convolutions(network: nn.Module, forward: Forward, example: Tensor) -
 
 
 @contextmanager
-def _watching(network: nn.Module, watch: Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], None]) -> Iterator[None]:
+def _watching(
+    network: nn.Module, watch: Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], None]
+) -> Iterator[None]:
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda module, inputs, output: watch(name, module, inputs, output)
 

@@ -72,4 +72,5 @@ class Preprocess(nn.Module):
         x = self.resize(image.to(torch.float32).permute(0, 3, 1, 2)) - self.mean
         if self.scale is not None:
             x = x * self.scale
-        return x.flip(1) if self.flip else x
+        normalised: Tensor = x.flip(1) if self.flip else x
+        return normalised

@@ -1,7 +1,7 @@
 """From the taps to the map: distance, upsampling, combination, blur.
 
-Upsampling U and blur G are linear and separable, so each is one constant matrix per axis. For a sum they are one matrix,
-``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``; for a product the product comes between U and G.
+Upsampling U and blur G are linear and separable, so each is one constant matrix per axis. For a sum they are one
+matrix, ``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``; for a product the product comes between U and G.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class AnomalyMap(nn.Module):
             distance_module(tap.distance, shape[0]) for tap, shape in zip(spec.taps, tap_shapes, strict=True)
         )
         blur = [gaussian_matrix(length, spec.blur_sigma) for length in size]
-        upsample = [[bilinear_matrix(small, large) for small, large in zip(t[1:], size, strict=True)] for t in tap_shapes]
+        upsample = [
+            [bilinear_matrix(small, large) for small, large in zip(t[1:], size, strict=True)] for t in tap_shapes
+        ]
         if spec.combine is Combine.SUM:
             upsample = [[g @ u for g, u in zip(blur, matrices, strict=True)] for matrices in upsample]
         self.upsample = nn.ModuleList(Separable(*matrices) for matrices in upsample)

@@ -18,14 +18,17 @@ def bench(
     batch: str = typer.Option("1,8", help="Batch sizes."),
     runs: int = typer.Option(200, help="Counted calls of each candidate at batch 1."),
     warm_up: int = typer.Option(20, min=1, help="Uncounted calls before."),
-    threads: int | None = typer.Option(None, min=1, help="Threads of each backend. Default: the cores of this machine."),
+    threads: int | None = typer.Option(
+        None, min=1, help="Threads of each backend. Default: the cores of this machine."
+    ),
     output: Path | None = typer.Option(None, "--output", help="Also write the result to this JSON file."),
     json: bool = JSON_OPTION,
 ) -> None:
     """Measure latency, end to end from the uint8 array to map and score.
 
-    Backends take turns in one process, on the bundle's golden images, with the same number of threads. The baseline is what
-    people run today: eager PyTorch FP32, normalisation, F.normalize, F.interpolate and scipy's Gaussian filter apart.
+    Backends take turns in one process, on the bundle's golden images, with the same number of threads. The baseline
+    is what people run today: eager PyTorch FP32, normalisation, F.normalize, F.interpolate and scipy's Gaussian
+    filter apart.
     """
     from kdx.bundle import open_bundle
     from kdx.errors import BackendError

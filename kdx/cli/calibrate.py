@@ -22,7 +22,9 @@ from kdx.cli.common import (
 @command
 def calibrate(
     bundle: Path = typer.Argument(help="Bundle to calibrate."),
-    data: Path = typer.Argument(help="The training data (its held-out good images are used) or a folder of new good images."),
+    data: Path = typer.Argument(
+        help="The training data (its held-out good images are used) or a folder of new good images."
+    ),
     false_reject_rate: float = typer.Option(0.01, help="Share of good parts that may be rejected."),
     backend: str = typer.Option("auto", help="Backend whose scores are used."),
     threads: int | None = THREADS_OPTION,
@@ -31,8 +33,8 @@ def calibrate(
 ) -> None:
     """Choose the threshold from good images that the student has not seen, through the exported graph.
 
-    Images that were trained on are recognised by their content and passed over. The threshold is stored in the bundle with
-    its 95 % confidence interval; the graph is not touched, so it can be done again at any time.
+    Images that were trained on are recognised by their content and passed over. The threshold is stored in the bundle
+    with its 95 % confidence interval; the graph is not touched, so it can be done again at any time.
     """
     from kd_train.calibrate import calibrate as calibrate_bundle
     from kdx.bundle import open_bundle

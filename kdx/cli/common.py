@@ -34,7 +34,9 @@ BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
 
 JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON on standard output, and nothing else there.")
 FORCE_OPTION = typer.Option(False, "--force", help="Replace the output if it exists.")
-THREADS_OPTION = typer.Option(None, "--threads", min=1, help="Threads within an operation. Default: the backend's choice.")
+THREADS_OPTION = typer.Option(
+    None, "--threads", min=1, help="Threads within an operation. Default: the backend's choice."
+)
 MAX_BAD_OPTION = typer.Option(0, "--max-bad-images", min=0, help="How many unreadable images to name and pass over.")
 
 
@@ -142,8 +144,9 @@ class _Bar:
         self.identity = identity
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        fields = {"note": note} if note else {}
-        self.bars.update(self.identity, advance=steps, **fields)
+        self.bars.update(self.identity, advance=steps)
+        if note:
+            self.bars.update(self.identity, note=note)
 
 
 def _plain(value: object) -> object:

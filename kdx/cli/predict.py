@@ -76,7 +76,9 @@ def judge(
     records: list[dict[str, Any]] = []
     with load(bundle, backend, threads) as detector:
         if detector.threshold is None:
-            err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {bundle} DATA")
+            err.print(
+                f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {bundle} DATA"
+            )
         if overlay is not None:
             overlay.mkdir(parents=True, exist_ok=True)
         for path in track(progress, paths, "judging", len(paths)):

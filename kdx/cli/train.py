@@ -6,7 +6,17 @@ from pathlib import Path
 
 import typer
 
-from kdx.cli.common import FORCE_OPTION, JSON_OPTION, MAX_BAD_OPTION, command, needs, out, print_json, progress_for, report_bad
+from kdx.cli.common import (
+    FORCE_OPTION,
+    JSON_OPTION,
+    MAX_BAD_OPTION,
+    command,
+    needs,
+    out,
+    print_json,
+    progress_for,
+    report_bad,
+)
 
 
 @command
@@ -15,7 +25,9 @@ def train(
     run: Path = typer.Option(..., "--out", "-o", help="Run folder to write."),
     method: str = typer.Option("stpm", help="Method of the papers."),
     backbone: str = typer.Option("resnet18", help="The teacher: any convolutional backbone of timm, by its name."),
-    weights: str = typer.Option("imagenet", help="The teacher's weights: imagenet, random, or a .safetensors/.pth file."),
+    weights: str = typer.Option(
+        "imagenet", help="The teacher's weights: imagenet, random, or a .safetensors/.pth file."
+    ),
     resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted run."),
     force: bool = FORCE_OPTION,
     epochs: int | None = typer.Option(None, help="Passes over the training images. Default: the recipe's."),
@@ -30,18 +42,23 @@ def train(
     channels: str = typer.Option("auto", help="What the camera delivers: 3 (colour), 1 (mono), auto (as the images)."),
     channel_order: str = typer.Option("rgb", help="Order of the channels in arrays at run time: rgb or bgr."),
     sixteen_bit_range: str = typer.Option(
-        "0:65535", metavar="LOW:HIGH", help="The 16-bit grey values that become black and white (12-bit camera: 0:4095)."
+        "0:65535",
+        metavar="LOW:HIGH",
+        help="The 16-bit grey values that become black and white (12-bit camera: 0:4095).",
     ),
     max_bad_images: int = MAX_BAD_OPTION,
     workers: int = typer.Option(2, min=0, help="Processes that decode images."),
-    memory_mib: int = typer.Option(4096, min=16, help="Memory for images, and again for the teacher's cached features."),
+    memory_mib: int = typer.Option(
+        4096, min=16, help="Memory for images, and again for the teacher's cached features."
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
     json: bool = JSON_OPTION,
 ) -> None:
     """Learn what good parts look like.
 
-    The teacher is a network that knows ImageNet; the student learns to imitate it on good parts only, and fails on what it
-    has never seen. Some good images are held out for the threshold (kdx calibrate). Ctrl-C keeps the last complete epoch.
+    The teacher is a network that knows ImageNet; the student learns to imitate it on good parts only, and fails on
+    what it has never seen. Some good images are held out for the threshold (kdx calibrate). Ctrl-C keeps the last
+    complete epoch.
     """
     with needs("train,cpu", "training"):
         from kd_train.train import TrainOptions
@@ -89,7 +106,10 @@ def train(
     report_bad(result.bad_images)
     taps_shown = ", ".join(tap.name for tap in config.pair_spec.taps)
     out.print(f"[bold]{run}[/]: {config.method}, {config.backbone} ({config.weights}), taps {taps_shown}")
-    out.print(f"  {len(config.train_images)} images trained on, {len(config.validation_images)} held out, at {config.recipe.image_size}²")
+    out.print(
+        f"  {len(config.train_images)} images trained on, {len(config.validation_images)} held out, "
+        f"at {config.recipe.image_size}²"
+    )
     out.print(f"  epoch {last.epoch}: training loss {last.train_loss:.4f}, held-out loss {last.validation_loss:.4f}")
     out.print(f"next: kdx export {run} -o {run.name}.kdx")
 
@@ -108,5 +128,7 @@ def _range(text: str) -> tuple[int, int]:
     try:
         low, high = (int(part) for part in text.split(":"))
     except ValueError as error:
-        raise OptionError("--sixteen-bit-range is not a range", expected="LOW:HIGH, e.g. 0:4095", received=text) from error
+        raise OptionError(
+            "--sixteen-bit-range is not a range", expected="LOW:HIGH, e.g. 0:4095", received=text
+        ) from error
     return low, high

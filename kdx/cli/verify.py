@@ -21,8 +21,8 @@ def verify(
     """Prove that what is deployed decides what was trained.
 
     Every installed backend runs the bundle's golden images, at batch 1 and a larger batch, and is held against the FP32
-    reference stored at export: scores, maps, values that are not finite, verdicts at the threshold. Exit status 1 if one
-    fails.
+    reference stored at export: scores, maps, values that are not finite, verdicts at the threshold. Exit status 1 if
+    one fails.
     """
     from kd_export.verify import verify as verify_bundle
     from kdx.bundle import open_bundle
@@ -48,7 +48,14 @@ def _show(certificate: Any) -> None:
 
     allowed = certificate.tolerances
     table = Table(title=f"{certificate.bundle}: against the FP32 reference", title_justify="left")
-    for heading in ("backend", "batch", "images", f"score (≤ {allowed.score:g})", f"map (≤ {allowed.map:g})", "map p99"):
+    for heading in (
+        "backend",
+        "batch",
+        "images",
+        f"score (≤ {allowed.score:g})",
+        f"map (≤ {allowed.map:g})",
+        "map p99",
+    ):
         table.add_column(heading, justify="left" if heading == "backend" else "right")
     for heading in ("SQNR dB", "flips", "result"):
         table.add_column(heading, justify="right")

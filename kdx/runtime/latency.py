@@ -99,7 +99,7 @@ def time_backends(
         counted = max(20, runs // batch)
         data = [
             np.ascontiguousarray(images[[i % len(images) for i in range(start, start + batch)]])
-            for start in range(0, max(len(images), 1))
+            for start in range(max(len(images), 1))
         ]
         times: list[list[float]] = [[] for _ in candidates]
         total = len(candidates) * (warm_up + counted)
