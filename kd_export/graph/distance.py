@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from kd_export.graph.spec import Distance
 
-# Keeps a zero vector finite. It is added to a sum of squares in FP32, where it is far above the smallest number;
-# in FP16 it would be zero.
-EPSILON = 1e-12
+# Keeps a zero vector finite. It is added to a sum of squares in FP32, where it is far above the smallest number and far
+# below the square of any feature; in FP16 it would be zero, which is one reason why the tail is never FP16.
+EPSILON = 1e-20
 
 
 class _PerPosition(nn.Module):

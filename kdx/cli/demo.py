@@ -184,7 +184,7 @@ class _Demo:
             result = evaluate(detector, folder.root, folder.test, progress=self.progress)
         self._say(
             f"[bold]5 evaluate[/]  image AUROC {percent(result.image_auroc)} % on {result.good} good, "
-            f"{result.defective} defective cells; at the threshold {percent(result.detection_rate)} % of defects found, "
+            f"{result.defective} defective cells; at the threshold {percent(result.detection_rate)} % are found, "
             f"{percent(result.false_reject_rate)} % false rejects"
         )
         return result

@@ -1,0 +1,127 @@
+"""The fused detector against numpy and scipy on real images: the networks as trained, everything else by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kd_export.graph import FusedDetector
+from kd_train.pair import PairOptions
+from kd_train.pairs import find_method
+from kdx.images import InputSpec
+from tests import reference
+from tests.images import solar_cells
+
+# Folding batch normalisation and 1 / std into the weights reorders float32 products; relative to the map's range.
+TOLERANCE = 1e-4
+
+
+def make_pair(backbone: str = "resnet18", taps: tuple[str, ...] = (), sigma: float = 0.0):
+    torch.manual_seed(0)
+    options = PairOptions(backbone, "random", taps, () if taps else (4, 8, 16), sigma)
+    pair, _ = find_method("stpm").build(options)
+    # Batch normalisation as after training: statistics that differ from 0 and 1, so that folding has work to do.
+    for module in pair.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return pair.eval()
+
+
+def by_hand(pair, image: np.ndarray, sigma: float) -> np.ndarray:
+    """Normalise by hand, run the unfolded networks, and do the rest in numpy."""
+    x = (image.astype(np.float64) / 255 - np.array(pair.mean)) / np.array(pair.std)
+    with torch.no_grad():
+        features = pair(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32))
+    arrays = [(t[0].double().numpy(), s[0].double().numpy()) for t, s in features]
+    return reference.anomaly_map(arrays, image.shape[:2], product=True, sigma=sigma)
+
+
+@pytest.mark.parametrize("size", [64, 96])
+@pytest.mark.parametrize("sigma", [0.0, 4.0])
+@pytest.mark.parametrize(
+    ("backbone", "taps"), [("resnet18", ()), ("tf_efficientnet_lite0", ("blocks.2", "blocks.4", "blocks.5"))]
+)
+def test_fused_detector_agrees_with_the_reference_on_real_images(size, sigma, backbone, taps) -> None:
+    pair = make_pair(backbone, taps, sigma)
+    images = solar_cells(4, (size, size))
+    detector = FusedDetector(pair, pair.spec, InputSpec(height=size, width=size), (size, size), pair.mean, pair.std)
+    maps, scores = (output.numpy() for output in detector(torch.from_numpy(images)))
+    for image, ours, score in zip(images, maps, scores, strict=True):
+        theirs = by_hand(pair, image, sigma)
+        assert np.abs(ours - theirs).max() <= TOLERANCE * np.ptp(theirs)
+        assert score[0] == pytest.approx(theirs.max(), rel=TOLERANCE)
+
+
+def test_mono_is_the_same_as_three_equal_channels() -> None:
+    pair = make_pair()
+    mono = solar_cells(2, (64, 64), channels=1)
+    of_mono, of_colour = (
+        FusedDetector(pair, pair.spec, InputSpec(height=64, width=64, channels=c), (64, 64), pair.mean, pair.std)(
+            torch.from_numpy(np.repeat(mono, c, axis=-1))
+        )
+        for c in (1, 3)
+    )
+    torch.testing.assert_close(of_mono, of_colour)
+
+
+def test_bgr_is_folded_into_the_weights() -> None:
+    pair = make_pair()
+    images = torch.from_numpy(solar_cells(2, (64, 64)))
+    spec = InputSpec(height=64, width=64)
+    bgr = InputSpec(height=64, width=64, channel_order="bgr")
+    of_rgb = FusedDetector(pair, pair.spec, spec, (64, 64), pair.mean, pair.std)(images)
+    detector = FusedDetector(pair, pair.spec, bgr, (64, 64), pair.mean, pair.std)
+    assert not detector.preprocess.flip
+    for ours, theirs in zip(detector(images.flip(-1)), of_rgb, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=1e-7)
+    assert not torch.allclose(detector(images)[1], of_rgb[1], rtol=1e-2)
+
+
+def test_no_batch_normalisation_and_no_scale_remain() -> None:
+    for backbone, taps in (("resnet18", ()), ("tf_efficientnet_lite0", ("blocks.2",)), ("densenet121", ())):
+        pair = make_pair(backbone, taps)
+        detector = FusedDetector(pair, pair.spec, InputSpec(height=64, width=64), (64, 64), pair.mean, pair.std)
+        assert detector.preprocess.scale is None
+        if backbone != "densenet121":  # its normalisations come before their convolutions
+            assert not any(isinstance(module, nn.BatchNorm2d) for module in detector.modules())
+
+
+def test_the_pair_that_was_given_is_not_changed() -> None:
+    pair = make_pair()
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    FusedDetector(pair, pair.spec, InputSpec(height=64, width=64), (64, 64), pair.mean, pair.std)
+    after = pair.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_network_whose_input_branches_keeps_its_scale_apart() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+            self.pool = nn.AvgPool2d(2)
+
+        def forward(self, x):
+            return [(self.convolution(x), self.convolution(x).relu()), (self.pool(x), self.pool(x).abs())]
+
+    from kd_export.graph import Combine, PairSpec
+    from kd_export.graph.spec import Tap
+
+    spec = PairSpec((Tap("a"), Tap("b")), Combine.SUM)
+    images = torch.from_numpy(solar_cells(2, (32, 32)))
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    for order in ("rgb", "bgr"):
+        module = Branching()
+        detector = FusedDetector(module, spec, InputSpec(height=32, width=32, channel_order=order), (32, 32), mean, std)
+        assert detector.preprocess.scale is not None
+        given = images if order == "rgb" else images.flip(-1)
+        x = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(
+            1, 3, 1, 1
+        )
+        torch.testing.assert_close(detector.preprocess(given), x, atol=1e-5, rtol=1e-5)
