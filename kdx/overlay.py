@@ -24,7 +24,8 @@ _SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be r
 def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str) -> Image.Image:
     """Draw an image and, beside it, the same with its heat map, its outline at the threshold, and a caption.
 
-    The heat is the map divided by twice the threshold (by the map's own maximum where there is no threshold).
+    Colour begins at half the threshold and is strongest at twice the threshold; without one, the map's own maximum takes
+    the place of the latter.
 
     Args:
         image: uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
@@ -37,7 +38,8 @@ def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str) -> Ima
     raw = Image.fromarray(verdict.anomaly_map).resize(picture.size, Image.Resampling.BILINEAR)
     values = np.nan_to_num(np.asarray(raw, dtype=np.float64), nan=np.inf)
     full = 2 * verdict.threshold if verdict.threshold else float(values.max())
-    heat = np.clip(values / full, 0.0, 1.0) if full > 0 else np.zeros_like(values)
+    faintest = full / 4
+    heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else np.zeros_like(values)
     blended = _blend(np.asarray(picture, dtype=np.float64), heat)
     if verdict.threshold:
         over = values > verdict.threshold
@@ -61,7 +63,9 @@ def _blend(picture: NDArray[np.float64], heat: NDArray[np.float64]) -> NDArray[n
 
 def _caption(sheet: Image.Image, verdict: Verdict, name: str) -> None:
     draw = ImageDraw.Draw(sheet)
-    margin = "" if verdict.margin is None else f"   {verdict.margin:+.0%} of threshold"
+    margin = ""
+    if verdict.margin is not None:
+        margin = f"   {abs(verdict.margin):.0%} {'above' if verdict.margin > 0 else 'below'} threshold"
     draw.text(
         (8, 3),
         f"{verdict.decision.value.upper()}   score {verdict.score:.4g}{margin}",

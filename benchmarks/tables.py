@@ -1,0 +1,85 @@
+"""The README's tables, made from ``results/*.json``.
+
+python benchmarks/tables.py          rewrite them
+python benchmarks/tables.py --check  exit 1 if they differ
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+
+
+def latency_table() -> str:
+    """Latency of the fused graph against the eager baseline."""
+    record = _read("latency_cpu.json")
+    machine = record["bundles"][0]["machine"]
+    lines = ["| teacher | | batch | p50 ms | p99 ms | images/s | against eager |", "|---|---|--:|--:|--:|--:|--:|"]
+    for bundle in record["bundles"]:
+        for r in bundle["results"]:
+            lines.append(
+                f"| {bundle['backbone']} | {r['name']} | {r['batch']} | {r['p50_ms']:.1f} | {r['p99_ms']:.1f} | "
+                f"{r['images_per_second']:.0f} | {r['speed_up']:.2f}× |"
+            )
+    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if k in {"onnxruntime", "torch"})
+    first = record["bundles"][0]["results"][0]
+    lines += [
+        "",
+        f"STPM, 256 × 256 RGB, blur sigma 4, FP32, {machine['threads']} threads of {machine['cpu']} ({versions}); {first['runs']} calls after "
+        f"{first['warm_up']} warm-ups. A large FP32 matrix product reaches {record['matrix_product_gflops']:.0f} GFLOP/s there.",
+    ]
+    return "\n".join(lines)
+
+
+def magnetic_tile_table() -> str:
+    """Accuracy on the Magnetic Tile Defect images, per defect type."""
+    record = _read("magnetic_tile.json")
+    result, settings, threshold = record["evaluate_bundle"], record["settings"], record["calibrate"]["threshold"]
+    lines = ["| | images | image AUROC | pixel AUROC | PRO | detected |", "|---|--:|--:|--:|--:|--:|"]
+    for name, part in [*result["types"].items(), ("all", result)]:
+        images = part.get("images", result["good"] + result["defective"])
+        values = (part["image_auroc"], part["pixel_auroc"], part["pro"], part["detection_rate"])
+        lines.append(f"| {name} | {images} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
+    seconds = record["train"]["seconds"]
+    lines += [
+        "",
+        f"Percent. STPM, teacher {settings['backbone']}, {settings['image_size']} × {settings['image_size']}, {settings['epochs']} epochs on "
+        f"{record['train']['train_images']} images in {seconds / 60:.1f} minutes. Threshold for {100 * settings['false_reject_rate']:g} % false rejects from "
+        f"{threshold['images']} held-out good images; {100 * result['false_reject_rate']:.1f} % of {result['good']} good test images were rejected.",
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"latency": latency_table, "magnetic_tile": magnetic_tile_table}
+
+
+def render(text: str) -> str:
+    """Return the README with every table made anew between its markers."""
+    for name, table in TABLES.items():
+        marker = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = marker.sub(lambda match, body=table(): f"{match[1]}{body}\n{match[2]}", text)
+    return text
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Rewrite or check the README."""
+    readme = ROOT / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = render(old)
+    if "--check" in sys.argv:
+        sys.exit(0 if old == new else "README.md differs from benchmarks/results; run python benchmarks/tables.py")
+    readme.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

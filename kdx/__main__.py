@@ -1,0 +1,6 @@
+"""``python -m kdx``."""
+
+from kdx.cli import main
+
+if __name__ == "__main__":
+    main()
