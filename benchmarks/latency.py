@@ -2,8 +2,8 @@
 
     python benchmarks/latency.py DATA
 
-DATA is any folder that ``kdx train`` takes. The teachers have random weights and the students one epoch: latency does not depend on
-either. Writes ``results/latency_cpu.json``.
+DATA is any folder that ``kdx train`` takes. The teachers have random weights and the students one epoch: latency does
+not depend on either. Writes ``results/latency_cpu.json``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main() -> None:
             run, bundle = Path(folder) / backbone, Path(folder) / f"{backbone}.kdx"
             kdx(
                 "train", arguments.data, "--backbone", backbone, "--weights", "random", "--out", run, "--epochs", "1",
-                "--image-size", "256", "--train-fraction", "0.05", "--channels", "3", "--sigma", "4", "--learning-rate", "0.01",
+                "--image-size", "256", "--train-fraction", "0.05", "--channels", "3", "--sigma", "4",
+                "--learning-rate", "0.01",
             )  # fmt: skip
             kdx("export", run, "-o", bundle)
             results.append(kdx("bench", bundle, "--baseline", run, "--runs", arguments.runs))

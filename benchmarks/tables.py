@@ -31,8 +31,9 @@ def latency_table() -> str:
     first = record["bundles"][0]["results"][0]
     lines += [
         "",
-        f"STPM, 256 × 256 RGB, blur sigma 4, FP32, {machine['threads']} threads of {machine['cpu']} ({versions}); {first['runs']} calls after "
-        f"{first['warm_up']} warm-ups. A large FP32 matrix product reaches {record['matrix_product_gflops']:.0f} GFLOP/s there.",
+        f"STPM, 256 × 256 RGB, blur sigma 4, FP32, {machine['threads']} threads of {machine['cpu']} ({versions}); "
+        f"{first['runs']} calls after {first['warm_up']} warm-ups. A large FP32 matrix product reaches "
+        f"{record['matrix_product_gflops']:.0f} GFLOP/s there.",
     ]
     return "\n".join(lines)
 
@@ -46,12 +47,14 @@ def magnetic_tile_table() -> str:
         images = part.get("images", result["good"] + result["defective"])
         values = (part["image_auroc"], part["pixel_auroc"], part["pro"], part["detection_rate"])
         lines.append(f"| {name} | {images} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
-    seconds = record["train"]["seconds"]
+    train = record["train"]
     lines += [
         "",
-        f"Percent. STPM, teacher {settings['backbone']}, {settings['image_size']} × {settings['image_size']}, {settings['epochs']} epochs on "
-        f"{record['train']['train_images']} images in {seconds / 60:.1f} minutes. Threshold for {100 * settings['false_reject_rate']:g} % false rejects from "
-        f"{threshold['images']} held-out good images; {100 * result['false_reject_rate']:.1f} % of {result['good']} good test images were rejected.",
+        f"Percent. STPM, teacher {settings['backbone']} at {settings['taps'].replace(',', ' and ')}, "
+        f"{settings['image_size']} × {settings['image_size']}, "
+        f"{settings['epochs']} epochs on {train['train_images']} images in {train['seconds'] / 60:.1f} minutes. "
+        f"Threshold for {100 * settings['false_reject_rate']:g} % false rejects from {threshold['images']} held-out "
+        f"good images; {100 * result['false_reject_rate']:.1f} % of {result['good']} good test images were rejected.",
     ]
     return "\n".join(lines)
 
@@ -63,7 +66,8 @@ def render(text: str) -> str:
     """Return the README with every table made anew between its markers."""
     for name, table in TABLES.items():
         marker = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = marker.sub(lambda match, body=table(): f"{match[1]}{body}\n{match[2]}", text)
+        body = table()
+        text = marker.sub(lambda match, body=body: f"{match[1]}{body}\n{match[2]}", text)
     return text
 
 

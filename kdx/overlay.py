@@ -24,8 +24,8 @@ _SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be r
 def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str) -> Image.Image:
     """Draw an image and, beside it, the same with its heat map, its outline at the threshold, and a caption.
 
-    Colour begins at half the threshold and is strongest at twice the threshold; without one, the map's own maximum takes
-    the place of the latter.
+    Colour begins at half the threshold and is strongest at twice the threshold; without one, the map's own maximum
+    takes the place of the latter.
 
     Args:
         image: uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.

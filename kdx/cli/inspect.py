@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from kdx.cli.common import JSON_OPTION, command, number, out, print_json
+from kdx.cli.common import JSON_OPTION, command, make_table, number, out, print_json
 
 
 @command
@@ -45,9 +45,7 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", value)
     out.print(table)
-    files = Table(title="files", title_justify="left")
-    for heading in ("file", "kB", "sha256"):
-        files.add_column(heading, justify="right" if heading == "kB" else "left")
+    files = make_table("files", "file", "kB", "sha256", left=("sha256",))
     for name, digest in manifest.files.items():
         files.add_row(name, f"{(bundle / name).stat().st_size / 1e3:.1f}", digest[:16])
     out.print(files)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.markup import escape
 
 from kdx.cli.common import (
     MAX_BAD_OPTION,
     THREADS_OPTION,
     command,
     err,
+    make_table,
     needs,
     out,
     print_json_line,
@@ -147,14 +149,11 @@ def _write_overlay(target: Path, image: Any, verdict: Any, name: str, *, bgr: bo
 
 def show(records: list[dict[str, Any]]) -> None:
     """Print a table of verdicts."""
-    from rich.table import Table
-
     colours = {"good": "green", "defective": "bold red", "undecided": "yellow"}
-    table = Table()
-    for heading in ("image", "verdict", "score", "threshold", "margin"):
-        table.add_column(heading, justify="left" if heading in {"image", "verdict"} else "right", overflow="fold")
+    table = make_table("", "verdict", "image", "score", "threshold", "margin", left=("image",))
     for r in records:
         threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
         margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
-        table.add_row(r["image"], f"[{colours[r['verdict']]}]{r['verdict']}[/]", f"{r['score']:.4g}", threshold, margin)
+        verdict = f"[{colours[r['verdict']]}]{r['verdict']}[/]"
+        table.add_row(verdict, escape(r["image"]), f"{r['score']:.4g}", threshold, margin)
     out.print(table)

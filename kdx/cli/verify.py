@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from kdx.cli.common import JSON_OPTION, THREADS_OPTION, command, out, print_json, write_json
+from kdx.cli.common import JSON_OPTION, THREADS_OPTION, command, make_table, out, print_json, write_json
 
 
 @command
@@ -44,26 +44,17 @@ def verify(
 
 
 def _show(certificate: Any) -> None:
-    from rich.table import Table
-
-    allowed = certificate.tolerances
-    table = Table(title=f"{certificate.bundle}: against the FP32 reference", title_justify="left")
-    for heading in (
-        "backend",
-        "batch",
-        "images",
-        f"score (≤ {allowed.score:g})",
-        f"map (≤ {allowed.map:g})",
-        "map p99",
-    ):
-        table.add_column(heading, justify="left" if heading == "backend" else "right")
-    for heading in ("SQNR dB", "flips", "result"):
-        table.add_column(heading, justify="right")
+    headings = ("backend", "batch", "images", "score", "map", "SQNR dB", "flips", "result")
+    table = make_table(f"{certificate.bundle}: against the FP32 reference", *headings, left=("result",))
     for c in certificate.comparisons:
         result = "[green]passed[/]" if c.passed else f"[bold red]FAILED[/] {c.error}"
-        flips = "no threshold" if c.flips is None else str(c.flips)
+        flips = "–" if c.flips is None else str(c.flips)
         sqnr = "exact" if c.map_sqnr_db is None else f"{c.map_sqnr_db:.0f}"
-        figures = (f"{c.score_max:.1e}", f"{c.map_max:.1e}", f"{c.map_p99:.1e}")
+        figures = (f"{c.score_max:.1e}", f"{c.map_max:.1e}")
         table.add_row(c.backend, str(c.batch), str(c.images), *figures, sqnr, flips, result)
     out.print(table)
+    allowed = certificate.tolerances
+    out.print(f"largest differences; allowed: scores {allowed.score:g} relative, maps {allowed.map:g} of their range")
+    if certificate.threshold is None:
+        out.print("no verdicts were compared: the bundle has no threshold yet (kdx calibrate)")
     out.print("[green]passed[/]" if certificate.passed else "[bold red]failed[/]: do not deploy this bundle here")

@@ -1,0 +1,173 @@
+"""Fixtures that every room shares: a miniature data set of real images, a tiny run and bundle, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+# Networks this small gain nothing from more threads, and lose much where the cores are busy. Torch reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+BACKBONE = "test_resnet"  # timm's own miniature: it builds, trains and exports in seconds
+SIZE = 64
+
+# Held out of 12 good images: 6, enough for a false-reject rate of 0.2.
+TINY_OPTIONS = (
+    *("--backbone", BACKBONE, "--weights", "random", "--image-size", str(SIZE), "--batch-size", "4"),
+    *("--validation-fraction", "0.5", "--workers", "0", "--device", "cpu", "--learning-rate", "0.05"),
+)
+
+
+@dataclass(frozen=True)
+class CliResult:
+    """What a command returned and printed."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+
+def invoke(*args: object, code: int | None = 0) -> CliResult:
+    """Call the command line in this process; ``code`` is the exit status it must return (None: any)."""
+    from typer.testing import CliRunner
+
+    from kdx.cli import common
+    from kdx.cli.app import app
+
+    common.out.width = common.err.width = 10_000  # messages are not broken over lines
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    if code is not None:
+        assert result.exit_code == code, f"exit {result.exit_code}\n{result.stdout}\n{result.stderr}"
+    return CliResult(result.exit_code, result.stdout, result.stderr)
+
+
+def cell_images(count: int, *, offset: int = 0, size: int = SIZE) -> list[Image.Image]:
+    """Return real solar cells, brought to a small size, grey."""
+    package = pytest.importorskip("elpv_dataset", reason="the test images are cut from the package elpv-dataset")
+    files = sorted((Path(package.__file__).parent / "data" / "images").glob("*.png"))[offset : offset + count]
+    assert len(files) == count
+    return [Image.open(file).convert("L").resize((size, size)) for file in files]
+
+
+def write_dataset(root: Path, *, train: int = 12, good: int = 4, scratch: int = 4, masks: bool = True) -> Path:
+    """Write a miniature MVTec layout of real images; the scratches are drawn, and their masks are exact."""
+    images = cell_images(train + good + scratch)
+    for name in ("train/good", "test/good", "test/scratch", "ground_truth/scratch")[: 4 if masks else 3]:
+        (root / name).mkdir(parents=True)
+    for index, image in enumerate(images):
+        if index < train:
+            image.save(root / f"train/good/{index:03d}.png")
+        elif index < train + good:
+            image.save(root / f"test/good/{index:03d}.png")
+        else:
+            mask = Image.new("L", image.size)
+            line = [(8 + index % 5, 10), (48, 40 + index % 7)]
+            ImageDraw.Draw(image).line(line, fill=255, width=4)
+            ImageDraw.Draw(mask).line(line, fill=255, width=4)
+            image.save(root / f"test/scratch/{index:03d}.png")
+            if masks:
+                mask.save(root / f"ground_truth/scratch/{index:03d}_mask.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Take back what ``--threads`` and ``bench`` changed for the whole process."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., CliResult]:
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Path]:
+    return write_dataset
+
+
+@pytest.fixture(scope="session")
+def make_images() -> Callable[..., list[Image.Image]]:
+    return cell_images
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> tuple[str, ...]:
+    """Options of ``kdx train`` with which training takes seconds."""
+    return TINY_OPTIONS
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set that no test may change."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "cells")
+
+
+@pytest.fixture
+def dataset_copy(dataset: Path, tmp_path: Path) -> Path:
+    """A data set that the test may change."""
+    return Path(shutil.copytree(dataset, tmp_path / "cells"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs that no test may change."""
+    run = tmp_path_factory.mktemp("run") / "tiny"
+    invoke("train", dataset, "--out", run, "--epochs", 2, *TINY_OPTIONS)
+    return run
+
+
+@pytest.fixture(scope="session")
+def raw_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported bundle without a threshold that no test may change."""
+    bundle = tmp_path_factory.mktemp("raw") / "tiny.kdx"
+    invoke("export", tiny_run, "-o", bundle)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(raw_bundle: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported and calibrated bundle that no test may change."""
+    bundle = Path(shutil.copytree(raw_bundle, tmp_path_factory.mktemp("bundle") / "tiny.kdx"))
+    invoke("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
+    return bundle
+
+
+@pytest.fixture
+def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """A run that the test may change."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A calibrated bundle that the test may change."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "copy.kdx"))
+
+
+@pytest.fixture(scope="session")
+def frame(dataset: Path) -> np.ndarray:
+    """One good image as the tiny detector takes it."""
+    return np.asarray(Image.open(dataset / "test/good/012.png"))[..., None]

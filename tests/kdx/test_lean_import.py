@@ -1,0 +1,130 @@
+"""What is heavy is imported only where it is used, and what runs bundles runs without the training packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "torchvision", "timm", "onnxruntime", "onnx", "onnxscript", "pydantic", "sklearn", "kd_train")
+TRAINING = ("torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors")
+
+
+def python(code: str, *arguments: object) -> str:
+    """Run code in a fresh interpreter and return what it printed last."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def loaded_after(code: str, *arguments: object) -> list[str]:
+    """Return which heavy packages a fresh interpreter holds after running code."""
+    told = python(f"{code}\nimport sys; print('loaded', *(m for m in {HEAVY} if m in sys.modules))", *arguments)
+    word, *names = told.split()
+    assert word == "loaded"
+    return names
+
+
+def cpu_seconds(code: str) -> float:
+    """Return the processor time of a fresh interpreter that runs code: the least of three, for machines are noisy."""
+    register = "import atexit, time; atexit.register(lambda: print('\\n', time.process_time()))\n"
+    return min(float(python(register + code)) for _ in range(3))
+
+
+def test_importing_kdx_loads_nothing_heavy():
+    assert loaded_after("import kdx") == []
+
+
+def test_the_probe_sees_what_is_loaded():
+    assert loaded_after("import onnxruntime") == ["onnxruntime"]
+
+
+def test_importing_kdx_is_quick():
+    assert cpu_seconds("import kdx") < 0.3
+
+
+def test_help_is_quick():
+    assert cpu_seconds("import sys; sys.argv = ['kdx', '--help']\nfrom kdx.cli import main; main()") < 0.8
+
+
+@pytest.mark.parametrize("command", ["", "train", "export", "predict", "demo"])
+def test_help_loads_nothing_heavy(command):
+    code = f"from kdx.cli.app import app\ntry: app({[*command.split(), '--help']})\nexcept SystemExit: pass"
+    # Typer itself brings pydantic in from 0.29 on.
+    assert set(loaded_after(code)) <= {"pydantic"}
+
+
+def test_every_public_name_can_be_had():
+    assert python("import kdx; print(all(getattr(kdx, name) is not None for name in kdx.__all__))") == "True"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import kdx
+
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = kdx.nonsense
+
+
+def test_a_detector_needs_no_torch(tiny_bundle, dataset):
+    code = (
+        "import sys, kdx\n"
+        "detector = kdx.load(sys.argv[1])\n"
+        "assert detector(kdx.read_image(sys.argv[2], detector.input)).score > 0"
+    )
+    assert loaded_after(code, tiny_bundle, dataset / "test/good/012.png") == ["onnxruntime"]
+
+
+@pytest.mark.parametrize("command", ["predict", "calibrate", "verify", "inspect", "bench", "doctor"])
+def test_bundles_are_served_where_no_training_package_is_installed(bundle_copy, dataset, command):
+    arguments = {
+        "predict": ["predict", bundle_copy, dataset / "test/good"],
+        "calibrate": ["calibrate", bundle_copy, dataset, "--false-reject-rate", "0.3"],
+        "bench": ["bench", bundle_copy, "--runs", "20", "--batch", "1", "--warm-up", "1"],
+        "doctor": ["doctor"],
+    }.get(command, [command, bundle_copy])
+    code = (
+        "import importlib.util, sys\n"
+        "real = importlib.util.find_spec\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name.split('.')[0] in {TRAINING}: raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        f"importlib.util.find_spec = lambda name, *rest: None if name in {TRAINING} else real(name, *rest)\n"
+        "from kdx.cli.app import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as done: print(done.code)"
+    )
+    assert python(code, *arguments) == "0"
+
+
+def test_the_wheel_is_to_hold_the_three_packages_alone():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["kdx", "kd_train", "kd_export"]
+
+
+def test_the_base_install_holds_nothing_heavy():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        dependencies = " ".join(tomllib.load(file)["project"]["dependencies"])
+    assert not [name for name in (*TRAINING, "onnxruntime", "pydantic") if name in dependencies]
+
+
+def test_the_built_wheel_holds_the_three_packages_and_their_data(tmp_path):
+    wheel = pytest.importorskip("hatchling.builders.wheel", reason="the build backend is not installed")
+    import zipfile
+
+    (path,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"kdx", "kd_train", "kd_export"}
+    assert "kd_train/recipes/stpm.toml" in names
