@@ -32,7 +32,8 @@ def main() -> None:
     run, bundle, data = work / "run", work / "tile.kdx", arguments.data
     record = {
         "train": kdx(
-            "train", data, "--method", "stpm", "--backbone", BACKBONE, "--weights", "imagenet", "--taps", TAPS, "--out", run,
+            "train", data, "--method", "stpm", "--backbone", BACKBONE, "--weights", "imagenet",
+            "--taps", TAPS, "--out", run,
             "--epochs", arguments.epochs, "--image-size", arguments.image_size,
             "--validation-fraction", "0.2", "--force",
         ),

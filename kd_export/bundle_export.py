@@ -19,6 +19,7 @@ from kdx.bundle import (
     GOLDEN_MAPS,
     GOLDEN_SCORES,
     GRAPH,
+    INDEX,
     SCHEMA,
     TRAINING_IMAGES,
     Bundle,
@@ -58,7 +59,7 @@ def export_bundle(
         training_images: Content hashes of the images trained on.
         provenance: Where the detector comes from.
         max_batch: Largest batch of the graph.
-        force: Replace an existing bundle.
+        force: Replace an existing bundle; nothing else is ever replaced.
         progress: Shows the steps.
 
     Raises:
@@ -66,7 +67,7 @@ def export_bundle(
         BackendError: No backend is installed to check with.
         GateError: The graph breaks its contract, or a backend disagrees with the reference. Nothing is written.
     """
-    refuse_existing(out, force=force)
+    refuse_existing(out, force=force and (out / INDEX).is_file())
     if not installed_backends():
         fixes = " or ".join(info.install for info in BACKENDS.values())
         raise BackendError("an export is checked before it appears, and no backend is installed", fix=fixes)

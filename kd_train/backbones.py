@@ -37,6 +37,9 @@ class TapNetwork(nn.Module):
 
     def __init__(self, model: Any, taps: tuple[str, ...]) -> None:
         super().__init__()
+        nested = [tap for tap in taps if any(other.startswith(f"{tap}.") for other in taps)]
+        if nested:
+            raise OptionError(f"'{nested[0]}' and a part of it cannot both be taps")
         stages = _stages(model, taps)
         names = [name for name, _ in stages]
         missing = [tap for tap in taps if tap not in names]
@@ -50,7 +53,15 @@ class TapNetwork(nn.Module):
             self._register(name, module)
         self.mean = tuple(float(value) for value in model.pretrained_cfg["mean"])
         self.std = tuple(float(value) for value in model.pretrained_cfg["std"])
-        self.channels, self.strides = self._prove(model)
+        try:
+            self.channels, self.strides = self._prove(model)
+        # Whatever a model raises that takes one size only, returns lists, or runs its stages in another order.
+        except Exception as error:
+            raise OptionError(
+                f"this backbone cannot be tapped at {', '.join(self.taps)}: {error or type(error).__name__}",
+                fix="choose a convolutional backbone that runs its stages one after another, e.g. resnet18 or "
+                "tf_efficientnet_lite0",
+            ) from error
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Take ``(N, 3, H, W)`` and return the features of each tap."""
@@ -91,11 +102,7 @@ class TapNetwork(nn.Module):
         model.train(was_training)
         for tap, feature in zip(self.taps, features, strict=True):
             if feature.ndim != 4 or not torch.allclose(feature, expected[tap]):
-                raise OptionError(
-                    f"'{tap}' cannot be tapped: this backbone does not run its stages one after another, or its "
-                    "features are no maps",
-                    fix="choose a convolutional backbone, e.g. resnet18 or tf_efficientnet_lite0",
-                )
+                raise ValueError(f"'{tap}' gives other features, or no maps, when the stages run one after another")
         return tuple(f.shape[1] for f in features), tuple(_PROBE_SIZE // f.shape[2] for f in features)
 
 
@@ -112,7 +119,10 @@ def create_backbone(name: str) -> Any:
             f"timm has no backbone '{name}'",
             expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
         )
-    return timm.create_model(name, pretrained=False)
+    try:
+        return timm.create_model(name, pretrained=False)
+    except RuntimeError as error:  # for example a tag, NAME.TAG, that does not exist
+        raise OptionError(f"timm cannot make the backbone '{name}': {error}") from error
 
 
 def taps_at_strides(model: Any, strides: tuple[int, ...]) -> tuple[str, ...]:

@@ -137,8 +137,10 @@ def split_images(
     if kept < 2:
         raise DataError(
             "too few good images to split",
-            expected="at least 3 different images: 2 to train on and 1 to hold out",
-            received=f"{len(ordered)}",
+            expected="at least 2 different images to train on and 1 to hold out",
+            received=f"{len(ordered)} different images, of which a validation fraction of {validation_fraction:g} "
+            f"holds out {held_out}",
+            fix="add good images" if len(ordered) < 3 else "add good images, or lower --validation-fraction",
         )
     train = [ordered[i] for i in sorted(order[held_out : held_out + kept])]
     return train, [ordered[i] for i in sorted(order[:held_out])]

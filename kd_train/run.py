@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import torch
@@ -25,8 +24,9 @@ from kd_train.pairs import find_method
 from kd_train.recipes import Recipe
 from kdx.bundle import Provenance
 from kdx.errors import CheckpointError, OptionError
-from kdx.files import sha256_bytes, write_atomic
+from kdx.files import new_folder, sha256_bytes, write_atomic
 from kdx.images import InputSpec
+from kdx.records import R, encode_record, read_record
 from kdx.runtime.detector import Detector
 from kdx.runtime.load import RUN_INDEX
 from kdx.runtime.torch_eager import TorchEager
@@ -127,20 +127,21 @@ class Run:
         self.path = path
         if not path.is_dir():
             raise CheckpointError(f"there is no run folder '{path}'", fix="make one with kdx train")
-        self.config = _decode(path / RUN_INDEX, RunConfig, "kdx train")
+        self.config = _read(path / RUN_INDEX, RunConfig, "kdx train", SCHEMA)
 
     @staticmethod
-    def create(path: Path, config: RunConfig, golden: Mapping[str, bytes]) -> Run:
-        """Begin a run: its golden images, then ``run.json``."""
-        (path / "golden").mkdir(parents=True, exist_ok=True)
-        for name, data in golden.items():
-            (path / "golden" / name).write_bytes(data)
-        write_atomic(path / RUN_INDEX, encode_json(config))
+    def create(path: Path, config: RunConfig, golden: Mapping[str, bytes], *, force: bool) -> Run:
+        """Begin a run: golden images and ``run.json`` appear together; ``force`` replaces an earlier run."""
+        with new_folder(path, force=force) as folder:
+            (folder / "golden").mkdir()
+            for name, data in golden.items():
+                (folder / "golden" / name).write_bytes(data)
+            (folder / RUN_INDEX).write_bytes(encode_record(config))
         return Run(path)
 
     def checkpoint(self, which: str) -> Checkpoint:
         """Return the ``last`` or ``best`` checkpoint's record."""
-        return _decode(self.path / f"{which}.json", Checkpoint, "kdx train --resume")
+        return _read(self.path / f"{which}.json", Checkpoint, "kdx train --resume")
 
     def tensors(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
         """Read a checkpoint's tensors and check their hash."""
@@ -171,11 +172,12 @@ class Run:
         write_atomic(self.path / record.file, model_bytes)
         if optimiser:
             write_atomic(self.path / record.optimiser, optimiser_bytes)
-        write_atomic(self.path / "last.json", encode_json(record))
+        # The best one first: killed in between, the epoch is trained again and found best again.
         if best:
             # Nobody resumes from the best one.
             plain = msgspec.structs.replace(record, optimiser="", optimiser_sha256="")
-            write_atomic(self.path / "best.json", encode_json(plain))
+            write_atomic(self.path / "best.json", encode_record(plain))
+        write_atomic(self.path / "last.json", encode_record(record))
         named = {record.file, record.optimiser, self.checkpoint("best").file}
         for file in self.path.glob("epoch-*.safetensors"):
             if file.name not in named:
@@ -285,11 +287,6 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def encode_json(record: msgspec.Struct) -> bytes:
-    """Encode a record as indented JSON. Numbers that JSON cannot hold become null."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
-
-
 def check_device(name: str) -> torch.device:
     """Return a device that exists.
 
@@ -308,23 +305,8 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-R = TypeVar("R", bound=msgspec.Struct)
-
-
-def _decode(path: Path, kind: type[R], command: str) -> R:
+def _read(path: Path, kind: type[R], made_by: str, supported: int | None = None) -> R:
     """Read a JSON record of a run."""
     if not path.is_file():
-        raise CheckpointError(f"'{path.name}' is missing from '{path.parent}'", fix=f"make it with {command}")
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.MsgspecError as error:
-        raise CheckpointError(f"'{path}' is not valid: {error}", fix="train again") from error
-    schema = getattr(record, "schema", SCHEMA)
-    if schema > SCHEMA:
-        raise CheckpointError(
-            f"'{path.parent}' was written by a newer kdx",
-            expected=f"run schema {SCHEMA} or older",
-            received=f"schema {schema}",
-            fix="update kdx on this machine",
-        )
-    return record
+        raise CheckpointError(f"'{path.name}' is missing from '{path.parent}'", fix=f"make it with {made_by}")
+    return read_record(path, kind, error=CheckpointError, fix="train again", supported=supported)

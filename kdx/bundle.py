@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kdx.errors import BundleError
 from kdx.files import sha256_file, write_atomic
 from kdx.images import InputSpec, read_image
+from kdx.records import encode_record, read_record
 
 SCHEMA = 1
 INDEX = "bundle.json"
@@ -150,7 +151,7 @@ class Bundle:
     def with_threshold(self, threshold: Threshold) -> Bundle:
         """Store a new threshold in the bundle on disk, in one step, and return the updated bundle."""
         manifest = msgspec.structs.replace(self.manifest, threshold=threshold)
-        write_atomic(self.path / INDEX, encode_manifest(manifest))
+        write_atomic(self.path / INDEX, encode_record(manifest))
         return Bundle(self.path, manifest)
 
 
@@ -171,18 +172,13 @@ def open_bundle(path: str | Path) -> Bundle:
     index = path / INDEX
     if not index.is_file():
         raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
-    manifest = _decode_manifest(index)
+    manifest = read_record(index, Manifest, error=BundleError, fix="export the bundle again", supported=SCHEMA)
     for required in (GRAPH, GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, *(f"golden/{n}" for n in manifest.golden)):
         if required not in manifest.files:
             raise BundleError(f"{INDEX} of '{path}' does not list '{required}'", fix="export the bundle again")
     for name, expected in manifest.files.items():
         _check_file(path, name, expected)
     return Bundle(path, manifest)
-
-
-def encode_manifest(manifest: Manifest) -> bytes:
-    """Encode a manifest as the text of ``bundle.json``."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def hash_files(root: Path) -> dict[str, str]:
@@ -201,7 +197,7 @@ def encode_array(array: NDArray[np.float32]) -> bytes:
 def write_manifest(root: Path, manifest: Manifest) -> Bundle:
     """Write ``bundle.json`` into a folder that holds every other file, with their hashes."""
     manifest = msgspec.structs.replace(manifest, files=hash_files(root))
-    write_atomic(root / INDEX, encode_manifest(manifest))
+    write_atomic(root / INDEX, encode_record(manifest))
     return Bundle(root, manifest)
 
 
@@ -212,32 +208,9 @@ def write_files(root: Path, files: Mapping[str, bytes]) -> None:
         (root / name).write_bytes(data)
 
 
-def _decode_manifest(index: Path) -> Manifest:
-    data = index.read_bytes()
-    try:
-        schema = msgspec.json.decode(data, type=_Versioned).schema
-    except msgspec.MsgspecError as error:
-        raise BundleError(f"'{index}' cannot be read: {error}", fix="export the bundle again") from error
-    if schema > SCHEMA:
-        raise BundleError(
-            f"'{index.parent}' was written by a newer kdx",
-            expected=f"bundle schema {SCHEMA} or older",
-            received=f"schema {schema}",
-            fix="update kdx on this machine, or export with this version",
-        )
-    try:
-        return msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise BundleError(f"'{index}' is not valid: {error}", fix="export the bundle again") from error
-
-
-class _Versioned(msgspec.Struct):
-    schema: int
-
-
 def _check_file(root: Path, name: str, expected: str) -> None:
     pure = PurePosixPath(name)
-    outside = pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name
+    outside = pure.is_absolute() or ".." in pure.parts or any(character in name for character in "\\:\0")
     if outside or not (root / name).resolve().is_relative_to(root.resolve()):
         raise BundleError(f"'{root}' names a file outside the bundle: '{name}'", fix="do not use this bundle")
     file = root / name

@@ -53,7 +53,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         force: Replace an existing folder; it stands until the new one is complete.
 
     Raises:
-        OutputError: ``target`` exists and ``force`` is not given.
+        OutputError: ``target`` exists, is not an empty folder, and ``force`` is not given.
     """
     refuse_existing(target, force=force)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,13 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:
-    """Raise ``OutputError`` when ``target`` exists and may not be replaced."""
-    if target.exists() and not force:
-        raise OutputError(f"'{target}' exists already", fix="choose another name, or add --force to replace it")
+    """Raise ``OutputError`` when ``target`` holds something and may not be replaced."""
+    is_empty_folder = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not is_empty_folder and not force:
+        raise OutputError(
+            f"'{target}' exists already",
+            fix="choose another name; --force replaces what is of the same kind, nothing else",
+        )
 
 
 def _swap(temporary: Path, target: Path) -> None:

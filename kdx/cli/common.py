@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, overload
 
 import msgspec
 import typer
@@ -26,9 +26,10 @@ from kdx.progress import SILENT, Progress, Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Results go to standard output; everything that merely accompanies them goes to standard error.
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Results go to standard output; everything that merely accompanies them goes to standard error. Lines are not broken by
+# us: a path must survive being copied, and a pipe has no width.
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130  # as shells report Ctrl-C
 BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
@@ -41,29 +42,43 @@ THREADS_OPTION = typer.Option(
 MAX_BAD_OPTION = typer.Option(0, "--max-bad-images", min=0, help="How many unreadable images to name and pass over.")
 
 
-def command(function: F) -> F:
-    """Turn what a command raises into a message and an exit status."""
+@overload
+def command(function: F) -> F: ...
+@overload
+def command(*, json_lines: bool) -> Callable[[F], F]: ...
+def command(function: F | None = None, *, json_lines: bool = False) -> F | Callable[[F], F]:
+    """Turn what a command raises into a message and an exit status.
 
+    Args:
+        function: The command.
+        json_lines: Its ``--json`` prints a line an object, and so an error as well.
+    """
+    if function is None:
+        return functools.partial(_guarded, json_lines=json_lines)
+    return _guarded(function, json_lines=False)
+
+
+def _guarded(function: F, *, json_lines: bool) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        as_json = bool(kwargs.get("json", False))
+        show = (print_json_line if json_lines else print_json) if kwargs.get("json", False) else None
         try:
             function(*args, **kwargs)
         except KdxError as error:
-            _fail(error.as_dict(), str(error), error.exit_status, as_json)
+            _fail(error.as_dict(), str(error), error.exit_status, show)
         except KeyboardInterrupt:
             hint = "; go on with --resume" if function.__name__ == "train" else "; nothing was left half written"
-            _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted{hint}", INTERRUPTED, as_json)
+            _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted{hint}", INTERRUPTED, show)
         except OSError as error:
-            _fail({"type": "OSError", "message": _describe(error)}, _describe(error), 2, as_json)
+            _fail({"type": "OSError", "message": _describe(error)}, _describe(error), 2, show)
         except MissingPackageError as error:
-            _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, as_json)
+            _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, show)
         except typer.Exit:
             raise
         except Exception as error:
             err.print(escape(traceback.format_exc()), style="dim")
             message = f"{type(error).__name__}: {error}"
-            _fail({"type": "Bug", "message": message}, f"this is a bug in kdx: {message}", BUG, as_json)
+            _fail({"type": "Bug", "message": message}, f"this is a bug in kdx: {message}", BUG, show)
 
     return wrapped  # type: ignore[return-value]
 
@@ -186,9 +201,9 @@ def _describe(error: OSError) -> str:
     return f"{error.strerror or error}{where}"
 
 
-def _fail(record: dict[str, str], text: str, status: int, as_json: bool) -> NoReturn:
-    if as_json:
-        print_json({"error": record})
+def _fail(record: dict[str, str], text: str, status: int, show: Callable[[object], None] | None) -> NoReturn:
+    if show is not None:
+        show({"error": record})
     else:
         err.print(f"[bold red]error:[/] {escape(text)}")
     raise typer.Exit(status)

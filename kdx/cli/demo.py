@@ -27,6 +27,7 @@ from kdx.progress import Progress
 _BACKBONE = "tf_efficientnet_lite0"
 _FALSE_REJECT_RATE = 0.02
 _BUNDLE = "cells.kdx"
+_MARKER = ".kdx-demo"
 _OVERLAYS = 6
 
 
@@ -68,7 +69,7 @@ def demo(
     if full and smallest:
         raise OptionError("--full and --smallest exclude each other")
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / "report.json").exists() and not (folder / "data").exists():
+        if not (folder / _MARKER).exists():
             raise OutputError(f"'{folder}' exists and is not a demo", fix="choose another name for --out")
         if not force:
             raise OutputError(
@@ -77,6 +78,8 @@ def demo(
         for part in ("data", "run", _BUNDLE, "overlays"):
             shutil.rmtree(folder / part, ignore_errors=True)
         (folder / "report.json").unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).write_text("Written by kdx demo, which may replace what it wrote here.\n", encoding="utf-8")
     size = _FULL if full else _SMALLEST if smallest else _QUICK
     report = _Demo(folder, size, seed, progress_for(json), quiet=json).run()
     if json:

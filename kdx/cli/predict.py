@@ -24,7 +24,7 @@ from kdx.cli.common import (
 from kdx.progress import SILENT, Progress, track
 
 
-@command
+@command(json_lines=True)
 def predict(
     bundle: Path = typer.Argument(help="Bundle (or run folder)."),
     images: list[Path] = typer.Argument(help="Image files, or folders of them."),
@@ -82,6 +82,7 @@ def judge(
                 f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {bundle} DATA"
             )
         if overlay is not None:
+            _require_no_input(overlay, paths, names)
             overlay.mkdir(parents=True, exist_ok=True)
         for path in track(progress, paths, "judging", len(paths)):
             try:
@@ -90,6 +91,8 @@ def judge(
                 bad[str(path)] = error.message
                 if len(bad) > max_bad_images:
                     raise
+                if each is not None:
+                    each({"image": str(path), "error": error.as_dict()})
                 continue
             verdict = detector(image)
             record: dict[str, Any] = {
@@ -133,6 +136,17 @@ def _overlay_names(paths: list[Path]) -> dict[Path, str]:
             name += "_"
         names[path] = f"{name}.png"
     return names
+
+
+def _require_no_input(overlay: Path, paths: list[Path], names: dict[Path, str]) -> None:
+    from kdx.errors import OutputError
+
+    inputs = {path.resolve() for path in paths}
+    for path in paths:
+        if (overlay / names[path]).resolve() in inputs:
+            raise OutputError(
+                f"the heat map of '{path}' would replace an image", fix="choose another folder for --overlay"
+            )
 
 
 def _write_overlay(target: Path, image: Any, verdict: Any, name: str, *, bgr: bool) -> None:

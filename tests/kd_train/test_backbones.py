@@ -126,18 +126,12 @@ def test_a_transformer_has_no_strides(cli, dataset, tmp_path):
     assert "--taps" in stderr
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the probe's size trips timm's own assert: exit status 70"
-)
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mixer_s32_224"])
 def test_a_network_without_maps_is_refused_clearly(name):
     with pytest.raises(OptionError, match="convolutional"):
         TapNetwork(create_backbone(name), ("blocks.2",))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AttributeError, reason="stages that return lists: AttributeError, exit status 70"
-)
 def test_a_network_with_branches_is_refused_clearly():
     with pytest.raises(OptionError, match="convolutional"):
         TapNetwork(create_backbone("hrnet_w18_small"), ("stage2",))

@@ -148,7 +148,6 @@ def test_three_are_enough():
     assert [len(side) for side in split(records(3))] == [2, 1]
 
 
-@pytest.mark.xfail(strict=True, reason="'expected at least 3 images, received 5': the fraction is to blame")
 def test_a_large_validation_fraction_is_not_blamed_on_the_number_of_images():
     with pytest.raises(DataError) as caught:
         split(records(5), validation=0.9)

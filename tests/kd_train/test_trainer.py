@@ -262,7 +262,6 @@ def test_a_kill_between_tensors_and_record_leaves_the_previous_checkpoint(datase
     assert len(list((tmp_path / "run").glob("epoch-*"))) <= 3  # what nobody names is gone
 
 
-@pytest.mark.xfail(strict=True, raises=CheckpointError, reason="best.json never comes to be, and every resume fails")
 def test_a_kill_before_the_first_best_record_can_be_resumed(dataset, tmp_path, monkeypatch):
     fix_validation_losses(monkeypatch, [1.0, 2.0, 3.0])
     train_until_killed(monkeypatch, dataset, tmp_path / "run", before="best.json", epoch=1)
@@ -270,9 +269,6 @@ def test_a_kill_before_the_first_best_record_can_be_resumed(dataset, tmp_path, m
     assert Run(tmp_path / "run").checkpoint("best").epoch == 1
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the best epoch's record is lost, an older one stays best"
-)
 def test_a_kill_before_a_best_record_does_not_lose_the_best(dataset, tmp_path, monkeypatch):
     fix_validation_losses(monkeypatch, [3.0, 1.0, 2.0])
     train_until_killed(monkeypatch, dataset, tmp_path / "run", before="best.json", epoch=2)

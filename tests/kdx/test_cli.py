@@ -219,7 +219,6 @@ def test_errors_are_json_as_well(cli, dataset, tmp_path, command):
     assert result.stderr == ""
 
 
-@pytest.mark.xfail(strict=True, reason="the error is printed as an indented document, which is not a JSON line")
 def test_an_error_of_predict_is_a_json_line(cli, tiny_bundle, dataset, tmp_path):
     images = (dataset / "test/good/012.png", tmp_path / "missing.png")
     verdict, error = cli("predict", tiny_bundle, *images, "--json", code=2).lines
@@ -227,7 +226,6 @@ def test_an_error_of_predict_is_a_json_line(cli, tiny_bundle, dataset, tmp_path)
     assert "does not exist" in error["error"]["message"]
 
 
-@pytest.mark.xfail(strict=True, reason="with --json, images that were passed over are not mentioned anywhere")
 def test_images_that_predict_passes_over_are_named_with_json(cli, tiny_bundle, dataset, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     result = cli("predict", tiny_bundle, dataset / "test/good", tmp_path / "bad.png", "--max-bad-images", 1, "--json")
@@ -277,7 +275,6 @@ def test_doctor_names_what_to_install(cli, monkeypatch):
 # The demo
 
 
-@pytest.mark.xfail(strict=True, reason="a folder with data/ passes for an earlier demo, and data/ and run/ are removed")
 def test_the_demo_removes_nothing_that_it_did_not_write(cli, tmp_path, monkeypatch):
     monkeypatch.setattr("kdx.cli.demo._Demo.run", lambda self: {})
     (tmp_path / "project/data").mkdir(parents=True)

@@ -61,7 +61,6 @@ def test_export_replaces_a_bundle_with_force(cli, tiny_run, bundle_copy):
     assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name]
 
 
-@pytest.mark.xfail(strict=True, reason="--force replaces any folder, whatever it holds: kdx export RUN -o ~ --force")
 def test_force_replaces_bundles_only(cli, tiny_run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/precious.txt").write_text("thesis")
@@ -161,7 +160,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(cli, run_copy, dataset, tiny_opti
     assert "epoch 2" in cli(*arguments, "--resume").stdout
 
 
-@pytest.mark.xfail(strict=True, reason="the golden images stay behind and make the folder 'not a run folder'")
 def test_after_a_full_disk_the_same_call_works(cli, dataset, tiny_options, tmp_path, monkeypatch):
     arguments = ("train", dataset, "-o", tmp_path / "run", "--epochs", 1, *tiny_options)
     with monkeypatch.context() as patch:

@@ -110,7 +110,6 @@ def test_same_names_in_two_folders_do_not_overwrite_each_other(cli, tiny_bundle,
     assert {str(path) for path in (tmp_path / "maps").iterdir()} == written
 
 
-@pytest.mark.xfail(strict=True, reason="the heat map takes the image's own name and replaces the image")
 def test_heat_maps_never_replace_the_images(cli, tiny_bundle, dataset_copy):
     folder = dataset_copy / "test/good"
     before = {path: path.read_bytes() for path in folder.iterdir()}

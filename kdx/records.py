@@ -1,0 +1,50 @@
+"""Reading JSON records whose layout has a version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from kdx.errors import KdxError
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class _Versioned(msgspec.Struct):
+    schema: int
+
+
+def read_record(path: Path, kind: type[R], *, error: type[KdxError], fix: str, supported: int | None = None) -> R:
+    """Read a record.
+
+    Args:
+        path: The JSON file; it exists.
+        kind: What it holds.
+        error: What to raise.
+        fix: What the user can do about a damaged one.
+        supported: The newest schema that is understood; None for records without one.
+
+    Raises:
+        KdxError: Of the kind given: damaged, or of a newer schema, whatever else that schema changed.
+    """
+    data = path.read_bytes()
+    try:
+        schema = msgspec.json.decode(data, type=_Versioned).schema if supported is not None else 0
+        if supported is None or schema <= supported:
+            return msgspec.json.decode(data, type=kind)
+    # Text that is not UTF-8 is no MsgspecError.
+    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+        raise error(f"'{path}' is not valid: {cause}", fix=fix) from cause
+    raise error(
+        f"'{path.parent}' was written by a newer kdx",
+        expected=f"schema {supported} or older",
+        received=f"schema {schema}",
+        fix="update kdx on this machine",
+    )
+
+
+def encode_record(record: msgspec.Struct) -> bytes:
+    """Encode a record as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
