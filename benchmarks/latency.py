@@ -35,7 +35,7 @@ def main() -> None:
                 "--image-size", "256", "--train-fraction", "0.05", "--channels", "3", "--sigma", "4",
                 "--learning-rate", "0.01",
             )  # fmt: skip
-            kdx("export", run, "-o", bundle)
+            kdx("export", run, "-o", bundle, "--input-size", "256x256")
             results.append(kdx("bench", bundle, "--baseline", run, "--runs", arguments.runs))
     write("latency_cpu.json", {"matrix_product_gflops": matrix_product_gflops(), "bundles": results})
 

@@ -74,7 +74,9 @@ def export_bundle(
     with progress.task("exporting", 3) as task, new_folder(out, force=force) as folder:
         images = _golden_arrays(detector, golden_images)
         task.advance(1, "graph")
-        metadata = metadata_of(detector, method=method, kdx_version=__version__, bundle_schema=SCHEMA)
+        metadata = metadata_of(
+            detector, method=method, kdx_version=__version__, bundle_schema=SCHEMA, max_batch=max_batch
+        )
         export_onnx(detector, folder / GRAPH, max_batch=max_batch, metadata=metadata)
         task.advance(1, "checking")
         write_files(folder, _files(detector, golden_images, images, training_images))

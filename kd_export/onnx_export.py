@@ -71,13 +71,16 @@ def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata
     onnx.save_model(model, str(path))
 
 
-def metadata_of(detector: FusedDetector, *, method: str, kdx_version: str, bundle_schema: int) -> dict[str, str]:
+def metadata_of(
+    detector: FusedDetector, *, method: str, kdx_version: str, bundle_schema: int, max_batch: int
+) -> dict[str, str]:
     """Return what the graph says of itself."""
     spec = detector.input_spec
     return {
         "kdx.version": kdx_version,
         "kdx.bundle_schema": str(bundle_schema),
         "kdx.method": method,
+        "kdx.batch": f"1 to {max_batch}",
         "kdx.input": json.dumps(
             {
                 "height": spec.height,

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdx.errors import DataError, ImageError, TrainingError
 from kdx.files import sha256_bytes
-from kdx.images import ChannelOrder, InputSpec, image_facts, read_image
+from kdx.images import InputSpec, image_facts, read_image
 from kdx.progress import SILENT, Progress, track
 
 
@@ -95,7 +95,6 @@ def choose_input(
     image_size: int,
     *,
     channels: Literal["auto", "1", "3"] = "auto",
-    channel_order: ChannelOrder = "rgb",
     sixteen_bit_range: tuple[int, int] = (0, 65535),
 ) -> InputSpec:
     """Say what the detector will accept, from the images it is trained on.
@@ -111,7 +110,6 @@ def choose_input(
         height=height,
         width=width,
         channels=1 if grey else 3,
-        channel_order=channel_order,
         fixed_size=fixed,
         sixteen_bit_range=sixteen_bit_range,
     )

@@ -25,7 +25,7 @@ from kd_train.recipes import Recipe
 from kdx.bundle import Provenance
 from kdx.errors import CheckpointError, OptionError
 from kdx.files import new_folder, sha256_bytes, write_atomic
-from kdx.images import InputSpec
+from kdx.images import ChannelOrder, InputSpec
 from kdx.records import R, encode_record, read_record
 from kdx.runtime.detector import Detector
 from kdx.runtime.load import RUN_INDEX
@@ -183,11 +183,12 @@ class Run:
             if file.name not in named:
                 file.unlink()
 
-    def input_for(self, camera: tuple[int, int] | None) -> InputSpec:
-        """Return the input for a camera's height and width, or the run's own for None."""
+    def input_for(self, camera: tuple[int, int] | None, channel_order: ChannelOrder = "rgb") -> InputSpec:
+        """Return the input for a camera's channel order and its height and width, or the run's own size for None."""
+        spec = msgspec.structs.replace(self.config.input, channel_order=channel_order)
         if camera is None:
-            return self.config.input
-        return msgspec.structs.replace(self.config.input, height=camera[0], width=camera[1], fixed_size=True)
+            return spec
+        return msgspec.structs.replace(spec, height=camera[0], width=camera[1], fixed_size=True)
 
     def provenance(self, checkpoint: Checkpoint) -> Provenance:
         """Say in a bundle where a checkpoint comes from."""

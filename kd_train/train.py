@@ -21,7 +21,7 @@ from kd_train.trainer import Trainer
 from kdx import __version__
 from kdx.errors import CheckpointError, ImageError, OptionError, OutputError
 from kdx.folder import ImageFolder, open_folder, require_good
-from kdx.images import ChannelOrder, InputSpec, encode_png, read_image
+from kdx.images import InputSpec, encode_png, read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.load import RUN_INDEX
 
@@ -41,7 +41,6 @@ class TrainOptions:
         force: Replace an existing run.
         train_fraction: Share of the training images to use, in (0, 1].
         channels: ``auto``, ``1`` or ``3``.
-        channel_order: ``rgb`` or ``bgr``.
         sixteen_bit_range: The 16-bit grey values that become 0 and 255.
         max_bad_images: Images that may be unusable.
         workers: Decoding processes.
@@ -64,7 +63,6 @@ class TrainOptions:
     validation_fraction: float | None = None
     train_fraction: float = 1.0
     channels: Literal["auto", "1", "3"] = "auto"
-    channel_order: ChannelOrder = "rgb"
     sixteen_bit_range: tuple[int, int] = (0, 65535)
     max_bad_images: int = 0
     workers: int = 2
@@ -115,7 +113,6 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         records,
         recipe.image_size,
         channels=options.channels,
-        channel_order=options.channel_order,
         sixteen_bit_range=options.sixteen_bit_range,
     )
     image_set = _decode(records, spec, bad, options, progress)
@@ -200,11 +197,9 @@ def _golden(folder: ImageFolder, held_out: Sequence[ImageRecord], spec: InputSpe
     for kind, paths in (("good", good), ("defective", _spread(defective, _GOLDEN_DEFECTIVE))):
         for path in paths:
             try:
-                image = read_image(path, spec)
+                golden[f"{len(golden)}-{kind}.png"] = encode_png(read_image(path, spec))
             except ImageError:
                 continue  # a damaged test image is reported where it is evaluated
-            rgb = image[..., ::-1] if spec.channel_order == "bgr" else image
-            golden[f"{len(golden)}-{kind}.png"] = encode_png(np.ascontiguousarray(rgb))
     return golden
 
 

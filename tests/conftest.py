@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.images import cell_paths
+
 # Networks this small gain nothing from more threads, and lose much where the cores are busy. Torch reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -63,8 +65,7 @@ def invoke(*args: object, code: int | None = 0) -> CliResult:
 
 def cell_images(count: int, *, offset: int = 0, size: int = SIZE) -> list[Image.Image]:
     """Return real solar cells, brought to a small size, grey."""
-    package = pytest.importorskip("elpv_dataset", reason="the test images are cut from the package elpv-dataset")
-    files = sorted((Path(package.__file__).parent / "data" / "images").glob("*.png"))[offset : offset + count]
+    files = cell_paths()[offset : offset + count]
     assert len(files) == count
     return [Image.open(file).convert("L").resize((size, size)) for file in files]
 

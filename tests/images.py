@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def solar_cells(count: int, size: tuple[int, int], channels: int = 3) -> NDArray[np.uint8]:
-    """Return real electroluminescence images, uint8 ``(count, height, width, channels)``, half of them defective."""
+def cell_paths() -> list[Path]:
+    """Return the package's images, sorted; skip the test where it is not installed."""
     found = util.find_spec("elpv_dataset")
     if found is None:
         pytest.skip("elpv-dataset is not installed: pip install -e '.[test]'")
-    folder = Path(next(iter(found.submodule_search_locations or []))) / "data" / "images"
-    paths = sorted(folder.glob("*.png"))[: count // 2] + sorted(folder.glob("*.png"))[1500 : 1500 + count - count // 2]
+    return sorted((Path(next(iter(found.submodule_search_locations or []))) / "data" / "images").glob("*.png"))
+
+
+def solar_cells(count: int, size: tuple[int, int], channels: int = 3) -> NDArray[np.uint8]:
+    """Return real electroluminescence images, uint8 ``(count, height, width, channels)``, half of them defective."""
+    half = count // 2
+    paths = cell_paths()[:half] + cell_paths()[1500 : 1500 + count - half]
     images = [Image.open(path).convert("L").resize((size[1], size[0]), Image.Resampling.BILINEAR) for path in paths]
     grey = np.stack([np.asarray(image) for image in images])[..., None]
     if channels == 1:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichBars
 from rich.table import Table
 
-from kdx.errors import KdxError
+from kdx.errors import KdxError, OptionError
 from kdx.progress import SILENT, Progress, Task
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,6 +97,13 @@ def needs(extra: str, purpose: str) -> Iterator[None]:
         raise MissingPackageError(
             f"{purpose} needs the package '{name}', which is not installed\n  fix: pip install \"kdx[{extra}]\""
         ) from error
+
+
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
+    """Return an option's value if it is allowed; raise ``OptionError`` otherwise."""
+    if value not in allowed:
+        raise OptionError(f"{option} is not possible", expected=", ".join(allowed), received=value)
+    return value
 
 
 def print_json(value: object) -> None:

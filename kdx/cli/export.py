@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from kdx.bundle import Bundle
-from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, needs, out, print_json, progress_for
+from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, needs, one_of, out, print_json, progress_for
+from kdx.images import ChannelOrder
 from kdx.progress import Progress
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ def export(
     checkpoint: str | None = typer.Option(None, help="last or best. Default: as the method's recipe says."),
     input_size: str | None = typer.Option(
         None, metavar="HxW", help="The camera's image size; the graph resizes. Default: that of the training images."
+    ),
+    channel_order: str = typer.Option(
+        "rgb", help="Order of the channels in the camera's arrays: rgb or bgr; bgr is folded into the weights."
     ),
     max_batch: int = typer.Option(32, help="Largest batch; 1 makes the graph static."),
     force: bool = FORCE_OPTION,
@@ -37,6 +41,7 @@ def export(
         bundle,
         which=checkpoint,
         input_size=_size(input_size),
+        channel_order=one_of("--channel-order", channel_order, ("rgb", "bgr")),  # type: ignore[arg-type]
         max_batch=max_batch,
         force=force,
         progress=progress_for(json),
@@ -61,6 +66,7 @@ def export_run(
     progress: Progress,
     which: str | None = None,
     input_size: tuple[int, int] | None = None,
+    channel_order: ChannelOrder = "rgb",
     max_batch: int = 32,
     force: bool = False,
 ) -> tuple[Bundle, Certificate]:
@@ -72,7 +78,7 @@ def export_run(
     run = Run(run_path)
     pair, checkpoint = load_pair(run, which)
     return export_bundle(
-        fuse(run, pair, run.input_for(input_size)),
+        fuse(run, pair, run.input_for(input_size, channel_order)),
         bundle,
         method=run.config.method,
         golden_images=run.golden_files(),

@@ -12,6 +12,7 @@ from kdx.cli.common import (
     MAX_BAD_OPTION,
     command,
     needs,
+    one_of,
     out,
     print_json,
     progress_for,
@@ -40,7 +41,6 @@ def train(
     train_fraction: float = typer.Option(1.0, help="Share of the training images to use, e.g. 0.1."),
     validation_fraction: float | None = typer.Option(None, help="Share of the good images to hold out."),
     channels: str = typer.Option("auto", help="What the camera delivers: 3 (colour), 1 (mono), auto (as the images)."),
-    channel_order: str = typer.Option("rgb", help="Order of the channels in arrays at run time: rgb or bgr."),
     sixteen_bit_range: str = typer.Option(
         "0:65535",
         metavar="LOW:HIGH",
@@ -79,8 +79,7 @@ def train(
         blur_sigma=sigma,
         validation_fraction=validation_fraction,
         train_fraction=train_fraction,
-        channels=_one_of("--channels", channels, ("auto", "1", "3")),  # type: ignore[arg-type]
-        channel_order=_one_of("--channel-order", channel_order, ("rgb", "bgr")),  # type: ignore[arg-type]
+        channels=one_of("--channels", channels, ("auto", "1", "3")),  # type: ignore[arg-type]
         sixteen_bit_range=_range(sixteen_bit_range),
         max_bad_images=max_bad_images,
         workers=workers,
@@ -112,14 +111,6 @@ def train(
     )
     out.print(f"  epoch {last.epoch}: training loss {last.train_loss:.4f}, held-out loss {last.validation_loss:.4f}")
     out.print(f"next: kdx export {run} -o {run.name}.kdx")
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
-    from kdx.errors import OptionError
-
-    if value not in allowed:
-        raise OptionError(f"{option} is not possible", expected=", ".join(allowed), received=value)
-    return value
 
 
 def _range(text: str) -> tuple[int, int]:

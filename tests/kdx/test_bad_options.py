@@ -102,7 +102,6 @@ def test_unknown_tap_lists_the_possible_ones(train):
         (("--sigma", -1), "blur_sigma is out of range"),
         (("--train-fraction", 0), "--train-fraction is out of range"),
         (("--channels", 2), "--channels is not possible"),
-        (("--channel-order", "grb"), "--channel-order is not possible"),
         (("--device", "warp"), "device 'warp' cannot be used"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -15,10 +15,10 @@ from kdx.files import sha256_file
 
 OPTIONS = {
     "train": "--out --method --backbone --weights --resume --force --epochs --image-size --batch-size --learning-rate "
-    "--taps --sigma --seed --train-fraction --validation-fraction --channels --channel-order --sixteen-bit-range "
+    "--taps --sigma --seed --train-fraction --validation-fraction --channels --sixteen-bit-range "
     "--max-bad-images --workers --memory-mib --device --json",
     "evaluate": "--threads --max-bad-images --output --json",
-    "export": "--out --checkpoint --input-size --max-batch --force --json",
+    "export": "--out --checkpoint --input-size --channel-order --max-batch --force --json",
     "calibrate": "--false-reject-rate --backend --threads --max-bad-images --json",
     "verify": "--backend --threads --output --json",
     "predict": "--overlay --backend --threads --max-bad-images --json",

@@ -40,7 +40,10 @@ def exported(request, tmp_path_factory):
     detector = make_detector(*CASES[request.param])
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     export_onnx(
-        detector, path, max_batch=6, metadata=metadata_of(detector, method="stpm", kdx_version="0", bundle_schema=1)
+        detector,
+        path,
+        max_batch=6,
+        metadata=metadata_of(detector, method="stpm", kdx_version="0", bundle_schema=1, max_batch=6),
     )
     return detector, path
 
@@ -68,6 +71,7 @@ def test_graph_keeps_its_contract(exported) -> None:
     assert not {"BatchNormalization", "Resize", "Constant", "Shape"} & set(operators)
     assert operators.count("Cast") == 1
     assert {prop.key for prop in model.metadata_props} == {
+        "kdx.batch",
         "kdx.version", "kdx.bundle_schema", "kdx.method", "kdx.input",
     }  # fmt: skip
     assert 18 <= model.opset_import[0].version <= 20
