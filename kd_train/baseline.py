@@ -17,8 +17,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from kd_export.graph import Combine, Distance, ScoreRule
+from kd_train.load import fuse, load_pair
 from kd_train.pair import Pair
-from kd_train.run import Run, fuse, load_pair
+from kd_train.run import Run
 from kdx.bundle import Manifest
 from kdx.errors import CheckpointError
 from kdx.images import InputSpec

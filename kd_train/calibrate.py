@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from kdx.errors import DataError, ImageError, OptionError
 from kdx.files import sha256_bytes, sha256_file
 from kdx.images import read_image
 from kdx.progress import SILENT, Progress
+from kdx.records import now
 from kdx.runtime.detector import Detector
 
 CONFIDENCE = 0.95
@@ -89,7 +89,7 @@ def calibrate(
         images=len(scores),
         data_sha256=sha256_bytes("\n".join(sorted(hashes)).encode()),
         graph_sha256=sha256_file(bundle.graph),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=now(),
     )
     return Calibration(threshold, values, skipped, bad)
 

@@ -1,4 +1,4 @@
-"""A training run on disk: what was decided at its start, its checkpoints, and the detector that comes of it.
+"""A training run on disk: what was decided at its start, and its checkpoints.
 
 ``run.json`` is written once. ``last.json`` and ``best.json`` each name a file of tensors and its hash; the tensors are
 written first under a new name and the JSON is replaced in one step, so a kill leaves the previous checkpoint whole.
@@ -7,7 +7,6 @@ written first under a new name and the JSON is replaced in one step, so a kill l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,18 +17,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from kd_export.graph import FusedDetector, PairSpec
-from kd_train.pair import Pair, PairOptions
-from kd_train.pairs import find_method
+from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
 from kdx.bundle import Provenance
 from kdx.errors import CheckpointError, OptionError
 from kdx.files import new_folder, sha256_bytes, write_atomic
 from kdx.images import ChannelOrder, InputSpec
-from kdx.records import R, encode_record, read_record
-from kdx.runtime.detector import Detector
+from kdx.records import R, encode_record, now, read_record
 from kdx.runtime.load import RUN_INDEX
-from kdx.runtime.torch_eager import TorchEager
 
 SCHEMA = 1
 
@@ -227,51 +222,6 @@ class Run:
             raise CheckpointError(f"'{path}' is not a safetensors file: {error}") from error
 
 
-def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
-    """Return a run's trained pair in eval mode and the record of its checkpoint.
-
-    Args:
-        run: The run.
-        which: ``last`` or ``best``; None for the one that the recipe names.
-    """
-    config = run.config
-    if which not in {None, "last", "best"}:
-        raise OptionError("--checkpoint is not possible", expected="last or best", received=str(which))
-    checkpoint = run.checkpoint(which or config.recipe.checkpoint)
-    options = PairOptions(
-        backbone=config.backbone,
-        weights=None,
-        taps=tuple(tap.name for tap in config.pair_spec.taps),
-        strides=(),
-        blur_sigma=config.pair_spec.blur_sigma,
-    )
-    with torch.random.fork_rng(devices=[]):
-        pair, _ = find_method(config.method).build(options)
-    try:
-        pair.load_state_dict(run.tensors(checkpoint))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the checkpoint of '{run.path}' does not fit its pair: {str(error).splitlines()[-1].strip()}",
-            fix="the installed timm may differ from the one that trained; see 'versions' in run.json",
-        ) from error
-    return pair.eval(), checkpoint
-
-
-def fuse(run: Run, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
-    """Return the fused detector of a run's pair, for the run's own input or another camera's."""
-    config = run.config
-    size = (config.recipe.image_size, config.recipe.image_size)
-    return FusedDetector(pair, config.pair_spec, input_spec or config.input, size, config.mean, config.std)
-
-
-def load_detector(path: Path, *, which: str | None = None, threads: int | None = None, device: str = "cpu") -> Detector:
-    """Load a run as a detector in eager PyTorch, FP32, without a threshold: the reference of everything exported."""
-    run = Run(path)
-    pair, _ = load_pair(run, which)
-    backend = TorchEager(fuse(run, pair), threads=threads, device=device)
-    return Detector(backend, run.config.input, threshold=None, max_batch=16)
-
-
 def package_versions() -> dict[str, str]:
     """Return the versions of what trains and exports."""
     found = {}
@@ -281,11 +231,6 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def now() -> str:
-    """Return the UTC time, ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def check_device(name: str) -> torch.device:

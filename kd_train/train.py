@@ -16,13 +16,14 @@ from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, data_h
 from kd_train.pair import PairOptions
 from kd_train.pairs import find_method
 from kd_train.recipes import load_recipe
-from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, now, package_versions
+from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, package_versions
 from kd_train.trainer import Trainer
 from kdx import __version__
 from kdx.errors import CheckpointError, ImageError, OptionError, OutputError
 from kdx.folder import ImageFolder, open_folder, require_good
 from kdx.images import InputSpec, encode_png, read_image
 from kdx.progress import SILENT, Progress
+from kdx.records import now
 from kdx.runtime.load import RUN_INDEX
 
 _GOLDEN_GOOD = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,3 +49,8 @@ def read_record(path: Path, kind: type[R], *, error: type[KdxError], fix: str, s
 def encode_record(record: msgspec.Struct) -> bytes:
     """Encode a record as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def now() -> str:
+    """Return the UTC time as records keep it: ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -9,19 +9,19 @@ from kdx.cli import bench, calibrate, demo, doctor, evaluate, export, inspect, p
 
 _HELP = """From a folder of good parts to a verdict on the line.
 
-Start with [bold]kdx demo[/bold], or with your own images:
+Start with **kdx demo**, or with your own images:
 
-[bold]kdx train[/bold] DATA --out runs/tile : learn what good parts look like\n
-[bold]kdx evaluate[/bold] runs/tile DATA : how well defects are told (needs test images)\n
-[bold]kdx export[/bold] runs/tile -o tile.kdx : one ONNX graph, checked\n
-[bold]kdx calibrate[/bold] tile.kdx DATA : the threshold, from good images held out\n
-[bold]kdx predict[/bold] tile.kdx IMAGES... --overlay out/ : verdicts and heat maps
+- **kdx train DATA --out runs/tile**: learn what good parts look like
+- **kdx evaluate runs/tile DATA**: how well defects are told (needs test images)
+- **kdx export runs/tile -o tile.kdx**: one ONNX graph, checked
+- **kdx calibrate tile.kdx DATA**: the threshold, from good images held out
+- **kdx predict tile.kdx IMAGES... --overlay out/**: verdicts and heat maps
 
 Exit status: 0 done, 1 a gate failed (for example verify), 2 the request could not be carried out.
 """
 
 app = typer.Typer(
-    help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False
+    help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
 for _module in (train, evaluate, export, calibrate, verify, predict, bench, inspect, doctor, demo):
     _name = _module.__name__.rpartition(".")[2]

@@ -73,7 +73,8 @@ def export_run(
     """Load a run's checkpoint, fuse it, and export the bundle."""
     with needs("train,cpu", "exporting"):
         from kd_export.bundle_export import export_bundle
-        from kd_train.run import Run, fuse, load_pair
+        from kd_train.load import fuse, load_pair
+        from kd_train.run import Run
 
     run = Run(run_path)
     pair, checkpoint = load_pair(run, which)

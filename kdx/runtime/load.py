@@ -31,7 +31,7 @@ def load(path: str | Path, backend: str = "auto", threads: int | None = None) ->
                 f"a run folder runs in torch, not in '{backend}'", fix="export it first: kdx export RUN -o NAME.kdx"
             )
         # Only a run needs torch, and only here.
-        from kd_train.run import load_detector
+        from kd_train.load import load_detector
 
         return load_detector(path, threads=threads)
     return detector_of(open_bundle(path), backend, threads)

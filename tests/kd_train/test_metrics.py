@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kd_train.metrics import auroc, per_region_overlap
+from kd_train.torch_vision import import_timm
 
 
 def square(size: int, y: int, x: int, side: int) -> np.ndarray:
@@ -72,6 +73,7 @@ def test_overlap_needs_a_region_and_a_good_pixel() -> None:
 
 
 def test_overlap_agrees_with_anomalib() -> None:
+    import_timm()  # anomalib imports torchvision, which may need kdx's help beside a CPU-only torch
     aupro = pytest.importorskip("anomalib.metrics.aupro", reason="anomalib is not installed (a peer, not a dependency)")
     import torch
 

@@ -15,9 +15,10 @@ import torch
 
 import kd_train.run
 from kd_train.backbones import create_backbone
+from kd_train.load import load_pair
 from kd_train.losses import FeatureMatching
 from kd_train.recipes import Recipe, load_recipe
-from kd_train.run import Run, load_pair
+from kd_train.run import Run
 from kd_train.train import TrainOptions, train
 from kd_train.trainer import Trainer
 from kdx.errors import CheckpointError, DataError, TrainingError

@@ -1,0 +1,61 @@
+"""From a run folder to its trained pair, and to the fused detector of that pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from kd_export.graph import FusedDetector
+from kd_train.pair import Pair, PairOptions
+from kd_train.pairs import find_method
+from kd_train.run import Checkpoint, Run
+from kdx.errors import CheckpointError, OptionError
+from kdx.images import InputSpec
+from kdx.runtime.detector import Detector
+from kdx.runtime.torch_eager import TorchEager
+
+
+def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
+    """Return a run's trained pair in eval mode and the record of its checkpoint.
+
+    Args:
+        run: The run.
+        which: ``last`` or ``best``; None for the one that the recipe names.
+    """
+    config = run.config
+    if which not in {None, "last", "best"}:
+        raise OptionError("--checkpoint is not possible", expected="last or best", received=str(which))
+    checkpoint = run.checkpoint(which or config.recipe.checkpoint)
+    options = PairOptions(
+        backbone=config.backbone,
+        weights=None,
+        taps=tuple(tap.name for tap in config.pair_spec.taps),
+        strides=(),
+        blur_sigma=config.pair_spec.blur_sigma,
+    )
+    with torch.random.fork_rng(devices=[]):
+        pair, _ = find_method(config.method).build(options)
+    try:
+        pair.load_state_dict(run.tensors(checkpoint))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the checkpoint of '{run.path}' does not fit its pair: {str(error).splitlines()[-1].strip()}",
+            fix="the installed timm may differ from the one that trained; see 'versions' in run.json",
+        ) from error
+    return pair.eval(), checkpoint
+
+
+def fuse(run: Run, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
+    """Return the fused detector of a run's pair, for the run's own input or another camera's."""
+    config = run.config
+    size = (config.recipe.image_size, config.recipe.image_size)
+    return FusedDetector(pair, config.pair_spec, input_spec or config.input, size, config.mean, config.std)
+
+
+def load_detector(path: Path, *, which: str | None = None, threads: int | None = None, device: str = "cpu") -> Detector:
+    """Load a run as a detector in eager PyTorch, FP32, without a threshold: the reference of everything exported."""
+    run = Run(path)
+    pair, _ = load_pair(run, which)
+    backend = TorchEager(fuse(run, pair), threads=threads, device=device)
+    return Detector(backend, run.config.input, threshold=None, max_batch=16)
