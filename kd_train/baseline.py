@@ -6,15 +6,12 @@ Eager PyTorch in FP32 with every step apart: normalisation, both networks with t
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from typing_extensions import Self
 
 from kd_export.graph import Combine, Distance, ScoreRule
 from kd_train.load import fuse, load_pair
@@ -23,7 +20,7 @@ from kd_train.run import Run
 from kdx.bundle import Manifest
 from kdx.errors import CheckpointError
 from kdx.images import InputSpec
-from kdx.runtime.backend import Backend, Outputs
+from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.torch_eager import TorchEager
 
 
@@ -46,7 +43,7 @@ def eager_candidates(run: Run, manifest: Manifest, threads: int) -> list[Backend
     )
 
 
-class EagerBaseline:
+class EagerBaseline(ClosesOnExit):
     """The naive loop as a backend, so that it is timed like one.
 
     Args:
@@ -107,11 +104,3 @@ class EagerBaseline:
 
     def close(self) -> None:
         """Hold on to nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

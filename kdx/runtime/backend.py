@@ -59,6 +59,22 @@ class Backend(Protocol):
     ) -> None: ...
 
 
+class ClosesOnExit:
+    """Makes a class with ``close`` a context manager."""
+
+    def close(self) -> None:
+        """Free what is held."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 @dataclass(frozen=True)
 class BackendInfo:
     """A backend that runs bundles, installed or not.

@@ -6,14 +6,12 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from kdx.images import InputSpec
-from kdx.runtime.backend import Backend, Outputs
+from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 
 
 class Decision(str, enum.Enum):
@@ -58,7 +56,7 @@ def decide(score: float, threshold: float | None) -> Decision:
     return Decision.DEFECTIVE if score > threshold else Decision.GOOD
 
 
-class Detector:
+class Detector(ClosesOnExit):
     """A loaded bundle (or run folder). A context manager; as thread-safe as its backend, which all present ones are.
 
     Attributes:
@@ -112,11 +110,3 @@ class Detector:
     def close(self) -> None:
         """Free the backend."""
         self.backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

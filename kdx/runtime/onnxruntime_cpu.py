@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from kdx.errors import BackendError
-from kdx.runtime.backend import Outputs
+from kdx.runtime.backend import ClosesOnExit, Outputs
 
 PROVIDER = "CPUExecutionProvider"
 
 
-class OnnxRuntimeCpu:
+class OnnxRuntimeCpu(ClosesOnExit):
     """A graph in an ONNX Runtime session. Calls from several threads at once are safe and share the session's threads.
 
     Args:
@@ -55,11 +53,3 @@ class OnnxRuntimeCpu:
     def close(self) -> None:
         """Free the session."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

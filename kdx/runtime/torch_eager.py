@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from typing_extensions import Self
 
 from kdx.errors import BackendError
-from kdx.runtime.backend import Outputs
+from kdx.runtime.backend import ClosesOnExit, Outputs
 
 
-class TorchEager:
+class TorchEager(ClosesOnExit):
     """A module run eagerly. Calls from several threads at once are safe: the module is not changed by running.
 
     Args:
@@ -47,11 +44,3 @@ class TorchEager:
     def close(self) -> None:
         """Drop the module."""
         self._module = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
