@@ -9,7 +9,6 @@ not depend on either. Writes ``results/latency_cpu.json``.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -42,7 +41,6 @@ def main() -> None:
 
 def matrix_product_gflops(size: int = 2048, repeats: int = 15) -> float:
     """Return what this machine's cores reach in a large FP32 matrix product: the ceiling of any FP32 convolution."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     a, b = (np.random.default_rng(seed).random((size, size), dtype=np.float32) for seed in (0, 1))
     times = []
     for _ in range(repeats):

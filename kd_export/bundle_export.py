@@ -30,11 +30,11 @@ from kdx.bundle import (
     write_files,
     write_manifest,
 )
-from kdx.errors import BackendError, GateError
+from kdx.errors import GateError
 from kdx.files import new_folder, refuse_existing
 from kdx.images import encode_png, read_image
 from kdx.progress import SILENT, Progress
-from kdx.runtime.backend import BACKENDS, installed_backends
+from kdx.runtime.backend import require_backends
 
 
 def export_bundle(
@@ -68,9 +68,7 @@ def export_bundle(
         GateError: The graph breaks its contract, or a backend disagrees with the reference. Nothing is written.
     """
     refuse_existing(out, force=force and (out / INDEX).is_file())
-    if not installed_backends():
-        fixes = " or ".join(info.install for info in BACKENDS.values())
-        raise BackendError("an export is checked before it appears, and no backend is installed", fix=fixes)
+    backends = require_backends()  # an export is checked before it appears
     with progress.task("exporting", 3) as task, new_folder(out, force=force) as folder:
         images = _golden_arrays(detector, golden_images)
         task.advance(1, "graph")
@@ -95,7 +93,7 @@ def export_bundle(
                 provenance=provenance,
             ),
         )
-        certificate = verify(open_bundle(folder), installed_backends())
+        certificate = verify(open_bundle(folder), backends)
         _require_passed(certificate)
         task.advance()
     return Bundle(out, bundle.manifest), msgspec.structs.replace(certificate, bundle=out.name)

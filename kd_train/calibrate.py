@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from kdx.bundle import Bundle, Threshold
 from kdx.errors import DataError, ImageError, OptionError
-from kdx.files import sha256_bytes, sha256_file
+from kdx.files import hash_of_hashes, sha256_file
 from kdx.images import read_image
 from kdx.progress import SILENT, Progress
 from kdx.records import now
@@ -44,6 +44,9 @@ def calibrate(
     """Choose the score that held-out good images exceed at a stated rate.
 
     Images that the student was trained on are recognised by their content and passed over: their scores are too low.
+    So are those of further exposures of the same parts: hold parts out whole (``kdx train --group-by``), or calibrate
+    on parts that training never saw. Where the recipe keeps the best checkpoint, the held-out images have chosen it,
+    which lowers their scores a little as well.
 
     Raises:
         OptionError: The rate is not between 0 and 1.
@@ -69,6 +72,8 @@ def calibrate(
                 if digest in trained:
                     skipped += 1
                     continue
+                if digest in hashes:  # a copy says nothing new
+                    continue
                 scores.append(detector(read_image(path, detector.input)).score)
                 hashes.append(digest)
             except ImageError as error:
@@ -87,7 +92,7 @@ def calibrate(
         interval=interval,
         confidence=CONFIDENCE,
         images=len(scores),
-        data_sha256=sha256_bytes("\n".join(sorted(hashes)).encode()),
+        data_sha256=hash_of_hashes(hashes),
         graph_sha256=sha256_file(bundle.graph),
         created=now(),
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,37 +116,62 @@ def choose_input(
 
 
 def split_images(
-    records: Sequence[ImageRecord], *, validation_fraction: float, train_fraction: float, seed: int
+    records: Sequence[ImageRecord],
+    *,
+    validation_fraction: float,
+    train_fraction: float,
+    seed: int,
+    group_by: str | None = None,
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Split good images into training and held-out ones.
 
-    Equal files stay on one side. ``train_fraction`` then keeps a part of the training side (STPM Table 9 uses 5 and
-    10 %); the held-out side does not shrink with it.
+    Equal files stay on one side, and so do images of one group. ``train_fraction`` then keeps a part of the training
+    side (STPM Table 9 uses 5 and 10 %); the held-out side does not shrink with it.
+
+    Args:
+        records: The images.
+        validation_fraction: Share of the images to hold out.
+        train_fraction: Share of the rest to train on.
+        seed: Of the shuffle.
+        group_by: Regular expression searched in each file's name; images with the same match (of its first group, if it
+            has one) show the same part. None: every image is a part of its own.
 
     Raises:
-        DataError: Too few images for two to train on and one to hold out.
+        DataError: Too few images or groups for two to train on and one to hold out, or a name without a match.
     """
     unique = {record.sha256: record for record in records}
-    ordered = sorted(unique.values(), key=lambda record: record.path.as_posix())
-    order = np.random.default_rng(seed).permutation(len(ordered))
-    held_out = max(1, round(validation_fraction * len(ordered)))
-    training = len(ordered) - held_out
-    kept = max(2, round(train_fraction * training)) if training >= 2 else training
-    if kept < 2:
+    groups: dict[str, list[ImageRecord]] = {}
+    for record in sorted(unique.values(), key=lambda record: record.path.as_posix()):
+        groups.setdefault(_group(record.path, group_by), []).append(record)
+    order = [list(groups.values())[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    wanted = max(1, round(validation_fraction * len(unique)))
+    held_out: list[ImageRecord] = []
+    while order and len(held_out) < wanted:
+        held_out += order.pop(0)
+    training = [record for group in order for record in group]
+    kept = max(2, round(train_fraction * len(training)))
+    if len(training) < 2:
+        parts = f" in {len(groups)} groups" if group_by else ""
         raise DataError(
             "too few good images to split",
             expected="at least 2 different images to train on and 1 to hold out",
-            received=f"{len(ordered)} different images, of which a validation fraction of {validation_fraction:g} "
-            f"holds out {held_out}",
-            fix="add good images" if len(ordered) < 3 else "add good images, or lower --validation-fraction",
+            received=f"{len(unique)} different images{parts}, of which a validation fraction of "
+            f"{validation_fraction:g} holds out {len(held_out)}",
+            fix="add good images" if len(unique) < 3 else "add good images, or lower --validation-fraction",
         )
-    train = [ordered[i] for i in sorted(order[held_out : held_out + kept])]
-    return train, [ordered[i] for i in sorted(order[:held_out])]
+    by_name = [sorted(side, key=lambda record: record.path.as_posix()) for side in (training[:kept], held_out)]
+    return by_name[0], by_name[1]
 
 
-def data_hash(hashes: Iterable[str]) -> str:
-    """Return one hash over images' content hashes, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+def _group(path: Path, group_by: str | None) -> str:
+    if group_by is None:
+        return path.as_posix()
+    match = re.search(group_by, path.name)
+    if match is None:
+        raise DataError(
+            f"'{path.name}' belongs to no group", expected=f"a name that matches {group_by!r}", fix="mend --group-by"
+        )
+    return match[1] if match.lastindex else match[0]
 
 
 class _Decoding(Dataset[Any]):
@@ -199,7 +224,8 @@ class ImageSet:
         self.workers = workers
         size = len(records) * spec.height * spec.width * spec.channels
         self.in_memory = size <= memory_mib * 2**20
-        pixels: list[NDArray[np.uint8]] = []
+        shape = (len(records), spec.height, spec.width, spec.channels)
+        pixels = torch.empty(shape, dtype=torch.uint8) if self.in_memory else None
         good: list[ImageRecord] = []
         # Few images decode faster here than processes start.
         workers = workers if len(records) > 64 else 0
@@ -210,30 +236,30 @@ class ImageSet:
                     if isinstance(image, str):
                         bad.add(records[index].path, image)
                         continue
+                    if pixels is not None:
+                        pixels[len(good)] = torch.from_numpy(image)
                     good.append(records[index])
-                    if self.in_memory:
-                        pixels.append(image)
                 task.advance(len(batch))
         self.records = good
-        self._pixels = torch.from_numpy(np.stack(pixels)) if pixels else None
+        self._pixels = pixels
+        self._rows = list(range(len(good)))  # of each record in the pixels
 
     def __len__(self) -> int:
         return len(self.records)
 
     def subset(self, records: Sequence[ImageRecord]) -> ImageSet:
-        """Return the images of some of the records, in their order, sharing nothing with this set."""
+        """Return the images of some of the records, in their order; both sets share the pixels."""
         positions = {record.path: index for index, record in enumerate(self.records)}
         part = copy.copy(self)
         part.records = list(records)
-        if self._pixels is not None:
-            part._pixels = self._pixels[[positions[record.path] for record in records]]
+        part._rows = [self._rows[positions[record.path]] for record in records]
         return part
 
     def batches(self, indices: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         """Yield uint8 batches ``(B, H, W, C)`` for lists of indices."""
         if self._pixels is not None:
             for batch in indices:
-                yield self._pixels[list(batch)]
+                yield self._pixels[[self._rows[index] for index in batch]]
             return
         loader = DataLoader(
             _Decoding([record.path for record in self.records], self.spec),

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kd_train.metrics import auroc, per_region_overlap
-from kdx.errors import ImageError
+from kdx.errors import GateError, ImageError
 from kdx.folder import GOOD, TestImage
-from kdx.images import image_facts, read_image, read_mask
-from kdx.progress import SILENT, Progress
+from kdx.images import image_facts, read_image, read_mask, require_mask
+from kdx.progress import SILENT, Progress, Task
 from kdx.runtime.detector import Detector
 
 
@@ -73,6 +73,7 @@ def evaluate(
     Raises:
         ImageError: A mask is missing or of another size; or more images than allowed cannot be read.
     """
+    _require_masks(test)
     used: list[TestImage] = []
     maps: list[NDArray[np.float32]] = []
     scores: list[float] = []
@@ -84,8 +85,10 @@ def evaluate(
             maps += list(outputs.maps)
             scores += [float(score) for score in outputs.scores[:, 0]]
             task.advance(len(images))
+    _require_finite(used, scores)
     masks = _masks(used, maps) if any(image.mask for image in used) else None
-    return _summarise(used, np.array(scores), maps, masks, detector.threshold, root, bad)
+    with progress.task("metrics", 1 + len({image.defect_type for image in used if image.is_defective})) as task:
+        return _summarise(used, np.array(scores), maps, masks, detector.threshold, root, bad, task)
 
 
 def _read_batches(
@@ -106,15 +109,33 @@ def _read_batches(
             yield images, pixels
 
 
+def _require_masks(test: Sequence[TestImage]) -> None:
+    """Find a missing mask, or one of another size than its image, before hours of inference."""
+    for image in test:
+        if image.mask is not None:
+            try:
+                width, height, _ = image_facts(image.path)
+            except ImageError:
+                continue  # counted where it is read
+            require_mask(image.mask, width=width, height=height)
+
+
+def _require_finite(images: Sequence[TestImage], scores: Sequence[float]) -> None:
+    bad = [str(image.path) for image, score in zip(images, scores, strict=True) if not np.isfinite(score)]
+    if bad:
+        raise GateError(
+            f"{len(bad)} images have scores that are not finite, for example '{bad[0]}'", fix="run kdx verify"
+        )
+
+
 def _masks(images: Sequence[TestImage], maps: Sequence[NDArray[np.float32]]) -> list[NDArray[np.bool_]]:
-    """Read every mask, check it against its image, and bring it to its map's size by nearest neighbour."""
+    """Read every mask and bring it to its map's size by nearest neighbour."""
     masks: list[NDArray[np.bool_]] = []
     for image, map_ in zip(images, maps, strict=True):
         if image.mask is None:
             masks.append(np.zeros(map_.shape, dtype=bool))
             continue
-        width, height, _ = image_facts(image.path)
-        mask = Image.fromarray(read_mask(image.mask, width=width, height=height).astype(np.uint8))
+        mask = Image.fromarray(read_mask(image.mask).astype(np.uint8))
         masks.append(np.asarray(mask.resize((map_.shape[1], map_.shape[0]), Image.Resampling.NEAREST)) > 0)
     return masks
 
@@ -127,6 +148,7 @@ def _summarise(
     threshold: float | None,
     root: Path,
     bad: dict[str, str],
+    task: Task,
 ) -> Evaluation:
     types = np.array([image.defect_type for image in images])
     is_defective = types != GOOD
@@ -136,6 +158,7 @@ def _summarise(
 
     def result(chosen: NDArray[np.bool_]) -> tuple[float, float, float]:
         """Return image AUROC, pixel AUROC and PRO of the chosen images."""
+        task.advance()
         image = auroc(is_defective[chosen], scores[chosen])
         if masks is None:
             return image, float("nan"), float("nan")

@@ -53,9 +53,9 @@ def fuse(run: Run, pair: Pair, input_spec: InputSpec | None = None) -> FusedDete
     return FusedDetector(pair, config.pair_spec, input_spec or config.input, size, config.mean, config.std)
 
 
-def load_detector(path: Path, *, which: str | None = None, threads: int | None = None, device: str = "cpu") -> Detector:
+def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
     """Load a run as a detector in eager PyTorch, FP32, without a threshold: the reference of everything exported."""
     run = Run(path)
     pair, _ = load_pair(run, which)
-    backend = TorchEager(fuse(run, pair), threads=threads, device=device)
+    backend = TorchEager(fuse(run, pair), threads=threads)
     return Detector(backend, run.config.input, threshold=None, max_batch=16)

@@ -1,7 +1,8 @@
 """A training run on disk: what was decided at its start, and its checkpoints.
 
 ``run.json`` is written once. ``last.json`` and ``best.json`` each name a file of tensors and its hash; the tensors are
-written first under a new name and the JSON is replaced in one step, so a kill leaves the previous checkpoint whole.
+written first under a name that holds their hash, and the JSON is replaced in one step, so a kill leaves the previous
+checkpoint whole.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from kdx.bundle import Provenance
 from kdx.errors import CheckpointError, OptionError
 from kdx.files import new_folder, sha256_bytes, write_atomic
 from kdx.images import ChannelOrder, InputSpec
+from kdx.loading import RUN_INDEX
 from kdx.records import R, encode_record, now, read_record
-from kdx.runtime.load import RUN_INDEX
 
 SCHEMA = 1
 
@@ -152,11 +153,12 @@ class Run:
         """Write the checkpoint of an epoch as ``last``, and as ``best`` if it is; then drop files nobody names."""
         epoch = history[-1].epoch
         model_bytes, optimiser_bytes = save_tensors(tensors), save_tensors(optimiser) if optimiser else b""
+        model_hash, optimiser_hash = sha256_bytes(model_bytes), sha256_bytes(optimiser_bytes) if optimiser else ""
         record = Checkpoint(
-            file=f"epoch-{epoch:05d}.safetensors",
-            sha256=sha256_bytes(model_bytes),
-            optimiser=f"epoch-{epoch:05d}.optimiser.safetensors" if optimiser else "",
-            optimiser_sha256=sha256_bytes(optimiser_bytes) if optimiser else "",
+            file=f"epoch-{epoch:05d}-{model_hash[:12]}.safetensors",
+            sha256=model_hash,
+            optimiser=f"epoch-{epoch:05d}-{optimiser_hash[:12]}.optimiser.safetensors" if optimiser else "",
+            optimiser_sha256=optimiser_hash,
             epoch=epoch,
             history=history,
             spec=self.config.pair_spec,
@@ -174,7 +176,8 @@ class Run:
             write_atomic(self.path / "best.json", encode_record(plain))
         write_atomic(self.path / "last.json", encode_record(record))
         named = {record.file, record.optimiser, self.checkpoint("best").file}
-        for file in self.path.glob("epoch-*.safetensors"):
+        # What a kill left half written has a name that begins with a dot.
+        for file in (*self.path.glob("epoch-*.safetensors"), *self.path.glob(".epoch-*")):
             if file.name not in named:
                 file.unlink()
 
@@ -194,11 +197,19 @@ class Run:
             backbone=self.config.backbone,
             weights=self.config.weights,
             data_sha256=self.config.data_sha256,
-            versions={**self.config.versions, **package_versions()},
+            trained_with=self.config.versions,
+            exported_with=package_versions(),
         )
 
     def golden_files(self) -> list[Path]:
-        """Return the golden images' paths."""
+        """Return the golden images' paths.
+
+        Raises:
+            CheckpointError: ``run.json`` names a file outside the run.
+        """
+        outside = [name for name in self.config.golden if Path(name).name != name]
+        if outside:
+            raise CheckpointError(f"'{self.path}' names a file outside the run: '{outside[0]}'")
         return [self.path / "golden" / name for name in self.config.golden]
 
     def _read(self, name: str, expected: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import msgspec
 import numpy as np
 import torch
 
-from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, data_hash, scan_images, split_images
+from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, scan_images, split_images
+from kd_train.load import fuse
 from kd_train.pair import PairOptions
 from kd_train.pairs import find_method
 from kd_train.recipes import load_recipe
@@ -20,11 +22,12 @@ from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, pack
 from kd_train.trainer import Trainer
 from kdx import __version__
 from kdx.errors import CheckpointError, ImageError, OptionError, OutputError
+from kdx.files import hash_of_hashes
 from kdx.folder import ImageFolder, open_folder, require_good
 from kdx.images import InputSpec, encode_png, read_image
+from kdx.loading import RUN_INDEX
 from kdx.progress import SILENT, Progress
 from kdx.records import now
-from kdx.runtime.load import RUN_INDEX
 
 _GOLDEN_GOOD = 4
 _GOLDEN_DEFECTIVE = 4
@@ -41,6 +44,7 @@ class TrainOptions:
         resume: Go on with an interrupted run.
         force: Replace an existing run.
         train_fraction: Share of the training images to use, in (0, 1].
+        group_by: Regular expression on file names: images with the same match show one part and are held out together.
         channels: ``auto``, ``1`` or ``3``.
         sixteen_bit_range: The 16-bit grey values that become 0 and 255.
         max_bad_images: Images that may be unusable.
@@ -63,6 +67,7 @@ class TrainOptions:
     blur_sigma: float | None = None
     validation_fraction: float | None = None
     train_fraction: float = 1.0
+    group_by: str | None = None
     channels: Literal["auto", "1", "3"] = "auto"
     sixteen_bit_range: tuple[int, int] = (0, 65535)
     max_bad_images: int = 0
@@ -116,12 +121,13 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         channels=options.channels,
         sixteen_bit_range=options.sixteen_bit_range,
     )
-    image_set = _decode(records, spec, bad, options, progress)
+    image_set = ImageSet(records, spec, bad, memory_mib=options.memory_mib, workers=options.workers, progress=progress)
     train_records, held_out = split_images(
         image_set.records,
         validation_fraction=recipe.validation_fraction,
         train_fraction=options.train_fraction,
         seed=options.seed,
+        group_by=options.group_by,
     )
     _seed_everything(options.seed)
     pair, source = method.build(
@@ -142,12 +148,13 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         data=str(data),
         train_images={record.path.name: record.sha256 for record in train_records},
         validation_images={record.path.name: record.sha256 for record in held_out},
-        data_sha256=data_hash(record.sha256 for record in train_records),
+        data_sha256=hash_of_hashes(record.sha256 for record in train_records),
         golden=list(golden),
         versions={"kdx": __version__, **package_versions()},
         created=now(),
     )
     run = _begin(out, config, golden, resume=options.resume)
+    fuse(run, pair)  # a backbone that cannot be deployed fails now, not after hours
     trainer = Trainer(
         pair,
         run,
@@ -167,17 +174,15 @@ def _check_options(options: TrainOptions) -> None:
         raise OptionError(
             "--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
         )
+    try:
+        re.compile(options.group_by or "")
+    except re.error as error:
+        raise OptionError(f"--group-by is not a regular expression: {error}", received=str(options.group_by)) from error
     low, high = options.sixteen_bit_range
     if not 0 <= low < high <= 65535:
         raise OptionError(
             "--sixteen-bit-range is not possible", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}"
         )
-
-
-def _decode(
-    records: list[ImageRecord], spec: InputSpec, bad: BadImages, options: TrainOptions, progress: Progress
-) -> ImageSet:
-    return ImageSet(records, spec, bad, memory_mib=options.memory_mib, workers=options.workers, progress=progress)
 
 
 def _seed_everything(seed: int) -> None:

@@ -43,7 +43,7 @@ class Trainer:
         train: Images to train on.
         validation: Held-out good images.
         device: Where to train.
-        memory_mib: Memory that the teacher's cached features may take.
+        memory_mib: Memory that the teacher's cached features may take, of both sets together.
         progress: Shows epochs.
     """
 
@@ -64,7 +64,7 @@ class Trainer:
         self.train_set = train
         self.validation_set = validation
         self.device = device
-        self.memory_mib = memory_mib
+        self.cache_bytes = memory_mib * 2**20
         self.progress = progress
         # channels_last halves a CPU training step of depthwise networks and helps tensor cores.
         self.pair: Pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -161,7 +161,7 @@ class Trainer:
     @torch.no_grad()
     def _cache_teacher(self, images: ImageSet, name: str) -> FeatureCache | None:
         """Compute the teacher's features of every image, or return None where they do not fit."""
-        if not images.in_memory or not len(images):
+        if not len(images):
             return None
         features: list[Tensor] | None = None
         batches = _in_order(len(images), self.recipe.batch_size)
@@ -170,8 +170,9 @@ class Trainer:
                 batch = [feature.cpu() for feature in self.pair.teacher_features(x)]
                 if features is None:
                     needed = sum(feature[0].numel() for feature in batch) * 4 * len(images)
-                    if needed > self.memory_mib * 2**20:
+                    if needed > self.cache_bytes:
                         return None
+                    self.cache_bytes -= needed
                     features = [torch.empty(len(images), *feature.shape[1:]) for feature in batch]
                 for stored, feature in zip(features, batch, strict=True):
                     stored[indices] = feature

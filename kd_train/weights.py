@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
@@ -59,9 +62,8 @@ def load_weights(model: Any, backbone: str, weights: str) -> str:
 def _load_from_hub(model: Any, backbone: str) -> str:
     timm = import_timm()
     try:
-        if not _hub_is_reachable():
-            raise OSError("the hub's name cannot be resolved")
-        model.load_state_dict(timm.create_model(backbone, pretrained=True).state_dict())
+        with _offline_where_unreachable():
+            model.load_state_dict(timm.create_model(backbone, pretrained=True).state_dict())
     # The hub's client raises many kinds, of several libraries.
     except Exception as error:
         package = _PACKAGES.get(backbone)
@@ -79,18 +81,24 @@ def _load_from_hub(model: Any, backbone: str) -> str:
     return f"hub {model.pretrained_cfg.get('hf_hub_id') or model.pretrained_cfg.get('url') or backbone}"
 
 
-def _hub_is_reachable() -> bool:
-    """Tell at once what the hub's client finds out after a minute of retries. A cached copy needs no connection."""
-    constants = import_module("huggingface_hub.constants")
-    if constants.HF_HUB_OFFLINE:
-        return True
-    host = urlparse(constants.ENDPOINT).hostname or ""
-    import urllib.request
+@contextmanager
+def _offline_where_unreachable() -> Iterator[None]:
+    """Let the hub's client look at its local copies only, where its name cannot be resolved.
 
-    if urllib.request.getproxies():
-        return True
+    It finds that out by itself, but only after a minute of retries.
+    """
+    constants: Any = import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not (urllib.request.getproxies() or _resolves(constants.ENDPOINT))
     try:
-        socket.getaddrinfo(host, 443)
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _resolves(url: str) -> bool:
+    try:
+        socket.getaddrinfo(urlparse(url).hostname or "", 443)
     except OSError:
         return False
     return True

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from kdx.bundle import Bundle, open_bundle
     from kdx.errors import KdxError
     from kdx.images import InputSpec, read_image
+    from kdx.loading import load
     from kdx.runtime.detector import Decision, Detector, Verdict
-    from kdx.runtime.load import load
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ _HOME = {
     "InputSpec": "kdx.images",
     "KdxError": "kdx.errors",
     "Verdict": "kdx.runtime.detector",
-    "load": "kdx.runtime.load",
+    "load": "kdx.loading",
     "open_bundle": "kdx.bundle",
     "read_image": "kdx.images",
 }

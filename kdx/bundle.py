@@ -61,7 +61,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         backbone: The teacher's timm name.
         weights: Where the teacher's weights came from.
         data_sha256: Hash over the training images.
-        versions: Versions of the packages that trained and exported.
+        trained_with: Versions of the packages that trained.
+        exported_with: Versions of the packages that exported.
     """
 
     created: str
@@ -70,7 +71,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     backbone: str
     weights: str
     data_sha256: str
-    versions: dict[str, str]
+    trained_with: dict[str, str]
+    exported_with: dict[str, str]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,15 +151,17 @@ class Bundle:
         return frozenset(msgspec.json.decode((self.path / TRAINING_IMAGES).read_bytes(), type=list[str]))
 
     def with_threshold(self, threshold: Threshold) -> Bundle:
-        """Store a new threshold in the bundle on disk, in one step, and return the updated bundle."""
-        manifest = msgspec.structs.replace(self.manifest, threshold=threshold)
+        """Store a new threshold in the bundle on disk, in one step, and return the updated bundle.
+
+        Raises:
+            BundleError: The bundle on disk is another one by now.
+        """
+        current = _read_manifest(self.path)
+        if current.files != self.manifest.files:
+            raise BundleError(f"'{self.path}' was replaced while it was calibrated", fix="calibrate again")
+        manifest = msgspec.structs.replace(current, threshold=threshold)
         write_atomic(self.path / INDEX, encode_record(manifest))
         return Bundle(self.path, manifest)
-
-
-def is_bundle(path: Path) -> bool:
-    """Tell whether a path looks like a bundle: it holds the index, or is named like one."""
-    return (path / INDEX).is_file() or path.suffix == ".kdx"
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -169,16 +173,24 @@ def open_bundle(path: str | Path) -> Bundle:
     path = Path(path)
     if not path.is_dir():
         raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
-    index = path / INDEX
-    if not index.is_file():
-        raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
-    manifest = read_record(index, Manifest, error=BundleError, fix="export the bundle again", supported=SCHEMA)
+    manifest = _read_manifest(path)
     for required in (GRAPH, GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, *(f"golden/{n}" for n in manifest.golden)):
         if required not in manifest.files:
             raise BundleError(f"{INDEX} of '{path}' does not list '{required}'", fix="export the bundle again")
     for name, expected in manifest.files.items():
         _check_file(path, name, expected)
+    if manifest.threshold is not None and manifest.threshold.graph_sha256 != manifest.files[GRAPH]:
+        raise BundleError(
+            f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
+        )
     return Bundle(path, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    index = path / INDEX
+    if not index.is_file():
+        raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
+    return read_record(index, Manifest, error=BundleError, fix="export the bundle again", supported=SCHEMA)
 
 
 def hash_files(root: Path) -> dict[str, str]:

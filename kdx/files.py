@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kdx.errors import OutputError
@@ -27,6 +28,11 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_of_hashes(hashes: Iterable[str]) -> str:
+    """Return one hash over files' content hashes, whatever their order."""
+    return sha256_bytes("\n".join(sorted(hashes)).encode())
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file's content in one step; on any failure the old content stands and nothing is left behind."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -38,8 +44,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         # mkstemp creates private files; an artefact is as readable as any other the user writes.
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)  # a full disk does not say where
         raise
     _sync_folder(path.parent)
 
@@ -60,9 +68,8 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield temporary
-        for path in sorted(temporary.rglob("*")):
-            if path.is_file():
-                _sync_file(path)
+        for path in (*sorted(temporary.rglob("*")), temporary):
+            _sync_folder(path) if path.is_dir() else _sync_file(path)
         temporary.chmod(0o777 & ~_umask())
         _swap(temporary, target)
     except BaseException:
@@ -82,23 +89,36 @@ def refuse_existing(target: Path, *, force: bool) -> None:
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    """Rename ``temporary`` to ``target``, putting an old ``target`` back if that fails."""
+    """Put ``temporary`` in the place of ``target``; an old ``target`` is removed once the new one stands."""
     if not target.exists():
         temporary.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / target.name
-    target.rename(old)
-    try:
-        temporary.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    finally:
+    elif _exchange(temporary, target):
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / target.name
+        target.rename(old)
+        try:
+            temporary.rename(target)
+        except BaseException:
+            old.rename(target)
+            old.parent.rmdir()
+            raise
         shutil.rmtree(old.parent, ignore_errors=True)
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, where the system can (Linux, most file systems)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    at_cwd, rename_exchange = -100, 2
+    return bool(renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange) == 0)
+
+
 def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
+    # Windows flushes only what was opened for writing.
+    with path.open("r+b") as file:
         os.fsync(file.fileno())
 
 

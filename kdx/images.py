@@ -25,6 +25,8 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 # A file that declares more pixels than this is refused before it is decoded: beyond the largest machine-vision
 # sensors (151 megapixels), and a decompression bomb otherwise.
 MAX_PIXELS = 160_000_000
+# Pillow warns where this limit decides. Set once: changing filters around each call is not safe between threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _SIXTEEN_BIT_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 _EIGHT_BIT_GREY = frozenset({"1", "L", "LA"})
@@ -164,11 +166,11 @@ def image_facts(path: Path) -> tuple[int, int, bool]:
         return image.width, image.height, image.mode in _EIGHT_BIT_GREY | _SIXTEEN_BIT_GREY
 
 
-def read_mask(path: Path, *, width: int, height: int) -> NDArray[np.bool_]:
-    """Read a defect mask: every pixel above zero is defective.
+def require_mask(path: Path, *, width: int, height: int) -> None:
+    """Check that a defect mask is there and has its image's size, from its header alone.
 
     Raises:
-        ImageError: Missing, damaged, or not of its image's size.
+        ImageError: It is not, or has not.
     """
     if not path.is_file():
         raise ImageError(
@@ -176,14 +178,18 @@ def read_mask(path: Path, *, width: int, height: int) -> NDArray[np.bool_]:
             expected="ground_truth/TYPE/NAME_mask.png for every image under test/TYPE",
             fix="add the mask, or remove ground_truth/ to evaluate image scores only",
         )
-    mask = decode_image(path, channels=1)[..., 0]
-    if mask.shape != (height, width):
+    received = image_facts(path)[:2]
+    if received != (width, height):
         raise ImageError(
             f"the mask '{path}' has another size than its image",
             expected=f"{width} × {height} pixels",
-            received=f"{mask.shape[1]} × {mask.shape[0]} pixels",
+            received=f"{received[0]} × {received[1]} pixels",
         )
-    return mask > 0
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Read a defect mask ``(H, W)``: every pixel above zero is defective."""
+    return decode_image(path, channels=1)[..., 0] > 0
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -200,21 +206,20 @@ def _opened(path: Path) -> Image.Image:
     if path.stat().st_size == 0:
         raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns where our own limit, below, decides.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+        image = Image.open(path)
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error)) from error
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, PermissionError):
             raise ImageError(f"'{path}' cannot be read: permission denied") from error
         raise ImageError(f"'{path}' is not an image that can be read", fix="replace or remove the file") from error
-    if image.width * image.height > MAX_PIXELS:
+    pixels = image.width * image.height
+    if 0 < pixels <= MAX_PIXELS:
+        return image
+    image.close()
+    if pixels:
         raise _too_large(path, f"{image.width} × {image.height} pixels")
-    if image.width == 0 or image.height == 0:
-        raise ImageError(f"'{path}' has no pixels", received=f"{image.width} × {image.height}")
-    return image
+    raise ImageError(f"'{path}' has no pixels", received=f"{image.width} × {image.height}")
 
 
 def _too_large(path: Path, received: str) -> ImageError:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=16)  # a folder of many image sizes must not fill the memory
 def antialias_matrix(size_in: int, size_out: int) -> Matrix:
     """Return the ``(size_out, size_in)`` matrix of an antialiased bilinear resize.
 
@@ -35,7 +35,7 @@ def antialias_matrix(size_in: int, size_out: int) -> Matrix:
     return _frozen(weights / weights.sum(axis=1, keepdims=True))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=16)
 def bilinear_matrix(size_in: int, size_out: int) -> Matrix:
     """Return the ``(size_out, size_in)`` matrix of ``F.interpolate(mode="bilinear", align_corners=False)``."""
     source = np.clip((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0.0, None)
@@ -49,7 +49,7 @@ def bilinear_matrix(size_in: int, size_out: int) -> Matrix:
     return _frozen(matrix)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=16)
 def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Matrix:
     """Return the ``(size, size)`` matrix of ``scipy.ndimage.gaussian_filter1d(mode="reflect")``; identity for sigma 0.
 

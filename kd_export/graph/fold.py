@@ -21,16 +21,15 @@ FOLD_TOLERANCE = 1e-4
 Forward = Callable[[Tensor], list[Tensor]]
 
 
-def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> int:
-    """Fold every batch normalisation that directly follows a convolution into it, in place.
+def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> None:
+    """Fold every batch normalisation into the convolution it directly follows, in place.
+
+    One that follows no convolution (a pre-activation network's) becomes a multiplication and an addition per channel.
 
     Args:
         network: In eval mode. timm's ``BatchNormAct2d`` leaves its activation behind.
         forward: Runs ``network`` and returns its features.
         example: Input of the networks' size.
-
-    Returns:
-        How many were folded.
 
     Raises:
         GateError: The folded network computes something else.
@@ -47,11 +46,30 @@ def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> in
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         convolution.bias = bias
-        activation = getattr(norm, "act", None)
-        network.set_submodule(norm_name, activation if isinstance(activation, nn.Module) else nn.Identity())
-    folded = len(modules) - len(dict(network.named_modules()))
+        network.set_submodule(norm_name, _activation(norm))
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            network.set_submodule(name, nn.Sequential(ChannelAffine(module), _activation(module)))
     _require_same(before, forward(example), "folding batch normalisation")
-    return folded
+
+
+class ChannelAffine(nn.Module):
+    """A batch normalisation in eval mode as one multiplication and one addition per channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale.detach().view(1, -1, 1, 1))
+        self.register_buffer("shift", (norm.bias - norm.running_mean * scale).detach().view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take and return ``(N, C, h, w)``."""
+        return x * self.scale + self.shift
 
 
 def fold_input_scale(
@@ -73,12 +91,38 @@ def fold_input_scale(
     first = _input_convolutions(network, forward, example)
     if not first:
         return False
-    for convolution in first:
-        weight = convolution.weight.data * scale.view(1, -1, 1, 1)
-        convolution.weight.data = weight.flip(1) if flip_channels else weight
+    weights = [convolution.weight.data for convolution in first]
+    for convolution, weight in zip(first, weights, strict=True):
+        scaled = weight * scale.view(1, -1, 1, 1)
+        convolution.weight.data = scaled.flip(1) if flip_channels else scaled
     unscaled = example / scale.view(1, -1, 1, 1)
-    _require_same(before, forward(unscaled.flip(1) if flip_channels else unscaled), "folding the normalisation")
-    return True
+    if _difference(before, forward(unscaled.flip(1) if flip_channels else unscaled)) <= FOLD_TOLERANCE:
+        return True
+    for convolution, weight in zip(first, weights, strict=True):
+        convolution.weight.data = weight
+    return False
+
+
+def _activation(norm: nn.BatchNorm2d) -> nn.Module:
+    activation = getattr(norm, "act", None)
+    return activation if isinstance(activation, nn.Module) else nn.Identity()
+
+
+def _is_plain(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution uses its weights as they are; timm's weight-standardised ones do not.
+
+    A layer that only pads differently (``Conv2dSame``) scales its output with its weights; one that standardises its
+    weights does not.
+    """
+    x = torch.randn(1, convolution.in_channels, 9, 9, generator=torch.Generator().manual_seed(0))
+    bias = convolution.bias
+    zero = convolution(torch.zeros_like(x)) if bias is not None else 0.0
+    before = convolution(x) - zero
+    weight = convolution.weight.data
+    convolution.weight.data = 2.0 * weight
+    after = convolution(x) - zero
+    convolution.weight.data = weight
+    return torch.allclose(after, 2.0 * before, rtol=1e-4, atol=1e-6)
 
 
 def _followed_pairs(network: nn.Module, forward: Forward, example: Tensor) -> list[tuple[str, str]]:
@@ -97,7 +141,9 @@ def _followed_pairs(network: nn.Module, forward: Forward, example: Tensor) -> li
     with _watching(network, watch):
         forward(example)
     # A module that is called twice has two inputs to be right for; leave it alone.
-    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+    modules = dict(network.named_modules())
+    once = [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+    return [pair for pair in once if _is_plain(modules[pair[0]])]
 
 
 def _input_convolutions(network: nn.Module, forward: Forward, example: Tensor) -> list[nn.Conv2d]:
@@ -129,13 +175,20 @@ def _watching(
             hook.remove()
 
 
+def _difference(before: list[Tensor], after: list[Tensor]) -> float:
+    """Return the largest difference of any feature, relative to that feature's range."""
+    tiny = torch.finfo(torch.float32).tiny
+    return max(
+        float((old - new).abs().max() / old.abs().max().clamp_min(tiny)) for old, new in zip(before, after, strict=True)
+    )
+
+
 def _require_same(before: list[Tensor], after: list[Tensor], what: str) -> None:
-    for old, new in zip(before, after, strict=True):
-        difference = float((old - new).abs().max() / old.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
-        if not difference <= FOLD_TOLERANCE:
-            raise GateError(
-                f"{what} changed the features",
-                expected=f"at most {FOLD_TOLERANCE:g} of their range",
-                received=f"{difference:.3g}",
-                fix="this backbone does not suit kdx; please report its name",
-            )
+    difference = _difference(before, after)
+    if not difference <= FOLD_TOLERANCE:
+        raise GateError(
+            f"{what} changed the features",
+            expected=f"at most {FOLD_TOLERANCE:g} of their range",
+            received=f"{difference:.3g}",
+            fix="this backbone does not suit kdx; please report its name",
+        )

@@ -5,29 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kd_export.graph.separable import Separable
 from kdx.images import InputSpec
 from kdx.resampling import antialias_matrix
 
 
-class Resize(nn.Module):
-    """Antialiased bilinear resize as two constant-matrix products, equal to ``F.interpolate(antialias=True)``.
+def resize(size_in: tuple[int, int], size_out: tuple[int, int]) -> nn.Module:
+    """Return an antialiased bilinear resize of ``(N, C, H, W)``, equal to ``F.interpolate(antialias=True)``.
 
-    TensorRT refuses ``Resize(antialias=1)``; matrices run everywhere.
+    TensorRT refuses ``Resize(antialias=1)``; two constant-matrix products run everywhere.
     """
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, size_in: tuple[int, int], size_out: tuple[int, int]) -> None:
-        super().__init__()
-        rows = antialias_matrix(size_in[0], size_out[0])
-        columns = antialias_matrix(size_in[1], size_out[1])
-        self.register_buffer("rows", torch.tensor(rows, dtype=torch.float32))
-        self.register_buffer("columns", torch.tensor(columns.T.copy(), dtype=torch.float32))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Resize ``(N, C, H, W)``."""
-        return self.rows @ (image @ self.columns)
+    if size_in == size_out:
+        return nn.Identity()
+    return Separable(antialias_matrix(size_in[0], size_out[0]), antialias_matrix(size_in[1], size_out[1]))
 
 
 class Preprocess(nn.Module):
@@ -57,7 +47,7 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         camera = (input_spec.height, input_spec.width)
-        self.resize = Resize(camera, size) if camera != size else nn.Identity()
+        self.resize = resize(camera, size)
         flip = input_spec.channels == 3 and input_spec.channel_order == "bgr"
         step = -1 if flip else 1
         self.register_buffer("mean", 255.0 * torch.tensor(mean[::step]).view(1, 3, 1, 1))

@@ -6,28 +6,12 @@ matrix, ``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``; for a product 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from kd_export.graph.distance import distance_module
+from kd_export.graph.separable import Separable
 from kd_export.graph.spec import Combine, PairSpec, ScoreRule
-from kdx.resampling import Matrix, bilinear_matrix, gaussian_matrix
-
-
-class Separable(nn.Module):
-    """``A_h M A_wᵀ`` for every map of a batch."""
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, rows: Matrix, columns: Matrix) -> None:
-        super().__init__()
-        self.register_buffer("rows", torch.tensor(rows, dtype=torch.float32))
-        self.register_buffer("columns", torch.tensor(columns.T.copy(), dtype=torch.float32))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Take ``(N, h, w)`` and return ``(N, H, W)``."""
-        return self.rows @ maps @ self.columns
+from kdx.resampling import bilinear_matrix, gaussian_matrix
 
 
 class AnomalyMap(nn.Module):

@@ -28,7 +28,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         momentum: Of SGD.
         betas: Of Adam.
         weight_decay: L2 penalty.
-        schedule: ``constant``, or ``one-cycle`` (warm-up over the first 30 % of the steps, cosine decay to zero).
+        schedule: ``constant``, or ``one-cycle`` (PyTorch's: warm-up over the first 30 % of the steps, cosine decay to
+            zero; momentum, or the first beta, goes from 0.95 to 0.85 and back meanwhile).
         validation_fraction: Share of the good images held out, for the validation loss and for calibration.
         checkpoint: Which checkpoint is the result: ``last`` or ``best`` (lowest validation loss).
         strides: Strides of the default taps.

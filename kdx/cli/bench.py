@@ -8,7 +8,18 @@ from typing import Any
 
 import typer
 
-from kdx.cli.common import JSON_OPTION, command, make_table, needs, out, print_json, progress_for, write_json
+from kdx.cli.common import (
+    FORCE_OPTION,
+    JSON_OPTION,
+    command,
+    make_table,
+    needs,
+    out,
+    print_json,
+    progress_for,
+    write_json,
+)
+from kdx.files import refuse_existing
 
 
 @command
@@ -16,12 +27,15 @@ def bench(
     bundle: Path = typer.Argument(help="Bundle to time."),
     baseline: Path | None = typer.Option(None, "--baseline", help="The run it was exported from: adds eager PyTorch."),
     batch: str = typer.Option("1,8", help="Batch sizes."),
-    runs: int = typer.Option(200, help="Counted calls of each candidate at batch 1."),
-    warm_up: int = typer.Option(20, min=1, help="Uncounted calls before."),
+    runs: int = typer.Option(
+        200, help="Counted calls of each candidate at batch 1; larger batches take fewer, at least 100."
+    ),
+    warm_up: int = typer.Option(20, min=1, help="Uncounted calls of each before."),
     threads: int | None = typer.Option(
         None, min=1, help="Threads of each backend. Default: the cores of this machine."
     ),
     output: Path | None = typer.Option(None, "--output", help="Also write the result to this JSON file."),
+    force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
     """Measure latency, end to end from the uint8 array to map and score.
@@ -31,10 +45,11 @@ def bench(
     filter apart.
     """
     from kdx.bundle import open_bundle
-    from kdx.errors import BackendError
-    from kdx.runtime.backend import installed_backends
+    from kdx.runtime.backend import require_backends
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
 
+    if output is not None:
+        refuse_existing(output, force=force)
     opened = open_bundle(bundle)
     count = threads or usable_cores()
     batches = _batches(batch, opened.manifest.max_batch)
@@ -44,9 +59,7 @@ def bench(
             from kd_train.baseline import eager_candidates
             from kd_train.run import Run
         candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
-    candidates += [info.open(opened.graph, count) for info in installed_backends()]
-    if not candidates:
-        raise BackendError("no backend is installed on this machine", fix='pip install "kdx[cpu]"')
+    candidates += [info.open(opened.graph, count) for info in require_backends()]
     results = time_backends(
         candidates, opened.golden().images, batches=batches, runs=runs, warm_up=warm_up, progress=progress_for(json)
     )

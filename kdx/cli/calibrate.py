@@ -39,7 +39,7 @@ def calibrate(
     from kd_train.calibrate import calibrate as calibrate_bundle
     from kdx.bundle import open_bundle
     from kdx.folder import open_folder, require_good
-    from kdx.runtime.load import detector_of
+    from kdx.loading import detector_of
 
     opened = open_bundle(bundle)
     images = require_good(open_folder(data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from rich.progress import Progress as RichBars
 from rich.table import Table
 
 from kdx.errors import KdxError, OptionError
+from kdx.files import write_atomic
 from kdx.progress import SILENT, Progress, Task
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +34,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130  # as shells report Ctrl-C
+BROKEN_PIPE = 141  # as shells report SIGPIPE
 BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
 
 JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON on standard output, and nothing else there.")
@@ -69,6 +72,9 @@ def _guarded(function: F, *, json_lines: bool) -> F:
         except KeyboardInterrupt:
             hint = "; go on with --resume" if function.__name__ == "train" else "; nothing was left half written"
             _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted{hint}", INTERRUPTED, show)
+        except BrokenPipeError:  # whoever read our output has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(BROKEN_PIPE) from None
         except OSError as error:
             _fail({"type": "OSError", "message": _describe(error)}, _describe(error), 2, show)
         except MissingPackageError as error:
@@ -112,14 +118,15 @@ def print_json(value: object) -> None:
 
 
 def print_json_line(value: object) -> None:
-    """Print one line of JSON Lines."""
+    """Print one line of JSON Lines, at once: a line that waits in a buffer is of no use to the line."""
     sys.stdout.write(msgspec.json.encode(_plain(value)).decode() + "\n")
+    sys.stdout.flush()
 
 
 def write_json(path: Path, value: object) -> None:
     """Write one JSON document to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2) + b"\n")
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2) + b"\n")
 
 
 def progress_for(as_json: bool) -> Progress:

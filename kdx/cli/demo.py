@@ -173,7 +173,7 @@ class _Demo:
         from kd_train.calibrate import calibrate
         from kdx.bundle import open_bundle
         from kdx.folder import open_folder
-        from kdx.runtime.load import detector_of
+        from kdx.loading import detector_of
 
         bundle = open_bundle(self.folder / _BUNDLE)
         with detector_of(bundle) as detector:
@@ -191,7 +191,7 @@ class _Demo:
     def _evaluate(self) -> Any:
         from kd_train.evaluate import evaluate
         from kdx.folder import open_folder
-        from kdx.runtime.load import load
+        from kdx.loading import load
 
         folder = open_folder(self.folder / "data")
         with load(self.folder / _BUNDLE) as detector:
@@ -207,9 +207,9 @@ class _Demo:
         from kd_export.verify import verify
         from kdx.bundle import open_bundle
         from kdx.errors import GateError
-        from kdx.runtime.backend import installed_backends
+        from kdx.runtime.backend import require_backends
 
-        certificate = verify(open_bundle(self.folder / _BUNDLE), installed_backends())
+        certificate = verify(open_bundle(self.folder / _BUNDLE), require_backends())
         flips = sum(comparison.flips or 0 for comparison in certificate.comparisons)
         self._say(
             f"[bold]6 verify[/]    {'[green]passed[/]' if certificate.passed else '[bold red]FAILED[/]'}: "
@@ -224,13 +224,13 @@ class _Demo:
         from kd_train.baseline import eager_candidates
         from kd_train.run import Run
         from kdx.bundle import open_bundle
-        from kdx.runtime.backend import installed_backends
+        from kdx.runtime.backend import require_backends
         from kdx.runtime.latency import describe_machine, time_backends, usable_cores
 
         bundle = open_bundle(self.folder / _BUNDLE)
         threads = usable_cores()
         candidates = eager_candidates(Run(self.folder / "run"), bundle.manifest, threads)
-        candidates += [info.open(bundle.graph, threads) for info in installed_backends()]
+        candidates += [info.open(bundle.graph, threads) for info in require_backends()]
         results = time_backends(
             candidates, bundle.golden().images, batches=(1,), runs=self.size.bench_runs, progress=self.progress
         )
@@ -244,7 +244,8 @@ class _Demo:
         test = open_folder(self.folder / "data").test
         defective = [image.path for image in test if image.is_defective][: _OVERLAYS - 2]
         good = [image.path for image in test if not image.is_defective][:2]
-        records, _ = judge(self.folder / _BUNDLE, defective + good, overlay=self.folder / "overlays")
+        records: list[dict[str, Any]] = []
+        judge(self.folder / _BUNDLE, defective + good, records, {}, overlay=self.folder / "overlays")
         return records
 
     def _show(self) -> None:

@@ -80,8 +80,10 @@ def _check_onnxruntime() -> str:
         return 'bundles cannot run here: no backend is installed; pip install "kdx[cpu]"'
     if len(both) == 2:
         return "onnxruntime and onnxruntime-gpu overwrite each other: pip uninstall both, then install one"
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        return f"onnxruntime is installed but cannot be loaded: {error}"
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
     return f"ONNX Runtime offers: {providers}. kdx runs bundles on: onnxruntime-cpu"
 
@@ -90,8 +92,10 @@ def _check_torch() -> str:
     """Say where training can run."""
     if util.find_spec("torch") is None:
         return ""
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return f"torch is installed but cannot be loaded: {error}"
     if torch.cuda.is_available():
         return f"PyTorch trains on CUDA: {torch.cuda.get_device_name(0)}"
     return "PyTorch finds no CUDA device: training runs on the CPU"

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from kdx.cli.common import (
+    FORCE_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
     THREADS_OPTION,
@@ -20,6 +21,7 @@ from kdx.cli.common import (
     report_bad,
     write_json,
 )
+from kdx.files import refuse_existing
 
 
 @command
@@ -31,6 +33,8 @@ def evaluate(
     output: Path | None = typer.Option(
         None, "--output", help="Also write the result, with every score, to this JSON file."
     ),
+    checkpoint: str | None = typer.Option(None, help="Of a run: last or best. Default: as the recipe says."),
+    force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
     """Measure how well defects are told from good parts.
@@ -41,10 +45,11 @@ def evaluate(
     with needs("train,cpu", "evaluation"):
         from kd_train.evaluate import evaluate as evaluate_detector
     from kdx.folder import open_folder, require_test
-    from kdx.runtime.load import load
+    from kdx.loading import load
 
-    with needs("train,cpu", "a run folder"):
-        loaded = load(detector, threads=threads)
+    if output is not None:
+        refuse_existing(output, force=force)
+    loaded = load(detector, threads=threads, checkpoint=checkpoint)
     with loaded:
         folder = open_folder(data)
         result = evaluate_detector(

@@ -35,7 +35,7 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
         "golden": f"{len(manifest.golden)} images",
         "trained": f"{source.epoch} epochs on {len(opened.training_images())} images, data {source.data_sha256[:12]}",
         "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
-        + ", ".join(f"{name} {value}" for name, value in source.versions.items()),
+        + ", ".join(f"{name} {value}" for name, value in source.exported_with.items()),
     }
     table = Table(
         title=f"{bundle} (schema {manifest.schema}, all {len(manifest.files)} hashes right)",
@@ -56,9 +56,8 @@ def _threshold(manifest) -> str:  # type: ignore[no-untyped-def]
     if threshold is None:
         return "none: calibrate with kdx calibrate BUNDLE DATA"
     low, high = threshold.interval
-    stale = "" if threshold.graph_sha256 == manifest.files["model.onnx"] else "; FROM ANOTHER GRAPH, calibrate again"
     rate = f"{100 * threshold.false_reject_rate:g} % false rejects"
     return (
         f"{threshold.score:.6g} ({number(low)} to {number(high)}) for {rate}, {threshold.images} good images, "
-        f"{threshold.created}{stale}"
+        f"{threshold.created}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.common import (
+    FORCE_OPTION,
     MAX_BAD_OPTION,
     THREADS_OPTION,
     command,
     err,
     make_table,
-    needs,
     out,
     print_json_line,
     progress_for,
@@ -32,57 +33,65 @@ def predict(
     backend: str = typer.Option("auto", help="Backend to run on."),
     threads: int | None = THREADS_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
+    force: bool = FORCE_OPTION,
     json: bool = typer.Option(False, "--json", help="Print JSON Lines: one object per image."),
 ) -> None:
     """Judge images: verdict, score, and margin to the threshold.
 
     The margin is score / threshold - 1: below zero is good. Heat maps are scaled by the threshold and outlined at it.
     """
-    with needs("train,cpu", "a run folder"):
-        records, bad = judge(
+    bad: dict[str, str] = {}
+    records: list[dict[str, Any]] = []
+    try:
+        judge(
             bundle,
             _expand(images),
+            records,
+            bad,
             overlay=overlay,
             backend=backend,
             threads=threads,
             max_bad_images=max_bad_images,
+            force=force,
             progress=progress_for(json),
             each=print_json_line if json else None,
         )
-    if json:
-        return
-    show(records)
-    report_bad(bad)
-    if overlay is not None:
+    finally:
+        # Verdicts that were reached before a damaged image or Ctrl-C are shown all the same.
+        if not json and records:
+            show(records)
+            report_bad(bad)
+    if overlay is not None and not json:
         out.print(f"heat maps in {overlay}/")
 
 
 def judge(
     bundle: Path,
     paths: list[Path],
+    records: list[dict[str, Any]],
+    bad: dict[str, str],
     *,
     overlay: Path | None = None,
     backend: str = "auto",
     threads: int | None = None,
     max_bad_images: int = 0,
+    force: bool = False,
     progress: Progress = SILENT,
     each: Callable[[dict[str, Any]], None] | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Judge image files one by one; return a record of each and the reasons of those passed over."""
+) -> None:
+    """Judge image files one by one; add a record of each to ``records``, of those passed over a reason to ``bad``."""
     from kdx.errors import ImageError
     from kdx.images import read_image
-    from kdx.runtime.load import load
+    from kdx.loading import load
 
-    names = _overlay_names(paths)
-    bad: dict[str, str] = {}
-    records: list[dict[str, Any]] = []
+    names = _overlay_names(paths) if overlay is not None else {}
     with load(bundle, backend, threads) as detector:
         if detector.threshold is None:
             err.print(
                 f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {bundle} DATA"
             )
         if overlay is not None:
-            _require_no_input(overlay, paths, names)
+            _require_free(overlay, paths, names, force=force)
             overlay.mkdir(parents=True, exist_ok=True)
         for path in track(progress, paths, "judging", len(paths)):
             try:
@@ -110,7 +119,6 @@ def judge(
             if each is not None:
                 each(record)
             records.append(record)
-    return records, bad
 
 
 def _expand(images: list[Path]) -> list[Path]:
@@ -128,25 +136,31 @@ def _expand(images: list[Path]) -> list[Path]:
 
 def _overlay_names(paths: list[Path]) -> dict[Path, str]:
     """Name each heat map after its image; images of one name in several folders keep their folder's name too."""
-    stems = [path.stem for path in paths]
+    stems = Counter(path.stem for path in paths)
     names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in paths:
-        name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}-{path.name}"
-        while f"{name}.png" in names.values():
+        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}-{path.name}"
+        while name in taken:
             name += "_"
+        taken.add(name)
         names[path] = f"{name}.png"
     return names
 
 
-def _require_no_input(overlay: Path, paths: list[Path], names: dict[Path, str]) -> None:
+def _require_free(overlay: Path, paths: list[Path], names: dict[Path, str], *, force: bool) -> None:
+    """Refuse to replace the images themselves, and anything else unless it may be."""
     from kdx.errors import OutputError
+    from kdx.files import refuse_existing
 
     inputs = {path.resolve() for path in paths}
     for path in paths:
-        if (overlay / names[path]).resolve() in inputs:
+        target = overlay / names[path]
+        if target.resolve() in inputs:
             raise OutputError(
                 f"the heat map of '{path}' would replace an image", fix="choose another folder for --overlay"
             )
+        refuse_existing(target, force=force)
 
 
 def _write_overlay(target: Path, image: Any, verdict: Any, name: str, *, bgr: bool) -> None:

@@ -40,6 +40,11 @@ def train(
     seed: int = typer.Option(0, min=0, help="Seed of everything random."),
     train_fraction: float = typer.Option(1.0, help="Share of the training images to use, e.g. 0.1."),
     validation_fraction: float | None = typer.Option(None, help="Share of the good images to hold out."),
+    group_by: str | None = typer.Option(
+        None,
+        metavar="REGEX",
+        help="Images whose names have the same match show one part and are held out together, e.g. 'part(\\d+)'.",
+    ),
     channels: str = typer.Option("auto", help="What the camera delivers: 3 (colour), 1 (mono), auto (as the images)."),
     sixteen_bit_range: str = typer.Option(
         "0:65535",
@@ -79,6 +84,7 @@ def train(
         blur_sigma=sigma,
         validation_fraction=validation_fraction,
         train_fraction=train_fraction,
+        group_by=group_by,
         channels=one_of("--channels", channels, ("auto", "1", "3")),  # type: ignore[arg-type]
         sixteen_bit_range=_range(sixteen_bit_range),
         max_bad_images=max_bad_images,

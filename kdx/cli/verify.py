@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from kdx.cli.common import JSON_OPTION, THREADS_OPTION, command, make_table, out, print_json, write_json
+from kdx.cli.common import FORCE_OPTION, JSON_OPTION, THREADS_OPTION, command, make_table, out, print_json, write_json
+from kdx.files import refuse_existing
 
 
 @command
@@ -16,6 +17,7 @@ def verify(
     backend: str = typer.Option("all", help="A backend's name, or all that are installed."),
     threads: int | None = THREADS_OPTION,
     output: Path | None = typer.Option(None, "--output", help="Also write the certificate to this JSON file."),
+    force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
     """Prove that what is deployed decides what was trained.
@@ -26,12 +28,11 @@ def verify(
     """
     from kd_export.verify import verify as verify_bundle
     from kdx.bundle import open_bundle
-    from kdx.errors import BackendError
-    from kdx.runtime.backend import find_backend, installed_backends
+    from kdx.runtime.backend import find_backend, require_backends
 
-    backends = installed_backends() if backend == "all" else [find_backend(backend)]
-    if not backends:
-        raise BackendError("no backend is installed on this machine", fix='pip install "kdx[cpu]"')
+    if output is not None:
+        refuse_existing(output, force=force)
+    backends = require_backends() if backend == "all" else [find_backend(backend)]
     certificate = verify_bundle(open_bundle(bundle), backends, threads=threads)
     if output is not None:
         write_json(output, certificate)

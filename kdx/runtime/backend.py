@@ -108,7 +108,12 @@ class BackendInfo:
                 f"the backend '{self.name}' is not installed", expected=f"package {self.package}", fix=self.install
             )
         module, function = self.factory.split(":")
-        factory: Callable[[Path, int | None], Backend] = getattr(import_module(module), function)
+        try:
+            factory: Callable[[Path, int | None], Backend] = getattr(import_module(module), function)
+        except (ImportError, OSError) as error:  # for example a library that does not load
+            raise BackendError(
+                f"'{self.package}' is installed but cannot be loaded: {error}", fix=f"reinstall it: {self.install}"
+            ) from error
         return factory(graph, threads)
 
 
@@ -132,18 +137,27 @@ def installed_backends() -> list[BackendInfo]:
     return [info for info in BACKENDS.values() if info.is_installed()]
 
 
+def require_backends() -> list[BackendInfo]:
+    """Return the backends whose package is present; raise ``BackendError`` when there are none."""
+    installed = installed_backends()
+    if not installed:
+        fixes = " or ".join(info.install for info in BACKENDS.values())
+        raise BackendError("no backend is installed on this machine", fix=fixes)
+    return installed
+
+
 def find_backend(name: str) -> BackendInfo:
     """Return a backend by name; ``auto`` is the first one installed.
 
     Raises:
         BackendError: Unknown, or none is installed.
     """
-    if name != "auto":
-        if name not in BACKENDS:
-            raise BackendError(f"there is no backend '{name}'", expected=f"auto, {', '.join(BACKENDS)}")
-        return BACKENDS[name]
-    installed = installed_backends()
-    if not installed:
-        fixes = " or ".join(info.install for info in BACKENDS.values())
-        raise BackendError("no backend is installed on this machine", fix=fixes)
-    return installed[0]
+    if name == "auto":
+        return require_backends()[0]
+    if name == "torch":
+        raise BackendError(
+            "the backend 'torch' runs run folders, not bundles", fix="name the run that the bundle was exported from"
+        )
+    if name not in BACKENDS:
+        raise BackendError(f"there is no backend '{name}'", expected=f"auto, {', '.join(BACKENDS)}")
+    return BACKENDS[name]

@@ -20,6 +20,7 @@ from kdx.runtime.backend import Backend
 # cold. Rounds alternate the candidates, so that a machine whose speed drifts drifts for all of them.
 _SETTLE = 3
 _ROUNDS = 10
+_LEAST_FOR_P99 = 100
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ def time_backends(
         candidates: Loaded backends.
         images: uint8 ``(K, H, W, C)``; batches cycle through them.
         batches: Batch sizes.
-        runs: Counted calls of each candidate at batch 1; larger batches take fewer, at least 20.
+        runs: Counted calls of each candidate at batch 1; larger batches take fewer, down to 100.
         warm_up: Uncounted calls of each candidate first.
         progress: Shows the calls.
 
@@ -96,7 +97,7 @@ def time_backends(
         raise OptionError("too few runs for a percentile", expected="at least 20", received=str(runs))
     results: list[Latency] = []
     for batch in batches:
-        counted = max(20, runs // batch)
+        counted = max(min(runs, _LEAST_FOR_P99), runs // batch)
         data = [
             np.ascontiguousarray(images[[i % len(images) for i in range(start, start + batch)]])
             for start in range(max(len(images), 1))

@@ -30,13 +30,14 @@ class TorchEager(ClosesOnExit):
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Run a batch; see :class:`kdx.runtime.backend.Backend`."""
-        if self._module is None:
+        module = self._module
+        if module is None:
             raise BackendError("the detector is closed", fix="load the run again")
         # PyTorch takes no read-only memory without a warning.
         tensor = torch.from_numpy(images if images.flags.writeable else images.copy())
         try:
             with torch.inference_mode():
-                maps, scores = self._module(tensor.to(self._device))
+                maps, scores = module(tensor.to(self._device))
                 return Outputs(maps.cpu().numpy(), scores.cpu().numpy())
         except RuntimeError as error:
             raise BackendError(f"PyTorch failed on a batch of shape {images.shape}: {error}") from error

@@ -103,7 +103,7 @@ def test_unknown_tap_lists_the_possible_ones():
 
 
 def test_a_tap_without_a_map_is_refused():
-    with pytest.raises(OptionError, match="'fc' cannot be tapped"):
+    with pytest.raises(OptionError, match="cannot be tapped at fc"):
         TapNetwork(create_backbone("test_resnet"), ("fc",))
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, data_hash, scan_images, split_images
+from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, scan_images, split_images
 from kd_train.elpv import write_mvtec_layout
 from kdx.errors import DataError, TrainingError
+from kdx.files import hash_of_hashes
 from kdx.folder import open_folder
 from kdx.images import InputSpec
 
@@ -155,7 +156,7 @@ def test_a_large_validation_fraction_is_not_blamed_on_the_number_of_images():
 
 
 def test_data_hash_does_not_depend_on_the_order():
-    assert data_hash(["a", "b"]) == data_hash(["b", "a"]) != data_hash(["a", "c"])
+    assert hash_of_hashes(["a", "b"]) == hash_of_hashes(["b", "a"]) != hash_of_hashes(["a", "c"])
 
 
 # Delivery
@@ -255,3 +256,24 @@ def test_elpv_missing(monkeypatch, tmp_path):
     monkeypatch.setattr("kd_train.elpv.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match="not installed"):
         write_mvtec_layout(tmp_path)
+
+
+# Groups
+
+
+def named(*names: str) -> list[ImageRecord]:
+    return [ImageRecord(Path(name), name, 8, 8, True) for name in names]
+
+
+def test_images_of_one_part_are_never_on_both_sides():
+    images = named(*(f"part{part}-shot{shot}.png" for part in range(10) for shot in range(4)))
+    for seed in range(5):
+        sides = split_images(images, validation_fraction=0.3, train_fraction=1.0, seed=seed, group_by=r"part(\d+)")
+        parts = [{record.path.name.split("-")[0] for record in side} for side in sides]
+        assert not parts[0] & parts[1]
+        assert len(sides[1]) == 12
+
+
+def test_a_name_without_a_group_is_refused():
+    with pytest.raises(DataError, match="belongs to no group"):
+        split_images(named("a1.png", "b.png"), validation_fraction=0.5, train_fraction=1, seed=0, group_by=r"\d")

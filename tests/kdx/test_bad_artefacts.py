@@ -196,6 +196,9 @@ def test_a_link_to_a_bundle_opens(tiny_bundle, tmp_path):
 def test_rubbish_with_a_right_hash_is_a_backend_error(cli, bundle_copy, dataset):
     (bundle_copy / "model.onnx").write_bytes(b"rubbish")
     add_file(bundle_copy, "model.onnx", sha256_file(bundle_copy / "model.onnx"))
+    index = json.loads((bundle_copy / "bundle.json").read_text(encoding="utf-8"))
+    index["threshold"] = None  # it belonged to the graph
+    (bundle_copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     assert "cannot load" in cli("predict", bundle_copy, dataset / "test/good", code=2).stderr
 
 

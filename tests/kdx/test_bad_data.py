@@ -87,8 +87,8 @@ def test_fewer_images_than_the_split_needs(train, make_dataset, tmp_path):
     data = make_dataset(tmp_path / "data", train=2)
     stderr = train(data).stderr
     assert "too few good images" in stderr
-    assert "at least 3 different images" in stderr
-    assert "received: 2" in stderr
+    assert "at least 2 different images to train on and 1 to hold out" in stderr
+    assert "received: 2 different images" in stderr
 
 
 def test_copies_do_not_count_as_more_images(train, make_dataset, tmp_path):

@@ -15,14 +15,14 @@ from kdx.files import sha256_file
 
 OPTIONS = {
     "train": "--out --method --backbone --weights --resume --force --epochs --image-size --batch-size --learning-rate "
-    "--taps --sigma --seed --train-fraction --validation-fraction --channels --sixteen-bit-range "
+    "--taps --sigma --seed --train-fraction --validation-fraction --group-by --channels --sixteen-bit-range "
     "--max-bad-images --workers --memory-mib --device --json",
-    "evaluate": "--threads --max-bad-images --output --json",
+    "evaluate": "--threads --max-bad-images --output --checkpoint --force --json",
     "export": "--out --checkpoint --input-size --channel-order --max-batch --force --json",
     "calibrate": "--false-reject-rate --backend --threads --max-bad-images --json",
-    "verify": "--backend --threads --output --json",
-    "predict": "--overlay --backend --threads --max-bad-images --json",
-    "bench": "--baseline --batch --runs --warm-up --threads --output --json",
+    "verify": "--backend --threads --output --force --json",
+    "predict": "--overlay --backend --threads --max-bad-images --force --json",
+    "bench": "--baseline --batch --runs --warm-up --threads --output --force --json",
     "inspect": "--json",
     "doctor": "--json",
     "demo": "--out --full --smallest --seed --force --no-force --json",
@@ -251,11 +251,11 @@ def test_inspect_says_that_a_threshold_is_missing(cli, raw_bundle):
     assert "none: calibrate with" in cli("inspect", raw_bundle).stdout
 
 
-def test_inspect_tells_a_threshold_from_another_graph(cli, bundle_copy):
+def test_a_threshold_from_another_graph_is_refused(cli, bundle_copy):
     index = json.loads((bundle_copy / "bundle.json").read_text(encoding="utf-8"))
     index["threshold"]["graph_sha256"] = "0" * 64
     (bundle_copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
-    assert "FROM ANOTHER GRAPH" in cli("inspect", bundle_copy).stdout
+    assert "was calibrated on another graph" in cli("inspect", bundle_copy, code=2).stderr
 
 
 def test_doctor_runs(cli):

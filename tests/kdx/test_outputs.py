@@ -92,9 +92,9 @@ def test_export_without_permission(export, tiny_run, tmp_path, monkeypatch):
 
 
 def test_train_without_permission(cli, dataset, tiny_options, tmp_path, monkeypatch):
-    monkeypatch.setattr("kd_train.run.write_atomic", raising(errno.EACCES))
+    monkeypatch.setattr("kdx.files.tempfile.mkstemp", raising(errno.EACCES, "/closed"))
     stderr = cli("train", dataset, "-o", tmp_path / "run", "--epochs", 1, *tiny_options, code=2).stderr
-    assert f"'{tmp_path / 'run'}' cannot be written: Permission denied" in stderr
+    assert "no permission '/closed': Permission denied" in stderr
 
 
 def test_calibrate_without_permission_keeps_the_bundle(cli, bundle_copy, dataset, monkeypatch):
@@ -147,13 +147,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(cli, run_copy, dataset, tiny_opti
 
     def full_after_the_first_epoch(handle: int) -> None:
         calls.append(handle)
-        if (run_copy / "best.json").exists():
+        if (run_copy / "last.json").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
     with monkeypatch.context() as patch:
         patch.setattr("kdx.files.os.fsync", full_after_the_first_epoch)
-        # Closing a folder's handle after best.json is best effort; the second epoch's tensors meet the full disk.
+        # Closing a folder's handle after last.json is best effort; the second epoch's tensors meet the full disk.
         assert "the disk is full" in cli(*arguments, code=2).stderr
     assert json.loads((run_copy / "last.json").read_text(encoding="utf-8"))["epoch"] == 1
     assert not list(run_copy.glob(".*"))
@@ -166,3 +166,58 @@ def test_after_a_full_disk_the_same_call_works(cli, dataset, tiny_options, tmp_p
         patch.setattr("kdx.files.os.fsync", raising(errno.ENOSPC))
         cli(*arguments, code=2)
     cli(*arguments)
+
+
+@pytest.mark.parametrize("command", ["verify", "bench", "evaluate"])
+def test_a_result_file_is_replaced_only_with_force(cli, bundle_copy, dataset, tmp_path, command):
+    (tmp_path / "result.json").write_text("mine")
+    arguments = [command, bundle_copy, *([dataset] if command == "evaluate" else [])]
+    assert "exists already" in cli(*arguments, "--output", tmp_path / "result.json", code=2).stderr
+    assert (tmp_path / "result.json").read_text() == "mine"
+    options = ("--runs", 20, "--batch", 1) if command == "bench" else ()
+    cli(*arguments, *options, "--output", tmp_path / "result.json", "--force")
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+
+
+def test_a_heat_map_replaces_only_with_force(cli, tiny_bundle, dataset, tmp_path):
+    image = dataset / "test/good/012.png"
+    (tmp_path / "012.png").write_bytes(b"mine")
+    assert "exists already" in cli("predict", tiny_bundle, image, "--overlay", tmp_path, code=2).stderr
+    assert (tmp_path / "012.png").read_bytes() == b"mine"
+    cli("predict", tiny_bundle, image, "--overlay", tmp_path, "--force")
+    assert (tmp_path / "012.png").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchanged", "renamed twice"])
+def test_a_folder_is_replaced_whole(tmp_path, monkeypatch, exchange):
+    from kdx import files
+
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/old").write_text("old")
+    with files.new_folder(tmp_path / "x", force=True) as folder:
+        (folder / "new").write_text("new")
+        assert (tmp_path / "x/old").exists()
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch):
+    from kdx import files
+
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/old").write_text("old")
+    real = Path.rename
+
+    def fail_for_the_new(self, target):
+        if self.name.startswith(".x.") and self.parent == tmp_path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new)
+    with pytest.raises(OSError, match="error"), files.new_folder(tmp_path / "x", force=True) as folder:
+        (folder / "new").write_text("new")
+    assert (tmp_path / "x/old").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

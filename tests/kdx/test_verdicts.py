@@ -115,3 +115,26 @@ def test_heat_maps_never_replace_the_images(cli, tiny_bundle, dataset_copy):
     before = {path: path.read_bytes() for path in folder.iterdir()}
     cli("predict", tiny_bundle, folder, "--overlay", folder, code=None)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_verdicts_before_a_damaged_image_are_shown(cli, tiny_bundle, dataset, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    result = cli("predict", tiny_bundle, dataset / "test/good/012.png", tmp_path / "bad.png", code=2)
+    assert "012.png" in result.stdout
+    assert "bad.png" in result.stderr
+
+
+def test_a_backend_that_does_not_load_is_named(tiny_bundle, monkeypatch):
+    from kdx.runtime import backend
+
+    def broken(name):
+        raise ImportError("DLL load failed")
+
+    monkeypatch.setattr(backend, "import_module", broken)
+    with pytest.raises(kdx.KdxError, match="installed but cannot be loaded: DLL load failed"):
+        kdx.load(tiny_bundle)
+
+
+def test_torch_does_not_run_bundles(tiny_bundle):
+    with pytest.raises(kdx.KdxError, match="runs run folders, not bundles"):
+        kdx.load(tiny_bundle, backend="torch")

@@ -125,3 +125,28 @@ def test_a_network_whose_input_branches_keeps_its_scale_apart() -> None:
             1, 3, 1, 1
         )
         torch.testing.assert_close(detector.preprocess(given), x, atol=1e-5, rtol=1e-5)
+
+
+def test_batch_normalisation_before_a_convolution_becomes_a_scale_and_a_shift() -> None:
+    from kd_export.graph.fold import ChannelAffine
+
+    pair = make_pair("densenet121", ("features.norm0", "features.denseblock1"))
+    images = solar_cells(2, (64, 64))
+    detector = FusedDetector(pair, pair.spec, InputSpec(height=64, width=64), (64, 64), pair.mean, pair.std)
+    assert any(isinstance(module, ChannelAffine) for module in detector.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in detector.modules())
+    maps = detector(torch.from_numpy(images))[0].numpy()
+    for image, ours in zip(images, maps, strict=True):
+        theirs = by_hand(pair, image, 0.0)
+        assert np.abs(ours - theirs).max() <= TOLERANCE * np.ptp(theirs)
+
+
+def test_weight_standardised_convolutions_are_left_alone() -> None:
+    # Their weights are normalised again in every forward: a scale folded into them would vanish.
+    pair = make_pair("resnetv2_50x1_bit", ("stages.0",))
+    images = solar_cells(2, (64, 64))
+    detector = FusedDetector(pair, pair.spec, InputSpec(height=64, width=64), (64, 64), pair.mean, pair.std)
+    assert detector.preprocess.scale is not None
+    theirs = by_hand(pair, images[0], 0.0)
+    ours = detector(torch.from_numpy(images[:1]))[0][0].numpy()
+    assert np.abs(ours - theirs).max() <= TOLERANCE * np.ptp(theirs)

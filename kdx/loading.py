@@ -5,36 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdx.bundle import Bundle, open_bundle
-from kdx.errors import BackendError
+from kdx.errors import BackendError, OptionError
 from kdx.runtime.backend import find_backend
 from kdx.runtime.detector import Detector
 
 RUN_INDEX = "run.json"
 
 
-def load(path: str | Path, backend: str = "auto", threads: int | None = None) -> Detector:
+def load(
+    path: str | Path, backend: str = "auto", threads: int | None = None, checkpoint: str | None = None
+) -> Detector:
     """Load a bundle (or, with torch installed, a training run) and return its detector.
 
     Args:
         path: A bundle folder, or a run folder of ``kdx train``, which runs in eager PyTorch and has no threshold.
         backend: A backend's name; ``auto`` takes the preferred one that is installed.
         threads: Threads within an operation; None leaves it to the backend.
+        checkpoint: Of a run: ``last`` or ``best``; None for the one that its recipe names.
 
     Raises:
         BundleError: The bundle is incomplete, altered or too new.
         BackendError: The backend is unknown, missing, or cannot load the graph.
+        OptionError: A bundle has one checkpoint only.
     """
     path = Path(path)
-    if is_run(path):
-        if backend not in {"auto", "torch"}:
-            raise BackendError(
-                f"a run folder runs in torch, not in '{backend}'", fix="export it first: kdx export RUN -o NAME.kdx"
-            )
+    if not is_run(path):
+        if checkpoint is not None:
+            raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")
+        return detector_of(open_bundle(path), backend, threads)
+    if backend not in {"auto", "torch"}:
+        raise BackendError(
+            f"a run folder runs in torch, not in '{backend}'", fix="export it first: kdx export RUN -o NAME.kdx"
+        )
+    try:
         # Only a run needs torch, and only here.
         from kd_train.load import load_detector
-
-        return load_detector(path, threads=threads)
-    return detector_of(open_bundle(path), backend, threads)
+    except ImportError as error:
+        raise BackendError(
+            f"a run folder needs the package '{error.name}', which is not installed", fix='pip install "kdx[train,cpu]"'
+        ) from error
+    return load_detector(path, which=checkpoint, threads=threads)
 
 
 def detector_of(bundle: Bundle, backend: str = "auto", threads: int | None = None) -> Detector:
