@@ -219,17 +219,20 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
     if not resume or not (out / RUN_INDEX).exists():
         return Run.create(out, config, golden, force=(out / RUN_INDEX).exists())
     run = Run(out)
-    same = ("method", "backbone", "weights", "recipe", "input", "seed", "data_sha256")
-    changed = [name for name in same if getattr(run.config, name) != getattr(config, name)]
+    began, now_asked = _decisions(run.config), _decisions(config)
+    changed = [name for name in began if began[name] != now_asked[name]]
     if changed:
         raise CheckpointError(
             f"'{out}' cannot be resumed: {', '.join(changed)} changed since it began",
-            expected=_shown(run.config, changed[0]),
-            received=_shown(config, changed[0]),
+            expected=", ".join(f"{name} {began[name]}" for name in changed),
+            received=", ".join(f"{name} {now_asked[name]}" for name in changed),
             fix="give the options of the first call, or train anew with --force",
         )
     return run
 
 
-def _shown(config: RunConfig, name: str) -> str:
-    return msgspec.json.encode(getattr(config, name)).decode()
+def _decisions(config: RunConfig) -> dict[str, object]:
+    """Return what a resumed run must share with its beginning, by name."""
+    names = ("method", "backbone", "weights", "seed", "data_sha256")
+    plain = {name: getattr(config, name) for name in names}
+    return {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}

@@ -189,12 +189,12 @@ def test_resuming_a_finished_run_changes_nothing(dataset, whole, sgd_copy):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"epochs": 4}, ["recipe"]),
-        ({"learning_rate": 0.1}, ["recipe"]),
-        ({"taps": ("layer1", "layer2")}, ["recipe"]),
+        ({"epochs": 4}, ["epochs"]),
+        ({"learning_rate": 0.1}, ["learning_rate"]),
+        ({"taps": ("layer1", "layer2")}, ["strides", "taps"]),
         ({"seed": 1}, ["seed", "data_sha256"]),
         ({"train_fraction": 0.5}, ["data_sha256"]),
-        ({"channels": "3"}, ["input"]),
+        ({"channels": "3"}, ["channels"]),
         ({"backbone": "test_resnet.r160_in1k"}, ["backbone"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
