@@ -225,7 +225,7 @@ class ImageSet:
         size = len(records) * spec.height * spec.width * spec.channels
         self.in_memory = size <= memory_mib * 2**20
         shape = (len(records), spec.height, spec.width, spec.channels)
-        pixels = torch.empty(shape, dtype=torch.uint8) if self.in_memory else None
+        pixels = np.empty(shape, dtype=np.uint8) if self.in_memory else None
         good: list[ImageRecord] = []
         # Few images decode faster here than processes start.
         workers = workers if len(records) > 64 else 0
@@ -237,11 +237,11 @@ class ImageSet:
                         bad.add(records[index].path, image)
                         continue
                     if pixels is not None:
-                        pixels[len(good)] = torch.from_numpy(image)
+                        pixels[len(good)] = image
                     good.append(records[index])
                 task.advance(len(batch))
         self.records = good
-        self._pixels = pixels
+        self._pixels = None if pixels is None else torch.from_numpy(pixels)
         self._rows = list(range(len(good)))  # of each record in the pixels
 
     def __len__(self) -> int:
