@@ -24,8 +24,7 @@ from kdx.bundle import Provenance
 from kdx.errors import CheckpointError, OptionError
 from kdx.files import new_folder, sha256_bytes, write_atomic
 from kdx.images import ChannelOrder, InputSpec
-from kdx.loading import RUN_INDEX
-from kdx.records import R, encode_record, now, read_record
+from kdx.records import RUN_INDEX, R, encode_record, now, read_record
 
 SCHEMA = 1
 

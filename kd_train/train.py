@@ -25,9 +25,8 @@ from kdx.errors import CheckpointError, ImageError, OptionError, OutputError
 from kdx.files import hash_of_hashes
 from kdx.folder import ImageFolder, open_folder, require_good
 from kdx.images import InputSpec, encode_png, read_image
-from kdx.loading import RUN_INDEX
 from kdx.progress import SILENT, Progress
-from kdx.records import now
+from kdx.records import RUN_INDEX, now
 
 _GOLDEN_GOOD = 4
 _GOLDEN_DEFECTIVE = 4

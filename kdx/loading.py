@@ -6,10 +6,9 @@ from pathlib import Path
 
 from kdx.bundle import Bundle, open_bundle
 from kdx.errors import BackendError, OptionError
+from kdx.records import RUN_INDEX
 from kdx.runtime.backend import find_backend
 from kdx.runtime.detector import Detector
-
-RUN_INDEX = "run.json"
 
 
 def load(

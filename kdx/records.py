@@ -10,6 +10,9 @@ import msgspec
 
 from kdx.errors import KdxError
 
+# The file that makes a folder a training run.
+RUN_INDEX = "run.json"
+
 R = TypeVar("R", bound=msgspec.Struct)
 
 
