@@ -60,7 +60,20 @@ def magnetic_tile_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"latency": latency_table, "magnetic_tile": magnetic_tile_table}
+def profile_text() -> str:
+    """Why the graph of the larger teacher is not faster."""
+    profile, latency = _read("profile_cpu.json"), _read("latency_cpu.json")
+    gflop, rate = 2 * profile["multiply_adds"] / 1e9, latency["matrix_product_gflops"]
+    share = profile["operators_ms"]["Conv"] / profile["total_ms"]
+    return (
+        f"What the fused graph saves is everything but the convolutions. With {profile['backbone']} these are "
+        f"{gflop:.1f} GFLOP an image, {1000 * gflop / rate:.0f} ms at the rate of that matrix product, and "
+        f"{100 * share:.0f} % of the graph's time (`python benchmarks/profile_graph.py BUNDLE`): no FP32 graph of "
+        "direct convolutions can be much faster on this CPU. Smaller teachers spend more on what can be saved."
+    )
+
+
+TABLES = {"latency": latency_table, "profile": profile_text, "magnetic_tile": magnetic_tile_table}
 
 
 def render(text: str) -> str:

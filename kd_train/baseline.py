@@ -34,7 +34,7 @@ def eager_candidates(run: Run, manifest: Manifest, threads: int) -> list[Backend
         if run.checkpoint(which).sha256 == manifest.provenance.checkpoint_sha256:
             pair, _ = load_pair(run, which)
             baseline = EagerBaseline(pair, manifest.input, manifest.map_size, threads)
-            return [baseline, TorchEager(fuse(run, pair, manifest.input), threads)]
+            return [baseline, TorchEager(fuse(run.config, pair, manifest.input), threads)]
     raise CheckpointError(
         f"the bundle was not exported from '{run.path}'",
         expected=f"checkpoint {manifest.provenance.checkpoint_sha256[:16]}",

@@ -9,7 +9,7 @@ import torch
 from kd_export.graph import FusedDetector
 from kd_train.pair import Pair, PairOptions
 from kd_train.pairs import find_method
-from kd_train.run import Checkpoint, Run
+from kd_train.run import Checkpoint, Run, RunConfig
 from kdx.errors import CheckpointError, OptionError
 from kdx.images import InputSpec
 from kdx.runtime.detector import Detector
@@ -46,9 +46,8 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
     return pair.eval(), checkpoint
 
 
-def fuse(run: Run, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
+def fuse(config: RunConfig, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
     """Return the fused detector of a run's pair, for the run's own input or another camera's."""
-    config = run.config
     size = (config.recipe.image_size, config.recipe.image_size)
     return FusedDetector(pair, config.pair_spec, input_spec or config.input, size, config.mean, config.std)
 
@@ -57,5 +56,5 @@ def load_detector(path: Path, *, which: str | None = None, threads: int | None =
     """Load a run as a detector in eager PyTorch, FP32, without a threshold: the reference of everything exported."""
     run = Run(path)
     pair, _ = load_pair(run, which)
-    backend = TorchEager(fuse(run, pair), threads=threads)
+    backend = TorchEager(fuse(run.config, pair), threads=threads)
     return Detector(backend, run.config.input, threshold=None, max_batch=16)

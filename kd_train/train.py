@@ -152,8 +152,9 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         versions={"kdx": __version__, **package_versions()},
         created=now(),
     )
+    # A backbone that cannot be deployed fails now: not after hours, and not after an earlier run was replaced.
+    fuse(config, pair)
     run = _begin(out, config, golden, resume=options.resume)
-    fuse(run, pair)  # a backbone that cannot be deployed fails now, not after hours
     trainer = Trainer(
         pair,
         run,

@@ -22,7 +22,7 @@ def test_tables_are_those_of_the_results() -> None:
 
 def test_every_table_is_filled() -> None:
     for body in re.findall(r"<!-- table \w+ -->\n(.*?)<!-- end -->", README, re.DOTALL):
-        assert body.count("|") > 10
+        assert len(body) > 200
 
 
 @pytest.mark.parametrize(

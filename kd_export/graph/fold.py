@@ -176,11 +176,12 @@ def _watching(
 
 
 def _difference(before: list[Tensor], after: list[Tensor]) -> float:
-    """Return the largest difference of any feature, relative to that feature's range."""
+    """Return the largest difference of any feature, relative to that feature's range; NaN if there is one anywhere."""
     tiny = torch.finfo(torch.float32).tiny
-    return max(
-        float((old - new).abs().max() / old.abs().max().clamp_min(tiny)) for old, new in zip(before, after, strict=True)
-    )
+    relative = [
+        (old - new).abs().max() / old.abs().max().clamp_min(tiny) for old, new in zip(before, after, strict=True)
+    ]
+    return float(torch.stack(relative).max())  # Python's max would pass over a NaN that does not come first
 
 
 def _require_same(before: list[Tensor], after: list[Tensor], what: str) -> None:

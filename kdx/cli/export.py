@@ -79,7 +79,7 @@ def export_run(
     run = Run(run_path)
     pair, checkpoint = load_pair(run, which)
     return export_bundle(
-        fuse(run, pair, run.input_for(input_size, channel_order)),
+        fuse(run.config, pair, run.input_for(input_size, channel_order)),
         bundle,
         method=run.config.method,
         golden_images=run.golden_files(),

@@ -221,3 +221,15 @@ def test_an_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch):
         (folder / "new").write_text("new")
     assert (tmp_path / "x/old").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_pair_that_cannot_be_deployed_leaves_the_earlier_run(cli, run_copy, dataset, tiny_options, monkeypatch):
+    from kdx.errors import GateError
+
+    def misfit(*args: object) -> None:
+        raise GateError("folding changed the features")
+
+    monkeypatch.setattr("kd_train.train.fuse", misfit)
+    before = content_of(run_copy)
+    cli("train", dataset, "-o", run_copy, "--epochs", 1, "--force", *tiny_options, code=1)
+    assert content_of(run_copy) == before

@@ -150,3 +150,13 @@ def test_weight_standardised_convolutions_are_left_alone() -> None:
     theirs = by_hand(pair, images[0], 0.0)
     ours = detector(torch.from_numpy(images[:1]))[0][0].numpy()
     assert np.abs(ours - theirs).max() <= TOLERANCE * np.ptp(theirs)
+
+
+def test_folding_that_yields_nan_is_refused_wherever_it_stands() -> None:
+    from kd_export.graph.fold import _require_same
+    from kdx.errors import GateError
+
+    good, bad = torch.ones(2), torch.tensor([1.0, float("nan")])
+    for after in ([bad, good], [good, bad]):
+        with pytest.raises(GateError, match="changed the features"):
+            _require_same([good, good], after, "folding")
