@@ -87,6 +87,7 @@ def export_bundle(
                 pair_spec=msgspec.to_builtins(asdict(detector.spec)),
                 input=detector.input_spec,
                 map_size=detector.size,
+                field_of_view=detector.field_of_view,
                 max_batch=max_batch,
                 golden=[path.name for path in golden_images],
                 files={},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,25 @@ from kdx.errors import OptionError
 
 # Any image will do for asking shapes; large enough for the deepest stride of timm's backbones.
 _PROBE_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What a network computes at one module.
+
+    Attributes:
+        name: The module's name.
+        channels: Its channels.
+        stride: Its reduction of the image.
+        is_rectified: Whether it is never negative, as behind a ReLU.
+        is_stem: Whether no block of convolutions has come yet: the first convolution alone, its norm, its activation.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    is_rectified: bool
+    is_stem: bool
 
 
 class TapNetwork(nn.Module):
@@ -29,8 +49,6 @@ class TapNetwork(nn.Module):
 
     Attributes:
         taps: The taps in the order in which they run, which is the order of the features.
-        channels: Channels at each tap.
-        strides: Reduction at each tap.
         mean: Input mean per RGB channel, of values in [0, 1], as timm declares it.
         std: Likewise.
     """
@@ -54,7 +72,7 @@ class TapNetwork(nn.Module):
         self.mean = tuple(float(value) for value in model.pretrained_cfg["mean"])
         self.std = tuple(float(value) for value in model.pretrained_cfg["std"])
         try:
-            self.channels, self.strides = self._prove(model)
+            self._computed = self._prove(model)
         # Whatever a model raises that takes one size only, returns lists, or runs its stages in another order.
         except Exception as error:
             raise OptionError(
@@ -72,6 +90,22 @@ class TapNetwork(nn.Module):
                 features.append(x)
         return features
 
+    def feature(self, tap: str) -> Feature:
+        """Return what is known of a tap's feature."""
+        return self._computed[tap]
+
+    def levels_to(self, taps: tuple[str, ...]) -> list[Feature]:
+        """Return the features on the way to the last of some taps: of each module that holds convolutions, and taps.
+
+        The stem, a bare convolution, is none.
+        """
+        last = max(self._stages.index(tap) for tap in taps)
+        return [
+            self._computed[name]
+            for name in self._stages[: last + 1]
+            if name in taps or _holds_convolutions(self.get_submodule(name))
+        ]
+
     def _register(self, name: str, module: nn.Module) -> None:
         parent_name, _, child = name.rpartition(".")
         if not parent_name:
@@ -82,10 +116,11 @@ class TapNetwork(nn.Module):
         self.get_submodule(parent_name).add_module(child, module)
 
     @torch.no_grad()
-    def _prove(self, model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Check that running the stages in turn is what the model does; return channels and strides at the taps."""
+    def _prove(self, model: Any) -> dict[str, Feature]:
+        """Check that running the stages in turn is what the model does; return what each stage computes."""
         probe = torch.randn(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=torch.Generator().manual_seed(0))
         expected: dict[str, Tensor] = {}
+        computed: dict[str, Feature] = {}
         hooks = [
             # Cloned, for a later stage may work in place.
             model.get_submodule(tap).register_forward_hook(
@@ -98,12 +133,21 @@ class TapNetwork(nn.Module):
         model.forward_features(probe)
         for hook in hooks:
             hook.remove()
-        features = self.forward(probe)
+        x, is_stem = probe, True
+        for name in self._stages:
+            x = self.get_submodule(name)(x)
+            if name in self.taps and not torch.allclose(x, expected[name]):
+                raise ValueError(f"'{name}' gives other features when the stages run one after another")
+            if x.ndim != 4:
+                raise ValueError(f"'{name}' gives no maps")
+            is_stem = is_stem and not _holds_convolutions(self.get_submodule(name))
+            computed[name] = Feature(name, x.shape[1], _PROBE_SIZE // x.shape[2], bool((x >= 0).all()), is_stem)
         model.train(was_training)
-        for tap, feature in zip(self.taps, features, strict=True):
-            if feature.ndim != 4 or not torch.allclose(feature, expected[tap]):
-                raise ValueError(f"'{tap}' gives other features, or no maps, when the stages run one after another")
-        return tuple(f.shape[1] for f in features), tuple(_PROBE_SIZE // f.shape[2] for f in features)
+        return computed
+
+
+def _holds_convolutions(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d) for part in module.modules() if part is not module)
 
 
 def create_backbone(name: str) -> Any:

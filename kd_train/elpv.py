@@ -8,13 +8,32 @@ from __future__ import annotations
 import csv
 import random
 import shutil
+from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
+from typing import NamedTuple
 
 from kdx.errors import DataError
 from kdx.folder import GOOD
 
 DEFECTIVE = "defective"
+CELL_TYPES = ("mono", "poly")
+
+
+class Cell(NamedTuple):
+    """A solar cell: its image, the experts' probability that it is defective, and ``mono`` or ``poly``."""
+
+    path: Path
+    probability: float
+    kind: str
+
+
+class Split(NamedTuple):
+    """The images of one cell type, divided."""
+
+    train: list[Path]
+    test_good: list[Path]
+    defective: list[Path]
 
 
 def write_mvtec_layout(
@@ -22,8 +41,7 @@ def write_mvtec_layout(
 ) -> dict[str, int]:
     """Lay the cells of one type out as a folder of good parts.
 
-    Half of the cells with probability 0 go to ``train/good``; the other half to ``test/good`` and all cells with
-    probability 1 to ``test/defective``. The probabilities between are left out: the experts were unsure.
+    :func:`split_cells` decides which cell goes to ``train/good``, ``test/good`` and ``test/defective``.
 
     Args:
         root: The folder to fill.
@@ -38,20 +56,11 @@ def write_mvtec_layout(
     Raises:
         DataError: The package is not installed.
     """
-    source = _package_folder()
-    good: list[Path] = []
-    defective: list[Path] = []
-    for path, probability, kind in _labels(source):
-        if kind == cell_type and probability in {0.0, 1.0}:
-            (good if probability == 0.0 else defective).append(path)
-    shuffle = random.Random(seed)  # noqa: S311 (a split, not a secret)
-    shuffle.shuffle(good)
-    shuffle.shuffle(defective)
-    half = len(good) // 2
+    cells = split_cells(read_labels(_package_folder()), cell_type, seed=seed)
     parts = {
-        f"train/{GOOD}": good[:half][:max_train],
-        f"test/{GOOD}": good[half:][:max_test],
-        f"test/{DEFECTIVE}": defective[:max_test],
+        f"train/{GOOD}": cells.train[:max_train],
+        f"test/{GOOD}": cells.test_good[:max_test],
+        f"test/{DEFECTIVE}": cells.defective[:max_test],
     }
     for name, paths in parts.items():
         folder = root / name
@@ -68,8 +77,72 @@ def _package_folder() -> Path:
     return Path(next(iter(found.submodule_search_locations))) / "data"
 
 
-def _labels(folder: Path) -> list[tuple[Path, float, str]]:
-    """Read ``labels.csv``: path, probability and cell type, separated by blanks."""
-    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
-        return [(folder / row[0], float(row[1]), row[2]) for row in rows if row]
+def read_labels(folder: Path) -> list[Cell]:
+    """Read ``labels.csv``: path, probability and cell type, separated by blanks.
+
+    Raises:
+        DataError: It may not be read, a line is not of this form, or names an image that is not there.
+    """
+    path = folder / "labels.csv"
+    cells: list[Cell] = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
+            for row in rows:
+                if row:
+                    cells.append(_cell(folder, path, rows.line_num, row))
+    except PermissionError as error:
+        raise DataError(
+            f"'{path}' cannot be read: permission denied",
+            expected="a file that this user may read",
+            received=type(error).__name__,
+            fix="change its permissions",
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, str(error)) from error
+    if not cells:
+        raise _damaged(path, "no lines")
+    return cells
+
+
+def split_cells(cells: Sequence[Cell], cell_type: str, *, seed: int = 0) -> Split:
+    """Divide the cells of one type, the same way for the same seed.
+
+    Half of the cells with probability 0 are good parts to train on, the other half good parts to test on; all cells
+    with probability 1 are defective. The probabilities between are left out: the experts were unsure.
+    """
+    good = [cell.path for cell in cells if cell.kind == cell_type and cell.probability == 0.0]
+    defective = [cell.path for cell in cells if cell.kind == cell_type and cell.probability == 1.0]
+    shuffle = random.Random(seed)  # noqa: S311 (a split, not a secret)
+    shuffle.shuffle(good)
+    shuffle.shuffle(defective)
+    half = len(good) // 2
+    return Split(good[:half], good[half:], defective)
+
+
+def _cell(folder: Path, labels: Path, line: int, columns: Sequence[str]) -> Cell:
+    text = f"line {line}: {' '.join(columns)!r}"
+    try:
+        name, probability, kind = columns[0], float(columns[1]), columns[2]
+    except (IndexError, ValueError):
+        raise _damaged(labels, text) from None
+    if kind not in CELL_TYPES or not 0.0 <= probability <= 1.0:
+        raise _damaged(labels, text)
+    path = folder / name
+    if not path.is_file():
+        raise DataError(
+            f"'{labels}' names an image that is missing",
+            expected=f"'{path}'",
+            received=text,
+            fix="download the data set again",
+        )
+    return Cell(path, probability, kind)
+
+
+def _damaged(labels: Path, received: str) -> DataError:
+    return DataError(
+        f"'{labels}' is damaged",
+        expected="lines of an image's path, its probability of being defective, and mono or poly",
+        received=received,
+        fix="download the data set again",
+    )

@@ -13,7 +13,7 @@ from PIL import Image
 from kd_train.metrics import auroc, per_region_overlap
 from kdx.errors import GateError, ImageError
 from kdx.folder import GOOD, TestImage
-from kdx.images import image_facts, read_image, read_mask, require_mask
+from kdx.images import centred_box, image_facts, read_image, read_mask, require_mask
 from kdx.progress import SILENT, Progress, Task
 from kdx.runtime.detector import Detector
 
@@ -86,7 +86,7 @@ def evaluate(
             scores += [float(score) for score in outputs.scores[:, 0]]
             task.advance(len(images))
     _require_finite(used, scores)
-    masks = _masks(used, maps) if any(image.mask for image in used) else None
+    masks = _masks(used, maps, detector.field_of_view) if any(image.mask for image in used) else None
     with progress.task("metrics", 1 + len({image.defect_type for image in used if image.is_defective})) as task:
         return _summarise(used, np.array(scores), maps, masks, detector.threshold, root, bad, task)
 
@@ -128,15 +128,18 @@ def _require_finite(images: Sequence[TestImage], scores: Sequence[float]) -> Non
         )
 
 
-def _masks(images: Sequence[TestImage], maps: Sequence[NDArray[np.float32]]) -> list[NDArray[np.bool_]]:
-    """Read every mask and bring it to its map's size by nearest neighbour."""
+def _masks(
+    images: Sequence[TestImage], maps: Sequence[NDArray[np.float32]], field_of_view: float
+) -> list[NDArray[np.bool_]]:
+    """Read every mask and bring the part that its map covers to the map's size by nearest neighbour."""
     masks: list[NDArray[np.bool_]] = []
     for image, map_ in zip(images, maps, strict=True):
         if image.mask is None:
             masks.append(np.zeros(map_.shape, dtype=bool))
             continue
         mask = Image.fromarray(read_mask(image.mask).astype(np.uint8))
-        masks.append(np.asarray(mask.resize((map_.shape[1], map_.shape[0]), Image.Resampling.NEAREST)) > 0)
+        box = centred_box(mask.width, mask.height, field_of_view)
+        masks.append(np.asarray(mask.resize((map_.shape[1], map_.shape[0]), Image.Resampling.NEAREST, box)) > 0)
     return masks
 
 

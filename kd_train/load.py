@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kd_export.graph import FusedDetector
-from kd_train.pair import Pair, PairOptions
+from kd_train.pair import Pair
 from kd_train.pairs import find_method
 from kd_train.run import Checkpoint, Run, RunConfig
 from kdx.errors import CheckpointError, OptionError
@@ -27,15 +27,16 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
     if which not in {None, "last", "best"}:
         raise OptionError("--checkpoint is not possible", expected="last or best", received=str(which))
     checkpoint = run.checkpoint(which or config.recipe.checkpoint)
-    options = PairOptions(
-        backbone=config.backbone,
-        weights=None,
-        taps=tuple(tap.name for tap in config.pair_spec.taps),
-        strides=(),
-        blur_sigma=config.pair_spec.blur_sigma,
-    )
+    method = find_method(config.method)
     with torch.random.fork_rng(devices=[]):
-        pair, _ = find_method(config.method).build(options)
+        pair, _ = method.build(config.recipe.pair_options(method, None))
+    if pair.spec != config.pair_spec:
+        raise CheckpointError(
+            f"'{run.path}' was trained as another pair than its recipe makes now",
+            expected=config.pair_spec.describe(),
+            received=pair.spec.describe(),
+            fix="the installed kdx or timm differs from the one that trained; see 'versions' in run.json",
+        )
     try:
         pair.load_state_dict(run.tensors(checkpoint))
     except RuntimeError as error:
@@ -48,13 +49,16 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
 
 def fuse(config: RunConfig, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
     """Return the fused detector of a run's pair, for the run's own input or another camera's."""
-    size = (config.recipe.image_size, config.recipe.image_size)
-    return FusedDetector(pair, config.pair_spec, input_spec or config.input, size, config.mean, config.std)
+    recipe = config.recipe
+    return FusedDetector(
+        pair, config.pair_spec, input_spec or config.input, recipe.size, config.mean, config.std, recipe.resize_to
+    )
 
 
 def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
     """Load a run as a detector in eager PyTorch, FP32, without a threshold: the reference of everything exported."""
     run = Run(path)
     pair, _ = load_pair(run, which)
-    backend = TorchEager(fuse(run.config, pair), threads=threads)
-    return Detector(backend, run.config.input, threshold=None, max_batch=16)
+    fused = fuse(run.config, pair)
+    backend = TorchEager(fused, threads=threads)
+    return Detector(backend, run.config.input, threshold=None, max_batch=16, field_of_view=fused.field_of_view)

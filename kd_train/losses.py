@@ -15,21 +15,21 @@ class FeatureMatching(nn.Module):
 
     Args:
         spec: The pair's declaration.
-        channels: Of each tap's features.
+        channels: Of the features of each of ``spec.loss_taps``.
     """
 
     def __init__(self, spec: PairSpec, channels: Sequence[int]) -> None:
         super().__init__()
-        self.weights = [tap.weight for tap in spec.taps]
+        self.weights = [tap.loss_weight for tap in spec.loss_taps]
         self.distances = nn.ModuleList(
-            distance_module(tap.distance, count) for tap, count in zip(spec.taps, channels, strict=True)
+            distance_module(tap.distance, count) for tap, count in zip(spec.loss_taps, channels, strict=True)
         )
 
-    def forward(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        """Take the features at each tap and return a scalar."""
+    def forward(self, compared: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Take the two features of each comparison and return a scalar."""
         parts = [
             weight * distance(t, s).mean()
-            for t, s, distance, weight in zip(teacher, student, self.distances, self.weights, strict=True)
+            for (t, s), distance, weight in zip(compared, self.distances, self.weights, strict=True)
         ]
         total: Tensor = parts[0]
         for part in parts[1:]:

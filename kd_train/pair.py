@@ -1,87 +1,111 @@
-"""What every method builds: a frozen teacher and a student with taps at matching layers."""
+"""What every method builds: a frozen teacher, its students, and which features are held against each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from kd_export.graph import PairSpec
+from kd_export.graph import Combine, Distance, MapSpec, PairSpec, ScoreRule, Tap
+from kd_train.teacher import Teacher, TeacherOptions
+
+Comparisons = list[tuple[Tensor, Tensor]]
 
 
 class Pair(nn.Module):
-    """A frozen teacher and its student.
+    """A frozen teacher and its students. A method overrides :meth:`compare`, and where it must, the others.
 
-    ``teacher_features`` and ``student_features`` are apart so that the teacher's may be computed once and kept; methods
-    whose student takes the teacher's features as input override the latter.
+    Teacher and students are apart so that the teacher's features, which never change, may be computed once and kept.
 
     Args:
-        teacher: Takes ``(N, 3, H, W)``, returns features at its taps. Frozen, always in eval mode.
-        student: Returns features of the same shapes.
+        teacher: Frozen, always in eval mode.
         spec: The declaration.
-        channels: Of the features at each tap.
-        mean: The teacher's input mean per RGB channel, of values in [0, 1].
-        std: Likewise.
+        channels: Channels of the features of each of ``spec.loss_taps``.
+        sees_image: Whether any student takes the image; where all take the teacher's features alone, training with kept
+            features needs no image.
     """
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        spec: PairSpec,
-        *,
-        channels: tuple[int, ...],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-    ) -> None:
+    def __init__(self, teacher: Teacher, spec: PairSpec, channels: tuple[int, ...], *, sees_image: bool = True) -> None:
         super().__init__()
         self.teacher = teacher.requires_grad_(False).eval()
-        self.student = student
         self.spec = spec
         self.channels = channels
-        self.mean = mean
-        self.std = std
+        self.sees_image = sees_image
+        self.mean = teacher.mean
+        self.std = teacher.std
 
     def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the teacher's features at each tap."""
+        """Return the teacher's features, as the students are trained on them, of ``(N, 3, H, W)`` images."""
         features: list[Tensor] = self.teacher(x)
         return features
 
-    def student_features(self, x: Tensor, teacher: list[Tensor]) -> list[Tensor]:
-        """Return the student's features at each tap, given the teacher's."""
-        features: list[Tensor] = self.student(x)
-        return features
+    def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
+        """Return the two features of each of ``spec.taps``, given the image and the teacher's features."""
+        raise NotImplementedError
 
-    def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return (teacher, student) features of each tap."""
-        teacher = self.teacher_features(x)
-        return list(zip(teacher, self.student_features(x, teacher), strict=True))
+    def compare_training(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
+        """Return the two features of each of ``spec.loss_taps``."""
+        return self.compare(x, teacher)
+
+    def forward(self, x: Tensor) -> Comparisons:
+        """Return the two features of each of ``spec.taps``."""
+        return self.compare(x, self.teacher_features(x))
 
     def train(self, mode: bool = True) -> Pair:
-        """Set the student's mode; the teacher stays in eval."""
+        """Set the students' mode; the teacher stays in eval."""
         super().train(mode)
         self.teacher.eval()
         return self
 
 
+class StudentPair(Pair):
+    """The usual pair: one student takes the image and returns a feature for each of the teacher's."""
+
+    def __init__(self, teacher: Teacher, student: nn.Module, spec: PairSpec) -> None:
+        super().__init__(teacher, spec, tuple(feature.channels for feature in teacher.features))
+        self.student = student
+
+    def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
+        """Return each of the teacher's features with the student's."""
+        return list(zip(teacher, self.student(x), strict=True))
+
+
 @dataclass(frozen=True)
 class PairOptions:
-    """What a method builds a pair from.
+    """What a method builds a pair from. None takes what the method declares.
 
     Attributes:
-        backbone: The teacher's timm name.
-        weights: ``imagenet``, ``random``, or a file; None for an empty teacher that a checkpoint will fill.
-        taps: Names of the teacher's taps, or empty: the backbone's features at ``strides``.
-        strides: Strides of the default taps.
+        teacher: The teacher's networks, weights and taps.
         blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels.
+        combine: How the taps' maps become one.
+        distance: How features are compared in the map.
+        score: How the map becomes a score.
+        choices: Values of the method's own options, by name; every option is present.
     """
 
-    backbone: str
-    weights: str | None
-    taps: tuple[str, ...]
-    strides: tuple[int, ...]
-    blur_sigma: float
+    teacher: TeacherOptions
+    blur_sigma: float = 0.0
+    combine: Combine | None = None
+    distance: Distance | None = None
+    score: ScoreRule | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MethodOption:
+    """A choice that a paper studies or leaves open.
+
+    Attributes:
+        name: As on the command line, without dashes.
+        values: What it may be; the first is the default.
+        help: What it decides, with the paper's table or equation.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    help: str
 
 
 @dataclass(frozen=True)
@@ -91,9 +115,39 @@ class Method:
     Attributes:
         name: As in ``--method``.
         paper: Where it is described.
-        build: Makes the pair; the second result says where the teacher's weights came from.
+        build: Makes the pair; the students' weights are drawn from torch's current seed. The second result says where
+            the teacher's weights came from.
+        options: The method's own options.
+        recipe: Its recipe's file; None for ``recipes/NAME.toml`` of this package.
     """
 
     name: str
     paper: str
     build: Callable[[PairOptions], tuple[Pair, str]]
+    options: tuple[MethodOption, ...] = ()
+    recipe: Path | None = None
+
+
+def declare_map(
+    names: Sequence[str],
+    options: PairOptions,
+    *,
+    distance: Distance,
+    combine: Combine,
+    weight: float = 1.0,
+    loss_weight: float = 1.0,
+    blur_sigma: float | None = None,
+) -> MapSpec:
+    """Declare one map over comparisons that are all alike.
+
+    Args:
+        names: Of the comparisons.
+        options: The user's; they win over what follows.
+        distance: The method's.
+        combine: The method's.
+        weight: Of each in a summed map.
+        loss_weight: Of each in the loss.
+        blur_sigma: Of the map where it is not the user's.
+    """
+    taps = tuple(Tap(name, options.distance or distance, weight, loss_weight) for name in names)
+    return MapSpec(taps, options.combine or combine, options.blur_sigma if blur_sigma is None else blur_sigma)

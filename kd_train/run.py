@@ -26,7 +26,7 @@ from kdx.files import new_folder, sha256_bytes, write_atomic
 from kdx.images import ChannelOrder, InputSpec
 from kdx.records import RUN_INDEX, R, encode_record, now, read_record
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         schema: Version of this layout.
         method: The method's name.
-        backbone: The teacher's timm name.
         weights: Where the teacher's weights came from, in words.
         pair_spec: The pair's declaration.
         recipe: The hyper-parameters.
@@ -44,6 +43,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         std: Likewise.
         seed: Of everything random.
         data: The data folder as it was given.
+        dataset: Which published data set it is, or None.
+        category: Which of its categories, or None.
         train_images: Content hash by file name of the images trained on.
         validation_images: Likewise, held out.
         data_sha256: One hash over the training images.
@@ -54,7 +55,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: int
     method: str
-    backbone: str
     weights: str
     pair_spec: PairSpec
     recipe: Recipe
@@ -63,12 +63,19 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     std: tuple[float, ...]
     seed: int
     data: str
+    dataset: str | None = None
+    category: str | None = None
     train_images: dict[str, str]
     validation_images: dict[str, str]
     data_sha256: str
     golden: list[str]
     versions: dict[str, str]
     created: str
+
+    @property
+    def backbone(self) -> str:
+        """The teacher's networks in words."""
+        return " and ".join(dict.fromkeys(self.recipe.backbones))
 
 
 class EpochRecord(msgspec.Struct, frozen=True):
@@ -84,7 +91,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``last.json`` or ``best.json``.
 
     Attributes:
-        file: The file of tensors, ``teacher.*`` and ``student.*`` in timm's names.
+        file: The file of tensors, the pair's by name; those of networks from timm keep timm's names.
         sha256: Its hash.
         optimiser: The file of the optimiser's state, or empty.
         optimiser_sha256: Its hash.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, scan_images, split_images
+from kd_train.datasets import open_data
 from kd_train.load import fuse
-from kd_train.pair import PairOptions
 from kd_train.pairs import find_method
 from kd_train.recipes import load_recipe
 from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, package_versions
@@ -23,7 +23,7 @@ from kd_train.trainer import Trainer
 from kdx import __version__
 from kdx.errors import CheckpointError, ImageError, OptionError, OutputError
 from kdx.files import hash_of_hashes
-from kdx.folder import ImageFolder, open_folder, require_good
+from kdx.folder import ImageFolder, require_good
 from kdx.images import InputSpec, encode_png, read_image
 from kdx.progress import SILENT, Progress
 from kdx.records import RUN_INDEX, now
@@ -38,10 +38,17 @@ class TrainOptions:
 
     Attributes:
         method: The method's name.
-        backbone: The teacher's timm name.
-        weights: ``imagenet``, ``random`` or a file.
+        backbone: The teacher's timm name; one for each group of taps, separated by commas, or one for all.
+        weights: ``imagenet``, ``random`` or a file; likewise.
+        category: Of a data set that has several.
         resume: Go on with an interrupted run.
         force: Replace an existing run.
+        taps: Names of the taps separated by commas, groups by ``/``.
+        crop_from: Side to which images are brought before the networks' input is cut from their centre; 0: no crop.
+        combine: ``sum`` or ``product``.
+        distance: ``half_squared_l2`` or ``cosine``.
+        score: ``max`` or ``sum``.
+        method_options: Values of the method's own options.
         train_fraction: Share of the training images to use, in (0, 1].
         group_by: Regular expression on file names: images with the same match show one part and are held out together.
         channels: ``auto``, ``1`` or ``3``.
@@ -53,17 +60,23 @@ class TrainOptions:
     """
 
     method: str = "stpm"
-    backbone: str = "resnet18"
+    backbone: str | None = None
     weights: str = "imagenet"
+    category: str | None = None
     resume: bool = False
     force: bool = False
     seed: int = 0
     epochs: int | None = None
     image_size: int | None = None
+    crop_from: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
-    taps: tuple[str, ...] | None = None
+    taps: str | None = None
     blur_sigma: float | None = None
+    combine: str | None = None
+    distance: str | None = None
+    score: str | None = None
+    method_options: Mapping[str, str] = field(default_factory=dict)
     validation_fraction: float | None = None
     train_fraction: float = 1.0
     group_by: str | None = None
@@ -100,23 +113,13 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another name for --out")
     device = check_device(options.device)
     method = find_method(options.method)
-    recipe = load_recipe(
-        method.name,
-        options.backbone,
-        epochs=options.epochs,
-        image_size=options.image_size,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        taps=options.taps,
-        blur_sigma=options.blur_sigma,
-        validation_fraction=options.validation_fraction,
-    )
-    folder = open_folder(data)
+    recipe = load_recipe(method, _overrides(options))
+    folder = open_data(data, options.category, progress=progress)
     bad = BadImages(options.max_bad_images)
     records = scan_images(require_good(folder), bad, progress)
     spec = choose_input(
         records,
-        recipe.image_size,
+        recipe.crop_from or recipe.image_size,
         channels=options.channels,
         sixteen_bit_range=options.sixteen_bit_range,
     )
@@ -129,14 +132,11 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         group_by=options.group_by,
     )
     _seed_everything(options.seed)
-    pair, source = method.build(
-        PairOptions(options.backbone, options.weights, recipe.taps, recipe.strides, recipe.blur_sigma)
-    )
+    pair, source = method.build(recipe.pair_options(method, _split(options.weights)))
     golden = _golden(folder, held_out, spec)
     config = RunConfig(
         schema=SCHEMA,
         method=options.method,
-        backbone=options.backbone,
         weights=source,
         pair_spec=pair.spec,
         recipe=recipe,
@@ -145,6 +145,8 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         std=pair.std,
         seed=options.seed,
         data=str(data),
+        dataset=folder.dataset,
+        category=folder.category,
         train_images={record.path.name: record.sha256 for record in train_records},
         validation_images={record.path.name: record.sha256 for record in held_out},
         data_sha256=hash_of_hashes(record.sha256 for record in train_records),
@@ -167,6 +169,29 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     if options.resume and (out / "last.json").exists():
         trainer.resume()
     return TrainResult(run, trainer.fit(), bad.reasons)
+
+
+def _overrides(options: TrainOptions) -> dict[str, object]:
+    """Return the recipe's fields that the user gave."""
+    return {
+        "backbones": _split(options.backbone) if options.backbone else None,
+        "epochs": options.epochs,
+        "image_size": options.image_size,
+        "crop_from": options.crop_from,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "taps": tuple(_split(group) for group in options.taps.split("/")) if options.taps else None,
+        "blur_sigma": options.blur_sigma,
+        "combine": options.combine,
+        "distance": options.distance,
+        "score": options.score,
+        "validation_fraction": options.validation_fraction,
+        "options": dict(options.method_options),
+    }
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _check_options(options: TrainOptions) -> None:
@@ -233,6 +258,6 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
 
 def _decisions(config: RunConfig) -> dict[str, object]:
     """Return what a resumed run must share with its beginning, by name."""
-    names = ("method", "backbone", "weights", "seed", "data_sha256")
+    names = ("method", "weights", "seed", "data_sha256")
     plain = {name: getattr(config, name) for name in names}
     return {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from kd_export.graph.preprocess import Preprocess
 from kd_train.data import ImageSet
@@ -69,11 +70,13 @@ class Trainer:
         # channels_last halves a CPU training step of depthwise networks and helps tensor cores.
         self.pair: Pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = FeatureMatching(config.pair_spec, pair.channels).to(device)
-        size = (self.recipe.image_size, self.recipe.image_size)
-        self.preprocess = Preprocess(config.input, size, config.mean, config.std, scale_is_folded=False).to(device)
+        recipe = self.recipe
+        self.preprocess = Preprocess(
+            config.input, recipe.size, config.mean, config.std, scale_is_folded=False, resize_to=recipe.resize_to
+        ).to(device)
         self.parameters = {n: p for n, p in pair.named_parameters() if not n.startswith("teacher.")}
         self.optimiser = _make_optimiser(self.recipe, list(self.parameters.values()))
-        self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+        self.schedule: OneCycleLR | ReduceLROnPlateau | None = None
         self.history: list[EpochRecord] = []
 
     def resume(self) -> None:
@@ -112,6 +115,8 @@ class Trainer:
                     self._require_finite(loss, epoch, step)
                 validation_loss = self._validation_loss(cached[1])
                 self._require_finite(validation_loss, epoch, steps)
+                if isinstance(self.schedule, ReduceLROnPlateau):
+                    self.schedule.step(validation_loss)
                 best = all(validation_loss < record.validation_loss for record in self.history)
                 seconds = time.perf_counter() - started
                 self.history.append(EpochRecord(epoch, train_loss, validation_loss, round(seconds, 3)))
@@ -126,14 +131,14 @@ class Trainer:
         self.pair.train()
         batches = self._shuffled(epoch)
         seen = sum(len(batch) for batch in batches)
-        for indices, x in self._inputs(self.train_set, batches):
+        for indices, x in self._inputs(self.train_set, batches, cache):
             with torch.no_grad():
                 teacher = self._teacher_features(x, indices, cache)
-            loss = self.loss(teacher, self.pair.student_features(x, teacher))
+            loss = self.loss(self.pair.compare_training(x, teacher))
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self.optimiser.step()
-            if self.schedule is not None:
+            if isinstance(self.schedule, OneCycleLR):
                 self.schedule.step()
             yield float(loss.detach()), len(indices) / seen
 
@@ -141,14 +146,19 @@ class Trainer:
     def _validation_loss(self, cache: FeatureCache | None) -> float:
         self.pair.eval()
         total = 0.0
-        for indices, x in self._inputs(
-            self.validation_set, _in_order(len(self.validation_set), self.recipe.batch_size)
-        ):
+        batches = _in_order(len(self.validation_set), self.recipe.batch_size)
+        for indices, x in self._inputs(self.validation_set, batches, cache):
             teacher = self._teacher_features(x, indices, cache)
-            total += float(self.loss(teacher, self.pair.student_features(x, teacher))) * len(indices)
+            total += float(self.loss(self.pair.compare_training(x, teacher))) * len(indices)
         return total / len(self.validation_set)
 
-    def _inputs(self, images: ImageSet, batches: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
+    def _inputs(
+        self, images: ImageSet, batches: list[list[int]], cache: FeatureCache | None = None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield each batch's indices and the networks' input; it is empty where kept features are all that is used."""
+        if cache is not None and not self.pair.sees_image:
+            yield from ((indices, torch.empty(0)) for indices in batches)
+            return
         for indices, batch in zip(batches, images.batches(batches), strict=True):
             x = self.preprocess(batch.to(self.device))
             yield indices, x.contiguous(memory_format=torch.channels_last)
@@ -156,7 +166,7 @@ class Trainer:
     def _teacher_features(self, x: Tensor, indices: list[int], cache: FeatureCache | None) -> list[Tensor]:
         if cache is None:
             return self.pair.teacher_features(x)
-        return [feature.to(self.device) for feature in cache[indices]]
+        return [feature.to(self.device, memory_format=torch.channels_last) for feature in cache[indices]]
 
     @torch.no_grad()
     def _cache_teacher(self, images: ImageSet, name: str) -> FeatureCache | None:
@@ -188,19 +198,22 @@ class Trainer:
         # Batch normalisation cannot train on one image.
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
-    def _make_schedule(self, steps: int) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """Return the schedule at the step where training goes on; it depends on the step alone."""
+    def _make_schedule(self, steps: int) -> OneCycleLR | ReduceLROnPlateau | None:
+        """Return the schedule where training goes on; it depends on steps and validation losses alone."""
         if self.recipe.schedule == "constant":
             return None
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, self.recipe.learning_rate, total_steps=self.recipe.epochs * steps + 1
-        )
+        if self.recipe.schedule == "plateau":
+            plateau = ReduceLROnPlateau(self.optimiser)
+            for record in self.history:
+                plateau.step(record.validation_loss)
+            return plateau
+        one_cycle = OneCycleLR(self.optimiser, self.recipe.learning_rate, total_steps=self.recipe.epochs * steps + 1)
         with warnings.catch_warnings():
             # The optimiser's own steps were taken before the interruption.
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(len(self.history) * steps):
-                schedule.step()
-        return schedule
+                one_cycle.step()
+        return one_cycle
 
     def _require_finite(self, loss: float, epoch: int, step: int) -> None:
         if math.isfinite(loss):

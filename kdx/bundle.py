@@ -58,7 +58,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         created: UTC time of the export, ISO 8601.
         checkpoint_sha256: Hash of the checkpoint's tensors.
         epoch: Epochs trained at that checkpoint.
-        backbone: The teacher's timm name.
+        backbone: timm's names of the teacher's networks.
         weights: Where the teacher's weights came from.
         data_sha256: Hash over the training images.
         trained_with: Versions of the packages that trained.
@@ -85,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         pair_spec: The pair's declaration: taps, distances, combine and score rules.
         input: What the graph accepts.
         map_size: Height and width of the anomaly map.
+        field_of_view: Share of each side of the image, centred, that the map covers; below 1 for methods that crop.
         max_batch: Largest batch the graph was declared for.
         golden: Names of the golden images, in the order of the reference maps and scores.
         files: SHA-256 of every other file in the bundle, by relative POSIX path.
@@ -102,6 +103,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     golden: list[str]
     files: dict[str, str]
     provenance: Provenance
+    field_of_view: float = 1.0
     threshold: Threshold | None = None
 
 

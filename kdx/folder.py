@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,19 +40,27 @@ class ImageFolder:
 
     Attributes:
         root: The folder.
-        layout: ``mvtec`` or ``plain``.
+        layout: ``mvtec``, ``plain``, or the key of the published data set in whose layout it is.
         good: Good images to train and calibrate on, sorted by name.
-        test: Images to evaluate on (MVTec layout only).
+        test: Images to evaluate on (none in a plain folder).
+        dataset: Key of the published data set (``kd_train.datasets``), or None for anything else.
+        category: Which category of a data set that has several, or None.
     """
 
     root: Path
     layout: str
     good: tuple[Path, ...]
     test: tuple[TestImage, ...]
+    dataset: str | None = None
+    category: str | None = None
 
 
-def open_folder(root: str | Path) -> ImageFolder:
+def open_folder(root: str | Path, *, looked_for: Sequence[str] = ()) -> ImageFolder:
     """Find the images in a data folder.
+
+    Args:
+        root: The folder.
+        looked_for: Layouts that the caller has looked for already, for the message when there is nothing.
 
     Raises:
         DataError: The folder is missing, is not a folder, or holds no images in either layout.
@@ -62,10 +71,10 @@ def open_folder(root: str | Path) -> ImageFolder:
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder")
     if (root / "train").is_dir() or (root / "test").is_dir():
-        return _mvtec(root)
+        return _mvtec(root, looked_for)
     plain = image_files(root / GOOD) if (root / GOOD).is_dir() else image_files(root)
     if not plain:
-        raise _nothing_found(root)
+        raise _nothing_found(root, looked_for)
     return ImageFolder(root, "plain", plain, ())
 
 
@@ -75,7 +84,8 @@ def require_good(folder: ImageFolder) -> tuple[Path, ...]:
         raise DataError(
             f"'{folder.root}' holds no good images",
             expected=f"images in {folder.root / 'train' / GOOD}",
-            received=_listing(folder.root / "train" if (folder.root / "train").is_dir() else folder.root),
+            received=listing(folder.root / "train" if (folder.root / "train").is_dir() else folder.root),
+            fix="add the images, or name the folder that has them",
         )
     return folder.good
 
@@ -89,6 +99,7 @@ def require_test(folder: ImageFolder) -> tuple[TestImage, ...]:
             f"'{folder.root}' cannot be evaluated on",
             expected="test/good and at least one test/DEFECT_TYPE, each with images",
             received=f"{good} good and {defective} defective test images",
+            fix="add the images that are missing, or name the folder that has them",
         )
     return folder.test
 
@@ -97,42 +108,66 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     """Return the image files directly in a folder, sorted by name; other files and hidden ones are passed over."""
     if not folder.is_dir():
         return ()
-    try:
-        entries = sorted(folder.iterdir())
-    except PermissionError as error:
-        raise DataError(f"the folder '{folder}' cannot be read: permission denied") from error
     return tuple(
         path
-        for path in entries
+        for path in entries(folder)
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     )
 
 
-def _mvtec(root: Path) -> ImageFolder:
+def folders(folder: Path) -> tuple[Path, ...]:
+    """Return the folders directly in a folder, sorted by name; hidden ones are passed over."""
+    if not folder.is_dir():
+        return ()
+    return tuple(path for path in entries(folder) if path.is_dir() and not path.name.startswith("."))
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return everything directly in a folder, sorted by name.
+
+    Raises:
+        DataError: It may not be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError as error:
+        raise DataError(
+            f"the folder '{folder}' cannot be read: permission denied",
+            expected="a folder that this user may list",
+            received=type(error).__name__,
+            fix="change its permissions, or copy the data to where you may read it",
+        ) from error
+
+
+def listing(folder: Path) -> str:
+    """Say in a few words what is directly in a folder."""
+    names = [path.name + ("/" if path.is_dir() else "") for path in entries(folder)]
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return shown or "an empty folder"
+
+
+def _mvtec(root: Path, looked_for: Sequence[str]) -> ImageFolder:
     masks = root / "ground_truth"
     test: list[TestImage] = []
-    types = sorted(path for path in (root / "test").iterdir() if path.is_dir()) if (root / "test").is_dir() else []
-    for folder in types:
+    for folder in folders(root / "test"):
         for path in image_files(folder):
             has_mask = folder.name != GOOD and masks.is_dir()
             mask = masks / folder.name / f"{path.stem}_mask.png" if has_mask else None
             test.append(TestImage(path, folder.name, mask))
     good = image_files(root / "train" / GOOD)
     if not good and not test:
-        raise _nothing_found(root)
+        raise _nothing_found(root, looked_for)
     return ImageFolder(root, "mvtec", good, tuple(test))
 
 
-def _nothing_found(root: Path) -> DataError:
+def _nothing_found(root: Path, looked_for: Sequence[str]) -> DataError:
+    own = (
+        "train/good/*.png (and test/good, test/DEFECT_TYPE), or good images directly in the folder; "
+        "png, jpg, bmp or tif"
+    )
     return DataError(
         f"no images were found in '{root}'",
-        expected="train/good/*.png (and test/good, test/DEFECT_TYPE), or good images directly in the folder; "
-        "png, jpg, bmp or tif",
-        received=_listing(root),
+        expected="; or ".join([own, *looked_for]),
+        received=listing(root),
+        fix="name the folder that holds the images, or bring them into one of these layouts",
     )
-
-
-def _listing(folder: Path) -> str:
-    names = [path.name + ("/" if path.is_dir() else "") for path in sorted(folder.iterdir())]
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return shown or "an empty folder"

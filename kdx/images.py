@@ -175,8 +175,8 @@ def require_mask(path: Path, *, width: int, height: int) -> None:
     if not path.is_file():
         raise ImageError(
             f"the mask '{path}' is missing",
-            expected="ground_truth/TYPE/NAME_mask.png for every image under test/TYPE",
-            fix="add the mask, or remove ground_truth/ to evaluate image scores only",
+            expected="a mask for every defective image (MVTec layout: ground_truth/TYPE/NAME_mask.png)",
+            fix="add the mask, or take all masks away to evaluate image scores only",
         )
     received = image_facts(path)[:2]
     if received != (width, height):
@@ -190,6 +190,12 @@ def require_mask(path: Path, *, width: int, height: int) -> None:
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Read a defect mask ``(H, W)``: every pixel above zero is defective."""
     return decode_image(path, channels=1)[..., 0] > 0
+
+
+def centred_box(width: int, height: int, share: float) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of the centred part that has this share of each side."""
+    left, top = width * (1 - share) / 2, height * (1 - share) / 2
+    return left, top, width - left, height - top
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -51,7 +51,11 @@ def detector_of(bundle: Bundle, backend: str = "auto", threads: int | None = Non
     manifest = bundle.manifest
     threshold = manifest.threshold.score if manifest.threshold else None
     return Detector(
-        find_backend(backend).open(bundle.graph, threads), manifest.input, threshold, max_batch=manifest.max_batch
+        find_backend(backend).open(bundle.graph, threads),
+        manifest.input,
+        threshold,
+        max_batch=manifest.max_batch,
+        field_of_view=manifest.field_of_view,
     )
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
+from kdx.images import centred_box
 from kdx.runtime.detector import Decision, Verdict
 
 # Anchor colours from unremarkable to far above the threshold; interpolated linearly. Readable in grey as well.
@@ -18,10 +19,11 @@ _CAPTION_COLOURS = {
     Decision.DEFECTIVE: (158, 27, 40),
     Decision.UNDECIDED: (84, 84, 92),
 }
+_UNSEEN = 0.35  # of their brightness is left to the parts that the detector does not see
 _SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be read
 
 
-def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str) -> Image.Image:
+def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str, field_of_view: float = 1.0) -> Image.Image:
     """Draw an image and, beside it, the same with its heat map, its outline at the threshold, and a caption.
 
     Colour begins at half the threshold and is strongest at twice the threshold; without one, the map's own maximum
@@ -31,16 +33,22 @@ def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str) -> Ima
         image: uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
         verdict: What the detector said of it.
         name: The file's name, for the caption.
+        field_of_view: Share of each side, centred, that the map covers; the rest stays dark.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
     picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
-    raw = Image.fromarray(verdict.anomaly_map).resize(picture.size, Image.Resampling.BILINEAR)
-    values = np.nan_to_num(np.asarray(raw, dtype=np.float64), nan=np.inf)
+    left, top, right, bottom = (round(edge) for edge in centred_box(*picture.size, field_of_view))
+    raw = Image.fromarray(verdict.anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    values = np.zeros((picture.height, picture.width))
+    values[top:bottom, left:right] = np.nan_to_num(np.asarray(raw, dtype=np.float64), nan=np.inf)
     full = 2 * verdict.threshold if verdict.threshold else float(values.max())
     faintest = full / 4
     heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else np.zeros_like(values)
     blended = _blend(np.asarray(picture, dtype=np.float64), heat)
+    outside = np.ones(values.shape, dtype=bool)
+    outside[top:bottom, left:right] = False
+    blended[outside] *= _UNSEEN
     if verdict.threshold:
         over = values > verdict.threshold
         blended[over & ~binary_erosion(over, iterations=2)] = (255, 255, 255)

@@ -64,3 +64,56 @@ def anomaly_map(
     else:
         combined = sum(w * p for w, p in zip(weights or [1.0] * len(parts), parts, strict=True))
     return gaussian_filter(combined, sigma, mode="reflect", truncate=4.0) if sigma else combined
+
+
+Features = Sequence[tuple[Array, Array]]
+
+
+def stpm(features: Features, size: tuple[int, int], sigma: float) -> tuple[Array, float]:
+    """STPM Eq. 1, 4: the product of the upsampled distances; the score its maximum."""
+    omega = anomaly_map(features, size, product=True, sigma=sigma)
+    return omega, float(omega.max())
+
+
+def summed(features: Features, size: tuple[int, int], sigma: float) -> tuple[Array, float]:
+    """Reduced student and dual-loc Eq. 6: the sum of the upsampled half squared distances."""
+    total = anomaly_map(features, size, product=False, sigma=sigma)
+    return total, float(total.max())
+
+
+def dual_det(features: Features, size: tuple[int, int], sigma: float) -> tuple[Array, float]:
+    """Dual model Eq. 4, 5: the maximum of the product of the upsampled cosine distances."""
+    product = np.ones(size)
+    for t, s in features:
+        product = product * upsample(cosine(t, s), *size)
+    product = gaussian_filter(product, sigma) if sigma else product
+    return product, float(product.max())
+
+
+def mixed_teacher(resnet: Features, efficientnet: Features, size: tuple[int, int], sigma: float) -> tuple[Array, float]:
+    """MixedTeacher Eq. 9 to 12; norm: the map divided by its L2 norm."""
+    a_resnet, a_effnet = np.zeros(size), np.zeros(size)
+    for t, s in resnet:
+        a_resnet += upsample(half_squared_l2(t, s), *size)
+    for t, s in efficientnet:
+        a_effnet += upsample(half_squared_l2(t, s), *size)
+    extent = a_effnet.max() - a_effnet.min()
+    m = a_resnet * extent * (a_effnet / np.sqrt((a_effnet**2).sum()))
+    m = gaussian_filter(m, sigma) if sigma else m
+    return m, float(m.sum())
+
+
+def dskd(features: Features, size: tuple[int, int], sigma: float, lam: float = 0.1) -> tuple[Array, float]:
+    """DSKD Eq. 4 to 10: each position's lambda times half the squared distance, plus the cosine distance."""
+    m = np.zeros(size)
+    for t, d in features:
+        m += upsample(lam * half_squared_l2(t, d) + cosine(t, d), *size)
+    m = gaussian_filter(m, sigma) if sigma else m
+    return m, float(m.max())
+
+
+def reverse_distillation(features: Features, size: tuple[int, int], sigma: float) -> tuple[Array, float]:
+    """Deng and Li, section 3.4: the sum of the upsampled cosine distances, smoothed."""
+    m = sum(upsample(cosine(t, s), *size) for t, s in features)
+    m = gaussian_filter(m, sigma) if sigma else m
+    return m, float(np.max(m))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kd_export.graph.fold import fold_batch_norm, fold_input_scale
 from kd_export.graph.preprocess import Preprocess
 from kd_export.graph.spec import PairSpec
-from kd_export.graph.tail import AnomalyMap, Score
+from kd_export.graph.tail import Tail
 from kdx.images import InputSpec
 
 
@@ -19,12 +19,16 @@ class FusedDetector(nn.Module):
 
     Args:
         pair: A module that takes the normalised image ``(N, 3, h, w)`` and returns the (teacher, student) features of
-            each tap. It is copied; the copy's batch normalisation and input scale are folded.
+            each of ``spec.taps``. It is copied; the copy's batch normalisation and input scale are folded.
         spec: The pair's declaration.
         input_spec: What comes from the camera.
         size: Height and width at which the networks run, and of the map.
         mean: The teacher's input mean per RGB channel, of values in [0, 1].
         std: Likewise.
+        resize_to: Height and width to which the image is brought before ``size`` is cut from its centre; None: no crop.
+
+    Attributes:
+        field_of_view: Share of each side of the image, centred, that the networks see and the map covers.
     """
 
     def __init__(
@@ -35,11 +39,13 @@ class FusedDetector(nn.Module):
         size: tuple[int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        resize_to: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
         self.input_spec = input_spec
         self.size = size
+        self.field_of_view = size[0] / resize_to[0] if resize_to else 1.0
         self.pair = copy.deepcopy(pair).cpu().eval().requires_grad_(False)
         flip = input_spec.channels == 3 and input_spec.channel_order == "bgr"
         with torch.no_grad():
@@ -49,9 +55,8 @@ class FusedDetector(nn.Module):
             scale = 1.0 / (255.0 * torch.tensor(std))
             folded = fold_input_scale(self.pair, self._flat_features, example, scale, flip_channels=flip)
             tap_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in self.pair(example)]
-        self.preprocess = Preprocess(input_spec, size, mean, std, scale_is_folded=folded)
-        self.anomaly_map = AnomalyMap(spec, tap_shapes, size)
-        self.score = Score(spec.score)
+        self.preprocess = Preprocess(input_spec, size, mean, std, scale_is_folded=folded, resize_to=resize_to)
+        self.tail = Tail(spec, tap_shapes, size)
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,8 +68,8 @@ class FusedDetector(nn.Module):
         Returns:
             ``anomaly_map`` float32 ``(N, h, w)`` and ``anomaly_score`` float32 ``(N, 1)``; raw, no threshold.
         """
-        anomaly_map: Tensor = self.anomaly_map(self.pair(self.preprocess(image)))
-        return anomaly_map, self.score(anomaly_map)
+        outputs: tuple[Tensor, Tensor] = self.tail(self.pair(self.preprocess(image)))
+        return outputs
 
     def _flat_features(self, x: Tensor) -> list[Tensor]:
         return [feature for pair in self.pair(x) for feature in pair]

@@ -12,6 +12,12 @@ from kd_export.graph.spec import Distance
 EPSILON = 1e-20
 
 
+def unit_vectors(features: Tensor) -> Tensor:
+    """Take ``(N, C, h, w)`` and return ``features / sqrt(‖features‖² + eps)`` of each position, in FP32."""
+    features = features.to(torch.float32)
+    return features * torch.rsqrt((features * features).sum(dim=1, keepdim=True) + EPSILON)
+
+
 class _PerPosition(nn.Module):
     """What both distances share: sums over the channels, and normalised vectors.
 

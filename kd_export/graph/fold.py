@@ -19,6 +19,7 @@ from kdx.errors import GateError
 FOLD_TOLERANCE = 1e-4
 
 Forward = Callable[[Tensor], list[Tensor]]
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> None:
@@ -38,12 +39,19 @@ def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> No
     modules = dict(network.named_modules())
     for conv_name, norm_name in _followed_pairs(network, forward, example):
         convolution, norm = modules[conv_name], modules[norm_name]
-        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(convolution, _CONVOLUTIONS)
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None
         assert norm.running_var is not None
         convolution.weight, bias = fuse_conv_bn_weights(
-            convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            convolution.weight,
+            convolution.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+            transpose=isinstance(convolution, nn.ConvTranspose2d),
         )
         convolution.bias = bias
         network.set_submodule(norm_name, _activation(norm))
@@ -108,7 +116,7 @@ def _activation(norm: nn.BatchNorm2d) -> nn.Module:
     return activation if isinstance(activation, nn.Module) else nn.Identity()
 
 
-def _is_plain(convolution: nn.Conv2d) -> bool:
+def _is_plain(convolution: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     """Whether a convolution uses its weights as they are; timm's weight-standardised ones do not.
 
     A layer that only pads differently (``Conv2dSame``) scales its output with its weights; one that standardises its
@@ -133,7 +141,7 @@ def _followed_pairs(network: nn.Module, forward: Forward, example: Tensor) -> li
 
     def watch(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[name] = calls.get(name, 0) + 1
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _CONVOLUTIONS):
             produced.append((name, output))
         elif isinstance(module, nn.BatchNorm2d):
             pairs.extend((source, name) for source, tensor in produced if tensor is inputs[0])

@@ -10,14 +10,34 @@ from kdx.images import InputSpec
 from kdx.resampling import antialias_matrix
 
 
-def resize(size_in: tuple[int, int], size_out: tuple[int, int]) -> nn.Module:
-    """Return an antialiased bilinear resize of ``(N, C, H, W)``, equal to ``F.interpolate(antialias=True)``.
+def resize(size_in: tuple[int, int], size_out: tuple[int, int], crop: tuple[int, int]) -> nn.Module:
+    """Return an antialiased bilinear resize of ``(N, C, H, W)`` and the cut of its centre.
 
-    TensorRT refuses ``Resize(antialias=1)``; two constant-matrix products run everywhere.
+    Equal to ``F.interpolate(antialias=True)`` and torchvision's centre crop. TensorRT refuses ``Resize(antialias=1)``;
+    two constant-matrix products run everywhere, and rows that are cut off are not computed.
     """
+    tops = [round((full - part) / 2) for full, part in zip(size_out, crop, strict=True)]
     if size_in == size_out:
-        return nn.Identity()
-    return Separable(antialias_matrix(size_in[0], size_out[0]), antialias_matrix(size_in[1], size_out[1]))
+        return nn.Identity() if crop == size_out else CentreCrop(tops, crop)
+    return Separable(
+        *(
+            antialias_matrix(source, full)[top : top + part]
+            for source, full, top, part in zip(size_in, size_out, tops, crop, strict=True)
+        )
+    )
+
+
+class CentreCrop(nn.Module):
+    """Cuts a window out of ``(N, C, H, W)``."""
+
+    def __init__(self, start: list[int], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.rows = slice(start[0], start[0] + size[0])
+        self.columns = slice(start[1], start[1] + size[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take ``(N, C, H, W)`` and return ``(N, C, h, w)``."""
+        return x[:, :, self.rows, self.columns]
 
 
 class Preprocess(nn.Module):
@@ -31,6 +51,8 @@ class Preprocess(nn.Module):
         scale_is_folded: The networks' first convolutions already hold ``1 / (255 std)``, see
             :func:`kd_export.graph.fold.fold_input_scale`. The mean is never folded into a bias: the zero padding of the
             first convolution would then mean black instead of the mean.
+        resize_to: Height and width to which the image is brought before ``size`` is cut from its centre (the dual
+            model's 256 to 224); None: it is brought to ``size``.
     """
 
     mean: Tensor
@@ -44,10 +66,11 @@ class Preprocess(nn.Module):
         std: tuple[float, ...],
         *,
         scale_is_folded: bool,
+        resize_to: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         camera = (input_spec.height, input_spec.width)
-        self.resize = resize(camera, size)
+        self.resize = resize(camera, resize_to or size, size)
         flip = input_spec.channels == 3 and input_spec.channel_order == "bgr"
         step = -1 if flip else 1
         self.register_buffer("mean", 255.0 * torch.tensor(mean[::step]).view(1, 3, 1, 1))

@@ -27,19 +27,52 @@ class ScoreRule(str, enum.Enum):
     SUM = "sum"
 
 
+class Join(str, enum.Enum):
+    """How a pair's maps become its anomaly map and its score.
+
+    ``SINGLE``: there is one map. ``CONFIRMED``: the first, multiplied by the second, which is normalised and weighted
+    by its extent (MixedTeacher Eq. 11); the first's blur comes last. The other three take the first as the anomaly map,
+    and the score from the first, from the second, or the product of both scores.
+    """
+
+    SINGLE = "single"
+    CONFIRMED = "confirmed"
+    SCORE_FIRST = "score_first"
+    SCORE_SECOND = "score_second"
+    SCORE_BOTH = "score_both"
+
+
 @dataclass(frozen=True)
 class Tap:
-    """One place where teacher and student are compared.
+    """One comparison of two features.
 
     Attributes:
-        name: The module's name in timm's model, e.g. ``layer2`` or ``blocks.4``.
+        name: The module's name in timm's model, e.g. ``layer2`` or ``blocks.4``, and what is compared with it where a
+            method has several students: ``blocks.4 autoencoder``.
         distance: The distance used there.
-        weight: Its weight in the loss (STPM Eq. 3) and in a summed map.
+        weight: Its weight in a summed map.
+        loss_weight: Its weight in the loss (STPM Eq. 3).
     """
 
     name: str
     distance: Distance = Distance.HALF_SQUARED_L2
     weight: float = 1.0
+    loss_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """One map: its taps and how they become one.
+
+    Attributes:
+        taps: Where features are compared.
+        combine: How the taps' maps become one.
+        blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels; 0 for none.
+    """
+
+    taps: tuple[Tap, ...]
+    combine: Combine
+    blur_sigma: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,13 +80,33 @@ class PairSpec:
     """The declaration of a pair.
 
     Attributes:
-        taps: Where features are compared.
-        combine: How the taps' maps become one.
-        blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels; 0 for none.
-        score: How the map becomes a score.
+        maps: One map, or two that are joined.
+        join: How they become the anomaly map and the score.
+        score: How a map becomes a score.
+        trained: Comparisons that are trained but do not appear in a map.
     """
 
-    taps: tuple[Tap, ...]
-    combine: Combine
-    blur_sigma: float = 0.0
+    maps: tuple[MapSpec, ...]
+    join: Join = Join.SINGLE
     score: ScoreRule = ScoreRule.MAX
+    trained: tuple[Tap, ...] = ()
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The comparisons of every map, in order."""
+        return tuple(tap for map_spec in self.maps for tap in map_spec.taps)
+
+    @property
+    def loss_taps(self) -> tuple[Tap, ...]:
+        """Every comparison that is trained: the maps', then the others."""
+        return self.taps + self.trained
+
+    def describe(self) -> str:
+        """Say in words how features become a score."""
+        parts = [
+            f"{m.combine.value} over {', '.join(tap.name for tap in m.taps)}"
+            + (f", blur sigma {m.blur_sigma:g}" if m.blur_sigma else "")
+            for m in self.maps
+        ]
+        joined = "" if self.join is Join.SINGLE else f"; {self.join.value.replace('_', ' ')}"
+        return f"{' | '.join(parts)}{joined}; score: {self.score.value}"

@@ -1,4 +1,4 @@
-"""From the taps to the map: distance, upsampling, combination, blur.
+"""From the taps to map and score: distance, upsampling, combination, blur.
 
 Upsampling U and blur G are linear and separable, so each is one constant matrix per axis. For a sum they are one
 matrix, ``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``; for a product the product comes between U and G.
@@ -6,24 +6,28 @@ matrix, ``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``; for a product 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from kd_export.graph.distance import distance_module
+from kd_export.graph.distance import EPSILON, distance_module
 from kd_export.graph.separable import Separable
-from kd_export.graph.spec import Combine, PairSpec, ScoreRule
+from kd_export.graph.spec import Combine, Join, MapSpec, PairSpec, ScoreRule
 from kdx.resampling import bilinear_matrix, gaussian_matrix
+
+Features = list[tuple[Tensor, Tensor]]
+Shape = tuple[int, int, int]
 
 
 class AnomalyMap(nn.Module):
     """Features at the taps to one map (STPM Eq. 4 for products).
 
     Args:
-        spec: The pair's declaration.
+        spec: The map's declaration.
         tap_shapes: Channels, height and width of each tap's features.
         size: Height and width of the map.
     """
 
-    def __init__(self, spec: PairSpec, tap_shapes: list[tuple[int, int, int]], size: tuple[int, int]) -> None:
+    def __init__(self, spec: MapSpec, tap_shapes: list[Shape], size: tuple[int, int]) -> None:
         super().__init__()
         self.combine = spec.combine
         self.weights = [tap.weight for tap in spec.taps]
@@ -37,11 +41,10 @@ class AnomalyMap(nn.Module):
         if spec.combine is Combine.SUM:
             upsample = [[g @ u for g, u in zip(blur, matrices, strict=True)] for matrices in upsample]
         self.upsample = nn.ModuleList(Separable(*matrices) for matrices in upsample)
-        blurs_last = spec.combine is Combine.PRODUCT and spec.blur_sigma > 0
-        self.blur = Separable(*blur) if blurs_last else nn.Identity()
+        self.blur = blur_module(spec.blur_sigma if spec.combine is Combine.PRODUCT else 0.0, size)
 
-    def forward(self, features: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Take (teacher, student) features of each tap, ``(N, C, h, w)``, and return the map ``(N, H, W)``."""
+    def forward(self, features: Features) -> Tensor:
+        """Take the two features of each tap, ``(N, C, h, w)``, and return the map ``(N, H, W)``."""
         combined: Tensor | None = None
         for (teacher, student), distance, upsample, weight in zip(
             features, self.distances, self.upsample, self.weights, strict=True
@@ -57,6 +60,28 @@ class AnomalyMap(nn.Module):
         return blurred
 
 
+def blur_module(sigma: float, size: tuple[int, int]) -> nn.Module:
+    """Return a Gaussian blur of ``(N, H, W)`` maps, reflected at the edges; nothing for a sigma of 0."""
+    return Separable(*(gaussian_matrix(length, sigma) for length in size)) if sigma > 0 else nn.Identity()
+
+
+class Confirmed(nn.Module):
+    """MixedTeacher Eq. 11: ``A₁ · (max A₂ − min A₂) · A₂ / ‖A₂‖``, each image for itself.
+
+    The text calls the last factor "the normalization" of the map without saying which; it is the L2 norm over the map
+    here. (The authors' published code divides each row by the row's norm, which makes a defect's brightness depend on
+    what else lies in its row.)
+    """
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Take two maps ``(N, H, W)`` and return one."""
+        flat = second.flatten(1)
+        extent = flat.amax(dim=1) - flat.amin(dim=1)
+        # Behind the taps everything is FP32; the smallest number added keeps a map of zeros finite.
+        factor = extent * torch.rsqrt((flat * flat).sum(dim=1) + EPSILON)
+        return first * (second * factor[:, None, None])
+
+
 class Score(nn.Module):
     """A map to a score."""
 
@@ -68,3 +93,47 @@ class Score(nn.Module):
         """Take ``(N, H, W)`` and return ``(N, 1)``."""
         flat = anomaly_map.flatten(1)
         return flat.amax(dim=1, keepdim=True) if self.rule is ScoreRule.MAX else flat.sum(dim=1, keepdim=True)
+
+
+class Tail(nn.Module):
+    """Everything behind the taps: features to anomaly map and score.
+
+    Args:
+        spec: The pair's declaration.
+        tap_shapes: Channels, height and width of the features of each of ``spec.taps``.
+        size: Height and width of the map.
+    """
+
+    def __init__(self, spec: PairSpec, tap_shapes: list[Shape], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.join = spec.join
+        self.counts = [len(map_spec.taps) for map_spec in spec.maps]
+        joined_sigma = 0.0
+        maps = list(spec.maps)
+        if spec.join is Join.CONFIRMED:
+            # The product of the maps comes between upsampling and blur, as the product of taps does.
+            joined_sigma = maps[0].blur_sigma
+            maps[0] = MapSpec(maps[0].taps, maps[0].combine)
+        shapes = _groups(tap_shapes, self.counts)
+        self.maps = nn.ModuleList(AnomalyMap(m, s, size) for m, s in zip(maps, shapes, strict=True))
+        self.confirm = Confirmed() if spec.join is Join.CONFIRMED else None
+        self.blur = blur_module(joined_sigma, size)
+        self.score = Score(spec.score)
+
+    def forward(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Take the two features of each tap and return the map ``(N, H, W)`` and the score ``(N, 1)``."""
+        maps = [module(part) for module, part in zip(self.maps, _groups(features, self.counts), strict=True)]
+        first: Tensor = maps[0]
+        if self.confirm is not None:
+            first = self.blur(self.confirm(first, maps[1]))
+        if self.join is Join.SCORE_SECOND:
+            return first, self.score(maps[1])
+        if self.join is Join.SCORE_BOTH:
+            return first, self.score(first) * self.score(maps[1])
+        return first, self.score(first)
+
+
+def _groups(items: list, counts: list[int]) -> list[list]:  # type: ignore[type-arg]
+    """Cut a list into consecutive parts of the given lengths."""
+    starts = [sum(counts[:index]) for index in range(len(counts))]
+    return [items[start : start + count] for start, count in zip(starts, counts, strict=True)]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Literal
 
 import msgspec
 
+from kd_export.graph import Combine, Distance, ScoreRule
+from kd_train.pair import Method, PairOptions
+from kd_train.teacher import TeacherOptions
 from kdx.errors import OptionError
 
 if sys.version_info >= (3, 11):
@@ -17,10 +22,12 @@ else:
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a pair is trained.
+    """How a pair is built and trained.
 
     Attributes:
+        backbones: timm's name of the teacher's network, one for each group of taps or one for all.
         image_size: Side of the square at which the networks run, in pixels.
+        crop_from: Side to which images are brought before ``image_size`` is cut from their centre; 0: no crop.
         epochs: Passes over the training images.
         batch_size: Images a step.
         optimiser: ``sgd`` or ``adam``.
@@ -28,16 +35,23 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         momentum: Of SGD.
         betas: Of Adam.
         weight_decay: L2 penalty.
-        schedule: ``constant``, or ``one-cycle`` (PyTorch's: warm-up over the first 30 % of the steps, cosine decay to
-            zero; momentum, or the first beta, goes from 0.95 to 0.85 and back meanwhile).
+        schedule: ``constant``; ``one-cycle`` (PyTorch's: warm-up over the first 30 % of the steps, cosine decay to
+            zero; momentum, or the first beta, goes from 0.95 to 0.85 and back meanwhile); or ``plateau`` (PyTorch's
+            defaults: a tenth after ten epochs without a lower validation loss).
         validation_fraction: Share of the good images held out, for the validation loss and for calibration.
         checkpoint: Which checkpoint is the result: ``last`` or ``best`` (lowest validation loss).
-        strides: Strides of the default taps.
-        taps: Names of the taps; empty for the backbone's features at ``strides``.
+        strides: Of each group: strides of the default taps.
+        taps: Of each group: names of the taps; empty for the backbone's features at ``strides``.
         blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels.
+        combine: How the taps' maps become one; None as the method declares.
+        distance: How features are compared; None as the method declares.
+        score: How the map becomes a score; None as the method declares.
+        options: Values of the method's own options that differ from its defaults.
     """
 
+    backbones: tuple[str, ...]
     image_size: int
+    crop_from: int = 0
     epochs: int
     batch_size: int
     optimiser: Literal["sgd", "adam"]
@@ -45,39 +59,103 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    schedule: Literal["constant", "one-cycle"] = "constant"
+    schedule: Literal["constant", "one-cycle", "plateau"] = "constant"
     validation_fraction: float = 0.2
     checkpoint: Literal["last", "best"] = "last"
-    strides: tuple[int, ...] = ()
-    taps: tuple[str, ...] = ()
+    strides: tuple[tuple[int, ...], ...] = ()
+    taps: tuple[tuple[str, ...], ...] = ()
     blur_sigma: float = 0.0
+    combine: Combine | None = None
+    distance: Distance | None = None
+    score: ScoreRule | None = None
+    options: dict[str, str] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width at which the networks run."""
+        return self.image_size, self.image_size
+
+    @property
+    def resize_to(self) -> tuple[int, int] | None:
+        """Height and width to which images are brought before the crop; None without one."""
+        return (self.crop_from, self.crop_from) if self.crop_from else None
+
+    def pair_options(self, method: Method, weights: tuple[str, ...] | None) -> PairOptions:
+        """Return what the method builds the pair from."""
+        defaults = {option.name: option.values[0] for option in method.options}
+        return PairOptions(
+            TeacherOptions(self.backbones, weights, self.taps, self.strides),
+            self.blur_sigma,
+            self.combine,
+            self.distance,
+            self.score,
+            {**defaults, **self.options},
+        )
 
 
-def load_recipe(method: str, backbone: str, **overrides: object) -> Recipe:
-    """Return a method's recipe with its overrides for a backbone and the user's own.
+def paper_recipe(method: Method) -> Recipe:
+    """Return a method's recipe as its paper has it."""
+    fields = _read(method)
+    fields.pop("backbone", None)
+    return _convert(method, fields)
+
+
+def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
+    """Return a method's recipe, with what it has for the teacher and the user's own values.
 
     Args:
-        method: The method's name; its file is ``recipes/METHOD.toml``.
-        backbone: The teacher's timm name.
-        **overrides: Fields of :class:`Recipe`; None leaves the recipe's value.
+        method: The method.
+        overrides: Fields of :class:`Recipe`; None leaves the recipe's value.
 
     Raises:
         OptionError: A value is not possible.
     """
-    text = resources.files(__name__).joinpath(f"{method}.toml").read_text(encoding="utf-8")
-    fields: dict[str, Any] = tomllib.loads(text)
-    backbones: dict[str, Any] = fields.pop("backbone", {})
-    fields.update(backbones.get(backbone, {}))
-    given = {key: value for key, value in overrides.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    fields = _read(method)
+    by_backbone: dict[str, Any] = fields.pop("backbone", {})
+    backbones = tuple(given.get("backbones") or fields["backbones"])
+    if len(set(backbones)) == 1:
+        fields.update(by_backbone.get(backbones[0], {}))
+    if "image_size" in given and "crop_from" not in given and fields.get("crop_from"):
+        # The crop keeps its share of the image.
+        fields["crop_from"] = round(fields["crop_from"] * given["image_size"] / fields["image_size"])
     if given.get("taps"):
         fields["strides"] = ()
+    options = {**fields.get("options", {}), **given.pop("options", {})}
     fields.update(given)
-    try:
-        recipe = msgspec.convert(fields, Recipe, strict=False)
-    except msgspec.ValidationError as error:
-        raise OptionError(f"the recipe of '{method}' is not valid: {error}") from error
+    fields["options"] = _check_choices(method, options)
+    recipe = _convert(method, fields)
     _require_possible(recipe)
     return recipe
+
+
+def _read(method: Method) -> dict[str, Any]:
+    packaged = resources.files(__name__).joinpath(f"{method.name.replace('-', '_')}.toml")
+    text = (method.recipe or packaged).read_text(encoding="utf-8")
+    fields: dict[str, Any] = tomllib.loads(text)
+    return fields
+
+
+def _convert(method: Method, fields: Mapping[str, object]) -> Recipe:
+    try:
+        return msgspec.convert(fields, Recipe, strict=False)
+    except msgspec.ValidationError as error:
+        raise OptionError(f"the recipe of '{method.name}' is not valid: {error}") from error
+
+
+def _check_choices(method: Method, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the choices that differ from the method's defaults."""
+    known = {option.name: option for option in method.options}
+    for name, value in chosen.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise OptionError(
+                f"{method.name} has no option --{name}",
+                expected=", ".join(f"--{other}" for other in near or known) or "none of its own",
+            )
+        if value not in known[name].values:
+            raise OptionError(f"--{name} is not possible", expected=", ".join(known[name].values), received=value)
+    return {name: value for name, value in chosen.items() if value != known[name].values[0]}
 
 
 def _require_possible(recipe: Recipe) -> None:
@@ -89,6 +167,8 @@ def _require_possible(recipe: Recipe) -> None:
         ("validation_fraction", recipe.validation_fraction, 0.01, 0.9),
         ("blur_sigma", recipe.blur_sigma, 0, 64),
     ]
+    if recipe.crop_from:
+        limits.append(("crop_from", recipe.crop_from, recipe.image_size, 4096))
     for name, value, low, high in limits:
         if not low <= value <= high:
             raise OptionError(f"{name} is out of range", expected=f"{low:g} to {high:g}", received=f"{value:g}")

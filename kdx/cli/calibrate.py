@@ -25,6 +25,7 @@ def calibrate(
     data: Path = typer.Argument(
         help="The training data (its held-out good images are used) or a folder of new good images."
     ),
+    category: str | None = typer.Option(None, help="Category of a data set that has several."),
     false_reject_rate: float = typer.Option(0.01, help="Share of good parts that may be rejected."),
     backend: str = typer.Option("auto", help="Backend whose scores are used."),
     threads: int | None = THREADS_OPTION,
@@ -37,12 +38,13 @@ def calibrate(
     with its 95 % confidence interval; the graph is not touched, so it can be done again at any time.
     """
     from kd_train.calibrate import calibrate as calibrate_bundle
+    from kd_train.datasets import open_data
     from kdx.bundle import open_bundle
-    from kdx.folder import open_folder, require_good
+    from kdx.folder import require_good
     from kdx.loading import detector_of
 
     opened = open_bundle(bundle)
-    images = require_good(open_folder(data))
+    images = require_good(open_data(data, category, progress=progress_for(json)))
     with detector_of(opened, backend, threads) as detector:
         result = calibrate_bundle(
             opened, detector, images, false_reject_rate, max_bad_images=max_bad_images, progress=progress_for(json)

@@ -27,7 +27,10 @@ from kdx.files import refuse_existing
 @command
 def evaluate(
     detector: Path = typer.Argument(help="Run folder or bundle."),
-    data: Path = typer.Argument(help="Folder in MVTec layout: test/good, test/DEFECT_TYPE, ground_truth/ for pixels."),
+    data: Path = typer.Argument(
+        help="Folder in MVTec layout (test/good, test/DEFECT_TYPE, ground_truth/ for pixels), or a published data set."
+    ),
+    category: str | None = typer.Option(None, help="Category of a data set that has several."),
     threads: int | None = THREADS_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
     output: Path | None = typer.Option(
@@ -43,15 +46,16 @@ def evaluate(
     and for each defect type; in a calibrated bundle also false rejects and detections at the threshold. In percent.
     """
     with needs("train,cpu", "evaluation"):
+        from kd_train.datasets import open_data
         from kd_train.evaluate import evaluate as evaluate_detector
-    from kdx.folder import open_folder, require_test
+    from kdx.folder import require_test
     from kdx.loading import load
 
     if output is not None:
         refuse_existing(output, force=force)
     loaded = load(detector, threads=threads, checkpoint=checkpoint)
     with loaded:
-        folder = open_folder(data)
+        folder = open_data(data, category, progress=progress_for(json))
         result = evaluate_detector(
             loaded, folder.root, require_test(folder), max_bad_images=max_bad_images, progress=progress_for(json)
         )
@@ -61,7 +65,7 @@ def evaluate(
         print_json(result)
         return
     report_bad(result.bad_images)
-    title = f"{detector} on {data}, percent"
+    title = f"{detector} on {' '.join([str(data), *filter(None, [folder.category])])}, percent"
     table = make_table(title, "", "images", "image AUROC", "pixel AUROC", "PRO", "detected")
     for name, part in result.types.items():
         row = (percent(v) for v in (part.image_auroc, part.pixel_auroc, part.pro, part.detection_rate))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -22,15 +23,14 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
     from rich.table import Table
 
     source = manifest.provenance
-    taps = ", ".join(tap["name"] for tap in manifest.pair_spec["taps"])  # type: ignore[attr-defined]
     rows = {
-        "method": f"{manifest.method}, {manifest.pair_spec['combine']} over {taps}, "
-        f"blur sigma {manifest.pair_spec['blur_sigma']}",
+        "method": f"{manifest.method}: {_pair(manifest.pair_spec)}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
         "takes": f"{manifest.input.describe()}"
         + ("" if manifest.input.fixed_size else "; files of any size are resized"),
-        "returns": f"anomaly_map {manifest.map_size[0]} × {manifest.map_size[1]}, anomaly_score; "
-        f"batch up to {manifest.max_batch}",
+        "returns": f"anomaly_map {manifest.map_size[0]} × {manifest.map_size[1]}"
+        + ("" if manifest.field_of_view == 1 else f" of the central {100 * manifest.field_of_view:g} % of each side")
+        + f", anomaly_score; batch up to {manifest.max_batch}",
         "threshold": _threshold(manifest),
         "golden": f"{len(manifest.golden)} images",
         "trained": f"{source.epoch} epochs on {len(opened.training_images())} images, data {source.data_sha256[:12]}",
@@ -49,6 +49,16 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
     for name, digest in manifest.files.items():
         files.add_row(name, f"{(bundle / name).stat().st_size / 1e3:.1f}", digest[:16])
     out.print(files)
+
+
+def _pair(spec: dict[str, Any]) -> str:
+    """Say in words how features become a score."""
+    maps = [
+        f"{part['combine']} over {', '.join(tap['name'] for tap in part['taps'])}, blur sigma {part['blur_sigma']:g}"
+        for part in spec["maps"]
+    ]
+    joined = "" if len(maps) == 1 else f"; {spec['join'].replace('_', ' ')}"
+    return f"{' | '.join(maps)}{joined}; score: {spec['score']}"
 
 
 def _threshold(manifest) -> str:  # type: ignore[no-untyped-def]

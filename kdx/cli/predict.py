@@ -113,9 +113,7 @@ def judge(
             }
             if overlay is not None:
                 record["overlay"] = str(overlay / names[path])
-                _write_overlay(
-                    overlay / names[path], image, verdict, path.name, bgr=detector.input.channel_order == "bgr"
-                )
+                _write_overlay(overlay / names[path], image, verdict, path.name, detector)
             if each is not None:
                 each(record)
             records.append(record)
@@ -163,15 +161,16 @@ def _require_free(overlay: Path, paths: list[Path], names: dict[Path, str], *, f
         refuse_existing(target, force=force)
 
 
-def _write_overlay(target: Path, image: Any, verdict: Any, name: str, *, bgr: bool) -> None:
+def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: Any) -> None:
     import io
 
     from kdx.files import write_atomic
     from kdx.overlay import render_overlay
 
     buffer = io.BytesIO()
-    rgb = image[..., ::-1] if bgr and image.shape[2] == 3 else image
-    render_overlay(rgb, verdict, name).save(buffer, format="PNG")
+    bgr = detector.input.channel_order == "bgr" and image.shape[2] == 3
+    rgb = image[..., ::-1] if bgr else image
+    render_overlay(rgb, verdict, name, detector.field_of_view).save(buffer, format="PNG")
     write_atomic(target, buffer.getvalue())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import typer
@@ -19,23 +20,40 @@ from kdx.cli.common import (
     report_bad,
 )
 
+# A method's own options (--part of dual-det, --structure of dskd) are read from what the command line does not know.
+CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
+
 
 @command
 def train(
-    data: Path = typer.Argument(help="Folder with train/good (MVTec layout), or with good images directly."),
+    context: typer.Context,
+    data: Path = typer.Argument(
+        help="Folder of images: a published data set, the MVTec layout, or good images directly."
+    ),
     run: Path = typer.Option(..., "--out", "-o", help="Run folder to write."),
-    method: str = typer.Option("stpm", help="Method of the papers."),
-    backbone: str = typer.Option("resnet18", help="The teacher: any convolutional backbone of timm, by its name."),
+    method: str = typer.Option("stpm", help="Method: see kdx methods, which lists each one's own options too."),
+    category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    backbone: str | None = typer.Option(
+        None, help="The teacher: any convolutional backbone of timm, by its name; two as A,B. Default: the paper's."
+    ),
     weights: str = typer.Option(
-        "imagenet", help="The teacher's weights: imagenet, random, or a .safetensors/.pth file."
+        "imagenet", help="The teacher's weights: imagenet, random, or a .safetensors/.pth file; for two teachers A,B."
     ),
     resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted run."),
     force: bool = FORCE_OPTION,
     epochs: int | None = typer.Option(None, help="Passes over the training images. Default: the recipe's."),
     image_size: int | None = typer.Option(None, help="Side of the square at which the networks run, in pixels."),
+    crop_from: int | None = typer.Option(
+        None, help="Side to which images are brought before --image-size is cut from their centre; 0 for no crop."
+    ),
     batch_size: int | None = typer.Option(None, help="Images a step."),
     learning_rate: float | None = typer.Option(None, help="Learning rate."),
-    taps: str | None = typer.Option(None, help="Where features are compared, e.g. layer1,layer2 or blocks.2,blocks.4."),
+    taps: str | None = typer.Option(
+        None, help="Where features are compared, e.g. layer1,layer2; for two teachers layer1,layer2/blocks.4,blocks.6."
+    ),
+    combine: str | None = typer.Option(None, help="How the taps' maps become one: sum or product."),
+    distance: str | None = typer.Option(None, help="How features are compared: half_squared_l2 or cosine."),
+    score: str | None = typer.Option(None, help="How the map becomes a score: max or sum."),
     sigma: float | None = typer.Option(None, help="Gaussian blur of the anomaly map, in map pixels; 0 for none."),
     seed: int = typer.Option(0, min=0, help="Seed of everything random."),
     train_fraction: float = typer.Option(1.0, help="Share of the training images to use, e.g. 0.1."),
@@ -71,6 +89,12 @@ def train(
 
     options = TrainOptions(
         method=method,
+        category=category,
+        method_options=method_options(context, method),
+        crop_from=crop_from,
+        combine=one_of("--combine", combine, ("sum", "product")) if combine else None,
+        distance=one_of("--distance", distance, ("half_squared_l2", "cosine")) if distance else None,
+        score=one_of("--score", score, ("max", "sum")) if score else None,
         backbone=backbone,
         weights=weights,
         resume=resume,
@@ -80,7 +104,7 @@ def train(
         image_size=image_size,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        taps=tuple(tap.strip() for tap in taps.split(",") if tap.strip()) if taps else None,
+        taps=taps,
         blur_sigma=sigma,
         validation_fraction=validation_fraction,
         train_fraction=train_fraction,
@@ -109,14 +133,47 @@ def train(
         )
         return
     report_bad(result.bad_images)
-    taps_shown = ", ".join(tap.name for tap in config.pair_spec.taps)
-    out.print(f"[bold]{run}[/]: {config.method}, {config.backbone} ({config.weights}), taps {taps_shown}")
+    out.print(f"[bold]{run}[/]: {config.method}, {config.backbone} ({config.weights})")
+    out.print(f"  {config.pair_spec.describe()}")
     out.print(
         f"  {len(config.train_images)} images trained on, {len(config.validation_images)} held out, "
         f"at {config.recipe.image_size}²"
     )
     out.print(f"  epoch {last.epoch}: training loss {last.train_loss:.4f}, held-out loss {last.validation_loss:.4f}")
     out.print(f"next: kdx export {run} -o {run.name}.kdx")
+
+
+def method_options(context: typer.Context, method: str) -> dict[str, str]:
+    """Read a method's own options from what the command line left over.
+
+    Raises:
+        OptionError: What is left over is no option of the method.
+    """
+    from kd_train.pairs import find_method
+    from kdx.errors import OptionError
+
+    own = {option.name for option in find_method(method).options}
+    found: dict[str, str] = {}
+    rest = list(context.args)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, value = word.partition("=")
+        if not name.startswith("--"):
+            raise OptionError(f"'{word}' was not expected", fix="see kdx train --help")
+        if name[2:] not in own:
+            known = [option for parameter in context.command.params for option in parameter.opts]
+            near = difflib.get_close_matches(name, [*known, *(f"--{other}" for other in own)], n=2)
+            raise OptionError(
+                f"{method} has no option {name}",
+                expected=" or ".join(near or sorted(f"--{other}" for other in own)) or "none of its own",
+                fix="see kdx train --help, and kdx methods for what each method adds",
+            )
+        if not has_value:
+            if not rest:
+                raise OptionError(f"{name} needs a value")
+            value = rest.pop(0)
+        found[name[2:]] = value
+    return found
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -64,13 +64,23 @@ class Detector(ClosesOnExit):
         input: What it accepts.
         threshold: The calibrated score, or None.
         max_batch: Images that go through the graph at once; longer batches are split.
+        field_of_view: Share of each side of the image, centred, that the networks see and the map covers; below 1 for
+            methods that crop.
     """
 
-    def __init__(self, backend: Backend, input_spec: InputSpec, threshold: float | None, max_batch: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        input_spec: InputSpec,
+        threshold: float | None,
+        max_batch: int,
+        field_of_view: float = 1.0,
+    ) -> None:
         self.backend = backend
         self.input = input_spec
         self.threshold = threshold
         self.max_batch = max_batch
+        self.field_of_view = field_of_view
 
     def __call__(self, image: NDArray[np.uint8]) -> Verdict:
         """Judge one image.

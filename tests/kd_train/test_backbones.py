@@ -33,8 +33,9 @@ def test_taps_channels_and_strides(backbone):
     assert taps_at_strides(model, (4, 8, 16)) == taps
     network = TapNetwork(model, taps)
     assert network.taps == taps
-    assert network.channels == channels
-    assert network.strides == (4, 8, 16)
+    found = [network.feature(tap) for tap in taps]
+    assert tuple(feature.channels for feature in found) == channels
+    assert [feature.stride for feature in found] == [4, 8, 16]
     features = network.eval()(torch.randn(2, 3, 64, 96))
     assert [tuple(f.shape) for f in features] == [
         (2, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16), strict=True)
@@ -74,7 +75,7 @@ def test_mean_and_std_differ_between_backbones():
 def test_features_come_in_the_order_in_which_they_run():
     network = TapNetwork(create_backbone("test_resnet"), ("layer3", "layer1"))
     assert network.taps == ("layer1", "layer3")
-    assert network.strides == (4, 16)
+    assert [network.feature(tap).stride for tap in network.taps] == [4, 16]
 
 
 def test_features_are_those_of_timm():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import kd_train.run
 from kd_train.backbones import create_backbone
 from kd_train.load import load_pair
 from kd_train.losses import FeatureMatching
+from kd_train.pair import Method
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.run import Run
 from kd_train.train import TrainOptions, train
@@ -56,6 +57,9 @@ class Interrupting:
                 raise KeyboardInterrupt
 
 
+TEACHER = "teacher.networks.0."  # what precedes timm's names in a checkpoint
+
+
 def interrupted(data: Path, out: Path, options: TrainOptions, *, steps: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(data, out, options, Interrupting(steps))
@@ -86,9 +90,9 @@ def fix_validation_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) 
 def one_cycle():
     """Train ``ADAM`` as the recipe of tf_efficientnet_lite0 does: that backbone itself takes a minute here."""
 
-    def recipe(method: str, backbone: str, **overrides: object) -> Recipe:
-        found = load_recipe(method, backbone, **overrides)
-        theirs = load_recipe(method, "tf_efficientnet_lite0")
+    def recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
+        found = load_recipe(method, overrides)
+        theirs = load_recipe(method, {"backbones": ("tf_efficientnet_lite0",)})
         assert (theirs.optimiser, theirs.schedule) == ("adam", "one-cycle")
         if found.learning_rate != ADAM.learning_rate:
             return found
@@ -191,11 +195,11 @@ def test_resuming_a_finished_run_changes_nothing(dataset, whole, sgd_copy):
     [
         ({"epochs": 4}, ["epochs"]),
         ({"learning_rate": 0.1}, ["learning_rate"]),
-        ({"taps": ("layer1", "layer2")}, ["strides", "taps"]),
+        ({"taps": "layer1,layer2"}, ["strides", "taps"]),
         ({"seed": 1}, ["seed", "data_sha256"]),
         ({"train_fraction": 0.5}, ["data_sha256"]),
         ({"channels": "3"}, ["channels"]),
-        ({"backbone": "test_resnet.r160_in1k"}, ["backbone"]),
+        ({"backbone": "test_resnet.r160_in1k"}, ["backbones"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -305,28 +309,26 @@ def test_export_takes_the_checkpoint_that_is_asked_for(cli, dataset, tmp_path, m
 
 def test_checkpoints_hold_timms_names(whole):
     state = tensors(whole["sgd"])
-    parts = {
-        prefix: {n.removeprefix(prefix) for n in state if n.startswith(prefix)} for prefix in ("teacher.", "student.")
-    }
+    parts = {p: {n.removeprefix(p) for n in state if n.startswith(p)} for p in (TEACHER, "student.")}
     assert sum(len(names) for names in parts.values()) == len(state)
-    assert parts["teacher."] == parts["student."]
+    assert parts[TEACHER] == parts["student."]
     theirs = create_backbone("test_resnet").state_dict()
     behind_the_last_tap = ("layer4.", "fc.")
-    assert parts["teacher."] == {name for name in theirs if not name.startswith(behind_the_last_tap)}
-    assert all(state[f"teacher.{name}"].shape == theirs[name].shape for name in parts["teacher."])
+    assert parts[TEACHER] == {name for name in theirs if not name.startswith(behind_the_last_tap)}
+    assert all(state[f"{TEACHER}{name}"].shape == theirs[name].shape for name in parts[TEACHER])
 
 
 def test_a_teacher_taken_from_a_checkpoint_is_a_weights_file(dataset, whole, tmp_path):
     from safetensors.torch import save_file
 
-    teacher = {n.removeprefix("teacher."): v for n, v in tensors(whole["sgd"]).items() if n.startswith("teacher.")}
+    teacher = {n.removeprefix(TEACHER): v for n, v in tensors(whole["sgd"]).items() if n.startswith(TEACHER)}
     complete = {**create_backbone("test_resnet").state_dict(), **teacher}
     save_file(complete, tmp_path / "teacher.safetensors")
     options = replace(SGD, epochs=1, weights=str(tmp_path / "teacher.safetensors"))
     run = train(dataset, tmp_path / "run", options).run
     assert run.config.weights == "file teacher.safetensors"
     ours = tensors(run.path)
-    assert all(torch.equal(ours[f"teacher.{name}"], value) for name, value in teacher.items())
+    assert all(torch.equal(ours[f"{TEACHER}{name}"], value) for name, value in teacher.items())
 
 
 def test_the_run_records_what_it_was_made_from(dataset, whole):
@@ -347,9 +349,9 @@ def spoil_loss(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     real = FeatureMatching.forward
     calls = []
 
-    def forward(self, teacher, student):
+    def forward(self, compared):
         calls.append(1)
-        return real(self, teacher, student) * (float("nan") if len(calls) > after else 1.0)
+        return real(self, compared) * (float("nan") if len(calls) > after else 1.0)
 
     monkeypatch.setattr(FeatureMatching, "forward", forward)
 

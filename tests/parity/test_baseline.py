@@ -8,10 +8,9 @@ import torch
 
 from kd_export.graph import FusedDetector
 from kd_train.baseline import EagerBaseline
-from kd_train.pair import PairOptions
-from kd_train.pairs import find_method
 from kdx.images import InputSpec
 from tests.images import solar_cells
+from tests.pairs import make_pair
 
 # Folded weights and matrices against unfolded networks and F.interpolate, all float32.
 TOLERANCE = 1e-4
@@ -29,8 +28,7 @@ TOLERANCE = 1e-4
     ids=["rgb", "mono", "bgr", "resized"],
 )
 def test_the_eager_baseline_agrees_with_the_fused_detector(spec, sigma) -> None:
-    torch.manual_seed(0)
-    pair, _ = find_method("stpm").build(PairOptions("test_resnet", "random", (), (4, 8, 16), sigma))
+    pair = make_pair("stpm", "test_resnet", sigma=sigma)
     images = solar_cells(4, (spec.height, spec.width), spec.channels)
     ours = EagerBaseline(pair, spec, (64, 64)).run(images)
     maps, scores = FusedDetector(pair, pair.spec, spec, (64, 64), pair.mean, pair.std)(torch.from_numpy(images))

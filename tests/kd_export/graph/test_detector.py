@@ -7,29 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from kd_export.graph import FusedDetector
-from kd_train.pair import PairOptions
-from kd_train.pairs import find_method
+from kd_export.graph import Combine, FusedDetector, MapSpec, PairSpec, Tap
 from kdx.images import InputSpec
 from tests import reference
 from tests.images import solar_cells
+from tests.pairs import make_pair
 
 # Folding batch normalisation and 1 / std into the weights reorders float32 products; relative to the map's range.
 TOLERANCE = 1e-4
-
-
-def make_pair(backbone: str = "resnet18", taps: tuple[str, ...] = (), sigma: float = 0.0):
-    torch.manual_seed(0)
-    options = PairOptions(backbone, "random", taps, () if taps else (4, 8, 16), sigma)
-    pair, _ = find_method("stpm").build(options)
-    # Batch normalisation as after training: statistics that differ from 0 and 1, so that folding has work to do.
-    for module in pair.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return pair.eval()
 
 
 def by_hand(pair, image: np.ndarray, sigma: float) -> np.ndarray:
@@ -44,10 +29,10 @@ def by_hand(pair, image: np.ndarray, sigma: float) -> np.ndarray:
 @pytest.mark.parametrize("size", [64, 96])
 @pytest.mark.parametrize("sigma", [0.0, 4.0])
 @pytest.mark.parametrize(
-    ("backbone", "taps"), [("resnet18", ()), ("tf_efficientnet_lite0", ("blocks.2", "blocks.4", "blocks.5"))]
+    ("backbone", "taps"), [("resnet18", ""), ("tf_efficientnet_lite0", "blocks.2,blocks.4,blocks.5")]
 )
 def test_fused_detector_agrees_with_the_reference_on_real_images(size, sigma, backbone, taps) -> None:
-    pair = make_pair(backbone, taps, sigma)
+    pair = make_pair("stpm", backbone, taps, sigma)
     images = solar_cells(4, (size, size))
     detector = FusedDetector(pair, pair.spec, InputSpec(height=size, width=size), (size, size), pair.mean, pair.std)
     maps, scores = (output.numpy() for output in detector(torch.from_numpy(images)))
@@ -83,8 +68,8 @@ def test_bgr_is_folded_into_the_weights() -> None:
 
 
 def test_no_batch_normalisation_and_no_scale_remain() -> None:
-    for backbone, taps in (("resnet18", ()), ("tf_efficientnet_lite0", ("blocks.2",)), ("densenet121", ())):
-        pair = make_pair(backbone, taps)
+    for backbone, taps in (("resnet18", ""), ("tf_efficientnet_lite0", "blocks.2"), ("densenet121", "")):
+        pair = make_pair("stpm", backbone, taps)
         detector = FusedDetector(pair, pair.spec, InputSpec(height=64, width=64), (64, 64), pair.mean, pair.std)
         assert detector.preprocess.scale is None
         if backbone != "densenet121":  # its normalisations come before their convolutions
@@ -110,10 +95,7 @@ def test_a_network_whose_input_branches_keeps_its_scale_apart() -> None:
         def forward(self, x):
             return [(self.convolution(x), self.convolution(x).relu()), (self.pool(x), self.pool(x).abs())]
 
-    from kd_export.graph import Combine, PairSpec
-    from kd_export.graph.spec import Tap
-
-    spec = PairSpec((Tap("a"), Tap("b")), Combine.SUM)
+    spec = PairSpec((MapSpec((Tap("a"), Tap("b")), Combine.SUM),))
     images = torch.from_numpy(solar_cells(2, (32, 32)))
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     for order in ("rgb", "bgr"):
@@ -130,7 +112,7 @@ def test_a_network_whose_input_branches_keeps_its_scale_apart() -> None:
 def test_batch_normalisation_before_a_convolution_becomes_a_scale_and_a_shift() -> None:
     from kd_export.graph.fold import ChannelAffine
 
-    pair = make_pair("densenet121", ("features.norm0", "features.denseblock1"))
+    pair = make_pair("stpm", "densenet121", "features.norm0,features.denseblock1")
     images = solar_cells(2, (64, 64))
     detector = FusedDetector(pair, pair.spec, InputSpec(height=64, width=64), (64, 64), pair.mean, pair.std)
     assert any(isinstance(module, ChannelAffine) for module in detector.modules())
@@ -143,7 +125,7 @@ def test_batch_normalisation_before_a_convolution_becomes_a_scale_and_a_shift() 
 
 def test_weight_standardised_convolutions_are_left_alone() -> None:
     # Their weights are normalised again in every forward: a scale folded into them would vanish.
-    pair = make_pair("resnetv2_50x1_bit", ("stages.0",))
+    pair = make_pair("stpm", "resnetv2_50x1_bit", "stages.0")
     images = solar_cells(2, (64, 64))
     detector = FusedDetector(pair, pair.spec, InputSpec(height=64, width=64), (64, 64), pair.mean, pair.std)
     assert detector.preprocess.scale is not None

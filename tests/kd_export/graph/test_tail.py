@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_export.graph import Combine, Distance, PairSpec, ScoreRule
-from kd_export.graph.spec import Tap
+from kd_export.graph import Combine, Distance, MapSpec, ScoreRule, Tap
 from kd_export.graph.tail import AnomalyMap, Score
 from tests import reference
 
@@ -26,7 +25,7 @@ def features(seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_map_agrees_with_the_reference(combine, sigma, distance, size) -> None:
     weights = [1.0, 0.5, 2.0]
     taps = tuple(Tap(f"t{i}", distance, weight) for i, weight in enumerate(weights))
-    module = AnomalyMap(PairSpec(taps, combine, blur_sigma=sigma), SHAPES, size)
+    module = AnomalyMap(MapSpec(taps, combine, blur_sigma=sigma), SHAPES, size)
     pairs = features()
     ours = module(pairs).numpy()
     by_hand = reference.half_squared_l2 if distance is Distance.HALF_SQUARED_L2 else reference.cosine
@@ -47,7 +46,7 @@ def test_a_single_tap_at_map_size_is_its_distance() -> None:
     teacher[:, 0] = 1
     student = teacher.clone()
     student[0, :, 1, 2] = torch.tensor([0.0, 1.0])
-    spec = PairSpec((Tap("t"),), Combine.PRODUCT)
+    spec = MapSpec((Tap("t"),), Combine.PRODUCT)
     ours = AnomalyMap(spec, [(2, 4, 4)], (4, 4))([(teacher, student)])
     expected = torch.zeros(1, 4, 4)
     expected[0, 1, 2] = 1.0
@@ -58,7 +57,7 @@ def test_weights_count_in_a_sum_and_not_in_a_product() -> None:
     pairs = features()
     for combine, factor in ((Combine.SUM, 3.0), (Combine.PRODUCT, 1.0)):
         plain, weighted = (
-            AnomalyMap(PairSpec(tuple(Tap("t", weight=w) for _ in SHAPES), combine), SHAPES, (32, 24))(pairs)
+            AnomalyMap(MapSpec(tuple(Tap("t", weight=w) for _ in SHAPES), combine), SHAPES, (32, 24))(pairs)
             for w in (1.0, 3.0)
         )
         torch.testing.assert_close(weighted, factor * plain)

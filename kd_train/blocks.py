@@ -1,0 +1,67 @@
+"""What the students are built of: convolutions with batch normalisation, and residual blocks of them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Return a convolution that keeps the size but for its stride, and its batch normalisation."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
+def conv_norm_relu(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Return the same with a ReLU."""
+    return nn.Sequential(*conv_norm(inputs, outputs, kernel, stride), nn.ReLU())
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a shortcut (He et al., 2016), without the last ReLU.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        kernel: Side of the convolutions.
+        stride: Of the first convolution and of the shortcut.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv_norm_relu(inputs, outputs, kernel, stride), conv_norm(outputs, outputs, kernel))
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take ``(N, C, h, w)``."""
+        added: Tensor = self.body(x) + self.shortcut(x)
+        return added
+
+
+class UpsamplingBlock(nn.Module):
+    """A residual block that doubles the size by transposed convolutions, without the last ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            conv_norm(outputs, outputs, 3),
+        )
+        self.shortcut = nn.Sequential(
+            nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False), nn.BatchNorm2d(outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take ``(N, C, h, w)`` and return ``(N, outputs, 2h, 2w)``."""
+        added: Tensor = self.body(x) + self.shortcut(x)
+        return added
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of every convolution as He et al. (2015) do for networks with ReLU."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,60 @@
+"""MVTec AD, and any other data set of several categories in its layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
+from kd_train.datasets.unpack import Unpacker
+from kdx.folder import GOOD, ImageFolder, folders, image_files, open_folder
+
+CATEGORIES = (
+    *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw"),
+    *("tile", "toothbrush", "transistor", "wood", "zipper"),
+)
+
+
+def _is_category(folder: Path) -> bool:
+    # MVTec 3D-AD has a further folder below train/good.
+    good = folder / "train" / GOOD
+    return is_folder(good) and not is_folder(good / "rgb")
+
+
+def _find(root: Path) -> Found | None:
+    if _is_category(root):
+        found = Found.of_category(root)
+        return found if _is_published(found.home / str(found.category)) else None
+    if any(is_folder(root / name) for name in ("train", "test", GOOD)) or image_files(root):
+        return None
+    known = _categories(root)
+    return Found(root, is_published=set(known) <= set(CATEGORIES)) if known else None
+
+
+def _is_published(folder: Path) -> bool:
+    """Whether one folder is a category of MVTec AD, and not a part of the user's own that is called 'screw'."""
+    siblings = (folder.parent / name for name in CATEGORIES if name != folder.name)
+    return folder.name in CATEGORIES and ((folder / "license.txt").exists() or any(map(_is_category, siblings)))
+
+
+def _categories(home: Path) -> tuple[str, ...]:
+    return tuple(folder.name for folder in folders(home) if _is_category(folder))
+
+
+def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
+    return open_folder(home / category)
+
+
+LAYOUT = Layout(
+    DatasetInfo(
+        key="mvtec_ad",
+        title="MVTec AD",
+        source="P. Bergmann, M. Fauser, D. Sattlegger, C. Steger: MVTec AD, a comprehensive real-world dataset for "
+        "unsupervised anomaly detection. CVPR 2019.",
+        image_size=256,
+        split="as published: train/good to train on, test/good and test/DEFECT_TYPE to test on",
+    ),
+    looked_for="MVTec AD: CATEGORY/train/good, CATEGORY/test/DEFECT_TYPE",
+    find=_find,
+    categories=_categories,
+    open=_open,
+)

@@ -1,0 +1,60 @@
+"""Pairs for tests: any method on a small backbone, with statistics as after training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from kd_export.graph import FusedDetector
+from kd_train.pair import Pair
+from kd_train.pairs import find_method
+from kd_train.recipes import load_recipe
+from kdx.images import InputSpec
+
+
+def make_pair(
+    method: str = "stpm",
+    backbone: str = "resnet18",
+    taps: str = "",
+    sigma: float = 0.0,
+    *,
+    seed: int = 0,
+    **choices: str,
+) -> Pair:
+    """Return a method's pair in eval mode, with random weights.
+
+    Args:
+        method: Its name.
+        backbone: The teacher's, or two separated by a comma.
+        taps: As on the command line; empty for the recipe's strides.
+        sigma: Of the blur.
+        seed: Of the weights.
+        **choices: ``combine``, ``distance``, ``score``, and the method's own options.
+    """
+    found = find_method(method)
+    common = {name: choices.pop(name, None) for name in ("combine", "distance", "score")}
+    recipe = load_recipe(
+        found,
+        {
+            "backbones": tuple(backbone.split(",")),
+            "taps": tuple(tuple(group.split(",")) for group in taps.split("/")) if taps else None,
+            "blur_sigma": sigma,
+            "options": {name.replace("_", "-"): value for name, value in choices.items()},
+            **common,
+        },
+    )
+    torch.manual_seed(seed)
+    pair, _ = found.build(recipe.pair_options(found, ("random",)))
+    # Batch normalisation as after training: statistics that differ from 0 and 1, so that folding has work to do.
+    for module in pair.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return pair.eval()
+
+
+def fuse_pair(pair: Pair, spec: InputSpec, size: int, resize_to: tuple[int, int] | None = None) -> FusedDetector:
+    """Return the fused detector of a pair that runs at a square size."""
+    return FusedDetector(pair, pair.spec, spec, (size, size), pair.mean, pair.std, resize_to)
