@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,7 @@ def split_images(
     train_fraction: float,
     seed: int,
     group_by: str | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Split good images into training and held-out ones.
 
@@ -134,7 +136,8 @@ def split_images(
         train_fraction: Share of the rest to train on.
         seed: Of the shuffle.
         group_by: Regular expression searched in each file's name; images with the same match (of its first group, if it
-            has one) show the same part. None: every image is a part of its own.
+            has one) show the same part. None: as ``parts`` says.
+        parts: Which part an image shows, by file name; an image that is not there is a part of its own.
 
     Raises:
         DataError: Too few images or groups for two to train on and one to hold out, or a name without a match.
@@ -142,7 +145,7 @@ def split_images(
     unique = {record.sha256: record for record in records}
     groups: dict[str, list[ImageRecord]] = {}
     for record in sorted(unique.values(), key=lambda record: record.path.as_posix()):
-        groups.setdefault(_group(record.path, group_by), []).append(record)
+        groups.setdefault(_group(record.path, group_by, parts or {}), []).append(record)
     order = [list(groups.values())[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     wanted = max(1, round(validation_fraction * len(unique)))
     held_out: list[ImageRecord] = []
@@ -151,11 +154,11 @@ def split_images(
     training = [record for group in order for record in group]
     kept = max(2, round(train_fraction * len(training)))
     if len(training) < 2:
-        parts = f" in {len(groups)} groups" if group_by else ""
+        grouped = f" in {len(groups)} groups" if group_by or parts else ""
         raise DataError(
             "too few good images to split",
             expected="at least 2 different images to train on and 1 to hold out",
-            received=f"{len(unique)} different images{parts}, of which a validation fraction of "
+            received=f"{len(unique)} different images{grouped}, of which a validation fraction of "
             f"{validation_fraction:g} holds out {len(held_out)}",
             fix="add good images" if len(unique) < 3 else "add good images, or lower --validation-fraction",
         )
@@ -163,15 +166,36 @@ def split_images(
     return by_name[0], by_name[1]
 
 
-def _group(path: Path, group_by: str | None) -> str:
+def _group(path: Path, group_by: str | None, parts: Mapping[str, str]) -> str:
     if group_by is None:
-        return path.as_posix()
+        return parts.get(path.name, path.as_posix())
     match = re.search(group_by, path.name)
     if match is None:
         raise DataError(
             f"'{path.name}' belongs to no group", expected=f"a name that matches {group_by!r}", fix="mend --group-by"
         )
     return match[1] if match.lastindex else match[0]
+
+
+def read_parts(file: Path) -> dict[str, str]:
+    """Read which part each image shows: a CSV file of two columns, file name and part, without a heading.
+
+    Raises:
+        DataError: It cannot be read, or a line has other than two columns.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = [row for row in csv.reader(lines) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"'{file}' cannot be read: {error}", expected="a CSV file: file name, part") from error
+    wrong = [row for row in rows if len(row) != 2]
+    if wrong or not rows:
+        raise DataError(
+            f"'{file}' does not say which part each image shows",
+            expected="two columns, file name and part, e.g. 0001.png,part 17",
+            received=",".join(wrong[0]) if wrong else "an empty file",
+        )
+    return {name.strip(): part.strip() for name, part in rows}
 
 
 class _Decoding(Dataset[Any]):

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import torch
 
-from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, scan_images, split_images
+from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, read_parts, scan_images, split_images
 from kd_train.datasets import open_data
 from kd_train.load import fuse
 from kd_train.pairs import find_method
@@ -51,6 +51,7 @@ class TrainOptions:
         method_options: Values of the method's own options.
         train_fraction: Share of the training images to use, in (0, 1].
         group_by: Regular expression on file names: images with the same match show one part and are held out together.
+        parts: CSV file of file names and parts, to the same end.
         channels: ``auto``, ``1`` or ``3``.
         sixteen_bit_range: The 16-bit grey values that become 0 and 255.
         max_bad_images: Images that may be unusable.
@@ -80,6 +81,7 @@ class TrainOptions:
     validation_fraction: float | None = None
     train_fraction: float = 1.0
     group_by: str | None = None
+    parts: Path | None = None
     channels: Literal["auto", "1", "3"] = "auto"
     sixteen_bit_range: tuple[int, int] = (0, 65535)
     max_bad_images: int = 0
@@ -130,6 +132,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         train_fraction=options.train_fraction,
         seed=options.seed,
         group_by=options.group_by,
+        parts=read_parts(options.parts) if options.parts else folder.parts,
     )
     _seed_everything(options.seed)
     pair, source = method.build(recipe.pair_options(method, _split(options.weights)))

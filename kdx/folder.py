@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdx.errors import DataError
@@ -45,6 +45,7 @@ class ImageFolder:
         test: Images to evaluate on (none in a plain folder).
         dataset: Key of the published data set (``kd_train.datasets``), or None for anything else.
         category: Which category of a data set that has several, or None.
+        parts: Which part a good image shows, by file name, where the data set says so.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class ImageFolder:
     test: tuple[TestImage, ...]
     dataset: str | None = None
     category: str | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_folder(root: str | Path, *, looked_for: Sequence[str] = ()) -> ImageFolder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,26 +51,38 @@ def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
             masks = pair_masks(images, {path.stem: path for path in image_files(folder) if _is_mask(path)}, folder)
             test += [TestImage(path, kind, mask) for path, mask in zip(images, masks, strict=True)]
     test += [TestImage(path, GOOD, None) for path in sorted(test_good)]
-    return ImageFolder(home, "magnetic_tile", tuple(sorted(train)), tuple(test))
+    good = tuple(sorted(train))
+    return ImageFolder(home, "magnetic_tile", good, tuple(test), parts=tiles(good))
+
+
+def tiles(paths: Iterable[Path]) -> dict[str, str]:
+    """Say which tile each image shows, by file name, also where the images were laid out anew under their names."""
+    cut = _cut(sorted(_shot(GOOD, path) for path in paths))
+    return {shot.path.name: f"tile {tile[0].number}" for tile in cut for shot in tile}
 
 
 def _divide(shots: list[_Shot]) -> tuple[list[Path], list[Path]]:
     """Divide the good images so that no tile is on both sides, whichever exposures of it are called good."""
-    tiles: list[list[_Shot]] = []
-    for shot in shots:
-        last = tiles[-1][-1] if tiles else None
-        if last is None or (shot.number - last.number > _SAME_TILE and shot.exposure <= last.exposure):
-            tiles.append([])
-        tiles[-1].append(shot)
     train: list[Path] = []
     test: list[Path] = []
     free_tiles = 0
-    for tile in tiles:
+    for tile in _cut(shots):
         is_free = all(shot.kind == _FREE for shot in tile)
         free_tiles += is_free
         is_test = not is_free or free_tiles % _TEST_EVERY == 0
         (test if is_test else train).extend(shot.path for shot in tile if shot.kind == _FREE)
     return train, test
+
+
+def _cut(shots: Iterable[_Shot]) -> list[list[_Shot]]:
+    """Cut a sorted row of images into tiles."""
+    cut: list[list[_Shot]] = []
+    for shot in shots:
+        last = cut[-1][-1] if cut else None
+        if last is None or (shot.number - last.number > _SAME_TILE and shot.exposure <= last.exposure):
+            cut.append([])
+        cut[-1].append(shot)
+    return cut
 
 
 def _is_mask(path: Path) -> bool:

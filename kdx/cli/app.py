@@ -5,7 +5,20 @@ from __future__ import annotations
 import typer
 
 import kdx
-from kdx.cli import bench, calibrate, demo, doctor, evaluate, export, inspect, predict, train, verify
+from kdx.cli import (
+    bench,
+    calibrate,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    methods,
+    predict,
+    reproduce,
+    train,
+    verify,
+)
 
 _HELP = """From a folder of good parts to a verdict on the line.
 
@@ -23,9 +36,9 @@ Exit status: 0 done, 1 a gate failed (for example verify), 2 the request could n
 app = typer.Typer(
     help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
-for _module in (train, evaluate, export, calibrate, verify, predict, bench, inspect, doctor, demo):
+for _module in (train, methods, evaluate, export, calibrate, verify, predict, bench, reproduce, inspect, doctor, demo):
     _name = _module.__name__.rpartition(".")[2]
-    app.command(_name)(getattr(_module, _name))
+    app.command(_name, context_settings=getattr(_module, "CONTEXT", None))(getattr(_module, _name))
 
 
 def _show_version(value: bool) -> None:

@@ -63,6 +63,11 @@ def train(
         metavar="REGEX",
         help="Images whose names have the same match show one part and are held out together, e.g. 'part(\\d+)'.",
     ),
+    parts: Path | None = typer.Option(
+        None,
+        metavar="CSV",
+        help="The same from a file of two columns, file name and part. Published data sets know theirs.",
+    ),
     channels: str = typer.Option("auto", help="What the camera delivers: 3 (colour), 1 (mono), auto (as the images)."),
     sixteen_bit_range: str = typer.Option(
         "0:65535",
@@ -109,6 +114,7 @@ def train(
         validation_fraction=validation_fraction,
         train_fraction=train_fraction,
         group_by=group_by,
+        parts=parts,
         channels=one_of("--channels", channels, ("auto", "1", "3")),  # type: ignore[arg-type]
         sixteen_bit_range=_range(sixteen_bit_range),
         max_bad_images=max_bad_images,

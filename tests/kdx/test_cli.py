@@ -23,6 +23,10 @@ OPTIONS = {
     "verify": "--backend --threads --output --force --json",
     "predict": "--overlay --backend --threads --max-bad-images --force --json",
     "bench": "--baseline --batch --runs --warm-up --threads --output --force --json",
+    "methods": "--json",
+    "reproduce": "--data --category --seeds --table --variant --out --all-systems --backbone --weights --epochs "
+    "--image-size --batch-size --learning-rate --taps --sigma --validation-fraction --max-bad-images --workers "
+    "--memory-mib --device --force --json",
     "inspect": "--json",
     "doctor": "--json",
     "demo": "--out --full --smallest --seed --force --no-force --json",

@@ -120,7 +120,7 @@ def test_what_a_table_has_that_cannot_be_trained_is_said(cli, mvtec, tmp_path):
 
 
 def test_ctrl_c_says_how_to_go_on(cli, mvtec, tmp_path, monkeypatch):
-    from kd_train import reproduce as module
+    from kd_train.reproduction import runs as module
 
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt

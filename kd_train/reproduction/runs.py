@@ -1,0 +1,241 @@
+"""Training and evaluating for a paper's tables: one run per variant, category and seed, resumable at any point.
+
+Under the output folder, ``reproduce.json`` holds the settings, and ``VARIANT/CATEGORY/seed-N/`` a run with its
+``result.json``, which is written when the run has been evaluated: where it stands, the work is done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kd_train.datasets import categories as categories_of
+from kd_train.datasets import open_data
+from kd_train.evaluate import Evaluation, evaluate
+from kd_train.load import load_detector
+from kd_train.reproduction.choice import Choice, Variant, choose
+from kd_train.reproduction.papers import EVERY, data_sets
+from kd_train.reproduction.results import SCHEMA, Job, JobResult, Part, ResultFolder
+from kd_train.train import TrainOptions, TrainResult, train
+from kdx.errors import OptionError
+from kdx.folder import ImageFolder, require_good, require_test
+from kdx.progress import SILENT, Progress, Task
+from kdx.records import now
+
+# Training options that do not decide a result, or that this command sets itself.
+_FREE = {"method", "category", "seed", "resume", "force", "device", "workers", "memory_mib", "max_bad_images"}
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """What the user asked for.
+
+    Attributes:
+        method: kdx's name of the method.
+        data: The data folder.
+        out: Where runs and results go.
+        categories: Of a data set that has several; empty for those that the tables are about.
+        seeds: How often each run is made, with seeds from 0.
+        table: A table of the method's paper; None for those of the method as proposed.
+        variants: Columns of the table; empty for every one.
+        force: Discard earlier results.
+        training: Everything else that training takes; what is None is as the paper has it.
+    """
+
+    method: str
+    data: Path
+    out: Path
+    categories: tuple[str, ...] = ()
+    seeds: int = 3
+    table: int | None = None
+    variants: tuple[str, ...] = ()
+    force: bool = False
+    training: TrainOptions = field(default_factory=TrainOptions)
+
+    def asked(self) -> dict[str, Any]:
+        """Return the training options that the user gave and that decide a result."""
+        defaults = TrainOptions()
+        given = {name: getattr(self.training, name) for name in TrainOptions.__dataclass_fields__ if name not in _FREE}
+        builtins: dict[str, Any] = msgspec.to_builtins(
+            {name: value for name, value in given.items() if value != getattr(defaults, name)}
+        )
+        return builtins
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What was made.
+
+    Attributes:
+        choice: What is held against what.
+        categories: The rows of the categories at hand, in order.
+        seeds: Seeds asked for.
+        results: Every finished run.
+    """
+
+    choice: Choice
+    categories: tuple[str, ...]
+    seeds: int
+    results: tuple[JobResult, ...]
+
+
+def reproduce(
+    options: ReproduceOptions,
+    progress: Progress = SILENT,
+    report: Callable[[JobResult, bool], None] = lambda _result, _is_new: None,
+) -> Reproduction:
+    """Train and evaluate whatever is not yet done.
+
+    Args:
+        options: What the user asked for.
+        progress: Shows each run.
+        report: Called for every result, with whether it was made just now.
+
+    Raises:
+        KdxError: Of the kind that fits: options, data, other settings than the earlier results', or whatever training
+            and evaluation raise. Finished results stand.
+    """
+    choice, parts = _prepare(options, progress)
+    results = ResultFolder(options.out, {"method": options.method, **options.asked()})
+    results.begin(force=options.force)
+    jobs = [
+        results.job(variant, part, seed)
+        for seed in range(options.seeds)
+        for part in parts
+        for variant in choice.variants_for(part.row)
+    ]
+    found = []
+    for index, job in enumerate(jobs, start=1):
+        result = results.finished(job)
+        is_new = result is None
+        if result is None:
+            name = " ".join(filter(None, (job.variant.name, job.part.row)))
+            label = f"[{index}/{len(jobs)}] {name}, seed {job.seed}:"
+            result = _make(job, choice, options, results, _Labelled(progress, label))
+        report(result, is_new)
+        found.append(result)
+    return Reproduction(choice, tuple(part.row for part in parts), options.seeds, tuple(found))
+
+
+def _prepare(options: ReproduceOptions, progress: Progress) -> tuple[Choice, tuple[Part, ...]]:
+    """Check the whole request before anything is trained: method, table, categories, images, clashing options."""
+    if options.seeds < 1:
+        raise OptionError("--seeds is out of range", expected="1 or more", received=str(options.seeds))
+    choose(options.method, None, options.table, options.variants)  # a wrong method or table is named before the data
+    names = categories_of(options.data)
+    unknown = [name for name in options.categories if name not in names]
+    if unknown:
+        raise OptionError(
+            f"there is no category '{unknown[0]}' in '{options.data}'",
+            expected=", ".join(names) or "no --category: the folder has one category",
+        )
+    wanted: tuple[str | None, ...] = tuple(dict.fromkeys(options.categories)) or names or (None,)
+    first = open_data(options.data, wanted[0], progress=progress)
+    # A set that was laid out anew is not recognised; its folder's name says which figures are meant.
+    named = options.data.resolve().name.lower()
+    dataset = first.dataset or (named if named in data_sets() else None)
+    choice = choose(options.method, dataset, options.table, options.variants)
+    if not options.categories:
+        about = [c for v in choice.variants for c in v.categories] if all(v.categories for v in choice.variants) else []
+        wanted = tuple(name for name in wanted if _row(name, first, choice) in about) or wanted
+    folders = {name: open_data(options.data, name, progress=progress) for name in wanted}
+    parts = tuple(Part(name, _row(name, folder, choice), folder) for name, folder in folders.items())
+    for part in parts:
+        require_good(part.folder)
+        require_test(part.folder)
+    _refuse_clash(options, choice)
+    return choice, parts
+
+
+def _refuse_clash(options: ReproduceOptions, choice: Choice) -> None:
+    """Refuse an option that a column of the table decides."""
+    asked = options.asked()
+    for variant in choice.variants:
+        clash = [name for name in variant.settings if name in asked]
+        if clash:
+            raise OptionError(
+                f"--{clash[0].replace('_', '-')} is what column '{variant.name}' of table {options.table} sets",
+                received=f"{asked[clash[0]]}, against the column's {variant.settings[clash[0]]}",
+                fix="leave the option out, or choose columns with --variant",
+            )
+
+
+def _row(name: str | None, folder: ImageFolder, choice: Choice) -> str:
+    """Return what the paper's tables call a category of the data."""
+    if name is None and choice.data_set.categories == (EVERY,):
+        return EVERY
+    called = name or folder.category or folder.root.resolve().name
+    return next((c for c in choice.data_set.categories if c.lower() == called.lower()), called)
+
+
+def training_options(choice: Choice, variant: Variant, asked: TrainOptions) -> TrainOptions:
+    """Return what a variant is trained with: the column's options, the user's own, and else what the paper prints."""
+    printed: dict[str, Any] = {"backbone": choice.facts.backbone, **choice.facts.on.get(choice.data, {})}
+    printed = {name: value for name, value in printed.items() if getattr(asked, name) is None}
+    return replace(asked, method=choice.method, **{**printed, **variant.settings})
+
+
+def _make(job: Job, choice: Choice, options: ReproduceOptions, results: ResultFolder, progress: Progress) -> JobResult:
+    """Train, or go on with, one run; evaluate it; write its result."""
+    asked = training_options(choice, job.variant, options.training)
+    files = job.part.files_sha256()
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    trained = train(
+        options.data,
+        job.folder,
+        replace(asked, category=job.part.category, seed=job.seed, resume=True, force=False),
+        progress,
+    )
+    folder = job.part.folder
+    with load_detector(job.folder) as detector:
+        evaluation = evaluate(
+            detector, folder.root, require_test(folder), max_bad_images=asked.max_bad_images, progress=progress
+        )
+    result = _result(job, trained, evaluation, results.settings_sha256, files)
+    results.write(job, result)
+    return result
+
+
+def _result(job: Job, trained: TrainResult, evaluation: Evaluation, settings: str, files: str) -> JobResult:
+    config = trained.run.config
+    return JobResult(
+        schema=SCHEMA,
+        variant=job.variant.slug,
+        category=job.part.row,
+        seed=job.seed,
+        image_auroc=evaluation.image_auroc,
+        pixel_auroc=_known(evaluation.pixel_auroc),
+        pro=_known(evaluation.pro),
+        dataset=job.part.folder.dataset,
+        images=job.part.counts(),
+        bad_images=len(trained.bad_images) + len(evaluation.bad_images),
+        recipe=config.recipe,
+        weights=config.weights,
+        train_images=len(config.train_images),
+        seconds=round(sum(epoch.seconds for epoch in trained.history), 3),
+        settings_sha256=settings,
+        files_sha256=files,
+        versions=config.versions,
+        created=now(),
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+class _Labelled:
+    """Progress that says which run it is about."""
+
+    def __init__(self, progress: Progress, label: str) -> None:
+        self.progress = progress
+        self.label = label
+
+    def task(self, description: str, total: int) -> AbstractContextManager[Task]:
+        return self.progress.task(f"{self.label} {description}", total)

@@ -1,0 +1,177 @@
+"""``kdx reproduce``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from kdx.cli.common import JSON_OPTION, MAX_BAD_OPTION, command, err, make_table, needs, out, print_json, progress_for
+
+if TYPE_CHECKING:
+    from kd_train.reproduction.comparison import Cell, Comparison, PrintedTable, Row
+    from kd_train.reproduction.results import JobResult
+
+_TITLES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
+
+
+@command
+def reproduce(
+    method: str = typer.Argument(help="Method of the papers, e.g. stpm or dskd."),
+    data: Path = typer.Option(..., "--data", help="The data set as downloaded, or a folder in MVTec layout."),
+    category: list[str] = typer.Option(
+        [], "--category", help="Category; may be repeated. Default: all that the tables are about."
+    ),
+    seeds: int = typer.Option(3, help="How often each run is made, with seeds from 0."),
+    table: int | None = typer.Option(
+        None, help="A table of the method's paper, e.g. an ablation. Default: those of the method as proposed."
+    ),
+    variant: list[str] = typer.Option([], "--variant", help="Column of the table; may be repeated. Default: all."),
+    folder: Path | None = typer.Option(
+        None, "--out", "-o", help="Folder of runs and results. Default: reproduce/METHOD."
+    ),
+    all_systems: bool = typer.Option(False, "--all-systems", help="Print the paper's compared systems too."),
+    backbone: str | None = typer.Option(None, help="Another teacher than the paper's."),
+    weights: str = typer.Option("imagenet", help="The teacher's weights: imagenet, random, or a file."),
+    epochs: int | None = typer.Option(None, help="Another number of epochs than the paper's."),
+    image_size: int | None = typer.Option(None, help="Another image size than the paper's, in pixels."),
+    batch_size: int | None = typer.Option(None, help="Another batch size than the paper's."),
+    learning_rate: float | None = typer.Option(None, help="Another learning rate than the paper's."),
+    taps: str | None = typer.Option(None, help="Other taps than the paper's."),
+    sigma: float | None = typer.Option(None, help="Another blur than the paper's, in map pixels."),
+    validation_fraction: float | None = typer.Option(None, help="Another share of good images to hold out."),
+    max_bad_images: int = MAX_BAD_OPTION,
+    workers: int = typer.Option(2, min=0, help="Processes that decode images."),
+    memory_mib: int = typer.Option(4096, min=16, help="Memory for images, and again for cached features."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
+    force: bool = typer.Option(False, "--force", help="Discard the results in the output folder and begin anew."),
+    json: bool = JSON_OPTION,
+) -> None:
+    """Train for a paper's table, and print its figures beside ours.
+
+    One run for each category and seed; a second call goes on where the first stopped. Whatever differs from the paper
+    (teacher, data, settings) is said above the table, and so is what the paper leaves open.
+    """
+    with needs("train,cpu", "training"):
+        from kd_train.reproduction.comparison import compare
+        from kd_train.reproduction.runs import ReproduceOptions
+        from kd_train.reproduction.runs import reproduce as make_runs
+        from kd_train.train import TrainOptions
+
+    training = TrainOptions(
+        backbone=backbone,
+        weights=weights,
+        epochs=epochs,
+        image_size=image_size,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        taps=taps,
+        blur_sigma=sigma,
+        validation_fraction=validation_fraction,
+        max_bad_images=max_bad_images,
+        workers=workers,
+        memory_mib=memory_mib,
+        device=device,
+    )
+    target = folder or Path("reproduce") / method
+    options = ReproduceOptions(method, data, target, tuple(category), seeds, table, tuple(variant), force, training)
+    try:
+        made = make_runs(options, progress_for(json), _report)
+    except KeyboardInterrupt:
+        err.print(f"what is finished stands in '{escape(str(target))}'; the same command goes on from there")
+        raise
+    comparison = compare(made)
+    if json:
+        print_json({**asdict(comparison), "out": target, "results": made.results})
+        return
+    _show(comparison, all_systems=all_systems)
+
+
+def _report(result: JobResult, is_new: bool) -> None:
+    done = f"{result.seconds:.0f} s of training" if is_new else "finished earlier"
+    name = " ".join(part for part in (result.variant, result.category) if part != "as-proposed")
+    err.print(f"{escape(name)}, seed {result.seed}: image AUROC {100 * result.image_auroc:.1f} ({done})")
+
+
+def _show(comparison: Comparison, *, all_systems: bool) -> None:
+    out.print(f"[bold]{escape(comparison.title)}[/]")
+    _list("what differs", comparison.differs)
+    _list("what the text does not say", comparison.unknown)
+    _list("on the tables", comparison.notes)
+    _list("not trained", (f"{name}: {reason}" for name, reason in comparison.not_trained.items()))
+    out.print()
+    _print_whole(_figures(comparison))
+    cells = [cell for row in comparison.rows for cell in row.cells.values()]
+    if any(cell.quoted for cell in cells):
+        places = sorted({cell.quoted for cell in cells if cell.quoted})
+        out.print(f"* not printed by the method's own paper; as quoted by {'; '.join(places)}")
+    if all_systems:
+        for printed in comparison.printed:
+            out.print()
+            _print_whole(_systems(printed, comparison.rows))
+
+
+def _print_whole(table: Table) -> None:
+    """Print a table in its own width: a figure broken over lines is no figure."""
+    table.width = table.__rich_measure__(out, out.options.update(max_width=10_000)).maximum
+    out.print(table, crop=False)
+
+
+def _list(heading: str, lines: Iterable[str]) -> None:
+    lines = tuple(lines)
+    if lines:
+        out.print(f"{heading}:")
+    for line in lines:
+        out.print(f"  {escape(line)}")
+
+
+def _figures(comparison: Comparison) -> Table:
+    """Make the table: for each metric the paper's figure, ours, and the difference."""
+    rows = comparison.rows
+    shown = {m for row in rows for m, cell in row.cells.items() if cell.paper is not None or cell.seeds}
+    metrics = [metric for metric in _TITLES if metric in shown]
+    seeds = f"mean ± standard deviation of {comparison.seeds} seeds" if comparison.seeds > 1 else "one seed, no spread"
+    headings = (text for metric in metrics for text in (_TITLES[metric], "paper", "diff"))
+    table = make_table(f"ours ({seeds}), the paper's, and the difference, in percent", "", *headings)
+    variants = {row.variant for row in rows}
+    for index, row in enumerate(rows):
+        if index and row.variant != rows[index - 1].variant:
+            table.add_section()
+        name = f"{row.variant}: {row.name}" if len(variants) > 1 else row.name
+        texts = [text for metric, cell in row.cells.items() if metric in metrics for text in _cell(cell)]
+        table.add_row(escape(name), *texts, style="bold" if row.is_mean else None)
+    return table
+
+
+def _cell(cell: Cell) -> tuple[str, str, str]:
+    """Format ours, the paper's, the difference, with the decimals that the paper prints."""
+    paper = _number(cell.paper)
+    decimals = len(paper.partition(".")[2]) or 1
+    ours = "–" if cell.mean is None else f"{cell.mean:.{decimals}f}"
+    ours += "" if cell.spread is None else f" ± {cell.spread:.{decimals}f}"
+    difference = "–" if cell.difference is None else f"{cell.difference:+.{decimals}f}"
+    return ours, paper + ("*" if cell.quoted else ""), difference
+
+
+def _systems(printed: PrintedTable, rows: tuple[Row, ...]) -> Table:
+    """Make one of the paper's tables as it stands there, ours in the last column."""
+    title = f"{printed.place}: {printed.caption}; {_TITLES[printed.metric]}, percent"
+    table = make_table(escape(title), "", *(escape(system) for system in printed.systems), "kdx")
+    is_one = len({row.variant for row in rows}) == 1
+    ours = {row.row: row.cells[printed.metric].mean for row in reversed(rows)} if is_one else {}
+    for name, figures in printed.rows.items():
+        own = ours.get(name)
+        table.add_row(escape(name.replace("_", " ")), *map(_number, figures), "–" if own is None else f"{own:.1f}")
+    return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    # The decimals that the papers print, but one at least.
+    return f"{value:.1f}" if round(value, 1) == round(value, 6) else f"{value:.2f}".rstrip("0")
