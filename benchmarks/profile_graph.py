@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import collections
 import json
-import math
 import sys
 import tempfile
 from pathlib import Path
 
-import onnx
 import onnxruntime as ort
 from common import write
+from graphs import multiply_adds
 
 from kdx.bundle import open_bundle
 from kdx.runtime.latency import usable_cores
@@ -49,26 +48,11 @@ def main() -> None:
         "input": bundle.manifest.input.describe(),
         "threads": usable_cores(),
         "onnxruntime": ort.__version__,
-        "multiply_adds": multiply_adds(bundle.graph),
+        "multiply_adds": multiply_adds(bundle.graph)["Conv"],
         "total_ms": round(sum(by_operator.values()), 3),
         "operators_ms": {name: round(value, 3) for name, value in by_operator.most_common()},
     }
     write("profile_cpu.json", record)
-
-
-def multiply_adds(graph: Path) -> int:
-    """Count the multiply-adds of a graph's convolutions for one image."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(graph))
-    weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.value_info
-    }
-    # The batch is symbolic and counts as one; a filter's size is its channels times its window.
-    return sum(
-        math.prod(shapes[node.output[0]][1:]) * math.prod(weights[node.input[1]][1:])
-        for node in model.graph.node
-        if node.op_type == "Conv"
-    )
 
 
 if __name__ == "__main__":

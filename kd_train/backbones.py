@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_train import squeezenet
 from kd_train.torch_vision import import_timm
 from kdx.errors import OptionError
 
@@ -150,22 +151,26 @@ def _holds_convolutions(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d) for part in module.modules() if part is not module)
 
 
-def create_backbone(name: str) -> Any:
-    """Return a timm model with random weights (drawn from torch's current seed).
+def create_backbone(name: str, *, pretrained: bool = False) -> Any:
+    """Return a timm model with random weights (drawn from torch's current seed), or with those of its hub.
 
     Raises:
         OptionError: timm has no such model; the message lists the near ones.
     """
+    if name in squeezenet.NAMES:
+        return squeezenet.create_squeezenet(name, pretrained=pretrained)
     timm = import_timm()
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        near = difflib.get_close_matches(name, [*timm.list_models(), *squeezenet.NAMES], n=5, cutoff=0.5)
         raise OptionError(
             f"timm has no backbone '{name}'",
             expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
         )
     try:
-        return timm.create_model(name, pretrained=False)
+        return timm.create_model(name, pretrained=pretrained)
     except RuntimeError as error:  # for example a tag, NAME.TAG, that does not exist
+        if pretrained:
+            raise
         raise OptionError(f"timm cannot make the backbone '{name}': {error}") from error
 
 

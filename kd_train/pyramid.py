@@ -65,7 +65,7 @@ class _Step(nn.Module):
         # A block halves at most once; what is beyond that is pooled in front of it, as ResNet does.
         self.before = nn.MaxPool2d(3, reduction // 2, padding=1) if reduction > 2 else nn.Identity()
         self.block = block(inputs, level.channels, min(reduction, 2))
-        self.after = nn.AvgPool2d(2) if pooled else nn.Identity()
+        self.after = nn.AvgPool2d(2, ceil_mode=True) if pooled else nn.Identity()
         self.tapped = tapped
         self.rectified = level.is_rectified
 
@@ -91,6 +91,10 @@ def reduced_student(teacher: Teacher, group: int) -> Pyramid:
 def halve_behind_stem(features: Sequence[Tensor], taps: Sequence[Feature]) -> list[Tensor]:
     """Average-pool a teacher's features to the reduced student's size (MixedTeacher Eq. 1); the stem's stay.
 
-    On even sizes this is adaptive pooling to half; on odd ones the last row and column are left out on both sides.
+    On even sizes this is adaptive pooling to half; on odd ones the last row and column are pooled by themselves, as in
+    the student, so that sizes agree at every level.
     """
-    return [feature if tap.is_stem else F.avg_pool2d(feature, 2) for feature, tap in zip(features, taps, strict=True)]
+    return [
+        feature if tap.is_stem else F.avg_pool2d(feature, 2, ceil_mode=True)
+        for feature, tap in zip(features, taps, strict=True)
+    ]

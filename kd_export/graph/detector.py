@@ -11,6 +11,7 @@ from kd_export.graph.fold import fold_batch_norm, fold_input_scale
 from kd_export.graph.preprocess import Preprocess
 from kd_export.graph.spec import PairSpec
 from kd_export.graph.tail import Tail
+from kdx.errors import OptionError
 from kdx.images import InputSpec
 
 
@@ -54,7 +55,9 @@ class FusedDetector(nn.Module):
             fold_batch_norm(self.pair, self._flat_features, example)
             scale = 1.0 / (255.0 * torch.tensor(std))
             folded = fold_input_scale(self.pair, self._flat_features, example, scale, flip_channels=flip)
-            tap_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in self.pair(example)]
+            compared = self.pair(example)
+        _require_equal_shapes(spec, compared)
+        tap_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in compared]
         self.preprocess = Preprocess(input_spec, size, mean, std, scale_is_folded=folded, resize_to=resize_to)
         self.tail = Tail(spec, tap_shapes, size)
         self.requires_grad_(False).eval()
@@ -73,3 +76,15 @@ class FusedDetector(nn.Module):
 
     def _flat_features(self, x: Tensor) -> list[Tensor]:
         return [feature for pair in self.pair(x) for feature in pair]
+
+
+def _require_equal_shapes(spec: PairSpec, compared: list[tuple[Tensor, Tensor]]) -> None:
+    """Check that a student gives features of the teacher's size: one that mirrors it may not, where it does not pad."""
+    for tap, (teacher, student) in zip(spec.taps, compared, strict=True):
+        if teacher.shape != student.shape:
+            raise OptionError(
+                f"the student's feature at '{tap.name}' cannot be held against the teacher's",
+                expected=" × ".join(map(str, teacher.shape[1:])),
+                received=" × ".join(map(str, student.shape[1:])),
+                fix="choose a backbone whose convolutions pad, as all of timm's do, or --method stpm",
+            )

@@ -8,9 +8,10 @@ import torch
 
 from kd_export.graph import FusedDetector
 from kd_train.baseline import EagerBaseline
+from kd_train.pairs import methods
 from kdx.images import InputSpec
 from tests.images import solar_cells
-from tests.pairs import make_pair
+from tests.pairs import fuse_pair, make_pair
 
 # Folded weights and matrices against unfolded networks and F.interpolate, all float32.
 TOLERANCE = 1e-4
@@ -32,5 +33,16 @@ def test_the_eager_baseline_agrees_with_the_fused_detector(spec, sigma) -> None:
     images = solar_cells(4, (spec.height, spec.width), spec.channels)
     ours = EagerBaseline(pair, spec, (64, 64)).run(images)
     maps, scores = FusedDetector(pair, pair.spec, spec, (64, 64), pair.mean, pair.std)(torch.from_numpy(images))
+    assert np.abs(ours.maps - maps.numpy()).max() <= TOLERANCE * np.ptp(maps.numpy())
+    np.testing.assert_allclose(ours.scores, scores.numpy(), rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_the_eager_baseline_agrees_for_every_method(method) -> None:
+    pair = make_pair(method, "test_resnet", sigma=2.0)
+    spec = InputSpec(height=80, width=96)
+    images = solar_cells(4, (80, 96))
+    ours = EagerBaseline(pair, spec, (64, 64), resize_to=(72, 72)).run(images)
+    maps, scores = fuse_pair(pair, spec, 64, (72, 72))(torch.from_numpy(images))
     assert np.abs(ours.maps - maps.numpy()).max() <= TOLERANCE * np.ptp(maps.numpy())
     np.testing.assert_allclose(ours.scores, scores.numpy(), rtol=TOLERANCE)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kd_export.graph import Combine, FusedDetector, MapSpec, PairSpec, Tap
+from kdx.errors import OptionError
 from kdx.images import InputSpec
 from tests import reference
 from tests.images import solar_cells
@@ -142,3 +143,19 @@ def test_folding_that_yields_nan_is_refused_wherever_it_stands() -> None:
     for after in ([bad, good], [good, bad]):
         with pytest.raises(GateError, match="changed the features"):
             _require_same([good, good], after, "folding")
+
+
+def test_a_student_of_another_size_than_the_teacher_is_refused() -> None:
+    class Unequal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.padded = nn.Conv2d(3, 4, 3, padding=1)
+            self.bare = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return [(self.bare(x), self.padded(x))]
+
+    spec = PairSpec((MapSpec((Tap("stem"),), Combine.SUM),))
+    with pytest.raises(OptionError, match="'stem' cannot be held against the teacher's") as caught:
+        FusedDetector(Unequal(), spec, InputSpec(height=32, width=32), (32, 32), (0.5,) * 3, (0.5,) * 3)
+    assert (caught.value.expected, caught.value.received) == ("4 × 30 × 30", "4 × 32 × 32")

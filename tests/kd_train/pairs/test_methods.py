@@ -342,3 +342,39 @@ def test_recipes_are_complete_and_name_their_source(method) -> None:
     assert paper.taps or paper.strides
     ours = load_recipe(found, {"backbones": ("tf_efficientnet_lite0",)})
     assert set(ours.backbones) == {"tf_efficientnet_lite0"}
+
+
+@pytest.mark.parametrize("size", [72, 100, 108])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_at_sizes_that_strides_do_not_divide(method, size) -> None:
+    pair = make_pair(method, BACKBONE)
+    detector = fuse_pair(pair, InputSpec(height=size, width=size), size)
+    maps, scores = detector(torch.from_numpy(solar_cells(1, (size, size))))
+    assert maps.shape == (1, size, size)
+    assert torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels"),
+    [
+        ("resnet34", (64, 128, 256)),
+        ("resnet50", (256, 512, 1024)),
+        ("wide_resnet50_2", (256, 512, 1024)),
+        ("squeezenet1_1", (128, 256, 512)),
+        ("densenet121", (256, 512, 1024)),
+    ],
+)
+def test_stpm_takes_the_backbones_of_its_table_7(backbone, channels) -> None:
+    pair = make_pair("stpm", backbone)
+    compared = pair(torch.randn(1, 3, SIZE, SIZE))
+    assert [t.shape for t, _ in compared] == [s.shape for _, s in compared]
+    assert tuple(t.shape[1] for t, _ in compared) == channels
+    assert [feature.stride for feature in pair.teacher.features] == [4, 8, 16]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_squeezenet_stands_in_for_any_teacher(method) -> None:
+    taps = {"dual-det": "features.7,features.12"}
+    taps |= dict.fromkeys(("dual", "mixed-teacher"), "features.1,features.4/features.7,features.12")
+    compared = make_pair(method, "squeezenet1_1", taps.get(method, ""))(torch.randn(1, 3, 96, 96))
+    assert [t.shape for t, _ in compared] == [s.shape for _, s in compared]

@@ -1,0 +1,49 @@
+"""What a graph costs, read from the graph itself."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+
+def load_with_shapes(graph: Path) -> ModelProto:
+    """Load a graph with the shapes of everything in it."""
+    return onnx.shape_inference.infer_shapes(onnx.load(graph), data_prop=True)
+
+
+def multiply_adds(graph: Path) -> dict[str, int]:
+    """Count multiply-adds for one image by operator: convolutions, transposed convolutions, matrix products."""
+    model = load_with_shapes(graph)
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        # The batch is symbolic, and counts as one.
+        shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            count = math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+        elif node.op_type == "ConvTranspose":
+            count = math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+        elif node.op_type == "MatMul":
+            count = math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+        else:
+            continue
+        counts[node.op_type] = counts.get(node.op_type, 0) + count
+    return counts
+
+
+def parameters(graph: Path) -> int:
+    """Count the weights of the networks: what convolutions hold. The constant matrices of the tail are none."""
+    model = onnx.load(graph)
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    used = {
+        name
+        for node in model.graph.node
+        if node.op_type in {"Conv", "ConvTranspose"}
+        for name in node.input[1:]
+        if name in sizes
+    }
+    return sum(sizes[name] for name in used)
