@@ -7,9 +7,9 @@ with every factor 1. The map is the product over taps and parts of ``1 - cos`` (
 and the squared distance (Table 8) are ``--combine`` and ``--distance``.
 
 The paper does not say how the two parts' maps meet; "feature multiplication to ensure equal influence" is read as one
-product over all of them. It does not give the autoencoder's layers: here the bottleneck is in the channels, a sixteenth
-of them. Halving the size as well lost localisation: on Magnetic Tile Defects (EfficientNet-Lite0, synthetic defects on
-held-out good tiles) pixel AUROC 0.82 instead of 0.84 and PRO 0.76 instead of 0.78 at one tap.
+product over all of them. It does not give the autoencoder's layers: here the feature is halved in size and to a quarter
+of its channels. Without the halving an autoencoder sees too little around a place, and learns to copy what it should
+not know.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ from kd_train.teacher import Teacher, build_teacher
 
 
 class FeatureAutoencoder(nn.Module):
-    """Reconstructs one of the teacher's features from a sixteenth of its channels."""
+    """Reconstructs one of the teacher's features from half its size and a quarter of its channels."""
 
     def __init__(self, feature: Feature) -> None:
         super().__init__()
-        wide, narrow = max(4, feature.channels // 4), max(4, feature.channels // 16)
-        self.layers = nn.Sequential(
-            conv_norm_relu(feature.channels, wide, 3),
-            conv_norm_relu(wide, narrow, 3),
-            conv_norm_relu(narrow, wide, 3),
+        wide, narrow = max(4, feature.channels // 2), max(4, feature.channels // 4)
+        self.encoder = nn.Sequential(
+            conv_norm_relu(feature.channels, wide, 3, stride=2), conv_norm_relu(wide, narrow, 3)
+        )
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(narrow, wide, 2, stride=2, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(),
             nn.Conv2d(wide, feature.channels, 3, padding=1),
         )
         self.rectified = feature.is_rectified
@@ -42,7 +45,8 @@ class FeatureAutoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Take and return ``(N, C, h, w)``."""
-        decoded: Tensor = self.layers(x)
+        # An odd size is one larger on the way back.
+        decoded: Tensor = self.decoder(self.encoder(x))[:, :, : x.shape[2], : x.shape[3]]
         return F.relu(decoded) if self.rectified else decoded
 
 

@@ -212,6 +212,33 @@ def test_resuming_with_other_options_names_them(dataset, sgd_copy, change, named
     assert (sgd_copy / "run.json").read_bytes() == before
 
 
+PLATEAU = replace(SGD, method="dual-loc", epochs=14, learning_rate=0.02)
+
+
+def plateau_losses() -> list[float]:
+    return [1.0] + [2.0] * 13  # never lower than in the first epoch
+
+
+def test_the_learning_rate_falls_on_a_plateau(dataset, tmp_path, monkeypatch):
+    rates = []
+    save = Trainer._save
+    monkeypatch.setattr(
+        Trainer, "_save", lambda self, **kw: (rates.append(self.optimiser.param_groups[0]["lr"]), save(self, **kw))
+    )
+    fix_validation_losses(monkeypatch, plateau_losses())
+    train(dataset, tmp_path / "run", PLATEAU)
+    # PyTorch waits for more than ten epochs without a lower loss.
+    assert rates == pytest.approx([0.02] * 11 + [0.002] * 3)
+
+
+def test_an_interrupted_plateau_goes_on_as_if_it_had_not_been(dataset, tmp_path, monkeypatch):
+    fix_validation_losses(monkeypatch, plateau_losses())
+    train(dataset, tmp_path / "whole", PLATEAU)
+    interrupted(dataset, tmp_path / "cut", PLATEAU, steps=12 * 2)  # after the rate fell
+    train(dataset, tmp_path / "cut", replace(PLATEAU, resume=True))
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
 def test_resuming_on_other_images_is_refused(dataset_copy, sgd_copy):
     for path in sorted((dataset_copy / "train/good").iterdir())[:4]:
         path.unlink()
