@@ -103,9 +103,10 @@ def complexity_table() -> str:
     machine = record["methods"][0]["machine"]
     lines += [
         "",
-        "Parameters of the deployed graph, behind the last tap nothing; two FLOP a multiply-add, of convolutions and of "
+        "Parameters of the deployed graph, nothing behind the last tap; two FLOP a multiply-add, of convolutions and of "
         "the tail's constant matrices; peak memory of the whole process that loads the bundle and judges an image, one "
-        f"thread; p50 of onnxruntime-cpu and of eager PyTorch at batch 1, {machine['threads']} threads of {machine['cpu']}. "
+        "thread; p50 of onnxruntime-cpu and of eager PyTorch at batch 1, "
+        f"{machine['threads']} threads of {machine['cpu']}. "
         "What DSKD's paper calls 6.17 GFLOP are multiply-adds: the graph here has "
         f"{_multiply_adds(record, 'dskd'):.2f} G of them; its parameters must count ResNet-18 beyond the last tap.",
     ]

@@ -61,6 +61,7 @@ def calibrate(
         )
     trained = bundle.training_images()
     scores: list[float] = []
+    hottest: list[float] = []
     hashes: list[str] = []
     skipped = 0
     bad: dict[str, str] = {}
@@ -74,7 +75,9 @@ def calibrate(
                     continue
                 if digest in hashes:  # a copy says nothing new
                     continue
-                scores.append(detector(read_image(path, detector.input)).score)
+                verdict = detector(read_image(path, detector.input))
+                scores.append(verdict.score)
+                hottest.append(float(verdict.anomaly_map.max()))
                 hashes.append(digest)
             except ImageError as error:
                 bad[str(path)] = error.message
@@ -95,6 +98,7 @@ def calibrate(
         data_sha256=hash_of_hashes(hashes),
         graph_sha256=sha256_file(bundle.graph),
         created=now(),
+        pixel=quantile_with_interval(np.array(hottest), false_reject_rate)[0],
     )
     return Calibration(threshold, values, skipped, bad)
 

@@ -39,6 +39,8 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
         data_sha256: Hash over those images.
         graph_sha256: Hash of the graph whose scores were used.
         created: UTC time, ISO 8601.
+        pixel: The map value that the hottest pixel of a good image exceeds at that rate: the score itself where it is
+            the map's maximum, and the scale of heat maps everywhere.
     """
 
     score: float
@@ -49,6 +51,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     data_sha256: str
     graph_sha256: str
     created: str
+    pixel: float | None = None
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):

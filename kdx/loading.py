@@ -49,13 +49,14 @@ def load(
 def detector_of(bundle: Bundle, backend: str = "auto", threads: int | None = None) -> Detector:
     """Return the detector of a bundle that is open already."""
     manifest = bundle.manifest
-    threshold = manifest.threshold.score if manifest.threshold else None
+    threshold, pixel = (manifest.threshold.score, manifest.threshold.pixel) if manifest.threshold else (None, None)
     return Detector(
         find_backend(backend).open(bundle.graph, threads),
         manifest.input,
         threshold,
         max_batch=manifest.max_batch,
         field_of_view=manifest.field_of_view,
+        pixel_threshold=pixel,
     )
 
 

@@ -24,10 +24,10 @@ _SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be r
 
 
 def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str, field_of_view: float = 1.0) -> Image.Image:
-    """Draw an image and, beside it, the same with its heat map, its outline at the threshold, and a caption.
+    """Draw an image and, beside it, the same with its heat map, its outline at the map's threshold, and a caption.
 
-    Colour begins at half the threshold and is strongest at twice the threshold; without one, the map's own maximum
-    takes the place of the latter.
+    Colour begins at half that threshold and is strongest at twice of it; without one, the map's own maximum takes the
+    place of the latter.
 
     Args:
         image: uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
@@ -42,15 +42,16 @@ def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str, field_
     raw = Image.fromarray(verdict.anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
     values = np.zeros((picture.height, picture.width))
     values[top:bottom, left:right] = np.nan_to_num(np.asarray(raw, dtype=np.float64), nan=np.inf)
-    full = 2 * verdict.threshold if verdict.threshold else float(values.max())
+    limit = verdict.pixel_threshold
+    full = 2 * limit if limit else float(values.max())
     faintest = full / 4
     heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else np.zeros_like(values)
     blended = _blend(np.asarray(picture, dtype=np.float64), heat)
     outside = np.ones(values.shape, dtype=bool)
     outside[top:bottom, left:right] = False
     blended[outside] *= _UNSEEN
-    if verdict.threshold:
-        over = values > verdict.threshold
+    if limit:
+        over = values > limit
         blended[over & ~binary_erosion(over, iterations=2)] = (255, 255, 255)
     width, height = picture.size
     sheet = Image.new("RGB", (2 * width + 4, height + _CAPTION_HEIGHT), _CAPTION_COLOURS[verdict.decision])

@@ -38,7 +38,8 @@ def predict(
 ) -> None:
     """Judge images: verdict, score, and margin to the threshold.
 
-    The margin is score / threshold - 1: below zero is good. Heat maps are scaled by the threshold and outlined at it.
+    The margin is score / threshold - 1: below zero is good. Heat maps are scaled by the map value that hardly any good
+    image reaches, and outlined at it.
     """
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []

@@ -31,12 +31,14 @@ class Verdict:
         score: The raw anomaly score.
         threshold: The calibrated score above which an image is defective, or None.
         anomaly_map: float32 ``(h, w)``, raw, at the network's resolution.
+        pixel_threshold: The map value that hardly any good image reaches anywhere, or None.
     """
 
     decision: Decision
     score: float
     threshold: float | None
     anomaly_map: NDArray[np.float32]
+    pixel_threshold: float | None = None
 
     @property
     def is_good(self) -> bool:
@@ -66,6 +68,7 @@ class Detector(ClosesOnExit):
         max_batch: Images that go through the graph at once; longer batches are split.
         field_of_view: Share of each side of the image, centred, that the networks see and the map covers; below 1 for
             methods that crop.
+        pixel_threshold: The calibrated map value, or None.
     """
 
     def __init__(
@@ -75,12 +78,14 @@ class Detector(ClosesOnExit):
         threshold: float | None,
         max_batch: int,
         field_of_view: float = 1.0,
+        pixel_threshold: float | None = None,
     ) -> None:
         self.backend = backend
         self.input = input_spec
         self.threshold = threshold
         self.max_batch = max_batch
         self.field_of_view = field_of_view
+        self.pixel_threshold = pixel_threshold
 
     def __call__(self, image: NDArray[np.uint8]) -> Verdict:
         """Judge one image.
@@ -115,7 +120,7 @@ class Detector(ClosesOnExit):
 
     def _verdict(self, anomaly_map: NDArray[np.float32], score: NDArray[np.float32]) -> Verdict:
         value = float(score[0])
-        return Verdict(decide(value, self.threshold), value, self.threshold, anomaly_map)
+        return Verdict(decide(value, self.threshold), value, self.threshold, anomaly_map, self.pixel_threshold)
 
     def close(self) -> None:
         """Free the backend."""

@@ -1,0 +1,50 @@
+"""Heat maps: what is hot is marked, on the map's own scale, and what was not seen stays dark."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kdx.overlay import _CAPTION_HEIGHT, render_overlay
+from kdx.runtime.detector import Decision, Verdict
+
+SIDE = 320  # large enough not to be enlarged
+
+
+def heat_of(verdict: Verdict, field_of_view: float = 1.0) -> np.ndarray:
+    image = np.full((SIDE, SIDE, 1), 128, np.uint8)
+    sheet = np.asarray(render_overlay(image, verdict, "part.png", field_of_view))
+    return sheet[_CAPTION_HEIGHT:, SIDE + 4 :].astype(int)
+
+
+def spot() -> np.ndarray:
+    anomaly_map = np.zeros((32, 32), np.float32)
+    anomaly_map[8:16, 8:16] = 1.0
+    return anomaly_map
+
+
+def is_coloured(pixels: np.ndarray) -> np.ndarray:
+    return np.ptp(pixels, axis=-1) > 30
+
+
+def test_the_scale_is_the_maps_own_whatever_the_score_is_made_of() -> None:
+    # A summed score is thousands of times the map's values.
+    verdict = Verdict(Decision.DEFECTIVE, 5000.0, 4000.0, spot(), pixel_threshold=0.5)
+    coloured = is_coloured(heat_of(verdict))
+    assert coloured[90:150, 90:150].all()
+    assert not coloured[200:, 200:].any()
+    cold = Verdict(Decision.GOOD, 100.0, 4000.0, 0.1 * spot(), pixel_threshold=0.5)
+    assert not is_coloured(heat_of(cold)).any()
+
+
+def test_without_a_threshold_the_hottest_place_is_marked() -> None:
+    coloured = is_coloured(heat_of(Verdict(Decision.UNDECIDED, 1.0, None, 1e-6 * spot())))
+    assert coloured[100:140, 100:140].all()
+
+
+def test_what_the_detector_does_not_see_is_dark_and_the_map_lies_in_the_rest() -> None:
+    heat = heat_of(Verdict(Decision.DEFECTIVE, 1.0, 0.5, spot(), pixel_threshold=0.5), field_of_view=0.5)
+    assert (heat[:78] < 60).all()
+    assert (heat[:, 244:] < 60).all()
+    centre = heat[82:238, 82:238]
+    assert (centre[100:, 100:] == 128).all()
+    assert is_coloured(centre[45:70, 45:70]).all()  # 8/32 to 16/32 of the 160 pixels that are seen
