@@ -3,9 +3,10 @@
     python benchmarks/accuracy.py MAGNETIC_TILE [--jobs 2] [--peers-python PYTHON] [--work FOLDER]
 
 MAGNETIC_TILE holds the Magnetic Tile Defects in MVTec layout, or as downloaded; the second data set, ELPV's
-mono-crystalline cells, comes from a package. Every method is trained by its recipe for this teacher, for as many epochs
-as every other; peers run through ``accuracy_peers.py``. Writes ``results/accuracy.json`` after every row: a second call
-does what is missing; ``--again NAME`` does a row anew.
+mono-crystalline cells, comes from a package. Every method is trained by its recipe for this teacher, made for a quarter
+of an hour of one core at most; peers run through ``accuracy_peers.py``. Writes ``results/accuracy.json`` after every
+row: a second call does what is missing, and goes on with runs that it finds in ``--work``; ``--again NAME`` does a row
+anew.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from kd_train.elpv import write_mvtec_layout
 from kdx.runtime.latency import usable_cores
 
 TEACHER = "tf_efficientnet_lite0"
-EPOCHS = 20
+PEER_EPOCHS = 20  # of the one that is trained
 FALSE_REJECT_RATE = 0.01
 PEERS = ("stfpm", "padim", "patchcore", "knn")
 RESULT = "accuracy.json"
@@ -66,7 +67,7 @@ class Table:
         """Keep a row, and write all of them."""
         with self.lock:
             self.rows[row["data"], row["name"]] = row
-            settings = {"teacher": TEACHER, "epochs": EPOCHS, "false_reject_rate": FALSE_REJECT_RATE}
+            settings = {"teacher": TEACHER, "peer_epochs": PEER_EPOCHS, "false_reject_rate": FALSE_REJECT_RATE}
             write(RESULT, {"settings": settings, "rows": [self.rows[key] for key in sorted(self.rows)]})
 
 
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--peers-python", default=sys.executable, help="An interpreter that has the extra 'peers'.")
     parser.add_argument("--work", type=Path, default=None, help="Keep runs and bundles here.")
     parser.add_argument("--again", action="append", default=[], help="A row to do anew.")
+    parser.add_argument("--only", action="append", default=[], help="A row to do and no other; may be given again.")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
@@ -86,14 +88,14 @@ def main() -> None:
     todo = []
     for data in data_sets(arguments.data, work):
         for method in kdx("methods"):
-            if (data.name, method["name"]) not in table.rows:
-                todo.append((measure, (method["name"], data, work, threads)))
+            todo.append((measure, (method["name"], data, work, threads)))
         for peer in PEERS:
-            if (data.name, peer) not in table.rows:
-                todo.append((measure_peer, (peer, data, arguments.peers_python, threads)))
+            todo.append((measure_peer, (peer, data, arguments.peers_python, threads)))
+    wanted = [job for job in todo if not arguments.only or job[1][0] in arguments.only]
+    missing = [job for job in wanted if (job[1][1].name, job[1][0]) not in table.rows]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         # Each row is kept when it is there, whatever becomes of the others.
-        for future in [pool.submit(lambda job: table.add(job[0](*job[1])), job) for job in todo]:
+        for future in [pool.submit(lambda job: table.add(job[0](*job[1])), job) for job in missing]:
             future.result()
 
 
@@ -113,8 +115,8 @@ def measure(method: str, data: Data, work: Path, threads: int) -> dict[str, Any]
     """Train, export, calibrate and evaluate one method."""
     run, bundle = work / f"{data.name}-{method}", work / f"{data.name}-{method}.kdx"
     trained = kdx(
-        "train", data.root, "--method", method, "--backbone", TEACHER, "--out", run, "--epochs", str(EPOCHS),
-        *data.options, "--force", threads=threads,
+        "train", data.root, "--method", method, "--backbone", TEACHER, "--out", run, *data.options,
+        "--resume", threads=threads,
     )  # fmt: skip
     kdx("export", run, "-o", bundle, "--force", threads=threads)
     calibrated = kdx(
@@ -144,7 +146,7 @@ def measure(method: str, data: Data, work: Path, threads: int) -> dict[str, Any]
 def measure_peer(peer: str, data: Data, python: str, threads: int) -> dict[str, Any]:
     """Run one peer in its own interpreter."""
     script = Path(__file__).with_name("accuracy_peers.py")
-    command = [python, str(script), str(data.root), "--peer", peer, "--epochs", str(EPOCHS), *data.options]
+    command = [python, str(script), str(data.root), "--peer", peer, "--epochs", str(PEER_EPOCHS), *data.options]
     print("$", *command, flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
