@@ -53,7 +53,7 @@ def reference_features(pair, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray
     return [(t[0].double().numpy(), s[0].double().numpy()) for t, s in found]
 
 
-# Two networks whose recipes are the papers': of the kind of ResNet, and of EfficientNet, whose features are not rectified.
+# Two networks whose recipes are the papers': a ResNet, and an EfficientNet, whose features are not rectified.
 @pytest.mark.parametrize("backbone", [BACKBONE, "efficientnet_b0"])
 @pytest.mark.parametrize("method", METHODS)
 def test_map_and_score_are_the_papers(method, backbone) -> None:
