@@ -62,12 +62,19 @@ def test_a_single_wrong_pixel_fails(golden) -> None:
 
 def test_a_flipped_verdict_fails_even_within_the_tolerances(golden) -> None:
     score = float(golden.scores[0, 0])
-    threshold = score * (1 - 1e-6)
+    threshold = score * (1 - 3e-5)
     backend = Fake(golden, lambda maps, scores: (maps, scores * np.float32(1 - 5e-5)))
     for result in compare_backend(backend, golden, 8, threshold):
         assert result.score_max < FP32.score
         assert result.flips == 1
         assert not result.passed
+
+
+def test_a_golden_image_whose_score_is_the_threshold_is_a_tie(golden) -> None:
+    threshold = float(golden.scores[0, 0])
+    for factor in (1 - 3e-6, 1 + 3e-6):
+        backend = Fake(golden, lambda maps, scores, f=factor: (maps, scores * np.float32(f)))
+        assert all(r.passed and r.flips == 0 for r in compare_backend(backend, golden, 8, threshold))
 
 
 def test_a_value_that_is_not_finite_fails(golden) -> None:
