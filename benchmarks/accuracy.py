@@ -88,7 +88,8 @@ def main() -> None:
     todo = []
     for data in data_sets(arguments.data, work):
         for method in kdx("methods"):
-            todo.append((measure, (method["name"], data, work, threads)))
+            keep = method["name"] not in arguments.again
+            todo.append((measure, (method["name"], data, work, threads, keep)))
         for peer in PEERS:
             todo.append((measure_peer, (peer, data, arguments.peers_python, threads)))
     wanted = [job for job in todo if not arguments.only or job[1][0] in arguments.only]
@@ -111,12 +112,12 @@ def data_sets(magnetic_tile: Path, work: Path) -> list[Data]:
     return [Data("magnetic_tile", magnetic_tile, 0.2, parts), Data("elpv_mono", cells, 0.35, None)]
 
 
-def measure(method: str, data: Data, work: Path, threads: int) -> dict[str, Any]:
-    """Train, export, calibrate and evaluate one method."""
+def measure(method: str, data: Data, work: Path, threads: int, keep: bool) -> dict[str, Any]:
+    """Train, or ``keep`` what was trained, export, calibrate and evaluate one method."""
     run, bundle = work / f"{data.name}-{method}", work / f"{data.name}-{method}.kdx"
     trained = kdx(
         "train", data.root, "--method", method, "--backbone", TEACHER, "--out", run, *data.options,
-        "--resume", threads=threads,
+        "--resume" if keep else "--force", threads=threads,
     )  # fmt: skip
     kdx("export", run, "-o", bundle, "--force", threads=threads)
     calibrated = kdx(

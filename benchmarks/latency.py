@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import kdx, write
 
-BACKBONES = ("resnet18", "tf_efficientnet_lite0")
+BACKBONES = {"resnet18": "layer1,layer2,layer3", "tf_efficientnet_lite0": "blocks.2,blocks.4,blocks.5"}
 
 
 def main() -> None:
@@ -27,11 +27,11 @@ def main() -> None:
     arguments = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for backbone in BACKBONES:
+        for backbone, taps in BACKBONES.items():
             run, bundle = Path(folder) / backbone, Path(folder) / f"{backbone}.kdx"
             kdx(
-                "train", arguments.data, "--backbone", backbone, "--weights", "random", "--out", run, "--epochs", "1",
-                "--image-size", "256", "--train-fraction", "0.05", "--channels", "3", "--sigma", "4",
+                "train", arguments.data, "--backbone", backbone, "--taps", taps, "--weights", "random", "--out", run,
+                "--epochs", "1", "--image-size", "256", "--train-fraction", "0.05", "--channels", "3", "--sigma", "4",
                 "--learning-rate", "0.01",
             )  # fmt: skip
             kdx("export", run, "-o", bundle, "--input-size", "256x256")

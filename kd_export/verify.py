@@ -142,10 +142,11 @@ def _compare(
     score_max = float((np.abs(outputs.scores - golden.scores) / np.abs(golden.scores).clip(1e-30)).max())
     flips = None
     if threshold is not None:
-        margin = TIE * abs(threshold)
+        pairs = zip(outputs.scores[:, 0].tolist(), golden.scores[:, 0].tolist(), strict=True)
         flips = sum(
-            abs(theirs - threshold) > margin and decide(float(ours), threshold) is not decide(float(theirs), threshold)
-            for ours, theirs in zip(outputs.scores[:, 0], golden.scores[:, 0], strict=True)
+            decide(ours, threshold) is not decide(theirs, threshold)
+            for ours, theirs in pairs
+            if abs(theirs - threshold) > TIE * abs(threshold)
         )
     map_max = float(relative.max())
     return Comparison(

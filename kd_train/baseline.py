@@ -80,8 +80,8 @@ class EagerBaseline(ClosesOnExit):
             features = self.pair(self._prepare(images))
             maps = []
             for part in spec.maps:
-                maps.append(self._combine(part, features[: len(part.taps)])[:, 0])
-                features = features[len(part.taps) :]
+                own, features = features[: len(part.taps)], features[len(part.taps) :]
+                maps.append(self._combine(part, own)[:, 0])
             if spec.join is Join.CONFIRMED:
                 maps[0] = maps[0] * _confirmation(maps[1])
         first = _blurred(maps[0].numpy(), spec.maps[0].blur_sigma)
@@ -100,13 +100,13 @@ class EagerBaseline(ClosesOnExit):
         full = self.resize_to or self.size
         if x.shape[2:] != full:
             x = F.interpolate(x, size=full, mode="bilinear", antialias=True, align_corners=False)
-        top, left = ((whole - part) // 2 for whole, part in zip(full, self.size, strict=True))
+        top, left = (round((whole - part) / 2) for whole, part in zip(full, self.size, strict=True))
         x = x[:, :, top : top + self.size[0], left : left + self.size[1]]
         return (x - self.mean) / self.std
 
     def _combine(self, part: MapSpec, features: list[tuple[Tensor, Tensor]]) -> Tensor:
         combined: Tensor | None = None
-        for (teacher, student), tap in zip(features, part.taps, strict=False):
+        for (teacher, student), tap in zip(features, part.taps, strict=True):
             if tap.distance is Distance.COSINE:
                 distance = 1 - F.cosine_similarity(teacher, student, dim=1)
             else:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kd_train.backbones import Feature
 from kd_train.blocks import ResidualBlock, conv_norm, initialise
+from kd_train.pair import Pair
 from kd_train.teacher import Teacher
 
 Block = Callable[[int, int, int], nn.Module]
@@ -75,6 +76,16 @@ class _Step(nn.Module):
         if not self.tapped:
             return rectified, None
         return rectified, rectified if self.rectified else self.after(linear)
+
+
+class HalvedPair(Pair):
+    """A pair whose first group of taps is compared at half the size (MixedTeacher Eq. 1)."""
+
+    def teacher_features(self, x: Tensor) -> list[Tensor]:
+        """Return the teacher's features, those of the first group pooled."""
+        features = super().teacher_features(x)
+        first = self.teacher.groups[0]
+        return halve_behind_stem(features[: len(first)], first) + features[len(first) :]
 
 
 def reduced_student(teacher: Teacher, group: int) -> Pyramid:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from kd_export.graph import Combine, Distance, Join, PairSpec, ScoreRule
 from kd_train.pair import Comparisons, Method, MethodOption, Pair, PairOptions, declare_map
 from kd_train.pairs.dual_det import PART, DeepStudents
-from kd_train.pyramid import halve_behind_stem, reduced_student
+from kd_train.pyramid import HalvedPair, reduced_student
 from kd_train.teacher import Teacher, build_teacher
 
 _JOIN = {"det": Join.SCORE_SECOND, "loc": Join.SCORE_FIRST, "both": Join.SCORE_BOTH}
 
 
-class DualPair(Pair):
+class DualPair(HalvedPair):
     """Two teachers: the localisation model's, then the detection model's."""
 
     def __init__(self, teacher: Teacher, shallow: nn.Module, deep: DeepStudents, spec: PairSpec) -> None:
@@ -27,12 +27,6 @@ class DualPair(Pair):
         super().__init__(teacher, spec, channels)
         self.shallow = shallow
         self.deep = deep
-
-    def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the localisation teacher's features, pooled, then the detection teacher's."""
-        features = super().teacher_features(x)
-        shallow, _ = self.teacher.groups
-        return halve_behind_stem(features[: len(shallow)], shallow) + features[len(shallow) :]
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
         """Compare both models."""

@@ -8,8 +8,7 @@ and the squared distance (Table 8) are ``--combine`` and ``--distance``.
 
 The paper does not say how the two parts' maps meet; "feature multiplication to ensure equal influence" is read as one
 product over all of them. It does not give the autoencoder's layers: here the feature is halved in size and to a quarter
-of its channels. Without the halving an autoencoder sees too little around a place, and learns to copy what it should
-not know.
+of its channels.
 """
 
 from __future__ import annotations

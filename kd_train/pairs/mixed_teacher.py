@@ -15,24 +15,18 @@ from torch import Tensor, nn
 from kd_export.graph import Combine, Distance, Join, PairSpec, ScoreRule
 from kd_train.blocks import conv_norm
 from kd_train.pair import Comparisons, Method, Pair, PairOptions, declare_map
-from kd_train.pyramid import Pyramid, halve_behind_stem, reduced_student
+from kd_train.pyramid import HalvedPair, Pyramid, reduced_student
 from kd_train.teacher import Teacher, build_teacher
 
 _ALPHA = 0.1  # Eq. 8: "feature difference in efficientNet was about 10 times bigger"
 
 
-class MixedPair(Pair):
+class MixedPair(HalvedPair):
     """Two teachers, two students."""
 
     def __init__(self, teacher: Teacher, students: list[nn.Module], spec: PairSpec) -> None:
         super().__init__(teacher, spec, tuple(feature.channels for feature in teacher.features))
         self.students = nn.ModuleList(students)
-
-    def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the first teacher's features, pooled, then the second's."""
-        features = super().teacher_features(x)
-        shallow, _ = self.teacher.groups
-        return halve_behind_stem(features[: len(shallow)], shallow) + features[len(shallow) :]
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
         """Compare each teacher with its student."""

@@ -9,20 +9,14 @@ the authors' published code (Eq. 12 sums the map: ``--score sum``).
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from kd_export.graph import Combine, Distance, PairSpec, ScoreRule
 from kd_train.pair import Method, Pair, PairOptions, StudentPair, declare_map
-from kd_train.pyramid import halve_behind_stem, reduced_student
+from kd_train.pyramid import HalvedPair, reduced_student
 from kd_train.teacher import build_teacher
 
 
-class ReducedPair(StudentPair):
-    """Compares at half the size."""
-
-    def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the teacher's features, pooled (Eq. 1)."""
-        return halve_behind_stem(super().teacher_features(x), self.teacher.features)
+class ReducedPair(StudentPair, HalvedPair):
+    """One student, compared at half the size."""
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:

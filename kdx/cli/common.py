@@ -192,8 +192,15 @@ def _plain(value: object) -> object:
     """Return builtins that JSON can hold: numbers that are not finite become null."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
-    builtins = msgspec.to_builtins(value, enc_hook=str, str_keys=True)
+    builtins = msgspec.to_builtins(value, enc_hook=_path_text, str_keys=True)
     return _finite(builtins)
+
+
+def _path_text(value: object) -> str:
+    """Write a path; anything else, a number of NumPy's for one, would become text without a word."""
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} in a record")
 
 
 def _finite(value: Any) -> Any:
