@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
-from kd_export.graph import FusedDetector
+from kd_export.graph import FusedDetector, PairSpec
 from kd_export.onnx_export import export_onnx, metadata_of
+from kd_export.precision import half_convolutions, network_tensors, plan_half, to_half
+from kd_export.ranges import measure_ranges, tap_ranges
 from kd_export.verify import Certificate, verify
 from kdx import __version__
 from kdx.bundle import (
@@ -35,6 +38,7 @@ from kdx.files import new_folder, refuse_existing
 from kdx.images import encode_png, read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
+from kdx.variants import Variant, graph_file
 
 
 def export_bundle(
@@ -46,6 +50,7 @@ def export_bundle(
     training_images: Sequence[str],
     provenance: Provenance,
     max_batch: int = 32,
+    precisions: Collection[str] = ("fp32",),
     force: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Bundle, Certificate]:
@@ -59,6 +64,7 @@ def export_bundle(
         training_images: Content hashes of the images trained on.
         provenance: Where the detector comes from.
         max_batch: Largest batch of the graph.
+        precisions: In which to write the graph; FP32 is always among them.
         force: Replace an existing bundle; nothing else is ever replaced.
         progress: Shows the steps.
 
@@ -77,6 +83,7 @@ def export_bundle(
         )
         export_onnx(detector, folder / GRAPH, max_batch=max_batch, metadata=metadata)
         task.advance(1, "checking")
+        variants = {"fp16": write_half(folder, detector.spec, images)} if "fp16" in precisions else {}
         write_files(folder, _files(detector, golden_images, images, training_images))
         bundle = write_manifest(
             folder,
@@ -92,12 +99,37 @@ def export_bundle(
                 golden=[path.name for path in golden_images],
                 files={},
                 provenance=provenance,
+                variants=variants,
             ),
         )
         certificate = verify(open_bundle(folder), backends)
         _require_passed(certificate)
         task.advance()
     return Bundle(out, bundle.manifest), msgspec.structs.replace(certificate, bundle=out.name)
+
+
+def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Variant:
+    """Write the FP16 graph beside the FP32 one of a bundle under construction, and return its range report."""
+    model = onnx.load(folder / GRAPH)
+    ranges = measure_ranges(model, network_tensors(model), images)
+    plan = plan_half(model, ranges)
+    half = to_half(model, plan)
+    convolutions, _ = half_convolutions(half)
+    if not convolutions:
+        reason = plan.kept[0].reason
+        raise GateError("no convolution can be FP16", received=reason, fix="export without --precision fp16")
+    onnx.save_model(half, str(folder / graph_file("fp16")))
+    outputs = {node.output[0]: node.name for node in model.graph.node if node.name in plan.half}
+    largest = max(outputs, key=lambda name: ranges.get(name, 0.0))
+    return Variant(
+        file=graph_file("fp16"),
+        half_convolutions=len(convolutions),
+        kept=plan.kept,
+        flushed=plan.flushed,
+        largest=outputs[largest],
+        largest_value=ranges[largest],
+        taps=tap_ranges(model, spec, ranges),
+    )
 
 
 def _golden_arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]:
@@ -134,9 +166,11 @@ def _require_passed(certificate: Certificate) -> None:
     failed = [comparison for comparison in certificate.comparisons if not comparison.passed]
     if failed:
         worst = failed[0]
+        allowed = certificate.tolerances[worst.precision]
         raise GateError(
-            f"the exported graph does not decide what was trained ({worst.backend}, batch {worst.batch})",
-            expected=f"scores within {certificate.tolerances.score:g}, maps within {certificate.tolerances.map:g}",
+            "the exported graph does not decide what was trained "
+            f"({worst.backend}, {worst.precision}, batch {worst.batch})",
+            expected=f"scores within {allowed.score:g}, maps within {allowed.map:g}",
             received=worst.error or f"scores {worst.score_max:.3g}, maps {worst.map_max:.3g}, flips {worst.flips}",
             fix="nothing was written; please report this",
         )

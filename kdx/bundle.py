@@ -18,6 +18,7 @@ from kdx.errors import BundleError
 from kdx.files import sha256_file, write_atomic
 from kdx.images import InputSpec, read_image
 from kdx.records import encode_record, read_record
+from kdx.variants import Variant, graph_file
 
 SCHEMA = 1
 INDEX = "bundle.json"
@@ -94,6 +95,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         files: SHA-256 of every other file in the bundle, by relative POSIX path.
         provenance: Where it comes from.
         threshold: The calibrated decision, or None.
+        variants: The graphs in other precisions than FP32, by precision.
     """
 
     schema: int
@@ -108,6 +110,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     provenance: Provenance
     field_of_view: float = 1.0
     threshold: Threshold | None = None
+    variants: dict[str, Variant] = msgspec.field(default_factory=dict)
+
+    @property
+    def precisions(self) -> list[str]:
+        """The precisions in which the bundle holds a graph."""
+        return ["fp32", *self.variants]
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,20 @@ class Bundle:
     def graph(self) -> Path:
         """The FP32 ONNX graph."""
         return self.path / GRAPH
+
+    def graph_of(self, precision: str) -> Path:
+        """Return the ONNX graph of a precision.
+
+        Raises:
+            BundleError: The bundle holds none.
+        """
+        if precision not in self.manifest.precisions:
+            raise BundleError(
+                f"'{self.path}' holds no {precision} graph",
+                expected=" or ".join(self.manifest.precisions),
+                fix=f"export it with --precision fp32,{precision}",
+            )
+        return self.path / graph_file(precision)
 
     def golden(self) -> Golden:
         """Read the golden images and their reference answers."""
@@ -179,7 +201,8 @@ def open_bundle(path: str | Path) -> Bundle:
     if not path.is_dir():
         raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
     manifest = _read_manifest(path)
-    for required in (GRAPH, GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, *(f"golden/{n}" for n in manifest.golden)):
+    graphs = [graph_file(precision) for precision in manifest.precisions]
+    for required in (*graphs, GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, *(f"golden/{n}" for n in manifest.golden)):
         if required not in manifest.files:
             raise BundleError(f"{INDEX} of '{path}' does not list '{required}'", fix="export the bundle again")
     for name, expected in manifest.files.items():

@@ -12,7 +12,11 @@ from kdx.runtime.detector import Detector
 
 
 def load(
-    path: str | Path, backend: str = "auto", threads: int | None = None, checkpoint: str | None = None
+    path: str | Path,
+    backend: str = "auto",
+    threads: int | None = None,
+    checkpoint: str | None = None,
+    precision: str | None = None,
 ) -> Detector:
     """Load a bundle (or, with torch installed, a training run) and return its detector.
 
@@ -21,17 +25,20 @@ def load(
         backend: A backend's name; ``auto`` takes the preferred one that is installed.
         threads: Threads within an operation; None leaves it to the backend.
         checkpoint: Of a run: ``last`` or ``best``; None for the one that its recipe names.
+        precision: ``fp32`` or ``fp16``; None takes what the backend is for, of what the bundle holds.
 
     Raises:
         BundleError: The bundle is incomplete, altered or too new.
         BackendError: The backend is unknown, missing, or cannot load the graph.
-        OptionError: A bundle has one checkpoint only.
+        OptionError: A bundle has one checkpoint only, a run one precision.
     """
     path = Path(path)
     if not is_run(path):
         if checkpoint is not None:
             raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")
-        return detector_of(open_bundle(path), backend, threads)
+        return detector_of(open_bundle(path), backend, threads, precision)
+    if precision not in {None, "fp32"}:
+        raise OptionError(f"a run folder runs in FP32, not in '{precision}'", fix="export it with --precision")
     if backend not in {"auto", "torch"}:
         raise BackendError(
             f"a run folder runs in torch, not in '{backend}'", fix="export it first: kdx export RUN -o NAME.kdx"
@@ -46,12 +53,16 @@ def load(
     return load_detector(path, which=checkpoint, threads=threads)
 
 
-def detector_of(bundle: Bundle, backend: str = "auto", threads: int | None = None) -> Detector:
+def detector_of(
+    bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
+) -> Detector:
     """Return the detector of a bundle that is open already."""
+    info = find_backend(backend)
+    graph = bundle.graph_of(precision or info.choose_precision(bundle.manifest.precisions))
     manifest = bundle.manifest
     threshold, pixel = (manifest.threshold.score, manifest.threshold.pixel) if manifest.threshold else (None, None)
     return Detector(
-        find_backend(backend).open(bundle.graph, threads),
+        info.open(graph, threads),
         manifest.input,
         threshold,
         max_batch=manifest.max_batch,

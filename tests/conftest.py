@@ -23,6 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 BACKBONE = "test_resnet"  # timm's own miniature: it builds, trains and exports in seconds
 SIZE = 64
 
+METHODS = (
+    "dskd", "dual", "dual-det", "dual-loc", "mixed-teacher", "reduced-student", "reverse-distillation", "stpm",
+)  # fmt: skip
+
 # Held out of 12 good images: 6, enough for a false-reject rate of 0.2.
 TINY_OPTIONS = (
     *("--backbone", BACKBONE, "--weights", "random", "--image-size", str(SIZE), "--batch-size", "4"),
@@ -154,6 +158,57 @@ def tiny_bundle(raw_bundle: Path, dataset: Path, tmp_path_factory: pytest.TempPa
     bundle = Path(shutil.copytree(raw_bundle, tmp_path_factory.mktemp("bundle") / "tiny.kdx"))
     invoke("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
     return bundle
+
+
+@dataclass(frozen=True)
+class TrainedMethod:
+    """A method, the folder with its ``run`` and ``tile.kdx``, and what ``kdx train`` said."""
+
+    name: str
+    folder: Path
+    result: Any
+
+
+@pytest.fixture(scope="session", params=METHODS)
+def trained(request, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedMethod:
+    """A run of two epochs of every method on real images, and its bundle in both precisions; tests leave it be."""
+    folder = tmp_path_factory.mktemp("method")
+    options = ("--method", request.param, "--epochs", 2, *TINY_OPTIONS)
+    result = invoke("train", dataset, "-o", folder / "run", *options, "--json").json
+    invoke("export", folder / "run", "-o", folder / "tile.kdx", "--precision", "fp32,fp16")
+    return TrainedMethod(request.param, folder, result)
+
+
+@dataclass(frozen=True)
+class ExportedMethod:
+    """A method with random weights of ordinary size: its fused detector, and its graph in both precisions."""
+
+    name: str
+    detector: Any
+    fp32: Path
+    fp16: Path
+
+
+@pytest.fixture(scope="session", params=METHODS)
+def exported(request, tmp_path_factory: pytest.TempPathFactory) -> ExportedMethod:
+    """Every method's graphs, planned on real images; tests leave them be."""
+    import onnx
+
+    from kd_export.onnx_export import export_onnx
+    from kd_export.precision import network_tensors, plan_half, to_half
+    from kd_export.ranges import measure_ranges
+    from kdx.images import InputSpec
+    from tests.images import solar_cells
+    from tests.pairs import fuse_pair, make_pair
+
+    folder = tmp_path_factory.mktemp("graphs")
+    # A camera of another size: the graph resizes.
+    detector = fuse_pair(make_pair(request.param, BACKBONE, sigma=1.5), InputSpec(height=72, width=80), SIZE)
+    export_onnx(detector, folder / "model.onnx", max_batch=8, metadata={})
+    model = onnx.load(folder / "model.onnx")
+    plan = plan_half(model, measure_ranges(model, network_tensors(model), solar_cells(3, (72, 80))))
+    onnx.save(to_half(model, plan), folder / "model.fp16.onnx")
+    return ExportedMethod(request.param, detector, folder / "model.onnx", folder / "model.fp16.onnx")
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ EPSILON = 1e-20
 
 
 def unit_vectors(features: Tensor) -> Tensor:
-    """Take ``(N, C, h, w)`` and return ``features / sqrt(‖features‖² + eps)`` of each position, in FP32."""
-    features = features.to(torch.float32)
-    return features * torch.rsqrt((features * features).sum(dim=1, keepdim=True) + EPSILON)
+    """Take ``(N, C, h, w)`` and return ``features / sqrt(‖features‖² + eps)`` of each position; computed in FP32."""
+    exact = features.to(torch.float32)
+    unit = exact * torch.rsqrt((exact * exact).sum(dim=1, keepdim=True) + EPSILON)
+    return unit.to(features.dtype)
 
 
 class _PerPosition(nn.Module):

@@ -11,6 +11,7 @@ from kdx.bundle import Bundle
 from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, needs, one_of, out, print_json, progress_for
 from kdx.images import ChannelOrder
 from kdx.progress import Progress
+from kdx.variants import FP16_MAX, PRECISIONS, Variant
 
 if TYPE_CHECKING:
     from kd_export.verify import Certificate
@@ -28,6 +29,9 @@ def export(
         "rgb", help="Order of the channels in the camera's arrays: rgb or bgr; bgr is folded into the weights."
     ),
     max_batch: int = typer.Option(32, help="Largest batch; 1 makes the graph static."),
+    precision: str = typer.Option(
+        "fp32", help="fp32, or fp32,fp16: adds a graph with FP16 convolutions for TensorRT and other GPU runtimes."
+    ),
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
@@ -43,6 +47,7 @@ def export(
         input_size=_size(input_size),
         channel_order=one_of("--channel-order", channel_order, ("rgb", "bgr")),  # type: ignore[arg-type]
         max_batch=max_batch,
+        precisions=_precisions(precision),
         force=force,
         progress=progress_for(json),
     )
@@ -53,9 +58,11 @@ def export(
     out.print(f"[bold]{bundle}[/]: {size_mb:.1f} MB graph, takes {result.manifest.input.describe()}")
     for comparison in certificate.comparisons:
         out.print(
-            f"  {comparison.backend}, batch {comparison.batch}: scores within {comparison.score_max:.1e}, "
-            f"maps within {comparison.map_max:.1e} of FP32 PyTorch"
+            f"  {comparison.backend}, {comparison.precision}, batch {comparison.batch}: scores within "
+            f"{comparison.score_max:.1e}, maps within {comparison.map_max:.1e} of FP32 PyTorch"
         )
+    for name, variant in result.manifest.variants.items():
+        out.print(f"  {name}: {_describe(variant)}")
     out.print(f"next: kdx calibrate {bundle} DATA --false-reject-rate 0.01")
 
 
@@ -68,6 +75,7 @@ def export_run(
     input_size: tuple[int, int] | None = None,
     channel_order: ChannelOrder = "rgb",
     max_batch: int = 32,
+    precisions: tuple[str, ...] = ("fp32",),
     force: bool = False,
 ) -> tuple[Bundle, Certificate]:
     """Load a run's checkpoint, fuse it, and export the bundle."""
@@ -86,8 +94,26 @@ def export_run(
         training_images=list(run.config.train_images.values()),
         provenance=run.provenance(checkpoint),
         max_batch=max_batch,
+        precisions=precisions,
         force=force,
         progress=progress,
+    )
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(","))
+    for part in found:
+        one_of("--precision", part, PRECISIONS)
+    return found
+
+
+def _describe(variant: Variant) -> str:
+    """Say what was found when a graph was made in another precision."""
+    kept = f", {len(variant.kept)} nodes kept in FP32" if variant.kept else ""
+    tightest = min(variant.taps, key=lambda tap: tap.headroom)
+    return (
+        f"{variant.half_convolutions} convolutions{kept}; largest activation {variant.largest_value:.4g} of "
+        f"{FP16_MAX:g}, at the taps {max(tightest.teacher, tightest.student):.4g} ({tightest.tap})"
     )
 
 

@@ -32,8 +32,9 @@ def verify(
 
     if output is not None:
         refuse_existing(output, force=force)
-    backends = require_backends() if backend == "all" else [find_backend(backend)]
-    certificate = verify_bundle(open_bundle(bundle), backends, threads=threads)
+    opened = open_bundle(bundle)
+    backends = require_backends(bundle) if backend == "all" else [find_backend(backend)]
+    certificate = verify_bundle(opened, backends, threads=threads)
     if output is not None:
         write_json(output, certificate)
     if json:
@@ -45,17 +46,20 @@ def verify(
 
 
 def _show(certificate: Any) -> None:
-    headings = ("backend", "batch", "images", "score", "map", "SQNR dB", "flips", "result")
-    table = make_table(f"{certificate.bundle}: against the FP32 reference", *headings, left=("result",))
+    headings = ("backend", "precision", "batch", "images", "score", "map", "SQNR dB", "flips", "result")
+    table = make_table(f"{certificate.bundle}: against the FP32 reference", *headings, left=("precision", "result"))
     for c in certificate.comparisons:
         result = "[green]passed[/]" if c.passed else f"[bold red]FAILED[/] {c.error}"
         flips = "–" if c.flips is None else str(c.flips)
         sqnr = "exact" if c.map_sqnr_db is None else f"{c.map_sqnr_db:.0f}"
         figures = (f"{c.score_max:.1e}", f"{c.map_max:.1e}")
-        table.add_row(c.backend, str(c.batch), str(c.images), *figures, sqnr, flips, result)
+        table.add_row(c.backend, c.precision, str(c.batch), str(c.images), *figures, sqnr, flips, result)
     out.print(table)
-    allowed = certificate.tolerances
-    out.print(f"largest differences; allowed: scores {allowed.score:g} relative, maps {allowed.map:g} of their range")
+    for precision, allowed in certificate.tolerances.items():
+        out.print(
+            f"largest differences allowed in {precision}: scores {allowed.score:g} relative, "
+            f"maps {allowed.map:g} of their range"
+        )
     if certificate.threshold is None:
         out.print("no verdicts were compared: the bundle has no threshold yet (kdx calibrate)")
     out.print("[green]passed[/]" if certificate.passed else "[bold red]failed[/]: do not deploy this bundle here")

@@ -124,9 +124,9 @@ def test_a_full_disk_keeps_the_bundle_that_force_was_to_replace(cli, tiny_run, b
 
 
 def test_a_failed_gate_leaves_no_bundle(export, tiny_run, tmp_path, monkeypatch):
-    from kd_export.verify import Tolerances
+    from kd_export.verify import TOLERANCES, Tolerances
 
-    monkeypatch.setattr("kd_export.verify.compare_backend.__defaults__", (Tolerances(-1.0, -1.0),))
+    monkeypatch.setitem(TOLERANCES, "fp32", Tolerances(-1.0, -1.0, 0.0))
     stderr = export(tiny_run, code=1).stderr
     assert "does not decide what was trained" in stderr
     assert not list(tmp_path.iterdir())
