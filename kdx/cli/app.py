@@ -7,6 +7,7 @@ import typer
 import kdx
 from kdx.cli import (
     bench,
+    build_engine,
     calibrate,
     demo,
     doctor,
@@ -36,9 +37,12 @@ Exit status: 0 done, 1 a gate failed (for example verify), 2 the request could n
 app = typer.Typer(
     help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
-for _module in (train, methods, evaluate, export, calibrate, verify, predict, bench, reproduce, inspect, doctor, demo):
+_COMMANDS = (
+    train, methods, evaluate, export, calibrate, verify, build_engine, predict, bench, reproduce, inspect, doctor, demo,
+)  # fmt: skip
+for _module in _COMMANDS:
     _name = _module.__name__.rpartition(".")[2]
-    app.command(_name, context_settings=getattr(_module, "CONTEXT", None))(getattr(_module, _name))
+    app.command(_name.replace("_", "-"), context_settings=getattr(_module, "CONTEXT", None))(getattr(_module, _name))
 
 
 def _show_version(value: bool) -> None:

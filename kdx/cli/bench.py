@@ -11,6 +11,7 @@ import typer
 from kdx.cli.common import (
     FORCE_OPTION,
     JSON_OPTION,
+    batch_sizes,
     command,
     make_table,
     needs,
@@ -52,14 +53,16 @@ def bench(
         refuse_existing(output, force=force)
     opened = open_bundle(bundle)
     count = threads or usable_cores()
-    batches = _batches(batch, opened.manifest.max_batch)
+    batches = batch_sizes(batch, opened.manifest.max_batch)
     candidates: list[Any] = []
     if baseline is not None:
         with needs("train,cpu", "the eager baseline"):
             from kd_train.baseline import eager_candidates
             from kd_train.run import Run
         candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
-    candidates += [info.open(opened.graph, count) for info in require_backends()]
+    for info in require_backends(bundle):
+        precision = info.choose_precision(opened.manifest.precisions)
+        candidates.append(info.open(opened.graph_of(precision), count))
     results = time_backends(
         candidates, opened.golden().images, batches=batches, runs=runs, warm_up=warm_up, progress=progress_for(json)
     )
@@ -79,18 +82,6 @@ def bench(
         print_json(record)
         return
     _show(record)
-
-
-def _batches(text: str, largest: int) -> list[int]:
-    from kdx.errors import OptionError
-
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise OptionError("--batch is not a list of numbers", expected="e.g. 1,8", received=text) from error
-    if any(not 1 <= size <= largest for size in sizes):
-        raise OptionError("--batch is out of range", expected=f"1 to {largest} for this bundle", received=text)
-    return sizes
 
 
 def _versions() -> dict[str, str]:

@@ -112,6 +112,17 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def batch_sizes(text: str, largest: int) -> list[int]:
+    """Return the batch sizes of ``--batch 1,8``; raise ``OptionError`` when they are none, or beyond the bundle's."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OptionError("--batch is not a list of numbers", expected="e.g. 1,8", received=text) from error
+    if any(not 1 <= size <= largest for size in sizes):
+        raise OptionError("--batch is out of range", expected=f"1 to {largest} for this bundle", received=text)
+    return sizes
+
+
 def print_json(value: object) -> None:
     """Print one JSON document."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2).decode() + "\n")

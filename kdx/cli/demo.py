@@ -230,7 +230,7 @@ class _Demo:
         bundle = open_bundle(self.folder / _BUNDLE)
         threads = usable_cores()
         candidates = eager_candidates(Run(self.folder / "run"), bundle.manifest, threads)
-        candidates += [info.open(bundle.graph, threads) for info in require_backends()]
+        candidates += [info.open(bundle.graph, threads) for info in require_backends(bundle.path)]
         results = time_backends(
             candidates, bundle.golden().images, batches=(1,), runs=self.size.bench_runs, progress=self.progress
         )

@@ -27,6 +27,10 @@ _PARTS = (
         "teacher weights, offline",
     ),
     ("elpv_dataset", "elpv-dataset", "demo", "images for kdx demo"),
+    ("tensorrt", "tensorrt", "tensorrt", "TensorRT engines"),
+    ("tensorrt_rtx", "tensorrt-rtx-cu13", "rtx", "TensorRT for RTX engines; builds without a GPU"),
+    ("cuda.bindings", "cuda-bindings", "cuda", "run engines"),
+    ("pycuda", "pycuda", "pycuda", "run engines in a PyCUDA context"),
 )
 
 
@@ -39,13 +43,13 @@ def doctor(json: bool = JSON_OPTION) -> None:
     parts = [
         {
             "package": package,
-            "version": _version(package) if util.find_spec(module) is not None else None,
+            "version": _version(package) if _is_present(module) else None,
             "for": purpose,
             "install": f"kdx[{extra}]",
         }
         for module, package, extra, purpose in _PARTS
     ]
-    checks = [_check_onnxruntime(), _check_torch()]
+    checks = [_check_onnxruntime(), _check_torch(), *_check_engines()]
     machine = describe_machine(usable_cores(), {})
     if json:
         record = {"kdx": kdx.__version__, "machine": machine, "packages": parts, "checks": [c for c in checks if c]}
@@ -66,6 +70,13 @@ def doctor(json: bool = JSON_OPTION) -> None:
             out.print(f"• {escape(check)}")
 
 
+def _is_present(module: str) -> bool:
+    try:
+        return util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -84,8 +95,37 @@ def _check_onnxruntime() -> str:
         import onnxruntime
     except (ImportError, OSError) as error:
         return f"onnxruntime is installed but cannot be loaded: {error}"
+    from kdx.runtime.backend import BACKENDS
+
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
-    return f"ONNX Runtime offers: {providers}. kdx runs bundles on: onnxruntime-cpu"
+    usable = ", ".join(info.name for info in BACKENDS.values() if info.is_usable())
+    return f"ONNX Runtime offers: {providers}. Backends that can run here: {usable}"
+
+
+def _check_engines() -> list[str]:
+    """Say which engines can be built and run here, and what is missing for the others."""
+    from kd_export.engine.flavours import RTX_CAPABILITIES, installed_version, load_flavour, target_capability
+    from kdx.errors import KdxError
+    from kdx.runtime.gpu import gpus
+
+    cards = gpus()
+    found = [
+        "; ".join(
+            f"{gpu.name}, compute capability {gpu.compute_capability}, driver for CUDA {gpu.driver}" for gpu in cards
+        )
+        or "no NVIDIA GPU is seen (no driver, or no card): engines cannot run here"
+    ]
+    for flavour, name in (("tensorrt", "TensorRT"), ("rtx", "TensorRT for RTX")):
+        command = f"kdx build-engine BUNDLE --fp16 --flavour {flavour}"
+        try:
+            load_flavour(flavour)
+            capability = target_capability(flavour, None if flavour == "tensorrt" or cards else "8.6")
+            cross = "" if cards else f" X.Y, one of {', '.join(RTX_CAPABILITIES)}; it runs on that card, not here"
+            option = f" --compute-capability{cross}" if cross else f" (compute capability {capability})"
+            found.append(f"{name} {installed_version(flavour)} can build engines here: {command}{option}")
+        except KdxError as error:
+            found.append(f"{name} can build no engine here: {error.message}" + (f"; {error.fix}" if error.fix else ""))
+    return found
 
 
 def _check_torch() -> str:

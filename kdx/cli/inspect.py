@@ -8,6 +8,8 @@ from typing import Any
 import typer
 
 from kdx.cli.common import JSON_OPTION, command, make_table, number, out, print_json
+from kdx.engine import describe, engines_of
+from kdx.variants import FP16_MAX, Variant
 
 
 @command
@@ -17,8 +19,10 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
+    engines = list(engines_of(bundle))
     if json:
-        print_json({"bundle": str(bundle), "manifest": manifest})
+        records = {engine.path.name: engine.record for engine in engines}
+        print_json({"bundle": str(bundle), "manifest": manifest, "engines": records})
         return
     from rich.table import Table
 
@@ -45,10 +49,31 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", value)
     out.print(table)
+    for name, variant in manifest.variants.items():
+        _show_ranges(name, variant)
+    for engine in engines:
+        record = engine.record
+        batches = ", ".join(map(str, record.batches))
+        stale = "" if record.onnx_sha256 in manifest.files.values() else "; stale: built from another graph"
+        out.print(f"engine {engine.path.name}: {describe(record.fingerprint)}; batches {batches}{stale}")
     files = make_table("files", "file", "kB", "sha256", left=("sha256",))
     for name, digest in manifest.files.items():
         files.add_row(name, f"{(bundle / name).stat().st_size / 1e3:.1f}", digest[:16])
     out.print(files)
+
+
+def _show_ranges(precision: str, variant: Variant) -> None:
+    """Show how far the features are from what FP16 can hold, and what was kept out of it."""
+    table = make_table(
+        f"{precision}: {variant.half_convolutions} convolutions; largest absolute values on the golden images",
+        *("tap", "teacher", "student", "headroom"),
+    )
+    for tap in variant.taps:
+        table.add_row(tap.tap, number(tap.teacher), number(tap.student), f"{number(tap.headroom)}×")
+    out.print(table)
+    out.print(f"largest of all: {number(variant.largest_value)} at {variant.largest}; FP16 ends at {FP16_MAX:g}")
+    for node in variant.kept:
+        out.print(f"  kept in FP32: {node.node}: {node.reason}")
 
 
 def _pair(spec: dict[str, Any]) -> str:

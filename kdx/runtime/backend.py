@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from kdx.engine import engines_of
 from kdx.errors import BackendError
+from kdx.runtime.gpu import gpus
 
 
 class Outputs(NamedTuple):
@@ -85,6 +87,11 @@ class BackendInfo:
         install: The command that installs it.
         factory: ``module:function`` taking the graph's path and a thread count (None: the runtime's choice).
         purpose: One line for ``kdx doctor``.
+        precisions: Of the graphs it takes; the one it is used for first.
+        needs_gpu: Whether it runs on NVIDIA GPUs only.
+        engine: The flavour of TensorRT engine that it runs, which must have been built; None for graphs.
+        distribution: The package as pip knows it, where the module alone does not tell which one is installed.
+        on_request: Whether it is used only when it is named.
     """
 
     name: str
@@ -92,10 +99,28 @@ class BackendInfo:
     install: str
     factory: str
     purpose: str
+    precisions: tuple[str, ...] = ("fp32", "fp16")
+    needs_gpu: bool = False
+    engine: str | None = None
+    distribution: str | None = None
+    on_request: bool = False
 
     def is_installed(self) -> bool:
         """Whether the package is present, without importing it."""
+        if self.distribution is not None:
+            try:
+                metadata.distribution(self.distribution)
+            except metadata.PackageNotFoundError:
+                return False
         return util.find_spec(self.package) is not None
+
+    def is_usable(self) -> bool:
+        """Whether the package is present, and the GPU that it needs."""
+        return self.is_installed() and not (self.needs_gpu and not gpus())
+
+    def choose_precision(self, present: Sequence[str]) -> str:
+        """Return the precision this backend is used for, of those that a bundle holds."""
+        return next((precision for precision in self.precisions if precision in present), "fp32")
 
     def open(self, graph: Path, threads: int | None) -> Backend:
         """Load a graph.
@@ -128,22 +153,78 @@ BACKENDS: dict[str, BackendInfo] = {
             factory="kdx.runtime.onnxruntime_cpu:OnnxRuntimeCpu",
             purpose="ONNX Runtime on the CPU: the FP32 graph everywhere",
         ),
+        BackendInfo(
+            name="tensorrt",
+            package="tensorrt",
+            install="pip install tensorrt-cu13 cuda-bindings",
+            factory="kdx.runtime.tensorrt:tensorrt_backend",
+            purpose="TensorRT engines, with CUDA graphs",
+            precisions=("fp16", "fp32"),
+            needs_gpu=True,
+            engine="tensorrt",
+        ),
+        BackendInfo(
+            name="tensorrt-rtx",
+            package="tensorrt_rtx",
+            install='pip install "kdx[rtx]"',
+            factory="kdx.runtime.tensorrt:tensorrt_rtx_backend",
+            purpose="TensorRT for RTX engines, with CUDA graphs",
+            precisions=("fp16", "fp32"),
+            needs_gpu=True,
+            engine="rtx",
+        ),
+        BackendInfo(
+            name="tensorrt-pycuda",
+            package="pycuda",
+            install='pip install tensorrt-cu13 "kdx[pycuda]"',
+            factory="kdx.runtime.tensorrt:tensorrt_pycuda_backend",
+            purpose="TensorRT engines in the PyCUDA context that is current; no CUDA graphs",
+            precisions=("fp16", "fp32"),
+            needs_gpu=True,
+            engine="tensorrt",
+            on_request=True,
+        ),
+        BackendInfo(
+            name="onnxruntime-cuda",
+            package="onnxruntime",
+            install='pip install "kdx[cuda]"',
+            factory="kdx.runtime.onnxruntime_cuda:onnxruntime_cuda_backend",
+            purpose="ONNX Runtime on CUDA: the graphs as they are",
+            precisions=("fp16", "fp32"),
+            needs_gpu=True,
+            distribution="onnxruntime-gpu",
+        ),
+        BackendInfo(
+            name="onnxruntime-tensorrt",
+            package="onnxruntime",
+            install='pip install "kdx[cuda]", and TensorRT 10',
+            factory="kdx.runtime.onnxruntime_cuda:onnxruntime_tensorrt_backend",
+            purpose="ONNX Runtime with TensorRT 10, which builds at every start",
+            precisions=("fp16", "fp32"),
+            needs_gpu=True,
+            distribution="onnxruntime-gpu",
+            on_request=True,
+        ),
     )
 }
 
 
-def installed_backends() -> list[BackendInfo]:
-    """Return the backends whose package is present."""
-    return [info for info in BACKENDS.values() if info.is_installed()]
+def require_backends(bundle: Path | None = None) -> list[BackendInfo]:
+    """Return the backends that this machine can use; raise ``BackendError`` when there are none.
 
-
-def require_backends() -> list[BackendInfo]:
-    """Return the backends whose package is present; raise ``BackendError`` when there are none."""
-    installed = installed_backends()
-    if not installed:
-        fixes = " or ".join(info.install for info in BACKENDS.values())
+    Args:
+        bundle: A bundle's folder: backends that run engines count where it holds one for them.
+    """
+    flavours = {engine.record.fingerprint.flavour for engine in engines_of(bundle)} if bundle else set()
+    usable = [
+        info
+        for info in BACKENDS.values()
+        if not info.on_request and info.is_usable() and (not info.engine or info.engine in flavours)
+    ]
+    if not usable:
+        fixes = " or ".join(info.install for info in BACKENDS.values() if not info.needs_gpu)
         raise BackendError("no backend is installed on this machine", fix=fixes)
-    return installed
+    return usable
 
 
 def find_backend(name: str) -> BackendInfo:

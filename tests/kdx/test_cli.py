@@ -18,7 +18,8 @@ OPTIONS = {
     "--taps --sigma --seed --train-fraction --validation-fraction --group-by --channels --sixteen-bit-range "
     "--max-bad-images --workers --memory-mib --device --json",
     "evaluate": "--threads --max-bad-images --output --checkpoint --force --json",
-    "export": "--out --checkpoint --input-size --channel-order --max-batch --force --json",
+    "export": "--out --checkpoint --input-size --channel-order --max-batch --precision --force --json",
+    "build-engine": "--fp16 --batch --flavour --compute-capability --level --timing-cache --dry-run --force --json",
     "calibrate": "--false-reject-rate --backend --threads --max-bad-images --json",
     "verify": "--backend --threads --output --force --json",
     "predict": "--overlay --backend --threads --max-bad-images --force --json",

@@ -1,0 +1,278 @@
+"""From a bundle's graph to an engine beside it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd_export.engine.flavours import Flavour, load_flavour, target_capability
+from kd_export.engine.layers import engine_layers, network_layers, require_half_convolutions
+from kdx import __version__
+from kdx.bundle import Bundle
+from kdx.engine import FOLDER, PLAN, RECORD, SCHEMA, Engine, EngineRecord, Fingerprint, Layer, this_system
+from kdx.errors import BackendError, GateError, OptionError
+from kdx.files import new_folder, refuse_existing, sha256_bytes, sha256_file, write_atomic
+from kdx.records import encode_record, now
+from kdx.runtime.gpu import gpus
+
+LEVELS = range(6)
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What to build.
+
+    Attributes:
+        flavour: ``tensorrt`` or ``rtx``.
+        precision: Of the bundle's graphs.
+        batches: Batch sizes, each with an optimisation profile of its own that accepts 1 up to it.
+        level: Builder optimisation level, 0 to 5: more time for faster kernels.
+        compute_capability: Of the GPU to build for; None for this machine's.
+        timing_cache: A file of kernel timings to read and to update.
+    """
+
+    flavour: str
+    precision: str = "fp32"
+    batches: tuple[int, ...] = (1,)
+    level: int = 3
+    compute_capability: str | None = None
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """A request that this machine can carry out.
+
+    Attributes:
+        request: The request, its batches ascending.
+        graph: The graph to build from.
+        fingerprint: Where the engine will run.
+        target: The engine's folder.
+    """
+
+    request: EngineRequest
+    graph: Path
+    fingerprint: Fingerprint
+    target: Path
+
+
+def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavour]:
+    """Check a request against the bundle and this machine, and say what would be built.
+
+    Raises:
+        BundleError: The bundle holds no graph of that precision.
+        OptionError: A batch, level or compute capability that is not possible.
+        BackendError: TensorRT or the GPU is missing.
+    """
+    graph = bundle.graph_of(request.precision)
+    largest = bundle.manifest.max_batch
+    batches = tuple(sorted(set(request.batches)))
+    if not batches or not all(1 <= batch <= largest for batch in batches):
+        raise OptionError(
+            "--batch is out of range",
+            expected=f"1 to {largest} for this bundle",
+            received=",".join(map(str, request.batches)),
+        )
+    if request.level not in LEVELS:
+        raise OptionError("--level is out of range", expected="0 to 5", received=str(request.level))
+    if request.timing_cache is not None and request.flavour == "rtx":
+        raise OptionError("TensorRT for RTX times no kernels at build time", fix="leave out --timing-cache")
+    flavour = load_flavour(request.flavour)
+    capability = target_capability(request.flavour, request.compute_capability)
+    gpu = next((gpu for gpu in gpus() if gpu.compute_capability == capability), None)
+    fingerprint = Fingerprint(
+        flavour=request.flavour,
+        tensorrt=flavour.version,
+        compute_capability=capability,
+        gpu=gpu.name if gpu else None,
+        driver=gpu.driver if gpu else None,
+        system=this_system(),
+    )
+    request = EngineRequest(**{**request.__dict__, "batches": batches})
+    target = bundle.path / FOLDER / f"{request.flavour}-{capability}-{request.precision}"
+    return BuildPlan(request, graph, fingerprint, target), flavour
+
+
+def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False) -> Engine:
+    """Build an engine; it appears in the bundle's folder when it is complete and was checked.
+
+    Raises:
+        OutputError: There is one already.
+        GateError: TensorRT refuses the graph, or the engine does not run in the precision that was asked for.
+        BackendError: The build failed.
+        Everything that :func:`plan_build` raises.
+    """
+    plan, flavour = plan_build(bundle, request)
+    refuse_existing(plan.target, force=force and (plan.target / RECORD).is_file())
+    # Read first: the engine belongs to the graph that was hashed, whatever happens to the file during the build.
+    graph_sha256 = sha256_file(plan.graph)
+    started = time.perf_counter()
+    data, demanded = _build(plan, flavour)
+    seconds = time.perf_counter() - started
+    layers, source, device_memory = _inspect(flavour, data, demanded, loadable=plan.fingerprint.gpu is not None)
+    if request.precision == "fp16":
+        require_half_convolutions(demanded, layers)
+    record = EngineRecord(
+        schema=SCHEMA,
+        kdx_version=__version__,
+        created=now(),
+        fingerprint=plan.fingerprint,
+        precision=request.precision,
+        batches=list(plan.request.batches),
+        level=request.level,
+        onnx_sha256=graph_sha256,
+        plan_sha256=sha256_bytes(data),
+        layers=layers,
+        layers_from=source,
+        build_seconds=round(seconds, 3),
+        peak_memory_mib=round(_peak_memory_mib(), 1),
+        device_memory_mib=device_memory,
+    )
+    with new_folder(plan.target, force=force) as folder:
+        (folder / PLAN).write_bytes(data)
+        (folder / RECORD).write_bytes(encode_record(record))
+    return Engine(plan.target, record)
+
+
+def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
+    trt = flavour.module
+    log = _make_logger(trt)
+    builder = trt.Builder(log)
+    if not builder:
+        raise BackendError("TensorRT cannot create a builder", received=log.last, fix="see kdx doctor")
+    network = flavour.create_network(builder)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(_graph_for(plan)):
+        errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise GateError(f"TensorRT {flavour.version} refuses the graph: {errors}", fix="please report this backbone")
+    config = builder.create_builder_config()
+    config.builder_optimization_level = plan.request.level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells formats and types
+    _add_profiles(builder, config, network.get_input(0), plan.request.batches)
+    flavour.set_target(config, plan.fingerprint.compute_capability)
+    flavour.set_precision(network, config, plan.request.precision)
+    cache = _use_timing_cache(config, plan.request.timing_cache)
+    demanded = network_layers(network)
+    with _interruptible(trt, config) as interrupted:
+        data = builder.build_serialized_network(network, config)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    if data is None:
+        raise BackendError("TensorRT could not build the engine", received=log.last, fix="see kdx doctor")
+    if cache is not None and plan.request.timing_cache is not None:
+        write_atomic(plan.request.timing_cache, bytes(cache.serialize()))
+    return bytes(data), demanded
+
+
+def _graph_for(plan: BuildPlan) -> bytes:
+    """Return the graph, changed where TensorRT for RTX cannot compile it as it is."""
+    data = plan.graph.read_bytes()
+    if (plan.request.flavour, plan.fingerprint.compute_capability) != ("rtx", "7.5"):
+        return data
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendError(
+            "building for compute capability 7.5 needs the package 'onnx'", fix="pip install onnx"
+        ) from error
+    from kd_export.engine.turing import products_to_convolutions
+
+    rewritten: bytes = products_to_convolutions(onnx.load_from_string(data)).SerializeToString()
+    return rewritten
+
+
+def _add_profiles(builder: Any, config: Any, image: Any, batches: Sequence[int]) -> None:
+    sizes = tuple(image.shape)[1:]
+    for batch in batches:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(image.name, (1, *sizes), (batch, *sizes), (batch, *sizes))
+        config.add_optimization_profile(profile)
+
+
+def _use_timing_cache(config: Any, file: Path | None) -> Any:
+    if file is None:
+        return None
+    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise OptionError(
+            f"'{file}' is no timing cache of this TensorRT and GPU", fix="name another file; it will be made"
+        )
+    return cache
+
+
+def _inspect(
+    flavour: Flavour, data: bytes, demanded: list[Layer], *, loadable: bool
+) -> tuple[list[Layer], str, float | None]:
+    """Return the layers, where they are known from, and the device memory of an execution context in MiB."""
+    if not loadable:
+        return demanded, "network", None
+    trt = flavour.module
+    engine = trt.Runtime(_make_logger(trt)).deserialize_cuda_engine(data)
+    if engine is None:
+        raise BackendError("the engine that was built cannot be loaded here", fix="see kdx doctor")
+    information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    # TensorRT 11 knows the first alone, 8.6 the second.
+    name = "device_memory_size_v2" if hasattr(engine, "device_memory_size_v2") else "device_memory_size"
+    return engine_layers(information), "inspector", round(float(getattr(engine, name)) / _MIB, 1)
+
+
+@contextmanager
+def _interruptible(trt: Any, config: Any) -> Iterator[threading.Event]:
+    """Let Ctrl-C end a build, which can take minutes: Python sees no signal while TensorRT's code runs."""
+    interrupted = threading.Event()
+    if not hasattr(trt, "IProgressMonitor") or threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            pass
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return not interrupted.is_set()
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+    config.progress_monitor = Monitor()
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _make_logger(trt: Any) -> Any:
+    """Return a logger that keeps the last error; TensorRT's own writes to standard output."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self.last = message
+
+    return Log()
+
+
+def _peak_memory_mib() -> float:
+    """Return this process's largest resident memory; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / _MIB if sys.platform == "darwin" else peak / 1024

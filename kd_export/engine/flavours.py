@@ -1,0 +1,150 @@
+"""The flavours of TensorRT behind one small interface: which package, which network, which configuration.
+
+TensorRT 10, 11 and TensorRT for RTX take a strongly typed network: precision is what the graph's types say. TensorRT
+8.6 (JetPack 6.0) has no such thing. There FP16 is allowed by a flag, and everything outside the networks is pinned to
+FP32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module, util
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any
+
+from kdx.errors import BackendError, OptionError
+from kdx.runtime.gpu import gpus
+
+_INSTALL = {
+    "tensorrt": "pip install tensorrt-cu13 (its libraries come from NVIDIA's own index at install time)",
+    "rtx": 'pip install "kdx[rtx]"',
+}
+_MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+# What TensorRT for RTX builds for. 9.0 (H100, H200) is not among them.
+RTX_CAPABILITIES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """An installed TensorRT.
+
+    Attributes:
+        name: ``tensorrt`` or ``rtx``.
+        module: Its Python module.
+    """
+
+    name: str
+    module: ModuleType
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        return str(self.module.__version__)
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether networks are strongly typed; 8.6 knows no such flag."""
+        return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    def create_network(self, builder: Any) -> Any:
+        """Return an empty network."""
+        flags = self.module.NetworkDefinitionCreationFlag
+        flag = flags.STRONGLY_TYPED if self.is_typed else flags.EXPLICIT_BATCH
+        return builder.create_network(1 << int(flag))
+
+    def set_precision(self, network: Any, config: Any, precision: str) -> None:
+        """Make a weakly typed network run in the graph's types; a strongly typed one does."""
+        if self.is_typed or precision != "fp16":
+            return
+        trt = self.module
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            if layer.name.startswith("pair"):
+                continue
+            for output in range(layer.num_outputs):
+                if layer.get_output(output).dtype == trt.float32:
+                    layer.precision = trt.float32
+                    layer.set_output_type(output, trt.float32)
+
+    def set_target(self, config: Any, compute_capability: str) -> None:
+        """Build for a compute capability that need not be this machine's; only TensorRT for RTX can."""
+        if self.name == "rtx":
+            # Without it an engine takes memory of its own while it runs, and no CUDA graph can be captured.
+            config.set_flag(self.module.BuilderFlag.REQUIRE_USER_ALLOCATION)
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(
+                getattr(self.module.ComputeCapability, RTX_CAPABILITIES[compute_capability]), 0
+            )
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of a flavour's package, without importing it; None where it is missing."""
+    if util.find_spec(_MODULES[name]) is None:
+        return None
+    for package in {"tensorrt": ("tensorrt",), "rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13")}[name]:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "of unknown version"
+
+
+def load_flavour(name: str) -> Flavour:
+    """Import a flavour of TensorRT.
+
+    Raises:
+        BackendError: It is missing or cannot be loaded, with the command that installs it.
+    """
+    if installed_version(name) is None:
+        raise BackendError(f"{_MODULES[name]} is not installed", fix=_INSTALL[name])
+    try:
+        return Flavour(name, import_module(_MODULES[name]))
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(
+            f"{_MODULES[name]} is installed but cannot be loaded: {error}", fix=f"reinstall it: {_INSTALL[name]}"
+        ) from error
+
+
+def target_capability(name: str, wanted: str | None) -> str:
+    """Return the compute capability to build for.
+
+    Args:
+        name: The flavour.
+        wanted: What was asked for; None for this machine's GPU.
+
+    Raises:
+        OptionError: The flavour cannot build for it.
+        BackendError: None was asked for, and there is no GPU here; or TensorRT, which times kernels, has no GPU.
+    """
+    here = gpus()[0].compute_capability if gpus() else None
+    if name == "tensorrt":
+        if here is None:
+            raise BackendError(
+                "TensorRT builds on the GPU that the engine is for, and this machine shows none",
+                fix="build on the line PC; or, for RTX cards, --flavour rtx --compute-capability 8.6 builds anywhere",
+            )
+        if wanted not in {None, here}:
+            raise OptionError(
+                "TensorRT builds for the GPU at hand only",
+                expected=f"--compute-capability {here}",
+                received=str(wanted),
+            )
+        return here
+    chosen = wanted or here
+    if chosen is None:
+        raise BackendError(
+            "there is no GPU here whose compute capability could be taken",
+            expected=f"one of {', '.join(RTX_CAPABILITIES)}",
+            fix="name that of the line PC's card: --compute-capability 8.6 (RTX 30), 8.9 (RTX 40), 12.0 (RTX 50)",
+        )
+    if chosen not in RTX_CAPABILITIES:
+        raise OptionError(
+            "TensorRT for RTX does not build for this compute capability",
+            expected=f"one of {', '.join(RTX_CAPABILITIES)}",
+            received=chosen,
+            fix="" if wanted else "--flavour tensorrt, or name the line PC's card with --compute-capability",
+        )
+    return chosen

@@ -1,0 +1,104 @@
+"""``kdx build-engine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from kdx.cli.common import FORCE_OPTION, JSON_OPTION, batch_sizes, command, err, one_of, out, print_json
+from kdx.engine import FLAVOURS, Engine, describe, engines_of, mismatch
+from kdx.files import sha256_file
+
+if TYPE_CHECKING:
+    from kd_export.engine.build import BuildPlan
+
+
+@command
+def build_engine(
+    bundle: Path = typer.Argument(help="Bundle to build for; the engine is added to its folder."),
+    fp16: bool = typer.Option(False, "--fp16", help="From the FP16 graph (kdx export --precision fp32,fp16)."),
+    batch: str = typer.Option("1", help="Batch sizes, e.g. 1,8: each gets its own tuning and accepts 1 up to it."),
+    flavour: str = typer.Option("tensorrt", help="tensorrt, or rtx: TensorRT for RTX, which needs no GPU to build."),
+    compute_capability: str | None = typer.Option(
+        None, metavar="X.Y", help="Of the line PC's card, for rtx: 8.6, 8.9, 12.0, ... Default: this machine's GPU."
+    ),
+    level: int = typer.Option(3, help="Builder optimisation level, 0 to 5; 5 builds longest."),
+    timing_cache: Path | None = typer.Option(None, help="File of kernel timings to use and to update."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be built and whether this machine can."),
+    force: bool = FORCE_OPTION,
+    json: bool = JSON_OPTION,
+) -> None:
+    """Build a TensorRT engine from a bundle's graph, and prove that it is FP16 where it should be.
+
+    Writes engines/NAME/model.plan, a plain plan that trtexec and C++ read, and engine.json beside it: what it was built
+    for, every layer's precision, hashes. A plan for another GPU, TensorRT or graph is refused when it is loaded.
+    """
+    from kd_export.engine.build import EngineRequest, plan_build
+    from kd_export.engine.build import build_engine as build
+    from kdx.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    request = EngineRequest(
+        flavour=one_of("--flavour", flavour, FLAVOURS),
+        precision="fp16" if fp16 else "fp32",
+        batches=tuple(batch_sizes(batch, opened.manifest.max_batch)),
+        level=level,
+        compute_capability=compute_capability,
+        timing_cache=timing_cache,
+    )
+    if dry_run:
+        plan, _ = plan_build(opened, request)
+        _show_plan(plan, json=json)
+        return
+    if not json:
+        err.print(f"building {request.precision} for {request.flavour}: seconds for rtx, minutes for tensorrt")
+    engine = build(opened, request, force=force)
+    if json:
+        print_json({"engine": str(engine.path), "record": engine.record})
+        return
+    _show(bundle, engine)
+
+
+def _show_plan(plan: BuildPlan, *, json: bool) -> None:
+    request = plan.request
+    there = _what_is_there(plan)
+    if json:
+        print_json(
+            {
+                "target": str(plan.target),
+                "graph": plan.graph.name,
+                "fingerprint": plan.fingerprint,
+                "precision": request.precision,
+                "batches": list(request.batches),
+                "level": request.level,
+                "there_now": there,
+            }
+        )
+        return
+    out.print(f"this machine can build [bold]{plan.target}[/]")
+    out.print(f"  from {plan.graph.name}, {request.precision}, for {describe(plan.fingerprint)}")
+    out.print(f"  batches {', '.join(map(str, request.batches))}, level {request.level}; there now: {there}")
+
+
+def _what_is_there(plan: BuildPlan) -> str:
+    for engine in engines_of(plan.target.parent.parent):
+        if engine.path == plan.target:
+            why_not = mismatch(engine.record, plan.fingerprint, sha256_file(plan.graph))
+            return f"an engine that may not run: {why_not}" if why_not else "an engine that fits (--force rebuilds it)"
+    return "nothing"
+
+
+def _show(bundle: Path, engine: Engine) -> None:
+    from kd_export.engine.layers import summarise
+
+    record: Any = engine.record
+    size_mb = engine.plan.stat().st_size / 1e6
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(summarise(record.layers).items()))
+    known = {"inspector": "by the engine's inspector", "network": "by the typed network; no GPU here to inspect it on"}
+    out.print(f"[bold]{engine.path}[/]: {size_mb:.1f} MB plan in {record.build_seconds:.1f} s")
+    out.print(f"  for {describe(record.fingerprint)}; batches {', '.join(map(str, record.batches))}")
+    out.print(f"  {counts} ({known[record.layers_from]})")
+    backend = "tensorrt-rtx" if record.fingerprint.flavour == "rtx" else "tensorrt"
+    out.print(f"next, on that machine: kdx verify {bundle} --backend {backend}")

@@ -1,0 +1,299 @@
+"""Building engines, against a TensorRT of every age that only records: what is asked of it, and every refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kd_export.engine import build as build_module
+from kd_export.engine import flavours
+from kd_export.engine.build import EngineRequest, build_engine
+from kdx.bundle import open_bundle
+from kdx.engine import EngineRecord, engines_of
+from kdx.errors import BackendError, GateError, KdxError, OptionError, OutputError
+from kdx.files import sha256_file
+from kdx.runtime.gpu import Gpu
+from tests.kd_export.engine import fake_tensorrt
+
+CARD = Gpu("NVIDIA RTX A2000", "8.6", "13.0")
+
+
+@pytest.fixture(scope="session")
+def half_bundle(tiny_run, tmp_path_factory, cli) -> Path:
+    bundle = tmp_path_factory.mktemp("half") / "tile.kdx"
+    cli("export", tiny_run, "-o", bundle, "--precision", "fp32,fp16", "--max-batch", 8)
+    return bundle
+
+
+@pytest.fixture
+def bundle(half_bundle, tmp_path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(half_bundle, tmp_path / "tile.kdx"))
+
+
+@pytest.fixture
+def with_tensorrt(monkeypatch):
+    """Put a fake TensorRT and a GPU, or none, into this machine."""
+
+    def put(version: str = "10.16.1", *, gpus: tuple[Gpu, ...] = (CARD,), **faults):
+        module = fake_tensorrt.make(version, **faults)
+        monkeypatch.setattr(build_module, "load_flavour", lambda name: flavours.Flavour(name, module))
+        for where in (build_module, flavours):
+            monkeypatch.setattr(where, "gpus", lambda: gpus)
+        return module
+
+    return put
+
+
+def build(bundle: Path, *, force: bool = False, **request):
+    request = {"flavour": "tensorrt", "precision": "fp16", **request}
+    return build_engine(open_bundle(bundle), EngineRequest(**request), force=force)
+
+
+@pytest.mark.parametrize("version", ["10.16.1", "11.4.0"])
+def test_tensorrt_10_and_11_are_built_strongly_typed_without_any_flag(bundle, with_tensorrt, version) -> None:
+    trt = with_tensorrt(version)
+    engine = build(bundle, batches=(8, 1), level=5)
+    assert ("network", 1 << 1) in trt.calls
+    assert trt.config.flags == []
+    assert trt.config.builder_optimization_level == 5
+    assert trt.config.profiles == [
+        [("image", (1, 8, 8, 3), (1, 8, 8, 3), (1, 8, 8, 3))],
+        [("image", (1, 8, 8, 3), (8, 8, 8, 3), (8, 8, 8, 3))],
+    ]
+    record = engine.record
+    assert (record.fingerprint.tensorrt, record.fingerprint.gpu, record.batches) == (version, CARD.name, [1, 8])
+    assert (record.layers_from, record.device_memory_mib) == ("inspector", 3.0)
+
+
+def test_tensorrt_8_6_gets_the_flag_and_its_fp32_island(bundle, with_tensorrt) -> None:
+    trt = with_tensorrt("8.6.2")
+    build(bundle)
+    assert ("network", 1 << 0) in trt.calls
+    assert trt.config.flags == ["fp16", "obey"]
+    for layer in trt.layers:
+        pinned = not layer.name.startswith("pair")
+        assert (layer.precision is trt.float32) is pinned, layer.name
+        assert (layer.output_type is trt.float32) is pinned, layer.name
+
+
+def test_an_fp32_build_pins_nothing(bundle, with_tensorrt) -> None:
+    trt = with_tensorrt("8.6.2")
+    build(bundle, precision="fp32")
+    assert trt.config.flags == []
+
+
+def test_the_plan_is_plain_and_the_record_says_what_it_is(bundle, with_tensorrt) -> None:
+    before = {file: sha256_file(file) for file in bundle.rglob("*") if file.is_file()}
+    with_tensorrt()
+    engine = build(bundle)
+    assert engine.path == bundle / "engines/tensorrt-8.6-fp16"
+    assert engine.plan.read_bytes() == b"plan"
+    record = msgspec.json.decode((engine.path / "engine.json").read_bytes(), type=EngineRecord)
+    assert record.onnx_sha256 == sha256_file(bundle / "model.fp16.onnx")
+    assert record.plan_sha256 == sha256_file(engine.plan)
+    assert record.peak_memory_mib > 10
+    assert [e.path for e in engines_of(bundle)] == [engine.path]
+    # The bundle that was verified stays as it is, and opens.
+    assert {file: sha256_file(file) for file in before} == before
+    open_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("faults", "kind", "said"),
+    [
+        ({"refuse": True}, GateError, ("refuses the graph", "antialias")),
+        ({"fail": True}, BackendError, ("could not build", "out of device memory")),
+        ({"unloadable": True}, BackendError, ("cannot be loaded",)),
+        ({"full": fake_tensorrt.NAMES[:2]}, GateError, ("2 of 3 convolutions are not FP16", *fake_tensorrt.NAMES[:2])),
+        ({"full": fake_tensorrt.NAMES[2:]}, GateError, ("1 of 3", "conv10")),
+        ({"nameless": True}, GateError, ("FP16 cannot be proved",)),
+    ],
+)
+def test_what_fails_leaves_no_engine(bundle, with_tensorrt, faults, kind, said) -> None:
+    with_tensorrt(**faults)
+    with pytest.raises(kind) as error:
+        build(bundle)
+    assert all(part in str(error.value) for part in said), error.value
+    assert list(engines_of(bundle)) == []
+    assert not any((bundle / "engines").glob("*")) if (bundle / "engines").exists() else True
+
+
+@pytest.mark.parametrize(
+    ("request_", "gpus", "kind", "said"),
+    [
+        ({"batches": (1, 9)}, (CARD,), OptionError, ("--batch", "1 to 8")),
+        ({"batches": ()}, (CARD,), OptionError, ("--batch",)),
+        ({"level": 6}, (CARD,), OptionError, ("--level", "0 to 5")),
+        ({"compute_capability": "8.9"}, (CARD,), OptionError, ("GPU at hand only", "8.6")),
+        ({}, (), BackendError, ("shows none", "--flavour rtx")),
+        ({"flavour": "rtx"}, (), BackendError, ("no GPU here", "--compute-capability 8.6")),
+        ({"flavour": "rtx", "compute_capability": "9.0"}, (), OptionError, ("8.6, 8.9", "9.0")),
+        ({"flavour": "rtx"}, (Gpu("NVIDIA H200", "9.0", "13.0"),), OptionError, ("9.0", "--flavour tensorrt")),
+        ({"flavour": "rtx", "compute_capability": "8.6", "timing_cache": Path("t")}, (), OptionError, ("times no",)),
+    ],
+)
+def test_requests_that_cannot_be(bundle, with_tensorrt, request_, gpus, kind, said) -> None:
+    with_tensorrt(gpus=gpus)
+    with pytest.raises(kind) as error:
+        build(bundle, **request_)
+    assert all(part in str(error.value) for part in said), error.value
+
+
+def test_an_engine_is_replaced_with_force_only(bundle, with_tensorrt) -> None:
+    with_tensorrt()
+    build(bundle)
+    with pytest.raises(OutputError, match="exists already"):
+        build(bundle)
+    assert build(bundle, force=True, level=1).record.level == 1
+
+
+def test_a_folder_that_is_no_engine_is_never_replaced(bundle, with_tensorrt) -> None:
+    with_tensorrt()
+    mine = bundle / "engines/tensorrt-8.6-fp16/notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(OutputError):
+        build(bundle, force=True)
+    assert mine.read_text() == "mine"
+
+
+def test_the_timing_cache_is_read_updated_and_refused(bundle, with_tensorrt, tmp_path) -> None:
+    with_tensorrt()
+    cache = tmp_path / "timings"
+    build(bundle, timing_cache=cache)
+    assert cache.read_bytes() == b"+"
+    build(bundle, timing_cache=cache, force=True)
+    assert cache.read_bytes() == b"++"
+    cache.write_bytes(b"foreign")
+    with pytest.raises(OptionError, match="is no timing cache"):
+        build(bundle, timing_cache=cache, force=True)
+    assert cache.read_bytes() == b"foreign"
+
+
+def test_a_bundle_without_fp16_says_how_to_get_it(tiny_bundle, with_tensorrt) -> None:
+    with_tensorrt()
+    with pytest.raises(KdxError) as error:
+        build(tiny_bundle)
+    assert "--precision fp32,fp16" in error.value.fix
+
+
+def test_missing_packages_are_named(monkeypatch) -> None:
+    monkeypatch.setattr(flavours.util, "find_spec", lambda name: None)
+    for name, install in (("tensorrt", "tensorrt-cu13"), ("rtx", "kdx[rtx]")):
+        with pytest.raises(BackendError) as error:
+            flavours.load_flavour(name)
+        assert install in error.value.fix
+
+
+def test_a_package_that_does_not_load_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(flavours.util, "find_spec", lambda name: True)
+
+    def broken(name):
+        raise OSError("libnvinfer.so.10: cannot open shared object file")
+
+    monkeypatch.setattr(flavours, "import_module", broken)
+    with pytest.raises(BackendError, match=r"libnvinfer\.so\.10"):
+        flavours.load_flavour("tensorrt")
+
+
+def test_a_killed_build_leaves_nothing(bundle) -> None:
+    # The process dies while the engine's folder is written: what was there stays, and nothing half made is an engine.
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from pathlib import Path
+        from kd_export.engine import build, flavours
+        from kdx.bundle import open_bundle
+        from kdx.runtime.gpu import Gpu
+        from tests.kd_export.engine import fake_tensorrt
+        module = fake_tensorrt.make()
+        card = (Gpu("NVIDIA RTX A2000", "8.6", "13.0"),)
+        build.load_flavour = lambda name: flavours.Flavour(name, module)
+        build.gpus = flavours.gpus = lambda: card
+        write = Path.write_bytes
+        def write_bytes(path, data):
+            write(path, data)
+            if path.name == "model.plan":
+                os.kill(os.getpid(), signal.SIGKILL)
+        Path.write_bytes = write_bytes
+        build.build_engine(open_bundle(sys.argv[1]), build.EngineRequest(flavour="tensorrt", precision="fp16"))
+        """
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", script, bundle], cwd=root, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list(engines_of(bundle)) == []
+    assert not (bundle / "engines/tensorrt-8.6-fp16").exists()
+    open_bundle(bundle)
+
+
+def test_dry_run_says_what_and_whether(bundle, with_tensorrt, cli) -> None:
+    with_tensorrt()
+    said = cli("build-engine", bundle, "--fp16", "--batch", "1,8", "--dry-run").stdout
+    assert "tensorrt-8.6-fp16" in said
+    assert "model.fp16.onnx" in said
+    assert "there now: nothing" in said
+    assert not (bundle / "engines").exists()
+    cli("build-engine", bundle, "--fp16")
+    assert "an engine that fits" in cli("build-engine", bundle, "--fp16", "--dry-run").stdout
+    with_tensorrt("11.4.0")
+    assert "may not run: built for TensorRT 10.16.1" in cli("build-engine", bundle, "--fp16", "--dry-run").stdout
+    record = cli("build-engine", bundle, "--fp16", "--dry-run", "--json").json
+    assert record["fingerprint"]["tensorrt"] == "11.4.0"
+    with_tensorrt(gpus=())
+    assert "shows none" in cli("build-engine", bundle, "--fp16", "--dry-run", code=2).stderr
+
+
+def test_inspect_shows_engines_and_stale_ones(bundle, with_tensorrt, cli) -> None:
+    with_tensorrt()
+    cli("build-engine", bundle, "--fp16")
+    assert "engine tensorrt-8.6-fp16: TensorRT 10.16.1" in cli("inspect", bundle).stdout
+    record = bundle / "engines/tensorrt-8.6-fp16/engine.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "onnx_sha256": "0" * 64}))
+    assert "stale" in cli("inspect", bundle).stdout
+    assert set(cli("inspect", bundle, "--json").json["engines"]) == {"tensorrt-8.6-fp16"}
+
+
+def test_ctrl_c_ends_a_build_of_tensorrt(bundle) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    assert hasattr(trt, "IProgressMonitor")
+    script = textwrap.dedent(
+        """
+        import os, signal, sys, threading
+        from kd_export.engine import build
+        from kdx.bundle import open_bundle
+        real = build._interruptible
+        import contextlib
+        @contextlib.contextmanager
+        def at_once(trt, config):
+            with real(trt, config) as interrupted:
+                os.kill(os.getpid(), signal.SIGINT)
+                yield interrupted
+        build._interruptible = at_once
+        request = build.EngineRequest(flavour="rtx", precision="fp16", compute_capability="8.6")
+        try:
+            build.build_engine(open_bundle(sys.argv[1]), request)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        """
+    )
+    started = time.monotonic()
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script, bundle], cwd=root, capture_output=True, check=False, env=dict(os.environ)
+    )
+    assert done.returncode == 130, done.stderr
+    assert time.monotonic() - started < 60
+    assert list(engines_of(bundle)) == []

@@ -1,0 +1,111 @@
+"""Every method's graphs in a real TensorRT parser and builder, without a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from kd_export.engine.flavours import RTX_CAPABILITIES, load_flavour
+from kd_export.engine.turing import products_to_convolutions
+from kdx.engine import engines_of, find_engine
+from kdx.errors import BackendError
+from tests.images import solar_cells
+
+trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+
+
+def build(model: bytes, capability: str) -> tuple[list[str], bytes | None]:
+    """Return what the parser says against a graph, and the plan."""
+    flavour = load_flavour("rtx")
+    log = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(log)
+    network = flavour.create_network(builder)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(model):
+        return [str(parser.get_error(i)) for i in range(parser.num_errors)], None
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    sizes = tuple(network.get_input(0).shape)[1:]
+    profile.set_shape("image", (1, *sizes), (1, *sizes), (8, *sizes))
+    config.add_optimization_profile(profile)
+    flavour.set_target(config, capability)
+    plan = builder.build_serialized_network(network, config)
+    return [], None if plan is None else bytes(plan)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_method_parses_and_builds(exported, precision) -> None:
+    errors, plan = build(getattr(exported, precision).read_bytes(), "8.6")
+    assert errors == []
+    assert plan is not None
+    assert len(plan) > 10_000
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_method_builds_for_turing_without_matrix_products(exported, precision) -> None:
+    model = products_to_convolutions(onnx.load(getattr(exported, precision)))
+    assert all(node.op_type != "MatMul" for node in model.graph.node)
+    errors, plan = build(model.SerializeToString(), "7.5")
+    assert errors == []
+    assert plan is not None
+
+
+def test_the_graph_for_turing_computes_the_same(exported) -> None:
+    model = onnx.load(exported.fp32)
+    images = solar_cells(3, (72, 80))
+    (maps, scores), (same_maps, same_scores) = (
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"image": images})
+        for m in (model, products_to_convolutions(model))
+    )
+    # FP32 sums in another order.
+    np.testing.assert_allclose(same_maps, maps, atol=1e-5 * np.ptp(maps))
+    np.testing.assert_allclose(same_scores, scores, rtol=1e-5)
+
+
+def test_a_graph_that_the_parser_refuses_fails() -> None:
+    # The fault that the design avoids: an antialiased Resize.
+    helper = onnx.helper
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, 0.5, 0.5], np.float32), "scales")
+    graph = helper.make_graph(
+        [helper.make_node("Resize", ["image", "", "scales"], ["y"], mode="linear", antialias=1)],
+        "graph",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, 4, 4])],
+        [scales],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    errors, plan = build(model.SerializeToString(), "8.6")
+    assert errors
+    assert plan is None
+
+
+def test_the_command_builds_for_a_card_that_is_not_here(cli, tiny_run, tmp_path) -> None:
+    bundle = tmp_path / "tile.kdx"
+    cli("export", tiny_run, "-o", bundle, "--precision", "fp32,fp16")
+    for capability in ("8.6", "12.0"):
+        options = ("--flavour", "rtx", "--compute-capability", capability, "--batch", "1,4")
+        record = cli("build-engine", bundle, "--fp16", *options, "--json").json["record"]
+        convolutions = [layer for layer in record["layers"] if layer["kind"] == "convolution"]
+        assert len(convolutions) == 24
+        assert {layer["precision"] for layer in convolutions} == {"fp16"}
+        assert record["layers_from"] == "network"
+        assert record["batches"] == [1, 4]
+    first, second = engines_of(bundle)
+    assert first.record.plan_sha256 != second.record.plan_sha256
+    assert (
+        "24 fp32 convolutions" in cli("build-engine", bundle, "--flavour", "rtx", "--compute-capability", "8.9").stdout
+    )
+    # On the line PC each finds its own, and a card without one is told how to get it.
+    machine = second.record.fingerprint
+    assert find_engine(bundle / "model.fp16.onnx", machine).path == second.path
+    import msgspec
+
+    with pytest.raises(BackendError, match=r"no engine of model\.fp16\.onnx") as error:
+        find_engine(bundle / "model.fp16.onnx", msgspec.structs.replace(machine, compute_capability="7.5"))
+    assert "kdx build-engine" in error.value.fix
+
+
+def test_the_capabilities_are_those_of_the_package() -> None:
+    assert set(RTX_CAPABILITIES.values()) <= set(dir(trt.ComputeCapability))
