@@ -73,19 +73,28 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 received=type(image).__name__,
                 fix="pass numpy.asarray(image)",
             )
-        received = f"{image.dtype} {image.shape}"
-        if image.dtype != np.uint8:
+        shape = self.check_layout(str(image.dtype), image.shape)
+        return image if image.ndim == len(shape) else image[:, :, None]
+
+    def check_layout(self, dtype: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return the ``(height, width, channels)`` of an image that has this type and shape, wherever it lies.
+
+        Raises:
+            InputError: Not uint8, or another size or channel count.
+        """
+        received = f"{dtype} {shape}"
+        if dtype != "uint8":
             raise InputError(
                 "the image is not uint8",
                 expected=self.describe(),
                 received=received,
                 fix="pass the camera's 8-bit frame: kdx does not guess a value range from the pixels",
             )
-        if image.ndim == 2 and self.channels == 1:
-            image = image[:, :, None]
-        if image.ndim != 3 or image.shape[2] != self.channels:
+        if len(shape) == 2 and self.channels == 1:
+            shape = (*shape, 1)
+        if len(shape) != 3 or shape[2] != self.channels:
             raise InputError("the image has the wrong channels", expected=self.describe(), received=received)
-        if image.shape[:2] != (self.height, self.width):
+        if shape[:2] != (self.height, self.width):
             raise InputError(
                 "the image has the wrong size",
                 expected=self.describe(),
@@ -93,7 +102,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 fix="export with --input-size for this camera, or use kdx.read_image, which resizes files where "
                 "training did",
             )
-        return image
+        return self.height, self.width, self.channels
 
     def check_batch(self, images: Any) -> NDArray[np.uint8]:
         """Return images as one ``(N, height, width, channels)`` array: a 4-D array as it is, a sequence stacked."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdx.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
+from kdx.runtime.cuda.arrays import DeviceArray, device_array
 
 
 class Decision(str, enum.Enum):
@@ -61,6 +63,9 @@ def decide(score: float, threshold: float | None) -> Decision:
 class Detector(ClosesOnExit):
     """A loaded bundle (or run folder). A context manager; as thread-safe as its backend, which all present ones are.
 
+    A backend that declares ``accepts_device_arrays`` also takes images that lie on the GPU: whatever has
+    ``__cuda_array_interface__`` or ``__dlpack__``, an image or a batch in one array.
+
     Attributes:
         backend: What runs the graph.
         input: What it accepts.
@@ -83,7 +88,8 @@ class Detector(ClosesOnExit):
         self.backend = backend
         self.input = input_spec
         self.threshold = threshold
-        self.max_batch = max_batch
+        # An engine may have been built for smaller batches than its bundle's graph.
+        self.max_batch = min(max_batch, getattr(backend, "max_batch", max_batch))
         self.field_of_view = field_of_view
         self.pixel_threshold = pixel_threshold
 
@@ -97,7 +103,9 @@ class Detector(ClosesOnExit):
             InputError: Another type, size or channel count.
             BackendError: The runtime failed; the next call may succeed.
         """
-        batch = np.ascontiguousarray(self.input.check(image)[None])
+        batch: Any = self._on_device(image)
+        if batch is None:
+            batch = np.ascontiguousarray(self.input.check(image)[None])
         return self._verdict(*(output[0] for output in self.backend.run(batch)))
 
     def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
@@ -107,16 +115,31 @@ class Detector(ClosesOnExit):
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
         """Return the raw maps ``(N, h, w)`` and scores ``(N, 1)`` of several images."""
-        batch = self.input.check_batch(images)
-        if not len(batch):
+        parts = [self.backend.run(part) for part in self._parts(images)]
+        if not parts:
             return Outputs(np.empty((0, 0, 0), np.float32), np.empty((0, 1), np.float32))
-        parts = [
-            self.backend.run(np.ascontiguousarray(batch[start : start + self.max_batch]))
-            for start in range(0, len(batch), self.max_batch)
-        ]
         if len(parts) == 1:
             return parts[0]
         return Outputs(np.concatenate([p.maps for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    def _parts(self, images: Any) -> Iterator[Any]:
+        """Yield several images in batches that go through the graph at once."""
+        on_device = self._on_device(images, single=False)
+        if on_device is not None:
+            for start in range(0, on_device.shape[0], self.max_batch):
+                yield on_device.part(start, start + self.max_batch)
+            return
+        batch = self.input.check_batch(images)
+        for start in range(0, len(batch), self.max_batch):
+            yield np.ascontiguousarray(batch[start : start + self.max_batch])
+
+    def _on_device(self, images: object, *, single: bool = True) -> DeviceArray | None:
+        """Return an image or a batch that lies on the GPU as a batch, where the backend takes such; else None."""
+        array = device_array(images) if getattr(self.backend, "accepts_device_arrays", False) else None
+        if array is None:
+            return None
+        count, shape = (1, array.shape) if single else (array.shape[0], array.shape[1:])
+        return array.reshape(count, *self.input.check_layout("uint8", shape))
 
     def _verdict(self, anomaly_map: NDArray[np.float32], score: NDArray[np.float32]) -> Verdict:
         value = float(score[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +14,7 @@ from kdx.errors import BackendError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 
 PROVIDER = "CPUExecutionProvider"
+OUTPUTS = ["anomaly_map", "anomaly_score"]
 
 
 class OnnxRuntimeCpu(ClosesOnExit):
@@ -28,16 +31,7 @@ class OnnxRuntimeCpu(ClosesOnExit):
     name = "onnxruntime-cpu"
 
     def __init__(self, graph: Path, threads: int | None = None) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            session = ort.InferenceSession(str(graph), options, providers=[PROVIDER])
-        # ONNX Runtime's exceptions share no base but Exception.
-        except Exception as error:
-            raise BackendError(f"ONNX Runtime cannot load '{graph}': {error}") from error
-        self._session: ort.InferenceSession | None = session
+        self._session: ort.InferenceSession | None = open_session(graph, [PROVIDER], threads)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Run a batch; see :class:`kdx.runtime.backend.Backend`."""
@@ -45,7 +39,7 @@ class OnnxRuntimeCpu(ClosesOnExit):
         if session is None:
             raise BackendError("the detector is closed", fix="load the bundle again")
         try:
-            maps, scores = session.run(["anomaly_map", "anomaly_score"], {"image": images})
+            maps, scores = session.run(OUTPUTS, {"image": images})
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed on a batch of shape {images.shape}: {error}") from error
         return Outputs(maps, scores)
@@ -53,3 +47,16 @@ class OnnxRuntimeCpu(ClosesOnExit):
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+
+def open_session(graph: Path, providers: Sequence[Any], threads: int | None) -> ort.InferenceSession:
+    """Load a graph; raise ``BackendError`` when ONNX Runtime cannot."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(str(graph), options, providers=list(providers))
+    # ONNX Runtime's exceptions share no base but Exception.
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime cannot load '{graph}': {error}") from error
