@@ -26,7 +26,7 @@ def test_every_table_is_filled() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(re.findall(r"^kdx ([a-z]+) ", "".join(README.split("```")[1::2]), re.MULTILINE)))
+    "command", sorted(set(re.findall(r"^kdx ([a-z-]+) ", "".join(README.split("```")[1::2]), re.MULTILINE)))
 )
 def test_every_command_exists_with_its_options(command: str, cli) -> None:
     text = cli(command, "--help").stdout
