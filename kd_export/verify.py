@@ -119,7 +119,7 @@ def verify(
                 comparisons += compare_backend(backend, golden, bundle.manifest.max_batch, threshold, precision)
         except BackendError as error:
             comparisons.append(
-                Comparison(backend=info.name, precision=precision, batch=1, images=0, error=error.message)
+                Comparison(backend=info.name, precision=precision, batch=1, images=0, error=_reason(error))
             )
     return Certificate(
         bundle=bundle.path.name,
@@ -129,6 +129,10 @@ def verify(
         comparisons=comparisons,
         passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
     )
+
+
+def _reason(error: BackendError) -> str:
+    return "; ".join(part for part in (error.message, error.received, error.fix) if part)
 
 
 def _opened(

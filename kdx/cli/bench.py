@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,16 +22,28 @@ from kdx.cli.common import (
 )
 from kdx.files import refuse_existing
 
+if TYPE_CHECKING:
+    from kdx.bundle import Bundle
+    from kdx.progress import Progress
+    from kdx.runtime.contract import Contract
+
 
 @command
 def bench(
     bundle: Path = typer.Argument(help="Bundle to time."),
     baseline: Path | None = typer.Option(None, "--baseline", help="The run it was exported from: adds eager PyTorch."),
     batch: str = typer.Option("1,8", help="Batch sizes."),
-    runs: int = typer.Option(
-        200, help="Counted calls of each candidate at batch 1; larger batches take fewer, at least 100."
+    runs: int | None = typer.Option(
+        None,
+        help="Counted calls of each candidate at batch 1; larger batches take fewer, at least 100. Default: 200; "
+        "with a budget as many as the percentile needs, at least 1000.",
     ),
     warm_up: int = typer.Option(20, min=1, help="Uncounted calls of each before."),
+    budget_ms: float | None = typer.Option(
+        None, help="Hold one backend to this cycle time, from array to verdict; exit status 1 when it is missed."
+    ),
+    percentile: float = typer.Option(99.9, help="Share of the calls, in percent, that must keep the budget."),
+    backend: str = typer.Option("auto", help="The backend that is held to the budget."),
     threads: int | None = typer.Option(
         None, min=1, help="Threads of each backend. Default: the cores of this machine."
     ),
@@ -43,7 +55,7 @@ def bench(
 
     Backends take turns in one process, on the bundle's golden images, with the same number of threads. The baseline
     is what people run today: eager PyTorch FP32, normalisation, F.normalize, F.interpolate and scipy's Gaussian
-    filter apart.
+    filter apart. With --budget-ms, one backend is held to a cycle time instead.
     """
     from kdx.bundle import open_bundle
     from kdx.runtime.backend import require_backends
@@ -53,6 +65,11 @@ def bench(
         refuse_existing(output, force=force)
     opened = open_bundle(bundle)
     count = threads or usable_cores()
+    if budget_ms is not None:
+        contract = _hold(opened, backend, count, budget_ms, percentile, runs, warm_up, progress_for(json))
+        record = {"bundle": bundle.name, "machine": describe_machine(count, _versions()), "contract": contract}
+        _report_contract(record, output, json=json)
+        return
     batches = batch_sizes(batch, opened.manifest.max_batch)
     candidates: list[Any] = []
     if baseline is not None:
@@ -64,7 +81,12 @@ def bench(
         precision = info.choose_precision(opened.manifest.precisions)
         candidates.append(info.open(opened.graph_of(precision), count))
     results = time_backends(
-        candidates, opened.golden().images, batches=batches, runs=runs, warm_up=warm_up, progress=progress_for(json)
+        candidates,
+        opened.golden().images,
+        batches=batches,
+        runs=runs or 200,
+        warm_up=warm_up,
+        progress=progress_for(json),
     )
     manifest = opened.manifest
     record = {
@@ -82,6 +104,51 @@ def bench(
         print_json(record)
         return
     _show(record)
+
+
+def _hold(
+    bundle: Bundle,
+    backend: str,
+    threads: int,
+    budget_ms: float,
+    percentile: float,
+    runs: int | None,
+    warm_up: int,
+    progress: Progress,
+) -> Contract:
+    from kdx.loading import detector_of
+    from kdx.runtime.contract import hold_to
+
+    images = bundle.golden().images
+    with detector_of(bundle, backend, threads) as detector:
+        return hold_to(
+            detector,
+            images,
+            budget_ms=budget_ms,
+            percentile=percentile,
+            runs=runs,
+            warm_up=warm_up,
+            progress=progress,
+        )
+
+
+def _report_contract(record: dict[str, Any], output: Path | None, *, json: bool) -> None:
+    contract = record["contract"]
+    if output is not None:
+        write_json(output, record)
+    if json:
+        print_json(record)
+    else:
+        verdict = "[green]kept[/]" if contract.is_met else "[bold red]MISSED[/]"
+        out.print(
+            f"{record['bundle']}, {contract.backend}: budget of {contract.budget_ms:g} ms {verdict}: "
+            f"p{contract.percentile:g} {contract.measured_ms:.2f} ms, p50 {contract.p50_ms:.2f}, "
+            f"max {contract.max_ms:.2f}; {contract.late} of {contract.runs} calls were late"
+        )
+        machine = record["machine"]
+        out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {machine.threads} threads")
+    if not contract.is_met:
+        raise typer.Exit(1)
 
 
 def _versions() -> dict[str, str]:

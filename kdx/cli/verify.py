@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.markup import escape
 
 from kdx.cli.common import FORCE_OPTION, JSON_OPTION, THREADS_OPTION, command, make_table, out, print_json, write_json
 from kdx.files import refuse_existing
@@ -46,15 +47,21 @@ def verify(
 
 
 def _show(certificate: Any) -> None:
-    headings = ("backend", "precision", "batch", "images", "score", "map", "SQNR dB", "flips", "result")
-    table = make_table(f"{certificate.bundle}: against the FP32 reference", *headings, left=("precision", "result"))
+    headings = ("backend", "graph", "batch", "images", "score", "map", "SQNR dB", "flips", "result")
+    table = make_table(f"{certificate.bundle}: against the FP32 reference", *headings, left=("graph", "result"))
     for c in certificate.comparisons:
-        result = "[green]passed[/]" if c.passed else f"[bold red]FAILED[/] {c.error}"
+        result = "[green]passed[/]" if c.passed else "[bold red]FAILED[/]"
+        if not c.images:
+            table.add_row(c.backend, c.precision, *"–––––", "–", result)
+            continue
         flips = "–" if c.flips is None else str(c.flips)
         sqnr = "exact" if c.map_sqnr_db is None else f"{c.map_sqnr_db:.0f}"
         figures = (f"{c.score_max:.1e}", f"{c.map_max:.1e}")
         table.add_row(c.backend, c.precision, str(c.batch), str(c.images), *figures, sqnr, flips, result)
     out.print(table)
+    for c in certificate.comparisons:
+        if c.error:
+            out.print(f"{c.backend}, {c.precision}, batch {c.batch}: {escape(c.error)}")
     for precision, allowed in certificate.tolerances.items():
         out.print(
             f"largest differences allowed in {precision}: scores {allowed.score:g} relative, "

@@ -130,7 +130,14 @@ class BackendInfo:
         """
         if not self.is_installed():
             raise BackendError(
-                f"the backend '{self.name}' is not installed", expected=f"package {self.package}", fix=self.install
+                f"the backend '{self.name}' is not installed",
+                expected=f"package {self.distribution or self.package}",
+                fix=self.install,
+            )
+        if self.needs_gpu and not gpus():
+            raise BackendError(
+                f"the backend '{self.name}' needs an NVIDIA GPU, and the driver shows none on this machine",
+                fix="kdx doctor says what this machine can run",
             )
         module, function = self.factory.split(":")
         try:

@@ -23,7 +23,7 @@ OPTIONS = {
     "calibrate": "--false-reject-rate --backend --threads --max-bad-images --json",
     "verify": "--backend --threads --output --force --json",
     "predict": "--overlay --backend --threads --max-bad-images --force --json",
-    "bench": "--baseline --batch --runs --warm-up --threads --output --force --json",
+    "bench": "--baseline --batch --runs --warm-up --budget-ms --percentile --backend --threads --output --force --json",
     "methods": "--json",
     "reproduce": "--data --category --seeds --table --variant --out --all-systems --backbone --weights --epochs "
     "--image-size --batch-size --learning-rate --taps --sigma --validation-fraction --max-bad-images --workers "
@@ -181,6 +181,31 @@ def test_json_of_bench(cli, tiny_bundle, tiny_run):
     assert {r["name"] for r in record["results"]} == {"eager baseline", "torch", "onnxruntime-cpu"}
     assert {r["batch"] for r in record["results"]} == {1, 2}
     assert all(r["runs"] >= 20 and r["p50_ms"] > 0 for r in record["results"])
+
+
+def test_a_budget_is_kept_or_missed_by_exit_status(cli, tiny_bundle, tmp_path):
+    options = ("--runs", 100, "--warm-up", 1, "--percentile", 99, "--threads", 1)
+    kept = cli("bench", tiny_bundle, "--budget-ms", 1e6, *options, "--json", "--output", tmp_path / "kept.json").json
+    assert kept["contract"]["is_met"] is True
+    assert kept["contract"]["late"] == 0
+    assert json.loads((tmp_path / "kept.json").read_text()) == kept
+    missed = cli("bench", tiny_bundle, "--budget-ms", 1e-6, *options, "--json", code=1).json["contract"]
+    assert missed["is_met"] is False
+    assert missed["late"] == missed["runs"] == 100
+    assert "MISSED" in cli("bench", tiny_bundle, "--budget-ms", 1e-6, *options, code=1).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--budget-ms", 0), "--budget-ms is not possible"),
+        (("--budget-ms", "nan"), "--budget-ms is not possible"),
+        (("--budget-ms", 8, "--percentile", 100), "--percentile is not possible"),
+        (("--budget-ms", 8, "--percentile", 99.9, "--runs", 999), "at least 1000"),
+    ],
+)
+def test_budgets_that_say_nothing_are_refused(cli, tiny_bundle, options, said):
+    assert said in cli("bench", tiny_bundle, *options, code=2).stderr
 
 
 def test_bench_refuses_a_run_from_which_the_bundle_does_not_come(cli, tiny_bundle, dataset, tiny_options, tmp_path):

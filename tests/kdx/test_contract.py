@@ -1,0 +1,26 @@
+"""Contracts: what measured times say of a budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdx.runtime.contract import judge, runs_needed
+
+
+@pytest.mark.parametrize(("percentile", "runs"), [(50, 2), (90, 10), (99, 100), (99.9, 1000), (99.99, 10000)])
+def test_a_percentile_needs_its_runs(percentile, runs) -> None:
+    assert runs_needed(percentile) == runs
+
+
+def test_one_late_call_in_a_thousand_is_within_p99_9_and_two_are_not() -> None:
+    times = [5.0] * 999 + [50.0]
+    kept = judge("x", times, 8.0, 99.9, 0)
+    assert (kept.measured_ms, kept.late, kept.is_met) == (5.0, 1, True)
+    missed = judge("x", [*times[1:], 50.0], 8.0, 99.9, 0)
+    # Between 5 and 50 nothing was measured, and nothing is made up.
+    assert (missed.measured_ms, missed.late, missed.is_met) == (50.0, 2, False)
+
+
+def test_a_budget_that_is_hit_exactly_is_kept() -> None:
+    assert judge("x", [8.0] * 10, 8.0, 50, 0).is_met
+    assert not judge("x", [8.0001] * 10, 8.0, 50, 0).is_met
