@@ -94,8 +94,10 @@ def hold_to(
 
 def judge(backend: str, times_ms: list[float], budget_ms: float, percentile: float, warm_up: int) -> Contract:
     """Return what measured times say of a budget."""
-    # A time that was measured, and that so many percent of the calls really kept: nothing interpolated.
-    measured = float(np.percentile(times_ms, percentile, method="inverted_cdf"))
+    # A time that was measured, and that so many percent of the calls really kept: nothing interpolated. 99.9 % of 1000
+    # calls are 999, whatever binary fractions make of it.
+    kept = math.ceil(percentile / 100 * len(times_ms) - 1e-9)
+    measured = sorted(times_ms)[kept - 1]
     return Contract(
         backend=backend,
         budget_ms=budget_ms,
