@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdx.bundle import Bundle, open_bundle
+from kdx.choice import choose
 from kdx.errors import BackendError, OptionError
 from kdx.records import RUN_INDEX
 from kdx.runtime.backend import find_backend
@@ -22,10 +23,10 @@ def load(
 
     Args:
         path: A bundle folder, or a run folder of ``kdx train``, which runs in eager PyTorch and has no threshold.
-        backend: A backend's name; ``auto`` takes the preferred one that is installed.
+        backend: A backend's name; ``auto`` takes the fastest that decides what was trained, see :mod:`kdx.choice`.
         threads: Threads within an operation; None leaves it to the backend.
         checkpoint: Of a run: ``last`` or ``best``; None for the one that its recipe names.
-        precision: ``fp32`` or ``fp16``; None takes what the backend is for, of what the bundle holds.
+        precision: Of the bundle's graphs; None takes what the backend is for, and with ``auto`` the fastest.
 
     Raises:
         BundleError: The bundle is incomplete, altered or too new.
@@ -57,6 +58,9 @@ def detector_of(
     bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
 ) -> Detector:
     """Return the detector of a bundle that is open already."""
+    if backend == "auto":
+        choice = choose(bundle, threads, precision)
+        backend, precision = choice.backend, choice.precision
     info = find_backend(backend)
     graph = bundle.graph_of(precision or info.choose_precision(bundle.manifest.precisions))
     manifest = bundle.manifest

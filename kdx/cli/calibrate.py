@@ -45,7 +45,7 @@ def calibrate(
 
     opened = open_bundle(bundle)
     images = require_good(open_data(data, category, progress=progress_for(json)))
-    with detector_of(opened, backend, threads) as detector:
+    with detector_of(opened, backend, threads, "fp32") as detector:
         result = calibrate_bundle(
             opened, detector, images, false_reject_rate, max_bad_images=max_bad_images, progress=progress_for(json)
         )

@@ -31,6 +31,8 @@ def evaluate(
         help="Folder in MVTec layout (test/good, test/DEFECT_TYPE, ground_truth/ for pixels), or a published data set."
     ),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    backend: str = typer.Option("auto", help="Backend that scores a bundle."),
+    precision: str = typer.Option("fp32", help="Graph of a bundle: fp32, or another that it holds."),
     threads: int | None = THREADS_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
     output: Path | None = typer.Option(
@@ -53,7 +55,7 @@ def evaluate(
 
     if output is not None:
         refuse_existing(output, force=force)
-    loaded = load(detector, threads=threads, checkpoint=checkpoint)
+    loaded = load(detector, backend, threads, checkpoint, precision)
     with loaded:
         folder = open_data(data, category, progress=progress_for(json))
         result = evaluate_detector(

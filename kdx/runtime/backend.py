@@ -235,13 +235,11 @@ def require_backends(bundle: Path | None = None) -> list[BackendInfo]:
 
 
 def find_backend(name: str) -> BackendInfo:
-    """Return a backend by name; ``auto`` is the first one installed.
+    """Return a backend by name.
 
     Raises:
-        BackendError: Unknown, or none is installed.
+        BackendError: Unknown.
     """
-    if name == "auto":
-        return require_backends()[0]
     if name == "torch":
         raise BackendError(
             "the backend 'torch' runs run folders, not bundles", fix="name the run that the bundle was exported from"

@@ -17,7 +17,7 @@ OPTIONS = {
     "train": "--out --method --backbone --weights --resume --force --epochs --image-size --batch-size --learning-rate "
     "--taps --sigma --seed --train-fraction --validation-fraction --group-by --channels --sixteen-bit-range "
     "--max-bad-images --workers --memory-mib --device --json",
-    "evaluate": "--threads --max-bad-images --output --checkpoint --force --json",
+    "evaluate": "--backend --precision --threads --max-bad-images --output --checkpoint --force --json",
     "export": "--out --checkpoint --input-size --channel-order --max-batch --precision --force --json",
     "build-engine": "--fp16 --batch --flavour --compute-capability --level --timing-cache --dry-run --force --json",
     "calibrate": "--false-reject-rate --backend --threads --max-bad-images --json",

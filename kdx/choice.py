@@ -1,0 +1,169 @@
+"""What ``backend="auto"`` means: of the ways to run a bundle here that decide what was trained, the fastest.
+
+Every candidate is held against the golden images first, as ``kdx verify`` does it; what fails is never chosen, however
+fast. Then they are timed in turns. That takes seconds, so the result is kept, for this bundle, machine and software.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from kdx import __version__
+from kdx.bundle import Bundle
+from kdx.cache import cache_folder
+from kdx.engine import engines_of
+from kdx.errors import BackendError
+from kdx.files import sha256_bytes, write_atomic
+from kdx.records import encode_record, now
+from kdx.runtime.backend import Backend, BackendInfo, require_backends
+from kdx.runtime.gpu import gpus
+from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+
+_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
+_RUNS, _WARM_UP = 60, 5
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run a bundle.
+
+    Attributes:
+        backend: Its name.
+        precision: Of the graph.
+        p50_ms: Median latency at batch 1; None for one that was not timed.
+        reason: Why it may not be chosen, or empty.
+    """
+
+    backend: str
+    precision: str
+    p50_ms: float | None = None
+    reason: str = ""
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen, and from what.
+
+    Attributes:
+        backend: Its name.
+        precision: Of the graph.
+        candidates: All of them.
+        created: UTC time, ISO 8601.
+    """
+
+    backend: str
+    precision: str
+    candidates: list[Candidate]
+    created: str
+
+
+def choose(bundle: Bundle, threads: int | None = None, precision: str | None = None) -> Choice:
+    """Return the fastest backend and precision that passes, measured here once and remembered.
+
+    Args:
+        bundle: The bundle.
+        threads: Threads within an operation, as the detector will have them.
+        precision: Take no other.
+
+    Raises:
+        BackendError: No backend is installed, or none decides what was trained.
+        BundleError: The bundle holds no graph of that precision.
+    """
+    if precision is not None:
+        bundle.graph_of(precision)
+    ways = [
+        (info, one)
+        for info in require_backends(bundle.path)
+        for one in bundle.manifest.precisions
+        if _is_worth_it(info, one) and precision in {None, one}
+    ]
+    if not ways and precision is not None:
+        # Asked for by name, however slow.
+        ways = [(info, precision) for info in require_backends(bundle.path) if precision in info.precisions][:1]
+    if len(ways) == 1:
+        info, only = ways[0]
+        candidates = [Candidate(backend=info.name, precision=only)]
+        return Choice(backend=info.name, precision=only, candidates=candidates, created=now())
+    file = cache_folder() / "choices" / f"{_key(bundle, ways, threads)}.json"
+    remembered = _read(file)
+    if remembered is not None:
+        return remembered
+    choice = _measure(bundle, ways, threads)
+    with contextlib.suppress(OSError):  # a machine without a writable cache measures again next time
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, encode_record(choice))
+    return choice
+
+
+def _is_worth_it(info: BackendInfo, precision: str) -> bool:
+    """FP16 graphs are computed in FP32 on CPUs: never faster."""
+    return precision in info.precisions and (precision != "fp16" or info.needs_gpu)
+
+
+def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int | None) -> Choice:
+    from kd_export.verify import compare_backend
+
+    golden, manifest = bundle.golden(), bundle.manifest
+    threshold = manifest.threshold.score if manifest.threshold else None
+    failed: list[Candidate] = []
+    passed: list[tuple[str, str]] = []
+    with ExitStack() as held:
+        opened: list[Backend] = []
+        for info, precision in ways:
+            try:
+                backend = held.enter_context(info.open(bundle.graph_of(precision), threads))
+                compared = compare_backend(backend, golden, manifest.max_batch, threshold, precision)
+            except BackendError as error:
+                failed.append(Candidate(backend=info.name, precision=precision, reason=error.message))
+                continue
+            wrong = next((c for c in compared if not c.passed), None)
+            if wrong is None:
+                opened.append(backend)
+                passed.append((info.name, precision))
+                continue
+            reason = wrong.error or f"scores off by {wrong.score_max:.2g}, {wrong.flips or 0} verdicts flipped"
+            failed.append(Candidate(backend=info.name, precision=precision, reason=reason))
+        if not opened:
+            raise BackendError(
+                "no backend on this machine decides what was trained",
+                received="; ".join(f"{c.backend} {c.precision}: {c.reason}" for c in failed),
+                fix="kdx verify shows the certificate; do not deploy this bundle here",
+            )
+        times = time_backends(opened, golden.images, batches=(1,), runs=_RUNS, warm_up=_WARM_UP)
+    timed = [
+        Candidate(backend=name, precision=precision, p50_ms=latency.p50_ms)
+        for (name, precision), latency in zip(passed, times, strict=True)
+    ]
+    best = min(timed, key=lambda candidate: candidate.p50_ms or 0.0)
+    return Choice(backend=best.backend, precision=best.precision, candidates=[*timed, *failed], created=now())
+
+
+def _key(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int | None) -> str:
+    """Return a hash of everything that could change the choice: bundle, candidates, machine, software."""
+    versions = {"kdx": __version__}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    machine = describe_machine(threads or usable_cores(), versions)
+    parts = {
+        "files": bundle.manifest.files,
+        "threshold": bundle.manifest.threshold,
+        "ways": [(info.name, precision) for info, precision in ways],
+        "engines": [engine.record.plan_sha256 for engine in engines_of(bundle.path)],
+        "machine": machine,
+        "threads": threads,
+        "gpus": [(gpu.name, gpu.driver) for gpu in gpus()],
+    }
+    return sha256_bytes(msgspec.json.encode(parts))[:32]
+
+
+def _read(file: Path) -> Choice | None:
+    """Return what is remembered; None for nothing, and for a file that cannot be read: it is measured again."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Choice)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,139 @@
+"""``auto``: the fastest of those that decide what was trained, measured once."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import kdx
+from kdx import choice as module
+from kdx.bundle import open_bundle
+from kdx.choice import choose
+from kdx.errors import BackendError, BundleError
+from kdx.runtime.backend import BACKENDS, BackendInfo, ClosesOnExit, Outputs
+
+REAL = BACKENDS["onnxruntime-cpu"]
+
+
+class Wrapped(ClosesOnExit):
+    """The real backend, slowed down or falsified."""
+
+    def __init__(self, inner, name: str, delay: float, factor: float) -> None:
+        self.inner, self.name, self.delay, self.factor = inner, name, delay, factor
+
+    def run(self, images):
+        time.sleep(self.delay)
+        maps, scores = self.inner.run(images)
+        return Outputs(maps * np.float32(self.factor), scores * np.float32(self.factor))
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Way(BackendInfo):
+    """A backend for these tests; counts how often it is opened."""
+
+    opened: ClassVar[dict[str, int]] = {}
+
+    @classmethod
+    def make(cls, name: str, delay: float = 0.0, factor: float = 1.0, error: str = "") -> Way:
+        way = cls(name=name, package="onnxruntime", install="", factory="", purpose="", precisions=("fp32",))
+        object.__setattr__(way, "settings", (delay, factor, error))
+        return way
+
+    def open(self, graph, threads):
+        delay, factor, error = self.settings  # type: ignore[attr-defined]
+        self.opened[self.name] = self.opened.get(self.name, 0) + 1
+        if error:
+            raise BackendError(error)
+        return Wrapped(REAL.open(graph, threads), self.name, delay, factor)
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Install backends into this machine, with a cache of its own."""
+    Way.opened.clear()
+    monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path / "cache"))
+
+    def put(*ways: BackendInfo) -> None:
+        monkeypatch.setattr(module, "require_backends", lambda path: list(ways))
+        for way in ways:
+            monkeypatch.setitem(BACKENDS, way.name, way)
+
+    return put
+
+
+def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
+    machine(Way.make("slow", delay=0.02), Way.make("fast"))
+    first = choose(open_bundle(tiny_bundle), 1)
+    assert (first.backend, first.precision) == ("fast", "fp32")
+    by_name = {candidate.backend: candidate for candidate in first.candidates}
+    assert by_name["slow"].p50_ms > by_name["fast"].p50_ms
+    assert choose(open_bundle(tiny_bundle), 1) == first
+    assert Way.opened == {"slow": 1, "fast": 1}
+    # Other threads are another question.
+    choose(open_bundle(tiny_bundle), 2)
+    assert Way.opened == {"slow": 2, "fast": 2}
+
+
+def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machine) -> None:
+    machine(Way.make("wrong", factor=1.5), Way.make("right", delay=0.005))
+    found = choose(open_bundle(tiny_bundle), 1)
+    assert found.backend == "right"
+    wrong = next(candidate for candidate in found.candidates if candidate.backend == "wrong")
+    assert wrong.p50_ms is None
+    assert "scores off by 0.5" in wrong.reason
+
+
+def test_one_that_cannot_be_opened_stands_in_nobodys_way(tiny_bundle, machine) -> None:
+    machine(Way.make("broken", error="no driver"), Way.make("works"))
+    found = choose(open_bundle(tiny_bundle), 1)
+    assert found.backend == "works"
+    assert any(candidate.reason == "no driver" for candidate in found.candidates)
+
+
+def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
+    machine(Way.make("wrong", factor=1.5), Way.make("broken", error="no driver"))
+    with pytest.raises(BackendError, match="no backend on this machine") as error:
+        choose(open_bundle(tiny_bundle), 1)
+    assert "wrong fp32" in error.value.received
+    assert "no driver" in error.value.received
+    assert not (module.cache_folder() / "choices").exists()
+
+
+def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, monkeypatch) -> None:
+    machine(Way.make("a"), Way.make("b", delay=0.01))
+    choose(open_bundle(tiny_bundle), 1)
+    (remembered,) = (module.cache_folder() / "choices").iterdir()
+    remembered.write_bytes(b"{")
+    assert choose(open_bundle(tiny_bundle), 1).backend == "a"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    remembered.unlink()
+    monkeypatch.setattr(module, "write_atomic", full)
+    assert choose(open_bundle(tiny_bundle), 1).backend == "a"
+
+
+def test_a_single_way_costs_nothing(tiny_bundle, machine) -> None:
+    machine(Way.make("only"))
+    assert choose(open_bundle(tiny_bundle)).backend == "only"
+    assert Way.opened == {}
+
+
+def test_load_runs_what_was_chosen(tiny_bundle, machine) -> None:
+    machine(Way.make("slow", delay=0.02), Way.make("fast"))
+    with kdx.load(tiny_bundle, threads=1) as detector:
+        assert detector.backend.name == "fast"
+    with kdx.load(tiny_bundle, backend="slow", threads=1) as detector:
+        assert detector.backend.name == "slow"
+
+
+def test_a_precision_that_is_not_there(tiny_bundle, machine) -> None:
+    machine(Way.make("a"), Way.make("b"))
+    with pytest.raises(BundleError, match="no fp16 graph"):
+        choose(open_bundle(tiny_bundle), 1, "fp16")
