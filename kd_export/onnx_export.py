@@ -145,11 +145,14 @@ def _dead_nodes(model: ModelProto) -> list[str]:
 
 
 def _name_nodes(model: ModelProto) -> None:
-    """Name each node by the module it comes from: ``pair.student.layer1.0.conv1/Conv``.
+    """Name each node, and what it computes, by the module it comes from: ``pair.student.layer1.0.conv1/Conv``.
 
-    Profilers, engine inspectors and the precision pass speak of nodes by name; the exporter numbers them.
+    Profilers, engine inspectors and the precision pass speak of nodes by name; the exporter numbers them. Runtimes that
+    replace nodes (ONNX Runtime's blocked convolutions) name the new ones after their outputs.
     """
     taken: Counter[str] = Counter()
+    renamed: dict[str, str] = {}
+    kept = {value.name for value in model.graph.output}
     for node in model.graph.node:
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
         # The last scope is the operation itself, the first the root.
@@ -157,6 +160,12 @@ def _name_nodes(model: ModelProto) -> None:
         name = f"{module}/{node.op_type}"
         taken[name] += 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        for index, output in enumerate(node.output):
+            if output and output not in kept:
+                renamed[output] = node.name if index == 0 else f"{node.name}:{index}"
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
 
 
 def _strip(model: ModelProto) -> None:

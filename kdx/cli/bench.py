@@ -42,6 +42,7 @@ def bench(
     budget_ms: float | None = typer.Option(
         None, help="Hold one backend to this cycle time, from array to verdict; exit status 1 when it is missed."
     ),
+    profile: bool = typer.Option(False, "--profile", help="Say instead where each backend spends its time, by stage."),
     percentile: float = typer.Option(99.9, help="Share of the calls, in percent, that must keep the budget."),
     backend: str = typer.Option("auto", help="The backend that is held to the budget."),
     threads: int | None = typer.Option(
@@ -69,6 +70,9 @@ def bench(
         contract = _hold(opened, backend, count, budget_ms, percentile, runs, warm_up, progress_for(json))
         record = {"bundle": bundle.name, "machine": describe_machine(count, _versions()), "contract": contract}
         _report_contract(record, output, json=json)
+        return
+    if profile:
+        _report_stages(opened, count, runs or 100, warm_up, output, json=json)
         return
     batches = batch_sizes(batch, opened.manifest.max_batch)
     candidates: list[Any] = []
@@ -130,6 +134,39 @@ def _hold(
             warm_up=warm_up,
             progress=progress,
         )
+
+
+def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output: Path | None, *, json: bool) -> None:
+    from kdx.runtime.backend import Profiled, require_backends
+    from kdx.runtime.latency import describe_machine
+    from kdx.runtime.stages import stages_of
+
+    images = bundle.golden().images
+    found = []
+    for info in require_backends(bundle.path):
+        graph = bundle.graph_of(info.choose_precision(bundle.manifest.precisions))
+        with info.open(graph, threads) as backend:
+            if isinstance(backend, Profiled):
+                found.append(stages_of(backend.name, backend.node_times(images, runs, warm_up)))
+    record = {"bundle": bundle.path.name, "machine": describe_machine(threads, _versions()), "stages": found}
+    if output is not None:
+        write_json(output, record)
+    if json:
+        print_json(record)
+        return
+    table = make_table(
+        f"{bundle.path.name}: milliseconds an image and share of it, one image a call, {threads} threads",
+        *("backend", "input", "networks", "tail", "layout", "total"),
+    )
+    for stages in found:
+        parts = (stages.input_ms, stages.networks_ms, stages.tail_ms, stages.layout_ms)
+        shares = (f"{part:.2f} ({100 * part / stages.total_ms:.1f} %)" for part in parts)
+        table.add_row(stages.backend, *shares, f"{stages.total_ms:.2f}")
+    out.print(table)
+    for stages in found:
+        slowest = ", ".join(f"{name} {value:.2f}" for name, value in stages.slowest)
+        out.print(f"{stages.backend}, slowest: {slowest}")
+    out.print("by the runtimes' own profilers, which slow a call down; layout: what a runtime adds between nodes")
 
 
 def _report_contract(record: dict[str, Any], output: Path | None, *, json: bool) -> None:

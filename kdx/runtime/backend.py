@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,23 @@ class Backend(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A backend that can say how long each node takes."""
+
+    name: str
+
+    def node_times(self, images: NDArray[np.uint8], runs: int, warm_up: int) -> dict[str, float]:
+        """Return the mean milliseconds a call of each node.
+
+        Args:
+            images: uint8 ``(K, H, W, C)``, taken one at a time, in turn.
+            runs: Calls counted.
+            warm_up: Calls before.
+        """
+        ...
 
 
 class ClosesOnExit:

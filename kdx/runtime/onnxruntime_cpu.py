@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from kdx.runtime.backend import ClosesOnExit, Outputs
 
 PROVIDER = "CPUExecutionProvider"
 OUTPUTS = ["anomaly_map", "anomaly_score"]
+_KERNEL = "_kernel_time"
 
 
 class OnnxRuntimeCpu(ClosesOnExit):
@@ -31,6 +34,7 @@ class OnnxRuntimeCpu(ClosesOnExit):
     name = "onnxruntime-cpu"
 
     def __init__(self, graph: Path, threads: int | None = None) -> None:
+        self._graph, self._threads = graph, threads
         self._session: ort.InferenceSession | None = open_session(graph, [PROVIDER], threads)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
@@ -44,14 +48,35 @@ class OnnxRuntimeCpu(ClosesOnExit):
             raise BackendError(f"ONNX Runtime failed on a batch of shape {images.shape}: {error}") from error
         return Outputs(maps, scores)
 
+    def node_times(self, images: NDArray[np.uint8], runs: int, warm_up: int) -> dict[str, float]:
+        """Return the mean milliseconds a call of each node, of images one at a time, in a session of its own."""
+        if self._session is None:
+            raise BackendError("the detector is closed", fix="load the bundle again")
+        with tempfile.TemporaryDirectory() as folder:
+            session = open_session(self._graph, [PROVIDER], self._threads, profile=Path(folder) / "profile")
+            for index in range(warm_up + runs):
+                session.run(OUTPUTS, {"image": images[index % len(images)][None]})
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        by_node: dict[str, list[float]] = {}
+        for event in events:
+            name = event.get("name", "")
+            if event.get("cat") == "Node" and name.endswith(_KERNEL):
+                by_node.setdefault(name.removesuffix(_KERNEL), []).append(event["dur"] / 1e3)
+        return {name: float(np.mean(times[warm_up:])) for name, times in by_node.items()}
+
     def close(self) -> None:
         """Free the session."""
         self._session = None
 
 
-def open_session(graph: Path, providers: Sequence[Any], threads: int | None) -> ort.InferenceSession:
-    """Load a graph; raise ``BackendError`` when ONNX Runtime cannot."""
+def open_session(
+    graph: Path, providers: Sequence[Any], threads: int | None, profile: Path | None = None
+) -> ort.InferenceSession:
+    """Load a graph, to be profiled into files of that prefix; raise ``BackendError`` when ONNX Runtime cannot."""
     options = ort.SessionOptions()
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads

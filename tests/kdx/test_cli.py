@@ -23,7 +23,8 @@ OPTIONS = {
     "calibrate": "--false-reject-rate --backend --threads --max-bad-images --json",
     "verify": "--backend --threads --output --force --json",
     "predict": "--overlay --backend --threads --max-bad-images --force --json",
-    "bench": "--baseline --batch --runs --warm-up --budget-ms --percentile --backend --threads --output --force --json",
+    "bench": "--baseline --batch --runs --warm-up --budget-ms --profile --percentile --backend --threads --output "
+    "--force --json",
     "methods": "--json",
     "reproduce": "--data --category --seeds --table --variant --out --all-systems --backbone --weights --epochs "
     "--image-size --batch-size --learning-rate --taps --sigma --validation-fraction --max-bad-images --workers "
@@ -193,6 +194,17 @@ def test_a_budget_is_kept_or_missed_by_exit_status(cli, tiny_bundle, tmp_path):
     assert missed["is_met"] is False
     assert missed["late"] == missed["runs"] == 100
     assert "MISSED" in cli("bench", tiny_bundle, "--budget-ms", 1e-6, *options, code=1).stdout
+
+
+def test_the_profile_tells_the_stages_apart(cli, tiny_bundle):
+    options = ("--profile", "--runs", 20, "--warm-up", 2, "--threads", 1)
+    (stages,) = cli("bench", tiny_bundle, *options, "--json").json["stages"]
+    assert all(stages[f"{name}_ms"] > 0 for name in ("input", "networks", "tail"))
+    assert stages["networks_ms"] > stages["input_ms"]
+    # Nearly every node has a name from one of the modules: what the runtime adds between them is small.
+    assert stages["layout_ms"] < 0.5 * stages["networks_ms"]
+    assert all(name.startswith(("pair", "tail", "preprocess")) for name, _ in stages["slowest"][:2])
+    assert "networks" in cli("bench", tiny_bundle, *options).stdout
 
 
 @pytest.mark.parametrize(
