@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpu_table import gpu_text
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 
@@ -75,7 +77,7 @@ def profile_text() -> str:
 
 # What the papers print of their own systems; the rest do not say.
 _PAPER_COSTS = {"dskd": "6.17 GFLOP, 39.3 M (Table 6)"}
-_PAPER_LATENCY = {
+PAPER_LATENCY = {
     "stpm": "10 (RTX 2080 Ti); 12 (anomalib)",
     "reduced-student": "9.2 (RTX 2080 Ti)",
     "mixed-teacher": "3 × reduced student",
@@ -98,7 +100,7 @@ def complexity_table() -> str:
         lines.append(
             f"| {name} | {', '.join(row['backbones'])} | {row['image_size']}² | {row['parameters'] / 1e6:.1f} M | "
             f"{flop:.2f} | {row['graph_bytes'] / 1e6:.1f} MB | {row['peak_memory_bytes'] / 1e6:.0f} MB | "
-            f"{_PAPER_COSTS.get(name, '')} | {_PAPER_LATENCY.get(name, '')} |"
+            f"{_PAPER_COSTS.get(name, '')} | {PAPER_LATENCY.get(name, '')} |"
         )
     lines += [
         "",
@@ -148,6 +150,11 @@ def accuracy_table() -> str:
     return "\n".join(lines)
 
 
+def gpu_table() -> str:
+    """Every method on the GPUs that ran ``gpu.py``."""
+    return gpu_text(RESULTS, PAPER_LATENCY)
+
+
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
@@ -158,6 +165,7 @@ TABLES = {
     "magnetic_tile": magnetic_tile_table,
     "complexity": complexity_table,
     "accuracy": accuracy_table,
+    "gpu": gpu_table,
 }
 
 

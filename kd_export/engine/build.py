@@ -155,6 +155,8 @@ def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
         raise GateError(f"TensorRT {flavour.version} refuses the graph: {errors}", fix="please report this backbone")
     config = builder.create_builder_config()
     config.builder_optimization_level = plan.request.level
+    # On by default: products of FP32 numbers with 10 bits of mantissa, which is not what was verified.
+    config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells formats and types
     _add_profiles(builder, config, network.get_input(0), plan.request.batches)
     flavour.set_target(config, plan.fingerprint.compute_capability)

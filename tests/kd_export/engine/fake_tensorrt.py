@@ -92,11 +92,14 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
 
     class Config:
         def __init__(self) -> None:
-            self.flags: list[str] = []
+            self.flags: list[str] = ["tf32"]  # as TensorRT has it
             self.profiles: list[Any] = []
 
         def set_flag(self, flag: str) -> None:
             self.flags.append(flag)
+
+        def clear_flag(self, flag: str) -> None:
+            self.flags.remove(flag)
 
         def add_optimization_profile(self, profile: Any) -> None:
             self.profiles.append(profile.shapes)
@@ -156,11 +159,12 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
             setattr(engine, "device_memory_size" if major < 11 else "device_memory_size_v2", 3 << 20)
             return None if faults.get("unloadable") else engine
 
+    flags = {} if major >= 11 else {"FP16": "fp16", "OBEY_PRECISION_CONSTRAINTS": "obey"}
     typed = {"STRONGLY_TYPED": 1} if major >= 10 else {"EXPLICIT_BATCH": 0}
     module.__dict__.update(
         __version__=version,
         NetworkDefinitionCreationFlag=SimpleNamespace(**typed),
-        BuilderFlag=SimpleNamespace(**({} if major >= 11 else {"FP16": "fp16", "OBEY_PRECISION_CONSTRAINTS": "obey"})),
+        BuilderFlag=SimpleNamespace(TF32="tf32", REQUIRE_USER_ALLOCATION="user", **flags),
         ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
         LayerInformationFormat=SimpleNamespace(JSON="json"),
         ILogger=Logger,
