@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py MAGNETIC_TILE [--jobs 2] [--peers-python PYTHON] [--work FOLDER]
 
 MAGNETIC_TILE holds the Magnetic Tile Defects in MVTec layout, or as downloaded; the second data set, ELPV's
-mono-crystalline cells, comes from a package. Every method is trained by its recipe for this teacher, made for a quarter
-of an hour of one core at most; peers run through ``accuracy_peers.py``. Writes ``results/accuracy.json`` after every
+mono-crystalline cells, comes from a package. Every method is trained by its recipe for this teacher, made for half an
+hour of one core at most; peers run through ``accuracy_peers.py``. Writes ``results/accuracy.json`` after every
 row: a second call does what is missing, and goes on with runs that it finds in ``--work``; ``--again NAME`` does a row
 anew.
 """
@@ -109,7 +109,7 @@ def data_sets(magnetic_tile: Path, work: Path) -> list[Data]:
     if not cells.exists():
         write_mvtec_layout(cells, cell_type="mono")
     # Of the cells, enough are held out for a threshold at the rate.
-    return [Data("magnetic_tile", magnetic_tile, 0.2, parts), Data("elpv_mono", cells, 0.35, None)]
+    return [Data("magnetic_tile", magnetic_tile, 0.15, parts), Data("elpv_mono", cells, 0.35, None)]
 
 
 def measure(method: str, data: Data, work: Path, threads: int, keep: bool) -> dict[str, Any]:

@@ -124,8 +124,8 @@ def accuracy_table() -> str:
     names = list(dict.fromkeys(name for data, name in rows if data == "magnetic_tile"))
     names.sort(key=lambda name: -rows["magnetic_tile", name]["image_auroc"])
     lines = [
-        "| | image AUROC | pixel AUROC | PRO | false rejects | detected | epochs | ELPV image AUROC |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| | image AUROC | pixel AUROC | PRO | false rejects | detected | good images | epochs | ELPV image AUROC |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name in names:
         row, cells = rows["magnetic_tile", name], rows.get(("elpv_mono", name))
@@ -136,15 +136,17 @@ def accuracy_table() -> str:
         recipe = row["settings"].get("recipe", {})
         epochs = recipe.get("epochs", settings["peer_epochs"] if name == "stfpm" else "–")
         elpv = _percent(cells["image_auroc"] if cells else None)
-        lines.append(f"| {title} | {shown} | {epochs} | {elpv} |")
+        images = row["images"]
+        good = f"{images['train']} + {images['held_out']}"
+        lines.append(f"| {title} | {shown} | {good} | {epochs} | {elpv} |")
     tile = next(row for row in record["rows"] if row["data"] == "magnetic_tile" and "title" not in row)
     images = tile["images"]
     lines += [
         "",
-        f"Percent. Magnetic Tile Defects: {images['train']} images trained on, {images['held_out']} held out (no tile "
-        f"on both sides), {images['test_good']} good and {images['test_defective']} defective test images. Teacher "
-        f"{settings['teacher']} with the same weights for all; each recipe for it is made for a quarter of an hour of "
-        "one core at most. False rejects and detections at the threshold for "
+        "Percent. Magnetic Tile Defects: good images trained on + held out (no tile on both sides), "
+        f"{images['test_good']} good and {images['test_defective']} defective test images. Teacher "
+        f"{settings['teacher']} with the same weights for all; each recipe for it is made for half an hour of one core "
+        "at most. False rejects and detections at the threshold for "
         f"{100 * settings['false_reject_rate']:g} % false rejects from the held-out images.",
     ]
     return "\n".join(lines)
