@@ -229,7 +229,7 @@ def work_folder(arguments: argparse.Namespace) -> Path:
     # Weights are scaled on the images, so other images make other networks.
     data = str(arguments.data.resolve()) if arguments.data else ""
     decisive = sha256_bytes(repr((sources(), data, arguments.backbone, arguments.size)).encode())
-    folder: Path = (arguments.work or cache_folder() / "gpu-benchmark") / decisive[:16]
+    folder: Path = (arguments.work or (cache_folder() or Path.cwd()) / "gpu-benchmark") / decisive[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -12,9 +12,12 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from kd_export.gate import Gate
 from kd_export.graph import FusedDetector, PairSpec
+from kd_export.judge import INT8, Evidence
 from kd_export.onnx_export import export_onnx, metadata_of
 from kd_export.precision import half_convolutions, network_tensors, plan_half, to_half
+from kd_export.quantize import CONVOLUTIONS, quantised_nodes, quantize
 from kd_export.ranges import measure_ranges, tap_ranges
 from kd_export.verify import Certificate, verify
 from kdx import __version__
@@ -38,7 +41,7 @@ from kdx.files import new_folder, refuse_existing
 from kdx.images import encode_png, read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
-from kdx.variants import Variant, graph_file
+from kdx.variants import Judged, RangeReport, Variant, graph_file
 
 
 def export_bundle(
@@ -51,9 +54,10 @@ def export_bundle(
     provenance: Provenance,
     max_batch: int = 32,
     precisions: Collection[str] = ("fp32",),
+    calibration_images: Sequence[Path] = (),
     force: bool = False,
     progress: Progress = SILENT,
-) -> tuple[Bundle, Certificate]:
+) -> tuple[Bundle, Certificate, dict[str, str]]:
     """Export a detector, hold the graph against it in every backend present, and only then let the bundle appear.
 
     Args:
@@ -65,8 +69,12 @@ def export_bundle(
         provenance: Where the detector comes from.
         max_batch: Largest batch of the graph.
         precisions: In which to write the graph; FP32 is always among them.
+        calibration_images: Good images that were trained on, whose activations set the scales of INT8.
         force: Replace an existing bundle; nothing else is ever replaced.
         progress: Shows the steps.
+
+    Returns:
+        The bundle, its certificate, and why variants that were asked for are not in it: the gate refused them.
 
     Raises:
         OutputError: ``out`` exists.
@@ -84,6 +92,11 @@ def export_bundle(
         export_onnx(detector, folder / GRAPH, max_batch=max_batch, metadata=metadata)
         task.advance(1, "checking")
         variants = {"fp16": write_half(folder, detector.spec, images)} if "fp16" in precisions else {}
+        refused: dict[str, str] = {}
+        if "int8" in precisions:
+            calibrating = _golden_arrays(detector, calibration_images)
+            variant, refused["int8"] = write_int8(folder, images, calibrating, progress)
+            variants |= {"int8": variant} if variant else {}
         write_files(folder, _files(detector, golden_images, images, training_images))
         bundle = write_manifest(
             folder,
@@ -105,7 +118,8 @@ def export_bundle(
         certificate = verify(open_bundle(folder), backends)
         _require_passed(certificate)
         task.advance()
-    return Bundle(out, bundle.manifest), msgspec.structs.replace(certificate, bundle=out.name)
+    reasons = {precision: reason for precision, reason in refused.items() if reason}
+    return Bundle(out, bundle.manifest), msgspec.structs.replace(certificate, bundle=out.name), reasons
 
 
 def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Variant:
@@ -123,13 +137,40 @@ def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Varia
     largest = max(outputs, key=lambda name: ranges.get(name, 0.0))
     return Variant(
         file=graph_file("fp16"),
-        half_convolutions=len(convolutions),
+        convolutions=len(convolutions),
         kept=plan.kept,
-        flushed=plan.flushed,
-        largest=outputs[largest],
-        largest_value=ranges[largest],
-        taps=tap_ranges(model, spec, ranges),
+        ranges=RangeReport(
+            largest=outputs[largest],
+            largest_value=ranges[largest],
+            flushed=plan.flushed,
+            taps=tap_ranges(model, spec, ranges),
+        ),
     )
+
+
+def write_int8(
+    folder: Path, golden: NDArray[np.uint8], images: NDArray[np.uint8], progress: Progress
+) -> tuple[Variant | None, str]:
+    """Write the INT8 graph beside the FP32 one of a bundle under construction, if it passes its gate.
+
+    Returns:
+        The variant, or None and the reason.
+    """
+    model = onnx.load(folder / GRAPH)
+    graph, report = Gate(model, Evidence(golden), INT8).pass_int8(quantize(model, images), progress=progress)
+    if graph is None:
+        return None, report.reason
+    onnx.save_model(graph, str(folder / graph_file("int8")))
+    quantised = set(quantised_nodes(graph))
+    return Variant(
+        file=graph_file("int8"),
+        convolutions=sum(n.op_type in CONVOLUTIONS and n.name in quantised for n in graph.graph.node),
+        kept=report.kept,
+        judged=[
+            Judged(runtime=j.runtime, compared=j.compared, flips=j.flips, score_max=j.score_max)
+            for j in report.judgements
+        ],
+    ), ""
 
 
 def _golden_arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]:

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.bundle import Bundle, Golden
+from kd_export.judge import INT8 as LIMITS
+from kdx.bundle import Bundle, Golden, Manifest
 from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.files import sha256_file
@@ -24,8 +25,10 @@ class Tolerances(msgspec.Struct, frozen=True):
     """How far a backend may be from the reference.
 
     Attributes:
-        score: Largest relative difference of a score.
-        map: Largest difference of a map's value, relative to the range of that image's reference map.
+        score: Largest difference of a score, relative to it or, where that is larger, to the median of all: scores of
+            very good images are far from any decision.
+        map: Largest difference of a map's value, relative to the range of that image's reference map or,
+            likewise, to the median of all.
         tie: So near to the threshold, relatively, a reference score is no decision that a backend could lose.
     """
 
@@ -46,7 +49,10 @@ FP32 = Tolerances(score=1e-4, map=1e-4, tie=1e-5)
 # whose large weights cancel (up to 17.7). Students alone move scores by 0.4 % at most.
 FP16 = Tolerances(score=6e-2, map=1.2e-1, tie=2e-2)
 
-TOLERANCES = {"fp32": FP32, "fp16": FP16}
+# The gate's limits, see kd_export/judge.py; there the order of the scores, or the decision, counts beside them.
+INT8 = Tolerances(score=LIMITS.score, map=0.5, tie=LIMITS.margin)
+
+TOLERANCES = {"fp32": FP32, "fp16": FP16, "int8": INT8}
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +63,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         precision: Of the graph.
         batch: Images that went through at once.
         images: Golden images compared.
-        score_max: Largest relative score difference.
+        score_max: Largest score difference, relative as in the tolerances.
         map_max: Largest map difference, relative to the reference map's range.
         map_p99: The 99th percentile of the same.
         map_sqnr_db: Signal to quantisation-noise ratio of the maps, in decibels.
@@ -110,13 +116,13 @@ def verify(
 ) -> Certificate:
     """Hold each backend against the bundle's reference, in every precision that both have or in those named."""
     golden = bundle.golden()
-    threshold = bundle.manifest.threshold.score if bundle.manifest.threshold else None
     wanted = list(precisions or bundle.manifest.precisions)
     comparisons: list[Comparison] = []
     for info, precision in _opened(bundle, backends, wanted):
         try:
             with info.open(bundle.graph_of(precision), threads) as backend:
-                comparisons += compare_backend(backend, golden, bundle.manifest.max_batch, threshold, precision)
+                thresholds = thresholds_of(bundle.manifest, precision)
+                comparisons += compare_backend(backend, golden, bundle.manifest.max_batch, thresholds, precision)
         except BackendError as error:
             comparisons.append(
                 Comparison(backend=info.name, precision=precision, batch=1, images=0, error=_reason(error))
@@ -124,11 +130,17 @@ def verify(
     return Certificate(
         bundle=bundle.path.name,
         graph_sha256={precision: sha256_file(bundle.graph_of(precision)) for precision in wanted},
-        threshold=threshold,
+        threshold=bundle.manifest.threshold.score if bundle.manifest.threshold else None,
         tolerances={precision: TOLERANCES[precision] for precision in wanted},
         comparisons=comparisons,
         passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
     )
+
+
+def thresholds_of(manifest: Manifest, precision: str) -> tuple[float, float] | None:
+    """Return FP32's threshold and the one at which a precision's scores are decided; None unless there are both."""
+    own = manifest.threshold_of(precision)
+    return (manifest.threshold.score, own.score) if manifest.threshold and own else None
 
 
 def _reason(error: BackendError) -> str:
@@ -147,17 +159,19 @@ def _opened(
 
 
 def compare_backend(
-    backend: Backend, golden: Golden, max_batch: int, threshold: float | None, precision: str = "fp32"
+    backend: Backend, golden: Golden, max_batch: int, thresholds: tuple[float, float] | None, precision: str = "fp32"
 ) -> list[Comparison]:
     """Run the golden images one by one and, where the graph allows it, several at once; compare each time."""
     sizes = [1]
     if max_batch > 1:
         # Repeating images fills the batch where there are few; an uneven number meets no alignment by chance.
         sizes.append(min(max_batch, max(3, min(len(golden.images), 7))))
-    return [_compare(backend, golden, size, threshold, precision) for size in sizes]
+    return [_compare(backend, golden, size, thresholds, precision) for size in sizes]
 
 
-def _compare(backend: Backend, golden: Golden, size: int, threshold: float | None, precision: str) -> Comparison:
+def _compare(
+    backend: Backend, golden: Golden, size: int, thresholds: tuple[float, float] | None, precision: str
+) -> Comparison:
     tolerances = TOLERANCES[precision]
     outputs = _run(backend, golden.images, size)
     finite = np.isfinite(outputs.maps).all(axis=(1, 2)) & np.isfinite(outputs.scores[:, 0])
@@ -173,13 +187,16 @@ def _compare(backend: Backend, golden: Golden, size: int, threshold: float | Non
         )
     reference = golden.maps.astype(np.float64)
     difference = np.abs(outputs.maps - reference)
-    relative = difference / np.ptp(reference, axis=(1, 2), keepdims=True).clip(np.finfo(np.float32).tiny)
-    score_max = float((np.abs(outputs.scores - golden.scores) / np.abs(golden.scores).clip(1e-30)).max())
+    extent = np.ptp(reference, axis=(1, 2), keepdims=True)
+    relative = difference / np.maximum(extent, np.median(extent)).clip(np.finfo(np.float32).tiny)
+    scale = np.maximum(np.abs(golden.scores), np.median(np.abs(golden.scores))).clip(1e-30)
+    score_max = float((np.abs(outputs.scores - golden.scores) / scale).max())
     flips = None
-    if threshold is not None:
+    if thresholds is not None:
+        threshold, own = thresholds
         pairs = zip(outputs.scores[:, 0].tolist(), golden.scores[:, 0].tolist(), strict=True)
         flips = sum(
-            decide(ours, threshold) is not decide(theirs, threshold)
+            decide(ours, own) is not decide(theirs, threshold)
             for ours, theirs in pairs
             if abs(theirs - threshold) > tolerances.tie * abs(threshold)
         )

@@ -38,6 +38,7 @@ def calibrate(
     good_images: Sequence[Path],
     false_reject_rate: float,
     *,
+    precision: str = "fp32",
     max_bad_images: int = 0,
     progress: Progress = SILENT,
 ) -> Calibration:
@@ -96,7 +97,7 @@ def calibrate(
         confidence=CONFIDENCE,
         images=len(scores),
         data_sha256=hash_of_hashes(hashes),
-        graph_sha256=sha256_file(bundle.graph),
+        graph_sha256=sha256_file(bundle.graph_of(precision)),
         created=now(),
         pixel=quantile_with_interval(np.array(hottest), false_reject_rate)[0],
     )

@@ -21,8 +21,8 @@ from torch import Tensor
 from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
 from kdx.bundle import Provenance
-from kdx.errors import CheckpointError, OptionError
-from kdx.files import new_folder, sha256_bytes, write_atomic
+from kdx.errors import CheckpointError, DataError, OptionError
+from kdx.files import new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.images import ChannelOrder, InputSpec
 from kdx.records import RUN_INDEX, R, encode_record, now, read_record
 
@@ -217,6 +217,37 @@ class Run:
         if outside:
             raise CheckpointError(f"'{self.path}' names a file outside the run: '{outside[0]}'")
         return [self.path / "golden" / name for name in self.config.golden]
+
+    def training_files(self, data: Path | None = None, most: int = 64) -> list[Path]:
+        """Return some of the images trained on, spread over all of them and known by their content.
+
+        Args:
+            data: Where the data set is now; None for where it was at training.
+            most: How many.
+
+        Raises:
+            DataError: The data set is not there, or holds none of them.
+        """
+        from kd_train.datasets import open_data
+
+        folder = open_data(data or Path(self.config.data), self.config.category)
+        trained = set(self.config.train_images.values())
+        good = sorted(folder.good)
+        step = max(1, len(good) // (2 * most))
+        # Strides first, then what lies between, until there are enough.
+        ordered = [path for start in range(step) for path in good[start::step]]
+        found: list[Path] = []
+        for path in ordered:
+            if len(found) == most:
+                break
+            if sha256_file(path) in trained:
+                found.append(path)
+        if not found:
+            raise DataError(
+                f"'{data or self.config.data}' holds none of the images trained on",
+                fix="name the training data with --calibration-data",
+            )
+        return found
 
     def _read(self, name: str, expected: str) -> dict[str, Tensor]:
         path = self.path / name

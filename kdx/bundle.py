@@ -18,7 +18,7 @@ from kdx.errors import BundleError
 from kdx.files import sha256_file, write_atomic
 from kdx.images import InputSpec, read_image
 from kdx.records import encode_record, read_record
-from kdx.variants import Variant, graph_file
+from kdx.variants import OWN_THRESHOLD, Variant, graph_file
 
 SCHEMA = 1
 INDEX = "bundle.json"
@@ -94,8 +94,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         golden: Names of the golden images, in the order of the reference maps and scores.
         files: SHA-256 of every other file in the bundle, by relative POSIX path.
         provenance: Where it comes from.
-        threshold: The calibrated decision, or None.
+        threshold: The calibrated decision, or None. FP16 shares it.
         variants: The graphs in other precisions than FP32, by precision.
+        thresholds: Those of precisions that have one of their own.
     """
 
     schema: int
@@ -111,6 +112,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     field_of_view: float = 1.0
     threshold: Threshold | None = None
     variants: dict[str, Variant] = msgspec.field(default_factory=dict)
+    thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
+
+    def threshold_of(self, precision: str) -> Threshold | None:
+        """Return the threshold at which a precision's scores are decided, or None without one."""
+        return self.thresholds.get(precision) if precision in OWN_THRESHOLD else self.threshold
 
     @property
     def precisions(self) -> list[str]:
@@ -177,8 +183,8 @@ class Bundle:
         """Return the content hashes of the images that the student was trained on."""
         return frozenset(msgspec.json.decode((self.path / TRAINING_IMAGES).read_bytes(), type=list[str]))
 
-    def with_threshold(self, threshold: Threshold) -> Bundle:
-        """Store a new threshold in the bundle on disk, in one step, and return the updated bundle.
+    def with_thresholds(self, thresholds: Mapping[str, Threshold]) -> Bundle:
+        """Store new thresholds, by precision, in the bundle on disk, in one step, and return the updated bundle.
 
         Raises:
             BundleError: The bundle on disk is another one by now.
@@ -186,7 +192,10 @@ class Bundle:
         current = _read_manifest(self.path)
         if current.files != self.manifest.files:
             raise BundleError(f"'{self.path}' was replaced while it was calibrated", fix="calibrate again")
-        manifest = msgspec.structs.replace(current, threshold=threshold)
+        own = {precision: one for precision, one in thresholds.items() if precision in OWN_THRESHOLD}
+        manifest = msgspec.structs.replace(
+            current, threshold=thresholds.get("fp32", current.threshold), thresholds={**current.thresholds, **own}
+        )
         write_atomic(self.path / INDEX, encode_record(manifest))
         return Bundle(self.path, manifest)
 
@@ -207,10 +216,13 @@ def open_bundle(path: str | Path) -> Bundle:
             raise BundleError(f"{INDEX} of '{path}' does not list '{required}'", fix="export the bundle again")
     for name, expected in manifest.files.items():
         _check_file(path, name, expected)
-    if manifest.threshold is not None and manifest.threshold.graph_sha256 != manifest.files[GRAPH]:
-        raise BundleError(
-            f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
-        )
+    for precision in manifest.precisions:
+        threshold = manifest.threshold_of(precision)
+        calibrated_on = graph_file(precision if precision in OWN_THRESHOLD else "fp32")
+        if threshold is not None and threshold.graph_sha256 != manifest.files[calibrated_on]:
+            raise BundleError(
+                f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
+            )
     return Bundle(path, manifest)
 
 

@@ -6,14 +6,24 @@ import os
 import sys
 from pathlib import Path
 
+VARIABLE = "KDX_CACHE_DIR"
 
-def cache_folder() -> Path:
-    """Return the folder: ``$KDX_CACHE_DIR``, or ``kdx`` in the user's cache. It need not exist, nor be writable."""
-    chosen = os.environ.get("KDX_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
+
+def cache_folder() -> Path | None:
+    """Return where kdx keeps what it can make again: ``KDX_CACHE_DIR``, or a folder in the user's cache.
+
+    Returns:
+        None where the variable is set and empty: nothing is kept.
+    """
+    if (chosen := os.environ.get(VARIABLE)) is not None:
+        return Path(chosen).expanduser() if chosen else None
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "kdx"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/kdx"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdx"
+        base = os.environ.get("LOCALAPPDATA", "") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
+    try:
+        return Path(base).expanduser() / "kdx"
+    except RuntimeError:  # no home
+        return None

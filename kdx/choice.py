@@ -75,12 +75,7 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
     """
     if precision is not None:
         bundle.graph_of(precision)
-    ways = [
-        (info, one)
-        for info in require_backends(bundle.path)
-        for one in bundle.manifest.precisions
-        if _is_worth_it(info, one) and precision in {None, one}
-    ]
+    ways = [(info, one) for info, one in ways_of(bundle) if precision in {None, one} and _is_decided_alike(bundle, one)]
     if not ways and precision is not None:
         # Asked for by name, however slow.
         ways = [(info, precision) for info in require_backends(bundle.path) if precision in info.precisions][:1]
@@ -88,7 +83,10 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
         info, only = ways[0]
         candidates = [Candidate(backend=info.name, precision=only)]
         return Choice(backend=info.name, precision=only, candidates=candidates, created=now())
-    file = cache_folder() / "choices" / f"{_key(bundle, ways, threads)}.json"
+    folder = cache_folder()
+    if folder is None:
+        return _measure(bundle, ways, threads)
+    file = folder / "choices" / f"{_key(bundle, ways, threads)}.json"
     remembered = _read(file)
     if remembered is not None:
         return remembered
@@ -99,16 +97,30 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
     return choice
 
 
+def ways_of(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
+    """Return every backend of this machine with every precision that it is worth running in."""
+    return [
+        (info, precision)
+        for info in require_backends(bundle.path)
+        for precision in bundle.manifest.precisions
+        if _is_worth_it(info, precision)
+    ]
+
+
 def _is_worth_it(info: BackendInfo, precision: str) -> bool:
     """FP16 graphs are computed in FP32 on CPUs: never faster."""
     return precision in info.precisions and (precision != "fp16" or info.needs_gpu)
 
 
+def _is_decided_alike(bundle: Bundle, precision: str) -> bool:
+    """Whether a precision has a threshold wherever FP32 has one: none must be chosen that could only say undecided."""
+    return bundle.manifest.threshold is None or bundle.manifest.threshold_of(precision) is not None
+
+
 def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int | None) -> Choice:
-    from kd_export.verify import compare_backend
+    from kd_export.verify import compare_backend, thresholds_of
 
     golden, manifest = bundle.golden(), bundle.manifest
-    threshold = manifest.threshold.score if manifest.threshold else None
     failed: list[Candidate] = []
     passed: list[tuple[str, str]] = []
     with ExitStack() as held:
@@ -116,7 +128,8 @@ def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: i
         for info, precision in ways:
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads))
-                compared = compare_backend(backend, golden, manifest.max_batch, threshold, precision)
+                thresholds = thresholds_of(manifest, precision)
+                compared = compare_backend(backend, golden, manifest.max_batch, thresholds, precision)
             except BackendError as error:
                 failed.append(Candidate(backend=info.name, precision=precision, reason=error.message))
                 continue
@@ -151,7 +164,7 @@ def _key(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int |
     machine = describe_machine(threads or usable_cores(), versions)
     parts = {
         "files": bundle.manifest.files,
-        "threshold": bundle.manifest.threshold,
+        "thresholds": [bundle.manifest.threshold, bundle.manifest.thresholds],
         "ways": [(info.name, precision) for info, precision in ways],
         "engines": [engine.record.plan_sha256 for engine in engines_of(bundle.path)],
         "machine": machine,

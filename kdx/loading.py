@@ -62,11 +62,12 @@ def detector_of(
         choice = choose(bundle, threads, precision)
         backend, precision = choice.backend, choice.precision
     info = find_backend(backend)
-    graph = bundle.graph_of(precision or info.choose_precision(bundle.manifest.precisions))
     manifest = bundle.manifest
-    threshold, pixel = (manifest.threshold.score, manifest.threshold.pixel) if manifest.threshold else (None, None)
+    precision = precision or info.choose_precision(manifest.precisions)
+    calibrated = manifest.threshold_of(precision)
+    threshold, pixel = (calibrated.score, calibrated.pixel) if calibrated else (None, None)
     return Detector(
-        info.open(graph, threads),
+        info.open(bundle.graph_of(precision), threads),
         manifest.input,
         threshold,
         max_batch=manifest.max_batch,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 FP16_MAX = 65504.0
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+# These move scores by more than a threshold's own uncertainty: each is calibrated for itself.
+OWN_THRESHOLD = frozenset({"int8"})
 
 
 class TapRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,26 +38,54 @@ class KeptNode(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class RangeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How large values get, and how small weights are, in an FP16 graph.
+
+    Attributes:
+        largest: The node with the largest FP16 output on the golden images.
+        largest_value: That output's largest absolute value.
+        flushed: Weights that FP16 turns into zero, by node, where that changes less than rounding does.
+        taps: The features that are compared.
+    """
+
+    largest: str
+    largest_value: float
+    flushed: dict[str, int]
+    taps: list[TapRange]
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate found of an INT8 graph in one runtime.
+
+    Attributes:
+        runtime: Which.
+        compared: Pairs of golden images whose FP32 scores are apart by more than the margin.
+        flips: Those of them that it orders otherwise.
+        score_max: Largest difference of a golden score, relative to it or, where larger, to the median of all.
+    """
+
+    runtime: str
+    compared: int
+    flips: int
+    score_max: float
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """A graph in another precision, and what was found when it was made.
 
     Attributes:
         file: The graph, relative to the bundle.
-        half_convolutions: Convolutions whose weights and arithmetic are FP16.
+        convolutions: How many of its convolutions are in that precision.
         kept: Nodes of the networks that were kept in FP32.
-        flushed: Weights that FP16 turns into zero, by node, where that changes less than rounding does.
-        largest: The node with the largest FP16 output on the golden images.
-        largest_value: That output's largest absolute value.
-        taps: The range report.
+        ranges: Of an FP16 graph.
+        judged: Of an INT8 graph.
     """
 
     file: str
-    half_convolutions: int
+    convolutions: int
     kept: list[KeptNode]
-    flushed: dict[str, int]
-    largest: str
-    largest_value: float
-    taps: list[TapRange]
+    ranges: RangeReport | None = None
+    judged: list[Judged] = []
 
 
 def graph_file(precision: str) -> str:

@@ -59,7 +59,7 @@ def bench(
     filter apart. With --budget-ms, one backend is held to a cycle time instead.
     """
     from kdx.bundle import open_bundle
-    from kdx.runtime.backend import require_backends
+    from kdx.choice import ways_of
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
 
     if output is not None:
@@ -81,12 +81,14 @@ def bench(
             from kd_train.baseline import eager_candidates
             from kd_train.run import Run
         candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
-    for info in require_backends(bundle):
-        precision = info.choose_precision(opened.manifest.precisions)
+    precisions = ["fp32"] * len(candidates)
+    for info, precision in ways_of(opened):
         candidates.append(info.open(opened.graph_of(precision), count))
+        precisions.append(precision)
     results = time_backends(
         candidates,
         opened.golden().images,
+        precisions=precisions,
         batches=batches,
         runs=runs or 200,
         warm_up=warm_up,
@@ -137,17 +139,18 @@ def _hold(
 
 
 def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output: Path | None, *, json: bool) -> None:
-    from kdx.runtime.backend import Profiled, require_backends
+    from kdx.choice import ways_of
+    from kdx.runtime.backend import Profiled
     from kdx.runtime.latency import describe_machine
     from kdx.runtime.stages import stages_of
 
     images = bundle.golden().images
     found = []
-    for info in require_backends(bundle.path):
-        graph = bundle.graph_of(info.choose_precision(bundle.manifest.precisions))
-        with info.open(graph, threads) as backend:
+    for info, precision in ways_of(bundle):
+        with info.open(bundle.graph_of(precision), threads) as backend:
             if isinstance(backend, Profiled):
-                found.append(stages_of(backend.name, backend.node_times(images, runs, warm_up)))
+                name = backend.name if precision == "fp32" else f"{backend.name} {precision}"
+                found.append(stages_of(name, backend.node_times(images, runs, warm_up)))
     record = {"bundle": bundle.path.name, "machine": describe_machine(threads, _versions()), "stages": found}
     if output is not None:
         write_json(output, record)
@@ -201,11 +204,11 @@ def _versions() -> dict[str, str]:
 def _show(record: dict[str, Any]) -> None:
     machine = record["machine"]
     title = f"{record['bundle']}: {record['method']}, {record['backbone']}, {record['input']}"
-    table = make_table(title, "backend", "batch", "p50 ms", "p95", "p99", "max", "images/s", "speed-up")
+    table = make_table(title, "backend", "graph", "batch", "p50 ms", "p95", "p99", "max", "images/s", "speed-up")
     for r in record["results"]:
         ratio = "–" if r.speed_up is None else f"{r.speed_up:.2f}×"
         times = (f"{value:.2f}" for value in (r.p50_ms, r.p95_ms, r.p99_ms, r.max_ms))
-        table.add_row(r.name, str(r.batch), *times, f"{r.images_per_second:.0f}", ratio)
+        table.add_row(r.name, r.precision, str(r.batch), *times, f"{r.images_per_second:.0f}", ratio)
     out.print(table)
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
     first = record["results"][0]

@@ -42,19 +42,30 @@ def calibrate(
     from kdx.bundle import open_bundle
     from kdx.folder import require_good
     from kdx.loading import detector_of
+    from kdx.variants import OWN_THRESHOLD
 
     opened = open_bundle(bundle)
     images = require_good(open_data(data, category, progress=progress_for(json)))
-    with detector_of(opened, backend, threads, "fp32") as detector:
-        result = calibrate_bundle(
-            opened, detector, images, false_reject_rate, max_bad_images=max_bad_images, progress=progress_for(json)
-        )
-    opened.with_threshold(result.threshold)
+    results = {}
+    for precision in ("fp32", *sorted(OWN_THRESHOLD.intersection(opened.manifest.variants))):
+        with detector_of(opened, backend, threads, precision) as detector:
+            results[precision] = calibrate_bundle(
+                opened,
+                detector,
+                images,
+                false_reject_rate,
+                precision=precision,
+                max_bad_images=max_bad_images,
+                progress=progress_for(json),
+            )
+    opened.with_thresholds({precision: found.threshold for precision, found in results.items()})
+    result = results["fp32"]
     if json:
         print_json(
             {
                 "bundle": str(bundle),
                 "threshold": result.threshold,
+                "thresholds": {precision: found.threshold for precision, found in results.items()},
                 "passed_over_trained_on": result.trained_on,
                 "bad_images": result.bad_images,
             }
@@ -68,5 +79,8 @@ def calibrate(
         f"  95 % interval {number(low)} to {number(high)}, from {threshold.images} held-out good images "
         f"({result.trained_on} that were trained on passed over)"
     )
+    for precision, found in results.items():
+        if precision != "fp32":
+            out.print(f"  {precision}: {found.threshold.score:.6g}, from its own scores of the same images")
     if high is None:
         out.print("  so few images cannot bound it from above; more good images narrow the interval")

@@ -161,7 +161,7 @@ class _Demo:
     def _export(self) -> Any:
         from kdx.cli.export import export_run
 
-        bundle, certificate = export_run(self.folder / "run", self.folder / _BUNDLE, progress=self.progress)
+        bundle, certificate, _ = export_run(self.folder / "run", self.folder / _BUNDLE, progress=self.progress)
         worst = max(comparison.score_max for comparison in certificate.comparisons)
         megabytes = bundle.graph.stat().st_size / 1e6
         self._say(
@@ -180,7 +180,7 @@ class _Demo:
             result = calibrate(
                 bundle, detector, open_folder(self.folder / "data").good, _FALSE_REJECT_RATE, progress=self.progress
             )
-        bundle.with_threshold(result.threshold)
+        bundle.with_thresholds({"fp32": result.threshold})
         low, high = result.threshold.interval
         self._say(
             f"[bold]4 calibrate[/] threshold {result.threshold.score:.4g} ({number(low)} to {number(high)}) for "

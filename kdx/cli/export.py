@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.markup import escape
 
 from kdx.bundle import Bundle
 from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, needs, one_of, out, print_json, progress_for
@@ -30,7 +31,11 @@ def export(
     ),
     max_batch: int = typer.Option(32, help="Largest batch; 1 makes the graph static."),
     precision: str = typer.Option(
-        "fp32", help="fp32, or fp32,fp16: adds a graph with FP16 convolutions for TensorRT and other GPU runtimes."
+        "fp32",
+        help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; int8 for CPUs, if it passes its gate.",
+    ),
+    calibration_data: Path | None = typer.Option(
+        None, help="Where the training images are now, for int8. Default: where they were at training."
     ),
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
@@ -40,7 +45,7 @@ def export(
     Every backend installed here is held against FP32 PyTorch on real images first; if one disagrees, nothing is written
     and the exit status is 1.
     """
-    result, certificate = export_run(
+    result, certificate, refused = export_run(
         run,
         bundle,
         which=checkpoint,
@@ -48,11 +53,15 @@ def export(
         channel_order=one_of("--channel-order", channel_order, ("rgb", "bgr")),  # type: ignore[arg-type]
         max_batch=max_batch,
         precisions=_precisions(precision),
+        calibration_data=calibration_data,
         force=force,
         progress=progress_for(json),
     )
     if json:
-        print_json({"bundle": str(bundle), "manifest": result.manifest, "certificate": certificate})
+        record = {"bundle": str(bundle), "manifest": result.manifest, "certificate": certificate, "refused": refused}
+        print_json(record)
+        if refused:
+            raise typer.Exit(1)
         return
     size_mb = result.graph.stat().st_size / 1e6
     out.print(f"[bold]{bundle}[/]: {size_mb:.1f} MB graph, takes {result.manifest.input.describe()}")
@@ -63,7 +72,11 @@ def export(
         )
     for name, variant in result.manifest.variants.items():
         out.print(f"  {name}: {_describe(variant)}")
+    for name, reason in refused.items():
+        out.print(f"[bold red]no {name} graph was written:[/] it does not decide what FP32 decides; {escape(reason)}")
     out.print(f"next: kdx calibrate {bundle} DATA --false-reject-rate 0.01")
+    if refused:
+        raise typer.Exit(1)
 
 
 def export_run(
@@ -76,8 +89,9 @@ def export_run(
     channel_order: ChannelOrder = "rgb",
     max_batch: int = 32,
     precisions: tuple[str, ...] = ("fp32",),
+    calibration_data: Path | None = None,
     force: bool = False,
-) -> tuple[Bundle, Certificate]:
+) -> tuple[Bundle, Certificate, dict[str, str]]:
     """Load a run's checkpoint, fuse it, and export the bundle."""
     with needs("train,cpu", "exporting"):
         from kd_export.bundle_export import export_bundle
@@ -95,6 +109,7 @@ def export_run(
         provenance=run.provenance(checkpoint),
         max_batch=max_batch,
         precisions=precisions,
+        calibration_images=run.training_files(calibration_data) if "int8" in precisions else [],
         force=force,
         progress=progress,
     )
@@ -110,11 +125,16 @@ def _precisions(text: str) -> tuple[str, ...]:
 def _describe(variant: Variant) -> str:
     """Say what was found when a graph was made in another precision."""
     kept = f", {len(variant.kept)} nodes kept in FP32" if variant.kept else ""
-    tightest = min(variant.taps, key=lambda tap: tap.headroom)
-    return (
-        f"{variant.half_convolutions} convolutions{kept}; largest activation {variant.largest_value:.4g} of "
-        f"{FP16_MAX:g}, at the taps {max(tightest.teacher, tightest.student):.4g} ({tightest.tap})"
-    )
+    said = f"{variant.convolutions} convolutions{kept}"
+    if variant.ranges:
+        tightest = min(variant.ranges.taps, key=lambda tap: tap.headroom)
+        said += (
+            f"; largest activation {variant.ranges.largest_value:.4g} of {FP16_MAX:g}, at the taps "
+            f"{max(tightest.teacher, tightest.student):.4g} ({tightest.tap})"
+        )
+    for judged in variant.judged:
+        said += f"; {judged.runtime}: scores within {judged.score_max:.0%}, {judged.flips} of {judged.compared} turned"
+    return said
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -64,14 +64,22 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
 
 def _show_ranges(precision: str, variant: Variant) -> None:
     """Show how far the features are from what FP16 can hold, and what was kept out of it."""
-    table = make_table(
-        f"{precision}: {variant.half_convolutions} convolutions; largest absolute values on the golden images",
-        *("tap", "teacher", "student", "headroom"),
-    )
-    for tap in variant.taps:
-        table.add_row(tap.tap, number(tap.teacher), number(tap.student), f"{number(tap.headroom)}×")
-    out.print(table)
-    out.print(f"largest of all: {number(variant.largest_value)} at {variant.largest}; FP16 ends at {FP16_MAX:g}")
+    title = f"{precision}: {variant.convolutions} convolutions"
+    if variant.ranges is None:
+        out.print(title)
+    else:
+        ranges = variant.ranges
+        headings = ("tap", "teacher", "student", "headroom")
+        table = make_table(f"{title}; largest absolute values on the golden images", *headings)
+        for tap in ranges.taps:
+            table.add_row(tap.tap, number(tap.teacher), number(tap.student), f"{number(tap.headroom)}×")
+        out.print(table)
+        out.print(f"largest of all: {number(ranges.largest_value)} at {ranges.largest}; FP16 ends at {FP16_MAX:g}")
+    for judged in variant.judged:
+        out.print(
+            f"  {judged.runtime}: golden scores within {judged.score_max:.0%} of FP32, {judged.flips} of "
+            f"{judged.compared} clear pairs turned"
+        )
     for node in variant.kept:
         out.print(f"  kept in FP32: {node.node}: {node.reason}")
 

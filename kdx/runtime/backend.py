@@ -116,7 +116,7 @@ class BackendInfo:
     install: str
     factory: str
     purpose: str
-    precisions: tuple[str, ...] = ("fp32", "fp16")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     needs_gpu: bool = False
     engine: str | None = None
     distribution: str | None = None
@@ -176,6 +176,14 @@ BACKENDS: dict[str, BackendInfo] = {
             install='pip install "kdx[cpu]"',
             factory="kdx.runtime.onnxruntime_cpu:OnnxRuntimeCpu",
             purpose="ONNX Runtime on the CPU: the FP32 graph everywhere",
+        ),
+        BackendInfo(
+            name="openvino",
+            package="openvino",
+            install='pip install "kdx[openvino]"',
+            factory="kdx.runtime.openvino:openvino_backend",
+            purpose="OpenVINO on the CPU: FP32 and INT8",
+            precisions=("int8", "fp32"),
         ),
         BackendInfo(
             name="tensorrt",

@@ -28,6 +28,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: The backend.
+        precision: Of the graph that it ran.
         batch: Images a call.
         runs: Calls counted.
         warm_up: Calls before any was counted.
@@ -40,6 +41,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
+    precision: str = "fp32"
     batch: int
     runs: int
     warm_up: int
@@ -75,6 +77,7 @@ def time_backends(
     candidates: Sequence[Backend],
     images: NDArray[np.uint8],
     *,
+    precisions: Sequence[str] | None = None,
     batches: Sequence[int] = (1, 8),
     runs: int = 200,
     warm_up: int = 20,
@@ -85,6 +88,7 @@ def time_backends(
     Args:
         candidates: Loaded backends.
         images: uint8 ``(K, H, W, C)``; batches cycle through them.
+        precisions: Of each candidate's graph, for the record; None for FP32.
         batches: Batch sizes.
         runs: Counted calls of each candidate at batch 1; larger batches take fewer, down to 100.
         warm_up: Uncounted calls of each candidate first.
@@ -114,7 +118,7 @@ def time_backends(
                     share = min(-(-counted // _ROUNDS), counted - len(measured))
                     measured += _time(candidate, data, share)
                     task.advance(share, candidate.name)
-        results += _summaries(candidates, times, batch, warm_up)
+        results += _summaries(candidates, precisions or ["fp32"] * len(candidates), times, batch, warm_up)
     return results
 
 
@@ -147,23 +151,26 @@ def _time(candidate: Backend, data: list[NDArray[np.uint8]], runs: int) -> list[
     return measured
 
 
-def _summaries(candidates: Sequence[Backend], times: list[list[float]], batch: int, warm_up: int) -> list[Latency]:
-    medians = {c.name: float(np.median(measured)) for c, measured in zip(candidates, times, strict=True)}
-    baseline = medians.get("eager baseline")
+def _summaries(
+    candidates: Sequence[Backend], precisions: Sequence[str], times: list[list[float]], batch: int, warm_up: int
+) -> list[Latency]:
+    medians = [float(np.median(measured)) for measured in times]
+    baseline = next((m for c, m in zip(candidates, medians, strict=True) if c.name == "eager baseline"), None)
     return [
         Latency(
             name=candidate.name,
             batch=batch,
             runs=len(measured),
             warm_up=warm_up,
-            p50_ms=round(medians[candidate.name], 3),
+            precision=precision,
+            p50_ms=round(median, 3),
             p95_ms=round(float(np.percentile(measured, 95)), 3),
             p99_ms=round(float(np.percentile(measured, 99)), 3),
             max_ms=round(max(measured), 3),
-            images_per_second=round(batch / medians[candidate.name] * 1e3, 1),
-            speed_up=None if baseline is None else round(baseline / medians[candidate.name], 2),
+            images_per_second=round(batch / median * 1e3, 1),
+            speed_up=None if baseline is None else round(baseline / median, 2),
         )
-        for candidate, measured in zip(candidates, times, strict=True)
+        for candidate, precision, measured, median in zip(candidates, precisions, times, medians, strict=True)
     ]
 
 

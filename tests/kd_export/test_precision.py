@@ -92,7 +92,7 @@ def test_the_range_report_is_what_hooks_on_the_pair_see(trained) -> None:
     bundle = open_bundle(trained.folder / "tile.kdx")
     with torch.inference_mode():
         compared = fused.pair(fused.preprocess(torch.from_numpy(bundle.golden().images)))
-    report = bundle.manifest.variants["fp16"].taps
+    report = bundle.manifest.variants["fp16"].ranges.taps
     assert [tap.tap for tap in report] == [tap.name for tap in pair.spec.taps]
     for tap, (teacher, student) in zip(report, compared, strict=True):
         assert tap.teacher == pytest.approx(float(teacher.abs().max()), rel=1e-4)
@@ -206,9 +206,9 @@ def test_weights_that_only_half_nodes_use_are_stored_once_in_half(exported) -> N
 def test_the_bundle_tells_of_its_variants(trained, cli) -> None:
     bundle = trained.folder / "tile.kdx"
     variant = json.loads((bundle / "bundle.json").read_text())["variants"]["fp16"]
-    assert 0 < variant["largest_value"] <= ACTIVATION_LIMIT
+    assert 0 < variant["ranges"]["largest_value"] <= ACTIVATION_LIMIT
     half, others = half_convolutions(onnx.load(bundle / HALF))
-    assert variant["half_convolutions"] == len(half)
+    assert variant["convolutions"] == len(half)
     # Two epochs at a high rate leave some students with activations far beyond FP16: those nodes stay in FP32.
     assert set(others) <= {node["node"] for node in variant["kept"]}
     shown = cli("inspect", bundle).stdout
@@ -233,7 +233,7 @@ def test_a_precision_that_the_bundle_lacks_is_named_with_the_fix(tiny_bundle, tm
     with pytest.raises(kdx.KdxError, match="holds no fp16 graph") as error:
         kdx.load(tiny_bundle, precision="fp16")
     assert "--precision fp32,fp16" in error.value.fix
-    assert "fp32, fp16" in cli("export", tiny_run, "-o", tmp_path / "b.kdx", "--precision", "int3", code=2).stderr
+    assert "fp32, fp16, int8" in cli("export", tiny_run, "-o", tmp_path / "b.kdx", "--precision", "int3", code=2).stderr
 
 
 def test_a_bundle_without_its_fp16_graph_is_refused(trained, tmp_path) -> None:

@@ -37,13 +37,13 @@ def golden() -> Golden:
 
 def test_an_exact_backend_passes_at_two_batch_sizes(golden) -> None:
     backend = Fake(golden)
-    results = compare_backend(backend, golden, max_batch=8, threshold=0.5)
+    results = compare_backend(backend, golden, max_batch=8, thresholds=(0.5, 0.5))
     assert [(r.batch, r.passed, r.flips) for r in results] == [(1, True, 0), (5, True, 0)]
     assert set(backend.batches) == {1, 5}
 
 
 def test_a_static_graph_is_compared_at_batch_one_only(golden) -> None:
-    assert [r.batch for r in compare_backend(Fake(golden), golden, max_batch=1, threshold=None)] == [1]
+    assert [r.batch for r in compare_backend(Fake(golden), golden, max_batch=1, thresholds=None)] == [1]
 
 
 def test_scores_beyond_the_tolerance_fail(golden) -> None:
@@ -64,7 +64,7 @@ def test_a_flipped_verdict_fails_even_within_the_tolerances(golden) -> None:
     score = float(golden.scores[0, 0])
     threshold = score * (1 - 3e-5)
     backend = Fake(golden, lambda maps, scores: (maps, scores * np.float32(1 - 5e-5)))
-    for result in compare_backend(backend, golden, 8, threshold):
+    for result in compare_backend(backend, golden, 8, (threshold, threshold)):
         assert result.score_max < FP32.score
         assert result.flips == 1
         assert not result.passed
@@ -74,8 +74,20 @@ def test_a_golden_image_whose_score_is_the_threshold_is_a_tie(golden) -> None:
     threshold = float(golden.scores[0, 0])
     for factor in (1 - 3e-6, 1 + 3e-6):
         backend = Fake(golden, lambda maps, scores, f=factor: (maps, scores * np.float32(f)))
-        results = compare_backend(backend, golden, 8, threshold)
+        results = compare_backend(backend, golden, 8, (threshold, threshold))
         assert all(r.passed and r.flips == 0 and type(r.flips) is int for r in results)
+
+
+def test_a_precision_is_decided_at_its_own_threshold(golden) -> None:
+    # Its scores are a tenth larger throughout, and so is its threshold: no decision changes. At FP32's, some would.
+    backend = Fake(golden, lambda maps, scores: (maps, scores * np.float32(1.1)))
+    ordered = np.sort(golden.scores[:, 0])
+    threshold = float(ordered[:2].mean())
+    assert {r.flips for r in compare_backend(backend, golden, 8, (threshold, 1.1 * threshold), "int8")} == {0}
+    spread = Golden(golden.names, golden.images, golden.maps, np.array([[0.1], [0.8], [1.0], [1.3], [2.0]], np.float32))
+    backend = Fake(spread, lambda maps, scores: (maps, scores * np.float32(1.3)))
+    assert {r.flips for r in compare_backend(backend, spread, 8, (1.0, 1.3), "int8")} == {0}
+    assert {r.flips for r in compare_backend(backend, spread, 8, (1.0, 1.0), "int8")} == {1}
 
 
 def test_a_value_that_is_not_finite_fails(golden) -> None:

@@ -79,6 +79,16 @@ def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
     assert Way.opened == {"slow": 2, "fast": 2}
 
 
+def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeypatch) -> None:
+    # One backend in two precisions has one name.
+    machine(Way.make("slow", delay=0.02), Way.make("fast"))
+    monkeypatch.setattr(Wrapped, "name", property(lambda self: "same", lambda self, value: None), raising=False)
+    found = choose(open_bundle(tiny_bundle), 1)
+    assert found.backend == "fast"
+    slow, fast = found.candidates
+    assert slow.p50_ms > 2 * fast.p50_ms
+
+
 def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machine) -> None:
     machine(Way.make("wrong", factor=1.5), Way.make("right", delay=0.005))
     found = choose(open_bundle(tiny_bundle), 1)

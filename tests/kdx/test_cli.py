@@ -179,7 +179,7 @@ def test_json_of_verify(cli, tiny_bundle):
 def test_json_of_bench(cli, tiny_bundle, tiny_run):
     options = ("--runs", 20, "--warm-up", 1, "--batch", "1,2", "--threads", 1)
     record = cli("bench", tiny_bundle, "--baseline", tiny_run, *options, "--json").json
-    assert {r["name"] for r in record["results"]} == {"eager baseline", "torch", "onnxruntime-cpu"}
+    assert {r["name"] for r in record["results"]} >= {"eager baseline", "torch", "onnxruntime-cpu"}
     assert {r["batch"] for r in record["results"]} == {1, 2}
     assert all(r["runs"] >= 20 and r["p50_ms"] > 0 for r in record["results"])
 

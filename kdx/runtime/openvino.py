@@ -1,0 +1,269 @@
+"""Backend ``openvino``: the FP32 and the INT8 graph on CPUs, and the FP32 graph in BF16 where the CPU has it.
+
+The precision is always stated. Left to itself, OpenVINO computes an FP32 graph in BF16 on CPUs that can: scores move by
+some percent, and nothing says so.
+"""
+
+from __future__ import annotations
+
+import io
+import queue
+import tempfile
+import threading
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from kdx.cache import cache_folder
+from kdx.errors import BackendError
+from kdx.files import sha256_file
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.blob_cache import BlobCache
+
+DEVICE = "CPU"
+# A compiled model holds weights of its own, laid out for its batch size.
+KEPT_BATCH_SIZES = 4
+_OUTPUTS = ("anomaly_map", "anomaly_score")
+# What of the graph is FP32 in every precision; the last operations have the outputs' names.
+_ISLAND = ("preprocess", "tail", *_OUTPUTS)
+_ROOMS = ("preprocess", "pair", "tail")
+_NO_OPERATIONS = frozenset({"Const", "Parameter", "Result"})
+
+
+class OpenVino(ClosesOnExit):
+    """A graph in OpenVINO's CPU plugin.
+
+    Shapes are static: each batch size is compiled when it is first met, and the last few are kept. Calls from several
+    threads at once are safe; each has an inference request of its own while it runs.
+
+    Args:
+        graph: Path of the ONNX file.
+        threads: Threads of one inference; None leaves it to OpenVINO (one per physical core).
+        precision: ``f32``, for INT8 graphs too, whose types say what is INT8; or ``bf16``.
+        mode: ``latency``: a batch goes through at once, on all threads. ``throughput``: a batch's images go through one
+            by one, several at a time; for large batches and many cores.
+        pinning: Whether threads stay on their cores; None leaves it to OpenVINO. Pinned threads of two backends that
+            run at once may share a core while another idles.
+        cache: Where compiled models are kept; None for nowhere.
+
+    Raises:
+        BackendError: OpenVINO cannot load the graph, or the CPU lacks the precision.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        graph: Path,
+        threads: int | None = None,
+        *,
+        precision: Literal["f32", "bf16"] = "f32",
+        mode: Literal["latency", "throughput"] = "latency",
+        pinning: bool | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        if precision == "bf16" and not offers_bf16():
+            raise BackendError("this CPU computes no BF16", expected="AVX-512 BF16 or AMX", fix="use another precision")
+        self._graph = graph
+        self._mode = mode
+        self._config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "EXECUTION_MODE_HINT": "ACCURACY" if precision == "f32" else "PERFORMANCE",
+            "PERFORMANCE_HINT": mode.upper(),
+            **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
+            **({} if pinning is None else {"ENABLE_CPU_PINNING": pinning}),
+        }
+        self._precision = precision
+        self._cache = BlobCache(cache)
+        self._models: OrderedDict[int, _Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._digest = ""
+        try:
+            self._digest = sha256_file(graph)
+            first = self._compiled(1)  # so that a graph that cannot run fails here
+        except Exception as error:  # OpenVINO's exceptions share no base but Exception
+            raise BackendError(f"OpenVINO cannot load '{graph}': {error}") from error
+        self._image_shape = first.image_shape
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run a batch; see :class:`kdx.runtime.backend.Backend`."""
+        # OpenVINO would convert other types without a word.
+        if images.dtype != np.uint8 or images.shape[1:] != self._image_shape or not len(images):
+            raise BackendError(
+                "OpenVINO cannot run this batch",
+                expected=f"uint8 (N, {', '.join(map(str, self._image_shape))})",
+                received=f"{images.dtype} {images.shape}",
+            )
+        try:
+            if self._mode == "throughput":
+                return self._compiled(1).run_each(images)
+            return self._compiled(len(images)).run(images)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"OpenVINO failed on a batch of shape {images.shape}: {error}") from error
+
+    def close(self) -> None:
+        """Free the compiled models. Calls that are under way end as usual."""
+        with self._lock:
+            self._closed = True
+            self._models.clear()
+
+    def compiled_model(self, batch: int = 1) -> Any:
+        """Return OpenVINO's own object for a batch size."""
+        return self._compiled(batch).model
+
+    def node_times(self, images: NDArray[np.uint8], runs: int, warm_up: int) -> dict[str, float]:
+        """Return the mean milliseconds a call of each node, of images one at a time, in a compiled model of its own.
+
+        What OpenVINO fused counts for the first of the fused nodes.
+        """
+        model = self._compile(1, {**self._config, "PERF_COUNT": True})
+        notes = {op.get_friendly_name(): op.get_rt_info() for op in model.get_runtime_model().get_ops()}
+        request = model.create_infer_request()
+        times: dict[str, float] = {}
+        for index in range(warm_up + runs):
+            request.infer({0: images[index % len(images)][None]})
+            for node in request.profiling_info if index >= warm_up else ():
+                if node.real_time and node.node_name in notes:
+                    originals = notes[node.node_name]["originalLayersNames"].value.split(",")
+                    name = next((each for each in originals if each.startswith(_ROOMS)), node.node_name)
+                    times[name] = times.get(name, 0.0) + node.real_time.total_seconds() * 1e3 / runs
+        return times
+
+    def _compiled(self, batch: int) -> _Compiled:
+        with self._lock:
+            if self._closed:
+                raise BackendError("the detector is closed", fix="load the bundle again")
+            if batch not in self._models:
+                self._models[batch] = _Compiled(self._load(batch))
+                if len(self._models) > KEPT_BATCH_SIZES:
+                    self._models.popitem(last=False)
+            self._models.move_to_end(batch)
+            return self._models[batch]
+
+    def _load(self, batch: int) -> Any:
+        """Take a compiled model from the cache, or compile it and keep it there."""
+        key = (ov.__version__, *_cpu(), self._digest, batch, sorted(self._config.items()))
+        blob = self._cache.read(*key)
+        if blob is not None:
+            try:
+                return _core().import_model(io.BytesIO(blob), DEVICE, self._config)
+            except RuntimeError:
+                pass  # whole, but not for this OpenVINO
+        compiled = self._compile(batch, self._config)
+        if self._cache.folder is not None:
+            self._cache.write(compiled.export_model().getvalue(), *key)
+        return compiled
+
+    def _compile(self, batch: int, config: dict[str, Any]) -> Any:
+        core = _core()
+        model = core.read_model(self._graph)
+        shape = model.input(0).partial_shape
+        shape[0] = batch
+        model.reshape({model.input(0): shape})
+        if self._precision == "bf16":
+            model = _with_fp32_island(core, model)
+        return core.compile_model(model, DEVICE, config)
+
+
+class _Compiled:
+    """A compiled model and its inference requests."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.image_shape = tuple(model.input(0).shape)[1:]
+        self._ports = [model.output(name) for name in _OUTPUTS]
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._all: Any = None
+        self._turn = threading.Lock()
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self.model.create_infer_request()
+        # The input is read in place; the outputs are copies.
+        results = request.infer({0: images}, share_inputs=True)
+        outputs = Outputs(*(results[port] for port in self._ports))
+        self._idle.put(request)
+        return outputs
+
+    def run_each(self, images: NDArray[np.uint8]) -> Outputs:
+        outputs = Outputs(*(np.empty((len(images), *tuple(port.shape)[1:]), np.float32) for port in self._ports))
+
+        def keep(request: Any, index: int) -> None:
+            for array, port in zip(outputs, self._ports, strict=True):
+                array[index] = request.get_tensor(port).data[0]
+
+        with self._turn:
+            if self._all is None:
+                self._all = ov.AsyncInferQueue(self.model)
+            self._all.set_callback(keep)
+            for index in range(len(images)):
+                self._all.start_async({0: images[index : index + 1]}, index)
+            self._all.wait_all()
+        return outputs
+
+
+def openvino_backend(graph: Path, threads: int | None = None) -> OpenVino:
+    """Return the backend for a bundle's FP32 or INT8 graph."""
+    return OpenVino(graph, threads, cache=_folder())
+
+
+def openvino_bf16_backend(graph: Path, threads: int | None = None) -> OpenVino:
+    """Return the backend that computes the networks of a bundle's FP32 graph in BF16.
+
+    Raises:
+        BackendError: The CPU has no BF16.
+    """
+    backend = OpenVino(graph, threads, precision="bf16", cache=_folder())
+    backend.name = "openvino-bf16"
+    return backend
+
+
+def offers_bf16() -> bool:
+    """Whether this CPU computes BF16."""
+    return "BF16" in _core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def _folder() -> Path | None:
+    folder = cache_folder()
+    return folder / "openvino" if folder else None
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    return ov.Core()
+
+
+@lru_cache(maxsize=1)
+def _cpu() -> tuple[str, ...]:
+    core = _core()
+    return (core.get_property(DEVICE, "FULL_DEVICE_NAME"), *core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+
+
+def _with_fp32_island(core: Any, model: Any) -> Any:
+    """Return a model whose operations outside the networks keep FP32 whatever the hint says.
+
+    The mark (``precise``) can be set in OpenVINO's own file format only.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        xml, weights = Path(folder) / "model.xml", Path(folder) / "model.bin"
+        ov.serialize(model, xml, weights)
+        root = ElementTree.parse(xml).getroot()  # noqa: S314  # OpenVINO just wrote it
+        for layer in root.iter("layer"):
+            if layer.get("type") not in _NO_OPERATIONS and layer.get("name", "").startswith(_ISLAND):
+                notes = layer.find("rt_info")
+                if notes is None:
+                    notes = ElementTree.Element("rt_info")
+                    layer.insert(0 if layer.find("data") is None else 1, notes)
+                ElementTree.SubElement(notes, "attribute", name="precise", version="0")
+        return core.read_model(ElementTree.tostring(root), ov.Tensor(np.fromfile(weights, np.uint8)))

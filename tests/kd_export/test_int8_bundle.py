@@ -1,0 +1,90 @@
+"""INT8 from the command line: calibrated on training images, gated, with a threshold of its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import kdx
+from kd_export import bundle_export
+from kd_export.gate import GateReport
+from kdx.bundle import open_bundle
+from kdx.files import sha256_file
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tiny_run, dataset, tmp_path_factory, cli) -> Path:
+    bundle = tmp_path_factory.mktemp("int8") / "tile.kdx"
+    cli("export", tiny_run, "-o", bundle, "--precision", "fp32,int8")
+    cli("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
+    return bundle
+
+
+def test_the_bundle_holds_a_gated_int8_graph_with_its_own_threshold(int8_bundle, cli) -> None:
+    manifest = open_bundle(int8_bundle).manifest
+    variant = manifest.variants["int8"]
+    assert variant.convolutions > 10
+    assert {judged.runtime for judged in variant.judged} >= {"onnxruntime-cpu"}
+    own, exact = manifest.threshold_of("int8"), manifest.threshold_of("fp32")
+    assert own != exact
+    assert own.graph_sha256 == sha256_file(int8_bundle / "model.int8.onnx")
+    assert own.data_sha256 == exact.data_sha256
+    certificate = cli("verify", int8_bundle, "--json").json
+    assert certificate["passed"]
+    compared = [c for c in certificate["comparisons"] if c["precision"] == "int8"]
+    assert compared
+    assert all(c["flips"] == 0 and c["map_max"] > 1e-4 for c in compared), "nothing was quantised"
+
+
+def test_a_detector_decides_at_its_precisions_threshold(int8_bundle) -> None:
+    manifest = open_bundle(int8_bundle).manifest
+    for precision in ("fp32", "int8"):
+        with kdx.load(int8_bundle, backend="onnxruntime-cpu", precision=precision) as detector:
+            assert detector.threshold == manifest.threshold_of(precision).score
+
+
+def test_int8_without_a_threshold_is_never_chosen(int8_bundle, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path / "cache"))
+    bundle = Path(shutil.copytree(int8_bundle, tmp_path / "tile.kdx"))
+    opened = open_bundle(bundle)
+    index = msgspec.json.encode(msgspec.structs.replace(opened.manifest, thresholds={}))
+    (bundle / "bundle.json").write_bytes(index)
+    with kdx.load(bundle, threads=1) as detector:
+        assert detector.threshold == opened.manifest.threshold.score
+
+
+def test_a_variant_that_the_gate_refuses_is_not_written(tiny_run, tmp_path, cli, monkeypatch) -> None:
+    refused = GateReport(
+        precision="int8", passed=False, kept=[], quantised=0, attempts=3, judgements=[], reason="3 of 9 pairs turned"
+    )
+    monkeypatch.setattr(bundle_export.Gate, "pass_int8", lambda self, graph, progress: (None, refused))
+    result = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", "--precision", "fp32,int8", code=1)
+    assert "no int8 graph was written" in result.stdout
+    assert "3 of 9 pairs turned" in result.stdout
+    # The FP32 bundle is whole and stands.
+    assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
+    assert not (tmp_path / "tile.kdx/model.int8.onnx").exists()
+
+
+def test_training_images_that_are_not_there_are_asked_for(tiny_run, tmp_path, cli, make_dataset, dataset) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    options = ("export", run, "-o", tmp_path / "b.kdx", "--precision", "fp32,int8")
+    empty = make_dataset(tmp_path / "others", train=1)
+    for image in (empty / "train/good").iterdir():
+        image.write_bytes((dataset / "test/good/012.png").read_bytes())
+    message = cli(*options, "--calibration-data", empty, code=2).stderr
+    assert "none of the images trained on" in message
+    assert "--calibration-data" in message
+
+
+def test_calibration_takes_images_that_were_trained_on(tiny_run) -> None:
+    from kd_train.run import Run
+
+    run = Run(tiny_run)
+    files = run.training_files(most=4)
+    assert len(files) == 4
+    assert {sha256_file(file) for file in files} <= set(run.config.train_images.values())
+    assert len(run.training_files()) == len(run.config.train_images)
