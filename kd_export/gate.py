@@ -208,7 +208,7 @@ def _report(
     return GateReport(
         precision=precision,
         passed=not failed,
-        kept=[KeptNode(node=each.node, reason=f"INT8 alone moves the maps by {each.error:.2%}") for each in worst],
+        kept=[KeptNode(node=each.node, reason=f"INT8 moves the maps by {each.error:.2%}") for each in worst],
         quantised=quantised,
         attempts=attempts,
         judgements=list(judgements),
