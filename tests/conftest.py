@@ -95,6 +95,14 @@ def write_dataset(root: Path, *, train: int = 12, good: int = 4, scratch: int = 
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what kdx measures and compiles here out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Take back what ``--threads`` and ``bench`` changed for the whole process."""
