@@ -67,7 +67,7 @@ def machine(monkeypatch, tmp_path):
 
 
 def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
-    machine(Way.make("slow", delay=0.02), Way.make("fast"))
+    machine(Way.make("slow", delay=0.05), Way.make("fast"))
     first = choose(open_bundle(tiny_bundle), 1)
     assert (first.backend, first.precision) == ("fast", "fp32")
     by_name = {candidate.backend: candidate for candidate in first.candidates}
@@ -81,16 +81,16 @@ def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
 
 def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeypatch) -> None:
     # One backend in two precisions has one name.
-    machine(Way.make("slow", delay=0.02), Way.make("fast"))
+    machine(Way.make("slow", delay=0.05), Way.make("fast"))
     monkeypatch.setattr(Wrapped, "name", property(lambda self: "same", lambda self, value: None), raising=False)
     found = choose(open_bundle(tiny_bundle), 1)
     assert found.backend == "fast"
     slow, fast = found.candidates
-    assert slow.p50_ms > 2 * fast.p50_ms
+    assert slow.p50_ms >= 50 > fast.p50_ms
 
 
 def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machine) -> None:
-    machine(Way.make("wrong", factor=1.5), Way.make("right", delay=0.005))
+    machine(Way.make("wrong", factor=1.5), Way.make("right", delay=0.02))
     found = choose(open_bundle(tiny_bundle), 1)
     assert found.backend == "right"
     wrong = next(candidate for candidate in found.candidates if candidate.backend == "wrong")
@@ -115,7 +115,7 @@ def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
 
 
 def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, monkeypatch) -> None:
-    machine(Way.make("a"), Way.make("b", delay=0.01))
+    machine(Way.make("a"), Way.make("b", delay=0.05))
     choose(open_bundle(tiny_bundle), 1)
     (remembered,) = (module.cache_folder() / "choices").iterdir()
     remembered.write_bytes(b"{")
@@ -136,7 +136,7 @@ def test_a_single_way_costs_nothing(tiny_bundle, machine) -> None:
 
 
 def test_load_runs_what_was_chosen(tiny_bundle, machine) -> None:
-    machine(Way.make("slow", delay=0.02), Way.make("fast"))
+    machine(Way.make("slow", delay=0.05), Way.make("fast"))
     with kdx.load(tiny_bundle, threads=1) as detector:
         assert detector.backend.name == "fast"
     with kdx.load(tiny_bundle, backend="slow", threads=1) as detector:
