@@ -79,6 +79,8 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
     if not ways and precision is not None:
         # Asked for by name, however slow.
         ways = [(info, precision) for info in require_backends(bundle.path) if precision in info.precisions][:1]
+    if not ways:
+        raise BackendError(f"no backend on this machine runs {precision} graphs", fix="kdx doctor says what can be run")
     if len(ways) == 1:
         info, only = ways[0]
         candidates = [Candidate(backend=info.name, precision=only)]

@@ -64,6 +64,7 @@ def detector_of(
     info = find_backend(backend)
     manifest = bundle.manifest
     precision = precision or info.choose_precision(manifest.precisions)
+    info.require_precision(precision)
     calibrated = manifest.threshold_of(precision)
     threshold, pixel = (calibrated.score, calibrated.pixel) if calibrated else (None, None)
     return Detector(

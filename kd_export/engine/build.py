@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
         driver=gpu.driver if gpu else None,
         system=this_system(),
     )
-    request = EngineRequest(**{**request.__dict__, "batches": batches})
+    request = replace(request, batches=batches)
     target = bundle.path / FOLDER / f"{request.flavour}-{capability}-{request.precision}"
     return BuildPlan(request, graph, fingerprint, target), flavour
 

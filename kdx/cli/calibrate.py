@@ -42,13 +42,16 @@ def calibrate(
     from kdx.bundle import open_bundle
     from kdx.folder import require_good
     from kdx.loading import detector_of
+    from kdx.runtime.backend import find_backend
     from kdx.variants import OWN_THRESHOLD
 
     opened = open_bundle(bundle)
     images = require_good(open_data(data, category, progress=progress_for(json)))
     results = {}
     for precision in ("fp32", *sorted(OWN_THRESHOLD.intersection(opened.manifest.variants))):
-        with detector_of(opened, backend, threads, precision) as detector:
+        # A named backend scores what it runs; TensorRT has no part in INT8's threshold, which is for CPUs.
+        takes = backend == "auto" or precision in find_backend(backend).precisions
+        with detector_of(opened, backend if takes else "auto", threads, precision) as detector:
             results[precision] = calibrate_bundle(
                 opened,
                 detector,

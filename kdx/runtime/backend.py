@@ -135,6 +135,13 @@ class BackendInfo:
         """Whether the package is present, and the GPU that it needs."""
         return self.is_installed() and not (self.needs_gpu and not gpus())
 
+    def require_precision(self, precision: str) -> None:
+        """Raise ``BackendError`` when the backend takes no graphs of a precision."""
+        if precision not in self.precisions:
+            raise BackendError(
+                f"the backend '{self.name}' runs no {precision} graphs", expected=" or ".join(self.precisions)
+            )
+
     def choose_precision(self, present: Sequence[str]) -> str:
         """Return the precision this backend is used for, of those that a bundle holds."""
         return next((precision for precision in self.precisions if precision in present), "fp32")

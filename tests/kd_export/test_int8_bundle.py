@@ -88,3 +88,17 @@ def test_calibration_takes_images_that_were_trained_on(tiny_run) -> None:
     assert len(files) == 4
     assert {sha256_file(file) for file in files} <= set(run.config.train_images.values())
     assert len(run.training_files()) == len(run.config.train_images)
+
+
+def test_a_backend_that_runs_no_int8_leaves_its_threshold_to_another(int8_bundle, dataset, tmp_path, cli, monkeypatch):
+    from kdx.runtime.backend import BACKENDS, BackendInfo
+
+    plain = BACKENDS["onnxruntime-cpu"]
+    fields = {"purpose": "", "install": "", "package": plain.package, "factory": plain.factory}
+    monkeypatch.setitem(BACKENDS, "plain", BackendInfo(name="plain", precisions=("fp32",), **fields))
+    bundle = Path(shutil.copytree(int8_bundle, tmp_path / "tile.kdx"))
+    options = ("--false-reject-rate", 0.25, "--backend", "plain")
+    thresholds = cli("calibrate", bundle, dataset, *options, "--json").json["thresholds"]
+    assert set(thresholds) == {"fp32", "int8"}
+    with pytest.raises(kdx.KdxError, match="'plain' runs no int8 graphs"):
+        kdx.load(bundle, backend="plain", precision="int8")

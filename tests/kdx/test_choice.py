@@ -147,3 +147,22 @@ def test_a_precision_that_is_not_there(tiny_bundle, machine) -> None:
     machine(Way.make("a"), Way.make("b"))
     with pytest.raises(BundleError, match="no fp16 graph"):
         choose(open_bundle(tiny_bundle), 1, "fp16")
+
+
+def test_a_precision_that_no_backend_here_runs(trained_int8, machine) -> None:
+    machine(Way.make("a"), Way.make("b"))
+    with pytest.raises(BackendError, match="no backend on this machine runs int8 graphs"):
+        choose(trained_int8, 1, "int8")
+
+
+@pytest.fixture
+def trained_int8(tiny_bundle):
+    """A bundle that says it holds an INT8 graph; it is never opened."""
+    import msgspec
+
+    from kdx.bundle import Bundle
+    from kdx.variants import Variant
+
+    opened = open_bundle(tiny_bundle)
+    variants = {"int8": Variant(file="model.int8.onnx", convolutions=1, kept=[])}
+    return Bundle(opened.path, msgspec.structs.replace(opened.manifest, variants=variants))
