@@ -186,7 +186,7 @@ def write_bundle(model: Model) -> None:
 
 def _half(folder: Path, model: Model) -> dict[str, Variant]:
     try:
-        from kd_export.bundle_export import write_half  # needs ONNX Runtime, of any kind
+        from kd_export.variants import write_half  # needs ONNX Runtime, of any kind
 
         return {"fp16": write_half(folder, model.detector.spec, model.golden.images)}
     except (ImportError, KdxError) as error:

@@ -36,13 +36,13 @@ def multiply_adds(graph: Path) -> dict[str, int]:
 
 
 def parameters(graph: Path) -> int:
-    """Count the weights of the networks: what convolutions hold. The constant matrices of the tail are none."""
+    """Count the weights of the networks: what their convolutions hold. The constants of the tail are none."""
     model = onnx.load(graph)
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     used = {
         name
         for node in model.graph.node
-        if node.op_type in {"Conv", "ConvTranspose"}
+        if node.op_type in {"Conv", "ConvTranspose"} and node.name.startswith("pair")
         for name in node.input[1:]
         if name in sizes
     }

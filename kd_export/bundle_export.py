@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
-from kd_export.gate import Gate
-from kd_export.graph import FusedDetector, PairSpec
-from kd_export.judge import INT8, Evidence
+from kd_export.graph import FusedDetector
+from kd_export.judge import Evidence
 from kd_export.onnx_export import export_onnx, metadata_of
-from kd_export.precision import half_convolutions, network_tensors, plan_half, to_half
-from kd_export.quantize import CONVOLUTIONS, quantised_nodes, quantize
-from kd_export.ranges import measure_ranges, tap_ranges
+from kd_export.variants import judge_bf16, write_half, write_int8
 from kd_export.verify import Certificate, verify
 from kdx import __version__
 from kdx.bundle import (
@@ -41,7 +37,7 @@ from kdx.files import new_folder, refuse_existing
 from kdx.images import encode_png, read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
-from kdx.variants import Judged, RangeReport, Variant, graph_file
+from kdx.variants import Variant
 
 
 def export_bundle(
@@ -55,6 +51,7 @@ def export_bundle(
     max_batch: int = 32,
     precisions: Collection[str] = ("fp32",),
     calibration_images: Sequence[Path] = (),
+    evaluation_images: Sequence[tuple[Path, bool]] = (),
     force: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Bundle, Certificate, dict[str, str]]:
@@ -70,6 +67,8 @@ def export_bundle(
         max_batch: Largest batch of the graph.
         precisions: In which to write the graph; FP32 is always among them.
         calibration_images: Good images that were trained on, whose activations set the scales of INT8.
+        evaluation_images: Labelled images, and whether each is defective: BF16 and INT8 must tell them apart as FP32
+            does.
         force: Replace an existing bundle; nothing else is ever replaced.
         progress: Shows the steps.
 
@@ -84,19 +83,25 @@ def export_bundle(
     refuse_existing(out, force=force and (out / INDEX).is_file())
     backends = require_backends()  # an export is checked before it appears
     with progress.task("exporting", 3) as task, new_folder(out, force=force) as folder:
-        images = _golden_arrays(detector, golden_images)
+        images = _arrays(detector, golden_images)
         task.advance(1, "graph")
         metadata = metadata_of(
             detector, method=method, kdx_version=__version__, bundle_schema=SCHEMA, max_batch=max_batch
         )
         export_onnx(detector, folder / GRAPH, max_batch=max_batch, metadata=metadata)
         task.advance(1, "checking")
-        variants = {"fp16": write_half(folder, detector.spec, images)} if "fp16" in precisions else {}
+        variants: dict[str, Variant] = {}
         refused: dict[str, str] = {}
+        evidence = _evidence(detector, images, evaluation_images)
+        if "fp16" in precisions:
+            variants["fp16"] = write_half(folder, detector.spec, images)
+        if "bf16" in precisions:
+            judged, refused["bf16"] = judge_bf16(folder, evidence)
+            variants |= {"bf16": judged} if judged else {}
         if "int8" in precisions:
-            calibrating = _golden_arrays(detector, calibration_images)
-            variant, refused["int8"] = write_int8(folder, images, calibrating, progress)
-            variants |= {"int8": variant} if variant else {}
+            calibrating = _arrays(detector, calibration_images)
+            written, refused["int8"] = write_int8(folder, evidence, calibrating, progress)
+            variants |= {"int8": written} if written else {}
         write_files(folder, _files(detector, golden_images, images, training_images))
         bundle = write_manifest(
             folder,
@@ -122,64 +127,31 @@ def export_bundle(
     return Bundle(out, bundle.manifest), msgspec.structs.replace(certificate, bundle=out.name), reasons
 
 
-def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Variant:
-    """Write the FP16 graph beside the FP32 one of a bundle under construction, and return its range report."""
-    model = onnx.load(folder / GRAPH)
-    ranges = measure_ranges(model, network_tensors(model), images)
-    plan = plan_half(model, ranges)
-    half = to_half(model, plan)
-    convolutions, _ = half_convolutions(half)
-    if not convolutions:
-        reason = plan.kept[0].reason
-        raise GateError("no convolution can be FP16", received=reason, fix="export without --precision fp16")
-    onnx.save_model(half, str(folder / graph_file("fp16")))
-    outputs = {node.output[0]: node.name for node in model.graph.node if node.name in plan.half}
-    largest = max(outputs, key=lambda name: ranges.get(name, 0.0))
-    return Variant(
-        file=graph_file("fp16"),
-        convolutions=len(convolutions),
-        kept=plan.kept,
-        ranges=RangeReport(
-            largest=outputs[largest],
-            largest_value=ranges[largest],
-            flushed=plan.flushed,
-            taps=tap_ranges(model, spec, ranges),
-        ),
-    )
-
-
-def write_int8(
-    folder: Path, golden: NDArray[np.uint8], images: NDArray[np.uint8], progress: Progress
-) -> tuple[Variant | None, str]:
-    """Write the INT8 graph beside the FP32 one of a bundle under construction, if it passes its gate.
-
-    Returns:
-        The variant, or None and the reason.
-    """
-    model = onnx.load(folder / GRAPH)
-    graph, report = Gate(model, Evidence(golden), INT8).pass_int8(quantize(model, images), progress=progress)
-    if graph is None:
-        return None, report.reason
-    onnx.save_model(graph, str(folder / graph_file("int8")))
-    quantised = set(quantised_nodes(graph))
-    return Variant(
-        file=graph_file("int8"),
-        convolutions=sum(n.op_type in CONVOLUTIONS and n.name in quantised for n in graph.graph.node),
-        kept=report.kept,
-        judged=[
-            Judged(runtime=j.runtime, compared=j.compared, flips=j.flips, score_max=j.score_max)
-            for j in report.judgements
-        ],
-    ), ""
-
-
-def _golden_arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Read the golden images, brought to the detector's input where it was exported for another camera than trained."""
+def _arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """Read images, brought to the detector's input where it was exported for another camera than trained."""
     spec = detector.input_spec
     any_size = msgspec.structs.replace(spec, fixed_size=False)
     if not paths:
-        raise GateError("the run holds no golden images", fix="train again")
+        raise GateError("there are no images to check the graph with", fix="train again")
     return np.stack([read_image(path, any_size) for path in paths])
+
+
+class _Files:
+    """Images that are read when they are looped over; a labelled set need not fit into memory."""
+
+    def __init__(self, detector: FusedDetector, paths: Sequence[Path]) -> None:
+        self.detector, self.paths = detector, paths
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        for path in self.paths:
+            yield _arrays(self.detector, [path])[0]
+
+
+def _evidence(detector: FusedDetector, golden: NDArray[np.uint8], evaluated: Sequence[tuple[Path, bool]]) -> Evidence:
+    if not evaluated:
+        return Evidence(golden)
+    paths, labels = zip(*evaluated, strict=True)
+    return Evidence(golden, images=_Files(detector, paths), is_defective=np.array(labels))
 
 
 def _files(

@@ -8,7 +8,7 @@ that change their order. Layers whose quantisation hurts most are put back to FP
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,8 @@ from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Outputs
 from kdx.variants import KeptNode
 
-Runner = Callable[[ModelProto, NDArray[np.uint8]], Outputs]
+# Runs a graph on images, one at a time.
+Runner = Callable[[ModelProto, Iterable[NDArray[np.uint8]]], Outputs]
 
 # With more of the networks in FP32 than this, INT8 is no faster than BF16.
 _MOST_PUT_BACK = 0.5
@@ -79,16 +80,15 @@ class Gate:
 
     def judge(self, variant: ModelProto, runners: Mapping[str, Runner] | None = None) -> list[Judgement]:
         """Hold a graph against FP32 in every runtime, or in those named."""
-        return [
-            judge(
-                name,
-                self.limits,
-                self.evidence,
-                (self._golden, self._scores(runner, variant, self.evidence.golden)),
-                None if self._evaluated is None else (self._evaluated, self._evaluation_scores(runner, variant)),
-            )
-            for name, runner in (runners or self.runners).items()
-        ]
+        return [self._judge(name, runner, variant) for name, runner in (runners or self.runners).items()]
+
+    def _judge(self, name: str, runner: Runner, variant: ModelProto) -> Judgement:
+        golden = self._golden, self._scores(runner, variant, self.evidence.golden)
+        judgement = judge(name, self.limits, self.evidence, golden)
+        if self._evaluated is None or not judgement.passed:
+            return judgement  # labelled images are many; a graph that has failed already need not see them
+        evaluated = self._evaluated, self._evaluation_scores(runner, variant)
+        return judge(name, self.limits, self.evidence, golden, evaluated)
 
     def pass_bf16(self) -> GateReport:
         """Judge the FP32 graph as OpenVINO computes it in BF16. There is nothing to put back.
@@ -96,7 +96,7 @@ class Gate:
         Raises:
             BackendError: This CPU has no BF16.
         """
-        return _report("bf16", [], 0, 1, self.judge(self.model, {"openvino-bf16": run_openvino_bf16}))
+        return _report("bf16", [], 0, 1, self.judge(self.model, {"openvino": run_openvino_bf16}))
 
     def pass_int8(self, quantised: ModelProto, *, progress: Progress = SILENT) -> tuple[ModelProto | None, GateReport]:
         """Put layers back to FP32 until the INT8 graph passes, as few as that takes.
@@ -155,7 +155,7 @@ class Gate:
         return self._scores(runner, model, self.evidence.images)
 
     @staticmethod
-    def _scores(runner: Runner, model: ModelProto, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _scores(runner: Runner, model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
         return runner(model, images).scores[:, 0].astype(np.float64)
 
 
@@ -167,7 +167,7 @@ def runtimes() -> dict[str, Runner]:
     return found
 
 
-def run_onnxruntime(model: ModelProto, images: NDArray[np.uint8]) -> Outputs:
+def run_onnxruntime(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
     """Run a graph in ONNX Runtime, one image at a time."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -176,17 +176,17 @@ def run_onnxruntime(model: ModelProto, images: NDArray[np.uint8]) -> Outputs:
     return _joined(session.run(names, {model.graph.input[0].name: image[None]}) for image in images)
 
 
-def run_openvino(model: ModelProto, images: NDArray[np.uint8]) -> Outputs:
+def run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
     """Run a graph in OpenVINO, as the backend does, one image at a time."""
     return _run_openvino(model, images, "f32")
 
 
-def run_openvino_bf16(model: ModelProto, images: NDArray[np.uint8]) -> Outputs:
+def run_openvino_bf16(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
     """Run an FP32 graph in OpenVINO with its networks in BF16, one image at a time."""
     return _run_openvino(model, images, "bf16")
 
 
-def _run_openvino(model: ModelProto, images: NDArray[np.uint8], precision: Literal["f32", "bf16"]) -> Outputs:
+def _run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]], precision: Literal["f32", "bf16"]) -> Outputs:
     from kdx.runtime.openvino import OpenVino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -212,5 +212,5 @@ def _report(
         quantised=quantised,
         attempts=attempts,
         judgements=list(judgements),
-        reason=f"with {len(worst)} nodes in FP32, {'; '.join(failed)}" if failed else "",
+        reason=(f"with {len(worst)} nodes in FP32, " if worst else "") + "; ".join(failed),
     )

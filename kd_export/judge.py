@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -30,6 +31,7 @@ class Limits(msgspec.Struct, frozen=True):
 # threshold; with the 8 worst of 108 nodes in FP32 by -4 to +16 %, median +3 %. BF16: 3 % in the median, 29 % at most.
 INT8 = Limits(margin=0.15, score=0.35)
 BF16 = Limits(margin=0.10, score=0.25)
+LIMITS = {"bf16": BF16, "int8": INT8}
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Evidence:
     Attributes:
         golden: uint8 ``(K, H, W, C)``, real images.
         thresholds: FP32's and the variant's own, where both are calibrated.
-        images: Evaluation images ``(M, H, W, C)``, or None.
+        images: Evaluation images, M of ``(H, W, C)``, or None.
         is_defective: Their labels, bool ``(M,)``, both kinds among them; else the AUROC does not count.
     """
 
     golden: NDArray[np.uint8]
     thresholds: tuple[float, float] | None = None
-    images: NDArray[np.uint8] | None = None
+    images: Iterable[NDArray[np.uint8]] | None = None
     is_defective: NDArray[np.bool_] | None = None
 
 

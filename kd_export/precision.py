@@ -157,12 +157,12 @@ class _Rewriter:
 
 
 def half_convolutions(model: ModelProto) -> tuple[list[str], list[str]]:
-    """Return the names of the convolutions that are FP16, and of those that are not, by the types in the graph."""
+    """Return the names of the networks' convolutions that are FP16, and of those that are not, by the graph's types."""
     types = _element_types(model)
     half: list[str] = []
     others: list[str] = []
     for node in model.graph.node:
-        if node.op_type in CONVOLUTIONS:
+        if node.op_type in CONVOLUTIONS and _in_networks(node):
             typed = all(types[name] == TensorProto.FLOAT16 for name in (*node.input, *node.output) if name)
             (half if typed else others).append(node.name)
     return half, others

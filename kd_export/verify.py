@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_export.judge import INT8 as LIMITS
+from kd_export.judge import LIMITS
 from kdx.bundle import Bundle, Golden, Manifest
 from kdx.engine import engines_of
 from kdx.errors import BackendError
@@ -50,9 +50,9 @@ FP32 = Tolerances(score=1e-4, map=1e-4, tie=1e-5)
 FP16 = Tolerances(score=6e-2, map=1.2e-1, tie=2e-2)
 
 # The gate's limits, see kd_export/judge.py; there the order of the scores, or the decision, counts beside them.
-INT8 = Tolerances(score=LIMITS.score, map=0.5, tie=LIMITS.margin)
+INT8, BF16 = (Tolerances(score=LIMITS[name].score, map=0.5, tie=LIMITS[name].margin) for name in ("int8", "bf16"))
 
-TOLERANCES = {"fp32": FP32, "fp16": FP16, "int8": INT8}
+TOLERANCES = {"fp32": FP32, "fp16": FP16, "bf16": BF16, "int8": INT8}
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +120,7 @@ def verify(
     comparisons: list[Comparison] = []
     for info, precision in _opened(bundle, backends, wanted):
         try:
-            with info.open(bundle.graph_of(precision), threads) as backend:
+            with info.open(bundle.graph_of(precision), threads, precision) as backend:
                 thresholds = thresholds_of(bundle.manifest, precision)
                 comparisons += compare_backend(backend, golden, bundle.manifest.max_batch, thresholds, precision)
         except BackendError as error:
@@ -154,7 +154,7 @@ def _opened(
     for info in backends:
         built = {e.record.precision for e in engines_of(bundle.path) if e.record.fingerprint.flavour == info.engine}
         for precision in precisions:
-            if precision in info.precisions and (not info.engine or precision in built or not built):
+            if info.offers(precision) and (not info.engine or precision in built or not built):
                 yield info, precision
 
 

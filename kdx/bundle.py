@@ -183,8 +183,10 @@ class Bundle:
         """Return the content hashes of the images that the student was trained on."""
         return frozenset(msgspec.json.decode((self.path / TRAINING_IMAGES).read_bytes(), type=list[str]))
 
-    def with_thresholds(self, thresholds: Mapping[str, Threshold]) -> Bundle:
+    def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Bundle:
         """Store new thresholds, by precision, in the bundle on disk, in one step, and return the updated bundle.
+
+        None takes a precision's away; FP32's stays then.
 
         Raises:
             BundleError: The bundle on disk is another one by now.
@@ -192,9 +194,9 @@ class Bundle:
         current = _read_manifest(self.path)
         if current.files != self.manifest.files:
             raise BundleError(f"'{self.path}' was replaced while it was calibrated", fix="calibrate again")
-        own = {precision: one for precision, one in thresholds.items() if precision in OWN_THRESHOLD}
+        own = {p: one for p, one in {**current.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
         manifest = msgspec.structs.replace(
-            current, threshold=thresholds.get("fp32", current.threshold), thresholds={**current.thresholds, **own}
+            current, threshold=thresholds.get("fp32") or current.threshold, thresholds=own
         )
         write_atomic(self.path / INDEX, encode_record(manifest))
         return Bundle(self.path, manifest)

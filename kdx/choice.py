@@ -78,7 +78,7 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
     ways = [(info, one) for info, one in ways_of(bundle) if precision in {None, one} and _is_decided_alike(bundle, one)]
     if not ways and precision is not None:
         # Asked for by name, however slow.
-        ways = [(info, precision) for info in require_backends(bundle.path) if precision in info.precisions][:1]
+        ways = [(info, precision) for info in require_backends(bundle.path) if info.offers(precision)][:1]
     if not ways:
         raise BackendError(f"no backend on this machine runs {precision} graphs", fix="kdx doctor says what can be run")
     if len(ways) == 1:
@@ -111,7 +111,7 @@ def ways_of(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
 
 def _is_worth_it(info: BackendInfo, precision: str) -> bool:
     """FP16 graphs are computed in FP32 on CPUs: never faster."""
-    return precision in info.precisions and (precision != "fp16" or info.needs_gpu)
+    return info.offers(precision) and (precision != "fp16" or info.needs_gpu)
 
 
 def _is_decided_alike(bundle: Bundle, precision: str) -> bool:
@@ -129,7 +129,7 @@ def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: i
         opened: list[Backend] = []
         for info, precision in ways:
             try:
-                backend = held.enter_context(info.open(bundle.graph_of(precision), threads))
+                backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
                 thresholds = thresholds_of(manifest, precision)
                 compared = compare_backend(backend, golden, manifest.max_batch, thresholds, precision)
             except BackendError as error:

@@ -8,7 +8,7 @@ from kdx.bundle import Bundle, open_bundle
 from kdx.choice import choose
 from kdx.errors import BackendError, OptionError
 from kdx.records import RUN_INDEX
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend import Backend, BackendInfo, find_backend
 from kdx.runtime.detector import Detector
 
 
@@ -58,17 +58,30 @@ def detector_of(
     bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
 ) -> Detector:
     """Return the detector of a bundle that is open already."""
+    info, precision = way_of(bundle, backend, threads, precision)
+    return detector_on(bundle, info.open(bundle.graph_of(precision), threads, precision), precision)
+
+
+def way_of(
+    bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
+) -> tuple[BackendInfo, str]:
+    """Return the backend and the precision in which a bundle is run, see :func:`load`."""
     if backend == "auto":
         choice = choose(bundle, threads, precision)
         backend, precision = choice.backend, choice.precision
     info = find_backend(backend)
-    manifest = bundle.manifest
-    precision = precision or info.choose_precision(manifest.precisions)
+    precision = precision or info.choose_precision(bundle.manifest.precisions)
     info.require_precision(precision)
+    return info, precision
+
+
+def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
+    """Return the detector of a bundle on a backend that holds its graph of a precision."""
+    manifest = bundle.manifest
     calibrated = manifest.threshold_of(precision)
     threshold, pixel = (calibrated.score, calibrated.pixel) if calibrated else (None, None)
     return Detector(
-        info.open(bundle.graph_of(precision), threads),
+        backend,
         manifest.input,
         threshold,
         max_batch=manifest.max_batch,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 
 FP16_MAX = 65504.0
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+# What a runtime computes in of its own accord, from the FP32 graph.
+COMPUTED = frozenset({"bf16"})
 # These move scores by more than a threshold's own uncertainty: each is calibrated for itself.
-OWN_THRESHOLD = frozenset({"int8"})
+OWN_THRESHOLD = frozenset({"bf16", "int8"})
 
 
 class TapRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,30 +57,34 @@ class RangeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate found of an INT8 graph in one runtime.
+    """What the gate found of a BF16 or an INT8 variant in one runtime.
 
     Attributes:
         runtime: Which.
         compared: Pairs of golden images whose FP32 scores are apart by more than the margin.
         flips: Those of them that it orders otherwise.
         score_max: Largest difference of a golden score, relative to it or, where larger, to the median of all.
+        auroc: Of the variant on the labelled images that were given, or None.
+        auroc_reference: Of FP32.
     """
 
     runtime: str
     compared: int
     flips: int
     score_max: float
+    auroc: float | None = None
+    auroc_reference: float | None = None
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """A graph in another precision, and what was found when it was made.
+    """A graph in another precision, or FP32's computed in another, and what was found when it was exported.
 
     Attributes:
         file: The graph, relative to the bundle.
         convolutions: How many of its convolutions are in that precision.
         kept: Nodes of the networks that were kept in FP32.
         ranges: Of an FP16 graph.
-        judged: Of an INT8 graph.
+        judged: Of BF16 and INT8.
     """
 
     file: str
@@ -90,4 +96,4 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
 
 def graph_file(precision: str) -> str:
     """Return a precision's graph, relative to its bundle."""
-    return "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+    return "model.onnx" if precision == "fp32" or precision in COMPUTED else f"model.{precision}.onnx"

@@ -83,7 +83,7 @@ def bench(
         candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
     precisions = ["fp32"] * len(candidates)
     for info, precision in ways_of(opened):
-        candidates.append(info.open(opened.graph_of(precision), count))
+        candidates.append(info.open(opened.graph_of(precision), count, precision))
         precisions.append(precision)
     results = time_backends(
         candidates,
@@ -147,7 +147,7 @@ def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output
     images = bundle.golden().images
     found = []
     for info, precision in ways_of(bundle):
-        with info.open(bundle.graph_of(precision), threads) as backend:
+        with info.open(bundle.graph_of(precision), threads, precision) as backend:
             if isinstance(backend, Profiled):
                 name = backend.name if precision == "fp32" else f"{backend.name} {precision}"
                 found.append(stages_of(name, backend.node_times(images, runs, warm_up)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+from rich.markup import escape
 
 from kdx.cli.common import (
     JSON_OPTION,
@@ -17,6 +20,12 @@ from kdx.cli.common import (
     progress_for,
     report_bad,
 )
+from kdx.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from kd_train.calibrate import Calibration
+    from kdx.bundle import Bundle
+    from kdx.runtime.detector import Detector
 
 
 @command
@@ -35,33 +44,25 @@ def calibrate(
     """Choose the threshold from good images that the student has not seen, through the exported graph.
 
     Images that were trained on are recognised by their content and passed over. The threshold is stored in the bundle
-    with its 95 % confidence interval; the graph is not touched, so it can be done again at any time.
+    with its 95 % confidence interval; the graph is not touched, so it can be done again at any time. BF16 and INT8 get
+    thresholds of their own, if they then decide the golden images as FP32 does; else they get none, are not chosen
+    automatically, and the exit status is 1.
     """
-    from kd_train.calibrate import calibrate as calibrate_bundle
     from kd_train.datasets import open_data
     from kdx.bundle import open_bundle
     from kdx.folder import require_good
-    from kdx.loading import detector_of
-    from kdx.runtime.backend import find_backend
-    from kdx.variants import OWN_THRESHOLD
 
     opened = open_bundle(bundle)
     images = require_good(open_data(data, category, progress=progress_for(json)))
-    results = {}
-    for precision in ("fp32", *sorted(OWN_THRESHOLD.intersection(opened.manifest.variants))):
-        # A named backend scores what it runs; TensorRT has no part in INT8's threshold, which is for CPUs.
-        takes = backend == "auto" or precision in find_backend(backend).precisions
-        with detector_of(opened, backend if takes else "auto", threads, precision) as detector:
-            results[precision] = calibrate_bundle(
-                opened,
-                detector,
-                images,
-                false_reject_rate,
-                precision=precision,
-                max_bad_images=max_bad_images,
-                progress=progress_for(json),
-            )
-    opened.with_thresholds({precision: found.threshold for precision, found in results.items()})
+    results, refused = calibrate_each(
+        opened,
+        images,
+        false_reject_rate,
+        backend=backend,
+        threads=threads,
+        max_bad_images=max_bad_images,
+        progress=progress_for(json),
+    )
     result = results["fp32"]
     if json:
         print_json(
@@ -69,10 +70,13 @@ def calibrate(
                 "bundle": str(bundle),
                 "threshold": result.threshold,
                 "thresholds": {precision: found.threshold for precision, found in results.items()},
+                "refused": refused,
                 "passed_over_trained_on": result.trained_on,
                 "bad_images": result.bad_images,
             }
         )
+        if refused:
+            raise typer.Exit(1)
         return
     report_bad(result.bad_images)
     threshold = result.threshold
@@ -87,3 +91,68 @@ def calibrate(
             out.print(f"  {precision}: {found.threshold.score:.6g}, from its own scores of the same images")
     if high is None:
         out.print("  so few images cannot bound it from above; more good images narrow the interval")
+    for precision, fault in refused.items():
+        out.print(f"  [bold red]{precision} has no threshold:[/] {escape(fault)}")
+    if refused:
+        raise typer.Exit(1)
+
+
+def calibrate_each(
+    bundle: Bundle,
+    images: Sequence[Path],
+    false_reject_rate: float,
+    *,
+    backend: str = "auto",
+    threads: int | None = None,
+    max_bad_images: int = 0,
+    progress: Progress = SILENT,
+) -> tuple[dict[str, Calibration], dict[str, str]]:
+    """Calibrate FP32 and every precision that has a threshold of its own, and store the thresholds in the bundle.
+
+    Returns:
+        The calibrations, and why other precisions have none, by precision.
+    """
+    from kd_train.calibrate import calibrate as calibrate_bundle
+    from kdx.loading import detector_of
+    from kdx.runtime.backend import find_backend, require_backends
+    from kdx.variants import OWN_THRESHOLD
+
+    results: dict[str, Calibration] = {}
+    refused: dict[str, str] = {}
+    for precision in ("fp32", *sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants))):
+        if not any(info.offers(precision) for info in require_backends(bundle.path)):
+            continue  # what this machine cannot run keeps the threshold that it has
+        # A named backend scores what it runs; TensorRT has no part in INT8's threshold, which is for CPUs.
+        runs_it = backend == "auto" or find_backend(backend).offers(precision)
+        with detector_of(bundle, backend if runs_it else "auto", threads, precision) as detector:
+            found = calibrate_bundle(
+                bundle,
+                detector,
+                images,
+                false_reject_rate,
+                precision=precision,
+                max_bad_images=max_bad_images,
+                progress=progress,
+            )
+            fault = _fault(bundle, detector, precision, results.get("fp32", found), found)
+        if fault:
+            refused[precision] = fault
+        else:
+            results[precision] = found
+    bundle.with_thresholds(
+        {**{precision: found.threshold for precision, found in results.items()}, **dict.fromkeys(refused)}
+    )
+    return results, refused
+
+
+def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:
+    """Say why a precision, with its new threshold, does not decide the golden images as FP32 does; empty if it does."""
+    from kd_export.judge import LIMITS, Evidence, judge
+
+    if precision not in LIMITS:
+        return ""
+    golden = bundle.golden()
+    scores = detector.outputs(golden.images).scores[:, 0].astype(float)
+    evidence = Evidence(golden.images, thresholds=(exact.threshold.score, own.threshold.score))
+    reference = golden.scores[:, 0].astype(float)
+    return "; ".join(judge(detector.backend.name, LIMITS[precision], evidence, (reference, scores)).faults)

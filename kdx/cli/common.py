@@ -29,8 +29,9 @@ from kdx.progress import SILENT, Progress, Task
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Results go to standard output; everything that merely accompanies them goes to standard error. Lines are not broken by
-# us: a path must survive being copied, and a pipe has no width.
-out = Console(highlight=False, soft_wrap=True)
+# us: a path must survive being copied, and a pipe has no width; where rich would assume 80 columns, a table gets more.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130  # as shells report Ctrl-C

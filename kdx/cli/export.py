@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,16 @@ def export(
     max_batch: int = typer.Option(32, help="Largest batch; 1 makes the graph static."),
     precision: str = typer.Option(
         "fp32",
-        help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; int8 for CPUs, if it passes its gate.",
+        help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; bf16 and int8 for CPUs, where they pass "
+        "their gate.",
     ),
     calibration_data: Path | None = typer.Option(
         None, help="Where the training images are now, for int8. Default: where they were at training."
     ),
+    evaluation_data: Path | None = typer.Option(
+        None, help="Labelled images that bf16 and int8 must tell apart as fp32 does: image AUROC within 0.005."
+    ),
+    category: str | None = typer.Option(None, help="Category of --evaluation-data, where it has several."),
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
@@ -54,6 +60,7 @@ def export(
         max_batch=max_batch,
         precisions=_precisions(precision),
         calibration_data=calibration_data,
+        evaluation_images=_labelled(evaluation_data, category, progress_for(json)),
         force=force,
         progress=progress_for(json),
     )
@@ -73,7 +80,7 @@ def export(
     for name, variant in result.manifest.variants.items():
         out.print(f"  {name}: {_describe(variant)}")
     for name, reason in refused.items():
-        out.print(f"[bold red]no {name} graph was written:[/] it does not decide what FP32 decides; {escape(reason)}")
+        out.print(f"[bold red]no {name}:[/] {escape(reason)}")
     out.print(f"next: kdx calibrate {bundle} DATA --false-reject-rate 0.01")
     if refused:
         raise typer.Exit(1)
@@ -90,6 +97,7 @@ def export_run(
     max_batch: int = 32,
     precisions: tuple[str, ...] = ("fp32",),
     calibration_data: Path | None = None,
+    evaluation_images: Sequence[tuple[Path, bool]] = (),
     force: bool = False,
 ) -> tuple[Bundle, Certificate, dict[str, str]]:
     """Load a run's checkpoint, fuse it, and export the bundle."""
@@ -110,9 +118,21 @@ def export_run(
         max_batch=max_batch,
         precisions=precisions,
         calibration_images=run.training_files(calibration_data) if "int8" in precisions else [],
+        evaluation_images=evaluation_images,
         force=force,
         progress=progress,
     )
+
+
+def _labelled(data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:
+    """Return the labelled test images of a data set."""
+    if data is None:
+        return []
+    with needs("train,cpu", "evaluating"):
+        from kd_train.datasets import open_data
+        from kdx.folder import require_test
+
+    return [(image.path, image.is_defective) for image in require_test(open_data(data, category, progress=progress))]
 
 
 def _precisions(text: str) -> tuple[str, ...]:
@@ -134,6 +154,8 @@ def _describe(variant: Variant) -> str:
         )
     for judged in variant.judged:
         said += f"; {judged.runtime}: scores within {judged.score_max:.0%}, {judged.flips} of {judged.compared} turned"
+        if judged.auroc is not None:
+            said += f", image AUROC {judged.auroc:.4f} (FP32 {judged.auroc_reference:.4f})"
     return said
 
 

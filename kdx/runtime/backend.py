@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module, metadata, util
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,19 @@ class ClosesOnExit:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """A precision that a runtime computes in of its own accord, from the FP32 graph.
+
+    Attributes:
+        factory: ``module:function``, as :attr:`BackendInfo.factory`.
+        offered: ``module:function`` that says whether this machine can.
+    """
+
+    factory: str
+    offered: str
+
+
+@dataclass(frozen=True)
 class BackendInfo:
     """A backend that runs bundles, installed or not.
 
@@ -109,6 +122,7 @@ class BackendInfo:
         engine: The flavour of TensorRT engine that it runs, which must have been built; None for graphs.
         distribution: The package as pip knows it, where the module alone does not tell which one is installed.
         on_request: Whether it is used only when it is named.
+        computed: Of the precisions, those that have no graph of their own.
     """
 
     name: str
@@ -121,6 +135,7 @@ class BackendInfo:
     engine: str | None = None
     distribution: str | None = None
     on_request: bool = False
+    computed: Mapping[str, Computed] = field(default_factory=dict)
 
     def is_installed(self) -> bool:
         """Whether the package is present, without importing it."""
@@ -135,6 +150,13 @@ class BackendInfo:
         """Whether the package is present, and the GPU that it needs."""
         return self.is_installed() and not (self.needs_gpu and not gpus())
 
+    def offers(self, precision: str) -> bool:
+        """Whether the backend, where it is usable, takes a precision on this machine."""
+        if precision not in self.precisions:
+            return False
+        own = self.computed.get(precision)
+        return own is None or (self.is_usable() and bool(self._function(own.offered)()))
+
     def require_precision(self, precision: str) -> None:
         """Raise ``BackendError`` when the backend takes no graphs of a precision."""
         if precision not in self.precisions:
@@ -144,10 +166,15 @@ class BackendInfo:
 
     def choose_precision(self, present: Sequence[str]) -> str:
         """Return the precision this backend is used for, of those that a bundle holds."""
-        return next((precision for precision in self.precisions if precision in present), "fp32")
+        return next((each for each in self.precisions if each in present and self.offers(each)), "fp32")
 
-    def open(self, graph: Path, threads: int | None) -> Backend:
+    def open(self, graph: Path, threads: int | None, precision: str = "fp32") -> Backend:
         """Load a graph.
+
+        Args:
+            graph: Its path.
+            threads: Threads within an operation; None leaves it to the backend.
+            precision: Of the graph or, where it is one of :attr:`computed`, in which to compute the FP32 graph.
 
         Raises:
             BackendError: The package is missing or cannot load the graph.
@@ -163,14 +190,19 @@ class BackendInfo:
                 f"the backend '{self.name}' needs an NVIDIA GPU, and the driver shows none on this machine",
                 fix="kdx doctor says what this machine can run",
             )
-        module, function = self.factory.split(":")
+        own = self.computed.get(precision)
+        backend: Backend = self._function(own.factory if own else self.factory)(graph, threads)
+        return backend
+
+    def _function(self, path: str) -> Callable[..., Any]:
+        module, name = path.split(":")
         try:
-            factory: Callable[[Path, int | None], Backend] = getattr(import_module(module), function)
+            function: Callable[..., Any] = getattr(import_module(module), name)
         except (ImportError, OSError) as error:  # for example a library that does not load
             raise BackendError(
                 f"'{self.package}' is installed but cannot be loaded: {error}", fix=f"reinstall it: {self.install}"
             ) from error
-        return factory(graph, threads)
+        return function
 
 
 # In order of preference: "auto" takes the first that is installed.
@@ -189,8 +221,11 @@ BACKENDS: dict[str, BackendInfo] = {
             package="openvino",
             install='pip install "kdx[openvino]"',
             factory="kdx.runtime.openvino:openvino_backend",
-            purpose="OpenVINO on the CPU: FP32 and INT8",
-            precisions=("int8", "fp32"),
+            purpose="OpenVINO on the CPU: FP32, INT8, and BF16 on CPUs that have it",
+            precisions=("int8", "bf16", "fp32"),
+            computed={
+                "bf16": Computed("kdx.runtime.openvino:openvino_bf16_backend", "kdx.runtime.openvino:offers_bf16")
+            },
         ),
         BackendInfo(
             name="tensorrt",

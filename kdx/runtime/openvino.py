@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import io
 import queue
-import tempfile
 import threading
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-from xml.etree import ElementTree
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from kdx import __version__
 from kdx.cache import cache_folder
 from kdx.errors import BackendError
 from kdx.files import sha256_file
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.blob_cache import BlobCache
+from kdx.runtime.openvino_graph import OUTPUTS, reduce_channel_sums, use_unsigned_activations, with_fp32_island
 
 DEVICE = "CPU"
 # A compiled model holds weights of its own, laid out for its batch size.
 KEPT_BATCH_SIZES = 4
-_OUTPUTS = ("anomaly_map", "anomaly_score")
-# What of the graph is FP32 in every precision; the last operations have the outputs' names.
-_ISLAND = ("preprocess", "tail", *_OUTPUTS)
 _ROOMS = ("preprocess", "pair", "tail")
-_NO_OPERATIONS = frozenset({"Const", "Parameter", "Result"})
 
 
 class OpenVino(ClosesOnExit):
@@ -151,7 +147,7 @@ class OpenVino(ClosesOnExit):
 
     def _load(self, batch: int) -> Any:
         """Take a compiled model from the cache, or compile it and keep it there."""
-        key = (ov.__version__, *_cpu(), self._digest, batch, sorted(self._config.items()))
+        key = (__version__, ov.__version__, *_cpu(), self._digest, batch, sorted(self._config.items()))
         blob = self._cache.read(*key)
         if blob is not None:
             try:
@@ -169,8 +165,10 @@ class OpenVino(ClosesOnExit):
         shape = model.input(0).partial_shape
         shape[0] = batch
         model.reshape({model.input(0): shape})
+        reduce_channel_sums(model)
+        use_unsigned_activations(model)
         if self._precision == "bf16":
-            model = _with_fp32_island(core, model)
+            model = with_fp32_island(core, model)
         return core.compile_model(model, DEVICE, config)
 
 
@@ -180,7 +178,7 @@ class _Compiled:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.image_shape = tuple(model.input(0).shape)[1:]
-        self._ports = [model.output(name) for name in _OUTPUTS]
+        self._ports = [model.output(name) for name in OUTPUTS]
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._all: Any = None
         self._turn = threading.Lock()
@@ -224,9 +222,7 @@ def openvino_bf16_backend(graph: Path, threads: int | None = None) -> OpenVino:
     Raises:
         BackendError: The CPU has no BF16.
     """
-    backend = OpenVino(graph, threads, precision="bf16", cache=_folder())
-    backend.name = "openvino-bf16"
-    return backend
+    return OpenVino(graph, threads, precision="bf16", cache=_folder())
 
 
 def offers_bf16() -> bool:
@@ -248,22 +244,3 @@ def _core() -> Any:
 def _cpu() -> tuple[str, ...]:
     core = _core()
     return (core.get_property(DEVICE, "FULL_DEVICE_NAME"), *core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
-
-
-def _with_fp32_island(core: Any, model: Any) -> Any:
-    """Return a model whose operations outside the networks keep FP32 whatever the hint says.
-
-    The mark (``precise``) can be set in OpenVINO's own file format only.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        xml, weights = Path(folder) / "model.xml", Path(folder) / "model.bin"
-        ov.serialize(model, xml, weights)
-        root = ElementTree.parse(xml).getroot()  # noqa: S314  # OpenVINO just wrote it
-        for layer in root.iter("layer"):
-            if layer.get("type") not in _NO_OPERATIONS and layer.get("name", "").startswith(_ISLAND):
-                notes = layer.find("rt_info")
-                if notes is None:
-                    notes = ElementTree.Element("rt_info")
-                    layer.insert(0 if layer.find("data") is None else 1, notes)
-                ElementTree.SubElement(notes, "attribute", name="precise", version="0")
-        return core.read_model(ElementTree.tostring(root), ov.Tensor(np.fromfile(weights, np.uint8)))

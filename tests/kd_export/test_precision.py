@@ -233,7 +233,8 @@ def test_a_precision_that_the_bundle_lacks_is_named_with_the_fix(tiny_bundle, tm
     with pytest.raises(kdx.KdxError, match="holds no fp16 graph") as error:
         kdx.load(tiny_bundle, precision="fp16")
     assert "--precision fp32,fp16" in error.value.fix
-    assert "fp32, fp16, int8" in cli("export", tiny_run, "-o", tmp_path / "b.kdx", "--precision", "int3", code=2).stderr
+    wrong = cli("export", tiny_run, "-o", tmp_path / "b.kdx", "--precision", "int3", code=2)
+    assert "fp32, fp16, bf16, int8" in wrong.stderr
 
 
 def test_a_bundle_without_its_fp16_graph_is_refused(trained, tmp_path) -> None:

@@ -44,12 +44,12 @@ class Way(BackendInfo):
         object.__setattr__(way, "settings", (delay, factor, error))
         return way
 
-    def open(self, graph, threads):
+    def open(self, graph, threads, precision="fp32"):
         delay, factor, error = self.settings  # type: ignore[attr-defined]
         self.opened[self.name] = self.opened.get(self.name, 0) + 1
         if error:
             raise BackendError(error)
-        return Wrapped(REAL.open(graph, threads), self.name, delay, factor)
+        return Wrapped(REAL.open(graph, threads, precision), self.name, delay, factor)
 
 
 @pytest.fixture
