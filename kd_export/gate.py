@@ -75,7 +75,8 @@ class Gate:
         self.limits = limits
         self.runners = dict(runners or runtimes())
         self._reference = next(iter(self.runners.values()))
-        self._golden = self._scores(self._reference, model, evidence.golden)
+        exact = self._reference(model, evidence.golden)
+        self._golden, self._maps = _scores_of(exact), exact.maps
         self._evaluated = self._evaluation_scores(self._reference, model)
 
     def judge(self, variant: ModelProto, runners: Mapping[str, Runner] | None = None) -> list[Judgement]:
@@ -83,12 +84,13 @@ class Gate:
         return [self._judge(name, runner, variant) for name, runner in (runners or self.runners).items()]
 
     def _judge(self, name: str, runner: Runner, variant: ModelProto) -> Judgement:
-        golden = self._golden, self._scores(runner, variant, self.evidence.golden)
-        judgement = judge(name, self.limits, self.evidence, golden)
+        outputs = runner(variant, self.evidence.golden)
+        golden, maps = (self._golden, _scores_of(outputs)), (self._maps, outputs.maps)
+        judgement = judge(name, self.limits, self.evidence, golden, maps)
         if self._evaluated is None or not judgement.passed:
             return judgement  # labelled images are many; a graph that has failed already need not see them
         evaluated = self._evaluated, self._evaluation_scores(runner, variant)
-        return judge(name, self.limits, self.evidence, golden, evaluated)
+        return judge(name, self.limits, self.evidence, golden, maps, evaluated)
 
     def pass_bf16(self) -> GateReport:
         """Judge the FP32 graph as OpenVINO computes it in BF16. There is nothing to put back.
@@ -152,11 +154,7 @@ class Gate:
         labels = self.evidence.is_defective
         if self.evidence.images is None or labels is None or labels.all() or not labels.any():
             return None
-        return self._scores(runner, model, self.evidence.images)
-
-    @staticmethod
-    def _scores(runner: Runner, model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        return runner(model, images).scores[:, 0].astype(np.float64)
+        return _scores_of(runner(model, self.evidence.images))
 
 
 def runtimes() -> dict[str, Runner]:
@@ -194,6 +192,10 @@ def _run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]], precis
         onnx.save_model(model, str(path))
         with OpenVino(path, precision=precision) as backend:
             return _joined(backend.run(image[None]) for image in images)
+
+
+def _scores_of(outputs: Outputs) -> NDArray[np.float64]:
+    return outputs.scores[:, 0].astype(np.float64)
 
 
 def _joined(outputs: Any) -> Outputs:

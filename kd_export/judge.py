@@ -19,11 +19,13 @@ class Limits(msgspec.Struct, frozen=True):
         score: Largest difference of a golden image's score, relative to that score or, where that is larger, to the
             median of all: the scores of very good images may move, they are far from any decision.
         auroc: Largest difference of the image AUROC on the evaluation images.
+        map: Largest difference of a golden map's value, as :func:`map_differences` counts it.
     """
 
     margin: float
     score: float
     auroc: float = 0.005
+    map: float = 0.5
 
 
 # Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, everything quantised: the middle 90 % of the scores moved
@@ -85,6 +87,7 @@ def judge(
     limits: Limits,
     evidence: Evidence,
     golden: tuple[NDArray[np.float64], NDArray[np.float64]],
+    maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     evaluated: tuple[NDArray[np.float64], NDArray[np.float64] | None] | None = None,
 ) -> Judgement:
     """Hold scores against FP32's.
@@ -94,6 +97,7 @@ def judge(
         limits: Of the precision.
         evidence: Thresholds and labels.
         golden: FP32's and the variant's scores of the golden images, ``(K,)`` each.
+        maps: Likewise their maps, ``(K, h, w)``; None where they are not looked at.
         evaluated: Likewise of the evaluation images.
     """
     reference, scores = golden
@@ -117,6 +121,9 @@ def judge(
         faults.append(f"{flips} of {compared} {what} otherwise, beyond the margin of {limits.margin:.0%}")
     if score_max > limits.score:
         faults.append(f"a golden score moved by {score_max:.1%}, allowed are {limits.score:.0%}")
+    map_max = None if maps is None else float(map_differences(*maps).max())
+    if map_max is not None and not map_max <= limits.map:
+        faults.append(f"a golden map moved by {map_max:.0%} of its range, allowed are {limits.map:.0%}")
     auroc = auroc_reference = None
     if evaluated is not None and evaluated[1] is not None and evidence.is_defective is not None:
         auroc_reference, auroc = (_auroc(evidence.is_defective, each) for each in (evaluated[0], evaluated[1]))
@@ -132,6 +139,18 @@ def judge(
         auroc_reference=auroc_reference,
         faults=faults,
     )
+
+
+def map_differences(reference: NDArray[np.float32], maps: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how far maps ``(K, h, w)`` are from the reference's, relative to the range of each map of the reference.
+
+    Where the median range of all is larger, it counts: the maps of very good images are nearly flat.
+    """
+    exact = reference.astype(np.float64)
+    extent = np.ptp(exact, axis=(1, 2), keepdims=True)
+    scale = np.maximum(extent, np.median(extent)).clip(np.finfo(np.float32).tiny)
+    relative: NDArray[np.float64] = np.abs(maps - exact) / scale
+    return relative
 
 
 def _flips(

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_export.judge import LIMITS
+from kd_export.judge import LIMITS, map_differences
 from kdx.bundle import Bundle, Golden, Manifest
 from kdx.engine import engines_of
 from kdx.errors import BackendError
@@ -50,7 +50,7 @@ FP32 = Tolerances(score=1e-4, map=1e-4, tie=1e-5)
 FP16 = Tolerances(score=6e-2, map=1.2e-1, tie=2e-2)
 
 # The gate's limits, see kd_export/judge.py; there the order of the scores, or the decision, counts beside them.
-INT8, BF16 = (Tolerances(score=LIMITS[name].score, map=0.5, tie=LIMITS[name].margin) for name in ("int8", "bf16"))
+BF16, INT8 = (Tolerances(score=each.score, map=each.map, tie=each.margin) for each in (LIMITS["bf16"], LIMITS["int8"]))
 
 TOLERANCES = {"fp32": FP32, "fp16": FP16, "bf16": BF16, "int8": INT8}
 
@@ -185,10 +185,7 @@ def _compare(
             not_finite=not_finite,
             error="values that are not finite",
         )
-    reference = golden.maps.astype(np.float64)
-    difference = np.abs(outputs.maps - reference)
-    extent = np.ptp(reference, axis=(1, 2), keepdims=True)
-    relative = difference / np.maximum(extent, np.median(extent)).clip(np.finfo(np.float32).tiny)
+    relative = map_differences(golden.maps, outputs.maps)
     scale = np.maximum(np.abs(golden.scores), np.median(np.abs(golden.scores))).clip(1e-30)
     score_max = float((np.abs(outputs.scores - golden.scores) / scale).max())
     flips = None
@@ -209,7 +206,7 @@ def _compare(
         score_max=score_max,
         map_max=map_max,
         map_p99=float(np.quantile(relative, 0.99)),
-        map_sqnr_db=_sqnr_db(reference, difference),
+        map_sqnr_db=_sqnr_db(golden.maps, outputs.maps),
         flips=flips,
         passed=score_max <= tolerances.score and map_max <= tolerances.map and not flips,
     )
@@ -227,6 +224,7 @@ def _run(backend: Backend, images: NDArray[np.uint8], size: int) -> Outputs:
     return Outputs(np.concatenate(maps)[:count], np.concatenate(scores)[:count])
 
 
-def _sqnr_db(reference: NDArray[np.float64], difference: NDArray[np.float64]) -> float | None:
-    noise = float(np.square(difference).sum())
-    return None if noise == 0 else round(10 * float(np.log10(np.square(reference).sum() / noise)), 2)
+def _sqnr_db(reference: NDArray[np.float32], maps: NDArray[np.float32]) -> float | None:
+    exact = reference.astype(np.float64)
+    noise = float(np.square(maps - exact).sum())
+    return None if noise == 0 else round(10 * float(np.log10(np.square(exact).sum() / noise)), 2)

@@ -228,6 +228,15 @@ BACKENDS: dict[str, BackendInfo] = {
             },
         ),
         BackendInfo(
+            name="openvino-throughput",
+            package="openvino",
+            install='pip install "kdx[openvino]"',
+            factory="kdx.runtime.openvino:openvino_throughput_backend",
+            purpose="OpenVINO for large batches on many cores: images one by one, several at a time",
+            precisions=("int8", "fp32"),
+            on_request=True,
+        ),
+        BackendInfo(
             name="tensorrt",
             package="tensorrt",
             install="pip install tensorrt-cu13 cuda-bindings",

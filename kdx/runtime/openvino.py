@@ -216,6 +216,13 @@ def openvino_backend(graph: Path, threads: int | None = None) -> OpenVino:
     return OpenVino(graph, threads, cache=_folder())
 
 
+def openvino_throughput_backend(graph: Path, threads: int | None = None) -> OpenVino:
+    """Return the backend that takes the images of a batch one by one, several at a time."""
+    backend = OpenVino(graph, threads, mode="throughput", cache=_folder())
+    backend.name = "openvino-throughput"
+    return backend
+
+
 def openvino_bf16_backend(graph: Path, threads: int | None = None) -> OpenVino:
     """Return the backend that computes the networks of a bundle's FP32 graph in BF16.
 

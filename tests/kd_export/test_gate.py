@@ -15,7 +15,7 @@ from kdx.images import read_image
 from kdx.runtime.backend import Outputs
 
 ONNX_RUNTIME = {"onnxruntime-cpu": run_onnxruntime}
-ANYTHING = Limits(margin=1e9, score=1e9)
+ANYTHING = Limits(margin=1e9, score=1e9, map=1e9)
 
 
 class Trained:
@@ -176,8 +176,9 @@ NONE = np.zeros((4, 1, 1, 1), np.uint8)
 REFERENCE = np.array([1.0, 2.0, 3.0, 4.0])
 
 
-def judged(scores, limits=ANYTHING, thresholds=None, evaluated=None, labels=None):
-    return judge("x", limits, Evidence(NONE, thresholds, is_defective=labels), (REFERENCE, np.array(scores)), evaluated)
+def judged(scores, limits=ANYTHING, thresholds=None, evaluated=None, labels=None, maps=None):
+    evidence = Evidence(NONE, thresholds, is_defective=labels)
+    return judge("x", limits, evidence, (REFERENCE, np.array(scores)), maps, evaluated)
 
 
 def test_a_flip_counts_at_each_ones_own_threshold() -> None:
@@ -207,6 +208,17 @@ def test_low_scores_may_move_more_than_high_ones() -> None:
     assert judged([1.9, 2.0, 3.0, 4.0]).score_max == pytest.approx(0.9 / 2.5)
     assert judged([1.0, 2.0, 3.0, 5.0]).score_max == pytest.approx(0.25)
     assert not judged([1.0, 2.0, 3.0, 5.0], Limits(margin=0.1, score=0.2)).passed
+
+
+def test_maps_may_move_by_a_part_of_their_range() -> None:
+    exact = np.zeros((4, 2, 2), np.float32)
+    exact[:, 0, 0] = [10.0, 10.0, 10.0, 0.1]  # the last image is nearly flat: the median range counts
+    moved = exact.copy()
+    moved[3, 1, 1] = 4.0
+    assert judged(REFERENCE, Limits(margin=1e9, score=1e9, map=0.41), maps=(exact, moved)).passed
+    assert (
+        "map moved by 40%" in judged(REFERENCE, Limits(margin=1e9, score=1e9, map=0.39), maps=(exact, moved)).faults[0]
+    )
 
 
 def test_the_auroc_may_differ_by_so_much() -> None:

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from kd_export.verify import FP32
 from kdx.cache import VARIABLE, cache_folder
 from kdx.errors import BackendError
+from kdx.runtime.backend import find_backend
 from kdx.runtime.blob_cache import BlobCache
 from tests.images import solar_cells
 
@@ -163,7 +164,8 @@ def test_threads_get_their_own_answers(backend) -> None:
 
 def test_throughput_mode_gives_the_same(graph, backend) -> None:
     images = solar_cells(8, SIZE)
-    with OpenVino(graph, 1, mode="throughput") as queued:
+    with find_backend("openvino-throughput").open(graph, 1) as queued:
+        assert queued.name == "openvino-throughput"
         assert queued.compiled_model().get_property("PERFORMANCE_HINT") == "THROUGHPUT"
         for batch in (images, images[:3], images[:1]):
             ours, theirs = queued.run(batch), backend.run(batch)
