@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from kd_export.judge import Evidence, Judgement, Limits, judge
-from kd_export.quantize import Sensitivity, put_back, quantised_nodes, worst_layers
+from kd_export.quantize import put_back, quantised_nodes
+from kd_export.sensitivity import MEASURED, Sensitivity, worst_layers
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Outputs
 from kdx.variants import KeptNode
@@ -110,7 +111,7 @@ class Gate:
         if all(judgement.passed for judgement in judgements):
             return quantised, _report("int8", [], len(quantised_nodes(quantised)), 1, judgements)
         nodes = quantised_nodes(quantised)
-        with progress.task("measuring layers", len(nodes)) as task:
+        with progress.task("measuring layers", min(MEASURED, len(nodes))) as task:
             worst = worst_layers(
                 quantised,
                 self.model,
@@ -210,9 +211,13 @@ def _report(
     return GateReport(
         precision=precision,
         passed=not failed,
-        kept=[KeptNode(node=each.node, reason=f"INT8 moves the maps by {each.error:.2%}") for each in worst],
+        kept=[KeptNode(node=each.node, reason=f"INT8 moves {_what(each)} by {each.error:.2%}") for each in worst],
         quantised=quantised,
         attempts=attempts,
         judgements=list(judgements),
         reason=(f"with {len(worst)} nodes in FP32, " if worst else "") + "; ".join(failed),
     )
+
+
+def _what(layer: Sensitivity) -> str:
+    return "the maps" if layer.of_maps else "its own output"

@@ -19,10 +19,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -37,18 +36,6 @@ _QUANTISED_OPS = (*sorted(CONVOLUTIONS), "Add", "MaxPool")
 # What onnxruntime.quantization's pre-processing leaves behind; without it, it logs advice that does not apply.
 _PRE_PROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _NOTES = {_PRE_PROCESSED[0], "onnx.infer"}
-
-
-class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What quantising one node does.
-
-    Attributes:
-        node: Its name.
-        error: Root of the mean square difference of the maps, relative to the maps' own.
-    """
-
-    node: str
-    error: float
 
 
 def quantize(model: ModelProto, images: NDArray[np.uint8], *, keep: Collection[str] = ()) -> ModelProto:
@@ -109,47 +96,6 @@ def quantised_nodes(model: ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type not in {QUANTIZE, DEQUANTIZE} and dequantised.intersection(node.input)
     ]
-
-
-def worst_layers(
-    quantised: ModelProto,
-    model: ModelProto,
-    images: NDArray[np.uint8],
-    maps_of: Callable[[ModelProto, NDArray[np.uint8]], NDArray[np.float32]],
-    *,
-    step: Callable[[], None] = lambda: None,
-) -> list[Sensitivity]:
-    """Return what quantising each node does to the maps, worst first.
-
-    That is what it does alone. But where leaving out one node removes most of what all do together, its fault is one
-    that shows only among the others: a scale that is too large, which networks whose features are normalised do not
-    mind, drives those behind it beyond their range.
-
-    Args:
-        quantised: Of :func:`quantize`.
-        model: The FP32 graph that it was made from.
-        images: A few real images, defects among them where there are any.
-        maps_of: Runs a graph on images.
-        step: Called after each node.
-    """
-    reference = maps_of(model, images).astype(np.float64)
-    energy = max(float(np.square(reference).sum()), float(np.finfo(np.float64).tiny))
-
-    def noise(graph: ModelProto) -> float:
-        value = float(np.square(maps_of(graph, images) - reference).sum()) / energy
-        return value if np.isfinite(value) else float("inf")
-
-    nodes = quantised_nodes(quantised)
-    together = noise(quantised)
-    found = []
-    for name in nodes:
-        error = noise(put_back(quantised, model, set(nodes) - {name}))
-        without = noise(put_back(quantised, model, {name}))
-        if without < 0.5 * together:
-            error = max(error, together - without)
-        found.append(Sensitivity(node=name, error=float(np.sqrt(error))))
-        step()
-    return sorted(found, key=lambda each: -each.error)
 
 
 def _quantisable(model: ModelProto) -> set[str]:

@@ -16,8 +16,9 @@ import torch
 from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, read_parts, scan_images, split_images
 from kd_train.datasets import open_data
 from kd_train.load import fuse
+from kd_train.pair import Pair
 from kd_train.pairs import find_method
-from kd_train.recipes import load_recipe
+from kd_train.recipes import Recipe, load_recipe
 from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, package_versions
 from kd_train.trainer import Trainer
 from kdx import __version__
@@ -105,7 +106,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     Raises:
         KdxError: Of the kind that fits: data, options, weights, an existing output, a loss that is not finite.
     """
-    _check_options(options)
+    check_options(options)
     if (out / RUN_INDEX).exists() and not options.resume and not options.force:
         raise OutputError(
             f"'{out}' holds a run already",
@@ -114,8 +115,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     if out.exists() and not (out / RUN_INDEX).exists() and any(out.iterdir()):
         raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another name for --out")
     device = check_device(options.device)
-    method = find_method(options.method)
-    recipe = load_recipe(method, _overrides(options))
+    recipe = recipe_of(options)
     folder = open_data(data, options.category, progress=progress)
     bad = BadImages(options.max_bad_images)
     records = scan_images(require_good(folder), bad, progress)
@@ -134,8 +134,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         group_by=options.group_by,
         parts=read_parts(options.parts) if options.parts else folder.parts,
     )
-    _seed_everything(options.seed)
-    pair, source = method.build(recipe.pair_options(method, _split(options.weights)))
+    pair, source = build_pair(options, recipe)
     golden = _golden(folder, held_out, spec)
     config = RunConfig(
         schema=SCHEMA,
@@ -174,6 +173,27 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     return TrainResult(run, trainer.fit(), bad.reasons)
 
 
+def recipe_of(options: TrainOptions) -> Recipe:
+    """Return the method's recipe with what the user asked for.
+
+    Raises:
+        OptionError: The method is unknown, or a value is not possible.
+    """
+    return load_recipe(find_method(options.method), _overrides(options))
+
+
+def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
+    """Build the pair that training begins with; the second result says where the teacher's weights came from.
+
+    Raises:
+        OptionError: Backbone or taps are not possible.
+        WeightsError: The teacher's weights could not be found or do not fit.
+    """
+    _seed_everything(options.seed)
+    method = find_method(options.method)
+    return method.build(recipe.pair_options(method, _split(options.weights)))
+
+
 def _overrides(options: TrainOptions) -> dict[str, object]:
     """Return the recipe's fields that the user gave."""
     return {
@@ -197,7 +217,8 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _check_options(options: TrainOptions) -> None:
+def check_options(options: TrainOptions) -> None:
+    """Check what no recipe decides; raise ``OptionError`` for what is not possible."""
     if not 0 < options.train_fraction <= 1:
         raise OptionError(
             "--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"

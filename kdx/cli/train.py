@@ -116,7 +116,7 @@ def train(
         group_by=group_by,
         parts=parts,
         channels=one_of("--channels", channels, ("auto", "1", "3")),  # type: ignore[arg-type]
-        sixteen_bit_range=_range(sixteen_bit_range),
+        sixteen_bit_range=sixteen_bits(sixteen_bit_range),
         max_bad_images=max_bad_images,
         workers=workers,
         memory_mib=memory_mib,
@@ -182,7 +182,8 @@ def method_options(context: typer.Context, method: str) -> dict[str, str]:
     return found
 
 
-def _range(text: str) -> tuple[int, int]:
+def sixteen_bits(text: str) -> tuple[int, int]:
+    """Read ``--sixteen-bit-range LOW:HIGH``; raise ``OptionError`` when it is none."""
     from kdx.errors import OptionError
 
     try:

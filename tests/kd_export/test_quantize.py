@@ -6,7 +6,10 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, numpy_helper
 
 from kd_export.gate import run_onnxruntime
@@ -17,8 +20,8 @@ from kd_export.quantize import (
     put_back,
     quantised_nodes,
     quantize,
-    worst_layers,
 )
+from kd_export.sensitivity import MEASURED, output_errors, worst_layers
 from kdx.errors import GateError
 from kdx.runtime.backend import Outputs
 from tests.images import solar_cells
@@ -246,8 +249,46 @@ def test_the_layer_that_is_broken_is_the_worst(stpm) -> None:
     found = worst_layers(broken, model, solar_cells(2, (64, 64)), maps_of, step=lambda: steps.append(None))
     assert found[0].node == chosen.name
     assert found[0].error > 3 * found[1].error
-    assert [each.error for each in found] == sorted((each.error for each in found), reverse=True)
-    assert len(steps) == len(found) == len(quantised_nodes(quantised))
+    measured = [each.error for each in found if each.of_maps]
+    assert measured == sorted(measured, reverse=True)
+    assert len(steps) == len(measured) <= MEASURED
+    assert {each.node for each in found} == set(quantised_nodes(quantised))
+    # With few measured by the maps, it is among them: its own output is off more than any other's.
+    few = worst_layers(broken, model, solar_cells(2, (64, 64)), maps_of, measured=3)
+    assert [each.of_maps for each in few] == [True] * 3 + [False] * (len(found) - 3)
+    assert few[0].node == chosen.name
+
+
+def test_what_quantising_does_to_an_output_alone(stpm) -> None:
+    """The first convolution by hand: int8 image and weights, in PyTorch."""
+    model, quantised = stpm
+    node = next(node for node in quantised.graph.node if node.op_type == "Conv")
+    makers = {name: maker for maker in quantised.graph.node for name in maker.output}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
+    originals = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    exact = next(each for each in model.graph.node if each.name == node.name)
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.append(onnx.helper.make_tensor_value_info(exact.input[0], onnx.TensorProto.FLOAT, None))
+    session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    image = solar_cells(1, (64, 64))
+    (x,) = session.run([exact.input[0]], {"image": image})
+    step = constants[makers[makers[node.input[0]].input[0]].input[1]]
+    weights = makers[node.input[1]]
+    scale = constants[weights.input[1]].reshape(-1, 1, 1, 1)
+    attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    settings = {"stride": attributes["strides"], "padding": attributes["pads"][:2]}
+    bias = torch.tensor(originals[exact.input[2]])
+    ours = F.conv2d(
+        torch.tensor(np.clip(np.rint(x / step), -128, 127) * step),
+        torch.tensor(constants[weights.input[0]] * scale),
+        bias,
+        **settings,
+    )
+    theirs = F.conv2d(torch.tensor(x), torch.tensor(originals[exact.input[1]]), bias, **settings)
+    expected = float(((ours - theirs).square().sum() / theirs.square().sum()).sqrt())
+    assert expected > 0
+    assert output_errors(quantised, model, image)[node.name] == pytest.approx(expected, rel=1e-3)
 
 
 def test_without_images_or_networks_nothing_is_quantised(stpm) -> None:

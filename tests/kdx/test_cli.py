@@ -29,6 +29,9 @@ OPTIONS = {
     "reproduce": "--data --category --seeds --table --variant --out --all-systems --backbone --weights --epochs "
     "--image-size --batch-size --learning-rate --taps --sigma --validation-fraction --max-bad-images --workers "
     "--memory-mib --device --force --json",
+    "fit": "--budget-ms --percentile --out --methods --sizes --backbone --weights --taps --precision --threads "
+    "--category --epochs --hours --false-reject-rate --validation-fraction --group-by --parts --seed --channels "
+    "--sixteen-bit-range --max-bad-images --workers --memory-mib --device --force --json",
     "inspect": "--json",
     "doctor": "--json",
     "demo": "--out --full --smallest --seed --force --no-force --json",

@@ -1,0 +1,4 @@
+"""What ``kdx fit`` does: screen latencies without training, train what can keep the budget, report the frontier.
+
+It stands here because it brings training and export together, which know nothing of each other.
+"""

@@ -1,0 +1,240 @@
+"""What ``kdx fit`` finds, as records: kept beside the runs so that a second call goes on, and reported as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from kdx.runtime.latency import Machine
+
+SCHEMA = 1
+
+LABELLED, SYNTHETIC = "labelled test images", "synthetic defects"
+
+
+class Candidate(msgspec.Struct, frozen=True, order=True):
+    """What is trained: a method at an image size (the side of the networks' square, in pixels)."""
+
+    method: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """As its run folder is called."""
+        return f"{self.method}-{self.size}"
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.size}"
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How long one way to run a candidate takes, from the uint8 array to the verdict, one image a call.
+
+    Attributes:
+        backend: Its name.
+        precision: Of the graph.
+        percentile: At which ``measured_ms`` was measured.
+        measured_ms: Milliseconds; None where it could not run.
+        p50_ms: Median.
+        max_ms: The slowest call.
+        runs: Calls counted.
+        error: Why it could not run, or empty.
+    """
+
+    backend: str
+    precision: str
+    percentile: float = 0.0
+    measured_ms: float | None = None
+    p50_ms: float | None = None
+    max_ms: float | None = None
+    runs: int = 0
+    error: str = ""
+
+
+class Screened(msgspec.Struct, frozen=True, kw_only=True):
+    """What the screening found of a candidate.
+
+    Attributes:
+        candidate: Which.
+        outcome: ``may keep`` the budget in one precision at least; ``misses`` it in every one; ``failed`` to be built,
+            exported or run; ``skipped``, for a smaller size was hopeless already.
+        timings: Every backend in every precision.
+        reason: Of every other outcome than ``may keep``, in words.
+    """
+
+    candidate: Candidate
+    outcome: Literal["may keep", "misses", "failed", "skipped"]
+    timings: list[Timing] = []
+    reason: str = ""
+
+    @property
+    def fastest(self) -> Timing | None:
+        """The fastest way that ran, by the median: hopeless ones have no other percentile. None where nothing ran."""
+        ran = [timing for timing in self.timings if timing.p50_ms is not None]
+        return min(ran, key=lambda timing: timing.p50_ms or 0.0) if ran else None
+
+    @property
+    def precisions(self) -> list[str]:
+        """The precisions that some backend here runs."""
+        return list(dict.fromkeys(timing.precision for timing in self.timings if timing.measured_ms is not None))
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """How well defects are told; shares between 0 and 1, None where there are none.
+
+    Attributes:
+        good: Good images.
+        defective: Defective images, each synthetic kind counted.
+        image_auroc: Area under the ROC curve of the images' scores.
+        image_auroc_error: Its standard error: of as many images drawn anew.
+        pixel_auroc: Likewise of the maps' pixels; None without masks.
+        pro: Per-region overlap; None without masks.
+        false_reject_rate: Of good images at the calibrated threshold; None for those that it was calibrated on.
+        detection_rate: Of defective images at that threshold.
+    """
+
+    good: int
+    defective: int
+    image_auroc: float
+    image_auroc_error: float
+    pixel_auroc: float | None
+    pro: float | None
+    false_reject_rate: float | None
+    detection_rate: float | None
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """A trained candidate in one precision.
+
+    Attributes:
+        precision: Of the graph.
+        timings: Every backend that runs it.
+        scores: Measured through the fastest of them.
+    """
+
+    precision: str
+    timings: list[Timing]
+    scores: Scores
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that was trained, exported, calibrated, evaluated and timed.
+
+    Attributes:
+        candidate: Which.
+        key: Hash of everything that decides what follows, the checkpoint included.
+        epochs: Trained.
+        train_images: Trained on.
+        held_out_images: Held out.
+        seconds: Of training.
+        measured: Every precision that passed its gate.
+        refused: Why others are missing, by precision.
+    """
+
+    candidate: Candidate
+    key: str
+    epochs: int
+    train_images: int
+    held_out_images: int
+    seconds: float
+    measured: list[Measured]
+    refused: dict[str, str] = {}
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the table: a candidate in one precision, in its fastest backend.
+
+    Attributes:
+        candidate: Which.
+        timing: Of the fastest backend.
+        scores: How well defects are told.
+        bundle: Where it is, relative to the output folder.
+        keeps_budget: Whether the measured percentile is within the budget.
+        on_frontier: Whether no other line is at least as fast and as accurate, and better in one of the two.
+    """
+
+    candidate: Candidate
+    timing: Timing
+    scores: Scores
+    bundle: str
+    keeps_budget: bool
+    on_frontier: bool = False
+
+
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """What is not in the table, and why.
+
+    Attributes:
+        candidate: Which.
+        reason: In words.
+        precision: Which of its precisions, or None for all of it.
+        measured_ms: The screening's fastest percentile, or None.
+    """
+
+    candidate: Candidate
+    reason: str
+    precision: str | None = None
+    measured_ms: float | None = None
+
+
+class Best(msgspec.Struct, frozen=True, kw_only=True):
+    """The bundle that is left ready for use.
+
+    Attributes:
+        bundle: Where it is.
+        row: What it is a copy of.
+        confirmed: The same bundle as ``kdx.load`` opens it, measured once more at the end.
+        passed_over: More accurate ones that missed the budget then, with what was measured.
+    """
+
+    bundle: str
+    row: Row
+    confirmed: Timing
+    passed_over: list[str] = []
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``fit.json``.
+
+    Attributes:
+        schema: Version of this layout.
+        data: The data folder.
+        category: Its category, or None.
+        budget_ms: Milliseconds that a verdict may take.
+        percentile: Share of the calls, in percent, that must keep it.
+        false_reject_rate: For which the thresholds were calibrated.
+        evidence: What accuracy was measured on: labelled test images, or synthetic defects.
+        notes: What a reader of the figures must know.
+        machine: Where latencies were measured.
+        screened: The screening, every candidate.
+        rows: The table, fastest first.
+        dropped: What is not in it, and why.
+        best: The most accurate that keeps the budget, or None.
+        advice: What would help where nothing keeps it.
+        next: The command to run next, or empty.
+        created: UTC time, ISO 8601.
+    """
+
+    schema: int
+    data: str
+    category: str | None
+    budget_ms: float
+    percentile: float
+    false_reject_rate: float
+    evidence: str
+    notes: list[str]
+    machine: Machine
+    screened: list[Screened]
+    rows: list[Row]
+    dropped: list[Dropped]
+    best: Best | None
+    advice: list[str]
+    next: str
+    created: str
+
+
+def fastest(timings: list[Timing]) -> Timing | None:
+    """Return the timing that is the lowest at the highest percentile measured, or None where nothing ran."""
+    ran = [timing for timing in timings if timing.measured_ms is not None]
+    return min(ran, key=lambda timing: (-timing.percentile, timing.measured_ms)) if ran else None
