@@ -126,10 +126,21 @@ def require_contract(model: ModelProto, detector: FusedDetector) -> None:
         if INPUT in node.input and node.op_type != "Cast":
             faults.append(f"the uint8 input feeds {node.op_type} before it is cast")
     faults += [f"dead node {name}" for name in _dead_nodes(model)]
+    faults += [f"{name} may divide by zero" for name in _unbounded_roots(model)]
     if faults:
         raise GateError(
             f"the exported graph breaks its contract: {'; '.join(faults)}", fix="please report this backbone"
         )
+
+
+def _unbounded_roots(model: ModelProto) -> list[str]:
+    """Return roots behind the taps whose argument has no lower bound: exporters take what is small for zero."""
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Sqrt" and node.name.startswith("tail") and makers.get(node.input[0]) not in {"Clip", "Max"}
+    ]
 
 
 def _dead_nodes(model: ModelProto) -> list[str]:

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from kd_export.graph.spec import Distance
 
-# Keeps a zero vector finite. It is added to a sum of squares in FP32, where it is far above the smallest number and far
-# below the square of any feature; in FP16 it would be zero, which is one reason why the tail is never FP16.
+# Keeps a zero vector finite. A sum of squares in FP32 is at least this, far above the smallest number and far below the
+# square of any feature; in FP16 it would be zero, which is one reason why the tail is never FP16. Not an addition:
+# PyTorch's exporter removes one of less than 1e-8 as if it were one of zero.
 EPSILON = 1e-20
 
 
 def unit_vectors(features: Tensor) -> Tensor:
-    """Take ``(N, C, h, w)`` and return ``features / sqrt(‖features‖² + eps)`` of each position; computed in FP32."""
+    """Take ``(N, C, h, w)`` and return ``features / max(‖features‖, 1e-10)`` of each position; computed in FP32."""
     exact = features.to(torch.float32)
-    unit = exact * torch.rsqrt((exact * exact).sum(dim=1, keepdim=True) + EPSILON)
+    unit = exact * torch.rsqrt((exact * exact).sum(dim=1, keepdim=True).clamp_min(EPSILON))
     return unit.to(features.dtype)
 
 
@@ -43,9 +44,9 @@ class _PerPosition(nn.Module):
         return F.conv2d(x, self.ones)
 
     def normalise(self, features: Tensor) -> Tensor:
-        """Take and return ``(N, C, h, w)``: ``features / sqrt(‖features‖² + eps)`` of each position, in FP32."""
+        """Take and return ``(N, C, h, w)``: ``features / max(‖features‖, 1e-10)`` of each position, in FP32."""
         features = features.to(torch.float32)
-        return features * torch.rsqrt(self.channel_sum(features * features) + EPSILON)
+        return features * torch.rsqrt(self.channel_sum(features * features).clamp_min(EPSILON))
 
 
 class HalfSquaredL2(_PerPosition):

@@ -77,8 +77,8 @@ class Confirmed(nn.Module):
         """Take two maps ``(N, H, W)`` and return one."""
         flat = second.flatten(1)
         extent = flat.amax(dim=1) - flat.amin(dim=1)
-        # Behind the taps everything is FP32; the smallest number added keeps a map of zeros finite.
-        factor = extent * torch.rsqrt((flat * flat).sum(dim=1) + EPSILON)
+        # Behind the taps everything is FP32; the bound keeps a map of zeros finite.
+        factor = extent * torch.rsqrt((flat * flat).sum(dim=1).clamp_min(EPSILON))
         return first * (second * factor[:, None, None])
 
 

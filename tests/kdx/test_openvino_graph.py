@@ -61,7 +61,7 @@ def test_other_convolutions_stay(tmp_path) -> None:
 def test_unsigned_activations_have_the_same_values(exported, tmp_path) -> None:
     """On images that were calibrated on, nothing exceeds its range, so nothing may change but roundings at ties.
 
-    One such is a step's difference in the next layer: OpenVINO and ONNX Runtime differ by up to 3.5 % on these networks.
+    One such is a step's difference in the next layer: OpenVINO and ONNX Runtime differ by up to 3.5 % here.
     """
     images = solar_cells(4, (72, 80))
     onnx.save_model(quantize(onnx.load(exported.fp32), images), str(tmp_path / "int8.onnx"))
