@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kdx.bundle import Bundle, open_bundle
     from kdx.errors import KdxError
+    from kdx.group import DetectorGroup, load_many
     from kdx.images import InputSpec, read_image
     from kdx.loading import load
     from kdx.runtime.detector import Decision, Detector, Verdict
@@ -22,11 +23,13 @@ __all__ = [
     "Bundle",
     "Decision",
     "Detector",
+    "DetectorGroup",
     "InputSpec",
     "KdxError",
     "Verdict",
     "__version__",
     "load",
+    "load_many",
     "open_bundle",
     "read_image",
 ]
@@ -35,10 +38,12 @@ _HOME = {
     "Bundle": "kdx.bundle",
     "Decision": "kdx.runtime.detector",
     "Detector": "kdx.runtime.detector",
+    "DetectorGroup": "kdx.group",
     "InputSpec": "kdx.images",
     "KdxError": "kdx.errors",
     "Verdict": "kdx.runtime.detector",
     "load": "kdx.loading",
+    "load_many": "kdx.group",
     "open_bundle": "kdx.bundle",
     "read_image": "kdx.images",
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -24,11 +24,23 @@ from kdx.cli.common import (
 )
 from kdx.progress import SILENT, Progress, track
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kdx.group import DetectorGroup
+    from kdx.images import InputSpec
+    from kdx.runtime.detector import Verdict
+
 
 @command(json_lines=True)
 def predict(
     bundle: Path = typer.Argument(help="Bundle (or run folder)."),
     images: list[Path] = typer.Argument(help="Image files, or folders of them."),
+    also: list[Path] = typer.Option([], "--also", help="Another bundle that judges each image too; may be repeated."),
+    shared_teacher: bool = typer.Option(
+        False, "--shared-teacher", help="With --also: one pass of the teacher, which all bundles must have in common."
+    ),
     overlay: Path | None = typer.Option(None, "--overlay", help="Folder for heat maps (PNG)."),
     backend: str = typer.Option("auto", help="Backend to run on."),
     threads: int | None = THREADS_OPTION,
@@ -39,7 +51,8 @@ def predict(
     """Judge images: verdict, score, and margin to the threshold.
 
     The margin is score / threshold - 1: below zero is good. Heat maps are scaled by the map value that hardly any good
-    image reaches, and outlined at it.
+    image reaches, and outlined at it. With --also, several bundles judge each image; teachers that they have in common
+    are held once.
     """
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
@@ -49,6 +62,8 @@ def predict(
             _expand(images),
             records,
             bad,
+            also=also,
+            shared_teacher=shared_teacher,
             overlay=overlay,
             backend=backend,
             threads=threads,
@@ -72,6 +87,8 @@ def judge(
     records: list[dict[str, Any]],
     bad: dict[str, str],
     *,
+    also: Sequence[Path] = (),
+    shared_teacher: bool = False,
     overlay: Path | None = None,
     backend: str = "auto",
     threads: int | None = None,
@@ -80,23 +97,24 @@ def judge(
     progress: Progress = SILENT,
     each: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Judge image files one by one; add a record of each to ``records``, of those passed over a reason to ``bad``."""
-    from kdx.errors import ImageError
-    from kdx.images import read_image
-    from kdx.loading import load
+    """Judge image files one by one; add a record of each to ``records``, of those passed over a reason to ``bad``.
 
-    names = _overlay_names(paths) if overlay is not None else {}
-    with load(bundle, backend, threads) as detector:
-        if detector.threshold is None:
-            err.print(
-                f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {bundle} DATA"
-            )
-        if overlay is not None:
-            _require_free(overlay, paths, names, force=force)
-            overlay.mkdir(parents=True, exist_ok=True)
+    With other bundles, a record is one bundle's verdict on an image, and names the bundle.
+    """
+    from kdx.errors import ImageError
+
+    bundles = _bundle_names([bundle, *also])
+    with _load(bundles, backend, threads, shared_teacher=shared_teacher) as group:
+        for name, path in bundles.items():
+            if group[name].threshold is None:
+                err.print(
+                    f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {path} DATA"
+                )
+        targets = _overlay_targets(overlay, paths, list(bundles))
+        _prepare(targets, force=force)
         for path in track(progress, paths, "judging", len(paths)):
             try:
-                image = read_image(path, detector.input)
+                judged = list(_verdicts(group, path))
             except ImageError as error:
                 bad[str(path)] = error.message
                 if len(bad) > max_bad_images:
@@ -104,20 +122,59 @@ def judge(
                 if each is not None:
                     each({"image": str(path), "error": error.as_dict()})
                 continue
-            verdict = detector(image)
-            record: dict[str, Any] = {
-                "image": str(path),
-                "verdict": verdict.decision.value,
-                "score": verdict.score,
-                "threshold": verdict.threshold,
-                "margin": verdict.margin,
-            }
-            if overlay is not None:
-                record["overlay"] = str(overlay / names[path])
-                _write_overlay(overlay / names[path], image, verdict, path.name, detector)
-            if each is not None:
-                each(record)
-            records.append(record)
+            for name, image, verdict in judged:
+                record: dict[str, Any] = {
+                    **({"bundle": name} if also else {}),
+                    "image": str(path),
+                    "verdict": verdict.decision.value,
+                    "score": verdict.score,
+                    "threshold": verdict.threshold,
+                    "margin": verdict.margin,
+                }
+                if overlay is not None:
+                    target = targets[path, name]
+                    record["overlay"] = str(target)
+                    _write_overlay(target, image, verdict, path.name, group[name])
+                if each is not None:
+                    each(record)
+                records.append(record)
+
+
+def _bundle_names(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name each bundle after its folder; bundles of one name keep the folder around them too."""
+    stems = [path.name.removesuffix(".kdx") for path in paths]
+    found: dict[str, Path] = {}
+    for path, stem in zip(paths, stems, strict=True):
+        name = stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}"
+        while name in found:
+            name += "_"
+        found[name] = path
+    return found
+
+
+def _load(bundles: dict[str, Path], backend: str, threads: int | None, *, shared_teacher: bool) -> DetectorGroup:
+    from kdx.errors import OptionError
+    from kdx.group import DetectorGroup, load_many
+    from kdx.loading import load
+
+    if len(bundles) > 1:
+        return load_many(bundles, backend, threads, shared_teacher=shared_teacher or None)
+    if shared_teacher:
+        raise OptionError("--shared-teacher needs several bundles", fix="name the others: --also OTHER.kdx")
+    return DetectorGroup({name: load(path, backend, threads) for name, path in bundles.items()})
+
+
+def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[np.uint8], Verdict]]:
+    """Yield the image as a detector takes it, and its verdict, for each; a file is read once for each kind of input."""
+    from kdx.images import read_image
+
+    inputs: dict[InputSpec, list[str]] = {}
+    for name in group:
+        inputs.setdefault(group[name].input, []).append(name)
+    images = {spec: read_image(path, spec) for spec in inputs}
+    verdicts = {name: verdict for spec, names in inputs.items() for name, verdict in group(images[spec], names).items()}
+    for name in group:
+        yield name, images[group[name].input], verdicts[name]
 
 
 def _expand(images: list[Path]) -> list[Path]:
@@ -147,19 +204,29 @@ def _overlay_names(paths: list[Path]) -> dict[Path, str]:
     return names
 
 
-def _require_free(overlay: Path, paths: list[Path], names: dict[Path, str], *, force: bool) -> None:
-    """Refuse to replace the images themselves, and anything else unless it may be."""
+def _overlay_targets(folder: Path | None, paths: list[Path], bundles: list[str]) -> dict[tuple[Path, str], Path]:
+    """Return the heat map's file of each image and bundle: several bundles have a folder each."""
+    if folder is None:
+        return {}
+    names = _overlay_names(paths)
+    several = len(bundles) > 1
+    return {(path, name): (folder / name if several else folder) / names[path] for path in paths for name in bundles}
+
+
+def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
+    """Make the heat maps' folders; refuse to replace the images themselves, and anything else unless it may be."""
     from kdx.errors import OutputError
     from kdx.files import refuse_existing
 
-    inputs = {path.resolve() for path in paths}
-    for path in paths:
-        target = overlay / names[path]
+    inputs = {path.resolve() for path, _ in targets}
+    for (path, _), target in targets.items():
         if target.resolve() in inputs:
             raise OutputError(
                 f"the heat map of '{path}' would replace an image", fix="choose another folder for --overlay"
             )
         refuse_existing(target, force=force)
+    for folder in dict.fromkeys(target.parent for target in targets.values()):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: Any) -> None:
@@ -178,10 +245,12 @@ def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: 
 def show(records: list[dict[str, Any]]) -> None:
     """Print a table of verdicts."""
     colours = {"good": "green", "defective": "bold red", "undecided": "yellow"}
-    table = make_table("", "verdict", "image", "score", "threshold", "margin", left=("image",))
+    bundles = ("bundle",) if "bundle" in records[0] else ()
+    table = make_table("", "verdict", *bundles, "image", "score", "threshold", "margin", left=("bundle", "image"))
     for r in records:
         threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
         margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
         verdict = f"[{colours[r['verdict']]}]{r['verdict']}[/]"
-        table.add_row(verdict, escape(r["image"]), f"{r['score']:.4g}", threshold, margin)
+        texts = (escape(r[column]) for column in (*bundles, "image"))
+        table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)
     out.print(table)

@@ -224,7 +224,7 @@ BACKENDS: dict[str, BackendInfo] = {
             purpose="OpenVINO on the CPU: FP32, INT8, and BF16 on CPUs that have it",
             precisions=("int8", "bf16", "fp32"),
             computed={
-                "bf16": Computed("kdx.runtime.openvino:openvino_bf16_backend", "kdx.runtime.openvino:offers_bf16")
+                "bf16": Computed("kdx.runtime.openvino:openvino_bf16_backend", "kdx.runtime.openvino_load:offers_bf16")
             },
         ),
         BackendInfo(

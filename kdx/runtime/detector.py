@@ -106,12 +106,12 @@ class Detector(ClosesOnExit):
         batch: Any = self._on_device(image)
         if batch is None:
             batch = np.ascontiguousarray(self.input.check(image)[None])
-        return self._verdict(*(output[0] for output in self.backend.run(batch)))
+        return self.verdict(*(output[0] for output in self.backend.run(batch)))
 
     def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
         """Judge several images: an array ``(N, H, W, C)`` or a sequence of single images."""
         outputs = self.outputs(images)
-        return [self._verdict(map_, score) for map_, score in zip(outputs.maps, outputs.scores, strict=True)]
+        return [self.verdict(map_, score) for map_, score in zip(outputs.maps, outputs.scores, strict=True)]
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
         """Return the raw maps ``(N, h, w)`` and scores ``(N, 1)`` of several images."""
@@ -141,7 +141,8 @@ class Detector(ClosesOnExit):
         count, shape = (1, array.shape) if single else (array.shape[0], array.shape[1:])
         return array.reshape(count, *self.input.check_layout("uint8", shape))
 
-    def _verdict(self, anomaly_map: NDArray[np.float32], score: NDArray[np.float32]) -> Verdict:
+    def verdict(self, anomaly_map: NDArray[np.float32], score: NDArray[np.float32]) -> Verdict:
+        """Return the verdict on what a backend gave for one image: a map ``(h, w)`` and a score ``(1,)``."""
         value = float(score[0])
         return Verdict(decide(value, self.threshold), value, self.threshold, anomaly_map, self.pixel_threshold)
 

@@ -6,29 +6,33 @@ some percent, and nothing says so.
 
 from __future__ import annotations
 
-import io
 import queue
 import threading
 from collections import OrderedDict
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from kdx import __version__
-from kdx.cache import cache_folder
 from kdx.errors import BackendError
 from kdx.files import sha256_file
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.blob_cache import BlobCache
-from kdx.runtime.openvino_graph import OUTPUTS, reduce_channel_sums, use_unsigned_activations, with_fp32_island
+from kdx.runtime.openvino_graph import OUTPUTS
+from kdx.runtime.openvino_load import (
+    KEPT_BATCH_SIZES,
+    Mode,
+    Precision,
+    blob_folder,
+    compile_model,
+    configuration,
+    load_compiled,
+    read_graph,
+    require_bf16,
+)
 
-DEVICE = "CPU"
-# A compiled model holds weights of its own, laid out for its batch size.
-KEPT_BATCH_SIZES = 4
 _ROOMS = ("preprocess", "pair", "tail")
 
 
@@ -59,23 +63,16 @@ class OpenVino(ClosesOnExit):
         graph: Path,
         threads: int | None = None,
         *,
-        precision: Literal["f32", "bf16"] = "f32",
-        mode: Literal["latency", "throughput"] = "latency",
+        precision: Precision = "f32",
+        mode: Mode = "latency",
         pinning: bool | None = None,
         cache: Path | None = None,
     ) -> None:
-        if precision == "bf16" and not offers_bf16():
-            raise BackendError("this CPU computes no BF16", expected="AVX-512 BF16 or AMX", fix="use another precision")
+        if precision == "bf16":
+            require_bf16()
         self._graph = graph
         self._mode = mode
-        self._config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "EXECUTION_MODE_HINT": "ACCURACY" if precision == "f32" else "PERFORMANCE",
-            "PERFORMANCE_HINT": mode.upper(),
-            **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
-            **({} if pinning is None else {"ENABLE_CPU_PINNING": pinning}),
-        }
-        self._precision = precision
+        self._config = configuration(precision, threads, mode, pinning)
         self._cache = BlobCache(cache)
         self._models: OrderedDict[int, _Compiled] = OrderedDict()
         self._lock = threading.Lock()
@@ -121,7 +118,7 @@ class OpenVino(ClosesOnExit):
 
         What OpenVINO fused counts for the first of the fused nodes.
         """
-        model = self._compile(1, {**self._config, "PERF_COUNT": True})
+        model = compile_model(read_graph(self._graph, 1), {**self._config, "PERF_COUNT": True})
         notes = {op.get_friendly_name(): op.get_rt_info() for op in model.get_runtime_model().get_ops()}
         request = model.create_infer_request()
         times: dict[str, float] = {}
@@ -146,30 +143,8 @@ class OpenVino(ClosesOnExit):
             return self._models[batch]
 
     def _load(self, batch: int) -> Any:
-        """Take a compiled model from the cache, or compile it and keep it there."""
-        key = (__version__, ov.__version__, *_cpu(), self._digest, batch, sorted(self._config.items()))
-        blob = self._cache.read(*key)
-        if blob is not None:
-            try:
-                return _core().import_model(io.BytesIO(blob), DEVICE, self._config)
-            except RuntimeError:
-                pass  # whole, but not for this OpenVINO
-        compiled = self._compile(batch, self._config)
-        if self._cache.folder is not None:
-            self._cache.write(compiled.export_model().getvalue(), *key)
-        return compiled
-
-    def _compile(self, batch: int, config: dict[str, Any]) -> Any:
-        core = _core()
-        model = core.read_model(self._graph)
-        shape = model.input(0).partial_shape
-        shape[0] = batch
-        model.reshape({model.input(0): shape})
-        reduce_channel_sums(model)
-        use_unsigned_activations(model)
-        if self._precision == "bf16":
-            model = with_fp32_island(core, model)
-        return core.compile_model(model, DEVICE, config)
+        content = (self._digest, batch)
+        return load_compiled(self._cache, self._config, content, lambda: read_graph(self._graph, batch))
 
 
 class _Compiled:
@@ -213,12 +188,12 @@ class _Compiled:
 
 def openvino_backend(graph: Path, threads: int | None = None) -> OpenVino:
     """Return the backend for a bundle's FP32 or INT8 graph."""
-    return OpenVino(graph, threads, cache=_folder())
+    return OpenVino(graph, threads, cache=blob_folder())
 
 
 def openvino_throughput_backend(graph: Path, threads: int | None = None) -> OpenVino:
     """Return the backend that takes the images of a batch one by one, several at a time."""
-    backend = OpenVino(graph, threads, mode="throughput", cache=_folder())
+    backend = OpenVino(graph, threads, mode="throughput", cache=blob_folder())
     backend.name = "openvino-throughput"
     return backend
 
@@ -229,25 +204,4 @@ def openvino_bf16_backend(graph: Path, threads: int | None = None) -> OpenVino:
     Raises:
         BackendError: The CPU has no BF16.
     """
-    return OpenVino(graph, threads, precision="bf16", cache=_folder())
-
-
-def offers_bf16() -> bool:
-    """Whether this CPU computes BF16."""
-    return "BF16" in _core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
-
-
-def _folder() -> Path | None:
-    folder = cache_folder()
-    return folder / "openvino" if folder else None
-
-
-@lru_cache(maxsize=1)
-def _core() -> Any:
-    return ov.Core()
-
-
-@lru_cache(maxsize=1)
-def _cpu() -> tuple[str, ...]:
-    core = _core()
-    return (core.get_property(DEVICE, "FULL_DEVICE_NAME"), *core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+    return OpenVino(graph, threads, precision="bf16", cache=blob_folder())

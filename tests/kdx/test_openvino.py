@@ -21,6 +21,7 @@ from tests.images import solar_cells
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
 kdx_openvino = pytest.importorskip("kdx.runtime.openvino")
+openvino_load = pytest.importorskip("kdx.runtime.openvino_load")
 OpenVino = kdx_openvino.OpenVino
 SIZE = (64, 64)
 
@@ -91,7 +92,7 @@ def test_the_precision_is_f32_whatever_the_cpu_offers(backend) -> None:
 
 
 def test_bf16_is_the_networks_alone(graph) -> None:
-    if not kdx_openvino.offers_bf16():
+    if not openvino_load.offers_bf16():
         pytest.skip("this CPU has no BF16")
     images = solar_cells(2, SIZE)
     with OpenVino(graph, 1) as exact, OpenVino(graph, 1, precision="bf16") as backend:
@@ -104,7 +105,7 @@ def test_bf16_is_the_networks_alone(graph) -> None:
 
 
 def test_bf16_is_refused_where_the_cpu_has_none(graph, monkeypatch) -> None:
-    monkeypatch.setattr(kdx_openvino, "offers_bf16", lambda: False)
+    monkeypatch.setattr(openvino_load, "offers_bf16", lambda: False)
     with pytest.raises(BackendError, match="no BF16"):
         kdx_openvino.openvino_bf16_backend(graph, 1)
 
@@ -118,7 +119,7 @@ def test_each_batch_size_is_compiled_once_and_the_last_few_are_kept(graph) -> No
             np.testing.assert_allclose(part.scores, whole.scores[:size], rtol=FP32.score)
             assert tuple(backend.compiled_model(size).input(0).shape) == (size, *SIZE, 3)
         assert backend.compiled_model(8) is backend.compiled_model(8)
-        assert len(backend._models) == kdx_openvino.KEPT_BATCH_SIZES
+        assert len(backend._models) == openvino_load.KEPT_BATCH_SIZES
 
 
 def test_the_input_stays_uint8(backend) -> None:
@@ -261,7 +262,7 @@ def test_another_graph_under_the_same_name_is_compiled(graph, tmp_path) -> None:
 
 
 def test_precisions_do_not_share_blobs(graph, tmp_path) -> None:
-    if not kdx_openvino.offers_bf16():
+    if not openvino_load.offers_bf16():
         pytest.skip("this CPU has no BF16")
     images = solar_cells(1, SIZE)
     with OpenVino(graph, 1, precision="bf16", cache=tmp_path) as half, OpenVino(graph, 1, cache=tmp_path) as exact:

@@ -1,0 +1,107 @@
+"""Reading, compiling and keeping OpenVINO models; what whole graphs and parts of graphs have in common."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import openvino as ov
+
+from kdx import __version__
+from kdx.cache import cache_folder
+from kdx.errors import BackendError
+from kdx.runtime.blob_cache import BlobCache
+from kdx.runtime.openvino_graph import reduce_channel_sums, use_unsigned_activations, with_fp32_island
+
+DEVICE = "CPU"
+# A compiled model holds weights of its own, laid out for its batch size.
+KEPT_BATCH_SIZES = 4
+Precision = Literal["f32", "bf16"]
+Mode = Literal["latency", "throughput"]
+
+
+@lru_cache(maxsize=1)
+def core() -> Any:
+    """Return OpenVINO's core, of which a process needs one."""
+    return ov.Core()
+
+
+def offers_bf16() -> bool:
+    """Whether this CPU computes BF16."""
+    return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def require_bf16() -> None:
+    """Raise ``BackendError`` where this CPU computes no BF16."""
+    if not offers_bf16():
+        raise BackendError("this CPU computes no BF16", expected="AVX-512 BF16 or AMX", fix="use another precision")
+
+
+def configuration(
+    precision: Precision, threads: int | None, mode: Mode = "latency", pinning: bool | None = None
+) -> dict[str, Any]:
+    """Return what a model is compiled with; the precision is never left to OpenVINO."""
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "EXECUTION_MODE_HINT": "ACCURACY" if precision == "f32" else "PERFORMANCE",
+        "PERFORMANCE_HINT": mode.upper(),
+        **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
+        **({} if pinning is None else {"ENABLE_CPU_PINNING": pinning}),
+    }
+
+
+def read_graph(graph: Path, batch: int) -> Any:
+    """Return a graph for one batch size, as it is computed here."""
+    model = core().read_model(graph)
+    shape = model.input(0).partial_shape
+    shape[0] = batch
+    model.reshape({model.input(0): shape})
+    reduce_channel_sums(model)
+    use_unsigned_activations(model)
+    return model
+
+
+def compile_model(model: Any, config: dict[str, Any]) -> Any:
+    """Compile what :func:`read_graph` returned, or a part of it."""
+    if config["INFERENCE_PRECISION_HINT"] == "bf16":
+        model = with_fp32_island(core(), model)
+    return core().compile_model(model, DEVICE, config)
+
+
+def load_compiled(
+    cache: BlobCache, config: dict[str, Any], content: tuple[object, ...], model: Callable[[], Any]
+) -> Any:
+    """Take a compiled model from the cache, or compile it and keep it there.
+
+    Args:
+        cache: Where compiled models are kept, if anywhere.
+        config: Of :func:`configuration`.
+        content: What tells this model from every other.
+        model: Returns the model to compile.
+    """
+    key = (__version__, ov.__version__, *_cpu(), *content, sorted(config.items()))
+    blob = cache.read(*key)
+    if blob is not None:
+        try:
+            return core().import_model(io.BytesIO(blob), DEVICE, config)
+        except RuntimeError:
+            pass  # whole, but not for this OpenVINO
+    compiled = compile_model(model(), config)
+    if cache.folder is not None:
+        cache.write(compiled.export_model().getvalue(), *key)
+    return compiled
+
+
+def blob_folder() -> Path | None:
+    """Return the folder where compiled models are kept; None for nowhere."""
+    folder = cache_folder()
+    return folder / "openvino" if folder else None
+
+
+@lru_cache(maxsize=1)
+def _cpu() -> tuple[str, ...]:
+    found = core()
+    return (found.get_property(DEVICE, "FULL_DEVICE_NAME"), *found.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))

@@ -1,0 +1,253 @@
+"""One teacher and several students in OpenVINO: the teacher's weights are held once, and one pass of it serves all.
+
+Each student is compiled with what is its own of the tail. It reads the features where the teacher left them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.errors import BackendError
+from kdx.files import sha256_file
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.blob_cache import BlobCache
+from kdx.runtime.openvino_graph import OUTPUTS
+from kdx.runtime.openvino_load import (
+    KEPT_BATCH_SIZES,
+    blob_folder,
+    configuration,
+    load_compiled,
+    read_graph,
+    require_bf16,
+)
+from kdx.runtime.openvino_split import Outline, Tensor, own_part, shared_part
+
+_CLOSED = ("the detector is closed", "load the bundles again")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph as it will be compiled, and what it computes.
+
+    Attributes:
+        graph: Path of the ONNX file.
+        precision: ``fp32``, ``int8``, or ``bf16``, in which the FP32 graph is computed.
+        sha256: Of the file.
+        outline: Of the graph.
+        image_shape: Height, width and channels.
+    """
+
+    graph: Path
+    precision: str
+    sha256: str
+    outline: Outline
+    image_shape: tuple[int, ...]
+
+    @property
+    def teacher(self) -> str:
+        """A digest of the teacher's weights and structure, and of the preprocessing before it; empty without one."""
+        return hashlib.sha256(b"".join(sorted(self.outline.teacher))).hexdigest() if self.outline.teacher else ""
+
+
+def plan_of(graph: Path, precision: str) -> Plan:
+    """Read a graph.
+
+    Raises:
+        BackendError: OpenVINO cannot read it, or the CPU lacks the precision.
+    """
+    if precision == "bf16":
+        require_bf16()
+    try:
+        model = read_graph(graph, 1)
+        return Plan(graph, precision, sha256_file(graph), Outline(model), tuple(model.input(0).shape)[1:])
+    except BackendError:
+        raise
+    except Exception as error:  # OpenVINO's exceptions share no base but Exception
+        raise BackendError(f"OpenVINO cannot load '{graph}': {error}") from error
+
+
+def first_difference(plan: Plan, other: Plan) -> str:
+    """Return the name of the first of a teacher's operations that the other graph does not hold; empty for none."""
+    return next((name for digest, name in plan.outline.teacher.items() if digest not in other.outline.digests), "")
+
+
+class SharedTeacher(ClosesOnExit):
+    """A teacher and its students, compiled apart.
+
+    Calls from several threads at once are safe. Each batch size is compiled when it is first met, and the last few are
+    kept, as :class:`kdx.runtime.openvino.OpenVino` does it; a student of a batch size, when it is first asked for.
+
+    Args:
+        plans: By student. All of one precision, with one teacher.
+        threads: Threads of one inference; None leaves it to OpenVINO (one per physical core).
+        cache: Where compiled models are kept; None for nowhere.
+
+    Attributes:
+        names: The students.
+
+    Raises:
+        BackendError: The teachers are not the same, or OpenVINO cannot compile a graph.
+    """
+
+    def __init__(self, plans: Mapping[str, Plan], threads: int | None = None, *, cache: Path | None = None) -> None:
+        self.names = tuple(plans)
+        self._plans = dict(plans)
+        first = self._plans[self.names[0]]
+        if not first.teacher or len({(plan.teacher, plan.precision) for plan in plans.values()}) > 1:
+            raise BackendError("these graphs have no teacher in common", fix="load each bundle by itself")
+        self._precision = first.precision
+        self._image_shape = first.image_shape
+        self._shared = frozenset[bytes].intersection(*(plan.outline.digests for plan in plans.values()))
+        self._cuts = {name: plan.outline.cuts(self._shared) for name, plan in plans.items()}
+        self._features = list(dict.fromkeys(tensor for cuts in self._cuts.values() for tensor in cuts))
+        self._config = configuration("bf16" if self._precision == "bf16" else "f32", threads)
+        self._cache = BlobCache(cache)
+        self._compiled: OrderedDict[int, _Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+        try:
+            self._parts(1, self.names)  # so that a graph that cannot run fails here
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"OpenVINO cannot load '{first.graph}' in parts: {error}") from error
+
+    def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, Outputs]:
+        """Run the teacher once, and some students behind it.
+
+        Args:
+            images: uint8 ``(N, H, W, C)``, C-contiguous.
+            names: Of the students; None for all.
+
+        Raises:
+            BackendError: A batch that cannot be run, or OpenVINO failed. The next call may succeed.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self._image_shape or not len(images):
+            raise BackendError(
+                "OpenVINO cannot run this batch",
+                expected=f"uint8 (N, {', '.join(map(str, self._image_shape))})",
+                received=f"{images.dtype} {images.shape}",
+            )
+        wanted = self.names if names is None else tuple(dict.fromkeys(names))
+        try:
+            return self._parts(len(images), wanted).run(images, wanted)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"OpenVINO failed on a batch of shape {images.shape}: {error}") from error
+
+    def student(self, name: str) -> Student:
+        """Return one student as a backend of its own."""
+        return Student(self, name)
+
+    def close(self) -> None:
+        """Free the compiled models. Calls that are under way end as usual."""
+        with self._lock:
+            self._closed = True
+            self._compiled.clear()
+
+    def _parts(self, batch: int, names: Sequence[str]) -> _Compiled:
+        """Return the compiled models of a batch size, these students among them."""
+        with self._lock:
+            if self._closed:
+                raise BackendError(_CLOSED[0], fix=_CLOSED[1])
+            if batch not in self._compiled:
+                first = self._plans[self.names[0]].graph
+                teacher = self._load(
+                    lambda: shared_part(read_graph(first, batch), self._features), batch, self._features
+                )
+                self._compiled[batch] = _Compiled(teacher, self._cuts)
+                if len(self._compiled) > KEPT_BATCH_SIZES:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(batch)
+            parts = self._compiled[batch]
+            for name in names:
+                if name not in parts.students:
+                    parts.students[name] = self._load_student(name, batch)
+            return parts
+
+    def _load_teacher(self, batch: int) -> Any:
+        graph = self._plans[self.names[0]].graph
+        return self._load(lambda: shared_part(read_graph(graph, batch), self._features), batch, self._features)
+
+    def _load_student(self, name: str, batch: int) -> Any:
+        plan = self._plans[name]
+        content = (plan.sha256, *self._cuts[name])
+        return self._load(lambda: own_part(read_graph(plan.graph, batch), self._shared), batch, content)
+
+    def _load(self, part: Callable[[], Any], batch: int, content: Sequence[object]) -> Any:
+        return load_compiled(self._cache, self._config, ("part", *content, batch), part)
+
+
+class Student(ClosesOnExit):
+    """One student of a shared teacher, as a backend: a call is a pass of the teacher and one of the student."""
+
+    name = "openvino"
+
+    def __init__(self, teacher: SharedTeacher, student: str) -> None:
+        self._teacher: SharedTeacher | None = teacher
+        self._student = student
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run a batch; see :class:`kdx.runtime.backend.Backend`."""
+        teacher = self._teacher
+        if teacher is None:
+            raise BackendError(_CLOSED[0], fix=_CLOSED[1])
+        return teacher.run(images, [self._student])[self._student]
+
+    def close(self) -> None:
+        """Leave the teacher, which serves the other students on."""
+        self._teacher = None
+
+
+class _Compiled:
+    """The compiled models of a batch size, and inference requests that are tied together."""
+
+    def __init__(self, teacher: Any, cuts: Mapping[str, list[Tensor]]) -> None:
+        self.teacher = teacher
+        self.students: dict[str, Any] = {}
+        self._cuts = cuts
+        self._idle: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+
+    def run(self, images: NDArray[np.uint8], names: Sequence[str]) -> dict[str, Outputs]:
+        try:
+            lane = self._idle.get_nowait()
+        except queue.Empty:
+            lane = _Lane(self.teacher.create_infer_request(), {})
+        # The image and the features are read in place; the outputs are copies.
+        lane.teacher.infer({0: images}, share_inputs=True, share_outputs=True)
+        outputs = {name: self._judge(lane, name) for name in names}
+        self._idle.put(lane)
+        return outputs
+
+    def _judge(self, lane: _Lane, name: str) -> Outputs:
+        if name not in lane.students:
+            request = self.students[name].create_infer_request()
+            for tensor in self._cuts[name]:
+                request.set_tensor(tensor.name, lane.teacher.get_tensor(tensor.name))
+            lane.students[name] = request
+        results = lane.students[name].infer()
+        return Outputs(*(results[output] for output in OUTPUTS))
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """A request of the teacher, and requests of students that read its outputs. One thread at a time uses it."""
+
+    teacher: Any
+    students: dict[str, Any]
+
+
+def shared_teacher(plans: Mapping[str, Plan], threads: int | None = None) -> SharedTeacher:
+    """Return a shared teacher that keeps what it compiles where the backend ``openvino`` does."""
+    return SharedTeacher(plans, threads, cache=blob_folder())

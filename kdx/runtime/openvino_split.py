@@ -1,0 +1,171 @@
+"""Cutting graphs in two: what several of them compute alike, and what each computes by itself.
+
+Two operations compute the same when their types, their attributes and all that they compute from are the same, down to
+the bytes of the constants. A digest of each operation over its own facts and its inputs' digests proves just that,
+whatever the operations are called and in whatever order they stand. Graphs of one teacher and of different students
+have in common the preprocessing, the teacher, and what the tail makes of the teacher's features alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from kdx.errors import BackendError
+
+# Nodes are named after the modules that they come from; every pair calls its teacher so.
+_TEACHER = "pair.teacher"
+# What a DequantizeLinear is made of, and the second half of a QuantizeLinear; the first is a FakeQuantize.
+_DEQUANTISING = frozenset({"Convert", "Subtract", "Multiply", "Reshape"})
+# Operations with graphs of their own inside: no graph of kdx's has any, and their attributes would say too little.
+_WITH_BODY = frozenset({"If", "Loop", "TensorIterator"})
+
+
+class Tensor(NamedTuple):
+    """What an operation computes: its digest, and which of its outputs."""
+
+    digest: bytes
+    output: int
+
+    @property
+    def name(self) -> str:
+        """What it is called where it leaves one model and enters another."""
+        return f"{self.digest.hex()}:{self.output}"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An operation.
+
+    Attributes:
+        kind: Its type.
+        digest: Of what it computes.
+        inputs: Of each input, the position of the operation that it comes from, and which of its outputs.
+        may_be_cut: Of each output, whether it is a feature: FP32, computed from the image, and not on its way from
+            QuantizeLinear to DequantizeLinear.
+    """
+
+    kind: str
+    digest: bytes
+    inputs: tuple[tuple[int, int], ...]
+    may_be_cut: tuple[bool, ...]
+
+
+class Outline:
+    """What a graph computes, without its weights.
+
+    Args:
+        model: OpenVINO's, of static shapes.
+
+    Attributes:
+        digests: Of every operation. The batch size does not enter into them.
+        teacher: Names of the teacher's operations by digest, each after those that it computes from.
+
+    Raises:
+        BackendError: The graph has branches or loops.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._steps: list[_Step] = []
+        self.teacher: dict[bytes, str] = {}
+        positions: dict[str, int] = {}
+        from_image: set[int] = set()
+        quantised: set[int] = set()
+        for position, op in enumerate(model.get_ordered_ops()):
+            kind, name = op.get_type_name(), op.get_friendly_name()
+            sources = [each.get_source_output() for each in op.inputs()]
+            inputs = tuple((positions[each.get_node().get_name()], each.get_index()) for each in sources)
+            if kind == "Parameter" or any(source in from_image for source, _ in inputs):
+                from_image.add(position)
+            if kind == "FakeQuantize" or (kind in _DEQUANTISING and inputs[0][0] in quantised):
+                quantised.add(position)
+            is_feature = kind != "Parameter" and position in from_image and position not in quantised
+            may_be_cut = tuple(is_feature and each.get_element_type() == ov.Type.f32 for each in op.outputs())
+            digest = _digest_of(op, kind, [Tensor(self._steps[source].digest, index) for source, index in inputs])
+            self._steps.append(_Step(kind, digest, inputs, may_be_cut))
+            positions[op.get_name()] = position
+            if kind != "Constant" and name.startswith(_TEACHER):
+                self.teacher[digest] = name
+        self.digests = frozenset(step.digest for step in self._steps)
+
+    def cuts(self, shared: Collection[bytes]) -> list[Tensor]:
+        """Return the tensors at which the graph is cut, in the graph's order; see :meth:`crossings`."""
+        return sorted({tensor for _, _, tensor in self.crossings(shared)}, key=self.position_of)
+
+    def crossings(self, shared: Collection[bytes]) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield where the graph's own operations take what shared ones compute: position, number of the input, tensor.
+
+        What is quantised behind a cut is quantised on either side of it. The last operations are the graph's own even
+        where they are shared: a model cannot pass on what it is given.
+
+        Raises:
+            BackendError: More than the shared operations takes the image as it comes.
+        """
+        waiting = [position for position, step in enumerate(self._steps) if step.kind == "Result"]
+        last = {source for position in waiting for source, _ in self._steps[position].inputs}
+        seen = set(waiting)
+        while waiting:
+            position = waiting.pop()
+            if self._steps[position].kind == "Parameter":
+                raise BackendError("the graph cannot be cut: more than its teacher takes the image as it comes")
+            for number, (source, index) in enumerate(self._steps[position].inputs):
+                step = self._steps[source]
+                if step.digest in shared and step.may_be_cut[index] and source not in last:
+                    yield position, number, Tensor(step.digest, index)
+                elif source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+
+    def position_of(self, tensor: Tensor) -> tuple[int, int]:
+        """Return the position of the first operation that computes a tensor, and which of its outputs it is."""
+        return next(i for i, step in enumerate(self._steps) if step.digest == tensor.digest), tensor.output
+
+
+def shared_part(model: Any, tensors: Sequence[Tensor]) -> Any:
+    """Return the part of a model from the image to some tensors, as outputs of those tensors' names."""
+    outline, found = Outline(model), model.get_ordered_ops()
+    results = []
+    for tensor in tensors:
+        position, index = outline.position_of(tensor)
+        output = found[position].output(index)
+        output.add_names({tensor.name})
+        results.append(ops.result(output))
+    return ov.Model(results, model.get_parameters(), "teacher")
+
+
+def own_part(model: Any, shared: Collection[bytes]) -> Any:
+    """Return the part of a model behind what is shared: inputs of the cut tensors' names, the model's outputs."""
+    outline, found = Outline(model), model.get_ordered_ops()
+    parameters: dict[Tensor, Any] = {}
+    for position, number, tensor in list(outline.crossings(shared)):
+        taken = found[position].input(number)
+        if tensor not in parameters:
+            source = taken.get_source_output()
+            parameters[tensor] = ops.parameter(source.get_shape(), source.get_element_type())
+            parameters[tensor].output(0).set_names({tensor.name})
+        taken.replace_source_output(parameters[tensor].output(0))
+    part = ov.Model(model.get_results(), list(parameters.values()), "student")
+    part.validate_nodes_and_infer_types()
+    return part
+
+
+def _digest_of(op: Any, kind: str, inputs: Sequence[Tensor]) -> bytes:
+    if kind in _WITH_BODY:
+        raise BackendError(f"the graph cannot be cut: it has a {kind}", fix="load its bundle by itself")
+    digest = hashlib.sha256(kind.encode())
+    if kind == "Constant":
+        digest.update(repr((op.get_element_type(), tuple(op.get_output_shape(0)))).encode())
+        digest.update(np.ascontiguousarray(op.data).data)
+    elif kind == "Parameter":
+        digest.update(repr((op.get_element_type(), tuple(op.get_output_shape(0))[1:])).encode())
+    else:
+        digest.update(repr(sorted(op.get_attributes().items())).encode())
+    for tensor in inputs:
+        digest.update(tensor.name.encode())
+    return digest.digest()
