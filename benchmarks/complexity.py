@@ -4,7 +4,7 @@
 
 DATA is any folder that ``kdx train`` takes; the weights are random and the students are trained for one epoch on a
 twentieth of the images: none of the figures depends on either, nor on how busy the machine is. ``kdx bench`` is called
-to see that it works for every method; ``latency.py`` is where latency is measured. Writes ``results/complexity.json``.
+to see that it works for every method; ``cpu.py`` is where latency is measured. Writes ``results/complexity.json``.
 """
 
 from __future__ import annotations

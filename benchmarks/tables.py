@@ -12,33 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cpu_table import cpu_table, scaling_text
 from gpu_table import gpu_text
+from peers_table import peers_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-
-
-def latency_table() -> str:
-    """Latency of the fused graph against the eager baseline."""
-    record = _read("latency_cpu.json")
-    machine = record["bundles"][0]["machine"]
-    lines = ["| teacher | | batch | p50 ms | p99 ms | images/s | against eager |", "|---|---|--:|--:|--:|--:|--:|"]
-    for bundle in record["bundles"]:
-        for r in bundle["results"]:
-            lines.append(
-                f"| {bundle['backbone']} | {r['name']} | {r['batch']} | {r['p50_ms']:.1f} | {r['p99_ms']:.1f} | "
-                f"{r['images_per_second']:.0f} | {r['speed_up']:.2f}× |"
-            )
-    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if k in {"onnxruntime", "torch"})
-    runs = {r["batch"]: r["runs"] for r in record["bundles"][0]["results"]}
-    calls = ", ".join(f"{count} calls at batch {batch}" for batch, count in runs.items())
-    lines += [
-        "",
-        f"STPM, 256 × 256 RGB, blur sigma 4, FP32, {machine['threads']} threads of {machine['cpu']} ({versions}); "
-        f"{calls}. A large FP32 matrix product reaches "
-        f"{record['matrix_product_gflops']:.0f} GFLOP/s there.",
-    ]
-    return "\n".join(lines)
 
 
 def magnetic_tile_table() -> str:
@@ -60,19 +39,6 @@ def magnetic_tile_table() -> str:
         f"good images; {100 * result['false_reject_rate']:.1f} % of {result['good']} good test images were rejected.",
     ]
     return "\n".join(lines)
-
-
-def profile_text() -> str:
-    """Why the graph of the larger teacher is not faster."""
-    profile, latency = _read("profile_cpu.json"), _read("latency_cpu.json")
-    gflop, rate = 2 * profile["multiply_adds"] / 1e9, latency["matrix_product_gflops"]
-    share = profile["operators_ms"]["Conv"] / profile["total_ms"]
-    return (
-        f"What the fused graph saves is everything but the convolutions. With {profile['backbone']} these are "
-        f"{gflop:.1f} GFLOP an image, {1000 * gflop / rate:.0f} ms at the rate of that matrix product, and "
-        f"{100 * share:.0f} % of the graph's time (`python benchmarks/profile_graph.py BUNDLE`): no FP32 graph of "
-        "direct convolutions can be much faster on this CPU. Smaller teachers spend more on what can be saved."
-    )
 
 
 # What the papers print of their own systems; the rest do not say.
@@ -162,8 +128,9 @@ def _percent(value: float | None) -> str:
 
 
 TABLES = {
-    "latency": latency_table,
-    "profile": profile_text,
+    "cpu": cpu_table,
+    "peers": peers_table,
+    "scaling": scaling_text,
     "magnetic_tile": magnetic_tile_table,
     "complexity": complexity_table,
     "accuracy": accuracy_table,

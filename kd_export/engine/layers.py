@@ -84,10 +84,11 @@ def require_half_convolutions(demanded: Iterable[Layer], built: Iterable[Layer])
 
 
 def summarise(layers: Iterable[Layer]) -> dict[str, int]:
-    """Count convolutions by precision; layers of other kinds as ``other``."""
+    """Count the networks' convolutions by precision; other layers, sums over channels behind the taps too, together."""
     counts: dict[str, int] = {}
     for layer in layers:
-        key = f"{layer.precision} convolutions" if "conv" in layer.kind else "other layers"
+        is_counted = "conv" in layer.kind and not layer.name.startswith("tail")
+        key = f"{layer.precision} convolutions" if is_counted else "other layers"
         counts[key] = counts.get(key, 0) + 1
     return counts
 

@@ -52,7 +52,8 @@ def int8(exported) -> Int8:
 
 def test_every_type_in_the_graph_of_every_method(int8) -> None:
     graph = int8.model.graph
-    convolutions = [node for node in graph.node if node.op_type in CONVOLUTIONS]
+    # Those behind the taps are sums over channels, and FP32 like everything there.
+    convolutions = [n for n in graph.node if n.op_type in CONVOLUTIONS and n.name.startswith("pair")]
     assert len(convolutions) > 5
     joined = {name for node in graph.node if node.op_type == "Concat" for name in node.output}
     behind = [node.name for node in convolutions if joined.intersection(node.input)]
