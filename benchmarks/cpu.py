@@ -254,7 +254,7 @@ def main() -> None:
     record = read()
     if "methods" in record:
         plot_methods(record, RESULTS / "cpu_methods")
-    if {"sizes", "batches", "threads", "taps"}.intersection(record):
+    if len({"sizes", "batches", "threads", "taps"}.intersection(record)) > 1:
         plot_scaling(record, RESULTS / "cpu_scaling")
 
 
