@@ -203,6 +203,14 @@ class Suite:
         return [asdict(row) for row in timed]
 
 
+def keep_parts(record: Row, machine: Row) -> Row:
+    """Return what was measured before on the same machine, with the same packages: one record is of one machine."""
+    if record.get("machine") in (None, machine):
+        return {**record, "machine": machine}
+    print("what was measured before was on another machine or with other packages and is not kept", flush=True)
+    return {"machine": machine}
+
+
 def memory_growth(candidate: Candidate, images: NDArray[np.uint8], threads: int) -> Row:
     """Return the peak memory of a worker after a tenth of many calls, and after all of them."""
     peaks = [
@@ -241,15 +249,14 @@ def main() -> None:
     chosen = arguments.parts.split(",") if arguments.parts else list(parts)
     if unknown := set(chosen) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    machine = describe_machine(arguments.threads, {package: version(package) for package in _PACKAGES})
     for name in [] if arguments.plot else chosen:
         print(f"== {name}", flush=True)
-        record = read()
-        record["machine"] = msgspec.to_builtins(
-            describe_machine(arguments.threads, {package: version(package) for package in _PACKAGES})
-        )
-        record["matrix_product_gflops"] = matrix_product_gflops()
-        record["runs"] = arguments.runs
-        record[name] = parts[name]()
+        found = parts[name]()
+        record = keep_parts(read(), msgspec.to_builtins(machine))
+        if name == "methods":
+            record["matrix_product_gflops"] = matrix_product_gflops()
+        record[name] = found
         write("cpu.json", record)
     record = read()
     if "methods" in record:

@@ -33,7 +33,6 @@ def record(tmp_path):
     found = {
         "machine": {"cpu": "A CPU", "threads": 2, "versions": {"onnxruntime": "1", "openvino": "2", "torch": "3"}},
         "matrix_product_gflops": 190.0,
-        "runs": 200,
         "methods": [
             {"method": "stpm", "backbone": "resnet18", "rows": rows(20, 18, 10, 8, eager=40)},
             # INT8 was refused; BF16 could not run.
@@ -67,7 +66,18 @@ def test_the_fastest_is_marked_and_held_against_its_own_loop(record) -> None:
     lines = cpu_table(record).splitlines()
     assert lines[2] == "| `stpm` | resnet18 | 40.0 | 20.0 | 18.0 | 10.0 | **8.0** | 5.00× |"
     assert lines[3] == "| `dskd` | resnet18 | 60.0 | 30.0 | **25.0** | – | – | 2.40× |"
+    assert "200 calls of each" in lines[-1]
     assert "190 GFLOP/s" in lines[-1]
+
+
+def test_parts_of_another_machine_are_not_kept(record) -> None:
+    from cpu import keep_parts
+
+    found = json.loads(record.read_text())
+    assert keep_parts(found, found["machine"]) == found
+    other = {**found["machine"], "cpu": "Another CPU"}
+    assert keep_parts(found, other) == {"machine": other}
+    assert keep_parts({}, other) == {"machine": other}
 
 
 def test_the_text_gives_shares_percentiles_and_growth(record) -> None:
