@@ -9,15 +9,17 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.errors import BundleError
-from kdx.files import sha256_file, write_atomic
+from kdx.errors import BundleError, ImageError
+from kdx.files import sha256_file, tidy, write_atomic
 from kdx.images import InputSpec, read_image
-from kdx.records import encode_record, read_record
+from kdx.locks import locked
+from kdx.records import UNREADABLE, encode_record, read_record
 from kdx.variants import OWN_THRESHOLD, Variant, graph_file
 
 SCHEMA = 1
@@ -26,6 +28,11 @@ GRAPH = "model.onnx"
 GOLDEN_MAPS = "golden/anomaly_map.npy"
 GOLDEN_SCORES = "golden/anomaly_score.npy"
 TRAINING_IMAGES = "training_images.json"
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\:\x00]+$")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,12 +111,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     pair_spec: dict[str, object]
     input: InputSpec
-    map_size: tuple[int, int]
-    max_batch: int
-    golden: list[str]
-    files: dict[str, str]
+    map_size: tuple[_Count, _Count]
+    max_batch: _Count
+    golden: list[_FileName]
+    files: dict[str, _Sha256]
     provenance: Provenance
-    field_of_view: float = 1.0
+    field_of_view: _Share = 1.0
     threshold: Threshold | None = None
     variants: dict[str, Variant] = msgspec.field(default_factory=dict)
     thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
@@ -168,20 +175,34 @@ class Bundle:
         return self.path / graph_file(precision)
 
     def golden(self) -> Golden:
-        """Read the golden images and their reference answers."""
-        images = [read_image(self.path / "golden" / name, self.manifest.input) for name in self.manifest.golden]
+        """Read the golden images and their reference answers.
+
+        Raises:
+            BundleError: They cannot be read, or do not belong together.
+        """
+        spec = msgspec.structs.replace(self.manifest.input, fixed_size=True)  # they were written at its size
+        try:
+            images = [read_image(self.path / "golden" / name, spec) for name in self.manifest.golden]
+        except ImageError as error:
+            raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
         maps, scores = (_load_array(self.path / name) for name in (GOLDEN_MAPS, GOLDEN_SCORES))
-        if len(images) != len(maps) or len(images) != len(scores) or not images:
+        expected = (len(images), *self.manifest.map_size), (len(images), 1)
+        if not images or (maps.shape, scores.shape) != expected:
             raise BundleError(
                 f"the golden images of '{self.path}' do not match their reference",
-                received=f"{len(images)} images, {len(maps)} maps, {len(scores)} scores",
+                expected=f"maps {expected[0]}, scores {expected[1]}",
+                received=f"{len(images)} images, maps {maps.shape}, scores {scores.shape}",
                 fix="export the bundle again",
             )
         return Golden(self.manifest.golden, np.stack(images), maps, scores)
 
     def training_images(self) -> frozenset[str]:
-        """Return the content hashes of the images that the student was trained on."""
-        return frozenset(msgspec.json.decode((self.path / TRAINING_IMAGES).read_bytes(), type=list[str]))
+        """Return the content hashes of the images that the student was trained on; raise ``BundleError`` for others."""
+        file = self.path / TRAINING_IMAGES
+        try:
+            return frozenset(msgspec.json.decode(file.read_bytes(), type=list[str]))
+        except UNREADABLE as error:
+            raise BundleError(f"'{file}' is not valid: {error}", fix="export the bundle again") from error
 
     def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Bundle:
         """Store new thresholds, by precision, in the bundle on disk, in one step, and return the updated bundle.
@@ -191,14 +212,17 @@ class Bundle:
         Raises:
             BundleError: The bundle on disk is another one by now.
         """
-        current = _read_manifest(self.path)
-        if current.files != self.manifest.files:
-            raise BundleError(f"'{self.path}' was replaced while it was calibrated", fix="calibrate again")
-        own = {p: one for p, one in {**current.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
-        manifest = msgspec.structs.replace(
-            current, threshold=thresholds.get("fp32") or current.threshold, thresholds=own
-        )
-        write_atomic(self.path / INDEX, encode_record(manifest))
+        tidy(self.path / INDEX)
+        # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
+        with locked(self.path.resolve().parent):
+            current = _read_manifest(self.path)
+            if current.files != self.manifest.files:
+                raise BundleError(f"'{self.path}' was replaced while it was calibrated", fix="calibrate again")
+            own = {p: one for p, one in {**current.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
+            manifest = msgspec.structs.replace(
+                current, threshold=thresholds.get("fp32") or current.threshold, thresholds=own
+            )
+            write_atomic(self.path / INDEX, encode_record(manifest))
         return Bundle(self.path, manifest)
 
 
@@ -209,6 +233,8 @@ def open_bundle(path: str | Path) -> Bundle:
         BundleError: Whatever is wrong with it, naming the file.
     """
     path = Path(path)
+    if not path.is_dir():
+        tidy(path)  # an export that was killed while it replaced the bundle
     if not path.is_dir():
         raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
     manifest = _read_manifest(path)
@@ -263,6 +289,17 @@ def write_files(root: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _check_file(root: Path, name: str, expected: str) -> None:
+    try:
+        _require_same(root, name, expected)
+    # A name that the system does not take, a link to itself, a file that may not be read.
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(
+            f"'{name[:255]}' in '{root}' cannot be read: {reason}", fix="copy the bundle again, or export it again"
+        ) from error
+
+
+def _require_same(root: Path, name: str, expected: str) -> None:
     pure = PurePosixPath(name)
     outside = pure.is_absolute() or ".." in pure.parts or any(character in name for character in "\\:\0")
     if outside or not (root / name).resolve().is_relative_to(root.resolve()):
@@ -282,9 +319,10 @@ def _check_file(root: Path, name: str, expected: str) -> None:
 
 def _load_array(path: Path) -> NDArray[np.float32]:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        # Mapped first: what declares more than the file holds is refused before memory is taken for it.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # damaged headers raise nearly anything
         raise BundleError(f"'{path}' cannot be read: {error}", fix="export the bundle again") from error
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         raise BundleError(f"'{path}' is not a float32 array", fix="export the bundle again")
-    return array
+    return np.array(array)

@@ -20,7 +20,7 @@ from kdx.cache import cache_folder
 from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.files import sha256_bytes, write_atomic
-from kdx.records import encode_record, now
+from kdx.records import UNREADABLE, encode_record, now
 from kdx.runtime.backend import Backend, BackendInfo, require_backends
 from kdx.runtime.gpu import gpus
 from kdx.runtime.latency import describe_machine, time_backends, usable_cores
@@ -90,7 +90,7 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
         return _measure(bundle, ways, threads)
     file = folder / "choices" / f"{_key(bundle, ways, threads)}.json"
     remembered = _read(file)
-    if remembered is not None:
+    if remembered is not None and any((remembered.backend, remembered.precision) == (i.name, p) for i, p in ways):
         return remembered
     choice = _measure(bundle, ways, threads)
     with contextlib.suppress(OSError):  # a machine without a writable cache measures again next time
@@ -180,5 +180,5 @@ def _read(file: Path) -> Choice | None:
     """Return what is remembered; None for nothing, and for a file that cannot be read: it is measured again."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Choice)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, *UNREADABLE):
         return None

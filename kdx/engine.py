@@ -130,6 +130,8 @@ def engines_of(bundle: Path, unreadable: dict[str, str] | None = None) -> Iterat
             not stand in the way of the others, nor of a backend that needs none.
     """
     for record in sorted((bundle / FOLDER).glob(f"*/{RECORD}")):
+        if record.parent.name.startswith("."):
+            continue  # under construction, or what a kill left of that
         try:
             read = read_record(record, EngineRecord, error=BackendError, fix="build it again", supported=SCHEMA)
         except BackendError as error:

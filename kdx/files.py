@@ -1,4 +1,8 @@
-"""Writing so that a crash, a kill or a full disk leaves either the old content or the new, never half of it."""
+"""Writing so that a crash, a kill or a full disk leaves either the old content or the new, never half of it.
+
+What is being written has a name of its own beside its target, and is locked for as long as its writer lives. So what a
+kill left behind is told from what another process is writing, and goes when the target is written again.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,17 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kdx.errors import OutputError
+from kdx.locks import lock, locked, open_folder
+
+_PARTIAL = ".part"  # being written, or replaced and being removed
+_OLD = ".old"  # holds what stood in a folder's place, where two folders cannot be exchanged in one step
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -34,20 +43,29 @@ def hash_of_hashes(hashes: Iterable[str]) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file's content in one step; on any failure the old content stands and nothing is left behind."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Replace a file's content in one step; on any failure the old content stands and nothing is left behind.
+
+    Raises:
+        OSError: It could not be written; the error names the file.
+    """
     try:
+        handle, temporary = _make_file(path)
+    except OSError as error:
+        _blame(error, f".{path.name}.", path)
+        raise
+    try:
+        # The lock lasts until the file has its name.
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp creates private files; an artefact is as readable as any other the user writes.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+            if os.name != "nt":
+                _publish(temporary, path)
+        if os.name == "nt":  # which does not rename open files
+            _publish(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and not error.filename:
-            error.filename = str(path)  # a full disk does not say where
+        temporary.unlink(missing_ok=True)
+        _blame(error, temporary.name, path)
         raise
     _sync_folder(path.parent)
 
@@ -57,25 +75,55 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """Fill a temporary folder beside ``target`` and rename it into place when the block ends well.
 
     Args:
-        target: The folder to appear. Its parents are made.
+        target: The folder to appear. Its parents are made. Where it is a link, the folder that it leads to is meant.
         force: Replace an existing folder; it stands until the new one is complete.
 
     Raises:
         OutputError: ``target`` exists, is not an empty folder, and ``force`` is not given.
+        OSError: Something could not be written; the error names ``target``.
     """
+    named, target = target, Path(os.path.realpath(target))
+    tidy(target)
     refuse_existing(target, force=force)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    made = _make_parents(target)
+    try:
+        handle, temporary = _make_folder(target)
+    except OSError as error:
+        _blame(error, f".{target.name}.", named)
+        _remove_empty(made)
+        raise
     try:
         yield temporary
         for path in (*sorted(temporary.rglob("*")), temporary):
             _sync_folder(path) if path.is_dir() else _sync_file(path)
         temporary.chmod(0o777 & ~_umask())
-        _swap(temporary, target)
-    except BaseException:
+        with locked(target.parent):
+            refuse_existing(target, force=force)  # another process may have been faster
+            replaced = _swap(temporary, target)
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(made)
+        _blame(error, temporary.name, named)
         raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
     _sync_folder(target.parent)
+
+
+def tidy(target: Path) -> None:
+    """Finish what killed writers of a file or a folder left undone beside it; what is being written stays.
+
+    Where a kill hit a folder's replacement in between, the old folder gets its name back.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}({re.escape(_PARTIAL)}|{re.escape(_OLD)})")
+    with contextlib.suppress(OSError, OutputError), locked(target.parent):
+        for left in [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]:
+            if left.suffix == _OLD and not os.path.lexists(target):
+                (left / target.name).rename(target)
+            _remove_left(left)
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:
@@ -88,22 +136,96 @@ def refuse_existing(target: Path, *, force: bool) -> None:
         )
 
 
-def _swap(temporary: Path, target: Path) -> None:
-    """Put ``temporary`` in the place of ``target``; an old ``target`` is removed once the new one stands."""
+def require_writable(folder: Path) -> None:
+    """Raise ``OutputError`` when files cannot be made in a folder: better said before minutes of work than after."""
+    if not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"'{folder}' cannot be written",
+            fix="ask for the permission, or work on a copy in a folder that you may write to",
+        )
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    # mkstemp creates private files; an artefact is as readable as any other the user writes.
+    temporary.chmod(0o666 & ~_umask())
+    temporary.replace(path)
+
+
+def _make_file(path: Path) -> tuple[int, Path]:
+    """Make and lock a file to be written, beside its target; return its handle and its path."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+        if _is_ours(handle, Path(name)):
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _make_folder(target: Path) -> tuple[int | None, Path]:
+    """Make and lock a folder to be filled, beside its target; return its handle, where there can be one, and path."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
+        handle = open_folder(path)
+        if path.exists() if handle is None else _is_ours(handle, path):
+            return handle, path
+        if handle is not None:
+            os.close(handle)
+
+
+def _is_ours(handle: int, path: Path) -> bool:
+    """Lock what was just made; False where another process was faster and takes it for something left behind."""
+    try:
+        lock(handle)
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what is under construction if its writer is dead; where nothing can be locked, let it be."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            if lock(handle):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+def _make_parents(target: Path) -> list[Path]:
+    """Make a folder's parents, and return those that were missing, the innermost first."""
+    missing = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _blame(error: BaseException, temporary: str, path: Path) -> None:
+    """Let an error of the system name what was to be written: a full disk says nothing, or a name nobody knows."""
+    if isinstance(error, OSError) and (not error.filename or temporary in str(error.filename)):
+        error.filename = str(path)
+
+
+def _swap(temporary: Path, target: Path) -> Path | None:
+    """Put ``temporary`` in the place of ``target``, and return where the old ``target`` is now, to be removed."""
     if not target.exists():
         temporary.rename(target)
-    elif _exchange(temporary, target):
-        shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / target.name
-        target.rename(old)
-        try:
-            temporary.rename(target)
-        except BaseException:
-            old.rename(target)
-            old.parent.rmdir()
-            raise
-        shutil.rmtree(old.parent, ignore_errors=True)
+        return None
+    if _exchange(temporary, target):
+        return temporary
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_OLD, dir=target.parent)) / target.name
+    target.rename(old)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        old.rename(target)
+        old.parent.rmdir()
+        raise
+    return old.parent
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -13,6 +13,9 @@ from kdx.errors import KdxError
 # The file that makes a folder a training run.
 RUN_INDEX = "run.json"
 
+# What decoding JSON of unknown origin raises: text that is not UTF-8, or nested too deep, is no MsgspecError.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 R = TypeVar("R", bound=msgspec.Struct)
 
 
@@ -38,9 +41,12 @@ def read_record(path: Path, kind: type[R], *, error: type[KdxError], fix: str, s
         schema = msgspec.json.decode(data, type=_Versioned).schema if supported is not None else 0
         if supported is None or schema <= supported:
             return msgspec.json.decode(data, type=kind)
-    # Text that is not UTF-8 is no MsgspecError.
-    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+    except UNREADABLE as cause:
         raise error(f"'{path}' is not valid: {cause}", fix=fix) from cause
+    except KdxError as cause:  # a value that its type allows and its class does not
+        raise error(
+            f"'{path}' is not valid: {cause.message}", expected=cause.expected, received=cause.received, fix=fix
+        ) from cause
     raise error(
         f"'{path.parent}' was written by a newer kdx",
         expected=f"schema {supported} or older",

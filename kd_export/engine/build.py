@@ -18,7 +18,7 @@ from kdx import __version__
 from kdx.bundle import Bundle
 from kdx.engine import FOLDER, PLAN, RECORD, SCHEMA, Engine, EngineRecord, Fingerprint, Layer, this_system
 from kdx.errors import BackendError, GateError, OptionError
-from kdx.files import new_folder, refuse_existing, sha256_bytes, sha256_file, write_atomic
+from kdx.files import new_folder, refuse_existing, require_writable, sha256_bytes, sha256_file, write_atomic
 from kdx.records import encode_record, now
 from kdx.runtime.gpu import gpus
 
@@ -112,6 +112,7 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
     """
     plan, flavour = plan_build(bundle, request)
     refuse_existing(plan.target, force=force and (plan.target / RECORD).is_file())
+    require_writable(bundle.path)
     # Read first: the engine belongs to the graph that was hashed, whatever happens to the file during the build.
     graph_sha256 = sha256_file(plan.graph)
     started = time.perf_counter()

@@ -50,9 +50,11 @@ def calibrate(
     """
     from kd_train.datasets import open_data
     from kdx.bundle import open_bundle
+    from kdx.files import require_writable
     from kdx.folder import require_good
 
     opened = open_bundle(bundle)
+    require_writable(bundle)
     images = require_good(open_data(data, category, progress=progress_for(json)))
     results, refused = calibrate_each(
         opened,

@@ -23,7 +23,7 @@ from rich.progress import Progress as RichBars
 from rich.table import Table
 
 from kdx.errors import KdxError, OptionError
-from kdx.files import write_atomic
+from kdx.files import tidy, write_atomic
 from kdx.progress import SILENT, Progress, Task
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -138,6 +138,7 @@ def print_json_line(value: object) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write one JSON document to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    tidy(path)
     write_atomic(path, msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2) + b"\n")
 
 
@@ -227,7 +228,7 @@ def _finite(value: Any) -> Any:
 
 def _describe(error: OSError) -> str:
     where = f" '{error.filename}'" if error.filename else ""
-    if error.errno == errno.ENOSPC:
+    if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:  # a user's share counts as the disk
         return f"the disk is full{where}; nothing was left half written\n  fix: free space and call again"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission{where}: {error.strerror}\n  fix: choose a folder that you may write to"

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from kdx.errors import KdxError
-from kdx.files import write_atomic
+from kdx.files import tidy, write_atomic
 
 _SUFFIX = ".blob"
 _DIGEST_BYTES = 32
@@ -54,6 +54,7 @@ class BlobCache:
             return
         with contextlib.suppress(OSError, KdxError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            tidy(path)
             write_atomic(path, hashlib.sha256(blob).digest() + blob)
             self._make_room(path)
 
