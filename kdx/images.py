@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -25,6 +25,11 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 # A file that declares more pixels than this is refused before it is decoded: beyond the largest machine-vision
 # sensors (151 megapixels), and a decompression bomb otherwise.
 MAX_PIXELS = 160_000_000
+# The largest input of a graph, in pixels; one a side.
+_MOST_INPUT_PIXELS, _MOST_SIDE = 1 << 28, 1 << 17
+# What is decoded, whatever a file is called. Pillow knows formats that no camera writes; one of them (EPS) runs another
+# program to be decoded.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow warns where this limit decides. Set once: changing filters around each call is not safe between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -33,6 +38,7 @@ _EIGHT_BIT_GREY = frozenset({"1", "L", "LA"})
 _UNSUPPORTED = frozenset({"CMYK", "F", "HSV", "LAB", "YCbCr"})
 
 ChannelOrder = Literal["rgb", "bgr"]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=_MOST_SIDE)]
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,14 +52,28 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         fixed_size: True where every image has the camera's size (the graph resizes); False where files of any size
             are brought to ``height`` × ``width`` before the graph, in training as in use.
         sixteen_bit_range: The two 16-bit grey values that become 0 and 255 (a 12-bit camera: 0 and 4095).
+
+    Raises:
+        InputError: A range that is none, or more pixels than any camera has.
     """
 
-    height: int
-    width: int
+    height: _Side
+    width: _Side
     channels: Literal[1, 3] = 3
     channel_order: ChannelOrder = "rgb"
     fixed_size: bool = True
     sixteen_bit_range: tuple[int, int] = (0, 65535)
+
+    def __post_init__(self) -> None:
+        low, high = self.sixteen_bit_range
+        if not 0 <= low < high <= 65535:
+            raise InputError("the 16-bit range is not possible", expected="within 0:65535", received=f"{low}:{high}")
+        if self.height * self.width > _MOST_INPUT_PIXELS:
+            raise InputError(
+                "the input is too large",
+                expected=f"at most {_MOST_INPUT_PIXELS:,} pixels",
+                received=f"{self.width} × {self.height} pixels",
+            )
 
     def describe(self) -> str:
         """Say in words which arrays are accepted."""
@@ -164,8 +184,13 @@ def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int
         try:
             image.load()
             pixels = _to_uint8(image, channels, sixteen_bit_range)
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-            raise ImageError(f"'{path}' is damaged: {error}", fix="replace or remove the file") from error
+        except MemoryError as error:
+            raise _too_large(path, f"{image.width} × {image.height} pixels, for which the memory is short") from error
+        # Pillow's decoders raise nearly anything on damaged data.
+        except Exception as error:
+            raise ImageError(
+                f"'{path}' is damaged: {error or type(error).__name__}", fix="replace or remove the file"
+            ) from error
     return pixels
 
 
@@ -221,12 +246,12 @@ def _opened(path: Path) -> Image.Image:
     if path.stat().st_size == 0:
         raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error)) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, PermissionError):
-            raise ImageError(f"'{path}' cannot be read: permission denied") from error
+    except PermissionError as error:
+        raise ImageError(f"'{path}' cannot be read: permission denied") from error
+    except Exception as error:  # as above
         raise ImageError(f"'{path}' is not an image that can be read", fix="replace or remove the file") from error
     pixels = image.width * image.height
     if 0 < pixels <= MAX_PIXELS:
