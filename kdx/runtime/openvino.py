@@ -179,10 +179,14 @@ class _Compiled:
         with self._turn:
             if self._all is None:
                 self._all = ov.AsyncInferQueue(self.model)
-            self._all.set_callback(keep)
-            for index in range(len(images)):
-                self._all.start_async({0: images[index : index + 1]}, index)
-            self._all.wait_all()
+            try:
+                self._all.set_callback(keep)
+                for index in range(len(images)):
+                    self._all.start_async({0: images[index : index + 1]}, index)
+                self._all.wait_all()
+            except BaseException:
+                self._all = None  # some of its requests may still be under way: the next call gets others
+                raise
         return outputs
 
 

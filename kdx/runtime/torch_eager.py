@@ -39,7 +39,7 @@ class TorchEager(ClosesOnExit):
             with torch.inference_mode():
                 maps, scores = module(tensor.to(self._device))
                 return Outputs(maps.cpu().numpy(), scores.cpu().numpy())
-        except RuntimeError as error:
+        except Exception as error:  # most of PyTorch's are RuntimeErrors, not all
             raise BackendError(f"PyTorch failed on a batch of shape {images.shape}: {error}") from error
 
     def close(self) -> None:
