@@ -31,12 +31,13 @@ def cpu_table(file: Path = FILE) -> str:
     ]
     lines += [_method_line(model) for model in record["methods"]]
     machine = record["machine"]
-    calls = sorted({row["calls"] for model in record["methods"] for row in by_name(model["rows"]).values()})
+    counts = {row["calls"] for model in record["methods"] for row in by_name(model["rows"]).values()}
+    calls = " to ".join(map(str, sorted(counts)))
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("onnxruntime", "openvino", "torch"))
     lines += [
         "",
         f"Median milliseconds an image, from the uint8 array to the verdict; a camera of 256 × 256, batch 1, "
-        f"{machine['threads']} threads of {machine['cpu']} ({versions}); {' to '.join(map(str, calls))} calls of each in "
+        f"{machine['threads']} threads of {machine['cpu']} ({versions}); {calls} calls of each in "
         f"its own process, in turns. Random weights; a dash is a variant that its gate refused. A large FP32 matrix "
         f"product reaches {record['matrix_product_gflops']:.0f} GFLOP/s there.",
     ]

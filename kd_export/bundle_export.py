@@ -15,7 +15,7 @@ from kd_export.graph import FusedDetector
 from kd_export.judge import Evidence
 from kd_export.onnx_export import export_onnx, metadata_of
 from kd_export.variants import judge_bf16, write_half, write_int8
-from kd_export.verify import Certificate, verify
+from kd_export.verify import Certificate, Comparison, verify, without
 from kdx import __version__
 from kdx.bundle import (
     GOLDEN_MAPS,
@@ -34,10 +34,11 @@ from kdx.bundle import (
 )
 from kdx.errors import GateError
 from kdx.files import new_folder, refuse_existing
+from kdx.frames import limits_of
 from kdx.images import encode_png, read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
-from kdx.variants import Variant
+from kdx.variants import COMPUTED, OWN_THRESHOLD, Variant
 
 
 def export_bundle(
@@ -73,12 +74,14 @@ def export_bundle(
         progress: Shows the steps.
 
     Returns:
-        The bundle, its certificate, and why variants that were asked for are not in it: the gate refused them.
+        The bundle, its certificate, and why BF16 or INT8 is not in it though asked for: the gate refused it, or another
+        backend or batch size than the gate's.
 
     Raises:
         OutputError: ``out`` exists.
         BackendError: No backend is installed to check with.
-        GateError: The graph breaks its contract, or a backend disagrees with the reference. Nothing is written.
+        GateError: The graph breaks its contract, or FP32 or FP16 disagrees with the reference in a backend. Nothing is
+            written.
     """
     refuse_existing(out, force=force and (out / INDEX).is_file())
     backends = require_backends()  # an export is checked before it appears
@@ -118,12 +121,12 @@ def export_bundle(
                 files={},
                 provenance=provenance,
                 variants=variants,
+                frame_limits=limits_of(images),
             ),
         )
-        certificate = verify(open_bundle(folder), backends)
-        _require_passed(certificate)
+        bundle, certificate, spoiled = _certified(bundle, verify(open_bundle(folder), backends))
         task.advance()
-    reasons = {precision: reason for precision, reason in refused.items() if reason}
+    reasons = {precision: reason for precision, reason in {**refused, **spoiled}.items() if reason}
     return Bundle(out, bundle.manifest), msgspec.structs.replace(certificate, bundle=out.name), reasons
 
 
@@ -175,15 +178,47 @@ def _files(
     }
 
 
-def _require_passed(certificate: Certificate) -> None:
+def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certificate, dict[str, str]]:
+    """Leave out variants that passed their gate and fail the certificate, in another backend or batch size.
+
+    Returns:
+        What is left, and why precisions were left out.
+
+    Raises:
+        GateError: FP32 or FP16 fails: those are FP32's decisions or a fault, and not refused with a reason.
+    """
     failed = [comparison for comparison in certificate.comparisons if not comparison.passed]
-    if failed:
-        worst = failed[0]
-        allowed = certificate.tolerances[worst.precision]
-        raise GateError(
-            "the exported graph does not decide what was trained "
-            f"({worst.backend}, {worst.precision}, batch {worst.batch})",
-            expected=f"scores within {allowed.score:g}, maps within {allowed.map:g}",
-            received=worst.error or f"scores {worst.score_max:.3g}, maps {worst.map_max:.3g}, flips {worst.flips}",
-            fix="nothing was written; please report this",
-        )
+    for comparison in failed:
+        if comparison.precision not in OWN_THRESHOLD:
+            raise GateError(
+                f"the exported graph does not decide what was trained ({_where(comparison)})",
+                expected=_allowed(certificate, comparison),
+                received=_found(comparison),
+                fix="nothing was written; please report this",
+            )
+    if not failed:
+        return bundle, certificate, {}
+    reasons = {
+        each.precision: f"{_where(each)}: {_found(each)}; allowed are {_allowed(certificate, each)}"
+        for each in reversed(failed)  # the first of each precision is named
+    }
+    for precision in reasons.keys() - COMPUTED:
+        bundle.graph_of(precision).unlink()
+    variants = {name: variant for name, variant in bundle.manifest.variants.items() if name not in reasons}
+    bundle = write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants))
+    return bundle, without(certificate, reasons), reasons
+
+
+def _where(comparison: Comparison) -> str:
+    return f"{comparison.backend}, {comparison.precision}, batch {comparison.batch}"
+
+
+def _allowed(certificate: Certificate, comparison: Comparison) -> str:
+    allowed = certificate.tolerances[comparison.precision]
+    return f"scores within {allowed.score:g}, maps within {allowed.map:g}"
+
+
+def _found(comparison: Comparison) -> str:
+    return comparison.error or (
+        f"scores {comparison.score_max:.3g}, maps {comparison.map_max:.3g}, flips {comparison.flips}"
+    )

@@ -6,7 +6,7 @@ images: per output and per decision, at batch 1 and at another batch size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -134,6 +134,18 @@ def verify(
         tolerances={precision: TOLERANCES[precision] for precision in wanted},
         comparisons=comparisons,
         passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
+    )
+
+
+def without(certificate: Certificate, precisions: Collection[str]) -> Certificate:
+    """Return what a certificate says of all other precisions."""
+    comparisons = [each for each in certificate.comparisons if each.precision not in precisions]
+    return msgspec.structs.replace(
+        certificate,
+        graph_sha256={name: each for name, each in certificate.graph_sha256.items() if name not in precisions},
+        tolerances={name: each for name, each in certificate.tolerances.items() if name not in precisions},
+        comparisons=comparisons,
+        passed=bool(comparisons) and all(each.passed for each in comparisons),
     )
 
 

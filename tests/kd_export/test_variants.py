@@ -75,6 +75,29 @@ def test_a_variant_that_the_gate_refuses_is_not_written(tiny_run, tmp_path, cli,
     assert not (tmp_path / "tile.kdx/model.int8.onnx").exists()
 
 
+def test_a_variant_that_passes_its_gate_and_fails_the_certificate_is_left_out(tiny_run, tmp_path, cli, monkeypatch):
+    from kd_export import verify
+
+    compare = verify._compare
+
+    def at_batches(backend, golden, size, thresholds, precision):
+        compared = compare(backend, golden, size, thresholds, precision)
+        is_wrong = precision == "int8" and size > 1
+        return msgspec.structs.replace(compared, passed=False, score_max=0.9) if is_wrong else compared
+
+    monkeypatch.setattr(verify, "_compare", at_batches)
+    bundle = tmp_path / "tile.kdx"
+    record = cli("export", tiny_run, "-o", bundle, "--precision", "fp32,int8", "--json", code=1).json
+    assert re.search(r"int8, batch \d+: scores 0.9, .*; allowed are scores within 0.35", record["refused"]["int8"])
+    assert record["certificate"]["passed"]
+    assert list(record["certificate"]["graph_sha256"]) == ["fp32"]
+    assert {compared["precision"] for compared in record["certificate"]["comparisons"]} == {"fp32"}
+    assert not (bundle / "model.int8.onnx").exists()
+    manifest = open_bundle(bundle).manifest
+    assert not manifest.variants
+    assert "model.int8.onnx" not in manifest.files
+
+
 def test_training_images_that_are_not_there_are_asked_for(tiny_run, tmp_path, cli, make_dataset, dataset) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     options = ("export", run, "-o", tmp_path / "b.kdx", "--precision", "fp32,int8")

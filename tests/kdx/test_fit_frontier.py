@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from kdx.cli.fitting.evidence import auroc_error
-from kdx.cli.fitting.folder import FitFolder
 from kdx.cli.fitting.frontier import next_to_train, ranked, with_frontier
 from kdx.cli.fitting.plot import write_plots
 from kdx.cli.fitting.records import (
@@ -28,9 +25,7 @@ from kdx.cli.fitting.records import (
     fastest,
 )
 from kdx.cli.fitting.screen import judge
-from kdx.cli.fitting.trial import Workshop, was_disturbed
-from kdx.errors import GateError
-from kdx.progress import SILENT
+from kdx.cli.fitting.trial import was_disturbed
 from kdx.runtime.latency import Machine
 
 BUDGET = 8.0
@@ -141,36 +136,6 @@ def test_what_ran_nowhere_failed():
     screened = judge(Candidate("a", 64), [broken], BUDGET)
     assert (screened.outcome, screened.reason) == ("failed", "x fp32: no such operator")
     assert judge(Candidate("a", 64), [broken, timing(3.0, precision="int8")], BUDGET).precisions == ["int8"]
-
-
-@pytest.mark.parametrize(
-    ("guilty", "left"),
-    [((), ["fp32", "bf16", "int8"]), (("int8",), ["fp32", "bf16"]), (("bf16",), ["fp32", "int8"]),
-     (("bf16", "int8"), ["fp32"])],
-)  # fmt: skip
-def test_a_bundle_that_one_precision_spoils_is_exported_without_it(monkeypatch, tmp_path, guilty, left):
-    def export_run(run, bundle, *, precisions, force, progress):
-        if set(guilty) & set(precisions):
-            raise GateError("refused")
-        return list(precisions), None, {}
-
-    monkeypatch.setattr("kdx.cli.fitting.trial.export_run", export_run)
-    workshop = object.__new__(Workshop)
-    workshop.folder, workshop.progress = FitFolder(tmp_path, {}), SILENT
-    exported, refused = workshop._export(SimpleNamespace(path=tmp_path), Candidate("a", 64), ["fp32", "bf16", "int8"])
-    assert exported == left
-    assert set(refused) == set(guilty)
-
-
-def test_an_fp32_graph_that_is_refused_is_no_bundle(monkeypatch, tmp_path):
-    def refuse(*args, **options):
-        raise GateError("refused")
-
-    monkeypatch.setattr("kdx.cli.fitting.trial.export_run", refuse)
-    workshop = object.__new__(Workshop)
-    workshop.folder, workshop.progress = FitFolder(tmp_path, {}), SILENT
-    with pytest.raises(GateError, match="refused"):
-        workshop._export(SimpleNamespace(path=tmp_path), Candidate("a", 64), ["fp32", "int8"])
 
 
 @pytest.mark.parametrize(("p50", "is_told"), [(4.0, False), (4.5, False), (12.0, True)])

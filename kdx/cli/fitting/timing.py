@@ -61,7 +61,7 @@ def screen_way(
     lower = min(percentile, SCREENING_PERCENTILE)
     try:
         with detector_of(bundle, way[0], threads, way[1]) as detector:
-            look = hold_to(detector, images, budget_ms=budget_ms, percentile=50, runs=_LOOK_RUNS, warm_up=_LOOK_WARM_UP)
+            look = _look(detector, images, budget_ms)
             if look.p50_ms > HOPELESS * budget_ms:
                 return _timing(look, way)
             rounds: list[Contract] = []

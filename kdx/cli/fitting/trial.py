@@ -16,10 +16,10 @@ from kdx.cli.export import export_run
 from kdx.cli.fitting.evidence import Evidence, gather
 from kdx.cli.fitting.folder import FitFolder
 from kdx.cli.fitting.material import Material
-from kdx.cli.fitting.records import Candidate, Measured, Screened, Timing, Trial, fastest
+from kdx.cli.fitting.records import Measured, Screened, Timing, Trial, fastest
 from kdx.cli.fitting.request import FitRequest
 from kdx.cli.fitting.timing import time_precision
-from kdx.errors import CheckpointError, GateError
+from kdx.errors import CheckpointError
 from kdx.files import sha256_bytes
 from kdx.loading import detector_of
 from kdx.progress import Progress
@@ -107,7 +107,9 @@ class Workshop:
 
     def _measure(self, run: Run, screened: Screened, precisions: Sequence[str], key: str, evidence: Evidence) -> Trial:
         candidate, request = screened.candidate, self.request
-        bundle, refused = self._export(run, screened.candidate, precisions)
+        bundle, _, refused = export_run(
+            run.path, self.folder.bundle(candidate), precisions=tuple(precisions), force=True, progress=self.progress
+        )
         bad = request.training.max_bad_images
         _, undecided = calibrate_each(
             bundle,
@@ -132,27 +134,6 @@ class Workshop:
             measured=[one for one in measured if one is not None],
             refused={**refused, **undecided},
         )
-
-    def _export(self, run: Run, candidate: Candidate, precisions: Sequence[str]) -> tuple[Bundle, dict[str, str]]:
-        """Export a run; where a bundle is refused as a whole for one of its precisions, without that one.
-
-        Returns:
-            The bundle, and why precisions are missing from it.
-        """
-        others = [precision for precision in precisions if precision != "fp32"]
-        refusal: GateError | None = None
-        for left_out in ((), *((precision,) for precision in reversed(others)), tuple(others)):
-            wanted = tuple(precision for precision in precisions if precision not in left_out)
-            try:
-                bundle, _, refused = export_run(
-                    run.path, self.folder.bundle(candidate), precisions=wanted, force=True, progress=self.progress
-                )
-            except GateError as error:
-                refusal = refusal or error
-                continue
-            reason = f"{refusal.message}; {refusal.received}" if refusal else ""
-            return bundle, {**dict.fromkeys(left_out, reason), **refused}
-        raise refusal or GateError("nothing was exported")
 
     def timed_again(self, trial: Trial) -> Trial:
         """Measure a result's latencies once more, and keep it with these."""
