@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kdx.bundle import Bundle, open_bundle
     from kdx.errors import KdxError
+    from kdx.frames import FrameFault
     from kdx.group import DetectorGroup, load_many
     from kdx.images import InputSpec, read_image
     from kdx.loading import load
@@ -24,6 +25,7 @@ __all__ = [
     "Decision",
     "Detector",
     "DetectorGroup",
+    "FrameFault",
     "InputSpec",
     "KdxError",
     "Verdict",
@@ -39,6 +41,7 @@ _HOME = {
     "Decision": "kdx.runtime.detector",
     "Detector": "kdx.runtime.detector",
     "DetectorGroup": "kdx.group",
+    "FrameFault": "kdx.frames",
     "InputSpec": "kdx.images",
     "KdxError": "kdx.errors",
     "Verdict": "kdx.runtime.detector",

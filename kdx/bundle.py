@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kdx.errors import BundleError, ImageError
 from kdx.files import sha256_file, tidy, write_atomic
+from kdx.frames import FrameLimits
 from kdx.images import InputSpec, read_image
 from kdx.locks import locked
 from kdx.records import UNREADABLE, encode_record, read_record
@@ -104,6 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         threshold: The calibrated decision, or None. FP16 shares it.
         variants: The graphs in other precisions than FP32, by precision.
         thresholds: Those of precisions that have one of their own.
+        frame_limits: What the golden images look like, by which frames that show no part are told.
     """
 
     schema: int
@@ -120,6 +122,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     threshold: Threshold | None = None
     variants: dict[str, Variant] = msgspec.field(default_factory=dict)
     thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
+    frame_limits: FrameLimits = FrameLimits()
 
     def threshold_of(self, precision: str) -> Threshold | None:
         """Return the threshold at which a precision's scores are decided, or None without one."""

@@ -70,7 +70,7 @@ class DetectorGroup(ClosesOnExit):
             if served:
                 batch = np.ascontiguousarray(wanted[served[0]].input.check(image)[None])
                 for name, outputs in teacher.run(batch, served).items():
-                    found[name] = wanted[name].verdict(outputs.maps[0], outputs.scores[0])
+                    found[name] = wanted[name].verdict(outputs.maps[0], outputs.scores[0], batch[0])
         return {name: found[name] if name in found else detector(image) for name, detector in wanted.items()}
 
     def close(self) -> None:

@@ -87,6 +87,7 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
         max_batch=manifest.max_batch,
         field_of_view=manifest.field_of_view,
         pixel_threshold=pixel,
+        frame_limits=manifest.frame_limits,
     )
 
 

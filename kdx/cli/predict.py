@@ -130,6 +130,7 @@ def judge(
                     "score": verdict.score,
                     "threshold": verdict.threshold,
                     "margin": verdict.margin,
+                    **({"frame_faults": [each.value for each in verdict.frame_faults]} if verdict.frame_faults else {}),
                 }
                 if overlay is not None:
                     target = targets[path, name]
@@ -250,7 +251,8 @@ def show(records: list[dict[str, Any]]) -> None:
     for r in records:
         threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
         margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
-        verdict = f"[{colours[r['verdict']]}]{r['verdict']}[/]"
+        faults = f" ({', '.join(r['frame_faults'])} frame)" if "frame_faults" in r else ""
+        verdict = f"[{colours[r['verdict']]}]{r['verdict']}{faults}[/]"
         texts = (escape(r[column]) for column in (*bundles, "image"))
         table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)
     out.print(table)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.frames import FrameFault, FrameLimits, faults_of
 from kdx.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.cuda.arrays import DeviceArray, device_array
@@ -29,11 +30,13 @@ class Verdict:
     """The answer for one image.
 
     Attributes:
-        decision: Undecided where the bundle has no threshold or the score is not finite: never silently good.
+        decision: Undecided where the bundle has no threshold, the score is not finite, or the frame shows no part:
+            never silently good.
         score: The raw anomaly score.
         threshold: The calibrated score above which an image is defective, or None.
         anomaly_map: float32 ``(h, w)``, raw, at the network's resolution.
         pixel_threshold: The map value that hardly any good image reaches anywhere, or None.
+        frame_faults: Why the frame shows no part, whatever it scored; empty for nothing.
     """
 
     decision: Decision
@@ -41,6 +44,7 @@ class Verdict:
     threshold: float | None
     anomaly_map: NDArray[np.float32]
     pixel_threshold: float | None = None
+    frame_faults: tuple[FrameFault, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -53,11 +57,13 @@ class Verdict:
         return None if not self.threshold else self.score / self.threshold - 1.0
 
 
-def decide(score: float, threshold: float | None) -> Decision:
-    """Return the decision for a score: defective when it exceeds the threshold."""
+def decide(score: float, threshold: float | None, frame_faults: Sequence[FrameFault] = ()) -> Decision:
+    """Return the decision for a score: defective when it exceeds the threshold; a frame with faults is never good."""
     if threshold is None or not math.isfinite(score):
         return Decision.UNDECIDED
-    return Decision.DEFECTIVE if score > threshold else Decision.GOOD
+    if score > threshold:
+        return Decision.DEFECTIVE
+    return Decision.UNDECIDED if frame_faults else Decision.GOOD
 
 
 class Detector(ClosesOnExit):
@@ -74,6 +80,7 @@ class Detector(ClosesOnExit):
         field_of_view: Share of each side of the image, centred, that the networks see and the map covers; below 1 for
             methods that crop.
         pixel_threshold: The calibrated map value, or None.
+        frame_limits: What the golden images look like; frames on the GPU are not looked at.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class Detector(ClosesOnExit):
         max_batch: int,
         field_of_view: float = 1.0,
         pixel_threshold: float | None = None,
+        frame_limits: FrameLimits | None = None,
     ) -> None:
         self.backend = backend
         self.input = input_spec
@@ -92,6 +100,7 @@ class Detector(ClosesOnExit):
         self.max_batch = min(max_batch, getattr(backend, "max_batch", max_batch))
         self.field_of_view = field_of_view
         self.pixel_threshold = pixel_threshold
+        self.frame_limits = frame_limits or FrameLimits()
 
     def __call__(self, image: NDArray[np.uint8]) -> Verdict:
         """Judge one image.
@@ -104,14 +113,19 @@ class Detector(ClosesOnExit):
             BackendError: The runtime failed; the next call may succeed.
         """
         batch: Any = self._on_device(image)
-        if batch is None:
-            batch = np.ascontiguousarray(self.input.check(image)[None])
-        return self.verdict(*(output[0] for output in self.backend.run(batch)))
+        if batch is not None:
+            return self.verdict(*(output[0] for output in self.backend.run(batch)))
+        batch = np.ascontiguousarray(self.input.check(image)[None])
+        return self.verdict(*(output[0] for output in self.backend.run(batch)), batch[0])
 
     def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
         """Judge several images: an array ``(N, H, W, C)`` or a sequence of single images."""
-        outputs = self.outputs(images)
-        return [self.verdict(map_, score) for map_, score in zip(outputs.maps, outputs.scores, strict=True)]
+        verdicts = []
+        for part in self._parts(images):
+            outputs = self.backend.run(part)
+            frames = part if isinstance(part, np.ndarray) else [None] * len(outputs.maps)
+            verdicts += [self.verdict(*each) for each in zip(outputs.maps, outputs.scores, frames, strict=True)]
+        return verdicts
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
         """Return the raw maps ``(N, h, w)`` and scores ``(N, 1)`` of several images."""
@@ -141,10 +155,20 @@ class Detector(ClosesOnExit):
         count, shape = (1, array.shape) if single else (array.shape[0], array.shape[1:])
         return array.reshape(count, *self.input.check_layout("uint8", shape))
 
-    def verdict(self, anomaly_map: NDArray[np.float32], score: NDArray[np.float32]) -> Verdict:
-        """Return the verdict on what a backend gave for one image: a map ``(h, w)`` and a score ``(1,)``."""
+    def verdict(
+        self, anomaly_map: NDArray[np.float32], score: NDArray[np.float32], image: NDArray[np.uint8] | None = None
+    ) -> Verdict:
+        """Return the verdict on what a backend gave for one image: a map ``(h, w)`` and a score ``(1,)``.
+
+        Args:
+            anomaly_map: Of the image.
+            score: Of the image.
+            image: uint8 ``(H, W, C)``, to be looked at; None where it lies on the GPU.
+        """
         value = float(score[0])
-        return Verdict(decide(value, self.threshold), value, self.threshold, anomaly_map, self.pixel_threshold)
+        faults = () if image is None else faults_of(image, self.frame_limits)
+        decision = decide(value, self.threshold, faults)
+        return Verdict(decision, value, self.threshold, anomaly_map, self.pixel_threshold, faults)
 
     def close(self) -> None:
         """Free the backend."""
