@@ -18,6 +18,7 @@ from kdx.cli import (
     methods,
     predict,
     reproduce,
+    selftest,
     train,
     verify,
 )
@@ -39,8 +40,8 @@ app = typer.Typer(
     help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
 _COMMANDS = (
-    train, fit, methods, evaluate, export, calibrate, verify, build_engine, predict, bench, reproduce, inspect, doctor,
-    demo,
+    train, fit, methods, evaluate, export, calibrate, verify, build_engine, predict, bench, selftest, reproduce, inspect,
+    doctor, demo,
 )  # fmt: skip
 for _module in _COMMANDS:
     _name = _module.__name__.rpartition(".")[2]
