@@ -36,7 +36,13 @@ def read_record(path: Path, kind: type[R], *, error: type[KdxError], fix: str, s
     Raises:
         KdxError: Of the kind given: damaged, or of a newer schema, whatever else that schema changed.
     """
-    data = path.read_bytes()
+    return decode_record(path.read_bytes(), path, kind, error=error, fix=fix, supported=supported)
+
+
+def decode_record(
+    data: bytes, path: Path, kind: type[R], *, error: type[KdxError], fix: str, supported: int | None = None
+) -> R:
+    """Decode a record that was read from ``path`` already; see :func:`read_record`."""
     try:
         schema = msgspec.json.decode(data, type=_Versioned).schema if supported is not None else 0
         if supported is None or schema <= supported:
