@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from kdx.errors import BundleError, ImageError
-from kdx.files import sha256_file, tidy, write_atomic
+from kdx.files import sha256_bytes, sha256_file, tidy, write_atomic
 from kdx.frames import FrameLimits
 from kdx.images import InputSpec, read_image
 from kdx.locks import locked
-from kdx.records import UNREADABLE, encode_record, read_record
+from kdx.plain_graph import require_plain_graph
+from kdx.records import UNREADABLE, decode_record, encode_record
 from kdx.variants import OWN_THRESHOLD, Variant, graph_file
+
+if TYPE_CHECKING:
+    from kdx.keys import PublicKeys
+    from kdx.signing import Seal
 
 SCHEMA = 1
 INDEX = "bundle.json"
+SIGNATURE = "bundle.sig"
 GRAPH = "model.onnx"
 GOLDEN_MAPS = "golden/anomaly_map.npy"
 GOLDEN_SCORES = "golden/anomaly_score.npy"
@@ -153,10 +159,17 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose files were checked when it was opened."""
+    """A bundle on disk whose files were checked when it was opened.
+
+    Attributes:
+        path: Its folder.
+        manifest: What it says of itself.
+        seal: The signature, where one was required; it was verified then.
+    """
 
     path: Path
     manifest: Manifest
+    seal: Seal | None = None
 
     @property
     def graph(self) -> Path:
@@ -210,7 +223,7 @@ class Bundle:
     def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Bundle:
         """Store new thresholds, by precision, in the bundle on disk, in one step, and return the updated bundle.
 
-        None takes a precision's away; FP32's stays then.
+        None takes a precision's away; FP32's stays then. A signature is taken away: it was for what stood there before.
 
         Raises:
             BundleError: The bundle on disk is another one by now.
@@ -218,7 +231,7 @@ class Bundle:
         tidy(self.path / INDEX)
         # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
         with locked(self.path.resolve().parent):
-            current = _read_manifest(self.path)
+            current = _decode(self.path, read_index(self.path))
             if current.files != self.manifest.files:
                 raise BundleError(f"'{self.path}' was replaced while it was calibrated", fix="calibrate again")
             own = {p: one for p, one in {**current.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
@@ -226,21 +239,47 @@ class Bundle:
                 current, threshold=thresholds.get("fp32") or current.threshold, thresholds=own
             )
             write_atomic(self.path / INDEX, encode_record(manifest))
+            (self.path / SIGNATURE).unlink(missing_ok=True)
         return Bundle(self.path, manifest)
 
 
-def open_bundle(path: str | Path) -> Bundle:
-    """Open a bundle and check it: schema, paths, presence and hash of every file.
+def open_bundle(path: str | Path, *, require_signature: PublicKeys | None = None) -> Bundle:
+    """Open a bundle and check it: schema, paths, presence and hash of every file, and that graphs hold nothing foreign.
+
+    Args:
+        path: The folder.
+        require_signature: Public keys, by one of which it must be signed: a PEM file's path, its content as bytes, or
+            several of them. None takes bundles as they are.
 
     Raises:
         BundleError: Whatever is wrong with it, naming the file.
+        OptionError: A key cannot be read, or the package cryptography is missing.
     """
     path = Path(path)
+    index = read_index(path)
+    if require_signature is None:
+        return bundle_of(path, index)
+    from kdx.signing import verify_signature
+
+    seal = verify_signature(path, index, require_signature)
+    return replace(bundle_of(path, index), seal=seal)
+
+
+def read_index(path: Path) -> bytes:
+    """Return the content of a bundle's ``bundle.json``; raise ``BundleError`` where there is none."""
     if not path.is_dir():
         tidy(path)  # an export that was killed while it replaced the bundle
     if not path.is_dir():
         raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
-    manifest = _read_manifest(path)
+    index = path / INDEX
+    if not index.is_file():
+        raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
+    return index.read_bytes()
+
+
+def bundle_of(path: Path, index: bytes) -> Bundle:
+    """Return the bundle whose ``bundle.json`` was read already, checked as by :func:`open_bundle`."""
+    manifest = _decode(path, index)
     graphs = [graph_file(precision) for precision in manifest.precisions]
     for required in (*graphs, GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, *(f"golden/{n}" for n in manifest.golden)):
         if required not in manifest.files:
@@ -257,16 +296,14 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle(path, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
-    index = path / INDEX
-    if not index.is_file():
-        raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
-    return read_record(index, Manifest, error=BundleError, fix="export the bundle again", supported=SCHEMA)
+def _decode(path: Path, index: bytes) -> Manifest:
+    fix = "export the bundle again"
+    return decode_record(index, path / INDEX, Manifest, error=BundleError, fix=fix, supported=SCHEMA)
 
 
 def hash_files(root: Path) -> dict[str, str]:
-    """Return the hash of every file under a bundle folder but the index, by relative POSIX path."""
-    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name != INDEX)
+    """Return the hash of every file under a bundle folder but index and signature, by relative POSIX path."""
+    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name not in {INDEX, SIGNATURE})
     return {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
 
 
@@ -310,7 +347,9 @@ def _require_same(root: Path, name: str, expected: str) -> None:
     file = root / name
     if not file.is_file():
         raise BundleError(f"'{name}' is missing from '{root}'", fix="copy the bundle again, or export it again")
-    received = sha256_file(file)
+    # A graph is looked into as well, and then in the very bytes that were hashed.
+    graph = file.read_bytes() if file.suffix == ".onnx" else None
+    received = sha256_file(file) if graph is None else sha256_bytes(graph)
     if received != expected:
         raise BundleError(
             f"'{name}' in '{root}' was altered",
@@ -318,6 +357,8 @@ def _require_same(root: Path, name: str, expected: str) -> None:
             received=f"sha256 {received}",
             fix="copy the bundle again, or export it again",
         )
+    if graph is not None:
+        require_plain_graph(graph, name, root)
 
 
 def _load_array(path: Path) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from kdx.runtime.detector import Detector, Verdict
 from kdx.sharing import SHARING, circles_of, one_teacher, require_golden
 
 if TYPE_CHECKING:
+    from kdx.keys import PublicKeys
     from kdx.runtime.openvino_shared import Plan, SharedTeacher
 
 
@@ -86,6 +87,7 @@ def load_many(
     precision: str | None = None,
     *,
     shared_teacher: bool | None = None,
+    require_signature: PublicKeys | None = None,
 ) -> DetectorGroup:
     """Load several bundles into one process.
 
@@ -102,13 +104,14 @@ def load_many(
         shared_teacher: True: all share one teacher, or the call fails and says what differs; ``auto`` is ``openvino``
             then, once it has judged the golden images as the reference did. None: each bundle is run as
             :func:`kdx.load` runs it, and those that can share a teacher do. False: nothing is shared.
+        require_signature: As for :func:`kdx.load`, of every bundle.
 
     Raises:
-        BundleError: A bundle is incomplete, altered or too new; or no bundle.
+        BundleError: A bundle is incomplete, altered, too new, or not signed as required; or no bundle.
         BackendError: The backend is missing, cannot load a graph, or cannot share the teacher that was to be shared.
         OptionError: No bundles, or two of one name.
     """
-    opened = {name: _open(path) for name, path in _by_name(bundles).items()}
+    opened = {name: _open(path, require_signature) for name, path in _by_name(bundles).items()}
     if shared_teacher:
         return _share(opened, backend, threads, precision)
     ways = {name: way_of(bundle, backend, threads, precision) for name, bundle in opened.items()}
@@ -145,10 +148,10 @@ def _by_name(bundles: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[s
     return found
 
 
-def _open(path: Path) -> Bundle:
+def _open(path: Path, require_signature: PublicKeys | None) -> Bundle:
     if is_run(path):
         raise BundleError(f"'{path}' is a run, not a bundle", fix="export it: kdx export RUN -o NAME.kdx")
-    return open_bundle(path)
+    return open_bundle(path, require_signature=require_signature)
 
 
 def _share(bundles: Mapping[str, Bundle], backend: str, threads: int | None, precision: str | None) -> DetectorGroup:

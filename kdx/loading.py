@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdx.bundle import Bundle, open_bundle
 from kdx.choice import choose
-from kdx.errors import BackendError, OptionError
+from kdx.errors import BackendError, BundleError, OptionError
 from kdx.records import RUN_INDEX
-from kdx.runtime.backend import Backend, BackendInfo, find_backend
+from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend
 from kdx.runtime.detector import Detector
+
+if TYPE_CHECKING:
+    from kdx.keys import PublicKeys
 
 
 def load(
@@ -18,6 +22,8 @@ def load(
     threads: int | None = None,
     checkpoint: str | None = None,
     precision: str | None = None,
+    *,
+    require_signature: PublicKeys | None = None,
 ) -> Detector:
     """Load a bundle (or, with torch installed, a training run) and return its detector.
 
@@ -27,17 +33,21 @@ def load(
         threads: Threads within an operation; None leaves it to the backend.
         checkpoint: Of a run: ``last`` or ``best``; None for the one that its recipe names.
         precision: Of the bundle's graphs; None takes what the backend is for, and with ``auto`` the fastest.
+        require_signature: Public keys, by one of which the bundle must be signed, see :func:`kdx.open_bundle`. Engines
+            in it are then used only if the signature covers them.
 
     Raises:
-        BundleError: The bundle is incomplete, altered or too new.
+        BundleError: The bundle is incomplete, altered, too new, or not signed as required.
         BackendError: The backend is unknown, missing, or cannot load the graph.
-        OptionError: A bundle has one checkpoint only, a run one precision.
+        OptionError: A bundle has one checkpoint only, a run one precision; a key that cannot be read.
     """
     path = Path(path)
     if not is_run(path):
         if checkpoint is not None:
             raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")
-        return detector_of(open_bundle(path), backend, threads, precision)
+        return detector_of(open_bundle(path, require_signature=require_signature), backend, threads, precision)
+    if require_signature is not None:
+        raise BundleError(f"'{path}' is a run, and only bundles are signed", fix="export it, and sign the bundle")
     if precision not in {None, "fp32"}:
         raise OptionError(f"a run folder runs in FP32, not in '{precision}'", fix="export it with --precision")
     if backend not in {"auto", "torch"}:
@@ -65,7 +75,16 @@ def detector_of(
 def way_of(
     bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
 ) -> tuple[BackendInfo, str]:
-    """Return the backend and the precision in which a bundle is run, see :func:`load`."""
+    """Return the backend and the precision in which a bundle is run, see :func:`load`.
+
+    Raises:
+        BundleError: A signature was required, and an engine that might be run is not covered by it.
+    """
+    considered = BACKENDS.values() if backend == "auto" else [find_backend(backend)]
+    if bundle.seal is not None and any(info.engine and info.is_usable() for info in considered):
+        from kdx.signing import require_signed_engines
+
+        require_signed_engines(bundle)
     if backend == "auto":
         choice = choose(bundle, threads, precision)
         backend, precision = choice.backend, choice.precision

@@ -46,14 +46,15 @@ def calibrate(
     Images that were trained on are recognised by their content and passed over. The threshold is stored in the bundle
     with its 95 % confidence interval; the graph is not touched, so it can be done again at any time. BF16 and INT8 get
     thresholds of their own, if they then decide the golden images as FP32 does; else they get none, are not chosen
-    automatically, and the exit status is 1.
+    automatically, and the exit status is 1. A signature is taken away: it was for another threshold.
     """
     from kd_train.datasets import open_data
-    from kdx.bundle import open_bundle
+    from kdx.bundle import SIGNATURE, open_bundle
     from kdx.files import require_writable
     from kdx.folder import require_good
 
     opened = open_bundle(bundle)
+    was_signed = (bundle / SIGNATURE).is_file()
     require_writable(bundle)
     images = require_good(open_data(data, category, progress=progress_for(json)))
     results, refused = calibrate_each(
@@ -75,6 +76,7 @@ def calibrate(
                 "refused": refused,
                 "passed_over_trained_on": result.trained_on,
                 "bad_images": result.bad_images,
+                "signature_removed": was_signed,
             }
         )
         if refused:
@@ -93,6 +95,8 @@ def calibrate(
             out.print(f"  {precision}: {found.threshold.score:.6g}, from its own scores of the same images")
     if high is None:
         out.print("  so few images cannot bound it from above; more good images narrow the interval")
+    if was_signed:
+        out.print("  [yellow]the signature was removed:[/] it was for another threshold; sign again with kdx sign")
     for precision, fault in refused.items():
         out.print(f"  [bold red]{precision} has no threshold:[/] {escape(fault)}")
     if refused:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kdx.cli.common import JSON_OPTION, command, make_table, number, out, print_json
+from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
 from kdx.engine import describe, engines_of
 from kdx.variants import FP16_MAX, Variant
 
+if TYPE_CHECKING:
+    from kdx.bundle import Bundle
+
 
 @command
-def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bool = JSON_OPTION) -> None:
+def inspect(
+    bundle: Path = typer.Argument(help="Bundle to look into."),
+    require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
+    json: bool = JSON_OPTION,
+) -> None:
     """Say what is in a bundle, and check every hash on the way."""
     from kdx.bundle import open_bundle
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, require_signature=require_signature or None)
     manifest = opened.manifest
+    signature = _signature(opened)
     engines = list(engines_of(bundle))
     if json:
         records = {engine.path.name: engine.record for engine in engines}
-        print_json({"bundle": str(bundle), "manifest": manifest, "engines": records})
+        print_json({"bundle": str(bundle), "manifest": manifest, "engines": records, "signature": signature})
         return
     from rich.table import Table
 
@@ -36,6 +45,7 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
         + ("" if manifest.field_of_view == 1 else f" of the central {100 * manifest.field_of_view:g} % of each side")
         + f", anomaly_score; batch up to {manifest.max_batch}",
         "threshold": _threshold(manifest),
+        "signed": _in_words(signature),
         "golden": f"{len(manifest.golden)} images",
         "trained": f"{source.epoch} epochs on {len(opened.training_images())} images, data {source.data_sha256[:12]}",
         "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
@@ -60,6 +70,34 @@ def inspect(bundle: Path = typer.Argument(help="Bundle to look into."), json: bo
     for name, digest in manifest.files.items():
         files.add_row(name, f"{(bundle / name).stat().st_size / 1e3:.1f}", digest[:16])
     out.print(files)
+
+
+def _signature(bundle: Bundle) -> dict[str, Any] | None:
+    """Return who signed a bundle, and whether that was checked; without a key to check it, it is what it says."""
+    from kdx.bundle import read_index
+    from kdx.signing import read_seal
+
+    found = (bundle.seal, True) if bundle.seal else read_seal(bundle.path, read_index(bundle.path))
+    if found is None:
+        return None
+    seal, is_current = found
+    return {
+        "key_sha256": seal.key_sha256,
+        "statement": seal.statement,
+        "is_of_this_index": is_current,
+        "is_verified": bundle.seal is not None,
+    }
+
+
+def _in_words(signature: dict[str, Any] | None) -> str:
+    if signature is None:
+        return "no"
+    checked = "verified" if signature["is_verified"] else "not verified: --require-signature NAME.pub"
+    if not signature["is_of_this_index"]:
+        checked = "of another bundle.json than this: sign it again"
+    engines = len({Path(name).parent for name in signature["statement"].engines})
+    covered = f", with {engines} engine{'s' if engines > 1 else ''}" if engines else ""
+    return f"by {signature['key_sha256']}, {signature['statement'].created}{covered} ({checked})"
 
 
 def _show_ranges(precision: str, variant: Variant) -> None:

@@ -22,6 +22,7 @@ from kdx.cli.common import (
     progress_for,
     report_bad,
 )
+from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
 from kdx.progress import SILENT, Progress, track
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def predict(
     overlay: Path | None = typer.Option(None, "--overlay", help="Folder for heat maps (PNG)."),
     backend: str = typer.Option("auto", help="Backend to run on."),
     threads: int | None = THREADS_OPTION,
+    require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
     force: bool = FORCE_OPTION,
     json: bool = typer.Option(False, "--json", help="Print JSON Lines: one object per image."),
@@ -67,6 +69,7 @@ def predict(
             overlay=overlay,
             backend=backend,
             threads=threads,
+            require_signature=require_signature,
             max_bad_images=max_bad_images,
             force=force,
             progress=progress_for(json),
@@ -92,6 +95,7 @@ def judge(
     overlay: Path | None = None,
     backend: str = "auto",
     threads: int | None = None,
+    require_signature: Sequence[Path] = (),
     max_bad_images: int = 0,
     force: bool = False,
     progress: Progress = SILENT,
@@ -104,7 +108,8 @@ def judge(
     from kdx.errors import ImageError
 
     bundles = _bundle_names([bundle, *also])
-    with _load(bundles, backend, threads, shared_teacher=shared_teacher) as group:
+    keys = require_signature or None
+    with _load(bundles, backend, threads, shared_teacher=shared_teacher, require_signature=keys) as group:
         for name, path in bundles.items():
             if group[name].threshold is None:
                 err.print(
@@ -153,16 +158,26 @@ def _bundle_names(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _load(bundles: dict[str, Path], backend: str, threads: int | None, *, shared_teacher: bool) -> DetectorGroup:
+def _load(
+    bundles: dict[str, Path],
+    backend: str,
+    threads: int | None,
+    *,
+    shared_teacher: bool,
+    require_signature: Sequence[Path] | None,
+) -> DetectorGroup:
     from kdx.errors import OptionError
     from kdx.group import DetectorGroup, load_many
     from kdx.loading import load
 
     if len(bundles) > 1:
-        return load_many(bundles, backend, threads, shared_teacher=shared_teacher or None)
+        shared = shared_teacher or None
+        return load_many(bundles, backend, threads, shared_teacher=shared, require_signature=require_signature)
     if shared_teacher:
         raise OptionError("--shared-teacher needs several bundles", fix="name the others: --also OTHER.kdx")
-    return DetectorGroup({name: load(path, backend, threads) for name, path in bundles.items()})
+    return DetectorGroup(
+        {name: load(path, backend, threads, require_signature=require_signature) for name, path in bundles.items()}
+    )
 
 
 def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[np.uint8], Verdict]]:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.common import FORCE_OPTION, JSON_OPTION, THREADS_OPTION, command, make_table, out, print_json, write_json
+from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
 from kdx.files import refuse_existing
 
 
@@ -18,6 +19,7 @@ def verify(
     backend: str = typer.Option("all", help="A backend's name, or all that are installed."),
     threads: int | None = THREADS_OPTION,
     output: Path | None = typer.Option(None, "--output", help="Also write the certificate to this JSON file."),
+    require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
@@ -33,8 +35,12 @@ def verify(
 
     if output is not None:
         refuse_existing(output, force=force)
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, require_signature=require_signature or None)
     backends = require_backends(bundle) if backend == "all" else [find_backend(backend)]
+    if opened.seal is not None and any(info.engine for info in backends):
+        from kdx.signing import require_signed_engines
+
+        require_signed_engines(opened)
     certificate = verify_bundle(opened, backends, threads=threads)
     if output is not None:
         write_json(output, certificate)
