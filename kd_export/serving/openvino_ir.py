@@ -1,0 +1,156 @@
+"""A bundle's graph for Triton's OpenVINO backend, which cannot be told to compute in FP32.
+
+Left to itself, OpenVINO computes an FP32 graph in BF16 on CPUs that can, and scores move by some percent. Triton's
+backend passes on neither ``INFERENCE_PRECISION_HINT`` nor ``EXECUTION_MODE_HINT`` (``HINT_BF16`` asks for more of the
+same), so the precision is written into the model, in OpenVINO's own format: every operation is marked to stay FP32.
+What is written is then compiled exactly as the server compiles it, and held against the golden images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from kd_export.serving.config import Tensor, Tensors
+from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
+from kdx.bundle import Bundle
+from kdx.errors import GateError
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.openvino_graph import OUTPUTS, with_fp32_island
+from kdx.runtime.openvino_load import DEVICE, core, read_graph, require_bf16
+
+XML, WEIGHTS = "model.xml", "model.bin"
+_NO_OPERATIONS = frozenset({"Const", "Parameter", "Result"})
+
+
+def write_ir(bundle: Bundle, precision: str, folder: Path) -> Tensors:
+    """Write a bundle's graph for batches of one image, as the backend ``openvino`` of kdx computes it.
+
+    Args:
+        bundle: The bundle.
+        precision: ``fp32``, ``bf16`` or ``int8``.
+        folder: Gets ``model.xml`` and ``model.bin``.
+
+    Returns:
+        Inputs and outputs, read back from what was written.
+
+    Raises:
+        BackendError: ``bf16``, and this CPU has none to try it with.
+    """
+    model = read_graph(bundle.graph_of(precision), 1)
+    xml = folder / XML
+    if precision == "bf16":
+        require_bf16()
+        ov.serialize(with_fp32_island(core(), model), xml, folder / WEIGHTS)
+    else:
+        _add_negatives(model)
+        ov.serialize(model, xml, folder / WEIGHTS)
+        _mark_as_fp32(xml)
+    return _tensors_of(core().read_model(xml))
+
+
+def require_same_decisions(bundle: Bundle, precision: str, folder: Path, parameters: Mapping[str, str]) -> None:
+    """Hold what was written, compiled as Triton compiles it, against the golden images.
+
+    Args:
+        bundle: The bundle.
+        precision: Of what was written.
+        folder: Where it was written.
+        parameters: As the server is told them.
+
+    Raises:
+        GateError: Scores, maps or decisions are not the reference's.
+    """
+    served = _Served(folder / XML, parameters)
+    comparison = compare_backend(served, bundle.golden(), 1, thresholds_of(bundle.manifest, precision), precision)[0]
+    if not comparison.passed:
+        allowed = TOLERANCES[precision]
+        raise GateError(
+            f"Triton's OpenVINO backend would not decide what was trained ({precision})",
+            expected=f"scores within {allowed.score:g}, maps within {allowed.map:g}",
+            received=comparison.error
+            or f"scores {comparison.score_max:.3g}, maps {comparison.map_max:.3g}, flips {comparison.flips}",
+            fix="nothing was written; serve another precision, or take --backend onnxruntime",
+        )
+
+
+def properties_of(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Return the properties with which Triton's backend compiles a model that has these parameters."""
+    known = ("PERFORMANCE_HINT", "NUM_STREAMS", "INFERENCE_NUM_THREADS")
+    properties: dict[str, Any] = {name: parameters[name] for name in known if name in parameters}
+    if parameters.get("HINT_BF16") == "YES":
+        properties["INFERENCE_PRECISION_HINT"] = "bf16"
+    return {**properties, "ALLOW_AUTO_BATCHING": False}
+
+
+class _Served(ClosesOnExit):
+    """A model as Triton's backend runs it: one image at a time."""
+
+    name = "triton-openvino"
+
+    def __init__(self, xml: Path, parameters: Mapping[str, str]) -> None:
+        model = core().read_model(xml)
+        self._request = core().compile_model(model, DEVICE, properties_of(parameters)).create_infer_request()
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        results = []
+        for image in images:
+            self._request.infer({0: image[None]})
+            results.append([self._request.get_tensor(name).data.copy() for name in OUTPUTS])
+        maps, scores = zip(*results, strict=True)
+        return Outputs(np.concatenate(maps), np.concatenate(scores))
+
+    def close(self) -> None:
+        self._request = None
+
+
+def _add_negatives(model: Any) -> None:
+    """Turn subtractions of constants, such as the mean's, into additions: the same numbers.
+
+    OpenVINO does so itself when it compiles, and loses the mark of what it replaces.
+    """
+    for op in model.get_ordered_ops():
+        if op.get_type_name() != "Subtract" or op.get_element_type() != ov.Type.f32:
+            continue
+        constant = op.input_value(1).get_node()
+        if constant.get_type_name() == "Constant":
+            added = ops.add(op.input_value(0), ops.constant(-constant.data))
+            added.set_friendly_name(op.get_friendly_name())
+            for target in list(op.output(0).get_target_inputs()):
+                target.replace_source_output(added.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _mark_as_fp32(xml: Path) -> None:
+    """Mark every operation in a file; the mark can be set in no other way."""
+    tree = ElementTree.parse(xml)  # noqa: S314  # OpenVINO just wrote it
+    for layer in tree.getroot().iter("layer"):
+        if layer.get("type") in _NO_OPERATIONS:
+            continue
+        notes = layer.find("rt_info")
+        if notes is None:
+            notes = ElementTree.Element("rt_info")
+            layer.insert(0 if layer.find("data") is None else 1, notes)
+        ElementTree.SubElement(notes, "attribute", name="precise", version="0")
+    tree.write(xml, encoding="utf-8", xml_declaration=True)
+
+
+def _tensors_of(model: Any) -> Tensors:
+    kinds = {"u8": "TYPE_UINT8", "f32": "TYPE_FP32"}
+
+    def read(values: Any) -> dict[str, Tensor]:
+        found = {}
+        for value in values:
+            kind = value.get_element_type().get_type_name()
+            shape = tuple(dim.get_length() if dim.is_static else None for dim in value.get_partial_shape())
+            found[value.get_any_name()] = Tensor(kinds.get(kind, kind), shape)
+        return found
+
+    return Tensors(read(model.inputs), read(model.outputs))

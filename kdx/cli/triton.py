@@ -1,0 +1,117 @@
+"""``kdx triton``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, err, needs, one_of, out, print_json
+from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
+
+if TYPE_CHECKING:
+    from kd_export.serving.repository import Served
+
+
+@command
+def triton(
+    bundle: Path = typer.Argument(help="Bundle to serve."),
+    repository: Path = typer.Option(
+        ..., "--out", "-o", help="Model repository to write into; other models in it stay as they are."
+    ),
+    backend: str = typer.Option("onnxruntime", help="Triton's backend: onnxruntime, openvino or tensorrt."),
+    precision: str | None = typer.Option(
+        None, help="Of the bundle's graphs. Default: fp32; with tensorrt that of its only engine."
+    ),
+    name: str | None = typer.Option(None, help="The model's name for clients. Default: the bundle's."),
+    max_batch: int | None = typer.Option(
+        None, min=1, help="Largest batch. Default: the largest that graph or engine take."
+    ),
+    max_queue_delay_us: int = typer.Option(
+        0, min=0, help="How long a request may wait, in microseconds, for others to share a batch with."
+    ),
+    instances: int = typer.Option(1, min=1, help="How many run at once."),
+    gpu: bool | None = typer.Option(None, "--gpu/--cpu", help="Where it runs. Default: tensorrt on a GPU, else CPU."),
+    threads: int | None = typer.Option(
+        None, min=1, help="Threads of each CPU instance. Default: the backend's choice."
+    ),
+    engine: str | None = typer.Option(None, help="Which of engines/, with tensorrt, where several would do."),
+    require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
+    force: bool = FORCE_OPTION,
+    json: bool = JSON_OPTION,
+) -> None:
+    """Write a model repository for NVIDIA Triton Inference Server.
+
+    Writes REPOSITORY/NAME with config.pbtxt, the graph (or the plan of an engine) and golden images with which the
+    server warms up. The configuration is built as Triton's protobuf message, read back, and held against the names,
+    types and shapes of the graph. Clients find the threshold in the model's parameters (kdx.threshold): an image is
+    defective when its anomaly_score exceeds it.
+
+    With openvino the precision is written into the model, for Triton cannot state it, and the golden images are judged
+    with what the server will run; if it does not decide what was trained, nothing is written and the exit status is 1.
+    """
+    from kdx.bundle import open_bundle
+
+    one_of("--backend", backend, ("onnxruntime", "openvino", "tensorrt"))
+    opened = open_bundle(bundle, require_signature=require_signature or None)
+    if opened.seal is not None and backend == "tensorrt":
+        from kdx.signing import require_signed_engines
+
+        require_signed_engines(opened)
+    with needs("serving", "kdx triton"):
+        import onnx
+        import tritonclient.grpc.model_config_pb2  # noqa: F401
+
+        del onnx
+    if backend == "openvino":
+        with needs("openvino", "the backend openvino"):
+            import openvino
+
+            del openvino
+    from kd_export.serving.repository import ServingRequest, write_repository
+
+    request = ServingRequest(
+        backend=backend,
+        name=name,
+        precision=precision,
+        max_batch=max_batch,
+        max_queue_delay_us=max_queue_delay_us,
+        instances=instances,
+        gpu=gpu,
+        threads=threads,
+        engine=engine,
+    )
+    _show(bundle, write_repository(opened, request, repository, force=force), json=json)
+
+
+def _show(bundle: Path, served: Served, *, json: bool) -> None:
+    model = served.model
+    if json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "model": str(served.folder),
+                "name": model.name,
+                "backend": model.backend,
+                "precision": served.precision,
+                "max_batch": max(1, model.max_batch),
+                "gpu": model.gpu,
+                "instances": model.instances,
+                "parameters": dict(model.parameters),
+                "command": served.command,
+                "note": served.note,
+            }
+        )
+        return
+    batches = f"batches up to {model.max_batch}" if model.max_batch > 1 else "one image at a time"
+    where = "GPU" if model.gpu else "CPU"
+    out.print(f"[bold]{served.folder}[/]: {model.backend} on the {where}, {served.precision}, {batches}")
+    out.print(f"  takes {model.input.describe()}; config.pbtxt fits Triton's protobuf and the graph")
+    if "kdx.threshold" not in model.parameters:
+        err.print(f"[yellow]not calibrated:[/] clients get no threshold. Calibrate with kdx calibrate {bundle} DATA")
+    out.print("run it:")
+    out.print(f"  {escape(served.command)}")
+    if served.note:
+        out.print(f"  {escape(served.note)}")
