@@ -220,6 +220,21 @@ class Bundle:
         except UNREADABLE as error:
             raise BundleError(f"'{file}' is not valid: {error}", fix="export the bundle again") from error
 
+    def require_present(self, done: str, *, fix: str) -> Manifest:
+        """Return the index on disk, whose thresholds may be newer.
+
+        Args:
+            done: What was done with the bundle meanwhile, for the message.
+            fix: What the user can do.
+
+        Raises:
+            BundleError: Another bundle stands in this one's place by now.
+        """
+        current = _decode(self.path, read_index(self.path))
+        if current.files != self.manifest.files:
+            raise BundleError(f"'{self.path}' was replaced while it was {done}", fix=fix)
+        return current
+
     def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Bundle:
         """Store new thresholds, by precision, in the bundle on disk, in one step, and return the updated bundle.
 
@@ -231,9 +246,7 @@ class Bundle:
         tidy(self.path / INDEX)
         # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
         with locked(self.path.resolve().parent):
-            current = _decode(self.path, read_index(self.path))
-            if current.files != self.manifest.files:
-                raise BundleError(f"'{self.path}' was replaced while it was calibrated", fix="calibrate again")
+            current = self.require_present("calibrated", fix="calibrate again")
             own = {p: one for p, one in {**current.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
             manifest = msgspec.structs.replace(
                 current, threshold=thresholds.get("fp32") or current.threshold, thresholds=own

@@ -67,9 +67,19 @@ def load(
 def detector_of(
     bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
 ) -> Detector:
-    """Return the detector of a bundle that is open already."""
+    """Return the detector of a bundle that is open already.
+
+    Raises:
+        BundleError: The bundle was replaced meanwhile: thresholds must not meet another graph.
+    """
     info, precision = way_of(bundle, backend, threads, precision)
-    return detector_on(bundle, info.open(bundle.graph_of(precision), threads, precision), precision)
+    detector = detector_on(bundle, info.open(bundle.graph_of(precision), threads, precision), precision)
+    try:
+        bundle.require_present("loaded", fix="load it again")
+    except BundleError:
+        detector.close()
+        raise
+    return detector
 
 
 def way_of(
