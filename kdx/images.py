@@ -189,7 +189,7 @@ def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int
         # Pillow's decoders raise nearly anything on damaged data.
         except Exception as error:
             raise ImageError(
-                f"'{path}' is damaged: {error or type(error).__name__}", fix="replace or remove the file"
+                f"'{path}' is damaged: {str(error) or type(error).__name__}", fix="replace or remove the file"
             ) from error
     return pixels
 
