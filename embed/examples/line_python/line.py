@@ -1,0 +1,256 @@
+"""A line in Python, whole: camera, bounded queue, an inference process, verdicts with their timing, and a watchdog.
+
+    python line.py BUNDLE FRAMES [--fps 20] [--frames 100] [--queue 4] [--timeout-ms 200] [--threads 1]
+
+The camera (here: a folder of images, over and over) writes its frames into shared memory; the inference process reads
+them there, so no pixel is copied between processes and a crash of the runtime cannot take the line down. Where frames
+arrive faster than they are judged, the OLDEST waiting frame is dropped: a part that has long passed the reject gate is
+of no use to anyone. A verdict that comes later than --timeout-ms after its frame comes too late for the gate. Every
+dropped, late or failed part is written as "undecided", and an inference process that died or hangs is replaced.
+
+Writes one JSON line a part, and a summary to standard error. Exit status 0: every part was judged in time; 1: some were
+not; 2: the line could not start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import signal
+import statistics
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import kdx
+
+# Spawned, so that the child holds nothing of the parent but what it is given.
+PROCESSES = multiprocessing.get_context("spawn")
+POLL_SECONDS = 0.005
+MOST_FAILED_STARTS = 3
+START_SECONDS = 120.0  # the first start on a machine measures every backend
+
+
+def infer(pipe: Connection, memory: str, shape: tuple[int, ...], bundle: str, backend: str, threads: int) -> None:
+    """Judge frames: takes (part, slot), answers (part, verdict, score, faults, milliseconds)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line tells it when to stop
+    frames = SharedMemory(memory)
+    slots: NDArray[np.uint8] = np.ndarray(shape, np.uint8, frames.buf)
+    with kdx.load(bundle, backend=backend, threads=threads) as detector:
+        detector(slots[0])  # the first call is slow
+        pipe.send("ready")
+        while (task := pipe.recv()) is not None:
+            part, slot = task
+            started = time.perf_counter()
+            try:
+                verdict = detector(slots[slot])
+            except kdx.KdxError as error:  # this frame is lost; the next call may succeed
+                pipe.send((part, "undecided", None, [error.message], 0.0))
+                continue
+            milliseconds = (time.perf_counter() - started) * 1e3
+            faults = [fault.value for fault in verdict.frame_faults]
+            pipe.send((part, verdict.decision.value, verdict.score, faults, milliseconds))
+    del slots
+    frames.close()
+
+
+@dataclass
+class Waiting:
+    """A part that nobody has answered for yet."""
+
+    part: int
+    slot: int
+    captured: float
+    is_answered: bool = False
+
+
+@dataclass
+class Answers:
+    """What was written, for the summary."""
+
+    times: list[float] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    unanswered: int = 0
+
+    def judged(
+        self, waiting: Waiting, verdict: str, score: float | None, faults: list[str], inferred_ms: float
+    ) -> None:
+        total = (time.perf_counter() - waiting.captured) * 1e3
+        self.times.append(total)
+        self.counts[verdict] = self.counts.get(verdict, 0) + 1
+        record = {"part": waiting.part, "verdict": verdict, "score": score, "frame_faults": faults}
+        print(json.dumps({**record, "ms": round(total, 3), "waited_ms": round(total - inferred_ms, 3)}), flush=True)
+
+    def undecided(self, waiting: Waiting, why: str) -> None:
+        waiting.is_answered = True
+        self.unanswered += 1
+        print(json.dumps({"part": waiting.part, "verdict": "undecided", "why": why}), flush=True)
+
+
+class Line:
+    """The line, in one loop: capture when it is time, hand over when the worker is idle, answer when it is late."""
+
+    def __init__(self, arguments: argparse.Namespace, pictures: list[NDArray[np.uint8]]) -> None:
+        self.arguments, self.pictures = arguments, pictures
+        # One slot more than may wait and be judged at once: the camera always has one to write to.
+        self.shape = (arguments.queue + 2, *pictures[0].shape)
+        self.memory = SharedMemory(create=True, size=int(np.prod(self.shape)))
+        self.slots: NDArray[np.uint8] = np.ndarray(self.shape, np.uint8, self.memory.buf)
+        self.slots[0] = pictures[0]
+        self.queue: deque[Waiting] = deque()
+        self.judging: Waiting | None = None
+        self.answers = Answers()
+        self.restarts = self.failed_starts = 0
+        self.has_started = False
+        self.start_worker()
+
+    def start_worker(self) -> None:
+        self.pipe, theirs = PROCESSES.Pipe()
+        asked = self.arguments
+        given = (theirs, self.memory.name, self.shape, asked.bundle, asked.backend, asked.threads)
+        self.worker = PROCESSES.Process(target=infer, args=given, daemon=True)
+        self.worker.start()
+        theirs.close()
+        self.is_ready, self.started = False, time.perf_counter()
+
+    def run(self) -> int:
+        period, timeout = 1 / self.arguments.fps, self.arguments.timeout_ms / 1e3
+        while not self.is_ready:
+            self.listen(0.1)
+            if not self.worker.is_alive() or time.perf_counter() - self.started > START_SECONDS:
+                print("the inference process did not start", file=sys.stderr)
+                return 2
+        next_capture, part = time.perf_counter(), 0
+        while part < self.arguments.frames or self.queue or self.judging:
+            if self.failed_starts == MOST_FAILED_STARTS:
+                print("the inference process does not start again", file=sys.stderr)
+                return 2
+            now = time.perf_counter()
+            if part < self.arguments.frames and now >= next_capture:
+                self.capture(part)
+                part, next_capture = part + 1, next_capture + period
+            self.answer_late(timeout)
+            self.hand_over()
+            is_over = part == self.arguments.frames
+            self.listen(POLL_SECONDS if is_over else min(POLL_SECONDS, max(0.0, next_capture - time.perf_counter())))
+        return self.summary()
+
+    def capture(self, part: int) -> None:
+        if len(self.queue) == self.arguments.queue:
+            dropped = self.queue.popleft()
+            if not dropped.is_answered:
+                self.answers.undecided(dropped, "dropped")
+        used = {waiting.slot for waiting in (*self.queue, *([self.judging] if self.judging else []))}
+        slot = next(free for free in range(len(self.slots)) if free not in used)
+        self.slots[slot] = self.pictures[part % len(self.pictures)]  # a real camera's driver writes here itself
+        self.queue.append(Waiting(part, slot, time.perf_counter()))
+
+    def hand_over(self) -> None:
+        while self.queue and self.judging is None and self.is_ready:
+            waiting = self.queue.popleft()
+            if not waiting.is_answered:
+                self.judging = waiting
+                with contextlib.suppress(BrokenPipeError):  # it just died; listen() sees to it
+                    self.pipe.send((waiting.part, waiting.slot))
+
+    def answer_late(self, timeout: float) -> None:
+        late_before = time.perf_counter() - timeout
+        for waiting in (*self.queue, *([self.judging] if self.judging else [])):
+            if waiting.captured < late_before and not waiting.is_answered:
+                self.answers.undecided(waiting, "late")
+        # Ten times too late is no busy machine: the process hangs, and is replaced.
+        if self.judging and self.judging.captured < time.perf_counter() - 10 * timeout:
+            self.worker.kill()
+
+    def listen(self, seconds: float) -> None:
+        for ready in wait([self.pipe, self.worker.sentinel], seconds):
+            if ready is not self.pipe:
+                continue
+            try:
+                answer = self.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                continue
+            if answer == "ready":
+                self.is_ready = self.has_started = True
+                self.failed_starts = 0
+            elif self.judging is not None:
+                if not self.judging.is_answered:
+                    self.answers.judged(self.judging, *answer[1:])
+                self.judging = None
+        if not self.worker.is_alive() and self.has_started:
+            if self.judging and not self.judging.is_answered:
+                self.answers.undecided(self.judging, "the inference process died")
+            self.failed_starts += not self.is_ready
+            self.judging, self.restarts = None, self.restarts + 1
+            self.start_worker()
+
+    def summary(self) -> int:
+        times = sorted(self.answers.times) or [0.0]
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(self.answers.counts.items()))
+        print(
+            f"{len(self.answers.times)} judged: {counts or 'none'}; {self.answers.unanswered} unanswered in time; "
+            f"{self.restarts} restarts; capture to verdict p50 {statistics.median(times):.2f} ms, "
+            f"p99 {times[int(0.99 * (len(times) - 1))]:.2f} ms, max {times[-1]:.2f} ms",
+            file=sys.stderr,
+        )
+        return 1 if self.answers.unanswered else 0
+
+    def close(self) -> None:
+        if self.worker.is_alive():
+            with contextlib.suppress(BrokenPipeError):
+                self.pipe.send(None)
+            self.worker.join(5)
+            self.worker.kill()
+        del self.slots
+        self.memory.close()
+        self.memory.unlink()
+
+
+def read_pictures(bundle: str, folder: str) -> list[NDArray[np.uint8]]:
+    """Read the images that play the camera."""
+    spec = kdx.open_bundle(bundle).manifest.input
+    paths = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    pictures = [kdx.read_image(path, spec) for path in paths]
+    if not pictures:
+        raise SystemExit(f"there are no images in '{folder}'")
+    return pictures
+
+
+def main() -> int:
+    """Run the line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("folder", metavar="FRAMES")
+    parser.add_argument("--fps", type=float, default=20.0)
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--queue", type=int, default=4)
+    parser.add_argument("--timeout-ms", type=float, default=200.0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backend", default="auto")
+    arguments = parser.parse_args()
+    try:
+        pictures = read_pictures(arguments.bundle, arguments.folder)
+    except kdx.KdxError as error:
+        print(error, file=sys.stderr)
+        return 2
+    line = Line(arguments, pictures)
+    try:
+        return line.run()
+    except KeyboardInterrupt:
+        line.summary()
+        return 130
+    finally:
+        line.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,94 @@
+// The C interface's arguments: sizes, strides, formats, structure sizes, null pointers, in any combination, on one
+// detector that must go on judging. KDX_FUZZ_BUNDLE names the bundle.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "kdx/kdx.h"
+
+namespace {
+
+class Bytes {
+public:
+    Bytes(const std::uint8_t *data, std::size_t size) : data_(data), size_(size) {}
+    std::uint8_t byte() { return at_ < size_ ? data_[at_++] : 0; }
+    std::int64_t number() {
+        std::int64_t value = 0;
+        for (int i = 0; i < 8; ++i) value = value << 8 | byte();
+        return value;
+    }
+    // Mostly what is right, often a little off, sometimes anything.
+    std::int64_t near(std::int64_t right) {
+        const auto kind = byte();
+        return kind < 160 ? right : kind < 220 ? right + static_cast<std::int8_t>(byte()) : number();
+    }
+
+private:
+    const std::uint8_t *data_;
+    std::size_t size_, at_ = 0;
+};
+
+kdx_detector *open_once() {
+    kdx_detector *detector = nullptr;
+    kdx_options options;
+    KDX_INIT(options);
+    options.threads = 1;
+    options.precision = "fp32";
+    const char *bundle = std::getenv("KDX_FUZZ_BUNDLE");
+    if (!bundle || kdx_open(bundle, &options, &detector) != KDX_OK) std::abort();
+    return detector;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
+    static kdx_detector *const detector = open_once();
+    static kdx_description takes = [] {
+        kdx_description made;
+        KDX_INIT(made);
+        if (kdx_describe(detector, &made) != KDX_OK) std::abort();
+        return made;
+    }();
+    Bytes bytes(data, size);
+    constexpr std::int64_t kPadding = 128;  // strides up to so much beyond a row lie inside the buffers
+    const std::int64_t row = std::int64_t{takes.width} * takes.channels, map_row = std::int64_t{takes.map_width} * 4;
+    static std::vector<std::uint8_t> pixels(static_cast<std::size_t>((row + kPadding) * takes.height), 90);
+    static std::vector<float> map(static_cast<std::size_t>((map_row + kPadding) / 4 * takes.map_height));
+
+    kdx_image image{};
+    image.data = bytes.byte() < 240 ? pixels.data() : nullptr;
+    image.height = static_cast<std::int32_t>(bytes.near(takes.height));
+    image.width = static_cast<std::int32_t>(bytes.near(takes.width));
+    image.format = static_cast<kdx_pixel_format>(bytes.near(takes.format));
+    image.row_stride = bytes.near(row);
+    if (image.row_stride > row + kPadding) image.row_stride = row + kPadding;  // beyond, the caller's memory ends
+    kdx_map target{bytes.byte() < 200 ? map.data() : nullptr, bytes.near(map_row) / 4 * 4};
+    if (target.row_stride > map_row + kPadding) target.row_stride = map_row + kPadding;
+    kdx_verdict verdict;
+    KDX_INIT(verdict);
+    verdict.decision = KDX_GOOD;
+    verdict.score = -1;
+    if (bytes.byte() >= 240) {  // only such sizes as cannot reach beyond the structure
+        const auto wrong = static_cast<std::uint32_t>(bytes.number());
+        verdict.struct_size = wrong < sizeof verdict || wrong > (1u << 16) ? wrong : 0;
+    }
+    const bool has_image = bytes.byte() < 245, has_verdict = bytes.byte() < 245, has_map = bytes.byte() < 128;
+    const auto status = kdx_infer(bytes.byte() < 250 ? detector : nullptr, has_image ? &image : nullptr,
+                                  has_verdict ? &verdict : nullptr, has_map ? &target : nullptr);
+    if (status < KDX_OK || status >= KDX_ERROR_INTERNAL) __builtin_trap();
+    if (status == KDX_OK && (!has_image || !has_verdict || !image.data || verdict.score < 0)) __builtin_trap();
+    if (status != KDX_OK && std::strlen(kdx_last_error()) == 0) __builtin_trap();
+
+    kdx_selftest_report report;
+    KDX_INIT(report);
+    if (bytes.byte() >= 254) {
+        double budget = 0, percentile = 0;
+        const auto one = bytes.number(), other = bytes.number();
+        std::memcpy(&budget, &one, sizeof budget), std::memcpy(&percentile, &other, sizeof percentile);
+        const auto tested = kdx_selftest(detector, budget, percentile, static_cast<std::int32_t>(bytes.byte()), &report);
+        if (tested != KDX_OK && tested != KDX_ERROR_ARGUMENT) __builtin_trap();
+    }
+    return 0;
+}

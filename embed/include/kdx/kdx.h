@@ -1,0 +1,171 @@
+/* kdx in C: a bundle in, verdicts out.
+ *
+ * The library reads the bundle that `kdx export` and `kdx calibrate` wrote, checks every hash, and gives the score, map
+ * and verdict that Python gives on the same backend.
+ *
+ * Rules of the interface
+ *   - Every function returns a kdx_status; 0 is KDX_OK. kdx_last_error() then says in words what went wrong, to the
+ *     thread in which it did. Nothing is thrown, nothing is printed, no signal handler is set.
+ *   - Memory belongs to the caller: images, verdicts and maps are read or written during a call and not kept. Only
+ *     kdx_open allocates a handle, and only kdx_close frees it.
+ *   - A structure begins with its size: set it with KDX_INIT. A library of a later version then knows which fields its
+ *     caller has. Reserved and unknown fields are zero.
+ *   - kdx_infer, kdx_infer_batch, kdx_describe and kdx_selftest may be called on one detector from several threads at
+ *     once; each call has a runtime request of its own. kdx_close may not be called while another call is under way.
+ *   - There is no state but the handle's, and the text of kdx_last_error, of which every thread has its own.
+ */
+#ifndef KDX_KDX_H
+#define KDX_KDX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#if defined(KDX_BUILDING)
+#define KDX_API __declspec(dllexport)
+#else
+#define KDX_API __declspec(dllimport)
+#endif
+#elif defined(__GNUC__)
+#define KDX_API __attribute__((visibility("default")))
+#else
+#define KDX_API
+#endif
+
+#ifdef __cplusplus
+#define KDX_NOEXCEPT noexcept
+extern "C" {
+#else
+#define KDX_NOEXCEPT
+#endif
+
+/* Raised when a caller that was compiled against an older header can no longer be served. */
+#define KDX_ABI_VERSION 1
+
+/* Zeroes a structure of this interface and sets its size: kdx_options options; KDX_INIT(options); */
+#define KDX_INIT(structure)                                                                          \
+    do {                                                                                             \
+        unsigned char *kdx_bytes_ = (unsigned char *)&(structure);                                   \
+        size_t kdx_byte_;                                                                            \
+        for (kdx_byte_ = 0; kdx_byte_ < sizeof(structure); ++kdx_byte_) kdx_bytes_[kdx_byte_] = 0;   \
+        (structure).struct_size = (uint32_t)sizeof(structure);                                       \
+    } while (0)
+
+typedef struct kdx_detector kdx_detector;
+
+typedef int32_t kdx_status;
+enum {
+    KDX_OK = 0,
+    KDX_ERROR_ARGUMENT = 1, /* a null pointer, a size or an option that cannot be */
+    KDX_ERROR_IMAGE = 2,    /* an image of another size, layout or format than the detector's */
+    KDX_ERROR_BUNDLE = 3,   /* the bundle is incomplete, altered, too new, or reaches outside its folder */
+    KDX_ERROR_BACKEND = 4,  /* the runtime is missing or failed; the next call may succeed */
+    KDX_ERROR_MEMORY = 5,   /* out of memory */
+    KDX_ERROR_INTERNAL = 6  /* a bug in kdx */
+};
+
+/* What is said of an image. Only KDX_GOOD lets a part pass; memory that was never written says KDX_UNDECIDED. */
+typedef int32_t kdx_decision;
+enum { KDX_UNDECIDED = 0, KDX_GOOD = 1, KDX_DEFECTIVE = 2 };
+
+/* Why a frame shows no part, whatever it scored. Such a frame is never good. */
+enum { KDX_FRAME_BLACK = 1, KDX_FRAME_WHITE = 2, KDX_FRAME_UNIFORM = 4, KDX_FRAME_SATURATED = 8 };
+
+typedef int32_t kdx_pixel_format;
+enum { KDX_RGB8 = 1, KDX_BGR8 = 2, KDX_MONO8 = 3 };
+
+typedef struct kdx_options {
+    uint32_t struct_size;
+    int32_t threads;       /* of one inference; 0 leaves it to the runtime (one per physical core) */
+    const char *backend;   /* "openvino", "tensorrt"; NULL for the first that was compiled in */
+    const char *precision; /* "fp32", "fp16", "bf16", "int8"; NULL for the fastest that the bundle holds, that is
+                              calibrated wherever FP32 is, and that this machine computes */
+    const char *cache_dir; /* where compiled models are kept, so that the next start takes half a second; NULL: nowhere */
+    int32_t device;        /* GPU, counted from 0 */
+} kdx_options;
+
+typedef struct kdx_description {
+    uint32_t struct_size;
+    int32_t height, width, channels; /* of the images that kdx_infer takes */
+    kdx_pixel_format format;         /* in which they need not be copied */
+    int32_t map_height, map_width;
+    int32_t max_batch; /* images that go through the graph at once; longer batches are split */
+    double threshold;       /* NaN where the bundle is not calibrated */
+    double pixel_threshold; /* the map value that hardly any good image reaches anywhere; NaN where unknown */
+    double field_of_view;   /* share of each side of the image, centred, that the map covers */
+    char backend[24];
+    char precision[8];
+} kdx_description;
+
+typedef struct kdx_image {
+    const uint8_t *data;
+    int32_t height, width;
+    kdx_pixel_format format; /* RGB8 and BGR8 are both taken, whichever the detector was exported for */
+    int64_t row_stride;      /* bytes from one row to the next; 0 for rows without padding */
+} kdx_image;
+
+/* Where an anomaly map goes: map_height rows of map_width float values. */
+typedef struct kdx_map {
+    float *data;
+    int64_t row_stride; /* bytes from one row to the next; 0 for rows without padding */
+} kdx_map;
+
+typedef struct kdx_verdict {
+    uint32_t struct_size;
+    kdx_decision decision;
+    uint32_t frame_faults; /* KDX_FRAME_... */
+    float score;
+    double threshold; /* NaN where the bundle is not calibrated */
+    double margin;    /* score / threshold - 1: below zero on the good side; NaN without a threshold */
+} kdx_verdict;
+
+typedef struct kdx_selftest_report {
+    uint32_t struct_size;
+    int32_t passed; /* 1: run; 0: do not */
+    int32_t images; /* golden images compared */
+    int32_t flips;  /* verdicts that differ from the reference's; -1 without a threshold */
+    double score_difference, score_allowed; /* largest, relative; see `kdx verify` */
+    double map_difference, map_allowed;
+    double latency_ms; /* at the percentile that was asked for, image to verdict and map */
+    double median_ms;
+    int32_t calls;
+    char said[256]; /* what failed, in words; empty where it passed */
+} kdx_selftest_report;
+
+/* Opens a bundle: checks schema, paths and the hash of every file, loads the graph and compiles it.
+ * options may be NULL. *detector is NULL unless KDX_OK is returned. */
+KDX_API kdx_status kdx_open(const char *bundle, const kdx_options *options, kdx_detector **detector) KDX_NOEXCEPT;
+
+/* Says what a detector takes and gives. */
+KDX_API kdx_status kdx_describe(const kdx_detector *detector, kdx_description *description) KDX_NOEXCEPT;
+
+/* Judges one image. map may be NULL. */
+KDX_API kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx_verdict *verdict,
+                             const kdx_map *map) KDX_NOEXCEPT;
+
+/* Judges several images. maps may be NULL; else there are count of them, of which data may be NULL one by one.
+ * On an error every decision is KDX_UNDECIDED, and nothing else of verdicts and maps may be used. */
+KDX_API kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image *images,
+                                   kdx_verdict *verdicts, const kdx_map *maps) KDX_NOEXCEPT;
+
+/* The check at the start of a shift, in about a second: every hash again, the golden images against the reference, and
+ * the latency at a percentile (in percent, for example 95) of so many calls against a budget in milliseconds; 0 holds it
+ * to none. KDX_OK says that the test was made: report->passed says how it ended. */
+KDX_API kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percentile, int32_t calls,
+                                kdx_selftest_report *report) KDX_NOEXCEPT;
+
+/* Frees a detector. NULL is allowed. */
+KDX_API void kdx_close(kdx_detector *detector) KDX_NOEXCEPT;
+
+/* What went wrong in this thread's last call that did not return KDX_OK. Never NULL; valid until its next call. */
+KDX_API const char *kdx_last_error(void) KDX_NOEXCEPT;
+
+/* KDX_ABI_VERSION of the library, and its version in words. */
+KDX_API uint32_t kdx_abi_version(void) KDX_NOEXCEPT;
+KDX_API const char *kdx_version(void) KDX_NOEXCEPT;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

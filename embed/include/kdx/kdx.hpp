@@ -1,0 +1,134 @@
+// kdx in C++17: kdx.h with destructors, vectors and exceptions. Header only; nothing of it crosses the library's border.
+#ifndef KDX_KDX_HPP
+#define KDX_KDX_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kdx.h"
+
+namespace kdx {
+
+// What a call of the library returned other than KDX_OK.
+class Error : public std::runtime_error {
+public:
+    Error(kdx_status status, const std::string &what) : std::runtime_error(what), status_(status) {}
+    kdx_status status() const noexcept { return status_; }
+
+private:
+    kdx_status status_;
+};
+
+// Throws Error unless a call succeeded.
+inline void check(kdx_status status) {
+    if (status != KDX_OK) throw Error(status, kdx_last_error());
+}
+
+struct Options {
+    std::string backend;    // empty: the first that was compiled in
+    std::string precision;  // empty: the fastest that is calibrated
+    std::string cache_dir;  // empty: compiled models are not kept
+    int threads = 0;
+    int device = 0;
+};
+
+struct Verdict {
+    kdx_decision decision = KDX_UNDECIDED;
+    std::uint32_t frame_faults = 0;
+    float score = 0;
+    double threshold = 0;
+    double margin = 0;
+
+    bool is_good() const noexcept { return decision == KDX_GOOD; }
+};
+
+inline const char *name_of(kdx_decision decision) noexcept {
+    return decision == KDX_GOOD ? "good" : decision == KDX_DEFECTIVE ? "defective" : "undecided";
+}
+
+// A view of pixels that somebody else holds.
+inline kdx_image image_of(const std::uint8_t *data, int height, int width, kdx_pixel_format format,
+                          std::int64_t row_stride = 0) noexcept {
+    return {data, height, width, format, row_stride};
+}
+
+// An open bundle. Calls from several threads at once are safe; moving and destroying it during one are not.
+class Detector {
+public:
+    // Throws Error where the bundle or the runtime cannot serve.
+    explicit Detector(const std::string &bundle, const Options &options = {}) {
+        kdx_options given;
+        KDX_INIT(given);
+        given.threads = options.threads;
+        given.device = options.device;
+        given.backend = options.backend.empty() ? nullptr : options.backend.c_str();
+        given.precision = options.precision.empty() ? nullptr : options.precision.c_str();
+        given.cache_dir = options.cache_dir.empty() ? nullptr : options.cache_dir.c_str();
+        kdx_detector *opened = nullptr;
+        check(kdx_open(bundle.c_str(), &given, &opened));
+        handle_.reset(opened);
+        KDX_INIT(description_);
+        check(kdx_describe(opened, &description_));
+    }
+
+    const kdx_description &describe() const noexcept { return description_; }
+
+    // Judges an image.
+    Verdict operator()(const kdx_image &image) { return infer(image, nullptr); }
+
+    // Judges an image and fills its map: map_height rows of map_width values.
+    Verdict operator()(const kdx_image &image, std::vector<float> &anomaly_map) {
+        anomaly_map.resize(static_cast<std::size_t>(description_.map_height) * description_.map_width);
+        const kdx_map map{anomaly_map.data(), 0};
+        return infer(image, &map);
+    }
+
+    // Judges several images at once.
+    std::vector<Verdict> batch(const std::vector<kdx_image> &images) {
+        std::vector<kdx_verdict> raw(images.size());
+        for (auto &each : raw) KDX_INIT(each);
+        check(kdx_infer_batch(handle_.get(), images.size(), images.data(), raw.data(), nullptr));
+        std::vector<Verdict> verdicts;
+        verdicts.reserve(raw.size());
+        for (const auto &each : raw) verdicts.push_back(verdict_of(each));
+        return verdicts;
+    }
+
+    // The check at the start of a shift. A test that failed is no error: see the report.
+    kdx_selftest_report selftest(double budget_ms = 0, double percentile = 95, int calls = 40) {
+        kdx_selftest_report report;
+        KDX_INIT(report);
+        check(kdx_selftest(handle_.get(), budget_ms, percentile, calls, &report));
+        return report;
+    }
+
+    kdx_detector *handle() const noexcept { return handle_.get(); }
+
+private:
+    struct Closer {
+        void operator()(kdx_detector *detector) const noexcept { kdx_close(detector); }
+    };
+
+    static Verdict verdict_of(const kdx_verdict &raw) noexcept {
+        return {raw.decision, raw.frame_faults, raw.score, raw.threshold, raw.margin};
+    }
+
+    Verdict infer(const kdx_image &image, const kdx_map *map) {
+        kdx_verdict raw;
+        KDX_INIT(raw);
+        check(kdx_infer(handle_.get(), &image, &raw, map));
+        return verdict_of(raw);
+    }
+
+    std::unique_ptr<kdx_detector, Closer> handle_;
+    kdx_description description_;
+};
+
+}  // namespace kdx
+
+#endif

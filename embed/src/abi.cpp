@@ -1,0 +1,149 @@
+// The C interface: arguments are checked, exceptions end here.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "detector.h"
+#include "error.h"
+#include "kdx/kdx.h"
+
+struct kdx_detector {
+    kdx::embed::Detector detector;
+};
+
+namespace {
+
+using kdx::embed::Failure;
+
+// Of the thread. Fixed, so that saying that memory ran out takes none.
+thread_local char last_error[1024] = "";
+
+void remember(const char *what) noexcept {
+    const auto length = std::min(std::strlen(what), sizeof last_error - 1);
+    std::memcpy(last_error, what, length);
+    last_error[length] = '\0';
+}
+
+template <class Action>
+kdx_status guarded(Action &&action) noexcept {
+    try {
+        action();
+        return KDX_OK;
+    } catch (const Failure &failure) {
+        remember(failure.what());
+        return failure.status;
+    } catch (const std::bad_alloc &) {
+        remember("out of memory");
+        return KDX_ERROR_MEMORY;
+    } catch (const std::exception &error) {
+        remember(error.what());
+    } catch (...) {
+        remember("something was thrown that is no exception");
+    }
+    return KDX_ERROR_INTERNAL;
+}
+
+[[noreturn]] void refuse(const char *what) { throw Failure(KDX_ERROR_ARGUMENT, what); }
+
+void require(const void *pointer, const char *name) {
+    if (!pointer) refuse((std::string(name) + " is null").c_str());
+}
+
+// The smallest structures that were ever published: a caller with less was compiled against nothing of ours.
+constexpr std::size_t kFirstOptions = sizeof(kdx_options), kFirstDescription = sizeof(kdx_description),
+                      kFirstVerdict = sizeof(kdx_verdict), kFirstReport = sizeof(kdx_selftest_report);
+// None will ever be this large: memory that was never set.
+constexpr std::uint32_t kLargest = 1 << 16;
+
+void require_size(std::uint32_t size, std::size_t first, const char *name) {
+    if (size < first || size > kLargest) refuse((std::string(name) + " has no size: set it with KDX_INIT").c_str());
+}
+
+// Gives a caller what both it and this library know of a structure; its size stays its own.
+template <class T>
+void hand_over(T made, T *target) {
+    const auto size = target->struct_size;
+    made.struct_size = size;
+    std::memcpy(target, &made, std::min<std::size_t>(size, sizeof made));
+}
+
+// The caller's structures may be longer than ours.
+kdx_verdict *verdict_at(kdx_verdict *verdicts, std::size_t index) {
+    return reinterpret_cast<kdx_verdict *>(reinterpret_cast<char *>(verdicts) + index * verdicts->struct_size);
+}
+
+void require_map(const kdx_map &map, const kdx::embed::Bundle &bundle) {
+    const auto row = static_cast<std::int64_t>(bundle.map_width) * static_cast<std::int64_t>(sizeof(float));
+    if (map.data && map.row_stride != 0 && map.row_stride < row) refuse("the map's rows overlap: row_stride is too small");
+}
+
+}  // namespace
+
+kdx_status kdx_open(const char *bundle, const kdx_options *options, kdx_detector **detector) noexcept {
+    return guarded([&] {
+        require(detector, "detector");
+        *detector = nullptr;
+        require(bundle, "bundle");
+        kdx_options given{};
+        if (options) {
+            require_size(options->struct_size, kFirstOptions, "options");
+            std::memcpy(&given, options, std::min<std::size_t>(options->struct_size, sizeof given));
+        }
+        if (given.threads < 0 || given.device < 0) refuse("threads and device cannot be negative");
+        *detector = new kdx_detector{kdx::embed::Detector(bundle, given)};
+    });
+}
+
+kdx_status kdx_describe(const kdx_detector *detector, kdx_description *description) noexcept {
+    return guarded([&] {
+        require(detector, "detector");
+        require(description, "description");
+        require_size(description->struct_size, kFirstDescription, "description");
+        kdx_description made{};
+        detector->detector.describe(made);
+        hand_over(made, description);
+    });
+}
+
+kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx_verdict *verdict, const kdx_map *map) noexcept {
+    return kdx_infer_batch(detector, 1, image, verdict, map);
+}
+
+kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image *images, kdx_verdict *verdicts,
+                           const kdx_map *maps) noexcept {
+    return guarded([&] {
+        require(detector, "detector");
+        if (count == 0) return;
+        if (count > (1u << 20)) refuse("more than a million images at once");
+        require(images, "images");
+        require(verdicts, "verdicts");
+        require_size(verdicts->struct_size, kFirstVerdict, "verdicts");
+        // Whoever looks at a verdict of a call that failed must find nothing that lets a part pass.
+        for (std::size_t i = 0; i < count; ++i) verdict_at(verdicts, i)->decision = KDX_UNDECIDED;
+        for (std::size_t i = 0; maps && i < count; ++i) require_map(maps[i], detector->detector.bundle());
+        detector->detector.infer(count, images, verdicts, verdicts->struct_size, maps);
+    });
+}
+
+kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percentile, int32_t calls,
+                        kdx_selftest_report *report) noexcept {
+    return guarded([&] {
+        require(detector, "detector");
+        require(report, "report");
+        require_size(report->struct_size, kFirstReport, "report");
+        kdx_selftest_report made{};
+        kdx::embed::selftest(detector->detector, budget_ms, percentile, calls, made);
+        hand_over(made, report);
+    });
+}
+
+void kdx_close(kdx_detector *detector) noexcept { delete detector; }
+
+const char *kdx_last_error(void) noexcept { return last_error; }
+
+uint32_t kdx_abi_version(void) noexcept { return KDX_ABI_VERSION; }
+
+const char *kdx_version(void) noexcept { return KDX_VERSION; }

@@ -1,0 +1,26 @@
+// Compiled models on disk: only whole ones, and only for their own key. See kdx/runtime/blob_cache.py for why OpenVINO's
+// own cache is not used.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace kdx::embed {
+
+class BlobCache {
+public:
+    // An empty folder keeps nothing. Whatever goes wrong with the folder costs time, never an answer.
+    explicit BlobCache(std::filesystem::path folder) : folder_(std::move(folder)) {}
+
+    std::optional<std::string> read(const std::string &key) const;
+    void write(const std::string &key, const std::string &blob) const;
+    bool is_kept() const { return !folder_.empty(); }
+
+private:
+    std::filesystem::path file_of(const std::string &key) const;
+
+    std::filesystem::path folder_;
+};
+
+}  // namespace kdx::embed

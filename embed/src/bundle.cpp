@@ -1,0 +1,209 @@
+#include "bundle.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "error.h"
+#include "sha256.h"
+
+namespace kdx::embed {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr int kSchema = 1;
+constexpr const char *kIndex = "bundle.json";
+// No camera has more; and products of sizes stay far from overflowing.
+constexpr int kLargestSide = 1 << 15;
+// BF16 and INT8 move scores: each has a threshold of its own. FP16 shares FP32's.
+const std::vector<std::string> kPrecisions = {"fp32", "fp16", "bf16", "int8"};
+
+bool has_own_threshold(const std::string &precision) { return precision == "bf16" || precision == "int8"; }
+
+[[noreturn]] void refuse(const fs::path &path, const std::string &why, const std::string &fix) {
+    throw Failure(KDX_ERROR_BUNDLE, "'" + path.string() + "' " + why + "\n  fix: " + fix);
+}
+
+int side_of(const json &value) {
+    const auto found = value.get<std::int64_t>();
+    if (!value.is_number_integer() || found < 1 || found > kLargestSide) throw Failure(KDX_ERROR_BUNDLE, "a size is out of range");
+    return static_cast<int>(found);
+}
+
+double share_of(const json &value) {
+    const auto found = value.get<double>();
+    if (!(found >= 0 && found <= 1)) throw Failure(KDX_ERROR_BUNDLE, "a share is out of range");
+    return found;
+}
+
+double number_of(const json &record, const char *name) {
+    const auto found = record.find(name);
+    return found == record.end() || found->is_null() ? kNone : found->get<double>();
+}
+
+bool is_hash(const std::string &text) {
+    return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// A relative POSIX path that stays where it is: no root, no way up, nothing that another system reads otherwise.
+bool is_contained(const std::string &name) {
+    const std::string forbidden("\\:\0", 3);
+    if (name.empty() || name.front() == '/' || name.find_first_of(forbidden) != std::string::npos) return false;
+    for (const auto &part : fs::path(name))
+        if (part == "..") return false;
+    return true;
+}
+
+// Also follows symbolic links, which a name alone does not show.
+bool is_inside(const fs::path &root, const fs::path &file) {
+    std::error_code error;
+    const auto base = fs::weakly_canonical(root, error), found = fs::weakly_canonical(file, error);
+    if (error) return false;
+    const auto [left, right] = std::mismatch(base.begin(), base.end(), found.begin(), found.end());
+    return left == base.end();
+}
+
+Threshold threshold_from(const json &record, const Bundle &bundle, const std::string &precision) {
+    Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel")};
+    if (!std::isfinite(threshold.score)) throw Failure(KDX_ERROR_BUNDLE, "a threshold is not finite");
+    const auto graph = Bundle::graph_name(has_own_threshold(precision) ? precision : "fp32");
+    if (record.at("graph_sha256").get<std::string>() != bundle.hash_of(graph))
+        throw Failure(KDX_ERROR_BUNDLE, "the threshold was calibrated on another graph");
+    return threshold;
+}
+
+void read_input(Bundle &bundle, const json &manifest) {
+    const auto &input = manifest.at("input");
+    bundle.height = side_of(input.at("height"));
+    bundle.width = side_of(input.at("width"));
+    bundle.channels = input.value("channels", 3);
+    const auto order = input.value("channel_order", std::string("rgb"));
+    if ((bundle.channels != 1 && bundle.channels != 3) || (order != "rgb" && order != "bgr"))
+        throw Failure(KDX_ERROR_BUNDLE, "its input is of no known layout");
+    bundle.bgr = order == "bgr" && bundle.channels == 3;
+    const auto &size = manifest.at("map_size");
+    if (!size.is_array() || size.size() != 2) throw Failure(KDX_ERROR_BUNDLE, "its map has no size");
+    bundle.map_height = side_of(size[0]);
+    bundle.map_width = side_of(size[1]);
+    bundle.max_batch = side_of(manifest.at("max_batch"));
+    bundle.field_of_view = manifest.contains("field_of_view") ? share_of(manifest["field_of_view"]) : 1.0;
+    if (manifest.contains("frame_limits"))
+        bundle.frame_limits = {share_of(manifest["frame_limits"].at("dark")), share_of(manifest["frame_limits"].at("bright"))};
+}
+
+void read_files(Bundle &bundle, const json &manifest) {
+    for (const auto &[name, hash] : manifest.at("files").items()) {
+        if (!is_contained(name)) throw Failure(KDX_ERROR_BUNDLE, "it names a file outside the bundle: '" + name + "'");
+        bundle.files[name] = hash.get<std::string>();
+        if (!is_hash(bundle.files[name])) throw Failure(KDX_ERROR_BUNDLE, "'" + name + "' has no SHA-256");
+    }
+    bundle.golden = manifest.at("golden").get<std::vector<std::string>>();
+    bundle.precisions = {"fp32"};
+    if (manifest.contains("variants"))
+        for (const auto &[precision, variant] : manifest["variants"].items()) {
+            if (std::find(kPrecisions.begin() + 1, kPrecisions.end(), precision) == kPrecisions.end())
+                throw Failure(KDX_ERROR_BUNDLE, "it holds a graph of no known precision");
+            bundle.precisions.push_back(precision);
+        }
+    std::vector<std::string> required = {"golden/anomaly_map.npy", "golden/anomaly_score.npy", "training_images.json"};
+    for (const auto &name : bundle.golden) required.push_back("golden/" + name);
+    for (const auto &precision : bundle.precisions) required.push_back(Bundle::graph_name(precision));
+    for (const auto &name : required)
+        if (!bundle.files.count(name)) throw Failure(KDX_ERROR_BUNDLE, std::string(kIndex) + " does not list '" + name + "'");
+}
+
+void read_thresholds(Bundle &bundle, const json &manifest) {
+    if (manifest.contains("threshold") && !manifest["threshold"].is_null())
+        for (const auto *precision : {"fp32", "fp16"})
+            bundle.thresholds[precision] = threshold_from(manifest["threshold"], bundle, precision);
+    if (manifest.contains("thresholds"))
+        for (const auto &[precision, record] : manifest["thresholds"].items())
+            if (has_own_threshold(precision) && bundle.has(precision))
+                bundle.thresholds[precision] = threshold_from(record, bundle, precision);
+}
+
+}  // namespace
+
+std::string Bundle::graph_name(const std::string &precision) {
+    return precision == "fp32" || precision == "bf16" ? "model.onnx" : "model." + precision + ".onnx";
+}
+
+bool Bundle::has(const std::string &precision) const {
+    return std::find(precisions.begin(), precisions.end(), precision) != precisions.end();
+}
+
+fs::path Bundle::graph_of(const std::string &precision) const {
+    if (!has(precision))
+        refuse(path, "holds no " + precision + " graph", "export it with --precision fp32," + precision);
+    return path / graph_name(precision);
+}
+
+bool Bundle::is_calibrated_alike(const std::string &precision) const {
+    return !threshold_of("fp32").is_set() || threshold_of(precision).is_set();
+}
+
+Threshold Bundle::threshold_of(const std::string &precision) const {
+    const auto found = thresholds.find(precision);
+    return found == thresholds.end() ? Threshold{} : found->second;
+}
+
+void Bundle::check_files() const {
+    for (const auto &[name, expected] : files) {
+        const auto file = path / fs::u8path(name);
+        if (!is_inside(path, file)) refuse(path, "names a file outside the bundle: '" + name + "'", "do not use this bundle");
+        std::error_code error;
+        if (!fs::is_regular_file(file, error))
+            refuse(path, "lacks '" + name + "'", "copy the bundle again, or export it again");
+        const auto received = sha256_of_file(file);
+        if (received != expected)
+            refuse(path, "is not as it was exported: '" + name + "' was altered\n  expected: sha256 " + expected +
+                             "\n  received: sha256 " + received, "copy the bundle again, or export it again");
+    }
+}
+
+Bundle parse_manifest(const std::string &text, const fs::path &path) {
+    try {
+        const auto manifest = json::parse(text);
+        const auto schema = manifest.at("schema").get<std::int64_t>();
+        if (schema > kSchema)
+            refuse(path, "was written by a newer kdx: schema " + std::to_string(schema) + ", known is " +
+                             std::to_string(kSchema), "update kdx on this machine");
+        Bundle bundle;
+        bundle.path = path;
+        read_input(bundle, manifest);
+        read_files(bundle, manifest);
+        read_thresholds(bundle, manifest);
+        return bundle;
+    } catch (const json::exception &error) {
+        refuse(path, std::string("is not valid: ") + error.what(), "export the bundle again");
+    } catch (const Failure &failure) {
+        const std::string what = failure.what();
+        if (what.find("\n  fix: ") != std::string::npos) throw;
+        refuse(path, "is not valid: " + what, "export the bundle again");
+    }
+}
+
+Bundle open_bundle(const fs::path &path) {
+    std::error_code error;
+    if (!fs::is_directory(path, error))
+        throw Failure(KDX_ERROR_BUNDLE, "there is no bundle '" + path.string() + "'\n  fix: make one with kdx export");
+    if (!fs::is_regular_file(path / kIndex, error))
+        refuse(path, std::string("is not a bundle: ") + kIndex + " is missing", "export it again with kdx export");
+    auto bundle = parse_manifest(read_file(path / kIndex), path);
+    bundle.check_files();
+    return bundle;
+}
+
+std::string read_file(const fs::path &file) {
+    std::ifstream stream(file, std::ios::binary);
+    std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+    if (!stream.is_open() || stream.bad()) throw Failure(KDX_ERROR_BUNDLE, "'" + file.string() + "' cannot be read");
+    return text;
+}
+
+}  // namespace kdx::embed

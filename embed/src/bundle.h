@@ -1,0 +1,58 @@
+// A bundle on disk, read and checked as kdx/bundle.py does it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "frame.h"
+
+namespace kdx::embed {
+
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
+struct Threshold {
+    double score = kNone, pixel = kNone;  // NaN: none
+    bool is_set() const { return score == score; }
+};
+
+struct Bundle {
+    std::filesystem::path path;
+    int height = 0, width = 0, channels = 0;
+    bool bgr = false;
+    int map_height = 0, map_width = 0, max_batch = 0;
+    double field_of_view = 1;
+    FrameLimits frame_limits;
+    std::vector<std::string> golden;           // file names under golden/
+    std::vector<std::string> precisions;       // of the graphs that are there; fp32 first
+    std::map<std::string, Threshold> thresholds;  // by precision
+    std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
+
+    // The ONNX graph of a precision; throws Failure (KDX_ERROR_BUNDLE) where there is none.
+    std::filesystem::path graph_of(const std::string &precision) const;
+    // The file's name of that graph, and its SHA-256.
+    static std::string graph_name(const std::string &precision);
+    const std::string &hash_of(const std::string &file) const { return files.at(file); }
+
+    bool has(const std::string &precision) const;
+    // Whether a precision can decide wherever FP32 can.
+    bool is_calibrated_alike(const std::string &precision) const;
+    Threshold threshold_of(const std::string &precision) const;
+
+    // Hashes every file again; throws Failure (KDX_ERROR_BUNDLE) naming the first that is missing or altered.
+    void check_files() const;
+};
+
+// Opens a bundle and checks schema, paths and the hash of every file; throws Failure (KDX_ERROR_BUNDLE).
+Bundle open_bundle(const std::filesystem::path &path);
+
+// Reads the manifest alone, from bundle.json's text: no file is touched. What the fuzzer calls.
+Bundle parse_manifest(const std::string &text, const std::filesystem::path &path);
+
+// Reads a whole file; throws Failure (KDX_ERROR_BUNDLE).
+std::string read_file(const std::filesystem::path &file);
+
+}  // namespace kdx::embed

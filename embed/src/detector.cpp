@@ -1,0 +1,139 @@
+#include "detector.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "error.h"
+
+namespace kdx::embed {
+
+namespace {
+
+const BackendKind &kind_of(const char *name) {
+    const auto &kinds = backend_kinds();
+    if (kinds.empty()) throw Failure(KDX_ERROR_BACKEND, "this library was built without any runtime");
+    if (!name || !*name) return kinds.front();
+    for (const auto &kind : kinds)
+        if (std::strcmp(kind.name, name) == 0) return kind;
+    std::string known;
+    for (const auto &kind : kinds) known += std::string(known.empty() ? "" : ", ") + kind.name;
+    throw Failure(KDX_ERROR_BACKEND, std::string("there is no backend '") + name + "' in this library\n  expected: " + known);
+}
+
+std::string precision_of(const Bundle &bundle, const BackendKind &kind, const char *asked) {
+    const auto runs = [&](const std::string &precision) {
+        return std::find(kind.precisions.begin(), kind.precisions.end(), precision) != kind.precisions.end();
+    };
+    if (asked && *asked) {
+        if (!runs(asked))
+            throw Failure(KDX_ERROR_BACKEND, std::string("the backend '") + kind.name + "' runs no precision '" + asked + "'");
+        bundle.graph_of(asked);
+        if (!kind.offers(asked))
+            throw Failure(KDX_ERROR_BACKEND, std::string("this machine computes no ") + asked + "\n  fix: use another precision");
+        return asked;
+    }
+    for (const auto &precision : kind.precisions)
+        if (bundle.has(precision) && bundle.is_calibrated_alike(precision) && kind.offers(precision)) return precision;
+    return "fp32";
+}
+
+void copy_text(const std::string &text, char *target, std::size_t size) {
+    const auto length = std::min(text.size(), size - 1);
+    std::memcpy(target, text.data(), length);
+    target[length] = '\0';
+}
+
+}  // namespace
+
+kdx_decision decide(double score, const Threshold &threshold, std::uint32_t frame_faults) {
+    if (!threshold.is_set() || !std::isfinite(score)) return KDX_UNDECIDED;
+    if (score > threshold.score) return KDX_DEFECTIVE;
+    return frame_faults ? KDX_UNDECIDED : KDX_GOOD;
+}
+
+Detector::Detector(const std::string &path, const kdx_options &options)
+    : bundle_(open_bundle(std::filesystem::u8path(path))) {
+    const auto &kind = kind_of(options.backend);
+    precision_ = precision_of(bundle_, kind, options.precision);
+    threshold_ = bundle_.threshold_of(precision_);
+    const auto cache = options.cache_dir ? std::filesystem::u8path(options.cache_dir) : std::filesystem::path();
+    backend_ = kind.open(bundle_, {precision_, cache, options.threads, options.device});
+}
+
+void Detector::describe(kdx_description &description) const {
+    description.height = bundle_.height;
+    description.width = bundle_.width;
+    description.channels = bundle_.channels;
+    description.format = bundle_.channels == 1 ? KDX_MONO8 : bundle_.bgr ? KDX_BGR8 : KDX_RGB8;
+    description.map_height = bundle_.map_height;
+    description.map_width = bundle_.map_width;
+    description.max_batch = static_cast<std::int32_t>(backend_->max_batch());
+    description.threshold = threshold_.score;
+    description.pixel_threshold = threshold_.pixel;
+    description.field_of_view = bundle_.field_of_view;
+    copy_text(backend_->name(), description.backend, sizeof description.backend);
+    copy_text(precision_, description.precision, sizeof description.precision);
+}
+
+void Detector::infer(std::size_t count, const kdx_image *images, kdx_verdict *verdicts, std::size_t verdict_size,
+                     const kdx_map *maps) const {
+    const auto at_once = std::min(count, backend_->max_batch());
+    const auto size = static_cast<std::size_t>(bundle_.height) * bundle_.width * bundle_.channels;
+    std::vector<Frame> frames;
+    frames.reserve(at_once);
+    std::vector<std::uint8_t> copy;
+    // All of them are checked before any is judged.
+    for (std::size_t i = 0; i < count; ++i)
+        frame_of(images[i], bundle_.height, bundle_.width, bundle_.channels, bundle_.bgr);
+    for (std::size_t start = 0; start < count; start += at_once) {
+        const auto part = std::min(at_once, count - start);
+        frames.clear();
+        for (std::size_t i = start; i < start + part; ++i)
+            frames.push_back(frame_of(images[i], bundle_.height, bundle_.width, bundle_.channels, bundle_.bgr));
+        const auto *packed = frames.front().data;
+        if (part > 1 || !frames.front().is_packed()) {
+            copy.resize(part * size);
+            for (std::size_t i = 0; i < part; ++i) pack(frames[i], copy.data() + i * size);
+            packed = copy.data();
+        }
+        auto *first = reinterpret_cast<kdx_verdict *>(reinterpret_cast<char *>(verdicts) + start * verdict_size);
+        infer_part(part, frames.data(), packed, first, verdict_size, maps ? maps + start : nullptr);
+    }
+}
+
+void Detector::infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
+                          std::size_t verdict_size, const kdx_map *maps) const {
+    backend_->run(packed, count, [&](std::size_t i, float score, const float *map) {
+        const auto verdict = verdict_on(score, frames[i]);
+        // A caller of another version has a structure of another size: what both know is written.
+        const auto known = std::min(verdict_size, sizeof verdict) - sizeof verdict.struct_size;
+        auto *target = reinterpret_cast<char *>(verdicts) + i * verdict_size;
+        std::memcpy(target + sizeof verdict.struct_size,
+                    reinterpret_cast<const char *>(&verdict) + sizeof verdict.struct_size, known);
+        if (maps && maps[i].data) keep_map(map, maps[i]);
+    });
+}
+
+kdx_verdict Detector::verdict_on(float score, const Frame &frame) const {
+    kdx_verdict verdict{};
+    verdict.frame_faults = faults_of(frame, bundle_.frame_limits);
+    verdict.decision = decide(score, threshold_, verdict.frame_faults);
+    verdict.score = score;
+    verdict.threshold = threshold_.score;
+    verdict.margin = threshold_.is_set() && threshold_.score != 0 ? score / threshold_.score - 1 : kNone;
+    return verdict;
+}
+
+void Detector::keep_map(const float *values, const kdx_map &map) const {
+    const auto row = static_cast<std::size_t>(bundle_.map_width) * sizeof(float);
+    if (map.row_stride == 0 || static_cast<std::size_t>(map.row_stride) == row) {
+        std::memcpy(map.data, values, row * bundle_.map_height);
+        return;
+    }
+    auto *target = reinterpret_cast<char *>(map.data);
+    for (int y = 0; y < bundle_.map_height; ++y, target += map.row_stride, values += bundle_.map_width)
+        std::memcpy(target, values, row);
+}
+
+}  // namespace kdx::embed

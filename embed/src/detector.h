@@ -1,0 +1,46 @@
+// From a bundle to verdicts, whatever runs it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend.h"
+#include "bundle.h"
+
+namespace kdx::embed {
+
+class Detector {
+public:
+    // Throws Failure.
+    Detector(const std::string &path, const kdx_options &options);
+
+    void describe(kdx_description &description) const;
+
+    // verdicts: count structures, verdict_size bytes apart. maps may be null. Throws Failure.
+    void infer(std::size_t count, const kdx_image *images, kdx_verdict *verdicts, std::size_t verdict_size,
+               const kdx_map *maps) const;
+
+    const Bundle &bundle() const { return bundle_; }
+    const std::string &precision() const { return precision_; }
+    const Threshold &threshold() const { return threshold_; }
+    Backend &backend() const { return *backend_; }
+
+private:
+    void infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
+                    std::size_t verdict_size, const kdx_map *maps) const;
+    kdx_verdict verdict_on(float score, const Frame &frame) const;
+    void keep_map(const float *values, const kdx_map &map) const;
+
+    Bundle bundle_;
+    std::string precision_;
+    Threshold threshold_;
+    std::unique_ptr<Backend> backend_;
+};
+
+// What is said of a score: Detector::decide of kdx/runtime/detector.py.
+kdx_decision decide(double score, const Threshold &threshold, std::uint32_t frame_faults);
+
+void selftest(const Detector &detector, double budget_ms, double percentile, int calls, kdx_selftest_report &report);
+
+}  // namespace kdx::embed

@@ -1,0 +1,105 @@
+#include "engine_record.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "error.h"
+#include "sha256.h"
+
+namespace kdx::embed {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr int kSchema = 1;
+
+// Of a version such as 10.16.1.11 the first three numbers: the fourth is a build's.
+std::string release_of(const std::string &version) {
+    std::size_t at = 0;
+    for (int dots = 0; at < version.size(); ++at)
+        if (version[at] == '.' && ++dots == 3) break;
+    return version.substr(0, at);
+}
+
+}  // namespace
+
+EngineRecord parse_engine_record(const std::string &text, const fs::path &folder) {
+    const auto refused = [&](const std::string &why) {
+        return Failure(KDX_ERROR_BACKEND, "'" + (folder / "engine.json").string() + "' " + why);
+    };
+    try {
+        const auto record = json::parse(text);
+        if (record.at("schema").get<std::int64_t>() > kSchema) throw refused("was written by a newer kdx");
+        const auto &built = record.at("fingerprint");
+        EngineRecord read;
+        read.plan = folder / "model.plan";
+        read.flavour = built.at("flavour").get<std::string>();
+        read.tensorrt = built.at("tensorrt").get<std::string>();
+        read.compute_capability = built.at("compute_capability").get<std::string>();
+        if (built.contains("gpu") && !built["gpu"].is_null()) read.gpu = built["gpu"].get<std::string>();
+        read.system = built.at("system").get<std::string>();
+        read.precision = record.at("precision").get<std::string>();
+        read.onnx_sha256 = record.at("onnx_sha256").get<std::string>();
+        read.plan_sha256 = record.at("plan_sha256").get<std::string>();
+        read.batches = record.at("batches").get<std::vector<int>>();
+        const bool is_ascending = std::is_sorted(read.batches.begin(), read.batches.end());
+        if (read.batches.empty() || !is_ascending || read.batches.front() < 1 || read.batches.back() > 4096)
+            throw refused("names no batches");
+        return read;
+    } catch (const json::exception &error) {
+        throw refused(std::string("is not valid: ") + error.what());
+    }
+}
+
+std::string mismatch(const EngineRecord &record, const Machine &machine, const std::string &onnx_sha256) {
+    const auto differs = [](const char *what, const std::string &theirs, const std::string &ours) {
+        return std::string("built for ") + what + " " + theirs + ", here is " + ours;
+    };
+    if (record.onnx_sha256 != onnx_sha256) return "stale or of another precision: built from another graph";
+    if (record.flavour != "tensorrt") return differs("flavour", record.flavour, "tensorrt");
+    if (release_of(record.tensorrt) != release_of(machine.tensorrt)) return differs("TensorRT", record.tensorrt, machine.tensorrt);
+    if (record.compute_capability != machine.compute_capability)
+        return differs("compute capability", record.compute_capability, machine.compute_capability);
+    if (record.system != machine.system) return differs("system", record.system, machine.system);
+    // Tactics were timed on that card; another with the same capability may lack what they need.
+    if (record.gpu != machine.gpu) return "built on " + record.gpu + ", here is " + machine.gpu;
+    return "";
+}
+
+EngineRecord find_engine(const Bundle &bundle, const std::string &precision, const Machine &machine) {
+    const auto &sha256 = bundle.hash_of(Bundle::graph_name(precision));
+    std::vector<fs::path> folders;
+    std::error_code error;
+    for (const auto &entry : fs::directory_iterator(bundle.path / "engines", error))
+        if (fs::is_regular_file(entry.path() / "engine.json", error)) folders.push_back(entry.path());
+    std::sort(folders.begin(), folders.end());
+    std::string reasons;
+    for (const auto &folder : folders) {
+        std::string reason;
+        try {
+            auto record = parse_engine_record(read_file(folder / "engine.json"), folder);
+            reason = mismatch(record, machine, sha256);
+            if (reason.empty()) return record;
+        } catch (const Failure &failure) {
+            reason = failure.what();
+        }
+        reasons += (reasons.empty() ? "engines/" : "; engines/") + folder.filename().string() + ": " + reason;
+    }
+    throw Failure(KDX_ERROR_BACKEND, "'" + bundle.path.filename().string() + "' holds no " + precision +
+                                         " engine for this machine\n  expected: TensorRT " + machine.tensorrt +
+                                         ", compute capability " + machine.compute_capability + ", " + machine.gpu +
+                                         ", " + machine.system + "\n  received: " + (reasons.empty() ? "no engine" : reasons) +
+                                         "\n  fix: kdx build-engine " + bundle.path.string() + (precision == "fp16" ? " --fp16" : ""));
+}
+
+std::string read_plan(const EngineRecord &record) {
+    std::error_code error;
+    auto plan = fs::is_regular_file(record.plan, error) ? read_file(record.plan) : std::string();
+    if (hexadecimal(sha256_of(plan)) != record.plan_sha256)
+        throw Failure(KDX_ERROR_BACKEND, "'" + record.plan.string() + "' is missing or was altered\n  fix: build it again");
+    return plan;
+}
+
+}  // namespace kdx::embed

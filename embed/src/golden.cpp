@@ -1,0 +1,117 @@
+#include "golden.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include "error.h"
+#include "inflate.h"
+
+namespace kdx::embed {
+
+namespace {
+
+[[noreturn]] void damaged(const std::string &what) {
+    throw Failure(KDX_ERROR_BUNDLE, "a golden file is damaged: " + what + "\n  fix: export the bundle again");
+}
+
+std::uint32_t big_endian(std::string_view bytes) {
+    std::uint32_t value = 0;
+    for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<std::uint8_t>(bytes[i]);
+    return value;
+}
+
+// Returns the compressed pixels of a PNG with exactly this header.
+std::string pixel_data(std::string_view file, int height, int width, int channels) {
+    constexpr std::string_view signature("\x89PNG\r\n\x1a\n", 8);
+    if (file.substr(0, 8) != signature) damaged("it is no PNG");
+    std::string data;
+    bool has_header = false;
+    for (std::size_t at = 8; at + 12 <= file.size();) {
+        const std::size_t length = big_endian(file.substr(at));
+        const auto kind = file.substr(at + 4, 4);
+        if (length > file.size() - at - 12) damaged("it ends early");
+        const auto body = file.substr(at + 8, length);
+        at += 12 + length;
+        if (kind == "IHDR") {
+            const char colour = channels == 1 ? 0 : 2;
+            const char expected[5] = {8, colour, 0, 0, 0};  // bits, colour, compression, filter, not interlaced
+            has_header = length == 13 && big_endian(body) == static_cast<std::uint32_t>(width) &&
+                         big_endian(body.substr(4)) == static_cast<std::uint32_t>(height) &&
+                         body.substr(8) == std::string_view(expected, 5);
+            if (!has_header) damaged("it has another size or kind than the detector's input");
+        } else if (kind == "IDAT") {
+            data += body;
+        } else if (kind == "IEND") {
+            break;
+        }
+    }
+    if (!has_header) damaged("it has no header");
+    return data;
+}
+
+std::uint8_t predicted(int left, int up, int corner) {
+    const int estimate = left + up - corner;
+    const int a = std::abs(estimate - left), b = std::abs(estimate - up), c = std::abs(estimate - corner);
+    return static_cast<std::uint8_t>(a <= b && a <= c ? left : b <= c ? up : corner);
+}
+
+void undo_filter(int kind, std::uint8_t *row, const std::uint8_t *above, std::size_t size, std::size_t pixel) {
+    if (kind > 4) damaged("a row's filter is not known");
+    for (std::size_t x = 0; x < size; ++x) {
+        const int left = x < pixel ? 0 : row[x - pixel], up = above ? above[x] : 0;
+        const int corner = above && x >= pixel ? above[x - pixel] : 0;
+        const int added = kind == 0   ? 0
+                          : kind == 1 ? left
+                          : kind == 2 ? up
+                          : kind == 3 ? (left + up) / 2
+                                      : predicted(left, up, corner);
+        row[x] = static_cast<std::uint8_t>(row[x] + added);
+    }
+}
+
+}  // namespace
+
+void decode_png(const std::string &file, int height, int width, int channels, std::vector<std::uint8_t> &pixels) {
+    const auto row = static_cast<std::size_t>(width) * channels;
+    const auto filtered = inflate_zlib(pixel_data(file, height, width, channels), (row + 1) * height);
+    const auto start = pixels.size();
+    pixels.resize(start + row * height);
+    for (int y = 0; y < height; ++y) {
+        auto *target = pixels.data() + start + y * row;
+        const auto *source = filtered.data() + y * (row + 1);
+        std::memcpy(target, source + 1, row);
+        undo_filter(source[0], target, y ? target - row : nullptr, row, static_cast<std::size_t>(channels));
+    }
+}
+
+std::vector<float> decode_npy(const std::string &file, std::size_t count) {
+    constexpr std::string_view magic("\x93NUMPY\x01\x00", 8);
+    if (file.size() < 10 || std::string_view(file).substr(0, 8) != magic) damaged("it is no .npy file of version 1.0");
+    const std::size_t length = static_cast<std::uint8_t>(file[8]) | static_cast<std::uint8_t>(file[9]) << 8;
+    const auto header = std::string_view(file).substr(10, length);
+    const auto has = [&](const char *text) { return header.find(text) != std::string_view::npos; };
+    if (!has("'descr': '<f4'") || !has("'fortran_order': False")) damaged("it holds no float32 in C order");
+    if (file.size() != 10 + length + 4 * count) damaged("it has another size than the images");
+    std::vector<float> values(count);
+    std::memcpy(values.data(), file.data() + 10 + length, 4 * count);
+    return values;
+}
+
+Golden read_golden(const Bundle &bundle) {
+    Golden golden;
+    golden.count = bundle.golden.size();
+    if (!golden.count) damaged("there are none");
+    for (const auto &name : bundle.golden)
+        decode_png(read_file(bundle.path / "golden" / std::filesystem::u8path(name)), bundle.height, bundle.width,
+                   bundle.channels, golden.images);
+    if (bundle.bgr)  // the files are RGB
+        for (std::size_t i = 0; i < golden.images.size(); i += 3) std::swap(golden.images[i], golden.images[i + 2]);
+    const auto map = static_cast<std::size_t>(bundle.map_height) * bundle.map_width;
+    golden.maps = decode_npy(read_file(bundle.path / "golden/anomaly_map.npy"), golden.count * map);
+    golden.scores = decode_npy(read_file(bundle.path / "golden/anomaly_score.npy"), golden.count);
+    return golden;
+}
+
+}  // namespace kdx::embed

@@ -1,0 +1,14 @@
+// DEFLATE (RFC 1951) in its zlib wrapper (RFC 1950): so that the golden images need no library that a line PC may lack.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace kdx::embed {
+
+// Returns exactly size bytes; throws Failure (KDX_ERROR_BUNDLE) for anything but a whole, valid stream of that length.
+std::vector<std::uint8_t> inflate_zlib(std::string_view stream, std::size_t size);
+
+}  // namespace kdx::embed

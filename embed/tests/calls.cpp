@@ -1,0 +1,223 @@
+// kdx_calls BUNDLE [BACKEND]: the exported functions, as a line calls them and as it should not; from many threads.
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <kdx/kdx.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+
+namespace {
+
+std::string bundle;
+kdx::Options options;
+
+// Something with structure, of the detector's size; different for each number.
+std::vector<std::uint8_t> frame_of(const kdx_description &takes, unsigned number) {
+    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(takes.height) * takes.width * takes.channels);
+    std::uint32_t state = 2654435761u * (number + 1);
+    for (std::size_t i = 0; i < pixels.size(); ++i) {
+        state = state * 1664525u + 1013904223u;
+        pixels[i] = static_cast<std::uint8_t>(60 + (i / 7 % 97) + (state >> 27));
+    }
+    return pixels;
+}
+
+kdx_image image_of(const kdx_description &takes, const std::vector<std::uint8_t> &pixels) {
+    return {pixels.data(), takes.height, takes.width, takes.format, 0};
+}
+
+void arguments_are_checked() {
+    kdx_detector *opened = reinterpret_cast<kdx_detector *>(1);
+    CHECK(kdx_open(nullptr, nullptr, &opened) == KDX_ERROR_ARGUMENT);
+    CHECK(opened == nullptr);
+    CHECK(std::strlen(kdx_last_error()) > 0);
+    CHECK(kdx_open(bundle.c_str(), nullptr, nullptr) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_open("/no/such/bundle", nullptr, &opened) == KDX_ERROR_BUNDLE);
+    CHECK(std::string(kdx_last_error()).find("/no/such/bundle") != std::string::npos);
+    kdx_options given;
+    std::memset(&given, 0xff, sizeof given);
+    CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
+    KDX_INIT(given);
+    given.backend = "abacus";
+    CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_BACKEND);
+    given.backend = nullptr;
+    given.precision = "int3";
+    CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_BACKEND);
+    given.precision = nullptr;
+    given.threads = -1;
+    CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
+
+    kdx_verdict verdict;
+    KDX_INIT(verdict);
+    const kdx_image nothing{};
+    CHECK(kdx_infer(nullptr, &nothing, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_describe(nullptr, nullptr) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_selftest(nullptr, 0, 95, 40, nullptr) == KDX_ERROR_ARGUMENT);
+    kdx_close(nullptr);
+    CHECK(kdx_abi_version() == KDX_ABI_VERSION);
+}
+
+void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    const auto pixels = frame_of(takes, 0);
+    auto image = image_of(takes, pixels);
+    kdx_verdict verdict;
+    KDX_INIT(verdict);
+    verdict.decision = KDX_GOOD;
+    image.width += 1;
+    CHECK(kdx_infer(detector.handle(), &image, &verdict, nullptr) == KDX_ERROR_IMAGE);
+    CHECK(verdict.decision == KDX_UNDECIDED);
+    image.width -= 1;
+    CHECK(kdx_infer(detector.handle(), nullptr, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_infer(detector.handle(), &image, nullptr, nullptr) == KDX_ERROR_ARGUMENT);
+    verdict.struct_size = 3;
+    CHECK(kdx_infer(detector.handle(), &image, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
+    KDX_INIT(verdict);
+    std::vector<float> values(static_cast<std::size_t>(takes.map_height) * takes.map_width);
+    const kdx_map narrow{values.data(), 4};
+    CHECK(kdx_infer(detector.handle(), &image, &verdict, &narrow) == KDX_ERROR_ARGUMENT);
+    // The next call succeeds.
+    CHECK(kdx_infer(detector.handle(), &image, &verdict, nullptr) == KDX_OK);
+    CHECK(std::isfinite(verdict.score));
+}
+
+void strides_and_orders_change_nothing(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    const auto pixels = frame_of(takes, 1);
+    std::vector<float> map;
+    const auto expected = detector(image_of(takes, pixels), map);
+    const auto row = static_cast<std::size_t>(takes.width) * takes.channels, stride = row + 13;
+    std::vector<std::uint8_t> padded(stride * takes.height, 0xee);
+    for (int y = 0; y < takes.height; ++y)
+        for (std::size_t x = 0; x < row; ++x) {
+            const auto swapped = takes.channels == 3 ? x - x % 3 + 2 - x % 3 : x;
+            padded[y * stride + swapped] = pixels[y * row + x];
+        }
+    auto image = image_of(takes, padded);
+    image.row_stride = static_cast<std::int64_t>(stride);
+    if (takes.channels == 3) image.format = takes.format == KDX_RGB8 ? KDX_BGR8 : KDX_RGB8;
+    // A map with padded rows, its padding untouched.
+    const auto map_row = static_cast<std::size_t>(takes.map_width) + 5;
+    std::vector<float> wide(map_row * takes.map_height, -7.0f);
+    const kdx_map target{wide.data(), static_cast<std::int64_t>(map_row * sizeof(float))};
+    kdx_verdict verdict;
+    KDX_INIT(verdict);
+    CHECK(kdx_infer(detector.handle(), &image, &verdict, &target) == KDX_OK);
+    CHECK(verdict.score == expected.score);
+    for (int y = 0; y < takes.map_height; ++y) {
+        CHECK(std::memcmp(&wide[y * map_row], &map[static_cast<std::size_t>(y) * takes.map_width], takes.map_width * sizeof(float)) == 0);
+        CHECK(wide[y * map_row + takes.map_width] == -7.0f);
+    }
+}
+
+void batches_are_judged_as_single_images_are(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    std::vector<std::vector<std::uint8_t>> frames;
+    std::vector<kdx_image> images;
+    for (unsigned i = 0; i < 5; ++i) frames.push_back(frame_of(takes, i));
+    for (const auto &each : frames) images.push_back(image_of(takes, each));
+    const auto verdicts = detector.batch(images);
+    CHECK(verdicts.size() == images.size());
+    for (std::size_t i = 0; i < images.size(); ++i) {
+        const auto alone = detector(images[i]);
+        // Other batch sizes sum the same products in another order.
+        CHECK(std::abs(verdicts[i].score - alone.score) <= 1e-4f * std::abs(alone.score));
+        CHECK(verdicts[i].decision == alone.decision);
+    }
+    CHECK(detector.batch({}).empty());
+}
+
+void a_black_frame_is_never_good(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    const std::vector<std::uint8_t> black(static_cast<std::size_t>(takes.height) * takes.width * takes.channels, 0);
+    const auto verdict = detector(image_of(takes, black));
+    CHECK(verdict.frame_faults & KDX_FRAME_UNIFORM);
+    CHECK(!verdict.is_good());
+    CHECK(std::isfinite(verdict.score));
+}
+
+void threads_get_the_same_answers(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    constexpr unsigned kThreads = 16, kCalls = 6;
+    std::vector<std::vector<std::uint8_t>> frames;
+    std::vector<float> expected;
+    for (unsigned i = 0; i < kThreads; ++i) {
+        frames.push_back(frame_of(takes, i));
+        expected.push_back(detector(image_of(takes, frames.back())).score);
+    }
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < kThreads; ++i)
+        threads.emplace_back([&, i] {
+            for (unsigned call = 0; call < kCalls; ++call) {
+                if (detector(image_of(takes, frames[i])).score != expected[i]) ++wrong;
+                // Errors belong to the thread in which they happen.
+                kdx_verdict verdict;
+                KDX_INIT(verdict);
+                auto image = image_of(takes, frames[i]);
+                image.height = static_cast<int>(1000000 + i);
+                if (kdx_infer(detector.handle(), &image, &verdict, nullptr) != KDX_ERROR_IMAGE) ++wrong;
+                if (std::string(kdx_last_error()).find(std::to_string(1000000 + i)) == std::string::npos) ++wrong;
+            }
+        });
+    for (auto &thread : threads) thread.join();
+    CHECK(wrong == 0);
+}
+
+void the_selftest_passes_and_can_fail(kdx::Detector &detector) {
+    const auto report = detector.selftest(0, 90, 10);
+    CHECK(report.passed == 1 || (std::fprintf(stderr, "%s\n", report.said), false));
+    CHECK(report.images > 0 && report.calls == 10 && report.latency_ms >= report.median_ms);
+    CHECK(report.score_difference <= report.score_allowed && report.map_difference <= report.map_allowed);
+    const auto late = detector.selftest(1e-6, 90, 10);
+    CHECK(late.passed == 0 && std::string(late.said).find("budget") != std::string::npos);
+    kdx_selftest_report refused;
+    KDX_INIT(refused);
+    CHECK(kdx_selftest(detector.handle(), -1, 95, 40, &refused) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_selftest(detector.handle(), 1, 99, 40, &refused) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_selftest(detector.handle(), 1, std::nan(""), 40, &refused) == KDX_ERROR_ARGUMENT);
+}
+
+void opening_and_closing_in_parallel_is_safe() {
+    std::vector<std::thread> threads;
+    std::atomic<int> wrong{0};
+    for (int i = 0; i < 3; ++i)
+        threads.emplace_back([&] {
+            try {
+                kdx::Detector detector(bundle, options);
+                const auto pixels = frame_of(detector.describe(), 3);
+                if (!std::isfinite(detector(image_of(detector.describe(), pixels)).score)) ++wrong;
+            } catch (const std::exception &error) {
+                std::fprintf(stderr, "%s\n", error.what());
+                ++wrong;
+            }
+        });
+    for (auto &thread : threads) thread.join();
+    CHECK(wrong == 0);
+}
+
+}  // namespace
+
+int main(int argc, char **argv) try {
+    if (argc < 2) return std::fprintf(stderr, "kdx_calls BUNDLE [BACKEND]\n"), 2;
+    bundle = argv[1];
+    options.backend = argc > 2 ? argv[2] : "";
+    options.precision = "fp32";
+    options.threads = 1;
+    arguments_are_checked();
+    kdx::Detector detector(bundle, options);
+    a_failed_call_leaves_nothing_good(detector);
+    strides_and_orders_change_nothing(detector);
+    batches_are_judged_as_single_images_are(detector);
+    a_black_frame_is_never_good(detector);
+    threads_get_the_same_answers(detector);
+    the_selftest_passes_and_can_fail(detector);
+    opening_and_closing_in_parallel_is_safe();
+    return failures ? 1 : 0;
+} catch (const std::exception &error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+}

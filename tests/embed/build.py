@@ -1,0 +1,164 @@
+"""Builds ``embed/`` for the tests, and calls it as a C program does: through its header's structures."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+EMBED = Path(__file__).parents[2] / "embed"
+DECISIONS = ("undecided", "good", "defective")
+FAULTS = {1: "black", 2: "white", 4: "uniform", 8: "saturated"}
+
+
+def missing() -> str:
+    """Say what is missing to build it; empty for nothing."""
+    if sys.platform != "linux":
+        return "embed/ is tested on Linux"
+    tools = [tool for tool in ("cmake", "ninja", "c++") if shutil.which(tool) is None]
+    packages = [name for name in ("openvino", "nlohmann_json") if find_spec(name) is None]
+    return f"not installed: {', '.join((*tools, *packages))}" if tools or packages else ""
+
+
+def run(
+    *command: object, code: int | None = 0, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program; ``code`` is the exit status it must have (None: any)."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+    )
+    if code is not None:
+        assert done.returncode == code, (
+            f"{command}\nexit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
+        )
+    return done
+
+
+def build(folder: Path, targets: Sequence[str], *options: str, source: Path = EMBED) -> Path:
+    """Configure and build; return the build folder."""
+    # One translation unit a target: the runtime's headers are read once.
+    run("cmake", "-S", source, "-B", folder, "-G", "Ninja", f"-DPython3_EXECUTABLE={sys.executable}",
+        "-DCMAKE_UNITY_BUILD=ON", *options)  # fmt: skip
+    run("cmake", "--build", folder, "--target", *targets)
+    return folder
+
+
+class Options(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("threads", ctypes.c_int32),
+        ("backend", ctypes.c_char_p),
+        ("precision", ctypes.c_char_p),
+        ("cache_dir", ctypes.c_char_p),
+        ("device", ctypes.c_int32),
+    )
+
+
+class Description(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("height", ctypes.c_int32), ("width", ctypes.c_int32), ("channels", ctypes.c_int32),
+        ("format", ctypes.c_int32),
+        ("map_height", ctypes.c_int32), ("map_width", ctypes.c_int32),
+        ("max_batch", ctypes.c_int32),
+        ("threshold", ctypes.c_double), ("pixel_threshold", ctypes.c_double), ("field_of_view", ctypes.c_double),
+        ("backend", ctypes.c_char * 24), ("precision", ctypes.c_char * 8),
+    )  # fmt: skip
+
+
+class Image(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("height", ctypes.c_int32), ("width", ctypes.c_int32), ("format", ctypes.c_int32),
+        ("row_stride", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class Map(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("row_stride", ctypes.c_int64))
+
+
+class Verdict(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("decision", ctypes.c_int32),
+        ("frame_faults", ctypes.c_uint32),
+        ("score", ctypes.c_float),
+        ("threshold", ctypes.c_double),
+        ("margin", ctypes.c_double),
+    )
+
+
+class Report(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("passed", ctypes.c_int32), ("images", ctypes.c_int32), ("flips", ctypes.c_int32),
+        ("score_difference", ctypes.c_double), ("score_allowed", ctypes.c_double),
+        ("map_difference", ctypes.c_double), ("map_allowed", ctypes.c_double),
+        ("latency_ms", ctypes.c_double), ("median_ms", ctypes.c_double),
+        ("calls", ctypes.c_int32), ("said", ctypes.c_char * 256),
+    )  # fmt: skip
+
+
+class CallError(Exception):
+    """A call returned another status than 0."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Detector:
+    """``kdx_open`` to ``kdx_close``."""
+
+    def __init__(
+        self, library: Path, bundle: Path, precision: str | None = None, threads: int = 1, cache: Path | None = None
+    ):
+        self._library = ctypes.CDLL(str(library))
+        self._library.kdx_last_error.restype = ctypes.c_char_p
+        self._library.kdx_selftest.argtypes = (
+            ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_int32, ctypes.c_void_p
+        )  # fmt: skip
+        self._handle = ctypes.c_void_p()
+        options = Options(
+            ctypes.sizeof(Options), threads, None, precision.encode() if precision else None,
+            str(cache).encode() if cache else None,
+        )  # fmt: skip
+        self._check(self._library.kdx_open(str(bundle).encode(), ctypes.byref(options), ctypes.byref(self._handle)))
+        self.takes = Description(ctypes.sizeof(Description))
+        self._check(self._library.kdx_describe(self._handle, ctypes.byref(self.takes)))
+
+    def __call__(self, image: np.ndarray) -> tuple[Verdict, np.ndarray]:
+        """Judge one packed image, as numpy holds it."""
+        verdict = Verdict(ctypes.sizeof(Verdict))
+        anomaly_map = np.empty((self.takes.map_height, self.takes.map_width), np.float32)
+        view = Image(image.ctypes.data, *image.shape[:2], self.takes.format, 0)
+        target = Map(anomaly_map.ctypes.data, 0)
+        self._check(self._library.kdx_infer(self._handle, *(ctypes.byref(each) for each in (view, verdict, target))))
+        return verdict, anomaly_map
+
+    def selftest(self, budget_ms: float = 0.0, percentile: float = 90.0, calls: int = 10) -> Report:
+        report = Report(ctypes.sizeof(Report))
+        self._check(self._library.kdx_selftest(self._handle, budget_ms, percentile, calls, ctypes.byref(report)))
+        return report
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise CallError(status, self._library.kdx_last_error().decode())
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._library.kdx_close(self._handle)

@@ -1,0 +1,297 @@
+"""The C library decides what Python decides, from the same bundle; and refuses what Python refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kdx
+from kd_export.verify import TOLERANCES
+from kdx.bundle import GOLDEN_SCORES, encode_array, open_bundle, write_manifest
+from kdx.runtime.backend import find_backend
+from tests.embed.build import DECISIONS, EMBED, FAULTS, CallError, Detector, build, missing, run
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+BUNDLE_ERROR = 3
+HAS_BF16 = find_backend("openvino").offers("bf16")
+PRECISIONS = ("fp32", *(("bf16",) if HAS_BF16 else ()), "int8")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    targets = ("kdx", "kdx_units", "kdx_calls", "kdx_calls_c", "minimal_c", "minimal_cpp", "line_cpp")
+    return build(tmp_path_factory.mktemp("release"), targets, "-DKDX_BUILD_TESTS=ON", "-DKDX_BUILD_EXAMPLES=ON")
+
+
+@pytest.fixture(scope="module")
+def library(built) -> Path:
+    return built / "libkdx.so"
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_run, dataset, tmp_path_factory, cli) -> Path:
+    """A calibrated bundle in every precision."""
+    path = tmp_path_factory.mktemp("embed") / "tile.kdx"
+    cli("export", tiny_run, "-o", path, "--precision", ",".join(PRECISIONS))
+    cli("calibrate", path, dataset, "--false-reject-rate", 0.2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def frames(bundle, tmp_path_factory) -> Path:
+    """The golden images as a camera's software writes them."""
+    folder = tmp_path_factory.mktemp("frames")
+    golden = open_bundle(bundle).golden()
+    for number, image in enumerate(golden.images):
+        grey = image.shape[2] == 1
+        suffix, pixels = ("pgm", image[..., 0]) if grey else ("ppm", image)
+        Image.fromarray(pixels).save(folder / f"{number}.{suffix}")
+    return folder
+
+
+# One answer, whoever asks
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_golden_image_is_judged_as_in_python(library, bundle, precision):
+    golden = open_bundle(bundle).golden()
+    with (
+        kdx.load(bundle, backend="openvino", threads=1, precision=precision) as expected,
+        Detector(library, bundle, precision) as detector,
+    ):
+        assert detector.takes.backend == b"openvino"
+        assert detector.takes.precision == precision.encode()
+        assert detector.takes.threshold == expected.threshold
+        assert detector.takes.pixel_threshold == expected.pixel_threshold
+        for image in golden.images:
+            ours, anomaly_map = detector(image)
+            theirs = expected(image)
+            # The same runtime runs the same graph: only the caller differs.
+            assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+            np.testing.assert_allclose(anomaly_map, theirs.anomaly_map, rtol=1e-5, atol=1e-5 * theirs.anomaly_map.max())
+            assert DECISIONS[ours.decision] == theirs.decision.value
+            assert ours.margin == pytest.approx(theirs.margin, rel=1e-4)
+
+
+def test_the_fastest_calibrated_precision_is_taken(library, bundle, tmp_path):
+    with Detector(library, bundle) as detector:
+        assert detector.takes.precision == b"int8"
+    # Without its threshold INT8 could only say "undecided" where FP32 decides.
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    index = json.loads((copy / "bundle.json").read_text())
+    index["thresholds"] = {}
+    (copy / "bundle.json").write_text(json.dumps(index))
+    with Detector(library, copy) as detector:
+        assert detector.takes.precision == b"fp32"
+
+
+@pytest.mark.parametrize("value", [0, 3, 128, 255])
+def test_frames_without_a_part_are_told_as_in_python(library, bundle, value):
+    height, width, channels = open_bundle(bundle).golden().images[0].shape
+    image = np.full((height, width, channels), value, np.uint8)
+    image[0, 0] = 100  # a stuck pixel
+    with kdx.load(bundle, backend="openvino", threads=1) as expected, Detector(library, bundle) as detector:
+        ours, theirs = detector(image)[0], expected(image)
+    told = {name for bit, name in FAULTS.items() if ours.frame_faults & bit}
+    assert told == {fault.value for fault in theirs.frame_faults}
+    assert DECISIONS[ours.decision] == theirs.decision.value != "good" or not told
+
+
+def test_a_bgr_bundle_takes_rgb_frames_too(built, tiny_run, tmp_path, cli):
+    cli("export", tiny_run, "-o", tmp_path / "bgr.kdx", "--channel-order", "bgr")
+    # Golden files are RGB, the graph takes BGR; the self-test fails when one is taken for the other.
+    run(built / "tests/kdx_calls", tmp_path / "bgr.kdx")
+
+
+# Start of shift
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_selftest_measures_what_python_measures(library, bundle, precision):
+    from kd_export.verify import compare_backend, thresholds_of
+
+    opened = open_bundle(bundle)
+    with kdx.load(bundle, backend="openvino", threads=1, precision=precision) as expected:
+        thresholds = thresholds_of(opened.manifest, precision)
+        (compared,) = compare_backend(expected.backend, opened.golden(), 1, thresholds, precision)
+    with Detector(library, bundle, precision) as detector:
+        report = detector.selftest()
+    allowed = TOLERANCES[precision]
+    assert (report.score_allowed, report.map_allowed) == (allowed.score, allowed.map)
+    assert report.score_difference == pytest.approx(compared.score_max, rel=1e-2, abs=1e-6)
+    assert report.map_difference == pytest.approx(compared.map_max, rel=1e-2, abs=1e-6)
+    assert report.flips == compared.flips == 0
+    assert (report.passed, report.said) == (1, b"")
+
+
+def test_the_selftest_fails_on_another_reference(library, bundle, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    opened = open_bundle(copy)
+    (copy / GOLDEN_SCORES).write_bytes(encode_array(opened.golden().scores * np.float32(1.01)))
+    write_manifest(copy, opened.manifest)
+    with Detector(library, copy, "fp32") as detector:
+        report = detector.selftest()
+        assert report.passed == 0
+        assert b"do not score as they did" in report.said
+        # A file that changes while the line runs is found at the next start of shift.
+        (copy / "training_images.json").write_text("[]")
+        assert b"was altered" in detector.selftest().said
+
+
+# What is refused
+
+
+def test_an_altered_bundle_is_refused(library, bundle, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    with (copy / "model.int8.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(CallError, match=r"model\.int8\.onnx' was altered") as error:
+        Detector(library, copy)
+    assert error.value.status == BUNDLE_ERROR
+
+
+def test_compiled_models_are_kept_and_damaged_ones_are_not_used(library, bundle, tmp_path):
+    image = open_bundle(bundle).golden().images[0]
+    scores = []
+    for damage in (False, True, False):
+        with Detector(library, bundle, "fp32", cache=tmp_path / "cache") as detector:
+            scores.append(detector(image)[0].score)
+        (blob,) = (tmp_path / "cache").iterdir()
+        if damage:
+            blob.write_bytes(blob.read_bytes()[:-100] + bytes(100))
+    assert len(set(scores)) == 1
+
+
+# Programs
+
+
+def test_units(built, bundle):
+    run(built / "tests/kdx_units", bundle)
+
+
+def test_calls_from_cpp_and_c(built, bundle):
+    run(built / "tests/kdx_calls", bundle)
+    run(built / "tests/kdx_calls_c", bundle)
+
+
+def test_nothing_but_the_interface_is_visible(library):
+    header = (EMBED / "include/kdx/kdx.h").read_text()
+    symbols = {line.split()[-1] for line in run("nm", "-D", "--defined-only", library).stdout.splitlines()}
+    assert symbols == {name for name in symbols if f" {name}(" in header or f"*{name}(" in header}
+    assert "kdx_infer" in symbols
+
+
+def test_the_minimal_programs_judge_a_frame(built, bundle, tmp_path):
+    golden = open_bundle(bundle).golden()
+    (tmp_path / "frame.raw").write_bytes(golden.images[0].tobytes())
+    with kdx.load(bundle, backend="openvino", threads=1, precision="int8") as detector:
+        expected = detector(golden.images[0])
+    for program in ("minimal_c", "minimal_cpp"):
+        done = run(built / "examples" / program, bundle, tmp_path / "frame.raw", code=0 if expected.is_good else 1)
+        assert float(done.stdout.split()[-1]) == pytest.approx(expected.score, rel=1e-4)
+        refused = run(built / "examples" / program, tmp_path / "no.kdx", tmp_path / "frame.raw", code=2)
+        assert "there is no bundle" in refused.stderr
+
+
+def check_line(done: subprocess.CompletedProcess[str], parts: int) -> list[dict]:
+    """Every part is answered once, whatever the answer."""
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(line["part"] for line in lines) == list(range(parts))
+    assert done.returncode == (1 if any("why" in line for line in lines) else 0), done.stderr
+    return lines
+
+
+def test_the_cpp_line_answers_for_every_part(built, bundle, frames):
+    program = built / "examples/line_cpp"
+    lines = check_line(run(program, bundle, frames, "--fps", 50, "--frames", 40, "--threads", 1, "--timeout-ms", 5000,
+                           "--queue", 50), 40)  # fmt: skip
+    scores = {line["part"]: line["score"] for line in lines}
+    golden = open_bundle(bundle).golden()
+    with kdx.load(bundle, backend="openvino", threads=1, precision="int8") as detector:
+        for part in range(len(golden.images)):
+            assert scores[part] == pytest.approx(detector(golden.images[part]).score, rel=1e-4)
+    # Faster than anything can judge: the oldest are dropped, and said to be undecided.
+    flooded = check_line(run(program, bundle, frames, "--fps", 100_000, "--frames", 300, "--queue", 2, code=1), 300)
+    assert {line["verdict"] for line in flooded if "why" in line} == {"undecided"}
+    # No verdict is in time: the watchdog answers for each.
+    late = check_line(run(program, bundle, frames, "--fps", 200, "--frames", 20, "--timeout-ms", 0.001, code=1), 20)
+    assert any(line.get("why") in {"late", "dropped"} for line in late)
+    assert "no option" in run(program, bundle, frames, "--speed", 3, code=2).stderr
+
+
+def test_the_cpp_line_stops_when_it_is_told_to(built, bundle, frames):
+    line = subprocess.Popen(
+        [built / "examples/line_cpp", bundle, frames, "--frames", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert line.stdout is not None
+    first = line.stdout.readline()
+    line.send_signal(signal.SIGINT)
+    rest, summary = line.communicate(timeout=30)
+    assert json.loads(first)["part"] == 0
+    assert "judged" in summary
+    check_line(
+        subprocess.CompletedProcess([], line.returncode, first + rest, summary), len((first + rest).splitlines())
+    )
+
+
+def test_the_python_line_answers_for_every_part(bundle, frames):
+    program = (sys.executable, EMBED / "examples/line_python/line.py", bundle, frames, "--backend", "onnxruntime-cpu")
+    lines = check_line(run(*program, "--fps", 50, "--frames", 30, "--timeout-ms", 5000, "--queue", 50), 30)
+    assert all(line["ms"] >= line["waited_ms"] for line in lines)
+    flooded = check_line(run(*program, "--fps", 100_000, "--frames", 200, "--queue", 2, code=1), 200)
+    assert {line["verdict"] for line in flooded if "why" in line} == {"undecided"}
+
+
+def test_the_python_line_outlives_its_inference_process(bundle, frames):
+    line = subprocess.Popen(
+        [sys.executable, EMBED / "examples/line_python/line.py", bundle, frames, "--backend", "onnxruntime-cpu",
+         "--fps", "30", "--frames", "90", "--queue", "90", "--timeout-ms", "60000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert line.stdout is not None
+    first = line.stdout.readline()
+    (worker,) = (child for child in children_of(line.pid) if "spawn_main" in command_of(child))
+    subprocess.run(["kill", "-9", str(worker)], check=True)
+    rest, summary = line.communicate(timeout=120)
+    assert "1 restarts" in summary
+    check_line(subprocess.CompletedProcess([], line.returncode, first + rest, summary), 90)
+
+
+def children_of(process: int) -> list[int]:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        if found:
+            return [int(child) for child in found]
+        time.sleep(0.05)
+    return []
+
+
+def command_of(process: int) -> str:
+    return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+
+
+def test_an_installed_package_is_found_by_cmake(built, bundle, tmp_path):
+    run("cmake", "--install", built, "--prefix", tmp_path / "prefix")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.18)\nproject(line LANGUAGES CXX)\nfind_package(kdx REQUIRED)\n"
+        f'add_executable(line "{EMBED}/examples/minimal/minimal.cpp")\ntarget_link_libraries(line PRIVATE kdx::kdx)\n'
+    )
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "build", "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={tmp_path}/prefix")
+    run("cmake", "--build", tmp_path / "build")
+    frame = tmp_path / "frame.raw"
+    frame.write_bytes(open_bundle(bundle).golden().images[0].tobytes())
+    assert run(tmp_path / "build/line", bundle, frame, code=None).returncode in {0, 1}

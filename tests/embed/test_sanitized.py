@@ -1,0 +1,59 @@
+"""The library under the address, undefined-behaviour and thread sanitizers; and its fuzzers, for a bounded while."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.embed.build import EMBED, build, missing, run
+
+pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
+
+FUZZERS = ("fuzz_manifest", "fuzz_golden", "fuzz_abi")
+# Leaks are counted at the end; whatever the runtime's own start-up keeps is not kdx's.
+ADDRESS = {
+    "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1:allocator_may_return_null=1",
+    "LSAN_OPTIONS": f"suppressions={EMBED}/tests/leaks.supp:print_suppressions=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TBB_ENABLE_SANITIZERS": "1",  # or it loads a library in a way that sanitizers refuse
+}
+# OpenVINO and TBB are not instrumented: their locks are not seen, and what they do is not reported.
+THREAD = {
+    "TSAN_OPTIONS": "halt_on_error=1:exitcode=66:ignore_noninstrumented_modules=1",
+    "TBB_ENABLE_SANITIZERS": "1",
+}
+# Debug information and as much optimisation as keeps the reports readable.
+SANITIZED = ("-DKDX_BUILD_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O1")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("address")
+    targets = ("kdx_units", "kdx_calls", *FUZZERS)
+    return build(folder, targets, "-DKDX_SANITIZE=address,undefined", *SANITIZED)
+
+
+def test_addresses_leaks_and_undefined_behaviour(address, tiny_bundle):
+    run(address / "tests/kdx_units", tiny_bundle, **ADDRESS)
+    run(address / "tests/kdx_calls", tiny_bundle, **ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("fuzzer", "runs", "seeds"),
+    [
+        ("fuzz_manifest", 20_000, ["bundle.json"]),
+        ("fuzz_golden", 20_000, ["golden/*.png", "golden/anomaly_score.npy"]),
+        ("fuzz_abi", 3_000, []),
+    ],
+)
+def test_no_input_crashes(address, tiny_bundle, fuzzer, runs, seeds):
+    files = [file for pattern in seeds for file in sorted(tiny_bundle.glob(pattern))[:3]]
+    done = run(address / "fuzz" / fuzzer, runs, *files, KDX_FUZZ_BUNDLE=str(tiny_bundle), **ADDRESS)
+    assert int(done.stdout.split()[0]) == runs + len(files) + 2
+
+
+def test_threads_do_not_race(tmp_path_factory, tiny_bundle):
+    folder = tmp_path_factory.mktemp("thread")
+    built = build(folder, ["kdx_calls"], "-DKDX_SANITIZE=thread", *SANITIZED)
+    run(built / "tests/kdx_calls", tiny_bundle, **THREAD)
