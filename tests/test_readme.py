@@ -35,6 +35,10 @@ def test_every_command_exists_with_its_options(command: str, cli) -> None:
             assert option in text
 
 
+def test_the_minimal_program_is_the_one_that_is_built() -> None:
+    assert (ROOT / "embed/examples/minimal/minimal.cpp").read_text(encoding="utf-8") in README
+
+
 def test_the_two_commands_are_the_first_two() -> None:
     block = README.split("```")[1]
     lines = [line.split("#")[0].strip() for line in block.strip().splitlines()]
