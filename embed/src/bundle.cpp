@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "error.h"
+#include "plain_graph.h"
 #include "sha256.h"
 
 namespace kdx::embed {
@@ -196,6 +197,10 @@ Bundle open_bundle(const fs::path &path) {
         refuse(path, std::string("is not a bundle: ") + kIndex + " is missing", "export it again with kdx export");
     auto bundle = parse_manifest(read_file(path / kIndex), path);
     bundle.check_files();
+    for (const auto &precision : bundle.precisions) {
+        const auto graph = bundle.graph_of(precision);
+        require_plain_graph(read_file(graph), graph.string());
+    }
     return bundle;
 }
 

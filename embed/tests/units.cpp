@@ -16,6 +16,7 @@
 #include "frame.h"
 #include "golden.h"
 #include "inflate.h"
+#include "plain_graph.h"
 #include "sha256.h"
 
 namespace ke = kdx::embed;
@@ -162,6 +163,28 @@ void altered_files_are_refused(const fs::path &path) {
     CHECK(status_of([&] { ke::open_bundle("/no/such/bundle"); }) == KDX_ERROR_BUNDLE);
 }
 
+void graphs_that_are_not_plain_are_refused(const fs::path &path) {
+    const auto plain = ke::read_file(path / "model.onnx");
+    std::string said;
+    const auto refused = [&](const std::string &graph) {
+        return status_of([&] { ke::require_plain_graph(graph, "model.onnx"); }, &said);
+    };
+    CHECK(refused(plain) == KDX_OK);
+    // Fields of onnx.proto by hand: graph (7), node (1), domain (7) or attribute (5), tensor (5), external data (13).
+    const auto field = [](int number, const std::string &content) {
+        return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(content.size())} + content;
+    };
+    CHECK(refused(plain + field(7, field(1, field(7, "com.microsoft")))) == KDX_ERROR_BUNDLE);
+    CHECK(said.find("the domain 'com.microsoft'") != std::string::npos);
+    CHECK(refused(field(7, field(1, field(7, "ai.onnx")))) == KDX_OK);
+    CHECK(refused(field(7, field(5, field(13, "location")))) == KDX_ERROR_BUNDLE);
+    CHECK(said.find("external data") != std::string::npos);
+    CHECK(refused(field(7, field(1, field(5, field(5, "\x70\x01"))))) == KDX_ERROR_BUNDLE);
+    CHECK(refused("") == KDX_ERROR_BUNDLE);
+    CHECK(refused(plain.substr(0, plain.size() - 1)) == KDX_ERROR_BUNDLE);
+    CHECK(said.find("not an ONNX graph") != std::string::npos);
+}
+
 void golden_images_are_read(const fs::path &path) {
     const auto bundle = ke::open_bundle(path);
     const auto golden = ke::read_golden(bundle);
@@ -234,6 +257,7 @@ int main(int argc, char **argv) {
     scores_are_decided();
     manifests_are_checked(argv[1]);
     altered_files_are_refused(argv[1]);
+    graphs_that_are_not_plain_are_refused(argv[1]);
     golden_images_are_read(argv[1]);
     engines_are_held_against_the_machine(argv[1]);
     caches_keep_only_what_is_whole();

@@ -10,7 +10,7 @@ from tests.embed.build import EMBED, build, missing, run
 
 pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
 
-FUZZERS = ("fuzz_manifest", "fuzz_golden", "fuzz_abi")
+FUZZERS = ("fuzz_manifest", "fuzz_golden", "fuzz_graph", "fuzz_abi")
 # Leaks are counted at the end; whatever the runtime's own start-up keeps is not kdx's.
 ADDRESS = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1:allocator_may_return_null=1",
@@ -44,6 +44,7 @@ def test_addresses_leaks_and_undefined_behaviour(address, tiny_bundle):
     [
         ("fuzz_manifest", 20_000, ["bundle.json"]),
         ("fuzz_golden", 20_000, ["golden/*.png", "golden/anomaly_score.npy"]),
+        ("fuzz_graph", 5_000, ["model.onnx"]),
         ("fuzz_abi", 3_000, []),
     ],
 )
