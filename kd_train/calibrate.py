@@ -20,16 +20,26 @@ from kdx.records import now
 from kdx.runtime.detector import Detector
 
 CONFIDENCE = 0.95
+_MOST_KEPT = 1000
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold, its scores, how many images were passed over because they were trained on, and the bad ones."""
+    """A threshold from held-out good images.
+
+    Attributes:
+        threshold: With its interval.
+        scores: Of the images.
+        trained_on: Images that were passed over because they were trained on.
+        bad_images: Those that could not be read, and why.
+        frame_faults: Good images that the line will take for frames without a part, and why.
+    """
 
     threshold: Threshold
     scores: NDArray[np.float64]
     trained_on: int
     bad_images: dict[str, str]
+    frame_faults: dict[str, list[str]]
 
 
 def calibrate(
@@ -66,6 +76,7 @@ def calibrate(
     hashes: list[str] = []
     skipped = 0
     bad: dict[str, str] = {}
+    faults: dict[str, list[str]] = {}
     with progress.task("scoring good images", len(good_images)) as task:
         for path in good_images:
             task.advance()
@@ -80,6 +91,8 @@ def calibrate(
                 scores.append(verdict.score)
                 hottest.append(float(verdict.anomaly_map.max()))
                 hashes.append(digest)
+                if verdict.frame_faults:
+                    faults[str(path)] = [fault.value for fault in verdict.frame_faults]
             except ImageError as error:
                 bad[str(path)] = error.message
                 if len(bad) > max_bad_images:
@@ -100,8 +113,17 @@ def calibrate(
         graph_sha256=sha256_file(bundle.graph_of(precision)),
         created=now(),
         pixel=quantile_with_interval(np.array(hottest), false_reject_rate)[0],
+        scores=_kept(values),
     )
-    return Calibration(threshold, values, skipped, bad)
+    return Calibration(threshold, values, skipped, bad, faults)
+
+
+def _kept(scores: NDArray[np.float64]) -> list[float]:
+    """Return scores to keep in the bundle: all of them, or as many of their quantiles as describe them."""
+    ordered = np.sort(scores)
+    if len(ordered) > _MOST_KEPT:
+        ordered = ordered[np.linspace(0, len(ordered) - 1, _MOST_KEPT).round().astype(int)]
+    return [float(score) for score in ordered]
 
 
 def quantile_with_interval(

@@ -56,6 +56,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
         created: UTC time, ISO 8601.
         pixel: The map value that the hottest pixel of a good image exceeds at that rate: the score itself where it is
             the map's maximum, and the scale of heat maps everywhere.
+        scores: Of those images, ascending; of very many, as many quantiles. What ``kdx drift`` compares with.
     """
 
     score: float
@@ -67,6 +68,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     graph_sha256: str
     created: str
     pixel: float | None = None
+    scores: list[float] = []
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):

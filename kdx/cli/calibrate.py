@@ -76,6 +76,7 @@ def calibrate(
                 "refused": refused,
                 "passed_over_trained_on": result.trained_on,
                 "bad_images": result.bad_images,
+                "frame_faults": result.frame_faults,
                 "signature_removed": was_signed,
             }
         )
@@ -93,6 +94,12 @@ def calibrate(
     for precision, found in results.items():
         if precision != "fp32":
             out.print(f"  {precision}: {found.threshold.score:.6g}, from its own scores of the same images")
+    if result.frame_faults:
+        path, faults = next(iter(result.frame_faults.items()))
+        out.print(
+            f"  [yellow]{len(result.frame_faults)} of these good images will be undecided, never good:[/] the golden "
+            f"images have none like them. '{escape(path)}' is {' and '.join(faults)}"
+        )
     if high is None:
         out.print("  so few images cannot bound it from above; more good images narrow the interval")
     if was_signed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import msgspec
 import numpy as np
 import pytest
@@ -107,3 +109,15 @@ def test_predict_names_the_fault(cli, tiny_bundle, frame, tmp_path):
     assert "black" in off["frame_faults"]
     assert "frame_faults" not in part
     assert "black" in cli("predict", tiny_bundle, tmp_path / "off.png").stdout
+
+
+def test_calibration_says_which_good_images_will_not_pass(cli, tiny_bundle, make_dataset, tmp_path):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
+    data = make_dataset(tmp_path / "data", train=20, good=1, scratch=0)
+    bright = data / "train/good/019.png"
+    Image.fromarray(np.clip(np.asarray(Image.open(bright)).astype(int) + 200, 0, 255).astype(np.uint8)).save(bright)
+    options = ("--false-reject-rate", 0.3, "--backend", "onnxruntime-cpu")
+    told = cli("calibrate", bundle, data, *options, "--json").json["frame_faults"]
+    assert list(told) == [str(bright)]
+    assert set(told[str(bright)]) <= {"saturated", "white"}
+    assert "1 of these good images will be undecided" in cli("calibrate", bundle, data, *options).stdout
