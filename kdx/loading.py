@@ -11,6 +11,7 @@ from kdx.errors import BackendError, BundleError, OptionError
 from kdx.records import RUN_INDEX
 from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend
 from kdx.runtime.detector import Detector
+from kdx.variants import graph_file
 
 if TYPE_CHECKING:
     from kdx.keys import PublicKeys
@@ -24,6 +25,7 @@ def load(
     precision: str | None = None,
     *,
     require_signature: PublicKeys | None = None,
+    log: str | Path | None = None,
 ) -> Detector:
     """Load a bundle (or, with torch installed, a training run) and return its detector.
 
@@ -35,9 +37,11 @@ def load(
         precision: Of the bundle's graphs; None takes what the backend is for, and with ``auto`` the fastest.
         require_signature: Public keys, by one of which the bundle must be signed, see :func:`kdx.open_bundle`. Engines
             in it are then used only if the signature covers them.
+        log: File to which every verdict is written, for ``kdx drift``, see :mod:`kdx.verdict_log`; of bundles only.
 
     Raises:
         BundleError: The bundle is incomplete, altered, too new, or not signed as required.
+        OutputError: The log cannot be written, or belongs to another graph.
         BackendError: The backend is unknown, missing, or cannot load the graph.
         OptionError: A bundle has one checkpoint only, a run one precision; a key that cannot be read.
     """
@@ -45,7 +49,11 @@ def load(
     if not is_run(path):
         if checkpoint is not None:
             raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")
-        return detector_of(open_bundle(path, require_signature=require_signature), backend, threads, precision)
+        bundle = open_bundle(path, require_signature=require_signature)
+        detector = detector_of(bundle, backend, threads, precision)
+        return detector if log is None else _logged(detector, bundle, log)
+    if log is not None:
+        raise OptionError(f"'{path}' is a run: only bundles keep a log", fix="export it first")
     if require_signature is not None:
         raise BundleError(f"'{path}' is a run, and only bundles are signed", fix="export it, and sign the bundle")
     if precision not in {None, "fp32"}:
@@ -62,6 +70,18 @@ def load(
             f"a run folder needs the package '{error.name}', which is not installed", fix='pip install "kdx[train,cpu]"'
         ) from error
     return load_detector(path, which=checkpoint, threads=threads)
+
+
+def _logged(detector: Detector, bundle: Bundle, log: str | Path) -> Detector:
+    from kdx.verdict_log import LogFacts, VerdictLog
+
+    graph = bundle.manifest.files[graph_file(detector.precision)]
+    try:
+        detector.log = VerdictLog(log, LogFacts(bundle.path.name, graph, detector.precision))
+    except BaseException:
+        detector.close()
+        raise
+    return detector
 
 
 def detector_of(
@@ -117,6 +137,7 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
         field_of_view=manifest.field_of_view,
         pixel_threshold=pixel,
         frame_limits=manifest.frame_limits,
+        precision=precision,
     )
 
 

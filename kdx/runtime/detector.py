@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from kdx.frames import FrameFault, FrameLimits, faults_of
 from kdx.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.cuda.arrays import DeviceArray, device_array
+
+if TYPE_CHECKING:
+    from kdx.verdict_log import VerdictLog
 
 
 class Decision(str, enum.Enum):
@@ -81,6 +85,8 @@ class Detector(ClosesOnExit):
             methods that crop.
         pixel_threshold: The calibrated map value, or None.
         frame_limits: What the golden images look like; frames on the GPU are not looked at.
+        precision: In which the graph runs.
+        log: Where verdicts are written, or None. Closed with the detector.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class Detector(ClosesOnExit):
         field_of_view: float = 1.0,
         pixel_threshold: float | None = None,
         frame_limits: FrameLimits | None = None,
+        precision: str = "fp32",
     ) -> None:
         self.backend = backend
         self.input = input_spec
@@ -101,6 +108,8 @@ class Detector(ClosesOnExit):
         self.field_of_view = field_of_view
         self.pixel_threshold = pixel_threshold
         self.frame_limits = frame_limits or FrameLimits()
+        self.precision = precision
+        self.log: VerdictLog | None = None
 
     def __call__(self, image: NDArray[np.uint8]) -> Verdict:
         """Judge one image.
@@ -112,19 +121,27 @@ class Detector(ClosesOnExit):
             InputError: Another type, size or channel count.
             BackendError: The runtime failed; the next call may succeed.
         """
+        started = time.perf_counter()
         batch: Any = self._on_device(image)
-        if batch is not None:
-            return self.verdict(*(output[0] for output in self.backend.run(batch)))
-        batch = np.ascontiguousarray(self.input.check(image)[None])
-        return self.verdict(*(output[0] for output in self.backend.run(batch)), batch[0])
+        frame = None
+        if batch is None:
+            batch = np.ascontiguousarray(self.input.check(image)[None])
+            frame = batch[0]
+        verdict = self.verdict(*(output[0] for output in self.backend.run(batch)), frame)
+        self._keep([verdict], started)
+        return verdict
 
     def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
         """Judge several images: an array ``(N, H, W, C)`` or a sequence of single images."""
-        verdicts = []
+        verdicts: list[Verdict] = []
+        started = time.perf_counter()
         for part in self._parts(images):
             outputs = self.backend.run(part)
             frames = part if isinstance(part, np.ndarray) else [None] * len(outputs.maps)
-            verdicts += [self.verdict(*each) for each in zip(outputs.maps, outputs.scores, frames, strict=True)]
+            found = [self.verdict(*each) for each in zip(outputs.maps, outputs.scores, frames, strict=True)]
+            self._keep(found, started)
+            verdicts += found
+            started = time.perf_counter()
         return verdicts
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
@@ -170,6 +187,14 @@ class Detector(ClosesOnExit):
         decision = decide(value, self.threshold, faults)
         return Verdict(decision, value, self.threshold, anomaly_map, self.pixel_threshold, faults)
 
+    def _keep(self, verdicts: Sequence[Verdict], started: float) -> None:
+        if self.log is not None and verdicts:
+            milliseconds = (time.perf_counter() - started) * 1e3 / len(verdicts)
+            for verdict in verdicts:
+                self.log.add(verdict, milliseconds)
+
     def close(self) -> None:
-        """Free the backend."""
+        """Free the backend, and write what the log still holds."""
         self.backend.close()
+        if self.log is not None:
+            self.log.close()
