@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from kdx.bundle import Bundle, Threshold
+from kdx.bundle import Bundle, ReviewBand, Threshold
 from kdx.errors import DataError, ImageError, OptionError
 from kdx.files import hash_of_hashes, sha256_file
 from kdx.images import read_image
@@ -49,6 +49,7 @@ def calibrate(
     false_reject_rate: float,
     *,
     precision: str = "fp32",
+    review_rate: float | None = None,
     max_bad_images: int = 0,
     progress: Progress = SILENT,
 ) -> Calibration:
@@ -59,8 +60,10 @@ def calibrate(
     on parts that training never saw. Where the recipe keeps the best checkpoint, the held-out images have chosen it,
     which lowers their scores a little as well.
 
+    With ``review_rate``, a larger one, a second score: between the two, somebody should look.
+
     Raises:
-        OptionError: The rate is not between 0 and 1.
+        OptionError: A rate is not between 0 and 1, or the review rate is not the larger.
         DataError: Too few held-out images for that rate.
         ImageError: More images than allowed cannot be read.
     """
@@ -69,6 +72,12 @@ def calibrate(
             "the false-reject rate is out of range",
             expected="above 0 and below 1, e.g. 0.01",
             received=f"{false_reject_rate:g}",
+        )
+    if review_rate is not None and not false_reject_rate < review_rate < 1:
+        raise OptionError(
+            "the review rate is out of range",
+            expected=f"above the false-reject rate of {false_reject_rate:g}, below 1",
+            received=f"{review_rate:g}",
         )
     trained = bundle.training_images()
     scores: list[float] = []
@@ -114,8 +123,22 @@ def calibrate(
         created=now(),
         pixel=quantile_with_interval(np.array(hottest), false_reject_rate)[0],
         scores=_kept(values),
+        review=None if review_rate is None else _review_band(values, review_rate),
     )
     return Calibration(threshold, values, skipped, bad, faults)
+
+
+def _review_band(scores: NDArray[np.float64], rate: float) -> ReviewBand:
+    score, interval = quantile_with_interval(scores, rate)
+    return ReviewBand(score=score, false_reject_rate=rate, interval=interval)
+
+
+def images_to_bound(false_reject_rate: float) -> int:
+    """Return how many held-out good images bound the threshold at a rate from above, with :data:`CONFIDENCE`.
+
+    The largest of n scores is above the quantile unless all n are below it: with probability ``(1 - rate)^n``.
+    """
+    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(1 - false_reject_rate))
 
 
 def _kept(scores: NDArray[np.float64]) -> list[float]:

@@ -42,6 +42,20 @@ _FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\:\x00]+$")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
+class ReviewBand(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores that somebody should look at: above ``score``, up to the threshold. Fewer good parts are thrown away.
+
+    Attributes:
+        score: Where the band begins, in the graph's raw score.
+        false_reject_rate: The rate of good images above it that was asked for.
+        interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None.
+    """
+
+    score: float
+    false_reject_rate: float
+    interval: tuple[float | None, float | None]
+
+
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     """A calibrated decision: an image is defective when its score exceeds ``score``.
 
@@ -57,6 +71,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
         pixel: The map value that the hottest pixel of a good image exceeds at that rate: the score itself where it is
             the map's maximum, and the scale of heat maps everywhere.
         scores: Of those images, ascending; of very many, as many quantiles. What ``kdx drift`` compares with.
+        review: The band below the threshold, or None.
     """
 
     score: float
@@ -69,6 +84,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     pixel: float | None = None
     scores: list[float] = []
+    review: ReviewBand | None = None
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):

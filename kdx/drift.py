@@ -111,7 +111,7 @@ def find_drift(
     effect, p_value = float(test.statistic), float(test.pvalue)
     alarm = effect >= effect_limit and p_value <= significance
     latest = log.decisions[-window:]
-    decided = np.isin(latest, ("good", "defective"))
+    decided = np.isin(latest, ("good", "review", "defective"))
     return Drift(
         effect=round(effect, 4),
         p_value=p_value,

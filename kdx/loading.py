@@ -138,6 +138,7 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
         pixel_threshold=pixel,
         frame_limits=manifest.frame_limits,
         precision=precision,
+        review_threshold=calibrated.review.score if calibrated and calibrated.review else None,
     )
 
 

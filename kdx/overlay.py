@@ -16,6 +16,7 @@ _STRONGEST_BLEND = 0.75  # some of the image always shows
 _CAPTION_HEIGHT = 40
 _CAPTION_COLOURS = {
     Decision.GOOD: (24, 104, 58),
+    Decision.REVIEW: (150, 96, 12),
     Decision.DEFECTIVE: (158, 27, 40),
     Decision.UNDECIDED: (84, 84, 92),
 }

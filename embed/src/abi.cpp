@@ -1,5 +1,6 @@
 // The C interface: arguments are checked, exceptions end here.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -9,6 +10,7 @@
 #include "detector.h"
 #include "error.h"
 #include "kdx/kdx.h"
+#include "regions.h"
 
 struct kdx_detector {
     kdx::embed::Detector detector;
@@ -125,6 +127,25 @@ kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image
         for (std::size_t i = 0; i < count; ++i) verdict_at(verdicts, i)->decision = KDX_UNDECIDED;
         for (std::size_t i = 0; maps && i < count; ++i) require_map(maps[i], detector->detector.bundle());
         detector->detector.infer(count, images, verdicts, verdicts->struct_size, maps);
+    });
+}
+
+kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double threshold, double min_area,
+                       double pixel_size_um, size_t room, kdx_region *regions, size_t *count) noexcept {
+    return guarded([&] {
+        require(detector, "detector");
+        require(map, "map");
+        require(map->data, "map->data");
+        require(count, "count");
+        if (room) require(regions, "regions");
+        *count = 0;
+        const bool is_possible = min_area >= 0 && std::isfinite(min_area) && pixel_size_um >= 0 &&
+                                 std::isfinite(pixel_size_um) && !std::isnan(threshold);
+        if (!is_possible) refuse("a threshold that is a number, an area and a pixel size of 0 or more");
+        require_map(*map, detector->detector.bundle());
+        const auto found = kdx::embed::find_regions(detector->detector.bundle(), *map, threshold, min_area, pixel_size_um);
+        std::copy_n(found.begin(), std::min(room, found.size()), regions);
+        *count = found.size();
     });
 }
 

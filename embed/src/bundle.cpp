@@ -70,7 +70,9 @@ bool is_inside(const fs::path &root, const fs::path &file) {
 }
 
 Threshold threshold_from(const json &record, const Bundle &bundle, const std::string &precision) {
-    Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel")};
+    Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone};
+    if (record.contains("review") && !record["review"].is_null())
+        threshold.review = record["review"].at("score").get<double>();
     if (!std::isfinite(threshold.score)) throw Failure(KDX_ERROR_BUNDLE, "a threshold is not finite");
     const auto graph = Bundle::graph_name(has_own_threshold(precision) ? precision : "fp32");
     if (record.at("graph_sha256").get<std::string>() != bundle.hash_of(graph))

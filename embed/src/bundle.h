@@ -15,7 +15,7 @@ namespace kdx::embed {
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 struct Threshold {
-    double score = kNone, pixel = kNone;  // NaN: none
+    double score = kNone, pixel = kNone, review = kNone;  // NaN: none
     bool is_set() const { return score == score; }
 };
 

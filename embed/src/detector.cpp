@@ -49,7 +49,8 @@ void copy_text(const std::string &text, char *target, std::size_t size) {
 kdx_decision decide(double score, const Threshold &threshold, std::uint32_t frame_faults) {
     if (!threshold.is_set() || !std::isfinite(score)) return KDX_UNDECIDED;
     if (score > threshold.score) return KDX_DEFECTIVE;
-    return frame_faults ? KDX_UNDECIDED : KDX_GOOD;
+    if (frame_faults) return KDX_UNDECIDED;
+    return score > threshold.review ? KDX_REVIEW : KDX_GOOD;  // never above one that is not there
 }
 
 Detector::Detector(const std::string &path, const kdx_options &options)
@@ -70,6 +71,7 @@ void Detector::describe(kdx_description &description) const {
     description.map_width = bundle_.map_width;
     description.max_batch = static_cast<std::int32_t>(backend_->max_batch());
     description.threshold = threshold_.score;
+    description.review_threshold = threshold_.review;
     description.pixel_threshold = threshold_.pixel;
     description.field_of_view = bundle_.field_of_view;
     copy_text(backend_->name(), description.backend, sizeof description.backend);

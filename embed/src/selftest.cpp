@@ -71,7 +71,7 @@ public:
             detector_.infer(1, &image, &verdict, sizeof verdict, &target);
             compare(i, verdict.score, map, report);
             if (report.flips < 0 || is_tie(golden_.scores[i], reference, allowed.tie)) continue;
-            report.flips += decide(verdict.score, detector_.threshold(), 0) != decide(golden_.scores[i], reference, 0);
+            report.flips += (verdict.score > detector_.threshold().score) != (golden_.scores[i] > reference.score);
         }
         report.images = static_cast<std::int32_t>(golden_.count);
     }

@@ -100,7 +100,12 @@ void frames_are_packed_and_looked_at() {
 }
 
 void scores_are_decided() {
-    const ke::Threshold threshold{1.0, 2.0}, none;
+    const ke::Threshold threshold{1.0, 2.0, ke::kNone}, banded{1.0, 2.0, 0.5}, none;
+    CHECK(ke::decide(0.5, banded, 0) == KDX_GOOD);
+    CHECK(ke::decide(0.75, banded, 0) == KDX_REVIEW);
+    CHECK(ke::decide(1.0, banded, 0) == KDX_REVIEW);
+    CHECK(ke::decide(1.25, banded, 0) == KDX_DEFECTIVE);
+    CHECK(ke::decide(0.75, banded, KDX_FRAME_BLACK) == KDX_UNDECIDED);
     CHECK(ke::decide(1.0, threshold, 0) == KDX_GOOD);
     CHECK(ke::decide(std::nextafter(1.0, 2.0), threshold, 0) == KDX_DEFECTIVE);
     CHECK(ke::decide(0.5, threshold, KDX_FRAME_BLACK) == KDX_UNDECIDED);

@@ -36,6 +36,9 @@ def calibrate(
     ),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
     false_reject_rate: float = typer.Option(0.01, help="Share of good parts that may be rejected."),
+    review_rate: float | None = typer.Option(
+        None, help="Share of good parts that may be rejected or put aside for review. Default: no review band."
+    ),
     backend: str = typer.Option("auto", help="Backend whose scores are used."),
     threads: int | None = THREADS_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
@@ -47,7 +50,10 @@ def calibrate(
     with its 95 % confidence interval; the graph is not touched, so it can be done again at any time. BF16 and INT8 get
     thresholds of their own, if they then decide the golden images as FP32 does; else they get none, are not chosen
     automatically, and the exit status is 1. A signature is taken away: it was for another threshold.
+
+    With --review-rate 0.05, parts between two thresholds are neither good nor defective but "review": somebody looks.
     """
+    from kd_train.calibrate import images_to_bound
     from kd_train.datasets import open_data
     from kdx.bundle import SIGNATURE, open_bundle
     from kdx.files import require_writable
@@ -61,6 +67,7 @@ def calibrate(
         opened,
         images,
         false_reject_rate,
+        review_rate=review_rate,
         backend=backend,
         threads=threads,
         max_bad_images=max_bad_images,
@@ -100,8 +107,17 @@ def calibrate(
             f"  [yellow]{len(result.frame_faults)} of these good images will be undecided, never good:[/] the golden "
             f"images have none like them. '{escape(path)}' is {' and '.join(faults)}"
         )
+    if threshold.review is not None:
+        band = threshold.review
+        out.print(
+            f"  review from {band.score:.6g}, which {100 * band.false_reject_rate:g} % of good parts exceed; 95 % "
+            f"interval {number(band.interval[0])} to {number(band.interval[1])}"
+        )
     if high is None:
-        out.print("  so few images cannot bound it from above; more good images narrow the interval")
+        out.print(
+            f"  {threshold.images} good images cannot bound it from above; for {100 * false_reject_rate:g} % it takes "
+            f"about {images_to_bound(false_reject_rate)}"
+        )
     if was_signed:
         out.print("  [yellow]the signature was removed:[/] it was for another threshold; sign again with kdx sign")
     for precision, fault in refused.items():
@@ -115,6 +131,7 @@ def calibrate_each(
     images: Sequence[Path],
     false_reject_rate: float,
     *,
+    review_rate: float | None = None,
     backend: str = "auto",
     threads: int | None = None,
     max_bad_images: int = 0,
@@ -144,6 +161,7 @@ def calibrate_each(
                 images,
                 false_reject_rate,
                 precision=precision,
+                review_rate=review_rate,
                 max_bad_images=max_bad_images,
                 progress=progress,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
     from kdx.runtime.detector import Verdict
 
 
+@dataclass(frozen=True)
+class RegionOptions:
+    """Which regions are printed, see :func:`kdx.regions.find_regions`."""
+
+    min_area: float
+    pixel_size_um: float | None
+
+
 @command(json_lines=True)
 def predict(
     bundle: Path = typer.Argument(help="Bundle (or run folder)."),
@@ -43,6 +52,15 @@ def predict(
         False, "--shared-teacher", help="With --also: one pass of the teacher, which all bundles must have in common."
     ),
     overlay: Path | None = typer.Option(None, "--overlay", help="Folder for heat maps (PNG)."),
+    regions: bool = typer.Option(
+        False, "--regions", help="With --json: where the map exceeds the pixel threshold, the hottest first."
+    ),
+    min_area: float | None = typer.Option(
+        None, help="With --regions: leave out smaller ones, in pixels of the camera."
+    ),
+    pixel_size_um: float | None = typer.Option(
+        None, help="With --regions: side of what a pixel shows of the part, in µm; adds areas in mm²."
+    ),
     backend: str = typer.Option("auto", help="Backend to run on."),
     threads: int | None = THREADS_OPTION,
     require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
@@ -58,6 +76,7 @@ def predict(
     """
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
+    wanted = _region_options(regions, min_area, pixel_size_um, json=json)
     try:
         judge(
             bundle,
@@ -67,6 +86,7 @@ def predict(
             also=also,
             shared_teacher=shared_teacher,
             overlay=overlay,
+            regions=wanted,
             backend=backend,
             threads=threads,
             require_signature=require_signature,
@@ -93,6 +113,7 @@ def judge(
     also: Sequence[Path] = (),
     shared_teacher: bool = False,
     overlay: Path | None = None,
+    regions: RegionOptions | None = None,
     backend: str = "auto",
     threads: int | None = None,
     require_signature: Sequence[Path] = (),
@@ -128,15 +149,10 @@ def judge(
                     each({"image": str(path), "error": error.as_dict()})
                 continue
             for name, image, verdict in judged:
-                record: dict[str, Any] = {
-                    **({"bundle": name} if also else {}),
-                    "image": str(path),
-                    "verdict": verdict.decision.value,
-                    "score": verdict.score,
-                    "threshold": verdict.threshold,
-                    "margin": verdict.margin,
-                    **({"frame_faults": [each.value for each in verdict.frame_faults]} if verdict.frame_faults else {}),
-                }
+                record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
+                if regions is not None:
+                    found = group[name].regions(verdict, min_area=regions.min_area, pixel_size_um=regions.pixel_size_um)
+                    record["regions"] = [asdict(region) for region in found]
                 if overlay is not None:
                     target = targets[path, name]
                     record["overlay"] = str(target)
@@ -144,6 +160,32 @@ def judge(
                 if each is not None:
                     each(record)
                 records.append(record)
+
+
+def _region_options(
+    regions: bool, min_area: float | None, pixel_size_um: float | None, *, json: bool
+) -> RegionOptions | None:
+    from kdx.errors import OptionError
+
+    if not regions and (min_area is not None or pixel_size_um is not None):
+        raise OptionError("--min-area and --pixel-size-um are of regions", fix="add --regions")
+    if regions and not json:
+        raise OptionError("--regions are printed as JSON", fix="add --json; heat maps show them too (--overlay)")
+    return RegionOptions(min_area or 0.0, pixel_size_um) if regions else None
+
+
+def _record_of(verdict: Verdict) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "verdict": verdict.decision.value,
+        "score": verdict.score,
+        "threshold": verdict.threshold,
+        "margin": verdict.margin,
+    }
+    if verdict.review_threshold is not None:
+        record["review_threshold"] = verdict.review_threshold
+    if verdict.frame_faults:
+        record["frame_faults"] = [fault.value for fault in verdict.frame_faults]
+    return record
 
 
 def _bundle_names(paths: Sequence[Path]) -> dict[str, Path]:
@@ -260,7 +302,7 @@ def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: 
 
 def show(records: list[dict[str, Any]]) -> None:
     """Print a table of verdicts."""
-    colours = {"good": "green", "defective": "bold red", "undecided": "yellow"}
+    colours = {"good": "green", "review": "yellow", "defective": "bold red", "undecided": "yellow"}
     bundles = ("bundle",) if "bundle" in records[0] else ()
     table = make_table("", "verdict", *bundles, "image", "score", "threshold", "margin", left=("bundle", "image"))
     for r in records:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.errors import InputError
 from kdx.frames import FrameFault, FrameLimits, faults_of
 from kdx.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.cuda.arrays import DeviceArray, device_array
 
 if TYPE_CHECKING:
+    from kdx.regions import Region
     from kdx.verdict_log import VerdictLog
 
 
@@ -25,6 +27,7 @@ class Decision(str, enum.Enum):
     """What is said of an image. Only ``GOOD`` lets a part pass."""
 
     GOOD = "good"
+    REVIEW = "review"
     DEFECTIVE = "defective"
     UNDECIDED = "undecided"
 
@@ -41,6 +44,7 @@ class Verdict:
         anomaly_map: float32 ``(h, w)``, raw, at the network's resolution.
         pixel_threshold: The map value that hardly any good image reaches anywhere, or None.
         frame_faults: Why the frame shows no part, whatever it scored; empty for nothing.
+        review_threshold: The score above which somebody should look, or None without such a band.
     """
 
     decision: Decision
@@ -49,6 +53,7 @@ class Verdict:
     anomaly_map: NDArray[np.float32]
     pixel_threshold: float | None = None
     frame_faults: tuple[FrameFault, ...] = ()
+    review_threshold: float | None = None
 
     @property
     def is_good(self) -> bool:
@@ -61,13 +66,24 @@ class Verdict:
         return None if not self.threshold else self.score / self.threshold - 1.0
 
 
-def decide(score: float, threshold: float | None, frame_faults: Sequence[FrameFault] = ()) -> Decision:
-    """Return the decision for a score: defective when it exceeds the threshold; a frame with faults is never good."""
+def decide(
+    score: float,
+    threshold: float | None,
+    frame_faults: Sequence[FrameFault] = (),
+    review_threshold: float | None = None,
+) -> Decision:
+    """Return the decision for a score.
+
+    Defective when it exceeds the threshold; undecided in a frame with faults, which is never good; to be reviewed when
+    it exceeds the review threshold; else good.
+    """
     if threshold is None or not math.isfinite(score):
         return Decision.UNDECIDED
     if score > threshold:
         return Decision.DEFECTIVE
-    return Decision.UNDECIDED if frame_faults else Decision.GOOD
+    if frame_faults:
+        return Decision.UNDECIDED
+    return Decision.REVIEW if review_threshold is not None and score > review_threshold else Decision.GOOD
 
 
 class Detector(ClosesOnExit):
@@ -86,6 +102,7 @@ class Detector(ClosesOnExit):
         pixel_threshold: The calibrated map value, or None.
         frame_limits: What the golden images look like; frames on the GPU are not looked at.
         precision: In which the graph runs.
+        review_threshold: The calibrated beginning of the review band, or None.
         log: Where verdicts are written, or None. Closed with the detector.
     """
 
@@ -99,6 +116,7 @@ class Detector(ClosesOnExit):
         pixel_threshold: float | None = None,
         frame_limits: FrameLimits | None = None,
         precision: str = "fp32",
+        review_threshold: float | None = None,
     ) -> None:
         self.backend = backend
         self.input = input_spec
@@ -109,6 +127,7 @@ class Detector(ClosesOnExit):
         self.pixel_threshold = pixel_threshold
         self.frame_limits = frame_limits or FrameLimits()
         self.precision = precision
+        self.review_threshold = review_threshold
         self.log: VerdictLog | None = None
 
     def __call__(self, image: NDArray[np.uint8]) -> Verdict:
@@ -184,8 +203,32 @@ class Detector(ClosesOnExit):
         """
         value = float(score[0])
         faults = () if image is None else faults_of(image, self.frame_limits)
-        decision = decide(value, self.threshold, faults)
-        return Verdict(decision, value, self.threshold, anomaly_map, self.pixel_threshold, faults)
+        decision = decide(value, self.threshold, faults, self.review_threshold)
+        return Verdict(
+            decision, value, self.threshold, anomaly_map, self.pixel_threshold, faults, self.review_threshold
+        )
+
+    def regions(self, verdict: Verdict, *, min_area: float = 0.0, pixel_size_um: float | None = None) -> list[Region]:
+        """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.regions.find_regions`.
+
+        Raises:
+            InputError: The bundle has no pixel threshold: it is not calibrated.
+            OptionError: An area or a pixel's size that cannot be.
+        """
+        from kdx.regions import find_regions
+
+        if verdict.pixel_threshold is None:
+            raise InputError(
+                "without a pixel threshold there are no regions", fix="calibrate: kdx calibrate BUNDLE DATA"
+            )
+        return find_regions(
+            verdict.anomaly_map,
+            verdict.pixel_threshold,
+            (self.input.height, self.input.width),
+            field_of_view=self.field_of_view,
+            min_area=min_area,
+            pixel_size_um=pixel_size_um,
+        )
 
     def _keep(self, verdicts: Sequence[Verdict], started: float) -> None:
         if self.log is not None and verdicts:

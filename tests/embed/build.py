@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 EMBED = Path(__file__).parents[2] / "embed"
-DECISIONS = ("undecided", "good", "defective")
+DECISIONS = ("undecided", "good", "defective", "review")
 FAULTS = {1: "black", 2: "white", 4: "uniform", 8: "saturated"}
 
 
@@ -72,7 +72,8 @@ class Description(ctypes.Structure):
         ("format", ctypes.c_int32),
         ("map_height", ctypes.c_int32), ("map_width", ctypes.c_int32),
         ("max_batch", ctypes.c_int32),
-        ("threshold", ctypes.c_double), ("pixel_threshold", ctypes.c_double), ("field_of_view", ctypes.c_double),
+        ("threshold", ctypes.c_double), ("review_threshold", ctypes.c_double),
+        ("pixel_threshold", ctypes.c_double), ("field_of_view", ctypes.c_double),
         ("backend", ctypes.c_char * 24), ("precision", ctypes.c_char * 8),
     )  # fmt: skip
 
@@ -97,6 +98,13 @@ class Verdict(ctypes.Structure):
         ("score", ctypes.c_float),
         ("threshold", ctypes.c_double),
         ("margin", ctypes.c_double),
+    )
+
+
+class Region(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_double)
+        for name in ("area", "area_mm2", "top", "left", "height", "width", "peak", "peak_row", "peak_column")
     )
 
 
@@ -130,6 +138,10 @@ class Detector:
         self._library.kdx_selftest.argtypes = (
             ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_int32, ctypes.c_void_p
         )  # fmt: skip
+        self._library.kdx_regions.argtypes = (
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double, ctypes.c_size_t,
+            ctypes.c_void_p, ctypes.c_void_p,
+        )  # fmt: skip
         self._handle = ctypes.c_void_p()
         options = Options(
             ctypes.sizeof(Options), threads, None, precision.encode() if precision else None,
@@ -147,6 +159,24 @@ class Detector:
         target = Map(anomaly_map.ctypes.data, 0)
         self._check(self._library.kdx_infer(self._handle, *(ctypes.byref(each) for each in (view, verdict, target))))
         return verdict, anomaly_map
+
+    def regions(
+        self,
+        anomaly_map: np.ndarray,
+        threshold: float,
+        min_area: float = 0.0,
+        pixel_size_um: float = 0.0,
+        room: int = 64,
+    ) -> tuple[int, list[Region]]:
+        """Return how many regions there are, and as many of them as there is room for."""
+        found, count = (Region * max(room, 1))(), ctypes.c_size_t()
+        view = Map(anomaly_map.ctypes.data, 0)
+        self._check(
+            self._library.kdx_regions(
+                self._handle, ctypes.byref(view), threshold, min_area, pixel_size_um, room, found, ctypes.byref(count)
+            )
+        )
+        return count.value, list(found)[: min(room, count.value)]
 
     def selftest(self, budget_ms: float = 0.0, percentile: float = 90.0, calls: int = 10) -> Report:
         report = Report(ctypes.sizeof(Report))

@@ -95,6 +95,48 @@ def test_the_fastest_calibrated_precision_is_taken(library, bundle, tmp_path):
         assert detector.takes.precision == b"fp32"
 
 
+def test_the_review_band_is_pythons(library, bundle, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    opened = open_bundle(copy)
+    images, scores = opened.golden().images, np.sort(opened.golden().scores[:, 0])
+    # A third of the golden images on either side of the band, and no score on an edge of it.
+    low, high = (float((scores[at - 1] + scores[at]) / 2) for at in (len(scores) // 3, 2 * len(scores) // 3))
+    index = json.loads((copy / "bundle.json").read_text())
+    band = {"score": low, "false_reject_rate": 0.5, "interval": [None, None]}
+    index["threshold"] |= {"score": high, "review": band}
+    (copy / "bundle.json").write_text(json.dumps(index))
+    with (
+        kdx.load(copy, backend="openvino", threads=1, precision="fp32") as expected,
+        Detector(library, copy, "fp32") as detector,
+    ):
+        assert detector.takes.review_threshold == expected.review_threshold == low
+        theirs = [expected(image).decision.value for image in images]
+        assert [DECISIONS[detector(image)[0].decision] for image in images] == theirs
+    assert set(theirs) == {"good", "review", "defective"}
+
+
+def test_regions_are_pythons(library, bundle):
+    with kdx.load(bundle, backend="openvino", threads=1) as expected, Detector(library, bundle) as detector:
+        size = (detector.takes.map_height, detector.takes.map_width)
+        rng = np.random.default_rng(0)
+        maps = [rng.random(size, np.float32), (rng.random(size) > 0.995).astype(np.float32), np.zeros(size, np.float32)]
+        maps.append(detector(open_bundle(bundle).golden().images[-1])[1])
+        for anomaly_map in maps:
+            limit = float(np.quantile(anomaly_map, 0.9))
+            verdict = kdx.Verdict(kdx.Decision.DEFECTIVE, 1.0, 0.5, anomaly_map, limit)
+            theirs = expected.regions(verdict, min_area=3.0, pixel_size_um=25.0)
+            count, ours = detector.regions(anomaly_map, limit, 3.0, 25.0, room=10_000)
+            assert count == len(ours) == len(theirs)
+            for one, other in zip(ours, theirs, strict=True):
+                found = [getattr(one, name) for name, _ in one._fields_]
+                assert found == pytest.approx([getattr(other, name) for name, _ in one._fields_], rel=1e-12)
+        assert detector.regions(maps[0], 0.9, room=2)[0] > 2
+        assert len(detector.regions(maps[0], 0.9, room=2)[1]) == 2
+        for wrong in ({"min_area": -1.0}, {"pixel_size_um": float("nan")}, {"threshold": float("nan")}):
+            with pytest.raises(CallError):
+                detector.regions(maps[0], **{"threshold": 0.5, **wrong})
+
+
 @pytest.mark.parametrize("value", [0, 3, 128, 255])
 def test_frames_without_a_part_are_told_as_in_python(library, bundle, value):
     height, width, channels = open_bundle(bundle).golden().images[0].shape

@@ -67,6 +67,43 @@ def test_the_threshold_itself_is_good():
     assert decide(np.nextafter(1.0, 2.0), 1.0) is Decision.DEFECTIVE
 
 
+def test_between_two_thresholds_somebody_looks(cli, tiny_bundle, dataset, tmp_path):
+    assert decide(0.5, 1.0, (), 0.5) is Decision.GOOD
+    assert decide(np.nextafter(0.5, 1.0), 1.0, (), 0.5) is Decision.REVIEW
+    assert decide(1.0, 1.0, (), 0.5) is Decision.REVIEW
+    assert decide(1.5, 1.0, (), 0.5) is Decision.DEFECTIVE
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
+    options = ("--false-reject-rate", 0.2, "--backend", "onnxruntime-cpu")
+    shown = cli("calibrate", bundle, dataset, *options, "--review-rate", 0.5).stdout
+    threshold = open_bundle(bundle).manifest.threshold
+    assert f"review from {threshold.review.score:.6g}, which 50 % of good parts exceed" in shown
+    assert threshold.scores[0] < threshold.review.score < threshold.score
+    with kdx.load(bundle, backend="onnxruntime-cpu") as detector:
+        verdicts = [detector(kdx.read_image(path, detector.input)) for path in sorted((dataset / "test").glob("*/*"))]
+    for verdict in verdicts:
+        assert verdict.is_good == (verdict.score <= threshold.review.score)
+        assert (verdict.decision is Decision.DEFECTIVE) == (verdict.score > threshold.score)
+    for rate in (0.2, 0.1, 1.0):
+        assert "review rate" in cli("calibrate", bundle, dataset, *options, "--review-rate", rate, code=2).stderr
+    # Without it, the band goes.
+    cli("calibrate", bundle, dataset, *options)
+    assert open_bundle(bundle).manifest.threshold.review is None
+
+
+def test_how_many_images_bound_a_threshold(cli, tiny_bundle, dataset, tmp_path):
+    from scipy.stats import binom
+
+    from kd_train.calibrate import images_to_bound
+
+    for rate in (0.2, 0.01, 0.001):
+        n = images_to_bound(rate)
+        # All n below the quantile: at most half of the 5 % that the interval may miss; with one image fewer, more.
+        assert binom.pmf(n, n, 1 - rate) <= 0.025 < binom.pmf(n - 1, n - 1, 1 - rate)
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
+    shown = cli("calibrate", bundle, dataset, "--false-reject-rate", 0.2, "--backend", "onnxruntime-cpu").stdout
+    assert "6 good images cannot bound it from above; for 20 % it takes about 17" in shown
+
+
 def test_nan_from_a_backend_is_undecided(tiny_bundle, frame):
     from kdx.runtime.backend import Outputs
 

@@ -179,8 +179,8 @@ public:
         const std::lock_guard lock(mutex_);
         std::sort(times_.begin(), times_.end());
         const auto at = [&](double share) { return times_.empty() ? 0.0 : times_[static_cast<std::size_t>(share * static_cast<double>(times_.size() - 1))]; };
-        std::fprintf(stderr, "%zu judged: %ld good, %ld defective, %ld undecided; %ld unanswered in time; capture to verdict p50 %.2f ms, p99 %.2f ms, max %.2f ms\n",
-                     times_.size(), counts_["good"], counts_["defective"], counts_["undecided"], unanswered_, at(0.5), at(0.99), at(1.0));
+        std::fprintf(stderr, "%zu judged: %ld good, %ld to review, %ld defective, %ld undecided; %ld unanswered in time; capture to verdict p50 %.2f ms, p99 %.2f ms, max %.2f ms\n",
+                     times_.size(), counts_["good"], counts_["review"], counts_["defective"], counts_["undecided"], unanswered_, at(0.5), at(0.99), at(1.0));
         return unanswered_ ? 1 : 0;
     }
 

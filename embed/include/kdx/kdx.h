@@ -10,7 +10,7 @@
  *     kdx_open allocates a handle, and only kdx_close frees it.
  *   - A structure begins with its size: set it with KDX_INIT. A library of a later version then knows which fields its
  *     caller has. Reserved and unknown fields are zero.
- *   - kdx_infer, kdx_infer_batch, kdx_describe and kdx_selftest may be called on one detector from several threads at
+ *   - kdx_infer, kdx_infer_batch, kdx_describe, kdx_regions and kdx_selftest may be called on one detector from several threads at
  *     once; each call has a runtime request of its own. kdx_close may not be called while another call is under way.
  *   - There is no state but the handle's, and the text of kdx_last_error, of which every thread has its own.
  */
@@ -66,7 +66,7 @@ enum {
 
 /* What is said of an image. Only KDX_GOOD lets a part pass; memory that was never written says KDX_UNDECIDED. */
 typedef int32_t kdx_decision;
-enum { KDX_UNDECIDED = 0, KDX_GOOD = 1, KDX_DEFECTIVE = 2 };
+enum { KDX_UNDECIDED = 0, KDX_GOOD = 1, KDX_DEFECTIVE = 2, KDX_REVIEW = 3 };
 
 /* Why a frame shows no part, whatever it scored. Such a frame is never good. */
 enum { KDX_FRAME_BLACK = 1, KDX_FRAME_WHITE = 2, KDX_FRAME_UNIFORM = 4, KDX_FRAME_SATURATED = 8 };
@@ -90,7 +90,8 @@ typedef struct kdx_description {
     kdx_pixel_format format;         /* in which they need not be copied */
     int32_t map_height, map_width;
     int32_t max_batch; /* images that go through the graph at once; longer batches are split */
-    double threshold;       /* NaN where the bundle is not calibrated */
+    double threshold;        /* NaN where the bundle is not calibrated */
+    double review_threshold; /* above it, up to the threshold, somebody should look; NaN without such a band */
     double pixel_threshold; /* the map value that hardly any good image reaches anywhere; NaN where unknown */
     double field_of_view;   /* share of each side of the image, centred, that the map covers */
     char backend[24];
@@ -118,6 +119,15 @@ typedef struct kdx_verdict {
     double threshold; /* NaN where the bundle is not calibrated */
     double margin;    /* score / threshold - 1: below zero on the good side; NaN without a threshold */
 } kdx_verdict;
+
+/* A connected part of a map above the pixel threshold, in pixels of the camera. */
+typedef struct kdx_region {
+    double area;
+    double area_mm2; /* NaN where the size of a pixel is not known */
+    double top, left, height, width;
+    double peak; /* largest value of the map in it, and where that is */
+    double peak_row, peak_column;
+} kdx_region;
 
 typedef struct kdx_selftest_report {
     uint32_t struct_size;
@@ -147,6 +157,13 @@ KDX_API kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx
  * On an error every decision is KDX_UNDECIDED, and nothing else of verdicts and maps may be used. */
 KDX_API kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image *images,
                                    kdx_verdict *verdicts, const kdx_map *maps) KDX_NOEXCEPT;
+
+/* Finds the regions of a map that kdx_infer filled, that with the highest peak first: connected parts, diagonally too,
+ * whose values exceed threshold (the description's pixel_threshold is calibrated) and that are no smaller than min_area
+ * pixels of the camera. pixel_size_um is the side of what such a pixel shows of the part, in micrometres; 0: not known.
+ * Writes up to room regions, and to *count how many there are. */
+KDX_API kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double threshold, double min_area,
+                               double pixel_size_um, size_t room, kdx_region *regions, size_t *count) KDX_NOEXCEPT;
 
 /* The check at the start of a shift, in about a second: every hash again, the golden images against the reference, and
  * the latency at a percentile (in percent, for example 95) of so many calls against a budget in milliseconds; 0 holds it

@@ -48,7 +48,10 @@ struct Verdict {
 };
 
 inline const char *name_of(kdx_decision decision) noexcept {
-    return decision == KDX_GOOD ? "good" : decision == KDX_DEFECTIVE ? "defective" : "undecided";
+    return decision == KDX_GOOD        ? "good"
+           : decision == KDX_REVIEW    ? "review"
+           : decision == KDX_DEFECTIVE ? "defective"
+                                       : "undecided";
 }
 
 // A view of pixels that somebody else holds.
@@ -97,6 +100,21 @@ public:
         verdicts.reserve(raw.size());
         for (const auto &each : raw) verdicts.push_back(verdict_of(each));
         return verdicts;
+    }
+
+    // The regions of a map that operator() filled, that with the highest peak first.
+    std::vector<kdx_region> regions(const std::vector<float> &anomaly_map, double min_area = 0, double pixel_size_um = 0) {
+        const auto size = static_cast<std::size_t>(description_.map_height) * description_.map_width;
+        if (anomaly_map.size() != size) throw Error(KDX_ERROR_ARGUMENT, "the map has another size than the detector's");
+        const kdx_map map{const_cast<float *>(anomaly_map.data()), 0};  // it is read
+        std::vector<kdx_region> found(64);
+        for (std::size_t count = 0;;) {
+            check(kdx_regions(handle_.get(), &map, description_.pixel_threshold, min_area, pixel_size_um, found.size(),
+                              found.data(), &count));
+            const bool was_room = count <= found.size();
+            found.resize(count);
+            if (was_room) return found;
+        }
     }
 
     // The check at the start of a shift. A test that failed is no error: see the report.
