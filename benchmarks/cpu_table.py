@@ -104,7 +104,7 @@ def _shared(record: Row) -> str:
     times = "; ".join(
         f"{pair['students']} students {pair[SEPARATE]['p50_ms']:.1f} ms apart, {pair[SHARED]['p50_ms']:.1f} together"
         for pair in pairs
-        if pair["speed_up"]
+        if pair["speed_up"] and pair["students"] > 1
     )
     return (
         f"{record['bundles']} products with one teacher, FP32 in OpenVINO: {memory[SEPARATE]['pss_mb']:.0f} MB loaded "
