@@ -1,0 +1,221 @@
+"""Shards in processes of this machine: one detector a process, one shard a process at a time.
+
+A process that is killed is replaced, and its shard tried again. When a shard has taken ``max_retries`` processes with
+it and another dies of it, one of its images is to blame: they are scored one by one then, each row sent before the next
+image is touched, so that the image in hand at a process's death is known. One that two processes in a row die of is
+recorded, and passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+from kdx.archive.plan import Plan, Shard
+from kdx.archive.records import Row, ShardResult, Work
+from kdx.archive.scorer import ShardScorer, printable
+from kdx.archive.table import count, write_shard
+from kdx.errors import BackendError
+from kdx.faults import Fault, fault_of
+from kdx.processes import Child, wait_for
+
+# An image is blamed when so many processes in a row died with it in hand: one alone may have been killed for another
+# reason.
+_TO_BLAME = 2
+
+
+@dataclass
+class Order:
+    """A shard on its way to being finished.
+
+    Attributes:
+        shard: Which.
+        deaths: Processes that died with it.
+        rows: Of its first images, once they are scored one by one; None before.
+        blamed: Processes in a row that died with the next image.
+        seconds: Spent on ``rows``.
+    """
+
+    shard: Shard
+    deaths: int = 0
+    rows: list[Row] | None = None
+    blamed: int = 0
+    seconds: float = 0.0
+
+    @property
+    def remaining(self) -> tuple[str, ...]:
+        """The images that have no row yet."""
+        return self.shard.paths[len(self.rows or ()) :]
+
+
+@dataclass
+class _Worker:
+    child: Child
+    order: Order | None = None
+    is_ready: bool = False
+
+
+@dataclass
+class LocalEngine:
+    """Processes of this machine.
+
+    Attributes:
+        work: The run.
+        workers: How many processes.
+        max_retries: How many processes may die with a shard before its images are tried one by one; and how many may
+            die in a row while they load the bundle.
+        say: Takes lines on what went wrong.
+        deaths: Processes that died so far.
+    """
+
+    work: Work
+    workers: int
+    max_retries: int
+    say: Callable[[str], None]
+    deaths: int = 0
+    _failed_starts: int = field(default=0, init=False)
+
+    def run(self, plan: Plan, numbers: Sequence[int], *, singly: bool = False) -> Iterator[ShardResult]:
+        """Score shards; yield each one's result when its file is written.
+
+        Args:
+            plan: The run's shards.
+            numbers: Which of them.
+            singly: Try their images one by one from the start.
+
+        Raises:
+            KdxError: What a process could not go on with; or processes die as they load the bundle.
+        """
+        todo = (Order(plan.shard(number), rows=[] if singly else None) for number in numbers)
+        again: deque[Order] = deque()
+        workers: list[_Worker] = []
+        try:
+            workers += [self._start() for _ in range(min(self.workers, len(numbers)))]
+            while workers:
+                awake = {id(child) for child in wait_for([worker.child for worker in workers])}
+                for worker in [worker for worker in workers if id(worker.child) in awake]:
+                    try:
+                        result = self._listen(worker)
+                    except (EOFError, OSError):
+                        result = self._bury(worker, again)
+                        workers[workers.index(worker)] = self._start()
+                    if result is not None:
+                        yield result
+                    if not worker.is_ready or worker.order is not None:
+                        continue
+                    order = again.popleft() if again else next(todo, None)
+                    if order is None:
+                        worker.child.close()
+                        workers.remove(worker)
+                    else:
+                        self._give(worker, order)
+        finally:
+            for worker in workers:
+                worker.child.close()
+
+    def _start(self) -> _Worker:
+        return _Worker(Child(serve, self.work, threads=self.work.threads))
+
+    def _give(self, worker: _Worker, order: Order) -> None:
+        worker.order = order
+        with contextlib.suppress(OSError):  # it has just died, which is noticed at the next look
+            worker.child.connection.send(order.shard if order.rows is None else order.remaining)
+
+    def _listen(self, worker: _Worker) -> ShardResult | None:
+        """Take one message of a process; return the result of a shard that is finished by it.
+
+        Raises:
+            EOFError: It is dead.
+        """
+        if not worker.child.connection.poll():
+            raise EOFError
+        message = worker.child.connection.recv()
+        order = worker.order
+        if isinstance(message, Fault):
+            raise message.error()
+        if isinstance(message, Row) and order is not None and order.rows is not None:
+            order.rows.append(message)
+            order.blamed = 0
+            order.seconds += message.milliseconds / 1e3
+            if order.remaining:
+                return None
+            worker.order = None
+            return self._finish(order)
+        if isinstance(message, ShardResult):
+            worker.order = None
+            return message
+        worker.is_ready = True
+        self._failed_starts = 0
+        return None
+
+    def _finish(self, order: Order) -> ShardResult:
+        """Write the file of a shard whose images were scored one by one."""
+        rows = order.rows or []
+        result = count(order.shard.number, rows, seconds=order.seconds, worker=f"{socket.gethostname()}, one by one")
+        write_shard(self.work, result, rows)
+        return result
+
+    def _bury(self, worker: _Worker, again: deque[Order]) -> ShardResult | None:
+        """Put what a dead process was doing back to be done; return the result where that was a shard's last image.
+
+        Raises:
+            BackendError: Processes die before they do anything.
+        """
+        how = worker.child.end()
+        worker.child.close()
+        self.deaths += 1
+        order, worker.order = worker.order, None
+        if not worker.is_ready:
+            self._failed_starts += 1
+            if self._failed_starts > self.max_retries:
+                raise BackendError(
+                    f"processes die as they load '{self.work.bundle}': {how}",
+                    received=f"{self._failed_starts} in a row",
+                    fix="kdx verify runs the bundle in this process; fewer --workers need less memory",
+                )
+        worker.is_ready = False
+        if order is None:
+            return None
+        order.deaths += 1
+        self.say(f"a process died with shard {order.shard.number} ({how}); it is replaced")
+        if order.rows is None and order.deaths > self.max_retries:
+            order.rows = []
+            self.say(f"shard {order.shard.number}: {order.deaths} processes died of it; its images go one by one")
+        elif order.rows is not None:
+            self._blame(order, how)
+            if not order.remaining:
+                return self._finish(order)
+        again.appendleft(order)
+        return None
+
+    def _blame(self, order: Order, how: str) -> None:
+        """Count a death against the image in hand, and pass it over when it is to blame."""
+        assert order.rows is not None
+        order.blamed += 1
+        if order.blamed == _TO_BLAME:
+            path = printable(order.remaining[0])
+            order.rows.append(Row(path=path, error=f"killed the worker ({how}), {_TO_BLAME} times in a row"))
+            order.blamed = 0
+            self.say(f"passed over: '{path}' {order.rows[-1].error}")
+
+
+def serve(connection: Connection, work: Work) -> None:
+    """Score what comes through a pipe until it is closed: a shard, or paths whose rows are sent one by one."""
+    try:
+        with ShardScorer(work) as scorer:
+            connection.send(None)  # ready
+            while True:
+                order = connection.recv()
+                if isinstance(order, Shard):
+                    connection.send(scorer.score(order))
+                    continue
+                for row in scorer.score_singly(order):
+                    connection.send(row)
+    except (EOFError, ConnectionError):  # nobody waits any more
+        return
+    except Exception as error:
+        connection.send(fault_of(error))

@@ -1,0 +1,180 @@
+"""Shards on a Ray cluster: Ray Data brings them to a pool of actors, one detector an actor.
+
+**A row of the dataset is a shard, not an image.** The usual pipeline (read images, map, write Parquet) cannot go on
+after a kill: which images a file of its output holds is decided while it runs, and nothing is finished before
+everything is. Here a row is a shard's number, and a block one row, so that Ray's unit of work, of retry and of
+back-pressure is ours: an actor reads that shard's paths from the run's list, scores them, writes the shard's file
+itself, in one step, and returns one line on what became of it. Pixels never enter the object store. What is finished is
+what has a file, whatever happens to Ray; a call that goes on sends only the other numbers, and a task that Ray repeats,
+though its shard was finished just before its actor died, finds the file and returns what that says.
+
+**Back-pressure** is Ray Data's: an actor is sent its next shard while it works on one, and the rest wait as numbers.
+
+**Retries.** Ray replaces dead actors and repeats their tasks, by default without end, so that an image which kills its
+process would keep a cluster busy for ever. An actor therefore notes each try of a shard in a file before it begins.
+After ``max_retries`` repeats the next actor scores the shard's images one by one in a process of its own
+(:mod:`kdx.archive.local`), which the image may kill without harming the actor.
+
+Archive, bundle and output must be on storage that every machine sees under the same path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kdx.archive.local import LocalEngine
+from kdx.archive.plan import Plan
+from kdx.archive.records import ShardResult, Work
+from kdx.archive.scorer import ShardScorer
+from kdx.archive.table import read_result, shard_file
+from kdx.cluster import fitting, joined
+from kdx.errors import BackendError
+from kdx.faults import Fault, fault_of
+from kdx.files import write_atomic
+from kdx.runtime.latency import usable_cores
+
+TRIES = "tries"
+# One in work, one waiting: an actor is never idle between shards, and little is lost with it.
+_IN_FLIGHT = 2
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What an actor returns of a shard: its result, or why the run cannot go on; lines to say; deaths of tries."""
+
+    result: ShardResult | None = None
+    fault: dict[str, str] | None = None
+    said: list[str] = []
+    deaths: int = 0
+
+
+class ShardActor:
+    """Scores shards in an actor of Ray Data.
+
+    Args:
+        work: The run, as JSON.
+        max_retries: How often a shard is tried again before its images are tried one by one.
+    """
+
+    def __init__(self, work: bytes, max_retries: int) -> None:
+        self._work = msgspec.json.decode(work, type=Work)
+        self._max_retries = max_retries
+        self._plan = Plan(Path(self._work.output), self._work.listed)
+        # Loaded with the first shard: an actor that died here would be replaced without end, and no try counted.
+        self._scorer: ShardScorer | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Score the shards of a batch; ``shard`` holds their numbers, ``answer`` becomes what is said of them."""
+        return {"answer": [msgspec.json.encode(self._answer(int(number))).decode() for number in batch["shard"]]}
+
+    def _answer(self, number: int) -> _Answer:
+        try:
+            return self._score(number)
+        except Exception as error:
+            return _Answer(fault=fault_of(error).record)
+
+    def _score(self, number: int) -> _Answer:
+        output = Path(self._work.output)
+        file, tries = shard_file(output, number), output / TRIES / f"{number:06d}"
+        if file.exists():  # finished just before its actor died
+            return _Answer(result=read_result(file))
+        before = int(tries.read_text(encoding="ascii")) if tries.exists() else 0
+        if before > self._max_retries:
+            answer = self._score_singly(number, before)
+        else:
+            write_atomic(tries, str(before + 1).encode())
+            if self._scorer is None:
+                self._scorer = ShardScorer(self._work)
+            answer = _Answer(result=self._scorer.score(self._plan.shard(number)), deaths=before)
+        with contextlib.suppress(OSError):
+            tries.unlink()
+        return answer
+
+    def _score_singly(self, number: int, before: int) -> _Answer:
+        said = [f"shard {number}: {before} processes died of it; its images go one by one"]
+        engine = LocalEngine(self._work, 1, self._max_retries, said.append)
+        (result,) = engine.run(self._plan, [number], singly=True)
+        return _Answer(result=result, said=said, deaths=before + engine.deaths)
+
+
+@dataclass
+class RayEngine:
+    """A Ray cluster.
+
+    Attributes:
+        work: The run.
+        workers: How many actors at most; None for as many as the cluster's cores take.
+        max_retries: How often a shard is tried again before its images are tried one by one.
+        say: Takes lines on what went wrong.
+        address: Of a running cluster (``auto`` finds one on this machine); None starts one here, for this run.
+        deaths: Actors and processes that died so far.
+    """
+
+    work: Work
+    workers: int | None
+    max_retries: int
+    say: Callable[[str], None]
+    address: str | None = None
+    deaths: int = 0
+
+    def run(self, plan: Plan, numbers: Sequence[int]) -> Iterator[ShardResult]:
+        """Score shards; yield each one's result when its file is written.
+
+        Raises:
+            KdxError: What an actor could not go on with.
+            BackendError: The cluster cannot be reached, or Ray failed.
+        """
+        from ray.exceptions import RayError
+
+        tries = Path(self.work.output) / TRIES
+        tries.mkdir(exist_ok=True)
+        for left in tries.iterdir():  # of a run that was killed, which was not their fault
+            left.unlink(missing_ok=True)
+        threads = self.work.threads
+        with joined(self.address, threads * (self.workers or max(1, usable_cores() // threads))):
+            try:
+                for row in self._dataset(numbers).iter_rows():
+                    yield self._result(msgspec.json.decode(row["answer"], type=_Answer))
+            except RayError as error:
+                raise BackendError(
+                    f"Ray failed: {str(error).strip().splitlines()[0]}",
+                    fix="the same command goes on with what is missing",
+                ) from error
+
+    def _result(self, answer: _Answer) -> ShardResult:
+        for line in answer.said:
+            self.say(line)
+        self.deaths += answer.deaths
+        if answer.fault is not None:
+            raise Fault(answer.fault).error()
+        assert answer.result is not None
+        return answer.result
+
+    def _dataset(self, numbers: Sequence[int]) -> Any:
+        import ray.data
+        from ray.data import ActorPoolStrategy, DataContext
+
+        context = DataContext.get_current()
+        context.enable_progress_bars = False  # ours counts images
+        context.print_on_execution_start = False
+        now = fitting(self.work.threads)
+        self.workers = self.workers or now
+        most = min(self.workers, len(numbers))
+        # As many as fit now, so that all cores work at once; where a cluster grows, so does the pool.
+        pool = ActorPoolStrategy(min_size=min(most, now), max_size=most, max_tasks_in_flight_per_actor=_IN_FLIGHT)
+        shards = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
+        return shards.map_batches(
+            ShardActor,
+            batch_size=1,
+            compute=pool,
+            fn_constructor_args=(msgspec.json.encode(self.work), self.max_retries),
+            num_cpus=self.work.threads,
+            # Without end: tries are counted by shard, where they mean something.
+            max_restarts=-1,
+            max_task_retries=-1,
+        )

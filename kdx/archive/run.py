@@ -1,0 +1,256 @@
+"""What ``kdx score`` does, from an archive and a bundle to a summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from kdx.archive.folder import SHARD_SIZE, Asked, ScoreFolder, require_same
+from kdx.archive.local import LocalEngine
+from kdx.archive.plan import Plan
+from kdx.archive.ray_engine import RayEngine
+from kdx.archive.records import Index, Settings, ShardResult, Summary, ThisRun, Work, decisions_of
+from kdx.archive.table import read_bad, read_result, read_scores, shard_file
+from kdx.bundle import Bundle, bundle_of, read_index
+from kdx.errors import DataError, GateError, OptionError
+from kdx.files import sha256_bytes, write_atomic
+from kdx.loading import way_of
+from kdx.progress import Progress
+from kdx.records import encode_record
+from kdx.runtime.latency import usable_cores
+
+_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
+_EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What the user asked for.
+
+    Attributes:
+        bundle: The bundle.
+        archive: The folder of images.
+        out: The output folder.
+        engine: ``local`` or ``ray``.
+        workers: Processes at most; None for as many as the cores take.
+        threads_per_worker: Threads of each.
+        batch: Images that go through the graph at once.
+        shard_size: Images in a shard; None as the folder was begun, or 1000.
+        backend: A backend's name; ``auto`` as the folder was begun, or what ``kdx.load`` would take.
+        precision: Of the graph; None likewise.
+        address: Of a running Ray cluster.
+        max_retries: How often a shard whose process died is tried again.
+        max_bad_share: Share of the images that may be passed over.
+        retry_bad: Score shards with images that were passed over once more.
+        force: Discard what earlier calls left.
+    """
+
+    bundle: Path
+    archive: Path
+    out: Path
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    threads_per_worker: int = 1
+    batch: int = 1
+    shard_size: int | None = None
+    backend: str = "auto"
+    precision: str | None = None
+    address: str | None = None
+    max_retries: int = 2
+    max_bad_share: float = 0.1
+    retry_bad: bool = False
+    force: bool = False
+
+
+def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str], None]) -> Summary:
+    """Score every image of an archive that has no score yet.
+
+    A call that was stopped is gone on with: its shards are finished first, and images that came into the archive
+    meanwhile are counted. When all are finished, a further call lists the archive again, and those become new shards.
+
+    Raises:
+        DataError: The archive is no folder, or holds no images.
+        OutputError: The output folder holds something else, or scores of something else; or cannot be written.
+        GateError: More images than allowed could not be used. What is finished stands.
+    """
+    _check(request)
+    opened = read_index(request.bundle)
+    bundle = bundle_of(request.bundle, opened)
+    folder = ScoreFolder(request.out)
+    with folder.held(force=request.force):
+        index = _begin(folder, request, bundle, sha256_bytes(opened))
+        if request.retry_bad:
+            _forget_bad(folder, say)
+        work, plan, pending = _plan(folder, index, request, bundle)
+        if not pending:
+            say(f"listing '{index.settings.archive}'")
+            index = folder.list_added(index)
+            if not index.listed:
+                raise DataError(
+                    f"no images were found in '{request.archive}'", expected="png, jpg, bmp or tif files, in any folder"
+                )
+            work, plan, pending = _plan(folder, index, request, bundle)
+        done = [number for number in folder.done() if number < plan.shards]
+        say(f"{plan.frames} images in {plan.shards} shards, {len(done)} of them finished")
+        earlier = [read_result(shard_file(folder.path, number)) for number in done]
+        this_run = _run(request, work, plan, pending, sum(result.bad for result in earlier), progress, say)
+        summary = _summarise(folder, index, plan, bundle, this_run)
+        write_atomic(folder.summary, encode_record(summary))
+    return summary
+
+
+def _check(request: ScoreRequest) -> None:
+    if not 0 <= request.max_bad_share <= 1:
+        raise OptionError(
+            "--max-bad-share is out of range", expected="0 to 1, e.g. 0.01", received=f"{request.max_bad_share:g}"
+        )
+    if request.address is not None and request.engine != "ray":
+        raise OptionError("--address is of a Ray cluster", fix="add --engine ray, or leave it out")
+
+
+def _begin(folder: ScoreFolder, request: ScoreRequest, bundle: Bundle, sha256: str) -> Index:
+    """Return what the folder was begun with, after seeing that this call asks for the same; or begin it."""
+    asked = Asked(
+        archive=str(request.archive.resolve()),
+        bundle=str(bundle.path.resolve()),
+        bundle_sha256=sha256,
+        backend=request.backend,
+        precision=request.precision,
+        shard_size=request.shard_size,
+    )
+    begun = folder.begun()
+    if begun is not None:
+        require_same(folder.path, begun.settings, asked)
+        return begun
+    # Decided once, and not by each process: backends' scores differ in their last digits.
+    info, precision = way_of(bundle, request.backend, request.threads_per_worker, request.precision)
+    settings = Settings(
+        archive=asked.archive,
+        bundle=asked.bundle,
+        bundle_sha256=asked.bundle_sha256,
+        backend=info.name,
+        precision=precision,
+        shard_size=request.shard_size or SHARD_SIZE,
+    )
+    return folder.begin(settings)
+
+
+def _plan(folder: ScoreFolder, index: Index, request: ScoreRequest, bundle: Bundle) -> tuple[Work, Plan, list[int]]:
+    """Return what processes need to know, the shards, and the numbers of those that are not finished."""
+    plan = Plan(folder.path, index.listed)
+    done = set(folder.done())
+    work = Work(
+        archive=index.settings.archive,
+        output=str(folder.path),
+        bundle=str(bundle.path.resolve()),
+        bundle_sha256=index.settings.bundle_sha256,
+        backend=index.settings.backend,
+        precision=index.settings.precision,
+        threads=request.threads_per_worker,
+        batch=request.batch,
+        listed=index.listed,
+    )
+    return work, plan, [number for number in range(plan.shards) if number not in done]
+
+
+def _forget_bad(folder: ScoreFolder, say: Callable[[str], None]) -> None:
+    """Remove the shards that have images which were passed over."""
+    paths = [shard_file(folder.path, number) for number in folder.done()]
+    bad = [path for path in paths if read_result(path).bad]
+    for path in bad:
+        path.unlink()
+    say(f"{len(bad)} shards with images that were passed over are scored again")
+
+
+def _run(
+    request: ScoreRequest,
+    work: Work,
+    plan: Plan,
+    pending: list[int],
+    bad: int,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> ThisRun:
+    """Score what is pending and say how quickly.
+
+    Raises:
+        GateError: More images than allowed could not be used.
+    """
+    engine = _engine(request, work, say)
+    results: list[ShardResult] = []
+    started = time.perf_counter()
+    if pending:
+        frames = sum(plan.frames_of(number) for number in pending)
+        with progress.task("scoring", frames) as task:
+            for result in engine.run(plan, pending):
+                results.append(result)
+                bad += result.bad
+                task.advance(result.frames, f"{bad} passed over" if bad else "")
+                _require_few(bad, plan.frames, request)
+    _require_few(bad, plan.frames, request)
+    seconds = time.perf_counter() - started
+    frames, busy = sum(result.frames for result in results), sum(result.seconds for result in results)
+    return ThisRun(
+        engine=request.engine,
+        workers=engine.workers or 0,
+        threads_per_worker=request.threads_per_worker,
+        batch=request.batch,
+        shards=len(results),
+        frames=frames,
+        seconds=round(seconds, 3),
+        frames_per_second=round(frames / seconds, 2) if frames else None,
+        busy_seconds=round(busy, 3),
+        frames_per_second_per_worker=round(frames / busy, 2) if busy else None,
+        deaths=engine.deaths,
+    )
+
+
+def _engine(request: ScoreRequest, work: Work, say: Callable[[str], None]) -> LocalEngine | RayEngine:
+    if request.engine == "ray":
+        return RayEngine(work, request.workers, request.max_retries, say, request.address)
+    workers = request.workers or max(1, usable_cores() // request.threads_per_worker)
+    return LocalEngine(work, workers, request.max_retries, say)
+
+
+def _require_few(bad: int, frames: int, request: ScoreRequest) -> None:
+    """Stop as soon as it is certain that too many images cannot be used, in whatever order they come."""
+    if bad > request.max_bad_share * frames:
+        raise GateError(
+            f"{bad} of {frames} images could not be used",
+            expected=f"at most a share of {request.max_bad_share:g}",
+            received=f"{bad / frames:.3g} so far",
+            fix="see the column 'error' of the shards; then mend the images and add --retry-bad, or raise "
+            "--max-bad-share: what is finished stands",
+        )
+
+
+def _summarise(folder: ScoreFolder, index: Index, plan: Plan, bundle: Bundle, this_run: ThisRun) -> Summary:
+    """Sum up every shard of the folder."""
+    paths = [shard_file(folder.path, number) for number in range(plan.shards)]
+    results = [read_result(path) for path in paths]
+    scores = np.concatenate([read_scores(path) for path in paths])
+    scores = scores[np.isfinite(scores)]
+    quantiles = np.quantile(scores, _QUANTILES).tolist() if len(scores) else []
+    examples: list[dict[str, str]] = []
+    for result, path in zip(results, paths, strict=True):
+        if result.bad and len(examples) < _EXAMPLES:
+            examples += read_bad(path, _EXAMPLES - len(examples))
+    threshold = bundle.manifest.threshold_of(index.settings.precision)
+    return Summary(
+        settings=index.settings,
+        threshold=threshold.score if threshold else None,
+        shards=plan.shards,
+        frames=sum(result.frames for result in results),
+        decisions=decisions_of(results),
+        bad=sum(result.bad for result in results),
+        quantiles={f"{share:g}": value for share, value in zip(_QUANTILES, quantiles, strict=False)},
+        bad_examples=examples,
+        added_since=folder.count_added(index),
+        linked_folders=index.listed[-1].linked_folders,
+        this_run=this_run,
+    )

@@ -1,0 +1,177 @@
+"""Scoring a shard: the one place where an archived image meets a detector, whatever brought it there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from kdx.archive.records import Row, ShardResult, Work
+from kdx.archive.table import count, write_shard
+from kdx.bundle import INDEX, bundle_of, read_index
+from kdx.errors import BackendError, BundleError, DataError, ImageError
+from kdx.files import sha256_bytes, sha256_file
+from kdx.images import read_image
+from kdx.loading import detector_of
+from kdx.runtime.backend import ClosesOnExit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kdx.archive.plan import Shard
+    from kdx.runtime.detector import Verdict
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file as a detector takes it, or why not."""
+
+    path: str
+    pixels: NDArray[np.uint8] | None
+    error: str
+    sha256: str | None
+    seconds: float
+
+
+class ShardScorer(ClosesOnExit):
+    """A bundle loaded in this process, to score shards of one run. A context manager.
+
+    Args:
+        work: The run.
+
+    Raises:
+        BundleError: The bundle is not the one that the run began with.
+        BackendError: The backend is missing here or cannot load the graph.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._root = Path(work.archive)
+        path = Path(work.bundle)
+        index = read_index(path)
+        received = sha256_bytes(index)
+        if received != work.bundle_sha256:
+            raise BundleError(
+                f"'{work.bundle}' on {socket.gethostname()} is another bundle than the one that was named",
+                expected=f"{INDEX} of sha256 {work.bundle_sha256}",
+                received=f"sha256 {received}",
+                fix="give every machine the same bundle, on shared storage",
+            )
+        self._detector = detector_of(bundle_of(path, index), work.backend, work.threads, work.precision)
+
+    def close(self) -> None:
+        """Free the detector."""
+        self._detector.close()
+
+    def score(self, shard: Shard) -> ShardResult:
+        """Score a shard and write its file.
+
+        Raises:
+            DataError: The archive is gone.
+            OutputError: The file cannot be written.
+        """
+        started = time.perf_counter()
+        rows = list(self._rows(shard.paths))
+        result = count(shard.number, rows, seconds=time.perf_counter() - started, worker=self.worker)
+        write_shard(self.work, result, rows)
+        return result
+
+    def score_singly(self, paths: Iterable[str]) -> Iterator[Row]:
+        """Yield the row of one image after the other; the next is not touched before the row was taken."""
+        for path in paths:
+            yield from self._judged([self._read(path)])
+
+    def _rows(self, paths: Sequence[str]) -> Iterator[Row]:
+        size = self.work.batch
+        batches = [paths[start : start + size] for start in range(0, len(paths), size)]
+        for read in _one_ahead(self._read_batch, batches):
+            yield from self._judged(read)
+
+    def _read_batch(self, paths: Sequence[str]) -> list[_Read]:
+        return [self._read(path) for path in paths]
+
+    def _read(self, path: str) -> _Read:
+        started = time.perf_counter()
+        file = self._root / path
+        pixels, error = None, ""
+        try:
+            pixels = read_image(file, self._detector.input)
+        except ImageError as found:
+            error = _reason(found, file, path)
+            if not self._root.is_dir():
+                raise DataError(
+                    f"the archive '{self._root}' is gone", fix="mount it again; the same command goes on"
+                ) from found
+        # Whatever a decoder or a file system comes up with, it is about this one image.
+        except Exception as found:
+            error = f"{type(found).__name__}: {found}"
+        sha256 = None
+        with contextlib.suppress(OSError):
+            sha256 = sha256_file(file) if file.is_file() else None
+        return _Read(path, pixels, error, sha256, time.perf_counter() - started)
+
+    def _judged(self, read: Sequence[_Read]) -> Iterator[Row]:
+        started = time.perf_counter()
+        pixels = [one.pixels for one in read if one.pixels is not None]
+        try:
+            verdicts = iter(self._detector.batch(pixels) if pixels else [])
+        except BackendError as error:
+            if len(read) > 1:  # which of them it was
+                for one in read:
+                    yield from self._judged([one])
+                return
+            yield _row(read[0], None, 0.0, f"the backend failed: {error.message}")
+            return
+        share = (time.perf_counter() - started) / max(len(pixels), 1)
+        for one in read:
+            yield _row(one, None if one.pixels is None else next(verdicts), share, one.error)
+
+
+def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> Row:
+    milliseconds = 1e3 * (read.seconds + (seconds if verdict is not None else 0.0))
+    if verdict is None:
+        return Row(path=printable(read.path), error=error, sha256=read.sha256, milliseconds=milliseconds)
+    return Row(
+        path=printable(read.path),
+        score=verdict.score,
+        decision=verdict.decision.value,
+        margin=verdict.margin,
+        threshold=verdict.threshold,
+        frame_faults=",".join(fault.value for fault in verdict.frame_faults),
+        sha256=read.sha256,
+        milliseconds=milliseconds,
+    )
+
+
+def printable(path: str) -> str:
+    """Return a path as text that every reader can decode: bytes that are not UTF-8 become their numbers."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _reason(error: ImageError, file: Path, path: str) -> str:
+    """Say in one line why an image cannot be used; the archive's folder is said elsewhere."""
+    details = (("expected", error.expected), ("received", error.received))
+    text = "; ".join([error.message, *(f"{name} {value}" for name, value in details if value)])
+    return printable(text.replace(str(file), path))
+
+
+def _one_ahead(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield the results of a function; the next is computed while the last is used."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = [reader.submit(function, item) for item in items[:1]]
+        for item in items[1:]:
+            coming.append(reader.submit(function, item))
+            yield coming.pop(0).result()
+        for last in coming:
+            yield last.result()

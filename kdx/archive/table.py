@@ -1,0 +1,140 @@
+"""A shard's result as a Parquet file: its rows, and in the file's metadata what they were scored with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kdx import __version__
+from kdx.archive.records import Row, ShardResult, Work
+from kdx.errors import OutputError
+from kdx.files import write_atomic
+from kdx.records import now
+from kdx.runtime.detector import Decision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SHARDS = "shards"
+_RESULT = b"shard"
+# Values that repeat; paths and hashes do not, and a dictionary of them only costs.
+_DICTIONARY = ["decision", "error", "frame_faults", "threshold"]
+
+
+def shard_file(output: Path, number: int) -> Path:
+    """Return where a shard's result stands."""
+    return output / SHARDS / f"{number:06d}.parquet"
+
+
+def count(shard: int, rows: Sequence[Row], *, seconds: float, worker: str) -> ShardResult:
+    """Count what became of a shard's images."""
+    decisions = Counter(row.decision for row in rows)
+    return ShardResult(
+        shard=shard,
+        frames=len(rows),
+        decisions={each.value: decisions[each.value] for each in Decision},
+        bad=sum(bool(row.error) for row in rows),
+        seconds=round(seconds, 3),
+        worker=worker,
+    )
+
+
+def write_shard(work: Work, result: ShardResult, rows: Sequence[Row]) -> None:
+    """Write a shard's file, in one step.
+
+    Raises:
+        OutputError: It cannot be written: the disk is full, or the folder is gone.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    metadata = {
+        "kdx_version": __version__,
+        "bundle": work.bundle,
+        "bundle_sha256": work.bundle_sha256,
+        "backend": work.backend,
+        "precision": work.precision,
+        "archive": work.archive,
+        "created": now(),
+        _RESULT.decode(): msgspec.json.encode(result).decode(),
+    }
+    columns = {name: [getattr(row, name) for row in rows] for name in Row.__struct_fields__}
+    buffer = pyarrow.BufferOutputStream()
+    table = pyarrow.table(columns, _schema(metadata))
+    parquet.write_table(table, buffer, compression="zstd", use_dictionary=_DICTIONARY)
+    path = shard_file(Path(work.output), result.shard)
+    try:
+        write_atomic(path, buffer.getvalue().to_pybytes())
+    except OSError as error:
+        raise OutputError(
+            f"'{path}' cannot be written: {error.strerror or error}",
+            fix="make room or mend the folder; the same command goes on with what is missing",
+        ) from error
+
+
+def read_result(path: Path) -> ShardResult:
+    """Read what a finished shard's file says of itself, without its rows.
+
+    Raises:
+        OutputError: It is no such file.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        metadata = parquet.read_schema(path).metadata or {}
+        return msgspec.json.decode(metadata[_RESULT], type=ShardResult)
+    except (OSError, pyarrow.ArrowException, KeyError, msgspec.MsgspecError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_scores(path: Path) -> NDArray[np.float64]:
+    """Read the scores of a shard's images that were scored."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        column = parquet.read_table(path, columns=["score"]).column("score")
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _damaged(path, error) from error
+    scores: NDArray[np.float64] = column.drop_null().to_numpy()
+    return scores
+
+
+def read_bad(path: Path, most: int) -> list[dict[str, str]]:
+    """Read the path of a shard's first few images that were passed over, and why."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(path, columns=["path", "error"]).to_pylist()
+    return [row for row in table if row["error"]][:most]
+
+
+def _damaged(path: Path, error: Exception) -> OutputError:
+    return OutputError(
+        f"'{path}' is not a shard of kdx score, or it is damaged: {error}",
+        fix="remove this file and call again: it is scored anew",
+    )
+
+
+def _schema(metadata: dict[str, str]) -> Any:
+    import pyarrow
+
+    types = {
+        "path": pyarrow.string(),
+        "score": pyarrow.float64(),
+        "decision": pyarrow.string(),
+        "margin": pyarrow.float64(),
+        "threshold": pyarrow.float64(),
+        "frame_faults": pyarrow.string(),
+        "error": pyarrow.string(),
+        "sha256": pyarrow.string(),
+        "milliseconds": pyarrow.float32(),
+    }
+    required = {"path", "frame_faults", "error", "milliseconds"}
+    fields = [pyarrow.field(name, kind, nullable=name not in required) for name, kind in types.items()]
+    return pyarrow.schema(fields, metadata=metadata)

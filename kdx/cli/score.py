@@ -1,0 +1,130 @@
+"""``kdx score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from kdx.cli.common import JSON_OPTION, command, err, make_table, needs, one_of, out, print_json, progress_for
+
+if TYPE_CHECKING:
+    from kdx.archive.records import Summary
+
+
+@command
+def score(
+    bundle: Path = typer.Argument(help="Bundle to score with."),
+    archive: Path = typer.Argument(help="Folder of images, in folders of any depth."),
+    folder: Path = typer.Option(..., "--out", "-o", help="Folder of the scores; the same command goes on there."),
+    engine: str = typer.Option("local", help="local: processes of this machine; ray: actors of a Ray cluster."),
+    workers: int | None = typer.Option(
+        None, min=1, help="Processes, or actors, at most; each has a detector. Default: as many as there are cores for."
+    ),
+    threads_per_worker: int = typer.Option(1, min=1, help="Threads of each."),
+    batch: int = typer.Option(1, min=1, help="Images that go through the graph at once; more for GPUs."),
+    shard_size: int | None = typer.Option(
+        None,
+        min=1,
+        help="Images in a shard, a file of the output: what a kill loses at most, of each worker. Default: 1000.",
+    ),
+    backend: str = typer.Option("auto", help="Backend to run on. Default: what kdx.load takes here, for all workers."),
+    precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
+    address: str | None = typer.Option(
+        None, help="Of a running Ray cluster, or auto. Default: one is started on this machine, for this call."
+    ),
+    max_retries: int = typer.Option(
+        2, min=0, help="How often a shard whose process died is tried again before its images are tried one by one."
+    ),
+    max_bad_share: float = typer.Option(0.1, help="Stop when more than this share of the images cannot be used."),
+    retry_bad: bool = typer.Option(False, "--retry-bad", help="Score shards with such images once more."),
+    force: bool = typer.Option(False, "--force", help="Discard what an earlier call left in the output folder."),
+    json: bool = JSON_OPTION,
+) -> None:
+    """Score an archive of images, by several processes or a cluster, into Parquet files.
+
+    Ctrl-C, a kill or a full disk lose the shards that were being scored, at most: the same command goes on. Images that
+    cannot be read, or that kill their process, are recorded with the reason and passed over. Images that come into the
+    archive while a call waits to be gone on with are counted, and scored by the next call after it is finished.
+
+    Read the scores with anything that reads Parquet: shards/*.parquet. On a cluster, archive, bundle and output must be
+    on storage that every machine sees under the same path.
+    """
+    with needs("ray" if engine == "ray" else "archive", f"kdx score --engine {engine}"):
+        import pyarrow  # noqa: F401  # missed now, and not in every process
+
+        if engine == "ray":
+            import ray.data  # noqa: F401
+
+    from kdx.archive.run import ScoreRequest, score_archive
+
+    request = ScoreRequest(
+        bundle=bundle,
+        archive=archive,
+        out=folder,
+        engine=one_of("--engine", engine, ("local", "ray")),  # type: ignore[arg-type]
+        workers=workers,
+        threads_per_worker=threads_per_worker,
+        batch=batch,
+        shard_size=shard_size,
+        backend=backend,
+        precision=precision,
+        address=address,
+        max_retries=max_retries,
+        max_bad_share=max_bad_share,
+        retry_bad=retry_bad,
+        force=force,
+    )
+    try:
+        summary = score_archive(request, progress_for(json), _silent if json else _say)
+    except KeyboardInterrupt:
+        err.print(f"what is finished stands in '{escape(str(folder))}'; the same command goes on")
+        raise
+    if json:
+        print_json(summary)
+    else:
+        show(folder, summary)
+
+
+def _say(line: str) -> None:
+    err.print(escape(line))
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def show(folder: Path, summary: Summary) -> None:
+    """Print what an archive's scores are, and what this call did."""
+    settings, run = summary.settings, summary.this_run
+    table = make_table(f"{escape(settings.archive)}: {settings.backend}, {settings.precision}", "", "images", "percent")
+    for name, images in {**summary.decisions, "passed over": summary.bad}.items():
+        table.add_row(name, f"{images:,}", f"{100 * images / summary.frames:.3f}")
+    table.add_section()
+    table.add_row("all", f"{summary.frames:,}", "", style="bold")
+    out.print(table)
+    if summary.quantiles:
+        shown = ", ".join(f"{100 * float(share):g} % {value:.4g}" for share, value in summary.quantiles.items())
+        out.print(f"scores: {shown}; threshold {'none' if summary.threshold is None else f'{summary.threshold:.4g}'}")
+    for example in summary.bad_examples:
+        err.print(f"[yellow]passed over:[/] {escape(example['path'])}: {escape(example['error'])}")
+    if summary.bad > len(summary.bad_examples):
+        err.print(f"[yellow]and {summary.bad - len(summary.bad_examples)} more[/]: the column 'error' has the reasons")
+    if run.frames:
+        out.print(
+            f"{run.frames:,} images in {run.seconds:.1f} s by {run.workers} workers of {run.threads_per_worker} "
+            f"threads: {run.frames_per_second:.1f} a second, {run.frames_per_second_per_worker:.1f} of a worker at work"
+        )
+    else:
+        out.print("nothing was left to score")
+    if run.deaths:
+        out.print(f"processes that died and were replaced: {run.deaths}")
+    if summary.linked_folders:
+        out.print(f"{summary.linked_folders} folders are symbolic links and were not followed")
+    if summary.added_since:
+        out.print(
+            f"{summary.added_since:,} images were added since the archive was listed; the same command scores them"
+        )
+    out.print(f"[bold]{escape(str(folder / 'shards'))}[/]: {summary.shards} Parquet files, and summary.json beside it")

@@ -1,0 +1,175 @@
+"""``kdx train-many``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from kdx.cli.common import (
+    JSON_OPTION,
+    command,
+    err,
+    make_table,
+    needs,
+    number,
+    one_of,
+    out,
+    percent,
+    print_json,
+    progress_for,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from kdx.cli.many.records import Order, ProductResult, Summary
+    from kdx.progress import Progress
+
+
+@command
+def train_many(
+    catalog: Path = typer.Argument(help="TOML: [defaults], and a table [products.NAME] for each product."),
+    folder: Path = typer.Option(..., "--out", "-o", help="Folder of the bundles; the same command goes on there."),
+    engine: str = typer.Option("local", help="local: processes of this machine; ray: tasks on a Ray cluster."),
+    workers: int | None = typer.Option(
+        None, min=1, help="Products at a time. Default: one on this machine; as many as a cluster's cores take."
+    ),
+    threads: int | None = typer.Option(
+        None, min=1, help="Threads of each. Default: this machine's cores, divided by the products at a time."
+    ),
+    gpus_per_product: float = typer.Option(
+        0.0, min=0.0, help="With ray: the share of a GPU, or the number of GPUs, that each product is trained on."
+    ),
+    address: str | None = typer.Option(
+        None, help="Of a running Ray cluster, or auto. Default: one is started on this machine, for this call."
+    ),
+    max_retries: int = typer.Option(1, min=0, help="How often a product whose process died is started again."),
+    json: bool = JSON_OPTION,
+) -> None:
+    """Train a bundle for each product of a catalogue.
+
+    Each product is trained, exported, calibrated, evaluated where it has labelled test images, and verified, in a
+    process of its own. Keys of a product are the options of kdx train, with underscores; and options (the method's
+    own), precisions, input_size, channel_order, max_batch, checkpoint, false_reject_rate, review_rate, backend. Paths
+    are relative to the catalogue; on a cluster they, and --out, must be on storage that every machine sees under the
+    same path.
+
+    The folder gets NAME.kdx for each product, runs/NAME, and summary.json. Call again to go on: products that are
+    finished, and of which neither catalogue nor images changed, are not trained again. Exit status 1 if one failed; the
+    others are made all the same.
+    """
+    with needs("train,cpu", "training"):
+        import kd_train.train  # noqa: F401  # missed now, and not in every process
+    if engine == "ray":
+        with needs("ray", "kdx train-many --engine ray"):
+            import ray  # noqa: F401
+    one_of("--engine", engine, ("local", "ray"))
+    orders = _orders(catalog, folder, engine, workers, threads)
+    try:
+        summary = _make(catalog, orders, engine, workers, max_retries, address, gpus_per_product, progress_for(json))
+    except KeyboardInterrupt:
+        err.print(f"what is finished stands in '{escape(str(folder))}'; the same command goes on")
+        raise
+    write_json(folder / "summary.json", summary)
+    if json:
+        print_json(summary)
+    else:
+        show(folder, summary)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def _orders(catalog: Path, folder: Path, engine: str, workers: int | None, threads: int | None) -> list[Order]:
+    """Read the catalogue and check every product before any is trained."""
+    from kd_train.catalog import read_catalog
+    from kd_train.train import check_options, recipe_of
+    from kdx.cli.many.product import train_options
+    from kdx.cli.many.records import Order
+    from kdx.errors import KdxError, OptionError
+    from kdx.runtime.latency import usable_cores
+
+    count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
+    orders = []
+    for name, product in read_catalog(catalog).items():
+        order = Order(name=name, product=product, out=str(folder.resolve()), threads=count)
+        try:
+            options = train_options(order)
+            check_options(options)
+            recipe_of(options)
+        except KdxError as error:
+            raise OptionError(
+                f"[products.{name}]: {error.message}",
+                expected=error.expected,
+                received=error.received,
+                fix=error.fix,
+            ) from error
+        orders.append(order)
+    return orders
+
+
+def _make(
+    catalog: Path,
+    orders: list[Order],
+    engine: str,
+    workers: int | None,
+    max_retries: int,
+    address: str | None,
+    gpus: float,
+    progress: Progress,
+) -> Summary:
+    import time
+
+    from kdx.cli.many.engines import run_local, run_ray
+    from kdx.cli.many.records import SCHEMA, Summary
+    from kdx.records import now
+
+    Path(orders[0].out).mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    results: dict[str, ProductResult] = {}
+    with progress.task("products", len(orders)) as task:
+        found = (
+            run_ray(orders, workers, max_retries, address, gpus)
+            if engine == "ray"
+            else run_local(orders, workers or 1, max_retries, lambda line: err.print(escape(line)))
+        )
+        for result in found:
+            results[result.name] = result
+            task.advance(1, f"{result.name} {result.state}")
+    products = [results[order.name] for order in orders]
+    states = [product.state for product in products]
+    return Summary(
+        schema=SCHEMA,
+        catalog=str(catalog),
+        engine=engine,
+        trained=states.count("trained"),
+        unchanged=states.count("unchanged"),
+        failed=states.count("failed"),
+        seconds=round(time.perf_counter() - started, 1),
+        created=now(),
+        products=products,
+    )
+
+
+def show(folder: Path, summary: Summary) -> None:
+    """Print the products and what became of them."""
+    headings = ("product", "method", "images", "image AUROC", "threshold", "false rejects", "detected", "s", "state")
+    table = make_table(f"{folder}: percent", *headings, left=("method", "state"))
+    colours = {"trained": "green", "unchanged": "dim", "failed": "bold red"}
+    for one in summary.products:
+        images = "–" if one.train_images is None else f"{one.train_images} + {one.held_out_images}"
+        shares = (percent(one.false_reject_rate), percent(one.detection_rate))
+        state = f"[{colours[one.state]}]{one.state}[/]"
+        figures = (percent(one.image_auroc), number(one.threshold), *shares, f"{one.seconds:.0f}")
+        table.add_row(one.name, one.method, images, *figures, state)
+    out.print(table)
+    for one in summary.products:
+        for precision, reason in one.refused.items():
+            out.print(f"{one.name}: no {precision}: {escape(reason)}")
+        if one.error is not None:
+            detail = "; ".join(one.error[key] for key in ("message", "received", "fix") if one.error.get(key))
+            out.print(f"[bold red]{one.name} failed:[/] {escape(detail)}")
+    out.print(
+        f"{summary.trained} trained, {summary.unchanged} unchanged, {summary.failed} failed; {folder / 'summary.json'}"
+    )

@@ -1,0 +1,121 @@
+"""Child processes that may die: each works on orders that come through a pipe, and its end is noticed and named.
+
+The standard library's process pool breaks as a whole when one of its processes is killed, and forgets which order that
+one had. Here every process has a pipe of its own, so that whoever gave the order knows what was lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection as pipes
+from multiprocessing.connection import Connection
+from typing import Any
+
+# What numerical libraries read when they are loaded.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# An end that no pipe tells, for a child's own children hold its ends open, is found within this time.
+_LOOK_S = 1.0
+_DYING_S = 10.0
+
+Serve = Callable[[Connection, Any], None]
+
+
+class Child:
+    """A process started afresh, which dies with this one, and takes its own children with it.
+
+    Args:
+        serve: What it runs: a function of a module, called with its end of the pipe and ``argument``.
+        argument: Anything that can be pickled.
+        threads: For numerical libraries that ask the environment; None leaves it as it is.
+    """
+
+    def __init__(self, serve: Serve, argument: object, *, threads: int | None = None) -> None:
+        # Spawned, not forked: nothing of this process's threads and locks is in it.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_run, args=(serve, theirs, argument))
+        self._is_closed = False
+        with _environment(threads):
+            self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid or 0
+
+    def is_alive(self) -> bool:
+        """Whether the process is still there."""
+        return self._process.is_alive()
+
+    def end(self) -> str:
+        """Say how the process ended, once its pipe is closed or it is no longer alive."""
+        self._process.join(_DYING_S)
+        status = self._process.exitcode
+        if status is None:
+            return "it closed its pipe"
+        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+    def close(self) -> None:
+        """End the process and its children, whatever they are doing; again, nothing happens."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._kill()
+        self._process.join()
+        self.connection.close()
+        self._process.close()
+
+    def _kill(self) -> None:
+        if hasattr(os, "killpg"):
+            # Its group: gone with it, unless the process died and left children behind.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()
+
+
+def wait_for(children: Sequence[Child]) -> list[Child]:
+    """Wait until some of the children have sent something or are dead, and return those."""
+    while True:
+        ready = pipes.wait([child.connection for child in children], timeout=_LOOK_S)
+        found = [child for child in children if child.connection in ready or not child.is_alive()]
+        if found:
+            return found
+
+
+def _run(serve: Serve, connection: Connection, argument: object) -> None:
+    """Run in the child."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C goes to the parent, which decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    serve(connection, argument)
+
+
+def _die_with_parent() -> None:
+    """Nobody waits for the result of an orphan, and it would go on taking the cores."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        if hasattr(os, "killpg"):
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _environment(threads: int | None) -> Iterator[None]:
+    """Set the environment that a child inherits."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    if threads is not None:
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
