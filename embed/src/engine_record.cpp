@@ -13,7 +13,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int kSchema = 1;
+constexpr int kRecordSchema = 1;
 
 // Of a version such as 10.16.1.11 the first three numbers: the fourth is a build's.
 std::string release_of(const std::string &version) {
@@ -31,7 +31,7 @@ EngineRecord parse_engine_record(const std::string &text, const fs::path &folder
     };
     try {
         const auto record = json::parse(text);
-        if (record.at("schema").get<std::int64_t>() > kSchema) throw refused("was written by a newer kdx");
+        if (record.at("schema").get<std::int64_t>() > kRecordSchema) throw refused("was written by a newer kdx");
         const auto &built = record.at("fingerprint");
         EngineRecord read;
         read.plan = folder / "model.plan";

@@ -51,7 +51,8 @@ private:
     bool is_new(int row, int column) {
         auto &seen = seen_[static_cast<std::size_t>(row) * width_ + column];
         if (seen || !(at(row, column) > threshold_)) return false;
-        return seen = 1;
+        seen = 1;
+        return true;
     }
 
     // A stack, not recursion: a region may be the whole map.
