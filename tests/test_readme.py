@@ -28,7 +28,8 @@ def test_every_table_is_filled() -> None:
 @pytest.mark.parametrize(
     "command", sorted(set(re.findall(r"^kdx ([a-z-]+) ", "".join(README.split("```")[1::2]), re.MULTILINE)))
 )
-def test_every_command_exists_with_its_options(command: str, cli) -> None:
+def test_every_command_exists_with_its_options(command: str, cli, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # narrower, long options are cut off
     text = cli(command, "--help").stdout
     for line in re.findall(rf"^kdx {command} [^#\n]*", README, re.MULTILINE):
         for option in re.findall(r"--[a-z-]+", line):
