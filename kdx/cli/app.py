@@ -11,6 +11,7 @@ from kdx.cli import (
     calibrate,
     demo,
     doctor,
+    drift,
     evaluate,
     export,
     fit,
@@ -18,8 +19,12 @@ from kdx.cli import (
     methods,
     predict,
     reproduce,
+    score,
     selftest,
+    sign,
     train,
+    train_many,
+    triton,
     verify,
 )
 
@@ -40,8 +45,8 @@ app = typer.Typer(
     help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
 _COMMANDS = (
-    train, fit, methods, evaluate, export, calibrate, verify, build_engine, predict, bench, selftest, reproduce, inspect,
-    doctor, demo,
+    train, train_many, fit, methods, evaluate, export, calibrate, verify, sign, build_engine, triton, predict, score,
+    bench, selftest, drift, reproduce, inspect, doctor, demo,
 )  # fmt: skip
 for _module in _COMMANDS:
     _name = _module.__name__.rpartition(".")[2]
