@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
-from openvino import opset13 as ops
 
 from kd_export.serving.config import Tensor, Tensors
+from kd_export.serving.openvino_fp32 import mark_as_fp32, settle
 from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
 from kdx.bundle import Bundle
 from kdx.errors import GateError
@@ -27,7 +26,6 @@ from kdx.runtime.openvino_graph import OUTPUTS, with_fp32_island
 from kdx.runtime.openvino_load import DEVICE, core, read_graph, require_bf16
 
 XML, WEIGHTS = "model.xml", "model.bin"
-_NO_OPERATIONS = frozenset({"Const", "Parameter", "Result"})
 
 
 def write_ir(bundle: Bundle, precision: str, folder: Path) -> Tensors:
@@ -50,9 +48,9 @@ def write_ir(bundle: Bundle, precision: str, folder: Path) -> Tensors:
         require_bf16()
         ov.serialize(with_fp32_island(core(), model), xml, folder / WEIGHTS)
     else:
-        _add_negatives(model)
+        settle(model)
         ov.serialize(model, xml, folder / WEIGHTS)
-        _mark_as_fp32(xml)
+        mark_as_fp32(xml)
     return _tensors_of(core().read_model(xml))
 
 
@@ -109,37 +107,6 @@ class _Served(ClosesOnExit):
 
     def close(self) -> None:
         self._request = None
-
-
-def _add_negatives(model: Any) -> None:
-    """Turn subtractions of constants, such as the mean's, into additions: the same numbers.
-
-    OpenVINO does so itself when it compiles, and loses the mark of what it replaces.
-    """
-    for op in model.get_ordered_ops():
-        if op.get_type_name() != "Subtract" or op.get_element_type() != ov.Type.f32:
-            continue
-        constant = op.input_value(1).get_node()
-        if constant.get_type_name() == "Constant":
-            added = ops.add(op.input_value(0), ops.constant(-constant.data))
-            added.set_friendly_name(op.get_friendly_name())
-            for target in list(op.output(0).get_target_inputs()):
-                target.replace_source_output(added.output(0))
-    model.validate_nodes_and_infer_types()
-
-
-def _mark_as_fp32(xml: Path) -> None:
-    """Mark every operation in a file; the mark can be set in no other way."""
-    tree = ElementTree.parse(xml)  # noqa: S314  # OpenVINO just wrote it
-    for layer in tree.getroot().iter("layer"):
-        if layer.get("type") in _NO_OPERATIONS:
-            continue
-        notes = layer.find("rt_info")
-        if notes is None:
-            notes = ElementTree.Element("rt_info")
-            layer.insert(0 if layer.find("data") is None else 1, notes)
-        ElementTree.SubElement(notes, "attribute", name="precise", version="0")
-    tree.write(xml, encoding="utf-8", xml_declaration=True)
 
 
 def _tensors_of(model: Any) -> Tensors:

@@ -120,13 +120,14 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
         config = config_of(model)
         text = text_of(config)
         require_fit(config, tensors, folder)
+        bundle.require_present("written for the server", fix="call again")
         (folder / CONFIG).write_text(text, encoding="utf-8")
     command, note = _command(repository, model, engine)
     return Served(target, model, precision, command, note)
 
 
 def _model(bundle: Bundle, request: ServingRequest, precision: str, engine: Engine | None, golden: int) -> ServedModel:
-    name = request.name or bundle.path.resolve().name.removesuffix(".kdx")
+    name = bundle.path.resolve().name.removesuffix(".kdx") if request.name is None else request.name
     if not _NAME.fullmatch(name):
         raise OptionError(
             "the model's name is not possible", expected="letters, digits, '_', '.' and '-'", received=name

@@ -67,11 +67,6 @@ def test_weights_inside_the_file_pass():
     check(PLAIN)
 
 
-def test_exported_graphs_pass(exported):
-    for file in (exported.fp32, exported.fp16):
-        require_plain_graph(file.read_bytes(), file.name, file.parent)
-
-
 @pytest.mark.parametrize("domain", ["custom.ops", "com.microsoft", "ai.onnx.ml", "AI.ONNX", "\x00"])
 def test_another_domain_is_refused(domain):
     with pytest.raises(BundleError, match="code or files from elsewhere") as caught:
