@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from kdx.errors import BackendError
-from kdx.files import sha256_bytes, sha256_file
+from kdx.files import restore, sha256_bytes, sha256_file
 from kdx.records import read_record
 
 SCHEMA = 1
@@ -129,6 +129,7 @@ def engines_of(bundle: Path, unreadable: dict[str, str] | None = None) -> Iterat
         unreadable: Takes the names of engines whose record is damaged or of a newer kdx, with the reason. One such must
             not stand in the way of the others, nor of a backend that needs none.
     """
+    restore(bundle / FOLDER)
     for record in sorted((bundle / FOLDER).glob(f"*/{RECORD}")):
         if record.parent.name.startswith("."):
             continue  # under construction, or what a kill left of that

@@ -126,6 +126,13 @@ def tidy(target: Path) -> None:
             _remove_left(left)
 
 
+def restore(folder: Path) -> None:
+    """Give the folders in a folder their names back whose replacement was killed in between, see :func:`tidy`."""
+    with contextlib.suppress(OSError):
+        for replaced in folder.glob(f".*{_OLD}/*"):
+            tidy(folder / replaced.name)
+
+
 def refuse_existing(target: Path, *, force: bool) -> None:
     """Raise ``OutputError`` when ``target`` holds something and may not be replaced."""
     is_empty_folder = target.is_dir() and not any(target.iterdir())
