@@ -111,9 +111,10 @@ class VerdictLog:
                     self._write(database, rows)
                 except sqlite3.Error:  # full, locked for long, taken away: the next second may be better
                     self.lost += len(rows)
-                    database = _closed(database)
+                    _close(database)
+                    database = None
             if is_last:
-                _closed(database)
+                _close(database)
                 return
 
     def _write(self, database: sqlite3.Connection, rows: deque[tuple[object, ...]]) -> None:
@@ -173,7 +174,7 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return database
 
 
-def _closed(database: sqlite3.Connection | None) -> None:
+def _close(database: sqlite3.Connection | None) -> None:
     if database is not None:
         with contextlib.suppress(sqlite3.Error):
             database.close()

@@ -146,7 +146,8 @@ class Detector(ClosesOnExit):
         if batch is None:
             batch = np.ascontiguousarray(self.input.check(image)[None])
             frame = batch[0]
-        verdict = self.verdict(*(output[0] for output in self.backend.run(batch)), frame)
+        outputs = self.backend.run(batch)
+        verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame)
         self._keep([verdict], started)
         return verdict
 
@@ -157,7 +158,8 @@ class Detector(ClosesOnExit):
         for part in self._parts(images):
             outputs = self.backend.run(part)
             frames = part if isinstance(part, np.ndarray) else [None] * len(outputs.maps)
-            found = [self.verdict(*each) for each in zip(outputs.maps, outputs.scores, frames, strict=True)]
+            answers = zip(outputs.maps, outputs.scores, frames, strict=True)
+            found = [self.verdict(anomaly_map, score, frame) for anomaly_map, score, frame in answers]
             self._keep(found, started)
             verdicts += found
             started = time.perf_counter()
