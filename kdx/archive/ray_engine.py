@@ -21,6 +21,7 @@ Archive, bundle and output must be on storage that every machine sees under the 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ from kdx.runtime.latency import usable_cores
 TRIES = "tries"
 # One in work, one waiting: an actor is never idle between shards, and little is lost with it.
 _IN_FLIGHT = 2
+# They say when a dataset is finished, and that there are no progress bars.
+_TALKATIVE = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +148,8 @@ class RayEngine:
                     f"Ray failed: {str(error).strip().splitlines()[0]}",
                     fix="the same command goes on with what is missing",
                 ) from error
+        with contextlib.suppress(OSError):
+            tries.rmdir()
 
     def _result(self, answer: _Answer) -> ShardResult:
         for line in answer.said:
@@ -159,6 +164,8 @@ class RayEngine:
         import ray.data
         from ray.data import ActorPoolStrategy, DataContext
 
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)
         context = DataContext.get_current()
         context.enable_progress_bars = False  # ours counts images
         context.print_on_execution_start = False
@@ -174,7 +181,6 @@ class RayEngine:
             compute=pool,
             fn_constructor_args=(msgspec.json.encode(self.work), self.max_retries),
             num_cpus=self.work.threads,
-            # Without end: tries are counted by shard, where they mean something.
-            max_restarts=-1,
-            max_task_retries=-1,
+            # Ray Data restarts actors and repeats their tasks without end (max_restarts and max_task_retries are -1
+            # unless given): tries are counted by shard, where they mean something.
         )

@@ -83,7 +83,7 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
     bundle = bundle_of(request.bundle, opened)
     folder = ScoreFolder(request.out)
     with folder.held(force=request.force):
-        index = _begin(folder, request, bundle, sha256_bytes(opened))
+        index = _begin(folder, request, bundle, sha256_bytes(opened), say)
         if request.retry_bad:
             _forget_bad(folder, say)
         work, plan, pending = _plan(folder, index, request, bundle)
@@ -113,7 +113,9 @@ def _check(request: ScoreRequest) -> None:
         raise OptionError("--address is of a Ray cluster", fix="add --engine ray, or leave it out")
 
 
-def _begin(folder: ScoreFolder, request: ScoreRequest, bundle: Bundle, sha256: str) -> Index:
+def _begin(
+    folder: ScoreFolder, request: ScoreRequest, bundle: Bundle, sha256: str, say: Callable[[str], None]
+) -> Index:
     """Return what the folder was begun with, after seeing that this call asks for the same; or begin it."""
     asked = Asked(
         archive=str(request.archive.resolve()),
@@ -127,6 +129,7 @@ def _begin(folder: ScoreFolder, request: ScoreRequest, bundle: Bundle, sha256: s
     if begun is not None:
         require_same(folder.path, begun.settings, asked)
         return begun
+    say(f"choosing what runs '{request.bundle}' here")
     # Decided once, and not by each process: backends' scores differ in their last digits.
     info, precision = way_of(bundle, request.backend, request.threads_per_worker, request.precision)
     settings = Settings(
@@ -191,8 +194,8 @@ def _run(
                 results.append(result)
                 bad += result.bad
                 task.advance(result.frames, f"{bad} passed over" if bad else "")
-                _require_few(bad, plan.frames, request)
-    _require_few(bad, plan.frames, request)
+                _require_few(bad, plan.frames, request, work)
+    _require_few(bad, plan.frames, request, work)
     seconds = time.perf_counter() - started
     frames, busy = sum(result.frames for result in results), sum(result.seconds for result in results)
     return ThisRun(
@@ -217,16 +220,18 @@ def _engine(request: ScoreRequest, work: Work, say: Callable[[str], None]) -> Lo
     return LocalEngine(work, workers, request.max_retries, say)
 
 
-def _require_few(bad: int, frames: int, request: ScoreRequest) -> None:
+def _require_few(bad: int, frames: int, request: ScoreRequest, work: Work) -> None:
     """Stop as soon as it is certain that too many images cannot be used, in whatever order they come."""
-    if bad > request.max_bad_share * frames:
-        raise GateError(
-            f"{bad} of {frames} images could not be used",
-            expected=f"at most a share of {request.max_bad_share:g}",
-            received=f"{bad / frames:.3g} so far",
-            fix="see the column 'error' of the shards; then mend the images and add --retry-bad, or raise "
-            "--max-bad-share: what is finished stands",
-        )
+    if bad <= request.max_bad_share * frames:
+        return
+    folder = ScoreFolder(Path(work.output))
+    example = next((row for n in folder.done() for row in read_bad(shard_file(folder.path, n), 1)), None)
+    raise GateError(
+        f"{bad} of {frames} images could not be used",
+        expected=f"at most a share of {request.max_bad_share:g}",
+        received=f"{bad / frames:.3g} so far" + (f"; for example, {example['error']}" if example else ""),
+        fix="mend the images and add --retry-bad, or raise --max-bad-share: what is finished stands",
+    )
 
 
 def _summarise(folder: ScoreFolder, index: Index, plan: Plan, bundle: Bundle, this_run: ThisRun) -> Summary:

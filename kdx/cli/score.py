@@ -108,14 +108,16 @@ def show(folder: Path, summary: Summary) -> None:
     if summary.quantiles:
         shown = ", ".join(f"{100 * float(share):g} % {value:.4g}" for share, value in summary.quantiles.items())
         out.print(f"scores: {shown}; threshold {'none' if summary.threshold is None else f'{summary.threshold:.4g}'}")
+    if summary.threshold is None:
+        err.print("[yellow]not calibrated:[/] no verdicts, only scores; calibrate first, and begin anew with --force")
     for example in summary.bad_examples:
         err.print(f"[yellow]passed over:[/] {escape(example['path'])}: {escape(example['error'])}")
     if summary.bad > len(summary.bad_examples):
         err.print(f"[yellow]and {summary.bad - len(summary.bad_examples)} more[/]: the column 'error' has the reasons")
     if run.frames:
         out.print(
-            f"{run.frames:,} images in {run.seconds:.1f} s by {run.workers} workers of {run.threads_per_worker} "
-            f"threads: {run.frames_per_second:.1f} a second, {run.frames_per_second_per_worker:.1f} of a worker at work"
+            f"{run.frames:,} images in {run.seconds:.1f} s: {run.frames_per_second:.1f} a second; "
+            f"workers: {run.workers}, threads of each: {run.threads_per_worker}, {run.frames_per_second_per_worker:.1f} a second while at work"
         )
     else:
         out.print("nothing was left to score")

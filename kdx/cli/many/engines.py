@@ -67,7 +67,7 @@ def run_ray(
         # A process a product: what one leaves in memory or breaks is gone with it.
         task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=max_retries, max_calls=1)(make_encoded)
         todo = deque(orders)
-        running: dict[ray.ObjectRef, Order] = {}
+        running: dict[ray.ObjectRef[bytes], Order] = {}
         while todo or running:
             while todo and (workers is None or len(running) < workers):
                 order = todo.popleft()

@@ -184,6 +184,8 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
     with new_folder(order.bundle, force=True) as target:
         shutil.copytree(bundle.path, target, dirs_exist_ok=True)
     shutil.rmtree(order.staged, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others are still in it
+        order.staged.parent.rmdir()
     return msgspec.structs.replace(
         _result(order, "trained", fingerprint),
         backbone=run.config.backbone,
