@@ -1,0 +1,117 @@
+"""The soak: a short one, what it would see, and what ``robustness.json`` says of the long one."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tests.images import solar_cells
+from tests.robustness.conftest import BENCHMARKS
+
+if sys.platform != "linux":
+    pytest.skip("the tool reads what Linux says of processes", allow_module_level=True)
+
+
+@pytest.fixture
+def job(tiny_bundle, tmp_path, monkeypatch):
+    import robustness_soak
+    from robustness_soak import Soak
+
+    monkeypatch.setattr(robustness_soak, "_SAMPLES", 10)
+    np.save(tmp_path / "frames.npy", solar_cells(5, (64, 64), channels=1))
+    return Soak(
+        bundle=str(tiny_bundle), images=str(tmp_path / "frames.npy"), backend="onnxruntime-cpu", precision="fp32",
+        threads=1, frames=300, reload_every=100, fault_every=25,
+    )  # fmt: skip
+
+
+def test_a_short_soak(job) -> None:
+    from robustness_soak import soak
+
+    found = soak(job)
+    assert (found.frames, found.reloads, found.crashes, found.differing) == (300, 2, 0, 0)
+    assert found.refused == 300 // 25 + 2
+    assert found.errors == []
+    assert found.handles_grown == 0
+    assert found.samples[0].pss_mb > 10
+
+
+def test_answers_that_change_and_calls_that_fail_are_counted(job, monkeypatch) -> None:
+    import robustness_soak as module
+
+    from kdx.errors import BackendError
+    from kdx.runtime.backend import Outputs
+
+    load = module._load
+
+    def faulty(job):
+        detector = load(job)
+        real, calls = detector.backend.run, []
+
+        def run(batch):
+            calls.append(1)
+            if len(calls) == 30:
+                raise BackendError("gone")
+            maps, scores = real(batch)
+            return Outputs(maps, scores + np.float32(len(calls) == 40))
+
+        detector.backend.run = run
+        return detector
+
+    monkeypatch.setattr(module, "_load", faulty)
+    found = module.soak(job)
+    assert found.crashes == 3
+    assert found.differing == 3
+    assert found.frames == 297
+    assert "gone" in found.errors[0]
+
+
+def test_growth_is_told_from_a_warm_up() -> None:
+    from robustness_soak import LEAK_MB, Sample, Soaked, judge_growth
+
+    def samples(grow: float, handles: float = 0.0):
+        return [
+            Sample(n * 1000, n * 1.0, 0.0, 100.0 + min(n, 15) * 10 + grow * n / 200, 20 + int(handles * n), 4)
+            for n in range(1, 201)
+        ]
+
+    flat = judge_growth(Soaked("x", "fp32", samples=samples(0.0)))
+    assert (flat.leaks, flat.growth_mb, flat.handles_grown) == (0, 0.0, 0)
+    assert flat.slope_mb == pytest.approx(0.0, abs=1e-6)
+    assert len(flat.samples) <= 21
+    growing = judge_growth(Soaked("x", "fp32", samples=samples(4 * LEAK_MB)))
+    assert growing.leaks == 1
+    assert growing.slope_mb == pytest.approx(2 * LEAK_MB, rel=0.01)  # 32 MB in 200,000 frames
+    assert judge_growth(Soaked("x", "fp32", samples=samples(0.0, handles=0.1))).leaks == 1
+
+
+def test_the_summary_adds_up_what_went_wrong() -> None:
+    from robustness import summary
+
+    threads = {"calls": 3200, "differing": 1, "errors": ["x"]}
+    record = {
+        "soak": [{"frames": 200_000, "hours": 0.25, "crashes": 1, "differing": 2, "leaks": 1}],
+        "fuzz": [{"tried": 500, "faults": ["x", "y"]}, {"tried": 100, "faults": []}],
+        "kill": {"kills": [{"kills": 40, "lost": ["a"]}], "races": [{"rounds": 5, "lost": ["b", "c"]}]},
+        "threads": [
+            {"one detector": threads, "closed meanwhile": [threads], "loaded and closed": threads},
+            {"error": "signal 11"},
+        ],
+    }
+    assert summary(record) == {
+        "frames": 200_000, "hours": 0.25, "inputs_tried": 600, "kills": 40, "races": 5, "calls_of_threads": 9600,
+        "crashes": 1 + 2 + 3 + 1, "differing": 2 + 3, "leaks": 1, "bundles_lost": 3,
+    }  # fmt: skip
+    assert summary({}) == dict.fromkeys(summary(record), 0)
+
+
+def test_the_record_is_of_a_long_soak_without_a_fault() -> None:
+    from robustness import summary
+
+    record = json.loads((BENCHMARKS / "results/robustness.json").read_text(encoding="utf-8"))
+    assert record["summary"] == summary(record)
+    assert record["summary"]["frames"] >= 200_000
+    assert all(record["summary"][name] == 0 for name in ("crashes", "differing", "leaks", "bundles_lost"))

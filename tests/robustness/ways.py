@@ -1,0 +1,14 @@
+"""Every way to run a detector on a CPU."""
+
+from __future__ import annotations
+
+WAYS = [
+    ("onnxruntime-cpu", "fp32"),
+    ("onnxruntime-cpu", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+    ("openvino-throughput", "fp32"),
+    ("openvino-throughput", "int8"),
+    ("torch", "fp32"),
+]
