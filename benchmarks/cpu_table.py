@@ -38,7 +38,7 @@ def cpu_table(file: Path = FILE) -> str:
         "",
         f"Median milliseconds an image, from the uint8 array to the verdict; a camera of 256 × 256, batch 1, "
         f"{machine['threads']} threads of {machine['cpu']} ({versions}); {calls} calls of each in "
-        f"its own process, in turns. Random weights; a dash is a variant that its gate refused. A large FP32 matrix "
+        f"its own process, in turns. Random teachers; a dash is a variant that its gate refused. A large FP32 matrix "
         f"product reaches {record['matrix_product_gflops']:.0f} GFLOP/s there.",
     ]
     return "\n".join(lines)
