@@ -142,7 +142,7 @@ class RayEngine:
         with joined(self.address, threads * (self.workers or max(1, usable_cores() // threads))):
             try:
                 for row in self._dataset(numbers).iter_rows():
-                    yield self._result(msgspec.json.decode(row["answer"], type=_Answer))
+                    yield self.read(row["answer"])
             except RayError as error:
                 raise BackendError(
                     f"Ray failed: {str(error).strip().splitlines()[0]}",
@@ -151,7 +151,9 @@ class RayEngine:
         with contextlib.suppress(OSError):
             tries.rmdir()
 
-    def _result(self, answer: _Answer) -> ShardResult:
+    def read(self, text: str) -> ShardResult:
+        """Read an actor's answer; raise what it could not go on with."""
+        answer = msgspec.json.decode(text, type=_Answer)
         for line in answer.said:
             self.say(line)
         self.deaths += answer.deaths

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import JSON_OPTION, command, err, make_table, needs, one_of, out, print_json, progress_for
+from kdx.cli.common import JSON_OPTION, command, err, make_table, needs, number, one_of, out, print_json, progress_for
 
 if TYPE_CHECKING:
     from kdx.archive.records import Summary
@@ -107,7 +107,7 @@ def show(folder: Path, summary: Summary) -> None:
     out.print(table)
     if summary.quantiles:
         shown = ", ".join(f"{100 * float(share):g} % {value:.4g}" for share, value in summary.quantiles.items())
-        out.print(f"scores: {shown}; threshold {'none' if summary.threshold is None else f'{summary.threshold:.4g}'}")
+        out.print(f"scores: {shown}; threshold {number(summary.threshold)}")
     if summary.threshold is None:
         err.print("[yellow]not calibrated:[/] no verdicts, only scores; calibrate first, and begin anew with --force")
     for example in summary.bad_examples:
@@ -115,9 +115,10 @@ def show(folder: Path, summary: Summary) -> None:
     if summary.bad > len(summary.bad_examples):
         err.print(f"[yellow]and {summary.bad - len(summary.bad_examples)} more[/]: the column 'error' has the reasons")
     if run.frames:
+        at_work = f"{number(run.frames_per_second_per_worker)} a second while at work"
         out.print(
-            f"{run.frames:,} images in {run.seconds:.1f} s: {run.frames_per_second:.1f} a second; "
-            f"workers: {run.workers}, threads of each: {run.threads_per_worker}, {run.frames_per_second_per_worker:.1f} a second while at work"
+            f"{run.frames:,} images in {run.seconds:.1f} s: {number(run.frames_per_second)} a second; "
+            f"workers: {run.workers}, threads of each: {run.threads_per_worker}, {at_work}"
         )
     else:
         out.print("nothing was left to score")

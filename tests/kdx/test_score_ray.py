@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kdx.archive.listing import walk
-from kdx.archive.plan import Plan, write_listing
-from kdx.archive.ray_engine import RayEngine
-from kdx.archive.records import Listed, Work
+from kdx.archive.plan import write_listing
+from kdx.archive.ray_engine import RayEngine, ShardActor
+from kdx.archive.records import Listed, ShardResult, Work
 from kdx.cluster import require_reachable
 from kdx.errors import BackendError, BundleError
+from kdx.files import sha256_file
 from tests.kdx.archive_faults import add_image, arm, write_hook
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
@@ -51,63 +53,77 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     return [row for file in files for row in parquet.read_table(file).to_pylist()]
 
 
-def scores_of(out: Path) -> dict[str, float]:
-    return {row["path"]: row["score"] for row in rows_of(out)}
-
-
-def test_scores_are_those_of_the_local_engine_though_an_actor_is_killed(cli, tiny_bundle, archive, tmp_path):
+def test_a_cluster_goes_on_to_the_same_scores_past_killed_actors_and_images_that_kill(
+    cli, tiny_bundle, archive, tmp_path
+):
     damaged = archive / "a/00.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
-    armed = arm(add_image(archive / "b/kills-once.png"))
-    out = tmp_path / "ray"
-    summary = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json
+    out, once = tmp_path / "s", add_image(archive / "b/kills-once.png")
+    options = ("score", tiny_bundle, archive, "-o", out, *OPTIONS)
+    cli(*options, "--engine", "local")
+    local = rows_of(out)
+    for number in range(1, 5):
+        (out / f"shards/{number:06d}.parquet").unlink()
+    kept = (out / "shards/000000.parquet").stat().st_mtime_ns
+
+    armed = arm(once)
+    result = cli(*options, "--json")
+    run = result.json["this_run"]
     assert not armed.exists()
-    assert summary["this_run"]["engine"] == "ray"
-    assert (summary["frames"], summary["this_run"]["shards"], summary["this_run"]["deaths"]) == (17, 5, 1)
-    rows = rows_of(out)
-    assert [row["path"] for row in rows] == list(walk(archive))
-    assert [row["path"] for row in rows if row["error"]] == ["a/00.png"]
-    assert "is damaged" in rows[0]["error"]
-    cli("score", tiny_bundle, archive, "-o", tmp_path / "local", *OPTIONS, "--engine", "local")
-    assert scores_of(out) == scores_of(tmp_path / "local")
+    assert (run["engine"], run["workers"], run["shards"], run["deaths"]) == ("ray", 2, 4, 1)
+    assert [row["path"] for row in rows_of(out)] == list(walk(archive))
+    assert [(row["score"], row["error"], row["sha256"]) for row in rows_of(out)] == [
+        (row["score"], row["error"], row["sha256"]) for row in local
+    ]
+    assert (out / "shards/000000.parquet").stat().st_mtime_ns == kept
 
-    (out / "shards/000002.parquet").unlink()
-    kept = {file.name: file.stat().st_mtime_ns for file in (out / "shards").iterdir()}
-    again = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json
-    assert again["this_run"]["shards"] == 1
-    assert {file.name: file.stat().st_mtime_ns for file in (out / "shards").iterdir()}.items() >= kept.items()
-    assert scores_of(out) == scores_of(tmp_path / "local")
-
-
-def test_an_image_that_kills_its_actor_is_found_and_passed_over(cli, tiny_bundle, archive, tmp_path):
-    add_image(archive / "a/kills.png")
-    options = (*OPTIONS, "--max-retries", 0)
-    result = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *options)
+    add_image(archive / "c/kills.png")
+    result = cli(*options, "--max-retries", 0, "--max-bad-share", 0.2)
     assert "its images go one by one" in result.stderr
-    rows = {row["path"]: row for row in rows_of(tmp_path / "s")}
-    assert list(rows) == list(walk(archive))
-    assert [path for path, row in rows.items() if row["error"]] == ["a/kills.png"]
-    assert "killed the worker" in rows["a/kills.png"]["error"]
-    assert not (tmp_path / "s/tries").exists()
+    last = rows_of(out)[-1]
+    assert last["path"] == "c/kills.png"
+    assert "killed the worker" in last["error"]
+    assert not (out / "tries").exists()
 
 
-def test_what_an_actor_cannot_go_on_with_arrives_whole(cli, tiny_bundle, archive, tmp_path):
-    """The bundle is replaced while a cluster's actors start."""
+@pytest.fixture
+def work(tiny_bundle: Path, archive: Path, tmp_path: Path) -> Work:
+    """A run of four shards that no command began."""
+    (tmp_path / "tries").mkdir()
+    (tmp_path / "shards").mkdir()
     shards, frames = write_listing(tmp_path, "000", walk(archive), 4)
-    listed = [Listed(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")]
-    work = Work(
+    return Work(
         archive=str(archive),
         output=str(tmp_path),
         bundle=str(tiny_bundle),
-        bundle_sha256="0" * 64,
+        bundle_sha256=sha256_file(tiny_bundle / "bundle.json"),
         backend="onnxruntime-cpu",
         precision="fp32",
         threads=1,
         batch=1,
-        listed=listed,
+        listed=[Listed(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")],
     )
+
+
+def result_of(actor: ShardActor, engine: RayEngine, number: int) -> ShardResult:
+    """Ask an actor in this process, and read its answer as the engine does."""
+    (answer,) = actor({"shard": [number]})["answer"]
+    return engine.read(answer)
+
+
+def test_a_shard_that_was_finished_before_its_actor_died_is_not_scored_again(work):
+    actor, engine = ShardActor(msgspec.json.encode(work), 2), RayEngine(work, 1, 2, print)
+    first = result_of(actor, engine, 1)
+    file = Path(work.output) / "shards/000001.parquet"
+    written = file.stat().st_mtime_ns
+    assert result_of(actor, engine, 1) == first
+    assert file.stat().st_mtime_ns == written
+
+
+def test_what_an_actor_cannot_go_on_with_arrives_whole(work):
+    other = msgspec.structs.replace(work, bundle_sha256="0" * 64)
     with pytest.raises(BundleError, match="is another bundle than the one that was named") as caught:
-        list(RayEngine(work, 2, 2, print).run(Plan(tmp_path, listed), range(4)))
+        result_of(ShardActor(msgspec.json.encode(other), 2), RayEngine(other, 1, 2, print), 0)
     assert "0" * 64 in caught.value.expected
     assert "shared storage" in caught.value.fix
 
