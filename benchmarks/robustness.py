@@ -89,9 +89,10 @@ class Suite:
                 shutil.copytree(prepared.bundle, folder / "tile.kdx")
                 job = {"kind": kind, "folder": str(folder), "image": image, "start": start}
                 job["examples"] = min(_CHUNK, self.examples - start)
-                for row in self.script("robustness_fuzz.py", job, fatal=False):
+                rows = self.script("robustness_fuzz.py", job, fatal=False)
+                for row in rows:
                     _add(found.setdefault(row["target"], {}), row)
-            print(f"  {kind}: {list(found.values())[-2:]}", flush=True)
+            print(*(f"  {found[row['target']]}" for row in rows), sep="\n", flush=True)
         return list(found.values())
 
     def kill(self) -> Row:

@@ -7,19 +7,13 @@ found.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import resource
-import signal
 import sys
-import sysconfig
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -27,6 +21,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
+from robustness_guards import alarm, only_inside, peak_mb
 from robustness_inputs import damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
 
 import kdx
@@ -91,18 +86,18 @@ def fuzz(name: str, target: Target, examples: int, start: int | None = None) -> 
     @given(files)
     def one(data: bytes) -> None:
         started = time.perf_counter()
-        with _alarm(_MOST_SECONDS):
+        with alarm(_MOST_SECONDS):
             found.accepted += check(data)
         found.tried += 1
         found.slowest_ms = max(found.slowest_ms, round((time.perf_counter() - started) * 1e3, 1))
 
-    before = _peak_mb()
+    before = peak_mb()
     try:
         (one if start is None else seed(start)(one))()
     except Exception:
         found.faults.append(traceback.format_exc())
-    found.memory_mb = round(_peak_mb() - before, 1)
-    # The alarm is an exception, which what it interrupts may take for its own.
+    found.memory_mb = round(peak_mb() - before, 1)
+    # The alarm may have been taken for an error of the file's.
     if found.slowest_ms > _MOST_SECONDS * 1e3:
         found.faults.append(f"one file took {found.slowest_ms / 1e3:.0f} s")
     limit = _MOST_IMAGE_MEMORY_MB if name == "image" else _MOST_MEMORY_MB
@@ -148,7 +143,7 @@ def index_targets(bundle: Path, backend: str = "onnxruntime-cpu") -> dict[str, T
     def check(data: bytes) -> bool:
         index.write_bytes(data)
         try:
-            with _only_inside(bundle):
+            with only_inside(bundle):
                 opened = open_bundle(bundle)
                 opened.golden()
                 opened.training_images()
@@ -176,7 +171,7 @@ def reference_target(bundle: Path) -> Target:
         document["files"][GOLDEN_MAPS] = sha256_file(file)
         index.write_bytes(msgspec.json.encode(document))
         try:
-            with _only_inside(bundle):
+            with only_inside(bundle):
                 read = open_bundle(bundle).golden()
         except KdxError:
             return False
@@ -227,7 +222,7 @@ def engine_targets(bundle: Path) -> dict[str, Target]:
     def check(data: bytes) -> bool:
         file.write_bytes(data)
         try:
-            with _only_inside(bundle):
+            with only_inside(bundle):
                 return find_engine(graph, machine).read_plan() == plan
         except KdxError:
             return False
@@ -257,7 +252,7 @@ def image_target(image: Path, folder: Path) -> Target:
         file.write_bytes(data)
         spec = specs[len(data) % len(specs)]
         try:
-            with _only_inside(folder):
+            with only_inside(folder):
                 decoded = decode_image(file, channels=spec.channels)
                 width, height, _ = image_facts(file)
                 assert (decoded.dtype, decoded.shape) == (np.uint8, (height, width, spec.channels))
@@ -294,60 +289,6 @@ def _answers(bundle: Path, images: Any, backend: str) -> list[tuple[str, bytes, 
     with kdx.load(bundle, backend=backend, threads=1) as detector:
         verdicts = [detector(image) for image in images]
     return [(v.score.hex(), v.anomaly_map.tobytes(), v.decision.value) for v in verdicts]
-
-
-class _Opened:
-    """Which files are opened, by an audit hook: it stays for good, and looks only while it is asked to."""
-
-    def __init__(self) -> None:
-        self.allowed: tuple[str, ...] | None = None
-        self.outside: list[str] = []
-        self.hooked = False
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.allowed is None or event != "open" or not isinstance(arguments[0], (str, bytes, Path)):
-            return
-        path = os.path.realpath(os.fsdecode(arguments[0]))
-        if not path.startswith(self.allowed):
-            self.outside.append(path)
-
-
-_OPENED = _Opened()
-
-
-@contextlib.contextmanager
-def _only_inside(folder: Path) -> Iterator[None]:
-    """Fail where a file outside the folder is opened meanwhile, but for what Python itself opens."""
-    if not _OPENED.hooked:
-        sys.addaudithook(_OPENED)
-        _OPENED.hooked = True
-    paths = sysconfig.get_paths()
-    own = [str(Path(kdx.__file__).parent.parent), paths["stdlib"], paths["purelib"], paths["platlib"], "/proc", "/dev"]
-    _OPENED.allowed = (os.path.realpath(folder), *map(os.path.realpath, own))
-    _OPENED.outside.clear()
-    try:
-        yield
-    finally:
-        _OPENED.allowed = None
-    assert not _OPENED.outside, f"opened outside the bundle: {_OPENED.outside}"
-
-
-@contextlib.contextmanager
-def _alarm(seconds: int) -> Iterator[None]:
-    def late(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"not finished after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def main(arguments: Sequence[str]) -> None:
