@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kdx.errors import OptionError, OutputError
-from kdx.files import refuse_existing, sha256_bytes, write_atomic
+from kdx.files import sha256_bytes, write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -105,7 +105,9 @@ def make_keys(name: Path, passphrase: str | None = None) -> tuple[Path, Path, st
         raise OptionError("the passphrase is empty", fix="give one, or none at all")
     stem = str(name).removesuffix(".key")
     secret, public = Path(f"{stem}.key"), Path(f"{stem}.pub")
-    refuse_existing(public, force=False)
+    for path in (secret, public):
+        if path.exists():
+            raise _is_there(path)
     key = Ed25519PrivateKey.generate()
     encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase.encode())
     _write_secret(secret, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
@@ -140,8 +142,14 @@ def _public_key(key: PublicKey) -> Ed25519PublicKey:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise OptionError(f"there is no key '{path}'", fix="make one: kdx sign --new-key NAME")
+        raise OptionError(
+            f"there is no key '{path}'", fix="name the file; kdx sign --new-key NAME makes NAME.key and NAME.pub"
+        )
     return path.read_bytes()
+
+
+def _is_there(path: Path) -> OutputError:
+    return OutputError(f"'{path}' exists already", fix="choose another name: a key is never replaced")
 
 
 def _write_secret(path: Path, data: bytes) -> None:
@@ -149,7 +157,7 @@ def _write_secret(path: Path, data: bytes) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise OutputError(f"'{path}' exists already", fix="choose another name: a key is never replaced") from error
+        raise _is_there(path) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

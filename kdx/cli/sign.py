@@ -77,7 +77,10 @@ def _ask(text: str, *, confirm: bool = False) -> str:
         return given
     if not sys.stdin.isatty():
         raise OptionError("the key has a passphrase, and nobody is there to type it", fix=f"set {PASSPHRASE}")
-    return str(typer.prompt(text, hide_input=True, confirmation_prompt=confirm, err=True))
+    try:
+        return str(typer.prompt(text, hide_input=True, confirmation_prompt=confirm, err=True))
+    except typer.Abort:  # Ctrl-C, which typer gives another name
+        raise KeyboardInterrupt from None
 
 
 def _show(bundle: Path, seal: Seal, *, json: bool) -> None:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,8 +57,9 @@ def test_the_fingerprint_is_openssls(line):
 @pytest.mark.parametrize("ending", ["key", "pub"])
 def test_a_key_is_never_replaced(tmp_path, ending):
     (tmp_path / f"line.{ending}").write_text("precious")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already") as caught:
         make_keys(tmp_path / "line")
+    assert caught.value.fix == "choose another name: a key is never replaced"
     assert [file.name for file in tmp_path.iterdir()] == [f"line.{ending}"]
     assert (tmp_path / f"line.{ending}").read_text() == "precious"
 
@@ -168,6 +170,19 @@ def test_the_passphrase_comes_from_the_environment(cli, bundle_copy, tmp_path, m
     assert open_bundle(bundle_copy, require_signature=made["public"]).seal
     monkeypatch.delenv("KDX_KEY_PASSPHRASE")
     assert "set KDX_KEY_PASSPHRASE" in cli("sign", bundle_copy, "--key", made["private"], code=2).stderr
+
+
+def test_ctrl_c_at_the_passphrase_is_no_bug(cli, tmp_path, monkeypatch):
+    import typer
+
+    def interrupted(*_: object, **__: object) -> str:
+        raise typer.Abort
+
+    monkeypatch.delenv("KDX_KEY_PASSPHRASE", raising=False)
+    monkeypatch.setattr("kdx.cli.sign.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setattr(typer, "prompt", interrupted)
+    assert "interrupted" in cli("sign", "--new-key", tmp_path / "line", "--passphrase", code=None).stderr
+    assert not (tmp_path / "line.key").exists()
 
 
 def test_an_uncalibrated_bundle_is_signed_with_a_warning(cli, raw_bundle, tmp_path, line):
