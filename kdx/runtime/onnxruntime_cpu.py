@@ -81,7 +81,8 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(str(graph), options, providers=list(providers))
+        # Left to itself it would say on standard output what failed, and try once more.
+        return ort.InferenceSession(str(graph), options, providers=list(providers), enable_fallback=0)
     # ONNX Runtime's exceptions share no base but Exception.
     except Exception as error:
         raise BackendError(f"ONNX Runtime cannot load '{graph}': {error}") from error

@@ -92,6 +92,24 @@ def test_a_batch_that_fails_half_way_leaves_no_image_of_it_in_the_next(load, ima
             assert [verdict.score for verdict in detector.batch(images[::-1])] == expected[::-1]
 
 
+def test_a_graph_that_does_not_load_is_tried_once_and_spoils_no_output(tiny_bundle, monkeypatch, capfd) -> None:
+    import onnxruntime as ort
+
+    from kdx.runtime.onnxruntime_cpu import OnnxRuntimeCpu
+
+    tried = []
+
+    def fail(self: object, *args: object) -> None:
+        tried.append(1)
+        raise ValueError("'utf-8' codec can't decode byte 0xe1")  # as it does on damaged names
+
+    monkeypatch.setattr(ort.InferenceSession, "_create_inference_session", fail)
+    with pytest.raises(BackendError, match="codec can't decode"):
+        OnnxRuntimeCpu(tiny_bundle / "model.onnx")
+    assert tried == [1]
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize(("backend", "precision"), WAYS)
 def test_wrong_frames_between_right_ones(load, images, backend, precision) -> None:
     wrong = [
