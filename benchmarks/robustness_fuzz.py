@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 from robustness_guards import alarm, only_inside, peak_mb
-from robustness_inputs import damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
+from robustness_inputs import Damaged, damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
 
 import kdx
 from kdx.bundle import GOLDEN_MAPS, INDEX, open_bundle
@@ -39,7 +39,7 @@ _MOST_SECONDS = 30
 _MOST_MEMORY_MB = 300.0
 _MOST_IMAGE_MEMORY_MB = 25 * 40.0
 
-Target = tuple[st.SearchStrategy[bytes], Callable[[bytes], bool]]
+Target = tuple[st.SearchStrategy[Any], Callable[[bytes], bool]]
 
 
 @dataclass
@@ -84,7 +84,8 @@ def fuzz(name: str, target: Target, examples: int, start: int | None = None) -> 
         suppress_health_check=list(HealthCheck),
     )
     @given(files)
-    def one(data: bytes) -> None:
+    def one(file: bytes | Damaged) -> None:
+        data = file.content() if isinstance(file, Damaged) else file
         started = time.perf_counter()
         with alarm(_MOST_SECONDS):
             found.accepted += check(data)
