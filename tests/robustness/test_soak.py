@@ -108,6 +108,31 @@ def test_the_summary_adds_up_what_went_wrong() -> None:
     assert summary({}) == dict.fromkeys(summary(record), 0)
 
 
+def test_the_table_says_what_was_tried_and_what_went_wrong(tmp_path) -> None:
+    from robustness import summary
+    from robustness_table import robustness_table
+
+    threads = {"threads": 16, "calls": 3200, "differing": 1, "errors": []}
+    way = {"backend": "openvino", "precision": "int8"}
+    soaked = {**way, "frames": 200_000, "hours": 0.25, "crashes": 1, "differing": 2, "leaks": 0, "growth_mb": 1.25}
+    versions = {"onnxruntime": "1", "openvino": "2", "pillow": "3"}
+    record = {
+        "machine": {"cpu": "A CPU", "threads": 2, "system": "Linux 6", "versions": versions},
+        "soak": [soaked],
+        "fuzz": [{"target": "image", "tried": 500, "faults": ["x"]}],
+        "kill": {"kills": [{"name": "calibrate", "kills": 40, "old": 30, "new": 9, "lost": ["a"]}], "races": []},
+        "threads": [{**way, "one detector": threads, "closed meanwhile": [threads], "loaded and closed": threads}],
+    }  # fmt: skip
+    file = tmp_path / "robustness.json"
+    file.write_text(json.dumps({"summary": summary(record), **record}))
+    text = robustness_table(file)
+    assert "200,000 in 0.2 h | 1 crashes, 0 leaks (memory grew by at most 1.2 MB), 2 answers that differ" in text
+    assert "16 threads on one detector, some while it was loaded and closed | 9,600 | 3 answers" in text
+    assert "| damaged files: image | 500 | 1 other than refused or answered as ever |" in text
+    assert "calibrate | 40 | 1 bundles lost: 30 times the old one, 9 times the new one, whole |" in text
+    assert "OpenVINO INT8" in text
+
+
 def test_the_record_is_of_a_long_soak_without_a_fault() -> None:
     from robustness import summary
 
