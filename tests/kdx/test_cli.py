@@ -20,9 +20,18 @@ OPTIONS = {
     "evaluate": "--backend --precision --threads --max-bad-images --output --checkpoint --force --json",
     "export": "--out --checkpoint --input-size --channel-order --max-batch --precision --force --json",
     "build-engine": "--fp16 --batch --flavour --compute-capability --level --timing-cache --dry-run --force --json",
-    "calibrate": "--false-reject-rate --backend --threads --max-bad-images --json",
-    "verify": "--backend --threads --output --force --json",
-    "predict": "--overlay --backend --threads --max-bad-images --force --json",
+    "calibrate": "--false-reject-rate --review-rate --backend --threads --max-bad-images --json",
+    "verify": "--backend --threads --output --require-signature --force --json",
+    "sign": "--key --new-key --passphrase --json",
+    "triton": "--out --backend --precision --name --max-batch --max-queue-delay-us --instances --gpu --cpu --threads "
+    "--engine --require-signature --force --json",
+    "predict": "--also --shared-teacher --overlay --regions --min-area --pixel-size-um --backend --threads "
+    "--require-signature --max-bad-images --force --json",
+    "score": "--out --engine --workers --threads-per-worker --batch --shard-size --backend --precision --address "
+    "--max-retries --max-bad-share --retry-bad --force --json",
+    "selftest": "--backend --precision --threads --budget-ms --percentile --runs --json",
+    "drift": "--window --effect --significance --json",
+    "train-many": "--out --engine --workers --threads --gpus-per-product --address --max-retries --json",
     "bench": "--baseline --batch --runs --warm-up --budget-ms --profile --percentile --backend --threads --output "
     "--force --json",
     "methods": "--json",
@@ -32,7 +41,7 @@ OPTIONS = {
     "fit": "--budget-ms --percentile --out --methods --sizes --backbone --weights --taps --precision --threads "
     "--category --epochs --hours --false-reject-rate --validation-fraction --group-by --parts --seed --channels "
     "--sixteen-bit-range --max-bad-images --workers --memory-mib --device --force --json",
-    "inspect": "--json",
+    "inspect": "--require-signature --json",
     "doctor": "--json",
     "demo": "--out --full --smallest --seed --force --no-force --json",
 }
@@ -51,7 +60,8 @@ def tamper_golden(bundle) -> None:
 
 
 @pytest.mark.parametrize("command", OPTIONS)
-def test_help_names_every_option(cli, command):
+def test_help_names_every_option(cli, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # narrower, long options are cut off
     help_text = cli(command, "--help").stdout
     missing = [option for option in OPTIONS[command].split() if option not in help_text]
     assert not missing
