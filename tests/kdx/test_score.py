@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -384,16 +386,25 @@ def test_a_damaged_shard_is_named(cli, tiny_bundle, archive, tmp_path):
     assert "is not valid" in cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
 
 
-def started(bundle: Path, archive: Path, out: Path) -> subprocess.Popen[str]:
-    """Start the command in a process of its own and wait until it has finished two shards of three."""
-    command = [sys.executable, "-m", "kdx", "score", str(bundle), str(archive), "-o", str(out), *OPTIONS]
+# A test run in the background ignores Ctrl-C, and so does whatever it starts.
+_COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom kdx.cli import main; main()"
+
+
+@contextmanager
+def started(bundle: Path, archive: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the command in a process of its own and wait until its worker stalls, in the last shard."""
+    command = [sys.executable, "-c", _COMMAND, "score", str(bundle), str(archive), "-o", str(out), *OPTIONS]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    give_up = time.monotonic() + 60
-    while len(list((out / "shards").glob("0*.parquet"))) < 2:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-    return process
+    try:
+        give_up = time.monotonic() + 60
+        while not (archive / "z/stalls.png.reached").exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def children_of(pid: int) -> list[int]:
@@ -405,18 +416,17 @@ def children_of(pid: int) -> list[int]:
 def test_a_run_that_is_interrupted_or_killed_goes_on_where_it_stopped(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "s"
     stalled = arm(add_image(archive / "z/stalls.png"))
-    interrupted = started(tiny_bundle, archive, out)
-    interrupted.send_signal(signal.SIGINT)
-    assert "the same command goes on" in interrupted.communicate(timeout=30)[1]
+    with started(tiny_bundle, archive, out) as interrupted:
+        interrupted.send_signal(signal.SIGINT)
+        assert "the same command goes on" in interrupted.communicate(timeout=30)[1]
     assert interrupted.returncode == 130
+    (archive / "z/stalls.png.reached").unlink()
     before = shard_times(out)
     assert set(before) == {"000000.parquet", "000001.parquet"}
 
-    killed = started(tiny_bundle, archive, out)
-    time.sleep(0.5)
-    orphans = children_of(killed.pid)
-    killed.kill()
-    killed.communicate(timeout=30)
+    with started(tiny_bundle, archive, out) as killed:
+        orphans = children_of(killed.pid)
+    assert orphans
     assert killed.returncode == -signal.SIGKILL
     give_up = time.monotonic() + 10
     while any(Path(f"/proc/{pid}/exe").exists() and is_running(pid) for pid in orphans):  # they die with it
