@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,8 @@ from kdx.files import sha256_bytes, sha256_file, tidy, write_atomic
 from kdx.frames import FrameLimits
 from kdx.images import InputSpec, read_image
 from kdx.locks import locked
+from kdx.npy import encode_array as encode_array  # belongs to what others write into bundles
+from kdx.npy import read_array
 from kdx.plain_graph import require_plain_graph
 from kdx.records import UNREADABLE, decode_record, encode_record
 from kdx.variants import OWN_THRESHOLD, Variant, graph_file
@@ -219,7 +220,7 @@ class Bundle:
             images = [read_image(self.path / "golden" / name, spec) for name in self.manifest.golden]
         except ImageError as error:
             raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
-        maps, scores = (_load_array(self.path / name) for name in (GOLDEN_MAPS, GOLDEN_SCORES))
+        maps, scores = (read_array(self.path / name) for name in (GOLDEN_MAPS, GOLDEN_SCORES))
         expected = (len(images), *self.manifest.map_size), (len(images), 1)
         if not images or (maps.shape, scores.shape) != expected:
             raise BundleError(
@@ -338,13 +339,6 @@ def hash_files(root: Path) -> dict[str, str]:
     return {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
 
 
-def encode_array(array: NDArray[np.float32]) -> bytes:
-    """Encode an array as ``.npy``, which numpy and a page of C++ can read."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
 def write_manifest(root: Path, manifest: Manifest) -> Bundle:
     """Write ``bundle.json`` into a folder that holds every other file, with their hashes."""
     manifest = msgspec.structs.replace(manifest, files=hash_files(root))
@@ -390,14 +384,3 @@ def _require_same(root: Path, name: str, expected: str) -> None:
         )
     if graph is not None:
         require_plain_graph(graph, name, root)
-
-
-def _load_array(path: Path) -> NDArray[np.float32]:
-    try:
-        # Mapped first: what declares more than the file holds is refused before memory is taken for it.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # damaged headers raise nearly anything
-        raise BundleError(f"'{path}' cannot be read: {error}", fix="export the bundle again") from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        raise BundleError(f"'{path}' is not a float32 array", fix="export the bundle again")
-    return np.array(array)

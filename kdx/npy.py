@@ -1,0 +1,49 @@
+"""Arrays in ``.npy`` files, which numpy and a page of C++ can read, from a file that may be damaged or hostile.
+
+``np.load`` believes a header: it takes memory for what the file does not hold, or, where it maps the file, ends the
+process by a division by zero for a type of no bytes (NumPy 2.4). Here nothing is made of a header but float32, in the
+size that the file has.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from kdx.errors import BundleError
+
+
+def encode_array(array: NDArray[np.float32]) -> bytes:
+    """Encode an array as a ``.npy`` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_array(path: Path) -> NDArray[np.float32]:
+    """Read an array that :func:`encode_array` wrote.
+
+    Raises:
+        BundleError: It cannot be read, is not float32, or is not as large as it says.
+    """
+    try:
+        data = path.read_bytes()
+        file = io.BytesIO(data)
+        npy.read_magic(file)
+        shape, is_fortran, dtype = npy.read_array_header_1_0(file)
+    except Exception as error:  # damaged headers raise nearly anything
+        raise BundleError(f"'{path}' cannot be read: {error}", fix="export the bundle again") from error
+    held = len(data) - file.tell()
+    if dtype != np.float32 or is_fortran or min(shape, default=0) < 0 or 4 * math.prod(shape) != held:
+        raise BundleError(
+            f"'{path}' cannot be read: it is no float32 array of the size that it declares",
+            received=f"{dtype} {shape} in {held} bytes",
+            fix="export the bundle again",
+        )
+    array: NDArray[np.float32] = np.frombuffer(data, np.float32, offset=file.tell()).reshape(shape).copy()
+    return array
