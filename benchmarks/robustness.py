@@ -93,6 +93,7 @@ class Suite:
                 for row in rows:
                     _add(found.setdefault(row["target"], {}), row)
             print(*(f"  {found[row['target']]}" for row in rows), sep="\n", flush=True)
+        print(*(f"  {row}" for row in found.values() if row["faults"]), sep="\n", flush=True)
         return list(found.values())
 
     def kill(self) -> Row:
