@@ -17,7 +17,7 @@ from kd_export.onnx_export import export_onnx
 from kd_export.quantize import quantize
 from kd_train.train import build_pair
 from kdx import __version__
-from kdx.bundle import GRAPH, SCHEMA, Bundle, Manifest, Provenance
+from kdx.bundle import GRAPH, SCHEMA, Bundle, Manifest, Provenance, write_manifest
 from kdx.cli.fitting.folder import FitFolder
 from kdx.cli.fitting.material import Material
 from kdx.cli.fitting.records import Candidate, Screened, Timing
@@ -133,7 +133,7 @@ def _untrained(
     detector = FusedDetector(pair, pair.spec, spec, recipe.size, pair.mean, pair.std, recipe.resize_to)
     export_onnx(detector, root / GRAPH, max_batch=_MAX_BATCH, metadata={})
     images = material.samples(spec)
-    return Bundle(root, _manifest(candidate, detector, _variants(root, request.precisions, images))), images
+    return write_manifest(root, _manifest(candidate, detector, _variants(root, request.precisions, images))), images
 
 
 def _variants(root: Path, precisions: tuple[str, ...], images: NDArray[np.uint8]) -> dict[str, Variant]:
