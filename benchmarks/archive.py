@@ -3,9 +3,9 @@
     python benchmarks/archive.py BUNDLE DATA
 
 Every image under DATA is brought to the bundle's camera size, kept as JPEG, and linked into the archive as often as
-``--frames`` asks for. Every candidate is a ``kdx score`` of its own into an empty folder, one thread a worker; they take
-turns, forwards and backwards alternately. Beside them a plain loop: ``kdx.load`` and ``kdx.read_image`` in one process,
-one thread, which neither hashes, records nor resumes.
+``--frames`` asks for. Every candidate is a ``kdx score`` of its own into an empty folder, one thread a worker; they
+take turns, forwards and backwards alternately. Beside them a plain loop: ``kdx.load`` and ``kdx.read_image`` in one
+process, one thread, which neither hashes, records nor resumes.
 Writes ``results/archive.json``.
 """
 
@@ -55,6 +55,8 @@ def main() -> None:
     if arguments.loop:
         print(json.dumps(loop(arguments.bundle, arguments.data, arguments.backend, arguments.precision)))
         return
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's actors run at a low priority otherwise
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         archive = make_archive(arguments.bundle, arguments.data, Path(folder), arguments.frames)
         rounds = [
@@ -65,7 +67,7 @@ def main() -> None:
     write(
         "archive.json",
         {
-            "machine": machine,
+            "machine": {**machine, "load_average": round(load, 2)},
             "method": bundle["method"],
             "backbone": bundle["provenance"]["backbone"],
             "image": [bundle["input"]["height"], bundle["input"]["width"]],

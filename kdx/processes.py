@@ -90,8 +90,10 @@ def wait_for(children: Sequence[Child]) -> list[Child]:
 
 def _run(serve: Serve, connection: Connection, argument: object) -> None:
     """Run in the child."""
-    if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C goes to the parent, which decides
+    if hasattr(os, "setpgid"):
+        # Ctrl-C goes to the parent's group, and the parent decides. Not a session of its own: Linux would schedule it
+        # as if nobody had called for it with nice.
+        os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     serve(connection, argument)
 
