@@ -104,7 +104,8 @@ private:
         ov::AnyMap config{
             ov::hint::inference_precision(is_bf16_ ? ov::element::bf16 : ov::element::f32),
             ov::hint::execution_mode(is_bf16_ ? ov::hint::ExecutionMode::PERFORMANCE : ov::hint::ExecutionMode::ACCURACY),
-            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
+            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+            ov::hint::enable_cpu_pinning(false)};  // pinned threads of two processes would share the first cores
         if (threads_ > 0) config.insert(ov::inference_num_threads(threads_));
         return config;
     }

@@ -48,8 +48,8 @@ class OpenVino(ClosesOnExit):
         precision: ``f32``, for INT8 graphs too, whose types say what is INT8; or ``bf16``.
         mode: ``latency``: a batch goes through at once, on all threads. ``throughput``: a batch's images go through one
             by one, several at a time; for large batches and many cores.
-        pinning: Whether threads stay on their cores; None leaves it to OpenVINO. Pinned threads of two backends that
-            run at once may share a core while another idles.
+        pinning: Whether threads stay on their cores. Pinned threads of two processes or backends share the first cores
+            while others idle.
         cache: Where compiled models are kept; None for nowhere.
 
     Raises:
@@ -65,7 +65,7 @@ class OpenVino(ClosesOnExit):
         *,
         precision: Precision = "f32",
         mode: Mode = "latency",
-        pinning: bool | None = None,
+        pinning: bool = False,
         cache: Path | None = None,
     ) -> None:
         if precision == "bf16":

@@ -174,10 +174,10 @@ def test_throughput_mode_gives_the_same(graph, backend) -> None:
             assert ours.maps.shape == theirs.maps.shape
 
 
-def test_pinning_is_an_option(graph) -> None:
-    for pinning in (True, False):
-        with OpenVino(graph, 1, pinning=pinning) as backend:
-            assert backend.compiled_model().get_property("ENABLE_CPU_PINNING") is pinning
+def test_threads_are_pinned_only_when_asked(graph) -> None:
+    for options, pinned in (({}, False), ({"pinning": True}, True)):
+        with OpenVino(graph, 1, **options) as backend:
+            assert backend.compiled_model().get_property("ENABLE_CPU_PINNING") is pinned
 
 
 def test_a_static_graph_runs(exported_static) -> None:
