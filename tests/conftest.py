@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.images import cell_paths
+from tests.once import made_once
 
 # Networks this small gain nothing from more threads, and lose much where the cores are busy. Torch reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -136,7 +136,7 @@ def tiny_options() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set that no test may change."""
-    return write_dataset(tmp_path_factory.mktemp("data") / "cells")
+    return made_once(tmp_path_factory, "data", lambda folder: write_dataset(folder / "cells")) / "cells"
 
 
 @pytest.fixture
@@ -148,25 +148,27 @@ def dataset_copy(dataset: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that no test may change."""
-    run = tmp_path_factory.mktemp("run") / "tiny"
-    invoke("train", dataset, "--out", run, "--epochs", 2, *TINY_OPTIONS)
-    return run
+    options = ("--epochs", 2, *TINY_OPTIONS)
+    made = made_once(tmp_path_factory, "run", lambda f: invoke("train", dataset, "--out", f / "tiny", *options))
+    return made / "tiny"
 
 
 @pytest.fixture(scope="session")
 def raw_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported bundle without a threshold that no test may change."""
-    bundle = tmp_path_factory.mktemp("raw") / "tiny.kdx"
-    invoke("export", tiny_run, "-o", bundle)
-    return bundle
+    made = made_once(tmp_path_factory, "raw", lambda f: invoke("export", tiny_run, "-o", f / "tiny.kdx"))
+    return made / "tiny.kdx"
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(raw_bundle: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported and calibrated bundle that no test may change."""
-    bundle = Path(shutil.copytree(raw_bundle, tmp_path_factory.mktemp("bundle") / "tiny.kdx"))
-    invoke("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
-    return bundle
+
+    def calibrated(folder: Path) -> None:
+        bundle = shutil.copytree(raw_bundle, folder / "tiny.kdx")
+        invoke("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
+
+    return made_once(tmp_path_factory, "bundle", calibrated) / "tiny.kdx"
 
 
 @dataclass(frozen=True)
@@ -181,11 +183,15 @@ class TrainedMethod:
 @pytest.fixture(scope="session", params=METHODS)
 def trained(request, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedMethod:
     """A run of two epochs of every method on real images, and its bundle in both precisions; tests leave it be."""
-    folder = tmp_path_factory.mktemp("method")
-    options = ("--method", request.param, "--epochs", 2, *TINY_OPTIONS)
-    result = invoke("train", dataset, "-o", folder / "run", *options, "--json").json
-    invoke("export", folder / "run", "-o", folder / "tile.kdx", "--precision", "fp32,fp16")
-    return TrainedMethod(request.param, folder, result)
+
+    def made(folder: Path) -> None:
+        options = ("--method", request.param, "--epochs", 2, *TINY_OPTIONS)
+        said = invoke("train", dataset, "-o", folder / "run", *options, "--json").stdout
+        (folder / "said.json").write_text(said)
+        invoke("export", folder / "run", "-o", folder / "tile.kdx", "--precision", "fp32,fp16")
+
+    folder = made_once(tmp_path_factory, f"method-{request.param}", made)
+    return TrainedMethod(request.param, folder, json.loads((folder / "said.json").read_text()))
 
 
 @dataclass(frozen=True)
@@ -212,17 +218,14 @@ def exported(request, tmp_path_factory: pytest.TempPathFactory) -> ExportedMetho
 
     # A camera of another size: the graph resizes.
     detector = fuse_pair(make_pair(request.param, BACKBONE, sigma=1.5), InputSpec(height=72, width=80), SIZE)
-    base = tmp_path_factory.getbasetemp()
-    # Exporting takes seconds: what one test process exported, the others take.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"graphs-{request.param}"
-    if not folder.exists():
-        own = tmp_path_factory.mktemp("graphs")
-        export_onnx(detector, own / "model.onnx", max_batch=8, metadata={})
-        model = onnx.load(own / "model.onnx")
+
+    def made(folder: Path) -> None:
+        export_onnx(detector, folder / "model.onnx", max_batch=8, metadata={})
+        model = onnx.load(folder / "model.onnx")
         plan = plan_half(model, measure_ranges(model, network_tensors(model), solar_cells(3, (72, 80))))
-        onnx.save(to_half(model, plan), own / "model.fp16.onnx")
-        with contextlib.suppress(OSError):  # another process was faster
-            own.rename(folder)
+        onnx.save(to_half(model, plan), folder / "model.fp16.onnx")
+
+    folder = made_once(tmp_path_factory, f"graphs-{request.param}", made)
     return ExportedMethod(request.param, detector, folder / "model.onnx", folder / "model.fp16.onnx")
 
 
