@@ -32,12 +32,13 @@ from kdx.bundle import (
     write_files,
     write_manifest,
 )
-from kdx.errors import GateError
+from kdx.errors import GateError, OptionError
 from kdx.files import new_folder, refuse_existing
 from kdx.frames import limits_of
-from kdx.images import encode_png, read_image
+from kdx.images import encode_png, image_facts, read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
+from kdx.tiling import Tiling
 from kdx.variants import COMPUTED, OWN_THRESHOLD, Variant
 
 
@@ -50,6 +51,7 @@ def export_bundle(
     training_images: Sequence[str],
     provenance: Provenance,
     max_batch: int = 32,
+    tiling: Tiling | None = None,
     precisions: Collection[str] = ("fp32",),
     calibration_images: Sequence[Path] = (),
     evaluation_images: Sequence[tuple[Path, bool]] = (),
@@ -66,6 +68,7 @@ def export_bundle(
         training_images: Content hashes of the images trained on.
         provenance: Where the detector comes from.
         max_batch: Largest batch of the graph.
+        tiling: How larger frames are cut for it, or None.
         precisions: In which to write the graph; FP32 is always among them.
         calibration_images: Good images that were trained on, whose activations set the scales of INT8.
         evaluation_images: Labelled images, and whether each is defective: BF16 and INT8 must tell them apart as FP32
@@ -78,11 +81,17 @@ def export_bundle(
         backend or batch size than the gate's.
 
     Raises:
+        OptionError: Labelled images cannot be told apart in tiles.
         OutputError: ``out`` exists.
         BackendError: No backend is installed to check with.
         GateError: The graph breaks its contract, or FP32 or FP16 disagrees with the reference in a backend. Nothing is
             written.
     """
+    if tiling is not None and evaluation_images:
+        raise OptionError(
+            "the gate judges tiles, and labelled images are whole frames",
+            fix="export without --evaluation-data, then compare: kdx evaluate BUNDLE DATA --precision int8",
+        )
     refuse_existing(out, force=force and (out / INDEX).is_file())
     backends = require_backends()  # an export is checked before it appears
     with progress.task("exporting", 3) as task, new_folder(out, force=force) as folder:
@@ -102,7 +111,7 @@ def export_bundle(
             judged, refused["bf16"] = judge_bf16(folder, evidence)
             variants |= {"bf16": judged} if judged else {}
         if "int8" in precisions:
-            calibrating = _arrays(detector, calibration_images)
+            calibrating = _calibrating(detector, calibration_images, tiling)
             written, refused["int8"] = write_int8(folder, evidence, calibrating, progress)
             variants |= {"int8": written} if written else {}
         write_files(folder, _files(detector, golden_images, images, training_images))
@@ -122,6 +131,7 @@ def export_bundle(
                 provenance=provenance,
                 variants=variants,
                 frame_limits=limits_of(images),
+                tiling=tiling,
             ),
         )
         bundle, certificate, spoiled = _certified(bundle, verify(open_bundle(folder), backends))
@@ -137,6 +147,24 @@ def _arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]
     if not paths:
         raise GateError("there are no images to check the graph with", fix="train again")
     return np.stack([read_image(path, any_size) for path in paths])
+
+
+def _calibrating(detector: FusedDetector, paths: Sequence[Path], tiling: Tiling | None) -> NDArray[np.uint8]:
+    """Read the images that set the scales of INT8; of frames, a tile each, spread over all places."""
+    if tiling is None:
+        return _arrays(detector, paths)
+    spec = detector.input_spec
+    corners = [(row, column) for row in tiling.rows for column in tiling.columns]
+    found = []
+    for index, path in enumerate(paths):
+        width, height, _ = image_facts(path)
+        if (height, width) != tiling.frame:
+            found.append(_arrays(detector, [path])[0])
+            continue
+        whole = read_image(path, msgspec.structs.replace(spec, height=height, width=width))
+        row, column = corners[index * len(corners) // len(paths)]
+        found.append(whole[row : row + spec.height, column : column + spec.width])
+    return np.stack(found)
 
 
 class _Files:

@@ -1,25 +1,20 @@
-"""Images for training: found, hashed, split, decoded in worker processes, kept in memory when they fit."""
+"""Images for training: found, hashed and split."""
 
 from __future__ import annotations
 
-import copy
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from kdx.errors import DataError, ImageError, TrainingError
+from kdx.errors import DataError, ImageError, OptionError, TrainingError
 from kdx.files import sha256_bytes
-from kdx.images import InputSpec, image_facts, read_image
+from kdx.images import InputSpec, image_facts
 from kdx.progress import SILENT, Progress, track
 
 
@@ -95,17 +90,30 @@ def choose_input(
     records: Sequence[ImageRecord],
     image_size: int,
     *,
+    tile: int | None = None,
     channels: Literal["auto", "1", "3"] = "auto",
     sixteen_bit_range: tuple[int, int] = (0, 65535),
 ) -> InputSpec:
-    """Say what the detector will accept, from the images it is trained on.
+    """Say what the networks will be given, from the images they are trained on.
 
     Images of one size are a camera's: the graph takes that size and resizes. Images of many sizes are brought to the
-    network's size when they are read. Grey images make a mono detector.
+    network's size when they are read. Grey images make a mono detector. With ``tile``, squares of that side are cut
+    from the images instead.
+
+    Raises:
+        OptionError: An image is smaller than a tile.
     """
     sizes = {(record.height, record.width) for record in records}
-    fixed = len(sizes) == 1
-    height, width = next(iter(sizes)) if fixed else (image_size, image_size)
+    fixed = tile is not None or len(sizes) == 1
+    height, width = (tile, tile) if tile else next(iter(sizes)) if fixed else (image_size, image_size)
+    small = next((r for r in records if tile and min(r.height, r.width) < tile), None)
+    if small is not None:
+        raise OptionError(
+            f"'{small.path}' is smaller than a tile",
+            expected=f"at least {tile} × {tile} pixels",
+            received=f"{small.width} × {small.height}",
+            fix="a smaller --tile",
+        )
     grey = all(record.is_grey for record in records) if channels == "auto" else channels == "1"
     return InputSpec(
         height=height,
@@ -196,106 +204,3 @@ def read_parts(file: Path) -> dict[str, str]:
             received=",".join(wrong[0]) if wrong else "an empty file",
         )
     return {name.strip(): part.strip() for name, part in rows}
-
-
-class _Decoding(Dataset[Any]):
-    def __init__(self, paths: Sequence[Path], spec: InputSpec) -> None:
-        self.paths = paths
-        self.spec = spec
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | str]:
-        try:
-            return index, read_image(self.paths[index], self.spec)
-        except ImageError as error:
-            return index, error.message
-
-
-def decode_images(
-    paths: Sequence[Path], spec: InputSpec, *, batch_size: int, workers: int
-) -> Iterator[list[tuple[int, NDArray[np.uint8] | str]]]:
-    """Decode files in worker processes, in order; a file that cannot be read yields the reason instead of pixels."""
-    # Torch copies tensors between processes through shared memory; arrays in lists travel as plain bytes.
-    loader = DataLoader(_Decoding(paths, spec), batch_size=batch_size, num_workers=workers, collate_fn=list)
-    yield from loader
-
-
-class ImageSet:
-    """Decoded images by index: kept in memory when they fit, otherwise decoded again in every epoch.
-
-    Args:
-        records: The files. Those that turn out to be damaged are dropped from :attr:`records`.
-        spec: What they are read as.
-        bad: Takes note of damaged files.
-        memory_mib: Memory that the pixels may take.
-        workers: Decoding processes; 0 decodes here.
-        progress: Shows the decoding.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[ImageRecord],
-        spec: InputSpec,
-        bad: BadImages,
-        *,
-        memory_mib: int,
-        workers: int,
-        progress: Progress = SILENT,
-    ) -> None:
-        self.spec = spec
-        self.workers = workers
-        size = len(records) * spec.height * spec.width * spec.channels
-        self.in_memory = size <= memory_mib * 2**20
-        shape = (len(records), spec.height, spec.width, spec.channels)
-        pixels = np.empty(shape, dtype=np.uint8) if self.in_memory else None
-        good: list[ImageRecord] = []
-        # Few images decode faster here than processes start.
-        workers = workers if len(records) > 64 else 0
-        batches = decode_images([r.path for r in records], spec, batch_size=16, workers=workers)
-        with progress.task("decoding images", len(records)) as task:
-            for batch in batches:
-                for index, image in batch:
-                    if isinstance(image, str):
-                        bad.add(records[index].path, image)
-                        continue
-                    if pixels is not None:
-                        pixels[len(good)] = image
-                    good.append(records[index])
-                task.advance(len(batch))
-        self.records = good
-        self._pixels = None if pixels is None else torch.from_numpy(pixels)
-        self._rows = list(range(len(good)))  # of each record in the pixels
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def subset(self, records: Sequence[ImageRecord]) -> ImageSet:
-        """Return the images of some of the records, in their order; both sets share the pixels."""
-        positions = {record.path: index for index, record in enumerate(self.records)}
-        part = copy.copy(self)
-        part.records = list(records)
-        part._rows = [self._rows[positions[record.path]] for record in records]
-        return part
-
-    def batches(self, indices: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """Yield uint8 batches ``(B, H, W, C)`` for lists of indices."""
-        if self._pixels is not None:
-            for batch in indices:
-                yield self._pixels[[self._rows[index] for index in batch]]
-            return
-        loader = DataLoader(
-            _Decoding([record.path for record in self.records], self.spec),
-            batch_sampler=[list(batch) for batch in indices],
-            num_workers=self.workers,
-            collate_fn=_stacked,
-        )
-        yield from loader
-
-
-def _stacked(batch: list[tuple[int, NDArray[np.uint8] | str]]) -> Tensor:
-    for _, image in batch:
-        if isinstance(image, str):
-            raise TrainingError(f"an image changed while training: {image}")
-    return torch.from_numpy(np.stack([image for _, image in batch]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from kd_export.graph import FusedDetector
@@ -12,8 +10,6 @@ from kd_train.pairs import find_method
 from kd_train.run import Checkpoint, Run, RunConfig
 from kdx.errors import CheckpointError, OptionError
 from kdx.images import InputSpec
-from kdx.runtime.detector import Detector
-from kdx.runtime.torch_eager import TorchEager
 
 
 def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
@@ -53,12 +49,3 @@ def fuse(config: RunConfig, pair: Pair, input_spec: InputSpec | None = None) -> 
     return FusedDetector(
         pair, config.pair_spec, input_spec or config.input, recipe.size, config.mean, config.std, recipe.resize_to
     )
-
-
-def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
-    """Load a run as a detector in eager PyTorch, FP32, without a threshold: the reference of everything exported."""
-    run = Run(path)
-    pair, _ = load_pair(run, which)
-    fused = fuse(run.config, pair)
-    backend = TorchEager(fused, threads=threads)
-    return Detector(backend, run.config.input, threshold=None, max_batch=16, field_of_view=fused.field_of_view)

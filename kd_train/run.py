@@ -38,7 +38,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         weights: Where the teacher's weights came from, in words.
         pair_spec: The pair's declaration.
         recipe: The hyper-parameters.
-        input: What the detector accepts.
+        input: What the detector accepts, or the tiles that were cut from larger images.
+        tile: Side of those tiles; None: whole images.
+        frame: Height and width of those larger images; None for none, or for several sizes.
         mean: The teacher's input mean.
         std: Likewise.
         seed: Of everything random.
@@ -59,6 +61,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     pair_spec: PairSpec
     recipe: Recipe
     input: InputSpec
+    tile: int | None = None
+    frame: tuple[int, int] | None = None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     seed: int

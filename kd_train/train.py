@@ -13,8 +13,11 @@ import msgspec
 import numpy as np
 import torch
 
-from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, read_parts, scan_images, split_images
+from kd_export.halo import require_tileable
+from kd_train.data import BadImages, ImageRecord, choose_input, read_parts, scan_images, split_images
 from kd_train.datasets import open_data
+from kd_train.golden import choose_golden
+from kd_train.image_set import ImageSet
 from kd_train.load import fuse
 from kd_train.pair import Pair
 from kd_train.pairs import find_method
@@ -22,15 +25,11 @@ from kd_train.recipes import Recipe, load_recipe
 from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, package_versions
 from kd_train.trainer import Trainer
 from kdx import __version__
-from kdx.errors import CheckpointError, ImageError, OptionError, OutputError
+from kdx.errors import CheckpointError, OptionError, OutputError
 from kdx.files import hash_of_hashes
-from kdx.folder import ImageFolder, require_good
-from kdx.images import InputSpec, encode_png, read_image
+from kdx.folder import require_good
 from kdx.progress import SILENT, Progress
 from kdx.records import RUN_INDEX, now
-
-_GOLDEN_GOOD = 4
-_GOLDEN_DEFECTIVE = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class TrainOptions:
         category: Of a data set that has several.
         resume: Go on with an interrupted run.
         force: Replace an existing run.
+        tile: Side of the squares that are cut from large images, in their pixels, and trained on; None: whole images.
         taps: Names of the taps separated by commas, groups by ``/``.
         crop_from: Side to which images are brought before the networks' input is cut from their centre; 0: no crop.
         combine: ``sum`` or ``product``.
@@ -71,6 +71,7 @@ class TrainOptions:
     epochs: int | None = None
     image_size: int | None = None
     crop_from: int | None = None
+    tile: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     taps: str | None = None
@@ -122,10 +123,19 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     spec = choose_input(
         records,
         recipe.crop_from or recipe.image_size,
+        tile=options.tile,
         channels=options.channels,
         sixteen_bit_range=options.sixteen_bit_range,
     )
-    image_set = ImageSet(records, spec, bad, memory_mib=options.memory_mib, workers=options.workers, progress=progress)
+    image_set = ImageSet(
+        records,
+        spec,
+        bad,
+        memory_mib=options.memory_mib,
+        workers=options.workers,
+        tiles=options.tile is not None,
+        progress=progress,
+    )
     train_records, held_out = split_images(
         image_set.records,
         validation_fraction=recipe.validation_fraction,
@@ -135,7 +145,9 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         parts=read_parts(options.parts) if options.parts else folder.parts,
     )
     pair, source = build_pair(options, recipe)
-    golden = _golden(folder, held_out, spec)
+    if options.tile is not None:
+        require_tileable(pair.spec, (options.tile, options.tile), recipe.size, recipe.resize_to)
+    golden = choose_golden(folder, held_out, spec, tiles=options.tile is not None)
     config = RunConfig(
         schema=SCHEMA,
         method=options.method,
@@ -143,6 +155,8 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         pair_spec=pair.spec,
         recipe=recipe,
         input=spec,
+        tile=options.tile,
+        frame=_frame(image_set.records) if options.tile else None,
         mean=pair.mean,
         std=pair.std,
         seed=options.seed,
@@ -171,6 +185,12 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     if options.resume and (out / "last.json").exists():
         trainer.resume()
     return TrainResult(run, trainer.fit(), bad.reasons)
+
+
+def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:
+    """Return the size of the images where it is one: the camera's."""
+    sizes = {(record.height, record.width) for record in records}
+    return next(iter(sizes)) if len(sizes) == 1 else None
 
 
 def recipe_of(options: TrainOptions) -> Recipe:
@@ -240,30 +260,6 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _golden(folder: ImageFolder, held_out: Sequence[ImageRecord], spec: InputSpec) -> dict[str, bytes]:
-    """Choose real images on which every later artefact is held against the reference, as PNGs of the input's size.
-
-    Held-out good images, evenly spread, and one image of each defect type where the folder has a test split.
-    """
-    good = _spread([record.path for record in held_out], _GOLDEN_GOOD)
-    types = sorted({image.defect_type for image in folder.test if image.is_defective})
-    defective = [next(image.path for image in folder.test if image.defect_type == t) for t in types]
-    golden: dict[str, bytes] = {}
-    for kind, paths in (("good", good), ("defective", _spread(defective, _GOLDEN_DEFECTIVE))):
-        for path in paths:
-            try:
-                golden[f"{len(golden)}-{kind}.png"] = encode_png(read_image(path, spec))
-            except ImageError:
-                continue  # a damaged test image is reported where it is evaluated
-    return golden
-
-
-def _spread(paths: Sequence[Path], count: int) -> list[Path]:
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)]
-
-
 def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bool) -> Run:
     if not resume or not (out / RUN_INDEX).exists():
         return Run.create(out, config, golden, force=(out / RUN_INDEX).exists())
@@ -282,6 +278,6 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
 
 def _decisions(config: RunConfig) -> dict[str, object]:
     """Return what a resumed run must share with its beginning, by name."""
-    names = ("method", "weights", "seed", "data_sha256")
+    names = ("method", "weights", "seed", "data_sha256", "tile")
     plain = {name: getattr(config, name) for name in names}
     return {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}

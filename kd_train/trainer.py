@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from kd_export.graph.preprocess import Preprocess
-from kd_train.data import ImageSet
+from kd_train.image_set import ImageSet
 from kd_train.losses import FeatureMatching
 from kd_train.pair import Pair
 from kd_train.recipes import Recipe

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.errors import BundleError, ImageError
+from kdx.errors import BundleError, ImageError, KdxError
 from kdx.files import sha256_bytes, sha256_file, tidy, write_atomic
 from kdx.frames import FrameLimits
 from kdx.images import InputSpec, read_image
@@ -23,6 +23,7 @@ from kdx.npy import encode_array as encode_array  # belongs to what others write
 from kdx.npy import read_array
 from kdx.plain_graph import require_plain_graph
 from kdx.records import UNREADABLE, decode_record, encode_record
+from kdx.tiling import Tiling
 from kdx.variants import OWN_THRESHOLD, Variant, graph_file
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         kdx_version: The kdx that wrote it.
         method: The method's name.
         pair_spec: The pair's declaration: taps, distances, combine and score rules.
-        input: What the graph accepts.
+        input: What the graph accepts; of a bundle for large frames, a tile.
         map_size: Height and width of the anomaly map.
         field_of_view: Share of each side of the image, centred, that the map covers; below 1 for methods that crop.
         max_batch: Largest batch the graph was declared for.
@@ -131,6 +132,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         variants: The graphs in other precisions than FP32, by precision.
         thresholds: Those of precisions that have one of their own.
         frame_limits: What the golden images look like, by which frames that show no part are told.
+        tiling: How frames larger than the graph's input are cut, or None.
     """
 
     schema: int
@@ -148,6 +150,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[str, Variant] = msgspec.field(default_factory=dict)
     thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
     frame_limits: FrameLimits = FrameLimits()
+    tiling: Tiling | None = None
+
+    @property
+    def camera(self) -> InputSpec:
+        """What the detector accepts: what the graph does, or the frames from which its tiles are cut."""
+        if self.tiling is None:
+            return self.input
+        height, width = self.tiling.frame
+        return msgspec.structs.replace(self.input, height=height, width=width, fixed_size=True)
+
+    @property
+    def camera_map_size(self) -> tuple[int, int]:
+        """Height and width of the map that the detector returns."""
+        if self.tiling is None:
+            return self.map_size
+        height, width = self.tiling.frame
+        return height * self.map_size[0] // self.input.height, width * self.map_size[1] // self.input.width
 
     def threshold_of(self, precision: str) -> Threshold | None:
         """Return the threshold at which a precision's scores are decided, or None without one."""
@@ -230,6 +249,20 @@ class Bundle:
                 fix="export the bundle again",
             )
         return Golden(self.manifest.golden, np.stack(images), maps, scores)
+
+    def camera_images(self) -> NDArray[np.uint8]:
+        """Return real images ``(K, H, W, C)`` of the camera's size, to time a detector with.
+
+        The golden images; of a bundle for large frames, one frame paved with them.
+        """
+        golden, tiling = self.golden().images, self.manifest.tiling
+        if tiling is None:
+            return golden
+        down, across = (-(-whole // part) for whole, part in zip(tiling.frame, golden.shape[1:3], strict=True))
+        paved = np.take(golden, range(down * across), axis=0, mode="wrap")
+        whole = paved.reshape(down, across, *golden.shape[1:]).swapaxes(1, 2)
+        whole = whole.reshape(down * golden.shape[1], across * golden.shape[2], golden.shape[3])
+        return np.ascontiguousarray(whole[None, : tiling.frame[0], : tiling.frame[1]])
 
     def training_images(self) -> frozenset[str]:
         """Return the content hashes of the images that the student was trained on; raise ``BundleError`` for others."""
@@ -318,6 +351,7 @@ def bundle_of(path: Path, index: bytes) -> Bundle:
             raise BundleError(f"{INDEX} of '{path}' does not list '{required}'", fix="export the bundle again")
     for name, expected in manifest.files.items():
         _check_file(path, name, expected)
+    _check_tiling(path, manifest)
     for precision in manifest.precisions:
         threshold = manifest.threshold_of(precision)
         calibrated_on = graph_file(precision if precision in OWN_THRESHOLD else "fp32")
@@ -326,6 +360,18 @@ def bundle_of(path: Path, index: bytes) -> Bundle:
                 f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
             )
     return Bundle(path, manifest)
+
+
+def _check_tiling(path: Path, manifest: Manifest) -> None:
+    if manifest.tiling is None:
+        return
+    try:
+        manifest.tiling.require_fits((manifest.input.height, manifest.input.width), manifest.map_size)
+        manifest.camera  # noqa: B018 - a frame too large to be one is refused here
+    except KdxError as error:
+        raise BundleError(
+            f"{INDEX} of '{path}' is not valid: {error.message}", fix="export the bundle again"
+        ) from error
 
 
 def _decode(path: Path, index: bytes) -> Manifest:

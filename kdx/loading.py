@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdx.bundle import Bundle, open_bundle
+from kdx.bundle import Bundle, Manifest, open_bundle
 from kdx.choice import choose
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.records import RUN_INDEX
 from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend
 from kdx.runtime.detector import Detector
+from kdx.runtime.tiled import Tiled
+from kdx.tiling import Stitcher
 from kdx.variants import graph_file
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def load(
         )
     try:
         # Only a run needs torch, and only here.
-        from kd_train.load import load_detector
+        from kd_train.reference import load_detector
     except ImportError as error:
         raise BackendError(
             f"a run folder needs the package '{error.name}', which is not installed", fix='pip install "kdx[train,cpu]"'
@@ -124,14 +126,22 @@ def way_of(
     return info, precision
 
 
+def for_frames(backend: Backend, manifest: Manifest) -> Backend:
+    """Return a backend for what the camera delivers, from one that holds a bundle's graph: that one, or on tiles."""
+    if manifest.tiling is None:
+        return backend
+    tile = manifest.input.height, manifest.input.width
+    return Tiled(backend, Stitcher(manifest.tiling, tile, manifest.map_size))
+
+
 def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
     """Return the detector of a bundle on a backend that holds its graph of a precision."""
     manifest = bundle.manifest
     calibrated = manifest.threshold_of(precision)
     threshold, pixel = (calibrated.score, calibrated.pixel) if calibrated else (None, None)
     return Detector(
-        backend,
-        manifest.input,
+        for_frames(backend, manifest),
+        manifest.camera,
         threshold,
         max_batch=manifest.max_batch,
         field_of_view=manifest.field_of_view,

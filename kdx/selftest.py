@@ -18,6 +18,7 @@ from kdx.errors import BackendError, BundleError
 from kdx.loading import detector_on, way_of
 from kdx.runtime.contract import hold_to, runs_needed
 from kdx.runtime.detector import Detector
+from kdx.runtime.tiled import graph_backend
 
 PERCENTILE = 95.0
 _RUNS, _WARM_UP = 40, 5
@@ -97,7 +98,7 @@ def run_selftest(
     detector, used = found
     with detector:
         counted = runs or max(_RUNS, runs_needed(percentile) if 0 < percentile < 100 else 0)
-        _timed(checks, "latency", lambda: _time(detector, golden, budget_ms, percentile, counted))
+        _timed(checks, "latency", lambda: _time(detector, bundle, budget_ms, percentile, counted))
         return _result(path, detector.backend.name, used, checks, started)
 
 
@@ -142,7 +143,9 @@ def _judge(
 
     info, used = way_of(bundle, backend, threads, precision)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
-    (compared,) = compare_backend(detector.backend, golden, 1, thresholds_of(bundle.manifest, used), used)
+    (compared,) = compare_backend(
+        graph_backend(detector.backend), golden, 1, thresholds_of(bundle.manifest, used), used
+    )
     said = (
         f"{compared.images} golden images: scores within {compared.score_max:.1e}, maps within {compared.map_max:.1e}, "
         + ("no threshold yet" if compared.flips is None else f"{compared.flips} verdicts flipped")
@@ -155,10 +158,11 @@ def _judge(
 
 
 def _time(
-    detector: Detector, golden: Golden, budget_ms: float | None, percentile: float, runs: int
+    detector: Detector, bundle: Bundle, budget_ms: float | None, percentile: float, runs: int
 ) -> tuple[object, str]:
     asked = float("inf") if budget_ms is None else budget_ms
-    contract = hold_to(detector, golden.images, budget_ms=asked, percentile=percentile, runs=runs, warm_up=_WARM_UP)
+    images = bundle.camera_images()
+    contract = hold_to(detector, images, budget_ms=asked, percentile=percentile, runs=runs, warm_up=_WARM_UP)
     said = f"p{percentile:g} {contract.measured_ms:.2f} ms, median {contract.p50_ms:.2f} ms of {contract.runs} calls"
     if budget_ms is None:
         return contract, f"{said}; no budget to hold it to"

@@ -9,6 +9,7 @@ from kdx.bundle import Bundle, Manifest
 from kdx.errors import BackendError
 from kdx.runtime.backend import find_backend
 from kdx.runtime.detector import Detector
+from kdx.runtime.tiled import graph_backend
 
 if TYPE_CHECKING:
     from kdx.runtime.openvino_shared import Plan
@@ -74,7 +75,7 @@ def require_golden(bundle: Bundle, detector: Detector, precision: str) -> None:
     from kd_export.verify import compare_backend, thresholds_of
 
     thresholds = thresholds_of(bundle.manifest, precision)
-    for compared in compare_backend(detector.backend, bundle.golden(), 1, thresholds, precision):
+    for compared in compare_backend(graph_backend(detector.backend), bundle.golden(), 1, thresholds, precision):
         if not compared.passed:
             raise BackendError(
                 f"'{bundle.path}' does not decide here what was trained",

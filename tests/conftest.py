@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.frames import TILE, write_frames
 from tests.images import cell_paths
 from tests.once import made_once
 
@@ -169,6 +170,25 @@ def tiny_bundle(raw_bundle: Path, dataset: Path, tmp_path_factory: pytest.TempPa
         invoke("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
 
     return made_once(tmp_path_factory, "bundle", calibrated) / "tiny.kdx"
+
+
+@pytest.fixture(scope="session")
+def large_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of large frames that no test may change."""
+    counts = {"train/good": 8, "test/good": 4, "test/scratch": 2}
+    return made_once(tmp_path_factory, "frames", lambda folder: write_frames(folder / "frames", counts)) / "frames"
+
+
+@pytest.fixture(scope="session")
+def tiled(large_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a ``run`` on tiles of the frames and its calibrated ``tile.kdx``; no test may change them."""
+
+    def made(folder: Path) -> None:
+        invoke("train", large_frames, "-o", folder / "run", "--tile", TILE, "--epochs", 1, *TINY_OPTIONS)
+        invoke("export", folder / "run", "-o", folder / "tile.kdx", "--tile-batch", 2, "--precision", "fp32,int8")
+        invoke("calibrate", folder / "tile.kdx", large_frames, "--false-reject-rate", 0.2)
+
+    return made_once(tmp_path_factory, "tiled", made)
 
 
 @dataclass(frozen=True)

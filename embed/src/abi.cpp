@@ -78,7 +78,7 @@ kdx_verdict *verdict_at(kdx_verdict *verdicts, std::size_t index) {
 }
 
 void require_map(const kdx_map &map, const kdx::embed::Bundle &bundle) {
-    const auto row = static_cast<std::int64_t>(bundle.map_width) * static_cast<std::int64_t>(sizeof(float));
+    const auto row = static_cast<std::int64_t>(bundle.camera_map_width) * static_cast<std::int64_t>(sizeof(float));
     if (map.data && map.row_stride != 0 && map.row_stride < row) refuse("the map's rows overlap: row_stride is too small");
 }
 

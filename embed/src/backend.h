@@ -29,6 +29,8 @@ public:
     virtual const char *name() const = 0;
     // Largest batch that goes through at once.
     virtual std::size_t max_batch() const = 0;
+    // What runs the bundle's graph itself, on the graph's own input: below the tiles, where there are any.
+    virtual Backend &graph() { return *this; }
     // Runs images (count, height, width, channels), packed. Any number of threads may call it at once. Throws Failure
     // (KDX_ERROR_BACKEND); the next call may succeed.
     virtual void run(const std::uint8_t *images, std::size_t count, const Sink &sink) = 0;

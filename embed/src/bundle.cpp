@@ -21,6 +21,7 @@ constexpr int kSchema = 1;
 constexpr const char *kIndex = "bundle.json";
 // No camera has more; and products of sizes stay far from overflowing.
 constexpr int kLargestSide = 1 << 15;
+constexpr std::size_t kMostTiles = 4096;  // along an axis
 // BF16 and INT8 move scores: each has a threshold of its own. FP16 shares FP32's.
 const std::vector<std::string> kPrecisions = {"fp32", "fp16", "bf16", "int8"};
 
@@ -97,6 +98,37 @@ void read_input(Bundle &bundle, const json &manifest) {
     bundle.field_of_view = manifest.contains("field_of_view") ? share_of(manifest["field_of_view"]) : 1.0;
     if (manifest.contains("frame_limits"))
         bundle.frame_limits = {share_of(manifest["frame_limits"].at("dark")), share_of(manifest["frame_limits"].at("bright"))};
+}
+
+// Where tiles begin along an axis: they cover the frame, and meet where both are believed.
+std::vector<int> read_starts(const json &values, const Tiling &tiling, int frame, int tile, int scale) {
+    const auto starts = values.get<std::vector<int>>();
+    bool fits = !starts.empty() && starts.size() <= kMostTiles && starts.front() == 0 && starts.back() == frame - tile;
+    for (std::size_t i = 0; fits && i < starts.size(); ++i) {
+        fits = starts[i] % scale == 0;
+        if (i > 0) fits = fits && starts[i] > starts[i - 1] && starts[i] - starts[i - 1] <= tile - 2 * tiling.halo;
+    }
+    if (!fits || frame % scale || tiling.overlap % scale || tiling.halo % scale)
+        throw Failure(KDX_ERROR_BUNDLE, "its tiles do not cover the frame");
+    return starts;
+}
+
+void read_tiling(Bundle &bundle, const json &manifest) {
+    bundle.camera_height = bundle.height, bundle.camera_width = bundle.width;
+    bundle.camera_map_height = bundle.map_height, bundle.camera_map_width = bundle.map_width;
+    if (!manifest.contains("tiling") || manifest["tiling"].is_null()) return;
+    const auto &record = manifest["tiling"];
+    auto &tiling = bundle.tiling;
+    tiling.overlap = record.at("overlap").get<int>(), tiling.halo = record.at("halo").get<int>();
+    tiling.batch = record.contains("batch") ? side_of(record["batch"]) : 8;
+    if (bundle.height % bundle.map_height || bundle.width % bundle.map_width || tiling.halo < 0 ||
+        tiling.halo > kLargestSide || tiling.overlap < 2 * tiling.halo || tiling.overlap >= kLargestSide)
+        throw Failure(KDX_ERROR_BUNDLE, "its tiles do not fit together");
+    const int down = bundle.height / bundle.map_height, across = bundle.width / bundle.map_width;
+    bundle.camera_height = side_of(record.at("frame").at(0)), bundle.camera_width = side_of(record.at("frame").at(1));
+    tiling.rows = read_starts(record.at("rows"), tiling, bundle.camera_height, bundle.height, down);
+    tiling.columns = read_starts(record.at("columns"), tiling, bundle.camera_width, bundle.width, across);
+    bundle.camera_map_height = bundle.camera_height / down, bundle.camera_map_width = bundle.camera_width / across;
 }
 
 void read_files(Bundle &bundle, const json &manifest) {
@@ -179,6 +211,7 @@ Bundle parse_manifest(const std::string &text, const fs::path &path) {
         Bundle bundle;
         bundle.path = path;
         read_input(bundle, manifest);
+        read_tiling(bundle, manifest);
         read_files(bundle, manifest);
         read_thresholds(bundle, manifest);
         return bundle;

@@ -19,11 +19,21 @@ struct Threshold {
     bool is_set() const { return score == score; }
 };
 
+// How frames larger than the graph's input are cut, in pixels of the camera; without rows they are not.
+struct Tiling {
+    std::vector<int> rows, columns;  // where tiles begin
+    int overlap = 0, halo = 0, batch = 0;
+    bool is_set() const { return !rows.empty(); }
+};
+
 struct Bundle {
     std::filesystem::path path;
-    int height = 0, width = 0, channels = 0;
+    int height = 0, width = 0, channels = 0;  // of what the graph takes: an image, or a tile
     bool bgr = false;
     int map_height = 0, map_width = 0, max_batch = 0;
+    Tiling tiling;
+    int camera_height = 0, camera_width = 0;  // of what the camera delivers, and of its map
+    int camera_map_height = 0, camera_map_width = 0;
     double field_of_view = 1;
     FrameLimits frame_limits;
     std::vector<std::string> golden;           // file names under golden/

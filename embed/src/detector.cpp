@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "error.h"
+#include "tiling.h"
 
 namespace kdx::embed {
 
@@ -60,15 +61,16 @@ Detector::Detector(const std::string &path, const kdx_options &options)
     threshold_ = bundle_.threshold_of(precision_);
     const auto cache = options.cache_dir ? std::filesystem::u8path(options.cache_dir) : std::filesystem::path();
     backend_ = kind.open(bundle_, {precision_, cache, options.threads, options.device});
+    if (bundle_.tiling.is_set()) backend_ = tiled(std::move(backend_), bundle_);
 }
 
 void Detector::describe(kdx_description &description) const {
-    description.height = bundle_.height;
-    description.width = bundle_.width;
+    description.height = bundle_.camera_height;
+    description.width = bundle_.camera_width;
     description.channels = bundle_.channels;
     description.format = bundle_.channels == 1 ? KDX_MONO8 : bundle_.bgr ? KDX_BGR8 : KDX_RGB8;
-    description.map_height = bundle_.map_height;
-    description.map_width = bundle_.map_width;
+    description.map_height = bundle_.camera_map_height;
+    description.map_width = bundle_.camera_map_width;
     description.max_batch = static_cast<std::int32_t>(backend_->max_batch());
     description.threshold = threshold_.score;
     description.review_threshold = threshold_.review;
@@ -81,18 +83,18 @@ void Detector::describe(kdx_description &description) const {
 void Detector::infer(std::size_t count, const kdx_image *images, kdx_verdict *verdicts, std::size_t verdict_size,
                      const kdx_map *maps) const {
     const auto at_once = std::min(count, backend_->max_batch());
-    const auto size = static_cast<std::size_t>(bundle_.height) * bundle_.width * bundle_.channels;
+    const auto size = static_cast<std::size_t>(bundle_.camera_height) * bundle_.camera_width * bundle_.channels;
     std::vector<Frame> frames;
     frames.reserve(at_once);
     std::vector<std::uint8_t> copy;
     // All of them are checked before any is judged.
     for (std::size_t i = 0; i < count; ++i)
-        frame_of(images[i], bundle_.height, bundle_.width, bundle_.channels, bundle_.bgr);
+        frame_of(images[i], bundle_.camera_height, bundle_.camera_width, bundle_.channels, bundle_.bgr);
     for (std::size_t start = 0; start < count; start += at_once) {
         const auto part = std::min(at_once, count - start);
         frames.clear();
         for (std::size_t i = start; i < start + part; ++i)
-            frames.push_back(frame_of(images[i], bundle_.height, bundle_.width, bundle_.channels, bundle_.bgr));
+            frames.push_back(frame_of(images[i], bundle_.camera_height, bundle_.camera_width, bundle_.channels, bundle_.bgr));
         const auto *packed = frames.front().data;
         if (part > 1 || !frames.front().is_packed()) {
             copy.resize(part * size);
@@ -128,13 +130,13 @@ kdx_verdict Detector::verdict_on(float score, const Frame &frame) const {
 }
 
 void Detector::keep_map(const float *values, const kdx_map &map) const {
-    const auto row = static_cast<std::size_t>(bundle_.map_width) * sizeof(float);
+    const auto row = static_cast<std::size_t>(bundle_.camera_map_width) * sizeof(float);
     if (map.row_stride == 0 || static_cast<std::size_t>(map.row_stride) == row) {
-        std::memcpy(map.data, values, row * bundle_.map_height);
+        std::memcpy(map.data, values, row * bundle_.camera_map_height);
         return;
     }
     auto *target = reinterpret_cast<char *>(map.data);
-    for (int y = 0; y < bundle_.map_height; ++y, target += map.row_stride, values += bundle_.map_width)
+    for (int y = 0; y < bundle_.camera_map_height; ++y, target += map.row_stride, values += bundle_.camera_map_width)
         std::memcpy(target, values, row);
 }
 

@@ -32,7 +32,7 @@ struct Patch {
 class Finder {
 public:
     Finder(const Bundle &bundle, const kdx_map &map, double threshold)
-        : height_(bundle.map_height), width_(bundle.map_width), data_(reinterpret_cast<const char *>(map.data)),
+        : height_(bundle.camera_map_height), width_(bundle.camera_map_width), data_(reinterpret_cast<const char *>(map.data)),
           stride_(map.row_stride ? map.row_stride : static_cast<std::int64_t>(width_) * static_cast<std::int64_t>(sizeof(float))),
           threshold_(threshold), seen_(static_cast<std::size_t>(height_) * width_) {}
 
@@ -82,8 +82,8 @@ private:
 
 std::vector<kdx_region> find_regions(const Bundle &bundle, const kdx_map &map, double threshold, double min_area,
                                      double pixel_size_um) {
-    const double top = bundle.height * (1 - bundle.field_of_view) / 2, left = bundle.width * (1 - bundle.field_of_view) / 2;
-    const double down = (bundle.height - 2 * top) / bundle.map_height, across = (bundle.width - 2 * left) / bundle.map_width;
+    const double top = bundle.camera_height * (1 - bundle.field_of_view) / 2, left = bundle.camera_width * (1 - bundle.field_of_view) / 2;
+    const double down = (bundle.camera_height - 2 * top) / bundle.camera_map_height, across = (bundle.camera_width - 2 * left) / bundle.camera_map_width;
     std::vector<kdx_region> regions;
     for (const auto &patch : Finder(bundle, map, threshold).run()) {
         const double area = static_cast<double>(patch.pixels) * down * across;

@@ -30,6 +30,7 @@ class FusedDetector(nn.Module):
 
     Attributes:
         field_of_view: Share of each side of the image, centred, that the networks see and the map covers.
+        strides: Of each tap, in pixels of the map.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class FusedDetector(nn.Module):
         _require_equal_shapes(spec, compared)
         tap_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in compared]
         self.preprocess = Preprocess(input_spec, size, mean, std, scale_is_folded=folded, resize_to=resize_to)
+        self.strides = [round(size[0] / shape[1]) for shape in tap_shapes]
         self.tail = Tail(spec, tap_shapes, size)
         self.requires_grad_(False).eval()
 

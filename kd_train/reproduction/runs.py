@@ -18,7 +18,7 @@ import msgspec
 from kd_train.datasets import categories as categories_of
 from kd_train.datasets import open_data
 from kd_train.evaluate import Evaluation, evaluate
-from kd_train.load import load_detector
+from kd_train.reference import load_detector
 from kd_train.reproduction.choice import Choice, Variant, choose
 from kd_train.reproduction.papers import EVERY, data_sets
 from kd_train.reproduction.results import SCHEMA, Job, JobResult, Part, ResultFolder

@@ -20,6 +20,7 @@ from kdx.cli.common import (
     progress_for,
     write_json,
 )
+from kdx.errors import OptionError
 from kdx.files import refuse_existing
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def bench(
     bundle: Path = typer.Argument(help="Bundle to time."),
     baseline: Path | None = typer.Option(None, "--baseline", help="The run it was exported from: adds eager PyTorch."),
-    batch: str = typer.Option("1,8", help="Batch sizes."),
+    batch: str | None = typer.Option(None, help="Batch sizes. Default: 1, and 8 where the bundle takes it."),
     runs: int | None = typer.Option(
         None,
         help="Counted calls of each candidate at batch 1; larger batches take fewer, at least 100. Default: 200; "
@@ -60,6 +61,7 @@ def bench(
     """
     from kdx.bundle import open_bundle
     from kdx.choice import ways_of
+    from kdx.loading import for_frames
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
 
     if output is not None:
@@ -74,8 +76,11 @@ def bench(
     if profile:
         _report_stages(opened, count, runs or 100, warm_up, output, json=json)
         return
-    batches = batch_sizes(batch, opened.manifest.max_batch)
+    largest = 1 if opened.manifest.tiling else opened.manifest.max_batch
+    batches = batch_sizes(batch or ("1,8" if largest >= 8 else "1"), largest)
     candidates: list[Any] = []
+    if baseline is not None and opened.manifest.tiling is not None:
+        raise OptionError("the eager baseline knows no tiles", fix="leave out --baseline")
     if baseline is not None:
         with needs("train,cpu", "the eager baseline"):
             from kd_train.baseline import eager_candidates
@@ -83,11 +88,11 @@ def bench(
         candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
     precisions = ["fp32"] * len(candidates)
     for info, precision in ways_of(opened):
-        candidates.append(info.open(opened.graph_of(precision), count, precision))
+        candidates.append(for_frames(info.open(opened.graph_of(precision), count, precision), opened.manifest))
         precisions.append(precision)
     results = time_backends(
         candidates,
-        opened.golden().images,
+        opened.camera_images(),
         precisions=precisions,
         batches=batches,
         runs=runs or 200,
@@ -99,8 +104,8 @@ def bench(
         "bundle": bundle.name,
         "method": manifest.method,
         "backbone": manifest.provenance.backbone,
-        "input": manifest.input.describe(),
-        "map_size": manifest.map_size,
+        "input": manifest.camera.describe(),
+        "map_size": manifest.camera_map_size,
         "machine": describe_machine(count, _versions()),
         "results": results,
     }
@@ -125,7 +130,7 @@ def _hold(
     from kdx.loading import detector_of
     from kdx.runtime.contract import hold_to
 
-    images = bundle.golden().images
+    images = bundle.camera_images()
     with detector_of(bundle, backend, threads) as detector:
         return hold_to(
             detector,

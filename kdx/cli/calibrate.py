@@ -178,12 +178,16 @@ def calibrate_each(
 
 def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:
     """Say why a precision, with its new threshold, does not decide the golden images as FP32 does; empty if it does."""
+    import numpy as np
+
     from kd_export.judge import LIMITS, Evidence, judge
+    from kdx.runtime.tiled import graph_backend
 
     if precision not in LIMITS:
         return ""
     golden = bundle.golden()
-    scores = detector.outputs(golden.images).scores[:, 0].astype(float)
+    graph = graph_backend(detector.backend)
+    scores = np.array([float(graph.run(image[None]).scores[0, 0]) for image in golden.images])
     evidence = Evidence(golden.images, thresholds=(exact.threshold.score, own.threshold.score))
     reference = golden.scores[:, 0].astype(float)
     return "; ".join(judge(detector.backend.name, LIMITS[precision], evidence, (reference, scores)).faults)

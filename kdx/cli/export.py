@@ -11,8 +11,10 @@ from rich.markup import escape
 
 from kdx.bundle import Bundle
 from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, needs, one_of, out, print_json, progress_for
+from kdx.errors import OptionError
 from kdx.images import ChannelOrder
 from kdx.progress import Progress
+from kdx.tiling import SEAM_TOLERANCE, TileRequest, Tiling
 from kdx.variants import FP16_MAX, PRECISIONS, Variant
 
 if TYPE_CHECKING:
@@ -31,6 +33,18 @@ def export(
         "rgb", help="Order of the channels in the camera's arrays: rgb or bgr; bgr is folded into the weights."
     ),
     max_batch: int = typer.Option(32, help="Largest batch; 1 makes the graph static."),
+    frame: str | None = typer.Option(
+        None,
+        metavar="HxW",
+        help="Size of large frames that are judged in tiles. Default: that of the tiles trained on.",
+    ),
+    tile: int | None = typer.Option(
+        None, help="Side of a tile in the camera's pixels, a multiple of the networks' input. Default: likewise."
+    ),
+    overlap: str = typer.Option(
+        "auto", help="Least overlap of tiles in the camera's pixels; auto measures what these networks need."
+    ),
+    tile_batch: int = typer.Option(8, help="Tiles that go through the graph at once: what bounds the memory."),
     precision: str = typer.Option(
         "fp32",
         help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; bf16 and int8 for CPUs, where they pass "
@@ -55,9 +69,10 @@ def export(
         run,
         bundle,
         which=checkpoint,
-        input_size=_size(input_size),
+        input_size=_size("--input-size", input_size),
         channel_order=one_of("--channel-order", channel_order, ("rgb", "bgr")),  # type: ignore[arg-type]
         max_batch=max_batch,
+        tiles=TileRequest(_size("--frame", frame), tile, _overlap(overlap), tile_batch),
         precisions=_precisions(precision),
         calibration_data=calibration_data,
         evaluation_images=_labelled(evaluation_data, category, progress_for(json)),
@@ -71,7 +86,9 @@ def export(
             raise typer.Exit(1)
         return
     size_mb = result.graph.stat().st_size / 1e6
-    out.print(f"[bold]{bundle}[/]: {size_mb:.1f} MB graph, takes {result.manifest.input.describe()}")
+    out.print(f"[bold]{bundle}[/]: {size_mb:.1f} MB graph, takes {result.manifest.camera.describe()}")
+    if result.manifest.tiling is not None:
+        _say_tiles(result.manifest.tiling, result.manifest.input.height)
     for comparison in certificate.comparisons:
         out.print(
             f"  {comparison.backend}, {comparison.precision}, batch {comparison.batch}: scores within "
@@ -95,6 +112,7 @@ def export_run(
     input_size: tuple[int, int] | None = None,
     channel_order: ChannelOrder = "rgb",
     max_batch: int = 32,
+    tiles: TileRequest | None = None,
     precisions: tuple[str, ...] = ("fp32",),
     calibration_data: Path | None = None,
     evaluation_images: Sequence[tuple[Path, bool]] = (),
@@ -105,17 +123,28 @@ def export_run(
         from kd_export.bundle_export import export_bundle
         from kd_train.load import fuse, load_pair
         from kd_train.run import Run
+        from kd_train.tiles import are_tiles_asked, fuse_tiles
 
     run = Run(run_path)
     pair, checkpoint = load_pair(run, which)
+    tiling = None
+    tiles = tiles or TileRequest()
+    if are_tiles_asked(run.config, tiles):
+        if input_size is not None:
+            raise OptionError("--input-size is for whole images", fix="give --frame and --tile")
+        fused, tiling = fuse_tiles(run, pair, tiles, channel_order)
+        max_batch = tiles.batch
+    else:
+        fused = fuse(run.config, pair, run.input_for(input_size, channel_order))
     return export_bundle(
-        fuse(run.config, pair, run.input_for(input_size, channel_order)),
+        fused,
         bundle,
         method=run.config.method,
         golden_images=run.golden_files(),
         training_images=list(run.config.train_images.values()),
         provenance=run.provenance(checkpoint),
         max_batch=max_batch,
+        tiling=tiling,
         precisions=precisions,
         calibration_images=run.training_files(calibration_data) if "int8" in precisions else [],
         evaluation_images=evaluation_images,
@@ -159,15 +188,35 @@ def _describe(variant: Variant) -> str:
     return said
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    from kdx.errors import OptionError
+def _say_tiles(tiling: Tiling, tile: int) -> None:
+    height, width = tiling.frame
+    cost = tiling.count * tile * tile / (height * width)
+    out.print(
+        f"  {tiling.count} tiles of {tile} × {tile}, overlapping by {tiling.overlap} and more: {cost:.1f} times the "
+        f"frame's pixels, {tiling.batch} tiles at once; {tiling.halo} pixels at their edges are not believed"
+    )
+    if tiling.seam > SEAM_TOLERANCE:
+        out.print(
+            f"  [yellow]seams may show:[/] even {tiling.halo} pixels from its edge a tile's map is off by up to "
+            f"{100 * tiling.seam:.1f} % of its range; take a larger --tile, or --overlap auto"
+        )
 
+
+def _overlap(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise OptionError("--overlap is not possible", expected="auto, or pixels of the camera", received=text)
+    return int(text)
+
+
+def _size(option: str, text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     try:
         height, width = (int(part) for part in text.lower().split("x"))
     except ValueError as error:
-        raise OptionError("--input-size is not a size", expected="HEIGHTxWIDTH, e.g. 480x640", received=text) from error
+        raise OptionError(f"{option} is not a size", expected="HEIGHTxWIDTH, e.g. 480x640", received=text) from error
     if not (8 <= height <= 16384 and 8 <= width <= 16384):
-        raise OptionError("--input-size is out of range", expected="8 to 16384 a side", received=text)
+        raise OptionError(f"{option} is out of range", expected="8 to 16384 a side", received=text)
     return height, width

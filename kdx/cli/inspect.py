@@ -13,7 +13,8 @@ from kdx.engine import describe, engines_of
 from kdx.variants import FP16_MAX, Variant
 
 if TYPE_CHECKING:
-    from kdx.bundle import Bundle
+    from kdx.bundle import Bundle, Manifest
+    from kdx.tiling import Tiling
 
 
 @command
@@ -39,9 +40,10 @@ def inspect(
     rows = {
         "method": f"{manifest.method}: {_pair(manifest.pair_spec)}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
-        "takes": f"{manifest.input.describe()}"
+        "takes": f"{manifest.camera.describe()}"
         + ("" if manifest.input.fixed_size else "; files of any size are resized"),
-        "returns": f"anomaly_map {manifest.map_size[0]} × {manifest.map_size[1]}"
+        **({} if manifest.tiling is None else {"tiles": _tiles(manifest, manifest.tiling)}),
+        "returns": f"anomaly_map {' × '.join(map(str, manifest.camera_map_size))}"
         + ("" if manifest.field_of_view == 1 else f" of the central {100 * manifest.field_of_view:g} % of each side")
         + f", anomaly_score; batch up to {manifest.max_batch}",
         "threshold": _threshold(manifest),
@@ -130,6 +132,14 @@ def _pair(spec: dict[str, Any]) -> str:
     ]
     joined = "" if len(maps) == 1 else f"; {spec['join'].replace('_', ' ')}"
     return f"{' | '.join(maps)}{joined}; score: {spec['score']}"
+
+
+def _tiles(manifest: Manifest, tiling: Tiling) -> str:
+    tile = manifest.input
+    return (
+        f"{tiling.count} of {tile.height} × {tile.width}, overlapping by {tiling.overlap} pixels and more, "
+        f"{tiling.batch} at once; maps are off by up to {100 * tiling.seam:.1f} % where they meet"
+    )
 
 
 def _threshold(manifest) -> str:  # type: ignore[no-untyped-def]

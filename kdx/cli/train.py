@@ -46,6 +46,9 @@ def train(
     crop_from: int | None = typer.Option(
         None, help="Side to which images are brought before --image-size is cut from their centre; 0 for no crop."
     ),
+    tile: int | None = typer.Option(
+        None, help="Train on squares of this side that are cut from large images, in the camera's pixels."
+    ),
     batch_size: int | None = typer.Option(None, help="Images a step."),
     learning_rate: float | None = typer.Option(None, help="Learning rate."),
     taps: str | None = typer.Option(
@@ -97,6 +100,7 @@ def train(
         category=category,
         method_options=method_options(context, method),
         crop_from=crop_from,
+        tile=tile,
         combine=one_of("--combine", combine, ("sum", "product")) if combine else None,
         distance=one_of("--distance", distance, ("half_squared_l2", "cosine")) if distance else None,
         score=one_of("--score", score, ("max", "sum")) if score else None,

@@ -17,6 +17,8 @@ from PIL import Image
 import kdx
 from kd_export.verify import TOLERANCES
 from kdx.bundle import GOLDEN_SCORES, encode_array, open_bundle, write_manifest
+from kdx.errors import BundleError
+from kdx.regions import find_regions
 from kdx.runtime.backend import find_backend
 from tests.embed.build import DECISIONS, EMBED, FAULTS, CallError, Detector, build, missing, run
 
@@ -147,6 +149,44 @@ def test_frames_without_a_part_are_told_as_in_python(library, bundle, value):
     told = {name for bit, name in FAULTS.items() if ours.frame_faults & bit}
     assert told == {fault.value for fault in theirs.frame_faults}
     assert DECISIONS[ours.decision] == theirs.decision.value != "good" or not told
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_large_frames_are_judged_in_tiles_as_in_python(library, tiled, large_frames, precision):
+    bundle = tiled / "tile.kdx"
+    with (
+        kdx.load(bundle, backend="openvino", threads=1, precision=precision) as expected,
+        Detector(library, bundle, precision) as detector,
+    ):
+        assert (detector.takes.height, detector.takes.width) == (expected.input.height, expected.input.width)
+        assert detector.takes.max_batch == 1
+        for name in ("test/good/000.png", "test/scratch/000.png"):
+            frame = kdx.read_image(large_frames / name, expected.input)
+            ours, anomaly_map = detector(frame)
+            theirs = expected(frame)
+            np.testing.assert_allclose(anomaly_map, theirs.anomaly_map, atol=1e-5 * np.ptp(theirs.anomaly_map))
+            assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+            assert DECISIONS[ours.decision] == theirs.decision.value
+            threshold = float(np.median(theirs.anomaly_map))
+            found = find_regions(theirs.anomaly_map, threshold, frame.shape[:2])
+            assert detector.regions(anomaly_map, threshold)[0] == len(found)
+        report = detector.selftest()
+        assert report.passed, report.said
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rows": [0, 16]}, {"rows": []}, {"halo": -1}, {"halo": 40}, {"frame": [96, 0]}, {"columns": [0, 200]}]
+)
+def test_tiles_with_gaps_are_refused(library, tiled, tmp_path, changed):
+    bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
+    index = json.loads((bundle / "bundle.json").read_text())
+    index["tiling"] |= changed
+    (bundle / "bundle.json").write_text(json.dumps(index))
+    with pytest.raises(CallError) as caught:
+        Detector(library, bundle, "fp32")
+    assert caught.value.status == BUNDLE_ERROR
+    with pytest.raises(BundleError):
+        kdx.load(bundle)
 
 
 def test_a_bgr_bundle_takes_rgb_frames_too(built, tiny_run, tmp_path, cli):

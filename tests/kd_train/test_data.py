@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_train.data import BadImages, ImageRecord, ImageSet, choose_input, read_parts, scan_images, split_images
+from kd_train.data import BadImages, ImageRecord, choose_input, read_parts, scan_images, split_images
 from kd_train.elpv import write_mvtec_layout
+from kd_train.image_set import ImageSet
 from kdx.errors import DataError, TrainingError
 from kdx.files import hash_of_hashes
 from kdx.folder import open_folder

@@ -89,7 +89,7 @@ typedef struct kdx_description {
     int32_t height, width, channels; /* of the images that kdx_infer takes */
     kdx_pixel_format format;         /* in which they need not be copied */
     int32_t map_height, map_width;
-    int32_t max_batch; /* images that go through the graph at once; longer batches are split */
+    int32_t max_batch; /* images that are judged at once; longer batches are split; 1 of frames that are cut into tiles */
     double threshold;        /* NaN where the bundle is not calibrated */
     double review_threshold; /* above it, up to the threshold, somebody should look; NaN without such a band */
     double pixel_threshold; /* the map value that hardly any good image reaches anywhere; NaN where unknown */

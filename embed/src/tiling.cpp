@@ -1,0 +1,117 @@
+#include "tiling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace kdx::embed {
+
+namespace {
+
+// Where what is believed of a tile lies along an axis: in the tile's map, in the frame's, and its weights.
+struct Place {
+    int inside = 0, outside = 0;
+    std::vector<float> weights;
+};
+
+// As _places of kdx/tiling.py: everything in pixels of the map; the weights sum up to 1 everywhere.
+std::vector<Place> places(const std::vector<int> &starts, int scale, int length, int overlap, int halo) {
+    const int total = starts.back() / scale + length, ramp = std::max(1, (overlap - 2 * halo) / scale);
+    const int margin = halo / scale, count = static_cast<int>(starts.size());
+    const auto raw = [&](int tile, int pixel) {
+        const double inner = pixel + 0.5;
+        const double rise = tile == 0 ? 1 : std::clamp((inner - margin) / ramp, 0.0, 1.0);
+        const double fall = tile == count - 1 ? 1 : std::clamp((length - margin - inner) / ramp, 0.0, 1.0);
+        return std::min(rise, fall);
+    };
+    std::vector<double> sums(static_cast<std::size_t>(total));
+    for (int tile = 0; tile < count; ++tile)
+        for (int pixel = 0; pixel < length; ++pixel) sums[starts[tile] / scale + pixel] += raw(tile, pixel);
+    std::vector<Place> found(starts.size());
+    for (int tile = 0; tile < count; ++tile) {
+        auto &place = found[tile];
+        int low = 0, high = length;
+        while (raw(tile, low) == 0) ++low;
+        while (raw(tile, high - 1) == 0) --high;
+        place.inside = low;
+        place.outside = starts[tile] / scale + low;
+        for (int pixel = low; pixel < high; ++pixel)
+            place.weights.push_back(static_cast<float>(raw(tile, pixel) / sums[starts[tile] / scale + pixel]));
+    }
+    return found;
+}
+
+class TiledBackend : public Backend {
+public:
+    TiledBackend(std::unique_ptr<Backend> graph, const Bundle &bundle)
+        : graph_(std::move(graph)), bundle_(bundle), at_once_(std::min<std::size_t>(bundle.tiling.batch, graph_->max_batch())) {
+        const auto &tiling = bundle.tiling;
+        rows_ = places(tiling.rows, bundle.height / bundle.map_height, bundle.map_height, tiling.overlap, tiling.halo);
+        columns_ = places(tiling.columns, bundle.width / bundle.map_width, bundle.map_width, tiling.overlap, tiling.halo);
+    }
+
+    const char *name() const override { return graph_->name(); }
+    // One frame, whose tiles make the batches.
+    std::size_t max_batch() const override { return 1; }
+    Backend &graph() override { return *graph_; }
+
+    void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {
+        const auto frame = static_cast<std::size_t>(bundle_.camera_height) * bundle_.camera_width * bundle_.channels;
+        for (std::size_t i = 0; i < count; ++i) run_one(images + i * frame, i, sink);
+    }
+
+private:
+    void run_one(const std::uint8_t *frame, std::size_t index, const Sink &sink) const {
+        const auto tile = static_cast<std::size_t>(bundle_.height) * bundle_.width * bundle_.channels;
+        std::vector<float> whole(static_cast<std::size_t>(bundle_.camera_map_height) * bundle_.camera_map_width);
+        std::vector<std::uint8_t> tiles(at_once_ * tile);
+        const auto count = rows_.size() * columns_.size();
+        for (std::size_t first = 0; first < count; first += at_once_) {
+            const auto part = std::min(at_once_, count - first);
+            for (std::size_t i = 0; i < part; ++i) cut(frame, first + i, tiles.data() + i * tile);
+            graph_->run(tiles.data(), part, [&](std::size_t i, float, const float *map) { add(map, first + i, whole); });
+        }
+        sink(index, largest(whole), whole.data());
+    }
+
+    void cut(const std::uint8_t *frame, std::size_t number, std::uint8_t *target) const {
+        const auto top = bundle_.tiling.rows[number / columns_.size()], left = bundle_.tiling.columns[number % columns_.size()];
+        const auto row = static_cast<std::size_t>(bundle_.width) * bundle_.channels;
+        for (int y = 0; y < bundle_.height; ++y, target += row)
+            std::memcpy(target, frame + (static_cast<std::size_t>(top + y) * bundle_.camera_width + left) * bundle_.channels, row);
+    }
+
+    void add(const float *map, std::size_t number, std::vector<float> &whole) const {
+        const auto &down = rows_[number / columns_.size()], &across = columns_[number % columns_.size()];
+        for (std::size_t y = 0; y < down.weights.size(); ++y) {
+            const auto *source = map + (down.inside + y) * bundle_.map_width + across.inside;
+            auto *target = whole.data() + (down.outside + y) * bundle_.camera_map_width + across.outside;
+            for (std::size_t x = 0; x < across.weights.size(); ++x)
+                target[x] += source[x] * down.weights[y] * across.weights[x];
+        }
+    }
+
+    // NaN where one is in it: such a frame is undecided.
+    static float largest(const std::vector<float> &map) {
+        float found = -std::numeric_limits<float>::infinity();
+        for (const auto value : map) {
+            if (std::isnan(value)) return value;
+            found = std::max(found, value);
+        }
+        return found;
+    }
+
+    const std::unique_ptr<Backend> graph_;
+    const Bundle &bundle_;
+    const std::size_t at_once_;
+    std::vector<Place> rows_, columns_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> tiled(std::unique_ptr<Backend> graph, const Bundle &bundle) {
+    return std::make_unique<TiledBackend>(std::move(graph), bundle);
+}
+
+}  // namespace kdx::embed

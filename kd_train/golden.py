@@ -1,0 +1,61 @@
+"""Real images on which every later artefact is held against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_train.data import ImageRecord
+from kdx.errors import ImageError
+from kdx.folder import ImageFolder, TestImage
+from kdx.images import InputSpec, encode_png, image_facts, read_image, read_mask
+
+_GOOD = 4
+_DEFECTIVE = 4
+
+
+def choose_golden(
+    folder: ImageFolder, held_out: Sequence[ImageRecord], spec: InputSpec, *, tiles: bool
+) -> dict[str, bytes]:
+    """Choose golden images, as PNGs of the input's size by name.
+
+    Held-out good images, evenly spread, and one image of each defect type where the folder has a test split. Of images
+    that are judged in tiles, the tile in the middle, or that around the defect where there is a mask.
+    """
+    good = [(record.path, None) for record in _spread(held_out, _GOOD)]
+    types = sorted({image.defect_type for image in folder.test if image.is_defective})
+    first = [next(image for image in folder.test if image.defect_type == kind) for kind in types]
+    defective = [(image.path, image) for image in _spread(first, _DEFECTIVE)]
+    golden: dict[str, bytes] = {}
+    for kind, chosen in (("good", good), ("defective", defective)):
+        for path, image in chosen:
+            try:
+                pixels = _tile(path, image, spec) if tiles else read_image(path, spec)
+            except ImageError:
+                continue  # a damaged test image is reported where it is evaluated
+            golden[f"{len(golden)}-{kind}.png"] = encode_png(pixels)
+    return golden
+
+
+def _tile(path: Path, image: TestImage | None, spec: InputSpec) -> NDArray[np.uint8]:
+    width, height, _ = image_facts(path)
+    whole = read_image(path, msgspec.structs.replace(spec, height=height, width=width))
+    centre = height / 2, width / 2
+    if image is not None and image.mask is not None:
+        inside = np.argwhere(read_mask(image.mask))
+        centre = tuple(inside.mean(axis=0)) if len(inside) else centre
+    row, column = (
+        int(np.clip(middle - part / 2, 0, full - part))
+        for middle, part, full in zip(centre, (spec.height, spec.width), (height, width), strict=True)
+    )
+    return np.ascontiguousarray(whole[row : row + spec.height, column : column + spec.width])
+
+
+def _spread(items: Sequence, count: int) -> list:  # type: ignore[type-arg]
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

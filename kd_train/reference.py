@@ -1,0 +1,28 @@
+"""A run as a detector in eager PyTorch: the reference of everything exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kd_train.load import fuse, load_pair
+from kd_train.run import Run
+from kd_train.tiles import are_tiles_asked, fuse_tiles
+from kdx.runtime.detector import Detector
+from kdx.runtime.tiled import Tiled
+from kdx.runtime.torch_eager import TorchEager
+from kdx.tiling import Stitcher, TileRequest
+
+
+def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
+    """Load a run as a detector, FP32, without a threshold; one that was trained on tiles judges whole frames."""
+    run = Run(path)
+    pair, _ = load_pair(run, which)
+    options = TileRequest()
+    if not are_tiles_asked(run.config, options):
+        fused = fuse(run.config, pair)
+        backend = TorchEager(fused, threads=threads)
+        return Detector(backend, run.config.input, threshold=None, max_batch=16, field_of_view=fused.field_of_view)
+    fused, tiling = fuse_tiles(run, pair, options)
+    stitcher = Stitcher(tiling, (fused.input_spec.height, fused.input_spec.width), fused.size)
+    tiled = Tiled(TorchEager(fused, threads=threads), stitcher)
+    return Detector(tiled, run.input_for(tiling.frame), threshold=None, max_batch=1)

@@ -1,0 +1,63 @@
+"""A backend for frames larger than its graph's input."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.errors import BackendError
+from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
+from kdx.tiling import Stitcher
+
+
+class Tiled(ClosesOnExit):
+    """Runs a graph on a frame's tiles and returns the frame's map, whose maximum is the score.
+
+    As safe between threads as the backend below. Memory is that of one batch of tiles and one map, however large the
+    frame.
+
+    Args:
+        graph: Runs the graph on tiles. Closed with this.
+        stitcher: Cuts frames and puts maps together.
+
+    Attributes:
+        graph: The backend below.
+        name: Its name.
+        max_batch: Frames that are judged at once: one, whose tiles make the batches.
+    """
+
+    max_batch = 1
+
+    def __init__(self, graph: Backend, stitcher: Stitcher) -> None:
+        self.graph = graph
+        self.name = graph.name
+        self.stitcher = stitcher
+        # An engine may have been built for smaller batches than its bundle's graph.
+        self._batch = min(stitcher.tiling.batch, getattr(graph, "max_batch", stitcher.tiling.batch))
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Judge frames, uint8 ``(N, H, W, C)``; see :class:`kdx.runtime.backend.Backend`."""
+        expected = self.stitcher.tiling.frame
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:3] != expected or not len(images):
+            raise BackendError(
+                "these are not the frames that the tiles were laid for",
+                expected=f"uint8 (N, {expected[0]}, {expected[1]}, C)",
+                received=f"{images.dtype} {images.shape}",
+            )
+        maps = np.stack([self._run_one(frame) for frame in images])
+        return Outputs(maps, maps.max(axis=(1, 2))[:, None])
+
+    def _run_one(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        whole = self.stitcher.new_map()
+        for first, tiles in self.stitcher.batches(frame, self._batch):
+            self.stitcher.add(whole, first, self.graph.run(tiles).maps)
+        return whole
+
+    def close(self) -> None:
+        """Free the graph."""
+        self.graph.close()
+
+
+def graph_backend(backend: Backend) -> Backend:
+    """Return what runs the bundle's graph itself, on the graph's own input: below the tiles, where there are any."""
+    return backend.graph if isinstance(backend, Tiled) else backend

@@ -1,0 +1,214 @@
+"""Frames larger than a network's input: cut into overlapping tiles, and their maps put together as one.
+
+A network pads its input, so a map is wrong near its tile's edges. That margin, the *halo*, is thrown away; what two
+tiles both believe is blended, linearly along each axis. At the frame's own edges there is nothing else to believe.
+``embed/src/tiling.cpp`` cuts the very same tiles and blends them in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.errors import OptionError
+
+# Of a map's range: what a tile's map may be off by where it is believed.
+SEAM_TOLERANCE = 0.01
+
+_Start = Annotated[int, msgspec.Meta(ge=0)]
+_Length = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Tiling(msgspec.Struct, frozen=True, kw_only=True):
+    """How a frame is cut. Everything in pixels of the camera.
+
+    Attributes:
+        frame: Height and width of the frame.
+        rows: First row of each row of tiles, ascending; the first is 0, the last tile ends with the frame.
+        columns: Likewise.
+        overlap: The least that neighbours share.
+        halo: What of a tile's edge is not believed, at most half the overlap.
+        batch: Tiles that go through the graph at once: what bounds the memory.
+        seam: By how much a tile's map is wrong at the halo's inner edge, measured at export, as a share of its range.
+    """
+
+    frame: tuple[_Length, _Length]
+    rows: list[_Start]
+    columns: list[_Start]
+    overlap: _Start
+    halo: _Start
+    batch: _Length = 8
+    seam: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Tiles of a frame."""
+        return len(self.rows) * len(self.columns)
+
+    def require_fits(self, tile: tuple[int, int], map_size: tuple[int, int]) -> None:
+        """Raise ``OptionError`` where the tiles do not cover the frame, or their maps do not fit together."""
+        for axis, starts in enumerate((self.rows, self.columns)):
+            gaps = [after - before for before, after in pairwise(starts)]
+            covers = bool(starts) and starts[0] == 0 and starts[-1] + tile[axis] == self.frame[axis]
+            if not covers or any(not 0 < gap <= tile[axis] - 2 * self.halo for gap in gaps):
+                raise OptionError("the tiles do not cover the frame", received=f"tiles of {tile[axis]} at {starts}")
+            scale, rest = divmod(tile[axis], map_size[axis])
+            if rest or any(value % scale for value in (*starts, self.halo, self.overlap, self.frame[axis])):
+                raise OptionError(
+                    "the tiles' maps do not fit together",
+                    expected=f"everything in steps of a map's pixel, {tile[axis] / map_size[axis]:g} of the camera's",
+                    received=f"tiles of {tile[axis]} at {starts}, overlap {self.overlap}, map {map_size[axis]}",
+                )
+
+
+@dataclass(frozen=True)
+class TileRequest:
+    """What the user asked for.
+
+    Attributes:
+        frame: Height and width of the camera's frames; None for those that were trained on.
+        tile: Side of a tile in the camera's pixels; likewise.
+        overlap: The least that neighbours share, in the camera's pixels; None to measure what it takes.
+        batch: Tiles that go through the graph at once.
+    """
+
+    frame: tuple[int, int] | None = None
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int = 8
+
+
+def plan_tiles(
+    frame: tuple[int, int],
+    tile: tuple[int, int],
+    *,
+    overlap: int,
+    halo: int,
+    step: int = 1,
+    batch: int = 8,
+    seam: float = 0.0,
+) -> Tiling:
+    """Lay as few tiles as cover a frame with an overlap, evenly.
+
+    Args:
+        frame: Height and width of the frame.
+        tile: Height and width of a tile.
+        overlap: The least that neighbours share.
+        halo: What of a tile's edge is not believed.
+        step: Tiles begin at multiples of it, so that the network's grid of strides is the same in all; only the last
+            of a row may have to begin elsewhere.
+        batch: Tiles that go through the graph at once.
+        seam: As of :class:`Tiling`.
+
+    Raises:
+        OptionError: The frame is smaller than a tile, or the overlap does not fit.
+    """
+    if frame[0] < tile[0] or frame[1] < tile[1]:
+        raise OptionError(
+            "the frame is smaller than a tile",
+            expected=f"at least {tile[0]} × {tile[1]}",
+            received=f"{frame[0]} × {frame[1]}",
+            fix="a smaller --tile, or no tiles at all",
+        )
+    if not 2 * halo <= overlap < min(tile):
+        raise OptionError(
+            "the overlap does not fit",
+            expected=f"at least {2 * halo} pixels, and less than a tile's {min(tile)}",
+            received=f"{overlap} pixels",
+            fix="a larger --tile",
+        )
+    if batch < 1:
+        raise OptionError("the tile batch is not possible", expected="1 or more", received=str(batch))
+    rows, columns = (_starts(*sizes, overlap, step) for sizes in zip(frame, tile, strict=True))
+    return Tiling(frame=frame, rows=rows, columns=columns, overlap=overlap, halo=halo, batch=batch, seam=seam)
+
+
+def _starts(frame: int, tile: int, overlap: int, step: int) -> list[int]:
+    """Return where tiles begin along an axis."""
+    stride = max(step, (tile - overlap) // step * step)
+    if tile - stride < overlap:
+        raise OptionError(
+            "the overlap does not fit",
+            expected=f"an overlap of at most {tile - step} pixels: tiles begin every {step} pixels",
+            received=str(overlap),
+            fix="a larger --tile, or a smaller --overlap",
+        )
+    last = frame - tile
+    gaps = math.ceil(last / stride)
+    # Evenly, rounded up to the next step: no gap gets longer than the stride, and none is empty.
+    return [*(-(-last * index // (gaps * step)) * step for index in range(gaps)), last]
+
+
+class Stitcher:
+    """Cuts frames and puts maps together. Holds constants only: safe for any number of threads.
+
+    Args:
+        tiling: How frames are cut.
+        tile: Height and width of a tile.
+        map_size: Height and width of a tile's map.
+    """
+
+    def __init__(self, tiling: Tiling, tile: tuple[int, int], map_size: tuple[int, int]) -> None:
+        tiling.require_fits(tile, map_size)
+        self.tiling = tiling
+        self.tile = tile
+        scales = [length // small for length, small in zip(tile, map_size, strict=True)]
+        self.map_size = (tiling.frame[0] // scales[0], tiling.frame[1] // scales[1])
+        self._places = [
+            _places([start // scale for start in starts], small, tiling.overlap // scale, tiling.halo // scale)
+            for starts, small, scale in zip((tiling.rows, tiling.columns), map_size, scales, strict=True)
+        ]
+
+    def batches(self, frame: NDArray[np.uint8], most: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield the tiles ``(B, h, w, C)`` of a frame ``(H, W, C)``, row by row, each batch with its first's number."""
+        corners = [(row, column) for row in self.tiling.rows for column in self.tiling.columns]
+        height, width = self.tile
+        for first in range(0, len(corners), most):
+            part = corners[first : first + most]
+            yield first, np.stack([frame[r : r + height, c : c + width] for r, c in part])
+
+    def new_map(self) -> NDArray[np.float32]:
+        """Return a frame's map to which tiles' maps are added."""
+        return np.zeros(self.map_size, np.float32)
+
+    def add(self, whole: NDArray[np.float32], number: int, maps: NDArray[np.float32]) -> None:
+        """Add the maps ``(B, h, w)`` of the tiles from a number on to a frame's map."""
+        for offset, one in enumerate(maps):
+            row, column = divmod(number + offset, len(self.tiling.columns))
+            down, across = self._places[0][row], self._places[1][column]
+            believed = one[down.inside, across.inside]
+            whole[down.outside, across.outside] += believed * down.weights[:, None] * across.weights[None, :]
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where what is believed of a tile lies along an axis, in the tile's map and in the frame's, and its weights."""
+
+    inside: slice
+    outside: slice
+    weights: NDArray[np.float32]
+
+
+def _places(starts: list[int], length: int, overlap: int, halo: int) -> list[_Place]:
+    """Return the place of every tile along an axis, in pixels of the map; the weights sum up to 1 everywhere."""
+    total = starts[-1] + length
+    ramp = max(1, overlap - 2 * halo)
+    raw = np.zeros((len(starts), total))
+    for index, start in enumerate(starts):
+        inner = np.arange(length) + 0.5
+        rise = np.ones(length) if index == 0 else np.clip((inner - halo) / ramp, 0, 1)
+        fall = np.ones(length) if index == len(starts) - 1 else np.clip((length - halo - inner) / ramp, 0, 1)
+        raw[index, start : start + length] = np.minimum(rise, fall)
+    weights = (raw / raw.sum(axis=0)).astype(np.float32)
+    places = []
+    for index, start in enumerate(starts):
+        used = np.flatnonzero(raw[index])
+        low, high = int(used[0]), int(used[-1]) + 1
+        places.append(_Place(slice(low - start, high - start), slice(low, high), weights[index, low:high]))
+    return places
