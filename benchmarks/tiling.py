@@ -100,7 +100,18 @@ def prepare(data: Path, work: Path, backbone: str, taps: str) -> None:
             for path in sorted((data / source).iterdir())[:count]:
                 Image.fromarray(grow(_grey(path), FRAME)).save(work / "frames" / name / f"{path.stem}.png")
     if not (work / "run").exists():
-        options = ("--tile", str(TILE), "--backbone", backbone, "--taps", taps, "--epochs", str(_EPOCHS), "--device", "cpu")
+        options = (
+            "--tile",
+            str(TILE),
+            "--backbone",
+            backbone,
+            "--taps",
+            taps,
+            "--epochs",
+            str(_EPOCHS),
+            "--device",
+            "cpu",
+        )
         command("train", work / "frames", "--out", work / "run", *options)
     if not (work / "tile.kdx").exists():
         command("export", work / "run", "-o", work / "tile.kdx", "--precision", "fp32,bf16,int8", allow=(0, 1))

@@ -219,8 +219,9 @@ def _overrides(options: TrainOptions) -> dict[str, object]:
     return {
         "backbones": _split(options.backbone) if options.backbone else None,
         "epochs": options.epochs,
-        "image_size": options.image_size,
-        "crop_from": options.crop_from,
+        # Tiles are seen as they are, and whole: what is cut away would be a gap in the frame's map.
+        "image_size": options.image_size or options.tile,
+        "crop_from": 0 if options.tile and options.crop_from is None else options.crop_from,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
         "taps": tuple(_split(group) for group in options.taps.split("/")) if options.taps else None,

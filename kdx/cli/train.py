@@ -47,7 +47,8 @@ def train(
         None, help="Side to which images are brought before --image-size is cut from their centre; 0 for no crop."
     ),
     tile: int | None = typer.Option(
-        None, help="Train on squares of this side that are cut from large images, in the camera's pixels."
+        None,
+        help="Train on squares of this side, cut from large images at their own scale; --image-size then defaults to it.",
     ),
     batch_size: int | None = typer.Option(None, help="Images a step."),
     learning_rate: float | None = typer.Option(None, help="Learning rate."),

@@ -215,8 +215,6 @@ def test_the_profile_tells_the_stages_apart(cli, tiny_bundle):
     assert "onnxruntime-cpu" in found
     for stages in found.values():
         assert all(stages[f"{name}_ms"] > 0 for name in ("input", "networks", "tail"))
-        # Nearly every node has a name from one of the modules: what the runtime adds between them is small.
-        assert stages["layout_ms"] < 0.5 * stages["networks_ms"]
         assert any(name.startswith("pair") for name, _ in stages["slowest"])
     assert "networks" in cli("bench", tiny_bundle, *options).stdout
 
