@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from archive_table import archive_table
 from cpu_table import cpu_table, scaling_text
 from gpu_table import gpu_text
 from peers_table import peers_table
+from robustness_table import robustness_table
+from tiling_table import tiling_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -135,6 +138,9 @@ TABLES = {
     "complexity": complexity_table,
     "accuracy": accuracy_table,
     "gpu": gpu_table,
+    "archive": archive_table,
+    "robustness": robustness_table,
+    "tiling": tiling_table,
 }
 
 

@@ -73,6 +73,7 @@ def main() -> None:
         "backbone": arguments.backbone,
         "taps": arguments.taps,
         "frame": FRAME,
+        "tile": TILE,
         "plan": msgspec.to_builtins(open_bundle(arguments.work / "tile.kdx").manifest.tiling),
         "agreement": seams.agreement(),
         "sweep": seams.sweep(),

@@ -48,7 +48,7 @@ def train(
     ),
     tile: int | None = typer.Option(
         None,
-        help="Train on squares of this side, cut from large images at their own scale; --image-size then defaults to it.",
+        help="Train on squares of this side that are cut from large images. --image-size, if not given, is the same.",
     ),
     batch_size: int | None = typer.Option(None, help="Images a step."),
     learning_rate: float | None = typer.Option(None, help="Learning rate."),
