@@ -1,0 +1,125 @@
+"""Every command and every Python program of the guides runs, in their order, on small images and for one epoch."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import warnings
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import kdx
+from tests.conftest import BACKBONE, TINY_OPTIONS, write_dataset
+from tests.once import made_once
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+GUIDES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "README")
+_PACKAGES = {"rtx": "tensorrt_rtx", "serving": "tritonclient"}
+# What trains is told to be quick; the guides say the rest.
+_QUICK = {
+    "train": ("--epochs", "1", *TINY_OPTIONS),
+    "fit": ("--epochs", "1", "--backbone", BACKBONE, "--weights", "random", "--threads", "1", "--device", "cpu",
+            "--false-reject-rate", "0.2", "--validation-fraction", "0.5", "--workers", "0", "--precision", "fp32"),
+    "bench": ("--runs", "100", "--warm-up", "1"),
+}  # fmt: skip
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Return the kind and the content of every fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def line_pc(tmp_path_factory, tiny_run, tiny_bundle, make_dataset) -> Path:
+    """What the guides begin with: images, a run, a bundle, a line's log."""
+
+    def made(folder: Path) -> None:
+        write_dataset(folder / "parts")
+        shutil.copytree(folder / "parts/test/good", folder / "fresh")
+        for index, path in enumerate(sorted((folder / "parts/train/good").iterdir())):
+            shutil.copy(path, folder / "fresh" / f"more-{index}.png")
+        shutil.copytree(tiny_run, folder / "runs/tile")
+        shutil.copytree(tiny_bundle, folder / "tile.kdx")
+        shutil.copytree(tiny_bundle, folder / "other.kdx")
+        with kdx.load(folder / "tile.kdx", "onnxruntime-cpu", 1, log=folder / "line.log") as detector:
+            frame = kdx.read_image(folder / "parts/test/good/012.png", detector.input)
+            for _ in range(60):  # as many as a comparison takes
+                detector(frame)
+
+    return made_once(tmp_path_factory, "line-pc", made)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cli):
+    folder = Path(shutil.copytree(line_pc, tmp_path / "work"))
+    monkeypatch.chdir(folder)
+    for kind, body in blocks((DOCS / f"{guide}.md").read_text(encoding="utf-8")):
+        if kind == "python":
+            exec(compile(body, f"{guide}.md", "exec"), {})
+        elif kind == "":
+            for line in body.splitlines():
+                run(line, cli)
+
+
+def run(line: str, cli) -> None:
+    """Run a line of a guide; a command that exists already replaces what an earlier one made."""
+    text, _, comment = line.partition("    # ")
+    program, command, *arguments = shlex.split(text)
+    assert program == "kdx"
+    needed = re.search(r"needs the extra (\w+)", comment)
+    if needed and find_spec(_PACKAGES[needed[1]]) is None:
+        warnings.warn(f"not run, {_PACKAGES[needed[1]]} is not installed: {text}", stacklevel=1)
+        return
+    quick = [part for part in _QUICK.get(command, ()) if part]
+    arguments = [*_without(arguments, quick), *quick]
+    made = [after for before, after in pairwise(arguments) if before in {"-o", "--out"}]
+    if command in {"train", "export"} and Path(made[0]).exists():
+        arguments.append("--force")
+    allowed = {0, 1} if "exit status 1" in comment else {0}
+    done = cli(command, *arguments, code=None)
+    assert done.exit_code in allowed, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def _without(arguments: list[str], quick: list[str]) -> list[str]:
+    """Leave out options that are given again."""
+    kept, skip = [], False
+    for part in arguments:
+        if skip:
+            skip = False
+        elif part.startswith("--") and part in quick:
+            skip = True
+        else:
+            kept.append(part)
+    return kept
+
+
+def test_what_is_not_kdx_names_what_exists():
+    """Lines of other programs: extras and options that the project really has."""
+    extras = set(re.findall(r"^([a-z]+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE))
+    cmake = (ROOT / "embed/CMakeLists.txt").read_text(encoding="utf-8")
+    found = 0
+    for path in DOCS.glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        for names in re.findall(r"kdx\[([a-z,]+)\]", text):
+            found += 1
+            assert set(names.split(",")) <= extras, f"{path.name}: {names}"
+        for option in re.findall(r"-D([A-Za-z_]+)=", text):
+            found += 1
+            assert option in cmake, f"{path.name}: {option}"
+    assert found > 3
+
+
+def test_links_lead_somewhere():
+    for path in (*DOCS.glob("*.md"), ROOT / "README.md"):
+        for target in re.findall(r"\]\(([\w./-]+\.\w+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_index_lists_every_guide():
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\]\((.+)\.md\)", index)) == GUIDES
