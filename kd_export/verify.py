@@ -17,6 +17,7 @@ from kdx.bundle import Bundle, Golden, Manifest
 from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.files import sha256_file
+from kdx.roi import Roi, golden_roi
 from kdx.runtime.backend import Backend, BackendInfo, Outputs
 from kdx.runtime.detector import decide
 
@@ -115,22 +116,24 @@ def verify(
     precisions: Sequence[str] | None = None,
 ) -> Certificate:
     """Hold each backend against the bundle's reference, in every precision that both have or in those named."""
-    golden = bundle.golden()
+    golden, roi = bundle.golden(), golden_roi(bundle)
     wanted = list(precisions or bundle.manifest.precisions)
     comparisons: list[Comparison] = []
     for info, precision in _opened(bundle, backends, wanted):
         try:
             with info.open(bundle.graph_of(precision), threads, precision) as backend:
                 thresholds = thresholds_of(bundle.manifest, precision)
-                comparisons += compare_backend(backend, golden, bundle.manifest.max_batch, thresholds, precision)
+                most = bundle.manifest.max_batch
+                comparisons += compare_backend(backend, golden, most, thresholds, precision, roi)
         except BackendError as error:
             comparisons.append(
                 Comparison(backend=info.name, precision=precision, batch=1, images=0, error=_reason(error))
             )
+    threshold = bundle.manifest.threshold_of("fp32")
     return Certificate(
         bundle=bundle.path.name,
         graph_sha256={precision: sha256_file(bundle.graph_of(precision)) for precision in wanted},
-        threshold=bundle.manifest.threshold.score if bundle.manifest.threshold else None,
+        threshold=threshold.score if threshold else None,
         tolerances={precision: TOLERANCES[precision] for precision in wanted},
         comparisons=comparisons,
         passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
@@ -151,8 +154,8 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
 
 def thresholds_of(manifest: Manifest, precision: str) -> tuple[float, float] | None:
     """Return FP32's threshold and the one at which a precision's scores are decided; None unless there are both."""
-    own = manifest.threshold_of(precision)
-    return (manifest.threshold.score, own.score) if manifest.threshold and own else None
+    exact, own = manifest.threshold_of("fp32"), manifest.threshold_of(precision)
+    return (exact.score, own.score) if exact and own else None
 
 
 def _reason(error: BackendError) -> str:
@@ -171,18 +174,31 @@ def _opened(
 
 
 def compare_backend(
-    backend: Backend, golden: Golden, max_batch: int, thresholds: tuple[float, float] | None, precision: str = "fp32"
+    backend: Backend,
+    golden: Golden,
+    max_batch: int,
+    thresholds: tuple[float, float] | None,
+    precision: str = "fp32",
+    roi: Roi | None = None,
 ) -> list[Comparison]:
-    """Run the golden images one by one and, where the graph allows it, several at once; compare each time."""
+    """Run the golden images one by one and, where the graph allows it, several at once; compare each time.
+
+    Scores and maps are the graph's; decisions are those of the region of interest, where there is one.
+    """
     sizes = [1]
     if max_batch > 1:
         # Repeating images fills the batch where there are few; an uneven number meets no alignment by chance.
         sizes.append(min(max_batch, max(3, min(len(golden.images), 7))))
-    return [_compare(backend, golden, size, thresholds, precision) for size in sizes]
+    return [_compare(backend, golden, size, thresholds, precision, roi) for size in sizes]
 
 
 def _compare(
-    backend: Backend, golden: Golden, size: int, thresholds: tuple[float, float] | None, precision: str
+    backend: Backend,
+    golden: Golden,
+    size: int,
+    thresholds: tuple[float, float] | None,
+    precision: str,
+    roi: Roi | None,
 ) -> Comparison:
     tolerances = TOLERANCES[precision]
     outputs = _run(backend, golden.images, size)
@@ -203,7 +219,9 @@ def _compare(
     flips = None
     if thresholds is not None:
         threshold, own = thresholds
-        pairs = zip(outputs.scores[:, 0].tolist(), golden.scores[:, 0].tolist(), strict=True)
+        decided = [(outputs.maps, outputs.scores), (golden.maps, golden.scores)]
+        decided = [roi.apply(*each) for each in decided] if roi is not None else decided
+        pairs = zip(*(scores[:, 0].tolist() for _, scores in decided), strict=True)
         flips = sum(
             decide(ours, own) is not decide(theirs, threshold)
             for ours, theirs in pairs

@@ -124,6 +124,7 @@ def calibrate(
         pixel=quantile_with_interval(np.array(hottest), false_reject_rate)[0],
         scores=_kept(values),
         review=None if review_rate is None else _review_band(values, review_rate),
+        roi_sha256=bundle.manifest.roi_sha256,
     )
     return Calibration(threshold, values, skipped, bad, faults)
 

@@ -37,8 +37,8 @@ class Evaluation:
         good: Number of good images.
         defective: Number of defective images.
         image_auroc: Over the images' scores.
-        pixel_auroc: Over all pixels of the maps, masks brought to the maps' size by nearest neighbour; NaN without
-            masks.
+        pixel_auroc: Over all pixels of the maps that count (in the region of interest, where there is one), masks
+            brought to the maps' size by nearest neighbour; NaN without masks.
         pro: Per-region overlap up to a false-positive rate of 0.3; NaN without masks.
         false_reject_rate: Good images above the threshold; None without a threshold.
         detection_rate: Defective images above the threshold; None without a threshold.
@@ -88,7 +88,7 @@ def evaluate(
     _require_finite(used, scores)
     masks = _masks(used, maps, detector.field_of_view) if any(image.mask for image in used) else None
     with progress.task("metrics", 1 + len({image.defect_type for image in used if image.is_defective})) as task:
-        return _summarise(used, np.array(scores), maps, masks, detector.threshold, root, bad, task)
+        return _summarise(used, np.array(scores), maps, masks, detector, root, bad, task)
 
 
 def _read_batches(
@@ -148,13 +148,15 @@ def _summarise(
     scores: NDArray[np.float64],
     maps: Sequence[NDArray[np.float32]],
     masks: list[NDArray[np.bool_]] | None,
-    threshold: float | None,
+    detector: Detector,
     root: Path,
     bad: dict[str, str],
     task: Task,
 ) -> Evaluation:
     types = np.array([image.defect_type for image in images])
     is_defective = types != GOOD
+    threshold = detector.threshold
+    counted = detector.roi.counted if detector.roi else None
 
     def rate(chosen: NDArray[np.bool_]) -> float | None:
         return None if threshold is None or not chosen.any() else float((scores[chosen] > threshold).mean())
@@ -167,7 +169,9 @@ def _summarise(
             return image, float("nan"), float("nan")
         indices = np.flatnonzero(chosen).tolist()
         m, a = [masks[i] for i in indices], [maps[i] for i in indices]
-        return image, auroc(np.stack(m), np.stack(a)), per_region_overlap(m, a)
+        inside = slice(None) if counted is None else counted
+        pixel = auroc(np.stack([each[inside] for each in m]), np.stack([each[inside] for each in a]))
+        return image, pixel, per_region_overlap(m, a, counted=counted)
 
     overall = result(np.ones(len(images), dtype=bool))
     by_type = {

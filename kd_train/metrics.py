@@ -21,7 +21,11 @@ def auroc(is_defective: NDArray[np.bool_], scores: NDArray[np.floating]) -> floa
 
 
 def per_region_overlap(
-    masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.float32]], *, max_false_positive_rate: float = 0.3
+    masks: Sequence[NDArray[np.bool_]],
+    maps: Sequence[NDArray[np.float32]],
+    *,
+    max_false_positive_rate: float = 0.3,
+    counted: NDArray[np.bool_] | None = None,
 ) -> float:
     """Return the normalised area under the per-region-overlap curve (STPM §4.1, after Bergmann et al. 2020).
 
@@ -33,18 +37,23 @@ def per_region_overlap(
         masks: Defect masks ``(h, w)``; all False for good images.
         maps: Anomaly maps of the same sizes.
         max_false_positive_rate: Where the integration ends, in (0, 1].
+        counted: ``(h, w)``: pixels that are looked at; None for all.
 
     Returns:
         Between 0 and 1; NaN without any region or any good pixel.
     """
     weights: list[NDArray[np.float64]] = []
     regions = 0
+    if counted is not None:
+        masks = [mask & counted for mask in masks]
     for mask in masks:
         labels, count = ndimage.label(mask, structure=_EIGHT_CONNECTED)
         sizes = np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64)
         weights.append((1.0 / np.maximum(sizes, 1.0))[labels.ravel()] * mask.ravel())
         regions += count
     good = ~np.concatenate([mask.ravel() for mask in masks])
+    if counted is not None:
+        good &= np.tile(counted.ravel(), len(masks))
     if not regions or not good.any():
         return float("nan")
     values = np.concatenate([map_.ravel() for map_ in maps])

@@ -37,6 +37,7 @@ GRAPH = "model.onnx"
 GOLDEN_MAPS = "golden/anomaly_map.npy"
 GOLDEN_SCORES = "golden/anomaly_score.npy"
 TRAINING_IMAGES = "training_images.json"
+ROI = "roi.png"
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -74,6 +75,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
             the map's maximum, and the scale of heat maps everywhere.
         scores: Of those images, ascending; of very many, as many quantiles. What ``kdx drift`` compares with.
         review: The band below the threshold, or None.
+        roi_sha256: Hash of the region of interest in which those images were scored; None for whole images.
     """
 
     score: float
@@ -87,6 +89,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     pixel: float | None = None
     scores: list[float] = []
     review: ReviewBand | None = None
+    roi_sha256: str | None = None
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,8 +172,25 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return height * self.map_size[0] // self.input.height, width * self.map_size[1] // self.input.width
 
     def threshold_of(self, precision: str) -> Threshold | None:
-        """Return the threshold at which a precision's scores are decided, or None without one."""
+        """Return the threshold at which a precision's scores are decided, or None without one.
+
+        One that was calibrated in another region of interest than the bundle's decides nothing.
+        """
+        stored = self.stored_threshold(precision)
+        return stored if stored and stored.roi_sha256 == self.roi_sha256 else None
+
+    def stored_threshold(self, precision: str) -> Threshold | None:
+        """Return the latest calibration of a precision, whatever region of interest it was made in."""
         return self.thresholds.get(precision) if precision in OWN_THRESHOLD else self.threshold
+
+    def has_stale_roi(self, precision: str = "fp32") -> bool:
+        """Whether the region of interest was changed after a precision's calibration."""
+        return self.stored_threshold(precision) is not None and self.threshold_of(precision) is None
+
+    @property
+    def roi_sha256(self) -> str | None:
+        """Hash of the region of interest, or None."""
+        return self.files.get(ROI)
 
     @property
     def precisions(self) -> list[str]:
@@ -353,7 +373,7 @@ def bundle_of(path: Path, index: bytes) -> Bundle:
         _check_file(path, name, expected)
     _check_tiling(path, manifest)
     for precision in manifest.precisions:
-        threshold = manifest.threshold_of(precision)
+        threshold = manifest.stored_threshold(precision)
         calibrated_on = graph_file(precision if precision in OWN_THRESHOLD else "fp32")
         if threshold is not None and threshold.graph_sha256 != manifest.files[calibrated_on]:
             raise BundleError(

@@ -21,6 +21,7 @@ from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.files import sha256_bytes, write_atomic
 from kdx.records import UNREADABLE, encode_record, now
+from kdx.roi import golden_roi
 from kdx.runtime.backend import Backend, BackendInfo, require_backends
 from kdx.runtime.gpu import gpus
 from kdx.runtime.latency import describe_machine, time_backends, usable_cores
@@ -116,13 +117,13 @@ def _is_worth_it(info: BackendInfo, precision: str) -> bool:
 
 def _is_decided_alike(bundle: Bundle, precision: str) -> bool:
     """Whether a precision has a threshold wherever FP32 has one: none must be chosen that could only say undecided."""
-    return bundle.manifest.threshold is None or bundle.manifest.threshold_of(precision) is not None
+    return bundle.manifest.threshold_of("fp32") is None or bundle.manifest.threshold_of(precision) is not None
 
 
 def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int | None) -> Choice:
     from kd_export.verify import compare_backend, thresholds_of
 
-    golden, manifest = bundle.golden(), bundle.manifest
+    golden, manifest, roi = bundle.golden(), bundle.manifest, golden_roi(bundle)
     failed: list[Candidate] = []
     passed: list[tuple[str, str]] = []
     with ExitStack() as held:
@@ -131,7 +132,7 @@ def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: i
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
                 thresholds = thresholds_of(manifest, precision)
-                compared = compare_backend(backend, golden, manifest.max_batch, thresholds, precision)
+                compared = compare_backend(backend, golden, manifest.max_batch, thresholds, precision, roi)
             except BackendError as error:
                 failed.append(Candidate(backend=info.name, precision=precision, reason=error.message))
                 continue

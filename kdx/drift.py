@@ -136,11 +136,12 @@ def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
     if (
         facts.precision not in manifest.precisions
         or sha256_file(bundle.graph_of(facts.precision)) != facts.graph_sha256
+        or facts.roi_sha256 != manifest.roi_sha256
     ):
         raise DataError(
-            "the log is of another bundle, or of this one before it was exported again",
+            "the log is of another bundle, or of this one before it was exported again or its region of interest set",
             expected=f"{bundle.path.name} in {' or '.join(manifest.precisions)}, as it is now",
-            received=f"{facts.bundle} in {facts.precision}",
+            received=facts.describe(),
         )
     threshold = manifest.threshold_of(facts.precision)
     if threshold is None or not threshold.scores:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kdx.bundle import Bundle, open_bundle
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.loading import detector_on, is_run, way_of
+from kdx.roi import warn_if_stale
 from kdx.runtime.backend import ClosesOnExit, find_backend
 from kdx.runtime.detector import Detector, Verdict
 from kdx.sharing import SHARING, circles_of, one_teacher, require_golden
@@ -113,13 +114,24 @@ def load_many(
     """
     opened = {name: _open(path, require_signature) for name, path in _by_name(bundles).items()}
     if shared_teacher:
-        return _share(opened, backend, threads, precision)
+        group = _share(opened, backend, threads, precision)
+    else:
+        group = _load(opened, backend, threads, precision, may_share=shared_teacher is None)
+    for name, bundle in opened.items():
+        warn_if_stale(bundle, group[name].precision)
+    return group
+
+
+def _load(
+    opened: Mapping[str, Bundle], backend: str, threads: int | None, precision: str | None, *, may_share: bool
+) -> DetectorGroup:
+    """Load bundles, each as it runs best; those that can share a teacher do, where they may."""
     ways = {name: way_of(bundle, backend, threads, precision) for name, bundle in opened.items()}
     detectors: dict[str, Detector] = {}
     teachers: list[SharedTeacher] = []
     try:
         shareable = {name: (opened[name], way) for name, (info, way) in ways.items() if info.name == SHARING}
-        for plans, way in circles_of(shareable) if shared_teacher is None else ():
+        for plans, way in circles_of(shareable) if may_share else ():
             teacher = _teacher(plans, threads)
             teachers.append(teacher)
             detectors.update((name, detector_on(opened[name], teacher.student(name), way)) for name in plans)

@@ -9,6 +9,7 @@ from kdx.bundle import Bundle, Manifest, open_bundle
 from kdx.choice import choose
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.records import RUN_INDEX
+from kdx.roi import RoiFrame, roi_of, warn_if_stale
 from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import Tiled
@@ -30,6 +31,8 @@ def load(
     log: str | Path | None = None,
 ) -> Detector:
     """Load a bundle (or, with torch installed, a training run) and return its detector.
+
+    Warns with :class:`kdx.roi.StaleCalibrationWarning` where the region of interest was changed after the calibration.
 
     Args:
         path: A bundle folder, or a run folder of ``kdx train``, which runs in eager PyTorch and has no threshold.
@@ -53,6 +56,7 @@ def load(
             raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")
         bundle = open_bundle(path, require_signature=require_signature)
         detector = detector_of(bundle, backend, threads, precision)
+        warn_if_stale(bundle, detector.precision)
         return detector if log is None else _logged(detector, bundle, log)
     if log is not None:
         raise OptionError(f"'{path}' is a run: only bundles keep a log", fix="export it first")
@@ -79,7 +83,9 @@ def _logged(detector: Detector, bundle: Bundle, log: str | Path) -> Detector:
 
     graph = bundle.manifest.files[graph_file(detector.precision)]
     try:
-        detector.log = VerdictLog(log, LogFacts(bundle.path.name, graph, detector.precision))
+        detector.log = VerdictLog(
+            log, LogFacts(bundle.path.name, graph, detector.precision, bundle.manifest.roi_sha256)
+        )
     except BaseException:
         detector.close()
         raise
@@ -135,8 +141,17 @@ def for_frames(backend: Backend, manifest: Manifest) -> Backend:
 
 
 def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
-    """Return the detector of a bundle on a backend that holds its graph of a precision."""
+    """Return the detector of a bundle on a backend that holds its graph of a precision.
+
+    Raises:
+        BundleError: Its region of interest cannot be used.
+    """
     manifest = bundle.manifest
+    try:
+        roi = roi_of(bundle)
+    except BundleError:
+        backend.close()
+        raise
     calibrated = manifest.threshold_of(precision)
     threshold, pixel = (calibrated.score, calibrated.pixel) if calibrated else (None, None)
     return Detector(
@@ -149,6 +164,8 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
         frame_limits=manifest.frame_limits,
         precision=precision,
         review_threshold=calibrated.review.score if calibrated and calibrated.review else None,
+        roi=roi,
+        roi_frame=RoiFrame.of(manifest),
     )
 
 

@@ -24,7 +24,13 @@ _UNSEEN = 0.35  # of their brightness is left to the parts that the detector doe
 _SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be read
 
 
-def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str, field_of_view: float = 1.0) -> Image.Image:
+def render_overlay(
+    image: NDArray[np.uint8],
+    verdict: Verdict,
+    name: str,
+    field_of_view: float = 1.0,
+    included: NDArray[np.bool_] | None = None,
+) -> Image.Image:
     """Draw an image and, beside it, the same with its heat map, its outline at the map's threshold, and a caption.
 
     Colour begins at half that threshold and is strongest at twice of it; without one, the map's own maximum takes the
@@ -35,6 +41,7 @@ def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str, field_
         verdict: What the detector said of it.
         name: The file's name, for the caption.
         field_of_view: Share of each side, centred, that the map covers; the rest stays dark.
+        included: bool ``(H, W)``: the region of interest, likewise; None for all of it.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
@@ -50,9 +57,11 @@ def render_overlay(image: NDArray[np.uint8], verdict: Verdict, name: str, field_
     blended = _blend(np.asarray(picture, dtype=np.float64), heat)
     outside = np.ones(values.shape, dtype=bool)
     outside[top:bottom, left:right] = False
+    if included is not None:
+        outside |= ~np.asarray(Image.fromarray(included).resize(picture.size, Image.Resampling.NEAREST))
     blended[outside] *= _UNSEEN
     if limit:
-        over = values > limit
+        over = (values > limit) & ~outside
         blended[over & ~binary_erosion(over, iterations=2)] = (255, 255, 255)
     width, height = picture.size
     sheet = Image.new("RGB", (2 * width + 4, height + _CAPTION_HEIGHT), _CAPTION_COLOURS[verdict.decision])

@@ -16,6 +16,7 @@ import msgspec
 from kdx.bundle import Bundle, Golden, open_bundle
 from kdx.errors import BackendError, BundleError
 from kdx.loading import detector_on, way_of
+from kdx.roi import STALE, golden_roi
 from kdx.runtime.contract import hold_to, runs_needed
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import graph_backend
@@ -142,10 +143,12 @@ def _judge(
     from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
 
     info, used = way_of(bundle, backend, threads, precision)
+    if bundle.manifest.has_stale_roi(used):
+        raise _FailedError(STALE)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
-    (compared,) = compare_backend(
-        graph_backend(detector.backend), golden, 1, thresholds_of(bundle.manifest, used), used
-    )
+    thresholds = thresholds_of(bundle.manifest, used)
+    graph = graph_backend(detector.backend)
+    (compared,) = compare_backend(graph, golden, 1, thresholds, used, golden_roi(bundle))
     said = (
         f"{compared.images} golden images: scores within {compared.score_max:.1e}, maps within {compared.map_max:.1e}, "
         + ("no threshold yet" if compared.flips is None else f"{compared.flips} verdicts flipped")

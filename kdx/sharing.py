@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kdx.bundle import Bundle, Manifest
 from kdx.errors import BackendError
+from kdx.roi import golden_roi
 from kdx.runtime.backend import find_backend
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import graph_backend
@@ -75,7 +76,8 @@ def require_golden(bundle: Bundle, detector: Detector, precision: str) -> None:
     from kd_export.verify import compare_backend, thresholds_of
 
     thresholds = thresholds_of(bundle.manifest, precision)
-    for compared in compare_backend(graph_backend(detector.backend), bundle.golden(), 1, thresholds, precision):
+    graph, roi = graph_backend(detector.backend), golden_roi(bundle)
+    for compared in compare_backend(graph, bundle.golden(), 1, thresholds, precision, roi):
         if not compared.passed:
             raise BackendError(
                 f"'{bundle.path}' does not decide here what was trained",
@@ -87,7 +89,7 @@ def require_golden(bundle: Bundle, detector: Detector, precision: str) -> None:
 def _holds(bundle: Bundle, precision: str) -> bool:
     """Whether a bundle holds a precision and can decide in it."""
     manifest = bundle.manifest
-    is_decided = manifest.threshold is None or manifest.threshold_of(precision) is not None
+    is_decided = manifest.threshold_of("fp32") is None or manifest.threshold_of(precision) is not None
     return precision in manifest.precisions and is_decided
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +50,18 @@ class LogFacts:
         bundle: The bundle's folder name.
         graph_sha256: Hash of the graph whose scores it holds: those of another cannot be compared.
         precision: In which the graph ran.
+        roi_sha256: Hash of the region of interest that was scored; None for whole images.
     """
 
     bundle: str
     graph_sha256: str
     precision: str
+    roi_sha256: str | None = None
+
+    def describe(self) -> str:
+        """Say in words what a log belongs to."""
+        region = f", region of interest {self.roi_sha256[:8]}" if self.roi_sha256 else ""
+        return f"{self.bundle} in {self.precision}{region}"
 
 
 class VerdictLog:
@@ -188,14 +195,14 @@ def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
             database.executescript(_TABLES)
             database.execute(f"PRAGMA application_id = {_APPLICATION}")
             database.execute(f"PRAGMA user_version = {SCHEMA}")
-            named = {"bundle": facts.bundle, "graph_sha256": facts.graph_sha256, "precision": facts.precision}
+            named = {name: value for name, value in asdict(facts).items() if value is not None}
             database.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", named.items())
     found = _facts(database, path, OutputError)
-    if found.graph_sha256 != facts.graph_sha256 or found.precision != facts.precision:
+    if replace(found, bundle=facts.bundle) != facts:
         raise OutputError(
-            f"'{path}' is the log of another graph, whose scores cannot be compared",
-            expected=f"{facts.bundle} in {facts.precision}",
-            received=f"{found.bundle} in {found.precision}",
+            f"'{path}' is the log of another graph or region of interest, whose scores cannot be compared",
+            expected=facts.describe(),
+            received=found.describe(),
             fix="name another file for this bundle",
         )
 
@@ -209,7 +216,7 @@ def _facts(database: sqlite3.Connection, path: Path, error: type[DataError] | ty
         raise error(f"'{path}' was written by a newer kdx", fix="update kdx on this machine")
     named = dict(database.execute("SELECT name, value FROM facts").fetchall())
     try:
-        return LogFacts(named["bundle"], named["graph_sha256"], named["precision"])
+        return LogFacts(named["bundle"], named["graph_sha256"], named["precision"], named.get("roi_sha256"))
     except KeyError as missing:
         raise error(f"'{path}' does not say what it belongs to: {missing}", fix="name another file") from missing
 

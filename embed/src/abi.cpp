@@ -126,7 +126,24 @@ kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image
         // Whoever looks at a verdict of a call that failed must find nothing that lets a part pass.
         for (std::size_t i = 0; i < count; ++i) verdict_at(verdicts, i)->decision = KDX_UNDECIDED;
         for (std::size_t i = 0; maps && i < count; ++i) require_map(maps[i], detector->detector.bundle());
-        detector->detector.infer(count, images, verdicts, verdicts->struct_size, maps);
+        detector->detector.infer(count, images, verdicts, verdicts->struct_size, maps, detector->detector.roi());
+    });
+}
+
+kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const kdx_image *roi, kdx_verdict *verdict,
+                         const kdx_map *map) noexcept {
+    if (!roi) return kdx_infer(detector, image, verdict, map);
+    return guarded([&] {
+        require(detector, "detector");
+        require(image, "image");
+        require(verdict, "verdict");
+        require_size(verdict->struct_size, kFirstVerdict, "verdict");
+        verdict->decision = KDX_UNDECIDED;
+        const auto &bundle = detector->detector.bundle();
+        if (map) require_map(*map, bundle);
+        const auto mask = kdx::embed::frame_of(*roi, bundle.camera_height, bundle.camera_width, 1, false);
+        const kdx::embed::Roi region(bundle, mask.data, mask.row_stride);
+        detector->detector.infer(1, image, verdict, verdict->struct_size, map, &region);
     });
 }
 

@@ -152,14 +152,32 @@ void read_files(Bundle &bundle, const json &manifest) {
         if (!bundle.files.count(name)) throw Failure(KDX_ERROR_BUNDLE, std::string(kIndex) + " does not list '" + name + "'");
 }
 
+// A threshold decides in the region of interest that it was calibrated in, and in no other.
+void add_threshold(Bundle &bundle, const json &record, const std::string &precision) {
+    const auto threshold = threshold_from(record, bundle, precision);
+    const auto own = record.find("roi_sha256");
+    const auto found = own == record.end() || own->is_null() ? std::string() : own->get<std::string>();
+    if (found == (bundle.has_roi() ? bundle.hash_of(kRoi) : std::string()))
+        bundle.thresholds[precision] = threshold;
+    else
+        bundle.stale.push_back(precision);
+}
+
+void read_rule(Bundle &bundle, const json &manifest) {
+    const auto spec = manifest.find("pair_spec");
+    if (spec == manifest.end() || !spec->is_object()) return;
+    const auto join = spec->value("join", std::string("single")), rule = spec->value("score", std::string());
+    // The other joins multiply two maps, or score one that is not returned.
+    if ((join == "single" || join == "score_first") && (rule == "max" || rule == "sum")) bundle.score_rule = rule;
+}
+
 void read_thresholds(Bundle &bundle, const json &manifest) {
     if (manifest.contains("threshold") && !manifest["threshold"].is_null())
-        for (const auto *precision : {"fp32", "fp16"})
-            bundle.thresholds[precision] = threshold_from(manifest["threshold"], bundle, precision);
+        for (const auto *precision : {"fp32", "fp16"}) add_threshold(bundle, manifest["threshold"], precision);
     if (manifest.contains("thresholds"))
         for (const auto &[precision, record] : manifest["thresholds"].items())
             if (has_own_threshold(precision) && bundle.has(precision))
-                bundle.thresholds[precision] = threshold_from(record, bundle, precision);
+                add_threshold(bundle, record, precision);
 }
 
 }  // namespace
@@ -185,6 +203,10 @@ bool Bundle::is_calibrated_alike(const std::string &precision) const {
 Threshold Bundle::threshold_of(const std::string &precision) const {
     const auto found = thresholds.find(precision);
     return found == thresholds.end() ? Threshold{} : found->second;
+}
+
+bool Bundle::has_stale_roi(const std::string &precision) const {
+    return std::find(stale.begin(), stale.end(), precision) != stale.end();
 }
 
 void Bundle::check_files() const {
@@ -213,6 +235,7 @@ Bundle parse_manifest(const std::string &text, const fs::path &path) {
         read_input(bundle, manifest);
         read_tiling(bundle, manifest);
         read_files(bundle, manifest);
+        read_rule(bundle, manifest);
         read_thresholds(bundle, manifest);
         return bundle;
     } catch (const json::exception &error) {

@@ -12,6 +12,7 @@
 
 namespace kdx::embed {
 
+constexpr const char *kRoi = "roi.png";
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 struct Threshold {
@@ -38,7 +39,9 @@ struct Bundle {
     FrameLimits frame_limits;
     std::vector<std::string> golden;           // file names under golden/
     std::vector<std::string> precisions;       // of the graphs that are there; fp32 first
-    std::map<std::string, Threshold> thresholds;  // by precision
+    std::map<std::string, Threshold> thresholds;  // by precision; of this region of interest alone
+    std::vector<std::string> stale;  // precisions whose threshold was calibrated in another region of interest
+    std::string score_rule;          // how the returned map becomes the score, "max" or "sum"; empty: not of it alone
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
 
     // The ONNX graph of a precision; throws Failure (KDX_ERROR_BUNDLE) where there is none.
@@ -51,6 +54,8 @@ struct Bundle {
     // Whether a precision can decide wherever FP32 can.
     bool is_calibrated_alike(const std::string &precision) const;
     Threshold threshold_of(const std::string &precision) const;
+    bool has_roi() const { return files.count(kRoi) > 0; }
+    bool has_stale_roi(const std::string &precision) const;
 
     // Hashes every file again; throws Failure (KDX_ERROR_BUNDLE) naming the first that is missing or altered.
     void check_files() const;

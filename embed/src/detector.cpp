@@ -59,6 +59,7 @@ Detector::Detector(const std::string &path, const kdx_options &options)
     const auto &kind = kind_of(options.backend);
     precision_ = precision_of(bundle_, kind, options.precision);
     threshold_ = bundle_.threshold_of(precision_);
+    if (bundle_.has_roi()) roi_ = read_roi(bundle_);
     const auto cache = options.cache_dir ? std::filesystem::u8path(options.cache_dir) : std::filesystem::path();
     backend_ = kind.open(bundle_, {precision_, cache, options.threads, options.device});
     if (bundle_.tiling.is_set()) backend_ = tiled(std::move(backend_), bundle_);
@@ -78,10 +79,11 @@ void Detector::describe(kdx_description &description) const {
     description.field_of_view = bundle_.field_of_view;
     copy_text(backend_->name(), description.backend, sizeof description.backend);
     copy_text(precision_, description.precision, sizeof description.precision);
+    description.roi = bundle_.has_stale_roi(precision_) ? KDX_ROI_CHANGED : roi_ ? KDX_ROI_SET : KDX_ROI_NONE;
 }
 
 void Detector::infer(std::size_t count, const kdx_image *images, kdx_verdict *verdicts, std::size_t verdict_size,
-                     const kdx_map *maps) const {
+                     const kdx_map *maps, const Roi *roi) const {
     const auto at_once = std::min(count, backend_->max_batch());
     const auto size = static_cast<std::size_t>(bundle_.camera_height) * bundle_.camera_width * bundle_.channels;
     std::vector<Frame> frames;
@@ -102,42 +104,45 @@ void Detector::infer(std::size_t count, const kdx_image *images, kdx_verdict *ve
             packed = copy.data();
         }
         auto *first = reinterpret_cast<kdx_verdict *>(reinterpret_cast<char *>(verdicts) + start * verdict_size);
-        infer_part(part, frames.data(), packed, first, verdict_size, maps ? maps + start : nullptr);
+        infer_part(part, frames.data(), packed, first, verdict_size, maps ? maps + start : nullptr, roi);
     }
 }
 
 void Detector::infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
-                          std::size_t verdict_size, const kdx_map *maps) const {
+                          std::size_t verdict_size, const kdx_map *maps, const Roi *roi) const {
+    const bool is_calibrated = roi == this->roi() || (roi && roi_ && roi_->is_same(*roi));
+    const auto threshold = is_calibrated ? threshold_ : Threshold{};
     backend_->run(packed, count, [&](std::size_t i, float score, const float *map) {
-        const auto verdict = verdict_on(score, frames[i]);
+        const auto verdict = verdict_on(roi ? roi->score_of(map, score) : score, frames[i], threshold);
         // A caller of another version has a structure of another size: what both know is written.
         const auto known = std::min(verdict_size, sizeof verdict) - sizeof verdict.struct_size;
         auto *target = reinterpret_cast<char *>(verdicts) + i * verdict_size;
         std::memcpy(target + sizeof verdict.struct_size,
                     reinterpret_cast<const char *>(&verdict) + sizeof verdict.struct_size, known);
-        if (maps && maps[i].data) keep_map(map, maps[i]);
+        if (maps && maps[i].data) keep_map(map, maps[i], roi);
     });
 }
 
-kdx_verdict Detector::verdict_on(float score, const Frame &frame) const {
+kdx_verdict Detector::verdict_on(float score, const Frame &frame, const Threshold &threshold) const {
     kdx_verdict verdict{};
     verdict.frame_faults = faults_of(frame, bundle_.frame_limits);
-    verdict.decision = decide(score, threshold_, verdict.frame_faults);
+    verdict.decision = decide(score, threshold, verdict.frame_faults);
     verdict.score = score;
-    verdict.threshold = threshold_.score;
-    verdict.margin = threshold_.is_set() && threshold_.score != 0 ? score / threshold_.score - 1 : kNone;
+    verdict.threshold = threshold.score;
+    verdict.margin = threshold.is_set() && threshold.score != 0 ? score / threshold.score - 1 : kNone;
     return verdict;
 }
 
-void Detector::keep_map(const float *values, const kdx_map &map) const {
-    const auto row = static_cast<std::size_t>(bundle_.camera_map_width) * sizeof(float);
-    if (map.row_stride == 0 || static_cast<std::size_t>(map.row_stride) == row) {
-        std::memcpy(map.data, values, row * bundle_.camera_map_height);
-        return;
-    }
+void Detector::keep_map(const float *values, const kdx_map &map, const Roi *roi) const {
+    const auto width = static_cast<std::size_t>(bundle_.camera_map_width), row = width * sizeof(float);
+    const auto stride = map.row_stride ? map.row_stride : static_cast<std::int64_t>(row);
     auto *target = reinterpret_cast<char *>(map.data);
-    for (int y = 0; y < bundle_.camera_map_height; ++y, target += map.row_stride, values += bundle_.camera_map_width)
+    for (std::size_t y = 0; y < static_cast<std::size_t>(bundle_.camera_map_height); ++y, target += stride, values += width) {
         std::memcpy(target, values, row);
+        auto *kept = reinterpret_cast<float *>(target);
+        for (std::size_t x = 0; roi && x < width; ++x)
+            if (!roi->counts(y * width + x)) kept[x] = 0;
+    }
 }
 
 }  // namespace kdx::embed

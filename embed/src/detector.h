@@ -2,11 +2,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend.h"
 #include "bundle.h"
+#include "roi.h"
 
 namespace kdx::embed {
 
@@ -17,24 +19,27 @@ public:
 
     void describe(kdx_description &description) const;
 
-    // verdicts: count structures, verdict_size bytes apart. maps may be null. Throws Failure.
+    // verdicts: count structures, verdict_size bytes apart. maps may be null. In another region of interest than the
+    // bundle's, every decision is undecided; roi null: whole images, the graph's own scores. Throws Failure.
     void infer(std::size_t count, const kdx_image *images, kdx_verdict *verdicts, std::size_t verdict_size,
-               const kdx_map *maps) const;
+               const kdx_map *maps, const Roi *roi) const;
 
     const Bundle &bundle() const { return bundle_; }
     const std::string &precision() const { return precision_; }
     const Threshold &threshold() const { return threshold_; }
     Backend &backend() const { return *backend_; }
+    const Roi *roi() const { return roi_ ? &*roi_ : nullptr; }
 
 private:
     void infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
-                    std::size_t verdict_size, const kdx_map *maps) const;
-    kdx_verdict verdict_on(float score, const Frame &frame) const;
-    void keep_map(const float *values, const kdx_map &map) const;
+                    std::size_t verdict_size, const kdx_map *maps, const Roi *roi) const;
+    kdx_verdict verdict_on(float score, const Frame &frame, const Threshold &threshold) const;
+    void keep_map(const float *values, const kdx_map &map, const Roi *roi) const;
 
     Bundle bundle_;
     std::string precision_;
     Threshold threshold_;
+    std::optional<Roi> roi_;
     std::unique_ptr<Backend> backend_;
 };
 

@@ -13,7 +13,7 @@ namespace kdx::embed {
 namespace {
 
 [[noreturn]] void damaged(const std::string &what) {
-    throw Failure(KDX_ERROR_BUNDLE, "a golden file is damaged: " + what + "\n  fix: export the bundle again");
+    throw Failure(KDX_ERROR_BUNDLE, "a file of the bundle is damaged: " + what + "\n  fix: export the bundle again");
 }
 
 std::uint32_t big_endian(std::string_view bytes) {

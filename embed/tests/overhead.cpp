@@ -65,7 +65,7 @@ int main(int argc, char **argv) try {
                                   bundle.channels == 1 ? KDX_MONO8 : bundle.bgr ? KDX_BGR8 : KDX_RGB8, 0};
             const kdx_map target{map.data(), 0};
             kdx_verdict verdict{};
-            detector.infer(1, &image, &verdict, sizeof verdict, &target);
+            detector.infer(1, &image, &verdict, sizeof verdict, &target, detector.roi());
         } else {
             request.set_input_tensor(ov::Tensor(ov::element::u8, shape, pixels));
             request.infer();

@@ -17,6 +17,7 @@
 #include "golden.h"
 #include "inflate.h"
 #include "plain_graph.h"
+#include "roi.h"
 #include "sha256.h"
 
 namespace ke = kdx::embed;
@@ -207,6 +208,39 @@ void golden_images_are_read(const fs::path &path) {
     CHECK(status_of([&] { ke::decode_npy(replaced(scores, "<f4", "<f8"), golden.count); }) == KDX_ERROR_BUNDLE);
 }
 
+// The cases of tests/kdx/test_roi.py.
+void pixels_count_where_all_they_cover_is_included() {
+    ke::Bundle bundle;
+    bundle.camera_height = bundle.camera_width = 8, bundle.camera_map_height = bundle.camera_map_width = 4, bundle.score_rule = "max";
+    const auto excluded = [&](const std::vector<std::size_t> &pixels) {
+        std::vector<std::uint8_t> mask(64, 255);
+        for (const auto pixel : pixels) mask[pixel] = 0;
+        const ke::Roi roi(bundle, mask.data(), 8);
+        std::vector<int> found;
+        for (int i = 0; i < bundle.camera_map_height * bundle.camera_map_width; ++i)
+            if (!roi.counts(static_cast<std::size_t>(i))) found.push_back(i);
+        return found;
+    };
+    CHECK((excluded({1, 5 * 8 + 5}) == std::vector<int>{0, 10}));
+    bundle.field_of_view = 0.5;
+    CHECK(excluded({0, 12, 51}).empty());
+    CHECK((excluded({2 * 8 + 2, 5 * 8 + 4}) == std::vector<int>{0, 14}));
+    bundle.field_of_view = 1;
+    bundle.camera_map_height = bundle.camera_map_width = 3;  // 8 / 3 pixels each: neighbours share one
+    CHECK((excluded({2 * 8}) == std::vector<int>{0, 3}));
+
+    std::vector<std::uint8_t> mask(64, 255);
+    mask[0] = 0;
+    const std::vector<float> map = {9, 1, 2, 3, 4, 3, 2, 1, 0.5f};
+    CHECK(ke::Roi(bundle, mask.data(), 8).score_of(map.data(), 9) == 4);
+    CHECK(std::isinf(ke::Roi(bundle, mask.data(), 8).score_of(map.data(), INFINITY)));
+    CHECK(std::isnan(ke::Roi(bundle, mask.data(), 8).score_of(std::vector<float>(9, NAN).data(), 1)));
+    bundle.score_rule = "sum";
+    CHECK(ke::Roi(bundle, mask.data(), 8).score_of(map.data(), 25.5f) == 16.5f);
+    bundle.score_rule = "";
+    CHECK(status_of([&] { ke::Roi(bundle, mask.data(), 8); }) == KDX_ERROR_ARGUMENT);
+}
+
 void caches_keep_only_what_is_whole() {
     const auto folder = fs::temp_directory_path() / "kdx-units-cache";
     fs::remove_all(folder);
@@ -264,6 +298,7 @@ int main(int argc, char **argv) {
     altered_files_are_refused(argv[1]);
     graphs_that_are_not_plain_are_refused(argv[1]);
     golden_images_are_read(argv[1]);
+    pixels_count_where_all_they_cover_is_included();
     engines_are_held_against_the_machine(argv[1]);
     caches_keep_only_what_is_whole();
     return failures ? 1 : 0;

@@ -92,7 +92,7 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
         force: Replace a model of this name; nothing else is ever replaced.
 
     Raises:
-        OptionError: The backend cannot do what is asked.
+        OptionError: The backend cannot do what is asked, or the bundle has a region of interest.
         BundleError: The bundle holds no graph of the precision.
         BackendError: There is no engine, or it was altered.
         OutputError: The model exists.
@@ -100,6 +100,11 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
     """
     if request.backend not in BACKENDS:
         raise OptionError("no such backend", expected=", ".join(BACKENDS), received=request.backend)
+    if bundle.manifest.roi_sha256 is not None:
+        raise OptionError(
+            "Triton serves the graph alone, which scores whole images: this bundle has a region of interest",
+            fix=f"serve a copy without it: kdx roi {bundle.path} --remove, and calibrate the copy",
+        )
     engine = _engine(bundle, request) if request.backend == "tensorrt" else None
     precision = engine.record.precision if engine else request.precision or "fp32"
     if precision not in BACKENDS[request.backend]:

@@ -19,6 +19,7 @@ from kdx.cli import (
     methods,
     predict,
     reproduce,
+    roi,
     score,
     selftest,
     sign,
@@ -45,8 +46,8 @@ app = typer.Typer(
     help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
 _COMMANDS = (
-    train, train_many, fit, methods, evaluate, export, calibrate, verify, sign, build_engine, triton, predict, score,
-    bench, selftest, drift, reproduce, inspect, doctor, demo,
+    train, train_many, fit, methods, evaluate, export, roi, calibrate, verify, sign, build_engine, triton, predict,
+    score, bench, selftest, drift, reproduce, inspect, doctor, demo,
 )  # fmt: skip
 for _module in _COMMANDS:
     _name = _module.__name__.rpartition(".")[2]

@@ -181,13 +181,18 @@ def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibratio
     import numpy as np
 
     from kd_export.judge import LIMITS, Evidence, judge
+    from kdx.roi import golden_roi
     from kdx.runtime.tiled import graph_backend
 
     if precision not in LIMITS:
         return ""
-    golden = bundle.golden()
+    golden, roi = bundle.golden(), golden_roi(bundle)
     graph = graph_backend(detector.backend)
-    scores = np.array([float(graph.run(image[None]).scores[0, 0]) for image in golden.images])
+    answers = [graph.run(image[None]) for image in golden.images]
+    found = np.concatenate([each.maps for each in answers]), np.concatenate([each.scores for each in answers])
+    expected = golden.maps, golden.scores
+    if roi is not None:
+        found, expected = roi.apply(*found), roi.apply(*expected)
+    scores, reference = (each[:, 0].astype(float) for _, each in (found, expected))
     evidence = Evidence(golden.images, thresholds=(exact.threshold.score, own.threshold.score))
-    reference = golden.scores[:, 0].astype(float)
     return "; ".join(judge(detector.backend.name, LIMITS[precision], evidence, (reference, scores)).faults)

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -67,7 +68,9 @@ def _guarded(function: F, *, json_lines: bool) -> F:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         show = (print_json_line if json_lines else print_json) if kwargs.get("json", False) else None
         try:
-            function(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
+                function(*args, **kwargs)
         except KdxError as error:
             _fail(error.as_dict(), str(error), error.exit_status, show)
         except KeyboardInterrupt:
@@ -224,6 +227,16 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
+
+
+def _show_warning(
+    plainly: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any, **more: Any
+) -> None:
+    """Show a warning of kdx's own as a message, and any other as Python does."""
+    if category.__module__.startswith("kdx."):
+        err.print(f"[yellow]warning:[/] {escape(str(message))}")
+    else:
+        plainly(message, category, *rest, **more)
 
 
 def _describe(error: OSError) -> str:

@@ -25,14 +25,23 @@ def inspect(
 ) -> None:
     """Say what is in a bundle, and check every hash on the way."""
     from kdx.bundle import open_bundle
+    from kdx.roi import STALE, roi_of
 
     opened = open_bundle(bundle, require_signature=require_signature or None)
-    manifest = opened.manifest
+    manifest, roi = opened.manifest, roi_of(opened)
     signature = _signature(opened)
     engines = list(engines_of(bundle))
     if json:
         records = {engine.path.name: engine.record for engine in engines}
-        print_json({"bundle": str(bundle), "manifest": manifest, "engines": records, "signature": signature})
+        print_json(
+            {
+                "bundle": str(bundle),
+                "manifest": manifest,
+                "engines": records,
+                "signature": signature,
+                "roi_changed_after_calibration": manifest.has_stale_roi(),
+            }
+        )
         return
     from rich.table import Table
 
@@ -46,6 +55,9 @@ def inspect(
         "returns": f"anomaly_map {' × '.join(map(str, manifest.camera_map_size))}"
         + ("" if manifest.field_of_view == 1 else f" of the central {100 * manifest.field_of_view:g} % of each side")
         + f", anomaly_score; batch up to {manifest.max_batch}",
+        "region": "none: whole images count"
+        if roi is None
+        else f"{100 * roi.included.mean():.3g} % of the image counts",
         "threshold": _threshold(manifest),
         "signed": _in_words(signature),
         "golden": f"{len(manifest.golden)} images",
@@ -61,6 +73,8 @@ def inspect(
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", value)
     out.print(table)
+    if manifest.has_stale_roi():
+        out.print(f"[bold red]{STALE}[/]")
     for name, variant in manifest.variants.items():
         _show_ranges(name, variant)
     for engine in engines:

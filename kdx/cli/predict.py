@@ -296,7 +296,8 @@ def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: 
     buffer = io.BytesIO()
     bgr = detector.input.channel_order == "bgr" and image.shape[2] == 3
     rgb = image[..., ::-1] if bgr else image
-    render_overlay(rgb, verdict, name, detector.field_of_view).save(buffer, format="PNG")
+    included = detector.roi.included if detector.roi else None
+    render_overlay(rgb, verdict, name, detector.field_of_view, included).save(buffer, format="PNG")
     write_atomic(target, buffer.getvalue())
 
 

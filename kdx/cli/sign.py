@@ -90,7 +90,7 @@ def _show(bundle: Path, seal: Seal, *, json: bool) -> None:
     if json:
         print_json({"bundle": str(bundle), "key_sha256": seal.key_sha256, "statement": statement})
         return
-    if open_bundle(bundle).manifest.threshold is None:
+    if open_bundle(bundle).manifest.threshold_of("fp32") is None:
         err.print("[yellow]not calibrated:[/] calibrating takes the signature away again")
     engines = sorted({Path(name).parent.name for name in statement.engines})
     out.print(f"[bold]{bundle}[/]: signed by {seal.key_sha256}")

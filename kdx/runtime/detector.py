@@ -20,6 +20,7 @@ from kdx.runtime.cuda.arrays import DeviceArray, device_array
 
 if TYPE_CHECKING:
     from kdx.regions import Region
+    from kdx.roi import Roi, RoiFrame
     from kdx.verdict_log import VerdictLog
 
 
@@ -37,11 +38,11 @@ class Verdict:
     """The answer for one image.
 
     Attributes:
-        decision: Undecided where the bundle has no threshold, the score is not finite, or the frame shows no part:
-            never silently good.
-        score: The raw anomaly score.
+        decision: Undecided where the bundle has no threshold, or none for this region of interest, the score is not
+            finite, or the frame shows no part: never silently good.
+        score: The raw anomaly score, of the region of interest where there is one.
         threshold: The calibrated score above which an image is defective, or None.
-        anomaly_map: float32 ``(h, w)``, raw, at the network's resolution.
+        anomaly_map: float32 ``(h, w)``, raw, at the network's resolution; 0 where the region of interest excludes it.
         pixel_threshold: The map value that hardly any good image reaches anywhere, or None.
         frame_faults: Why the frame shows no part, whatever it scored; empty for nothing.
         review_threshold: The score above which somebody should look, or None without such a band.
@@ -104,6 +105,8 @@ class Detector(ClosesOnExit):
         precision: In which the graph runs.
         review_threshold: The calibrated beginning of the review band, or None.
         log: Where verdicts are written, or None. Closed with the detector.
+        roi: The bundle's region of interest, or None; outside it nothing counts.
+        roi_frame: What makes regions of interest for single calls; None where there are none (run folders).
     """
 
     def __init__(
@@ -117,6 +120,8 @@ class Detector(ClosesOnExit):
         frame_limits: FrameLimits | None = None,
         precision: str = "fp32",
         review_threshold: float | None = None,
+        roi: Roi | None = None,
+        roi_frame: RoiFrame | None = None,
     ) -> None:
         self.backend = backend
         self.input = input_spec
@@ -129,25 +134,31 @@ class Detector(ClosesOnExit):
         self.precision = precision
         self.review_threshold = review_threshold
         self.log: VerdictLog | None = None
+        self.roi = roi
+        self.roi_frame = roi_frame
 
-    def __call__(self, image: NDArray[np.uint8]) -> Verdict:
+    def __call__(self, image: NDArray[np.uint8], *, roi: Roi | NDArray[np.uint8] | None = None) -> Verdict:
         """Judge one image.
 
         Args:
             image: uint8 ``(H, W, C)``, or ``(H, W)`` for a mono detector; exactly the size of :attr:`input`.
+            roi: A region of interest for this call: uint8 ``(H, W)``, 255 for pixels that count and 0 for others, or
+                what :meth:`region_of_interest` made of it, which takes no time again. None takes the bundle's. In
+                another than the bundle's, the threshold does not hold: there is a score, and the decision is undecided.
 
         Raises:
-            InputError: Another type, size or channel count.
+            InputError: Another type, size or channel count; a region that cannot be.
             BackendError: The runtime failed; the next call may succeed.
         """
         started = time.perf_counter()
+        asked = self.region_of_interest(roi) if isinstance(roi, np.ndarray) else roi
         batch: Any = self._on_device(image)
         frame = None
         if batch is None:
             batch = np.ascontiguousarray(self.input.check(image)[None])
             frame = batch[0]
         outputs = self.backend.run(batch)
-        verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame)
+        verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame, asked)
         self._keep([verdict], started)
         return verdict
 
@@ -166,13 +177,26 @@ class Detector(ClosesOnExit):
         return verdicts
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Return the raw maps ``(N, h, w)`` and scores ``(N, 1)`` of several images."""
+        """Return the raw maps ``(N, h, w)`` and scores ``(N, 1)`` of several images, in the region of interest."""
         parts = [self.backend.run(part) for part in self._parts(images)]
         if not parts:
             return Outputs(np.empty((0, 0, 0), np.float32), np.empty((0, 1), np.float32))
+        if self.roi is not None:
+            parts = [Outputs(*self.roi.apply(part.maps, part.scores)) for part in parts]
         if len(parts) == 1:
             return parts[0]
         return Outputs(np.concatenate([p.maps for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    def region_of_interest(self, mask: NDArray[np.uint8]) -> Roi:
+        """Return a region of interest for calls: uint8 ``(H, W)``, 255 for pixels that count and 0 for others.
+
+        Raises:
+            InputError: It does not fit the camera's image, has other values, or excludes nothing or everything; or the
+                method takes none.
+        """
+        if self.roi_frame is None:
+            raise InputError("a run takes no region of interest", fix="export it: kdx export RUN -o NAME.kdx")
+        return self.roi_frame.roi(mask)
 
     def _parts(self, images: Any) -> Iterator[Any]:
         """Yield several images in batches that go through the graph at once."""
@@ -194,7 +218,11 @@ class Detector(ClosesOnExit):
         return array.reshape(count, *self.input.check_layout("uint8", shape))
 
     def verdict(
-        self, anomaly_map: NDArray[np.float32], score: NDArray[np.float32], image: NDArray[np.uint8] | None = None
+        self,
+        anomaly_map: NDArray[np.float32],
+        score: NDArray[np.float32],
+        image: NDArray[np.uint8] | None = None,
+        roi: Roi | None = None,
     ) -> Verdict:
         """Return the verdict on what a backend gave for one image: a map ``(h, w)`` and a score ``(1,)``.
 
@@ -202,13 +230,18 @@ class Detector(ClosesOnExit):
             anomaly_map: Of the image.
             score: Of the image.
             image: uint8 ``(H, W, C)``, to be looked at; None where it lies on the GPU.
+            roi: The region of interest; None takes the bundle's.
         """
+        is_calibrated = roi is None or roi.is_same(self.roi)
+        roi = roi or self.roi
+        if roi is not None:
+            anomaly_map, score = roi.apply(anomaly_map, score)
         value = float(score[0])
         faults = () if image is None else faults_of(image, self.frame_limits)
-        decision = decide(value, self.threshold, faults, self.review_threshold)
-        return Verdict(
-            decision, value, self.threshold, anomaly_map, self.pixel_threshold, faults, self.review_threshold
+        threshold, pixel, review = (
+            (self.threshold, self.pixel_threshold, self.review_threshold) if is_calibrated else (None, None, None)
         )
+        return Verdict(decide(value, threshold, faults, review), value, threshold, anomaly_map, pixel, faults, review)
 
     def regions(self, verdict: Verdict, *, min_area: float = 0.0, pixel_size_um: float | None = None) -> list[Region]:
         """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.regions.find_regions`.

@@ -75,6 +75,7 @@ class Description(ctypes.Structure):
         ("threshold", ctypes.c_double), ("review_threshold", ctypes.c_double),
         ("pixel_threshold", ctypes.c_double), ("field_of_view", ctypes.c_double),
         ("backend", ctypes.c_char * 24), ("precision", ctypes.c_char * 8),
+        ("roi", ctypes.c_int32),
     )  # fmt: skip
 
 
@@ -151,13 +152,19 @@ class Detector:
         self.takes = Description(ctypes.sizeof(Description))
         self._check(self._library.kdx_describe(self._handle, ctypes.byref(self.takes)))
 
-    def __call__(self, image: np.ndarray) -> tuple[Verdict, np.ndarray]:
-        """Judge one packed image, as numpy holds it."""
+    def __call__(self, image: np.ndarray, roi: np.ndarray | None = None) -> tuple[Verdict, np.ndarray]:
+        """Judge one packed image, as numpy holds it, in the bundle's region of interest or another."""
         verdict = Verdict(ctypes.sizeof(Verdict))
         anomaly_map = np.empty((self.takes.map_height, self.takes.map_width), np.float32)
         view = Image(image.ctypes.data, *image.shape[:2], self.takes.format, 0)
         target = Map(anomaly_map.ctypes.data, 0)
-        self._check(self._library.kdx_infer(self._handle, *(ctypes.byref(each) for each in (view, verdict, target))))
+        if roi is None:
+            status = self._library.kdx_infer(self._handle, *(ctypes.byref(each) for each in (view, verdict, target)))
+        else:
+            mask = Image(roi.ctypes.data, *roi.shape, 3, 0)
+            given = (ctypes.byref(each) for each in (view, mask, verdict, target))
+            status = self._library.kdx_infer_roi(self._handle, *given)
+        self._check(status)
         return verdict, anomaly_map
 
     def regions(

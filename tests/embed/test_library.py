@@ -25,6 +25,7 @@ from tests.embed.build import DECISIONS, EMBED, FAULTS, CallError, Detector, bui
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 BUNDLE_ERROR = 3
+ROI_SET, ROI_CHANGED = 1, 2
 HAS_BF16 = find_backend("openvino").offers("bf16")
 PRECISIONS = ("fp32", *(("bf16",) if HAS_BF16 else ()), "int8")
 
@@ -115,6 +116,47 @@ def test_the_review_band_is_pythons(library, bundle, tmp_path):
         theirs = [expected(image).decision.value for image in images]
         assert [DECISIONS[detector(image)[0].decision] for image in images] == theirs
     assert set(theirs) == {"good", "review", "defective"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_region_of_interest_is_pythons(library, bundle, dataset, tmp_path, cli, precision):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    images = open_bundle(copy).golden().images
+    mask = np.full(images[0].shape[:2], 255, np.uint8)
+    mask[:, : mask.shape[1] // 3] = mask[41, 50] = 0
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    cli("roi", copy, "--set", tmp_path / "roi.png")
+    with Detector(library, copy, precision) as detector:  # the threshold is of whole images
+        assert detector.takes.roi == ROI_CHANGED
+        assert np.isnan(detector.takes.threshold)
+        assert DECISIONS[detector(images[0])[0].decision] == "undecided"
+        report = detector.selftest()
+        assert (report.passed, b"region of interest was changed" in report.said) == (0, True)
+    cli("calibrate", copy, dataset, "--false-reject-rate", 0.2)
+    other = np.ascontiguousarray(mask[::-1])
+    with (
+        kdx.load(copy, backend="openvino", threads=1, precision=precision) as expected,
+        Detector(library, copy, precision) as detector,
+    ):
+        assert (detector.takes.roi, detector.takes.threshold) == (ROI_SET, expected.threshold)
+        for image in images:
+            for roi in (None, mask, other):
+                (ours, anomaly_map), theirs = detector(image, roi), expected(image, roi=roi)
+                assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+                np.testing.assert_allclose(anomaly_map, theirs.anomaly_map, rtol=1e-5, atol=1e-5 * theirs.score)
+                assert DECISIONS[ours.decision] == theirs.decision.value
+                assert (theirs.decision is kdx.Decision.UNDECIDED) == (roi is other)
+        report = detector.selftest()
+        assert (report.passed, report.flips, report.said) == (1, 0, b"")
+        for wrong, said in (
+            (mask // 2, "other values"),
+            (mask * 0, "includes nothing"),
+            (mask | 255, "excludes nothing"),
+        ):
+            with pytest.raises(CallError, match=said):
+                detector(images[0], wrong)
+        with pytest.raises(CallError, match="takes"):
+            detector(images[0], mask[1:])
 
 
 def test_regions_are_pythons(library, bundle):

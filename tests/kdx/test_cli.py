@@ -20,6 +20,7 @@ OPTIONS = {
     "evaluate": "--backend --precision --threads --max-bad-images --output --checkpoint --force --json",
     "export": "--out --checkpoint --input-size --channel-order --max-batch --precision --force --json",
     "build-engine": "--fp16 --batch --flavour --compute-capability --level --timing-cache --dry-run --force --json",
+    "roi": "--from-images --category --varies --output --set --remove --max-bad-images --force --json",
     "calibrate": "--false-reject-rate --review-rate --backend --threads --max-bad-images --json",
     "verify": "--backend --threads --output --require-signature --force --json",
     "sign": "--key --new-key --passphrase --json",

@@ -10,8 +10,8 @@
  *     kdx_open allocates a handle, and only kdx_close frees it.
  *   - A structure begins with its size: set it with KDX_INIT. A library of a later version then knows which fields its
  *     caller has. Reserved and unknown fields are zero.
- *   - kdx_infer, kdx_infer_batch, kdx_describe, kdx_regions and kdx_selftest may be called on one detector from several threads at
- *     once; each call has a runtime request of its own. kdx_close may not be called while another call is under way.
+ *   - kdx_infer and its kin, kdx_describe, kdx_regions and kdx_selftest may be called on one detector from several
+ *     threads at once; each call has a runtime request of its own. kdx_close may not be called while another call is under way.
  *   - There is no state but the handle's, and the text of kdx_last_error, of which every thread has its own.
  */
 #ifndef KDX_KDX_H
@@ -74,6 +74,10 @@ enum { KDX_FRAME_BLACK = 1, KDX_FRAME_WHITE = 2, KDX_FRAME_UNIFORM = 4, KDX_FRAM
 typedef int32_t kdx_pixel_format;
 enum { KDX_RGB8 = 1, KDX_BGR8 = 2, KDX_MONO8 = 3 };
 
+/* Whether pixels of the camera are excluded (`kdx roi`). Where the region of interest was changed after the calibration,
+ * every decision is KDX_UNDECIDED. */
+enum { KDX_ROI_NONE = 0, KDX_ROI_SET = 1, KDX_ROI_CHANGED = 2 };
+
 typedef struct kdx_options {
     uint32_t struct_size;
     int32_t threads;       /* of one inference; 0 leaves it to the runtime (one per physical core) */
@@ -96,6 +100,7 @@ typedef struct kdx_description {
     double field_of_view;   /* share of each side of the image, centred, that the map covers */
     char backend[24];
     char precision[8];
+    int32_t roi; /* KDX_ROI_... */
 } kdx_description;
 
 typedef struct kdx_image {
@@ -152,6 +157,12 @@ KDX_API kdx_status kdx_describe(const kdx_detector *detector, kdx_description *d
 /* Judges one image. map may be NULL. */
 KDX_API kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx_verdict *verdict,
                              const kdx_map *map) KDX_NOEXCEPT;
+
+/* Judges one image in a region of interest of this call's own: a KDX_MONO8 image of the camera's size, 255 for pixels
+ * that count and 0 for others. In another region than the bundle's the threshold does not hold: there is a score, and the
+ * decision is KDX_UNDECIDED. roi NULL takes the bundle's. map is 0 where no pixel counts, and may be NULL. */
+KDX_API kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const kdx_image *roi,
+                                 kdx_verdict *verdict, const kdx_map *map) KDX_NOEXCEPT;
 
 /* Judges several images. maps may be NULL; else there are count of them, of which data may be NULL one by one.
  * On an error every decision is KDX_UNDECIDED, and nothing else of verdicts and maps may be used. */

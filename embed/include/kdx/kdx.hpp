@@ -91,6 +91,14 @@ public:
         return infer(image, &map);
     }
 
+    // Judges an image in another region of interest than the bundle's: a score, and no decision.
+    Verdict in_roi(const kdx_image &image, const kdx_image &roi) {
+        kdx_verdict raw;
+        KDX_INIT(raw);
+        check(kdx_infer_roi(handle_.get(), &image, &roi, &raw, nullptr));
+        return verdict_of(raw);
+    }
+
     // Judges several images at once.
     std::vector<Verdict> batch(const std::vector<kdx_image> &images) {
         std::vector<kdx_verdict> raw(images.size());

@@ -1,0 +1,91 @@
+#include "roi.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "bundle.h"
+#include "error.h"
+#include "golden.h"
+
+namespace kdx::embed {
+
+namespace {
+
+// A map's pixel that ends where a camera's pixel begins does not touch it, whatever binary fractions make of it.
+constexpr double kTouches = 1e-6;
+
+[[noreturn]] void refuse(const char *what) { throw Failure(KDX_ERROR_ARGUMENT, std::string("the region of interest ") + what); }
+
+struct Span {
+    int first, last;  // one behind
+};
+
+// The camera's pixels that each of the map's touches along an axis.
+std::vector<Span> covered(int count, int length, double share) {
+    const double margin = length * (1 - share) / 2, step = (length - 2 * margin) / count;
+    std::vector<Span> spans;
+    for (int i = 0; i < count; ++i) {
+        const auto first = static_cast<int>(std::floor(margin + i * step + kTouches));
+        const auto last = static_cast<int>(std::ceil(margin + (i + 1) * step - kTouches));
+        spans.push_back({std::clamp(first, 0, length - 1), std::clamp(last, 1, length)});
+    }
+    return spans;
+}
+
+}  // namespace
+
+Roi::Roi(const Bundle &bundle, const std::uint8_t *mask, std::int64_t row_stride) : is_sum_(bundle.score_rule == "sum") {
+    if (bundle.score_rule.empty()) refuse("cannot be used: this method's score is not of the returned map alone");
+    const auto width = static_cast<std::size_t>(bundle.camera_width), height = static_cast<std::size_t>(bundle.camera_height);
+    included_.resize(width * height);
+    // Excluded pixels above and to the left of each corner: those of a rectangle are four of these.
+    std::vector<std::int64_t> corners((width + 1) * (height + 1));
+    for (std::size_t y = 0; y < height; ++y) {
+        std::int64_t excluded = 0;
+        const auto *row = mask + static_cast<std::int64_t>(y) * row_stride;
+        for (std::size_t x = 0; x < width; ++x) {
+            if (row[x] != 0 && row[x] != 255) refuse("has other values than 0 and 255");
+            included_[y * width + x] = row[x] == 255;
+            excluded += row[x] == 0;
+            corners[(y + 1) * (width + 1) + x + 1] = corners[y * (width + 1) + x + 1] + excluded;
+        }
+    }
+    if (corners.back() == 0) refuse("excludes nothing");
+    const auto rows = covered(bundle.camera_map_height, bundle.camera_height, bundle.field_of_view);
+    const auto columns = covered(bundle.camera_map_width, bundle.camera_width, bundle.field_of_view);
+    const auto at = [&](int y, int x) { return corners[static_cast<std::size_t>(y) * (width + 1) + x]; };
+    for (const auto &row : rows)
+        for (const auto &column : columns) {
+            const auto excluded = at(row.last, column.last) - at(row.last, column.first) - at(row.first, column.last) +
+                                  at(row.first, column.first);
+            if (excluded == 0) indices_.push_back(static_cast<std::uint32_t>(counted_.size()));
+            counted_.push_back(excluded == 0);
+        }
+    if (indices_.empty()) refuse("includes nothing, or no pixel of the map wholly");
+}
+
+float Roi::score_of(const float *map, float score) const {
+    if (!std::isfinite(score)) return score;
+    double sum = 0;
+    float most = -std::numeric_limits<float>::infinity();
+    for (const auto index : indices_) {
+        const auto value = map[index];
+        if (std::isnan(value)) return value;  // a maximum would pass over it
+        sum += double{value};
+        most = std::max(most, value);
+    }
+    return is_sum_ ? static_cast<float>(sum) : most;
+}
+
+Roi read_roi(const Bundle &bundle) {
+    std::vector<std::uint8_t> mask;
+    try {
+        decode_png(read_file(bundle.path / kRoi), bundle.camera_height, bundle.camera_width, 1, mask);
+        return Roi(bundle, mask.data(), bundle.camera_width);
+    } catch (const Failure &failure) {
+        throw Failure(KDX_ERROR_BUNDLE, "'" + (bundle.path / kRoi).string() + "' cannot be used: " + failure.what());
+    }
+}
+
+}  // namespace kdx::embed

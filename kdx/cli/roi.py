@@ -1,0 +1,145 @@
+"""``kdx roi``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from kdx.cli.common import FORCE_OPTION, JSON_OPTION, MAX_BAD_OPTION, command, out, print_json, progress_for, report_bad
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kdx.bundle import Bundle
+    from kdx.roi import Roi
+
+
+@command
+def roi(
+    bundle: Path = typer.Argument(help="Bundle."),
+    data: Path | None = typer.Option(
+        None, "--from-images", help="Propose a region: leave out the background that never varies in these good images."
+    ),
+    category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    varies: float = typer.Option(4.0, help="With --from-images: grey levels from which on a pixel varies (deviation)."),
+    output: Path = typer.Option(Path("roi.png"), "-o", "--output", help="With --from-images: where to write it."),
+    mask: Path | None = typer.Option(
+        None, "--set", help="Grey image of the camera's size: 255 for pixels that count, 0 for others."
+    ),
+    remove: bool = typer.Option(False, "--remove", help="Let whole images count again."),
+    max_bad_images: int = MAX_BAD_OPTION,
+    force: bool = FORCE_OPTION,
+    json: bool = JSON_OPTION,
+) -> None:
+    """Show, propose, set or remove the region of interest: pixels outside it never count towards score or map.
+
+    A proposal is written to a file, to be looked at and then set. A threshold holds for the region that it was
+    calibrated in: after a change every verdict is undecided until kdx calibrate. A signature is taken away. What is hot
+    just outside shines in by the method's blur: leave a margin.
+    """
+    from kdx.bundle import SIGNATURE, open_bundle
+    from kdx.errors import OptionError
+    from kdx.files import refuse_existing, require_writable
+    from kdx.roi import RoiFrame, read_roi, roi_of, set_roi
+
+    if sum([data is not None, mask is not None, remove]) > 1:
+        raise OptionError("--from-images, --set and --remove exclude each other", fix="call once for each")
+    opened = open_bundle(bundle)
+    if data is not None:
+        refuse_existing(output, force=force)
+        bad: dict[str, str] = {}
+        proposed = RoiFrame.of(opened.manifest).roi(_propose(opened, data, category, varies, bad, max_bad_images, json))
+        _write(output, proposed)
+        _show_proposal(bundle, output, proposed, bad, json=json)
+        return
+    was_signed = (bundle / SIGNATURE).is_file()
+    current = roi_of(opened)
+    given = None if mask is None else read_roi(mask, RoiFrame.of(opened.manifest))
+    wanted = None if remove else given or current
+    is_changed = (wanted is None) != (current is None) or (wanted is not None and not wanted.is_same(current))
+    if is_changed:
+        require_writable(bundle.resolve().parent)
+        opened = set_roi(opened, wanted)
+    _show(bundle, opened, wanted, is_changed=is_changed, signature_removed=was_signed and is_changed, json=json)
+
+
+def _propose(
+    bundle: Bundle,
+    data: Path,
+    category: str | None,
+    varies: float,
+    bad: dict[str, str],
+    max_bad_images: int,
+    json: bool,
+) -> NDArray[np.uint8]:
+    from kd_train.datasets import open_data
+    from kdx.errors import ImageError
+    from kdx.folder import require_good
+    from kdx.images import read_image
+    from kdx.progress import track
+    from kdx.roi import propose_mask
+
+    progress = progress_for(json)
+    paths = require_good(open_data(data, category, progress=progress))
+
+    def images():  # type: ignore[no-untyped-def]
+        for path in track(progress, paths, "looking for what varies", len(paths)):
+            try:
+                yield read_image(path, bundle.manifest.camera)
+            except ImageError as error:
+                bad[str(path)] = error.message
+                if len(bad) > max_bad_images:
+                    raise
+
+    return propose_mask(images(), varies)
+
+
+def _write(output: Path, roi: Roi) -> None:
+    from kdx.files import write_atomic
+    from kdx.roi import encode_roi
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(output, encode_roi(roi))
+
+
+def _show_proposal(bundle: Path, output: Path, roi: Roi, bad: dict[str, str], *, json: bool) -> None:
+    share = float(roi.included.mean())
+    if json:
+        print_json({"bundle": str(bundle), "proposal": str(output), "included": share, "bad_images": bad})
+        return
+    report_bad(bad)
+    out.print(f"[bold]{output}[/]: {100 * share:.3g} % of the image varies and would count, white; look at it, then")
+    out.print(f"  kdx roi {bundle} --set {output}")
+
+
+def _show(
+    path: Path, bundle: Bundle, roi: Roi | None, *, is_changed: bool, signature_removed: bool, json: bool
+) -> None:
+    from kdx.roi import STALE
+
+    manifest = bundle.manifest
+    shares = None if roi is None else {"image": float(roi.included.mean()), "map": float(roi.counted.mean())}
+    if json:
+        print_json(
+            {
+                "bundle": str(path),
+                "included": shares,
+                "roi_sha256": manifest.roi_sha256,
+                "changed": is_changed,
+                "changed_after_calibration": manifest.has_stale_roi(),
+                "signature_removed": signature_removed,
+            }
+        )
+        return
+    if shares is None:
+        out.print(f"[bold]{path}[/]: no region of interest, whole images count")
+    else:
+        image, of_map = (f"{100 * shares[name]:.3g} %" for name in ("image", "map"))
+        out.print(f"[bold]{path}[/]: {image} of the image and {of_map} of the map count")
+    if manifest.has_stale_roi():
+        out.print(f"  [yellow]{STALE}[/] {path} DATA")
+    if signature_removed:
+        out.print("  [yellow]the signature was removed:[/] sign again with kdx sign, after kdx calibrate")
