@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from kdx.bundle import Bundle, ReviewBand, Threshold
-from kdx.errors import DataError, ImageError, OptionError
+from kdx.bundle import Bundle, DefectChoice, ReviewBand, Threshold
+from kdx.errors import DataError, GateError, ImageError, OptionError
 from kdx.files import hash_of_hashes, sha256_file
 from kdx.images import read_image
 from kdx.progress import SILENT, Progress
@@ -42,6 +42,17 @@ class Calibration:
     frame_faults: dict[str, list[str]]
 
 
+@dataclass
+class _Scored:
+    """Images that were scored, in the order of their hashes, and those that were passed over."""
+
+    scores: list[float] = field(default_factory=list)
+    hottest: list[float] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    trained_on: int = 0
+    faults: dict[str, list[str]] = field(default_factory=dict)
+
+
 def calibrate(
     bundle: Bundle,
     detector: Detector,
@@ -50,6 +61,7 @@ def calibrate(
     *,
     precision: str = "fp32",
     review_rate: float | None = None,
+    defective_images: Sequence[Path] = (),
     max_bad_images: int = 0,
     progress: Progress = SILENT,
 ) -> Calibration:
@@ -62,75 +74,158 @@ def calibrate(
 
     With ``review_rate``, a larger one, a second score: between the two, somebody should look.
 
+    With ``defective_images``, the threshold is :func:`best_split` of both instead, and no rate is promised.
+
     Raises:
         OptionError: A rate is not between 0 and 1, or the review rate is not the larger.
-        DataError: Too few held-out images for that rate.
+        DataError: Too few held-out images for that rate; or an image is both good and defective.
+        GateError: Defective images do not score above good ones.
         ImageError: More images than allowed cannot be read.
     """
-    if not 0 < false_reject_rate < 1:
-        raise OptionError(
-            "the false-reject rate is out of range",
-            expected="above 0 and below 1, e.g. 0.01",
-            received=f"{false_reject_rate:g}",
-        )
-    if review_rate is not None and not false_reject_rate < review_rate < 1:
-        raise OptionError(
-            "the review rate is out of range",
-            expected=f"above the false-reject rate of {false_reject_rate:g}, below 1",
-            received=f"{review_rate:g}",
-        )
-    trained = bundle.training_images()
-    scores: list[float] = []
-    hottest: list[float] = []
-    hashes: list[str] = []
-    skipped = 0
+    _require_rates(false_reject_rate, review_rate, with_defects=bool(defective_images))
     bad: dict[str, str] = {}
-    faults: dict[str, list[str]] = {}
-    with progress.task("scoring good images", len(good_images)) as task:
-        for path in good_images:
-            task.advance()
-            try:
-                digest = sha256_file(path)
-                if digest in trained:
-                    skipped += 1
-                    continue
-                if digest in hashes:  # a copy says nothing new
-                    continue
-                verdict = detector(read_image(path, detector.input))
-                scores.append(verdict.score)
-                hottest.append(float(verdict.anomaly_map.max()))
-                hashes.append(digest)
-                if verdict.frame_faults:
-                    faults[str(path)] = [fault.value for fault in verdict.frame_faults]
-            except ImageError as error:
-                bad[str(path)] = error.message
-                if len(bad) > max_bad_images:
-                    raise
-    values = np.array(scores)
-    if not np.isfinite(values).all():
-        raise DataError(
-            f"{int((~np.isfinite(values)).sum())} good images have scores that are not finite", fix="run kdx verify"
-        )
-    score, interval = quantile_with_interval(values, false_reject_rate, trained_on=skipped)
+    trained = bundle.training_images()
+    good = _score(detector, good_images, trained, bad, max_bad_images, progress, "good")
+    values = np.array(good.scores)
+    hottest = np.array(good.hottest)
+    choice: DefectChoice | None = None
+    interval: tuple[float | None, float | None] = (None, None)
+    if defective_images:
+        defective = _score(detector, defective_images, trained, bad, max_bad_images, progress, "defective")
+        score, choice = _choose(good, defective)
+        false_reject_rate = choice.false_rejects / len(values)
+        # The hottest pixel is the score where that is the map's maximum; else as many good images exceed it.
+        is_maximum = np.allclose(hottest, values, rtol=1e-6)
+        pixel = score if is_maximum else float(np.sort(hottest)[-1 - choice.false_rejects])
+    else:
+        score, interval = quantile_with_interval(values, false_reject_rate, trained_on=good.trained_on)
+        pixel = quantile_with_interval(hottest, false_reject_rate)[0]
     threshold = Threshold(
         score=score,
         false_reject_rate=false_reject_rate,
         interval=interval,
         confidence=CONFIDENCE,
-        images=len(scores),
-        data_sha256=hash_of_hashes(hashes),
+        images=len(values),
+        data_sha256=hash_of_hashes(good.hashes),
         graph_sha256=sha256_file(bundle.graph_of(precision)),
         created=now(),
-        pixel=quantile_with_interval(np.array(hottest), false_reject_rate)[0],
+        pixel=pixel,
         scores=_kept(values),
-        review=None if review_rate is None else _review_band(values, review_rate),
+        review=None if review_rate is None else _review_band(values, review_rate, score),
         roi_sha256=bundle.manifest.roi_sha256,
+        defects=choice,
     )
-    return Calibration(threshold, values, skipped, bad, faults)
+    return Calibration(threshold, values, good.trained_on, bad, good.faults)
 
 
-def _review_band(scores: NDArray[np.float64], rate: float) -> ReviewBand:
+def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
+    """Return the score that tells defective from good images best: the smallest sum of miss and false-reject rate.
+
+    That is the largest of Youden's index (Cancer 1950). It lies halfway between two neighbouring scores of either kind;
+    of several that are as good, it is the lowest, which misses the fewest defects.
+
+    Raises:
+        GateError: None is better than chance.
+    """
+    both = np.unique(np.concatenate([good, defective]))
+    between = (both[:-1] + both[1:]) / 2
+    misses = np.searchsorted(np.sort(defective), between, side="right") / len(defective)
+    rejects = 1 - np.searchsorted(np.sort(good), between, side="right") / len(good)
+    costs = misses + rejects
+    if not len(costs) or costs.min() >= 1:
+        raise GateError(
+            "no threshold tells these defective images from good ones",
+            received=f"median scores {np.median(defective):.4g} and {np.median(good):.4g}",
+            fix="check that the folders are not exchanged; kdx evaluate shows what the detector can tell",
+        )
+    # Sums of fractions that are equal may differ in their last digits.
+    return float(between[np.flatnonzero(costs <= costs.min() + 1e-12)[0]])
+
+
+def _choose(good: _Scored, defective: _Scored) -> tuple[float, DefectChoice]:
+    for name, scored in (("good", good), ("defective", defective)):
+        if not scored.scores:
+            raise DataError(
+                f"there are no {name} images to choose a threshold on",
+                received=f"{scored.trained_on} that were trained on, which do not count",
+                fix="name a folder with others",
+            )
+    both = set(good.hashes) & set(defective.hashes)
+    if both:
+        raise DataError(
+            f"{len(both)} images are both good and defective", fix="take them out of one of the two folders"
+        )
+    values, defects = np.array(good.scores), np.array(defective.scores)
+    score = best_split(values, defects)
+    return score, DefectChoice(
+        images=len(defects),
+        misses=int((defects <= score).sum()),
+        false_rejects=int((values > score).sum()),
+        data_sha256=hash_of_hashes(defective.hashes),
+    )
+
+
+def _require_rates(false_reject_rate: float, review_rate: float | None, *, with_defects: bool) -> None:
+    if not with_defects and not 0 < false_reject_rate < 1:
+        raise OptionError(
+            "the false-reject rate is out of range",
+            expected="above 0 and below 1, e.g. 0.01",
+            received=f"{false_reject_rate:g}",
+        )
+    least = 0.0 if with_defects else false_reject_rate
+    if review_rate is not None and not least < review_rate < 1:
+        raise OptionError(
+            "the review rate is out of range",
+            expected=f"above {'0' if with_defects else f'the false-reject rate of {least:g}'}, below 1",
+            received=f"{review_rate:g}",
+        )
+
+
+def _score(
+    detector: Detector,
+    paths: Sequence[Path],
+    trained: Collection[str],
+    bad: dict[str, str],
+    max_bad_images: int,
+    progress: Progress,
+    kind: str,
+) -> _Scored:
+    """Score each image once that was not trained on; add those that cannot be read to ``bad``."""
+    found = _Scored()
+    with progress.task(f"scoring {kind} images", len(paths)) as task:
+        for path in paths:
+            task.advance()
+            try:
+                digest = sha256_file(path)
+                if digest in trained:
+                    found.trained_on += 1
+                    continue
+                if digest in found.hashes:  # a copy says nothing new
+                    continue
+                verdict = detector(read_image(path, detector.input))
+                found.scores.append(verdict.score)
+                found.hottest.append(float(verdict.anomaly_map.max()))
+                found.hashes.append(digest)
+                if verdict.frame_faults:
+                    found.faults[str(path)] = [fault.value for fault in verdict.frame_faults]
+            except ImageError as error:
+                bad[str(path)] = error.message
+                if len(bad) > max_bad_images:
+                    raise
+    wrong = int((~np.isfinite(np.array(found.scores))).sum())
+    if wrong:
+        raise DataError(f"{wrong} {kind} images have scores that are not finite", fix="run kdx verify")
+    return found
+
+
+def _review_band(scores: NDArray[np.float64], rate: float, threshold: float) -> ReviewBand:
     score, interval = quantile_with_interval(scores, rate)
+    if score > threshold:  # only where defects chose the threshold
+        raise OptionError(
+            "the review band would begin above the threshold",
+            expected=f"a review rate above {(scores > threshold).mean():.3g}, the share of good images it rejects",
+            received=f"{rate:g}",
+        )
     return ReviewBand(score=score, false_reject_rate=rate, interval=interval)
 
 

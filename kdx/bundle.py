@@ -59,13 +59,31 @@ class ReviewBand(msgspec.Struct, frozen=True, kw_only=True):
     interval: tuple[float | None, float | None]
 
 
+class DefectChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a threshold was chosen on that was chosen on defective images too; see ``kd_train.calibrate.best_split``.
+
+    Attributes:
+        images: Number of defective images.
+        misses: Of those, at or below the threshold.
+        false_rejects: Good images above it.
+        data_sha256: Hash over the defective images.
+    """
+
+    images: int
+    misses: int
+    false_rejects: int
+    data_sha256: str
+
+
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     """A calibrated decision: an image is defective when its score exceeds ``score``.
 
     Attributes:
         score: The threshold, in the graph's raw score.
-        false_reject_rate: The rate of rejected good images that was asked for.
-        interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None.
+        false_reject_rate: The rate of rejected good images that was asked for; where defects chose the threshold, the
+            share of these good images.
+        interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None, and
+            both of a threshold that was chosen on defects.
         confidence: The interval's coverage, as a fraction.
         images: Number of held-out good images.
         data_sha256: Hash over those images.
@@ -76,6 +94,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
         scores: Of those images, ascending; of very many, as many quantiles. What ``kdx drift`` compares with.
         review: The band below the threshold, or None.
         roi_sha256: Hash of the region of interest in which those images were scored; None for whole images.
+        defects: What it was chosen on beside good images, where that was asked for; else None.
     """
 
     score: float
@@ -90,6 +109,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     scores: list[float] = []
     review: ReviewBand | None = None
     roi_sha256: str | None = None
+    defects: DefectChoice | None = None
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):

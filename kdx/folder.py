@@ -92,6 +92,23 @@ def require_good(folder: ImageFolder) -> tuple[Path, ...]:
     return folder.good
 
 
+def require_defective(folder: ImageFolder) -> tuple[Path, ...]:
+    """Return the defective images: those under ``test/DEFECT_TYPE``, or all of a plain folder.
+
+    Raises:
+        DataError: There are none, or the folder holds good images.
+    """
+    is_plain = folder.layout == "plain" and not (folder.root / GOOD).is_dir()
+    found = folder.good if is_plain else tuple(image.path for image in folder.test if image.is_defective)
+    if not found:
+        raise DataError(
+            f"'{folder.root}' holds no defective images",
+            expected="test/DEFECT_TYPE with images, or a folder of nothing but defective images",
+            received=listing(folder.root),
+        )
+    return found
+
+
 def require_test(folder: ImageFolder) -> tuple[TestImage, ...]:
     """Return the test images; raise ``DataError`` unless there are both good and defective ones."""
     defective = sum(image.is_defective for image in folder.test)

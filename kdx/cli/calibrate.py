@@ -35,9 +35,16 @@ def calibrate(
         help="The training data (its held-out good images are used) or a folder of new good images."
     ),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
-    false_reject_rate: float = typer.Option(0.01, help="Share of good parts that may be rejected."),
+    false_reject_rate: float | None = typer.Option(
+        None, help="Share of good parts that may be rejected. Default: 0.01."
+    ),
     review_rate: float | None = typer.Option(
         None, help="Share of good parts that may be rejected or put aside for review. Default: no review band."
+    ),
+    with_defects: Path | None = typer.Option(
+        None,
+        help="Choose the threshold on defective images too: the smallest sum of miss and false-reject rate on these. "
+        "test/DEFECT_TYPE of a data set, or a folder of defective images.",
     ),
     backend: str = typer.Option("auto", help="Backend whose scores are used."),
     threads: int | None = THREADS_OPTION,
@@ -52,22 +59,31 @@ def calibrate(
     automatically, and the exit status is 1. A signature is taken away: it was for another threshold.
 
     With --review-rate 0.05, parts between two thresholds are neither good nor defective but "review": somebody looks.
+
+    Defects choose no threshold unless --with-defects asks for it: it then fits these defects, and promises nothing for
+    others. Measure it on images that had no part in it.
     """
-    from kd_train.calibrate import images_to_bound
     from kd_train.datasets import open_data
     from kdx.bundle import SIGNATURE, open_bundle
+    from kdx.errors import OptionError
     from kdx.files import require_writable
-    from kdx.folder import require_good
+    from kdx.folder import require_defective, require_good
 
+    if with_defects is not None and false_reject_rate is not None:
+        raise OptionError("--with-defects chooses the false-reject rate itself", fix="leave out --false-reject-rate")
     opened = open_bundle(bundle)
     was_signed = (bundle / SIGNATURE).is_file()
     require_writable(bundle)
     images = require_good(open_data(data, category, progress=progress_for(json)))
+    defective = (
+        require_defective(open_data(with_defects, category, progress=progress_for(json))) if with_defects else ()
+    )
     results, refused = calibrate_each(
         opened,
         images,
-        false_reject_rate,
+        0.01 if false_reject_rate is None else false_reject_rate,
         review_rate=review_rate,
+        defective_images=defective,
         backend=backend,
         threads=threads,
         max_bad_images=max_bad_images,
@@ -92,12 +108,7 @@ def calibrate(
         return
     report_bad(result.bad_images)
     threshold = result.threshold
-    low, high = threshold.interval
-    out.print(f"[bold]{bundle}[/]: threshold {threshold.score:.6g} for {100 * false_reject_rate:g} % false rejects")
-    out.print(
-        f"  95 % interval {number(low)} to {number(high)}, from {threshold.images} held-out good images "
-        f"({result.trained_on} that were trained on passed over)"
-    )
+    _show_choice(bundle, result)
     for precision, found in results.items():
         if precision != "fp32":
             out.print(f"  {precision}: {found.threshold.score:.6g}, from its own scores of the same images")
@@ -113,11 +124,6 @@ def calibrate(
             f"  review from {band.score:.6g}, which {100 * band.false_reject_rate:g} % of good parts exceed; 95 % "
             f"interval {number(band.interval[0])} to {number(band.interval[1])}"
         )
-    if high is None:
-        out.print(
-            f"  {threshold.images} good images cannot bound it from above; for {100 * false_reject_rate:g} % it takes "
-            f"about {images_to_bound(false_reject_rate)}"
-        )
     if was_signed:
         out.print("  [yellow]the signature was removed:[/] it was for another threshold; sign again with kdx sign")
     for precision, fault in refused.items():
@@ -126,12 +132,40 @@ def calibrate(
         raise typer.Exit(1)
 
 
+def _show_choice(bundle: Path, result: Calibration) -> None:
+    """Print the threshold and what it was chosen on."""
+    from kd_train.calibrate import images_to_bound
+
+    threshold, chosen = result.threshold, result.threshold.defects
+    passed_over = f"({result.trained_on} that were trained on passed over)"
+    if chosen is not None:
+        out.print(f"[bold]{bundle}[/]: threshold {threshold.score:.6g}, [bold yellow]chosen on defects[/]")
+        out.print(
+            f"  misses {chosen.misses} of {chosen.images} defective images, rejects {chosen.false_rejects} of "
+            f"{threshold.images} held-out good ones {passed_over}: the smallest sum of both rates"
+        )
+        out.print("  it fits these defects and promises nothing for others: measure it on other images")
+        return
+    low, high = threshold.interval
+    rate = f"{100 * threshold.false_reject_rate:g} %"
+    out.print(f"[bold]{bundle}[/]: threshold {threshold.score:.6g} for {rate} false rejects")
+    out.print(
+        f"  95 % interval {number(low)} to {number(high)}, from {threshold.images} held-out good images {passed_over}"
+    )
+    if high is None:
+        out.print(
+            f"  {threshold.images} good images cannot bound it from above; for {rate} it takes about "
+            f"{images_to_bound(threshold.false_reject_rate)}"
+        )
+
+
 def calibrate_each(
     bundle: Bundle,
     images: Sequence[Path],
     false_reject_rate: float,
     *,
     review_rate: float | None = None,
+    defective_images: Sequence[Path] = (),
     backend: str = "auto",
     threads: int | None = None,
     max_bad_images: int = 0,
@@ -162,6 +196,7 @@ def calibrate_each(
                 false_reject_rate,
                 precision=precision,
                 review_rate=review_rate,
+                defective_images=defective_images,
                 max_bad_images=max_bad_images,
                 progress=progress,
             )

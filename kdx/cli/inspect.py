@@ -160,6 +160,12 @@ def _threshold(manifest) -> str:  # type: ignore[no-untyped-def]
     threshold = manifest.threshold
     if threshold is None:
         return "none: calibrate with kdx calibrate BUNDLE DATA"
+    if threshold.defects is not None:
+        chosen = threshold.defects
+        return (
+            f"{threshold.score:.6g}, chosen on defects: misses {chosen.misses} of {chosen.images} defective images, "
+            f"rejects {chosen.false_rejects} of {threshold.images} good ones, {threshold.created}"
+        )
     low, high = threshold.interval
     rate = f"{100 * threshold.false_reject_rate:g} % false rejects"
     return (
