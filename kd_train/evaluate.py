@@ -30,6 +30,15 @@ class TypeResult:
 
 
 @dataclass(frozen=True)
+class Bands:
+    """Shares of images in the three bands of a bundle that has a review band."""
+
+    accept: float
+    review: float
+    reject: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Results of a test split.
 
@@ -45,6 +54,8 @@ class Evaluation:
         types: The same per defect type.
         scores: Score by file, relative to the data folder.
         bad_images: Files that could not be used, with the reason.
+        bands: Shares of good and of defective images in each band, by ``good`` and ``defective``; None without a review
+            band. Frames that show no part are counted by their score, as everywhere here.
     """
 
     good: int
@@ -57,6 +68,7 @@ class Evaluation:
     types: dict[str, TypeResult]
     scores: dict[str, float] = field(repr=False)
     bad_images: dict[str, str] = field(default_factory=dict)
+    bands: dict[str, Bands] | None = None
 
 
 def evaluate(
@@ -189,7 +201,20 @@ def _summarise(
         types=by_type,
         scores={_relative(image.path, root): float(s) for image, s in zip(images, scores, strict=True)},
         bad_images=bad,
+        bands=_bands(scores, is_defective, detector),
     )
+
+
+def _bands(scores: NDArray[np.float64], is_defective: NDArray[np.bool_], detector: Detector) -> dict[str, Bands] | None:
+    if detector.threshold is None or detector.review_threshold is None:
+        return None
+    low, high = detector.review_threshold, detector.threshold
+
+    def bands(part: NDArray[np.float64]) -> Bands:
+        shares = (part <= low, (part > low) & (part <= high), part > high)
+        return Bands(*(float(share.mean()) if len(part) else float("nan") for share in shares))
+
+    return {"good": bands(scores[~is_defective]), "defective": bands(scores[is_defective])}
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -45,7 +45,8 @@ def evaluate(
     """Measure how well defects are told from good parts.
 
     Image AUROC; with masks also pixel AUROC and PRO (per-region overlap up to a false-positive rate of 0.3); overall
-    and for each defect type; in a calibrated bundle also false rejects and detections at the threshold. In percent.
+    and for each defect type; in a calibrated bundle also false rejects and detections at the threshold, and with a
+    review band the shares in each of the three bands. In percent.
     """
     with needs("train,cpu", "evaluation"):
         from kd_train.datasets import open_data
@@ -78,3 +79,6 @@ def evaluate(
     out.print(table)
     if result.false_reject_rate is not None:
         out.print(f"false rejects: {percent(result.false_reject_rate)} % of {result.good} good images")
+    for name, bands in (result.bands or {}).items():
+        shares = (bands.accept, bands.review, bands.reject)
+        out.print(f"{name} images: accepted {{}} %, to review {{}} %, rejected {{}} %".format(*map(percent, shares)))

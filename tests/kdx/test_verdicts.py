@@ -83,11 +83,18 @@ def test_between_two_thresholds_somebody_looks(cli, tiny_bundle, dataset, tmp_pa
     for verdict in verdicts:
         assert verdict.is_good == (verdict.score <= threshold.review.score)
         assert (verdict.decision is Decision.DEFECTIVE) == (verdict.score > threshold.score)
+    shares = cli("evaluate", bundle, dataset, "--backend", "onnxruntime-cpu", "--json").json["bands"]
+    decisions = {"accept": Decision.GOOD, "review": Decision.REVIEW, "reject": Decision.DEFECTIVE}
+    for kind, part in (("good", verdicts[:4]), ("defective", verdicts[4:])):
+        by_hand = {name: sum(verdict.decision is one for verdict in part) / 4 for name, one in decisions.items()}
+        assert shares[kind] == pytest.approx(by_hand)
+    assert "good images: accepted " in cli("evaluate", bundle, dataset, "--backend", "onnxruntime-cpu").stdout
     for rate in (0.2, 0.1, 1.0):
         assert "review rate" in cli("calibrate", bundle, dataset, *options, "--review-rate", rate, code=2).stderr
     # Without it, the band goes.
     cli("calibrate", bundle, dataset, *options)
     assert open_bundle(bundle).manifest.threshold.review is None
+    assert cli("evaluate", bundle, dataset, "--backend", "onnxruntime-cpu", "--json").json["bands"] is None
 
 
 def test_how_many_images_bound_a_threshold(cli, tiny_bundle, dataset, tmp_path):
