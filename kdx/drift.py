@@ -131,6 +131,11 @@ def find_drift(
     )
 
 
+def effect_of(recent: NDArray[np.float64], calibrated: NDArray[np.float64]) -> float:
+    """Return the size of the effect: the largest difference of the scores' distribution functions, 0 to 1."""
+    return float(ks_2samp(recent, calibrated).statistic)
+
+
 def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
     facts, manifest = log.facts, bundle.manifest
     if (
@@ -170,7 +175,7 @@ def _since(
     start = max(0, len(scores) - window)
     while start > 0:
         before = scores[max(0, start - window) : start]
-        if len(before) < FEWEST or ks_2samp(before, calibrated).statistic < effect_limit:
+        if len(before) < FEWEST or effect_of(before, calibrated) < effect_limit:
             break
         start = max(0, start - window)
     return datetime.fromtimestamp(float(times[start]), timezone.utc).isoformat(timespec="seconds")

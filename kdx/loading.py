@@ -18,6 +18,7 @@ from kdx.variants import graph_file
 
 if TYPE_CHECKING:
     from kdx.keys import PublicKeys
+    from kdx.metrics import Registry
 
 
 def load(
@@ -29,6 +30,7 @@ def load(
     *,
     require_signature: PublicKeys | None = None,
     log: str | Path | None = None,
+    metrics: Registry | None = None,
 ) -> Detector:
     """Load a bundle (or, with torch installed, a training run) and return its detector.
 
@@ -43,12 +45,15 @@ def load(
         require_signature: Public keys, by one of which the bundle must be signed, see :func:`kdx.open_bundle`. Engines
             in it are then used only if the signature covers them.
         log: File to which every verdict is written, for ``kdx drift``, see :mod:`kdx.verdict_log`; of bundles only.
+        metrics: Counts verdicts, latency and drift for Prometheus, see :mod:`kdx.metrics`: True for its default
+            registry, or a ``CollectorRegistry``; of bundles only.
 
     Raises:
         BundleError: The bundle is incomplete, altered, too new, or not signed as required.
         OutputError: The log cannot be written, or belongs to another graph.
         BackendError: The backend is unknown, missing, or cannot load the graph.
-        OptionError: A bundle has one checkpoint only, a run one precision; a key that cannot be read.
+        OptionError: A bundle has one checkpoint only, a run one precision; a key that cannot be read; metrics without
+            the package ``prometheus_client``.
     """
     path = Path(path)
     if not is_run(path):
@@ -57,9 +62,14 @@ def load(
         bundle = open_bundle(path, require_signature=require_signature)
         detector = detector_of(bundle, backend, threads, precision)
         warn_if_stale(bundle, detector.precision)
-        return detector if log is None else _logged(detector, bundle, log)
-    if log is not None:
-        raise OptionError(f"'{path}' is a run: only bundles keep a log", fix="export it first")
+        try:
+            _watch(detector, bundle, log, metrics)
+        except BaseException:
+            detector.close()
+            raise
+        return detector
+    if log is not None or metrics is not None:
+        raise OptionError(f"'{path}' is a run: only bundles keep a log or metrics", fix="export it first")
     if require_signature is not None:
         raise BundleError(f"'{path}' is a run, and only bundles are signed", fix="export it, and sign the bundle")
     if precision not in {None, "fp32"}:
@@ -78,18 +88,18 @@ def load(
     return load_detector(path, which=checkpoint, threads=threads)
 
 
-def _logged(detector: Detector, bundle: Bundle, log: str | Path) -> Detector:
-    from kdx.verdict_log import LogFacts, VerdictLog
+def _watch(detector: Detector, bundle: Bundle, log: str | Path | None, metrics: Registry | None) -> None:
+    """Let a detector's verdicts be logged and counted, where that is asked for."""
+    if metrics is not None:
+        from kdx.metrics import Metrics
 
-    graph = bundle.manifest.files[graph_file(detector.precision)]
-    try:
-        detector.log = VerdictLog(
-            log, LogFacts(bundle.path.name, graph, detector.precision, bundle.manifest.roi_sha256)
-        )
-    except BaseException:
-        detector.close()
-        raise
-    return detector
+        detector.metrics = Metrics(metrics, bundle, detector.precision)
+    if log is not None:
+        from kdx.verdict_log import LogFacts, VerdictLog
+
+        graph = bundle.manifest.files[graph_file(detector.precision)]
+        facts = LogFacts(bundle.path.name, graph, detector.precision, bundle.manifest.roi_sha256)
+        detector.log = VerdictLog(log, facts)
 
 
 def detector_of(

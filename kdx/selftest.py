@@ -142,9 +142,10 @@ def _judge(
 ) -> tuple[tuple[Detector, str], str]:
     from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
 
-    info, used = way_of(bundle, backend, threads, precision)
-    if bundle.manifest.has_stale_roi(used):
+    # Found before seconds are spent on choosing a backend: calibration is of every precision.
+    if bundle.manifest.has_stale_roi(precision or "fp32"):
         raise _FailedError(STALE)
+    info, used = way_of(bundle, backend, threads, precision)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
     thresholds = thresholds_of(bundle.manifest, used)
     graph = graph_backend(detector.backend)

@@ -19,6 +19,7 @@ from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.cuda.arrays import DeviceArray, device_array
 
 if TYPE_CHECKING:
+    from kdx.metrics import Metrics
     from kdx.regions import Region
     from kdx.roi import Roi, RoiFrame
     from kdx.verdict_log import VerdictLog
@@ -105,6 +106,7 @@ class Detector(ClosesOnExit):
         precision: In which the graph runs.
         review_threshold: The calibrated beginning of the review band, or None.
         log: Where verdicts are written, or None. Closed with the detector.
+        metrics: What counts verdicts, or None.
         roi: The bundle's region of interest, or None; outside it nothing counts.
         roi_frame: What makes regions of interest for single calls; None where there are none (run folders).
     """
@@ -134,6 +136,7 @@ class Detector(ClosesOnExit):
         self.precision = precision
         self.review_threshold = review_threshold
         self.log: VerdictLog | None = None
+        self.metrics: Metrics | None = None
         self.roi = roi
         self.roi_frame = roi_frame
 
@@ -266,10 +269,12 @@ class Detector(ClosesOnExit):
         )
 
     def _keep(self, verdicts: Sequence[Verdict], started: float) -> None:
-        if self.log is not None and verdicts:
+        kept = [each for each in (self.log, self.metrics) if each is not None]
+        if kept and verdicts:
             milliseconds = (time.perf_counter() - started) * 1e3 / len(verdicts)
             for verdict in verdicts:
-                self.log.add(verdict, milliseconds)
+                for each in kept:
+                    each.add(verdict, milliseconds)
 
     def close(self) -> None:
         """Free the backend, and write what the log still holds."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +379,26 @@ def test_the_python_line_answers_for_every_part(bundle, frames):
     assert all(line["ms"] >= line["waited_ms"] for line in lines)
     flooded = check_line(run(*program, "--fps", 100_000, "--frames", 200, "--queue", 2, code=1), 200)
     assert {line["verdict"] for line in flooded if "why" in line} == {"undecided"}
+
+
+def test_the_python_line_serves_metrics(bundle, frames):
+    pytest.importorskip("prometheus_client")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    line = subprocess.Popen(
+        [sys.executable, EMBED / "examples/line_python/line.py", bundle, frames, "--backend", "onnxruntime-cpu",
+         "--frames", "1000000", "--timeout-ms", "60000", "--metrics-port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert line.stdout is not None
+    first = json.loads(line.stdout.readline())
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    line.send_signal(signal.SIGINT)
+    line.communicate(timeout=30)
+    counted = [row for row in text.splitlines() if row.startswith("kdx_verdicts_total") and first["verdict"] in row]
+    assert sum(float(row.split()[-1]) for row in counted) >= 1
+    assert "kdx_verdict_seconds_bucket" in text
 
 
 def test_the_python_line_outlives_its_inference_process(bundle, frames):

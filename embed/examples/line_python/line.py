@@ -40,12 +40,18 @@ MOST_FAILED_STARTS = 3
 START_SECONDS = 120.0  # the first start on a machine measures every backend
 
 
-def infer(pipe: Connection, memory: str, shape: tuple[int, ...], bundle: str, backend: str, threads: int) -> None:
+def infer(
+    pipe: Connection, memory: str, shape: tuple[int, ...], bundle: str, backend: str, threads: int, metrics_port: int
+) -> None:
     """Judge frames: takes (part, slot), answers (part, verdict, score, faults, milliseconds)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line tells it when to stop
     frames = SharedMemory(memory)
     slots: NDArray[np.uint8] = np.ndarray(shape, np.uint8, frames.buf)
-    with kdx.load(bundle, backend=backend, threads=threads) as detector:
+    if metrics_port:
+        from prometheus_client import start_http_server  # pip install "kdx[metrics]"
+
+        start_http_server(metrics_port)
+    with kdx.load(bundle, backend=backend, threads=threads, metrics=True if metrics_port else None) as detector:
         detector(slots[0])  # the first call is slow
         pipe.send("ready")
         while (task := pipe.recv()) is not None:
@@ -116,7 +122,7 @@ class Line:
     def start_worker(self) -> None:
         self.pipe, theirs = PROCESSES.Pipe()
         asked = self.arguments
-        given = (theirs, self.memory.name, self.shape, asked.bundle, asked.backend, asked.threads)
+        given = (theirs, self.memory.name, self.shape, asked.bundle, asked.backend, asked.threads, asked.metrics_port)
         self.worker = PROCESSES.Process(target=infer, args=given, daemon=True)
         self.worker.start()
         theirs.close()
@@ -236,6 +242,7 @@ def main() -> int:
     parser.add_argument("--timeout-ms", type=float, default=200.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics of judged parts there")
     arguments = parser.parse_args()
     try:
         pictures = read_pictures(arguments.bundle, arguments.folder)
