@@ -23,6 +23,7 @@ from kdx.errors import BundleError
 from kdx.regions import find_regions
 from kdx.runtime.backend import find_backend
 from tests.embed.build import DECISIONS, EMBED, FAULTS, CallError, Detector, build, missing, run
+from tests.frames import FRAME
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -159,6 +160,31 @@ def test_the_region_of_interest_is_pythons(library, bundle, dataset, tmp_path, c
                 detector(images[0], wrong)
         with pytest.raises(CallError, match="takes"):
             detector(images[0], mask[1:])
+
+
+def test_the_region_of_interest_of_large_frames_is_of_frames(library, tiled, large_frames, tmp_path, cli):
+    bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
+    mask = np.full(FRAME, 255, np.uint8)
+    mask[:, 90:] = 0  # the scratches
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    cli("roi", bundle, "--set", tmp_path / "roi.png")
+    cli("calibrate", bundle, large_frames, "--false-reject-rate", 0.2)
+    assert cli("verify", bundle, "--json").json["passed"] is True
+    with (
+        kdx.load(bundle, backend="openvino", threads=1, precision="fp32") as expected,
+        kdx.load(tiled / "tile.kdx", backend="openvino", threads=1, precision="fp32") as whole,
+        Detector(library, bundle, "fp32") as detector,
+    ):
+        assert detector.takes.roi == ROI_SET
+        for name in ("test/good/000.png", "test/scratch/000.png"):
+            frame = kdx.read_image(large_frames / name, expected.input)
+            (ours, anomaly_map), theirs = detector(frame), expected(frame)
+            assert theirs.score == whole(frame).anomaly_map[expected.roi.counted].max() == theirs.anomaly_map.max()
+            assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+            assert DECISIONS[ours.decision] == theirs.decision.value
+            np.testing.assert_allclose(anomaly_map, theirs.anomaly_map, atol=1e-5 * theirs.score)
+        report = detector.selftest()
+        assert report.passed, report.said
 
 
 def test_regions_are_pythons(library, bundle):
