@@ -44,7 +44,7 @@ FRAME, SMALL, TILE = (2048, 2448), (768, 1024), 256
 _TRAIN, _TEST, _EPOCHS = 8, 4, 4
 _BATCHES = (1, 4, 8, 16, 32)
 _WAYS = (("onnxruntime-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"))
-_FRAMES, _DEFECTS, _MOVES = 5, 6, 24
+_FRAMES, _DEFECTS, _MOVES = 5, 6, 12
 _PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "torch")
 
 
