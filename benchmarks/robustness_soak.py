@@ -24,7 +24,7 @@ import kdx
 from kdx.errors import BackendError, InputError
 from kdx.runtime.detector import Detector
 
-_SAMPLES = 200
+_SAMPLES, _LOADS = 200, 100
 _WARM_UP_SHARE = 0.1
 # From one load of a bundle to the next the same runtime holds up to 10 MB more or less; what is judged are medians over
 # many loads. A kilobyte lost per frame would be 200 MB.
@@ -42,7 +42,7 @@ class Soak:
         precision: Of its graphs.
         threads: Threads within an operation.
         frames: How many.
-        reload_every: After how many frames the detector is closed and loaded again.
+        reload_every: After how many frames the detector is closed and loaded again; 0 for a hundred times in all.
         fault_every: After how many frames one comes that cannot be judged.
     """
 
@@ -52,7 +52,7 @@ class Soak:
     precision: str
     threads: int
     frames: int
-    reload_every: int = 2_000
+    reload_every: int = 0
     fault_every: int = 1_000
 
 
@@ -124,8 +124,9 @@ def soak(job: Soak) -> Soaked:
     detector = _load(job)
     started = time.perf_counter()
     every = max(job.frames // _SAMPLES, 1)
+    reload_every = job.reload_every or max(job.frames // _LOADS, 1)
     for frame in range(job.frames):
-        if frame and frame % job.reload_every == 0:
+        if frame and frame % reload_every == 0:
             detector = _reload(job, detector, images[0], found)
         if frame % job.fault_every == job.fault_every // 2:
             _give_wrong(detector, images[0], frame, found)
