@@ -237,6 +237,36 @@ def images_to_bound(false_reject_rate: float) -> int:
     return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(1 - false_reject_rate))
 
 
+def settable(threshold: Threshold) -> list[tuple[float, float, float]]:
+    """Return every threshold that ``kdx calibrate`` can set from the held-out images of one that was calibrated.
+
+    Its thresholds are scores of those images. The k-th smallest of n comes from every rate from ``(n + 1 - k)/(n + 1)``
+    to below ``(n + 2 - k)/(n + 1)``, see :func:`quantile_with_interval`.
+
+    Returns:
+        For each score that the bundle keeps, ascending: the score; the rate to ask for, with as few digits as will do;
+        and the rate at which further good images exceed it at most, ``(n + 1 - k)/(n + 1)``.
+    """
+    n, kept = threshold.images, threshold.scores
+    if len(kept) > n:
+        return []
+    ranks = (1 + np.linspace(0, n - 1, len(kept)).round().astype(int)).tolist()  # as _kept takes them
+    return [(score, _rate_of_rank(k, n), (n + 1 - k) / (n + 1)) for score, k in zip(kept, ranks, strict=True)]
+
+
+def _rate_of_rank(k: int, n: int) -> float:
+    lowest: float = (n + 1 - k) / (n + 1)
+    for digits in range(1, 12):
+        rate: float = math.ceil(lowest * 10**digits - 1e-9) / 10**digits
+        if 0 < rate < 1 and _rank(n, rate) == k:
+            return rate
+    return lowest
+
+
+def _rank(n: int, false_reject_rate: float) -> int:
+    return math.ceil((n + 1) * (1 - false_reject_rate) - 1e-9)
+
+
 def _kept(scores: NDArray[np.float64]) -> list[float]:
     """Return scores to keep in the bundle: all of them, or as many of their quantiles as describe them."""
     ordered = np.sort(scores)
@@ -259,7 +289,7 @@ def quantile_with_interval(
     """
     ordered = np.sort(scores)
     n = len(ordered)
-    k = math.ceil((n + 1) * (1 - false_reject_rate) - 1e-9)
+    k = _rank(n, false_reject_rate)
     if k > n or n == 0:
         needed = math.ceil(1 / false_reject_rate - 1 - 1e-9)
         held = f"{n} held-out good images" + (

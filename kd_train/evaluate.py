@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from PIL import Image
 from kd_train.metrics import auroc, per_region_overlap
 from kdx.errors import GateError, ImageError
 from kdx.folder import GOOD, TestImage
+from kdx.frames import faults_of
 from kdx.images import centred_box, image_facts, read_image, read_mask, require_mask
-from kdx.progress import SILENT, Progress, Task
+from kdx.progress import SILENT, Progress
 from kdx.runtime.detector import Detector
 
 
@@ -71,6 +72,32 @@ class Evaluation:
     bands: dict[str, Bands] | None = None
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Test images with what a detector said of them.
+
+    Attributes:
+        images: Those that could be read, in order.
+        scores: Of each, ``(N,)``.
+        has_faults: Whether each would be undecided at best, being a frame that shows no part.
+        maps: Anomaly maps ``(h, w)`` of those images whose map was to be kept, by position.
+        masks: Of the same images, at the maps' size; None where the set has no masks at all.
+        bad_images: Files that could not be used, with the reason.
+    """
+
+    images: list[TestImage]
+    scores: NDArray[np.float64]
+    has_faults: NDArray[np.bool_]
+    maps: dict[int, NDArray[np.float32]]
+    masks: dict[int, NDArray[np.bool_]] | None
+    bad_images: dict[str, str]
+
+    @property
+    def types(self) -> NDArray[np.str_]:
+        """Defect type of each image, ``good`` for good ones."""
+        return np.array([image.defect_type for image in self.images], dtype=np.str_)
+
+
 def evaluate(
     detector: Detector,
     root: Path,
@@ -85,22 +112,52 @@ def evaluate(
     Raises:
         ImageError: A mask is missing or of another size; or more images than allowed cannot be read.
     """
+    scored = score_images(detector, test, max_bad_images=max_bad_images, batch_size=batch_size, progress=progress)
+    return summarise(scored, detector, root, progress)
+
+
+def score_images(
+    detector: Detector,
+    test: Sequence[TestImage],
+    *,
+    keeps_map: Callable[[TestImage], bool] = lambda _: True,
+    max_bad_images: int = 0,
+    batch_size: int = 8,
+    progress: Progress = SILENT,
+) -> Scored:
+    """Score every test image.
+
+    Args:
+        detector: What scores.
+        test: The images.
+        keeps_map: Whether an image's map and mask are kept: of very many images they would not fit into memory.
+        max_bad_images: How many may be unreadable.
+        batch_size: Images a call.
+        progress: Told how far it is.
+
+    Raises:
+        ImageError: A mask is missing or of another size; or more images than allowed cannot be read.
+        GateError: A score is not finite.
+    """
     _require_masks(test)
     used: list[TestImage] = []
-    maps: list[NDArray[np.float32]] = []
     scores: list[float] = []
+    faults: list[bool] = []
+    maps: dict[int, NDArray[np.float32]] = {}
     bad: dict[str, str] = {}
     with progress.task("evaluating", len(test)) as task:
         for images, pixels in _read_batches(detector, test, batch_size, bad, max_bad_images):
             outputs = detector.outputs(pixels)
-            used += images
-            maps += list(outputs.maps)
+            for image, map_ in zip(images, outputs.maps, strict=True):
+                if keeps_map(image):
+                    maps[len(used)] = map_.copy()
+                used.append(image)
             scores += [float(score) for score in outputs.scores[:, 0]]
+            faults += [bool(faults_of(frame, detector.frame_limits)) for frame in pixels]
             task.advance(len(images))
     _require_finite(used, scores)
     masks = _masks(used, maps, detector.field_of_view) if any(image.mask for image in used) else None
-    with progress.task("metrics", 1 + len({image.defect_type for image in used if image.is_defective})) as task:
-        return _summarise(used, np.array(scores), maps, masks, detector, root, bad, task)
+    return Scored(used, np.array(scores), np.array(faults, dtype=bool), maps, masks, bad)
 
 
 def _read_batches(
@@ -141,31 +198,31 @@ def _require_finite(images: Sequence[TestImage], scores: Sequence[float]) -> Non
 
 
 def _masks(
-    images: Sequence[TestImage], maps: Sequence[NDArray[np.float32]], field_of_view: float
-) -> list[NDArray[np.bool_]]:
-    """Read every mask and bring the part that its map covers to the map's size by nearest neighbour."""
-    masks: list[NDArray[np.bool_]] = []
-    for image, map_ in zip(images, maps, strict=True):
-        if image.mask is None:
-            masks.append(np.zeros(map_.shape, dtype=bool))
+    images: Sequence[TestImage], maps: dict[int, NDArray[np.float32]], field_of_view: float
+) -> dict[int, NDArray[np.bool_]]:
+    """Read masks and bring the part that the map covers to the map's size by nearest neighbour."""
+    masks: dict[int, NDArray[np.bool_]] = {}
+    for index, map_ in maps.items():
+        file = images[index].mask
+        if file is None:
+            masks[index] = np.zeros(map_.shape, dtype=bool)
             continue
-        mask = Image.fromarray(read_mask(image.mask).astype(np.uint8))
+        mask = Image.fromarray(read_mask(file).astype(np.uint8))
         box = centred_box(mask.width, mask.height, field_of_view)
-        masks.append(np.asarray(mask.resize((map_.shape[1], map_.shape[0]), Image.Resampling.NEAREST, box)) > 0)
+        masks[index] = np.asarray(mask.resize((map_.shape[1], map_.shape[0]), Image.Resampling.NEAREST, box)) > 0
     return masks
 
 
-def _summarise(
-    images: Sequence[TestImage],
-    scores: NDArray[np.float64],
-    maps: Sequence[NDArray[np.float32]],
-    masks: list[NDArray[np.bool_]] | None,
-    detector: Detector,
-    root: Path,
-    bad: dict[str, str],
-    task: Task,
-) -> Evaluation:
-    types = np.array([image.defect_type for image in images])
+def summarise(scored: Scored, detector: Detector, root: Path, progress: Progress = SILENT) -> Evaluation:
+    """Return the figures of scored images; NaN for what cannot be said of them.
+
+    Args:
+        scored: The images, scored.
+        detector: What scored them: its thresholds and its region of interest.
+        root: Folder that file names are relative to.
+        progress: Told how far it is.
+    """
+    scores, masks, types = scored.scores, scored.masks, scored.types
     is_defective = types != GOOD
     threshold = detector.threshold
     counted = detector.roi.counted if detector.roi else None
@@ -177,19 +234,21 @@ def _summarise(
         """Return image AUROC, pixel AUROC and PRO of the chosen images."""
         task.advance()
         image = auroc(is_defective[chosen], scores[chosen])
-        if masks is None:
+        indices = [i for i in np.flatnonzero(chosen).tolist() if i in scored.maps]
+        if masks is None or not indices:
             return image, float("nan"), float("nan")
-        indices = np.flatnonzero(chosen).tolist()
-        m, a = [masks[i] for i in indices], [maps[i] for i in indices]
+        m, a = [masks[i] for i in indices], [scored.maps[i] for i in indices]
         inside = slice(None) if counted is None else counted
         pixel = auroc(np.stack([each[inside] for each in m]), np.stack([each[inside] for each in a]))
         return image, pixel, per_region_overlap(m, a, counted=counted)
 
-    overall = result(np.ones(len(images), dtype=bool))
-    by_type = {
-        name: TypeResult(int((types == name).sum()), *result((types == name) | ~is_defective), rate(types == name))
-        for name in sorted(set(types.tolist()) - {GOOD})
-    }
+    names = sorted(set(types.tolist()) - {GOOD})
+    with progress.task("metrics", 1 + len(names)) as task:
+        overall = result(np.ones(len(types), dtype=bool))
+        by_type = {
+            name: TypeResult(int((types == name).sum()), *result((types == name) | ~is_defective), rate(types == name))
+            for name in names
+        }
     return Evaluation(
         good=int((~is_defective).sum()),
         defective=int(is_defective.sum()),
@@ -199,8 +258,8 @@ def _summarise(
         false_reject_rate=rate(~is_defective),
         detection_rate=rate(is_defective),
         types=by_type,
-        scores={_relative(image.path, root): float(s) for image, s in zip(images, scores, strict=True)},
-        bad_images=bad,
+        scores={_relative(image.path, root): float(s) for image, s in zip(scored.images, scores, strict=True)},
+        bad_images=scored.bad_images,
         bands=_bands(scores, is_defective, detector),
     )
 

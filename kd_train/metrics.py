@@ -29,9 +29,7 @@ def per_region_overlap(
 ) -> float:
     """Return the normalised area under the per-region-overlap curve (STPM §4.1, after Bergmann et al. 2020).
 
-    At each threshold, the mean share of a defect region's pixels that exceed it is held against the share of good
-    pixels that do; the area up to ``max_false_positive_rate`` is divided by it. Exact: every distinct value of the maps
-    is a threshold.
+    The area under :func:`overlap_curve` up to ``max_false_positive_rate``, divided by it.
 
     Args:
         masks: Defect masks ``(h, w)``; all False for good images.
@@ -42,6 +40,22 @@ def per_region_overlap(
     Returns:
         Between 0 and 1; NaN without any region or any good pixel.
     """
+    curve = overlap_curve(masks, maps, counted)
+    if curve is None:
+        return float("nan")
+    return area_up_to(*curve, max_false_positive_rate)
+
+
+def overlap_curve(
+    masks: Sequence[NDArray[np.bool_]],
+    maps: Sequence[NDArray[np.float32]],
+    counted: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return false-positive rates, rising from 0, and the overlap at each; None without any region or any good pixel.
+
+    At each threshold, the mean share of a defect region's pixels that exceed it is held against the share of good
+    pixels that do. Exact: every distinct value of the maps is a threshold. Only pixels in ``counted`` are looked at.
+    """
     weights: list[NDArray[np.float64]] = []
     regions = 0
     if counted is not None:
@@ -51,27 +65,31 @@ def per_region_overlap(
         sizes = np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64)
         weights.append((1.0 / np.maximum(sizes, 1.0))[labels.ravel()] * mask.ravel())
         regions += count
+    if not regions:
+        return None
     good = ~np.concatenate([mask.ravel() for mask in masks])
     if counted is not None:
         good &= np.tile(counted.ravel(), len(masks))
-    if not regions or not good.any():
-        return float("nan")
+    if not good.any():
+        return None
     values = np.concatenate([map_.ravel() for map_ in maps])
     order = np.argsort(values, kind="stable")[::-1]
     # Equal values are passed by the same threshold: only the last of each counts as a point of the curve.
     last_of_value = np.append(np.diff(values[order]) != 0, True)
     overlap = np.cumsum(np.concatenate(weights)[order])[last_of_value] / regions
     false_positives = np.cumsum(good[order], dtype=np.float64)[last_of_value] / good.sum()
-    overlap = np.concatenate([[0.0], overlap])
-    false_positives = np.concatenate([[0.0], false_positives])
-    inside = false_positives < max_false_positive_rate
-    end = np.interp(max_false_positive_rate, false_positives, overlap)
-    x = np.append(false_positives[inside], max_false_positive_rate)
-    y = np.append(overlap[inside], end)
+    return np.concatenate([[0.0], false_positives]), np.concatenate([[0.0], overlap])
+
+
+def area_up_to(false_positives: NDArray[np.float64], overlap: NDArray[np.float64], end: float) -> float:
+    """Return the area under an :func:`overlap_curve` up to a false-positive rate, divided by that rate."""
+    inside = false_positives < end
+    x = np.append(false_positives[inside], end)
+    y = np.append(overlap[inside], np.interp(end, false_positives, overlap))
     return (
-        float(np.trapezoid(y, x) / max_false_positive_rate)
+        float(np.trapezoid(y, x) / end)
         if hasattr(np, "trapezoid")
         else float(
-            np.trapz(y, x) / max_false_positive_rate  # type: ignore[attr-defined]  # numpy 1.26
+            np.trapz(y, x) / end  # type: ignore[attr-defined]  # numpy 1.26
         )
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -46,23 +48,10 @@ def render_overlay(
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
     picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
-    left, top, right, bottom = (round(edge) for edge in centred_box(*picture.size, field_of_view))
-    raw = Image.fromarray(verdict.anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-    values = np.zeros((picture.height, picture.width))
-    values[top:bottom, left:right] = np.nan_to_num(np.asarray(raw, dtype=np.float64), nan=np.inf)
-    limit = verdict.pixel_threshold
-    full = 2 * limit if limit else float(values.max())
-    faintest = full / 4
-    heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else np.zeros_like(values)
-    blended = _blend(np.asarray(picture, dtype=np.float64), heat)
-    outside = np.ones(values.shape, dtype=bool)
-    outside[top:bottom, left:right] = False
-    if included is not None:
-        outside |= ~np.asarray(Image.fromarray(included).resize(picture.size, Image.Resampling.NEAREST))
-    blended[outside] *= _UNSEEN
-    if limit:
-        over = (values > limit) & ~outside
-        blended[over & ~binary_erosion(over, iterations=2)] = (255, 255, 255)
+    layer = _layer(verdict.anomaly_map, picture.size, verdict.pixel_threshold, field_of_view, included)
+    blended = _blend(np.asarray(picture, dtype=np.float64), layer.heat)
+    blended[layer.outside] *= _UNSEEN
+    blended[layer.outline] = (255, 255, 255)
     width, height = picture.size
     sheet = Image.new("RGB", (2 * width + 4, height + _CAPTION_HEIGHT), _CAPTION_COLOURS[verdict.decision])
     sheet.paste(picture, (0, _CAPTION_HEIGHT))
@@ -71,13 +60,77 @@ def render_overlay(
     return sheet
 
 
+def heat_layer(
+    anomaly_map: NDArray[np.float32],
+    size: tuple[int, int],
+    pixel_threshold: float | None,
+    field_of_view: float = 1.0,
+    included: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
+    """Return what :func:`render_overlay` lays over an image as a layer of its own: RGBA ``(height, width, 4)``.
+
+    Args:
+        anomaly_map: float32 ``(h, w)``.
+        size: Width and height of the image.
+        pixel_threshold: The map value at which the colours' scale and the outline are, or None.
+        field_of_view: Share of each side, centred, that the map covers.
+        included: bool ``(H, W)``: the region of interest; None for all of it.
+    """
+    layer = _layer(anomaly_map, size, pixel_threshold, field_of_view, included)
+    drawn = np.zeros((*layer.heat.shape, 4))
+    drawn[..., :3] = _colours(layer.heat)
+    drawn[..., 3] = 255 * _weight(layer.heat)
+    drawn[layer.outside] = (0, 0, 0, 255 * (1 - _UNSEEN))
+    drawn[layer.outline] = 255
+    return np.rint(drawn).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """How hot each pixel is, 0 to 1; where the map's threshold is crossed; what the map does not cover."""
+
+    heat: NDArray[np.float64]
+    outline: NDArray[np.bool_]
+    outside: NDArray[np.bool_]
+
+
+def _layer(
+    anomaly_map: NDArray[np.float32],
+    size: tuple[int, int],
+    limit: float | None,
+    field_of_view: float,
+    included: NDArray[np.bool_] | None,
+) -> _Layer:
+    left, top, right, bottom = (round(edge) for edge in centred_box(*size, field_of_view))
+    raw = Image.fromarray(anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    values = np.zeros((size[1], size[0]))
+    values[top:bottom, left:right] = np.nan_to_num(np.asarray(raw, dtype=np.float64), nan=np.inf)
+    full = 2 * limit if limit else float(values.max())
+    faintest = full / 4
+    heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else np.zeros_like(values)
+    outside = np.ones(values.shape, dtype=bool)
+    outside[top:bottom, left:right] = False
+    if included is not None:
+        outside |= ~np.asarray(Image.fromarray(included).resize(size, Image.Resampling.NEAREST))
+    over = (values > limit) & ~outside if limit else np.zeros_like(outside)
+    return _Layer(heat, over & ~binary_erosion(over, iterations=2), outside)
+
+
 def _blend(picture: NDArray[np.float64], heat: NDArray[np.float64]) -> NDArray[np.float64]:
-    positions = np.linspace(0.0, 1.0, len(_COLOURS))
-    colours = np.stack([np.interp(heat, positions, _COLOURS[:, channel]) for channel in range(3)], axis=-1)
-    # Unremarkable regions stay as they are; the heat's weight grows with it.
-    weight = (_STRONGEST_BLEND * np.sqrt(heat))[..., None]
-    mixed: NDArray[np.float64] = picture * (1 - weight) + colours * weight
+    weight = _weight(heat)[..., None]
+    mixed: NDArray[np.float64] = picture * (1 - weight) + _colours(heat) * weight
     return mixed
+
+
+def _colours(heat: NDArray[np.float64]) -> NDArray[np.float64]:
+    positions = np.linspace(0.0, 1.0, len(_COLOURS))
+    return np.stack([np.interp(heat, positions, _COLOURS[:, channel]) for channel in range(3)], axis=-1)
+
+
+def _weight(heat: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unremarkable regions stay as they are; the heat's weight grows with it."""
+    weight: NDArray[np.float64] = _STRONGEST_BLEND * np.sqrt(heat)
+    return weight
 
 
 def _caption(sheet: Image.Image, verdict: Verdict, name: str) -> None:

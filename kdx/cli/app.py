@@ -18,6 +18,7 @@ from kdx.cli import (
     inspect,
     methods,
     predict,
+    report,
     reproduce,
     roi,
     score,
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     train, train_many, fit, methods, evaluate, export, roi, calibrate, verify, sign, build_engine, triton, predict,
-    score, bench, selftest, drift, reproduce, inspect, doctor, demo,
+    score, bench, report, selftest, drift, reproduce, inspect, doctor, demo,
 )  # fmt: skip
 for _module in _COMMANDS:
     _name = _module.__name__.rpartition(".")[2]

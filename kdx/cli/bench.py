@@ -70,7 +70,7 @@ def bench(
     count = threads or usable_cores()
     if budget_ms is not None:
         contract = _hold(opened, backend, count, budget_ms, percentile, runs, warm_up, progress_for(json))
-        record = {"bundle": bundle.name, "machine": describe_machine(count, _versions()), "contract": contract}
+        record = {"bundle": bundle.name, "machine": describe_machine(count, package_versions()), "contract": contract}
         _report_contract(record, output, json=json)
         return
     if profile:
@@ -106,7 +106,7 @@ def bench(
         "backbone": manifest.provenance.backbone,
         "input": manifest.camera.describe(),
         "map_size": manifest.camera_map_size,
-        "machine": describe_machine(count, _versions()),
+        "machine": describe_machine(count, package_versions()),
         "results": results,
     }
     if output is not None:
@@ -156,7 +156,7 @@ def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output
             if isinstance(backend, Profiled):
                 name = backend.name if precision == "fp32" else f"{backend.name} {precision}"
                 found.append(stages_of(name, backend.node_times(images, runs, warm_up)))
-    record = {"bundle": bundle.path.name, "machine": describe_machine(threads, _versions()), "stages": found}
+    record = {"bundle": bundle.path.name, "machine": describe_machine(threads, package_versions()), "stages": found}
     if output is not None:
         write_json(output, record)
     if json:
@@ -196,9 +196,10 @@ def _report_contract(record: dict[str, Any], output: Path | None, *, json: bool)
         raise typer.Exit(1)
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of what runs, where it is installed."""
     found = {}
-    for name in ("kdx", "numpy", "onnxruntime", "torch", "timm"):
+    for name in ("kdx", "numpy", "onnxruntime", "openvino", "torch", "timm"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import kdx
-from kd_train.calibrate import quantile_with_interval
-from kdx.bundle import open_bundle
+from kd_train.calibrate import quantile_with_interval, settable
+from kdx.bundle import Threshold, open_bundle
 from kdx.errors import DataError
 from kdx.files import sha256_file
 
@@ -47,6 +47,23 @@ def test_false_rejects_stay_below_the_rate_and_the_interval_covers_the_quantile(
         covered += (low is None or low <= true_quantile) and (high is None or true_quantile <= high)
     assert np.mean(rejected) <= rate + 3 * np.std(rejected) / np.sqrt(trials)
     assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
+
+
+@pytest.mark.parametrize(("images", "kept"), [(1, 1), (6, 6), (152, 152), (1000, 1000), (2503, 1000)])
+def test_every_settable_threshold_comes_from_the_rate_beside_it(images, kept) -> None:
+    scores = np.sort(np.random.default_rng(0).random(images))
+    chosen = scores[np.linspace(0, images - 1, kept).round().astype(int)]
+    threshold = Threshold(
+        score=0.0, false_reject_rate=0.1, interval=(None, None), confidence=0.95, images=images, data_sha256="",
+        graph_sha256="", created="", scores=chosen.tolist(),
+    )  # fmt: skip
+    found = settable(threshold)
+    assert [score for score, _, _ in found] == chosen.tolist()
+    for score, rate, expected in found:
+        assert quantile_with_interval(scores, rate)[0] == score
+        # At most so many of n + 1 exchangeable scores exceed it.
+        assert expected == pytest.approx((scores >= score).sum() / (images + 1))
+        assert expected <= rate + 1e-12
 
 
 def test_an_end_that_the_images_cannot_bound_is_none() -> None:

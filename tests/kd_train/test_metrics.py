@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kd_train.metrics import auroc, per_region_overlap
+from kd_train.metrics import auroc, overlap_curve, per_region_overlap
 from kd_train.torch_vision import import_timm
 
 
@@ -64,6 +64,15 @@ def test_overlap_follows_a_ramp_by_hand() -> None:
     values_2d = np.vstack([values, np.full_like(values, -1)])
     # The second row's 6 good pixels come last, so the rates scale by 4 / 10.
     assert per_region_overlap([mask_2d], [values_2d], max_false_positive_rate=0.2) == pytest.approx(0.75)
+
+
+def test_the_overlap_curve_has_a_point_for_each_value() -> None:
+    # D G D G, and a second region of one pixel that comes last: means over two regions.
+    mask = np.array([[True, False, False, False, True]])
+    curve = overlap_curve([mask], [np.array([[5, 4, 4, 3, 1]], dtype=np.float32)])
+    assert curve is not None
+    assert curve[0].tolist() == pytest.approx([0, 0, 2 / 3, 1, 1])
+    assert curve[1].tolist() == pytest.approx([0, 0.5, 0.5, 0.5, 1])
 
 
 def test_overlap_needs_a_region_and_a_good_pixel() -> None:

@@ -30,6 +30,8 @@ OPTIONS = {
     "--require-signature --max-bad-images --force --json",
     "score": "--out --engine --workers --threads-per-worker --batch --shard-size --backend --precision --address "
     "--max-retries --max-bad-share --retry-bad --force --json",
+    "report": "--out --category --backend --precision --threads --max-images --latency --no-latency "
+    "--max-bad-images --force --json",
     "selftest": "--backend --precision --threads --budget-ms --percentile --runs --json",
     "drift": "--window --effect --significance --json",
     "train-many": "--out --engine --workers --threads --gpus-per-product --address --max-retries --json",

@@ -83,9 +83,10 @@ def test_a_detector_needs_no_torch(tiny_bundle, dataset):
     assert loaded_after(code, tiny_bundle, dataset / "test/good/012.png") == ["onnxruntime"]
 
 
-@pytest.mark.parametrize("command", ["predict", "calibrate", "verify", "inspect", "bench", "doctor"])
-def test_bundles_are_served_where_no_training_package_is_installed(bundle_copy, dataset, command):
+@pytest.mark.parametrize("command", ["predict", "calibrate", "verify", "inspect", "bench", "doctor", "report"])
+def test_bundles_are_served_where_no_training_package_is_installed(bundle_copy, dataset, tmp_path, command):
     arguments = {
+        "report": ["report", bundle_copy, dataset, "-o", tmp_path / "page.html", "--no-latency"],
         "predict": ["predict", bundle_copy, dataset / "test/good"],
         "calibrate": ["calibrate", bundle_copy, dataset, "--false-reject-rate", "0.3"],
         "bench": ["bench", bundle_copy, "--runs", "20", "--batch", "1", "--warm-up", "1"],
@@ -128,3 +129,4 @@ def test_the_built_wheel_holds_the_three_packages_and_their_data(tmp_path):
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"kdx", "kd_train", "kd_export"}
     assert "kd_train/recipes/stpm.toml" in names
+    assert {f"kdx/cli/reporting/page/page.{kind}" for kind in ("css", "html", "js")} <= set(names)

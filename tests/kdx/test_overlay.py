@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
-from kdx.overlay import _CAPTION_HEIGHT, render_overlay
+from kdx.overlay import _CAPTION_HEIGHT, heat_layer, render_overlay
 from kdx.runtime.detector import Decision, Verdict
 
 SIDE = 320  # large enough not to be enlarged
@@ -48,3 +49,11 @@ def test_what_the_detector_does_not_see_is_dark_and_the_map_lies_in_the_rest() -
     centre = heat[82:238, 82:238]
     assert (centre[100:, 100:] == 128).all()
     assert is_coloured(centre[45:70, 45:70]).all()  # 8/32 to 16/32 of the 160 pixels that are seen
+
+
+def test_the_layer_alone_makes_the_same_picture() -> None:
+    verdict = Verdict(Decision.DEFECTIVE, 1.0, 0.5, spot(), pixel_threshold=0.4)
+    layer = Image.fromarray(heat_layer(verdict.anomaly_map, (SIDE, SIDE), 0.4, field_of_view=0.8))
+    below = Image.new("RGBA", (SIDE, SIDE), (128, 128, 128, 255))
+    both = np.asarray(Image.alpha_composite(below, layer))[..., :3].astype(int)
+    assert np.abs(both - heat_of(verdict, 0.8)).max() <= 2  # of 255: alpha has eight bits
