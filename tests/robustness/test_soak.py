@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.images import solar_cells
+
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
 if sys.platform != "linux":
     pytest.skip("the tool reads what Linux says of processes", allow_module_level=True)
@@ -130,3 +133,12 @@ def test_the_table_says_what_was_tried_and_what_went_wrong(tmp_path) -> None:
     assert "| damaged files: image | 500 | 1 other than refused or answered as ever |" in text
     assert "calibrate | 40 | 1 bundles lost: 30 times the old one, 9 times the new one, whole |" in text
     assert "OpenVINO INT8" in text
+
+
+def test_the_record_is_of_a_long_soak_without_a_fault() -> None:
+    from robustness import summary
+
+    record = json.loads((RESULTS / "robustness.json").read_text(encoding="utf-8"))
+    assert record["summary"] == summary(record)
+    assert record["summary"]["frames"] >= 200_000
+    assert all(record["summary"][name] == 0 for name in ("crashes", "differing", "leaks", "bundles_lost"))
