@@ -67,10 +67,10 @@ class RoiFrame:
         """Return what a bundle's regions of interest must fit."""
         spec: dict[str, Any] = manifest.pair_spec
         # The other joins multiply two maps, or score one that is not returned.
-        is_of_map = spec.get("join", "single") in {"single", "score_first"}
+        is_of_map = spec.get("join", "single") in ("single", "score_first")
         rule = spec.get("score") if is_of_map else None
         size = (manifest.camera.height, manifest.camera.width)
-        return cls(size, manifest.camera_map_size, manifest.field_of_view, rule if rule in {"max", "sum"} else None)
+        return cls(size, manifest.camera_map_size, manifest.field_of_view, rule if rule in ("max", "sum") else None)
 
     def roi(self, mask: object) -> Roi:
         """Return a region of interest that may be used for any number of images.

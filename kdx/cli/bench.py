@@ -77,7 +77,7 @@ def bench(
         _report_stages(opened, count, runs or 100, warm_up, output, json=json)
         return
     largest = 1 if opened.manifest.tiling else opened.manifest.max_batch
-    batches = batch_sizes(batch or ("1,8" if largest >= 8 else "1"), largest)
+    batches = batch_sizes(("1,8" if largest >= 8 else "1") if batch is None else batch, largest)
     candidates: list[Any] = []
     if baseline is not None and opened.manifest.tiling is not None:
         raise OptionError("the eager baseline knows no tiles", fix="leave out --baseline")

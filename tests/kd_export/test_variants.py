@@ -80,8 +80,8 @@ def test_a_variant_that_passes_its_gate_and_fails_the_certificate_is_left_out(ti
 
     compare = verify._compare
 
-    def at_batches(backend, golden, size, thresholds, precision):
-        compared = compare(backend, golden, size, thresholds, precision)
+    def at_batches(backend, golden, size, thresholds, precision, roi):
+        compared = compare(backend, golden, size, thresholds, precision, roi)
         is_wrong = precision == "int8" and size > 1
         return msgspec.structs.replace(compared, passed=False, score_max=0.9) if is_wrong else compared
 
