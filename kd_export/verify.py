@@ -17,7 +17,7 @@ from kdx.bundle import Bundle, Golden, Manifest
 from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.files import sha256_file
-from kdx.roi import Roi, golden_roi
+from kdx.position import Behind, golden_behind
 from kdx.runtime.backend import Backend, BackendInfo, Outputs
 from kdx.runtime.detector import decide
 
@@ -116,7 +116,7 @@ def verify(
     precisions: Sequence[str] | None = None,
 ) -> Certificate:
     """Hold each backend against the bundle's reference, in every precision that both have or in those named."""
-    golden, roi = bundle.golden(), golden_roi(bundle)
+    golden, behind = bundle.golden(), golden_behind(bundle)
     wanted = list(precisions or bundle.manifest.precisions)
     comparisons: list[Comparison] = []
     for info, precision in _opened(bundle, backends, wanted):
@@ -124,7 +124,7 @@ def verify(
             with info.open(bundle.graph_of(precision), threads, precision) as backend:
                 thresholds = thresholds_of(bundle.manifest, precision)
                 most = bundle.manifest.max_batch
-                comparisons += compare_backend(backend, golden, most, thresholds, precision, roi)
+                comparisons += compare_backend(backend, golden, most, thresholds, precision, behind)
         except BackendError as error:
             comparisons.append(
                 Comparison(backend=info.name, precision=precision, batch=1, images=0, error=_reason(error))
@@ -153,7 +153,12 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
 
 
 def thresholds_of(manifest: Manifest, precision: str) -> tuple[float, float] | None:
-    """Return FP32's threshold and the one at which a precision's scores are decided; None unless there are both."""
+    """Return FP32's threshold and the one at which a precision's scores are decided; None unless there are both.
+
+    None as well where golden images are tiles and there is a level map, which is of frames: its scores are no tile's.
+    """
+    if manifest.tiling is not None and manifest.level_sha256 is not None:
+        return None
     exact, own = manifest.threshold_of("fp32"), manifest.threshold_of(precision)
     return (exact.score, own.score) if exact and own else None
 
@@ -179,17 +184,18 @@ def compare_backend(
     max_batch: int,
     thresholds: tuple[float, float] | None,
     precision: str = "fp32",
-    roi: Roi | None = None,
+    behind: Behind | None = None,
 ) -> list[Comparison]:
     """Run the golden images one by one and, where the graph allows it, several at once; compare each time.
 
-    Scores and maps are the graph's; decisions are those of the region of interest, where there is one.
+    Scores and maps are the graph's; decisions are those behind it: of the level map and the region of interest,
+    where there are any.
     """
     sizes = [1]
     if max_batch > 1:
         # Repeating images fills the batch where there are few; an uneven number meets no alignment by chance.
         sizes.append(min(max_batch, max(3, min(len(golden.images), 7))))
-    return [_compare(backend, golden, size, thresholds, precision, roi) for size in sizes]
+    return [_compare(backend, golden, size, thresholds, precision, behind) for size in sizes]
 
 
 def _compare(
@@ -198,7 +204,7 @@ def _compare(
     size: int,
     thresholds: tuple[float, float] | None,
     precision: str,
-    roi: Roi | None,
+    behind: Behind | None,
 ) -> Comparison:
     tolerances = TOLERANCES[precision]
     outputs = _run(backend, golden.images, size)
@@ -220,7 +226,7 @@ def _compare(
     if thresholds is not None:
         threshold, own = thresholds
         decided = [(outputs.maps, outputs.scores), (golden.maps, golden.scores)]
-        decided = [roi.apply(*each) for each in decided] if roi is not None else decided
+        decided = [behind.apply(*each) for each in decided] if behind is not None else decided
         pairs = zip(*(scores[:, 0].tolist() for _, scores in decided), strict=True)
         flips = sum(
             decide(ours, own) is not decide(theirs, threshold)

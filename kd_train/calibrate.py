@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from kdx.bundle import Bundle, DefectChoice, ReviewBand, Threshold
+from kdx.bundle import Bundle, DefectChoice, LevelFit, ReviewBand, Threshold
 from kdx.errors import DataError, GateError, ImageError, OptionError
 from kdx.files import hash_of_hashes, sha256_file
 from kdx.images import read_image
@@ -62,6 +62,8 @@ def calibrate(
     precision: str = "fp32",
     review_rate: float | None = None,
     defective_images: Sequence[Path] = (),
+    level: LevelFit | None = None,
+    fitted: Collection[str] = (),
     max_bad_images: int = 0,
     progress: Progress = SILENT,
 ) -> Calibration:
@@ -76,23 +78,26 @@ def calibrate(
 
     With ``defective_images``, the threshold is :func:`best_split` of both instead, and no rate is promised.
 
+    With ``level``, the detector's maps are divided by that level map, and the images whose hashes are ``fitted`` are
+    passed over too: on them, no score exceeds 1, and the threshold would be too low.
+
     Raises:
         OptionError: A rate is not between 0 and 1, or the review rate is not the larger.
         DataError: Too few held-out images for that rate; or an image is both good and defective.
         GateError: Defective images do not score above good ones.
         ImageError: More images than allowed cannot be read.
     """
-    _require_rates(false_reject_rate, review_rate, with_defects=bool(defective_images))
+    require_rates(false_reject_rate, review_rate, with_defects=bool(defective_images))
     bad: dict[str, str] = {}
     trained = bundle.training_images()
-    good = _score(detector, good_images, trained, bad, max_bad_images, progress, "good")
+    good = _score(detector, good_images, trained, bad, max_bad_images, progress, "good", fitted)
     values = np.array(good.scores)
     hottest = np.array(good.hottest)
     choice: DefectChoice | None = None
     interval: tuple[float | None, float | None] = (None, None)
     if defective_images:
         defective = _score(detector, defective_images, trained, bad, max_bad_images, progress, "defective")
-        score, choice = _choose(good, defective)
+        score, choice = _choose(good, defective, fitted)
         false_reject_rate = choice.false_rejects / len(values)
         # The hottest pixel is the score where that is the map's maximum; else as many good images exceed it.
         is_maximum = np.allclose(hottest, values, rtol=1e-6)
@@ -113,6 +118,7 @@ def calibrate(
         scores=_kept(values),
         review=None if review_rate is None else _review_band(values, review_rate, score),
         roi_sha256=bundle.manifest.roi_sha256,
+        level=level,
         defects=choice,
     )
     return Calibration(threshold, values, good.trained_on, bad, good.faults)
@@ -142,7 +148,7 @@ def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> flo
     return float(between[np.flatnonzero(costs <= costs.min() + 1e-12)[0]])
 
 
-def _choose(good: _Scored, defective: _Scored) -> tuple[float, DefectChoice]:
+def _choose(good: _Scored, defective: _Scored, fitted: Collection[str]) -> tuple[float, DefectChoice]:
     for name, scored in (("good", good), ("defective", defective)):
         if not scored.scores:
             raise DataError(
@@ -150,7 +156,7 @@ def _choose(good: _Scored, defective: _Scored) -> tuple[float, DefectChoice]:
                 received=f"{scored.trained_on} that were trained on, which do not count",
                 fix="name a folder with others",
             )
-    both = set(good.hashes) & set(defective.hashes)
+    both = {*good.hashes, *fitted} & set(defective.hashes)
     if both:
         raise DataError(
             f"{len(both)} images are both good and defective", fix="take them out of one of the two folders"
@@ -165,7 +171,8 @@ def _choose(good: _Scored, defective: _Scored) -> tuple[float, DefectChoice]:
     )
 
 
-def _require_rates(false_reject_rate: float, review_rate: float | None, *, with_defects: bool) -> None:
+def require_rates(false_reject_rate: float, review_rate: float | None, *, with_defects: bool) -> None:
+    """Raise ``OptionError`` for rates that cannot be."""
     if not with_defects and not 0 < false_reject_rate < 1:
         raise OptionError(
             "the false-reject rate is out of range",
@@ -189,8 +196,9 @@ def _score(
     max_bad_images: int,
     progress: Progress,
     kind: str,
+    passed_over: Collection[str] = (),
 ) -> _Scored:
-    """Score each image once that was not trained on; add those that cannot be read to ``bad``."""
+    """Score each image once that was not trained on or passed over; add those that cannot be read to ``bad``."""
     found = _Scored()
     with progress.task(f"scoring {kind} images", len(paths)) as task:
         for path in paths:
@@ -200,7 +208,7 @@ def _score(
                 if digest in trained:
                     found.trained_on += 1
                     continue
-                if digest in found.hashes:  # a copy says nothing new
+                if digest in found.hashes or digest in passed_over:  # a copy says nothing new
                     continue
                 verdict = detector(read_image(path, detector.input))
                 found.scores.append(verdict.score)
@@ -267,6 +275,11 @@ def _rank(n: int, false_reject_rate: float) -> int:
     return math.ceil((n + 1) * (1 - false_reject_rate) - 1e-9)
 
 
+def images_to_promise(false_reject_rate: float) -> int:
+    """Return how many held-out good images it takes at least to promise a rate, see :func:`quantile_with_interval`."""
+    return math.ceil(1 / false_reject_rate - 1 - 1e-9)
+
+
 def _kept(scores: NDArray[np.float64]) -> list[float]:
     """Return scores to keep in the bundle: all of them, or as many of their quantiles as describe them."""
     ordered = np.sort(scores)
@@ -291,7 +304,7 @@ def quantile_with_interval(
     n = len(ordered)
     k = _rank(n, false_reject_rate)
     if k > n or n == 0:
-        needed = math.ceil(1 / false_reject_rate - 1 - 1e-9)
+        needed = images_to_promise(false_reject_rate)
         held = f"{n} held-out good images" + (
             f" ({trained_on} more were trained on and do not count)" if trained_on else ""
         )

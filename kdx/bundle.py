@@ -38,6 +38,7 @@ GOLDEN_MAPS = "golden/anomaly_map.npy"
 GOLDEN_SCORES = "golden/anomaly_score.npy"
 TRAINING_IMAGES = "training_images.json"
 ROI = "roi.png"
+LEVEL = "position_level.npy"
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -75,11 +76,25 @@ class DefectChoice(msgspec.Struct, frozen=True, kw_only=True):
     data_sha256: str
 
 
+class LevelFit(msgspec.Struct, frozen=True, kw_only=True):
+    """The level map of a threshold that was chosen with normalisation per position, see :mod:`kdx.position`.
+
+    Attributes:
+        sha256: Hash of the level map.
+        images: Number of good images that it was fitted on; none of them chose the threshold.
+        data_sha256: Hash over those images.
+    """
+
+    sha256: str
+    images: int
+    data_sha256: str
+
+
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     """A calibrated decision: an image is defective when its score exceeds ``score``.
 
     Attributes:
-        score: The threshold, in the graph's raw score.
+        score: The threshold, in the detector's score: the graph's own but for level map and region of interest.
         false_reject_rate: The rate of rejected good images that was asked for; where defects chose the threshold, the
             share of these good images.
         interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None, and
@@ -94,6 +109,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
         scores: Of those images, ascending; of very many, as many quantiles. What ``kdx drift`` compares with.
         review: The band below the threshold, or None.
         roi_sha256: Hash of the region of interest in which those images were scored; None for whole images.
+        level: The level map by which their maps were divided, or None.
         defects: What it was chosen on beside good images, where that was asked for; else None.
     """
 
@@ -109,6 +125,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     scores: list[float] = []
     review: ReviewBand | None = None
     roi_sha256: str | None = None
+    level: LevelFit | None = None
     defects: DefectChoice | None = None
 
 
@@ -194,23 +211,37 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def threshold_of(self, precision: str) -> Threshold | None:
         """Return the threshold at which a precision's scores are decided, or None without one.
 
-        One that was calibrated in another region of interest than the bundle's decides nothing.
+        One that was calibrated in another region of interest, or with another level map, decides nothing.
         """
-        stored = self.stored_threshold(precision)
-        return stored if stored and stored.roi_sha256 == self.roi_sha256 else None
+        return None if self.changed_since(precision) else self.stored_threshold(precision)
 
     def stored_threshold(self, precision: str) -> Threshold | None:
-        """Return the latest calibration of a precision, whatever region of interest it was made in."""
+        """Return the latest calibration of a precision, whatever region of interest and level map it was made with."""
         return self.thresholds.get(precision) if precision in OWN_THRESHOLD else self.threshold
 
-    def has_stale_roi(self, precision: str = "fp32") -> bool:
-        """Whether the region of interest was changed after a precision's calibration."""
-        return self.stored_threshold(precision) is not None and self.threshold_of(precision) is None
+    def changed_since(self, precision: str = "fp32") -> str | None:
+        """Say in words what was changed after a precision's calibration, which does not hold since; None: nothing."""
+        stored = self.stored_threshold(precision)
+        if stored is None:
+            return None
+        if stored.roi_sha256 != self.roi_sha256:
+            return "the region of interest"
+        return "the level map" if (stored.level and stored.level.sha256) != self.level_sha256 else None
+
+    def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Manifest:
+        """Return this with new thresholds, by precision; None takes a precision's away, FP32's stays then."""
+        own = {p: one for p, one in {**self.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
+        return msgspec.structs.replace(self, threshold=thresholds.get("fp32") or self.threshold, thresholds=own)
 
     @property
     def roi_sha256(self) -> str | None:
         """Hash of the region of interest, or None."""
         return self.files.get(ROI)
+
+    @property
+    def level_sha256(self) -> str | None:
+        """Hash of the level map, or None."""
+        return self.files.get(LEVEL)
 
     @property
     def precisions(self) -> list[str]:
@@ -338,11 +369,7 @@ class Bundle:
         tidy(self.path / INDEX)
         # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
         with locked(self.path.resolve().parent):
-            current = self.require_present("calibrated", fix="calibrate again")
-            own = {p: one for p, one in {**current.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
-            manifest = msgspec.structs.replace(
-                current, threshold=thresholds.get("fp32") or current.threshold, thresholds=own
-            )
+            manifest = self.require_present("calibrated", fix="calibrate again").with_thresholds(thresholds)
             write_atomic(self.path / INDEX, encode_record(manifest))
             (self.path / SIGNATURE).unlink(missing_ok=True)
         return Bundle(self.path, manifest)
@@ -399,7 +426,11 @@ def bundle_of(path: Path, index: bytes) -> Bundle:
             raise BundleError(
                 f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
             )
-    return Bundle(path, manifest)
+    from kdx.position import level_of
+
+    bundle = Bundle(path, manifest)
+    level_of(bundle)  # refuses what cannot be one
+    return bundle
 
 
 def _check_tiling(path: Path, manifest: Manifest) -> None:

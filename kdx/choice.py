@@ -20,8 +20,8 @@ from kdx.cache import cache_folder
 from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.files import sha256_bytes, write_atomic
+from kdx.position import golden_behind
 from kdx.records import UNREADABLE, encode_record, now
-from kdx.roi import golden_roi
 from kdx.runtime.backend import Backend, BackendInfo, require_backends
 from kdx.runtime.gpu import gpus
 from kdx.runtime.latency import describe_machine, time_backends, usable_cores
@@ -123,7 +123,7 @@ def _is_decided_alike(bundle: Bundle, precision: str) -> bool:
 def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int | None) -> Choice:
     from kd_export.verify import compare_backend, thresholds_of
 
-    golden, manifest, roi = bundle.golden(), bundle.manifest, golden_roi(bundle)
+    golden, manifest, behind = bundle.golden(), bundle.manifest, golden_behind(bundle)
     failed: list[Candidate] = []
     passed: list[tuple[str, str]] = []
     with ExitStack() as held:
@@ -132,7 +132,7 @@ def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: i
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
                 thresholds = thresholds_of(manifest, precision)
-                compared = compare_backend(backend, golden, manifest.max_batch, thresholds, precision, roi)
+                compared = compare_backend(backend, golden, manifest.max_batch, thresholds, precision, behind)
             except BackendError as error:
                 failed.append(Candidate(backend=info.name, precision=precision, reason=error.message))
                 continue

@@ -141,10 +141,11 @@ def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
     if (
         facts.precision not in manifest.precisions
         or sha256_file(bundle.graph_of(facts.precision)) != facts.graph_sha256
-        or facts.roi_sha256 != manifest.roi_sha256
+        or (facts.roi_sha256, facts.level_sha256) != (manifest.roi_sha256, manifest.level_sha256)
     ):
         raise DataError(
-            "the log is of another bundle, or of this one before it was exported again or its region of interest set",
+            "the log is of another bundle, or of this one before it was exported again or its region of interest or "
+            "level map set",
             expected=f"{bundle.path.name} in {' or '.join(manifest.precisions)}, as it is now",
             received=facts.describe(),
         )

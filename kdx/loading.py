@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kdx.bundle import Bundle, Manifest, open_bundle
 from kdx.choice import choose
 from kdx.errors import BackendError, BundleError, OptionError
+from kdx.position import level_of
 from kdx.records import RUN_INDEX
 from kdx.roi import RoiFrame, roi_of, warn_if_stale
 from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend
@@ -34,7 +35,8 @@ def load(
 ) -> Detector:
     """Load a bundle (or, with torch installed, a training run) and return its detector.
 
-    Warns with :class:`kdx.roi.StaleCalibrationWarning` where the region of interest was changed after the calibration.
+    Warns with :class:`kdx.roi.StaleCalibrationWarning` where the region of interest or the level map was changed
+    after the calibration.
 
     Args:
         path: A bundle folder, or a run folder of ``kdx train``, which runs in eager PyTorch and has no threshold.
@@ -98,7 +100,8 @@ def _watch(detector: Detector, bundle: Bundle, log: str | Path | None, metrics: 
         from kdx.verdict_log import LogFacts, VerdictLog
 
         graph = bundle.manifest.files[graph_file(detector.precision)]
-        facts = LogFacts(bundle.path.name, graph, detector.precision, bundle.manifest.roi_sha256)
+        manifest = bundle.manifest
+        facts = LogFacts(bundle.path.name, graph, detector.precision, manifest.roi_sha256, manifest.level_sha256)
         detector.log = VerdictLog(log, facts)
 
 
@@ -154,11 +157,11 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
     """Return the detector of a bundle on a backend that holds its graph of a precision.
 
     Raises:
-        BundleError: Its region of interest cannot be used.
+        BundleError: Its region of interest or its level map cannot be used.
     """
     manifest = bundle.manifest
     try:
-        roi = roi_of(bundle)
+        roi, level = roi_of(bundle), level_of(bundle)
     except BundleError:
         backend.close()
         raise
@@ -176,6 +179,7 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
         review_threshold=calibrated.review.score if calibrated and calibrated.review else None,
         roi=roi,
         roi_frame=RoiFrame.of(manifest),
+        level=level,
     )
 
 

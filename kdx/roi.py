@@ -11,7 +11,6 @@ A pixel of the map counts when every pixel of the camera that it covers, wholly 
 from __future__ import annotations
 
 import math
-import shutil
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,16 +18,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdx.bundle import INDEX, ROI, SIGNATURE, Bundle, Manifest
+from kdx.bundle import ROI, Bundle, Manifest
+from kdx.bundle_files import with_file
 from kdx.errors import BundleError, DataError, ImageError, InputError, OptionError
-from kdx.files import new_folder, sha256_file, write_atomic
 from kdx.images import centred_box, encode_png, image_facts
-from kdx.records import encode_record
 
 # A map's pixel that ends where a camera's pixel begins does not touch it, whatever binary fractions make of it.
 _TOUCHES = 1e-6
@@ -40,10 +37,13 @@ _MARGIN = 0.02
 
 
 class StaleCalibrationWarning(UserWarning):
-    """A bundle's region of interest is not that of its calibration: every verdict is undecided."""
+    """A bundle's region of interest or level map is not that of its calibration: every verdict is undecided."""
 
 
-STALE = "the region of interest was changed after the calibration: every verdict is undecided until kdx calibrate"
+def stale_said(manifest: Manifest, precision: str = "fp32") -> str | None:
+    """Say what was changed after a precision's calibration, and what follows; None where it holds."""
+    changed = manifest.changed_since(precision)
+    return changed and f"{changed} was changed after the calibration: every verdict is undecided until kdx calibrate"
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,6 @@ def roi_of(bundle: Bundle) -> Roi | None:
         ) from error
 
 
-def golden_roi(bundle: Bundle) -> Roi | None:
-    """Return the region in which a bundle's golden images are decided: none for tiles, for the region is of frames."""
-    return None if bundle.manifest.tiling else roi_of(bundle)
-
-
 def read_roi(path: Path, frame: RoiFrame) -> Roi:
     """Read a region of interest from a grey image file of 8 bits: 255 for pixels that count, 0 for others.
 
@@ -233,9 +228,10 @@ def read_roi(path: Path, frame: RoiFrame) -> Roi:
 
 
 def warn_if_stale(bundle: Bundle, precision: str) -> None:
-    """Warn where a bundle's region of interest was changed after a precision's calibration."""
-    if bundle.manifest.has_stale_roi(precision):
-        warnings.warn(f"'{bundle.path}': {STALE}", StaleCalibrationWarning, stacklevel=3)
+    """Warn where a bundle's region of interest or level map was changed after a precision's calibration."""
+    said = stale_said(bundle.manifest, precision)
+    if said:
+        warnings.warn(f"'{bundle.path}': {said}", StaleCalibrationWarning, stacklevel=3)
 
 
 def set_roi(bundle: Bundle, roi: Roi | None) -> Bundle:
@@ -247,17 +243,7 @@ def set_roi(bundle: Bundle, roi: Roi | None) -> Bundle:
         BundleError: The bundle on disk is another one by now.
         OutputError: The folder around it cannot be written.
     """
-    with new_folder(bundle.path, force=True) as folder:
-        manifest = bundle.require_present("changed", fix="call again")
-        left_out = shutil.ignore_patterns(INDEX, SIGNATURE, ROI)
-        shutil.copytree(bundle.path, folder, copy_function=_link, ignore=left_out, dirs_exist_ok=True)
-        files = {name: digest for name, digest in manifest.files.items() if name != ROI}
-        if roi is not None:
-            (folder / ROI).write_bytes(encode_roi(roi))
-            files[ROI] = sha256_file(folder / ROI)
-        changed = msgspec.structs.replace(manifest, files=files)
-        write_atomic(folder / INDEX, encode_record(changed))
-    return Bundle(bundle.path, changed)
+    return with_file(bundle, ROI, None if roi is None else encode_roi(roi))
 
 
 def encode_roi(roi: Roi) -> bytes:
@@ -306,11 +292,3 @@ def propose_mask(images: Iterable[NDArray[np.uint8]], varies: float = VARIES) ->
         )  # fmt: skip
     mask: NDArray[np.uint8] = included.astype(np.uint8) * np.uint8(255)
     return mask
-
-
-def _link(source: str, target: str) -> None:
-    """Give a file a second name; files of a bundle are replaced, never changed. A copy where that is not possible."""
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)

@@ -16,7 +16,8 @@ import msgspec
 from kdx.bundle import Bundle, Golden, open_bundle
 from kdx.errors import BackendError, BundleError
 from kdx.loading import detector_on, way_of
-from kdx.roi import STALE, golden_roi
+from kdx.position import golden_behind
+from kdx.roi import stale_said
 from kdx.runtime.contract import hold_to, runs_needed
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import graph_backend
@@ -143,13 +144,14 @@ def _judge(
     from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
 
     # Found before seconds are spent on choosing a backend: calibration is of every precision.
-    if bundle.manifest.has_stale_roi(precision or "fp32"):
-        raise _FailedError(STALE)
+    stale = stale_said(bundle.manifest, precision or "fp32")
+    if stale:
+        raise _FailedError(stale)
     info, used = way_of(bundle, backend, threads, precision)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
     thresholds = thresholds_of(bundle.manifest, used)
     graph = graph_backend(detector.backend)
-    (compared,) = compare_backend(graph, golden, 1, thresholds, used, golden_roi(bundle))
+    (compared,) = compare_backend(graph, golden, 1, thresholds, used, golden_behind(bundle))
     said = (
         f"{compared.images} golden images: scores within {compared.score_max:.1e}, maps within {compared.map_max:.1e}, "
         + ("no threshold yet" if compared.flips is None else f"{compared.flips} verdicts flipped")

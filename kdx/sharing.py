@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kdx.bundle import Bundle, Manifest
 from kdx.errors import BackendError
-from kdx.roi import golden_roi
+from kdx.position import golden_behind
 from kdx.runtime.backend import find_backend
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import graph_backend
@@ -76,8 +76,8 @@ def require_golden(bundle: Bundle, detector: Detector, precision: str) -> None:
     from kd_export.verify import compare_backend, thresholds_of
 
     thresholds = thresholds_of(bundle.manifest, precision)
-    graph, roi = graph_backend(detector.backend), golden_roi(bundle)
-    for compared in compare_backend(graph, bundle.golden(), 1, thresholds, precision, roi):
+    graph, behind = graph_backend(detector.backend), golden_behind(bundle)
+    for compared in compare_backend(graph, bundle.golden(), 1, thresholds, precision, behind):
         if not compared.passed:
             raise BackendError(
                 f"'{bundle.path}' does not decide here what was trained",

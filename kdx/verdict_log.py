@@ -51,17 +51,20 @@ class LogFacts:
         graph_sha256: Hash of the graph whose scores it holds: those of another cannot be compared.
         precision: In which the graph ran.
         roi_sha256: Hash of the region of interest that was scored; None for whole images.
+        level_sha256: Hash of the level map by which maps were divided, or None.
     """
 
     bundle: str
     graph_sha256: str
     precision: str
     roi_sha256: str | None = None
+    level_sha256: str | None = None
 
     def describe(self) -> str:
         """Say in words what a log belongs to."""
         region = f", region of interest {self.roi_sha256[:8]}" if self.roi_sha256 else ""
-        return f"{self.bundle} in {self.precision}{region}"
+        level = f", level map {self.level_sha256[:8]}" if self.level_sha256 else ""
+        return f"{self.bundle} in {self.precision}{region}{level}"
 
 
 class VerdictLog:
@@ -200,7 +203,7 @@ def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
     found = _facts(database, path, OutputError)
     if replace(found, bundle=facts.bundle) != facts:
         raise OutputError(
-            f"'{path}' is the log of another graph or region of interest, whose scores cannot be compared",
+            f"'{path}' is the log of another graph, region of interest or level map, whose scores cannot be compared",
             expected=facts.describe(),
             received=found.describe(),
             fix="name another file for this bundle",
@@ -216,7 +219,8 @@ def _facts(database: sqlite3.Connection, path: Path, error: type[DataError] | ty
         raise error(f"'{path}' was written by a newer kdx", fix="update kdx on this machine")
     named = dict(database.execute("SELECT name, value FROM facts").fetchall())
     try:
-        return LogFacts(named["bundle"], named["graph_sha256"], named["precision"], named.get("roi_sha256"))
+        required = named["bundle"], named["graph_sha256"], named["precision"]
+        return LogFacts(*required, named.get("roi_sha256"), named.get("level_sha256"))
     except KeyError as missing:
         raise error(f"'{path}' does not say what it belongs to: {missing}", fix="name another file") from missing
 

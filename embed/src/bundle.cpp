@@ -8,6 +8,7 @@
 
 #include "error.h"
 #include "plain_graph.h"
+#include "position.h"
 #include "sha256.h"
 
 namespace kdx::embed {
@@ -152,15 +153,23 @@ void read_files(Bundle &bundle, const json &manifest) {
         if (!bundle.files.count(name)) throw Failure(KDX_ERROR_BUNDLE, std::string(kIndex) + " does not list '" + name + "'");
 }
 
-// A threshold decides in the region of interest that it was calibrated in, and in no other.
+// The hash that a record holds under a name, or nothing.
+std::string recorded_hash(const json &record, const char *name) {
+    const auto found = record.find(name);
+    return found == record.end() || found->is_null() ? std::string() : found->get<std::string>();
+}
+
+// A threshold decides in the region of interest and with the level map that it was calibrated with, and with no others.
 void add_threshold(Bundle &bundle, const json &record, const std::string &precision) {
     const auto threshold = threshold_from(record, bundle, precision);
-    const auto own = record.find("roi_sha256");
-    const auto found = own == record.end() || own->is_null() ? std::string() : own->get<std::string>();
-    if (found == (bundle.has_roi() ? bundle.hash_of(kRoi) : std::string()))
-        bundle.thresholds[precision] = threshold;
+    const auto level = record.find("level");
+    const auto fitted = level == record.end() || level->is_null() ? std::string() : level->at("sha256").get<std::string>();
+    if (recorded_hash(record, "roi_sha256") != (bundle.has_roi() ? bundle.hash_of(kRoi) : std::string()))
+        bundle.stale[precision] = "the region of interest";
+    else if (fitted != (bundle.has_level() ? bundle.hash_of(kLevel) : std::string()))
+        bundle.stale[precision] = "the level map";
     else
-        bundle.stale.push_back(precision);
+        bundle.thresholds[precision] = threshold;
 }
 
 void read_rule(Bundle &bundle, const json &manifest) {
@@ -205,8 +214,9 @@ Threshold Bundle::threshold_of(const std::string &precision) const {
     return found == thresholds.end() ? Threshold{} : found->second;
 }
 
-bool Bundle::has_stale_roi(const std::string &precision) const {
-    return std::find(stale.begin(), stale.end(), precision) != stale.end();
+std::string Bundle::changed_since(const std::string &precision) const {
+    const auto found = stale.find(precision);
+    return found == stale.end() ? std::string() : found->second;
 }
 
 void Bundle::check_files() const {
@@ -255,6 +265,7 @@ Bundle open_bundle(const fs::path &path) {
         refuse(path, std::string("is not a bundle: ") + kIndex + " is missing", "export it again with kdx export");
     auto bundle = parse_manifest(read_file(path / kIndex), path);
     bundle.check_files();
+    if (bundle.has_level()) read_level(bundle);  // refuses what cannot be one
     for (const auto &precision : bundle.precisions) {
         const auto graph = bundle.graph_of(precision);
         require_plain_graph(read_file(graph), graph.string());

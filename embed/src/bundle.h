@@ -13,6 +13,7 @@
 namespace kdx::embed {
 
 constexpr const char *kRoi = "roi.png";
+constexpr const char *kLevel = "position_level.npy";
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 struct Threshold {
@@ -39,8 +40,8 @@ struct Bundle {
     FrameLimits frame_limits;
     std::vector<std::string> golden;           // file names under golden/
     std::vector<std::string> precisions;       // of the graphs that are there; fp32 first
-    std::map<std::string, Threshold> thresholds;  // by precision; of this region of interest alone
-    std::vector<std::string> stale;  // precisions whose threshold was calibrated in another region of interest
+    std::map<std::string, Threshold> thresholds;  // by precision; of this region of interest and level map
+    std::map<std::string, std::string> stale;  // what was changed since the calibration, by precision
     std::string score_rule;          // how the returned map becomes the score, "max" or "sum"; empty: not of it alone
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
 
@@ -55,7 +56,9 @@ struct Bundle {
     bool is_calibrated_alike(const std::string &precision) const;
     Threshold threshold_of(const std::string &precision) const;
     bool has_roi() const { return files.count(kRoi) > 0; }
-    bool has_stale_roi(const std::string &precision) const;
+    bool has_level() const { return files.count(kLevel) > 0; }
+    // What was changed after a precision's calibration, which does not hold since, in words; empty: nothing.
+    std::string changed_since(const std::string &precision) const;
 
     // Hashes every file again; throws Failure (KDX_ERROR_BUNDLE) naming the first that is missing or altered.
     void check_files() const;

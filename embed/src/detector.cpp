@@ -60,6 +60,7 @@ Detector::Detector(const std::string &path, const kdx_options &options)
     precision_ = precision_of(bundle_, kind, options.precision);
     threshold_ = bundle_.threshold_of(precision_);
     if (bundle_.has_roi()) roi_ = read_roi(bundle_);
+    if (bundle_.has_level()) level_ = read_level(bundle_);
     const auto cache = options.cache_dir ? std::filesystem::u8path(options.cache_dir) : std::filesystem::path();
     backend_ = kind.open(bundle_, {precision_, cache, options.threads, options.device});
     if (bundle_.tiling.is_set()) backend_ = tiled(std::move(backend_), bundle_);
@@ -79,7 +80,7 @@ void Detector::describe(kdx_description &description) const {
     description.field_of_view = bundle_.field_of_view;
     copy_text(backend_->name(), description.backend, sizeof description.backend);
     copy_text(precision_, description.precision, sizeof description.precision);
-    description.roi = bundle_.has_stale_roi(precision_) ? KDX_ROI_CHANGED : roi_ ? KDX_ROI_SET : KDX_ROI_NONE;
+    description.roi = bundle_.changed_since(precision_) == "the region of interest" ? KDX_ROI_CHANGED : roi_ ? KDX_ROI_SET : KDX_ROI_NONE;
 }
 
 void Detector::infer(std::size_t count, const kdx_image *images, kdx_verdict *verdicts, std::size_t verdict_size,
@@ -112,7 +113,12 @@ void Detector::infer_part(std::size_t count, const Frame *frames, const std::uin
                           std::size_t verdict_size, const kdx_map *maps, const Roi *roi) const {
     const bool is_calibrated = roi == this->roi() || (roi && roi_ && roi_->is_same(*roi));
     const auto threshold = is_calibrated ? threshold_ : Threshold{};
+    std::vector<float> normalised;
     backend_->run(packed, count, [&](std::size_t i, float score, const float *map) {
+        if (level_) {
+            score = level_->apply(map, score, normalised);
+            map = normalised.data();
+        }
         const auto verdict = verdict_on(roi ? roi->score_of(map, score) : score, frames[i], threshold);
         // A caller of another version has a structure of another size: what both know is written.
         const auto known = std::min(verdict_size, sizeof verdict) - sizeof verdict.struct_size;

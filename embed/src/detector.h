@@ -8,6 +8,7 @@
 
 #include "backend.h"
 #include "bundle.h"
+#include "position.h"
 #include "roi.h"
 
 namespace kdx::embed {
@@ -29,6 +30,7 @@ public:
     const Threshold &threshold() const { return threshold_; }
     Backend &backend() const { return *backend_; }
     const Roi *roi() const { return roi_ ? &*roi_ : nullptr; }
+    const Level *level() const { return level_ ? &*level_ : nullptr; }
 
 private:
     void infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
@@ -40,6 +42,7 @@ private:
     std::string precision_;
     Threshold threshold_;
     std::optional<Roi> roi_;
+    std::optional<Level> level_;
     std::unique_ptr<Backend> backend_;
 };
 

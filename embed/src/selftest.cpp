@@ -73,7 +73,9 @@ public:
         std::vector<float> map(map_size());
         const auto allowed = tolerances_of(detector_.precision());
         const auto reference = detector_.bundle().threshold_of("fp32");
-        report.flips = reference.is_set() && detector_.threshold().is_set() ? 0 : -1;
+        // Golden images of a bundle for large frames are tiles: a level map is of frames, and its thresholds no tile's.
+        const bool is_decided = !detector_.level() || !detector_.bundle().tiling.is_set();
+        report.flips = is_decided && reference.is_set() && detector_.threshold().is_set() ? 0 : -1;
         report.score_allowed = allowed.score, report.map_allowed = allowed.map;
         for (std::size_t i = 0; i < golden_.count; ++i) {
             float score = 0;
@@ -82,7 +84,7 @@ public:
                 score = found;
                 std::copy_n(values, map.size(), map.begin());
             });
-            // Scores and maps as the graph gives them; decisions in the region of interest, where there is one.
+            // Scores and maps as the graph gives them; decisions behind it: level map and region.
             compare(i, score, map, report);
             const auto expected = decided(&golden_.maps[i * map.size()], golden_.scores[i]);
             if (report.flips < 0 || is_tie(expected, reference, allowed.tie)) continue;
@@ -97,9 +99,13 @@ private:
     }
 
     float decided(const float *map, float score) const {
-        // Golden images of a bundle for large frames are tiles: the region is of frames.
-        const bool applies = detector_.roi() && !detector_.bundle().tiling.is_set();
-        return applies ? detector_.roi()->score_of(map, score) : score;
+        if (detector_.bundle().tiling.is_set()) return score;
+        std::vector<float> normalised;
+        if (detector_.level()) {
+            score = detector_.level()->apply(map, score, normalised);
+            map = normalised.data();
+        }
+        return detector_.roi() ? detector_.roi()->score_of(map, score) : score;
     }
 
     static bool is_tie(double score, const Threshold &threshold, double tie) {
@@ -162,8 +168,9 @@ void selftest(const Detector &detector, double budget_ms, double percentile, int
                       "a budget of 0 or more milliseconds, a percentile above 0 and below 100, and enough calls for it");
     try {
         detector.bundle().check_files();
-        if (detector.bundle().has_stale_roi(detector.precision()))
-            return say(report, "the region of interest was changed after the calibration: every verdict is undecided");
+        const auto changed = detector.bundle().changed_since(detector.precision());
+        if (!changed.empty())
+            return say(report, changed + " was changed after the calibration: every verdict is undecided");
         const auto golden = read_golden(detector.bundle());
         Comparison(detector, golden).run(report);
         const bool is_near = report.score_difference <= report.score_allowed && report.map_difference <= report.map_allowed;

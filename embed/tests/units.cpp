@@ -17,6 +17,7 @@
 #include "golden.h"
 #include "inflate.h"
 #include "plain_graph.h"
+#include "position.h"
 #include "roi.h"
 #include "sha256.h"
 
@@ -241,6 +242,17 @@ void pixels_count_where_all_they_cover_is_included() {
     CHECK(status_of([&] { ke::Roi(bundle, mask.data(), 8); }) == KDX_ERROR_ARGUMENT);
 }
 
+// The cases of tests/kdx/test_position.py.
+void maps_are_divided_by_their_level() {
+    const std::vector<float> map = {1, 6, 3, 4}, level = {2, 4, 1, 8};
+    std::vector<float> normalised;
+    CHECK(ke::Level(level, false).apply(map.data(), 9, normalised) == 3);
+    CHECK((normalised == std::vector<float>{0.5f, 1.5f, 3, 0.5f}));
+    CHECK(ke::Level(level, true).apply(map.data(), 9, normalised) == 5.5f);
+    CHECK(std::isinf(ke::Level(level, false).apply(map.data(), INFINITY, normalised)));
+    CHECK(std::isnan(ke::Level(level, false).apply(std::vector<float>{1, NAN, 1, 1}.data(), 1, normalised)));
+}
+
 void caches_keep_only_what_is_whole() {
     const auto folder = fs::temp_directory_path() / "kdx-units-cache";
     fs::remove_all(folder);
@@ -299,6 +311,7 @@ int main(int argc, char **argv) {
     graphs_that_are_not_plain_are_refused(argv[1]);
     golden_images_are_read(argv[1]);
     pixels_count_where_all_they_cover_is_included();
+    maps_are_divided_by_their_level();
     engines_are_held_against_the_machine(argv[1]);
     caches_keep_only_what_is_whole();
     return failures ? 1 : 0;

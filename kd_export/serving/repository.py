@@ -92,7 +92,7 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
         force: Replace a model of this name; nothing else is ever replaced.
 
     Raises:
-        OptionError: The backend cannot do what is asked, or the bundle has a region of interest.
+        OptionError: The backend cannot do what is asked, or the bundle has a region of interest or a level map.
         BundleError: The bundle holds no graph of the precision.
         BackendError: There is no engine, or it was altered.
         OutputError: The model exists.
@@ -104,6 +104,11 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
         raise OptionError(
             "Triton serves the graph alone, which scores whole images: this bundle has a region of interest",
             fix=f"serve a copy without it: kdx roi {bundle.path} --remove, and calibrate the copy",
+        )
+    if bundle.manifest.level_sha256 is not None:
+        raise OptionError(
+            "Triton serves the graph alone, which does not normalise: this bundle has a level map",
+            fix=f"serve a copy without it: kdx calibrate {bundle.path} DATA, without --per-position",
         )
     engine = _engine(bundle, request) if request.backend == "tensorrt" else None
     precision = engine.record.precision if engine else request.precision or "fp32"

@@ -46,6 +46,12 @@ def calibrate(
         help="Choose the threshold on defective images too: the smallest sum of miss and false-reject rate on these. "
         "test/DEFECT_TYPE of a data set, or a folder of defective images.",
     ),
+    per_position: bool = typer.Option(
+        False,
+        "--per-position",
+        help="For parts that always lie at the same place: divide maps by how hot good parts get there. Half of the "
+        "good images fit that, the other half chooses the threshold.",
+    ),
     backend: str = typer.Option("auto", help="Backend whose scores are used."),
     threads: int | None = THREADS_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
@@ -62,6 +68,8 @@ def calibrate(
 
     Defects choose no threshold unless --with-defects asks for it: it then fits these defects, and promises nothing for
     others. Measure it on images that had no part in it.
+
+    A calibration is whole: without --per-position, one that was made with it is taken away.
     """
     from kd_train.datasets import open_data
     from kdx.bundle import SIGNATURE, open_bundle
@@ -84,6 +92,7 @@ def calibrate(
         0.01 if false_reject_rate is None else false_reject_rate,
         review_rate=review_rate,
         defective_images=defective,
+        per_position=per_position,
         backend=backend,
         threads=threads,
         max_bad_images=max_bad_images,
@@ -137,6 +146,8 @@ def _show_choice(bundle: Path, result: Calibration) -> None:
     from kd_train.calibrate import images_to_bound
 
     threshold, chosen = result.threshold, result.threshold.defects
+    if threshold.level is not None:
+        out.print(f"per position: {threshold.level.images} other good images say how hot each place gets; that is 1")
     passed_over = f"({result.trained_on} that were trained on passed over)"
     if chosen is not None:
         out.print(f"[bold]{bundle}[/]: threshold {threshold.score:.6g}, [bold yellow]chosen on defects[/]")
@@ -166,6 +177,7 @@ def calibrate_each(
     *,
     review_rate: float | None = None,
     defective_images: Sequence[Path] = (),
+    per_position: bool = False,
     backend: str = "auto",
     threads: int | None = None,
     max_bad_images: int = 0,
@@ -177,18 +189,27 @@ def calibrate_each(
         The calibrations, and why other precisions have none, by precision.
     """
     from kd_train.calibrate import calibrate as calibrate_bundle
+    from kd_train.calibrate import require_rates
+    from kd_train.per_position import FittedLevel, fit_level
     from kdx.loading import detector_of
+    from kdx.position import store_calibration
     from kdx.runtime.backend import find_backend, require_backends
     from kdx.variants import OWN_THRESHOLD
 
+    require_rates(false_reject_rate, review_rate, with_defects=bool(defective_images))
     results: dict[str, Calibration] = {}
     refused: dict[str, str] = {}
+    fitted: FittedLevel | None = None
     for precision in ("fp32", *sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants))):
         if not any(info.offers(precision) for info in require_backends(bundle.path)):
             continue  # what this machine cannot run keeps the threshold that it has
         # A named backend scores what it runs; TensorRT has no part in INT8's threshold, which is for CPUs.
         runs_it = backend == "auto" or find_backend(backend).offers(precision)
         with detector_of(bundle, backend if runs_it else "auto", threads, precision) as detector:
+            if per_position and fitted is None:  # on FP32's maps, which is first
+                rate = None if defective_images else false_reject_rate
+                fitted = fit_level(bundle, detector, images, rate, max_bad_images=max_bad_images, progress=progress)
+            detector.level = fitted.level if fitted else None
             found = calibrate_bundle(
                 bundle,
                 detector,
@@ -197,6 +218,8 @@ def calibrate_each(
                 precision=precision,
                 review_rate=review_rate,
                 defective_images=defective_images,
+                level=fitted.record if fitted else None,
+                fitted=fitted.images if fitted else (),
                 max_bad_images=max_bad_images,
                 progress=progress,
             )
@@ -205,9 +228,8 @@ def calibrate_each(
             refused[precision] = fault
         else:
             results[precision] = found
-    bundle.with_thresholds(
-        {**{precision: found.threshold for precision, found in results.items()}, **dict.fromkeys(refused)}
-    )
+    thresholds = {precision: found.threshold for precision, found in results.items()}
+    store_calibration(bundle, {**thresholds, **dict.fromkeys(refused)}, fitted.level if fitted else None)
     return results, refused
 
 
@@ -216,18 +238,19 @@ def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibratio
     import numpy as np
 
     from kd_export.judge import LIMITS, Evidence, judge
-    from kdx.roi import golden_roi
+    from kdx.position import Behind
     from kdx.runtime.tiled import graph_backend
 
     if precision not in LIMITS:
         return ""
-    golden, roi = bundle.golden(), golden_roi(bundle)
+    # Level and region are of frames; the golden images of a bundle for large ones are tiles.
+    golden, is_tiled = bundle.golden(), bundle.manifest.tiling is not None
+    behind = Behind() if is_tiled else Behind(detector.level, detector.roi)
     graph = graph_backend(detector.backend)
     answers = [graph.run(image[None]) for image in golden.images]
     found = np.concatenate([each.maps for each in answers]), np.concatenate([each.scores for each in answers])
-    expected = golden.maps, golden.scores
-    if roi is not None:
-        found, expected = roi.apply(*found), roi.apply(*expected)
+    found, expected = behind.apply(*found), behind.apply(golden.maps, golden.scores)
     scores, reference = (each[:, 0].astype(float) for _, each in (found, expected))
-    evidence = Evidence(golden.images, thresholds=(exact.threshold.score, own.threshold.score))
+    thresholds = exact.threshold.score, own.threshold.score
+    evidence = Evidence(golden.images, thresholds=None if is_tiled and detector.level else thresholds)
     return "; ".join(judge(detector.backend.name, LIMITS[precision], evidence, (reference, scores)).faults)

@@ -25,7 +25,7 @@ def inspect(
 ) -> None:
     """Say what is in a bundle, and check every hash on the way."""
     from kdx.bundle import open_bundle
-    from kdx.roi import STALE, roi_of
+    from kdx.roi import roi_of, stale_said
 
     opened = open_bundle(bundle, require_signature=require_signature or None)
     manifest, roi = opened.manifest, roi_of(opened)
@@ -39,7 +39,7 @@ def inspect(
                 "manifest": manifest,
                 "engines": records,
                 "signature": signature,
-                "roi_changed_after_calibration": manifest.has_stale_roi(),
+                "changed_after_calibration": manifest.changed_since(),
             }
         )
         return
@@ -58,6 +58,7 @@ def inspect(
         "region": "none: whole images count"
         if roi is None
         else f"{100 * roi.included.mean():.3g} % of the image counts",
+        **({} if manifest.level_sha256 is None else {"level": _level(manifest)}),
         "threshold": _threshold(manifest),
         "signed": _in_words(signature),
         "golden": f"{len(manifest.golden)} images",
@@ -73,8 +74,9 @@ def inspect(
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", value)
     out.print(table)
-    if manifest.has_stale_roi():
-        out.print(f"[bold red]{STALE}[/]")
+    stale = stale_said(manifest)
+    if stale:
+        out.print(f"[bold red]{stale}[/]")
     for name, variant in manifest.variants.items():
         _show_ranges(name, variant)
     for engine in engines:
@@ -154,6 +156,12 @@ def _tiles(manifest: Manifest, tiling: Tiling) -> str:
         f"{tiling.count} of {tile.height} × {tile.width}, overlapping by {tiling.overlap} pixels and more, "
         f"{tiling.batch} at once; maps are off by up to {100 * tiling.seam:.1f} % where they meet"
     )
+
+
+def _level(manifest: Manifest) -> str:
+    fit = manifest.threshold.level if manifest.threshold else None
+    fitted = f", fitted on {fit.images} other good images" if fit else ""
+    return f"maps are divided by how hot good parts get at each place{fitted}"
 
 
 def _threshold(manifest) -> str:  # type: ignore[no-untyped-def]

@@ -118,7 +118,7 @@ def _show_proposal(bundle: Path, output: Path, roi: Roi, bad: dict[str, str], *,
 def _show(
     path: Path, bundle: Bundle, roi: Roi | None, *, is_changed: bool, signature_removed: bool, json: bool
 ) -> None:
-    from kdx.roi import STALE
+    from kdx.roi import stale_said
 
     manifest = bundle.manifest
     shares = None if roi is None else {"image": float(roi.included.mean()), "map": float(roi.counted.mean())}
@@ -129,7 +129,7 @@ def _show(
                 "included": shares,
                 "roi_sha256": manifest.roi_sha256,
                 "changed": is_changed,
-                "changed_after_calibration": manifest.has_stale_roi(),
+                "changed_after_calibration": manifest.changed_since() is not None,
                 "signature_removed": signature_removed,
             }
         )
@@ -139,7 +139,8 @@ def _show(
     else:
         image, of_map = (f"{100 * shares[name]:.3g} %" for name in ("image", "map"))
         out.print(f"[bold]{path}[/]: {image} of the image and {of_map} of the map count")
-    if manifest.has_stale_roi():
-        out.print(f"  [yellow]{STALE}[/] {path} DATA")
+    stale = stale_said(manifest)
+    if stale:
+        out.print(f"  [yellow]{stale}[/] {path} DATA")
     if signature_removed:
         out.print("  [yellow]the signature was removed:[/] sign again with kdx sign, after kdx calibrate")

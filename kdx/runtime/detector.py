@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from kdx.errors import InputError
 from kdx.frames import FrameFault, FrameLimits, faults_of
 from kdx.images import InputSpec
+from kdx.position import Behind
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.cuda.arrays import DeviceArray, device_array
 
 if TYPE_CHECKING:
     from kdx.metrics import Metrics
+    from kdx.position import Level
     from kdx.regions import Region
     from kdx.roi import Roi, RoiFrame
     from kdx.verdict_log import VerdictLog
@@ -41,9 +43,11 @@ class Verdict:
     Attributes:
         decision: Undecided where the bundle has no threshold, or none for this region of interest, the score is not
             finite, or the frame shows no part: never silently good.
-        score: The raw anomaly score, of the region of interest where there is one.
+        score: The raw anomaly score, of the region of interest where there is one; where the bundle has a level map, of
+            the normalised map.
         threshold: The calibrated score above which an image is defective, or None.
-        anomaly_map: float32 ``(h, w)``, raw, at the network's resolution; 0 where the region of interest excludes it.
+        anomaly_map: float32 ``(h, w)``, at the network's resolution: raw, or divided by the level map where there is
+            one; 0 where the region of interest excludes it.
         pixel_threshold: The map value that hardly any good image reaches anywhere, or None.
         frame_faults: Why the frame shows no part, whatever it scored; empty for nothing.
         review_threshold: The score above which somebody should look, or None without such a band.
@@ -109,6 +113,7 @@ class Detector(ClosesOnExit):
         metrics: What counts verdicts, or None.
         roi: The bundle's region of interest, or None; outside it nothing counts.
         roi_frame: What makes regions of interest for single calls; None where there are none (run folders).
+        level: The bundle's level map, by which anomaly maps are divided, or None.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class Detector(ClosesOnExit):
         review_threshold: float | None = None,
         roi: Roi | None = None,
         roi_frame: RoiFrame | None = None,
+        level: Level | None = None,
     ) -> None:
         self.backend = backend
         self.input = input_spec
@@ -139,6 +145,7 @@ class Detector(ClosesOnExit):
         self.metrics: Metrics | None = None
         self.roi = roi
         self.roi_frame = roi_frame
+        self.level = level
 
     def __call__(self, image: NDArray[np.uint8], *, roi: Roi | NDArray[np.uint8] | None = None) -> Verdict:
         """Judge one image.
@@ -180,12 +187,12 @@ class Detector(ClosesOnExit):
         return verdicts
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Return the raw maps ``(N, h, w)`` and scores ``(N, 1)`` of several images, in the region of interest."""
+        """Return the maps ``(N, h, w)`` and scores ``(N, 1)`` of several images, as verdicts have them."""
         parts = [self.backend.run(part) for part in self._parts(images)]
         if not parts:
             return Outputs(np.empty((0, 0, 0), np.float32), np.empty((0, 1), np.float32))
-        if self.roi is not None:
-            parts = [Outputs(*self.roi.apply(part.maps, part.scores)) for part in parts]
+        behind = Behind(self.level, self.roi)
+        parts = [Outputs(*behind.apply(part.maps, part.scores)) for part in parts]
         if len(parts) == 1:
             return parts[0]
         return Outputs(np.concatenate([p.maps for p in parts]), np.concatenate([p.scores for p in parts]))
@@ -236,9 +243,7 @@ class Detector(ClosesOnExit):
             roi: The region of interest; None takes the bundle's.
         """
         is_calibrated = roi is None or roi.is_same(self.roi)
-        roi = roi or self.roi
-        if roi is not None:
-            anomaly_map, score = roi.apply(anomaly_map, score)
+        anomaly_map, score = Behind(self.level, roi or self.roi).apply(anomaly_map, score)
         value = float(score[0])
         faults = () if image is None else faults_of(image, self.frame_limits)
         threshold, pixel, review = (

@@ -18,12 +18,12 @@ from PIL import Image
 
 import kdx
 from kd_export.verify import TOLERANCES
-from kdx.bundle import GOLDEN_SCORES, encode_array, open_bundle, write_manifest
+from kdx.bundle import GOLDEN_SCORES, LEVEL, encode_array, open_bundle, write_manifest
 from kdx.errors import BundleError
 from kdx.regions import find_regions
 from kdx.runtime.backend import find_backend
 from tests.embed.build import DECISIONS, EMBED, FAULTS, CallError, Detector, build, missing, run
-from tests.frames import FRAME
+from tests.frames import FRAME, write_frames
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -185,6 +185,100 @@ def test_the_region_of_interest_of_large_frames_is_of_frames(library, tiled, lar
             np.testing.assert_allclose(anomaly_map, theirs.anomaly_map, atol=1e-5 * theirs.score)
         report = detector.selftest()
         assert report.passed, report.said
+
+
+@pytest.fixture(scope="module")
+def cells(make_images, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cells")
+    for index, image in enumerate(make_images(16, offset=40)):
+        image.save(folder / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def levelled(bundle, cells, tmp_path_factory, cli) -> Path:
+    """A bundle with a region of interest, calibrated per position in every precision."""
+    copy = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("levelled") / "tile.kdx"))
+    mask = np.full(open_bundle(copy).golden().images[0].shape[:2], 255, np.uint8)
+    mask[:, : mask.shape[1] // 3] = 0
+    Image.fromarray(mask).save(copy.parent / "roi.png")
+    cli("roi", copy, "--set", copy.parent / "roi.png")
+    cli("calibrate", copy, cells, "--per-position", "--false-reject-rate", 0.2)
+    return copy
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_normalisation_per_position_is_pythons(library, levelled, precision):
+    opened = open_bundle(levelled)
+    with (
+        kdx.load(levelled, backend="openvino", threads=1, precision=precision) as expected,
+        Detector(library, levelled, precision) as detector,
+    ):
+        own = opened.manifest.threshold_of(precision)
+        assert np.isnan(detector.takes.threshold) if own is None else detector.takes.threshold == own.score
+        assert own is None or own.level == opened.manifest.threshold.level
+        for image in opened.golden().images:
+            (ours, anomaly_map), theirs = detector(image), expected(image)
+            assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+            np.testing.assert_allclose(anomaly_map, theirs.anomaly_map, rtol=1e-5, atol=1e-5 * theirs.score)
+            assert DECISIONS[ours.decision] == theirs.decision.value
+        report = detector.selftest()
+        assert (report.passed, report.flips, report.said) == (1, 0 if own else -1, b"")
+
+
+def test_the_level_of_large_frames_is_of_frames(library, tiled, tmp_path, cli):
+    bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
+    write_frames(tmp_path / "frames", {"trained": 14, "good": 12})
+    cli("calibrate", bundle, tmp_path / "frames/good", "--per-position", "--false-reject-rate", 0.2)
+    with (
+        kdx.load(bundle, backend="openvino", threads=1, precision="fp32") as expected,
+        Detector(library, bundle, "fp32") as detector,
+    ):
+        for path in sorted((tmp_path / "frames/good").iterdir())[:2]:
+            frame = kdx.read_image(path, expected.input)
+            (ours, anomaly_map), theirs = detector(frame), expected(frame)
+            assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+            assert DECISIONS[ours.decision] == theirs.decision.value
+            np.testing.assert_allclose(anomaly_map, theirs.anomaly_map, rtol=1e-5, atol=1e-5 * theirs.score)
+        report = detector.selftest()
+        assert (report.passed, report.flips) == (1, -1), report.said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (None, "position_level.npy"),
+        (lambda level: level[1:], "its shape is not"),
+        (lambda level: level.reshape(-1), "its shape is not"),
+        (lambda level: level * 0, "not finite and above 0"),
+        (lambda level: -level, "not finite and above 0"),
+        (lambda level: level * np.float32(np.nan), "not finite and above 0"),
+        (lambda level: level.astype(np.float64), "no float32"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused_as_by_python(library, levelled, tmp_path, change, said):
+    copy = Path(shutil.copytree(levelled, tmp_path / "tile.kdx"))
+    manifest = open_bundle(copy).manifest
+    if change is None:
+        (copy / LEVEL).unlink()
+    else:
+        np.save(copy / LEVEL, change(np.load(copy / LEVEL)))
+        write_manifest(copy, manifest)
+    with pytest.raises(BundleError):
+        open_bundle(copy)
+    with pytest.raises(CallError, match=said):
+        Detector(library, copy)
+
+
+def test_a_threshold_of_another_level_decides_nothing(library, levelled, tmp_path):
+    copy = Path(shutil.copytree(levelled, tmp_path / "tile.kdx"))
+    manifest = open_bundle(copy).manifest
+    np.save(copy / LEVEL, np.load(copy / LEVEL) * np.float32(1.5))
+    write_manifest(copy, manifest)
+    with Detector(library, copy, "fp32") as detector:
+        assert np.isnan(detector.takes.threshold)
+        assert DECISIONS[detector(open_bundle(copy).golden().images[0])[0].decision] == "undecided"
+        assert b"the level map was changed" in detector.selftest().said
 
 
 def test_regions_are_pythons(library, bundle):

@@ -21,7 +21,8 @@ OPTIONS = {
     "export": "--out --checkpoint --input-size --channel-order --max-batch --precision --force --json",
     "build-engine": "--fp16 --batch --flavour --compute-capability --level --timing-cache --dry-run --force --json",
     "roi": "--from-images --category --varies --output --set --remove --max-bad-images --force --json",
-    "calibrate": "--false-reject-rate --review-rate --with-defects --backend --threads --max-bad-images --json",
+    "calibrate": "--false-reject-rate --review-rate --with-defects --per-position --backend --threads --max-bad-images "
+    "--json",
     "verify": "--backend --threads --output --require-signature --force --json",
     "sign": "--key --new-key --passphrase --json",
     "triton": "--out --backend --precision --name --max-batch --max-queue-delay-us --instances --gpu --cpu --threads "

@@ -16,6 +16,7 @@ import kdx
 from kd_train.metrics import per_region_overlap
 from kdx.bundle import ROI, open_bundle
 from kdx.errors import DataError, InputError, KdxError, OptionError
+from kdx.position import Behind
 from kdx.roi import RoiFrame, StaleCalibrationWarning, propose_mask, roi_of
 
 FRAME = RoiFrame((8, 8), (4, 4), 1.0, "max")
@@ -185,7 +186,7 @@ def test_a_threshold_of_another_region_decides_nothing(cli, tiny_bundle, dataset
     assert {record["verdict"] for record in predicted.lines} == {"undecided"}
     assert "the region of interest was changed" in predicted.stderr
     assert "the region of interest was changed" in cli("inspect", bundle).stdout
-    assert cli("inspect", bundle, "--json").json["roi_changed_after_calibration"] is True
+    assert cli("inspect", bundle, "--json").json["changed_after_calibration"] == "the region of interest"
     tested = run_selftest(bundle, backend="onnxruntime-cpu")
     assert not tested.passed
     assert "region of interest" in tested.checks[-1].said
@@ -232,8 +233,8 @@ def test_a_flip_in_the_region_is_found(within):
 
     scores = np.sort(roi.apply(golden.maps, golden.scores)[1][:, 0])
     middle = float(scores[:2].mean())
-    (same,) = compare_backend(Replayed(), golden, 1, (middle, middle), roi=roi)
-    (moved,) = compare_backend(Replayed(), golden, 1, (middle, float(scores[-1]) * 2), roi=roi)
+    (same,) = compare_backend(Replayed(), golden, 1, (middle, middle), behind=Behind(roi=roi))
+    (moved,) = compare_backend(Replayed(), golden, 1, (middle, float(scores[-1]) * 2), behind=Behind(roi=roi))
     assert (same.flips, moved.flips) == (0, len(scores) - 1)
 
 

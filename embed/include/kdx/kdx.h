@@ -94,7 +94,7 @@ typedef struct kdx_description {
     kdx_pixel_format format;         /* in which they need not be copied */
     int32_t map_height, map_width;
     int32_t max_batch; /* images that are judged at once; longer batches are split; 1 of frames that are cut into tiles */
-    double threshold;        /* NaN where the bundle is not calibrated */
+    double threshold;        /* NaN where the bundle is not calibrated, or region or level map were changed since */
     double review_threshold; /* above it, up to the threshold, somebody should look; NaN without such a band */
     double pixel_threshold; /* the map value that hardly any good image reaches anywhere; NaN where unknown */
     double field_of_view;   /* share of each side of the image, centred, that the map covers */

@@ -1,0 +1,104 @@
+"""The level map of ``kdx calibrate --per-position``: from half of the held-out good images. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kd_train.calibrate import images_to_promise
+from kdx.bundle import Bundle, LevelFit
+from kdx.errors import DataError, ImageError
+from kdx.files import hash_of_hashes, sha256_file
+from kdx.images import read_image
+from kdx.position import Level, level_from, rule_of
+from kdx.progress import SILENT, Progress
+from kdx.runtime.detector import Detector
+
+# Fewer do not tell what of a place's heat is the part's and what is chance.
+FEWEST = 5
+
+
+@dataclass(frozen=True)
+class FittedLevel:
+    """A level map, and what it was fitted on.
+
+    Attributes:
+        level: The map.
+        record: What a threshold records of it.
+        images: Hashes of the images; none of them may choose a threshold.
+    """
+
+    level: Level
+    record: LevelFit
+    images: frozenset[str]
+
+
+def fit_level(
+    bundle: Bundle,
+    detector: Detector,
+    good_images: Sequence[Path],
+    false_reject_rate: float | None,
+    *,
+    max_bad_images: int = 0,
+    progress: Progress = SILENT,
+) -> FittedLevel:
+    """Fit a level map on one half of the good images that were not trained on, and leave the other to the threshold.
+
+    Args:
+        bundle: Whose training images do not count.
+        detector: Of FP32: its graph's own maps are taken, and its region of interest.
+        good_images: Files; copies count once.
+        false_reject_rate: What the other half must be able to promise; None where defects choose the threshold.
+        max_bad_images: How many may be unreadable.
+        progress: Told of every image.
+
+    Raises:
+        InputError: The method's score is not of its map alone.
+        DataError: Too few images for two halves, or their maps give no level.
+        ImageError: More images than allowed cannot be read.
+    """
+    rule = rule_of(bundle.manifest)
+    chosen = _first_half(bundle, good_images, false_reject_rate)
+    hottest = np.zeros(bundle.manifest.camera_map_size, np.float32)
+    read: list[str] = []
+    with progress.task("fitting the level map", len(chosen)) as task:
+        for bad_before, (digest, path) in enumerate(chosen.items()):
+            task.advance()
+            try:
+                image = read_image(path, detector.input)
+            except ImageError:  # calibration meets it again, and reports it
+                if bad_before - len(read) >= max_bad_images:
+                    raise
+                continue
+            hottest = np.maximum(hottest, detector.backend.run(np.ascontiguousarray(image[None])).maps[0])
+            read.append(digest)
+    if len(read) < FEWEST:
+        raise _too_few(2 * FEWEST, 2 * len(read), "could be read")
+    level = level_from(hottest, rule, detector.roi.counted if detector.roi else None)
+    record = LevelFit(sha256=level.sha256, images=len(read), data_sha256=hash_of_hashes(read))
+    return FittedLevel(level, record, frozenset(read))
+
+
+def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: float | None) -> dict[str, Path]:
+    """Return half of the images that were not trained on, by hash: those whose hashes come first, in any order."""
+    held_out = {sha256_file(path): path for path in good_images}
+    for digest in bundle.training_images():
+        held_out.pop(digest, None)
+    promised = 1 if false_reject_rate is None else images_to_promise(false_reject_rate)
+    needed = max(2 * FEWEST, 2 * promised - 1)
+    if len(held_out) < needed:
+        rate = "" if false_reject_rate is None else f" at a false-reject rate of {false_reject_rate:g}"
+        raise _too_few(needed, len(held_out), f"are held out{rate}")
+    return {digest: held_out[digest] for digest in sorted(held_out)[: len(held_out) // 2]}
+
+
+def _too_few(needed: int, received: int, what: str) -> DataError:
+    return DataError(
+        "too few good images for --per-position: one half fits the level map, the other chooses the threshold",
+        expected=f"at least {needed}",
+        received=f"{received} that {what}",
+        fix="add good images, ask for a higher --false-reject-rate, or calibrate without --per-position",
+    )
