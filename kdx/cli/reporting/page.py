@@ -101,9 +101,10 @@ def notes_of(content: Content) -> list[str]:
     """Return what a reader must know before believing the figures."""
     material, result, threshold = content.material, content.result, content.threshold
     found: list[str] = []
-    if content.bundle.manifest.has_stale_roi(content.detector.precision):
+    changed = content.bundle.manifest.changed_since(content.detector.precision)
+    if changed is not None:
         found.append(
-            "The region of interest was changed after the calibration, whose threshold decides nothing now: calibrate "
+            f"{changed.capitalize()} was changed after the calibration, whose threshold decides nothing now: calibrate "
             "again. The threshold below is only where the slider begins."
         )
     elif threshold is None:
@@ -201,7 +202,8 @@ def _command(content: Content) -> str:
     uses_data = content.threshold is None or content.material.holds_calibration
     data = shlex.quote(str(content.data)) if uses_data else "HELD_OUT_GOOD_IMAGES"
     category = f" --category {shlex.quote(content.category)}" if content.category and uses_data else ""
-    return f"kdx calibrate {shlex.quote(str(content.bundle.path))} {data}{category}"
+    per_position = " --per-position" if content.bundle.manifest.level_sha256 else ""
+    return f"kdx calibrate {shlex.quote(str(content.bundle.path))} {data}{category}{per_position}"
 
 
 def _json(value: object) -> Markup:
