@@ -26,25 +26,12 @@ from kd_train.pair import Pair
 from kd_train.pairs import find_method
 from kd_train.recipes import load_recipe, paper_recipe
 from kdx import __version__
-from kdx.bundle import (
-    GOLDEN_MAPS,
-    GOLDEN_SCORES,
-    GRAPH,
-    SCHEMA,
-    TRAINING_IMAGES,
-    Bundle,
-    Golden,
-    Manifest,
-    Provenance,
-    encode_array,
-    open_bundle,
-    write_files,
-    write_manifest,
-)
+from kdx.bundle import Bundle, Golden, encode_array, open_bundle, write_files, write_manifest
 from kdx.errors import KdxError
 from kdx.files import new_folder
 from kdx.folder import require_good
 from kdx.images import InputSpec, encode_png, read_image
+from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
 from kdx.records import now
 from kdx.variants import Variant
 

@@ -25,11 +25,12 @@ from robustness_guards import alarm, only_inside, peak_mb
 from robustness_inputs import Damaged, damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
 
 import kdx
-from kdx.bundle import GOLDEN_MAPS, INDEX, open_bundle
+from kdx.bundle import open_bundle
 from kdx.engine import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engine, this_system
 from kdx.errors import ImageError, KdxError
 from kdx.files import sha256_bytes, sha256_file
 from kdx.images import InputSpec, decode_image, image_facts, read_image
+from kdx.manifest import GOLDEN_MAPS, INDEX
 from kdx.records import encode_record, now
 from kdx.runtime.onnxruntime_cpu import OnnxRuntimeCpu
 

@@ -17,25 +17,12 @@ from kd_export.onnx_export import export_onnx, metadata_of
 from kd_export.variants import judge_bf16, write_half, write_int8
 from kd_export.verify import Certificate, Comparison, verify, without
 from kdx import __version__
-from kdx.bundle import (
-    GOLDEN_MAPS,
-    GOLDEN_SCORES,
-    GRAPH,
-    INDEX,
-    SCHEMA,
-    TRAINING_IMAGES,
-    Bundle,
-    Manifest,
-    Provenance,
-    encode_array,
-    open_bundle,
-    write_files,
-    write_manifest,
-)
+from kdx.bundle import Bundle, encode_array, open_bundle, write_files, write_manifest
 from kdx.errors import GateError, OptionError
 from kdx.files import new_folder, refuse_existing
 from kdx.frames import limits_of
 from kdx.images import encode_png, image_facts, read_image
+from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
 from kdx.tiling import Tiling

@@ -14,8 +14,8 @@ from kd_export.judge import BF16, INT8, Evidence
 from kd_export.precision import half_convolutions, network_tensors, plan_half, to_half
 from kd_export.quantize import CONVOLUTIONS, quantised_nodes, quantize
 from kd_export.ranges import measure_ranges, tap_ranges
-from kdx.bundle import GRAPH
 from kdx.errors import GateError
+from kdx.manifest import GRAPH
 from kdx.progress import Progress
 from kdx.runtime.backend import find_backend
 from kdx.variants import Judged, RangeReport, Variant, graph_file

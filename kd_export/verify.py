@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_export.judge import LIMITS, map_differences
-from kdx.bundle import Bundle, Golden, Manifest
+from kdx.bundle import Bundle, Golden
 from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.files import sha256_file
+from kdx.manifest import Manifest
 from kdx.position import Behind, golden_behind
 from kdx.runtime.backend import Backend, BackendInfo, Outputs
 from kdx.runtime.detector import decide

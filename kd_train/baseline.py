@@ -17,9 +17,9 @@ from kd_export.graph import Combine, Distance, Join, MapSpec, ScoreRule
 from kd_train.load import fuse, load_pair
 from kd_train.pair import Pair
 from kd_train.run import Run
-from kdx.bundle import Manifest
 from kdx.errors import CheckpointError
 from kdx.images import InputSpec
+from kdx.manifest import Manifest
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.torch_eager import TorchEager
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from kdx.bundle import Bundle, DefectChoice, LevelFit, ReviewBand, Threshold
+from kdx.bundle import Bundle
 from kdx.errors import DataError, GateError, ImageError, OptionError
 from kdx.files import hash_of_hashes, sha256_file
 from kdx.images import read_image
+from kdx.manifest import DefectChoice, LevelFit, ReviewBand, Threshold
 from kdx.progress import SILENT, Progress
 from kdx.records import now
 from kdx.runtime.detector import Detector

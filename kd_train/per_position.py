@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from kd_train.calibrate import images_to_promise
-from kdx.bundle import Bundle, LevelFit
+from kdx.bundle import Bundle
 from kdx.errors import DataError, ImageError
 from kdx.files import hash_of_hashes, sha256_file
 from kdx.images import read_image
+from kdx.manifest import LevelFit
 from kdx.position import Level, level_from, rule_of
 from kdx.progress import SILENT, Progress
 from kdx.runtime.detector import Detector

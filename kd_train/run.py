@@ -20,10 +20,10 @@ from torch import Tensor
 
 from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
-from kdx.bundle import Provenance
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.files import new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.images import ChannelOrder, InputSpec
+from kdx.manifest import Provenance
 from kdx.records import RUN_INDEX, R, encode_record, now, read_record
 
 SCHEMA = 2

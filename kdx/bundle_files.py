@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from kdx.bundle import INDEX, SIGNATURE, Bundle, Threshold
+from kdx.bundle import Bundle
 from kdx.files import new_folder, sha256_file, write_atomic
+from kdx.manifest import INDEX, SIGNATURE, Threshold
 from kdx.records import encode_record
 
 

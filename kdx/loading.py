@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdx.bundle import Bundle, Manifest, open_bundle
+from kdx.bundle import Bundle, open_bundle
 from kdx.choice import choose
 from kdx.errors import BackendError, BundleError, OptionError
+from kdx.manifest import Manifest
 from kdx.position import level_of
 from kdx.records import RUN_INDEX
 from kdx.roi import RoiFrame, roi_of, warn_if_stale

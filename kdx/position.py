@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.bundle import LEVEL, Bundle, Manifest, Threshold
+from kdx.bundle import Bundle
 from kdx.bundle_files import with_file
 from kdx.errors import BundleError, DataError, InputError
 from kdx.files import sha256_bytes
+from kdx.manifest import LEVEL, Manifest, Threshold
 from kdx.npy import encode_array, read_array
 from kdx.roi import Roi, RoiFrame, roi_of
 

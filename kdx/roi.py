@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdx.bundle import ROI, Bundle, Manifest
+from kdx.bundle import Bundle
 from kdx.bundle_files import with_file
 from kdx.errors import BundleError, DataError, ImageError, InputError, OptionError
 from kdx.images import centred_box, encode_png, image_facts
+from kdx.manifest import ROI, Manifest
 
 # A map's pixel that ends where a camera's pixel begins does not touch it, whatever binary fractions make of it.
 _TOUCHES = 1e-6

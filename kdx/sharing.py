@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from kdx.bundle import Bundle, Manifest
+from kdx.bundle import Bundle
 from kdx.errors import BackendError
+from kdx.manifest import Manifest
 from kdx.position import golden_behind
 from kdx.runtime.backend import find_backend
 from kdx.runtime.detector import Detector

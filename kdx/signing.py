@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kdx import __version__
-from kdx.bundle import INDEX, SIGNATURE, Bundle, bundle_of, read_index
+from kdx.bundle import Bundle, bundle_of, read_index
 from kdx.engine import PLAN, RECORD, Engine, engines_of
 from kdx.errors import BundleError
 from kdx.files import sha256_bytes, sha256_file, write_atomic
 from kdx.keys import PublicKeys, fingerprint, public_keys
+from kdx.manifest import INDEX, SIGNATURE
 from kdx.records import UNREADABLE, encode_record, now, read_record
 
 if TYPE_CHECKING:

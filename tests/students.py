@@ -12,16 +12,9 @@ import onnx
 from onnx import numpy_helper
 
 from kd_export.quantize import quantize
-from kdx.bundle import (
-    GOLDEN_MAPS,
-    GOLDEN_SCORES,
-    GRAPH,
-    encode_array,
-    open_bundle,
-    write_files,
-    write_manifest,
-)
+from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
 from kdx.files import sha256_file
+from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH
 from kdx.runtime.onnxruntime_cpu import OnnxRuntimeCpu
 from kdx.variants import Variant, graph_file
 

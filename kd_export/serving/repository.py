@@ -25,10 +25,11 @@ from kd_export.serving.config import (
     text_of,
 )
 from kdx import __version__
-from kdx.bundle import GRAPH, INDEX, Bundle
+from kdx.bundle import Bundle
 from kdx.engine import PLAN, Engine, engines_of
 from kdx.errors import BackendError, OptionError
 from kdx.files import new_folder, refuse_existing, sha256_file
+from kdx.manifest import GRAPH, INDEX
 
 BACKENDS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8"), "tensorrt": ("fp32", "fp16")}
 VERSION = "1"

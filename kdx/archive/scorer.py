@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kdx.archive.records import Row, ShardResult, Work
 from kdx.archive.table import count, write_shard
-from kdx.bundle import INDEX, bundle_of, read_index
+from kdx.bundle import bundle_of, read_index
 from kdx.errors import BackendError, BundleError, DataError, ImageError
 from kdx.files import sha256_bytes, sha256_file
 from kdx.images import read_image
 from kdx.loading import detector_of
+from kdx.manifest import INDEX
 from kdx.runtime.backend import ClosesOnExit
 
 if TYPE_CHECKING:

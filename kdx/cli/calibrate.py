@@ -72,10 +72,11 @@ def calibrate(
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """
     from kd_train.datasets import open_data
-    from kdx.bundle import SIGNATURE, open_bundle
+    from kdx.bundle import open_bundle
     from kdx.errors import OptionError
     from kdx.files import require_writable
     from kdx.folder import require_defective, require_good
+    from kdx.manifest import SIGNATURE
 
     if with_defects is not None and false_reject_rate is not None:
         raise OptionError("--with-defects chooses the false-reject rate itself", fix="leave out --false-reject-rate")

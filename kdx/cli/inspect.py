@@ -13,7 +13,8 @@ from kdx.engine import describe, engines_of
 from kdx.variants import FP16_MAX, Variant
 
 if TYPE_CHECKING:
-    from kdx.bundle import Bundle, Manifest
+    from kdx.bundle import Bundle
+    from kdx.manifest import Manifest
     from kdx.tiling import Tiling
 
 

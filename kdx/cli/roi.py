@@ -40,9 +40,10 @@ def roi(
     calibrated in: after a change every verdict is undecided until kdx calibrate. A signature is taken away. What is hot
     just outside shines in by the method's blur: leave a margin.
     """
-    from kdx.bundle import SIGNATURE, open_bundle
+    from kdx.bundle import open_bundle
     from kdx.errors import OptionError
     from kdx.files import refuse_existing, require_writable
+    from kdx.manifest import SIGNATURE
     from kdx.roi import RoiFrame, read_roi, roi_of, set_roi
 
     if sum([data is not None, mask is not None, remove]) > 1:

@@ -18,8 +18,9 @@ from PIL import Image
 
 import kdx
 from kd_export.verify import TOLERANCES
-from kdx.bundle import GOLDEN_SCORES, LEVEL, encode_array, open_bundle, write_manifest
+from kdx.bundle import encode_array, open_bundle, write_manifest
 from kdx.errors import BundleError
+from kdx.manifest import GOLDEN_SCORES, LEVEL
 from kdx.regions import find_regions
 from kdx.runtime.backend import find_backend
 from tests.embed.build import DECISIONS, EMBED, FAULTS, CallError, Detector, build, missing, run

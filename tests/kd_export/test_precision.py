@@ -25,7 +25,8 @@ from kd_export.ranges import measure_ranges, tap_ranges
 from kd_export.verify import FP16
 from kd_train.load import fuse, load_pair
 from kd_train.run import Run
-from kdx.bundle import GRAPH, open_bundle
+from kdx.bundle import open_bundle
+from kdx.manifest import GRAPH
 from kdx.variants import FP16_MAX, graph_file
 from tests.images import solar_cells
 

@@ -5,9 +5,10 @@ import pytest
 
 import kdx
 from kd_train.calibrate import quantile_with_interval, settable
-from kdx.bundle import Threshold, open_bundle
+from kdx.bundle import open_bundle
 from kdx.errors import DataError
 from kdx.files import sha256_file
+from kdx.manifest import Threshold
 
 
 def test_the_threshold_is_the_score_that_conformal_prediction_names() -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 
 import kdx
 from kd_export.verify import FP32
-from kdx.bundle import GOLDEN_SCORES, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
+from kdx.manifest import GOLDEN_SCORES
 from tests.students import add_int8, other_bundle, other_student, other_teacher
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")

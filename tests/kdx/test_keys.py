@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 import kdx
-from kdx.bundle import INDEX, SIGNATURE, open_bundle
+from kdx.bundle import open_bundle
 from kdx.errors import OptionError, OutputError
 from kdx.files import sha256_bytes
+from kdx.manifest import INDEX, SIGNATURE
 from tests.kdx.test_lean_import import python
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")

@@ -11,9 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from kdx.bundle import GOLDEN_MAPS, GRAPH, open_bundle, write_manifest
+from kdx.bundle import open_bundle, write_manifest
 from kdx.errors import BundleError
 from kdx.files import sha256_file
+from kdx.manifest import GOLDEN_MAPS, GRAPH
 from kdx.plain_graph import require_plain_graph
 
 BUNDLE = Path("part.kdx")

@@ -14,10 +14,11 @@ from scipy.ndimage import maximum_filter
 import kdx
 from kd_train.calibrate import calibrate
 from kd_train.per_position import FEWEST, FittedLevel, fit_level
-from kdx.bundle import INDEX, LEVEL, open_bundle, write_manifest
+from kdx.bundle import open_bundle, write_manifest
 from kdx.errors import BundleError, DataError, InputError
 from kdx.files import sha256_file
 from kdx.images import InputSpec
+from kdx.manifest import INDEX, LEVEL
 from kdx.position import FLOOR, Behind, Level, level_from, level_of
 from kdx.roi import RoiFrame, StaleCalibrationWarning
 from kdx.runtime.backend import Outputs

@@ -14,8 +14,9 @@ from PIL import Image
 
 import kdx
 from kd_train.metrics import per_region_overlap
-from kdx.bundle import ROI, open_bundle
+from kdx.bundle import open_bundle
 from kdx.errors import DataError, InputError, KdxError, OptionError
+from kdx.manifest import ROI
 from kdx.position import Behind
 from kdx.roi import RoiFrame, StaleCalibrationWarning, propose_mask, roi_of
 

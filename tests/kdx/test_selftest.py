@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from kdx.bundle import GOLDEN_SCORES, encode_array, open_bundle, write_manifest
+from kdx.bundle import encode_array, open_bundle, write_manifest
 from kdx.errors import OptionError
+from kdx.manifest import GOLDEN_SCORES
 from kdx.selftest import run_selftest
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import kdx
-from kdx.bundle import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SIGNATURE, TRAINING_IMAGES, open_bundle, write_manifest
+from kdx.bundle import open_bundle, write_manifest
 from kdx.engine import PLAN, RECORD
 from kdx.errors import BundleError
 from kdx.files import sha256_file
+from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SIGNATURE, TRAINING_IMAGES
 from kdx.runtime.backend import BACKENDS, BackendInfo
 from tests.kdx.test_engine_records import add_engine, make_record
 

@@ -17,7 +17,7 @@ from kd_export.onnx_export import export_onnx
 from kd_export.quantize import quantize
 from kd_train.train import build_pair
 from kdx import __version__
-from kdx.bundle import GRAPH, SCHEMA, Bundle, Manifest, Provenance, write_manifest
+from kdx.bundle import Bundle, write_manifest
 from kdx.cli.fitting.folder import FitFolder
 from kdx.cli.fitting.material import Material
 from kdx.cli.fitting.records import Candidate, Screened, Timing
@@ -25,6 +25,7 @@ from kdx.cli.fitting.request import FitRequest
 from kdx.cli.fitting.timing import HOPELESS, cpu_ways, screen_way
 from kdx.cli.fitting.words import reason_of
 from kdx.errors import GateError, KdxError
+from kdx.manifest import GRAPH, SCHEMA, Manifest, Provenance
 from kdx.progress import Progress
 from kdx.records import now
 from kdx.variants import Variant, graph_file

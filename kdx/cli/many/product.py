@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kdx.bundle import INDEX, open_bundle
+from kdx.bundle import open_bundle
 from kdx.cache import VARIABLE as CACHE_VARIABLE
 from kdx.cli.many.records import Order, ProductResult
 from kdx.errors import CheckpointError, GateError, KdxError, OutputError
 from kdx.faults import fault_of
 from kdx.files import hash_of_hashes, new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.folder import ImageFolder, require_good
+from kdx.manifest import INDEX
 from kdx.progress import SILENT
 from kdx.records import encode_record, read_record
 

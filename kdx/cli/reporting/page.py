@@ -18,11 +18,12 @@ from markupsafe import Markup
 from kd_train.calibrate import settable
 from kd_train.evaluate import Evaluation, Scored
 from kdx import __version__
-from kdx.bundle import Bundle, Threshold
+from kdx.bundle import Bundle
 from kdx.cli.reporting.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
 from kdx.cli.reporting.material import Material
 from kdx.cli.reporting.pictures import Picture
 from kdx.folder import GOOD
+from kdx.manifest import Threshold
 from kdx.records import now
 from kdx.runtime.detector import Detector
 

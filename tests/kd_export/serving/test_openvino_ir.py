@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from kd_export.verify import FP32
-from kdx.bundle import GOLDEN_SCORES, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
 from kdx.errors import BackendError, GateError
+from kdx.manifest import GOLDEN_SCORES
 from kdx.variants import Variant
 from tests.images import solar_cells
 from tests.students import add_int8

@@ -15,10 +15,11 @@ import onnxruntime as ort
 import pytest
 
 import kdx
-from kdx.bundle import INDEX, open_bundle
+from kdx.bundle import open_bundle
 from kdx.engine import PLAN
 from kdx.errors import BackendError, BundleError, GateError, OptionError, OutputError
 from kdx.files import sha256_file
+from kdx.manifest import INDEX
 from tests.kdx.test_engine_records import MACHINE, RTX, add_engine, make_record
 from tests.kdx.test_lean_import import python
 

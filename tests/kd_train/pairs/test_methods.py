@@ -13,8 +13,8 @@ import torch
 from kd_train.losses import FeatureMatching
 from kd_train.pairs import methods
 from kd_train.recipes import load_recipe, paper_recipe
-from kdx.bundle import GRAPH
 from kdx.images import InputSpec
+from kdx.manifest import GRAPH
 from kdx.resampling import antialias_matrix
 from tests import conftest, reference
 from tests.images import solar_cells

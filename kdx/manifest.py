@@ -1,0 +1,231 @@
+"""What a bundle says of itself: the content of ``bundle.json``, and the names of the files that it always holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from kdx.frames import FrameLimits
+from kdx.images import InputSpec
+from kdx.tiling import Tiling
+from kdx.variants import OWN_THRESHOLD, Variant
+
+SCHEMA = 1
+INDEX = "bundle.json"
+SIGNATURE = "bundle.sig"
+GRAPH = "model.onnx"
+GOLDEN_MAPS = "golden/anomaly_map.npy"
+GOLDEN_SCORES = "golden/anomaly_score.npy"
+TRAINING_IMAGES = "training_images.json"
+ROI = "roi.png"
+LEVEL = "position_level.npy"
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\:\x00]+$")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class ReviewBand(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores that somebody should look at: above ``score``, up to the threshold. Fewer good parts are thrown away.
+
+    Attributes:
+        score: Where the band begins, in the graph's raw score.
+        false_reject_rate: The rate of good images above it that was asked for.
+        interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None.
+    """
+
+    score: float
+    false_reject_rate: float
+    interval: tuple[float | None, float | None]
+
+
+class DefectChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a threshold was chosen on that was chosen on defective images too; see ``kd_train.calibrate.best_split``.
+
+    Attributes:
+        images: Number of defective images.
+        misses: Of those, at or below the threshold.
+        false_rejects: Good images above it.
+        data_sha256: Hash over the defective images.
+    """
+
+    images: int
+    misses: int
+    false_rejects: int
+    data_sha256: str
+
+
+class LevelFit(msgspec.Struct, frozen=True, kw_only=True):
+    """The level map of a threshold that was chosen with normalisation per position, see :mod:`kdx.position`.
+
+    Attributes:
+        sha256: Hash of the level map.
+        images: Number of good images that it was fitted on; none of them chose the threshold.
+        data_sha256: Hash over those images.
+    """
+
+    sha256: str
+    images: int
+    data_sha256: str
+
+
+class Threshold(msgspec.Struct, frozen=True, kw_only=True):
+    """A calibrated decision: an image is defective when its score exceeds ``score``.
+
+    Attributes:
+        score: The threshold, in the detector's score: the graph's own but for level map and region of interest.
+        false_reject_rate: The rate of rejected good images that was asked for; where defects chose the threshold, the
+            share of these good images.
+        interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None, and
+            both of a threshold that was chosen on defects.
+        confidence: The interval's coverage, as a fraction.
+        images: Number of held-out good images.
+        data_sha256: Hash over those images.
+        graph_sha256: Hash of the graph whose scores were used.
+        created: UTC time, ISO 8601.
+        pixel: The map value that the hottest pixel of a good image exceeds at that rate: the score itself where it is
+            the map's maximum, and the scale of heat maps everywhere.
+        scores: Of those images, ascending; of very many, as many quantiles. What ``kdx drift`` compares with.
+        review: The band below the threshold, or None.
+        roi_sha256: Hash of the region of interest in which those images were scored; None for whole images.
+        level: The level map by which their maps were divided, or None.
+        defects: What it was chosen on beside good images, where that was asked for; else None.
+    """
+
+    score: float
+    false_reject_rate: float
+    interval: tuple[float | None, float | None]
+    confidence: float
+    images: int
+    data_sha256: str
+    graph_sha256: str
+    created: str
+    pixel: float | None = None
+    scores: list[float] = []
+    review: ReviewBand | None = None
+    roi_sha256: str | None = None
+    level: LevelFit | None = None
+    defects: DefectChoice | None = None
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a bundle comes from.
+
+    Attributes:
+        created: UTC time of the export, ISO 8601.
+        checkpoint_sha256: Hash of the checkpoint's tensors.
+        epoch: Epochs trained at that checkpoint.
+        backbone: timm's names of the teacher's networks.
+        weights: Where the teacher's weights came from.
+        data_sha256: Hash over the training images.
+        trained_with: Versions of the packages that trained.
+        exported_with: Versions of the packages that exported.
+    """
+
+    created: str
+    checkpoint_sha256: str
+    epoch: int
+    backbone: str
+    weights: str
+    data_sha256: str
+    trained_with: dict[str, str]
+    exported_with: dict[str, str]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``bundle.json``.
+
+    Attributes:
+        schema: Version of this layout; a newer one is refused.
+        kdx_version: The kdx that wrote it.
+        method: The method's name.
+        pair_spec: The pair's declaration: taps, distances, combine and score rules.
+        input: What the graph accepts; of a bundle for large frames, a tile.
+        map_size: Height and width of the anomaly map.
+        field_of_view: Share of each side of the image, centred, that the map covers; below 1 for methods that crop.
+        max_batch: Largest batch the graph was declared for.
+        golden: Names of the golden images, in the order of the reference maps and scores.
+        files: SHA-256 of every other file in the bundle, by relative POSIX path.
+        provenance: Where it comes from.
+        threshold: The calibrated decision, or None. FP16 shares it.
+        variants: The graphs in other precisions than FP32, by precision.
+        thresholds: Those of precisions that have one of their own.
+        frame_limits: What the golden images look like, by which frames that show no part are told.
+        tiling: How frames larger than the graph's input are cut, or None.
+    """
+
+    schema: int
+    kdx_version: str
+    method: str
+    pair_spec: dict[str, object]
+    input: InputSpec
+    map_size: tuple[_Count, _Count]
+    max_batch: _Count
+    golden: list[_FileName]
+    files: dict[str, _Sha256]
+    provenance: Provenance
+    field_of_view: _Share = 1.0
+    threshold: Threshold | None = None
+    variants: dict[str, Variant] = msgspec.field(default_factory=dict)
+    thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
+    frame_limits: FrameLimits = FrameLimits()
+    tiling: Tiling | None = None
+
+    @property
+    def camera(self) -> InputSpec:
+        """What the detector accepts: what the graph does, or the frames from which its tiles are cut."""
+        if self.tiling is None:
+            return self.input
+        height, width = self.tiling.frame
+        return msgspec.structs.replace(self.input, height=height, width=width, fixed_size=True)
+
+    @property
+    def camera_map_size(self) -> tuple[int, int]:
+        """Height and width of the map that the detector returns."""
+        if self.tiling is None:
+            return self.map_size
+        height, width = self.tiling.frame
+        return height * self.map_size[0] // self.input.height, width * self.map_size[1] // self.input.width
+
+    def threshold_of(self, precision: str) -> Threshold | None:
+        """Return the threshold at which a precision's scores are decided, or None without one.
+
+        One that was calibrated in another region of interest, or with another level map, decides nothing.
+        """
+        return None if self.changed_since(precision) else self.stored_threshold(precision)
+
+    def stored_threshold(self, precision: str) -> Threshold | None:
+        """Return the latest calibration of a precision, whatever region of interest and level map it was made with."""
+        return self.thresholds.get(precision) if precision in OWN_THRESHOLD else self.threshold
+
+    def changed_since(self, precision: str = "fp32") -> str | None:
+        """Say in words what was changed after a precision's calibration, which does not hold since; None: nothing."""
+        stored = self.stored_threshold(precision)
+        if stored is None:
+            return None
+        if stored.roi_sha256 != self.roi_sha256:
+            return "the region of interest"
+        return "the level map" if (stored.level and stored.level.sha256) != self.level_sha256 else None
+
+    def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Manifest:
+        """Return this with new thresholds, by precision; None takes a precision's away, FP32's stays then."""
+        own = {p: one for p, one in {**self.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
+        return msgspec.structs.replace(self, threshold=thresholds.get("fp32") or self.threshold, thresholds=own)
+
+    @property
+    def roi_sha256(self) -> str | None:
+        """Hash of the region of interest, or None."""
+        return self.files.get(ROI)
+
+    @property
+    def level_sha256(self) -> str | None:
+        """Hash of the level map, or None."""
+        return self.files.get(LEVEL)
+
+    @property
+    def precisions(self) -> list[str]:
+        """The precisions in which the bundle holds a graph."""
+        return ["fp32", *self.variants]
