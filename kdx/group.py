@@ -130,7 +130,12 @@ def _load(
     detectors: dict[str, Detector] = {}
     teachers: list[SharedTeacher] = []
     try:
-        shareable = {name: (opened[name], way) for name, (info, way) in ways.items() if info.name == SHARING}
+        # A frame's tiles go through one bundle at a time.
+        shareable = {
+            name: (opened[name], way)
+            for name, (info, way) in ways.items()
+            if info.name == SHARING and opened[name].manifest.tiling is None
+        }
         for plans, way in circles_of(shareable) if may_share else ():
             teacher = _teacher(plans, threads)
             teachers.append(teacher)
@@ -174,6 +179,12 @@ def _share(bundles: Mapping[str, Bundle], backend: str, threads: int | None, pre
             f"the backend '{backend}' cannot share a teacher",
             expected=f"auto or {SHARING}",
             fix="load them without a shared teacher: each bundle has a session of its own then",
+        )
+    tiled = next((name for name, bundle in bundles.items() if bundle.manifest.tiling is not None), None)
+    if tiled is not None:
+        raise BackendError(
+            f"'{tiled}' cuts frames into tiles, which go through one bundle at a time",
+            fix="load them without a shared teacher",
         )
     plans, way = one_teacher(bundles, precision)
     teacher = _teacher(plans, threads)

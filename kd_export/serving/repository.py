@@ -93,7 +93,7 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
         force: Replace a model of this name; nothing else is ever replaced.
 
     Raises:
-        OptionError: The backend cannot do what is asked, or the bundle has a region of interest or a level map.
+        OptionError: The backend cannot do what is asked, or the bundle has tiles, a region of interest or a level map.
         BundleError: The bundle holds no graph of the precision.
         BackendError: There is no engine, or it was altered.
         OutputError: The model exists.
@@ -101,6 +101,11 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
     """
     if request.backend not in BACKENDS:
         raise OptionError("no such backend", expected=", ".join(BACKENDS), received=request.backend)
+    if bundle.manifest.tiling is not None:
+        raise OptionError(
+            "Triton serves the graph alone, which judges tiles: this bundle takes whole frames",
+            fix="load the bundle in the line's own program",
+        )
     if bundle.manifest.roi_sha256 is not None:
         raise OptionError(
             "Triton serves the graph alone, which scores whole images: this bundle has a region of interest",

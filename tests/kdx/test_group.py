@@ -15,6 +15,7 @@ from PIL import Image
 import kdx
 from kd_export.verify import FP32
 from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
+from kdx.errors import BackendError
 from kdx.manifest import GOLDEN_SCORES
 from tests.students import add_int8, other_bundle, other_student, other_teacher
 
@@ -233,3 +234,17 @@ def test_predict_needs_several_bundles_to_share(cli, bundles, dataset) -> None:
     options = ("--also", bundles["tile"], "--backend", "openvino")
     lines = cli("predict", bundles["tile"], *images, *options, "--json").lines
     assert len({line["bundle"] for line in lines}) == 2, "bundles of one name"
+
+
+def test_bundles_of_frames_in_tiles_share_no_teacher(tiled, large_frames):
+    paths = {"one": tiled / "tile.kdx", "two": tiled / "tile.kdx"}
+    with (
+        kdx.load_many(paths, precision="fp32", **OPTIONS) as group,
+        kdx.load(paths["one"], **OPTIONS, precision="fp32") as alone,
+    ):
+        assert group.teachers == ()
+        frame = kdx.read_image(large_frames / "test/scratch/000.png", alone.input)
+        for verdict in group(frame).values():
+            require_same(verdict, alone(frame))
+    with pytest.raises(BackendError, match="one bundle at a time"):
+        kdx.load_many(paths, shared_teacher=True, **OPTIONS)

@@ -274,6 +274,11 @@ def test_triton_serves_no_region(cli, within, tmp_path):
     assert "scores whole images" in cli("triton", within, "-o", tmp_path / "repo", code=2).stderr
 
 
+def test_triton_serves_no_tiles(cli, tiled, tmp_path):
+    pytest.importorskip("tritonclient")
+    assert "which judges tiles" in cli("triton", tiled / "tile.kdx", "-o", tmp_path / "repo", code=2).stderr
+
+
 # Bad input
 
 
