@@ -173,6 +173,15 @@ def tiny_bundle(raw_bundle: Path, dataset: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good images that nothing was trained on."""
+    folder = tmp_path_factory.mktemp("cells")
+    for index, image in enumerate(cell_images(16, offset=40)):
+        image.save(folder / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def large_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of large frames that no test may change."""
     counts = {"train/good": 8, "test/good": 4, "test/scratch": 2}

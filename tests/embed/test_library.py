@@ -189,14 +189,6 @@ def test_the_region_of_interest_of_large_frames_is_of_frames(library, tiled, lar
 
 
 @pytest.fixture(scope="module")
-def cells(make_images, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("cells")
-    for index, image in enumerate(make_images(16, offset=40)):
-        image.save(folder / f"{index:02d}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def levelled(bundle, cells, tmp_path_factory, cli) -> Path:
     """A bundle with a region of interest, calibrated per position in every precision."""
     copy = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("levelled") / "tile.kdx"))

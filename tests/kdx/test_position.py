@@ -29,15 +29,6 @@ ORT = ("--backend", "onnxruntime-cpu")
 
 
 @pytest.fixture(scope="module")
-def cells(make_images, tmp_path_factory) -> Path:
-    """Good images that nothing was trained on."""
-    folder = tmp_path_factory.mktemp("cells")
-    for index, image in enumerate(make_images(16, offset=40)):
-        image.save(folder / f"{index:02d}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def levelled(cli, tiny_bundle, cells, tmp_path_factory) -> Path:
     """A bundle that was calibrated per position."""
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("levelled") / "tile.kdx"))
