@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_SECONDS = 60.0  # a machine that compiles beside this is slow
+_SECONDS = 300.0  # a machine that compiles beside this is slow
 
 
 def find_browser() -> str | None:

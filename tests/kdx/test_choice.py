@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import ClassVar
 
 import numpy as np
@@ -14,18 +13,18 @@ from kdx.bundle import open_bundle
 from kdx.choice import choose
 from kdx.errors import BackendError, BundleError
 from kdx.runtime.backend import BACKENDS, BackendInfo, ClosesOnExit, Outputs
+from kdx.runtime.latency import Latency
 
 REAL = BACKENDS["onnxruntime-cpu"]
 
 
 class Wrapped(ClosesOnExit):
-    """The real backend, slowed down or falsified."""
+    """The real backend, with a stated latency in seconds, or falsified."""
 
     def __init__(self, inner, name: str, delay: float, factor: float) -> None:
         self.inner, self.name, self.delay, self.factor = inner, name, delay, factor
 
     def run(self, images):
-        time.sleep(self.delay)
         maps, scores = self.inner.run(images)
         return Outputs(maps * np.float32(self.factor), scores * np.float32(self.factor))
 
@@ -52,10 +51,23 @@ class Way(BackendInfo):
         return Wrapped(REAL.open(graph, threads, precision), self.name, delay, factor)
 
 
+def stated_latencies(backends, images, *, batches, runs, warm_up):
+    """Return what the backends say that a call takes, for a loaded machine may take any time: 1 ms, and the delay."""
+    return [stated_latency(backend.name, 1 + 1e3 * backend.delay, runs) for backend in backends]
+
+
+def stated_latency(name: str, ms: float, runs: int) -> Latency:
+    rate = 1e3 / ms
+    return Latency(
+        name=name, batch=1, runs=runs, warm_up=0, p50_ms=ms, p95_ms=ms, p99_ms=ms, max_ms=ms, images_per_second=rate
+    )
+
+
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Install backends into this machine, with a cache of its own."""
     Way.opened.clear()
+    monkeypatch.setattr(module, "time_backends", stated_latencies)
     monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path / "cache"))
 
     def put(*ways: BackendInfo) -> None:

@@ -199,12 +199,13 @@ def exported_static(tmp_path) -> Path:
 
 
 def test_a_profile_names_the_parts(graph, backend) -> None:
-    from kdx.runtime.stages import stages_of
+    from kdx.runtime.stages import OTHER, stage_of, stages_of
 
     times = backend.node_times(solar_cells(2, SIZE), runs=3, warm_up=1)
     stages = stages_of("openvino", times)
     assert min(stages.input_ms, stages.networks_ms, stages.tail_ms) > 0
-    assert stages.layout_ms < 0.3 * stages.total_ms
+    # Nodes that belong to no part are layout conversions: if the names were lost, every node would be one.
+    assert sum(stage_of(name) == OTHER for name in times) < len(times) / 2
 
 
 def test_closing(graph) -> None:

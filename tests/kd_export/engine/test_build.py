@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import msgspec
@@ -282,18 +281,27 @@ def test_ctrl_c_ends_a_build_of_tensorrt(bundle) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
                 yield interrupted
         build._interruptible = at_once
+        import tensorrt_rtx as trt
+        answers = []
+        class Watched(trt.IProgressMonitor):
+            def __init_subclass__(cls):
+                asked = cls.step_complete
+                def step_complete(self, phase, step):
+                    answers.append(asked(self, phase, step))
+                    return answers[-1]
+                cls.step_complete = step_complete
+        trt.IProgressMonitor = Watched
         request = build.EngineRequest(flavour="rtx", precision="fp16", compute_capability="8.6")
         try:
             build.build_engine(open_bundle(sys.argv[1]), request)
         except KeyboardInterrupt:
-            sys.exit(130)
+            # TensorRT asked whether to continue, and was told to stop: the build did not simply run to its end.
+            sys.exit(130 if answers and not any(answers) else 1)
         """
     )
-    started = time.monotonic()
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", script, bundle], cwd=root, capture_output=True, check=False, env=dict(os.environ)
     )
     assert done.returncode == 130, done.stderr
-    assert time.monotonic() - started < 60
     assert list(engines_of(bundle)) == []
