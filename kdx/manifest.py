@@ -12,7 +12,7 @@ from kdx.images import InputSpec
 from kdx.tiling import Tiling
 from kdx.variants import OWN_THRESHOLD, Variant
 
-SCHEMA = 1
+SCHEMA = 2
 INDEX = "bundle.json"
 SIGNATURE = "bundle.sig"
 GRAPH = "model.onnx"
@@ -211,9 +211,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return "the level map" if (stored.level and stored.level.sha256) != self.level_sha256 else None
 
     def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Manifest:
-        """Return this with new thresholds, by precision; None takes a precision's away, FP32's stays then."""
+        """Return this, in the present schema, with new thresholds by precision; None removes one, but FP32's stays."""
         own = {p: one for p, one in {**self.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
-        return msgspec.structs.replace(self, threshold=thresholds.get("fp32") or self.threshold, thresholds=own)
+        exact = thresholds.get("fp32") or self.threshold
+        return msgspec.structs.replace(self, schema=SCHEMA, threshold=exact, thresholds=own)
 
     @property
     def roi_sha256(self) -> str | None:

@@ -18,7 +18,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int kSchema = 1;
+constexpr int kSchema = 2;
 constexpr const char *kIndex = "bundle.json";
 // No camera has more; and products of sizes stay far from overflowing.
 constexpr int kLargestSide = 1 << 15;

@@ -12,6 +12,7 @@ import pytest
 import kdx
 from kdx.bundle import open_bundle
 from kdx.files import sha256_file
+from kdx.manifest import SCHEMA
 
 OPTIONS = {
     "train": "--out --method --backbone --weights --resume --force --epochs --image-size --batch-size --learning-rate "
@@ -243,7 +244,7 @@ def test_bench_refuses_a_run_from_which_the_bundle_does_not_come(cli, tiny_bundl
 
 def test_json_of_inspect(cli, tiny_bundle):
     manifest = cli("inspect", tiny_bundle, "--json").json["manifest"]
-    assert manifest["schema"] == 1
+    assert manifest["schema"] == SCHEMA
     assert manifest["method"] == "stpm"
     assert manifest["provenance"]["weights"] == "random"
     assert manifest["files"]["model.onnx"] == sha256_file(tiny_bundle / "model.onnx")
