@@ -79,6 +79,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
                                   has_verdict ? &verdict : nullptr, has_map ? &target : nullptr);
     if (status < KDX_OK || status >= KDX_ERROR_INTERNAL) __builtin_trap();
     if (status == KDX_OK && (!has_image || !has_verdict || !image.data || verdict.score < 0)) __builtin_trap();
+    if (status != KDX_OK && verdict.decision != (has_verdict ? KDX_UNDECIDED : KDX_GOOD)) __builtin_trap();
     if (status != KDX_OK && std::strlen(kdx_last_error()) == 0) __builtin_trap();
 
     kdx_selftest_report report;

@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 
+#include "blank.h"
 #include "detector.h"
 #include "error.h"
 #include "kdx/kdx.h"
@@ -57,11 +58,9 @@ void require(const void *pointer, const char *name) {
 // The smallest structures that were ever published: a caller with less was compiled against nothing of ours.
 constexpr std::size_t kFirstOptions = sizeof(kdx_options), kFirstDescription = sizeof(kdx_description),
                       kFirstVerdict = sizeof(kdx_verdict), kFirstReport = sizeof(kdx_selftest_report);
-// None will ever be this large: memory that was never set.
-constexpr std::uint32_t kLargest = 1 << 16;
 
 void require_size(std::uint32_t size, std::size_t first, const char *name) {
-    if (size < first || size > kLargest) refuse((std::string(name) + " has no size: set it with KDX_INIT").c_str());
+    if (!kdx::embed::is_size(size, first)) refuse((std::string(name) + " has no size: set it with KDX_INIT").c_str());
 }
 
 // Gives a caller what both it and this library know of a structure; its size stays its own.
@@ -72,14 +71,21 @@ void hand_over(T made, T *target) {
     std::memcpy(target, &made, std::min<std::size_t>(size, sizeof made));
 }
 
-// The caller's structures may be longer than ours.
-kdx_verdict *verdict_at(kdx_verdict *verdicts, std::size_t index) {
-    return reinterpret_cast<kdx_verdict *>(reinterpret_cast<char *>(verdicts) + index * verdicts->struct_size);
+void require_map(const kdx_map &map, const kdx::embed::Bundle &bundle) {
+    if (map.data && !kdx::embed::has_rows(map, bundle)) refuse("the map's rows overlap: row_stride is too small");
 }
 
-void require_map(const kdx_map &map, const kdx::embed::Bundle &bundle) {
-    const auto row = static_cast<std::int64_t>(bundle.camera_map_width) * static_cast<std::int64_t>(sizeof(float));
-    if (map.data && map.row_stride != 0 && map.row_stride < row) refuse("the map's rows overlap: row_stride is too small");
+// A call that gives verdicts and maps. Whoever looks at them without looking at the status must find nothing that lets a
+// part pass: not of an earlier call, and not of a part of this one that was judged before another failed.
+template <class Action>
+kdx_status judged(const kdx_detector *detector, std::size_t count, kdx_verdict *verdicts, const kdx_map *maps,
+                  Action &&action) noexcept {
+    kdx::embed::reset_verdicts(verdicts, count);
+    const auto status = guarded(action);
+    if (status == KDX_OK) return status;
+    kdx::embed::reset_verdicts(verdicts, count);
+    if (detector) kdx::embed::reset_maps(maps, count, detector->detector.bundle());
+    return status;
 }
 
 }  // namespace
@@ -101,9 +107,10 @@ kdx_status kdx_open(const char *bundle, const kdx_options *options, kdx_detector
 
 kdx_status kdx_describe(const kdx_detector *detector, kdx_description *description) noexcept {
     return guarded([&] {
-        require(detector, "detector");
         require(description, "description");
         require_size(description->struct_size, kFirstDescription, "description");
+        hand_over(kdx::embed::blank_description(), description);
+        require(detector, "detector");
         kdx_description made{};
         detector->detector.describe(made);
         hand_over(made, description);
@@ -116,15 +123,13 @@ kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx_verdict
 
 kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image *images, kdx_verdict *verdicts,
                            const kdx_map *maps) noexcept {
-    return guarded([&] {
+    return judged(detector, count, verdicts, maps, [&] {
         require(detector, "detector");
         if (count == 0) return;
-        if (count > (1u << 20)) refuse("more than a million images at once");
+        if (count > kdx::embed::kMostImages) refuse("more than a million images at once");
         require(images, "images");
         require(verdicts, "verdicts");
         require_size(verdicts->struct_size, kFirstVerdict, "verdicts");
-        // Whoever looks at a verdict of a call that failed must find nothing that lets a part pass.
-        for (std::size_t i = 0; i < count; ++i) verdict_at(verdicts, i)->decision = KDX_UNDECIDED;
         for (std::size_t i = 0; maps && i < count; ++i) require_map(maps[i], detector->detector.bundle());
         detector->detector.infer(count, images, verdicts, verdicts->struct_size, maps, detector->detector.roi());
     });
@@ -133,12 +138,11 @@ kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image
 kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const kdx_image *roi, kdx_verdict *verdict,
                          const kdx_map *map) noexcept {
     if (!roi) return kdx_infer(detector, image, verdict, map);
-    return guarded([&] {
+    return judged(detector, 1, verdict, map, [&] {
         require(detector, "detector");
         require(image, "image");
         require(verdict, "verdict");
         require_size(verdict->struct_size, kFirstVerdict, "verdict");
-        verdict->decision = KDX_UNDECIDED;
         const auto &bundle = detector->detector.bundle();
         if (map) require_map(*map, bundle);
         const auto mask = kdx::embed::frame_of(*roi, bundle.camera_height, bundle.camera_width, 1, false);
@@ -150,12 +154,12 @@ kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const k
 kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double threshold, double min_area,
                        double pixel_size_um, size_t room, kdx_region *regions, size_t *count) noexcept {
     return guarded([&] {
+        require(count, "count");
+        *count = 0;
         require(detector, "detector");
         require(map, "map");
         require(map->data, "map->data");
-        require(count, "count");
         if (room) require(regions, "regions");
-        *count = 0;
         const bool is_possible = min_area >= 0 && std::isfinite(min_area) && pixel_size_um >= 0 &&
                                  std::isfinite(pixel_size_um) && !std::isnan(threshold);
         if (!is_possible) refuse("a threshold that is a number, an area and a pixel size of 0 or more");
@@ -168,14 +172,22 @@ kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double 
 
 kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percentile, int32_t calls,
                         kdx_selftest_report *report) noexcept {
-    return guarded([&] {
-        require(detector, "detector");
+    if (report) report->passed = 0;
+    auto made = kdx::embed::blank_report();
+    const auto status = guarded([&] {
         require(report, "report");
         require_size(report->struct_size, kFirstReport, "report");
-        kdx_selftest_report made{};
-        kdx::embed::selftest(detector->detector, budget_ms, percentile, calls, made);
         hand_over(made, report);
+        require(detector, "detector");
+        kdx_selftest_report found{};
+        kdx::embed::selftest(detector->detector, budget_ms, percentile, calls, found);
+        hand_over(found, report);
     });
+    if (status != KDX_OK && report && kdx::embed::is_size(report->struct_size, kFirstReport)) {
+        std::memcpy(made.said, last_error, sizeof made.said - 1);
+        hand_over(made, report);
+    }
+    return status;
 }
 
 void kdx_close(kdx_detector *detector) noexcept { delete detector; }

@@ -1,9 +1,12 @@
 #include "regions.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <tuple>
 #include <utility>
+
+#include "error.h"
 
 namespace kdx::embed {
 
@@ -36,7 +39,12 @@ public:
           stride_(map.row_stride ? map.row_stride : static_cast<std::int64_t>(width_) * static_cast<std::int64_t>(sizeof(float))),
           threshold_(threshold), seen_(static_cast<std::size_t>(height_) * width_) {}
 
+    // Throws Failure where a value is not finite: of such a map nobody can say where it exceeds anything.
     std::vector<Patch> run() {
+        for (int row = 0; row < height_; ++row)
+            for (int column = 0; column < width_; ++column)
+                if (!std::isfinite(at(row, column)))
+                    throw Failure(KDX_ERROR_ARGUMENT, "the map has values that are not finite: its image has no verdict");
         std::vector<Patch> patches;
         for (int row = 0; row < height_; ++row)
             for (int column = 0; column < width_; ++column)

@@ -8,26 +8,12 @@
 #include <vector>
 
 #include "check.h"
+#include "pictures.h"
 
 namespace {
 
 std::string bundle;
 kdx::Options options;
-
-// Something with structure, of the detector's size; different for each number.
-std::vector<std::uint8_t> frame_of(const kdx_description &takes, unsigned number) {
-    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(takes.height) * takes.width * takes.channels);
-    std::uint32_t state = 2654435761u * (number + 1);
-    for (std::size_t i = 0; i < pixels.size(); ++i) {
-        state = state * 1664525u + 1013904223u;
-        pixels[i] = static_cast<std::uint8_t>(60 + (i / 7 % 97) + (state >> 27));
-    }
-    return pixels;
-}
-
-kdx_image image_of(const kdx_description &takes, const std::vector<std::uint8_t> &pixels) {
-    return {pixels.data(), takes.height, takes.width, takes.format, 0};
-}
 
 void arguments_are_checked() {
     kdx_detector *opened = reinterpret_cast<kdx_detector *>(1);
@@ -58,30 +44,6 @@ void arguments_are_checked() {
     CHECK(kdx_selftest(nullptr, 0, 95, 40, nullptr) == KDX_ERROR_ARGUMENT);
     kdx_close(nullptr);
     CHECK(kdx_abi_version() == KDX_ABI_VERSION);
-}
-
-void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
-    const auto &takes = detector.describe();
-    const auto pixels = frame_of(takes, 0);
-    auto image = image_of(takes, pixels);
-    kdx_verdict verdict;
-    KDX_INIT(verdict);
-    verdict.decision = KDX_GOOD;
-    image.width += 1;
-    CHECK(kdx_infer(detector.handle(), &image, &verdict, nullptr) == KDX_ERROR_IMAGE);
-    CHECK(verdict.decision == KDX_UNDECIDED);
-    image.width -= 1;
-    CHECK(kdx_infer(detector.handle(), nullptr, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
-    CHECK(kdx_infer(detector.handle(), &image, nullptr, nullptr) == KDX_ERROR_ARGUMENT);
-    verdict.struct_size = 3;
-    CHECK(kdx_infer(detector.handle(), &image, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
-    KDX_INIT(verdict);
-    std::vector<float> values(static_cast<std::size_t>(takes.map_height) * takes.map_width);
-    const kdx_map narrow{values.data(), 4};
-    CHECK(kdx_infer(detector.handle(), &image, &verdict, &narrow) == KDX_ERROR_ARGUMENT);
-    // The next call succeeds.
-    CHECK(kdx_infer(detector.handle(), &image, &verdict, nullptr) == KDX_OK);
-    CHECK(std::isfinite(verdict.score));
 }
 
 void strides_and_orders_change_nothing(kdx::Detector &detector) {
@@ -209,7 +171,6 @@ int main(int argc, char **argv) try {
     options.threads = 1;
     arguments_are_checked();
     kdx::Detector detector(bundle, options);
-    a_failed_call_leaves_nothing_good(detector);
     strides_and_orders_change_nothing(detector);
     batches_are_judged_as_single_images_are(detector);
     a_black_frame_is_never_good(detector);

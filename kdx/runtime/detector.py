@@ -169,22 +169,27 @@ class Detector(ClosesOnExit):
             frame = batch[0]
         outputs = self.backend.run(batch)
         verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame, asked)
-        self._keep([verdict], started)
+        self._keep([verdict], time.perf_counter() - started)
         return verdict
 
     def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
-        """Judge several images: an array ``(N, H, W, C)`` or a sequence of single images."""
-        verdicts: list[Verdict] = []
+        """Judge several images: an array ``(N, H, W, C)`` or a sequence of single images.
+
+        All of them or none: where a part of them fails, no verdict is returned, logged or counted.
+        """
+        found: list[tuple[list[Verdict], float]] = []
         started = time.perf_counter()
         for part in self._parts(images):
             outputs = self.backend.run(part)
             frames = part if isinstance(part, np.ndarray) else [None] * len(outputs.maps)
             answers = zip(outputs.maps, outputs.scores, frames, strict=True)
-            found = [self.verdict(anomaly_map, score, frame) for anomaly_map, score, frame in answers]
-            self._keep(found, started)
-            verdicts += found
-            started = time.perf_counter()
-        return verdicts
+            verdicts = [self.verdict(anomaly_map, score, frame) for anomaly_map, score, frame in answers]
+            ended = time.perf_counter()
+            found.append((verdicts, ended - started))
+            started = ended
+        for verdicts, seconds in found:
+            self._keep(verdicts, seconds)
+        return [verdict for verdicts, _ in found for verdict in verdicts]
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
         """Return the maps ``(N, h, w)`` and scores ``(N, 1)`` of several images, as verdicts have them."""
@@ -273,13 +278,12 @@ class Detector(ClosesOnExit):
             pixel_size_um=pixel_size_um,
         )
 
-    def _keep(self, verdicts: Sequence[Verdict], started: float) -> None:
-        kept = [each for each in (self.log, self.metrics) if each is not None]
-        if kept and verdicts:
-            milliseconds = (time.perf_counter() - started) * 1e3 / len(verdicts)
-            for verdict in verdicts:
-                for each in kept:
-                    each.add(verdict, milliseconds)
+    def _keep(self, verdicts: Sequence[Verdict], seconds: float) -> None:
+        """Log and count verdicts that took so long together."""
+        for each in (self.log, self.metrics):
+            if each is not None:
+                for verdict in verdicts:
+                    each.add(verdict, seconds * 1e3 / len(verdicts))
 
     def close(self) -> None:
         """Free the backend, and write what the log still holds."""

@@ -36,7 +36,8 @@ PRECISIONS = ("fp32", *(("bf16",) if HAS_BF16 else ()), "int8")
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    targets = ("kdx", "kdx_units", "kdx_calls", "kdx_calls_c", "minimal_c", "minimal_cpp", "line_cpp")
+    tests = ("kdx_units", "kdx_calls", "kdx_calls_c", "kdx_failed_calls")
+    targets = ("kdx", *tests, "minimal_c", "minimal_cpp", "line_cpp")
     return build(tmp_path_factory.mktemp("release"), targets, "-DKDX_BUILD_TESTS=ON", "-DKDX_BUILD_EXAMPLES=ON")
 
 
@@ -421,6 +422,10 @@ def test_units(built, bundle):
 def test_calls_from_cpp_and_c(built, bundle):
     run(built / "tests/kdx_calls", bundle)
     run(built / "tests/kdx_calls_c", bundle)
+
+
+def test_a_failed_call_leaves_nothing_that_lets_a_part_pass(built, bundle):
+    run(built / "tests/kdx_failed_calls", bundle)
 
 
 def test_nothing_but_the_interface_is_visible(library):

@@ -30,13 +30,14 @@ SANITIZED = ("-DKDX_BUILD_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug")
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("address")
-    targets = ("kdx_units", "kdx_calls", *FUZZERS)
+    targets = ("kdx_units", "kdx_calls", "kdx_failed_calls", *FUZZERS)
     return build(folder, targets, "-DKDX_SANITIZE=address,undefined", *SANITIZED)
 
 
 def test_addresses_leaks_and_undefined_behaviour(address, tiny_bundle):
     run(address / "tests/kdx_units", tiny_bundle, **ADDRESS)
     run(address / "tests/kdx_calls", tiny_bundle, **ADDRESS)
+    run(address / "tests/kdx_failed_calls", tiny_bundle, **ADDRESS)
 
 
 @pytest.mark.parametrize(

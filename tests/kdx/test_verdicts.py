@@ -10,7 +10,9 @@ from PIL import Image
 
 import kdx
 from kdx.bundle import open_bundle
+from kdx.errors import BackendError
 from kdx.runtime.detector import Decision, Detector, decide
+from kdx.verdict_log import read_log
 
 # One answer, however it is run
 
@@ -125,6 +127,33 @@ def test_nan_from_a_backend_is_undecided(tiny_bundle, frame):
     detector = Detector(Broken(), open_bundle(tiny_bundle).manifest.input, 1.0, max_batch=4)
     assert not detector(frame).is_good
     assert detector(frame).decision is Decision.UNDECIDED
+
+
+def test_a_batch_that_fails_half_way_is_neither_returned_nor_logged_nor_counted(
+    tiny_bundle, frame, tmp_path, monkeypatch
+):
+    prometheus = pytest.importorskip("prometheus_client")
+    registry, log = prometheus.CollectorRegistry(), tmp_path / "line.log"
+    with kdx.load(tiny_bundle, backend="onnxruntime-cpu", log=log, metrics=registry) as detector:
+        count = detector.max_batch + 3
+        run, sizes = detector.backend.run, []
+
+        def fail_at_the_second(batch):
+            sizes.append(len(batch))
+            if len(sizes) == 2:
+                raise BackendError("gone")
+            return run(batch)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(detector.backend, "run", fail_at_the_second)
+            with pytest.raises(BackendError, match="gone"):
+                detector.batch([frame] * count)
+        assert sizes == [detector.max_batch, 3]
+        assert len(detector.batch([frame] * count)) == count
+    assert len(read_log(log).scores) == count
+    assert (read_log(log).milliseconds > 0).all()
+    labels = {"bundle": tiny_bundle.name, "precision": "fp32"}
+    assert registry.get_sample_value("kdx_verdict_seconds_count", labels) == count
 
 
 # Heat maps

@@ -10,6 +10,10 @@
  *     kdx_open allocates a handle, and only kdx_close frees it.
  *   - A structure begins with its size: set it with KDX_INIT. A library of a later version then knows which fields its
  *     caller has. Reserved and unknown fields are zero.
+ *   - An error leaves nothing that lets a part pass. Before anything else is looked at, and again where a call fails, every
+ *     verdict becomes KDX_UNDECIDED with a score, threshold and margin of NaN. On an error maps are NaN everywhere, a
+ *     description is of nothing, a selftest has not passed and there are 0 regions. What cannot be written: what a null
+ *     pointer was given for, and maps of a null detector or with a row_stride that is too small.
  *   - kdx_infer and its kin, kdx_describe, kdx_regions and kdx_selftest may be called on one detector from several
  *     threads at once; each call has a runtime request of its own. kdx_close may not be called while another call is under way.
  *   - There is no state but the handle's, and the text of kdx_last_error, of which every thread has its own.
@@ -164,21 +168,24 @@ KDX_API kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx
 KDX_API kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const kdx_image *roi,
                                  kdx_verdict *verdict, const kdx_map *map) KDX_NOEXCEPT;
 
-/* Judges several images. maps may be NULL; else there are count of them, of which data may be NULL one by one.
- * On an error every decision is KDX_UNDECIDED, and nothing else of verdicts and maps may be used. */
+/* Judges several images. verdicts are count structures of one size. maps may be NULL; else there are count of them, of
+ * which data may be NULL one by one. On an error, also of a single image, every decision is KDX_UNDECIDED.
+ * A count above 1,048,576 is refused. Verdicts are then reset as long as they have the size of the first, and maps are not:
+ * such a number is rather a mistake, a negative one for example, than the size of an array. */
 KDX_API kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image *images,
                                    kdx_verdict *verdicts, const kdx_map *maps) KDX_NOEXCEPT;
 
 /* Finds the regions of a map that kdx_infer filled, that with the highest peak first: connected parts, diagonally too,
  * whose values exceed threshold (the description's pixel_threshold is calibrated) and that are no smaller than min_area
  * pixels of the camera. pixel_size_um is the side of what such a pixel shows of the part, in micrometres; 0: not known.
- * Writes up to room regions, and to *count how many there are. */
+ * Writes up to room regions, and to *count how many there are; on an error 0. A map with values that are not finite is
+ * refused: its image has no verdict, which is not the same as no region. */
 KDX_API kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double threshold, double min_area,
                                double pixel_size_um, size_t room, kdx_region *regions, size_t *count) KDX_NOEXCEPT;
 
 /* The check at the start of a shift, in about a second: every hash again, the golden images against the reference, and
  * the latency at a percentile (in percent, for example 95) of so many calls against a budget in milliseconds; 0 holds it
- * to none. KDX_OK says that the test was made: report->passed says how it ended. */
+ * to none. KDX_OK says that the test was made: report->passed says how it ended. On an error it has not passed. */
 KDX_API kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percentile, int32_t calls,
                                 kdx_selftest_report *report) KDX_NOEXCEPT;
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -37,12 +38,13 @@ struct Options {
     int device = 0;
 };
 
+// Says nothing until it is assigned. Where a call throws, what a variable held before stays: declare it inside the loop.
 struct Verdict {
     kdx_decision decision = KDX_UNDECIDED;
     std::uint32_t frame_faults = 0;
-    float score = 0;
-    double threshold = 0;
-    double margin = 0;
+    float score = std::numeric_limits<float>::quiet_NaN();
+    double threshold = std::numeric_limits<double>::quiet_NaN();
+    double margin = std::numeric_limits<double>::quiet_NaN();
 
     bool is_good() const noexcept { return decision == KDX_GOOD; }
 };
@@ -84,7 +86,7 @@ public:
     // Judges an image.
     Verdict operator()(const kdx_image &image) { return infer(image, nullptr); }
 
-    // Judges an image and fills its map: map_height rows of map_width values.
+    // Judges an image and fills its map: map_height rows of map_width values, all NaN where it throws.
     Verdict operator()(const kdx_image &image, std::vector<float> &anomaly_map) {
         anomaly_map.resize(static_cast<std::size_t>(description_.map_height) * description_.map_width);
         const kdx_map map{anomaly_map.data(), 0};

@@ -1,0 +1,185 @@
+// kdx_failed_calls BUNDLE [BACKEND]: what callers find in their memory after a call that failed. Nothing lets a part pass.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <kdx/kdx.hpp>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "pictures.h"
+
+namespace {
+
+// A verdict as a line's program keeps it from the part before, and whether nothing of it is left.
+kdx_verdict good_of_before() {
+    kdx_verdict verdict;
+    KDX_INIT(verdict);
+    verdict.decision = KDX_GOOD;
+    verdict.score = 0.25f, verdict.threshold = 0.5, verdict.margin = -0.5;
+    return verdict;
+}
+
+bool says_nothing(const kdx_verdict &verdict) {
+    return verdict.decision == KDX_UNDECIDED && verdict.frame_faults == 0 && std::isnan(verdict.score) &&
+           std::isnan(verdict.threshold) && std::isnan(verdict.margin);
+}
+
+bool is_blank(const std::vector<float> &map) {
+    return std::all_of(map.begin(), map.end(), [](float value) { return std::isnan(value); });
+}
+
+std::size_t map_size(const kdx_description &takes) { return static_cast<std::size_t>(takes.map_height) * takes.map_width; }
+
+void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    const auto pixels = frame_of(takes, 0);
+    const std::vector<std::uint8_t> ones(static_cast<std::size_t>(takes.height) * takes.width, 1);
+    const auto image = image_of(takes, pixels);
+    auto wide = image, empty = image;
+    wide.width += 1;
+    empty.data = nullptr;
+    const kdx_image mask{ones.data(), takes.height, takes.width, KDX_MONO8, 0};  // with values that no region has
+    std::vector<float> values(map_size(takes), 1.0f);
+    const kdx_map map{values.data(), 0}, narrow{values.data(), 4};
+    kdx_detector *const none = nullptr, *const here = detector.handle();
+
+    // What a call returns, and that it leaves nothing of the verdict, nor of a map whose place is known.
+    const auto fails = [&](kdx_status expected, bool is_map_known, auto &&call) {
+        auto verdict = good_of_before();
+        std::fill(values.begin(), values.end(), 1.0f);
+        CHECK(call(&verdict) == expected);
+        CHECK(says_nothing(verdict));
+        CHECK(is_blank(values) == is_map_known);
+    };
+    fails(KDX_ERROR_IMAGE, true, [&](auto *verdict) { return kdx_infer(here, &wide, verdict, &map); });
+    fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer(here, &empty, verdict, &map); });
+    fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer(here, nullptr, verdict, &map); });
+    fails(KDX_ERROR_ARGUMENT, false, [&](auto *verdict) { return kdx_infer(none, &image, verdict, &map); });
+    fails(KDX_ERROR_ARGUMENT, false, [&](auto *verdict) { return kdx_infer(here, &image, verdict, &narrow); });
+    fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer_roi(here, nullptr, &mask, verdict, &map); });
+    fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer_roi(here, &image, &mask, verdict, &map); });
+    fails(KDX_ERROR_IMAGE, true, [&](auto *verdict) { return kdx_infer_roi(here, &image, &wide, verdict, &map); });
+    fails(KDX_ERROR_ARGUMENT, false, [&](auto *verdict) { return kdx_infer_roi(none, &image, &mask, verdict, &map); });
+    fails(KDX_ERROR_ARGUMENT, false, [&](auto *verdict) { return kdx_infer_roi(here, &image, &mask, verdict, &narrow); });
+    fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer_batch(here, 1, nullptr, verdict, &map); });
+    CHECK(kdx_infer(here, &image, nullptr, &map) == KDX_ERROR_ARGUMENT);
+    CHECK(is_blank(values));
+    // Memory that was reused, and whose size was overwritten.
+    for (const auto size : {0u, 3u, 1u << 30}) {
+        auto verdict = good_of_before();
+        verdict.struct_size = size;
+        CHECK(kdx_infer(here, &image, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
+        CHECK(says_nothing(verdict));
+    }
+    // The next call succeeds.
+    auto verdict = good_of_before();
+    CHECK(kdx_infer(here, &image, &verdict, &map) == KDX_OK);
+    CHECK(std::isfinite(verdict.score) && std::isfinite(values.front()));
+    // A vector of the C++ interface keeps no map of an earlier image either.
+    std::vector<float> kept;
+    detector(image, kept);
+    try {
+        detector(wide, kept);
+        CHECK(!"it was refused");
+    } catch (const kdx::Error &error) {
+        CHECK(error.status() == KDX_ERROR_IMAGE);
+    }
+    CHECK(is_blank(kept));
+}
+
+void a_failed_batch_leaves_nothing_good(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    const auto pixels = frame_of(takes, 0);
+    std::vector<kdx_image> images(40, image_of(takes, pixels));
+    std::vector<kdx_verdict> verdicts(images.size());
+    std::vector<std::vector<float>> values(images.size(), std::vector<float>(map_size(takes), 1.0f));
+    std::vector<kdx_map> maps;
+    for (auto &each : values) maps.push_back({each.data(), 0});
+    const auto fails = [&](kdx_status expected, kdx_detector *handle, const kdx_image *given, const kdx_map *targets) {
+        for (auto &each : verdicts) each = good_of_before();
+        CHECK(kdx_infer_batch(handle, images.size(), given, verdicts.data(), targets) == expected);
+        CHECK(std::all_of(verdicts.begin(), verdicts.end(), says_nothing));
+    };
+    fails(KDX_ERROR_ARGUMENT, nullptr, images.data(), nullptr);
+    fails(KDX_ERROR_ARGUMENT, detector.handle(), nullptr, maps.data());
+    CHECK(std::all_of(values.begin(), values.end(), is_blank));
+    images.back().format = 77;  // all others can be judged
+    fails(KDX_ERROR_IMAGE, detector.handle(), images.data(), maps.data());
+    images.back() = images.front();
+    // A map that cannot be written to is left alone, and does not keep the others from being blank.
+    for (auto &each : values) std::fill(each.begin(), each.end(), 1.0f);
+    maps[20].row_stride = 4;
+    fails(KDX_ERROR_ARGUMENT, detector.handle(), images.data(), maps.data());
+    for (std::size_t i = 0; i < values.size(); ++i) CHECK(is_blank(values[i]) == (i != 20));
+    maps[20].row_stride = 0;
+    // Verdicts of a later version are longer; they are all reset, and what only that version knows is not touched.
+    struct Longer {
+        kdx_verdict known;
+        double later;
+    };
+    std::vector<Longer> longer(3, {good_of_before(), 7.0});
+    for (auto &each : longer) each.known.struct_size = sizeof(Longer);
+    CHECK(kdx_infer_batch(nullptr, longer.size(), images.data(), &longer.front().known, nullptr) == KDX_ERROR_ARGUMENT);
+    for (const auto &each : longer) CHECK(says_nothing(each.known) && each.later == 7.0);
+    // A number of images that cannot be: all verdicts where there are so many, and no other memory where there are not.
+    std::vector<kdx_verdict> many((1u << 20) + 1, good_of_before());
+    CHECK(kdx_infer_batch(detector.handle(), many.size(), images.data(), many.data(), nullptr) == KDX_ERROR_ARGUMENT);
+    CHECK(std::all_of(many.begin(), many.end(), says_nothing));
+    std::vector<kdx_verdict> few(3, good_of_before());
+    few.back().struct_size = 1;  // whatever lies behind an array of two
+    CHECK(kdx_infer_batch(detector.handle(), static_cast<std::size_t>(-1), images.data(), few.data(), nullptr) == KDX_ERROR_ARGUMENT);
+    CHECK(says_nothing(few[0]) && says_nothing(few[1]) && few[2].decision == KDX_GOOD);
+}
+
+void other_answers_say_nothing_after_a_failure(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    std::vector<float> values(map_size(takes), 1.0f);
+    kdx_map map{values.data(), 0};
+    kdx_region region{};
+    std::size_t count = 5;
+    const auto refused = [&](const kdx_detector *handle, const kdx_map *given, double threshold) {
+        count = 5;
+        return kdx_regions(handle, given, threshold, 0, 0, 1, &region, &count) == KDX_ERROR_ARGUMENT && count == 0;
+    };
+    CHECK(refused(nullptr, &map, 0.5));
+    CHECK(refused(detector.handle(), nullptr, 0.5));
+    CHECK(refused(detector.handle(), &map, std::nan("")));
+    // The map of a call that failed has no regions to tell, which is not the same as none.
+    values.back() = std::nanf("");
+    CHECK(refused(detector.handle(), &map, 0.5));
+    values.back() = HUGE_VALF;
+    CHECK(refused(detector.handle(), &map, 0.5));
+
+    auto report = detector.selftest(0, 90, 10);
+    CHECK(report.passed == 1);
+    CHECK(kdx_selftest(detector.handle(), -1, 95, 40, &report) == KDX_ERROR_ARGUMENT);
+    CHECK(report.passed == 0 && report.images == 0 && report.flips == -1 && std::strlen(report.said) > 0);
+    report.passed = 1;
+    CHECK(kdx_selftest(nullptr, 0, 95, 40, &report) == KDX_ERROR_ARGUMENT);
+    CHECK(report.passed == 0 && std::string(report.said) == kdx_last_error());
+
+    auto description = takes;
+    CHECK(kdx_describe(nullptr, &description) == KDX_ERROR_ARGUMENT);
+    CHECK(description.height == 0 && description.max_batch == 0 && std::isnan(description.threshold) && std::isnan(description.pixel_threshold));
+    const kdx::Verdict nothing;
+    CHECK(!nothing.is_good() && std::isnan(nothing.score) && std::isnan(nothing.threshold) && std::isnan(nothing.margin));
+}
+
+}  // namespace
+
+int main(int argc, char **argv) try {
+    if (argc < 2) return std::fprintf(stderr, "kdx_failed_calls BUNDLE [BACKEND]\n"), 2;
+    kdx::Options options;
+    options.backend = argc > 2 ? argv[2] : "";
+    options.precision = "fp32";
+    options.threads = 1;
+    kdx::Detector detector(argv[1], options);
+    a_failed_call_leaves_nothing_good(detector);
+    a_failed_batch_leaves_nothing_good(detector);
+    other_answers_say_nothing_after_a_failure(detector);
+    return failures ? 1 : 0;
+} catch (const std::exception &error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+}
