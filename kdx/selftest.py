@@ -166,9 +166,8 @@ def _judge(
 def _time(
     detector: Detector, bundle: Bundle, budget_ms: float | None, percentile: float, runs: int
 ) -> tuple[object, str]:
-    asked = float("inf") if budget_ms is None else budget_ms
     images = bundle.camera_images()
-    contract = hold_to(detector, images, budget_ms=asked, percentile=percentile, runs=runs, warm_up=_WARM_UP)
+    contract = hold_to(detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs, warm_up=_WARM_UP)
     said = f"p{percentile:g} {contract.measured_ms:.2f} ms, median {contract.p50_ms:.2f} ms of {contract.runs} calls"
     if budget_ms is None:
         return contract, f"{said}; no budget to hold it to"

@@ -21,7 +21,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         backend: What ran.
         budget_ms: Milliseconds that a verdict may take.
         percentile: At which it may take them; at 99.9, one call in a thousand may take longer.
-        measured_ms: The smallest measured time that at least so many percent of the calls kept.
+        measured_ms: The smallest measured time that at least so many percent of the calls kept, rounded up to a
+            microsecond: what is shown is what is compared with the budget.
         p50_ms: Median.
         max_ms: The slowest call.
         late: Calls that took longer than the budget.
@@ -51,7 +52,7 @@ def hold_to(
     detector: Detector,
     images: NDArray[np.uint8],
     *,
-    budget_ms: float,
+    budget_ms: float | None,
     percentile: float = 99.9,
     runs: int | None = None,
     warm_up: int = 50,
@@ -62,7 +63,7 @@ def hold_to(
     Args:
         detector: As the line calls it: input check, backend, verdict.
         images: uint8 ``(K, H, W, C)``, taken in turn.
-        budget_ms: Milliseconds.
+        budget_ms: Milliseconds; None to measure alone, which every time keeps.
         percentile: Above 0, below 100.
         runs: Calls counted; None for as many as the percentile needs, 1000 at least.
         warm_up: Calls before.
@@ -71,8 +72,8 @@ def hold_to(
     Raises:
         OptionError: A budget or percentile that cannot be, or too few runs for the percentile.
     """
-    if not budget_ms > 0:
-        raise OptionError("--budget-ms is not possible", expected="above 0", received=f"{budget_ms:g}")
+    if budget_ms is not None and not 0 < budget_ms < math.inf:
+        raise OptionError("--budget-ms is not possible", expected="above 0, finite", received=f"{budget_ms:g}")
     if not 0 < percentile < 100:
         raise OptionError("--percentile is not possible", expected="above 0, below 100", received=f"{percentile:g}")
     needed = runs_needed(percentile)
@@ -89,7 +90,8 @@ def hold_to(
             detector(image)
             times.append((time.perf_counter() - started) * 1e3)
             task.advance()
-    return judge(detector.backend.name, times[warm_up:], budget_ms, percentile, warm_up)
+    allowed = math.inf if budget_ms is None else budget_ms
+    return judge(detector.backend.name, times[warm_up:], allowed, percentile, warm_up)
 
 
 def judge(backend: str, times_ms: list[float], budget_ms: float, percentile: float, warm_up: int) -> Contract:
@@ -97,12 +99,12 @@ def judge(backend: str, times_ms: list[float], budget_ms: float, percentile: flo
     # A time that was measured, and that so many percent of the calls really kept: nothing interpolated. 99.9 % of 1000
     # calls are 999, whatever binary fractions make of it.
     kept = math.ceil(percentile / 100 * len(times_ms) - 1e-9)
-    measured = sorted(times_ms)[kept - 1]
+    measured = math.ceil(sorted(times_ms)[kept - 1] * 1e3 - 1e-6) / 1e3
     return Contract(
         backend=backend,
         budget_ms=budget_ms,
         percentile=percentile,
-        measured_ms=round(measured, 3),
+        measured_ms=measured,
         p50_ms=round(float(np.median(times_ms)), 3),
         max_ms=round(max(times_ms), 3),
         late=sum(value > budget_ms for value in times_ms),

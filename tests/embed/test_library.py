@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -455,22 +456,38 @@ def check_line(done: subprocess.CompletedProcess[str], parts: int) -> list[dict]
     return lines
 
 
+PATIENT = ("--timeout-ms", 3_600_000, "--queue", 50)  # nothing is late or dropped, however slow the machine
+FLOODED = ("--timeout-ms", 3_600_000, "--fps", 1e9, "--queue", 2)  # frames come as fast as a loop runs
+HURRIED = ("--timeout-ms", 1e-4)  # nothing is in time, however fast the machine: to hand a frame over takes longer
+
+
+def require_undecided(lines: list[dict], *reasons: str) -> None:
+    """Every part says why it has no verdict."""
+    assert {line["verdict"] for line in lines} == {"undecided"}
+    assert {line["why"] for line in lines} <= set(reasons)
+
+
 def test_the_cpp_line_answers_for_every_part(built, bundle, frames):
     program = built / "examples/line_cpp"
-    lines = check_line(run(program, bundle, frames, "--fps", 50, "--frames", 40, "--threads", 1, "--timeout-ms", 5000,
-                           "--queue", 50), 40)  # fmt: skip
+    lines = check_line(run(program, bundle, frames, "--fps", 50, "--frames", 40, "--threads", 1, *PATIENT), 40)
     scores = {line["part"]: line["score"] for line in lines}
     golden = open_bundle(bundle).golden()
     with kdx.load(bundle, backend="openvino", threads=1, precision="int8") as detector:
         for part in range(len(golden.images)):
             assert scores[part] == pytest.approx(detector(golden.images[part]).score, rel=1e-4)
-    # Faster than anything can judge: the oldest are dropped, and said to be undecided.
-    flooded = check_line(run(program, bundle, frames, "--fps", 100_000, "--frames", 300, "--queue", 2, code=1), 300)
-    assert {line["verdict"] for line in flooded if "why" in line} == {"undecided"}
-    # No verdict is in time: the watchdog answers for each.
-    late = check_line(run(program, bundle, frames, "--fps", 200, "--frames", 20, "--timeout-ms", 0.001, code=1), 20)
-    assert any(line.get("why") in {"late", "dropped"} for line in late)
+    # The oldest frames are dropped, and said to be undecided.
+    flooded = check_line(run(program, bundle, frames, "--frames", 3000, *FLOODED, code=1), 3000)
+    require_undecided([line for line in flooded if "why" in line], "dropped")
     assert "no option" in run(program, bundle, frames, "--speed", 3, code=2).stderr
+    assert "above 0" in run(program, bundle, frames, "--timeout-ms", "nan", code=2).stderr
+
+
+def test_the_cpp_line_takes_no_late_verdict(built, bundle, frames):
+    # The watchdog looks every 2 ms: most verdicts come before it does, and each is too late.
+    late = run(built / "examples/line_cpp", bundle, frames, "--fps", 200, "--frames", 20, *HURRIED, code=1)
+    require_undecided(check_line(late, 20), "late", "dropped")
+    assert late.stderr.startswith("0 judged: 0 good")
+    assert "20 unanswered in time" in late.stderr
 
 
 def test_the_cpp_line_stops_when_it_is_told_to(built, bundle, frames):
@@ -491,12 +508,54 @@ def test_the_cpp_line_stops_when_it_is_told_to(built, bundle, frames):
     )
 
 
+PYTHON_LINE = (sys.executable, EMBED / "examples/line_python/line.py")
+ON_CPU = ("--backend", "onnxruntime-cpu")
+
+
 def test_the_python_line_answers_for_every_part(bundle, frames):
-    program = (sys.executable, EMBED / "examples/line_python/line.py", bundle, frames, "--backend", "onnxruntime-cpu")
-    lines = check_line(run(*program, "--fps", 50, "--frames", 30, "--timeout-ms", 5000, "--queue", 50), 30)
+    program = (*PYTHON_LINE, bundle, frames, *ON_CPU)
+    lines = check_line(run(*program, "--fps", 50, "--frames", 30, *PATIENT), 30)
     assert all(line["ms"] >= line["waited_ms"] for line in lines)
-    flooded = check_line(run(*program, "--fps", 100_000, "--frames", 200, "--queue", 2, code=1), 200)
-    assert {line["verdict"] for line in flooded if "why" in line} == {"undecided"}
+    flooded = check_line(run(*program, "--frames", 3000, *FLOODED, code=1), 3000)
+    require_undecided([line for line in flooded if "why" in line], "dropped")
+    assert "above 0" in run(*program, "--timeout-ms", "nan", code=2).stderr
+
+
+def test_the_python_line_takes_no_late_verdict(bundle, frames):
+    late = run(*PYTHON_LINE, bundle, frames, *ON_CPU, "--fps", 200, "--frames", 20, *HURRIED, code=1)
+    require_undecided(check_line(late, 20), "late", "dropped")
+    assert "0 judged: none; 20 unanswered in time" in late.stderr
+
+
+def test_a_verdict_that_the_python_line_gets_too_late_is_no_verdict(capsys):
+    # Without a watchdog, and without a clock that runs.
+    spec = importlib.util.spec_from_file_location("line", EMBED / "examples/line_python/line.py")
+    line = importlib.util.module_from_spec(spec)
+    sys.modules["line"] = line  # dataclasses look it up
+    try:
+        spec.loader.exec_module(line)
+    finally:
+        del sys.modules["line"]
+
+    def answered(age_ms: float) -> dict:
+        class Aged(line.Waiting):
+            def age_ms(self) -> float:
+                return age_ms
+
+        answers, waiting = line.Answers(timeout_ms=20.0), Aged(3, 0, 0.0)
+        answers.judged(waiting, "good", 0.1, [], 5.0)
+        assert waiting.is_answered
+        return json.loads(capsys.readouterr().out)
+
+    assert answered(20.0) == {
+        "part": 3,
+        "verdict": "good",
+        "score": 0.1,
+        "frame_faults": [],
+        "ms": 20.0,
+        "waited_ms": 15.0,
+    }
+    assert answered(20.001) == {"part": 3, "verdict": "undecided", "why": "late"}
 
 
 def test_the_python_line_serves_metrics(bundle, frames):

@@ -72,6 +72,13 @@ def test_a_failing_runtime_fails_the_golden_images(tiny_bundle, monkeypatch):
     assert result.checks[1].said == "the runtime failed"
 
 
+@pytest.mark.parametrize("budget", ["nan", "inf", "0", "-1"])
+def test_a_budget_that_is_kept_whatever_happens_is_refused(tiny_bundle, cli, budget):
+    for command in ("selftest", "bench"):
+        stderr = cli(command, tiny_bundle, "--backend", "onnxruntime-cpu", f"--budget-ms={budget}", code=2).stderr
+        assert "--budget-ms is not possible" in stderr
+
+
 def test_what_cannot_be_asked_is_refused(tiny_bundle, cli):
     with pytest.raises(OptionError, match="percentile"):
         run_selftest(tiny_bundle, "onnxruntime-cpu", budget_ms=5, percentile=100)

@@ -4,7 +4,8 @@
 //   --fps N          frames a second that the camera delivers (20)
 //   --frames N       stop after so many (100); 0: never
 //   --queue N        frames that may wait (4)
-//   --timeout-ms N   a verdict that takes longer, from capture, comes too late for the reject gate (200)
+//   --timeout-ms N   a verdict that takes longer, from capture, comes too late for the reject gate (200). The gate itself
+//                    compares: whoever is first, the late verdict or the watchdog, a late part is written as "undecided"
 //   --threads N, --backend NAME, --precision NAME, --cache DIR: as kdx_open takes them
 //
 // Drop policy: where frames arrive faster than they are judged, the OLDEST waiting frame is dropped. A part that has long
@@ -139,6 +140,8 @@ private:
 // Where verdicts go: here standard output, on a line the PLC. Each part is answered exactly once.
 class Gate {
 public:
+    explicit Gate(double timeout_ms) : timeout_(timeout_ms) {}
+
     // Announces a part; from now on somebody owes an answer for it.
     void expect(const Frame &frame) {
         const std::lock_guard lock(mutex_);
@@ -148,7 +151,9 @@ public:
     void judged(const Frame &frame, const kdx::Verdict &verdict, double infer_ms) {
         const std::lock_guard lock(mutex_);
         if (!open_.erase(frame.part)) return;  // the watchdog has answered
-        const double total = Milliseconds(Clock::now() - frame.captured).count();
+        const auto now = Clock::now();
+        if (is_late(frame.captured, now)) return answer_undecided(frame.part, "late");
+        const double total = Milliseconds(now - frame.captured).count();
         std::printf("{\"part\": %ld, \"verdict\": \"%s\", \"score\": %.6g, \"frame_faults\": %u, \"ms\": %.3f, \"waited_ms\": %.3f}\n",
                     frame.part, kdx::name_of(verdict.decision), static_cast<double>(verdict.score), verdict.frame_faults,
                     total, total - infer_ms);
@@ -163,10 +168,11 @@ public:
     }
 
     // Answers for every part that has waited too long.
-    void answer_late(Clock::time_point before) {
+    void answer_late() {
         const std::lock_guard lock(mutex_);
+        const auto now = Clock::now();
         for (auto each = open_.begin(); each != open_.end();) {
-            if (each->second >= before) {
+            if (!is_late(each->second, now)) {
                 ++each;
                 continue;
             }
@@ -185,12 +191,15 @@ public:
     }
 
 private:
+    bool is_late(Clock::time_point captured, Clock::time_point now) const { return now - captured > timeout_; }
+
     void answer_undecided(long part, const char *why) {
         std::printf("{\"part\": %ld, \"verdict\": \"undecided\", \"why\": \"%s\"}\n", part, why);
         std::fflush(stdout);
         ++unanswered_;
     }
 
+    const Milliseconds timeout_;
     std::mutex mutex_;
     std::map<long, Clock::time_point> open_;
     std::vector<double> times_;
@@ -224,12 +233,11 @@ void judge(kdx::Detector &detector, Queue &queue, Gate &gate) {
     }
 }
 
-// Sees to it that every part is answered in time, whatever happens to the inference thread.
-void watch(const Settings &settings, Gate &gate, const std::atomic<bool> &done) {
-    const auto timeout = std::chrono::duration_cast<Clock::duration>(Milliseconds(settings.timeout_ms));
+// Answers for parts whose verdict does not come, whatever happens to the inference thread.
+void watch(Gate &gate, const std::atomic<bool> &done) {
     while (!done) {
         std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        gate.answer_late(Clock::now() - timeout);
+        gate.answer_late();
     }
 }
 
@@ -249,7 +257,8 @@ Settings settings_of(int argc, char **argv) {
         else if (name == "--cache") settings.options.cache_dir = value;
         else throw std::runtime_error("there is no option " + name);
     }
-    if (settings.fps <= 0 || settings.queue < 1 || settings.timeout_ms <= 0 || settings.count < 0)
+    // Written so that a number that is none is refused too.
+    if (!(settings.fps > 0) || settings.queue < 1 || !(settings.timeout_ms > 0) || settings.count < 0)
         throw std::runtime_error("--fps, --queue and --timeout-ms are above 0, --frames is not below");
     return settings;
 }
@@ -264,9 +273,9 @@ int main(int argc, char **argv) try {
     kdx::Detector detector(settings.bundle, settings.options);
     detector(pictures.front().image());  // the first call is slow, and a camera of another size is found out before the line starts
     Queue queue(settings.queue);
-    Gate gate;
+    Gate gate(settings.timeout_ms);
     std::atomic<bool> done{false};
-    std::thread watchdog([&] { watch(settings, gate, done); });
+    std::thread watchdog([&] { watch(gate, done); });
     std::thread inference([&] { judge(detector, queue, gate); });
     std::thread camera([&] { capture(settings, pictures, queue, gate); });
     camera.join();

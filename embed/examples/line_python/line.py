@@ -38,12 +38,14 @@ PROCESSES = multiprocessing.get_context("spawn")
 POLL_SECONDS = 0.005
 MOST_FAILED_STARTS = 3
 START_SECONDS = 120.0  # the first start on a machine measures every backend
+LEAST_HANG_MS = 2000.0  # an answer later than ten timeouts and than this does not come: to start again takes as long
+READY = True
 
 
 def infer(
     pipe: Connection, memory: str, shape: tuple[int, ...], bundle: str, backend: str, threads: int, metrics_port: int
 ) -> None:
-    """Judge frames: takes (part, slot), answers (part, verdict, score, faults, milliseconds)."""
+    """Judge frames: takes (part, slot), answers (verdict, score, faults, milliseconds), or says why there is none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line tells it when to stop
     frames = SharedMemory(memory)
     slots: NDArray[np.uint8] = np.ndarray(shape, np.uint8, frames.buf)
@@ -53,18 +55,18 @@ def infer(
         start_http_server(metrics_port)
     with kdx.load(bundle, backend=backend, threads=threads, metrics=True if metrics_port else None) as detector:
         detector(slots[0])  # the first call is slow
-        pipe.send("ready")
+        pipe.send(READY)
         while (task := pipe.recv()) is not None:
-            part, slot = task
+            _, slot = task
             started = time.perf_counter()
             try:
                 verdict = detector(slots[slot])
             except kdx.KdxError as error:  # this frame is lost; the next call may succeed
-                pipe.send((part, "undecided", None, [error.message], 0.0))
+                pipe.send(error.message)
                 continue
             milliseconds = (time.perf_counter() - started) * 1e3
             faults = [fault.value for fault in verdict.frame_faults]
-            pipe.send((part, verdict.decision.value, verdict.score, faults, milliseconds))
+            pipe.send((verdict.decision.value, verdict.score, faults, milliseconds))
     del slots
     frames.close()
 
@@ -78,11 +80,16 @@ class Waiting:
     captured: float
     is_answered: bool = False
 
+    def age_ms(self) -> float:
+        """Return the milliseconds since its frame was captured."""
+        return (time.perf_counter() - self.captured) * 1e3
+
 
 @dataclass
 class Answers:
-    """What was written, for the summary."""
+    """What is written, each part once; and what was, for the summary."""
 
+    timeout_ms: float
     times: list[float] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     unanswered: int = 0
@@ -90,7 +97,12 @@ class Answers:
     def judged(
         self, waiting: Waiting, verdict: str, score: float | None, faults: list[str], inferred_ms: float
     ) -> None:
-        total = (time.perf_counter() - waiting.captured) * 1e3
+        """Write a verdict, unless it comes too late."""
+        total = waiting.age_ms()
+        if total > self.timeout_ms:
+            self.undecided(waiting, "late")
+            return
+        waiting.is_answered = True
         self.times.append(total)
         self.counts[verdict] = self.counts.get(verdict, 0) + 1
         record = {"part": waiting.part, "verdict": verdict, "score": score, "frame_faults": faults}
@@ -114,7 +126,7 @@ class Line:
         self.slots[0] = pictures[0]
         self.queue: deque[Waiting] = deque()
         self.judging: Waiting | None = None
-        self.answers = Answers()
+        self.answers = Answers(arguments.timeout_ms)
         self.restarts = self.failed_starts = 0
         self.has_started = False
         self.start_worker()
@@ -129,7 +141,7 @@ class Line:
         self.is_ready, self.started = False, time.perf_counter()
 
     def run(self) -> int:
-        period, timeout = 1 / self.arguments.fps, self.arguments.timeout_ms / 1e3
+        period = 1 / self.arguments.fps
         while not self.is_ready:
             self.listen(0.1)
             if not self.worker.is_alive() or time.perf_counter() - self.started > START_SECONDS:
@@ -144,7 +156,7 @@ class Line:
             if part < self.arguments.frames and now >= next_capture:
                 self.capture(part)
                 part, next_capture = part + 1, next_capture + period
-            self.answer_late(timeout)
+            self.answer_late()
             self.hand_over()
             is_over = part == self.arguments.frames
             self.listen(POLL_SECONDS if is_over else min(POLL_SECONDS, max(0.0, next_capture - time.perf_counter())))
@@ -168,13 +180,13 @@ class Line:
                 with contextlib.suppress(BrokenPipeError):  # it just died; listen() sees to it
                     self.pipe.send((waiting.part, waiting.slot))
 
-    def answer_late(self, timeout: float) -> None:
-        late_before = time.perf_counter() - timeout
+    def answer_late(self) -> None:
+        timeout_ms = self.arguments.timeout_ms
         for waiting in (*self.queue, *([self.judging] if self.judging else [])):
-            if waiting.captured < late_before and not waiting.is_answered:
+            if waiting.age_ms() > timeout_ms and not waiting.is_answered:
                 self.answers.undecided(waiting, "late")
         # Ten times too late is no busy machine: the process hangs, and is replaced.
-        if self.judging and self.judging.captured < time.perf_counter() - 10 * timeout:
+        if self.judging and self.judging.age_ms() > max(10 * timeout_ms, LEAST_HANG_MS):
             self.worker.kill()
 
     def listen(self, seconds: float) -> None:
@@ -185,12 +197,15 @@ class Line:
                 answer = self.pipe.recv()
             except (EOFError, ConnectionResetError):
                 continue
-            if answer == "ready":
+            if answer == READY:
                 self.is_ready = self.has_started = True
                 self.failed_starts = 0
             elif self.judging is not None:
                 if not self.judging.is_answered:
-                    self.answers.judged(self.judging, *answer[1:])
+                    if isinstance(answer, str):
+                        self.answers.undecided(self.judging, answer)
+                    else:
+                        self.answers.judged(self.judging, *answer)
                 self.judging = None
         if not self.worker.is_alive() and self.has_started:
             if self.judging and not self.judging.is_answered:
@@ -244,6 +259,9 @@ def main() -> int:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics of judged parts there")
     arguments = parser.parse_args()
+    # Written so that a number that is none is refused too: nothing would ever be late.
+    if not (arguments.fps > 0 and arguments.timeout_ms > 0 and arguments.queue > 0):
+        parser.error("--fps, --timeout-ms and --queue are above 0")
     try:
         pictures = read_pictures(arguments.bundle, arguments.folder)
     except kdx.KdxError as error:
