@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from kd_export.graph import FusedDetector
+from kd_train.checkpoints import Checkpoint
 from kd_train.pair import Pair
 from kd_train.pairs import find_method
-from kd_train.run import Checkpoint, Run, RunConfig
+from kd_train.run import Run, RunConfig
 from kdx.errors import CheckpointError, OptionError
 from kdx.images import InputSpec
 

@@ -1,9 +1,4 @@
-"""A training run on disk: what was decided at its start, and its checkpoints.
-
-``run.json`` is written once. ``last.json`` and ``best.json`` each name a file of tensors and its hash; the tensors are
-written first under a name that holds their hash, and the JSON is replaced in one step, so a kill leaves the previous
-checkpoint whole.
-"""
+"""A training run on disk: what was decided at its start, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -13,20 +8,17 @@ from pathlib import Path
 
 import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
 
 from kd_export.graph import PairSpec
+from kd_train.checkpoints import Checkpoint, Checkpoints, EpochRecord, Restart, Tensors, read
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError, DataError, OptionError
-from kdx.files import new_folder, sha256_bytes, sha256_file, write_atomic
+from kdx.files import new_folder, sha256_file, write_atomic
 from kdx.images import ChannelOrder, InputSpec
 from kdx.manifest import Provenance
-from kdx.records import RUN_INDEX, R, encode_record, now, read_record
+from kdx.records import RUN_INDEX, encode_record, now
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +43,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         validation_images: Likewise, held out.
         data_sha256: One hash over the training images.
         golden: Names of the images kept in ``golden/``.
+        teacher: The file of the teacher's tensors; empty until it is written, and in runs up to schema 2, each of whose
+            checkpoints holds it.
+        teacher_sha256: Its hash.
         versions: Versions of the packages that trained.
         created: UTC time, ISO 8601.
     """
@@ -73,6 +68,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     validation_images: dict[str, str]
     data_sha256: str
     golden: list[str]
+    teacher: str = ""
+    teacher_sha256: str = ""
     versions: dict[str, str]
     created: str
 
@@ -80,43 +77,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     def backbone(self) -> str:
         """The teacher's networks in words."""
         return " and ".join(dict.fromkeys(self.recipe.backbones))
-
-
-class EpochRecord(msgspec.Struct, frozen=True):
-    """One epoch: losses (means over images) and seconds."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    seconds: float
-
-
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``last.json`` or ``best.json``.
-
-    Attributes:
-        file: The file of tensors, the pair's by name; those of networks from timm keep timm's names.
-        sha256: Its hash.
-        optimiser: The file of the optimiser's state, or empty.
-        optimiser_sha256: Its hash.
-        epoch: Epochs completed.
-        history: Every epoch so far.
-        spec: The pair's declaration.
-        recipe: The hyper-parameters.
-        data_sha256: One hash over the training images.
-        versions: Versions of the packages that trained.
-    """
-
-    file: str
-    sha256: str
-    optimiser: str
-    optimiser_sha256: str
-    epoch: int
-    history: list[EpochRecord]
-    spec: PairSpec
-    recipe: Recipe
-    data_sha256: str
-    versions: dict[str, str]
 
 
 class Run:
@@ -131,9 +91,10 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.checkpoints = Checkpoints(path)
         if not path.is_dir():
             raise CheckpointError(f"there is no run folder '{path}'", fix="make one with kdx train")
-        self.config = _read(path / RUN_INDEX, RunConfig, "kdx train", SCHEMA)
+        self.config = read(path / RUN_INDEX, RunConfig, "kdx train", SCHEMA)
 
     @staticmethod
     def create(path: Path, config: RunConfig, golden: Mapping[str, bytes], *, force: bool) -> Run:
@@ -147,49 +108,37 @@ class Run:
 
     def checkpoint(self, which: str) -> Checkpoint:
         """Return the ``last`` or ``best`` checkpoint's record."""
-        return _read(self.path / f"{which}.json", Checkpoint, "kdx train --resume")
+        return self.checkpoints.record(which)
 
-    def tensors(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
-        """Read a checkpoint's tensors and check their hash."""
-        return self._read(checkpoint.file, checkpoint.sha256)
+    def tensors(self, checkpoint: Checkpoint | Restart) -> Tensors:
+        """Read the pair's tensors at a checkpoint, the teacher's included, and check their hashes.
 
-    def optimiser_tensors(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
-        """Read the optimiser's state at a checkpoint and check its hash."""
-        return self._read(checkpoint.optimiser, checkpoint.optimiser_sha256) if checkpoint.optimiser else {}
+        At a restart before the first epoch they are the teacher's alone, as far as it was written.
+        """
+        teacher = self.checkpoints.read(self.config.teacher, self.config.teacher_sha256)
+        return {**teacher, **self.checkpoints.read(checkpoint.file, checkpoint.sha256)}
 
-    def save(
-        self, tensors: dict[str, Tensor], optimiser: dict[str, Tensor], history: list[EpochRecord], *, best: bool
-    ) -> None:
-        """Write the checkpoint of an epoch as ``last``, and as ``best`` if it is; then drop files nobody names."""
-        epoch = history[-1].epoch
-        model_bytes, optimiser_bytes = save_tensors(tensors), save_tensors(optimiser) if optimiser else b""
-        model_hash, optimiser_hash = sha256_bytes(model_bytes), sha256_bytes(optimiser_bytes) if optimiser else ""
+    def keep_teacher(self, tensors: Tensors) -> None:
+        """Write the teacher once, and name it in ``run.json``: it never changes."""
+        if self.config.teacher:
+            return
+        name, sha256 = self.checkpoints.write("teacher.safetensors", tensors)
+        self.config = msgspec.structs.replace(self.config, schema=SCHEMA, teacher=name, teacher_sha256=sha256)
+        write_atomic(self.path / RUN_INDEX, encode_record(self.config))
+
+    def save(self, students: Tensors, optimiser: Tensors | None, history: list[EpochRecord], *, best: bool) -> None:
+        """Write the checkpoint of an epoch, see :meth:`kd_train.checkpoints.Checkpoints.save`."""
         record = Checkpoint(
-            file=f"epoch-{epoch:05d}-{model_hash[:12]}.safetensors",
-            sha256=model_hash,
-            optimiser=f"epoch-{epoch:05d}-{optimiser_hash[:12]}.optimiser.safetensors" if optimiser else "",
-            optimiser_sha256=optimiser_hash,
-            epoch=epoch,
+            file="",
+            sha256="",
+            epoch=history[-1].epoch,
             history=history,
             spec=self.config.pair_spec,
             recipe=self.config.recipe,
             data_sha256=self.config.data_sha256,
             versions=self.config.versions,
         )
-        write_atomic(self.path / record.file, model_bytes)
-        if optimiser:
-            write_atomic(self.path / record.optimiser, optimiser_bytes)
-        # The best one first: killed in between, the epoch is trained again and found best again.
-        if best:
-            # Nobody resumes from the best one.
-            plain = msgspec.structs.replace(record, optimiser="", optimiser_sha256="")
-            write_atomic(self.path / "best.json", encode_record(plain))
-        write_atomic(self.path / "last.json", encode_record(record))
-        named = {record.file, record.optimiser, self.checkpoint("best").file}
-        # What a kill left half written has a name that begins with a dot.
-        for file in (*self.path.glob("epoch-*.safetensors"), *self.path.glob(".epoch-*")):
-            if file.name not in named:
-                file.unlink()
+        self.checkpoints.save(record, students, optimiser, self.config.teacher_sha256, best=best)
 
     def input_for(self, camera: tuple[int, int] | None, channel_order: ChannelOrder = "rgb") -> InputSpec:
         """Return the input for a camera's channel order and its height and width, or the run's own size for None."""
@@ -253,26 +202,6 @@ class Run:
             )
         return found
 
-    def _read(self, name: str, expected: str) -> dict[str, Tensor]:
-        path = self.path / name
-        if Path(name).name != name:
-            raise CheckpointError(f"'{self.path}' names a file outside the run: '{name}'")
-        if not path.is_file():
-            raise CheckpointError(f"'{name}' is missing from '{self.path}'", fix="train again")
-        data = path.read_bytes()
-        received = sha256_bytes(data)
-        if received != expected:
-            raise CheckpointError(
-                f"'{name}' in '{self.path}' was altered",
-                expected=f"sha256 {expected}",
-                received=f"sha256 {received}",
-                fix="copy the run again, or train again",
-            )
-        try:
-            return load_tensors(data)
-        except SafetensorError as error:
-            raise CheckpointError(f"'{path}' is not a safetensors file: {error}") from error
-
 
 def package_versions() -> dict[str, str]:
     """Return the versions of what trains and exports."""
@@ -301,10 +230,3 @@ def check_device(name: str) -> torch.device:
             f"the device '{name}' cannot be used: {str(error).splitlines()[0]}", expected="auto, cpu, cuda or cuda:N"
         ) from error
     return device
-
-
-def _read(path: Path, kind: type[R], made_by: str, supported: int | None = None) -> R:
-    """Read a JSON record of a run."""
-    if not path.is_file():
-        raise CheckpointError(f"'{path.name}' is missing from '{path.parent}'", fix=f"make it with {made_by}")
-    return read_record(path, kind, error=CheckpointError, fix="train again", supported=supported)

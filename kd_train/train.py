@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from kd_export.halo import require_tileable
+from kd_train.checkpoints import EpochRecord
 from kd_train.data import BadImages, ImageRecord, choose_input, read_parts, scan_images, split_images
 from kd_train.datasets import open_data
 from kd_train.golden import choose_golden
@@ -22,7 +23,7 @@ from kd_train.load import fuse
 from kd_train.pair import Pair
 from kd_train.pairs import find_method
 from kd_train.recipes import Recipe, load_recipe
-from kd_train.run import SCHEMA, EpochRecord, Run, RunConfig, check_device, package_versions
+from kd_train.run import SCHEMA, Run, RunConfig, check_device, package_versions
 from kd_train.trainer import Trainer
 from kdx import __version__
 from kdx.errors import CheckpointError, OptionError, OutputError
@@ -94,11 +95,21 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its folder, its history, and the images that could not be used with the reason for each."""
+    """A finished run.
+
+    Attributes:
+        run: Its folder.
+        history: Its epochs.
+        bad_images: The images that could not be used, with the reason for each.
+        resumed_after: The epoch after which a resumed run continued; 0: it began with the first.
+        trained_again: How many later epochs had to be trained again, for the optimiser's state was not written.
+    """
 
     run: Run
     history: list[EpochRecord]
     bad_images: dict[Path, str]
+    resumed_after: int = 0
+    trained_again: int = 0
 
 
 def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SILENT) -> TrainResult:
@@ -182,9 +193,10 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         memory_mib=options.memory_mib,
         progress=progress,
     )
-    if options.resume and (out / "last.json").exists():
+    if options.resume:
         trainer.resume()
-    return TrainResult(run, trainer.fit(), bad.reasons)
+    history = trainer.fit()
+    return TrainResult(run, history, bad.reasons, trainer.resumed_after, trainer.trained_again)
 
 
 def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:

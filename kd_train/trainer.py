@@ -12,13 +12,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from kd_export.graph.preprocess import Preprocess
+from kd_train.checkpoints import EpochRecord, Restart
 from kd_train.image_set import ImageSet
+from kd_train.interrupts import Interrupts
 from kd_train.losses import FeatureMatching
 from kd_train.pair import Pair
 from kd_train.recipes import Recipe
-from kd_train.run import EpochRecord, Run
+from kd_train.run import Run
 from kdx.errors import TrainingError
 from kdx.progress import SILENT, Progress
+
+# A kill costs the running epoch, and with an optimiser whose state is larger than this up to ten minutes more.
+_SMALL_STATE_BYTES = 32 * 2**20
+_RESTART_SECONDS = 600.0
 
 
 class FeatureCache:
@@ -46,6 +52,11 @@ class Trainer:
         device: Where to train.
         memory_mib: Memory that the teacher's cached features may take, of both sets together.
         progress: Shows epochs.
+
+    Attributes:
+        history: Every epoch so far.
+        resumed_after: The epoch after which :meth:`resume` continues.
+        trained_again: How many later epochs were complete, but cannot be resumed from.
     """
 
     def __init__(
@@ -78,33 +89,55 @@ class Trainer:
         self.optimiser = _make_optimiser(self.recipe, list(self.parameters.values()))
         self.schedule: OneCycleLR | ReduceLROnPlateau | None = None
         self.history: list[EpochRecord] = []
+        self.resumed_after = self.trained_again = 0
+        self.interrupts = Interrupts()
+        self.saved_at = time.monotonic()
+        self.unsaved: dict[str, Tensor] | None = None  # the optimiser's state of the last epoch, not yet written
 
     def resume(self) -> None:
-        """Go on from the last complete epoch.
+        """Continue where the run says, see :attr:`kd_train.checkpoints.Checkpoint.restart`.
 
         Raises:
-            CheckpointError: There is no checkpoint, or it was altered.
+            CheckpointError: A file is missing or was altered.
         """
-        checkpoint = self.run.checkpoint("last")
-        self.pair.load_state_dict(self.run.tensors(checkpoint))
-        state = self.run.optimiser_tensors(checkpoint)
+        is_begun = (self.run.path / "last.json").exists()
+        last = self.run.checkpoint("last") if is_begun else None
+        restart = last.resumes_at if last else Restart()
+        # Also before the first epoch's end the teacher is the one that the run began with.
+        self.pair.load_state_dict(self.run.tensors(restart), strict=restart.epoch > 0)
+        state = self.run.checkpoints.read(restart.optimiser, restart.optimiser_sha256)
         for name, parameter in self.parameters.items():
             slots = {key.rpartition("/")[2]: value for key, value in state.items() if key.rpartition("/")[0] == name}
             if slots:
                 self.optimiser.state[parameter] = {
                     slot: value.to(self.device) if value.ndim else value for slot, value in slots.items()
                 }
-        self.history = list(checkpoint.history)
+        self.history = list(last.history[: restart.epoch]) if last else []
+        self.resumed_after, self.trained_again = restart.epoch, (last.epoch if last else 0) - restart.epoch
 
     def fit(self) -> list[EpochRecord]:
         """Train up to the recipe's epochs and return the history.
 
+        Whatever ends it before, Ctrl-C and SIGTERM included, it resumes after its last complete epoch.
+
         Raises:
             TrainingError: The loss is no longer finite. The last complete epoch's checkpoint stands.
         """
+        with self.interrupts:
+            try:
+                self._fit()
+            except BaseException:
+                if self.unsaved is not None:
+                    self.run.checkpoints.save_optimiser(self.unsaved)
+                raise
+        return self.history
+
+    def _fit(self) -> None:
+        self.run.keep_teacher(self._tensors(teacher=True))
         cached = [self._cache_teacher(images, name) for images, name in self._sets()]
         steps = len(self._shuffled(0))
         self.schedule = self._make_schedule(steps)
+        self.saved_at = time.monotonic()
         with self.progress.task("training", (self.recipe.epochs - len(self.history)) * steps) as task:
             for epoch in range(len(self.history) + 1, self.recipe.epochs + 1):
                 started = time.perf_counter()
@@ -119,9 +152,9 @@ class Trainer:
                     self.schedule.step(validation_loss)
                 best = all(validation_loss < record.validation_loss for record in self.history)
                 seconds = time.perf_counter() - started
-                self.history.append(EpochRecord(epoch, train_loss, validation_loss, round(seconds, 3)))
-                self._save(best=best)
-        return self.history
+                with self.interrupts.held():
+                    self.history.append(EpochRecord(epoch, train_loss, validation_loss, round(seconds, 3)))
+                    self._save(best=best)
 
     def _sets(self) -> list[tuple[ImageSet, str]]:
         return [(self.train_set, "training"), (self.validation_set, "held-out")]
@@ -225,14 +258,37 @@ class Trainer:
         )
 
     def _save(self, *, best: bool) -> None:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.pair.state_dict().items()}
-        optimiser = {
-            f"{name}/{slot}": value.detach().cpu().contiguous()
+        """Write the epoch's students, and the optimiser's state where a restart is worth it; keep it otherwise."""
+        self.unsaved = None  # of the epoch before: its memory first
+        state = {
+            # A copy: the next epoch's steps change the optimiser's own.
+            f"{name}/{slot}": value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, parameter in self.parameters.items()
             for slot, value in self.optimiser.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
-        self.run.save(tensors, optimiser, self.history, best=best)
+        is_due = self._is_due(state)
+        self.run.save(self._tensors(teacher=False), state if is_due else None, self.history, best=best)
+        if is_due:
+            self.saved_at = time.monotonic()
+        else:
+            self.unsaved = state
+
+    def _is_due(self, state: dict[str, Tensor]) -> bool:
+        """Whether the optimiser's state is written now."""
+        return (
+            sum(value.nbytes for value in state.values()) <= _SMALL_STATE_BYTES
+            or len(self.history) == self.recipe.epochs
+            or time.monotonic() - self.saved_at >= _RESTART_SECONDS
+        )
+
+    def _tensors(self, *, teacher: bool) -> dict[str, Tensor]:
+        """Return the teacher's tensors by name, or all others; those of networks from timm keep its names."""
+        return {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.pair.state_dict().items()
+            if name.startswith("teacher.") == teacher
+        }
 
 
 def _make_optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -89,8 +89,8 @@ def train(
     """Learn what good parts look like.
 
     The teacher is a network that knows ImageNet; the student learns to imitate it on good parts only, and fails on
-    what it has never seen. Some good images are held out for the threshold (kdx calibrate). Ctrl-C keeps the last
-    complete epoch.
+    what it has never seen. Some good images are held out for the threshold (kdx calibrate). Ctrl-C and SIGTERM keep
+    every complete epoch. A kill costs up to ten minutes of training, and the epoch that was running.
     """
     with needs("train,cpu", "training"):
         from kd_train.train import TrainOptions
@@ -139,6 +139,8 @@ def train(
                 "train_images": len(config.train_images),
                 "held_out_images": len(config.validation_images),
                 "seconds": sum(record.seconds for record in result.history),
+                "resumed_after": result.resumed_after,
+                "trained_again": result.trained_again,
                 "bad_images": result.bad_images,
             }
         )
@@ -146,6 +148,11 @@ def train(
     report_bad(result.bad_images)
     out.print(f"[bold]{run}[/]: {config.method}, {config.backbone} ({config.weights})")
     out.print(f"  {config.pair_spec.describe()}")
+    if result.resumed_after or result.trained_again:
+        again = result.trained_again
+        out.print(
+            f"  resumed after epoch {result.resumed_after}" + (f", training {again} epochs again" if again else "")
+        )
     out.print(
         f"  {len(config.train_images)} images trained on, {len(config.validation_images)} held out, "
         f"at {config.recipe.image_size}²"

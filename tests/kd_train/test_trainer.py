@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 
-import kd_train.run
+import kd_train.checkpoints
 from kd_train.backbones import create_backbone
 from kd_train.load import load_pair
 from kd_train.losses import FeatureMatching
@@ -268,7 +268,7 @@ def test_ctrl_c_in_the_command_line_says_how_to_go_on(cli, dataset, tiny_options
 
 def train_until_killed(monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, *, before: str, epoch: int) -> None:
     """End the process, as far as the disk can tell, just before a file of some epoch is written."""
-    real = kd_train.run.write_atomic
+    real = kd_train.checkpoints.write_atomic
     seen = []
 
     def write(path: Path, data: bytes) -> None:
@@ -279,7 +279,7 @@ def train_until_killed(monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, *
         real(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kd_train.run, "write_atomic", write)
+        patch.setattr(kd_train.checkpoints, "write_atomic", write)
         with pytest.raises(SystemExit):
             train(data, out, SGD)
 
