@@ -26,6 +26,7 @@ from robustness_inputs import Damaged, damaged_bytes, damaged_images, damaged_js
 
 import kdx
 from kdx.bundle import open_bundle
+from kdx.checked import Graph
 from kdx.engine import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engine, this_system
 from kdx.errors import ImageError, KdxError
 from kdx.files import sha256_bytes, sha256_file
@@ -225,7 +226,7 @@ def engine_targets(bundle: Path) -> dict[str, Target]:
         file.write_bytes(data)
         try:
             with only_inside(bundle):
-                return find_engine(graph, machine).read_plan() == plan
+                return find_engine(Graph.of(graph), machine).read_plan() == plan
         except KdxError:
             return False
         finally:

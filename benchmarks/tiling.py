@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdx.bundle import open_bundle
+from kdx.checked import Graph
 from kdx.images import read_image, read_mask
 from kdx.loading import for_frames
 from kdx.runtime.backend import find_backend
@@ -284,7 +285,7 @@ def time_whole(work: Path, threads: int) -> dict[str, Any]:
         return json.loads(
             subprocess.run([sys.executable, *sys.argv], capture_output=True, text=True, check=True).stdout
         )
-    with find_backend("openvino").open(graph, threads, "fp32") as backend:
+    with find_backend("openvino").open(Graph.of(graph), threads, "fp32") as backend:
         figures = _timed(backend.run, _frames(work))
     return {"backend": "openvino", "precision": "fp32", "tile_batch": None, **figures}
 

@@ -218,7 +218,7 @@ def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certif
         for each in reversed(failed)  # the first of each precision is named
     }
     for precision in reasons.keys() - COMPUTED:
-        bundle.graph_of(precision).unlink()
+        bundle.graph_of(precision).path.unlink()
     variants = {name: variant for name, variant in bundle.manifest.variants.items() if name not in reasons}
     bundle = write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants))
     return bundle, without(certificate, reasons), reasons

@@ -23,6 +23,7 @@ from onnx import ModelProto
 from kd_export.judge import Evidence, Judgement, Limits, judge
 from kd_export.quantize import put_back, quantised_nodes
 from kd_export.sensitivity import MEASURED, Sensitivity, worst_layers
+from kdx.checked import Graph
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Outputs
 from kdx.variants import KeptNode
@@ -191,7 +192,7 @@ def _run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]], precis
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save_model(model, str(path))
-        with OpenVino(path, precision=precision) as backend:
+        with OpenVino(Graph.of(path), precision=precision) as backend:
             return _joined(backend.run(image[None]) for image in images)
 
 

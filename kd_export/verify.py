@@ -16,7 +16,6 @@ from kd_export.judge import LIMITS, map_differences
 from kdx.bundle import Bundle, Golden
 from kdx.engine import engines_of
 from kdx.errors import BackendError
-from kdx.files import sha256_file
 from kdx.manifest import Manifest
 from kdx.position import Behind, golden_behind
 from kdx.runtime.backend import Backend, BackendInfo, Outputs
@@ -133,7 +132,7 @@ def verify(
     threshold = bundle.manifest.threshold_of("fp32")
     return Certificate(
         bundle=bundle.path.name,
-        graph_sha256={precision: sha256_file(bundle.graph_of(precision)) for precision in wanted},
+        graph_sha256={precision: bundle.graph_of(precision).sha256 for precision in wanted},
         threshold=threshold.score if threshold else None,
         tolerances={precision: TOLERANCES[precision] for precision in wanted},
         comparisons=comparisons,

@@ -113,7 +113,7 @@ def calibrate(
         confidence=CONFIDENCE,
         images=len(values),
         data_sha256=hash_of_hashes(good.hashes),
-        graph_sha256=sha256_file(bundle.graph_of(precision)),
+        graph_sha256=bundle.graph_of(precision).sha256,
         created=now(),
         pixel=pixel,
         scores=_kept(values),

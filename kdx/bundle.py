@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.checked import Graph, read_checked
 from kdx.errors import BundleError, ImageError, KdxError
 from kdx.files import sha256_bytes, sha256_file, tidy, write_atomic
 from kdx.images import read_image
@@ -21,7 +22,6 @@ from kdx.locks import locked
 from kdx.manifest import (
     GOLDEN_MAPS,
     GOLDEN_SCORES,
-    GRAPH,
     INDEX,
     SCHEMA,
     SIGNATURE,
@@ -29,8 +29,8 @@ from kdx.manifest import (
     Manifest,
     Threshold,
 )
+from kdx.npy import decode_array
 from kdx.npy import encode_array as encode_array  # belongs to what others write into bundles
-from kdx.npy import read_array
 from kdx.plain_graph import require_plain_graph
 from kdx.records import UNREADABLE, decode_record, encode_record
 from kdx.variants import OWN_THRESHOLD, graph_file
@@ -72,11 +72,19 @@ class Bundle:
     seal: Seal | None = None
 
     @property
-    def graph(self) -> Path:
+    def graph(self) -> Graph:
         """The FP32 ONNX graph."""
-        return self.path / GRAPH
+        return self.graph_of("fp32")
 
-    def graph_of(self, precision: str) -> Path:
+    def read(self, name: str) -> bytes:
+        """Return a file of the bundle, by relative POSIX path, as it was when the bundle was opened.
+
+        Raises:
+            BundleError: It was replaced or altered since.
+        """
+        return read_checked(self.path / name, self.manifest.files[name])
+
+    def graph_of(self, precision: str) -> Graph:
         """Return the ONNX graph of a precision.
 
         Raises:
@@ -88,7 +96,8 @@ class Bundle:
                 expected=" or ".join(self.manifest.precisions),
                 fix=f"export it with --precision fp32,{precision}",
             )
-        return self.path / graph_file(precision)
+        name = graph_file(precision)
+        return Graph(self.path / name, self.manifest.files[name], self.seal)
 
     def golden(self) -> Golden:
         """Read the golden images and their reference answers.
@@ -101,7 +110,7 @@ class Bundle:
             images = [read_image(self.path / "golden" / name, spec) for name in self.manifest.golden]
         except ImageError as error:
             raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
-        maps, scores = (read_array(self.path / name) for name in (GOLDEN_MAPS, GOLDEN_SCORES))
+        maps, scores = (decode_array(self.read(name), self.path / name) for name in (GOLDEN_MAPS, GOLDEN_SCORES))
         expected = (len(images), *self.manifest.map_size), (len(images), 1)
         if not images or (maps.shape, scores.shape) != expected:
             raise BundleError(
@@ -130,7 +139,7 @@ class Bundle:
         """Return the content hashes of the images that the student was trained on; raise ``BundleError`` for others."""
         file = self.path / TRAINING_IMAGES
         try:
-            return frozenset(msgspec.json.decode(file.read_bytes(), type=list[str]))
+            return frozenset(msgspec.json.decode(self.read(TRAINING_IMAGES), type=list[str]))
         except UNREADABLE as error:
             raise BundleError(f"'{file}' is not valid: {error}", fix="export the bundle again") from error
 

@@ -17,7 +17,6 @@ from scipy.stats import ks_2samp
 
 from kdx.bundle import Bundle
 from kdx.errors import DataError, OptionError
-from kdx.files import sha256_file
 from kdx.verdict_log import LoggedVerdicts
 
 WINDOW = 500
@@ -140,7 +139,7 @@ def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
     facts, manifest = log.facts, bundle.manifest
     if (
         facts.precision not in manifest.precisions
-        or sha256_file(bundle.graph_of(facts.precision)) != facts.graph_sha256
+        or bundle.graph_of(facts.precision).sha256 != facts.graph_sha256
         or (facts.roi_sha256, facts.level_sha256) != (manifest.roi_sha256, manifest.level_sha256)
     ):
         raise DataError(

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from kdx.checked import Graph
 from kdx.errors import BackendError
-from kdx.files import restore, sha256_bytes, sha256_file
-from kdx.records import read_record
+from kdx.files import restore, sha256_bytes
+from kdx.records import decode_record
 
 SCHEMA = 1
 FOLDER = "engines"
@@ -98,10 +99,17 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine on disk."""
+    """An engine on disk.
+
+    Attributes:
+        path: Its folder.
+        record: What belongs to it.
+        record_sha256: Hash of the file that the record was read from.
+    """
 
     path: Path
     record: EngineRecord
+    record_sha256: str
 
     @property
     def plan(self) -> Path:
@@ -134,38 +142,46 @@ def engines_of(bundle: Path, unreadable: dict[str, str] | None = None) -> Iterat
         if record.parent.name.startswith("."):
             continue  # under construction, or what a kill left of that
         try:
-            read = read_record(record, EngineRecord, error=BackendError, fix="build it again", supported=SCHEMA)
+            content = record.read_bytes()
+            read = decode_record(
+                content, record, EngineRecord, error=BackendError, fix="build it again", supported=SCHEMA
+            )
         except BackendError as error:
             if unreadable is not None:
                 unreadable[record.parent.name] = error.message
             continue
-        yield Engine(record.parent, read)
+        yield Engine(record.parent, read, sha256_bytes(content))
 
 
-def find_engine(graph: Path, machine: Fingerprint) -> Engine:
+def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
     """Return the engine of a bundle's graph that runs on this machine.
 
     Args:
-        graph: The ONNX file in its bundle.
+        graph: The graph in its bundle.
         machine: What this machine has, of one flavour.
 
     Raises:
         BackendError: There is none, with the reason for each that is there, and the command that builds one.
+        BundleError: A signature was required of the bundle, and it does not cover the engine.
     """
-    onnx_sha256 = sha256_file(graph)
     reasons = []
     unreadable: dict[str, str] = {}
-    for engine in engines_of(graph.parent, unreadable):
-        why_not = mismatch(engine.record, machine, onnx_sha256)
+    for engine in engines_of(graph.path.parent, unreadable):
+        why_not = mismatch(engine.record, machine, graph.sha256)
         if not why_not:
+            if graph.seal is not None:
+                from kdx.signing import require_signed_engine
+
+                require_signed_engine(graph.seal, engine)
             return engine
         reasons.append(f"engines/{engine.path.name}: {why_not}")
     reasons += [f"engines/{name}: {why_not}" for name, why_not in unreadable.items()]
+    fp16 = "--fp16 " if "fp16" in graph.path.name else ""
     raise BackendError(
-        f"'{graph.parent.name}' holds no engine of {graph.name} for this machine",
+        f"'{graph.path.parent.name}' holds no engine of {graph.path.name} for this machine",
         expected=describe(machine),
         received="; ".join(reasons) or "no engine",
-        fix=f"kdx build-engine {graph.parent} {'--fp16 ' if 'fp16' in graph.name else ''}--flavour {machine.flavour}",
+        fix=f"kdx build-engine {graph.path.parent} {fp16}--flavour {machine.flavour}",
     )
 
 

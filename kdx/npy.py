@@ -25,14 +25,17 @@ def encode_array(array: NDArray[np.float32]) -> bytes:
     return buffer.getvalue()
 
 
-def read_array(path: Path) -> NDArray[np.float32]:
-    """Read an array that :func:`encode_array` wrote.
+def decode_array(data: bytes, path: Path) -> NDArray[np.float32]:
+    """Decode what :func:`encode_array` wrote.
+
+    Args:
+        data: The file's content.
+        path: The file, for messages.
 
     Raises:
-        BundleError: It cannot be read, is not float32, or is not as large as it says.
+        BundleError: It is not such a file, is not float32, or is not as large as it says.
     """
     try:
-        data = path.read_bytes()
         file = io.BytesIO(data)
         npy.read_magic(file)
         shape, is_fortran, dtype = npy.read_array_header_1_0(file)

@@ -18,7 +18,7 @@ from kdx.bundle_files import with_file
 from kdx.errors import BundleError, DataError, InputError
 from kdx.files import sha256_bytes
 from kdx.manifest import LEVEL, Manifest, Threshold
-from kdx.npy import encode_array, read_array
+from kdx.npy import decode_array, encode_array
 from kdx.roi import Roi, RoiFrame, roi_of
 
 # A level is widened by this share of the map's shorter side: parts lie a little differently each time.
@@ -133,7 +133,7 @@ def level_of(bundle: Bundle) -> Level | None:
         rule = rule_of(manifest)
     except InputError as error:
         raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
-    values = read_array(bundle.path / LEVEL)
+    values = decode_array(bundle.read(LEVEL), bundle.path / LEVEL)
     if values.shape != manifest.camera_map_size:
         raise BundleError(
             f"'{LEVEL}' of '{bundle.path}' does not fit the map",

@@ -10,13 +10,14 @@ A pixel of the map counts when every pixel of the camera that it covers, wholly 
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,7 +193,7 @@ def roi_of(bundle: Bundle) -> Roi | None:
     if ROI not in bundle.manifest.files:
         return None
     try:
-        return read_roi(bundle.path / ROI, RoiFrame.of(bundle.manifest))
+        return _decode_roi(io.BytesIO(bundle.read(ROI)), bundle.path / ROI, RoiFrame.of(bundle.manifest))
     except (ImageError, InputError) as error:
         raise BundleError(
             error.message, expected=error.expected, received=error.received, fix="set it again: kdx roi BUNDLE --set"
@@ -206,16 +207,23 @@ def read_roi(path: Path, frame: RoiFrame) -> Roi:
         ImageError: The file cannot be read, or is not grey.
         InputError: As for :meth:`RoiFrame.roi`.
     """
-    width, height, _ = image_facts(path)
-    if (height, width) != frame.image_size:
-        raise InputError(
-            "the region of interest has another size than the camera's image",
-            expected=f"{frame.image_size[1]} × {frame.image_size[0]} pixels",
-            received=f"{width} × {height} pixels",
-        )
+    image_facts(path)
+    return _decode_roi(path, path, frame)
+
+
+def _decode_roi(source: Path | BinaryIO, path: Path, frame: RoiFrame) -> Roi:
     try:
-        with Image.open(path) as image:
-            mode, pixels = image.mode, np.asarray(image.convert("L"))
+        with Image.open(source) as image:
+            mode, (width, height) = image.mode, image.size
+            if (height, width) != frame.image_size:  # before anything is decoded
+                raise InputError(
+                    "the region of interest has another size than the camera's image",
+                    expected=f"{frame.image_size[1]} × {frame.image_size[0]} pixels",
+                    received=f"{width} × {height} pixels",
+                )
+            pixels = np.asarray(image.convert("L"))
+    except InputError:
+        raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
         raise ImageError(f"'{path}' is damaged: {error}", fix="replace the file") from error
     if mode not in {"L", "1"}:

@@ -18,7 +18,7 @@ import msgspec
 
 from kdx import __version__
 from kdx.bundle import Bundle, bundle_of, read_index
-from kdx.engine import PLAN, RECORD, Engine, engines_of
+from kdx.engine import FOLDER, PLAN, RECORD, Engine, engines_of
 from kdx.errors import BundleError
 from kdx.files import sha256_bytes, sha256_file, write_atomic
 from kdx.keys import PublicKeys, fingerprint, public_keys
@@ -192,6 +192,22 @@ def require_signed_engines(bundle: Bundle) -> None:
                     fix=f"{_SIGN_AGAIN}, with the engines in it; or remove '{engine.path}'; or name a backend "
                     "that runs no engine",
                 )
+
+
+def require_signed_engine(seal: Seal, engine: Engine) -> None:
+    """Check that a signature covers the record that an engine is run by, which holds the hash of its plan.
+
+    Raises:
+        BundleError: It does not.
+    """
+    name = f"{FOLDER}/{engine.path.name}/{RECORD}"
+    if seal.statement.engines.get(name) != engine.record_sha256:
+        raise BundleError(
+            f"'{name}' is not what was signed",
+            expected=f"sha256 {seal.statement.engines.get(name, 'listed in ' + SIGNATURE)}",
+            received=f"sha256 {engine.record_sha256}",
+            fix=f"{_SIGN_AGAIN}, with the engines in it; or remove '{engine.path}'",
+        )
 
 
 def _hashes(engine: Engine, bundle: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from kd_export.quantize import quantize
 from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
+from kdx.checked import Graph
 from kdx.files import sha256_file
 from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH
 from kdx.runtime.onnxruntime_cpu import OnnxRuntimeCpu
@@ -64,8 +65,8 @@ def other_bundle(bundle: Path, path: Path, make: Callable[[Path, Path], Path]) -
     """Copy a bundle with its FP32 graph made anew; golden answers and threshold are the new graph's."""
     shutil.copytree(bundle, path, ignore=shutil.ignore_patterns("model*.onnx"))
     opened = open_bundle(bundle)
-    graph = make(opened.graph, path / GRAPH)
-    with OnnxRuntimeCpu(graph, 1) as backend:
+    graph = make(opened.graph.path, path / GRAPH)
+    with OnnxRuntimeCpu(Graph.of(graph), 1) as backend:
         golden = backend.run(opened.golden().images)
     write_files(path, {GOLDEN_MAPS: encode_array(golden.maps), GOLDEN_SCORES: encode_array(golden.scores)})
     middle = float(np.median(golden.scores))
@@ -80,7 +81,7 @@ def add_int8(bundle: Path, images: np.ndarray) -> Path:
     """Add an INT8 graph calibrated on images to a bundle, with a threshold."""
     opened = open_bundle(bundle)
     graph = bundle / graph_file("int8")
-    onnx.save(quantize(onnx.load(opened.graph), images), graph)
+    onnx.save(quantize(onnx.load(opened.graph.path), images), graph)
     threshold = msgspec.structs.replace(opened.manifest.threshold, graph_sha256=sha256_file(graph))
     variant = Variant(file=graph.name, convolutions=1, kept=[])
     manifest = msgspec.structs.replace(opened.manifest, variants={"int8": variant}, thresholds={"int8": threshold})

@@ -16,9 +16,10 @@ from kd_export.engine.flavours import Flavour, load_flavour, target_capability
 from kd_export.engine.layers import engine_layers, network_layers, require_half_convolutions
 from kdx import __version__
 from kdx.bundle import Bundle
+from kdx.checked import Graph
 from kdx.engine import FOLDER, PLAN, RECORD, SCHEMA, Engine, EngineRecord, Fingerprint, Layer, this_system
 from kdx.errors import BackendError, GateError, OptionError
-from kdx.files import new_folder, refuse_existing, require_writable, sha256_bytes, sha256_file, write_atomic
+from kdx.files import new_folder, refuse_existing, require_writable, sha256_bytes, write_atomic
 from kdx.records import encode_record, now
 from kdx.runtime.gpu import gpus
 
@@ -59,7 +60,7 @@ class BuildPlan:
     """
 
     request: EngineRequest
-    graph: Path
+    graph: Graph
     fingerprint: Fingerprint
     target: Path
 
@@ -113,8 +114,6 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
     plan, flavour = plan_build(bundle, request)
     refuse_existing(plan.target, force=force and (plan.target / RECORD).is_file())
     require_writable(bundle.path)
-    # Read first: the engine belongs to the graph that was hashed, whatever happens to the file during the build.
-    graph_sha256 = sha256_file(plan.graph)
     started = time.perf_counter()
     data, demanded = _build(plan, flavour)
     seconds = time.perf_counter() - started
@@ -129,7 +128,7 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
         precision=request.precision,
         batches=list(plan.request.batches),
         level=request.level,
-        onnx_sha256=graph_sha256,
+        onnx_sha256=plan.graph.sha256,
         plan_sha256=sha256_bytes(data),
         layers=layers,
         layers_from=source,
@@ -140,7 +139,7 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
     with new_folder(plan.target, force=force) as folder:
         (folder / PLAN).write_bytes(data)
         (folder / RECORD).write_bytes(encode_record(record))
-    return Engine(plan.target, record)
+    return Engine(plan.target, record, sha256_bytes(encode_record(record)))
 
 
 def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
@@ -177,7 +176,7 @@ def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
 
 def _graph_for(plan: BuildPlan) -> bytes:
     """Return the graph, changed where TensorRT for RTX cannot compile it as it is."""
-    data = plan.graph.read_bytes()
+    data = plan.graph.read()
     if (plan.request.flavour, plan.fingerprint.compute_capability) != ("rtx", "7.5"):
         return data
     try:

@@ -175,12 +175,12 @@ def require_fit(config: Any, tensors: Tensors, folder: Path) -> None:
         )
 
 
-def tensors_of_onnx(graph: Path) -> Tensors:
-    """Read a graph's inputs and outputs from the file."""
+def tensors_of_onnx(graph: bytes) -> Tensors:
+    """Read a graph's inputs and outputs from the file's content."""
     import onnx
 
     kinds = {onnx.TensorProto.UINT8: "TYPE_UINT8", onnx.TensorProto.FLOAT: "TYPE_FP32"}
-    loaded = onnx.load(str(graph), load_external_data=False).graph
+    loaded = onnx.load_from_string(graph).graph
 
     def read(values: Any) -> dict[str, Tensor]:
         found = {}

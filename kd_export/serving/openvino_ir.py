@@ -42,7 +42,7 @@ def write_ir(bundle: Bundle, precision: str, folder: Path) -> Tensors:
     Raises:
         BackendError: ``bf16``, and this CPU has none to try it with.
     """
-    model = read_graph(bundle.graph_of(precision), 1)
+    model = read_graph(bundle.graph_of(precision).read(), 1)
     xml = folder / XML
     if precision == "bf16":
         require_bf16()

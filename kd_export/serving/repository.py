@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,7 +236,7 @@ def _warm_up_batches(max_batch: int) -> list[int]:
 
 def _write_graph(bundle: Bundle, precision: str, engine: Engine | None, model: ServedModel, folder: Path) -> Tensors:
     """Write what the server runs, and return its inputs and outputs."""
-    graph = bundle.graph_of(precision)
+    graph = bundle.graph_of(precision).read()
     if engine is not None:
         (folder / model.file).write_bytes(engine.read_plan())
         return tensors_of_onnx(graph)  # a plan can be read on its own GPU alone
@@ -247,8 +246,8 @@ def _write_graph(bundle: Bundle, precision: str, engine: Engine | None, model: S
         tensors = write_ir(bundle, precision, folder)
         require_same_decisions(bundle, precision, folder, model.parameters)
         return tensors
-    shutil.copyfile(graph, folder / model.file)
-    return tensors_of_onnx(folder / model.file)
+    (folder / model.file).write_bytes(graph)
+    return tensors_of_onnx(graph)
 
 
 def _write_warm_up(requests: Sequence[WarmUp], images: NDArray[np.uint8], folder: Path) -> None:
@@ -296,7 +295,7 @@ def _engine(bundle: Bundle, request: ServingRequest) -> Engine:
 
 def _graph_sha256(bundle: Bundle, precision: str) -> str:
     held = precision in bundle.manifest.precisions
-    return bundle.manifest.files[bundle.graph_of(precision).name] if held else ""
+    return bundle.graph_of(precision).sha256 if held else ""
 
 
 def _command(repository: Path, model: ServedModel, engine: Engine | None) -> tuple[str, str]:

@@ -9,7 +9,6 @@ import typer
 
 from kdx.cli.common import FORCE_OPTION, JSON_OPTION, batch_sizes, command, err, one_of, out, print_json
 from kdx.engine import FLAVOURS, Engine, describe, engines_of, mismatch
-from kdx.files import sha256_file
 
 if TYPE_CHECKING:
     from kd_export.engine.build import BuildPlan
@@ -68,7 +67,7 @@ def _show_plan(plan: BuildPlan, *, json: bool) -> None:
         print_json(
             {
                 "target": str(plan.target),
-                "graph": plan.graph.name,
+                "graph": plan.graph.path.name,
                 "fingerprint": plan.fingerprint,
                 "precision": request.precision,
                 "batches": list(request.batches),
@@ -78,14 +77,14 @@ def _show_plan(plan: BuildPlan, *, json: bool) -> None:
         )
         return
     out.print(f"this machine can build [bold]{plan.target}[/]")
-    out.print(f"  from {plan.graph.name}, {request.precision}, for {describe(plan.fingerprint)}")
+    out.print(f"  from {plan.graph.path.name}, {request.precision}, for {describe(plan.fingerprint)}")
     out.print(f"  batches {', '.join(map(str, request.batches))}, level {request.level}; there now: {there}")
 
 
 def _what_is_there(plan: BuildPlan) -> str:
     for engine in engines_of(plan.target.parent.parent):
         if engine.path == plan.target:
-            why_not = mismatch(engine.record, plan.fingerprint, sha256_file(plan.graph))
+            why_not = mismatch(engine.record, plan.fingerprint, plan.graph.sha256)
             return f"an engine that may not run: {why_not}" if why_not else "an engine that fits (--force rebuilds it)"
     return "nothing"
 

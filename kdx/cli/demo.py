@@ -163,7 +163,7 @@ class _Demo:
 
         bundle, certificate, _ = export_run(self.folder / "run", self.folder / _BUNDLE, progress=self.progress)
         worst = max(comparison.score_max for comparison in certificate.comparisons)
-        megabytes = bundle.graph.stat().st_size / 1e6
+        megabytes = bundle.graph.path.stat().st_size / 1e6
         self._say(
             f"[bold]3 export[/]    {bundle.path}: one graph of {megabytes:.1f} MB, scores within {worst:.1e} of PyTorch"
         )

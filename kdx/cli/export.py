@@ -85,7 +85,7 @@ def export(
         if refused:
             raise typer.Exit(1)
         return
-    size_mb = result.graph.stat().st_size / 1e6
+    size_mb = result.graph.path.stat().st_size / 1e6
     out.print(f"[bold]{bundle}[/]: {size_mb:.1f} MB graph, takes {result.manifest.camera.describe()}")
     if result.manifest.tiling is not None:
         _say_tiles(result.manifest.tiling, result.manifest.input.height)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from kdx.checked import Graph
 from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.runtime.gpu import gpus
@@ -115,7 +116,7 @@ class BackendInfo:
         name: As in ``--backend``.
         package: The module that must be importable.
         install: The command that installs it.
-        factory: ``module:function`` taking the graph's path and a thread count (None: the runtime's choice).
+        factory: ``module:function`` taking the graph and a thread count (None: the runtime's choice).
         purpose: One line for ``kdx doctor``.
         precisions: Of the graphs it takes; the one it is used for first.
         needs_gpu: Whether it runs on NVIDIA GPUs only.
@@ -168,16 +169,17 @@ class BackendInfo:
         """Return the precision this backend is used for, of those that a bundle holds."""
         return next((each for each in self.precisions if each in present and self.offers(each)), "fp32")
 
-    def open(self, graph: Path, threads: int | None, precision: str = "fp32") -> Backend:
+    def open(self, graph: Graph, threads: int | None, precision: str = "fp32") -> Backend:
         """Load a graph.
 
         Args:
-            graph: Its path.
+            graph: Of a bundle, checked. What is compiled from it is what was checked, for every batch size.
             threads: Threads within an operation; None leaves it to the backend.
             precision: Of the graph or, where it is one of :attr:`computed`, in which to compute the FP32 graph.
 
         Raises:
             BackendError: The package is missing or cannot load the graph.
+            BundleError: The graph's file was replaced or altered since it was checked.
         """
         if not self.is_installed():
             raise BackendError(

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from kdx.checked import Graph, HeldGraph
 from kdx.errors import BackendError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 
@@ -24,7 +25,7 @@ class OnnxRuntimeCpu(ClosesOnExit):
     """A graph in an ONNX Runtime session. Calls from several threads at once are safe and share the session's threads.
 
     Args:
-        graph: Path of the ONNX file.
+        graph: Its content, as it was checked, is what is loaded.
         threads: Threads within an operation; None leaves it to ONNX Runtime (one per physical core).
 
     Raises:
@@ -33,8 +34,8 @@ class OnnxRuntimeCpu(ClosesOnExit):
 
     name = "onnxruntime-cpu"
 
-    def __init__(self, graph: Path, threads: int | None = None) -> None:
-        self._graph, self._threads = graph, threads
+    def __init__(self, graph: Graph, threads: int | None = None) -> None:
+        self._graph, self._threads = graph.hold(), threads
         self._session: ort.InferenceSession | None = open_session(graph, [PROVIDER], threads)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
@@ -67,12 +68,14 @@ class OnnxRuntimeCpu(ClosesOnExit):
     def close(self) -> None:
         """Free the session."""
         self._session = None
+        self._graph.close()
 
 
 def open_session(
-    graph: Path, providers: Sequence[Any], threads: int | None, profile: Path | None = None
+    graph: Graph | HeldGraph, providers: Sequence[Any], threads: int | None, profile: Path | None = None
 ) -> ort.InferenceSession:
     """Load a graph, to be profiled into files of that prefix; raise ``BackendError`` when ONNX Runtime cannot."""
+    content = graph.read()
     options = ort.SessionOptions()
     if profile is not None:
         options.enable_profiling = True
@@ -82,7 +85,7 @@ def open_session(
         options.intra_op_num_threads = threads
     try:
         # Left to itself it would say on standard output what failed, and try once more.
-        return ort.InferenceSession(str(graph), options, providers=list(providers), enable_fallback=0)
+        return ort.InferenceSession(content, options, providers=list(providers), enable_fallback=0)
     # ONNX Runtime's exceptions share no base but Exception.
     except Exception as error:
-        raise BackendError(f"ONNX Runtime cannot load '{graph}': {error}") from error
+        raise BackendError(f"ONNX Runtime cannot load '{graph.path}': {error}") from error

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from kdx.checked import Graph
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.gpu import gpus
@@ -26,12 +27,12 @@ _INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cu
 _LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 
 
-def onnxruntime_cuda_backend(graph: Path, threads: int | None = None) -> OnnxRuntimeCuda:
+def onnxruntime_cuda_backend(graph: Graph, threads: int | None = None) -> OnnxRuntimeCuda:
     """Return the backend ``onnxruntime-cuda``."""
     return OnnxRuntimeCuda(graph, threads)
 
 
-def onnxruntime_tensorrt_backend(graph: Path, threads: int | None = None) -> OnnxRuntimeCuda:
+def onnxruntime_tensorrt_backend(graph: Graph, threads: int | None = None) -> OnnxRuntimeCuda:
     """Return the backend ``onnxruntime-tensorrt``; it builds an engine for each batch size when that first comes."""
     return OnnxRuntimeCuda(graph, threads, provider=TENSORRT)
 
@@ -52,7 +53,7 @@ class OnnxRuntimeCuda(ClosesOnExit):
     FP32 convolutions and products are FP32: TensorFloat-32, which ONNX Runtime would use, is off.
 
     Args:
-        graph: Path of the ONNX file.
+        graph: Graph of the ONNX file.
         threads: Threads of what runs on the CPU; None leaves it to ONNX Runtime.
         provider: The one that must run the graph; operations it has not run in the CUDA or the CPU provider.
         cuda_graph: Whether ONNX Runtime shall capture a CUDA graph for each batch size; it refuses where an operation
@@ -64,14 +65,14 @@ class OnnxRuntimeCuda(ClosesOnExit):
     """
 
     def __init__(
-        self, graph: Path, threads: int | None = None, *, provider: str = CUDA, cuda_graph: bool = False
+        self, graph: Graph, threads: int | None = None, *, provider: str = CUDA, cuda_graph: bool = False
     ) -> None:
         self.name = "onnxruntime-tensorrt" if provider == TENSORRT else "onnxruntime-cuda"
         preloaded = require_provider(provider)
         session = open_session(graph, _providers(provider, cuda_graph), threads)
         if session.get_providers()[0] != provider:
             raise BackendError(
-                f"ONNX Runtime would run '{graph.name}' on the CPU: {provider} does not start",
+                f"ONNX Runtime would run '{graph.path.name}' on the CPU: {provider} does not start",
                 expected=f"{provider} first",
                 received=", ".join(session.get_providers()),
                 fix=why_not(provider) or preloaded or "see what ONNX Runtime has logged",

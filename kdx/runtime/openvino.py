@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from kdx.errors import BackendError
-from kdx.files import sha256_file
+from kdx.checked import Graph
+from kdx.errors import BackendError, KdxError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.blob_cache import BlobCache
+from kdx.runtime.kept import Kept
 from kdx.runtime.openvino_graph import OUTPUTS
 from kdx.runtime.openvino_load import (
     KEPT_BATCH_SIZES,
@@ -40,10 +41,11 @@ class OpenVino(ClosesOnExit):
     """A graph in OpenVINO's CPU plugin.
 
     Shapes are static: each batch size is compiled when it is first met, and the last few are kept. Calls from several
-    threads at once are safe; each has an inference request of its own while it runs.
+    threads at once are safe; each has an inference request of its own while it runs, and none waits while a batch size
+    that it does not use is compiled.
 
     Args:
-        graph: Path of the ONNX file.
+        graph: Its content is read when a batch size is compiled, and only what was checked is compiled.
         threads: Threads of one inference; None leaves it to OpenVINO (one per physical core).
         precision: ``f32``, for INT8 graphs too, whose types say what is INT8; or ``bf16``.
         mode: ``latency``: a batch goes through at once, on all threads. ``throughput``: a batch's images go through one
@@ -60,7 +62,7 @@ class OpenVino(ClosesOnExit):
 
     def __init__(
         self,
-        graph: Path,
+        graph: Graph,
         threads: int | None = None,
         *,
         precision: Precision = "f32",
@@ -71,18 +73,17 @@ class OpenVino(ClosesOnExit):
         if precision == "bf16":
             require_bf16()
         self._graph = graph
+        self._content = graph.hold()
         self._mode = mode
         self._config = configuration(precision, threads, mode, pinning)
         self._cache = BlobCache(cache)
-        self._models: OrderedDict[int, _Compiled] = OrderedDict()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._digest = ""
+        self._models = Kept(self._compile, KEPT_BATCH_SIZES)
         try:
-            self._digest = sha256_file(graph)
-            first = self._compiled(1)  # so that a graph that cannot run fails here
+            first = self._models.get(1)  # so that a graph that cannot run fails here
+        except KdxError:
+            raise
         except Exception as error:  # OpenVINO's exceptions share no base but Exception
-            raise BackendError(f"OpenVINO cannot load '{graph}': {error}") from error
+            raise BackendError(f"OpenVINO cannot load '{graph.path}': {error}") from error
         self._image_shape = first.image_shape
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
@@ -96,8 +97,8 @@ class OpenVino(ClosesOnExit):
             )
         try:
             if self._mode == "throughput":
-                return self._compiled(1).run_each(images)
-            return self._compiled(len(images)).run(images)
+                return self._models.get(1).run_each(images)
+            return self._models.get(len(images)).run(images)
         except BackendError:
             raise
         except Exception as error:
@@ -105,20 +106,23 @@ class OpenVino(ClosesOnExit):
 
     def close(self) -> None:
         """Free the compiled models. Calls that are under way end as usual."""
-        with self._lock:
-            self._closed = True
-            self._models.clear()
+        self._models.close()
+        self._content.close()
+
+    def keep(self, batches: Sequence[int]) -> None:
+        """Keep what is compiled for these batch sizes, however many others come."""
+        self._models.keep(batches)
 
     def compiled_model(self, batch: int = 1) -> Any:
         """Return OpenVINO's own object for a batch size."""
-        return self._compiled(batch).model
+        return self._models.get(batch).model
 
     def node_times(self, images: NDArray[np.uint8], runs: int, warm_up: int) -> dict[str, float]:
         """Return the mean milliseconds a call of each node, of images one at a time, in a compiled model of its own.
 
         What OpenVINO fused counts for the first of the fused nodes.
         """
-        model = compile_model(read_graph(self._graph, 1), {**self._config, "PERF_COUNT": True})
+        model = compile_model(read_graph(self._content.read(), 1), {**self._config, "PERF_COUNT": True})
         notes = {op.get_friendly_name(): op.get_rt_info() for op in model.get_runtime_model().get_ops()}
         request = model.create_infer_request()
         times: dict[str, float] = {}
@@ -131,20 +135,11 @@ class OpenVino(ClosesOnExit):
                     times[name] = times.get(name, 0.0) + node.real_time.total_seconds() * 1e3 / runs
         return times
 
-    def _compiled(self, batch: int) -> _Compiled:
-        with self._lock:
-            if self._closed:
-                raise BackendError("the detector is closed", fix="load the bundle again")
-            if batch not in self._models:
-                self._models[batch] = _Compiled(self._load(batch))
-                if len(self._models) > KEPT_BATCH_SIZES:
-                    self._models.popitem(last=False)
-            self._models.move_to_end(batch)
-            return self._models[batch]
-
-    def _load(self, batch: int) -> Any:
-        content = (self._digest, batch)
-        return load_compiled(self._cache, self._config, content, lambda: read_graph(self._graph, batch))
+    def _compile(self, batch: int) -> _Compiled:
+        content = (self._graph.sha256, batch)
+        return _Compiled(
+            load_compiled(self._cache, self._config, content, lambda: read_graph(self._content.read(), batch))
+        )
 
 
 class _Compiled:
@@ -190,22 +185,22 @@ class _Compiled:
         return outputs
 
 
-def openvino_backend(graph: Path, threads: int | None = None) -> OpenVino:
+def openvino_backend(graph: Graph, threads: int | None = None) -> OpenVino:
     """Return the backend for a bundle's FP32 or INT8 graph."""
-    return OpenVino(graph, threads, cache=blob_folder())
+    return OpenVino(graph, threads, cache=blob_folder(graph))
 
 
-def openvino_throughput_backend(graph: Path, threads: int | None = None) -> OpenVino:
+def openvino_throughput_backend(graph: Graph, threads: int | None = None) -> OpenVino:
     """Return the backend that takes the images of a batch one by one, several at a time."""
-    backend = OpenVino(graph, threads, mode="throughput", cache=blob_folder())
+    backend = OpenVino(graph, threads, mode="throughput", cache=blob_folder(graph))
     backend.name = "openvino-throughput"
     return backend
 
 
-def openvino_bf16_backend(graph: Path, threads: int | None = None) -> OpenVino:
+def openvino_bf16_backend(graph: Graph, threads: int | None = None) -> OpenVino:
     """Return the backend that computes the networks of a bundle's FP32 graph in BF16.
 
     Raises:
         BackendError: The CPU has no BF16.
     """
-    return OpenVino(graph, threads, precision="bf16", cache=blob_folder())
+    return OpenVino(graph, threads, precision="bf16", cache=blob_folder(graph))

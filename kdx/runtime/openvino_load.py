@@ -12,6 +12,7 @@ import openvino as ov
 
 from kdx import __version__
 from kdx.cache import cache_folder
+from kdx.checked import Graph
 from kdx.errors import BackendError
 from kdx.runtime.blob_cache import BlobCache
 from kdx.runtime.openvino_graph import reduce_channel_sums, use_unsigned_activations, with_fp32_island
@@ -57,9 +58,10 @@ def configuration(
     }
 
 
-def read_graph(graph: Path, batch: int) -> Any:
-    """Return a graph for one batch size, as it is computed here."""
-    model = core().read_model(graph)
+def read_graph(content: bytes, batch: int) -> Any:
+    """Return a graph for one batch size, as it is computed here, from the ONNX file's content."""
+    # As a stream: while it takes plain bytes apart, OpenVINO keeps every other thread of the program waiting.
+    model = core().read_model(io.BytesIO(content))
     shape = model.input(0).partial_shape
     shape[0] = batch
     model.reshape({model.input(0): shape})
@@ -99,8 +101,8 @@ def load_compiled(
     return compiled
 
 
-def blob_folder() -> Path | None:
-    """Return the folder where compiled models are kept; None for nowhere."""
+def blob_folder(graph: Graph) -> Path | None:
+    """Return the folder where what is compiled from a graph is kept; None for nowhere."""
     folder = cache_folder()
     return folder / "openvino" if folder else None
 

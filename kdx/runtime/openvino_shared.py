@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import queue
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.errors import BackendError
-from kdx.files import sha256_file
+from kdx.checked import Graph
+from kdx.errors import BackendError, KdxError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.blob_cache import BlobCache
+from kdx.runtime.kept import Kept
 from kdx.runtime.openvino_graph import OUTPUTS
 from kdx.runtime.openvino_load import (
     KEPT_BATCH_SIZES,
@@ -40,16 +39,14 @@ class Plan:
     """A graph as it will be compiled, and what it computes.
 
     Attributes:
-        graph: Path of the ONNX file.
+        graph: The graph, whose content was checked.
         precision: ``fp32``, ``int8``, or ``bf16``, in which the FP32 graph is computed.
-        sha256: Of the file.
         outline: Of the graph.
         image_shape: Height, width and channels.
     """
 
-    graph: Path
+    graph: Graph
     precision: str
-    sha256: str
     outline: Outline
     image_shape: tuple[int, ...]
 
@@ -59,21 +56,22 @@ class Plan:
         return hashlib.sha256(b"".join(sorted(self.outline.teacher))).hexdigest() if self.outline.teacher else ""
 
 
-def plan_of(graph: Path, precision: str) -> Plan:
+def plan_of(graph: Graph, precision: str) -> Plan:
     """Read a graph.
 
     Raises:
         BackendError: OpenVINO cannot read it, or the CPU lacks the precision.
+        BundleError: Its file was replaced or altered since the bundle was opened.
     """
     if precision == "bf16":
         require_bf16()
     try:
-        model = read_graph(graph, 1)
-        return Plan(graph, precision, sha256_file(graph), Outline(model), tuple(model.input(0).shape)[1:])
-    except BackendError:
+        model = read_graph(graph.read(), 1)
+        return Plan(graph, precision, Outline(model), tuple(model.input(0).shape)[1:])
+    except KdxError:
         raise
     except Exception as error:  # OpenVINO's exceptions share no base but Exception
-        raise BackendError(f"OpenVINO cannot load '{graph}': {error}") from error
+        raise BackendError(f"OpenVINO cannot load '{graph.path}': {error}") from error
 
 
 def first_difference(plan: Plan, other: Plan) -> str:
@@ -112,15 +110,17 @@ class SharedTeacher(ClosesOnExit):
         self._features = list(dict.fromkeys(tensor for cuts in self._cuts.values() for tensor in cuts))
         self._config = configuration("bf16" if self._precision == "bf16" else "f32", threads)
         self._cache = BlobCache(cache)
-        self._compiled: OrderedDict[int, _Compiled] = OrderedDict()
-        self._lock = threading.Lock()
-        self._closed = False
+        self._contents = {name: plan.graph.hold() for name, plan in plans.items()}
+        self._compiled = Kept(self._compile, KEPT_BATCH_SIZES)
         try:
-            self._parts(1, self.names)  # so that a graph that cannot run fails here
-        except BackendError:
+            # So that a graph that cannot run fails here.
+            compiled = self._compiled.get(1)
+            for name in self.names:
+                compiled.students.get(name)
+        except KdxError:
             raise
         except Exception as error:
-            raise BackendError(f"OpenVINO cannot load '{first.graph}' in parts: {error}") from error
+            raise BackendError(f"OpenVINO cannot load '{first.graph.path}' in parts: {error}") from error
 
     def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, Outputs]:
         """Run the teacher once, and some students behind it.
@@ -140,7 +140,7 @@ class SharedTeacher(ClosesOnExit):
             )
         wanted = self.names if names is None else tuple(dict.fromkeys(names))
         try:
-            return self._parts(len(images), wanted).run(images, wanted)
+            return self._compiled.get(len(images)).run(images, wanted)
         except BackendError:
             raise
         except Exception as error:
@@ -152,38 +152,27 @@ class SharedTeacher(ClosesOnExit):
 
     def close(self) -> None:
         """Free the compiled models. Calls that are under way end as usual."""
-        with self._lock:
-            self._closed = True
-            self._compiled.clear()
+        self._compiled.close()
+        for content in self._contents.values():
+            content.close()
 
-    def _parts(self, batch: int, names: Sequence[str]) -> _Compiled:
-        """Return the compiled models of a batch size, these students among them."""
-        with self._lock:
-            if self._closed:
-                raise BackendError(_CLOSED[0], fix=_CLOSED[1])
-            if batch not in self._compiled:
-                first = self._plans[self.names[0]].graph
-                teacher = self._load(
-                    lambda: shared_part(read_graph(first, batch), self._features), batch, self._features
-                )
-                self._compiled[batch] = _Compiled(teacher, self._cuts)
-                if len(self._compiled) > KEPT_BATCH_SIZES:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(batch)
-            parts = self._compiled[batch]
-            for name in names:
-                if name not in parts.students:
-                    parts.students[name] = self._load_student(name, batch)
-            return parts
+    def keep(self, batches: Sequence[int]) -> None:
+        """Keep what is compiled for these batch sizes, however many others come."""
+        self._compiled.keep(batches)
+
+    def _compile(self, batch: int) -> _Compiled:
+        return _Compiled(self._load_teacher(batch), lambda name: self._load_student(name, batch), self._cuts)
 
     def _load_teacher(self, batch: int) -> Any:
-        graph = self._plans[self.names[0]].graph
-        return self._load(lambda: shared_part(read_graph(graph, batch), self._features), batch, self._features)
+        # The digests of the features say what the teacher computes, down to its weights, whosever graph it is in.
+        content = self._contents[self.names[0]]
+        return self._load(lambda: shared_part(read_graph(content.read(), batch), self._features), batch, self._features)
 
     def _load_student(self, name: str, batch: int) -> Any:
-        plan = self._plans[name]
-        content = (plan.sha256, *self._cuts[name])
-        return self._load(lambda: own_part(read_graph(plan.graph, batch), self._shared), batch, content)
+        content = (self._plans[name].graph.sha256, *self._cuts[name])
+        return self._load(
+            lambda: own_part(read_graph(self._contents[name].read(), batch), self._shared), batch, content
+        )
 
     def _load(self, part: Callable[[], Any], batch: int, content: Sequence[object]) -> Any:
         return load_compiled(self._cache, self._config, ("part", *content, batch), part)
@@ -205,6 +194,11 @@ class Student(ClosesOnExit):
             raise BackendError(_CLOSED[0], fix=_CLOSED[1])
         return teacher.run(images, [self._student])[self._student]
 
+    def keep(self, batches: Sequence[int]) -> None:
+        """Keep what is compiled for these batch sizes, however many others come."""
+        if self._teacher is not None:
+            self._teacher.keep(batches)
+
     def close(self) -> None:
         """Leave the teacher, which serves the other students on."""
         self._teacher = None
@@ -213,9 +207,9 @@ class Student(ClosesOnExit):
 class _Compiled:
     """The compiled models of a batch size, and inference requests that are tied together."""
 
-    def __init__(self, teacher: Any, cuts: Mapping[str, list[Tensor]]) -> None:
+    def __init__(self, teacher: Any, load_student: Callable[[str], Any], cuts: Mapping[str, list[Tensor]]) -> None:
         self.teacher = teacher
-        self.students: dict[str, Any] = {}
+        self.students = Kept(load_student)
         self._cuts = cuts
         self._idle: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
 
@@ -232,7 +226,7 @@ class _Compiled:
 
     def _judge(self, lane: _Lane, name: str) -> Outputs:
         if name not in lane.students:
-            request = self.students[name].create_infer_request()
+            request = self.students.get(name).create_infer_request()
             for tensor in self._cuts[name]:
                 request.set_tensor(tensor.name, lane.teacher.get_tensor(tensor.name))
             lane.students[name] = request
@@ -250,4 +244,5 @@ class _Lane:
 
 def shared_teacher(plans: Mapping[str, Plan], threads: int | None = None) -> SharedTeacher:
     """Return a shared teacher that keeps what it compiles where the backend ``openvino`` does."""
-    return SharedTeacher(plans, threads, cache=blob_folder())
+    folders = [blob_folder(plan.graph) for plan in plans.values()]
+    return SharedTeacher(plans, threads, cache=None if None in folders else folders[0])

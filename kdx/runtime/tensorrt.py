@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from contextlib import ExitStack, suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.checked import Graph
 from kdx.engine import Engine, Fingerprint, find_engine, rebuild_command, this_system
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
@@ -25,17 +25,17 @@ from kdx.runtime.gpu import Gpu
 _TENSORS = {"image": ("UINT8", "INPUT"), "anomaly_map": ("FLOAT", "OUTPUT"), "anomaly_score": ("FLOAT", "OUTPUT")}
 
 
-def tensorrt_backend(graph: Path, threads: int | None = None) -> TensorRT:
+def tensorrt_backend(graph: Graph, threads: int | None = None) -> TensorRT:
     """Return the backend ``tensorrt``: the engine of a bundle's graph for this machine; threads mean nothing to it."""
     return TensorRT(graph, _import("tensorrt"), CudaBindings(), name="tensorrt", flavour="tensorrt")
 
 
-def tensorrt_rtx_backend(graph: Path, threads: int | None = None) -> TensorRT:
+def tensorrt_rtx_backend(graph: Graph, threads: int | None = None) -> TensorRT:
     """Return the backend ``tensorrt-rtx``: likewise, in TensorRT for RTX."""
     return TensorRT(graph, _import("tensorrt_rtx"), CudaBindings(), name="tensorrt-rtx", flavour="rtx")
 
 
-def tensorrt_pycuda_backend(graph: Path, threads: int | None = None) -> TensorRT:
+def tensorrt_pycuda_backend(graph: Graph, threads: int | None = None) -> TensorRT:
     """Return the backend ``tensorrt-pycuda``: TensorRT in the PyCUDA context that is current; without CUDA graphs."""
     return TensorRT(graph, _import("tensorrt"), CudaPycuda(), name="tensorrt-pycuda", flavour="tensorrt")
 
@@ -46,7 +46,7 @@ class TensorRT(ClosesOnExit):
     Images may lie on the GPU already: see :func:`kdx.runtime.cuda.arrays.device_array`.
 
     Args:
-        graph: The ONNX file in its bundle, beside which the engines lie.
+        graph: The graph in its bundle, beside which the engines lie.
         trt: The module ``tensorrt`` or ``tensorrt_rtx``; both have one API.
         api: The CUDA context. It becomes the backend's, and is closed with it, also where loading fails.
         name: The backend's name.
@@ -64,7 +64,7 @@ class TensorRT(ClosesOnExit):
     accepts_device_arrays = True
 
     def __init__(
-        self, graph: Path, trt: Any, api: CudaApi, *, name: str, flavour: str, cuda_graph: bool = True
+        self, graph: Graph, trt: Any, api: CudaApi, *, name: str, flavour: str, cuda_graph: bool = True
     ) -> None:
         self.name = name
         self._runner: EngineRunner | None = None

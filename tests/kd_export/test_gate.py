@@ -24,7 +24,7 @@ class Trained:
     def __init__(self, bundle_folder, dataset) -> None:
         bundle = open_bundle(bundle_folder)
         spec = bundle.manifest.input
-        self.model = onnx.load(bundle.graph)
+        self.model = onnx.load(bundle.graph.path)
         self.golden = bundle.golden().images
         good = sorted((dataset / "train/good").glob("*.png"))
         self.quantised = quantize(self.model, np.stack([read_image(path, spec) for path in good[:6]]))

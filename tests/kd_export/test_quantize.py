@@ -22,6 +22,7 @@ from kd_export.quantize import (
     quantize,
 )
 from kd_export.sensitivity import MEASURED, output_errors, worst_layers
+from kdx.checked import Graph
 from kdx.errors import GateError
 from kdx.runtime.backend import Outputs
 from tests.images import solar_cells
@@ -143,7 +144,7 @@ def test_openvino_agrees_with_onnx_runtime(int8) -> None:
     np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0.05)
     path = int8.path.with_name("int8.onnx")
     onnx.save(int8.model, path)
-    with OpenVino(path) as backend:
+    with OpenVino(Graph.of(path)) as backend:
         nodes = [op.get_rt_info() for op in backend.compiled_model().get_runtime_model().get_ops()]
     convolutions = [n for n in nodes if n["layerType"].value in {"Convolution", "GroupConvolution", "Deconvolution"}]
     kinds = Counter("int8" if n["primitiveType"].value.lower().endswith("i8") else "other" for n in convolutions)

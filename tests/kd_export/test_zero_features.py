@@ -50,9 +50,10 @@ def test_zero_features_are_half_a_distance_or_none(distance, join, tmp_path) -> 
     session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     found = {"onnxruntime": session.run(["anomaly_map"], {"image": image})[0]}
     if find_spec("openvino") is not None:
+        from kdx.checked import Graph
         from kdx.runtime.openvino import OpenVino
 
-        found["openvino"] = OpenVino(tmp_path / "model.onnx", 1).run(image).maps
+        found["openvino"] = OpenVino(Graph.of(tmp_path / "model.onnx"), 1).run(image).maps
     with torch.inference_mode():
         expected, _ = detector(torch.from_numpy(image))
     for runtime, anomaly_map in found.items():

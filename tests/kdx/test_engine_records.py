@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kdx.checked import Graph
 from kdx.engine import (
     PLAN,
     RECORD,
@@ -78,7 +79,7 @@ def graph(tmp_path):
 
 def test_an_engine_is_found_and_its_plan_read(graph):
     folder = add_engine(graph.parent, "fp16", make_record())
-    engine = find_engine(graph, MACHINE)
+    engine = find_engine(Graph.of(graph), MACHINE)
     assert engine.path == folder
     assert engine.record == make_record()  # through JSON and back
     assert engine.read_plan() == b"plan"
@@ -89,20 +90,20 @@ def test_of_several_engines_the_one_that_fits_is_found(graph):
     add_engine(graph.parent, "b", make_record(RTX))
     add_engine(graph.parent, "c", make_record(onnx_sha256="0" * 64))
     right = add_engine(graph.parent, "d", make_record())
-    assert find_engine(graph, MACHINE).path == right
-    assert find_engine(graph, RTX).path.name == "b"
+    assert find_engine(Graph.of(graph), MACHINE).path == right
+    assert find_engine(Graph.of(graph), RTX).path.name == "b"
     assert [engine.path.name for engine in engines_of(graph.parent)] == ["a", "b", "c", "d"]
 
 
 def test_a_plan_survives_another_driver(graph):
     add_engine(graph.parent, "fp16", make_record(msgspec.structs.replace(MACHINE, driver="12.2")))
-    assert find_engine(graph, MACHINE)
+    assert find_engine(Graph.of(graph), MACHINE)
 
 
 def test_an_rtx_engine_built_without_a_gpu_runs_on_any_card_of_its_capability(graph):
     add_engine(graph.parent, "rtx", make_record(msgspec.structs.replace(RTX, gpu=None, driver=None)))
-    assert find_engine(graph, RTX)
-    assert find_engine(graph, msgspec.structs.replace(RTX, gpu="Another GPU"))
+    assert find_engine(Graph.of(graph), RTX)
+    assert find_engine(Graph.of(graph), msgspec.structs.replace(RTX, gpu="Another GPU"))
 
 
 # What is refused
@@ -124,7 +125,7 @@ def test_one_difference_is_enough(graph, field, value, message):
     assert mismatch(record, MACHINE, record.onnx_sha256) == message
     add_engine(graph.parent, "fp16", record)
     with pytest.raises(BackendError) as caught:
-        find_engine(graph, MACHINE)
+        find_engine(Graph.of(graph), MACHINE)
     assert caught.value.received == f"engines/fp16: {message}"
     assert caught.value.expected == describe(MACHINE)
 
@@ -137,14 +138,14 @@ def test_an_engine_of_an_older_graph_is_stale(graph):
     add_engine(graph.parent, "fp16", make_record())
     graph.write_bytes(b"exported again")
     with pytest.raises(BackendError, match="built from another graph"):
-        find_engine(graph, MACHINE)
+        find_engine(Graph.of(graph), MACHINE)
 
 
 def test_every_engine_is_named_with_its_reason(graph):
     add_engine(graph.parent, "a", make_record(onnx_sha256="0" * 64))
     add_engine(graph.parent, "b", make_record(RTX))
     with pytest.raises(BackendError) as caught:
-        find_engine(graph, MACHINE)
+        find_engine(Graph.of(graph), MACHINE)
     assert "engines/a: " in caught.value.received
     assert "; engines/b: built for flavour rtx" in caught.value.received
 
@@ -161,7 +162,7 @@ def test_without_an_engine_the_command_that_builds_one_is_given(graph, name, mac
     path = graph.with_name(name)
     path.write_bytes(ONNX)
     with pytest.raises(BackendError, match=f"no engine of {name}") as caught:
-        find_engine(path, machine)
+        find_engine(Graph.of(path), machine)
     assert caught.value.received == "no engine"
     assert caught.value.fix.startswith(f"kdx build-engine {graph.parent} ")
     assert caught.value.fix.endswith(command)
@@ -175,7 +176,7 @@ def test_a_damaged_plan_is_not_read(graph, damage):
     else:
         plan.write_bytes(b"plan!" if damage == "altered" else b"pla")
     with pytest.raises(BackendError, match="missing or was altered") as caught:
-        find_engine(graph, MACHINE).read_plan()
+        find_engine(Graph.of(graph), MACHINE).read_plan()
     assert caught.value.fix == rebuild_command(make_record())
 
 
@@ -183,18 +184,18 @@ def test_a_damaged_plan_is_not_read(graph, damage):
 def test_a_damaged_record_is_refused(graph, content):
     (add_engine(graph.parent, "fp16", make_record()) / RECORD).write_bytes(content)
     with pytest.raises(BackendError, match="not valid") as caught:
-        find_engine(graph, MACHINE)
+        find_engine(Graph.of(graph), MACHINE)
     assert "kdx build-engine" in caught.value.fix
     # It stands in nobody's way.
     fits = add_engine(graph.parent, "whole", make_record())
-    assert find_engine(graph, MACHINE).path == fits
+    assert find_engine(Graph.of(graph), MACHINE).path == fits
 
 
 def test_a_record_of_a_newer_kdx_is_refused_whatever_else_it_holds(graph):
     folder = add_engine(graph.parent, "fp16", make_record())
     (folder / RECORD).write_text(json.dumps({"schema": SCHEMA + 1, "all": "different"}))
     with pytest.raises(BackendError, match="newer kdx") as caught:
-        find_engine(graph, MACHINE)
+        find_engine(Graph.of(graph), MACHINE)
     assert "engines/fp16" in caught.value.received
 
 

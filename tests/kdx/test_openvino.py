@@ -14,7 +14,9 @@ from onnx import numpy_helper
 
 from kd_export.verify import FP32
 from kdx.cache import VARIABLE, cache_folder
+from kdx.checked import Graph
 from kdx.errors import BackendError
+from kdx.files import sha256_bytes
 from kdx.runtime.backend import find_backend
 from kdx.runtime.blob_cache import BlobCache
 from tests.images import solar_cells
@@ -52,7 +54,7 @@ def graph(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def backend(graph):
-    with OpenVino(graph, 1) as opened:
+    with OpenVino(Graph.of(graph), 1) as opened:
         yield opened
 
 
@@ -70,7 +72,7 @@ def altered(graph: Path, path: Path) -> Path:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_method_agrees_with_torch(exported, batch) -> None:
     images = solar_cells(3, (72, 80))[:batch]
-    with OpenVino(exported.fp32, 1) as backend, torch.inference_mode():
+    with OpenVino(Graph.of(exported.fp32), 1) as backend, torch.inference_mode():
         ours = backend.run(images)
         maps, scores = (output.numpy() for output in exported.detector(torch.from_numpy(images)))
         assert precisions(backend, ("pair", "tail")) == {"f32"}
@@ -95,7 +97,7 @@ def test_bf16_is_the_networks_alone(graph) -> None:
     if not openvino_load.offers_bf16():
         pytest.skip("this CPU has no BF16")
     images = solar_cells(2, SIZE)
-    with OpenVino(graph, 1) as exact, OpenVino(graph, 1, precision="bf16") as backend:
+    with OpenVino(Graph.of(graph), 1) as exact, OpenVino(Graph.of(graph), 1, precision="bf16") as backend:
         assert "bf16" in precisions(backend, ("pair",))
         assert precisions(backend, ("tail", "anomaly")) == {"f32"}
         theirs, ours = exact.run(images), backend.run(images)
@@ -112,14 +114,14 @@ def test_bf16_is_refused_where_the_cpu_has_none(graph, monkeypatch) -> None:
 
 def test_each_batch_size_is_compiled_once_and_the_last_few_are_kept(graph) -> None:
     images = solar_cells(8, SIZE)
-    with OpenVino(graph, 1) as backend:
+    with OpenVino(Graph.of(graph), 1) as backend:
         whole = backend.run(images)
         for size in (1, 2, 3, 5, 8):
             part = backend.run(images[:size])
             np.testing.assert_allclose(part.scores, whole.scores[:size], rtol=FP32.score)
             assert tuple(backend.compiled_model(size).input(0).shape) == (size, *SIZE, 3)
         assert backend.compiled_model(8) is backend.compiled_model(8)
-        assert len(backend._models) == openvino_load.KEPT_BATCH_SIZES
+        assert len(backend._models.made()) == openvino_load.KEPT_BATCH_SIZES
 
 
 def test_the_input_stays_uint8(backend) -> None:
@@ -165,7 +167,7 @@ def test_threads_get_their_own_answers(backend) -> None:
 
 def test_throughput_mode_gives_the_same(graph, backend) -> None:
     images = solar_cells(8, SIZE)
-    with find_backend("openvino-throughput").open(graph, 1) as queued:
+    with find_backend("openvino-throughput").open(Graph.of(graph), 1) as queued:
         assert queued.name == "openvino-throughput"
         assert queued.compiled_model().get_property("PERFORMANCE_HINT") == "THROUGHPUT"
         for batch in (images, images[:3], images[:1]):
@@ -176,12 +178,12 @@ def test_throughput_mode_gives_the_same(graph, backend) -> None:
 
 def test_threads_are_pinned_only_when_asked(graph) -> None:
     for options, pinned in (({}, False), ({"pinning": True}, True)):
-        with OpenVino(graph, 1, **options) as backend:
+        with OpenVino(Graph.of(graph), 1, **options) as backend:
             assert backend.compiled_model().get_property("ENABLE_CPU_PINNING") is pinned
 
 
 def test_a_static_graph_runs(exported_static) -> None:
-    with OpenVino(exported_static, 1) as backend:
+    with OpenVino(Graph.of(exported_static), 1) as backend:
         assert backend.run(solar_cells(1, SIZE)).scores.shape == (1, 1)
 
 
@@ -209,7 +211,7 @@ def test_a_profile_names_the_parts(graph, backend) -> None:
 
 
 def test_closing(graph) -> None:
-    backend = OpenVino(graph, 1)
+    backend = OpenVino(Graph.of(graph), 1)
     images = solar_cells(1, SIZE)
     backend.run(images)
     backend.close()
@@ -231,7 +233,7 @@ def test_a_graph_that_is_none_is_refused(tmp_path) -> None:
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(BackendError, match=name):
-            OpenVino(tmp_path / name, 1)
+            OpenVino(Graph(tmp_path / name, sha256_bytes(content or b"")), 1)
 
 
 # The cache.
@@ -239,11 +241,11 @@ def test_a_graph_that_is_none_is_refused(tmp_path) -> None:
 
 def test_what_was_compiled_is_loaded_the_next_time(graph, tmp_path, monkeypatch) -> None:
     images = solar_cells(2, SIZE)
-    with OpenVino(graph, 1, cache=tmp_path) as first:
+    with OpenVino(Graph.of(graph), 1, cache=tmp_path) as first:
         one, two = first.run(images[:1]), first.run(images)
     assert len(list(tmp_path.iterdir())) == 2  # one for each batch size
     monkeypatch.setattr(openvino_load, "compile_model", lambda *_: pytest.fail("compiled again"))
-    with OpenVino(graph, 1, cache=tmp_path) as second:
+    with OpenVino(Graph.of(graph), 1, cache=tmp_path) as second:
         np.testing.assert_array_equal(second.run(images[:1]).maps, one.maps)
         np.testing.assert_array_equal(second.run(images).scores, two.scores)
         assert precisions(second, ("pair", "tail")) == {"f32"}
@@ -253,10 +255,10 @@ def test_another_graph_under_the_same_name_is_compiled(graph, tmp_path) -> None:
     images = solar_cells(1, SIZE)
     path, cache = tmp_path / "model.onnx", tmp_path / "cache"
     path.write_bytes(graph.read_bytes())
-    with OpenVino(path, 1, cache=cache) as backend:
+    with OpenVino(Graph.of(path), 1, cache=cache) as backend:
         before = backend.run(images)
     altered(graph, path)
-    with OpenVino(path, 1, cache=cache) as backend, OpenVino(path, 1) as uncached:
+    with OpenVino(Graph.of(path), 1, cache=cache) as backend, OpenVino(Graph.of(path), 1) as uncached:
         after = backend.run(images)
         np.testing.assert_array_equal(after.maps, uncached.run(images).maps)
     assert not np.array_equal(before.maps, after.maps)
@@ -266,10 +268,13 @@ def test_precisions_do_not_share_blobs(graph, tmp_path) -> None:
     if not openvino_load.offers_bf16():
         pytest.skip("this CPU has no BF16")
     images = solar_cells(1, SIZE)
-    with OpenVino(graph, 1, precision="bf16", cache=tmp_path) as half, OpenVino(graph, 1, cache=tmp_path) as exact:
+    with (
+        OpenVino(Graph.of(graph), 1, precision="bf16", cache=tmp_path) as half,
+        OpenVino(Graph.of(graph), 1, cache=tmp_path) as exact,
+    ):
         assert half.run(images).scores != exact.run(images).scores
         assert precisions(exact, ("pair", "tail")) == {"f32"}
-    with OpenVino(graph, 1, precision="bf16", cache=tmp_path) as half:
+    with OpenVino(Graph.of(graph), 1, precision="bf16", cache=tmp_path) as half:
         assert precisions(half, ("tail", "anomaly")) == {"f32"}
         assert "bf16" in precisions(half, ("pair",))
 
@@ -277,7 +282,7 @@ def test_precisions_do_not_share_blobs(graph, tmp_path) -> None:
 @pytest.mark.parametrize("damage", ["torn", "empty", "zeros"])
 def test_a_damaged_blob_is_made_again(graph, tmp_path, damage) -> None:
     images = solar_cells(1, SIZE)
-    with OpenVino(graph, 1, cache=tmp_path) as backend:
+    with OpenVino(Graph.of(graph), 1, cache=tmp_path) as backend:
         expected = backend.run(images)
     (blob,) = tmp_path.iterdir()
     whole = blob.read_bytes()
@@ -285,38 +290,38 @@ def test_a_damaged_blob_is_made_again(graph, tmp_path, damage) -> None:
     blob.write_bytes(
         {"torn": whole[:middle], "empty": b"", "zeros": whole[:middle] + bytes(4000) + whole[middle + 4000 :]}[damage]
     )
-    with OpenVino(graph, 1, cache=tmp_path) as backend:
+    with OpenVino(Graph.of(graph), 1, cache=tmp_path) as backend:
         np.testing.assert_array_equal(backend.run(images).maps, expected.maps)
     assert len(blob.read_bytes()) == len(whole)
 
 
 def test_a_blob_of_another_kind_is_passed_over(graph, tmp_path) -> None:
     images = solar_cells(1, SIZE)
-    with OpenVino(graph, 1, cache=tmp_path) as backend:
+    with OpenVino(Graph.of(graph), 1, cache=tmp_path) as backend:
         expected = backend.run(images)
     (blob,) = tmp_path.iterdir()
     import hashlib
 
     other = b"whole, but no model"
     blob.write_bytes(hashlib.sha256(other).digest() + other)
-    with OpenVino(graph, 1, cache=tmp_path) as backend:
+    with OpenVino(Graph.of(graph), 1, cache=tmp_path) as backend:
         np.testing.assert_array_equal(backend.run(images).maps, expected.maps)
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(graph, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with OpenVino(graph, 1, cache=tmp_path / "file") as backend:
+    with OpenVino(Graph.of(graph), 1, cache=tmp_path / "file") as backend:
         assert np.isfinite(backend.run(solar_cells(1, SIZE)).scores).all()
 
 
 def test_the_factory_caches_where_the_variable_says(graph, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    with kdx_openvino.openvino_backend(graph, 1) as backend:
+    with kdx_openvino.openvino_backend(Graph.of(graph), 1) as backend:
         assert backend.name == "openvino"
     assert len(list((tmp_path / "openvino").glob("*.blob"))) == 1
     monkeypatch.setenv(VARIABLE, "")
     assert cache_folder() is None
-    with kdx_openvino.openvino_backend(graph, 1):
+    with kdx_openvino.openvino_backend(Graph.of(graph), 1):
         pass
 
 

@@ -12,7 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from kd_export.verify import FP32, INT8
-from kdx.errors import BackendError
+from kdx.checked import Graph
+from kdx.errors import BackendError, BundleError
 from tests.images import solar_cells
 from tests.students import other_student, other_teacher
 
@@ -31,7 +32,7 @@ def require_same(ours, theirs, tolerances=FP32) -> None:
 
 
 def shared_by(graphs: dict[str, Path], precision: str = "fp32", cache: Path | None = None):
-    plans = {name: plan_of(graph, precision) for name, graph in graphs.items()}
+    plans = {name: plan_of(Graph.of(graph), precision) for name, graph in graphs.items()}
     return SharedTeacher(plans, 1, cache=cache)
 
 
@@ -61,7 +62,7 @@ def alone(graphs):
     """Each student's outputs for eight images, in a graph of its own."""
     found = {}
     for name, graph in graphs.items():
-        with OpenVino(graph, 1) as backend:
+        with OpenVino(Graph.of(graph), 1) as backend:
             found[name] = backend.run(solar_cells(8, SIZE))
     return found
 
@@ -73,7 +74,7 @@ def test_every_methods_students_judge_as_alone(exported, tmp_path) -> None:
         together = teacher.run(images)
         assert list(together) == ["first", "second"]
         for name, graph in graphs.items():
-            with OpenVino(graph, 1) as backend:
+            with OpenVino(Graph.of(graph), 1) as backend:
                 require_same(together[name], backend.run(images))
     assert np.abs(together["first"].maps - together["second"].maps).max() > 0, "the students are the same"
 
@@ -81,7 +82,7 @@ def test_every_methods_students_judge_as_alone(exported, tmp_path) -> None:
 def test_the_weights_of_the_teacher_are_in_its_part_alone(exported, tmp_path) -> None:
     second = other_student(exported.fp32, tmp_path / "second.onnx", 0)
     with shared_by({"first": exported.fp32, "second": second}) as teacher:
-        parts = teacher._parts(1, teacher.names)
+        parts = teacher._compiled.get(1)
 
         def names(model) -> set[str]:
             notes = [op.get_rt_info()["originalLayersNames"].value for op in model.get_runtime_model().get_ops()]
@@ -90,7 +91,7 @@ def test_the_weights_of_the_teacher_are_in_its_part_alone(exported, tmp_path) ->
         teachers = {node.name for node in onnx.load(exported.fp32).graph.node if node.name.startswith("pair.teacher")}
         convolutions = {name for name in teachers if name.endswith("/Conv")}
         assert convolutions <= names(parts.teacher)
-        for student in parts.students.values():
+        for student in parts.students.made().values():
             assert not teachers & names(student)
 
 
@@ -104,7 +105,7 @@ def test_methods_of_one_teacher_share_it(graphs, alone, tmp_path) -> None:
     other = tmp_path / "reverse.onnx"
     export_onnx(fuse_pair(pair, InputSpec(height=64, width=64), 64), other, max_batch=8, metadata={})
     images = solar_cells(8, SIZE)
-    with shared_by({"a": graphs["a"], "other": other}) as teacher, OpenVino(other, 1) as backend:
+    with shared_by({"a": graphs["a"], "other": other}) as teacher, OpenVino(Graph.of(other), 1) as backend:
         together = teacher.run(images)
         require_same(together["a"], alone["a"])
         require_same(together["other"], backend.run(images))
@@ -118,7 +119,7 @@ def test_a_student_is_a_backend_of_its_own(teacher, alone) -> None:
             ours = student.run(images[:batch])
             np.testing.assert_allclose(ours.scores, alone["b"].scores[:batch], rtol=FP32.score)
         # At a batch size, only students that were asked for are compiled.
-        assert set(teacher._parts(3, ()).students) == {"b"}
+        assert set(teacher._compiled.get(3).students.made()) == {"b"}
     with pytest.raises(BackendError, match="closed"):
         student.run(images)
     assert set(teacher.run(images[:1], ["c", "a", "c"])) == {"a", "c"}
@@ -175,13 +176,13 @@ def test_closing(graphs) -> None:
 
 
 def test_other_teachers_are_refused(graphs, tmp_path) -> None:
-    plans = {"a": plan_of(graphs["a"], "fp32")}
-    plans["b"] = plan_of(other_teacher(graphs["b"], tmp_path / "b.onnx"), "fp32")
+    plans = {"a": plan_of(Graph.of(graphs["a"]), "fp32")}
+    plans["b"] = plan_of(Graph.of(other_teacher(graphs["b"], tmp_path / "b.onnx")), "fp32")
     with pytest.raises(BackendError, match="no teacher in common"):
         SharedTeacher(plans, 1)
     # The altered weight is the last convolution's: everything before it is the same.
     assert "layer" in shared.first_difference(plans["a"], plans["b"])
-    assert shared.first_difference(plans["a"], plan_of(graphs["c"], "fp32")) == ""
+    assert shared.first_difference(plans["a"], plan_of(Graph.of(graphs["c"]), "fp32")) == ""
 
 
 def test_one_graph_twice_is_computed_once(graphs, alone) -> None:
@@ -194,9 +195,10 @@ def test_one_graph_twice_is_computed_once(graphs, alone) -> None:
 
 def test_graphs_that_are_none_are_refused(tmp_path) -> None:
     (tmp_path / "torn.onnx").write_bytes(b"\x08\x0a\x12")
-    for name in ("torn.onnx", "missing.onnx"):
-        with pytest.raises(BackendError, match=name):
-            plan_of(tmp_path / name, "fp32")
+    with pytest.raises(BackendError, match=r"torn\.onnx"):
+        plan_of(Graph.of(tmp_path / "torn.onnx"), "fp32")
+    with pytest.raises(BundleError, match=r"missing\.onnx"):
+        plan_of(Graph(tmp_path / "missing.onnx", "0" * 64), "fp32")
 
 
 def test_a_graph_without_a_teacher_is_no_partner(graphs, tmp_path) -> None:
@@ -208,7 +210,7 @@ def test_a_graph_without_a_teacher_is_no_partner(graphs, tmp_path) -> None:
     for tensor in model.graph.initializer:
         tensor.name = tensor.name.replace("pair.teacher", "pair.other")
     onnx.save(model, tmp_path / "own.onnx")
-    plan = plan_of(tmp_path / "own.onnx", "fp32")
+    plan = plan_of(Graph.of(tmp_path / "own.onnx"), "fp32")
     assert plan.teacher == ""
     with pytest.raises(BackendError, match="no teacher in common"):
         SharedTeacher({"one": plan, "two": plan}, 1)
@@ -248,7 +250,7 @@ def test_int8_teachers_of_the_same_scales_are_shared(int8) -> None:
     with shared_by(graphs, "int8") as teacher:
         together = teacher.run(images)
     for name, graph in graphs.items():
-        with OpenVino(graph, 1) as backend:
+        with OpenVino(Graph.of(graph), 1) as backend:
             apart = backend.run(images)
         # A sum that is rounded otherwise can fall to the next of 127 steps: rarely, and then by little.
         require_same(together[name], apart, INT8)
@@ -256,18 +258,18 @@ def test_int8_teachers_of_the_same_scales_are_shared(int8) -> None:
 
 
 def test_int8_teachers_of_other_scales_are_other_teachers(int8) -> None:
-    plans = {name: plan_of(graph, "int8") for name, graph in int8.items()}
+    plans = {name: plan_of(Graph.of(graph), "int8") for name, graph in int8.items()}
     assert plans["a"].teacher == plans["b"].teacher != plans["elsewhere"].teacher
     with pytest.raises(BackendError, match="no teacher in common"):
         SharedTeacher({name: plans[name] for name in ("a", "elsewhere")}, 1)
 
 
 def test_quantised_features_are_not_handed_over(int8) -> None:
-    plans = {name: plan_of(int8[name], "int8") for name in ("a", "b")}
+    plans = {name: plan_of(Graph.of(int8[name]), "int8") for name in ("a", "b")}
     with SharedTeacher(plans, 1) as teacher:
-        models = [teacher._parts(1, teacher.names).teacher]
+        models = [teacher._compiled.get(1).teacher]
         assert {str(port.element_type) for port in models[0].outputs} == {"<Type: 'float32'>"}
-        for student in teacher._parts(1, teacher.names).students.values():
+        for student in teacher._compiled.get(1).students.made().values():
             assert {str(port.element_type) for port in student.inputs} == {"<Type: 'float32'>"}
             layers = [op.get_rt_info() for op in student.get_runtime_model().get_ops()]
             kinds = {note["runtimePrecision"].value for note in layers if note["layerType"].value == "Convolution"}
@@ -279,12 +281,12 @@ def test_bf16_is_shared_without_scales(graphs) -> None:
 
     if not offers_bf16():
         with pytest.raises(BackendError, match="no BF16"):
-            plan_of(graphs["a"], "bf16")
+            plan_of(Graph.of(graphs["a"]), "bf16")
         return
     images = solar_cells(2, SIZE)
     with shared_by(graphs, "bf16") as teacher, shared_by(graphs) as exact:
         half, full = teacher.run(images), exact.run(images)
-    with OpenVino(graphs["b"], 1, precision="bf16") as backend:
+    with OpenVino(Graph.of(graphs["b"]), 1, precision="bf16") as backend:
         alone = backend.run(images)
     moved = np.abs(half["b"].scores / full["b"].scores - 1).max()
     assert 0 < moved < 0.05
@@ -292,23 +294,23 @@ def test_bf16_is_shared_without_scales(graphs) -> None:
 
 
 def test_precisions_do_not_mix(graphs, int8) -> None:
-    plans = {"a": plan_of(graphs["a"], "fp32"), "b": plan_of(int8["b"], "int8")}
+    plans = {"a": plan_of(Graph.of(graphs["a"]), "fp32"), "b": plan_of(Graph.of(int8["b"]), "int8")}
     with pytest.raises(BackendError, match="no teacher in common"):
         SharedTeacher(plans, 1)
 
 
 def test_what_a_digest_proves(graphs, tmp_path) -> None:
     """One number in a constant, or one attribute, is another teacher; names are nothing."""
-    plan = plan_of(graphs["a"], "fp32")
+    plan = plan_of(Graph.of(graphs["a"]), "fp32")
     renamed = onnx.load(graphs["a"])
     for tensor in renamed.graph.initializer:
         for node in renamed.graph.node:
             node.input[:] = [f"{name}!" if name == tensor.name else name for name in node.input]
         tensor.name += "!"
     onnx.save(renamed, tmp_path / "renamed.onnx")
-    assert plan_of(tmp_path / "renamed.onnx", "fp32").teacher == plan.teacher
+    assert plan_of(Graph.of(tmp_path / "renamed.onnx"), "fp32").teacher == plan.teacher
     wide = onnx.load(graphs["a"])
     mean = next(tensor for tensor in wide.graph.initializer if tensor.name == "preprocess.mean")
     mean.CopyFrom(numpy_helper.from_array(np.nextafter(numpy_helper.to_array(mean), np.float32(999)), mean.name))
     onnx.save(wide, tmp_path / "mean.onnx")
-    assert plan_of(tmp_path / "mean.onnx", "fp32").teacher != plan.teacher
+    assert plan_of(Graph.of(tmp_path / "mean.onnx"), "fp32").teacher != plan.teacher

@@ -15,6 +15,7 @@ import kdx
 from kd_train.calibrate import calibrate
 from kd_train.per_position import FEWEST, FittedLevel, fit_level
 from kdx.bundle import open_bundle, write_manifest
+from kdx.checked import Graph
 from kdx.errors import BundleError, DataError, InputError
 from kdx.files import sha256_file
 from kdx.images import InputSpec
@@ -98,8 +99,8 @@ class Synthetic:
     def training_images(self) -> frozenset[str]:
         return frozenset()
 
-    def graph_of(self, precision: str) -> Path:
-        return self.path
+    def graph_of(self, precision: str) -> Graph:
+        return Graph.of(self.path)
 
 
 def part(rng: np.random.Generator, *, defect: int = 0) -> np.ndarray:

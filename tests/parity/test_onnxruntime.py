@@ -12,6 +12,7 @@ import torch
 from kd_export.graph import FusedDetector
 from kd_export.onnx_export import export_onnx, metadata_of, require_contract
 from kd_export.verify import FP32
+from kdx.checked import Graph
 from kdx.errors import GateError, OptionError
 from kdx.images import InputSpec
 from tests.images import solar_cells
@@ -50,7 +51,7 @@ def test_graph_agrees_with_torch_on_real_images(exported, batch) -> None:
     detector, path = exported
     spec = detector.input_spec
     images = solar_cells(6, (spec.height, spec.width), spec.channels)[:batch]
-    with onnxruntime_cpu.OnnxRuntimeCpu(path) as backend:
+    with onnxruntime_cpu.OnnxRuntimeCpu(Graph.of(path)) as backend:
         ours = backend.run(images)
     maps, scores = (output.numpy() for output in detector(torch.from_numpy(images)))
     assert ours.maps.dtype == ours.scores.dtype == np.float32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kdx.checked import Graph
 from kdx.errors import BackendError, InputError
 from tests.images import solar_cells
 from tests.robustness.ways import WAYS
@@ -40,13 +41,13 @@ def break_once(monkeypatch, backend, error: Exception) -> None:
     elif backend.name == "torch":
         monkeypatch.setattr(type(backend._module), "forward", fail)
     elif backend.name == "openvino":
-        compiled = backend._compiled(1)
+        compiled = backend._models.get(1)
         request = compiled.model.create_infer_request()
         while not compiled._idle.empty():
             compiled._idle.get()
         compiled._idle.put(Failing(request))
     else:
-        compiled = backend._compiled(1)
+        compiled = backend._models.get(1)
         monkeypatch.setattr(compiled, "_all", Failing(compiled._all))
 
 
@@ -72,7 +73,7 @@ def test_a_batch_that_fails_half_way_leaves_no_image_of_it_in_the_next(load, ima
     """Requests of a batch that failed may still be under way when the next one comes."""
     with load("openvino-throughput") as detector:
         expected = [verdict.score for verdict in detector.batch(images)]
-        queue = detector.backend._compiled(1)._all
+        queue = detector.backend._models.get(1)._all
         started = []
 
         class Tired:
@@ -85,7 +86,7 @@ def test_a_batch_that_fails_half_way_leaves_no_image_of_it_in_the_next(load, ima
                     raise RuntimeError("gone")
                 queue.start_async(*args)
 
-        monkeypatch.setattr(detector.backend._compiled(1), "_all", Tired())
+        monkeypatch.setattr(detector.backend._models.get(1), "_all", Tired())
         with pytest.raises(BackendError, match="gone"):
             detector.batch(images)
         for _ in range(20):
@@ -105,7 +106,7 @@ def test_a_graph_that_does_not_load_is_tried_once_and_spoils_no_output(tiny_bund
 
     monkeypatch.setattr(ort.InferenceSession, "_create_inference_session", fail)
     with pytest.raises(BackendError, match="codec can't decode"):
-        OnnxRuntimeCpu(tiny_bundle / "model.onnx")
+        OnnxRuntimeCpu(Graph.of(tiny_bundle / "model.onnx"))
     assert tried == [1]
     assert capfd.readouterr().out == ""
 

@@ -50,13 +50,13 @@ def copy_with(bundle: Bundle, precision: str, target: Path) -> Bundle:
     """
     manifest = bundle.manifest
     variants = {name: variant for name, variant in manifest.variants.items() if name == precision}
-    needed = {bundle.graph.name, *(variant.file for variant in variants.values())}
+    needed = {bundle.graph.path.name, *(variant.file for variant in variants.values())}
     left_out = {variant.file for variant in manifest.variants.values()} - needed
     with new_folder(target, force=True) as folder:
         for name in manifest.files:
             if name not in left_out:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(bundle.path / name, folder / name)
+                (folder / name).write_bytes(bundle.read(name))
         thresholds = {name: one for name, one in manifest.thresholds.items() if name == precision}
         write_manifest(folder, msgspec.structs.replace(manifest, variants=variants, thresholds=thresholds))
     return open_bundle(target)

@@ -9,6 +9,7 @@ import pytest
 
 from kd_export.engine.flavours import RTX_CAPABILITIES, load_flavour
 from kd_export.engine.turing import products_to_convolutions
+from kdx.checked import Graph
 from kdx.engine import engines_of, find_engine
 from kdx.errors import BackendError
 from tests.images import solar_cells
@@ -102,11 +103,11 @@ def test_the_command_builds_for_a_card_that_is_not_here(cli, tiny_run, tmp_path)
     )
     # On the line PC each finds its own, and a card without one is told how to get it.
     machine = second.record.fingerprint
-    assert find_engine(bundle / "model.fp16.onnx", machine).path == second.path
+    assert find_engine(Graph.of(bundle / "model.fp16.onnx"), machine).path == second.path
     import msgspec
 
     with pytest.raises(BackendError, match=r"no engine of model\.fp16\.onnx") as error:
-        find_engine(bundle / "model.fp16.onnx", msgspec.structs.replace(machine, compute_capability="7.5"))
+        find_engine(Graph.of(bundle / "model.fp16.onnx"), msgspec.structs.replace(machine, compute_capability="7.5"))
     assert "kdx build-engine" in error.value.fix
 
 

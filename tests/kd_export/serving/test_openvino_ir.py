@@ -61,7 +61,7 @@ def test_fp32_is_served_in_fp32(tiny_bundle, tmp_path):
     np.testing.assert_allclose(served, golden.scores[:, 0], rtol=FP32.score)
     require_same_decisions(opened, "fp32", tmp_path, PARAMETERS)
     if offers_bf16():  # the graph as it is would be computed in BF16, and nothing would say so
-        plain = compiled_scores(opened.graph, golden.images, properties)
+        plain = compiled_scores(opened.graph.path, golden.images, properties)
         assert np.abs(plain / golden.scores[:, 0] - 1).max() > 10 * FP32.score
 
 

@@ -224,7 +224,7 @@ BREAKS = [value for name, value in sorted(globals().items()) if name.startswith(
 @pytest.mark.parametrize("change", BREAKS, ids=lambda each: each.__name__)
 def test_a_configuration_that_does_not_fit_is_refused(served, change):
     config = config_in(served.folder)
-    tensors = tensors_of_onnx(served.folder / "1/model.onnx")
+    tensors = tensors_of_onnx((served.folder / "1/model.onnx").read_bytes())
     require_fit(config, tensors, served.folder)
     change(config)
     with pytest.raises(GateError, match="does not fit the graph"):
@@ -233,7 +233,9 @@ def test_a_configuration_that_does_not_fit_is_refused(served, change):
 
 def test_a_static_graph_is_not_taken_for_a_dynamic_one(served, static_bundle):
     with pytest.raises(GateError, match=r"shape=\(None, 64, 64, 1\)"):
-        require_fit(config_in(served.folder), tensors_of_onnx(static_bundle / "model.onnx"), served.folder)
+        require_fit(
+            config_in(served.folder), tensors_of_onnx((static_bundle / "model.onnx").read_bytes()), served.folder
+        )
 
 
 def test_text_that_protobuf_reads_otherwise_is_refused(served, monkeypatch):

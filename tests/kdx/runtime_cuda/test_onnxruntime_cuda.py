@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdx.checked import Graph
 from kdx.errors import BackendError, InputError
 from kdx.runtime.gpu import Gpu, gpus
 
@@ -59,7 +60,7 @@ def assert_right(outputs, images: np.ndarray) -> None:
 
 def on_cpu(graph: Path, **options) -> OnnxRuntimeCuda:
     """The same code in the CPU's provider, where memory is bound all the same."""
-    return OnnxRuntimeCuda(graph, 1, provider=PROVIDER, **options)
+    return OnnxRuntimeCuda(Graph.of(graph), 1, provider=PROVIDER, **options)
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -78,7 +79,7 @@ def test_batches_in_bound_memory(graph, images, cuda_graph):
 
 
 def test_it_agrees_with_the_cpu_backend(graph, images):
-    with on_cpu(graph) as bound, OnnxRuntimeCpu(graph, 1) as plain:
+    with on_cpu(graph) as bound, OnnxRuntimeCpu(Graph.of(graph), 1) as plain:
         for received, wanted in zip(bound.run(images), plain.run(images), strict=True):
             np.testing.assert_array_equal(received, wanted)
 
@@ -151,7 +152,7 @@ def test_a_build_without_the_provider_is_named(graph, factory, provider):
 def test_a_machine_without_a_gpu_is_told_so(graph, monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, PROVIDER])
     with pytest.raises(BackendError, match="needs an NVIDIA GPU"):
-        OnnxRuntimeCuda(graph)
+        OnnxRuntimeCuda(Graph.of(graph))
 
 
 def test_a_session_on_the_cpu_is_refused(graph, monkeypatch, capsys):
@@ -162,7 +163,7 @@ def test_a_session_on_the_cpu_is_refused(graph, monkeypatch, capsys):
     open_session = backend.open_session
     monkeypatch.setattr(backend, "open_session", lambda graph, providers, threads: open_session(graph, [PROVIDER], 1))
     with pytest.raises(BackendError, match=r"would run 'model\.onnx' on the CPU") as caught:
-        OnnxRuntimeCuda(graph)
+        OnnxRuntimeCuda(Graph.of(graph))
     assert caught.value.received == PROVIDER
     assert "lib" in caught.value.fix
     assert capsys.readouterr().out == ""
@@ -173,7 +174,7 @@ def test_a_session_on_the_cpu_is_refused(graph, monkeypatch, capsys):
 def test_the_real_fallback_is_refused_and_the_library_named(graph, monkeypatch):
     monkeypatch.setattr(backend, "gpus", lambda: (Gpu("A GPU", "8.9", "13.0"),))
     with pytest.raises(BackendError, match=r"would run 'model\.onnx' on the CPU") as caught:
-        OnnxRuntimeCuda(graph)
+        OnnxRuntimeCuda(Graph.of(graph))
     assert "cannot open shared object file" in caught.value.fix
 
 
@@ -192,7 +193,7 @@ def test_tensor_float_32_is_off_and_graphs_are_asked_of_one_provider():
 def test_on_the_real_gpu(graph, images, cuda_graph):
     if not gpus() or CUDA not in ort.get_available_providers():
         pytest.skip("no NVIDIA GPU on this machine, or an ONNX Runtime without CUDA")
-    with OnnxRuntimeCuda(graph, cuda_graph=cuda_graph) as loaded:
+    with OnnxRuntimeCuda(Graph.of(graph), cuda_graph=cuda_graph) as loaded:
         for count in (1, 4, 1, 4, 1, 4):
             assert_right(loaded.run(images[:count]), images[:count])
             assert_right(loaded.run(images[5 : 5 + count]), images[5 : 5 + count])

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from kdx.checked import Graph
 from kdx.engine import PLAN, RECORD, SCHEMA, EngineRecord, Fingerprint, Layer, this_system
 from kdx.errors import BackendError, InputError
 from kdx.files import sha256_bytes, sha256_file
@@ -73,7 +74,12 @@ def bundle(tmp_path):
 def open_backend(bundle: Path, cuda: FakeCuda, **options) -> TensorRT:
     module = options.pop("module", None) or fake_module(cuda)
     return TensorRT(
-        bundle / "model.onnx", module, cuda, name="tensorrt", flavour=options.pop("flavour", "tensorrt"), **options
+        Graph.of(bundle / "model.onnx"),
+        module,
+        cuda,
+        name="tensorrt",
+        flavour=options.pop("flavour", "tensorrt"),
+        **options,
     )
 
 
