@@ -34,9 +34,10 @@ from torch.nn import functional as F  # noqa: N812
 from kd_export.graph.preprocess import Preprocess
 from kd_train.backbones import TapNetwork, create_backbone, taps_at_strides
 from kd_train.calibrate import quantile_with_interval
-from kd_train.data import BadImages, ImageRecord, choose_input, read_parts, scan_images, split_images
+from kd_train.data import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.datasets import open_data
 from kd_train.evaluate import evaluate
+from kd_train.parts import parts_of
 from kd_train.run import package_versions
 from kd_train.torch_vision import import_timm
 from kd_train.weights import load_weights
@@ -221,7 +222,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = open_data(arguments.data)
     test = require_test(folder)
     records = scan_images(require_good(folder), BadImages(0))
-    parts = read_parts(arguments.parts) if arguments.parts else folder.parts
+    parts = parts_of(folder, [record.path for record in records], group_by=None, table=arguments.parts).of
     options = {"validation_fraction": arguments.validation_fraction, "seed": arguments.seed}
     training, held_out = split_images(records, train_fraction=1.0, parts=parts, **options)
     for seed in (random.seed, np.random.seed, torch.manual_seed):

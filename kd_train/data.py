@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -130,12 +128,11 @@ def split_images(
     validation_fraction: float,
     train_fraction: float,
     seed: int,
-    group_by: str | None = None,
-    parts: Mapping[str, str] | None = None,
+    parts: Mapping[Path, str] | None = None,
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Split good images into training and held-out ones.
 
-    Equal files stay on one side, and so do images of one group. ``train_fraction`` then keeps a part of the training
+    Equal files stay on one side, and so do images of one part. ``train_fraction`` then keeps a part of the training
     side (STPM Table 9 uses 5 and 10 %); the held-out side does not shrink with it.
 
     Args:
@@ -143,17 +140,16 @@ def split_images(
         validation_fraction: Share of the images to hold out.
         train_fraction: Share of the rest to train on.
         seed: Of the shuffle.
-        group_by: Regular expression searched in each file's name; images with the same match (of its first group, if it
-            has one) show the same part. None: as ``parts`` says.
-        parts: Which part an image shows, by file name; an image that is not there is a part of its own.
+        parts: Which part an image shows, see :mod:`kd_train.parts`; an image that is not there is a part of its own.
 
     Raises:
-        DataError: Too few images or groups for two to train on and one to hold out, or a name without a match.
+        DataError: Too few images or parts for two to train on and one to hold out.
     """
     unique = {record.sha256: record for record in records}
-    groups: dict[str, list[ImageRecord]] = {}
+    groups: dict[tuple[str, str], list[ImageRecord]] = {}
     for record in sorted(unique.values(), key=lambda record: record.path.as_posix()):
-        groups.setdefault(_group(record.path, group_by, parts or {}), []).append(record)
+        known = (parts or {}).get(record.path)
+        groups.setdefault(("part", known) if known else ("image", str(record.path)), []).append(record)
     order = [list(groups.values())[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     wanted = max(1, round(validation_fraction * len(unique)))
     held_out: list[ImageRecord] = []
@@ -162,7 +158,7 @@ def split_images(
     training = [record for group in order for record in group]
     kept = max(2, round(train_fraction * len(training)))
     if len(training) < 2:
-        grouped = f" in {len(groups)} groups" if group_by or parts else ""
+        grouped = f" of {len(groups)} parts" if parts else ""
         raise DataError(
             "too few good images to split",
             expected="at least 2 different images to train on and 1 to hold out",
@@ -172,35 +168,3 @@ def split_images(
         )
     by_name = [sorted(side, key=lambda record: record.path.as_posix()) for side in (training[:kept], held_out)]
     return by_name[0], by_name[1]
-
-
-def _group(path: Path, group_by: str | None, parts: Mapping[str, str]) -> str:
-    if group_by is None:
-        return parts.get(path.name, path.as_posix())
-    match = re.search(group_by, path.name)
-    if match is None:
-        raise DataError(
-            f"'{path.name}' belongs to no group", expected=f"a name that matches {group_by!r}", fix="mend --group-by"
-        )
-    return match[1] if match.lastindex else match[0]
-
-
-def read_parts(file: Path) -> dict[str, str]:
-    """Read which part each image shows: a CSV file of two columns, file name and part, without a heading.
-
-    Raises:
-        DataError: It cannot be read, or a line has other than two columns.
-    """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = [row for row in csv.reader(lines) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"'{file}' cannot be read: {error}", expected="a CSV file: file name, part") from error
-    wrong = [row for row in rows if len(row) != 2]
-    if wrong or not rows:
-        raise DataError(
-            f"'{file}' does not say which part each image shows",
-            expected="two columns, file name and part, e.g. 0001.png,part 17",
-            received=",".join(wrong[0]) if wrong else "an empty file",
-        )
-    return {name.strip(): part.strip() for name, part in rows}

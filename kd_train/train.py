@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,14 @@ import torch
 
 from kd_export.halo import require_tileable
 from kd_train.checkpoints import EpochRecord
-from kd_train.data import BadImages, ImageRecord, choose_input, read_parts, scan_images, split_images
+from kd_train.data import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.datasets import open_data
 from kd_train.golden import choose_golden
 from kd_train.image_set import ImageSet
 from kd_train.load import fuse
 from kd_train.pair import Pair
 from kd_train.pairs import find_method
+from kd_train.parts import parts_of, require_one_source
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.run import SCHEMA, Run, RunConfig, check_device, package_versions
 from kd_train.trainer import Trainer
@@ -31,6 +31,7 @@ from kdx.files import hash_of_hashes
 from kdx.folder import require_good
 from kdx.progress import SILENT, Progress
 from kdx.records import RUN_INDEX, now
+from kdx.remarks import Remark
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class TrainResult:
         run: Its folder.
         history: Its epochs.
         bad_images: The images that could not be used, with the reason for each.
+        remarks: What else was left out or could not be used.
         resumed_after: The epoch after which a resumed run continued; 0: it began with the first.
         trained_again: How many later epochs had to be trained again, for the optimiser's state was not written.
     """
@@ -108,6 +110,7 @@ class TrainResult:
     run: Run
     history: list[EpochRecord]
     bad_images: dict[Path, str]
+    remarks: list[Remark]
     resumed_after: int = 0
     trained_again: int = 0
 
@@ -147,13 +150,14 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         tiles=options.tile is not None,
         progress=progress,
     )
+    usable = [record.path for record in image_set.records]
+    parts = parts_of(folder, usable, group_by=options.group_by, table=options.parts)
     train_records, held_out = split_images(
         image_set.records,
         validation_fraction=recipe.validation_fraction,
         train_fraction=options.train_fraction,
         seed=options.seed,
-        group_by=options.group_by,
-        parts=read_parts(options.parts) if options.parts else folder.parts,
+        parts=parts.of,
     )
     pair, source = build_pair(options, recipe)
     if options.tile is not None:
@@ -196,7 +200,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     if options.resume:
         trainer.resume()
     history = trainer.fit()
-    return TrainResult(run, history, bad.reasons, trainer.resumed_after, trainer.trained_again)
+    return TrainResult(run, history, bad.reasons, [*parts.remarks], trainer.resumed_after, trainer.trained_again)
 
 
 def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:
@@ -256,10 +260,7 @@ def check_options(options: TrainOptions) -> None:
         raise OptionError(
             "--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
         )
-    try:
-        re.compile(options.group_by or "")
-    except re.error as error:
-        raise OptionError(f"--group-by is not a regular expression: {error}", received=str(options.group_by)) from error
+    require_one_source(options.group_by, options.parts)
     low, high = options.sixteen_bit_range
     if not 0 <= low < high <= 65535:
         raise OptionError(

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from rich.table import Table
 from kdx.errors import KdxError, OptionError
 from kdx.files import tidy, write_atomic
 from kdx.progress import SILENT, Progress, Task
+from kdx.remarks import Remark
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -175,6 +176,12 @@ def report_bad(bad: dict[str, str] | dict[Path, str]) -> None:
         err.print(f"[yellow]passed over:[/] {escape(reason)}")
     if bad:
         err.print(f"[yellow]{len(bad)} images could not be used[/]")
+
+
+def report_remarks(remarks: Iterable[Remark]) -> None:
+    """Show what was left out or could not be used."""
+    for one in remarks:
+        err.print(f"[yellow]note:[/] {escape(str(one))}")
 
 
 class _Bars:

@@ -18,6 +18,7 @@ from kdx.cli.common import (
     print_json,
     progress_for,
     report_bad,
+    report_remarks,
 )
 
 # A method's own options (--part of dual-det, --structure of dskd) are read from what the command line does not know.
@@ -70,7 +71,7 @@ def train(
     parts: Path | None = typer.Option(
         None,
         metavar="CSV",
-        help="The same from a file of two columns, file name and part. Published data sets know theirs.",
+        help="The same from a CSV file of two columns, file name or path, and part. Published data sets know theirs.",
     ),
     channels: str = typer.Option("auto", help="What the camera delivers: 3 (colour), 1 (mono), auto (as the images)."),
     sixteen_bit_range: str = typer.Option(
@@ -142,10 +143,12 @@ def train(
                 "resumed_after": result.resumed_after,
                 "trained_again": result.trained_again,
                 "bad_images": result.bad_images,
+                "remarks": result.remarks,
             }
         )
         return
     report_bad(result.bad_images)
+    report_remarks(result.remarks)
     out.print(f"[bold]{run}[/]: {config.method}, {config.backbone} ({config.weights})")
     out.print(f"  {config.pair_spec.describe()}")
     if result.resumed_after or result.trained_again:

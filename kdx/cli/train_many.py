@@ -165,6 +165,8 @@ def show(folder: Path, summary: Summary) -> None:
         table.add_row(one.name, one.method, images, *figures, state)
     out.print(table)
     for one in summary.products:
+        for remark in one.remarks:
+            out.print(f"{one.name}: {escape(str(remark))}")
         for precision, reason in one.refused.items():
             out.print(f"{one.name}: no {precision}: {escape(reason)}")
         if one.error is not None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_train.data import BadImages, ImageRecord, choose_input, read_parts, scan_images, split_images
+from kd_train.data import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.elpv import write_mvtec_layout
 from kd_train.image_set import ImageSet
 from kdx.errors import DataError, TrainingError
@@ -257,48 +257,3 @@ def test_elpv_missing(monkeypatch, tmp_path):
     monkeypatch.setattr("kd_train.elpv.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match="not installed"):
         write_mvtec_layout(tmp_path)
-
-
-# Groups
-
-
-def named(*names: str) -> list[ImageRecord]:
-    return [ImageRecord(Path(name), name, 8, 8, True) for name in names]
-
-
-def test_images_of_one_part_are_never_on_both_sides():
-    images = named(*(f"part{part}-shot{shot}.png" for part in range(10) for shot in range(4)))
-    for seed in range(5):
-        sides = split_images(images, validation_fraction=0.3, train_fraction=1.0, seed=seed, group_by=r"part(\d+)")
-        parts = [{record.path.name.split("-")[0] for record in side} for side in sides]
-        assert not parts[0] & parts[1]
-        assert len(sides[1]) == 12
-
-
-def test_a_name_without_a_group_is_refused():
-    with pytest.raises(DataError, match="belongs to no group"):
-        split_images(named("a1.png", "b.png"), validation_fraction=0.5, train_fraction=1, seed=0, group_by=r"\d")
-
-
-def test_a_file_of_parts_keeps_each_part_on_one_side(tmp_path):
-    images = named(*(f"{part}-{shot}.png" for part in range(8) for shot in range(5)))
-    file = tmp_path / "parts.csv"
-    file.write_text("".join(f"{record.path.name},part {record.path.name[0]}\n" for record in images[:-5]))
-    parts = read_parts(file)
-    sides = split_images(images, validation_fraction=0.3, train_fraction=1.0, seed=1, parts=parts)
-    names = [{record.path.name for record in side} for side in sides]
-    for part in range(7):
-        assert sum(any(name.startswith(f"{part}-") for name in side) for side in names) == 1
-    # A pattern given by hand wins over what a file or a data set says.
-    by_shot = split_images(images, validation_fraction=0.3, train_fraction=1.0, seed=1, parts=parts, group_by=r"-(\d)")
-    assert {record.path.name[2] for record in by_shot[0]}.isdisjoint(record.path.name[2] for record in by_shot[1])
-
-
-@pytest.mark.parametrize("text", ["", "only-a-name.png\n", "a.png,part 1,surplus\n"])
-def test_a_file_that_is_no_list_of_parts_is_refused(tmp_path, text):
-    file = tmp_path / "parts.csv"
-    file.write_text(text)
-    with pytest.raises(DataError, match="does not say which part"):
-        read_parts(file)
-    with pytest.raises(DataError, match="cannot be read"):
-        read_parts(tmp_path / "missing.csv")

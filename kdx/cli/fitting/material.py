@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_train.data import BadImages, ImageRecord, choose_input, read_parts, scan_images, split_images
+from kd_train.data import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.datasets import open_data
+from kd_train.parts import parts_of
 from kd_train.recipes import Recipe
 from kdx.cli.fitting.request import FitRequest
 from kdx.errors import DataError, ImageError
@@ -19,6 +20,7 @@ from kdx.files import hash_of_hashes
 from kdx.folder import ImageFolder, require_good
 from kdx.images import InputSpec, read_image
 from kdx.progress import Progress
+from kdx.remarks import Remark
 
 # One share for all candidates, whatever their recipes hold out: they must be compared on the same images.
 _HELD_OUT = 0.2
@@ -34,10 +36,12 @@ class Material:
     Attributes:
         folder: The data folder.
         good: Its good images that can be read, with the hash of each.
+        remarks: What was left out or could not be used.
     """
 
     folder: ImageFolder
     good: tuple[ImageRecord, ...]
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -86,17 +90,20 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     share = options.validation_fraction
     if share is None:
         share = _share(different, request.false_reject_rate)
+    usable = [record.path for record in records]
+    parts = parts_of(folder, usable, group_by=options.group_by, table=options.parts)
     _, held_out = split_images(
         records,
         validation_fraction=share,
         train_fraction=options.train_fraction,
         seed=options.seed,
-        group_by=options.group_by,
-        parts=read_parts(options.parts) if options.parts else folder.parts,
+        parts=parts.of,
     )
     if len(held_out) < _needed(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)
-    return Material(folder, tuple(records)), replace(request, training=replace(options, validation_fraction=share))
+    return Material(folder, tuple(records), parts.remarks), replace(
+        request, training=replace(options, validation_fraction=share)
+    )
 
 
 def _share(images: int, false_reject_rate: float) -> float:

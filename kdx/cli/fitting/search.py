@@ -145,6 +145,7 @@ def _report(
 
 def _notes(workshop: Workshop, rows: list[Row]) -> list[str]:
     notes = workshop.evidence.notes() if workshop.evidence and rows else []
+    notes += map(str, workshop.material.remarks)
     sizes = {(record.height, record.width) for record in workshop.material.good}
     if len(sizes) > 1:
         notes.append(

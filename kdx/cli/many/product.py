@@ -25,6 +25,7 @@ from kdx.folder import ImageFolder, require_good
 from kdx.manifest import INDEX
 from kdx.progress import SILENT
 from kdx.records import encode_record, read_record
+from kdx.remarks import Remark
 
 if TYPE_CHECKING:
     from kd_train.evaluate import Evaluation
@@ -152,7 +153,7 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
 
     torch.set_num_threads(order.threads)
     product = order.product
-    _train(order, resume=resume)
+    remarks = _train(order, resume=resume)
     run = Run(order.run)
     exported, _, refused = export_run(
         order.run,
@@ -199,12 +200,13 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
         detection_rate=found.detection_rate if found else None,
         threshold=calibrated["fp32"].threshold.score,
         refused={name: reason for name, reason in {**refused, **undecided}.items() if reason},
+        remarks=remarks,
         checkpoint_sha256=bundle.manifest.provenance.checkpoint_sha256,
     )
 
 
-def _train(order: Order, *, resume: bool) -> None:
-    """Train, or go on where a call of the same fingerprint stopped; a run of another is replaced."""
+def _train(order: Order, *, resume: bool) -> list[Remark]:
+    """Train, or continue where a call of the same fingerprint stopped; a run of another is replaced."""
     from kd_train.run import Run
     from kd_train.train import recipe_of, train
 
@@ -212,9 +214,9 @@ def _train(order: Order, *, resume: bool) -> None:
         with contextlib.suppress(CheckpointError):
             epochs = recipe_of(train_options(order)).epochs
             if Run(order.run).checkpoint("last").epoch >= epochs:
-                return
+                return []
     order.run.parent.mkdir(parents=True, exist_ok=True)
-    train(Path(order.product.data), order.run, train_options(order, resume=resume, force=not resume))
+    return train(Path(order.product.data), order.run, train_options(order, resume=resume, force=not resume)).remarks
 
 
 def _evaluate(order: Order, bundle: Bundle, folder: ImageFolder) -> Evaluation | None:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from kd_train.catalog import Product
+from kdx.remarks import Remark
 
 SCHEMA = 1
 
@@ -67,6 +68,7 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
         detection_rate: Of its defective test images.
         threshold: FP32's.
         refused: Why other precisions are not in the bundle, or have no threshold.
+        remarks: What was left out or could not be used, in training.
         checkpoint_sha256: Of the trained student in the bundle.
         seconds: From the beginning to the bundle, or to the failure, in the last call that worked on it.
         error: Type, message, expected, received and fix of a failure.
@@ -87,6 +89,7 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
     detection_rate: float | None = None
     threshold: float | None = None
     refused: dict[str, str] = {}
+    remarks: list[Remark] = []
     checkpoint_sha256: str = ""
     seconds: float = 0.0
     error: dict[str, str] | None = None
