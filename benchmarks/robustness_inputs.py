@@ -135,6 +135,7 @@ def image_files(grey: Image.Image) -> dict[str, bytes]:
     wide = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     turned = Image.Exif()
     turned[0x0112] = 6  # turned by a quarter
+    several = {"save_all": True, "append_images": [colour.transpose(Image.Transpose.ROTATE_180)]}
     kinds: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
         "png-grey": (grey, "PNG", {}),
         "png-colour": (colour, "PNG", {}),
@@ -161,6 +162,14 @@ def image_files(grey: Image.Image) -> dict[str, bytes]:
         "webp-lossless": (colour, "WEBP", {"lossless": True}),
         "gif": (grey, "GIF", {}),
         "ppm": (colour, "PPM", {}),
+        "pgm-16-bit": (wide, "PPM", {}),
+        "png-turned": (grey, "PNG", {"exif": turned}),
+        "webp-turned": (colour, "WEBP", {"exif": turned, "lossless": True}),
+        "gif-frames": (grey, "GIF", several),
+        "png-frames": (grey, "PNG", several),
+        "webp-frames": (colour, "WEBP", several),
+        "tiff-pages": (grey, "TIFF", several),
+        "mpo": (colour, "MPO", several),
         "eps": (grey, "EPS", {}),
     }
     return {name: _encoded(image, kind, options) for name, (image, kind, options) in kinds.items()}

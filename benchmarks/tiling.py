@@ -36,8 +36,9 @@ from PIL import Image
 
 from kdx.bundle import open_bundle
 from kdx.checked import Graph
-from kdx.images import read_image, read_mask
+from kdx.images import read_image
 from kdx.loading import for_frames
+from kdx.masks import read_mask
 from kdx.runtime.backend import find_backend
 from kdx.runtime.latency import describe_machine
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from kd_train.annotations import Annotations, read_masks
 from kd_train.metrics import auroc, per_region_overlap
 from kdx.errors import GateError, ImageError
 from kdx.folder import GOOD, TestImage
 from kdx.frames import faults_of
-from kdx.images import centred_box, image_facts, read_image, read_mask, require_mask
+from kdx.images import read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.detector import Detector
 
@@ -47,8 +47,8 @@ class Evaluation:
         good: Number of good images.
         defective: Number of defective images.
         image_auroc: Over the images' scores.
-        pixel_auroc: Over all pixels of the maps that count (in the region of interest, where there is one), masks
-            brought to the maps' size by nearest neighbour; NaN without masks.
+        pixel_auroc: Over all pixels of the maps that count (in the region of interest, where there is one); a map's
+            pixel is defective where any pixel of the mask that it covers is. NaN without masks.
         pro: Per-region overlap up to a false-positive rate of 0.3; NaN without masks.
         false_reject_rate: Good images above the threshold; None without a threshold.
         detection_rate: Defective images above the threshold; None without a threshold.
@@ -57,6 +57,7 @@ class Evaluation:
         bad_images: Files that could not be used, with the reason.
         bands: Shares of good and of defective images in each band, by ``good`` and ``defective``; None without a review
             band. Frames that show no part are counted by their score, as everywhere here.
+        masks: What is to be said of the masks; None where the set has none.
     """
 
     good: int
@@ -70,6 +71,7 @@ class Evaluation:
     scores: dict[str, float] = field(repr=False)
     bad_images: dict[str, str] = field(default_factory=dict)
     bands: dict[str, Bands] | None = None
+    masks: Annotations | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ class Scored:
         scores: Of each, ``(N,)``.
         has_faults: Whether each would be undecided at best, being a frame that shows no part.
         maps: Anomaly maps ``(h, w)`` of those images whose map was to be kept, by position.
-        masks: Of the same images, at the maps' size; None where the set has no masks at all.
+        masks: Of those among them that pixel figures are of, at the maps' size; None where the set has no masks at all.
         bad_images: Files that could not be used, with the reason.
+        annotations: What is to be said of the masks; None where the set has none.
     """
 
     images: list[TestImage]
@@ -91,6 +94,7 @@ class Scored:
     maps: dict[int, NDArray[np.float32]]
     masks: dict[int, NDArray[np.bool_]] | None
     bad_images: dict[str, str]
+    annotations: Annotations | None = None
 
     @property
     def types(self) -> NDArray[np.str_]:
@@ -105,14 +109,25 @@ def evaluate(
     *,
     max_bad_images: int = 0,
     batch_size: int = 8,
+    unused_masks: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Score every test image and compare with the folder it came from and its mask.
 
+    Warns:
+        MaskWarning: As :func:`score_images`.
+
     Raises:
-        ImageError: A mask is missing or of another size; or more images than allowed cannot be read.
+        ImageError: A mask cannot be used; or more images than allowed cannot be read.
     """
-    scored = score_images(detector, test, max_bad_images=max_bad_images, batch_size=batch_size, progress=progress)
+    scored = score_images(
+        detector,
+        test,
+        max_bad_images=max_bad_images,
+        batch_size=batch_size,
+        unused_masks=unused_masks,
+        progress=progress,
+    )
     return summarise(scored, detector, root, progress)
 
 
@@ -123,6 +138,7 @@ def score_images(
     keeps_map: Callable[[TestImage], bool] = lambda _: True,
     max_bad_images: int = 0,
     batch_size: int = 8,
+    unused_masks: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> Scored:
     """Score every test image.
@@ -133,13 +149,22 @@ def score_images(
         keeps_map: Whether an image's map and mask are kept: of very many images they would not fit into memory.
         max_bad_images: How many may be unreadable.
         batch_size: Images a call.
+        unused_masks: Masks in the data folder that belong to no image.
         progress: Told how far it is.
 
+    Warns:
+        MaskWarning: Masks that are missing, belong to nothing, or contradict their image's folder.
+
     Raises:
-        ImageError: A mask is missing or of another size; or more images than allowed cannot be read.
+        ImageError: A mask cannot be used; or more images than allowed cannot be read.
         GateError: A score is not finite.
     """
-    _require_masks(test)
+    read = None
+    if any(image.mask for image in test) or unused_masks:
+        size = _map_size(detector)
+        read = read_masks(
+            test, size, detector.field_of_view, keeps_map=keeps_map, unused=unused_masks, progress=progress
+        )
     used: list[TestImage] = []
     scores: list[float] = []
     faults: list[bool] = []
@@ -156,8 +181,11 @@ def score_images(
             faults += [bool(faults_of(frame, detector.frame_limits)) for frame in pixels]
             task.advance(len(images))
     _require_finite(used, scores)
-    masks = _masks(used, maps, detector.field_of_view) if any(image.mask for image in used) else None
-    return Scored(used, np.array(scores), np.array(faults, dtype=bool), maps, masks, bad)
+    masks = None
+    if read is not None and any(image.mask for image in used):
+        masks = {index: read.by_image[used[index].path] for index in maps if used[index].path in read.by_image}
+    found = read.found if read else None
+    return Scored(used, np.array(scores), np.array(faults, dtype=bool), maps, masks, bad, found)
 
 
 def _read_batches(
@@ -178,15 +206,11 @@ def _read_batches(
             yield images, pixels
 
 
-def _require_masks(test: Sequence[TestImage]) -> None:
-    """Find a missing mask, or one of another size than its image, before hours of inference."""
-    for image in test:
-        if image.mask is not None:
-            try:
-                width, height, _ = image_facts(image.path)
-            except ImageError:
-                continue  # counted where it is read
-            require_mask(image.mask, width=width, height=height)
+def _map_size(detector: Detector) -> tuple[int, int]:
+    """Return the height and width of a detector's maps, in the way that every backend and tiling can say it."""
+    spec = detector.input
+    height, width = detector.outputs([np.zeros((spec.height, spec.width, spec.channels), np.uint8)]).maps.shape[1:]
+    return height, width
 
 
 def _require_finite(images: Sequence[TestImage], scores: Sequence[float]) -> None:
@@ -195,22 +219,6 @@ def _require_finite(images: Sequence[TestImage], scores: Sequence[float]) -> Non
         raise GateError(
             f"{len(bad)} images have scores that are not finite, for example '{bad[0]}'", fix="run kdx verify"
         )
-
-
-def _masks(
-    images: Sequence[TestImage], maps: dict[int, NDArray[np.float32]], field_of_view: float
-) -> dict[int, NDArray[np.bool_]]:
-    """Read masks and bring the part that the map covers to the map's size by nearest neighbour."""
-    masks: dict[int, NDArray[np.bool_]] = {}
-    for index, map_ in maps.items():
-        file = images[index].mask
-        if file is None:
-            masks[index] = np.zeros(map_.shape, dtype=bool)
-            continue
-        mask = Image.fromarray(read_mask(file).astype(np.uint8))
-        box = centred_box(mask.width, mask.height, field_of_view)
-        masks[index] = np.asarray(mask.resize((map_.shape[1], map_.shape[0]), Image.Resampling.NEAREST, box)) > 0
-    return masks
 
 
 def summarise(scored: Scored, detector: Detector, root: Path, progress: Progress = SILENT) -> Evaluation:
@@ -234,7 +242,7 @@ def summarise(scored: Scored, detector: Detector, root: Path, progress: Progress
         """Return image AUROC, pixel AUROC and PRO of the chosen images."""
         task.advance()
         image = auroc(is_defective[chosen], scores[chosen])
-        indices = [i for i in np.flatnonzero(chosen).tolist() if i in scored.maps]
+        indices = [i for i in np.flatnonzero(chosen).tolist() if masks is not None and i in masks]
         if masks is None or not indices:
             return image, float("nan"), float("nan")
         m, a = [masks[i] for i in indices], [scored.maps[i] for i in indices]
@@ -261,6 +269,7 @@ def summarise(scored: Scored, detector: Detector, root: Path, progress: Progress
         scores={_relative(image.path, root): float(s) for image, s in zip(scored.images, scores, strict=True)},
         bad_images=scored.bad_images,
         bands=_bands(scores, is_defective, detector),
+        masks=scored.annotations,
     )
 
 

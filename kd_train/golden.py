@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from kd_train.data import ImageRecord
 from kdx.errors import ImageError
 from kdx.folder import ImageFolder, TestImage
-from kdx.images import InputSpec, encode_png, image_facts, read_image, read_mask
+from kdx.images import InputSpec, encode_png, image_facts, read_image
+from kdx.masks import read_mask
 
 _GOOD = 4
 _DEFECTIVE = 4

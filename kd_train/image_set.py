@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd_train.data import BadImages, ImageRecord
 from kdx.errors import ImageError, TrainingError
-from kdx.images import InputSpec, read_image
+from kdx.images import InputSpec, read_with_levels
+from kdx.levels import Levels, warn_if_narrow
 from kdx.progress import SILENT, Progress
 from kdx.tiling import plan_tiles
 
@@ -38,11 +39,15 @@ class Cuts:
     size: tuple[int, int]
     corners: tuple[tuple[int, int], ...] = ((0, 0),)
 
-    def read(self) -> NDArray[np.uint8]:
-        """Return the images ``(K, H, W, C)``; raise ``ImageError`` for a file that cannot be read."""
-        whole = read_image(self.path, self.spec)
+    def read(self) -> tuple[NDArray[np.uint8], Levels | None]:
+        """Return the images ``(K, H, W, C)``, and which 16-bit values the file holds.
+
+        Raises:
+            ImageError: The file cannot be read.
+        """
+        whole, levels = read_with_levels(self.path, self.spec)
         height, width = self.size
-        return np.stack([whole[row : row + height, column : column + width] for row, column in self.corners])
+        return np.stack([whole[row : row + height, column : column + width] for row, column in self.corners]), levels
 
 
 def cuts_of(record: ImageRecord, spec: InputSpec, *, tiles: bool) -> Cuts:
@@ -55,8 +60,13 @@ def cuts_of(record: ImageRecord, spec: InputSpec, *, tiles: bool) -> Cuts:
     return Cuts(record.path, whole, size, tuple((row, column) for row in plan.rows for column in plan.columns))
 
 
+# Index of a file; all images of it, or why it cannot be read; which 16-bit values it holds, which is said here and not
+# by the process that decoded it.
+Decoded = tuple[int, NDArray[np.uint8] | str, Levels | None]
+
+
 class _Decoding(Dataset[Any]):
-    """Files by index: all images of each, or why it cannot be read."""
+    """Files by index."""
 
     def __init__(self, files: Sequence[Cuts]) -> None:
         self.files = files
@@ -64,16 +74,14 @@ class _Decoding(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | str]:
+    def __getitem__(self, index: int) -> Decoded:
         try:
-            return index, self.files[index].read()
+            return index, *self.files[index].read()
         except ImageError as error:
-            return index, error.message
+            return index, error.message, None
 
 
-def decode_images(
-    files: Sequence[Cuts], *, batch_size: int, workers: int
-) -> Iterator[list[tuple[int, NDArray[np.uint8] | str]]]:
+def decode_images(files: Sequence[Cuts], *, batch_size: int, workers: int) -> Iterator[list[Decoded]]:
     """Decode files in worker processes, in order; a file that cannot be read yields the reason instead of pixels."""
     # Torch copies tensors between processes through shared memory; arrays in lists travel as plain bytes.
     loader = DataLoader(_Decoding(files), batch_size=batch_size, num_workers=workers, collate_fn=list)
@@ -116,10 +124,11 @@ class ImageSet:
         workers = workers if len(records) > 64 else 0
         with progress.task("decoding images", len(records)) as task:
             for batch in decode_images(files, batch_size=1 if tiles else 16, workers=workers):
-                for index, images in batch:
+                for index, images, levels in batch:
                     if isinstance(images, str):
                         bad.add(records[index].path, images)
                         continue
+                    warn_if_narrow(records[index].path, levels)
                     if pixels is not None:
                         pixels[len(self._images) : len(self._images) + len(images)] = images
                     file = files[index]
@@ -158,8 +167,8 @@ class ImageSet:
         yield from loader
 
 
-def _joined(batch: list[tuple[int, NDArray[np.uint8] | str]]) -> Tensor:
-    for _, images in batch:
+def _joined(batch: list[Decoded]) -> Tensor:
+    for _, images, _ in batch:
         if isinstance(images, str):
             raise TrainingError(f"an image changed while training: {images}")
-    return torch.from_numpy(np.concatenate([images for _, images in batch]))
+    return torch.from_numpy(np.concatenate([images for _, images, _ in batch]))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kdx.errors import KdxError
     from kdx.frames import FrameFault
     from kdx.group import DetectorGroup, load_many
-    from kdx.images import InputSpec, read_image
+    from kdx.images import InputSpec, read_image, to_eight_bits
     from kdx.loading import load
     from kdx.runtime.detector import Decision, Detector, Verdict
 
@@ -34,6 +34,7 @@ __all__ = [
     "load_many",
     "open_bundle",
     "read_image",
+    "to_eight_bits",
 ]
 
 _HOME = {
@@ -49,6 +50,7 @@ _HOME = {
     "load_many": "kdx.group",
     "open_bundle": "kdx.bundle",
     "read_image": "kdx.images",
+    "to_eight_bits": "kdx.images",
 }
 
 

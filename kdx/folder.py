@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdx.errors import DataError
 from kdx.images import SUFFIXES
+from kdx.masks import masks_beside, pair_by_name
 
 GOOD = "good"
 
@@ -19,7 +20,7 @@ class TestImage:
     Attributes:
         path: The image file.
         defect_type: ``good``, or the name of its folder under ``test/``.
-        mask: Where its mask must be, or None for good images and where the set has no masks at all.
+        mask: Its mask, or None where it has none.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
@@ -46,6 +47,7 @@ class ImageFolder:
         dataset: Key of the published data set (``kd_train.datasets``), or None for anything else.
         category: Which category of a data set that has several, or None.
         parts: Which part a good image shows, by file name, where the data set says so.
+        unused_masks: Masks that belong to no test image.
     """
 
     root: Path
@@ -55,6 +57,7 @@ class ImageFolder:
     dataset: str | None = None
     category: str | None = None
     parts: Mapping[str, str] = field(default_factory=dict)
+    unused_masks: tuple[Path, ...] = ()
 
 
 def open_folder(root: str | Path, *, looked_for: Sequence[str] = ()) -> ImageFolder:
@@ -166,17 +169,28 @@ def listing(folder: Path) -> str:
 
 
 def _mvtec(root: Path, looked_for: Sequence[str]) -> ImageFolder:
-    masks = root / "ground_truth"
+    masks = {folder.name: image_files(folder) for folder in folders(root / "ground_truth")}
     test: list[TestImage] = []
+    unused: list[Path] = []
     for folder in folders(root / "test"):
-        for path in image_files(folder):
-            has_mask = folder.name != GOOD and masks.is_dir()
-            mask = masks / folder.name / f"{path.stem}_mask.png" if has_mask else None
-            test.append(TestImage(path, folder.name, mask))
+        files = image_files(folder)
+        beside = masks_beside(files)
+        images = [path for path in files if path not in beside]
+        paired = pair_by_name(images, [*masks.pop(folder.name, ()), *beside])
+        test += [TestImage(path, folder.name, mask) for path, mask in paired.masks.items()]
+        unused += paired.unused
+    unused += [path for paths in masks.values() for path in paths]
+    if unused and any(image.is_defective for image in test) and not any(image.mask for image in test):
+        raise DataError(
+            f"none of the masks in '{root / 'ground_truth'}' belongs to a test image",
+            expected="ground_truth/DEFECT_TYPE/NAME.png or NAME_mask.png for test/DEFECT_TYPE/NAME.png",
+            received=f"{len(unused)} masks, for example '{unused[0]}'",
+            fix="name masks like their images, or remove all of them to evaluate image scores only",
+        )
     good = image_files(root / "train" / GOOD)
     if not good and not test:
         raise _nothing_found(root, looked_for)
-    return ImageFolder(root, "mvtec", good, tuple(test))
+    return ImageFolder(root, "mvtec", good, tuple(test), unused_masks=tuple(unused))
 
 
 def _nothing_found(root: Path, looked_for: Sequence[str]) -> DataError:

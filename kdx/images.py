@@ -6,8 +6,8 @@ that is not what the detector was made for is refused.
 
 from __future__ import annotations
 
+import functools
 import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,25 +18,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdx.errors import ImageError, InputError
+from kdx.image_files import (
+    DEEP_GREY,
+    EIGHT_BIT_GREY,
+    declared_maximum,
+    decoding,
+    deep_values,
+    load_upright,
+    open_image,
+    require_supported,
+    upright_size,
+    without_alpha,
+)
+from kdx.levels import FULL_RANGE, Levels, warn_if_narrow
 from kdx.resampling import resize_image
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 
-# A file that declares more pixels than this is refused before it is decoded: beyond the largest machine-vision
-# sensors (151 megapixels), and a decompression bomb otherwise.
-MAX_PIXELS = 160_000_000
 # The largest input of a graph, in pixels; one a side.
 _MOST_INPUT_PIXELS, _MOST_SIDE = 1 << 28, 1 << 17
-# What is decoded, whatever a file is called. Pillow knows formats that no camera writes; one of them (EPS) runs another
-# program to be decoded.
-_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Pillow warns where this limit decides. Set once: changing filters around each call is not safe between threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-_SIXTEEN_BIT_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
-_EIGHT_BIT_GREY = frozenset({"1", "L", "LA"})
-_UNSUPPORTED = frozenset({"CMYK", "F", "HSV", "LAB", "YCbCr"})
-
 ChannelOrder = Literal["rgb", "bgr"]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=_MOST_SIDE)]
 
@@ -62,7 +62,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
     channels: Literal[1, 3] = 3
     channel_order: ChannelOrder = "rgb"
     fixed_size: bool = True
-    sixteen_bit_range: tuple[int, int] = (0, 65535)
+    sixteen_bit_range: tuple[int, int] = FULL_RANGE
 
     def __post_init__(self) -> None:
         low, high = self.sixteen_bit_range
@@ -144,16 +144,26 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
-    """Read a file into the array that a detector with this input takes.
+    """Read a file into the array that a detector with this input takes, turned as its EXIF orientation says.
 
     Returns:
         uint8 ``(spec.height, spec.width, spec.channels)`` in ``spec.channel_order``.
 
+    Warns:
+        NarrowRangeWarning: A 16-bit file whose values fill less than a tenth of ``spec.sixteen_bit_range``.
+
     Raises:
-        ImageError: Missing, empty, truncated, not an image, too large, of an unsupported kind; or of another size
-            where the input has a fixed size.
+        ImageError: Missing, empty, truncated, not an image, too large, of an unsupported kind, of several pictures, or
+            with transparent pixels; or of another size where the input has a fixed size.
     """
-    image = decode_image(Path(path), channels=spec.channels, sixteen_bit_range=spec.sixteen_bit_range)
+    image, levels = read_with_levels(path, spec)
+    warn_if_narrow(Path(path), levels)
+    return image
+
+
+def read_with_levels(path: str | Path, spec: InputSpec) -> tuple[NDArray[np.uint8], Levels | None]:
+    """Read as :func:`read_image` without a warning, and return also which 16-bit values the file holds."""
+    image, levels = _decoded(Path(path), spec.channels, spec.sixteen_bit_range)
     if image.shape[:2] != (spec.height, spec.width):
         if spec.fixed_size:
             raise ImageError(
@@ -163,67 +173,62 @@ def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
                 fix="use images from the same camera, or export again with --input-size",
             )
         image = resize_image(image, spec.height, spec.width)
-    return np.ascontiguousarray(image[..., ::-1]) if spec.channel_order == "bgr" and spec.channels == 3 else image
+    if spec.channel_order == "bgr" and spec.channels == 3:
+        image = np.ascontiguousarray(image[..., ::-1])
+    return image, levels
 
 
-def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int] = (0, 65535)) -> NDArray[np.uint8]:
-    """Decode a file to uint8 RGB ``(H, W, 3)`` or mono ``(H, W, 1)`` at its own size.
+def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int] = FULL_RANGE) -> NDArray[np.uint8]:
+    """Decode a file to uint8 RGB ``(H, W, 3)`` or mono ``(H, W, 1)`` at its own size, the right way up.
 
     Raises:
         ImageError: As :func:`read_image`, but for the size.
     """
-    with _opened(path) as image:
-        # Pillow would silently keep the high bytes of 16-bit colour; only before loading does it tell the layout.
-        wide_colour = image.mode in {"RGB", "RGBA"} and any(";16" in str(tile[3]) for tile in image.tile)
-        if wide_colour or image.mode in _UNSUPPORTED:
-            raise ImageError(
-                f"'{path}' is of an unsupported kind: {'16-bit colour' if wide_colour else image.mode}",
-                expected="8-bit grey or RGB, or 16-bit grey",
-                fix="convert it to 8 bits a channel",
-            )
-        try:
-            image.load()
-            pixels = _to_uint8(image, channels, sixteen_bit_range)
-        except MemoryError as error:
-            raise _too_large(path, f"{image.width} × {image.height} pixels, for which the memory is short") from error
-        # Pillow's decoders raise nearly anything on damaged data.
-        except Exception as error:
-            raise ImageError(
-                f"'{path}' is damaged: {str(error) or type(error).__name__}", fix="replace or remove the file"
-            ) from error
-    return pixels
+    return _decoded(path, channels, sixteen_bit_range)[0]
 
 
 def image_facts(path: Path) -> tuple[int, int, bool]:
-    """Return a file's width and height in pixels and whether it is grey, from its header alone."""
-    with _opened(path) as image:
-        return image.width, image.height, image.mode in _EIGHT_BIT_GREY | _SIXTEEN_BIT_GREY
-
-
-def require_mask(path: Path, *, width: int, height: int) -> None:
-    """Check that a defect mask is there and has its image's size, from its header alone.
+    """Return the width and height in pixels that a file decodes to, and whether it is grey, from its header alone.
 
     Raises:
-        ImageError: It is not, or has not.
+        ImageError: As :func:`decode_image`, for whatever a header can tell.
     """
-    if not path.is_file():
-        raise ImageError(
-            f"the mask '{path}' is missing",
-            expected="a mask for every defective image (MVTec layout: ground_truth/TYPE/NAME_mask.png)",
-            fix="add the mask, or take all masks away to evaluate image scores only",
-        )
-    received = image_facts(path)[:2]
-    if received != (width, height):
-        raise ImageError(
-            f"the mask '{path}' has another size than its image",
-            expected=f"{width} × {height} pixels",
-            received=f"{received[0]} × {received[1]} pixels",
-        )
+    with open_image(path) as image:
+        require_supported(path, image)
+        is_grey = image.mode in EIGHT_BIT_GREY | DEEP_GREY
+        return *upright_size(path, image), is_grey
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Read a defect mask ``(H, W)``: every pixel above zero is defective."""
-    return decode_image(path, channels=1)[..., 0] > 0
+def to_eight_bits(values: NDArray[np.uint16], spec: InputSpec) -> NDArray[np.uint8]:
+    """Bring a camera's 16-bit frame to the uint8 that a detector takes, as :func:`read_image` does with 16-bit files.
+
+    Values at or below the lower end of ``spec.sixteen_bit_range`` become 0, those at or above the upper end 255, and
+    those between are scaled linearly and rounded.
+
+    Args:
+        values: uint16 of any shape; usually ``(H, W)``, or ``(H, W, C)`` in the spec's channel order.
+        spec: The detector's input (``detector.input``).
+
+    Returns:
+        uint8 of the same shape.
+
+    Warns:
+        NarrowRangeWarning: The values fill less than a tenth of the range.
+
+    Raises:
+        InputError: Not a uint16 array.
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "u" or values.dtype.itemsize != 2:
+        raise InputError(
+            "only 16-bit frames are brought to 8 bits",
+            expected="a uint16 array",
+            received=f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__,
+            fix="pass 8-bit frames to the detector as they are",
+        )
+    if values.size:
+        warn_if_narrow(None, _levels_of(values, spec.sixteen_bit_range))
+    found: NDArray[np.uint8] = _table(spec.sixteen_bit_range)[values]
+    return found
 
 
 def centred_box(width: int, height: int, share: float) -> tuple[float, float, float, float]:
@@ -239,41 +244,40 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _opened(path: Path) -> Image.Image:
-    """Open a file and check its header."""
-    if not path.is_file():
-        raise ImageError(f"'{path}' does not exist" if not path.exists() else f"'{path}' is not a file")
-    if path.stat().st_size == 0:
-        raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
-    try:
-        image = Image.open(path, formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, str(error)) from error
-    except PermissionError as error:
-        raise ImageError(f"'{path}' cannot be read: permission denied") from error
-    except Exception as error:  # as above
-        raise ImageError(f"'{path}' is not an image that can be read", fix="replace or remove the file") from error
-    pixels = image.width * image.height
-    if 0 < pixels <= MAX_PIXELS:
-        return image
-    image.close()
-    if pixels:
-        raise _too_large(path, f"{image.width} × {image.height} pixels")
-    raise ImageError(f"'{path}' has no pixels", received=f"{image.width} × {image.height}")
+def _decoded(path: Path, channels: int, sixteen_bit_range: tuple[int, int]) -> tuple[NDArray[np.uint8], Levels | None]:
+    with open_image(path) as image:
+        require_supported(path, image)
+        maximum = declared_maximum(image)
+        picture = without_alpha(path, load_upright(path, image))
+        with decoding(path):
+            if picture.mode not in DEEP_GREY:
+                eight = picture.convert("L" if channels == 1 else "RGB")
+                pixels: NDArray[np.uint8] = np.asarray(eight)
+                return pixels[..., None] if channels == 1 else pixels, None
+            if maximum is not None and sixteen_bit_range == FULL_RANGE:  # the file itself names its range
+                sixteen_bit_range = (0, maximum)
+            values = deep_values(picture, maximum)
+            levels = _levels_of(values, sixteen_bit_range)
+            if levels.lowest < 0 or levels.highest > FULL_RANGE[1]:
+                raise ImageError(
+                    f"'{path}' has values that 16 bits do not hold",
+                    expected="grey values from 0 to 65535",
+                    received=f"{levels.lowest} to {levels.highest}",
+                    fix="save it as 16-bit grey, scaled by a range of your choice",
+                )
+            grey = _table(sixteen_bit_range)[values][..., None]
+            return grey if channels == 1 else np.repeat(grey, 3, axis=2), levels
 
 
-def _too_large(path: Path, received: str) -> ImageError:
-    return ImageError(
-        f"'{path}' declares too many pixels (a decompression bomb?)",
-        expected=f"at most {MAX_PIXELS:,} pixels",
-        received=received,
-    )
+def _levels_of(values: NDArray[Any], declared: tuple[int, int]) -> Levels:
+    return Levels(lowest=int(values.min()), highest=int(values.max()), declared=declared)
 
 
-def _to_uint8(image: Image.Image, channels: int, sixteen_bit_range: tuple[int, int]) -> NDArray[np.uint8]:
-    if image.mode in _SIXTEEN_BIT_GREY:
-        low, high = sixteen_bit_range
-        values = (np.asarray(image).astype(np.float32) - low) * (255.0 / (high - low))
-        grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)[..., None]
-        return grey if channels == 1 else np.repeat(grey, 3, axis=2)
-    return np.asarray(image.convert("L"))[..., None] if channels == 1 else np.asarray(image.convert("RGB"))
+@functools.lru_cache(maxsize=8)
+def _table(sixteen_bit_range: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return what each of the 65,536 values becomes: the only place where a range is applied."""
+    low, high = sixteen_bit_range
+    scaled = (np.arange(FULL_RANGE[1] + 1, dtype=np.float32) - low) * np.float32(255.0 / (high - low))
+    table: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    table.setflags(write=False)
+    return table

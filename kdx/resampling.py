@@ -1,8 +1,8 @@
-"""The constant matrices of every resampling in kdx: image reduction, map upsampling, Gaussian blur.
+"""Every resampling in kdx: image reduction, map upsampling, Gaussian blur; and the reduction of masks.
 
-All three are linear and separable, so each is one matrix per axis and an image operation is ``A_h X A_wᵀ``. The graph
-holds these matrices as constants, and files of other sizes are brought to the network's size with the same ones, so
-there is a single definition. Built in float64, used in float32.
+The first three are linear and separable, so each is one matrix per axis and an image operation is ``A_h X A_wᵀ``. The
+graph holds these matrices as constants, and files of other sizes are brought to the network's size with the same ones,
+so there is a single definition. Built in float64, used in float32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+
+# A map's cell that ends where an image's pixel begins does not touch it, whatever binary fractions make of it.
+_TOUCHES = 1e-6
 
 
 @functools.lru_cache(maxsize=16)  # a folder of many image sizes must not fill the memory
@@ -82,6 +85,45 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     resized = np.einsum("yh,hwc,xw->yxc", rows, image.astype(np.float32), columns, optimize=True)
     rounded: NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
     return rounded
+
+
+def any_within(pixels: NDArray[np.bool_], size: tuple[int, int], share: float = 1.0) -> NDArray[np.bool_]:
+    """Return for each cell of a map whether any pixel that it covers, wholly or in part, is True.
+
+    The map's ``h × w`` cells divide the centred part of the image that has ``share`` of each side evenly; a map may be
+    finer than the image. What is True within that part is True in at least one cell: a reduction loses nothing.
+
+    Args:
+        pixels: bool ``(H, W)``.
+        size: Height and width of the map.
+        share: Share of each side that the map covers, centred: a detector's field of view.
+
+    Returns:
+        bool ``(h, w)``.
+    """
+    height, width = pixels.shape
+    first, last = covered_pixels(size[0], height, height * (1 - share) / 2)
+    start, end = covered_pixels(size[1], width, width * (1 - share) / 2)
+    # True pixels above and to the left of each corner: those of a rectangle are four of these.
+    corners = np.zeros((height + 1, width + 1), np.int64)
+    corners[1:, 1:] = pixels.cumsum(axis=0).cumsum(axis=1)
+    below, above = corners[last], corners[first]
+    found: NDArray[np.bool_] = below[:, end] - below[:, start] - above[:, end] + above[:, start] > 0
+    return found
+
+
+def covered_pixels(count: int, length: int, margin: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the first pixel that each cell of a map touches along an axis, and the one behind the last.
+
+    Args:
+        count: Cells.
+        length: Pixels.
+        margin: Pixels on either side that no cell covers.
+    """
+    edges = margin + np.arange(count + 1) * ((length - 2 * margin) / count)
+    first = np.clip(np.floor(edges[:-1] + _TOUCHES), 0, length - 1).astype(np.intp)
+    last = np.clip(np.ceil(edges[1:] - _TOUCHES), 1, length).astype(np.intp)
+    return first, last
 
 
 def _frozen(matrix: Matrix) -> Matrix:

@@ -10,27 +10,25 @@ A pixel of the map counts when every pixel of the camera that it covers, wholly 
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from kdx.bundle import Bundle
 from kdx.bundle_files import with_file
 from kdx.errors import BundleError, DataError, ImageError, InputError, OptionError
-from kdx.images import centred_box, encode_png, image_facts
+from kdx.image_files import decoding, load_upright, open_image, upright_size, without_alpha
+from kdx.images import encode_png
 from kdx.manifest import ROI, Manifest
+from kdx.resampling import any_within
 
-# A map's pixel that ends where a camera's pixel begins does not touch it, whatever binary fractions make of it.
-_TOUCHES = 1e-6
 # Grey levels: the noise of a camera's pixel stays below, what a part does to it seldom.
 VARIES = 4.0
 _FEWEST = 5
@@ -136,16 +134,7 @@ class Roi:
     @cached_property
     def counted(self) -> NDArray[np.bool_]:
         """The map's pixels that count, ``(h, w)``."""
-        height, width = self.frame.image_size
-        left, top, _, _ = centred_box(width, height, self.frame.field_of_view)
-        first, last = _covered(self.frame.map_size[0], height, top)
-        start, end = _covered(self.frame.map_size[1], width, left)
-        # Excluded pixels above and to the left of each corner: those of a rectangle are four of these.
-        corners = np.zeros((height + 1, width + 1), np.int64)
-        corners[1:, 1:] = (~self.included).cumsum(axis=0).cumsum(axis=1)
-        below, above = corners[last], corners[first]
-        found: NDArray[np.bool_] = below[:, end] - below[:, start] - above[:, end] + above[:, start] == 0
-        return found
+        return ~any_within(~self.included, self.frame.map_size, self.frame.field_of_view)
 
     @cached_property
     def _indices(self) -> NDArray[np.intp]:
@@ -176,14 +165,6 @@ class Roi:
         return other is self or (other is not None and np.array_equal(self.included, other.included))
 
 
-def _covered(count: int, length: int, margin: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the first camera pixel that each of the map's touches along an axis, and the one behind the last."""
-    edges = margin + np.arange(count + 1) * ((length - 2 * margin) / count)
-    first = np.clip(np.floor(edges[:-1] + _TOUCHES), 0, length - 1).astype(np.intp)
-    last = np.clip(np.ceil(edges[1:] - _TOUCHES), 1, length).astype(np.intp)
-    return first, last
-
-
 def roi_of(bundle: Bundle) -> Roi | None:
     """Return a bundle's region of interest, or None.
 
@@ -193,7 +174,7 @@ def roi_of(bundle: Bundle) -> Roi | None:
     if ROI not in bundle.manifest.files:
         return None
     try:
-        return _decode_roi(io.BytesIO(bundle.read(ROI)), bundle.path / ROI, RoiFrame.of(bundle.manifest))
+        return _decode_roi(bundle.path / ROI, bundle.read(ROI), RoiFrame.of(bundle.manifest))
     except (ImageError, InputError) as error:
         raise BundleError(
             error.message, expected=error.expected, received=error.received, fix="set it again: kdx roi BUNDLE --set"
@@ -207,33 +188,28 @@ def read_roi(path: Path, frame: RoiFrame) -> Roi:
         ImageError: The file cannot be read, or is not grey.
         InputError: As for :meth:`RoiFrame.roi`.
     """
-    image_facts(path)
-    return _decode_roi(path, path, frame)
+    return _decode_roi(path, None, frame)
 
 
-def _decode_roi(source: Path | BinaryIO, path: Path, frame: RoiFrame) -> Roi:
-    try:
-        with Image.open(source) as image:
-            mode, (width, height) = image.mode, image.size
-            if (height, width) != frame.image_size:  # before anything is decoded
-                raise InputError(
-                    "the region of interest has another size than the camera's image",
-                    expected=f"{frame.image_size[1]} × {frame.image_size[0]} pixels",
-                    received=f"{width} × {height} pixels",
-                )
-            pixels = np.asarray(image.convert("L"))
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-        raise ImageError(f"'{path}' is damaged: {error}", fix="replace the file") from error
-    if mode not in {"L", "1"}:
-        raise ImageError(
-            f"the region of interest '{path}' is not greyscale",
-            expected="8-bit grey: 255 for pixels that count, 0 for others",
-            received=mode,
-            fix="save it as grey PNG",
-        )
-    return frame.roi(pixels)
+def _decode_roi(path: Path, data: bytes | None, frame: RoiFrame) -> Roi:
+    with open_image(path, data) as image:
+        width, height = upright_size(path, image)
+        if (height, width) != frame.image_size:  # before anything is decoded
+            raise InputError(
+                "the region of interest has another size than the camera's image",
+                expected=f"{frame.image_size[1]} × {frame.image_size[0]} pixels",
+                received=f"{width} × {height} pixels",
+            )
+        if image.mode not in {"L", "1"}:
+            raise ImageError(
+                f"the region of interest '{path}' is not greyscale",
+                expected="8-bit grey: 255 for pixels that count, 0 for others",
+                received=image.mode,
+                fix="save it as grey PNG",
+            )
+        picture = without_alpha(path, load_upright(path, image))
+        with decoding(path):
+            return frame.roi(np.asarray(picture.convert("L")))
 
 
 def warn_if_stale(bundle: Bundle, precision: str) -> None:

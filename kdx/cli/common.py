@@ -25,6 +25,7 @@ from rich.table import Table
 
 from kdx.errors import KdxError, OptionError
 from kdx.files import tidy, write_atomic
+from kdx.levels import NarrowRanges, NarrowRangeWarning
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
 
@@ -67,11 +68,16 @@ def command(function: F | None = None, *, json_lines: bool = False) -> F | Calla
 def _guarded(function: F, *, json_lines: bool) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        narrow = NarrowRanges()
         show = (print_json_line if json_lines else print_json) if kwargs.get("json", False) else None
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
-                function(*args, **kwargs)
+                warnings.simplefilter("always", NarrowRangeWarning)  # counted here, and said once
+                warnings.showwarning = functools.partial(_show_warning, warnings.showwarning, narrow)
+                try:
+                    function(*args, **kwargs)
+                finally:
+                    warn(narrow.describe())
         except KdxError as error:
             _fail(error.as_dict(), str(error), error.exit_status, show)
         except KeyboardInterrupt:
@@ -236,12 +242,25 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def warn(text: str) -> None:
+    """Print a warning to standard error; an empty one not at all."""
+    if text:
+        err.print(f"[yellow]warning:[/] {escape(text)}")
+
+
 def _show_warning(
-    plainly: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any, **more: Any
+    plainly: Callable[..., None],
+    narrow: NarrowRanges,
+    message: Warning | str,
+    category: type[Warning],
+    *rest: Any,
+    **more: Any,
 ) -> None:
-    """Show a warning of kdx's own as a message, and any other as Python does."""
-    if category.__module__.startswith("kdx."):
-        err.print(f"[yellow]warning:[/] {escape(str(message))}")
+    """Show a warning of kdx's own as a message, and any other as Python does; what is said once is only counted."""
+    if isinstance(message, NarrowRangeWarning):
+        narrow.add(message)
+    elif category.__module__.split(".")[0] in {"kdx", "kd_train", "kd_export"}:
+        warn(str(message))
     else:
         plainly(message, category, *rest, **more)
 

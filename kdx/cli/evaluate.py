@@ -60,7 +60,12 @@ def evaluate(
     with loaded:
         folder = open_data(data, category, progress=progress_for(json))
         result = evaluate_detector(
-            loaded, folder.root, require_test(folder), max_bad_images=max_bad_images, progress=progress_for(json)
+            loaded,
+            folder.root,
+            require_test(folder),
+            max_bad_images=max_bad_images,
+            unused_masks=folder.unused_masks,
+            progress=progress_for(json),
         )
     if output is not None:
         write_json(output, result)
@@ -77,6 +82,8 @@ def evaluate(
     row = (percent(v) for v in (result.image_auroc, result.pixel_auroc, result.pro, result.detection_rate))
     table.add_row("all", str(result.good + result.defective), *row, style="bold")
     out.print(table)
+    if result.masks is None:
+        out.print("no masks were found, so there are no pixel figures (ground_truth/DEFECT_TYPE/NAME_mask.png)")
     if result.false_reject_rate is not None:
         out.print(f"false rejects: {percent(result.false_reject_rate)} % of {result.good} good images")
     for name, bands in (result.bands or {}).items():

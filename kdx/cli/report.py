@@ -118,6 +118,7 @@ def _gather(
             material.images,
             keeps_map=lambda image: image.path in kept,
             max_bad_images=max_bad_images,
+            unused_masks=folder.unused_masks,
             progress=progress,
         )
         result = summarise(scored, detector, folder.root, progress)

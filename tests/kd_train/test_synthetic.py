@@ -9,7 +9,8 @@ from PIL import Image
 from kd_train.synthetic import KINDS, draw_blob, draw_scar, paste_patch, write_synthetic
 from kdx.errors import DataError
 from kdx.folder import open_folder, require_test
-from kdx.images import InputSpec, read_mask
+from kdx.images import InputSpec
+from kdx.masks import read_mask
 
 SPEC = InputSpec(height=64, width=64, channels=1)
 

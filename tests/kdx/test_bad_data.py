@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from kdx.errors import ImageError
-from kdx.images import MAX_PIXELS, InputSpec, decode_image, image_facts, read_image
+from kdx.image_files import MAX_PIXELS
+from kdx.images import InputSpec, decode_image, image_facts, read_image
 
 
 def write_png(path: Path, width: int, height: int, *, depth: int, colour: int, rows: bytes | None) -> Path:
@@ -199,11 +200,13 @@ def test_bomb_limit_holds_below_what_pillow_refuses(tmp_path):
         image_facts(write_png(tmp_path / "big.png", 13_000, 13_000, depth=8, colour=0, rows=None))
 
 
-def test_mask_missing(cli, tiny_bundle, dataset_copy):
+def test_an_image_without_mask_is_named_and_left_out_of_pixel_figures(cli, tiny_bundle, dataset_copy):
     (dataset_copy / "ground_truth/scratch/017_mask.png").unlink()
-    stderr = cli("evaluate", tiny_bundle, dataset_copy, code=2).stderr
-    assert "017_mask.png' is missing" in stderr
-    assert "ground_truth/TYPE/NAME_mask.png" in stderr
+    result = cli("evaluate", tiny_bundle, dataset_copy, "--json")
+    assert "1 of 4 defective images have no mask, left out of pixel AUROC and PRO" in result.stderr
+    assert "test/scratch/017.png" in result.stderr
+    assert result.json["masks"]["without"] == [str(dataset_copy / "test/scratch/017.png")]
+    assert result.json["pixel_auroc"] is not None
 
 
 def test_mask_of_another_size(cli, tiny_bundle, dataset_copy):

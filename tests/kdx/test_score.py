@@ -26,7 +26,7 @@ from kdx.archive.plan import Plan, write_listing
 from kdx.archive.records import Listed, Work
 from kdx.errors import BundleError, DataError
 from kdx.files import sha256_file
-from kdx.images import MAX_PIXELS
+from kdx.image_files import MAX_PIXELS
 from tests.kdx.archive_faults import add_image, arm, write_hook
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install -e '.[archive]'")

@@ -148,7 +148,7 @@ def curves_of(scored: Scored, result: Evaluation, counted: NDArray[np.bool_] | N
     ]
     curve = None
     if scored.masks is not None:
-        indices = sorted(scored.maps)
+        indices = sorted(scored.masks)
         curve = overlap_curve([scored.masks[i] for i in indices], [scored.maps[i] for i in indices], counted)
     if curve is None:
         return [*found, _replace(pro, missing="There are no masks, so nothing can be said of pixels.")]

@@ -130,6 +130,8 @@ def notes_of(content: Content) -> list[str]:
         found.append("There are no good images: neither false rejects, nor AUROC, precision or PRO can be shown.")
     elif content.scored.masks is None:
         found.append("There are no masks: nothing can be said of pixels (pixel AUROC, PRO).")
+    if content.scored.annotations is not None:
+        found += [f"{note}." for note in content.scored.annotations.notes()]
     if not material.is_test:
         kind = "among which are those the threshold was calibrated on" if material.holds_calibration else "as given"
         found.append(

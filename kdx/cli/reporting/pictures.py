@@ -16,9 +16,11 @@ from PIL import Image
 from kd_train.evaluate import Scored
 from kdx.errors import ImageError
 from kdx.folder import GOOD
-from kdx.images import decode_image, read_image, read_mask
+from kdx.images import decode_image, read_image
+from kdx.masks import read_mask
 from kdx.overlay import heat_layer
 from kdx.progress import SILENT, Progress
+from kdx.resampling import any_within
 from kdx.runtime.detector import Detector
 
 MOST = 300
@@ -98,8 +100,7 @@ def _picture(detector: Detector, scored: Scored, index: int, root: Path) -> Pict
     mask = ""
     if shown.mask is not None:
         # Any part of a pixel counts: a crack a pixel wide must not vanish.
-        whole = Image.fromarray(read_mask(shown.mask).astype(np.float32)).resize(size, Image.Resampling.BOX)
-        mask = _url(Image.fromarray(np.asarray(whole) > 0), "PNG", optimize=True)
+        mask = _url(Image.fromarray(any_within(read_mask(shown.mask), size[::-1])), "PNG", optimize=True)
     return Picture(
         index=index,
         name=shown.path.relative_to(root).as_posix() if shown.path.is_relative_to(root) else str(shown.path),
