@@ -1,29 +1,24 @@
-// TensorRT: a plain plan and its engine.json from the bundle. Each batch size becomes one CUDA graph after a plain call.
+// TensorRT: a plain plan and its engine.json from the bundle. The second call in a row of a batch size is captured as a CUDA
+// graph; another batch size in the same profile drops it. The rule and its reasons are those of kdx/runtime/cuda/profile.py.
 // One call at a time: the card runs them one after another in any case, and TensorRT before 10 allows one context for
 // each optimisation profile.
 #include <NvInfer.h>
-#include <cuda_runtime_api.h>
 
 #include <cstring>
-#include <map>
 #include <mutex>
+#include <vector>
 #if !defined(_WIN32)
 #include <sys/utsname.h>
 #endif
 
 #include "backend.h"
+#include "cuda_handles.h"
 #include "engine_record.h"
 #include "error.h"
 
 namespace kdx::embed {
 
 namespace {
-
-void check(cudaError_t status, const char *what) {
-    if (status == cudaSuccess) return;
-    cudaGetLastError();  // or the next call reports it again
-    throw Failure(KDX_ERROR_BACKEND, std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
-}
 
 void require(bool done, const char *what) {
     if (!done) throw Failure(KDX_ERROR_BACKEND, std::string("TensorRT: ") + what);
@@ -50,44 +45,6 @@ private:
     std::string last_;
 };
 
-struct FreeDevice {
-    void operator()(void *memory) const { cudaFree(memory); }
-};
-struct FreeHost {
-    void operator()(void *memory) const { cudaFreeHost(memory); }
-};
-
-// Memory on the card, and pinned memory of the same size on the host.
-struct Buffer {
-    std::unique_ptr<void, FreeDevice> device;
-    std::unique_ptr<void, FreeHost> host;
-
-    explicit Buffer(std::size_t bytes) {
-        void *memory = nullptr;
-        check(cudaMalloc(&memory, bytes), "device memory");
-        device.reset(memory);
-        check(cudaMallocHost(&memory, bytes), "pinned memory");
-        host.reset(memory);
-    }
-};
-
-class Stream {
-public:
-    Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"); }
-    ~Stream() { cudaStreamDestroy(stream_); }
-    Stream(const Stream &) = delete;
-    Stream &operator=(const Stream &) = delete;
-    operator cudaStream_t() const { return stream_; }
-
-private:
-    cudaStream_t stream_ = nullptr;
-};
-
-struct DestroyGraph {
-    void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
-};
-using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
-
 std::string version_of_tensorrt() {
     const int version = getInferLibVersion();
     // 8.6.1 is 8601, 10.16.1 is 101601.
@@ -110,6 +67,58 @@ Machine machine_of(int device) {
     return machine;
 }
 
+// Where an engine reads and writes; the same for every profile, and for as long as the detector lives.
+struct Buffers {
+    Buffer images, maps, scores;
+
+    Buffers(std::size_t image_bytes, std::size_t map_bytes, std::size_t most)
+        : images(most * image_bytes), maps(most * map_bytes), scores(most * sizeof(float)) {}
+};
+
+// An optimisation profile's execution context: the batch it is set to, and the graph captured of it. A graph is bound to
+// the shapes and addresses that its context had: to launch it after they changed is undefined.
+class Profile {
+public:
+    Profile(nvinfer1::ICudaEngine &engine, std::size_t index, const Buffers &buffers, cudaStream_t stream, Log &log)
+        : context_(engine.createExecutionContext()), shape_(engine.getTensorShape("image")), log_(log) {
+        require(context_ != nullptr, log.last().c_str());
+        require(context_->setOptimizationProfileAsync(static_cast<std::int32_t>(index), stream), "a profile was refused");
+        check(cudaStreamSynchronize(stream), "a profile");
+        require(context_->setTensorAddress("image", buffers.images.device.get()) &&
+                    context_->setTensorAddress("anomaly_map", buffers.maps.device.get()) &&
+                    context_->setTensorAddress("anomaly_score", buffers.scores.device.get()),
+                "a buffer was refused");
+    }
+
+    void set_batch(std::size_t count) {
+        if (batch_ == count) return;
+        forget();
+        shape_.d[0] = static_cast<std::int32_t>(count);
+        require(context_->setInputShape("image", shape_), "the images' shape was refused");
+        batch_ = count;
+    }
+
+    void enqueue(cudaStream_t stream) { require(context_->enqueueV3(stream), log_.last().c_str()); }
+
+    // Drops the graph, and what is believed of the context.
+    void forget() {
+        graph.reset();
+        ran = false;
+        batch_ = 0;
+    }
+
+    Graph graph;
+    // Whether a plain call of this batch went well. TensorRT defers work to the first one after a change, which cannot be
+    // captured.
+    bool ran = false;
+
+private:
+    std::unique_ptr<nvinfer1::IExecutionContext> context_;
+    nvinfer1::Dims shape_;
+    std::size_t batch_ = 0;  // 0: not known
+    Log &log_;
+};
+
 class TensorRt : public Backend {
 public:
     TensorRt(const Bundle &bundle, const BackendOptions &options)
@@ -126,12 +135,8 @@ public:
         require(engine_ != nullptr, log_.last().c_str());
         require(engine_->getNbOptimizationProfiles() == static_cast<int>(batches_.size()),
                 "the plan has other optimisation profiles than its record names");
-        const auto most = max_batch();
-        stream_ = std::make_unique<Stream>();
-        images_ = std::make_unique<Buffer>(most * image_bytes_);
-        maps_ = std::make_unique<Buffer>(most * map_values_ * sizeof(float));
-        scores_ = std::make_unique<Buffer>(most * sizeof(float));
-        contexts_.resize(batches_.size());
+        buffers_ = std::make_unique<Buffers>(image_bytes_, map_values_ * sizeof(float), max_batch());
+        profiles_.resize(batches_.size());
     }
 
     ~TensorRt() override { cudaSetDevice(device_); }
@@ -142,75 +147,93 @@ public:
     void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {
         const std::lock_guard lock(mutex_);
         check(cudaSetDevice(device_), "the card");  // of this thread
-        std::memcpy(images_->host.get(), images, count * image_bytes_);
-        const auto graph = graphs_.find(count);
-        if (graph != graphs_.end() && graph->second) {
-            check(cudaGraphLaunch(graph->second.get(), *stream_), "a graph");
-        } else {
-            enqueue(count);
+        auto &profile = profile_for(count);
+        try {
+            profile.set_batch(count);
+            std::memcpy(buffers_->images.host.get(), images, count * image_bytes_);
+            if (profile.ran && !profile.graph && captures_) capture(profile, count);
+            if (profile.graph)
+                check(cudaGraphLaunch(profile.graph.get(), stream()), "a graph");
+            else
+                enqueue(profile, count);
+            check(cudaStreamSynchronize(stream()), "an inference");
+        } catch (...) {
+            start_afresh(profile);
+            throw;
         }
-        check(cudaStreamSynchronize(*stream_), "an inference");
-        if (graph == graphs_.end()) graphs_[count] = captured(count);
-        const auto *maps = static_cast<const float *>(maps_->host.get());
-        const auto *scores = static_cast<const float *>(scores_->host.get());
+        profile.ran = true;
+        const auto *maps = static_cast<const float *>(buffers_->maps.host.get());
+        const auto *scores = static_cast<const float *>(buffers_->scores.host.get());
         for (std::size_t i = 0; i < count; ++i) sink(i, scores[i], maps + i * map_values_);
     }
 
 private:
     // Copies, inference and copies back, in order on the stream.
-    void enqueue(std::size_t count) {
-        auto &context = context_for(count);
-        const auto shape = engine_->getTensorShape("image");
-        auto wanted = shape;
-        wanted.d[0] = static_cast<std::int32_t>(count);
-        require(context.setInputShape("image", wanted), "the images' shape was refused");
-        require(context.setTensorAddress("image", images_->device.get()) &&
-                    context.setTensorAddress("anomaly_map", maps_->device.get()) &&
-                    context.setTensorAddress("anomaly_score", scores_->device.get()),
-                "a buffer was refused");
-        copy(images_->device.get(), images_->host.get(), count * image_bytes_, cudaMemcpyHostToDevice);
-        require(context.enqueueV3(*stream_), log_.last().c_str());
-        copy(maps_->host.get(), maps_->device.get(), count * map_values_ * sizeof(float), cudaMemcpyDeviceToHost);
-        copy(scores_->host.get(), scores_->device.get(), count * sizeof(float), cudaMemcpyDeviceToHost);
+    void enqueue(Profile &profile, std::size_t count) {
+        const auto &[images, maps, scores] = *buffers_;
+        copy(images.device.get(), images.host.get(), count * image_bytes_, cudaMemcpyHostToDevice);
+        profile.enqueue(stream());
+        copy(maps.host.get(), maps.device.get(), count * map_values_ * sizeof(float), cudaMemcpyDeviceToHost);
+        copy(scores.host.get(), scores.device.get(), count * sizeof(float), cudaMemcpyDeviceToHost);
     }
 
     void copy(void *target, const void *source, std::size_t bytes, cudaMemcpyKind kind) {
-        check(cudaMemcpyAsync(target, source, bytes, kind, *stream_), "a copy");
+        check(cudaMemcpyAsync(target, source, bytes, kind, stream()), "a copy");
     }
 
-    // Returns one CUDA graph of what enqueue does; none where that cannot be captured: it is slower then, not wrong.
-    Graph captured(std::size_t count) {
-        cudaGraph_t graph = nullptr;
-        if (cudaStreamBeginCapture(*stream_, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return forget();
-        bool is_whole = true;
+    // Captures what enqueue does as one graph. Where that cannot be, calls are plain from now on: slower, not wrong.
+    void capture(Profile &profile, std::size_t count) {
         try {
-            enqueue(count);
+            profile.graph = captured(profile, count);
         } catch (const Failure &) {
-            is_whole = false;
+            captures_ = false;
+            for (auto &each : profiles_)
+                if (each) each->graph.reset();
+            // Half a capture may have left its mark on context and stream.
+            start_afresh(profile);
+            profile.set_batch(count);
         }
-        if (cudaStreamEndCapture(*stream_, &graph) != cudaSuccess || !is_whole || !graph) return forget();
+    }
+
+    Graph captured(Profile &profile, std::size_t count) {
+        check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "a capture");
+        cudaGraph_t graph = nullptr;
+        try {
+            enqueue(profile, count);
+        } catch (...) {
+            // The stream is out of capture again, whatever this says.
+            if (cudaStreamEndCapture(stream(), &graph) == cudaSuccess && graph) cudaGraphDestroy(graph);
+            throw;
+        }
+        check(cudaStreamEndCapture(stream(), &graph), "the end of a capture");
         cudaGraphExec_t executable = nullptr;
         const auto status = cudaGraphInstantiateWithFlags(&executable, graph, 0);
         cudaGraphDestroy(graph);
-        return status == cudaSuccess ? Graph(executable) : forget();
+        check(status, "a graph");
+        return Graph(executable);
     }
 
-    static Graph forget() {
-        cudaGetLastError();
-        return nullptr;
+    // After a failure: nothing of the failed call is left, and the next one begins with a plain call on another stream.
+    void start_afresh(Profile &profile) {
+        profile.forget();
+        if (!stream_) return;
+        cudaStreamSynchronize(*stream_);
+        stream_.reset();
+        cudaGetLastError();  // or the next call reports it again
     }
 
-    nvinfer1::IExecutionContext &context_for(std::size_t count) {
-        std::size_t profile = 0;
-        while (static_cast<std::size_t>(batches_[profile]) < count) ++profile;
-        auto &context = contexts_[profile];
-        if (!context) {
-            context.reset(engine_->createExecutionContext());
-            require(context != nullptr, log_.last().c_str());
-            require(context->setOptimizationProfileAsync(static_cast<std::int32_t>(profile), *stream_), "a profile was refused");
-            check(cudaStreamSynchronize(*stream_), "a profile");
-        }
-        return *context;
+    cudaStream_t stream() {
+        if (!stream_) stream_ = std::make_unique<Stream>();
+        return *stream_;
+    }
+
+    // The smallest profile that takes so many images; made when it is first used, whole or not at all.
+    Profile &profile_for(std::size_t count) {
+        std::size_t index = 0;
+        while (static_cast<std::size_t>(batches_[index]) < count) ++index;
+        auto &profile = profiles_[index];
+        if (!profile) profile = std::make_unique<Profile>(*engine_, index, *buffers_, stream(), log_);
+        return *profile;
     }
 
     const int device_;
@@ -220,10 +243,10 @@ private:
     Log log_;
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+    std::unique_ptr<Buffers> buffers_;
     std::unique_ptr<Stream> stream_;
-    std::unique_ptr<Buffer> images_, maps_, scores_;
-    std::vector<std::unique_ptr<nvinfer1::IExecutionContext>> contexts_;
-    std::map<std::size_t, Graph> graphs_;
+    std::vector<std::unique_ptr<Profile>> profiles_;
+    bool captures_ = true;
     std::mutex mutex_;
 };
 

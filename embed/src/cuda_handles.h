@@ -1,0 +1,59 @@
+// CUDA's memory, streams and graphs with destructors.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <type_traits>
+
+#include "error.h"
+
+namespace kdx::embed {
+
+inline void check(cudaError_t status, const char *what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // or the next call reports it again
+    throw Failure(KDX_ERROR_BACKEND, std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
+}
+
+struct FreeDevice {
+    void operator()(void *memory) const { cudaFree(memory); }
+};
+struct FreeHost {
+    void operator()(void *memory) const { cudaFreeHost(memory); }
+};
+
+// Memory on the card, and pinned memory of the same size on the host.
+struct Buffer {
+    std::unique_ptr<void, FreeDevice> device;
+    std::unique_ptr<void, FreeHost> host;
+
+    explicit Buffer(std::size_t bytes) {
+        void *memory = nullptr;
+        check(cudaMalloc(&memory, bytes), "device memory");
+        device.reset(memory);
+        check(cudaMallocHost(&memory, bytes), "pinned memory");
+        host.reset(memory);
+    }
+};
+
+class Stream {
+public:
+    Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream"); }
+    ~Stream() { cudaStreamDestroy(stream_); }
+    Stream(const Stream &) = delete;
+    Stream &operator=(const Stream &) = delete;
+    operator cudaStream_t() const { return stream_; }
+
+private:
+    cudaStream_t stream_ = nullptr;
+};
+
+struct DestroyGraph {
+    void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
+
+}  // namespace kdx::embed

@@ -1,0 +1,206 @@
+// kdx_tensorrt BUNDLE: the TensorRT backend over fakes of TensorRT and CUDA (fake_tensorrt/), through the exported
+// functions. The bundle has an engine of the fakes with profiles for 2 and 32 images.
+#include <algorithm>
+#include <cmath>
+#include <kdx/kdx.hpp>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "fake.h"
+#include "pictures.h"
+
+namespace {
+
+constexpr std::size_t kSmall = 2, kLarge = 32;
+
+std::string bundle;
+
+kdx::Options options() {
+    kdx::Options made;
+    made.backend = "tensorrt";
+    made.precision = "fp32";
+    return made;
+}
+
+// Frames of a detector, and what the fake engine says of each.
+class Frames {
+public:
+    explicit Frames(const kdx_description &takes) {
+        for (unsigned i = 0; i < 40; ++i) {
+            pixels_.push_back(frame_of(takes, i));
+            images.push_back(image_of(takes, pixels_.back()));
+            scores.push_back(fake::score_of(pixels_.back().data(), pixels_.back().size()));
+        }
+    }
+
+    std::vector<kdx_image> images;
+    std::vector<float> scores;
+
+private:
+    std::vector<std::vector<std::uint8_t>> pixels_;
+};
+
+// A batch through the C interface, with maps.
+struct Batch {
+    std::vector<kdx_verdict> verdicts;
+    std::vector<std::vector<float>> values;
+    kdx_status status = KDX_OK;
+
+    Batch(kdx::Detector &detector, const Frames &frames, std::size_t count) : verdicts(count) {
+        const auto &takes = detector.describe();
+        std::vector<kdx_map> maps;
+        values.assign(count, std::vector<float>(static_cast<std::size_t>(takes.map_height) * takes.map_width, 1.0f));
+        for (auto &each : values) maps.push_back({each.data(), 0});
+        for (auto &each : verdicts) {
+            KDX_INIT(each);
+            each.decision = KDX_GOOD, each.score = -1;
+        }
+        status = kdx_infer_batch(detector.handle(), count, frames.images.data(), verdicts.data(), maps.data());
+    }
+
+    bool is_right(const Frames &frames) const {
+        for (std::size_t i = 0; i < verdicts.size(); ++i) {
+            const bool is_map = std::all_of(values[i].begin(), values[i].end(), [&](float value) { return value == frames.scores[i]; });
+            if (verdicts[i].decision != KDX_GOOD || verdicts[i].score != frames.scores[i] || !is_map) return false;
+        }
+        return status == KDX_OK;
+    }
+
+    bool is_blank() const {
+        for (std::size_t i = 0; i < verdicts.size(); ++i) {
+            const bool is_map = std::all_of(values[i].begin(), values[i].end(), [](float value) { return std::isnan(value); });
+            if (verdicts[i].decision != KDX_UNDECIDED || !std::isnan(verdicts[i].score) || !is_map) return false;
+        }
+        return status == KDX_ERROR_BACKEND;
+    }
+};
+
+std::size_t launches() { return fake::calls("cudaGraphLaunch"); }
+std::size_t captures() { return fake::calls("cudaStreamBeginCapture"); }
+
+// Runs batches of so many images; every answer must be right.
+void run(kdx::Detector &detector, const Frames &frames, const std::vector<std::size_t> &counts) {
+    for (const auto count : counts) CHECK(Batch(detector, frames, count).is_right(frames));
+}
+
+void a_batch_is_plain_then_captured_then_replayed() {
+    kdx::Detector detector(bundle, options());
+    const Frames frames(detector.describe());
+    run(detector, frames, {5});
+    const auto before = launches(), made = captures();
+    run(detector, frames, {5, 5, 5});
+    CHECK(launches() == before + 3 && captures() == made + 1);
+}
+
+void another_batch_in_a_profile_drops_its_graph() {
+    kdx::Detector detector(bundle, options());
+    const Frames frames(detector.describe());
+    run(detector, frames, {5, 5, 5, 7, 5, 5, 5, 7, 7, 7, 5, 32, 32, 3});
+    // Of sizes that take turns none is captured: it would serve no call.
+    const auto before = captures();
+    run(detector, frames, {5, 7, 5, 7, 5, 7});
+    CHECK(captures() == before);
+}
+
+void profiles_do_not_disturb_each_other() {
+    kdx::Detector detector(bundle, options());
+    const Frames frames(detector.describe());
+    run(detector, frames, {1, 1, 5, 5});
+    const auto before = launches(), made = captures();
+    run(detector, frames, {1, 5, 1, 5});
+    CHECK(launches() == before + 4 && captures() == made);
+}
+
+void an_engine_that_cannot_be_captured_runs_plainly() {
+    kdx::Detector detector(bundle, options());
+    const Frames frames(detector.describe());
+    fake::refuse_captures(true);
+    const auto before = launches(), made = captures();
+    run(detector, frames, {5, 5, 5, 1, 1, 1, 5, 5});
+    fake::refuse_captures(false);
+    CHECK(launches() == before && captures() == made + 1);  // and is not asked again
+}
+
+void a_batch_whose_second_part_fails_leaves_nothing_good() {
+    kdx::Detector detector(bundle, options());
+    const Frames frames(detector.describe());
+    CHECK(detector.describe().max_batch == static_cast<int>(kLarge));
+    run(detector, frames, {40});
+    fake::fail_at(2, "enqueueV3");
+    CHECK(Batch(detector, frames, 40).is_blank());
+    CHECK(fake::failed() == "enqueueV3");
+    run(detector, frames, {40, 40});
+}
+
+// Whatever fails, the call says so and leaves nothing good, or is right; the next one is right.
+void any_one_call_may_fail() {
+    const std::vector<std::size_t> script = {kSmall, kSmall, kSmall, 5, 5, 5, 7, 5, kSmall};
+    std::size_t failures_seen = 0;
+    for (std::size_t number = 1;; ++number) {
+        CHECK(fake::held() == 0);
+        kdx::Detector detector(bundle, options());
+        const Frames frames(detector.describe());
+        fake::fail_at(number);
+        for (const auto count : script) {
+            const Batch batch(detector, frames, count);
+            CHECK(batch.is_right(frames) || batch.is_blank());
+            failures_seen += batch.status != KDX_OK;
+        }
+        const auto failed = fake::failed();
+        fake::fail_at(0);
+        run(detector, frames, {5, 5, 5, kSmall, kSmall});
+        if (failed.empty()) break;  // the script has no more calls
+    }
+    CHECK(failures_seen > 50);
+}
+
+void a_detector_that_cannot_be_opened_holds_nothing() {
+    for (std::size_t number = 1;; ++number) {
+        fake::fail_at(number);
+        try {
+            const kdx::Detector detector(bundle, options());
+            if (!fake::failed().empty()) continue;
+            fake::fail_at(0);
+            return;
+        } catch (const kdx::Error &error) {
+            CHECK(!fake::failed().empty() && fake::held() == 0);
+        }
+    }
+}
+
+void threads_take_turns() {
+    kdx::Detector detector(bundle, options());
+    const Frames frames(detector.describe());
+    std::vector<std::thread> threads;
+    std::vector<int> wrong(8);
+    for (std::size_t i = 0; i < wrong.size(); ++i)
+        threads.emplace_back([&, i] {
+            for (int call = 0; call < 20; ++call) wrong[i] += !Batch(detector, frames, 1 + i % 4).is_right(frames);
+        });
+    for (auto &thread : threads) thread.join();
+    CHECK(std::all_of(wrong.begin(), wrong.end(), [](int count) { return count == 0; }));
+}
+
+}  // namespace
+
+int main(int argc, char **argv) try {
+    if (argc != 2) return std::fprintf(stderr, "kdx_tensorrt BUNDLE\n"), 2;
+    bundle = argv[1];
+    a_batch_is_plain_then_captured_then_replayed();
+    another_batch_in_a_profile_drops_its_graph();
+    profiles_do_not_disturb_each_other();
+    an_engine_that_cannot_be_captured_runs_plainly();
+    a_batch_whose_second_part_fails_leaves_nothing_good();
+    any_one_call_may_fail();
+    a_detector_that_cannot_be_opened_holds_nothing();
+    threads_take_turns();
+    CHECK(fake::held() == 0);
+    for (const auto &misuse : fake::misuses()) std::fprintf(stderr, "%s\n", misuse.c_str()), ++failures;
+    return failures ? 1 : 0;
+} catch (const std::exception &error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+}
