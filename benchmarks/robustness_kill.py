@@ -224,7 +224,9 @@ def facts_of(bundle: Path) -> dict[str, Any]:
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
-    thresholds = {"fp32": manifest.threshold, **manifest.thresholds}
+    thresholds = {"fp32": manifest.threshold}
+    for precision, by_runtime in manifest.runtime_thresholds.items():
+        thresholds.update({f"{precision} in {runtime}": one for runtime, one in by_runtime.items()})
     unreadable: dict[str, str] = {}
     engines = list(engines_of(bundle, unreadable))
     if unreadable:

@@ -122,7 +122,7 @@ def verify(
     for info, precision in _opened(bundle, backends, wanted):
         try:
             with info.open(bundle.graph_of(precision), threads, precision) as backend:
-                thresholds = thresholds_of(bundle.manifest, precision)
+                thresholds = thresholds_of(bundle.manifest, precision, info.runtime)
                 most = bundle.manifest.max_batch
                 comparisons += compare_backend(backend, golden, most, thresholds, precision, behind)
         except BackendError as error:
@@ -152,14 +152,14 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
     )
 
 
-def thresholds_of(manifest: Manifest, precision: str) -> tuple[float, float] | None:
-    """Return FP32's threshold and the one at which a precision's scores are decided; None unless there are both.
+def thresholds_of(manifest: Manifest, precision: str, runtime: str) -> tuple[float, float] | None:
+    """Return FP32's threshold and the one at which a precision is decided in a runtime; None unless there are both.
 
     None as well where golden images are tiles and there is a level map, which is of frames: its scores are no tile's.
     """
     if manifest.tiling is not None and manifest.level_sha256 is not None:
         return None
-    exact, own = manifest.threshold_of("fp32"), manifest.threshold_of(precision)
+    exact, own = manifest.threshold_of("fp32"), manifest.threshold_of(precision, runtime)
     return (exact.score, own.score) if exact and own else None
 
 

@@ -158,10 +158,14 @@ class Bundle:
             raise BundleError(f"'{self.path}' was replaced while it was {done}", fix=fix)
         return current
 
-    def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Bundle:
-        """Store new thresholds, by precision, in the bundle on disk, in one step, and return the updated bundle.
+    def with_thresholds(self, threshold: Threshold, own: Mapping[str, Mapping[str, Threshold]] | None = None) -> Bundle:
+        """Store a calibration in the bundle on disk, in one step, and return the updated bundle.
 
-        None takes a precision's away; FP32's stays then. A signature is taken away: it was for what stood there before.
+        A signature is removed: it was for what stood there before.
+
+        Args:
+            threshold: As for :meth:`kdx.manifest.Manifest.with_thresholds`.
+            own: Likewise.
 
         Raises:
             BundleError: The bundle on disk is another one by now.
@@ -169,7 +173,7 @@ class Bundle:
         tidy(self.path / INDEX)
         # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
         with locked(self.path.resolve().parent):
-            manifest = self.require_present("calibrated", fix="calibrate again").with_thresholds(thresholds)
+            manifest = self.require_present("calibrated", fix="calibrate again").with_thresholds(threshold, own)
             write_atomic(self.path / INDEX, encode_record(manifest))
             (self.path / SIGNATURE).unlink(missing_ok=True)
         return Bundle(self.path, manifest)
@@ -220,9 +224,10 @@ def bundle_of(path: Path, index: bytes) -> Bundle:
         _check_file(path, name, expected)
     _check_tiling(path, manifest)
     for precision in manifest.precisions:
-        threshold = manifest.stored_threshold(precision)
-        calibrated_on = graph_file(precision if precision in OWN_THRESHOLD else "fp32")
-        if threshold is not None and threshold.graph_sha256 != manifest.files[calibrated_on]:
+        is_own = precision in OWN_THRESHOLD
+        stored = manifest.own_thresholds(precision).values() if is_own else [manifest.threshold]
+        calibrated_on = manifest.files[graph_file(precision if is_own else "fp32")]
+        if any(threshold is not None and threshold.graph_sha256 != calibrated_on for threshold in stored):
             raise BundleError(
                 f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
             )

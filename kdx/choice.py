@@ -76,7 +76,8 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
     """
     if precision is not None:
         bundle.graph_of(precision)
-    ways = [(info, one) for info, one in ways_of(bundle) if precision in {None, one} and _is_decided_alike(bundle, one)]
+    decides = bundle.manifest.decides_alike  # none must be chosen that could only say undecided
+    ways = [(info, one) for info, one in ways_of(bundle) if precision in {None, one} and decides(one, info.runtime)]
     if not ways and precision is not None:
         # Asked for by name, however slow.
         ways = [(info, precision) for info in require_backends(bundle.path) if info.offers(precision)][:1]
@@ -115,11 +116,6 @@ def _is_worth_it(info: BackendInfo, precision: str) -> bool:
     return info.offers(precision) and (precision != "fp16" or info.needs_gpu)
 
 
-def _is_decided_alike(bundle: Bundle, precision: str) -> bool:
-    """Whether a precision has a threshold wherever FP32 has one: none must be chosen that could only say undecided."""
-    return bundle.manifest.threshold_of("fp32") is None or bundle.manifest.threshold_of(precision) is not None
-
-
 def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int | None) -> Choice:
     from kd_export.verify import compare_backend, thresholds_of
 
@@ -131,7 +127,7 @@ def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: i
         for info, precision in ways:
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
-                thresholds = thresholds_of(manifest, precision)
+                thresholds = thresholds_of(manifest, precision, info.runtime)
                 compared = compare_backend(backend, golden, manifest.max_batch, thresholds, precision, behind)
             except BackendError as error:
                 failed.append(Candidate(backend=info.name, precision=precision, reason=error.message))
@@ -167,7 +163,7 @@ def _key(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int |
     machine = describe_machine(threads or usable_cores(), versions)
     parts = {
         "files": bundle.manifest.files,
-        "thresholds": [bundle.manifest.threshold, bundle.manifest.thresholds],
+        "thresholds": [bundle.manifest.threshold, bundle.manifest.runtime_thresholds, bundle.manifest.thresholds],
         "ways": [(info.name, precision) for info, precision in ways],
         "engines": [engine.record.plan_sha256 for engine in engines_of(bundle.path)],
         "machine": machine,

@@ -17,6 +17,7 @@ from scipy.stats import ks_2samp
 
 from kdx.bundle import Bundle
 from kdx.errors import DataError, OptionError
+from kdx.variants import OWN_THRESHOLD
 from kdx.verdict_log import LoggedVerdicts
 
 WINDOW = 500
@@ -148,7 +149,12 @@ def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
             expected=f"{bundle.path.name} in {' or '.join(manifest.precisions)}, as it is now",
             received=facts.describe(),
         )
-    threshold = manifest.threshold_of(facts.precision)
+    if facts.precision in OWN_THRESHOLD and facts.runtime is None:
+        raise DataError(
+            f"the log is of an older kdx and does not say which runtime computed its {facts.precision} scores",
+            fix="begin another log: kdx.load(BUNDLE, log=PATH)",
+        )
+    threshold = manifest.threshold_of(facts.precision, facts.runtime)
     if threshold is None or not threshold.scores:
         raise DataError(
             f"'{bundle.path}' does not hold the scores of its calibration", fix=f"kdx calibrate {bundle.path} DATA"

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle import Bundle, open_bundle
+from kdx.calibrated import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.loading import detector_on, is_run, way_of
-from kdx.roi import warn_if_stale
-from kdx.runtime.backend import ClosesOnExit, find_backend
+from kdx.runtime.backend import ClosesOnExit, find_backend, runtime_of
 from kdx.runtime.detector import Detector, Verdict
 from kdx.sharing import SHARING, circles_of, one_teacher, require_golden
 
@@ -118,7 +118,7 @@ def load_many(
     else:
         group = _load(opened, backend, threads, precision, may_share=shared_teacher is None)
     for name, bundle in opened.items():
-        warn_if_stale(bundle, group[name].precision)
+        warn_of_calibration(bundle, group[name].precision, runtime_of(group[name].backend.name))
     return group
 
 

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdx.bundle import Bundle, open_bundle
+from kdx.calibrated import warn_of_calibration
 from kdx.choice import choose
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.manifest import Manifest
 from kdx.position import level_of
 from kdx.records import RUN_INDEX
-from kdx.roi import RoiFrame, roi_of, warn_if_stale
-from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend
+from kdx.roi import RoiFrame, roi_of
+from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import Tiled
 from kdx.tiling import Stitcher
-from kdx.variants import graph_file
+from kdx.variants import OWN_THRESHOLD, graph_file
 
 if TYPE_CHECKING:
     from kdx.keys import PublicKeys
@@ -37,7 +38,8 @@ def load(
     """Load a bundle (or, with torch installed, a training run) and return its detector.
 
     Warns with :class:`kdx.roi.StaleCalibrationWarning` where the region of interest or the level map was changed
-    after the calibration.
+    after the calibration, and with :class:`kdx.calibrated.CalibrationWarning` where BF16 or INT8 has no threshold that
+    was measured by the runtime that runs it here, or where an older kdx did not record which runtime measured it.
 
     Args:
         path: A bundle folder, or a run folder of ``kdx train``, which runs in eager PyTorch and has no threshold.
@@ -64,7 +66,7 @@ def load(
             raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")
         bundle = open_bundle(path, require_signature=require_signature)
         detector = detector_of(bundle, backend, threads, precision)
-        warn_if_stale(bundle, detector.precision)
+        warn_of_calibration(bundle, detector.precision, runtime_of(detector.backend.name))
         try:
             _watch(detector, bundle, log, metrics)
         except BaseException:
@@ -96,13 +98,16 @@ def _watch(detector: Detector, bundle: Bundle, log: str | Path | None, metrics: 
     if metrics is not None:
         from kdx.metrics import Metrics
 
-        detector.metrics = Metrics(metrics, bundle, detector.precision)
+        detector.metrics = Metrics(metrics, bundle, detector.precision, runtime_of(detector.backend.name))
     if log is not None:
         from kdx.verdict_log import LogFacts, VerdictLog
 
         graph = bundle.manifest.files[graph_file(detector.precision)]
         manifest = bundle.manifest
-        facts = LogFacts(bundle.path.name, graph, detector.precision, manifest.roi_sha256, manifest.level_sha256)
+        # Scores of FP32 and FP16 may come from any runtime.
+        runtime = runtime_of(detector.backend.name) if detector.precision in OWN_THRESHOLD else None
+        region, level = manifest.roi_sha256, manifest.level_sha256
+        facts = LogFacts(bundle.path.name, graph, detector.precision, region, level, runtime)
         detector.log = VerdictLog(log, facts)
 
 
@@ -141,7 +146,10 @@ def way_of(
         choice = choose(bundle, threads, precision)
         backend, precision = choice.backend, choice.precision
     info = find_backend(backend)
-    precision = precision or info.choose_precision(bundle.manifest.precisions)
+    manifest = bundle.manifest
+    if precision is None:
+        decided = [each for each in manifest.precisions if manifest.decides_alike(each, info.runtime)]
+        precision = info.choose_precision(decided)
     info.require_precision(precision)
     return info, precision
 
@@ -166,7 +174,7 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
     except BundleError:
         backend.close()
         raise
-    calibrated = manifest.threshold_of(precision)
+    calibrated = manifest.threshold_of(precision, runtime_of(backend.name))
     threshold, pixel = (calibrated.score, calibrated.pixel) if calibrated else (None, None)
     return Detector(
         for_frames(backend, manifest),

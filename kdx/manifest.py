@@ -25,6 +25,8 @@ LEVEL = "position_level.npy"
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 _FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\:\x00]+$")]
+# Which runtimes may have measured a threshold of schema 1, which did not record it: only OpenVINO computes in BF16.
+_SCHEMA_1_RUNTIMES = {"bf16": ("openvino",), "int8": ("onnxruntime", "openvino")}
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -150,9 +152,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         golden: Names of the golden images, in the order of the reference maps and scores.
         files: SHA-256 of every other file in the bundle, by relative POSIX path.
         provenance: Where it comes from.
-        threshold: The calibrated decision, or None. FP16 shares it.
+        threshold: The calibrated decision, or None. FP16 shares it, in every runtime.
         variants: The graphs in other precisions than FP32, by precision.
-        thresholds: Those of precisions that have one of their own.
+        runtime_thresholds: Those of BF16 and INT8, by precision and by the runtime that measured it: their scores
+            differ from runtime to runtime by more than a threshold's own uncertainty.
+        thresholds: Those of BF16 and INT8 in bundles of schema 1, by precision; see :meth:`own_thresholds`.
         frame_limits: What the golden images look like, by which frames that show no part are told.
         tiling: How frames larger than the graph's input are cut, or None.
     """
@@ -170,6 +174,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     field_of_view: _Share = 1.0
     threshold: Threshold | None = None
     variants: dict[str, Variant] = msgspec.field(default_factory=dict)
+    runtime_thresholds: dict[str, dict[str, Threshold]] = msgspec.field(default_factory=dict)
     thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
     frame_limits: FrameLimits = FrameLimits()
     tiling: Tiling | None = None
@@ -190,31 +195,68 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         height, width = self.tiling.frame
         return height * self.map_size[0] // self.input.height, width * self.map_size[1] // self.input.width
 
-    def threshold_of(self, precision: str) -> Threshold | None:
-        """Return the threshold at which a precision's scores are decided, or None without one.
+    def threshold_of(self, precision: str, runtime: str | None = None) -> Threshold | None:
+        """Return the threshold at which a precision's scores are decided in a runtime, or None without one.
 
         One that was calibrated in another region of interest, or with another level map, decides nothing.
+
+        Args:
+            precision: Of the graph.
+            runtime: What computes the scores, see :func:`kdx.runtime.backend.runtime_of`. FP32 and FP16 have one
+                threshold for all, and need none.
         """
-        return None if self.changed_since(precision) else self.stored_threshold(precision)
+        return None if self.changed_since(precision, runtime) else self.stored_threshold(precision, runtime)
 
-    def stored_threshold(self, precision: str) -> Threshold | None:
-        """Return the latest calibration of a precision, whatever region of interest and level map it was made with."""
-        return self.thresholds.get(precision) if precision in OWN_THRESHOLD else self.threshold
+    def stored_threshold(self, precision: str, runtime: str | None = None) -> Threshold | None:
+        """Return the latest calibration, whatever region of interest and level map it was made with."""
+        if precision not in OWN_THRESHOLD:
+            return self.threshold
+        if runtime is None:
+            raise ValueError(f"{precision} has a threshold for each runtime: name one")
+        return self.own_thresholds(precision).get(runtime)
 
-    def changed_since(self, precision: str = "fp32") -> str | None:
-        """Say in words what was changed after a precision's calibration, which does not hold since; None: nothing."""
-        stored = self.stored_threshold(precision)
+    def own_thresholds(self, precision: str) -> Mapping[str, Threshold]:
+        """Return the stored thresholds of BF16 or INT8 by runtime.
+
+        Schema 1 had one for all, measured by a runtime that it did not record. It counts for those that may have
+        measured it, and :meth:`is_runtime_known` says where that is a guess.
+        """
+        if precision in self.runtime_thresholds or precision not in self.thresholds:
+            return self.runtime_thresholds.get(precision, {})
+        return dict.fromkeys(_SCHEMA_1_RUNTIMES.get(precision, ()), self.thresholds[precision])
+
+    def is_runtime_known(self, precision: str) -> bool:
+        """Whether it is recorded, or certain, which runtime measured a precision's threshold."""
+        is_recorded = precision in self.runtime_thresholds or precision not in self.thresholds
+        return is_recorded or len(_SCHEMA_1_RUNTIMES.get(precision, ())) == 1
+
+    def decides_alike(self, precision: str, runtime: str) -> bool:
+        """Whether a precision has a threshold in a runtime wherever FP32 has one; else it could only be undecided."""
+        return self.threshold_of("fp32") is None or self.threshold_of(precision, runtime) is not None
+
+    def changed_since(self, precision: str = "fp32", runtime: str | None = None) -> str | None:
+        """Say in words what was changed after a calibration, which does not hold since; None: nothing."""
+        stored = self.stored_threshold(precision, runtime)
         if stored is None:
             return None
         if stored.roi_sha256 != self.roi_sha256:
             return "the region of interest"
         return "the level map" if (stored.level and stored.level.sha256) != self.level_sha256 else None
 
-    def with_thresholds(self, thresholds: Mapping[str, Threshold | None]) -> Manifest:
-        """Return this, in the present schema, with new thresholds by precision; None removes one, but FP32's stays."""
-        own = {p: one for p, one in {**self.thresholds, **thresholds}.items() if one and p in OWN_THRESHOLD}
-        exact = thresholds.get("fp32") or self.threshold
-        return msgspec.structs.replace(self, schema=SCHEMA, threshold=exact, thresholds=own)
+    def with_thresholds(
+        self, threshold: Threshold, own: Mapping[str, Mapping[str, Threshold]] | None = None
+    ) -> Manifest:
+        """Return this, in the present schema, with a new calibration.
+
+        Args:
+            threshold: FP32's.
+            own: All of BF16 and INT8 by precision and runtime; others are removed. None leaves them as they are.
+        """
+        changed = msgspec.structs.replace(self, schema=SCHEMA, threshold=threshold)
+        if own is None:
+            return changed
+        kept = {precision: dict(by_runtime) for precision, by_runtime in own.items() if by_runtime}
+        return msgspec.structs.replace(changed, runtime_thresholds=kept, thresholds={})
 
     @property
     def roi_sha256(self) -> str | None:

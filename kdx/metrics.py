@@ -77,17 +77,18 @@ class Metrics:
         registry: Where the metrics are registered; True for Prometheus' own.
         bundle: The detector's bundle; it is named after its folder.
         precision: In which its graph runs.
+        runtime: What computes its scores.
 
     Raises:
         OptionError: The package ``prometheus_client`` is missing, or the registry is none.
     """
 
-    def __init__(self, registry: Registry, bundle: Bundle, precision: str) -> None:
+    def __init__(self, registry: Registry, bundle: Bundle, precision: str, runtime: str) -> None:
         from kdx.runtime.detector import Decision
 
         families = _families_of(registry)
         labels = (bundle.path.name, precision)
-        threshold = bundle.manifest.threshold_of(precision)
+        threshold = bundle.manifest.threshold_of(precision, runtime)
         self._verdicts = {one.value: families.verdicts.labels(*labels, one.value) for one in Decision}
         self._seconds = families.seconds.labels(*labels)
         self._recent = _window(families, labels, threshold.scores if threshold else ()).recent

@@ -157,7 +157,9 @@ def golden_behind(bundle: Bundle) -> Behind:
     return Behind() if bundle.manifest.tiling else Behind(level_of(bundle), roi_of(bundle))
 
 
-def store_calibration(bundle: Bundle, thresholds: Mapping[str, Threshold | None], level: Level | None) -> Bundle:
+def store_calibration(
+    bundle: Bundle, threshold: Threshold, own: Mapping[str, Mapping[str, Threshold]], level: Level | None
+) -> Bundle:
     """Store thresholds as :meth:`kdx.bundle.Bundle.with_thresholds` does, and in the same step the level, or none.
 
     Raises:
@@ -165,5 +167,5 @@ def store_calibration(bundle: Bundle, thresholds: Mapping[str, Threshold | None]
         OutputError: The folder around it cannot be written.
     """
     if (level and level.sha256) == bundle.manifest.level_sha256:
-        return bundle.with_thresholds(thresholds)
-    return with_file(bundle, LEVEL, level.encoded if level else None, thresholds)
+        return bundle.with_thresholds(threshold, own)
+    return with_file(bundle, LEVEL, level.encoded if level else None, (threshold, own))

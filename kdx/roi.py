@@ -11,7 +11,6 @@ A pixel of the map counts when every pixel of the camera that it covers, wholly 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,9 +39,9 @@ class StaleCalibrationWarning(UserWarning):
     """A bundle's region of interest or level map is not that of its calibration: every verdict is undecided."""
 
 
-def stale_said(manifest: Manifest, precision: str = "fp32") -> str | None:
+def stale_said(manifest: Manifest, precision: str = "fp32", runtime: str | None = None) -> str | None:
     """Say what was changed after a precision's calibration, and what follows; None where it holds."""
-    changed = manifest.changed_since(precision)
+    changed = manifest.changed_since(precision, runtime)
     return changed and f"{changed} was changed after the calibration: every verdict is undecided until kdx calibrate"
 
 
@@ -210,13 +209,6 @@ def _decode_roi(path: Path, data: bytes | None, frame: RoiFrame) -> Roi:
         picture = without_alpha(path, load_upright(path, image))
         with decoding(path):
             return frame.roi(np.asarray(picture.convert("L")))
-
-
-def warn_if_stale(bundle: Bundle, precision: str) -> None:
-    """Warn where a bundle's region of interest or level map was changed after a precision's calibration."""
-    said = stale_said(bundle.manifest, precision)
-    if said:
-        warnings.warn(f"'{bundle.path}': {said}", StaleCalibrationWarning, stacklevel=3)
 
 
 def set_roi(bundle: Bundle, roi: Roi | None) -> Bundle:

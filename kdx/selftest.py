@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from kdx.bundle import Bundle, Golden, open_bundle
+from kdx.calibrated import undecided_said
 from kdx.errors import BackendError, BundleError
 from kdx.loading import detector_on, way_of
 from kdx.position import golden_behind
@@ -144,12 +145,15 @@ def _judge(
     from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
 
     # Found before seconds are spent on choosing a backend: calibration is of every precision.
-    stale = stale_said(bundle.manifest, precision or "fp32")
+    stale = stale_said(bundle.manifest)
     if stale:
         raise _FailedError(stale)
     info, used = way_of(bundle, backend, threads, precision)
+    undecided = undecided_said(bundle.manifest, used, info.runtime)
+    if undecided:
+        raise _FailedError(undecided)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
-    thresholds = thresholds_of(bundle.manifest, used)
+    thresholds = thresholds_of(bundle.manifest, used, info.runtime)
     graph = graph_backend(detector.backend)
     (compared,) = compare_backend(graph, golden, 1, thresholds, used, golden_behind(bundle))
     said = (

@@ -9,7 +9,7 @@ from kdx.bundle import Bundle
 from kdx.errors import BackendError
 from kdx.manifest import Manifest
 from kdx.position import golden_behind
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend import find_backend, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import graph_backend
 
@@ -76,7 +76,7 @@ def require_golden(bundle: Bundle, detector: Detector, precision: str) -> None:
     """
     from kd_export.verify import compare_backend, thresholds_of
 
-    thresholds = thresholds_of(bundle.manifest, precision)
+    thresholds = thresholds_of(bundle.manifest, precision, runtime_of(detector.backend.name))
     graph, behind = graph_backend(detector.backend), golden_behind(bundle)
     for compared in compare_backend(graph, bundle.golden(), 1, thresholds, precision, behind):
         if not compared.passed:
@@ -90,8 +90,7 @@ def require_golden(bundle: Bundle, detector: Detector, precision: str) -> None:
 def _holds(bundle: Bundle, precision: str) -> bool:
     """Whether a bundle holds a precision and can decide in it."""
     manifest = bundle.manifest
-    is_decided = manifest.threshold_of("fp32") is None or manifest.threshold_of(precision) is not None
-    return precision in manifest.precisions and is_decided
+    return precision in manifest.precisions and manifest.decides_alike(precision, find_backend(SHARING).runtime)
 
 
 def _refusal(bundles: Mapping[str, Bundle], plans: Mapping[str, Plan], precision: str) -> BackendError | None:

@@ -52,6 +52,7 @@ class LogFacts:
         precision: In which the graph ran.
         roi_sha256: Hash of the region of interest that was scored; None for whole images.
         level_sha256: Hash of the level map by which maps were divided, or None.
+        runtime: What computed the scores; None in FP32 and FP16, which agree in all, and in logs of older versions.
     """
 
     bundle: str
@@ -59,12 +60,14 @@ class LogFacts:
     precision: str
     roi_sha256: str | None = None
     level_sha256: str | None = None
+    runtime: str | None = None
 
     def describe(self) -> str:
         """Say in words what a log belongs to."""
         region = f", region of interest {self.roi_sha256[:8]}" if self.roi_sha256 else ""
         level = f", level map {self.level_sha256[:8]}" if self.level_sha256 else ""
-        return f"{self.bundle} in {self.precision}{region}{level}"
+        runtime = f" of {self.runtime}" if self.runtime else ""
+        return f"{self.bundle} in {self.precision}{runtime}{region}{level}"
 
 
 class VerdictLog:
@@ -203,7 +206,7 @@ def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
     found = _facts(database, path, OutputError)
     if replace(found, bundle=facts.bundle) != facts:
         raise OutputError(
-            f"'{path}' is the log of another graph, region of interest or level map, whose scores cannot be compared",
+            f"'{path}' is the log of another graph, runtime, region of interest or level: scores cannot be compared",
             expected=facts.describe(),
             received=found.describe(),
             fix="name another file for this bundle",
@@ -220,7 +223,7 @@ def _facts(database: sqlite3.Connection, path: Path, error: type[DataError] | ty
     named = dict(database.execute("SELECT name, value FROM facts").fetchall())
     try:
         required = named["bundle"], named["graph_sha256"], named["precision"]
-        return LogFacts(*required, named.get("roi_sha256"), named.get("level_sha256"))
+        return LogFacts(*required, named.get("roi_sha256"), named.get("level_sha256"), named.get("runtime"))
     except KeyError as missing:
         raise error(f"'{path}' does not say what it belongs to: {missing}", fix="name another file") from missing
 

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from kd_export.quantize import quantize
 from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
+from kdx.calibrated import runtimes_for
 from kdx.checked import Graph
 from kdx.files import sha256_file
 from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH
@@ -73,17 +74,19 @@ def other_bundle(bundle: Path, path: Path, make: Callable[[Path, Path], Path]) -
     threshold = msgspec.structs.replace(
         opened.manifest.threshold, score=middle, pixel=middle, graph_sha256=sha256_file(graph)
     )
-    write_manifest(path, msgspec.structs.replace(opened.manifest, threshold=threshold, variants={}, thresholds={}))
+    write_manifest(
+        path, msgspec.structs.replace(opened.manifest, threshold=threshold, variants={}, runtime_thresholds={})
+    )
     return path
 
 
 def add_int8(bundle: Path, images: np.ndarray) -> Path:
-    """Add an INT8 graph calibrated on images to a bundle, with a threshold."""
+    """Add an INT8 graph calibrated on images to a bundle, with FP32's threshold in every runtime that runs it."""
     opened = open_bundle(bundle)
     graph = bundle / graph_file("int8")
     onnx.save(quantize(onnx.load(opened.graph.path), images), graph)
     threshold = msgspec.structs.replace(opened.manifest.threshold, graph_sha256=sha256_file(graph))
     variant = Variant(file=graph.name, convolutions=1, kept=[])
-    manifest = msgspec.structs.replace(opened.manifest, variants={"int8": variant}, thresholds={"int8": threshold})
-    write_manifest(bundle, manifest)
+    own = {"int8": dict.fromkeys(runtimes_for("int8"), threshold)}
+    write_manifest(bundle, msgspec.structs.replace(opened.manifest, variants={"int8": variant}, runtime_thresholds=own))
     return bundle

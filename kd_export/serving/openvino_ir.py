@@ -21,7 +21,7 @@ from kd_export.serving.openvino_fp32 import mark_as_fp32, settle
 from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
 from kdx.bundle import Bundle
 from kdx.errors import GateError
-from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.backend import ClosesOnExit, Outputs, find_backend
 from kdx.runtime.openvino_graph import OUTPUTS, with_fp32_island
 from kdx.runtime.openvino_load import DEVICE, core, read_graph, require_bf16
 
@@ -67,7 +67,8 @@ def require_same_decisions(bundle: Bundle, precision: str, folder: Path, paramet
         GateError: Scores, maps or decisions are not the reference's.
     """
     served = _Served(folder / XML, parameters)
-    comparison = compare_backend(served, bundle.golden(), 1, thresholds_of(bundle.manifest, precision), precision)[0]
+    thresholds = thresholds_of(bundle.manifest, precision, find_backend("openvino").runtime)
+    comparison = compare_backend(served, bundle.golden(), 1, thresholds, precision)[0]
     if not comparison.passed:
         allowed = TOLERANCES[precision]
         raise GateError(

@@ -25,10 +25,12 @@ from kd_export.serving.config import (
 )
 from kdx import __version__
 from kdx.bundle import Bundle
+from kdx.calibrated import undecided_said
 from kdx.engine import PLAN, Engine, engines_of
 from kdx.errors import BackendError, OptionError
 from kdx.files import new_folder, refuse_existing, sha256_file
 from kdx.manifest import GRAPH, INDEX
+from kdx.runtime.backend import find_backend
 
 BACKENDS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8"), "tensorrt": ("fp32", "fp16")}
 VERSION = "1"
@@ -160,7 +162,10 @@ def _model(bundle: Bundle, request: ServingRequest, precision: str, engine: Engi
         gpu=_on_gpu(request),
         instances=request.instances,
         max_queue_delay_us=request.max_queue_delay_us,
-        parameters={**_backend_parameters(request, precision), **_client_parameters(bundle, precision)},
+        parameters={
+            **_backend_parameters(request, precision),
+            **_client_parameters(bundle, precision, _runtime(request)),
+        },
         # TensorFloat-32 rounds FP32 operands to 10 bits: not what was calibrated.
         cuda={"use_tf32": "0"} if request.backend == "onnxruntime" and _on_gpu(request) else {},
         profiles=[str(index) for index in range(len(engine.record.batches))] if engine else (),
@@ -211,9 +216,25 @@ def _backend_parameters(request: ServingRequest, precision: str) -> dict[str, st
     return {"intra_op_thread_count": str(request.threads)} if request.threads and not _on_gpu(request) else {}
 
 
-def _client_parameters(bundle: Bundle, precision: str) -> dict[str, str]:
-    """Return what a client needs for a verdict, and what tells which bundle is served."""
-    threshold = bundle.manifest.threshold_of(precision)
+def _runtime(request: ServingRequest) -> str:
+    """Return the runtime of the server that computes the scores, as kdx calls it."""
+    if request.backend == "onnxruntime":
+        return find_backend("onnxruntime-cuda" if _on_gpu(request) else "onnxruntime-cpu").runtime
+    return find_backend(request.backend).runtime
+
+
+def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str, str]:
+    """Return what a client needs for a verdict, and what tells which bundle is served.
+
+    Raises:
+        OptionError: The bundle is calibrated, but not for this precision in the server's runtime.
+    """
+    undecided = undecided_said(bundle.manifest, precision, runtime)
+    if undecided is not None:
+        raise OptionError(
+            "a client could decide nothing", received=undecided, fix="calibrate with that runtime, or serve fp32"
+        )
+    threshold = bundle.manifest.threshold_of(precision, runtime)
     decided = {} if threshold is None else {"kdx.threshold": repr(threshold.score)}
     if threshold is not None and threshold.pixel is not None:
         decided["kdx.pixel_threshold"] = repr(threshold.pixel)

@@ -17,11 +17,13 @@ from kdx.archive.ray_engine import RayEngine
 from kdx.archive.records import Index, Settings, ShardResult, Summary, ThisRun, Work, decisions_of
 from kdx.archive.table import read_bad, read_result, read_scores, shard_file
 from kdx.bundle import Bundle, bundle_of, read_index
+from kdx.calibrated import doubt_said, undecided_said
 from kdx.errors import DataError, GateError, OptionError
 from kdx.files import sha256_bytes, write_atomic
 from kdx.loading import way_of
 from kdx.progress import Progress
 from kdx.records import encode_record
+from kdx.runtime.backend import find_backend
 from kdx.runtime.latency import usable_cores
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
@@ -132,6 +134,10 @@ def _begin(
     say(f"choosing what runs '{request.bundle}' here")
     # Decided once, and not by each process: backends' scores differ in their last digits.
     info, precision = way_of(bundle, request.backend, request.threads_per_worker, request.precision)
+    way = bundle.manifest, precision, info.runtime
+    doubt = undecided_said(*way) or doubt_said(*way)
+    if doubt is not None:
+        say(doubt)
     settings = Settings(
         archive=asked.archive,
         bundle=asked.bundle,
@@ -245,7 +251,7 @@ def _summarise(folder: ScoreFolder, index: Index, plan: Plan, bundle: Bundle, th
     for result, path in zip(results, paths, strict=True):
         if result.bad and len(examples) < _EXAMPLES:
             examples += read_bad(path, _EXAMPLES - len(examples))
-    threshold = bundle.manifest.threshold_of(index.settings.precision)
+    threshold = bundle.manifest.threshold_of(index.settings.precision, find_backend(index.settings.backend).runtime)
     return Summary(
         settings=index.settings,
         threshold=threshold.score if threshold else None,

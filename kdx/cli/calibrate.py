@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +19,10 @@ from kdx.cli.common import (
     progress_for,
     report_bad,
 )
-from kdx.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from kd_train.calibrate import Calibration
-    from kdx.bundle import Bundle
-    from kdx.runtime.detector import Detector
+    from kdx.cli.calibrating import Calibrations
 
 
 @command
@@ -52,7 +49,9 @@ def calibrate(
         help="For parts that always lie at the same place: divide maps by how hot good parts get there. Half of the "
         "good images fit that, the other half chooses the threshold.",
     ),
-    backend: str = typer.Option("auto", help="Backend whose scores are used."),
+    backend: str = typer.Option(
+        "auto", help="Backend whose FP32 scores are used. BF16 and INT8 are measured by every runtime installed here."
+    ),
     threads: int | None = THREADS_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
     json: bool = JSON_OPTION,
@@ -60,9 +59,13 @@ def calibrate(
     """Choose the threshold from good images that the student has not seen, through the exported graph.
 
     Images that were trained on are recognised by their content and passed over. The threshold is stored in the bundle
-    with its 95 % confidence interval; the graph is not touched, so it can be done again at any time. BF16 and INT8 get
-    thresholds of their own, if they then decide the golden images as FP32 does; else they get none, are not chosen
-    automatically, and the exit status is 1. A signature is taken away: it was for another threshold.
+    with its 95 % confidence interval; the graph is not touched, so it can be done again at any time. A signature is
+    removed: it was for another threshold.
+
+    BF16 and INT8 get a threshold for each runtime installed here (ONNX Runtime, OpenVINO), measured by it, if they
+    then decide the golden images as FP32 does; else they get none there, are not chosen automatically, and the exit
+    status is 1. A runtime without its own threshold gives no verdict. Those that are not installed here are named:
+    calibrate with the same images on a machine that has them, and each keeps what the other measured.
 
     With --review-rate 0.05, parts between two thresholds are neither good nor defective but "review": somebody looks.
 
@@ -73,6 +76,7 @@ def calibrate(
     """
     from kd_train.datasets import open_data
     from kdx.bundle import open_bundle
+    from kdx.cli.calibrating import CalibrationRequest, calibrate_each
     from kdx.errors import OptionError
     from kdx.files import require_writable
     from kdx.folder import require_defective, require_good
@@ -87,46 +91,54 @@ def calibrate(
     defective = (
         require_defective(open_data(with_defects, category, progress=progress_for(json))) if with_defects else ()
     )
-    results, refused = calibrate_each(
-        opened,
-        images,
+    request = CalibrationRequest(
         0.01 if false_reject_rate is None else false_reject_rate,
         review_rate=review_rate,
-        defective_images=defective,
         per_position=per_position,
         backend=backend,
         threads=threads,
         max_bad_images=max_bad_images,
-        progress=progress_for(json),
     )
-    result = results["fp32"]
+    found = calibrate_each(opened, images, request, defective_images=defective, progress=progress_for(json))
     if json:
-        print_json(
-            {
-                "bundle": str(bundle),
-                "threshold": result.threshold,
-                "thresholds": {precision: found.threshold for precision, found in results.items()},
-                "refused": refused,
-                "passed_over_trained_on": result.trained_on,
-                "bad_images": result.bad_images,
-                "frame_faults": result.frame_faults,
-                "signature_removed": was_signed,
-            }
-        )
-        if refused:
-            raise typer.Exit(1)
-        return
+        _print_json(bundle, found, was_signed=was_signed)
+    else:
+        _show(bundle, found, was_signed=was_signed)
+    if found.refused:
+        raise typer.Exit(1)
+
+
+def _print_json(bundle: Path, found: Calibrations, *, was_signed: bool) -> None:
+    result = found.exact
+    print_json(
+        {
+            "bundle": str(bundle),
+            "threshold": result.threshold,
+            "runtime_thresholds": found.thresholds(),
+            "refused": found.refused,
+            "not_measured_here": found.missing,
+            "passed_over_trained_on": result.trained_on,
+            "bad_images": result.bad_images,
+            "frame_faults": result.frame_faults,
+            "signature_removed": was_signed,
+        }
+    )
+
+
+def _show(bundle: Path, found: Calibrations, *, was_signed: bool) -> None:
+    result = found.exact
     report_bad(result.bad_images)
     threshold = result.threshold
     _show_choice(bundle, result)
-    for precision, found in results.items():
-        if precision != "fp32":
-            out.print(f"  {precision}: {found.threshold.score:.6g}, from its own scores of the same images")
+    for precision, by_runtime in found.thresholds().items():
+        for runtime, own in by_runtime.items():
+            kept = f", kept from {own.created}: the same images" if runtime in found.kept.get(precision, {}) else ""
+            out.print(f"  {precision} in {runtime}: {own.score:.6g}, from its own scores of the same images{kept}")
     if result.frame_faults:
-        path, faults = next(iter(result.frame_faults.items()))
+        path, seen = next(iter(result.frame_faults.items()))
         out.print(
             f"  [yellow]{len(result.frame_faults)} of these good images will be undecided, never good:[/] the golden "
-            f"images have none like them. '{escape(path)}' is {' and '.join(faults)}"
+            f"images have none like them. '{escape(path)}' is {' and '.join(seen)}"
         )
     if threshold.review is not None:
         band = threshold.review
@@ -136,10 +148,14 @@ def calibrate(
         )
     if was_signed:
         out.print("  [yellow]the signature was removed:[/] it was for another threshold; sign again with kdx sign")
-    for precision, fault in refused.items():
-        out.print(f"  [bold red]{precision} has no threshold:[/] {escape(fault)}")
-    if refused:
-        raise typer.Exit(1)
+    for precision, faults in found.refused.items():
+        for runtime, fault in faults.items():
+            out.print(f"  [bold red]{precision} has no threshold in {runtime}:[/] {escape(fault)}")
+    for precision, runtimes in found.missing.items():
+        out.print(
+            f"  [yellow]{precision} has no threshold for {' and '.join(runtimes)}, which cannot run it here:[/] no "
+            "verdict there until kdx calibrate, with the same images, on a machine that can"
+        )
 
 
 def _show_choice(bundle: Path, result: Calibration) -> None:
@@ -169,89 +185,3 @@ def _show_choice(bundle: Path, result: Calibration) -> None:
             f"  {threshold.images} good images cannot bound it from above; for {rate} it takes about "
             f"{images_to_bound(threshold.false_reject_rate)}"
         )
-
-
-def calibrate_each(
-    bundle: Bundle,
-    images: Sequence[Path],
-    false_reject_rate: float,
-    *,
-    review_rate: float | None = None,
-    defective_images: Sequence[Path] = (),
-    per_position: bool = False,
-    backend: str = "auto",
-    threads: int | None = None,
-    max_bad_images: int = 0,
-    progress: Progress = SILENT,
-) -> tuple[dict[str, Calibration], dict[str, str]]:
-    """Calibrate FP32 and every precision that has a threshold of its own, and store the thresholds in the bundle.
-
-    Returns:
-        The calibrations, and why other precisions have none, by precision.
-    """
-    from kd_train.calibrate import calibrate as calibrate_bundle
-    from kd_train.calibrate import require_rates
-    from kd_train.per_position import FittedLevel, fit_level
-    from kdx.loading import detector_of
-    from kdx.position import store_calibration
-    from kdx.runtime.backend import find_backend, require_backends
-    from kdx.variants import OWN_THRESHOLD
-
-    require_rates(false_reject_rate, review_rate, with_defects=bool(defective_images))
-    results: dict[str, Calibration] = {}
-    refused: dict[str, str] = {}
-    fitted: FittedLevel | None = None
-    for precision in ("fp32", *sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants))):
-        if not any(info.offers(precision) for info in require_backends(bundle.path)):
-            continue  # what this machine cannot run keeps the threshold that it has
-        # A named backend scores what it runs; TensorRT has no part in INT8's threshold, which is for CPUs.
-        runs_it = backend == "auto" or find_backend(backend).offers(precision)
-        with detector_of(bundle, backend if runs_it else "auto", threads, precision) as detector:
-            if per_position and fitted is None:  # on FP32's maps, which is first
-                rate = None if defective_images else false_reject_rate
-                fitted = fit_level(bundle, detector, images, rate, max_bad_images=max_bad_images, progress=progress)
-            detector.level = fitted.level if fitted else None
-            found = calibrate_bundle(
-                bundle,
-                detector,
-                images,
-                false_reject_rate,
-                precision=precision,
-                review_rate=review_rate,
-                defective_images=defective_images,
-                level=fitted.record if fitted else None,
-                fitted=fitted.images if fitted else (),
-                max_bad_images=max_bad_images,
-                progress=progress,
-            )
-            fault = _fault(bundle, detector, precision, results.get("fp32", found), found)
-        if fault:
-            refused[precision] = fault
-        else:
-            results[precision] = found
-    thresholds = {precision: found.threshold for precision, found in results.items()}
-    store_calibration(bundle, {**thresholds, **dict.fromkeys(refused)}, fitted.level if fitted else None)
-    return results, refused
-
-
-def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:
-    """Say why a precision, with its new threshold, does not decide the golden images as FP32 does; empty if it does."""
-    import numpy as np
-
-    from kd_export.judge import LIMITS, Evidence, judge
-    from kdx.position import Behind
-    from kdx.runtime.tiled import graph_backend
-
-    if precision not in LIMITS:
-        return ""
-    # Level and region are of frames; the golden images of a bundle for large ones are tiles.
-    golden, is_tiled = bundle.golden(), bundle.manifest.tiling is not None
-    behind = Behind() if is_tiled else Behind(detector.level, detector.roi)
-    graph = graph_backend(detector.backend)
-    answers = [graph.run(image[None]) for image in golden.images]
-    found = np.concatenate([each.maps for each in answers]), np.concatenate([each.scores for each in answers])
-    found, expected = behind.apply(*found), behind.apply(golden.maps, golden.scores)
-    scores, reference = (each[:, 0].astype(float) for _, each in (found, expected))
-    thresholds = exact.threshold.score, own.threshold.score
-    evidence = Evidence(golden.images, thresholds=None if is_tiled and detector.level else thresholds)
-    return "; ".join(judge(detector.backend.name, LIMITS[precision], evidence, (reference, scores)).faults)

@@ -180,7 +180,7 @@ class _Demo:
             result = calibrate(
                 bundle, detector, open_folder(self.folder / "data").good, _FALSE_REJECT_RATE, progress=self.progress
             )
-        bundle.with_thresholds({"fp32": result.threshold})
+        bundle.with_thresholds(result.threshold)
         low, high = result.threshold.interval
         self._say(
             f"[bold]4 calibrate[/] threshold {result.threshold.score:.4g} ({number(low)} to {number(high)}) for "

@@ -10,7 +10,7 @@ import typer
 from kdx.cli.common import JSON_OPTION, command, make_table, number, out, print_json
 from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
 from kdx.engine import describe, engines_of
-from kdx.variants import FP16_MAX, Variant
+from kdx.variants import FP16_MAX, OWN_THRESHOLD, Variant
 
 if TYPE_CHECKING:
     from kdx.bundle import Bundle
@@ -61,6 +61,7 @@ def inspect(
         else f"{100 * roi.included.mean():.3g} % of the image counts",
         **({} if manifest.level_sha256 is None else {"level": _level(manifest)}),
         "threshold": _threshold(manifest),
+        **_own_thresholds(manifest),
         "signed": _in_words(signature),
         "golden": f"{len(manifest.golden)} images",
         "trained": f"{source.epoch} epochs on {len(opened.training_images())} images, data {source.data_sha256[:12]}",
@@ -163,6 +164,20 @@ def _level(manifest: Manifest) -> str:
     fit = manifest.threshold.level if manifest.threshold else None
     fitted = f", fitted on {fit.images} other good images" if fit else ""
     return f"maps are divided by how hot good parts get at each place{fitted}"
+
+
+def _own_thresholds(manifest: Manifest) -> dict[str, str]:
+    """Say at what BF16 and INT8 are decided, and by which runtimes that was measured."""
+    rows = {}
+    for precision in manifest.precisions:
+        if precision not in OWN_THRESHOLD or manifest.threshold is None:
+            continue
+        found = manifest.own_thresholds(precision)
+        said = ", ".join(f"{each.score:.6g} in {runtime}" for runtime, each in found.items()) or "none: no verdict"
+        if not manifest.is_runtime_known(precision):
+            said += "; which of them measured it was not recorded: calibrate again"
+        rows[f"threshold of {precision}"] = said
+    return rows
 
 
 def _threshold(manifest) -> str:  # type: ignore[no-untyped-def]

@@ -109,7 +109,7 @@ def _gather(
     from kdx.loading import detector_of
     from kdx.runtime.backend import require_backends
 
-    material = choose_images(bundle, folder, max_images, precision, progress)
+    material = choose_images(bundle, folder, max_images, progress)
     height, width = bundle.manifest.camera_map_size
     kept = {image.path for image in sample(material.images, max(1, _MOST_PIXELS // (height * width)))}
     with detector_of(bundle, backend, threads, precision) as detector:

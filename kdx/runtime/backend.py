@@ -124,6 +124,7 @@ class BackendInfo:
         distribution: The package as pip knows it, where the module alone does not tell which one is installed.
         on_request: Whether it is used only when it is named.
         computed: Of the precisions, those that have no graph of their own.
+        of_runtime: The runtime that computes the scores, where it is not called like the backend.
     """
 
     name: str
@@ -137,6 +138,12 @@ class BackendInfo:
     distribution: str | None = None
     on_request: bool = False
     computed: Mapping[str, Computed] = field(default_factory=dict)
+    of_runtime: str | None = None
+
+    @property
+    def runtime(self) -> str:
+        """What computes the scores: backends of one runtime share its thresholds of BF16 and INT8."""
+        return self.of_runtime or self.name
 
     def is_installed(self) -> bool:
         """Whether the package is present, without importing it."""
@@ -217,6 +224,7 @@ BACKENDS: dict[str, BackendInfo] = {
             install='pip install "kdx[cpu]"',
             factory="kdx.runtime.onnxruntime_cpu:OnnxRuntimeCpu",
             purpose="ONNX Runtime on the CPU: the FP32 graph everywhere",
+            of_runtime="onnxruntime",
         ),
         BackendInfo(
             name="openvino",
@@ -237,6 +245,7 @@ BACKENDS: dict[str, BackendInfo] = {
             purpose="OpenVINO for large batches on many cores: images one by one, several at a time",
             precisions=("int8", "fp32"),
             on_request=True,
+            of_runtime="openvino",
         ),
         BackendInfo(
             name="tensorrt",
@@ -268,6 +277,7 @@ BACKENDS: dict[str, BackendInfo] = {
             needs_gpu=True,
             engine="tensorrt",
             on_request=True,
+            of_runtime="tensorrt",
         ),
         BackendInfo(
             name="onnxruntime-cuda",
@@ -310,6 +320,11 @@ def require_backends(bundle: Path | None = None) -> list[BackendInfo]:
         fixes = " or ".join(info.install for info in BACKENDS.values() if not info.needs_gpu)
         raise BackendError("no backend is installed on this machine", fix=fixes)
     return usable
+
+
+def runtime_of(backend: str) -> str:
+    """Return the runtime of a backend; ``torch``, which runs no bundles, is its own."""
+    return BACKENDS[backend].runtime if backend in BACKENDS else backend
 
 
 def find_backend(name: str) -> BackendInfo:

@@ -98,7 +98,7 @@ def test_the_fastest_calibrated_precision_is_taken(library, bundle, tmp_path):
     # Without its threshold INT8 could only say "undecided" where FP32 decides.
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
     index = json.loads((copy / "bundle.json").read_text())
-    index["thresholds"] = {}
+    del index["runtime_thresholds"]["int8"]["openvino"]
     (copy / "bundle.json").write_text(json.dumps(index))
     with Detector(library, copy) as detector:
         assert detector.takes.precision == b"fp32"
@@ -209,7 +209,7 @@ def test_normalisation_per_position_is_pythons(library, levelled, precision):
         kdx.load(levelled, backend="openvino", threads=1, precision=precision) as expected,
         Detector(library, levelled, precision) as detector,
     ):
-        own = opened.manifest.threshold_of(precision)
+        own = opened.manifest.threshold_of(precision, "openvino")
         assert np.isnan(detector.takes.threshold) if own is None else detector.takes.threshold == own.score
         assert own is None or own.level == opened.manifest.threshold.level
         for image in opened.golden().images:
@@ -363,7 +363,7 @@ def test_the_selftest_measures_what_python_measures(library, bundle, precision):
 
     opened = open_bundle(bundle)
     with kdx.load(bundle, backend="openvino", threads=1, precision=precision) as expected:
-        thresholds = thresholds_of(opened.manifest, precision)
+        thresholds = thresholds_of(opened.manifest, precision, "openvino")
         (compared,) = compare_backend(expected.backend, opened.golden(), 1, thresholds, precision)
     with Detector(library, bundle, precision) as detector:
         report = detector.selftest()

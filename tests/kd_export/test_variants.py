@@ -14,7 +14,7 @@ from kd_export import judge, variants
 from kd_export.gate import GateReport
 from kdx.bundle import open_bundle
 from kdx.files import sha256_file
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend import find_backend, require_backends
 
 HAS_BF16 = find_backend("openvino").offers("bf16")
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="OpenVINO is not installed, or this CPU has no BF16")
@@ -35,10 +35,12 @@ def test_the_bundle_holds_a_gated_int8_graph_with_its_own_threshold(int8_bundle,
     assert variant.convolutions > 10
     assert {judged.runtime for judged in variant.judged} >= {"onnxruntime-cpu"}
     assert all(abs(judged.auroc - judged.auroc_reference) <= judge.INT8.auroc for judged in variant.judged)
-    own, exact = manifest.threshold_of("int8"), manifest.threshold_of("fp32")
-    assert own != exact
-    assert own.graph_sha256 == sha256_file(int8_bundle / "model.int8.onnx")
-    assert own.data_sha256 == exact.data_sha256
+    exact, own = manifest.threshold_of("fp32"), manifest.runtime_thresholds["int8"]
+    assert set(own) == {info.runtime for info in require_backends() if info.offers("int8")}
+    for threshold in own.values():
+        assert threshold.score != exact.score
+        assert threshold.graph_sha256 == sha256_file(int8_bundle / "model.int8.onnx")
+        assert threshold.data_sha256 == exact.data_sha256
     certificate = cli("verify", int8_bundle, "--json").json
     assert certificate["passed"]
     compared = [c for c in certificate["comparisons"] if c["precision"] == "int8"]
@@ -50,14 +52,14 @@ def test_a_detector_decides_at_its_precisions_threshold(int8_bundle) -> None:
     manifest = open_bundle(int8_bundle).manifest
     for precision in ("fp32", "int8"):
         with kdx.load(int8_bundle, backend="onnxruntime-cpu", precision=precision) as detector:
-            assert detector.threshold == manifest.threshold_of(precision).score
+            assert detector.threshold == manifest.threshold_of(precision, "onnxruntime").score
 
 
 def test_int8_without_a_threshold_is_never_chosen(int8_bundle, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path / "cache"))
     bundle = Path(shutil.copytree(int8_bundle, tmp_path / "tile.kdx"))
     opened = open_bundle(bundle)
-    index = msgspec.json.encode(msgspec.structs.replace(opened.manifest, thresholds={}))
+    index = msgspec.json.encode(msgspec.structs.replace(opened.manifest, runtime_thresholds={}))
     (bundle / "bundle.json").write_bytes(index)
     with kdx.load(bundle, threads=1) as detector:
         assert detector.threshold == opened.manifest.threshold.score
@@ -127,8 +129,8 @@ def test_a_backend_that_runs_no_int8_leaves_its_threshold_to_another(int8_bundle
     monkeypatch.setitem(BACKENDS, "plain", BackendInfo(name="plain", precisions=("fp32",), **fields))
     bundle = Path(shutil.copytree(int8_bundle, tmp_path / "tile.kdx"))
     options = ("--false-reject-rate", 0.25, "--backend", "plain")
-    thresholds = cli("calibrate", bundle, dataset, *options, "--json").json["thresholds"]
-    assert set(thresholds) >= {"fp32", "int8"}
+    found = cli("calibrate", bundle, dataset, *options, "--json").json
+    assert set(found["runtime_thresholds"]["int8"]) >= {"onnxruntime"}
     with pytest.raises(kdx.KdxError, match="'plain' runs no int8 graphs"):
         kdx.load(bundle, backend="plain", precision="int8")
 
@@ -138,7 +140,7 @@ def test_bf16_is_the_fp32_graph_with_its_own_threshold(int8_bundle) -> None:
     opened = open_bundle(int8_bundle)
     assert opened.graph_of("bf16") == opened.graph
     assert [judged.runtime for judged in opened.manifest.variants["bf16"].judged] == ["openvino"]
-    own, exact = opened.manifest.threshold_of("bf16"), opened.manifest.threshold_of("fp32")
+    own, exact = opened.manifest.threshold_of("bf16", "openvino"), opened.manifest.threshold_of("fp32")
     assert own.score != exact.score
     assert own.graph_sha256 == exact.graph_sha256
     image = opened.golden().images[0]
@@ -146,7 +148,7 @@ def test_bf16_is_the_fp32_graph_with_its_own_threshold(int8_bundle) -> None:
     for precision in ("fp32", "bf16"):
         with kdx.load(int8_bundle, backend="openvino", threads=1, precision=precision) as detector:
             scores[precision] = detector(image).score
-            assert detector.threshold == opened.manifest.threshold_of(precision).score
+            assert detector.threshold == opened.manifest.threshold_of(precision, "openvino").score
     assert 0 < abs(scores["bf16"] / scores["fp32"] - 1) < judge.BF16.score
 
 
@@ -158,10 +160,14 @@ def test_a_machine_without_bf16_passes_over_it(int8_bundle, tiny_run, dataset, t
     certificate = cli("verify", bundle, "--json").json
     assert {c["precision"] for c in certificate["comparisons"]} == {"fp32", "int8"}
     before = open_bundle(bundle).manifest
-    cli("calibrate", bundle, dataset, "--false-reject-rate", 0.25)
+    cli("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
     after = open_bundle(bundle).manifest
-    assert after.thresholds["bf16"] == before.thresholds["bf16"]
-    assert after.thresholds["int8"] != before.thresholds["int8"]
+    assert after.runtime_thresholds["bf16"] == before.runtime_thresholds["bf16"], "of the same images and rate"
+    missing = cli("calibrate", bundle, dataset, "--false-reject-rate", 0.25, "--json").json["not_measured_here"]
+    assert missing == {"bf16": ["openvino"]}
+    after = open_bundle(bundle).manifest
+    assert "bf16" not in after.runtime_thresholds, "a threshold at another rate is not this calibration's"
+    assert after.runtime_thresholds["int8"] != before.runtime_thresholds["int8"]
     with pytest.raises(kdx.KdxError, match="no backend on this machine runs bf16"):
         kdx.load(bundle, precision="bf16")
     with pytest.raises(kdx.KdxError, match="this CPU computes no BF16"):
@@ -176,14 +182,15 @@ def test_a_variant_that_fails_at_its_threshold_gets_none(int8_bundle, dataset, t
     bundle = Path(shutil.copytree(int8_bundle, tmp_path / "tile.kdx"))
     monkeypatch.setitem(judge.LIMITS, "int8", judge.Limits(margin=0.0, score=1e-9))
     result = cli("calibrate", bundle, dataset, "--false-reject-rate", 0.25, "--backend", "onnxruntime-cpu", code=1)
-    assert re.search("int8 has no threshold: .*a golden score moved by", result.stdout)
+    assert re.search("int8 has no threshold in onnxruntime: .*a golden score moved by", result.stdout)
     manifest = open_bundle(bundle).manifest
-    assert "int8" not in manifest.thresholds
+    assert not manifest.own_thresholds("int8")
     assert manifest.threshold.false_reject_rate == 0.25
     options = ("--false-reject-rate", 0.25, "--backend", "onnxruntime-cpu", "--json")
     assert set(cli("calibrate", bundle, dataset, *options, code=1).json["refused"]) == {"int8"}
     with kdx.load(bundle, threads=1) as detector:
-        assert detector.threshold in {manifest.threshold.score, *(one.score for one in manifest.thresholds.values())}
+        assert detector.precision != "int8"
+        assert detector.threshold is not None
 
 
 def test_labelled_images_must_be_told_apart_as_before(tiny_run, dataset, tmp_path, cli, monkeypatch) -> None:

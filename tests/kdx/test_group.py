@@ -163,7 +163,7 @@ def test_int8_teachers_are_shared_where_their_scales_are_the_same(bundles, tmp_p
         add_int8(bundle, images)
     add_int8(other, images // 2)
     with kdx.load_many(some, **OPTIONS, shared_teacher=True) as group:
-        assert group["nut"].threshold == open_bundle(some["nut"]).manifest.threshold_of("int8").score
+        assert group["nut"].threshold == open_bundle(some["nut"]).manifest.threshold_of("int8", "openvino").score
         assert group.teachers == (("tile", "nut"),)
     apart = {**some, "bolt": other}
     with pytest.raises(kdx.KdxError) as refused:

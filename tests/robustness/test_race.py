@@ -53,7 +53,7 @@ def test_an_index_never_meets_another_graph(bundle_copy, monkeypatch) -> None:
         events.extend(["calibrated"] if is_calibration else [])
 
     monkeypatch.setattr(bundle_module, "write_atomic", slow)
-    opened.with_thresholds({"fp32": opened.manifest.threshold})
+    opened.with_thresholds(opened.manifest.threshold)
     exporter.join()
     assert events == ["calibrated", "replaced"]
     assert open_bundle(bundle_copy).manifest.threshold is None  # the exported one, whole
@@ -63,7 +63,7 @@ def test_a_calibration_of_a_replaced_bundle_is_refused(bundle_copy) -> None:
     opened = open_bundle(bundle_copy)
     replace(bundle_copy)
     with pytest.raises(BundleError, match="was replaced while it was calibrated"):
-        opened.with_thresholds({"fp32": opened.manifest.threshold})
+        opened.with_thresholds(opened.manifest.threshold)
     assert open_bundle(bundle_copy).manifest.threshold is None
 
 

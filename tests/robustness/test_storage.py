@@ -113,7 +113,7 @@ def test_calibration_does_not_score_images_first_where_it_cannot_write(cli, bund
     scored = []
     access = os.access  # which others ask, too
     monkeypatch.setattr("kdx.files.os.access", lambda path, mode: mode != os.W_OK and access(path, mode))
-    monkeypatch.setattr("kdx.cli.calibrate.calibrate_each", lambda *a, **k: scored.append(a))
+    monkeypatch.setattr("kdx.cli.calibrating.calibrate_each", lambda *a, **k: scored.append(a))
     stderr = cli("calibrate", bundle_copy, dataset, code=2).stderr
     assert f"'{bundle_copy}' cannot be written" in stderr
     assert scored == []

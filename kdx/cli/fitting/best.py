@@ -57,6 +57,6 @@ def copy_with(bundle: Bundle, precision: str, target: Path) -> Bundle:
             if name not in left_out:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(bundle.read(name))
-        thresholds = {name: one for name, one in manifest.thresholds.items() if name == precision}
-        write_manifest(folder, msgspec.structs.replace(manifest, variants=variants, thresholds=thresholds))
+        own = {name: one for name, one in manifest.runtime_thresholds.items() if name == precision}
+        write_manifest(folder, msgspec.structs.replace(manifest, variants=variants, runtime_thresholds=own))
     return open_bundle(target)

@@ -30,9 +30,12 @@ _FINAL_MS = 30_000.0
 
 
 def cpu_ways(bundle: Bundle, precisions: list[str]) -> list[tuple[str, str]]:
-    """Return every CPU backend of this machine with every one of these precisions that it runs."""
+    """Return every CPU backend of this machine with every one of these precisions that it runs and can decide in."""
+    decides = bundle.manifest.decides_alike
     return [
-        (info.name, precision) for info, precision in ways_of(bundle) if not info.needs_gpu and precision in precisions
+        (info.name, precision)
+        for info, precision in ways_of(bundle)
+        if not info.needs_gpu and precision in precisions and decides(precision, info.runtime)
     ]
 
 

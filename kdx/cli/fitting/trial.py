@@ -11,14 +11,14 @@ import msgspec
 from kd_train.run import Run, package_versions
 from kd_train.train import train
 from kdx.bundle import Bundle, open_bundle
-from kdx.cli.calibrate import calibrate_each
+from kdx.cli.calibrating import CalibrationRequest, calibrate_each
 from kdx.cli.export import export_run
 from kdx.cli.fitting.evidence import Evidence, gather
 from kdx.cli.fitting.folder import FitFolder
 from kdx.cli.fitting.material import Material
 from kdx.cli.fitting.records import Measured, Screened, Timing, Trial, fastest
 from kdx.cli.fitting.request import FitRequest
-from kdx.cli.fitting.timing import time_precision
+from kdx.cli.fitting.timing import cpu_ways, time_precision
 from kdx.errors import CheckpointError
 from kdx.files import sha256_bytes
 from kdx.loading import detector_of
@@ -110,18 +110,16 @@ class Workshop:
         bundle, _, refused = export_run(
             run.path, self.folder.bundle(candidate), precisions=tuple(precisions), force=True, progress=self.progress
         )
-        bad = request.training.max_bad_images
-        _, undecided = calibrate_each(
-            bundle,
-            [record.path for record in self.material.good],
+        calibration = CalibrationRequest(
             request.false_reject_rate,
             backend=screened.fastest.backend if screened.fastest else "auto",
             threads=request.threads,
-            max_bad_images=bad,
-            progress=self.progress,
+            max_bad_images=request.training.max_bad_images,
         )
+        good = [record.path for record in self.material.good]
+        undecided = calibrate_each(bundle, good, calibration, progress=self.progress).refusals()
         calibrated = open_bundle(bundle.path)
-        decided = [one for one in calibrated.manifest.precisions if calibrated.manifest.threshold_of(one)]
+        decided = dict.fromkeys(precision for _, precision in cpu_ways(calibrated, calibrated.manifest.precisions))
         measured = [self._measured(calibrated, precision, evidence) for precision in decided]
         history = run.checkpoint("last").history
         return Trial(

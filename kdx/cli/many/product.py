@@ -147,7 +147,7 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
 
     from kd_export.verify import verify
     from kd_train.run import Run
-    from kdx.cli.calibrate import calibrate_each
+    from kdx.cli.calibrating import CalibrationRequest, calibrate_each
     from kdx.cli.export import export_run
     from kdx.runtime.backend import require_backends
 
@@ -166,15 +166,14 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
         precisions=product.precisions,
         force=True,
     )
-    calibrated, undecided = calibrate_each(
-        exported,
-        require_good(folder),
+    request = CalibrationRequest(
         product.false_reject_rate,
         review_rate=product.review_rate,
         backend=product.backend,
         threads=order.threads,
         max_bad_images=product.max_bad_images,
     )
+    calibrated = calibrate_each(exported, require_good(folder), request)
     bundle = open_bundle(order.staged)
     certificate = verify(bundle, require_backends(order.staged), threads=order.threads)
     if not certificate.passed:
@@ -198,8 +197,8 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
         pixel_auroc=found.pixel_auroc if found and any(image.mask for image in folder.test) else None,
         false_reject_rate=found.false_reject_rate if found else None,
         detection_rate=found.detection_rate if found else None,
-        threshold=calibrated["fp32"].threshold.score,
-        refused={name: reason for name, reason in {**refused, **undecided}.items() if reason},
+        threshold=calibrated.exact.threshold.score,
+        refused={name: reason for name, reason in {**refused, **calibrated.refusals()}.items() if reason},
         remarks=remarks,
         checkpoint_sha256=bundle.manifest.provenance.checkpoint_sha256,
     )

@@ -38,9 +38,7 @@ class Material:
         return len(self.images) < self.found
 
 
-def choose_images(
-    bundle: Bundle, folder: ImageFolder, max_images: int, precision: str = "fp32", progress: Progress = SILENT
-) -> Material:
+def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress: Progress = SILENT) -> Material:
     """Return the test images, or where there are none the good ones, without those that were trained on.
 
     Raises:
@@ -59,7 +57,7 @@ def choose_images(
             fix="name a folder with other images",
         )
     held_out = {digest for path in folder.good if (digest := digests[path]) and digest not in trained}
-    threshold = bundle.manifest.threshold_of(precision)
+    threshold = bundle.manifest.threshold_of("fp32")  # every precision is calibrated on the same images
     return Material(
         images=tuple(sample(left, max_images)),
         found=len(left),

@@ -19,12 +19,14 @@ from kd_train.calibrate import settable
 from kd_train.evaluate import Evaluation, Scored
 from kdx import __version__
 from kdx.bundle import Bundle
+from kdx.calibrated import doubt_said, undecided_said
 from kdx.cli.reporting.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
 from kdx.cli.reporting.material import Material
 from kdx.cli.reporting.pictures import Picture
 from kdx.folder import GOOD
 from kdx.manifest import Threshold
 from kdx.records import now
+from kdx.runtime.backend import runtime_of
 from kdx.runtime.detector import Detector
 
 if TYPE_CHECKING:
@@ -57,9 +59,14 @@ class Content:
     detector: Detector
 
     @property
+    def runtime(self) -> str:
+        """What computed the reported scores."""
+        return runtime_of(self.detector.backend.name)
+
+    @property
     def threshold(self) -> Threshold | None:
         """At which the reported scores are decided."""
-        return self.bundle.manifest.threshold_of(self.detector.precision)
+        return self.bundle.manifest.threshold_of(self.detector.precision, self.runtime)
 
 
 def render_page(content: Content) -> bytes:
@@ -102,12 +109,15 @@ def notes_of(content: Content) -> list[str]:
     """Return what a reader must know before believing the figures."""
     material, result, threshold = content.material, content.result, content.threshold
     found: list[str] = []
-    changed = content.bundle.manifest.changed_since(content.detector.precision)
+    manifest, precision = content.bundle.manifest, content.detector.precision
+    changed = manifest.changed_since(precision, content.runtime)
     if changed is not None:
         found.append(
             f"{changed.capitalize()} was changed after the calibration, whose threshold decides nothing now: calibrate "
             "again. The threshold below is only where the slider begins."
         )
+    elif undecided := undecided_said(manifest, precision, content.runtime):
+        found.append(f"{undecided}. The threshold below is only where the slider begins.")
     elif threshold is None:
         found.append(
             "The bundle is not calibrated: no threshold has been promised, and the one below is only where the slider "
@@ -118,6 +128,9 @@ def notes_of(content: Content) -> list[str]:
             f"The threshold was chosen on {threshold.defects.images:,} defective images (--with-defects): it fits "
             "those and promises no rate. The command below sets one from good images alone."
         )
+    doubt = doubt_said(manifest, precision, content.runtime)
+    if doubt is not None:
+        found.append(f"{doubt[0].upper()}{doubt[1:]}.")
     if content.detector.roi is not None:
         share = 100 * content.detector.roi.included.mean()
         found.append(f"Only the region of interest counts, {share:.3g} % of the image; the rest is dark in heat maps.")
@@ -186,7 +199,7 @@ def _facts(content: Content) -> dict[str, Any]:
         "settable": settable(threshold) if threshold is not None else [],
         "command": _command(content),
         "holdsCalibration": content.material.holds_calibration,
-        "precisions": sorted(manifest.thresholds),
+        "precisions": sorted({*manifest.thresholds, *manifest.runtime_thresholds}),
         "pictures": content.pictures,
         "box": [LEFT, TOP, WIDTH, HEIGHT],
     }

@@ -46,9 +46,9 @@ def variants(bundle_copy) -> Path:
     add_int8(bundle_copy, solar_cells(3, (64, 64))[..., :1])
     manifest = open_bundle(bundle_copy).manifest
     bf16 = Variant(file="model.onnx", convolutions=1, kept=[])
-    thresholds = {**manifest.thresholds, "bf16": manifest.threshold}
+    own = {**manifest.runtime_thresholds, "bf16": {"openvino": manifest.threshold}}
     variants = {**manifest.variants, "bf16": bf16}
-    write_manifest(bundle_copy, msgspec.structs.replace(manifest, variants=variants, thresholds=thresholds))
+    write_manifest(bundle_copy, msgspec.structs.replace(manifest, variants=variants, runtime_thresholds=own))
     return bundle_copy
 
 

@@ -395,11 +395,16 @@ def test_a_precision_has_its_own_threshold(bundle_copy, tmp_path):
 
     add_int8(bundle_copy, solar_cells(3, (64, 64))[..., :1])
     opened = open_bundle(bundle_copy)
-    own = msgspec.structs.replace(opened.manifest.thresholds["int8"], score=0.125)
-    opened.with_thresholds({"int8": own})
+    by_runtime = opened.manifest.runtime_thresholds["int8"]
+    own = msgspec.structs.replace(by_runtime["onnxruntime"], score=0.125)
+    opened.with_thresholds(opened.manifest.threshold, {"int8": {**by_runtime, "onnxruntime": own}})
     served = write(bundle_copy, tmp_path, precision="int8")
     assert served.model.parameters["kdx.threshold"] == "0.125"
     assert sha256_file(served.folder / "1/model.onnx") == sha256_file(bundle_copy / "model.int8.onnx")
+    del by_runtime["onnxruntime"]
+    opened.with_thresholds(opened.manifest.threshold, {"int8": by_runtime})
+    with pytest.raises(kdx.KdxError, match=r"could decide nothing(.|\n)*int8 has no threshold for onnxruntime"):
+        write(bundle_copy, tmp_path / "other", precision="int8")
 
 
 def test_errors_reach_the_user(cli, tmp_path, tiny_bundle):
