@@ -56,7 +56,7 @@ void require(const void *pointer, const char *name) {
 }
 
 // The smallest structures that were ever published: a caller with less was compiled against nothing of ours.
-constexpr std::size_t kFirstOptions = sizeof(kdx_options), kFirstDescription = sizeof(kdx_description),
+constexpr std::size_t kFirstOptions = sizeof(kdx_options), kFirstDescription = offsetof(kdx_description, said),
                       kFirstVerdict = sizeof(kdx_verdict), kFirstReport = sizeof(kdx_selftest_report);
 
 void require_size(std::uint32_t size, std::size_t first, const char *name) {

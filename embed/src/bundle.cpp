@@ -159,17 +159,23 @@ std::string recorded_hash(const json &record, const char *name) {
     return found == record.end() || found->is_null() ? std::string() : found->get<std::string>();
 }
 
+// FP32 and FP16 share a threshold in every runtime.
+Bundle::ByRuntime key_of(const std::string &precision, const std::string &runtime) {
+    return {precision, has_own_threshold(precision) ? runtime : std::string()};
+}
+
 // A threshold decides in the region of interest and with the level map that it was calibrated with, and with no others.
-void add_threshold(Bundle &bundle, const json &record, const std::string &precision) {
+void add_threshold(Bundle &bundle, const json &record, const std::string &precision, const std::string &runtime) {
     const auto threshold = threshold_from(record, bundle, precision);
     const auto level = record.find("level");
     const auto fitted = level == record.end() || level->is_null() ? std::string() : level->at("sha256").get<std::string>();
+    const auto key = key_of(precision, runtime);
     if (recorded_hash(record, "roi_sha256") != (bundle.has_roi() ? bundle.hash_of(kRoi) : std::string()))
-        bundle.stale[precision] = "the region of interest";
+        bundle.stale[key] = "the region of interest";
     else if (fitted != (bundle.has_level() ? bundle.hash_of(kLevel) : std::string()))
-        bundle.stale[precision] = "the level map";
+        bundle.stale[key] = "the level map";
     else
-        bundle.thresholds[precision] = threshold;
+        bundle.thresholds[key] = threshold;
 }
 
 void read_rule(Bundle &bundle, const json &manifest) {
@@ -182,11 +188,20 @@ void read_rule(Bundle &bundle, const json &manifest) {
 
 void read_thresholds(Bundle &bundle, const json &manifest) {
     if (manifest.contains("threshold") && !manifest["threshold"].is_null())
-        for (const auto *precision : {"fp32", "fp16"}) add_threshold(bundle, manifest["threshold"], precision);
-    if (manifest.contains("thresholds"))
-        for (const auto &[precision, record] : manifest["thresholds"].items())
-            if (has_own_threshold(precision) && bundle.has(precision))
-                add_threshold(bundle, record, precision);
+        for (const auto *precision : {"fp32", "fp16"}) add_threshold(bundle, manifest["threshold"], precision, "");
+    const auto own = manifest.value("runtime_thresholds", json::object());
+    for (const auto &[precision, by_runtime] : own.items())
+        for (const auto &[runtime, record] : by_runtime.items())
+            if (has_own_threshold(precision) && bundle.has(precision)) add_threshold(bundle, record, precision, runtime);
+    // Schema 1 had one for all runtimes, which counts for those that may have measured it: only OpenVINO computes in BF16.
+    const auto older = manifest.value("thresholds", json::object());
+    for (const auto &[precision, record] : older.items()) {
+        if (!has_own_threshold(precision) || !bundle.has(precision) || own.contains(precision)) continue;
+        add_threshold(bundle, record, precision, "openvino");
+        if (precision != "int8") continue;
+        add_threshold(bundle, record, precision, "onnxruntime");
+        bundle.is_int8_runtime_known = false;
+    }
 }
 
 }  // namespace
@@ -205,18 +220,33 @@ fs::path Bundle::graph_of(const std::string &precision) const {
     return path / graph_name(precision);
 }
 
-bool Bundle::is_calibrated_alike(const std::string &precision) const {
-    return !threshold_of("fp32").is_set() || threshold_of(precision).is_set();
+bool Bundle::is_calibrated_alike(const std::string &precision, const std::string &runtime) const {
+    return !threshold_of("fp32").is_set() || threshold_of(precision, runtime).is_set();
 }
 
-Threshold Bundle::threshold_of(const std::string &precision) const {
-    const auto found = thresholds.find(precision);
+Threshold Bundle::threshold_of(const std::string &precision, const std::string &runtime) const {
+    const auto found = thresholds.find(key_of(precision, runtime));
     return found == thresholds.end() ? Threshold{} : found->second;
 }
 
-std::string Bundle::changed_since(const std::string &precision) const {
-    const auto found = stale.find(precision);
+std::string Bundle::changed_since(const std::string &precision, const std::string &runtime) const {
+    const auto found = stale.find(key_of(precision, runtime));
     return found == stale.end() ? std::string() : found->second;
+}
+
+std::string Bundle::why_undecided(const std::string &precision, const std::string &runtime) const {
+    if (threshold_of(precision, runtime).is_set()) return {};
+    auto changed = changed_since(precision, runtime);
+    if (changed.empty()) changed = changed_since("fp32", "");
+    if (!changed.empty()) return changed + " was changed after the calibration: every verdict is undecided";
+    if (!threshold_of("fp32").is_set()) return {};
+    return precision + " has no threshold that " + runtime + " measured: every verdict is undecided until kdx calibrate on a "
+           "machine with " + runtime;
+}
+
+std::string Bundle::doubt_about(const std::string &precision, const std::string &runtime) const {
+    if (precision != "int8" || is_int8_runtime_known || !threshold_of(precision, runtime).is_set()) return {};
+    return "the int8 threshold was calibrated by an older kdx, which did not record which runtime measured it: calibrate again";
 }
 
 void Bundle::check_files() const {

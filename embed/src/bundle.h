@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "frame.h"
@@ -40,8 +41,11 @@ struct Bundle {
     FrameLimits frame_limits;
     std::vector<std::string> golden;           // file names under golden/
     std::vector<std::string> precisions;       // of the graphs that are there; fp32 first
-    std::map<std::string, Threshold> thresholds;  // by precision; of this region of interest and level map
-    std::map<std::string, std::string> stale;  // what was changed since the calibration, by precision
+    // By precision and runtime; FP32's and FP16's is everybody's, and stands under no runtime.
+    using ByRuntime = std::pair<std::string, std::string>;
+    std::map<ByRuntime, Threshold> thresholds;  // of this region of interest and level map
+    std::map<ByRuntime, std::string> stale;     // what was changed since the calibration
+    bool is_int8_runtime_known = true;          // schema 1 did not record which runtime measured INT8's threshold
     std::string score_rule;          // how the returned map becomes the score, "max" or "sum"; empty: not of it alone
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
 
@@ -52,13 +56,17 @@ struct Bundle {
     const std::string &hash_of(const std::string &file) const { return files.at(file); }
 
     bool has(const std::string &precision) const;
-    // Whether a precision can decide wherever FP32 can.
-    bool is_calibrated_alike(const std::string &precision) const;
-    Threshold threshold_of(const std::string &precision) const;
+    // Whether a precision can decide in a runtime wherever FP32 can. Backends are called like their runtimes.
+    bool is_calibrated_alike(const std::string &precision, const std::string &runtime) const;
+    Threshold threshold_of(const std::string &precision, const std::string &runtime = "") const;
+    // Why a precision gives no verdict in a runtime though the bundle was calibrated; empty where it gives one.
+    std::string why_undecided(const std::string &precision, const std::string &runtime) const;
+    // What is not known of the threshold that decides; empty for nothing.
+    std::string doubt_about(const std::string &precision, const std::string &runtime) const;
     bool has_roi() const { return files.count(kRoi) > 0; }
     bool has_level() const { return files.count(kLevel) > 0; }
     // What was changed after a precision's calibration, which does not hold since, in words; empty: nothing.
-    std::string changed_since(const std::string &precision) const;
+    std::string changed_since(const std::string &precision, const std::string &runtime) const;
 
     // Hashes every file again; throws Failure (KDX_ERROR_BUNDLE) naming the first that is missing or altered.
     void check_files() const;

@@ -35,7 +35,7 @@ std::string precision_of(const Bundle &bundle, const BackendKind &kind, const ch
         return asked;
     }
     for (const auto &precision : kind.precisions)
-        if (bundle.has(precision) && bundle.is_calibrated_alike(precision) && kind.offers(precision)) return precision;
+        if (bundle.has(precision) && bundle.is_calibrated_alike(precision, kind.name) && kind.offers(precision)) return precision;
     return "fp32";
 }
 
@@ -58,7 +58,7 @@ Detector::Detector(const std::string &path, const kdx_options &options)
     : bundle_(open_bundle(std::filesystem::u8path(path))) {
     const auto &kind = kind_of(options.backend);
     precision_ = precision_of(bundle_, kind, options.precision);
-    threshold_ = bundle_.threshold_of(precision_);
+    threshold_ = bundle_.threshold_of(precision_, kind.name);
     if (bundle_.has_roi()) roi_ = read_roi(bundle_);
     if (bundle_.has_level()) level_ = read_level(bundle_);
     const auto cache = options.cache_dir ? std::filesystem::u8path(options.cache_dir) : std::filesystem::path();
@@ -80,7 +80,10 @@ void Detector::describe(kdx_description &description) const {
     description.field_of_view = bundle_.field_of_view;
     copy_text(backend_->name(), description.backend, sizeof description.backend);
     copy_text(precision_, description.precision, sizeof description.precision);
-    description.roi = bundle_.changed_since(precision_) == "the region of interest" ? KDX_ROI_CHANGED : roi_ ? KDX_ROI_SET : KDX_ROI_NONE;
+    const bool is_region_changed = bundle_.changed_since(precision_, backend_->name()) == "the region of interest";
+    description.roi = is_region_changed ? KDX_ROI_CHANGED : roi_ ? KDX_ROI_SET : KDX_ROI_NONE;
+    const auto undecided = bundle_.why_undecided(precision_, backend_->name());
+    copy_text(undecided.empty() ? bundle_.doubt_about(precision_, backend_->name()) : undecided, description.said, sizeof description.said);
 }
 
 void Detector::infer(std::size_t count, const kdx_image *images, kdx_verdict *verdicts, std::size_t verdict_size,

@@ -168,9 +168,8 @@ void selftest(const Detector &detector, double budget_ms, double percentile, int
                       "a budget of 0 or more milliseconds, a percentile above 0 and below 100, and enough calls for it");
     try {
         detector.bundle().check_files();
-        const auto changed = detector.bundle().changed_since(detector.precision());
-        if (!changed.empty())
-            return say(report, changed + " was changed after the calibration: every verdict is undecided");
+        const auto undecided = detector.bundle().why_undecided(detector.precision(), detector.backend().name());
+        if (!undecided.empty()) return say(report, undecided);
         const auto golden = read_golden(detector.bundle());
         Comparison(detector, golden).run(report);
         const bool is_near = report.score_difference <= report.score_allowed && report.map_difference <= report.map_allowed;

@@ -76,6 +76,7 @@ class Description(ctypes.Structure):
         ("pixel_threshold", ctypes.c_double), ("field_of_view", ctypes.c_double),
         ("backend", ctypes.c_char * 24), ("precision", ctypes.c_char * 8),
         ("roi", ctypes.c_int32),
+        ("said", ctypes.c_char * 256),
     )  # fmt: skip
 
 

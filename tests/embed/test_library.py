@@ -26,6 +26,7 @@ from kdx.regions import find_regions
 from kdx.runtime.backend import find_backend
 from tests.embed.build import DECISIONS, EMBED, FAULTS, CallError, Detector, build, missing, run
 from tests.frames import FRAME, write_frames
+from tests.schema1 import FIXTURES, NAMES, SCORES_WITHIN, old_bundle, recorded
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -101,7 +102,37 @@ def test_the_fastest_calibrated_precision_is_taken(library, bundle, tmp_path):
     del index["runtime_thresholds"]["int8"]["openvino"]
     (copy / "bundle.json").write_text(json.dumps(index))
     with Detector(library, copy) as detector:
-        assert detector.takes.precision == b"fp32"
+        assert (detector.takes.precision, detector.takes.said) == (b"fp32", b"")
+    # What ONNX Runtime measured is not OpenVINO's.
+    with Detector(library, copy, "int8") as detector:
+        assert np.isnan(detector.takes.threshold)
+        assert detector.takes.said.startswith(
+            b"int8 has no threshold that openvino measured: every verdict is undecided"
+        )
+        verdict, _ = detector(open_bundle(bundle).golden().images[0])
+        assert DECISIONS[verdict.decision] == "undecided"
+        report = detector.selftest()
+        assert (report.passed, report.said[:50]) == (0, detector.takes.said[:50])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundle_of_schema_1_decides_as_it_did(library, name, tmp_path):
+    bundle = old_bundle(name, tmp_path)
+    for said in recorded(name):
+        if said.backend != "openvino" or not find_backend(said.backend).offers(said.precision):
+            continue
+        spec = open_bundle(bundle).manifest.camera
+        with Detector(library, bundle, said.precision) as detector:
+            takes = detector.takes
+            assert takes.threshold == said.threshold
+            is_known = said.precision != "int8"
+            assert is_known == (takes.said == b"")
+            assert is_known or b"did not record which runtime measured it" in takes.said
+            for image, before in said.verdicts.items():
+                verdict, _ = detector(kdx.read_image(FIXTURES / "images" / image, spec))
+                assert verdict.score == pytest.approx(before.score, rel=SCORES_WITHIN[said.precision])
+                if said.is_clear(image):
+                    assert DECISIONS[verdict.decision] == before.decision
 
 
 def test_the_review_band_is_pythons(library, bundle, tmp_path):

@@ -98,13 +98,16 @@ typedef struct kdx_description {
     kdx_pixel_format format;         /* in which they need not be copied */
     int32_t map_height, map_width;
     int32_t max_batch; /* images that are judged at once; longer batches are split; 1 of frames that are cut into tiles */
-    double threshold;        /* NaN where the bundle is not calibrated, or region or level map were changed since */
+    double threshold;        /* NaN where the bundle is not calibrated for this precision and backend, or region or
+                                level map were changed since */
     double review_threshold; /* above it, up to the threshold, somebody should look; NaN without such a band */
     double pixel_threshold; /* the map value that hardly any good image reaches anywhere; NaN where unknown */
     double field_of_view;   /* share of each side of the image, centred, that the map covers */
     char backend[24];
     char precision[8];
     int32_t roi; /* KDX_ROI_... */
+    char said[256]; /* why every verdict is undecided though the bundle was calibrated, or what is not known of its
+                       threshold; empty for nothing. Write it into the line's log at the start. */
 } kdx_description;
 
 typedef struct kdx_image {
