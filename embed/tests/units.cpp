@@ -137,7 +137,7 @@ void manifests_are_checked(const fs::path &path) {
         CHECK(parsed(replaced(text, "\"model.onnx\":", "\"" + std::string(outside) + "\":"), &said) == KDX_ERROR_BUNDLE);
         CHECK(said.find("outside the bundle") != std::string::npos);
     }
-    CHECK(parsed(replaced(text, "\"runtime_thresholds\": {", "\"runtime_thresholds\": {\"int8\": 1, ")) != KDX_OK);
+    CHECK(parsed(replaced(text, "\"onnxruntime\": {", "\"onnxruntime\": 1, \"other\": {")) == KDX_ERROR_BUNDLE);
     CHECK(parsed(replaced(text, "\"height\": ", "\"height\": -")) == KDX_ERROR_BUNDLE);
     CHECK(parsed(replaced(text, "\"height\": ", "\"height\": 99999999")) == KDX_ERROR_BUNDLE);
     CHECK(parsed(replaced(text, "\"model.onnx\":", "\"other.onnx\":"), &said) == KDX_ERROR_BUNDLE);

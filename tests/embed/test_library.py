@@ -100,6 +100,7 @@ def test_the_fastest_calibrated_precision_is_taken(library, bundle, tmp_path):
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
     index = json.loads((copy / "bundle.json").read_text())
     del index["runtime_thresholds"]["int8"]["openvino"]
+    index["runtime_thresholds"].pop("bf16", None)
     (copy / "bundle.json").write_text(json.dumps(index))
     with Detector(library, copy) as detector:
         assert (detector.takes.precision, detector.takes.said) == (b"fp32", b"")
