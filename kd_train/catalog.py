@@ -36,6 +36,10 @@ else:
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # They decide where and how quickly a product is trained, not what comes out; of files, the content does.
 _FREE = ("data", "device", "memory_mib", "parts", "weights", "workers")
+# Once options of training; the reason is for whoever still gives them.
+REMOVED = {
+    "distance": "leave it out: half the squared distance of unit vectors is their cosine distance",
+}
 _NAMED_WEIGHTS = ("imagenet", "random")
 
 
@@ -66,7 +70,6 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float | None = None
     taps: str | None = None
     combine: Literal["sum", "product"] | None = None
-    distance: Literal["half_squared_l2", "cosine"] | None = None
     score: Literal["max", "sum"] | None = None
     sigma: float | None = None
     seed: int = 0
@@ -190,6 +193,8 @@ def _require_table(value: object, where: str) -> None:
 def _require_known(table: Collection[str], known: Collection[str], where: str, kind: str) -> None:
     """Raise ``OptionError`` for the first name that nobody knows, with those that look like it."""
     for name in table:
+        if name in REMOVED:
+            raise OptionError(f"{where}: '{name}' is no longer a {kind}", fix=REMOVED[name])
         if name not in known:
             near = difflib.get_close_matches(name, [*known, *(other.replace("_", "-") for other in known)], n=2)
             raise OptionError(

@@ -49,7 +49,6 @@ class TrainOptions:
         taps: Names of the taps separated by commas, groups by ``/``.
         crop_from: Side to which images are brought before the networks' input is cut from their centre; 0: no crop.
         combine: ``sum`` or ``product``.
-        distance: ``half_squared_l2`` or ``cosine``.
         score: ``max`` or ``sum``.
         method_options: Values of the method's own options.
         train_fraction: Share of the training images to use, in (0, 1].
@@ -79,7 +78,6 @@ class TrainOptions:
     taps: str | None = None
     blur_sigma: float | None = None
     combine: str | None = None
-    distance: str | None = None
     score: str | None = None
     method_options: Mapping[str, str] = field(default_factory=dict)
     validation_fraction: float | None = None
@@ -243,7 +241,6 @@ def _overrides(options: TrainOptions) -> dict[str, object]:
         "taps": tuple(_split(group) for group in options.taps.split("/")) if options.taps else None,
         "blur_sigma": options.blur_sigma,
         "combine": options.combine,
-        "distance": options.distance,
         "score": options.score,
         "validation_fraction": options.validation_fraction,
         "options": dict(options.method_options),
@@ -294,4 +291,6 @@ def _decisions(config: RunConfig) -> dict[str, object]:
     """Return what a resumed run must share with its beginning, by name."""
     names = ("method", "weights", "seed", "data_sha256", "tile")
     plain = {name: getattr(config, name) for name in names}
-    return {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
+    found = {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
+    del found["distance"]  # once an option; what is deployed is the same number, and the run goes by its own pair_spec
+    return found

@@ -29,10 +29,10 @@ def make_pair(
         taps: As on the command line; empty for the recipe's strides.
         sigma: Of the blur.
         seed: Of the weights.
-        **choices: ``combine``, ``distance``, ``score``, and the method's own options.
+        **choices: ``combine``, ``score``, and the method's own options.
     """
     found = find_method(method)
-    common = {name: choices.pop(name, None) for name in ("combine", "distance", "score")}
+    common = {name: choices.pop(name, None) for name in ("combine", "score")}
     recipe = load_recipe(
         found,
         {

@@ -4,7 +4,11 @@ Teacher: EfficientNet-b0 at deep taps (the paper says "the top layers"; here tim
 kinds of students: a residual network of 5 × 5 convolutions with the teacher's widths and sizes, which sees the image
 (``--part kd``), and for each tap a small autoencoder of the teacher's own feature (``--part ae``). Loss: Eq. 1 to 3
 with every factor 1. The map is the product over taps and parts of ``1 - cos`` (Eq. 4, 5); the score its maximum. Adding
-and the squared distance (Table 8) are ``--combine`` and ``--distance``.
+(Table 8) is ``--combine sum``.
+
+Table 8 also has the "mean squared error" as distance. The only one that the paper defines is Eq. 1, of normalised
+features. It prints no square; with the square, as in STPM, which the paper cites for it, it is ``½‖t̂ − ŝ‖² = 1 − cos``:
+the same distance. So there is no option for it.
 
 The paper does not say how the two parts' maps meet; "feature multiplication to ensure equal influence" is read as one
 product over all of them. It does not give the autoencoder's layers: here the feature is halved in size and to a quarter

@@ -44,7 +44,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         taps: Of each group: names of the taps; empty for the backbone's features at ``strides``.
         blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels.
         combine: How the taps' maps become one; None as the method declares.
-        distance: How features are compared; None as the method declares.
+        distance: How features are compared; None as the method declares. No option: on unit vectors both are the same
+            number. Runs of schema 2 may hold one.
         score: How the map becomes a score; None as the method declares.
         options: Values of the method's own options that differ from its defaults.
     """

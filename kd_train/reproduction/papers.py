@@ -109,14 +109,13 @@ class OwnSystem(_Strict, frozen=True):
     taps: str | None = None
     backbone: str | None = None
     combine: str | None = None
-    distance: str | None = None
     score: str | None = None
     train_fraction: float | None = None
     cannot: str = ""
 
     def settings(self) -> dict[str, Any]:
         """Return the training options that it sets, by their names in ``TrainOptions``."""
-        names = ("taps", "backbone", "combine", "distance", "score", "train_fraction")
+        names = ("taps", "backbone", "combine", "score", "train_fraction")
         found = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return {**found, "method_options": self.options} if self.options else found
 

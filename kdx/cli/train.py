@@ -57,7 +57,6 @@ def train(
         None, help="Where features are compared, e.g. layer1,layer2; for two teachers layer1,layer2/blocks.4,blocks.6."
     ),
     combine: str | None = typer.Option(None, help="How the taps' maps become one: sum or product."),
-    distance: str | None = typer.Option(None, help="How features are compared: half_squared_l2 or cosine."),
     score: str | None = typer.Option(None, help="How the map becomes a score: max or sum."),
     sigma: float | None = typer.Option(None, help="Gaussian blur of the anomaly map, in map pixels; 0 for none."),
     seed: int = typer.Option(0, min=0, help="Seed of everything random."),
@@ -104,7 +103,6 @@ def train(
         crop_from=crop_from,
         tile=tile,
         combine=one_of("--combine", combine, ("sum", "product")) if combine else None,
-        distance=one_of("--distance", distance, ("half_squared_l2", "cosine")) if distance else None,
         score=one_of("--score", score, ("max", "sum")) if score else None,
         backbone=backbone,
         weights=weights,
@@ -170,6 +168,7 @@ def method_options(context: typer.Context, method: str) -> dict[str, str]:
     Raises:
         OptionError: What is left over is no option of the method.
     """
+    from kd_train.catalog import REMOVED
     from kd_train.pairs import find_method
     from kdx.errors import OptionError
 
@@ -181,6 +180,8 @@ def method_options(context: typer.Context, method: str) -> dict[str, str]:
         name, has_value, value = word.partition("=")
         if not name.startswith("--"):
             raise OptionError(f"'{word}' was not expected", fix="see kdx train --help")
+        if name[2:] in REMOVED:
+            raise OptionError(f"{name} is no longer an option", fix=REMOVED[name[2:]])
         if name[2:] not in own:
             known = [option for parameter in context.command.params for option in parameter.opts]
             near = difflib.get_close_matches(name, [*known, *(f"--{other}" for other in own)], n=2)

@@ -76,3 +76,19 @@ def test_an_old_run_is_resumed_where_it_was_interrupted(old_run, expected):
     for which in ("last", "best"):
         assert Run(old_run).checkpoint(which).epoch == expected["resumed"][which]["epoch"]
         assert scores(old_run, which) == pytest.approx(expected["resumed"][which]["scores"], rel=1e-2)
+
+
+def test_an_old_run_with_a_distance_of_its_own_is_exported_and_resumed(cli, old_run, expected, tmp_path):
+    # Once an option; on unit vectors both distances are the same number.
+    for name in ("run.json", "last.json", "best.json"):
+        record = json.loads((old_run / name).read_text(encoding="utf-8"))
+        record["recipe"]["distance"] = "cosine"
+        for tap in record["pair_spec" if name == "run.json" else "spec"]["maps"][0]["taps"]:
+            tap["distance"] = "cosine"
+        (old_run / name).write_text(json.dumps(record), encoding="utf-8")
+    cli("export", old_run, "-o", tmp_path / "old.kdx")
+    taps = kdx.open_bundle(tmp_path / "old.kdx").manifest.pair_spec["maps"][0]["taps"]
+    assert {tap["distance"] for tap in taps} == {"cosine"}
+    assert scores(old_run, "last") == pytest.approx(expected["interrupted"]["last"]["scores"], rel=1e-3)
+    assert train(IMAGES, old_run, OPTIONS).resumed_after == 2
+    assert scores(old_run, "last") == pytest.approx(expected["resumed"]["last"]["scores"], rel=1e-2)

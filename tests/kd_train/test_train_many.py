@@ -44,6 +44,7 @@ def catalog(folder: Path, text: str) -> Path:
     ("text", "said"),
     [
         ('[products.tile]\ndata = "x"\nepoch = 3', r"\[products.tile\] has an unknown key 'epoch'\n  expected: epochs"),
+        ('[products.tile]\ndata = "x"\ndistance = "cosine"', r"'distance' is no longer a key\n  fix: leave it out"),
         ('[products.tile]\ndata = "x"\nimage-size = 3', r"unknown key 'image-size'\n  expected: image_size"),
         ('[product.tile]\ndata = "x"', r"unknown table 'product'\n  expected: products"),
         ("[products.tile]\nepochs = 3", r"\[products.tile\] names no data"),

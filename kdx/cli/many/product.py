@@ -108,7 +108,6 @@ def train_options(order: Order, *, resume: bool = False, force: bool = False) ->
         taps=product.taps,
         blur_sigma=product.sigma,
         combine=product.combine,
-        distance=product.distance,
         score=product.score,
         method_options=product.options,
         validation_fraction=product.validation_fraction,

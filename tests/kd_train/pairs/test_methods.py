@@ -87,9 +87,9 @@ CHOICES = [
         for structure, dfe in itertools.product(("ds", "t-e", "t-d", "e-d"), ("yes", "no"))
     ),
     *(("dskd", {"maps": number}) for number in ("1", "2", "3")),
-    ("stpm", {"combine": "sum", "distance": "cosine", "score": "sum"}),
+    ("stpm", {"combine": "sum", "score": "sum"}),
     ("mixed-teacher", {"score": "max"}),
-    ("dual-det", {"combine": "sum", "distance": "half_squared_l2"}),
+    ("dual-det", {"combine": "sum"}),
 ]
 
 
@@ -135,6 +135,7 @@ def test_the_command_line_takes_a_methods_own_options(method, choices, tmp_path,
         (("--method", "dskd", "--structure"), ("--structure needs a value",)),
         (("surplus",), ("'surplus' was not expected",)),
         (("--combine", "mean"), ("--combine is not possible", "sum, product")),
+        (("--distance", "cosine"), ("--distance is no longer an option", "leave it out: half the squared distance")),
         (("--taps", "layer1/layer2"), ("--taps does not fit the method", "one list of taps")),
         (("--method", "dual", "--taps", "layer1"), ("--taps does not fit the method", "2 groups")),
         (("--method", "dual", "--backbone", "a,b,c"), ("--backbone does not fit the method", "one, or 2")),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+import torch
 
 from kd_train import squeezenet
 from kd_train.pairs import find_method, methods
@@ -16,6 +19,9 @@ from kd_train.reproduction.choice import choose
 from kd_train.reproduction.papers import EVERY, MEAN, PAPERS, SHARES, Paper, Table, data_sets, papers
 from kd_train.train import TrainOptions, _overrides
 from kdx.errors import DataError, OptionError
+from kdx.images import InputSpec
+from tests.images import solar_cells
+from tests.pairs import fuse_pair, make_pair
 
 ROOT = Path(__file__).parents[3]
 TABLES = {"stpm": 9, "mixed_teacher": 6, "dual_model": 8, "dskd": 9}
@@ -326,3 +332,33 @@ def test_a_paper_is_data_alone():
     with pytest.raises(AttributeError):
         papers()[0].table[0].number = 2
     assert msgspec.json.encode(papers())
+
+
+def variants() -> list[tuple[str, list[dict[str, object]]]]:
+    """Each table's columns that differ in how one method's features become a map and a score, by method."""
+    found = []
+    for paper, table in every_table():
+        columns: dict[str, list[dict[str, object]]] = {}
+        for system in table.own.values():
+            settings = system.settings()
+            choices = settings.pop("method_options", {})
+            if not system.cannot and not settings.keys() - {"combine", "score"}:
+                for method in system.methods:
+                    columns.setdefault(method, []).append({**settings, **choices})
+        found += [
+            pytest.param(method, choices, id=f"{paper.key}-{table.number}-{method}")
+            for method, choices in columns.items()
+            if len(choices) > 1
+        ]
+    return found
+
+
+@pytest.mark.parametrize(("method", "columns"), variants())
+def test_no_two_columns_of_a_table_are_the_same_detector(method, columns):
+    images = torch.from_numpy(solar_cells(2, (64, 64)))
+    outputs = []
+    for choices in columns:
+        pair = make_pair(method, "test_resnet", "", 0.0, **choices)
+        outputs.append([output.numpy() for output in fuse_pair(pair, InputSpec(height=64, width=64), 64)(images)])
+    for one, other in itertools.combinations(outputs, 2):
+        assert not all(np.allclose(a, b, rtol=1e-3) for a, b in zip(one, other, strict=True))
