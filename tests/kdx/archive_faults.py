@@ -18,9 +18,9 @@ _HOOK = """
 import errno, os, signal, sys, time
 
 def hook(event, arguments):
-    if event != "open" or not isinstance(arguments[0], str):
+    if event != "open" or not isinstance(arguments[0], (str, os.PathLike)):
         return
-    path = arguments[0]
+    path = os.fspath(arguments[0])
     name = os.path.basename(path)
     if name == "kills.png" or "/kills-at-load.kdx/" in path:
         os.kill(os.getpid(), signal.SIGKILL)
