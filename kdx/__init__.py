@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kdx.images import InputSpec, read_image, to_eight_bits
     from kdx.loading import load
     from kdx.runtime.detector import Decision, Detector, Verdict
+    from kdx.served import verdict_of_answer
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "open_bundle",
     "read_image",
     "to_eight_bits",
+    "verdict_of_answer",
 ]
 
 _HOME = {
@@ -51,6 +53,7 @@ _HOME = {
     "open_bundle": "kdx.bundle",
     "read_image": "kdx.images",
     "to_eight_bits": "kdx.images",
+    "verdict_of_answer": "kdx.served",
 }
 
 

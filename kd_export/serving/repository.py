@@ -31,6 +31,7 @@ from kdx.errors import BackendError, OptionError
 from kdx.files import new_folder, refuse_existing, sha256_file
 from kdx.manifest import GRAPH, INDEX
 from kdx.runtime.backend import find_backend
+from kdx.served import parameters_of
 
 BACKENDS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8"), "tensorrt": ("fp32", "fp16")}
 VERSION = "1"
@@ -234,12 +235,8 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
         raise OptionError(
             "a client could decide nothing", received=undecided, fix="calibrate with that runtime, or serve fp32"
         )
-    threshold = bundle.manifest.threshold_of(precision, runtime)
-    decided = {} if threshold is None else {"kdx.threshold": repr(threshold.score)}
-    if threshold is not None and threshold.pixel is not None:
-        decided["kdx.pixel_threshold"] = repr(threshold.pixel)
     return {
-        **decided,
+        **parameters_of(bundle.manifest, bundle.manifest.threshold_of(precision, runtime)),
         "kdx.precision": precision,
         "kdx.method": bundle.manifest.method,
         "kdx.version": __version__,

@@ -113,16 +113,6 @@ def test_the_warm_up_runs_and_decides_as_the_reference(served, tiny_bundle):
     assert batches == [1, 2, 4, 8, 16, 32]
 
 
-def test_a_clients_verdict_is_that_of_kdx(served, tiny_bundle, frame):
-    # The whole of what a client does with an answer.
-    session = ort.InferenceSession(str(served.folder / "1/model.onnx"), providers=["CPUExecutionProvider"])
-    threshold = float(config_in(served.folder).parameters["kdx.threshold"].string_value)
-    with kdx.load(tiny_bundle, "onnxruntime-cpu") as detector:
-        for image in (frame, 255 - frame):
-            (score,) = session.run(["anomaly_score"], {"image": image[None]})[0][0]
-            assert (score > threshold) == (detector(image).score > detector.threshold)
-
-
 @pytest.mark.parametrize(("largest", "batches"), [(1, [1]), (5, [1, 2, 4, 5])])
 def test_a_smaller_batch_can_be_asked_for(tiny_bundle, tmp_path, largest, batches):
     config = config_in(write(tiny_bundle, tmp_path, max_batch=largest, max_queue_delay_us=300).folder)
