@@ -40,6 +40,8 @@ _FREE = ("data", "device", "memory_mib", "parts", "weights", "workers")
 REMOVED = {
     "distance": "leave it out: half the squared distance of unit vectors is their cosine distance",
 }
+# Keys that came later, with their defaults: where they are not used, what was trained before them is unchanged.
+_LATER: dict[str, object] = {"subfolders": False, "good_folders": ()}
 _NAMED_WEIGHTS = ("imagenet", "random")
 
 
@@ -48,6 +50,8 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         data: Its images, relative to the catalogue.
+        subfolders: Whether images in subfolders belong to the folder around them.
+        good_folders: Further names of folders of good images (``--good-folder``).
         options: The method's own options.
         precisions: In which to export.
         input_size: Height and width of the camera's images; None for that of the training images.
@@ -59,6 +63,8 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
 
     data: str
     category: str | None = None
+    subfolders: bool = False
+    good_folders: tuple[str, ...] = ()
     method: str = "stpm"
     options: dict[str, str] = {}
     backbone: str | None = None
@@ -96,6 +102,9 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     def decisive(self) -> dict[str, Any]:
         """What decides the product's bundle beside the content of its files, by name."""
         options = {name: value for name, value in msgspec.structs.asdict(self).items() if name not in _FREE}
+        for name, default in _LATER.items():
+            if options[name] == default:
+                del options[name]
         weights = [part if part in _NAMED_WEIGHTS else "file" for part in self.weights.split(",")]
         return {**options, "weights": weights}
 

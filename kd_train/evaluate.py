@@ -16,6 +16,7 @@ from kdx.folder import GOOD, TestImage
 from kdx.frames import faults_of
 from kdx.images import read_image
 from kdx.progress import SILENT, Progress
+from kdx.remarks import Remark
 from kdx.runtime.detector import Detector
 
 
@@ -58,6 +59,7 @@ class Evaluation:
         bands: Shares of good and of defective images in each band, by ``good`` and ``defective``; None without a review
             band. Frames that show no part are counted by their score, as everywhere here.
         masks: What is to be said of the masks; None where the set has none.
+        remarks: What was left out, and what is to be said of the images.
     """
 
     good: int
@@ -72,6 +74,7 @@ class Evaluation:
     bad_images: dict[str, str] = field(default_factory=dict)
     bands: dict[str, Bands] | None = None
     masks: Annotations | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 from kd_train.datasets.layout import shorten
 from kdx.errors import DataError, OptionError
 from kdx.folder import ImageFolder
-from kdx.images import SUFFIXES
 from kdx.remarks import Remark, remark
+from kdx.search import is_image_name
 
 _SEPARATORS = re.compile(r"[/\\]")
 _DELIMITERS = (",", ";", "\t")
@@ -166,7 +166,7 @@ def match_parts(
             chosen.setdefault(paths[0], []).append((agreement, line))
         else:
             unmatched.append(line)
-    if unmatched and unmatched[0] is lines[0] and _suffix(lines[0].name) not in SUFFIXES and chosen:
+    if unmatched and unmatched[0] is lines[0] and not is_image_name(lines[0].name) and chosen:
         unmatched.pop(0)  # the heading
     found: dict[Path, str] = {}
     for path, candidates in chosen.items():
@@ -229,7 +229,7 @@ class _Named:
         if not words:
             return 0, []
         name = _folded(words[0])
-        stem = name.removesuffix(_suffix(name)) if _suffix(name) in SUFFIXES else name
+        stem = PurePath(name).stem if is_image_name(name) else name
         candidates = self._names.get(name) or self._stems.get(name) or self._stems.get(stem) or []
         agreements = {path: _agreement(words, path) for path in candidates}
         best = max(agreements.values(), default=0)
@@ -256,10 +256,6 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _suffix(name: str) -> str:
-    return PurePath(name).suffix.lower()
-
-
 def _decode(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
@@ -280,7 +276,7 @@ def _rows(text: str) -> list[tuple[int, list[str]]]:
 
 
 def _names_image(row: tuple[int, list[str]]) -> bool:
-    return _suffix(row[1][0]) in SUFFIXES
+    return is_image_name(row[1][0])
 
 
 def _cut(text: str, delimiter: str) -> list[tuple[int, list[str]]]:

@@ -14,6 +14,7 @@ from kd_train.checkpoints import Checkpoint, Checkpoints, EpochRecord, Restart, 
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.files import new_folder, sha256_file, write_atomic
+from kdx.folder import FolderOptions
 from kdx.images import ChannelOrder, InputSpec
 from kdx.manifest import Provenance
 from kdx.records import RUN_INDEX, encode_record, now
@@ -39,6 +40,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         data: The data folder as it was given.
         dataset: Which published data set it is, or None.
         category: Which of its categories, or None.
+        subfolders: Whether images in subfolders belong to the folder around them.
+        good_folders: Further names of folders of good images.
         train_images: Content hash by file name of the images trained on.
         validation_images: Likewise, held out.
         data_sha256: One hash over the training images.
@@ -64,6 +67,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     dataset: str | None = None
     category: str | None = None
+    subfolders: bool = False
+    good_folders: tuple[str, ...] = ()
     train_images: dict[str, str]
     validation_images: dict[str, str]
     data_sha256: str
@@ -72,6 +77,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     teacher_sha256: str = ""
     versions: dict[str, str]
     created: str
+
+    @property
+    def folder_options(self) -> FolderOptions:
+        """What the user said about the data folder."""
+        return FolderOptions(self.subfolders, self.good_folders)
 
     @property
     def backbone(self) -> str:
@@ -183,7 +193,7 @@ class Run:
         """
         from kd_train.datasets import open_data
 
-        folder = open_data(data or Path(self.config.data), self.config.category)
+        folder = open_data(data or Path(self.config.data), self.config.category, self.config.folder_options)
         trained = set(self.config.train_images.values())
         good = sorted(folder.good)
         step = max(1, len(good) // (2 * most))

@@ -28,7 +28,7 @@ from kd_train.trainer import Trainer
 from kdx import __version__
 from kdx.errors import CheckpointError, OptionError, OutputError
 from kdx.files import hash_of_hashes
-from kdx.folder import require_good
+from kdx.folder import FolderOptions, require_good
 from kdx.progress import SILENT, Progress
 from kdx.records import RUN_INDEX, now
 from kdx.remarks import Remark
@@ -43,6 +43,8 @@ class TrainOptions:
         backbone: The teacher's timm name; one for each group of taps, separated by commas, or one for all.
         weights: ``imagenet``, ``random`` or a file; likewise.
         category: Of a data set that has several.
+        subfolders: Images in subfolders belong to the folder around them.
+        good_folders: Further names of folders of good images.
         resume: Go on with an interrupted run.
         force: Replace an existing run.
         tile: Side of the squares that are cut from large images, in their pixels, and trained on; None: whole images.
@@ -66,6 +68,8 @@ class TrainOptions:
     backbone: str | None = None
     weights: str = "imagenet"
     category: str | None = None
+    subfolders: bool = False
+    good_folders: tuple[str, ...] = ()
     resume: bool = False
     force: bool = False
     seed: int = 0
@@ -90,6 +94,11 @@ class TrainOptions:
     workers: int = 2
     memory_mib: int = 4096
     device: str = "auto"
+
+    @property
+    def folder_options(self) -> FolderOptions:
+        """What the user says about the data folder."""
+        return FolderOptions(self.subfolders, self.good_folders)
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another name for --out")
     device = check_device(options.device)
     recipe = recipe_of(options)
-    folder = open_data(data, options.category, progress=progress)
+    folder = open_data(data, options.category, options.folder_options, progress=progress)
     bad = BadImages(options.max_bad_images)
     records = scan_images(require_good(folder), bad, progress)
     spec = choose_input(
@@ -176,6 +185,8 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         data=str(data),
         dataset=folder.dataset,
         category=folder.category,
+        subfolders=options.subfolders,
+        good_folders=options.good_folders,
         train_images={record.path.name: record.sha256 for record in train_records},
         validation_images={record.path.name: record.sha256 for record in held_out},
         data_sha256=hash_of_hashes(record.sha256 for record in train_records),
@@ -198,7 +209,9 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     if options.resume:
         trainer.resume()
     history = trainer.fit()
-    return TrainResult(run, history, bad.reasons, [*parts.remarks], trainer.resumed_after, trainer.trained_again)
+    return TrainResult(
+        run, history, bad.reasons, [*folder.remarks, *parts.remarks], trainer.resumed_after, trainer.trained_again
+    )
 
 
 def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:
@@ -289,7 +302,7 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
 
 def _decisions(config: RunConfig) -> dict[str, object]:
     """Return what a resumed run must share with its beginning, by name."""
-    names = ("method", "weights", "seed", "data_sha256", "tile")
+    names = ("method", "weights", "seed", "data_sha256", "tile", "subfolders", "good_folders")
     plain = {name: getattr(config, name) for name in names}
     found = {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
     del found["distance"]  # once an option; what is deployed is the same number, and the run goes by its own pair_spec

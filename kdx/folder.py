@@ -2,85 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdx.errors import DataError
-from kdx.images import SUFFIXES
-from kdx.masks import masks_beside, pair_by_name
+from kdx.folder_layout import FolderReader, nothing_found
+from kdx.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
+from kdx.search import folders, image_files, listing
 
-GOOD = "good"
-
-
-@dataclass(frozen=True)
-class TestImage:
-    """An image to evaluate on.
-
-    Attributes:
-        path: The image file.
-        defect_type: ``good``, or the name of its folder under ``test/``.
-        mask: Its mask, or None where it has none.
-    """
-
-    __test__ = False  # not a test case, whatever pytest thinks of the name
-
-    path: Path
-    defect_type: str
-    mask: Path | None
-
-    @property
-    def is_defective(self) -> bool:
-        """Whether the image shows a defect."""
-        return self.defect_type != GOOD
+__all__ = [
+    "GOOD",
+    "FolderOptions",
+    "ImageFolder",
+    "TestImage",
+    "folders",
+    "image_files",
+    "listing",
+    "open_defects",
+    "open_folder",
+    "require_defective",
+    "require_good",
+    "require_test",
+]
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """What was found in a data folder.
-
-    Attributes:
-        root: The folder.
-        layout: ``mvtec``, ``plain``, or the key of the published data set in whose layout it is.
-        good: Good images to train and calibrate on, sorted by name.
-        test: Images to evaluate on (none in a plain folder).
-        dataset: Key of the published data set (``kd_train.datasets``), or None for anything else.
-        category: Which category of a data set that has several, or None.
-        parts: Which part a good image shows, by file name, where the data set says so.
-        unused_masks: Masks that belong to no test image.
-    """
-
-    root: Path
-    layout: str
-    good: tuple[Path, ...]
-    test: tuple[TestImage, ...]
-    dataset: str | None = None
-    category: str | None = None
-    parts: Mapping[str, str] = field(default_factory=dict)
-    unused_masks: tuple[Path, ...] = ()
-
-
-def open_folder(root: str | Path, *, looked_for: Sequence[str] = ()) -> ImageFolder:
+def open_folder(
+    root: str | Path, options: FolderOptions | None = None, *, looked_for: Sequence[str] = ()
+) -> ImageFolder:
     """Find the images in a data folder.
 
     Args:
         root: The folder.
+        options: What the user says about the folders in it.
         looked_for: Layouts that the caller has looked for already, for the message when there is nothing.
 
     Raises:
-        DataError: The folder is missing, is not a folder, or holds no images in either layout.
+        DataError: The folder is missing, is not a folder, or holds no images in either layout; or it does not say which
+            of its images are good.
     """
-    root = Path(root)
+    reader = _reader(Path(root), options)
+    found = reader.mvtec() if reader.is_mvtec else reader.plain()
+    if not found.good and not found.test:
+        raise nothing_found(reader.root, looked_for)
+    return found
+
+
+def open_defects(root: str | Path, options: FolderOptions | None = None) -> tuple[Path, ...]:
+    """Return the defective images of a folder: those under ``test/DEFECT_TYPE``, or all, if it holds nothing else.
+
+    Raises:
+        DataError: There are none, or the folder holds good images too.
+    """
+    reader = _reader(Path(root), options)
+    return require_defective(reader.mvtec()) if reader.is_mvtec else reader.defects()
+
+
+def _reader(root: Path, options: FolderOptions | None) -> FolderReader:
     if not root.exists():
         raise DataError(f"the folder '{root}' does not exist")
     if not root.is_dir():
         raise DataError(f"'{root}' is not a folder")
-    if (root / "train").is_dir() or (root / "test").is_dir():
-        return _mvtec(root, looked_for)
-    plain = image_files(root / GOOD) if (root / GOOD).is_dir() else image_files(root)
-    if not plain:
-        raise _nothing_found(root, looked_for)
-    return ImageFolder(root, "plain", plain, ())
+    return FolderReader(root, options or FolderOptions())
 
 
 def require_good(folder: ImageFolder) -> tuple[Path, ...]:
@@ -96,13 +78,8 @@ def require_good(folder: ImageFolder) -> tuple[Path, ...]:
 
 
 def require_defective(folder: ImageFolder) -> tuple[Path, ...]:
-    """Return the defective images: those under ``test/DEFECT_TYPE``, or all of a plain folder.
-
-    Raises:
-        DataError: There are none, or the folder holds good images.
-    """
-    is_plain = folder.layout == "plain" and not (folder.root / GOOD).is_dir()
-    found = folder.good if is_plain else tuple(image.path for image in folder.test if image.is_defective)
+    """Return the defective test images; raise ``DataError`` when there are none."""
+    found = tuple(image.path for image in folder.test if image.is_defective)
     if not found:
         raise DataError(
             f"'{folder.root}' holds no defective images",
@@ -124,83 +101,3 @@ def require_test(folder: ImageFolder) -> tuple[TestImage, ...]:
             fix="add the images that are missing, or name the folder that has them",
         )
     return folder.test
-
-
-def image_files(folder: Path) -> tuple[Path, ...]:
-    """Return the image files directly in a folder, sorted by name; other files and hidden ones are passed over."""
-    if not folder.is_dir():
-        return ()
-    return tuple(
-        path
-        for path in entries(folder)
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-    )
-
-
-def folders(folder: Path) -> tuple[Path, ...]:
-    """Return the folders directly in a folder, sorted by name; hidden ones are passed over."""
-    if not folder.is_dir():
-        return ()
-    return tuple(path for path in entries(folder) if path.is_dir() and not path.name.startswith("."))
-
-
-def entries(folder: Path) -> list[Path]:
-    """Return everything directly in a folder, sorted by name.
-
-    Raises:
-        DataError: It may not be read.
-    """
-    try:
-        return sorted(folder.iterdir())
-    except PermissionError as error:
-        raise DataError(
-            f"the folder '{folder}' cannot be read: permission denied",
-            expected="a folder that this user may list",
-            received=type(error).__name__,
-            fix="change its permissions, or copy the data to where you may read it",
-        ) from error
-
-
-def listing(folder: Path) -> str:
-    """Say in a few words what is directly in a folder."""
-    names = [path.name + ("/" if path.is_dir() else "") for path in entries(folder)]
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return shown or "an empty folder"
-
-
-def _mvtec(root: Path, looked_for: Sequence[str]) -> ImageFolder:
-    masks = {folder.name: image_files(folder) for folder in folders(root / "ground_truth")}
-    test: list[TestImage] = []
-    unused: list[Path] = []
-    for folder in folders(root / "test"):
-        files = image_files(folder)
-        beside = masks_beside(files)
-        images = [path for path in files if path not in beside]
-        paired = pair_by_name(images, [*masks.pop(folder.name, ()), *beside])
-        test += [TestImage(path, folder.name, mask) for path, mask in paired.masks.items()]
-        unused += paired.unused
-    unused += [path for paths in masks.values() for path in paths]
-    if unused and any(image.is_defective for image in test) and not any(image.mask for image in test):
-        raise DataError(
-            f"none of the masks in '{root / 'ground_truth'}' belongs to a test image",
-            expected="ground_truth/DEFECT_TYPE/NAME.png or NAME_mask.png for test/DEFECT_TYPE/NAME.png",
-            received=f"{len(unused)} masks, for example '{unused[0]}'",
-            fix="name masks like their images, or remove all of them to evaluate image scores only",
-        )
-    good = image_files(root / "train" / GOOD)
-    if not good and not test:
-        raise _nothing_found(root, looked_for)
-    return ImageFolder(root, "mvtec", good, tuple(test), unused_masks=tuple(unused))
-
-
-def _nothing_found(root: Path, looked_for: Sequence[str]) -> DataError:
-    own = (
-        "train/good/*.png (and test/good, test/DEFECT_TYPE), or good images directly in the folder; "
-        "png, jpg, bmp or tif"
-    )
-    return DataError(
-        f"no images were found in '{root}'",
-        expected="; or ".join([own, *looked_for]),
-        received=listing(root),
-        fix="name the folder that holds the images, or bring them into one of these layouts",
-    )

@@ -27,7 +27,7 @@ from kdx.pages import require_one_picture, tags_of
 MAX_PIXELS = 160_000_000
 # What is decoded, whatever a file is called. Pillow knows formats that no camera writes; one of them (EPS) runs another
 # program to be decoded.
-_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow warns where this limit decides. Set once: changing filters around each call is not safe between threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -91,7 +91,7 @@ def _file_of(path: Path) -> BinaryIO:
 
 def _identified(path: Path, file: BinaryIO) -> ImageFile:
     try:
-        image = Image.open(file, formats=_FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise too_large(path, str(error)) from error
     except Exception as error:  # Pillow raises nearly anything on damaged data

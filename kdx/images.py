@@ -33,8 +33,6 @@ from kdx.image_files import (
 from kdx.levels import FULL_RANGE, Levels, warn_if_narrow
 from kdx.resampling import resize_image
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-
 # The largest input of a graph, in pixels; one a side.
 _MOST_INPUT_PIXELS, _MOST_SIDE = 1 << 28, 1 << 17
 ChannelOrder = Literal["rgb", "bgr"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-_FIRST = 5
+FIRST = 5
 
 
 class Remark(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,4 +34,4 @@ def remark(kind: str, text: str, names: Iterable[object]) -> list[Remark]:
     found = [str(name) for name in names]
     if not found:
         return []
-    return [Remark(kind=kind, text=text, count=len(found), first=tuple(found[:_FIRST]))]
+    return [Remark(kind=kind, text=text, count=len(found), first=tuple(found[:FIRST]))]

@@ -15,23 +15,30 @@ from pathlib import Path
 from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder, require_whole
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
-from kdx.folder import ImageFolder, folders, image_files, open_folder
+from kdx.folder import FolderOptions, ImageFolder, folders, image_files, open_defects, open_folder, require_defective
 from kdx.progress import SILENT, Progress
 
 # Archives unpack into a folder of their own, sometimes into two.
 _WRAPPERS = 2
 
-__all__ = ["DatasetInfo", "categories", "open_data", "recognise"]
+__all__ = ["DatasetInfo", "categories", "open_data", "open_defective", "recognise"]
 
 
 def open_data(
-    root: Path, category: str | None = None, *, cache: Path | None = None, progress: Progress = SILENT
+    root: Path,
+    category: str | None = None,
+    options: FolderOptions | None = None,
+    *,
+    cache: Path | None = None,
+    progress: Progress = SILENT,
 ) -> ImageFolder:
     """Find the images of a published data set as downloaded, or of a folder in MVTec layout or of good images.
 
     Args:
         root: The data set's folder, a folder that holds only it, one category of it; or any folder of images.
         category: Which category, where there are several.
+        options: What the user says about the folders; with any of it, the folder is not taken for a published data set
+            whose layout says already which images are good.
         cache: Where images that come inside videos or batches are unpacked to. Default: ``.kdx-cache`` beside the data,
             or under the user's cache folder where nothing may be written there.
         progress: Told how far the unpacking is.
@@ -42,9 +49,10 @@ def open_data(
         OutputError: Images must be unpacked and nothing may be written.
     """
     root = Path(root)
-    match = _match(root)
+    options = options or FolderOptions()
+    match = _match(root, options)
     if match is None:
-        folder = open_folder(root, looked_for=[layout.looked_for for layout in layouts()])
+        folder = open_folder(root, options, looked_for=[layout.looked_for for layout in layouts()])
         if category is not None:
             raise DataError(
                 f"'{root}' has no categories, so --category {category} cannot be chosen",
@@ -55,15 +63,32 @@ def open_data(
         return folder
     layout, found = match
     chosen = _choose(root, layout, found, category)
-    folder = layout.open(found.home, chosen, Unpacker(cache, progress))
+    if options.are_given:
+        folder = open_folder(found.home / chosen, options)
+    else:
+        folder = layout.open(found.home, chosen, Unpacker(cache, progress))
     if found.is_published:
         require_whole(folder, layout, found.home, chosen)
     return replace(folder, dataset=layout.info.key if found.is_published else None, category=chosen or None)
 
 
+def open_defective(
+    root: Path, category: str | None = None, options: FolderOptions | None = None, *, progress: Progress = SILENT
+) -> tuple[Path, ...]:
+    """Return the defective images of a data set's test split, or of a folder that holds nothing else.
+
+    Raises:
+        DataError: As :func:`open_data`; or there are none, or the folder holds good images too.
+    """
+    root = Path(root)
+    if category is None and _match(root, options or FolderOptions()) is None:
+        return open_defects(root, options)
+    return require_defective(open_data(root, category, options, progress=progress))
+
+
 def categories(root: Path) -> tuple[str, ...]:
     """Return the categories of the data set in a folder: none where it has none, or where the folder is itself one."""
-    match = _match(Path(root))
+    match = _match(Path(root), FolderOptions())
     if match is None or match[1].category is not None:
         return ()
     return match[0].categories(match[1].home)
@@ -71,7 +96,7 @@ def categories(root: Path) -> tuple[str, ...]:
 
 def recognise(root: Path) -> DatasetInfo | None:
     """Say which published data set a folder holds; None for any other."""
-    match = _match(Path(root))
+    match = _match(Path(root), FolderOptions())
     return match[0].info if match is not None and match[1].is_published else None
 
 
@@ -83,12 +108,14 @@ def layouts() -> tuple[Layout, ...]:
     return tuple(layout for layout in found if isinstance(layout, Layout))
 
 
-def _match(root: Path) -> tuple[Layout, Found] | None:
+def _match(root: Path, options: FolderOptions) -> tuple[Layout, Found] | None:
     """Find the layout of a folder, or of the only folder in it."""
     for _ in range(_WRAPPERS + 1):
         if not is_folder(root):
             return None
         for layout in layouts():
+            if options.are_given and not layout.is_mvtec:
+                continue
             found = layout.find(root)
             if found is not None:
                 return layout, found

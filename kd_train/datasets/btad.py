@@ -10,7 +10,11 @@ from kdx.folder import GOOD, ImageFolder, TestImage, folders, image_files
 
 
 def _is_category(folder: Path) -> bool:
-    return any(is_folder(folder / part) for part in ("train/ok", "test/ok", "test/ko"))
+    if not any(is_folder(folder / part) for part in ("train/ok", "test/ok", "test/ko")):
+        return False
+    # "ok" is also what users call their own good images: beside folders that BTAD does not have, it is theirs.
+    found = {(part, each.name) for part in ("train", "test") for each in folders(folder / part)}
+    return found <= {("train", "ok"), ("test", "ok"), ("test", "ko")}
 
 
 def _find(root: Path) -> Found | None:

@@ -65,6 +65,7 @@ class Layout:
         find: From a folder to where the data set lies, or None where this layout is not there. Reads names only.
         categories: From the data set's own folder to its categories; empty where it has none.
         open: From the data set's own folder and a category (empty where it has none) to its images.
+        is_mvtec: Whether a category is a folder in MVTec AD's layout, in which users have images of their own too.
     """
 
     info: DatasetInfo
@@ -72,6 +73,7 @@ class Layout:
     find: Callable[[Path], Found | None]
     categories: Callable[[Path], tuple[str, ...]]
     open: Callable[[Path, str, Unpacker], ImageFolder]
+    is_mvtec: bool = False
 
 
 def is_folder(path: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
 from kd_train.datasets.unpack import Unpacker
 from kdx.folder import GOOD, ImageFolder, folders, image_files, open_folder
+from kdx.good_names import is_good
 
 CATEGORIES = (
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw"),
@@ -16,8 +17,9 @@ CATEGORIES = (
 
 def _is_category(folder: Path) -> bool:
     # MVTec 3D-AD has a further folder below train/good.
-    good = folder / "train" / GOOD
-    return is_folder(good) and not is_folder(good / "rgb")
+    train = folder / "train"
+    good = [each for each in folders(train) if is_good(each.name)] if is_folder(train) else []
+    return bool(good) and not is_folder(good[0] / "rgb")
 
 
 def _find(root: Path) -> Found | None:
@@ -57,4 +59,5 @@ LAYOUT = Layout(
     find=_find,
     categories=_categories,
     open=_open,
+    is_mvtec=True,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from kdx import __version__
-from kdx.archive.listing import Passed, added, walk
+from kdx.archive.listing import added
 from kdx.archive.plan import FILES, Plan, write_listing
 from kdx.archive.ray_engine import TRIES
 from kdx.archive.records import SCHEMA, Index, Listed, Settings
@@ -20,6 +20,7 @@ from kdx.errors import OutputError
 from kdx.files import tidy, write_atomic
 from kdx.locks import lock, open_folder
 from kdx.records import encode_record, now, read_record
+from kdx.search import LeftOut, walk
 
 _INDEX = "score.json"
 SUMMARY = "summary.json"
@@ -101,10 +102,10 @@ class ScoreFolder:
 
     def list_added(self, index: Index) -> Index:
         """List the images of the archive that no listing has, and keep them as new shards, if there are any."""
-        passed = Passed()
+        left_out = LeftOut()
         name = f"{len(index.listed):03d}"
         first = sum(one.shards for one in index.listed)
-        shards, frames = write_listing(self.path, name, self._added(index, passed), index.settings.shard_size)
+        shards, frames = write_listing(self.path, name, self._added(index, left_out), index.settings.shard_size)
         if not frames:
             return index
         listed = Listed(
@@ -112,16 +113,16 @@ class ScoreFolder:
             first_shard=first,
             shards=shards,
             frames=frames,
-            linked_folders=passed.linked_folders,
+            linked_folders=left_out.count("linked_folder"),
             created=now(),
         )
         index = msgspec.structs.replace(index, listed=[*index.listed, listed])
         write_atomic(self.path / _INDEX, encode_record(index))
         return index
 
-    def count_added(self, index: Index) -> int:
-        """Count the images of the archive that no listing has."""
-        return sum(1 for _ in self._added(index, Passed()))
+    def count_added(self, index: Index, left_out: LeftOut) -> int:
+        """Count the images of the archive that no listing has, and what is left out."""
+        return sum(1 for _ in self._added(index, left_out))
 
     def done(self) -> list[int]:
         """Return the numbers of the finished shards."""
@@ -136,8 +137,8 @@ class ScoreFolder:
         if found and (found != [SHARDS] or any(self.shards.iterdir())):
             raise OutputError(f"'{self.path}' exists and is not of kdx score", fix="choose another name for --out")
 
-    def _added(self, index: Index, passed: Passed) -> Iterator[str]:
-        return added(walk(Path(index.settings.archive), passed), Plan(self.path, index.listed).paths())
+    def _added(self, index: Index, left_out: LeftOut) -> Iterator[str]:
+        return added(walk(Path(index.settings.archive), left_out), Plan(self.path, index.listed).paths())
 
     def _discard(self) -> None:
         """Remove what this command made; whatever else a user keeps beside it stays."""

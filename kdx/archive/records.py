@@ -6,6 +6,8 @@ from collections import Counter
 
 import msgspec
 
+from kdx.remarks import Remark
+
 SCHEMA = 1
 
 
@@ -181,6 +183,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         bad_examples: The first few images that were passed over, and why.
         added_since: Images that came into the archive since it was listed: the next call scores them.
         linked_folders: Symbolic links to folders that were not followed.
+        remarks: What the archive holds and kdx does not score.
         this_run: What this call did.
     """
 
@@ -194,6 +197,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     bad_examples: list[dict[str, str]]
     added_since: int
     linked_folders: int
+    remarks: list[Remark]
     this_run: ThisRun
 
 

@@ -25,6 +25,7 @@ from kdx.progress import Progress
 from kdx.records import encode_record
 from kdx.runtime.backend import find_backend
 from kdx.runtime.latency import usable_cores
+from kdx.search import LeftOut
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
 _EXAMPLES = 20
@@ -93,9 +94,7 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
             say(f"listing '{index.settings.archive}'")
             index = folder.list_added(index)
             if not index.listed:
-                raise DataError(
-                    f"no images were found in '{request.archive}'", expected="png, jpg, bmp or tif files, in any folder"
-                )
+                raise DataError(f"no images were found in '{request.archive}'", expected="image files, in any folder")
             work, plan, pending = _plan(folder, index, request, bundle)
         done = [number for number in folder.done() if number < plan.shards]
         say(f"{plan.frames} images in {plan.shards} shards, {len(done)} of them finished")
@@ -252,6 +251,8 @@ def _summarise(folder: ScoreFolder, index: Index, plan: Plan, bundle: Bundle, th
         if result.bad and len(examples) < _EXAMPLES:
             examples += read_bad(path, _EXAMPLES - len(examples))
     threshold = bundle.manifest.threshold_of(index.settings.precision, find_backend(index.settings.backend).runtime)
+    left_out = LeftOut()
+    added_since = folder.count_added(index, left_out)
     return Summary(
         settings=index.settings,
         threshold=threshold.score if threshold else None,
@@ -261,7 +262,8 @@ def _summarise(folder: ScoreFolder, index: Index, plan: Plan, bundle: Bundle, th
         bad=sum(result.bad for result in results),
         quantiles={f"{share:g}": value for share, value in zip(_QUANTILES, quantiles, strict=False)},
         bad_examples=examples,
-        added_since=folder.count_added(index),
+        added_since=added_since,
         linked_folders=index.listed[-1].linked_folders,
+        remarks=left_out.remarks,
         this_run=this_run,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,10 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.common import (
+    GOOD_FOLDER_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
+    SUBFOLDERS_OPTION,
     THREADS_OPTION,
     command,
     number,
@@ -18,9 +21,11 @@ from kdx.cli.common import (
     print_json,
     progress_for,
     report_bad,
+    report_remarks,
 )
 
 if TYPE_CHECKING:
+    from kdx.remarks import Remark
     from kd_train.calibrate import Calibration
     from kdx.cli.calibrating import Calibrations
 
@@ -32,6 +37,8 @@ def calibrate(
         help="The training data (its held-out good images are used) or a folder of new good images."
     ),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    subfolders: bool = SUBFOLDERS_OPTION,
+    good_folder: list[str] = GOOD_FOLDER_OPTION,
     false_reject_rate: float | None = typer.Option(
         None, help="Share of good parts that may be rejected. Default: 0.01."
     ),
@@ -74,12 +81,12 @@ def calibrate(
 
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """
-    from kd_train.datasets import open_data
+    from kd_train.datasets import open_data, open_defective
     from kdx.bundle import open_bundle
     from kdx.cli.calibrating import CalibrationRequest, calibrate_each
     from kdx.errors import OptionError
     from kdx.files import require_writable
-    from kdx.folder import require_defective, require_good
+    from kdx.folder import FolderOptions, require_good
     from kdx.manifest import SIGNATURE
 
     if with_defects is not None and false_reject_rate is not None:
@@ -87,10 +94,10 @@ def calibrate(
     opened = open_bundle(bundle)
     was_signed = (bundle / SIGNATURE).is_file()
     require_writable(bundle)
-    images = require_good(open_data(data, category, progress=progress_for(json)))
-    defective = (
-        require_defective(open_data(with_defects, category, progress=progress_for(json))) if with_defects else ()
-    )
+    options = FolderOptions(subfolders, tuple(good_folder))
+    folder = open_data(data, category, options, progress=progress_for(json))
+    images = require_good(folder)
+    defective = open_defective(with_defects, category, options, progress=progress_for(json)) if with_defects else ()
     request = CalibrationRequest(
         0.01 if false_reject_rate is None else false_reject_rate,
         review_rate=review_rate,
@@ -100,15 +107,16 @@ def calibrate(
         max_bad_images=max_bad_images,
     )
     found = calibrate_each(opened, images, request, defective_images=defective, progress=progress_for(json))
+    remarks = [*folder.remarks]
     if json:
-        _print_json(bundle, found, was_signed=was_signed)
+        _print_json(bundle, found, remarks, was_signed=was_signed)
     else:
-        _show(bundle, found, was_signed=was_signed)
+        _show(bundle, found, remarks, was_signed=was_signed)
     if found.refused:
         raise typer.Exit(1)
 
 
-def _print_json(bundle: Path, found: Calibrations, *, was_signed: bool) -> None:
+def _print_json(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *, was_signed: bool) -> None:
     result = found.exact
     print_json(
         {
@@ -119,15 +127,17 @@ def _print_json(bundle: Path, found: Calibrations, *, was_signed: bool) -> None:
             "not_measured_here": found.missing,
             "passed_over_trained_on": result.trained_on,
             "bad_images": result.bad_images,
+            "remarks": remarks,
             "frame_faults": result.frame_faults,
             "signature_removed": was_signed,
         }
     )
 
 
-def _show(bundle: Path, found: Calibrations, *, was_signed: bool) -> None:
+def _show(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *, was_signed: bool) -> None:
     result = found.exact
     report_bad(result.bad_images)
+    report_remarks(remarks)
     threshold = result.threshold
     _show_choice(bundle, result)
     for precision, by_runtime in found.thresholds().items():

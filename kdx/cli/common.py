@@ -46,6 +46,16 @@ FORCE_OPTION = typer.Option(False, "--force", help="Replace the output if it exi
 THREADS_OPTION = typer.Option(
     None, "--threads", min=1, help="Threads within an operation. Default: the backend's choice."
 )
+SUBFOLDERS_OPTION = typer.Option(
+    False, "--subfolders", help="Take images in subfolders too: of a folder of good images, all of them are good."
+)
+GOOD_FOLDER_OPTION = typer.Option(
+    [],
+    "--good-folder",
+    metavar="NAME",
+    help="A folder whose images are good, beside the usual names (good, ok, pass, normal and others, in any case); may "
+    "be repeated.",
+)
 MAX_BAD_OPTION = typer.Option(0, "--max-bad-images", min=0, help="How many unreadable images to name and pass over.")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 
 from kdx.cli.common import (
     FORCE_OPTION,
+    GOOD_FOLDER_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
+    SUBFOLDERS_OPTION,
     THREADS_OPTION,
     command,
     make_table,
@@ -19,6 +22,7 @@ from kdx.cli.common import (
     print_json,
     progress_for,
     report_bad,
+    report_remarks,
     write_json,
 )
 from kdx.files import refuse_existing
@@ -31,6 +35,8 @@ def evaluate(
         help="Folder in MVTec layout (test/good, test/DEFECT_TYPE, ground_truth/ for pixels), or a published data set."
     ),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    subfolders: bool = SUBFOLDERS_OPTION,
+    good_folder: list[str] = GOOD_FOLDER_OPTION,
     backend: str = typer.Option("auto", help="Backend that scores a bundle."),
     precision: str = typer.Option("fp32", help="Graph of a bundle: fp32, or another that it holds."),
     threads: int | None = THREADS_OPTION,
@@ -51,14 +57,14 @@ def evaluate(
     with needs("train,cpu", "evaluation"):
         from kd_train.datasets import open_data
         from kd_train.evaluate import evaluate as evaluate_detector
-    from kdx.folder import require_test
+    from kdx.folder import FolderOptions, require_test
     from kdx.loading import load
 
     if output is not None:
         refuse_existing(output, force=force)
     loaded = load(detector, backend, threads, checkpoint, precision)
     with loaded:
-        folder = open_data(data, category, progress=progress_for(json))
+        folder = open_data(data, category, FolderOptions(subfolders, tuple(good_folder)), progress=progress_for(json))
         result = evaluate_detector(
             loaded,
             folder.root,
@@ -67,12 +73,14 @@ def evaluate(
             unused_masks=folder.unused_masks,
             progress=progress_for(json),
         )
+    result = replace(result, remarks=folder.remarks)
     if output is not None:
         write_json(output, result)
     if json:
         print_json(result)
         return
     report_bad(result.bad_images)
+    report_remarks(result.remarks)
     title = f"{detector} on {' '.join([str(data), *filter(None, [folder.category])])}, percent"
     table = make_table(title, "", "images", "image AUROC", "pixel AUROC", "PRO", "detected")
     for name, part in result.types.items():

@@ -75,7 +75,7 @@ def export(
         tiles=TileRequest(_size("--frame", frame), tile, _overlap(overlap), tile_batch),
         precisions=_precisions(precision),
         calibration_data=calibration_data,
-        evaluation_images=_labelled(evaluation_data, category, progress_for(json)),
+        evaluation_images=_labelled(run, evaluation_data, category, progress_for(json)),
         force=force,
         progress=progress_for(json),
     )
@@ -153,15 +153,17 @@ def export_run(
     )
 
 
-def _labelled(data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:
-    """Return the labelled test images of a data set."""
+def _labelled(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:
+    """Return the labelled test images of a data set, whose folders mean what those of the run's data do."""
     if data is None:
         return []
     with needs("train,cpu", "evaluating"):
         from kd_train.datasets import open_data
+        from kd_train.run import Run
         from kdx.folder import require_test
 
-    return [(image.path, image.is_defective) for image in require_test(open_data(data, category, progress=progress))]
+    folder = open_data(data, category, Run(run).config.folder_options, progress=progress)
+    return [(image.path, image.is_defective) for image in require_test(folder)]
 
 
 def _precisions(text: str) -> tuple[str, ...]:

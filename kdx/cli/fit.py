@@ -8,8 +8,10 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.common import (
+    GOOD_FOLDER_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
+    SUBFOLDERS_OPTION,
     command,
     err,
     needs,
@@ -43,6 +45,8 @@ def fit(
     ),
     threads: int | None = typer.Option(None, min=1, help="Threads of each backend. Default: this machine's cores."),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    subfolders: bool = SUBFOLDERS_OPTION,
+    good_folder: list[str] = GOOD_FOLDER_OPTION,
     epochs: int | None = typer.Option(None, help="Passes over the training images. Default: each recipe's."),
     hours: float | None = typer.Option(
         None, help="Begin no training after so many hours; 0: screen, and report on what is trained. Default: no limit."
@@ -100,6 +104,8 @@ def fit(
         force=force,
         training=TrainOptions(
             category=category,
+            subfolders=subfolders,
+            good_folders=tuple(good_folder),
             backbone=backbone,
             weights=weights,
             taps=taps,

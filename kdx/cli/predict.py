@@ -22,9 +22,11 @@ from kdx.cli.common import (
     print_json_line,
     progress_for,
     report_bad,
+    report_remarks,
 )
 from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
 from kdx.progress import SILENT, Progress, track
+from kdx.search import LeftOut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,10 +79,11 @@ def predict(
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
     wanted = _region_options(regions, min_area, pixel_size_um, json=json)
+    left_out = LeftOut()
     try:
         judge(
             bundle,
-            _expand(images),
+            _expand(images, left_out, overlay),
             records,
             bad,
             also=also,
@@ -100,6 +103,10 @@ def predict(
         if not json and records:
             show(records)
             report_bad(bad)
+        if json and left_out.remarks:
+            print_json_line({"remarks": left_out.remarks})
+        elif not json:
+            report_remarks(left_out.remarks)
     if overlay is not None and not json:
         out.print(f"heat maps in {overlay}/")
 
@@ -235,16 +242,25 @@ def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[n
         yield name, images[group[name].input], verdicts[name]
 
 
-def _expand(images: list[Path]) -> list[Path]:
+def _expand(images: list[Path], left_out: LeftOut, overlay: Path | None) -> list[Path]:
+    """Return the files that were named and those in the folders that were, but for heat maps of an earlier call."""
     from kdx.errors import DataError
-    from kdx.folder import image_files
+    from kdx.search import listing, walk
 
     paths: list[Path] = []
     for image in images:
-        found = list(image_files(image)) if image.is_dir() else [image]
-        if not found:
-            raise DataError(f"no images were found in '{image}'", expected="png, jpg, bmp or tif files")
-        paths += found
+        if not image.is_dir():
+            paths.append(image)
+            continue
+        found = [image / name for name in walk(image, left_out)]
+        heat_maps = {path for path in found if overlay is not None and path.resolve().is_relative_to(overlay.resolve())}
+        if image.resolve() == (overlay.resolve() if overlay else None):  # refused where heat maps are written
+            heat_maps = set()
+        for path in heat_maps:
+            left_out.add("heat_map", str(path))
+        if len(found) == len(heat_maps):
+            raise DataError(f"no images were found in '{image}'", expected="image files", received=listing(image))
+        paths += [path for path in found if path not in heat_maps]
     return list(dict.fromkeys(paths))
 
 

@@ -11,8 +11,10 @@ from rich.markup import escape
 
 from kdx.cli.common import (
     FORCE_OPTION,
+    GOOD_FOLDER_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
+    SUBFOLDERS_OPTION,
     THREADS_OPTION,
     command,
     needs,
@@ -21,13 +23,14 @@ from kdx.cli.common import (
     print_json,
     progress_for,
     report_bad,
+    report_remarks,
 )
 from kdx.progress import Progress
 
 if TYPE_CHECKING:
     from kdx.bundle import Bundle
     from kdx.cli.reporting.page import Content, Timing
-    from kdx.folder import ImageFolder
+    from kdx.folder import FolderOptions, ImageFolder
 
 _RUNS, _WARM_UP = 100, 20
 # So many values of maps, float32, and what sorting them takes: about a gigabyte and a half.
@@ -42,6 +45,8 @@ def report(
     ),
     output: Path = typer.Option(Path("report.html"), "--out", "-o", help="The page to write."),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    subfolders: bool = SUBFOLDERS_OPTION,
+    good_folder: list[str] = GOOD_FOLDER_OPTION,
     backend: str = typer.Option("auto", help="Backend that scores the images."),
     precision: str = typer.Option("fp32", help="Graph of the bundle: fp32, or another that it holds."),
     threads: int | None = THREADS_OPTION,
@@ -62,13 +67,26 @@ def report(
         from kdx.cli.reporting.page import render_page
     from kdx.bundle import open_bundle
     from kdx.files import tidy, write_atomic
+    from kdx.folder import FolderOptions
 
     _require_possible(output, force=force)
     opened = open_bundle(bundle)
     progress = progress_for(json)
-    folder = open_data(data, category, progress=progress)
+    options = FolderOptions(subfolders, tuple(good_folder))
+    folder = open_data(data, category, options, progress=progress)
     content = _gather(
-        opened, data, folder, category, backend, precision, threads, max_images, max_bad_images, latency, progress
+        opened,
+        data,
+        folder,
+        category,
+        options,
+        backend,
+        precision,
+        threads,
+        max_images,
+        max_bad_images,
+        latency,
+        progress,
     )
     page = render_page(content)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +111,7 @@ def _gather(
     data: Path,
     folder: ImageFolder,
     category: str | None,
+    options: FolderOptions,
     backend: str,
     precision: str,
     threads: int | None,
@@ -127,6 +146,7 @@ def _gather(
         bundle=bundle,
         data=data,
         category=category,
+        options=options,
         material=material,
         scored=scored,
         result=result,
@@ -186,10 +206,12 @@ def _show(content: Content, output: Path, size: int, *, json: bool) -> None:
                 "certificate": content.certificate,
                 "latency": content.timing.latencies if content.timing else None,
                 "notes": notes,
+                "remarks": content.material.remarks,
             }
         )
         return
     report_bad(result.bad_images)
+    report_remarks(content.material.remarks)
     for note in notes:
         out.print(f"[yellow]note:[/] {escape(note)}")
     rates = f"image AUROC {percent(result.image_auroc)} %, pixel AUROC {percent(result.pixel_auroc)} %, "

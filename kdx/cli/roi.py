@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from kdx.cli.common import FORCE_OPTION, JSON_OPTION, MAX_BAD_OPTION, command, out, print_json, progress_for, report_bad
+from kdx.cli.common import (
+    FORCE_OPTION,
+    GOOD_FOLDER_OPTION,
+    JSON_OPTION,
+    MAX_BAD_OPTION,
+    SUBFOLDERS_OPTION,
+    command,
+    out,
+    print_json,
+    progress_for,
+    report_bad,
+    report_remarks,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from kdx.bundle import Bundle
+    from kdx.folder import ImageFolder
+    from kdx.progress import Progress
+    from kdx.remarks import Remark
     from kdx.roi import Roi
 
 
@@ -24,6 +40,8 @@ def roi(
         None, "--from-images", help="Propose a region: leave out the background that never varies in these good images."
     ),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    subfolders: bool = SUBFOLDERS_OPTION,
+    good_folder: list[str] = GOOD_FOLDER_OPTION,
     varies: float = typer.Option(4.0, help="With --from-images: grey levels from which on a pixel varies (deviation)."),
     output: Path = typer.Option(Path("roi.png"), "-o", "--output", help="With --from-images: where to write it."),
     mask: Path | None = typer.Option(
@@ -43,6 +61,7 @@ def roi(
     from kdx.bundle import open_bundle
     from kdx.errors import OptionError
     from kdx.files import refuse_existing, require_writable
+    from kdx.folder import FolderOptions
     from kdx.manifest import SIGNATURE
     from kdx.roi import RoiFrame, read_roi, roi_of, set_roi
 
@@ -50,11 +69,15 @@ def roi(
         raise OptionError("--from-images, --set and --remove exclude each other", fix="call once for each")
     opened = open_bundle(bundle)
     if data is not None:
+        from kd_train.datasets import open_data
+
         refuse_existing(output, force=force)
+        progress = progress_for(json)
+        folder = open_data(data, category, FolderOptions(subfolders, tuple(good_folder)), progress=progress)
         bad: dict[str, str] = {}
-        proposed = RoiFrame.of(opened.manifest).roi(_propose(opened, data, category, varies, bad, max_bad_images, json))
+        proposed = RoiFrame.of(opened.manifest).roi(_propose(opened, folder, varies, bad, max_bad_images, progress))
         _write(output, proposed)
-        _show_proposal(bundle, output, proposed, bad, json=json)
+        _show_proposal(bundle, output, proposed, bad, folder.remarks, json=json)
         return
     was_signed = (bundle / SIGNATURE).is_file()
     current = roi_of(opened)
@@ -68,23 +91,15 @@ def roi(
 
 
 def _propose(
-    bundle: Bundle,
-    data: Path,
-    category: str | None,
-    varies: float,
-    bad: dict[str, str],
-    max_bad_images: int,
-    json: bool,
+    bundle: Bundle, folder: ImageFolder, varies: float, bad: dict[str, str], max_bad_images: int, progress: Progress
 ) -> NDArray[np.uint8]:
-    from kd_train.datasets import open_data
     from kdx.errors import ImageError
     from kdx.folder import require_good
     from kdx.images import read_image
     from kdx.progress import track
     from kdx.roi import propose_mask
 
-    progress = progress_for(json)
-    paths = require_good(open_data(data, category, progress=progress))
+    paths = require_good(folder)
 
     def images():  # type: ignore[no-untyped-def]
         for path in track(progress, paths, "looking for what varies", len(paths)):
@@ -106,12 +121,17 @@ def _write(output: Path, roi: Roi) -> None:
     write_atomic(output, encode_roi(roi))
 
 
-def _show_proposal(bundle: Path, output: Path, roi: Roi, bad: dict[str, str], *, json: bool) -> None:
+def _show_proposal(
+    bundle: Path, output: Path, roi: Roi, bad: dict[str, str], remarks: Sequence[Remark], *, json: bool
+) -> None:
     share = float(roi.included.mean())
     if json:
-        print_json({"bundle": str(bundle), "proposal": str(output), "included": share, "bad_images": bad})
+        print_json(
+            {"bundle": str(bundle), "proposal": str(output), "included": share, "bad_images": bad, "remarks": remarks}
+        )
         return
     report_bad(bad)
+    report_remarks(remarks)
     out.print(f"[bold]{output}[/]: {100 * share:.3g} % of the image varies and would count, white; look at it, then")
     out.print(f"  kdx roi {bundle} --set {output}")
 

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import JSON_OPTION, command, err, make_table, needs, number, one_of, out, print_json, progress_for
+from kdx.cli.common import (
+    JSON_OPTION,
+    command,
+    err,
+    make_table,
+    needs,
+    number,
+    one_of,
+    out,
+    print_json,
+    progress_for,
+    report_remarks,
+)
 
 if TYPE_CHECKING:
     from kdx.archive.records import Summary
@@ -124,8 +136,7 @@ def show(folder: Path, summary: Summary) -> None:
         out.print("nothing was left to score")
     if run.deaths:
         out.print(f"processes that died and were replaced: {run.deaths}")
-    if summary.linked_folders:
-        out.print(f"{summary.linked_folders} folders are symbolic links and were not followed")
+    report_remarks(summary.remarks)
     if summary.added_since:
         out.print(
             f"{summary.added_since:,} images were added since the archive was listed; the same command scores them"

@@ -9,8 +9,10 @@ import typer
 
 from kdx.cli.common import (
     FORCE_OPTION,
+    GOOD_FOLDER_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
+    SUBFOLDERS_OPTION,
     command,
     needs,
     one_of,
@@ -34,6 +36,8 @@ def train(
     run: Path = typer.Option(..., "--out", "-o", help="Run folder to write."),
     method: str = typer.Option("stpm", help="Method: see kdx methods, which lists each one's own options too."),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
+    subfolders: bool = SUBFOLDERS_OPTION,
+    good_folder: list[str] = GOOD_FOLDER_OPTION,
     backbone: str | None = typer.Option(
         None, help="The teacher: any convolutional backbone of timm, by its name; two as A,B. Default: the paper's."
     ),
@@ -99,6 +103,8 @@ def train(
     options = TrainOptions(
         method=method,
         category=category,
+        subfolders=subfolders,
+        good_folders=tuple(good_folder),
         method_options=method_options(context, method),
         crop_from=crop_from,
         tile=tile,

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdx.archive.listing import walk
 from kdx.archive.plan import write_listing
 from kdx.archive.ray_engine import RayEngine, ShardActor
 from kdx.archive.records import Listed, ShardResult, Work
 from kdx.cluster import require_reachable
 from kdx.errors import BackendError, BundleError
 from kdx.files import sha256_file
+from kdx.search import walk
 from tests.kdx.archive_faults import add_image, arm, write_hook
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")

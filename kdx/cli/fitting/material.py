@@ -82,7 +82,7 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
         DataError: There are no good images, or too few for the false-reject rate.
     """
     options = request.training
-    folder = open_data(request.data, options.category, progress=progress)
+    folder = open_data(request.data, options.category, options.folder_options, progress=progress)
     records = scan_images(require_good(folder), BadImages(options.max_bad_images), progress)
     if not records:
         raise DataError(f"'{request.data}' holds no good image that can be read", fix="repair or add images")
@@ -101,7 +101,7 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     )
     if len(held_out) < _needed(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)
-    return Material(folder, tuple(records), parts.remarks), replace(
+    return Material(folder, tuple(records), (*folder.remarks, *parts.remarks)), replace(
         request, training=replace(options, validation_fraction=share)
     )
 

@@ -21,7 +21,7 @@ from kdx.cli.many.records import Order, ProductResult
 from kdx.errors import CheckpointError, GateError, KdxError, OutputError
 from kdx.faults import fault_of
 from kdx.files import hash_of_hashes, new_folder, sha256_bytes, sha256_file, write_atomic
-from kdx.folder import ImageFolder, require_good
+from kdx.folder import FolderOptions, ImageFolder, require_good
 from kdx.manifest import INDEX
 from kdx.progress import SILENT
 from kdx.records import encode_record, read_record
@@ -97,6 +97,8 @@ def train_options(order: Order, *, resume: bool = False, force: bool = False) ->
         backbone=product.backbone,
         weights=product.weights,
         category=product.category,
+        subfolders=product.subfolders,
+        good_folders=product.good_folders,
         resume=resume,
         force=force,
         seed=product.seed,
@@ -128,7 +130,8 @@ def _open(order: Order) -> ImageFolder:
 
     if order.bundle.exists() and not (order.bundle / INDEX).is_file():
         raise OutputError(f"'{order.bundle}' exists and is no bundle", fix="choose another --out, or another name")
-    return open_data(Path(order.product.data), order.product.category)
+    product = order.product
+    return open_data(Path(product.data), product.category, FolderOptions(product.subfolders, product.good_folders))
 
 
 def _is_finished(order: Order, kept: ProductResult) -> bool:

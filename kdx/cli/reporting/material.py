@@ -12,6 +12,7 @@ from kdx.errors import DataError
 from kdx.files import hash_of_hashes, sha256_file
 from kdx.folder import GOOD, ImageFolder, TestImage
 from kdx.progress import SILENT, Progress, track
+from kdx.remarks import Remark
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Material:
         is_test: Whether they are a test split; else they are the folder's good images.
         trained_on: Images that were passed over because the student was trained on them.
         holds_calibration: Whether the folder holds exactly the images that the bundle was calibrated on.
+        remarks: What was left out, and what is to be said of the images.
     """
 
     images: tuple[TestImage, ...]
@@ -31,6 +33,7 @@ class Material:
     is_test: bool
     trained_on: int
     holds_calibration: bool
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def is_sampled(self) -> bool:
@@ -64,6 +67,7 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
         is_test=bool(folder.test),
         trained_on=len(candidates) - len(left),
         holds_calibration=threshold is not None and hash_of_hashes(held_out) == threshold.data_sha256,
+        remarks=folder.remarks,
     )
 
 

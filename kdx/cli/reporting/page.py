@@ -23,7 +23,7 @@ from kdx.calibrated import doubt_said, undecided_said
 from kdx.cli.reporting.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
 from kdx.cli.reporting.material import Material
 from kdx.cli.reporting.pictures import Picture
-from kdx.folder import GOOD
+from kdx.folder import GOOD, FolderOptions
 from kdx.manifest import Threshold
 from kdx.records import now
 from kdx.runtime.backend import runtime_of
@@ -50,6 +50,7 @@ class Content:
     bundle: Bundle
     data: Path
     category: str | None
+    options: FolderOptions
     material: Material
     scored: Scored
     result: Evaluation
@@ -218,8 +219,11 @@ def _command(content: Content) -> str:
     uses_data = content.threshold is None or content.material.holds_calibration
     data = shlex.quote(str(content.data)) if uses_data else "HELD_OUT_GOOD_IMAGES"
     category = f" --category {shlex.quote(content.category)}" if content.category and uses_data else ""
+    given = content.options if uses_data else FolderOptions()
+    subfolders = " --subfolders" if given.subfolders else ""
+    good = "".join(f" --good-folder {shlex.quote(name)}" for name in given.good_folders)
     per_position = " --per-position" if content.bundle.manifest.level_sha256 else ""
-    return f"kdx calibrate {shlex.quote(str(content.bundle.path))} {data}{category}{per_position}"
+    return f"kdx calibrate {shlex.quote(str(content.bundle.path))} {data}{category}{subfolders}{good}{per_position}"
 
 
 def _json(value: object) -> Markup:
