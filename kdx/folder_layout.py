@@ -11,13 +11,13 @@ from kdx.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
 from kdx.masks import masks_beside, pair_by_name
 from kdx.search import (
     LeftOut,
+    entries,
     folders,
     holds_images,
     image_files,
     is_hidden,
     is_image_name,
     listing,
-    scan,
     walk,
 )
 
@@ -243,11 +243,11 @@ class FolderReader:
 
     def _note_files(self, folder: Path) -> None:
         """Note what is directly in a folder and is neither an image nor a folder."""
-        for name, is_folder, _ in scan(folder):
-            if is_hidden(name):
-                self.left_out.add("hidden", self._name(folder / name))
-            elif not is_folder and not is_image_name(name):
-                self.left_out.add("not_an_image", self._name(folder / name))
+        for path in entries(folder):
+            if is_hidden(path.name):
+                self.left_out.add("hidden", self._name(path))
+            elif not is_image_name(path.name) and not path.is_dir():
+                self.left_out.add("not_an_image", self._name(path))
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -119,12 +119,7 @@ def scan(folder: Path) -> list[tuple[str, bool, bool]]:
         with os.scandir(folder) as found:
             return sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in found)
     except OSError as error:
-        raise DataError(
-            f"the folder '{folder}' cannot be listed: {(error.strerror or type(error).__name__).lower()}",
-            expected="folders that this user may list",
-            received=type(error).__name__,
-            fix="change its permissions, or copy the data to where you may read it",
-        ) from error
+        raise _unreadable(folder, error) from error
 
 
 def holds_images(folder: Path) -> bool:
@@ -132,14 +127,24 @@ def holds_images(folder: Path) -> bool:
     return next(walk(folder), None) is not None
 
 
+def entries(folder: Path) -> list[Path]:
+    """Return everything directly in a folder, sorted by name.
+
+    Raises:
+        DataError: It may not be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
 def image_files(folder: Path) -> tuple[Path, ...]:
     """Return the image files directly in a folder, sorted by name; hidden files and others are left out."""
     if not folder.is_dir():
         return ()
     return tuple(
-        folder / name
-        for name, is_folder, _ in scan(folder)
-        if is_image_name(name) and not is_hidden(name) and not is_folder
+        path for path in entries(folder) if is_image_name(path.name) and not is_hidden(path.name) and not path.is_dir()
     )
 
 
@@ -147,11 +152,20 @@ def folders(folder: Path) -> tuple[Path, ...]:
     """Return the folders directly in a folder, sorted by name; hidden ones are left out."""
     if not folder.is_dir():
         return ()
-    return tuple(folder / name for name, is_folder, _ in scan(folder) if is_folder and not is_hidden(name))
+    return tuple(path for path in entries(folder) if path.is_dir() and not is_hidden(path.name))
 
 
 def listing(folder: Path) -> str:
     """Say in a few words what is directly in a folder."""
-    names = [name + ("/" if is_folder else "") for name, is_folder, _ in scan(folder)]
+    names = [path.name + ("/" if path.is_dir() else "") for path in entries(folder)]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return shown or "an empty folder"
+
+
+def _unreadable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"the folder '{folder}' cannot be listed: {(error.strerror or type(error).__name__).lower()}",
+        expected="folders that this user may list",
+        received=type(error).__name__,
+        fix="change its permissions, or copy the data to where you may read it",
+    )

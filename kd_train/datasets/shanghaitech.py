@@ -18,6 +18,7 @@ from kdx.errors import DataError
 from kdx.folder import GOOD, ImageFolder, folders, image_files, open_folder
 from kdx.images import encode_png, image_facts
 from kdx.progress import track
+from kdx.search import entries
 
 STEP = 5
 _ANOMALY = "anomaly"
@@ -41,7 +42,7 @@ def _train_clips(home: Path) -> list[Path]:
     extracted = [path for path in folders(home / "training/frames") if _CLIP.fullmatch(path.name)]
     if extracted or not is_folder(home / "training/videos"):
         return extracted
-    videos = sorted((home / "training/videos").iterdir())
+    videos = entries(home / "training/videos")
     return [path for path in videos if path.suffix.lower() in _VIDEOS and _CLIP.fullmatch(path.stem)]
 
 
@@ -72,7 +73,7 @@ def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
 def _facts(path: Path) -> tuple[int, int]:
     """Return what tells a changed source from the one that was unpacked: its size or number of files, and its date."""
     facts = path.stat()
-    return (sum(1 for _ in path.iterdir()) if path.is_dir() else facts.st_size), facts.st_mtime_ns
+    return (len(entries(path)) if path.is_dir() else facts.st_size), facts.st_mtime_ns
 
 
 def _unpack_training(clip: Path, folder: Path) -> None:

@@ -25,9 +25,9 @@ from kdx.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from kdx.remarks import Remark
     from kd_train.calibrate import Calibration
     from kdx.cli.calibrating import Calibrations
+    from kdx.remarks import Remark
 
 
 @command

@@ -9,7 +9,7 @@ import pytest
 
 from kd_train.datasets import categories, layouts, open_data, recognise
 from kdx.errors import DataError
-from kdx.folder import open_folder
+from kdx.folder import FolderOptions, open_folder
 
 KEYS = {"mvtec_ad", "btad", "tilda", "mvtec_3d_ad", "magnetic_tile", "shanghaitech", "cifar10", "elpv"}
 
@@ -34,10 +34,12 @@ def test_a_folder_of_good_images_is_opened_as_before(dataset):
     assert open_data(dataset / "train") == open_folder(dataset / "train")
 
 
-def test_good_images_beside_another_folder_stay_a_folder_of_good_images(write, tmp_path):
+def test_good_images_beside_another_folder_are_no_data_set_and_the_folder_is_named(write, refused, tmp_path):
     write(tmp_path / "0.png")
     write(tmp_path / "older/bottle/train/good/0.png")
-    assert open_data(tmp_path).layout == "plain"
+    with refused("nothing says which of them are good", "older/ (1 images), 1 images beside them"):
+        open_data(tmp_path)
+    assert open_data(tmp_path, options=FolderOptions(subfolders=True)).layout == "plain"
 
 
 def test_unknown_layout_says_what_was_looked_for_and_what_was_found(refused, tmp_path):
