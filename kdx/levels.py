@@ -7,6 +7,7 @@ dark grey levels, and everything runs. No NumPy here: the command line counts th
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,12 +38,6 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True):
         used = min(max(self.highest, low), high) - min(max(self.lowest, low), high)
         return used < _LEAST_SHARE * (high - low)
 
-    def union(self, other: Levels) -> Levels:
-        """Return the range of both; of differing declarations, the first stands."""
-        return Levels(
-            lowest=min(self.lowest, other.lowest), highest=max(self.highest, other.highest), declared=self.declared
-        )
-
     def describe(self) -> str:
         """Say which values were seen, which were declared, and what to do."""
         bits = max(8, self.highest.bit_length())
@@ -52,6 +47,15 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True):
             f"of the 256 grey levels are unused. If the camera has {bits} bits, declare it when training: "
             f"--sixteen-bit-range 0:{2**bits - 1}"
         )
+
+
+def union(found: Iterable[Levels]) -> Levels | None:
+    """Return the values of several images together; of differing declarations, the first stands. None for no images."""
+    levels = list(found)
+    if not levels:
+        return None
+    lowest, highest = min(each.lowest for each in levels), max(each.highest for each in levels)
+    return Levels(lowest=lowest, highest=highest, declared=levels[0].declared)
 
 
 class NarrowRangeWarning(UserWarning):
@@ -92,7 +96,7 @@ class NarrowRanges:
 
     def add(self, warning: NarrowRangeWarning) -> None:
         """Count one."""
-        self.levels = warning.levels if self.levels is None else self.levels.union(warning.levels)
+        self.levels = union(each for each in (self.levels, warning.levels) if each is not None)
         self.images[str(warning.path)] = None
 
     def describe(self) -> str:

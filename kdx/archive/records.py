@@ -6,6 +6,7 @@ from collections import Counter
 
 import msgspec
 
+from kdx.levels import Levels
 from kdx.remarks import Remark
 
 SCHEMA = 1
@@ -106,6 +107,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         error: Why the image was passed over; empty for one that was scored.
         sha256: Of the file; None where it could not be read.
         milliseconds: To read, decode, hash and score it; in a batch, its share of the graph's time.
+        levels: Which values a 16-bit image holds; None for others. Counted, and not in the shard's file.
     """
 
     path: str
@@ -117,6 +119,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     sha256: str | None = None
     milliseconds: float = 0.0
+    levels: Levels | None = None
 
 
 class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +132,9 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
         bad: Images that were passed over.
         seconds: Of work, the bundle's loading apart.
         worker: Host and process that scored it.
+        narrow: 16-bit images whose values fill less than a tenth of the declared range.
+        narrow_levels: The values of all of them; None where there are none.
+        narrow_example: The first of them.
     """
 
     shard: int
@@ -137,6 +143,9 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     bad: int
     seconds: float
     worker: str
+    narrow: int = 0
+    narrow_levels: Levels | None = None
+    narrow_example: str = ""
 
 
 class ThisRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +194,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         linked_folders: Symbolic links to folders that were not followed.
         remarks: What the archive holds and kdx does not score.
         this_run: What this call did.
+        narrow: 16-bit images whose values fill less than a tenth of the declared range.
+        narrow_levels: The values of all of them; None where there are none.
+        narrow_example: The first of them.
     """
 
     settings: Settings
@@ -199,6 +211,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     linked_folders: int
     remarks: list[Remark]
     this_run: ThisRun
+    narrow: int = 0
+    narrow_levels: Levels | None = None
+    narrow_example: str = ""
 
 
 def decisions_of(results: list[ShardResult]) -> dict[str, int]:

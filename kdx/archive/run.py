@@ -20,6 +20,7 @@ from kdx.bundle import Bundle, bundle_of, read_index
 from kdx.calibrated import doubt_said, undecided_said
 from kdx.errors import DataError, GateError, OptionError
 from kdx.files import sha256_bytes, write_atomic
+from kdx.levels import union
 from kdx.loading import way_of
 from kdx.progress import Progress
 from kdx.records import encode_record
@@ -266,4 +267,7 @@ def _summarise(folder: ScoreFolder, index: Index, plan: Plan, bundle: Bundle, th
         linked_folders=index.listed[-1].linked_folders,
         remarks=left_out.remarks,
         this_run=this_run,
+        narrow=sum(result.narrow for result in results),
+        narrow_levels=union(result.narrow_levels for result in results if result.narrow_levels is not None),
+        narrow_example=next((result.narrow_example for result in results if result.narrow), ""),
     )

@@ -17,7 +17,8 @@ from kdx.archive.table import count, write_shard
 from kdx.bundle import bundle_of, read_index
 from kdx.errors import BackendError, BundleError, DataError, ImageError
 from kdx.files import sha256_bytes, sha256_file
-from kdx.images import read_image
+from kdx.images import read_with_levels
+from kdx.levels import Levels
 from kdx.loading import detector_of
 from kdx.manifest import INDEX
 from kdx.runtime.backend import ClosesOnExit
@@ -42,6 +43,7 @@ class _Read:
     error: str
     sha256: str | None
     seconds: float
+    levels: Levels | None
 
 
 class ShardScorer(ClosesOnExit):
@@ -105,9 +107,9 @@ class ShardScorer(ClosesOnExit):
     def _read(self, path: str) -> _Read:
         started = time.perf_counter()
         file = self._root / path
-        pixels, error = None, ""
+        pixels, levels, error = None, None, ""
         try:
-            pixels = read_image(file, self._detector.input)
+            pixels, levels = read_with_levels(file, self._detector.input)
         except ImageError as found:
             error = _reason(found, file, path)
             if not self._root.is_dir():
@@ -120,7 +122,7 @@ class ShardScorer(ClosesOnExit):
         sha256 = None
         with contextlib.suppress(OSError):
             sha256 = sha256_file(file) if file.is_file() else None
-        return _Read(path, pixels, error, sha256, time.perf_counter() - started)
+        return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels)
 
     def _judged(self, read: Sequence[_Read]) -> Iterator[Row]:
         started = time.perf_counter()
@@ -152,6 +154,7 @@ def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> Ro
         frame_faults=",".join(fault.value for fault in verdict.frame_faults),
         sha256=read.sha256,
         milliseconds=milliseconds,
+        levels=read.levels,
     )
 
 

@@ -13,6 +13,7 @@ from kdx import __version__
 from kdx.archive.records import Row, ShardResult, Work
 from kdx.errors import OutputError
 from kdx.files import write_atomic
+from kdx.levels import union
 from kdx.records import now
 from kdx.runtime.detector import Decision
 
@@ -34,6 +35,7 @@ def shard_file(output: Path, number: int) -> Path:
 def count(shard: int, rows: Sequence[Row], *, seconds: float, worker: str) -> ShardResult:
     """Count what became of a shard's images."""
     decisions = Counter(row.decision for row in rows)
+    narrow = [(row.path, row.levels) for row in rows if row.levels is not None and row.levels.is_narrow]
     return ShardResult(
         shard=shard,
         frames=len(rows),
@@ -41,6 +43,9 @@ def count(shard: int, rows: Sequence[Row], *, seconds: float, worker: str) -> Sh
         bad=sum(bool(row.error) for row in rows),
         seconds=round(seconds, 3),
         worker=worker,
+        narrow=len(narrow),
+        narrow_levels=union(levels for _, levels in narrow),
+        narrow_example=narrow[0][0] if narrow else "",
     )
 
 
@@ -63,9 +68,10 @@ def write_shard(work: Work, result: ShardResult, rows: Sequence[Row]) -> None:
         "created": now(),
         _RESULT.decode(): msgspec.json.encode(result).decode(),
     }
-    columns = {name: [getattr(row, name) for row in rows] for name in Row.__struct_fields__}
+    schema = _schema(metadata)
+    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
     buffer = pyarrow.BufferOutputStream()
-    table = pyarrow.table(columns, _schema(metadata))
+    table = pyarrow.table(columns, schema)
     parquet.write_table(table, buffer, compression="zstd", use_dictionary=_DICTIONARY)
     path = shard_file(Path(work.output), result.shard)
     try:

@@ -20,7 +20,9 @@ from kdx.cli.common import (
     print_json,
     progress_for,
     report_remarks,
+    warn,
 )
+from kdx.levels import narrow_said
 
 if TYPE_CHECKING:
     from kdx.archive.records import Summary
@@ -122,6 +124,8 @@ def show(folder: Path, summary: Summary) -> None:
         out.print(f"scores: {shown}; threshold {number(summary.threshold)}")
     if summary.threshold is None:
         err.print("[yellow]not calibrated:[/] no verdicts, only scores; calibrate first, and begin anew with --force")
+    if summary.narrow_levels is not None:
+        warn(narrow_said(summary.narrow, summary.narrow_example, summary.narrow_levels))
     for example in summary.bad_examples:
         err.print(f"[yellow]passed over:[/] {escape(example['path'])}: {escape(example['error'])}")
     if summary.bad > len(summary.bad_examples):

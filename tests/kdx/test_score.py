@@ -455,3 +455,19 @@ def test_importing_the_command_loads_no_pyarrow():
     code = "import kdx.cli.score, kdx.archive, sys; print(sorted({'pyarrow', 'ray', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_range_is_said_with_a_count(cli, tiny_bundle, archive, tmp_path):
+    import numpy as np
+
+    for name in ("a.png", "b/c/3.png", "e.bmp"):
+        with Image.open(archive / name) as image:
+            values = np.asarray(image.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(values).save((archive / name).with_suffix(".png"))
+    result = cli("score", tiny_bundle, archive, "-o", tmp_path / "out", *OPTIONS, "--json").json
+    assert result["narrow"] == 3
+    assert 0 <= result["narrow_levels"]["lowest"] < result["narrow_levels"]["highest"] <= 4080
+    assert result["narrow_levels"]["declared"] == [0, 65535]
+    again = cli("score", tiny_bundle, archive, "-o", tmp_path / "out", *OPTIONS)
+    assert again.stderr.count("less than a tenth of the declared range 0:65535") == 1
+    assert "3 16-bit images hold values from" in again.stderr
