@@ -195,17 +195,18 @@ def compare_backend(
     if max_batch > 1:
         # Repeating images fills the batch where there are few; an uneven number meets no alignment by chance.
         sizes.append(min(max_batch, max(3, min(len(golden.images), 7))))
-    return [_compare(backend, golden, size, thresholds, precision, behind) for size in sizes]
+    return [compare_at(backend, golden, size, thresholds, precision, behind) for size in sizes]
 
 
-def _compare(
+def compare_at(
     backend: Backend,
     golden: Golden,
     size: int,
     thresholds: tuple[float, float] | None,
-    precision: str,
-    behind: Behind | None,
+    precision: str = "fp32",
+    behind: Behind | None = None,
 ) -> Comparison:
+    """Compare as :func:`compare_backend` does, at one batch size."""
     tolerances = TOLERANCES[precision]
     outputs = _run(backend, golden.images, size)
     finite = np.isfinite(outputs.maps).all(axis=(1, 2)) & np.isfinite(outputs.scores[:, 0])

@@ -158,6 +158,11 @@ class Bundle:
             raise BundleError(f"'{self.path}' was replaced while it was {done}", fix=fix)
         return current
 
+    def uncalibrated(self) -> Bundle:
+        """Return the bundle as it would be loaded without its thresholds, to be calibrated; on disk it stays."""
+        bare = msgspec.structs.replace(self.manifest, threshold=None, thresholds={}, runtime_thresholds={})
+        return replace(self, manifest=bare)
+
     def with_thresholds(self, threshold: Threshold, own: Mapping[str, Mapping[str, Threshold]] | None = None) -> Bundle:
         """Store a calibration in the bundle on disk, in one step, and return the updated bundle.
 

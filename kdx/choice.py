@@ -20,6 +20,7 @@ from kdx.cache import cache_folder
 from kdx.engine import engines_of
 from kdx.errors import BackendError
 from kdx.files import sha256_bytes, write_atomic
+from kdx.golden import difference_said
 from kdx.position import golden_behind
 from kdx.records import UNREADABLE, encode_record, now
 from kdx.runtime.backend import Backend, BackendInfo, require_backends
@@ -137,8 +138,7 @@ def _measure(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: i
                 opened.append(backend)
                 passed.append((info.name, precision))
                 continue
-            reason = wrong.error or f"scores off by {wrong.score_max:.2g}, {wrong.flips or 0} verdicts flipped"
-            failed.append(Candidate(backend=info.name, precision=precision, reason=reason))
+            failed.append(Candidate(backend=info.name, precision=precision, reason=difference_said(wrong)))
         if not opened:
             raise BackendError(
                 "no backend on this machine decides what was trained",

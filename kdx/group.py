@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from kdx.bundle import Bundle, open_bundle
 from kdx.calibrated import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
+from kdx.golden import require_golden
 from kdx.loading import detector_on, is_run, way_of
 from kdx.runtime.backend import ClosesOnExit, find_backend, runtime_of
 from kdx.runtime.detector import Detector, Verdict
-from kdx.sharing import SHARING, circles_of, one_teacher, require_golden
+from kdx.sharing import SHARING, circles_of, one_teacher
 
 if TYPE_CHECKING:
     from kdx.keys import PublicKeys
@@ -144,6 +145,8 @@ def _load(
             if name not in detectors:
                 held = info.open(opened[name].graph_of(way), threads, way)
                 detectors[name] = detector_on(opened[name], held, way)
+        for name, detector in detectors.items():
+            require_golden(opened[name], detector.backend, detector.precision)
     except BaseException:
         DetectorGroup(detectors, teachers).close()
         raise
@@ -192,8 +195,8 @@ def _share(bundles: Mapping[str, Bundle], backend: str, threads: int | None, pre
         {name: detector_on(bundle, teacher.student(name), way) for name, bundle in bundles.items()}, [teacher]
     )
     try:
-        for name, bundle in bundles.items() if backend == "auto" else ():
-            require_golden(bundle, group[name], way)
+        for name, bundle in bundles.items():
+            require_golden(bundle, group[name].backend, way)
     except BaseException:
         group.close()
         raise

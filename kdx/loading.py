@@ -9,6 +9,7 @@ from kdx.bundle import Bundle, open_bundle
 from kdx.calibrated import warn_of_calibration
 from kdx.choice import choose
 from kdx.errors import BackendError, BundleError, OptionError
+from kdx.golden import require_golden
 from kdx.manifest import Manifest
 from kdx.position import level_of
 from kdx.records import RUN_INDEX
@@ -56,7 +57,8 @@ def load(
     Raises:
         BundleError: The bundle is incomplete, altered, too new, or not signed as required.
         OutputError: The log cannot be written, or belongs to another graph.
-        BackendError: The backend is unknown, missing, or cannot load the graph.
+        BackendError: The backend is unknown, missing, or cannot load the graph; or it does not decide the bundle's
+            golden images as the reference did, one at a time, whichever way it was chosen.
         OptionError: A bundle has one checkpoint only, a run one precision; a key that cannot be read; metrics without
             the package ``prometheus_client``.
     """
@@ -114,16 +116,18 @@ def _watch(detector: Detector, bundle: Bundle, log: str | Path | None, metrics: 
 def detector_of(
     bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
 ) -> Detector:
-    """Return the detector of a bundle that is open already.
+    """Return the detector of a bundle that is open already, after it has judged the golden images one by one.
 
     Raises:
         BundleError: The bundle was replaced meanwhile: thresholds must not meet another graph.
+        BackendError: It does not decide the golden images as the reference did.
     """
     info, precision = way_of(bundle, backend, threads, precision)
     detector = detector_on(bundle, info.open(bundle.graph_of(precision), threads, precision), precision)
     try:
+        require_golden(bundle, detector.backend, precision)
         bundle.require_present("loaded", fix="load it again")
-    except BundleError:
+    except BaseException:
         detector.close()
         raise
     return detector

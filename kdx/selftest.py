@@ -16,12 +16,11 @@ import msgspec
 from kdx.bundle import Bundle, Golden, open_bundle
 from kdx.calibrated import undecided_said
 from kdx.errors import BackendError, BundleError
+from kdx.golden import allowed_said, compare_golden, difference_said
 from kdx.loading import detector_on, way_of
-from kdx.position import golden_behind
 from kdx.roi import stale_said
 from kdx.runtime.contract import hold_to, runs_needed
 from kdx.runtime.detector import Detector
-from kdx.runtime.tiled import graph_backend
 
 PERCENTILE = 95.0
 _RUNS, _WARM_UP = 40, 5
@@ -142,8 +141,6 @@ def _open(path: Path) -> tuple[tuple[Bundle, Golden], str]:
 def _judge(
     bundle: Bundle, golden: Golden, backend: str, threads: int | None, precision: str | None
 ) -> tuple[tuple[Detector, str], str]:
-    from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
-
     # Found before seconds are spent on choosing a backend: calibration is of every precision.
     stale = stale_said(bundle.manifest)
     if stale:
@@ -153,18 +150,16 @@ def _judge(
     if undecided:
         raise _FailedError(undecided)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
-    thresholds = thresholds_of(bundle.manifest, used, info.runtime)
-    graph = graph_backend(detector.backend)
-    (compared,) = compare_backend(graph, golden, 1, thresholds, used, golden_behind(bundle))
-    said = (
-        f"{compared.images} golden images: scores within {compared.score_max:.1e}, maps within {compared.map_max:.1e}, "
-        + ("no threshold yet" if compared.flips is None else f"{compared.flips} verdicts flipped")
-    )
+    try:
+        compared = compare_golden(bundle, detector.backend, used, golden=golden)
+    except BaseException:
+        detector.close()
+        raise
+    said = f"{compared.images} golden images: {difference_said(compared)}"
     if compared.passed:
         return (detector, used), said
     detector.close()
-    allowed = TOLERANCES[used]
-    raise _FailedError(compared.error or f"{said}; allowed are {allowed.score:g}, {allowed.map:g} and none")
+    raise _FailedError(f"{said}; expected {allowed_said(used)}")
 
 
 def _time(

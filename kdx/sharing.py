@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 from kdx.bundle import Bundle
 from kdx.errors import BackendError
 from kdx.manifest import Manifest
-from kdx.position import golden_behind
-from kdx.runtime.backend import find_backend, runtime_of
-from kdx.runtime.detector import Detector
-from kdx.runtime.tiled import graph_backend
+from kdx.runtime.backend import find_backend
 
 if TYPE_CHECKING:
     from kdx.runtime.openvino_shared import Plan
@@ -66,25 +63,6 @@ def one_teacher(bundles: Mapping[str, Bundle], precision: str | None = None) -> 
         if refusal is None:
             return plans, each
     raise refusal or AssertionError("every bundle holds FP32")
-
-
-def require_golden(bundle: Bundle, detector: Detector, precision: str) -> None:
-    """Hold a detector against its bundle's golden images, as ``kdx verify`` does.
-
-    Raises:
-        BackendError: It does not decide what was trained.
-    """
-    from kd_export.verify import compare_backend, thresholds_of
-
-    thresholds = thresholds_of(bundle.manifest, precision, runtime_of(detector.backend.name))
-    graph, behind = graph_backend(detector.backend), golden_behind(bundle)
-    for compared in compare_backend(graph, bundle.golden(), 1, thresholds, precision, behind):
-        if not compared.passed:
-            raise BackendError(
-                f"'{bundle.path}' does not decide here what was trained",
-                received=compared.error or f"scores off by {compared.score_max:.2g}, {compared.flips or 0} flips",
-                fix="kdx verify shows the certificate; do not deploy this bundle here",
-            )
 
 
 def _holds(bundle: Bundle, precision: str) -> bool:

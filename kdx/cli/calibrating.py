@@ -14,6 +14,7 @@ from kd_train.calibrate import Calibration, require_rates
 from kd_train.calibrate import calibrate as calibrate_bundle
 from kd_train.per_position import FittedLevel, fit_level
 from kdx.calibrated import runtimes_for
+from kdx.errors import BackendError
 from kdx.loading import detector_of
 from kdx.manifest import Threshold
 from kdx.position import Behind, store_calibration
@@ -113,13 +114,20 @@ def calibrate_each(
             progress=progress,
         )
 
-    with detector_of(bundle, request.backend, request.threads, "fp32") as detector:
+    # Verdicts at the old thresholds do not matter any more; scores and maps must be the reference's.
+    bare = bundle.uncalibrated()
+    with detector_of(bare, request.backend, request.threads, "fp32") as detector:
         if request.per_position:
             rate = None if defective_images else request.false_reject_rate
             fitted = fit_level(bundle, detector, images, rate, max_bad_images=request.max_bad_images, progress=progress)
         found = Calibrations(calibrated(detector, "fp32"))
     for precision, info in _own_ways(bundle):
-        with detector_of(bundle, info.name, request.threads, precision) as detector:
+        try:
+            opened = detector_of(bare, info.name, request.threads, precision)
+        except BackendError as error:
+            found.refused.setdefault(precision, {})[info.runtime] = f"{error.message}: {error.received}"
+            continue
+        with opened as detector:
             own = calibrated(detector, precision)
             fault = _fault(bundle, detector, precision, found.exact, own)
         if fault:

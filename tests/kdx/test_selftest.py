@@ -49,7 +49,7 @@ def test_another_reference_fails(bundle, cli):
     write_manifest(bundle, opened.manifest)
     result = cli("selftest", bundle, "--backend", "onnxruntime-cpu", "--json", code=1).json
     assert [check["passed"] for check in result["checks"]] == [True, False]
-    assert "allowed are 0.0001" in result["checks"][1]["said"]
+    assert "expected scores within 0.0001" in result["checks"][1]["said"]
     assert "do not start the line" in cli("selftest", bundle, "--backend", "onnxruntime-cpu", code=1).stdout
 
 

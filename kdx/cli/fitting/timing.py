@@ -9,7 +9,8 @@ from kdx.bundle import Bundle
 from kdx.choice import choose, ways_of
 from kdx.cli.fitting.records import Timing
 from kdx.errors import BackendError
-from kdx.loading import detector_of
+from kdx.loading import detector_of, detector_on
+from kdx.runtime.backend import find_backend
 from kdx.runtime.contract import Contract, hold_to, runs_needed
 from kdx.runtime.detector import Detector
 
@@ -63,7 +64,9 @@ def screen_way(
     """
     lower = min(percentile, SCREENING_PERCENTILE)
     try:
-        with detector_of(bundle, way[0], threads, way[1]) as detector:
+        # Not compared with golden images: an untrained bundle has none.
+        backend = find_backend(way[0]).open(bundle.graph_of(way[1]), threads, way[1])
+        with detector_on(bundle, backend, way[1]) as detector:
             look = _look(detector, images, budget_ms)
             if look.p50_ms > HOPELESS * budget_ms:
                 return _timing(look, way)
