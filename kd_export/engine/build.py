@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from kdx.engine import FOLDER, PLAN, RECORD, SCHEMA, Engine, EngineRecord, Finge
 from kdx.errors import BackendError, GateError, OptionError
 from kdx.files import new_folder, refuse_existing, require_writable, sha256_bytes, write_atomic
 from kdx.records import encode_record, now
+from kdx.runtime.cuda.created import created
 from kdx.runtime.gpu import gpus
 
 LEVELS = range(6)
@@ -145,15 +146,17 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
 def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
     trt = flavour.module
     log = _make_logger(trt)
-    builder = trt.Builder(log)
-    if not builder:
-        raise BackendError("TensorRT cannot create a builder", received=log.last, fix="see kdx doctor")
-    network = flavour.create_network(builder)
-    parser = trt.OnnxParser(network, log)
+
+    def make(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        return created(what, lambda: function(*arguments), lambda: log.last)
+
+    builder = make("a builder", trt.Builder, log)
+    network = make("a network", flavour.create_network, builder)
+    parser = make("a parser", trt.OnnxParser, network, log)
     if not parser.parse(_graph_for(plan)):
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise GateError(f"TensorRT {flavour.version} refuses the graph: {errors}", fix="please report this backbone")
-    config = builder.create_builder_config()
+    config = make("a configuration", builder.create_builder_config)
     config.builder_optimization_level = plan.request.level
     # On by default: products of FP32 numbers with 10 bits of mantissa, which is not what was verified.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -194,9 +197,12 @@ def _graph_for(plan: BuildPlan) -> bytes:
 def _add_profiles(builder: Any, config: Any, image: Any, batches: Sequence[int]) -> None:
     sizes = tuple(image.shape)[1:]
     for batch in batches:
-        profile = builder.create_optimization_profile()
+        profile = created("an optimisation profile", builder.create_optimization_profile)
         profile.set_shape(image.name, (1, *sizes), (batch, *sizes), (batch, *sizes))
-        config.add_optimization_profile(profile)
+        if config.add_optimization_profile(profile) < 0:  # so it says that it does not take one
+            raise BackendError(
+                f"TensorRT does not take an optimisation profile for batches of up to {batch}", fix="see kdx doctor"
+            )
 
 
 def _use_timing_cache(config: Any, file: Path | None) -> Any:
@@ -217,10 +223,13 @@ def _inspect(
     if not loadable:
         return demanded, "network", None
     trt = flavour.module
-    engine = trt.Runtime(_make_logger(trt)).deserialize_cuda_engine(data)
+    log = _make_logger(trt)
+    runtime = created("a runtime", lambda: trt.Runtime(log), lambda: log.last)
+    engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise BackendError("the engine that was built cannot be loaded here", fix="see kdx doctor")
-    information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        raise BackendError("the engine that was built cannot be loaded here", received=log.last, fix="see kdx doctor")
+    inspector = created("an engine inspector", engine.create_engine_inspector, lambda: log.last)
+    information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     # TensorRT 11 knows the first alone, 8.6 the second.
     name = "device_memory_size_v2" if hasattr(engine, "device_memory_size_v2") else "device_memory_size"
     return engine_layers(information), "inspector", round(float(getattr(engine, name)) / _MIB, 1)

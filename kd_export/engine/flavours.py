@@ -75,9 +75,13 @@ class Flavour:
             # Without it an engine takes memory of its own while it runs, and no CUDA graph can be captured.
             config.set_flag(self.module.BuilderFlag.REQUIRE_USER_ALLOCATION)
             config.num_compute_capabilities = 1
-            config.set_compute_capability(
-                getattr(self.module.ComputeCapability, RTX_CAPABILITIES[compute_capability]), 0
-            )
+            target = getattr(self.module.ComputeCapability, RTX_CAPABILITIES[compute_capability])
+            if not config.set_compute_capability(target, 0):
+                raise BackendError(
+                    f"this TensorRT for RTX does not build for compute capability {compute_capability}",
+                    received=f"version {self.version}",
+                    fix="update tensorrt-rtx",
+                )
 
 
 def installed_version(name: str) -> str | None:

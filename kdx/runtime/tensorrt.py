@@ -17,6 +17,7 @@ from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.cuda.api import CudaApi
 from kdx.runtime.cuda.arrays import DeviceArray, device_array
 from kdx.runtime.cuda.bindings import CudaBindings
+from kdx.runtime.cuda.created import created
 from kdx.runtime.cuda.pycuda import CudaPycuda
 from kdx.runtime.cuda.runner import EngineRunner, GraphState, StageTimes
 from kdx.runtime.gpu import Gpu
@@ -75,7 +76,7 @@ class TensorRT(ClosesOnExit):
                 engine = find_engine(graph, fingerprint_of(trt, flavour, api.device()))
                 self.record = engine.record
                 self.max_batch = engine.record.batches[-1]
-                self._runtime: Any = trt.Runtime(self._log)
+                self._runtime: Any = created("a runtime", lambda: trt.Runtime(self._log), self._log.take)
                 loaded = self._deserialize(trt, engine)
             self._runner = EngineRunner(
                 api,
@@ -229,6 +230,6 @@ def _create_context(trt: Any, loaded: Any) -> Any:
     strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
     if strategies is None:
         return loaded.create_execution_context()
-    config = loaded.create_runtime_config()
+    config = created("a runtime configuration", loaded.create_runtime_config)
     config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
     return loaded.create_execution_context(config)

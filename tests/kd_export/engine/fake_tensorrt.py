@@ -52,12 +52,19 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
     Args:
         version: 8.6 has no strong typing.
         **faults: ``refuse`` (parser), ``fail`` (build), ``full`` (names of convolutions that the engine runs in FP32),
-            ``nameless`` (the inspector shows no names), ``unloadable``.
+            ``nameless`` (the inspector shows no names), ``unloadable``, ``nothing`` (names of what is not created: a
+            class raises what the real bindings do, a method returns None or what stands for failure).
     """
     major = int(version.split(".")[0])
     module = ModuleType("tensorrt")
     half = DataType.HALF
     calls: list[Any] = []
+    nothing = faults.get("nothing", ())
+
+    def construct(kind: object) -> None:
+        if type(kind).__name__ in nothing:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
     layers = [FakeLayer("preprocess/Cast", LayerType.CAST, DataType.UINT8, DataType.FLOAT)]
     layers += [FakeLayer(name, LayerType.CONVOLUTION, half, half) for name in NAMES]
     layers += [FakeLayer("tail/MatMul", LayerType.MATRIX_MULTIPLY, DataType.FLOAT, DataType.FLOAT)]
@@ -81,7 +88,7 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
         num_errors = 1
 
         def __init__(self, network: Any, log: Any) -> None:
-            pass
+            construct(self)
 
         def parse(self, data: bytes) -> bool:
             calls.append(("parse", len(data)))
@@ -101,8 +108,9 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
         def clear_flag(self, flag: str) -> None:
             self.flags.remove(flag)
 
-        def add_optimization_profile(self, profile: Any) -> None:
+        def add_optimization_profile(self, profile: Any) -> int:
             self.profiles.append(profile.shapes)
+            return -1 if "add_optimization_profile" in nothing else len(self.profiles) - 1
 
         def create_timing_cache(self, data: bytes) -> Any:
             return None if data == b"foreign" else SimpleNamespace(serialize=lambda: data + b"+")
@@ -119,18 +127,21 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
 
     class Builder:
         def __init__(self, log: Any) -> None:
+            if "Builder" in nothing:
+                log.log(Logger.ERROR, "CUDA initialization failure with error: 35")
+            construct(self)
             self.log = log
 
-        def create_network(self, flags: int) -> Network:
+        def create_network(self, flags: int) -> Network | None:
             calls.append(("network", flags))
-            return Network()
+            return None if "create_network" in nothing else Network()
 
-        def create_builder_config(self) -> Config:
+        def create_builder_config(self) -> Config | None:
             module.config = Config()
-            return module.config
+            return None if "create_builder_config" in nothing else module.config
 
-        def create_optimization_profile(self) -> Profile:
-            return Profile()
+        def create_optimization_profile(self) -> Profile | None:
+            return None if "create_optimization_profile" in nothing else Profile()
 
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
             if faults.get("fail"):
@@ -140,6 +151,8 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
 
     class Engine:
         def create_engine_inspector(self) -> Any:
+            if "create_engine_inspector" in nothing:
+                return None
             return SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": inspected()}))
 
     def inspected() -> list[dict[str, Any]]:
@@ -152,7 +165,7 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
 
     class Runtime:
         def __init__(self, log: Any) -> None:
-            pass
+            construct(self)
 
         def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
             engine = Engine()

@@ -117,6 +117,15 @@ def test_the_plan_is_plain_and_the_record_says_what_it_is(bundle, with_tensorrt)
         ({"full": fake_tensorrt.NAMES[:2]}, GateError, ("2 of 3 convolutions are not FP16", *fake_tensorrt.NAMES[:2])),
         ({"full": fake_tensorrt.NAMES[2:]}, GateError, ("1 of 3", "conv10")),
         ({"nameless": True}, GateError, ("FP16 cannot be proved",)),
+        # As the real bindings answer where CUDA cannot start.
+        ({"nothing": ("Builder",)}, BackendError, ("cannot create a builder", "failure with error: 35", "nvidia-smi")),
+        ({"nothing": ("create_network",)}, BackendError, ("cannot create a network",)),
+        ({"nothing": ("Parser",)}, BackendError, ("cannot create a parser",)),
+        ({"nothing": ("create_builder_config",)}, BackendError, ("cannot create a configuration",)),
+        ({"nothing": ("create_optimization_profile",)}, BackendError, ("cannot create an optimisation profile",)),
+        ({"nothing": ("add_optimization_profile",)}, BackendError, ("does not take an optimisation profile",)),
+        ({"nothing": ("Runtime",)}, BackendError, ("cannot create a runtime",)),
+        ({"nothing": ("create_engine_inspector",)}, BackendError, ("cannot create an engine inspector",)),
     ],
 )
 def test_what_fails_leaves_no_engine(bundle, with_tensorrt, faults, kind, said) -> None:

@@ -188,6 +188,9 @@ def fake_module(cuda: FakeCuda, batches: tuple[int, ...] = (1, 4), version: str 
 
     class Runtime:
         def __init__(self, log: Any) -> None:
+            if cuda.fails("Runtime"):
+                log.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
             self._log = log
 
         def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:

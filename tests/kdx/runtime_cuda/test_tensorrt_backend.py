@@ -18,6 +18,7 @@ from kdx.files import sha256_bytes, sha256_file
 from kdx.images import InputSpec
 from kdx.records import encode_record
 from kdx.runtime import tensorrt as backend
+from kdx.runtime.cuda.created import created
 from kdx.runtime.cuda.runner import GraphState
 from kdx.runtime.detector import Detector
 from kdx.runtime.gpu import Gpu
@@ -197,6 +198,21 @@ def test_a_plan_that_tensorrt_does_not_load(bundle, cuda):
         open_backend(bundle, cuda)
     assert "a warning" not in caught.value.message
     assert "--fp16" in caught.value.fix
+
+
+def test_a_runtime_that_does_not_start(bundle, cuda):
+    """The real bindings raise a TypeError about a factory where CUDA cannot start."""
+    write_engine(bundle)
+    well = FakeCuda()
+    open_backend(bundle, well).close()
+    cuda.fail_at(well.calls.index("Runtime") + 1)
+    with pytest.raises(BackendError, match=r"cannot create a runtime(.|\n)*error: 35(.|\n)*nvidia-smi"):
+        open_backend(bundle, cuda)
+
+
+def test_other_type_errors_are_not_taken_for_it():
+    with pytest.raises(TypeError, match="incompatible constructor"):
+        created("a runtime", lambda: (_ for _ in ()).throw(TypeError("incompatible constructor arguments")))
 
 
 def test_an_engine_of_another_graph_contract(bundle, cuda, monkeypatch):
