@@ -22,6 +22,7 @@ from kdx.errors import BackendError
 from kdx.files import sha256_bytes, write_atomic
 from kdx.golden import difference_said
 from kdx.position import golden_behind
+from kdx.private import private_cache
 from kdx.records import UNREADABLE, encode_record, now
 from kdx.runtime.backend import Backend, BackendInfo, require_backends
 from kdx.runtime.gpu import gpus
@@ -88,18 +89,26 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
         info, only = ways[0]
         candidates = [Candidate(backend=info.name, precision=only)]
         return Choice(backend=info.name, precision=only, candidates=candidates, created=now())
-    folder = cache_folder()
+    folder = _remembered_in(bundle)
     if folder is None:
         return _measure(bundle, ways, threads)
-    file = folder / "choices" / f"{_key(bundle, ways, threads)}.json"
+    file = folder / f"{_key(bundle, ways, threads)}.json"
     remembered = _read(file)
     if remembered is not None and any((remembered.backend, remembered.precision) == (i.name, p) for i, p in ways):
         return remembered
     choice = _measure(bundle, ways, threads)
     with contextlib.suppress(OSError):  # a machine without a writable cache measures again next time
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, encode_record(choice))
+        write_atomic(file, encode_record(choice), private=bundle.seal is not None)
     return choice
+
+
+def _remembered_in(bundle: Bundle) -> Path | None:
+    """Return the folder of remembered choices; of a bundle whose signature was required, one's own or none."""
+    if bundle.seal is not None:
+        return private_cache("choices")
+    folder = cache_folder()
+    return folder / "choices" if folder else None
 
 
 def ways_of(bundle: Bundle) -> list[tuple[BackendInfo, str]]:

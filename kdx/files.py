@@ -42,8 +42,13 @@ def hash_of_hashes(hashes: Iterable[str]) -> str:
     return sha256_bytes("\n".join(sorted(hashes)).encode())
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     """Replace a file's content in one step; on any failure the old content stands and nothing is left behind.
+
+    Args:
+        path: The file.
+        data: Its new content.
+        private: Let nobody but this user read or write it, whatever the umask says.
 
     Raises:
         OSError: It could not be written; the error names the file.
@@ -60,9 +65,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
             if os.name != "nt":
-                _publish(temporary, path)
+                _publish(temporary, path, private=private)
         if os.name == "nt":  # which does not rename open files
-            _publish(temporary, path)
+            _publish(temporary, path, private=private)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _blame(error, temporary.name, path)
@@ -152,9 +157,10 @@ def require_writable(folder: Path) -> None:
         )
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def _publish(temporary: Path, path: Path, *, private: bool) -> None:
     # mkstemp creates private files; an artefact is as readable as any other the user writes.
-    temporary.chmod(0o666 & ~_umask())
+    if not private:
+        temporary.chmod(0o666 & ~_umask())
     temporary.replace(path)
 
 

@@ -26,10 +26,12 @@ class BlobCache:
 
     Args:
         folder: Made when the first blob is written; None keeps nothing.
+        private: Let nobody else read or write what is kept.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, private: bool = False) -> None:
         self.folder = folder
+        self._private = private
 
     def read(self, *key: object) -> bytes | None:
         """Return a blob, or None where there is none that is whole."""
@@ -55,7 +57,7 @@ class BlobCache:
         with contextlib.suppress(OSError, KdxError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             tidy(path)
-            write_atomic(path, hashlib.sha256(blob).digest() + blob)
+            write_atomic(path, hashlib.sha256(blob).digest() + blob, private=self._private)
             self._make_room(path)
 
     def _path(self, key: tuple[object, ...]) -> Path | None:

@@ -76,7 +76,7 @@ class OpenVino(ClosesOnExit):
         self._content = graph.hold()
         self._mode = mode
         self._config = configuration(precision, threads, mode, pinning)
-        self._cache = BlobCache(cache)
+        self._cache = BlobCache(cache, private=graph.seal is not None)
         self._models = Kept(self._compile, KEPT_BATCH_SIZES)
         try:
             first = self._models.get(1)  # so that a graph that cannot run fails here

@@ -14,6 +14,7 @@ from kdx import __version__
 from kdx.cache import cache_folder
 from kdx.checked import Graph
 from kdx.errors import BackendError
+from kdx.private import private_cache
 from kdx.runtime.blob_cache import BlobCache
 from kdx.runtime.openvino_graph import reduce_channel_sums, use_unsigned_activations, with_fp32_island
 
@@ -102,7 +103,12 @@ def load_compiled(
 
 
 def blob_folder(graph: Graph) -> Path | None:
-    """Return the folder where what is compiled from a graph is kept; None for nowhere."""
+    """Return the folder where what is compiled from a graph is kept; None for nowhere.
+
+    Of a bundle whose signature was required, one that nobody else can write to.
+    """
+    if graph.seal is not None:
+        return private_cache("openvino")
     folder = cache_folder()
     return folder / "openvino" if folder else None
 

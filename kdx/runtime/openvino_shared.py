@@ -109,7 +109,7 @@ class SharedTeacher(ClosesOnExit):
         self._cuts = {name: plan.outline.cuts(self._shared) for name, plan in plans.items()}
         self._features = list(dict.fromkeys(tensor for cuts in self._cuts.values() for tensor in cuts))
         self._config = configuration("bf16" if self._precision == "bf16" else "f32", threads)
-        self._cache = BlobCache(cache)
+        self._cache = BlobCache(cache, private=first.graph.seal is not None)
         self._contents = {name: plan.graph.hold() for name, plan in plans.items()}
         self._compiled = Kept(self._compile, KEPT_BATCH_SIZES)
         try:
