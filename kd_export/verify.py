@@ -19,7 +19,7 @@ from kdx.errors import BackendError
 from kdx.manifest import Manifest
 from kdx.position import Behind, golden_behind
 from kdx.runtime.backend import Backend, BackendInfo, Outputs
-from kdx.runtime.detector import decide
+from kdx.verdict import decide
 
 
 class Tolerances(msgspec.Struct, frozen=True):

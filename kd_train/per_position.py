@@ -74,7 +74,10 @@ def fit_level(
                 if bad_before - len(read) >= max_bad_images:
                     raise
                 continue
-            hottest = np.maximum(hottest, detector.backend.run(np.ascontiguousarray(image[None])).maps[0])
+            answer = detector.checked(detector.backend.run(np.ascontiguousarray(image[None])))
+            if not np.isfinite(answer.scores).all():
+                raise DataError(f"the map or the score of '{path}' is not finite", fix="run kdx verify")
+            hottest = np.maximum(hottest, answer.maps[0])
             read.append(digest)
     if len(read) < FEWEST:
         raise _too_few(2 * FEWEST, 2 * len(read), "could be read")

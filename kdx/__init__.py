@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from kdx.group import DetectorGroup, load_many
     from kdx.images import InputSpec, read_image, to_eight_bits
     from kdx.loading import load
-    from kdx.runtime.detector import Decision, Detector, Verdict
+    from kdx.runtime.detector import Detector
     from kdx.served import verdict_of_answer
+    from kdx.verdict import Decision, Reason, Verdict
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "FrameFault",
     "InputSpec",
     "KdxError",
+    "Reason",
     "Verdict",
     "__version__",
     "load",
@@ -41,13 +43,14 @@ __all__ = [
 
 _HOME = {
     "Bundle": "kdx.bundle",
-    "Decision": "kdx.runtime.detector",
+    "Decision": "kdx.verdict",
     "Detector": "kdx.runtime.detector",
     "DetectorGroup": "kdx.group",
     "FrameFault": "kdx.frames",
     "InputSpec": "kdx.images",
     "KdxError": "kdx.errors",
-    "Verdict": "kdx.runtime.detector",
+    "Reason": "kdx.verdict",
+    "Verdict": "kdx.verdict",
     "load": "kdx.loading",
     "load_many": "kdx.group",
     "open_bundle": "kdx.bundle",

@@ -15,8 +15,9 @@ from kdx.errors import BackendError, BundleError, OptionError
 from kdx.golden import require_golden
 from kdx.loading import detector_on, is_run, way_of
 from kdx.runtime.backend import ClosesOnExit, find_backend, runtime_of
-from kdx.runtime.detector import Detector, Verdict
+from kdx.runtime.detector import Detector
 from kdx.sharing import SHARING, circles_of, one_teacher
+from kdx.verdict import Verdict
 
 if TYPE_CHECKING:
     from kdx.keys import PublicKeys

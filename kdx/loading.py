@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdx.answers import AnswerLimits, answer_limits
 from kdx.bundle import Bundle, open_bundle
 from kdx.calibrated import warn_of_calibration
 from kdx.choice import choose
@@ -163,7 +164,12 @@ def for_frames(backend: Backend, manifest: Manifest) -> Backend:
     if manifest.tiling is None:
         return backend
     tile = manifest.input.height, manifest.input.width
-    return Tiled(backend, Stitcher(manifest.tiling, tile, manifest.map_size))
+    return Tiled(backend, Stitcher(manifest.tiling, tile, manifest.map_size), limits_of_answers(manifest))
+
+
+def limits_of_answers(manifest: Manifest) -> AnswerLimits:
+    """Return the lowest map value and score that a bundle's method can give."""
+    return answer_limits(manifest.pair_spec, manifest.map_size)
 
 
 def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
@@ -193,6 +199,7 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
         roi=roi,
         roi_frame=RoiFrame.of(manifest),
         level=level,
+        answer_limits=limits_of_answers(manifest),
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from kdx.bundle import Bundle
-    from kdx.runtime.detector import Verdict
+    from kdx.verdict import Verdict
 
     Registry = CollectorRegistry | Literal[True]
 
@@ -84,7 +84,7 @@ class Metrics:
     """
 
     def __init__(self, registry: Registry, bundle: Bundle, precision: str, runtime: str) -> None:
-        from kdx.runtime.detector import Decision
+        from kdx.verdict import Decision
 
         families = _families_of(registry)
         labels = (bundle.path.name, precision)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
 from kdx.images import centred_box
-from kdx.runtime.detector import Decision, Verdict
+from kdx.verdict import Decision, Verdict
 
 # Anchor colours from unremarkable to far above the threshold; interpolated linearly. Readable in grey as well.
 _COLOURS = np.array([[20, 11, 52], [90, 16, 110], [187, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
@@ -104,10 +104,13 @@ def _layer(
     left, top, right, bottom = (round(edge) for edge in centred_box(*size, field_of_view))
     raw = Image.fromarray(anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
     values = np.zeros((size[1], size[0]))
-    values[top:bottom, left:right] = np.nan_to_num(np.asarray(raw, dtype=np.float64), nan=np.inf)
-    full = 2 * limit if limit else float(values.max())
+    values[top:bottom, left:right] = np.asarray(raw, dtype=np.float64)
+    is_finite = np.isfinite(values)
+    full = 2 * limit if limit else float(values.max(where=is_finite, initial=0.0))
     faintest = full / 4
-    heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else np.zeros_like(values)
+    # What is not finite is shown as hot as anything can be.
+    values = np.where(is_finite, values, np.float64(full or 1.0))
+    heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else (~is_finite).astype(np.float64)
     outside = np.ones(values.shape, dtype=bool)
     outside[top:bottom, left:right] = False
     if included is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
-from kdx.errors import OptionError
+from kdx.errors import InputError, OptionError
 from kdx.images import centred_box
 
 # Diagonal neighbours belong together: a thin scratch is one defect.
@@ -66,8 +66,15 @@ def find_regions(
         pixel_size_um: Side of what a pixel of the camera shows of the part, in micrometres.
 
     Raises:
-        OptionError: An area or a pixel's size that cannot be.
+        InputError: The map holds values that are not finite: where they lie, nothing is known.
+        OptionError: An area or a pixel's size that is not possible.
     """
+    if not np.isfinite(anomaly_map).all():
+        raise InputError(
+            "a map with values that are not finite has no regions",
+            expected="the map of a verdict whose reason is neither not_finite nor below_range",
+            fix="run kdx verify: the runtime, its driver or the graph is at fault",
+        )
     if not (math.isfinite(min_area) and min_area >= 0):
         raise OptionError("the smallest area is not possible", expected="0 or above", received=f"{min_area:g}")
     if pixel_size_um is not None and not (math.isfinite(pixel_size_um) and pixel_size_um > 0):

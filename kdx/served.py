@@ -13,12 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.answers import AnswerLimits, answer_limits
 from kdx.errors import BackendError, InputError
 from kdx.frames import FrameLimits
 from kdx.images import InputSpec
 from kdx.manifest import Manifest, Threshold
 from kdx.runtime.backend import ClosesOnExit, Outputs
-from kdx.runtime.detector import Detector, Verdict
+from kdx.runtime.detector import Detector
+from kdx.verdict import Verdict
 
 _VERSION = 1
 _PREFIX = "kdx."
@@ -33,6 +35,7 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
         input: What the graph accepts.
         map_size: Height and width of the anomaly map.
         frame_limits: What frames of real parts look like.
+        answer_limits: The lowest map value and score that the method can give.
         threshold: The calibrated score, or None.
         review_threshold: The calibrated beginning of the review band, or None.
         pixel_threshold: The calibrated map value, or None.
@@ -42,6 +45,7 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
     input: InputSpec
     map_size: tuple[int, int]
     frame_limits: FrameLimits
+    answer_limits: AnswerLimits
     threshold: float | None = None
     review_threshold: float | None = None
     pixel_threshold: float | None = None
@@ -56,6 +60,7 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
             pixel_threshold=self.pixel_threshold,
             frame_limits=self.frame_limits,
             review_threshold=self.review_threshold,
+            answer_limits=self.answer_limits,
         )
 
 
@@ -66,7 +71,12 @@ def parameters_of(manifest: Manifest, threshold: Threshold | None) -> dict[str, 
         manifest: Of a bundle without tiles, region of interest and level map: these change what a graph answered.
         threshold: Of the precision and the runtime that is served; None leaves everything undecided.
     """
-    rules = _Rules(input=manifest.input, map_size=manifest.map_size, frame_limits=manifest.frame_limits)
+    rules = _Rules(
+        input=manifest.input,
+        map_size=manifest.map_size,
+        frame_limits=manifest.frame_limits,
+        answer_limits=answer_limits(manifest.pair_spec, manifest.map_size),
+    )
     if threshold is not None:
         review = threshold.review.score if threshold.review else None
         rules = msgspec.structs.replace(
@@ -126,7 +136,7 @@ def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
         problem = str(error)
     raise InputError(
         f"the model's parameters do not say what decides: {problem}",
-        expected=f"{', '.join(names[:4])} ({_PREFIX}rules = {_VERSION}), and the thresholds as finite numbers",
+        expected=f"{', '.join(names[:5])} ({_PREFIX}rules = {_VERSION}), and the thresholds as finite numbers",
         received=", ".join(f"{name} = {text}" for name, text in told.items()) or "none of them",
         fix=_WRITE_AGAIN,
     )

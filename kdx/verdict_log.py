@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kdx.errors import DataError, OutputError
 
 if TYPE_CHECKING:
-    from kdx.runtime.detector import Verdict
+    from kdx.verdict import Verdict
 
 SCHEMA = 1
 _APPLICATION = 0x6B6478  # "kdx": SQLite's own mark for whose file it is

@@ -20,6 +20,7 @@ struct kdx_detector {
 namespace {
 
 using kdx::embed::Failure;
+using kdx::embed::kFirstVerdict;
 
 // Of the thread. Fixed, so that saying that memory ran out takes none.
 thread_local char last_error[1024] = "";
@@ -57,7 +58,7 @@ void require(const void *pointer, const char *name) {
 
 // The smallest structures that were ever published: a caller with less was compiled against nothing of ours.
 constexpr std::size_t kFirstOptions = sizeof(kdx_options), kFirstDescription = offsetof(kdx_description, said),
-                      kFirstVerdict = sizeof(kdx_verdict), kFirstReport = sizeof(kdx_selftest_report);
+                      kFirstReport = sizeof(kdx_selftest_report);
 
 void require_size(std::uint32_t size, std::size_t first, const char *name) {
     if (!kdx::embed::is_size(size, first)) refuse((std::string(name) + " has no size: set it with KDX_INIT").c_str());

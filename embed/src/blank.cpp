@@ -27,13 +27,14 @@ bool is_size(std::uint32_t size, std::size_t first) { return size >= first && si
 void reset_verdicts(kdx_verdict *verdicts, std::size_t count) noexcept {
     if (!verdicts) return;
     const auto size = verdicts->struct_size;
-    const bool is_known = is_size(size, sizeof(kdx_verdict));
-    const auto step = is_known ? size : sizeof(kdx_verdict);
+    const bool is_known = is_size(size, kFirstVerdict);
+    const auto step = is_known ? size : kFirstVerdict;
     if (count > kMostImages && !is_known) count = 1;
     for (std::size_t i = 0; i < count; ++i) {
         auto &verdict = *reinterpret_cast<kdx_verdict *>(reinterpret_cast<char *>(verdicts) + i * step);
         if (count > kMostImages && verdict.struct_size != size) return;
         reset(verdict);
+        if (is_known && size >= sizeof verdict) verdict.reason = KDX_REASON_NONE;
     }
 }
 

@@ -13,6 +13,9 @@ struct Bundle;
 // More than anybody judges in one call: a larger number is a mistake, such as a negative one.
 constexpr std::size_t kMostImages = std::size_t{1} << 20;
 
+// The smallest kdx_verdict that was ever published: it ended before the reason.
+constexpr std::size_t kFirstVerdict = offsetof(kdx_verdict, reason);
+
 // Whether a structure's size is one that a caller can have: at least that of the first version that was published, and
 // not what stands in memory that was never set.
 bool is_size(std::uint32_t size, std::size_t first);

@@ -181,6 +181,7 @@ void add_threshold(Bundle &bundle, const json &record, const std::string &precis
 void read_rule(Bundle &bundle, const json &manifest) {
     const auto spec = manifest.find("pair_spec");
     if (spec == manifest.end() || !spec->is_object()) return;
+    bundle.answer_limits = answer_limits(spec->dump(), static_cast<std::size_t>(bundle.map_height) * bundle.map_width);
     const auto join = spec->value("join", std::string("single")), rule = spec->value("score", std::string());
     // The other joins multiply two maps, or score one that is not returned.
     if ((join == "single" || join == "score_first") && (rule == "max" || rule == "sum")) bundle.score_rule = rule;

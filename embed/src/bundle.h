@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "answer.h"
 #include "frame.h"
 
 namespace kdx::embed {
@@ -39,6 +40,7 @@ struct Bundle {
     int camera_map_height = 0, camera_map_width = 0;
     double field_of_view = 1;
     FrameLimits frame_limits;
+    AnswerLimits answer_limits;
     std::vector<std::string> golden;           // file names under golden/
     std::vector<std::string> precisions;       // of the graphs that are there; fp32 first
     // By precision and runtime; FP32's and FP16's is everybody's, and stands under no runtime.

@@ -54,6 +54,11 @@ kdx_decision decide(double score, const Threshold &threshold, std::uint32_t fram
     return score > threshold.review ? KDX_REVIEW : KDX_GOOD;  // never above one that is not there
 }
 
+std::uint32_t reason_for(double score, const Threshold &threshold) {
+    if (!std::isfinite(score)) return KDX_REASON_NOT_FINITE;
+    return threshold.is_set() ? KDX_REASON_FRAME : KDX_REASON_NO_THRESHOLD;
+}
+
 Detector::Detector(const std::string &path, const kdx_options &options)
     : bundle_(open_bundle(std::filesystem::u8path(path))) {
     const auto &kind = kind_of(options.backend);
@@ -117,12 +122,16 @@ void Detector::infer_part(std::size_t count, const Frame *frames, const std::uin
     const bool is_calibrated = roi == this->roi() || (roi && roi_ && roi_->is_same(*roi));
     const auto threshold = is_calibrated ? threshold_ : Threshold{};
     std::vector<float> normalised;
+    const auto size = static_cast<std::size_t>(bundle_.camera_map_height) * bundle_.camera_map_width;
     backend_->run(packed, count, [&](std::size_t i, float score, const float *map) {
+        // Before level map and region, which could hide what is not finite.
+        const auto fault = bundle_.answer_limits.fault_of(map, size, score);
         if (level_) {
             score = level_->apply(map, score, normalised);
             map = normalised.data();
         }
-        const auto verdict = verdict_on(roi ? roi->score_of(map, score) : score, frames[i], threshold);
+        auto verdict = verdict_on(fault ? std::nanf("") : roi ? roi->score_of(map, score) : score, frames[i], threshold, fault);
+        if (verdict.reason == KDX_REASON_NO_THRESHOLD && !is_calibrated) verdict.reason = KDX_REASON_OTHER_REGION;
         // A caller of another version has a structure of another size: what both know is written.
         const auto known = std::min(verdict_size, sizeof verdict) - sizeof verdict.struct_size;
         auto *target = reinterpret_cast<char *>(verdicts) + i * verdict_size;
@@ -132,11 +141,13 @@ void Detector::infer_part(std::size_t count, const Frame *frames, const std::uin
     });
 }
 
-kdx_verdict Detector::verdict_on(float score, const Frame &frame, const Threshold &threshold) const {
+kdx_verdict Detector::verdict_on(float score, const Frame &frame, const Threshold &threshold,
+                                 std::uint32_t fault) const {
     kdx_verdict verdict{};
     verdict.frame_faults = faults_of(frame, bundle_.frame_limits);
     verdict.decision = decide(score, threshold, verdict.frame_faults);
     verdict.score = score;
+    if (verdict.decision == KDX_UNDECIDED) verdict.reason = fault ? fault : reason_for(score, threshold);
     verdict.threshold = threshold.score;
     verdict.margin = threshold.is_set() && threshold.score != 0 ? score / threshold.score - 1 : kNone;
     return verdict;

@@ -35,7 +35,7 @@ public:
 private:
     void infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
                     std::size_t verdict_size, const kdx_map *maps, const Roi *roi) const;
-    kdx_verdict verdict_on(float score, const Frame &frame, const Threshold &threshold) const;
+    kdx_verdict verdict_on(float score, const Frame &frame, const Threshold &threshold, std::uint32_t fault) const;
     void keep_map(const float *values, const kdx_map &map, const Roi *roi) const;
 
     Bundle bundle_;
@@ -48,6 +48,9 @@ private:
 
 // What is said of a score: Detector::decide of kdx/runtime/detector.py.
 kdx_decision decide(double score, const Threshold &threshold, std::uint32_t frame_faults);
+
+// Why a decision is undecided where the graph's answer has no fault: KDX_REASON_...
+std::uint32_t reason_for(double score, const Threshold &threshold);
 
 void selftest(const Detector &detector, double budget_ms, double percentile, int calls, kdx_selftest_report &report);
 

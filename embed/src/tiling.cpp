@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 namespace kdx::embed {
 
@@ -66,13 +65,19 @@ private:
         const auto tile = static_cast<std::size_t>(bundle_.height) * bundle_.width * bundle_.channels;
         std::vector<float> whole(static_cast<std::size_t>(bundle_.camera_map_height) * bundle_.camera_map_width);
         std::vector<std::uint8_t> tiles(at_once_ * tile);
+        const auto map_size = static_cast<std::size_t>(bundle_.map_height) * bundle_.map_width;
+        bool is_sound = true;
         const auto count = rows_.size() * columns_.size();
         for (std::size_t first = 0; first < count; first += at_once_) {
             const auto part = std::min(at_once_, count - first);
             for (std::size_t i = 0; i < part; ++i) cut(frame, first + i, tiles.data() + i * tile);
-            graph_->run(tiles.data(), part, [&](std::size_t i, float, const float *map) { add(map, first + i, whole); });
+            graph_->run(tiles.data(), part, [&](std::size_t i, float score, const float *map) {
+                is_sound = is_sound && bundle_.answer_limits.fault_of(map, map_size, score) == KDX_REASON_NONE;
+                add(map, first + i, whole);
+            });
         }
-        sink(index, largest(whole), whole.data());
+        // NaN where one tile's answer is not one that the method can give: its edge, which is left out, may have hidden it.
+        sink(index, is_sound ? *std::max_element(whole.begin(), whole.end()) : std::nanf(""), whole.data());
     }
 
     void cut(const std::uint8_t *frame, std::size_t number, std::uint8_t *target) const {
@@ -90,16 +95,6 @@ private:
             for (std::size_t x = 0; x < across.weights.size(); ++x)
                 target[x] += source[x] * down.weights[y] * across.weights[x];
         }
-    }
-
-    // NaN where one is in it: such a frame is undecided.
-    static float largest(const std::vector<float> &map) {
-        float found = -std::numeric_limits<float>::infinity();
-        for (const auto value : map) {
-            if (std::isnan(value)) return value;
-            found = std::max(found, value);
-        }
-        return found;
     }
 
     const std::unique_ptr<Backend> graph_;

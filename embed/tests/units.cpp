@@ -117,6 +117,47 @@ void scores_are_decided() {
     CHECK(ke::decide(HUGE_VAL, threshold, 0) == KDX_UNDECIDED);
 }
 
+void answers_are_checked() {
+    const auto limits = [](const std::string &maps, const std::string &join, const std::string &score) {
+        return ke::answer_limits("{\"maps\": [" + maps + "], \"join\": \"" + join + "\", \"score\": \"" + score + "\"}", 100);
+    };
+    const auto map = [](const char *combine, const char *distance, int taps, double weight) {
+        std::string found;
+        for (int i = 0; i < taps; ++i)
+            found += std::string(i ? ", " : "") + "{\"distance\": \"" + distance + "\", \"weight\": " + std::to_string(weight) + "}";
+        return std::string("{\"combine\": \"") + combine + "\", \"taps\": [" + found + "]}";
+    };
+    const auto near = [](double found, double expected) { return std::abs(found - expected) < 1e-12; };
+    constexpr auto r = ke::kRounding;
+    const auto exact = map("product", "half_squared_l2", 3, 1), cosine = map("sum", "cosine", 2, 1.5);
+    CHECK(limits(exact, "single", "max").lowest_map == 0 && limits(exact, "single", "sum").lowest_score == 0);
+    CHECK(near(limits(cosine, "single", "max").lowest_map, -3 * r) && near(limits(cosine, "single", "max").lowest_score, -3 * r));
+    CHECK(near(limits(cosine, "single", "sum").lowest_score, -300 * r));
+    CHECK(near(limits(map("product", "cosine", 2, 1), "single", "max").lowest_map, -r * (2 + r)));
+    const auto second = limits(exact + ", " + cosine, "score_second", "max");
+    CHECK(second.lowest_map == 0 && near(second.lowest_score, -3 * r));
+    CHECK(near(limits(exact + ", " + cosine, "score_both", "max").lowest_score, -3 * r * std::pow(2 + r, 3)));
+    CHECK(near(limits(exact + ", " + cosine, "confirmed", "sum").lowest_score, -600 * r * std::pow(2 + r, 3)));
+    for (const auto *unknown : {"{}", "[]", "{\"maps\": [], \"score\": \"max\"}", "nothing"})
+        CHECK(ke::answer_limits(unknown, 100).lowest_score == -r);
+    CHECK(limits(map("sum", "hamming", 1, 1), "single", "sum").lowest_score == -r);
+
+    std::vector<float> values(64, 0.5f);
+    const auto fault = [&](float score) { return limits(exact, "single", "max").fault_of(values.data(), values.size(), score); };
+    CHECK(fault(0.5f) == KDX_REASON_NONE && fault(0) == KDX_REASON_NONE);
+    CHECK(fault(-1e-6f) == KDX_REASON_BELOW_RANGE && fault(-3.4e38f) == KDX_REASON_BELOW_RANGE);
+    CHECK(fault(std::nanf("")) == KDX_REASON_NOT_FINITE && fault(HUGE_VALF) == KDX_REASON_NOT_FINITE);
+    for (const float wrong : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
+        values[63] = wrong;
+        CHECK(fault(0.5f) == KDX_REASON_NOT_FINITE);
+    }
+    values[63] = -0.5f;
+    CHECK(fault(0.5f) == KDX_REASON_BELOW_RANGE);
+    values[63] = 3.4e38f;
+    values[62] = 3.4e38f;  // their sum is not finite, and they are
+    CHECK(fault(0.5f) == KDX_REASON_NONE);
+}
+
 std::string replaced(std::string text, const std::string &from, const std::string &to) {
     const auto at = text.find(from);
     CHECK(at != std::string::npos);
@@ -308,6 +349,7 @@ int main(int argc, char **argv) {
     streams_are_inflated();
     frames_are_packed_and_looked_at();
     scores_are_decided();
+    answers_are_checked();
     manifests_are_checked(argv[1]);
     altered_files_are_refused(argv[1]);
     graphs_that_are_not_plain_are_refused(argv[1]);

@@ -100,10 +100,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: Relative to the archive.
         score: Raw anomaly score; None for an image that was passed over.
-        decision: As :class:`kdx.runtime.detector.Decision` has it; None likewise.
+        decision: As :class:`kdx.verdict.Decision` has it; None likewise.
         margin: Score / threshold - 1; None without a threshold.
         threshold: The calibrated score, or None.
         frame_faults: Why the frame shows no part, separated by commas; empty for nothing.
+        reason: Why the decision is undecided, as :class:`kdx.verdict.Reason` has it; empty where it is not.
         error: Why the image was passed over; empty for one that was scored.
         sha256: Of the file; None where it could not be read.
         milliseconds: To read, decode, hash and score it; in a batch, its share of the graph's time.
@@ -116,6 +117,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     margin: float | None = None
     threshold: float | None = None
     frame_faults: str = ""
+    reason: str = ""
     error: str = ""
     sha256: str | None = None
     milliseconds: float = 0.0

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kdx.archive.plan import Shard
-    from kdx.runtime.detector import Verdict
+    from kdx.verdict import Verdict
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -152,6 +152,7 @@ def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> Ro
         margin=verdict.margin,
         threshold=verdict.threshold,
         frame_faults=",".join(fault.value for fault in verdict.frame_faults),
+        reason=verdict.reason.value if verdict.reason else "",
         sha256=read.sha256,
         milliseconds=milliseconds,
         levels=read.levels,

@@ -15,7 +15,7 @@ from kdx.errors import OutputError
 from kdx.files import write_atomic
 from kdx.levels import union
 from kdx.records import now
-from kdx.runtime.detector import Decision
+from kdx.verdict import Decision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SHARDS = "shards"
 _RESULT = b"shard"
 # Values that repeat; paths and hashes do not, and a dictionary of them only costs.
-_DICTIONARY = ["decision", "error", "frame_faults", "threshold"]
+_DICTIONARY = ["decision", "error", "frame_faults", "reason", "threshold"]
 
 
 def shard_file(output: Path, number: int) -> Path:
@@ -137,10 +137,11 @@ def _schema(metadata: dict[str, str]) -> Any:
         "margin": pyarrow.float64(),
         "threshold": pyarrow.float64(),
         "frame_faults": pyarrow.string(),
+        "reason": pyarrow.string(),
         "error": pyarrow.string(),
         "sha256": pyarrow.string(),
         "milliseconds": pyarrow.float32(),
     }
-    required = {"path", "frame_faults", "error", "milliseconds"}
+    required = {"path", "frame_faults", "reason", "error", "milliseconds"}
     fields = [pyarrow.field(name, kind, nullable=name not in required) for name, kind in types.items()]
     return pyarrow.schema(fields, metadata=metadata)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from kdx.group import DetectorGroup
     from kdx.images import InputSpec
-    from kdx.runtime.detector import Verdict
+    from kdx.runtime.detector import Detector
+    from kdx.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,7 @@ def judge(
             for name, image, verdict in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
                 if regions is not None:
-                    found = group[name].regions(verdict, min_area=regions.min_area, pixel_size_um=regions.pixel_size_um)
-                    record["regions"] = [asdict(region) for region in found]
+                    record["regions"] = _regions(group[name], verdict, regions)
                 if overlay is not None:
                     target = targets[path, name]
                     record["overlay"] = str(target)
@@ -167,6 +167,16 @@ def judge(
                 if each is not None:
                     each(record)
                 records.append(record)
+
+
+def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> list[dict[str, Any]] | None:
+    """Return the regions of a verdict; None where its map is not finite, so that nothing is known of them."""
+    import numpy as np
+
+    if np.isfinite(verdict.anomaly_map).all():
+        found = detector.regions(verdict, min_area=options.min_area, pixel_size_um=options.pixel_size_um)
+        return [asdict(region) for region in found]
+    return None
 
 
 def _region_options(
@@ -190,6 +200,8 @@ def _record_of(verdict: Verdict) -> dict[str, Any]:
     }
     if verdict.review_threshold is not None:
         record["review_threshold"] = verdict.review_threshold
+    if verdict.reason is not None:
+        record["reason"] = verdict.reason.value
     if verdict.frame_faults:
         record["frame_faults"] = [fault.value for fault in verdict.frame_faults]
     return record
@@ -326,6 +338,8 @@ def show(records: list[dict[str, Any]]) -> None:
         threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
         margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
         faults = f" ({', '.join(r['frame_faults'])} frame)" if "frame_faults" in r else ""
+        if r.get("reason") in ("not_finite", "below_range"):
+            faults += " (map or score is not finite)" if r["reason"] == "not_finite" else " (below any possible score)"
         verdict = f"[{colours[r['verdict']]}]{r['verdict']}{faults}[/]"
         texts = (escape(r[column]) for column in (*bundles, "image"))
         table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import enum
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.answers import AnswerLimits
 from kdx.errors import InputError
-from kdx.frames import FrameFault, FrameLimits, faults_of
+from kdx.frames import FrameLimits, faults_of
 from kdx.images import InputSpec
 from kdx.position import Behind
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.cuda.arrays import DeviceArray, device_array
+from kdx.verdict import Decision as Decision
+from kdx.verdict import Verdict, decide, reason_for
 
 if TYPE_CHECKING:
     from kdx.metrics import Metrics
@@ -25,71 +25,6 @@ if TYPE_CHECKING:
     from kdx.regions import Region
     from kdx.roi import Roi, RoiFrame
     from kdx.verdict_log import VerdictLog
-
-
-class Decision(str, enum.Enum):
-    """What is said of an image. Only ``GOOD`` lets a part pass."""
-
-    GOOD = "good"
-    REVIEW = "review"
-    DEFECTIVE = "defective"
-    UNDECIDED = "undecided"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The answer for one image.
-
-    Attributes:
-        decision: Undecided where the bundle has no threshold, or none for this region of interest, the score is not
-            finite, or the frame shows no part: never silently good.
-        score: The raw anomaly score, of the region of interest where there is one; where the bundle has a level map, of
-            the normalised map.
-        threshold: The calibrated score above which an image is defective, or None.
-        anomaly_map: float32 ``(h, w)``, at the network's resolution: raw, or divided by the level map where there is
-            one; 0 where the region of interest excludes it.
-        pixel_threshold: The map value that hardly any good image reaches anywhere, or None.
-        frame_faults: Why the frame shows no part, whatever it scored; empty for nothing.
-        review_threshold: The score above which somebody should look, or None without such a band.
-    """
-
-    decision: Decision
-    score: float
-    threshold: float | None
-    anomaly_map: NDArray[np.float32]
-    pixel_threshold: float | None = None
-    frame_faults: tuple[FrameFault, ...] = ()
-    review_threshold: float | None = None
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the part may pass."""
-        return self.decision is Decision.GOOD
-
-    @property
-    def margin(self) -> float | None:
-        """Relative distance to the threshold, ``score / threshold - 1``: negative on the good side; None without."""
-        return None if not self.threshold else self.score / self.threshold - 1.0
-
-
-def decide(
-    score: float,
-    threshold: float | None,
-    frame_faults: Sequence[FrameFault] = (),
-    review_threshold: float | None = None,
-) -> Decision:
-    """Return the decision for a score.
-
-    Defective when it exceeds the threshold; undecided in a frame with faults, which is never good; to be reviewed when
-    it exceeds the review threshold; else good.
-    """
-    if threshold is None or not math.isfinite(score):
-        return Decision.UNDECIDED
-    if score > threshold:
-        return Decision.DEFECTIVE
-    if frame_faults:
-        return Decision.UNDECIDED
-    return Decision.REVIEW if review_threshold is not None and score > review_threshold else Decision.GOOD
 
 
 class Detector(ClosesOnExit):
@@ -106,7 +41,7 @@ class Detector(ClosesOnExit):
         field_of_view: Share of each side of the image, centred, that the networks see and the map covers; below 1 for
             methods that crop.
         pixel_threshold: The calibrated map value, or None.
-        frame_limits: What the golden images look like; frames on the GPU are not looked at.
+        frame_limits: What good images look like. Frames on the GPU are not looked at, and their verdicts say so.
         precision: In which the graph runs.
         review_threshold: The calibrated beginning of the review band, or None.
         log: Where verdicts are written, or None. Closed with the detector.
@@ -114,6 +49,7 @@ class Detector(ClosesOnExit):
         roi: The bundle's region of interest, or None; outside it nothing counts.
         roi_frame: What makes regions of interest for single calls; None where there are none (run folders).
         level: The bundle's level map, by which anomaly maps are divided, or None.
+        answer_limits: The lowest map value and score that the method can give.
     """
 
     def __init__(
@@ -130,6 +66,7 @@ class Detector(ClosesOnExit):
         roi: Roi | None = None,
         roi_frame: RoiFrame | None = None,
         level: Level | None = None,
+        answer_limits: AnswerLimits | None = None,
     ) -> None:
         self.backend = backend
         self.input = input_spec
@@ -146,6 +83,7 @@ class Detector(ClosesOnExit):
         self.roi = roi
         self.roi_frame = roi_frame
         self.level = level
+        self.answer_limits = answer_limits or AnswerLimits()
 
     def __call__(self, image: NDArray[np.uint8], *, roi: Roi | NDArray[np.uint8] | None = None) -> Verdict:
         """Judge one image.
@@ -193,7 +131,7 @@ class Detector(ClosesOnExit):
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
         """Return the maps ``(N, h, w)`` and scores ``(N, 1)`` of several images, as verdicts have them."""
-        parts = [self.backend.run(part) for part in self._parts(images)]
+        parts = [self.checked(self.backend.run(part)) for part in self._parts(images)]
         if not parts:
             return Outputs(np.empty((0, 0, 0), np.float32), np.empty((0, 1), np.float32))
         behind = Behind(self.level, self.roi)
@@ -201,6 +139,10 @@ class Detector(ClosesOnExit):
         if len(parts) == 1:
             return parts[0]
         return Outputs(np.concatenate([p.maps for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    def checked(self, raw: Outputs) -> Outputs:
+        """Return what a backend gave, with scores of NaN where map or score is not one that the method can give."""
+        return Outputs(raw.maps, self.answer_limits.mark(raw.maps, raw.scores))
 
     def region_of_interest(self, mask: NDArray[np.uint8]) -> Roi:
         """Return a region of interest for calls: uint8 ``(H, W)``, 255 for pixels that count and 0 for others.
@@ -247,20 +189,32 @@ class Detector(ClosesOnExit):
             image: uint8 ``(H, W, C)``, to be looked at; None where it lies on the GPU.
             roi: The region of interest; None takes the bundle's.
         """
+        fault = self.answer_limits.fault_of(anomaly_map, float(score[0]))
         is_calibrated = roi is None or roi.is_same(self.roi)
         anomaly_map, score = Behind(self.level, roi or self.roi).apply(anomaly_map, score)
-        value = float(score[0])
+        value = float("nan") if fault else float(score[0])
         faults = () if image is None else faults_of(image, self.frame_limits)
         threshold, pixel, review = (
             (self.threshold, self.pixel_threshold, self.review_threshold) if is_calibrated else (None, None, None)
         )
-        return Verdict(decide(value, threshold, faults, review), value, threshold, anomaly_map, pixel, faults, review)
+        decision = decide(value, threshold, faults, review)
+        return Verdict(
+            decision,
+            value,
+            threshold,
+            anomaly_map,
+            pixel,
+            faults,
+            review,
+            reason_for(decision, value, threshold, fault, other_region=not is_calibrated),
+            frame_checked=image is not None,
+        )
 
     def regions(self, verdict: Verdict, *, min_area: float = 0.0, pixel_size_um: float | None = None) -> list[Region]:
         """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.regions.find_regions`.
 
         Raises:
-            InputError: The bundle has no pixel threshold: it is not calibrated.
+            InputError: The bundle has no pixel threshold: it is not calibrated; or the map is not finite.
             OptionError: An area or a pixel's size that cannot be.
         """
         from kdx.regions import find_regions

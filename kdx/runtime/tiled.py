@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.answers import AnswerLimits
 from kdx.errors import BackendError
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.tiling import Stitcher
@@ -13,12 +14,16 @@ from kdx.tiling import Stitcher
 class Tiled(ClosesOnExit):
     """Runs a graph on a frame's tiles and returns the frame's map, whose maximum is the score.
 
+    The score is NaN where one tile's answer is not one that the method can give: stitching leaves out a tile's edge,
+    and what is wrong there would be hidden.
+
     As safe between threads as the backend below. Memory is that of one batch of tiles and one map, however large the
     frame.
 
     Args:
         graph: Runs the graph on tiles. Closed with this.
         stitcher: Cuts frames and puts maps together.
+        limits: The lowest map value and score that the graph can give; None where its declaration is not known.
 
     Attributes:
         graph: The backend below.
@@ -28,8 +33,9 @@ class Tiled(ClosesOnExit):
 
     max_batch = 1
 
-    def __init__(self, graph: Backend, stitcher: Stitcher) -> None:
+    def __init__(self, graph: Backend, stitcher: Stitcher, limits: AnswerLimits | None = None) -> None:
         self.graph = graph
+        self.limits = limits or AnswerLimits()
         self.name = graph.name
         self.stitcher = stitcher
         # An engine may have been built for smaller batches than its bundle's graph.
@@ -44,14 +50,16 @@ class Tiled(ClosesOnExit):
                 expected=f"uint8 (N, {expected[0]}, {expected[1]}, C)",
                 received=f"{images.dtype} {images.shape}",
             )
-        maps = np.stack([self._run_one(frame) for frame in images])
-        return Outputs(maps, maps.max(axis=(1, 2))[:, None])
+        maps, scores = zip(*(self._run_one(frame) for frame in images), strict=True)
+        return Outputs(np.stack(maps), np.array(scores, np.float32)[:, None])
 
-    def _run_one(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        whole = self.stitcher.new_map()
+    def _run_one(self, frame: NDArray[np.uint8]) -> tuple[NDArray[np.float32], np.float32]:
+        whole, is_sound = self.stitcher.new_map(), True
         for first, tiles in self.stitcher.batches(frame, self._batch):
-            self.stitcher.add(whole, first, self.graph.run(tiles).maps)
-        return whole
+            answers = self.graph.run(tiles)
+            is_sound = is_sound and not np.isnan(self.limits.mark(answers.maps, answers.scores)).any()
+            self.stitcher.add(whole, first, answers.maps)
+        return whole, whole.max() if is_sound else np.float32(np.nan)
 
     def close(self) -> None:
         """Free the graph."""

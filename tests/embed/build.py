@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 EMBED = Path(__file__).parents[2] / "embed"
+REASONS = (None, "not_finite", "below_range", "no_threshold", "other_region", "frame")
 DECISIONS = ("undecided", "good", "defective", "review")
 FAULTS = {1: "black", 2: "white", 4: "uniform", 8: "saturated"}
 
@@ -100,6 +101,8 @@ class Verdict(ctypes.Structure):
         ("score", ctypes.c_float),
         ("threshold", ctypes.c_double),
         ("margin", ctypes.c_double),
+        ("reason", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
     )
 
 
@@ -156,6 +159,10 @@ class Detector:
     def __call__(self, image: np.ndarray, roi: np.ndarray | None = None) -> tuple[Verdict, np.ndarray]:
         """Judge one packed image, as numpy holds it, in the bundle's region of interest or another."""
         verdict = Verdict(ctypes.sizeof(Verdict))
+        return verdict, self.call(image, verdict, roi)
+
+    def call(self, image: np.ndarray, verdict: Verdict, roi: np.ndarray | None = None) -> np.ndarray:
+        """Judge one packed image into a caller's verdict, and return its map."""
         anomaly_map = np.empty((self.takes.map_height, self.takes.map_width), np.float32)
         view = Image(image.ctypes.data, *image.shape[:2], self.takes.format, 0)
         target = Map(anomaly_map.ctypes.data, 0)
@@ -166,7 +173,7 @@ class Detector:
             given = (ctypes.byref(each) for each in (view, mask, verdict, target))
             status = self._library.kdx_infer_roi(self._handle, *given)
         self._check(status)
-        return verdict, anomaly_map
+        return anomaly_map
 
     def regions(
         self,

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,9 +25,10 @@ from kdx.errors import BundleError
 from kdx.manifest import GOLDEN_SCORES, LEVEL
 from kdx.regions import find_regions
 from kdx.runtime.backend import find_backend
-from tests.embed.build import DECISIONS, EMBED, FAULTS, CallError, Detector, build, missing, run
+from tests.embed.build import DECISIONS, EMBED, FAULTS, REASONS, CallError, Detector, Verdict, build, missing, run
 from tests.frames import FRAME, write_frames
 from tests.schema1 import FIXTURES, NAMES, SCORES_WITHIN, old_bundle, recorded
+from tests.spoiled import spoil, spoiled_image
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -328,6 +330,66 @@ def test_regions_are_pythons(library, bundle):
         for wrong in ({"min_area": -1.0}, {"pixel_size_um": float("nan")}, {"threshold": float("nan")}):
             with pytest.raises(CallError):
                 detector.regions(maps[0], **{"threshold": 0.5, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "reason"),
+    [
+        ({}, "not_finite"),
+        ({"value": float("inf"), "where": (slice(0, 1), slice(0, 1))}, "not_finite"),
+        ({"value": -1.0, "where": (slice(0, 1), slice(0, 1))}, "below_range"),
+        ({"score": -3.4028235e38}, "below_range"),
+        ({"score": float("nan")}, "not_finite"),
+    ],
+)
+def test_an_answer_that_the_method_cannot_give_is_undecided(library, tiny_bundle, frame, tmp_path, spoiled, reason):
+    path = spoil(Path(shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")), **spoiled)
+    manifest = open_bundle(path).manifest
+    wrong = spoiled_image(manifest)
+    # Also where the region of interest leaves out what is wrong.
+    mask = np.full(wrong.shape[:2], 255, np.uint8)
+    mask[:32, :32] = 0
+    with kdx.load(path, backend="openvino", threads=1) as expected, Detector(library, path, "fp32") as detector:
+        for roi in (None, mask):
+            ours, theirs = detector(wrong, roi)[0], expected(wrong, roi=roi)
+            assert REASONS[ours.reason] == theirs.reason.value == reason
+            assert DECISIONS[ours.decision] == theirs.decision.value == "undecided"
+            assert np.isnan(ours.score)
+            assert np.isnan(theirs.score)
+            assert ours.frame_faults == 0
+        assert REASONS[detector(frame, mask)[0].reason] == expected(frame, roi=mask).reason.value == "other_region"
+        ours, theirs = detector(frame)[0], expected(frame)
+        assert (REASONS[ours.reason], DECISIONS[ours.decision]) == (None, theirs.decision.value)
+    write_manifest(path, msgspec.structs.replace(manifest, threshold=None))
+    with Detector(library, path, "fp32") as detector:
+        assert REASONS[detector(frame)[0].reason] == "no_threshold"
+        assert REASONS[detector(wrong)[0].reason] == reason
+
+
+def test_one_wrong_tile_makes_a_frame_undecided(library, tiled, tmp_path):
+    path = spoil(Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx")), where=(slice(0, 1), slice(0, 1)))
+    manifest = open_bundle(path).manifest
+    image = np.full((manifest.camera.height, manifest.camera.width, manifest.camera.channels), 120, np.uint8)
+    image[::2] = 100
+    with Detector(library, path, "fp32") as detector:
+        assert detector(image)[0].reason == 0
+        # The last tile: its first corner lies in the halo, which stitching leaves out.
+        image[-manifest.input.height :, -manifest.input.width :] = 245
+        verdict, anomaly_map = detector(image)
+        assert (DECISIONS[verdict.decision], REASONS[verdict.reason]) == ("undecided", "not_finite")
+        assert np.isfinite(anomaly_map).all()
+
+
+def test_a_caller_of_the_first_version_gets_what_it_has_room_for(library, bundle):
+    """Its verdict ended before the reason; what lies behind it stays as it was."""
+    image = open_bundle(bundle).golden().images[0]
+    with Detector(library, bundle, "fp32") as detector:
+        expected = detector(image)[0]
+        first = Verdict(Verdict.reason.offset)
+        first.reason = first.reserved = 77
+        detector.call(image, first)
+    assert (first.decision, first.score, first.margin) == (expected.decision, expected.score, expected.margin)
+    assert (first.reason, first.reserved) == (77, 77)
 
 
 @pytest.mark.parametrize("value", [0, 3, 128, 255])

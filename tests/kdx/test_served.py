@@ -16,7 +16,10 @@ from kdx.manifest import ReviewBand
 from kdx.served import parameters_of, verdict_of_answer
 from tests.kdx.test_lean_import import python
 
-DECIDING = {"kdx.rules", "kdx.input", "kdx.map_size", "kdx.frame_limits", "kdx.threshold", "kdx.pixel_threshold"}
+DECIDING = {
+    *("kdx.rules", "kdx.input", "kdx.map_size", "kdx.frame_limits", "kdx.answer_limits"),
+    *("kdx.threshold", "kdx.pixel_threshold"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,23 @@ def test_without_a_threshold_nothing_is_good(manifest, frame):
     assert verdict_of_answer(*answer(manifest, 0.1), frame, told).decision is kdx.Decision.UNDECIDED
 
 
+@pytest.mark.parametrize(
+    ("value", "score", "reason"),
+    [
+        (np.nan, 0.1, "not_finite"),
+        (0.1, -3.4e38, "below_range"),
+        (0.1, np.inf, "not_finite"),
+        (-1.0, 0.1, "below_range"),
+    ],
+)
+def test_an_answer_that_the_method_cannot_give_is_undecided(manifest, told, frame, value, score, reason):
+    anomaly_map = np.full(manifest.map_size, 0.1, np.float32)
+    anomaly_map[-1, -1] = value
+    verdict = verdict_of_answer(anomaly_map, np.array([score], np.float32), frame, told)
+    assert (verdict.decision.value, verdict.reason.value) == ("undecided", reason)
+    assert np.isnan(verdict.score)
+
+
 def test_parameters_are_taken_as_every_client_returns_them(manifest, told, frame):
     over_http = {name: {"string_value": text} for name, text in told.items()}
     over_grpc = {name: SimpleNamespace(string_value=text) for name, text in told.items()}
@@ -96,7 +116,7 @@ def test_parameters_are_taken_as_every_client_returns_them(manifest, told, frame
     assert verdict_of_answer(*answer(manifest, 0.6), frame, stricter).decision is kdx.Decision.DEFECTIVE
 
 
-@pytest.mark.parametrize("name", ["kdx.rules", "kdx.input", "kdx.map_size", "kdx.frame_limits"])
+@pytest.mark.parametrize("name", ["kdx.rules", "kdx.input", "kdx.map_size", "kdx.frame_limits", "kdx.answer_limits"])
 def test_parameters_that_say_too_little_are_refused(manifest, told, frame, name):
     less = {key: text for key, text in told.items() if key != name}
     with pytest.raises(InputError, match="do not say what decides") as caught:

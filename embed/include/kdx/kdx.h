@@ -75,6 +75,18 @@ enum { KDX_UNDECIDED = 0, KDX_GOOD = 1, KDX_DEFECTIVE = 2, KDX_REVIEW = 3 };
 /* Why a frame shows no part, whatever it scored. Such a frame is never good. */
 enum { KDX_FRAME_BLACK = 1, KDX_FRAME_WHITE = 2, KDX_FRAME_UNIFORM = 4, KDX_FRAME_SATURATED = 8 };
 
+/* Why a decision is KDX_UNDECIDED; where several hold, the first of these. KDX_REASON_NONE where it is not, or where the
+ * call failed. NOT_FINITE: map or score hold NaN or infinity; BELOW_RANGE: they are below any that the method can give.
+ * Both mean that the runtime, its driver or the graph is at fault; the score is NaN then. */
+enum {
+    KDX_REASON_NONE = 0,
+    KDX_REASON_NOT_FINITE = 1,
+    KDX_REASON_BELOW_RANGE = 2,
+    KDX_REASON_NO_THRESHOLD = 3, /* the bundle is not calibrated, or region or level map were changed since */
+    KDX_REASON_OTHER_REGION = 4, /* the threshold is of another region of interest than this call's */
+    KDX_REASON_FRAME = 5         /* the frame shows no part: see frame_faults */
+};
+
 typedef int32_t kdx_pixel_format;
 enum { KDX_RGB8 = 1, KDX_BGR8 = 2, KDX_MONO8 = 3 };
 
@@ -130,6 +142,8 @@ typedef struct kdx_verdict {
     float score;
     double threshold; /* NaN where the bundle is not calibrated */
     double margin;    /* score / threshold - 1: below zero on the good side; NaN without a threshold */
+    uint32_t reason;  /* KDX_REASON_...: why the decision is KDX_UNDECIDED */
+    uint32_t reserved;
 } kdx_verdict;
 
 /* A connected part of a map above the pixel threshold, in pixels of the camera. */

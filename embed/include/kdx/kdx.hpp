@@ -45,6 +45,7 @@ struct Verdict {
     float score = std::numeric_limits<float>::quiet_NaN();
     double threshold = std::numeric_limits<double>::quiet_NaN();
     double margin = std::numeric_limits<double>::quiet_NaN();
+    std::uint32_t reason = KDX_REASON_NONE;
 
     bool is_good() const noexcept { return decision == KDX_GOOD; }
 };
@@ -143,7 +144,7 @@ private:
     };
 
     static Verdict verdict_of(const kdx_verdict &raw) noexcept {
-        return {raw.decision, raw.frame_faults, raw.score, raw.threshold, raw.margin};
+        return {raw.decision, raw.frame_faults, raw.score, raw.threshold, raw.margin, raw.reason};
     }
 
     Verdict infer(const kdx_image &image, const kdx_map *map) {

@@ -1,0 +1,76 @@
+#include "answer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "kdx/kdx.h"
+
+namespace kdx::embed {
+
+namespace {
+
+using nlohmann::json;
+
+struct Range {
+    double low, high;
+};
+
+Range times(Range one, Range other) {
+    const auto [low, high] = std::minmax({one.low * other.low, one.low * other.high, one.high * other.low, one.high * other.high});
+    return {low, high};
+}
+
+// Throws json::exception for what is not known.
+Range range_of_tap(const json &tap) {
+    const auto distance = tap.at("distance").get<std::string>();
+    if (distance == "half_squared_l2") return {0, 2 + kRounding};
+    if (distance == "cosine") return {-kRounding, 2 + kRounding};
+    throw json::other_error::create(500, "no known distance", nullptr);
+}
+
+Range range_of_map(const json &map) {
+    const auto &taps = map.at("taps");
+    const bool is_product = map.at("combine").get<std::string>() == "product";
+    auto found = is_product ? Range{1, 1} : Range{0, 0};
+    for (const auto &tap : taps) {
+        const auto distance = range_of_tap(tap);
+        const auto weight = tap.value("weight", 1.0);
+        const auto weighted = times(distance, {weight, weight});
+        found = is_product ? times(found, distance) : Range{found.low + weighted.low, found.high + weighted.high};
+    }
+    return found;
+}
+
+}  // namespace
+
+std::uint32_t AnswerLimits::fault_of(const float *map, std::size_t size, float score) const {
+    bool is_finite = std::isfinite(score), is_above = true;
+    // No branches, so that compilers use vectors. A comparison with NaN is false.
+    for (std::size_t i = 0; i < size; ++i) {
+        is_finite &= std::fabs(map[i]) <= std::numeric_limits<float>::max();
+        is_above &= double{map[i]} >= lowest_map;
+    }
+    if (!is_finite) return KDX_REASON_NOT_FINITE;
+    return is_above && double{score} >= lowest_score ? KDX_REASON_NONE : KDX_REASON_BELOW_RANGE;
+}
+
+AnswerLimits answer_limits(const std::string &pair_spec, std::size_t size) {
+    try {
+        const auto spec = json::parse(pair_spec);
+        const auto &maps = spec.at("maps");
+        auto first = range_of_map(maps.at(0));
+        const auto second = range_of_map(maps.at(maps.size() - 1));
+        const auto join = spec.value("join", std::string("single"));
+        // (max M - min M) * M / |M|: the extent is at most 2|M|, and M at most |M|.
+        if (join == "confirmed") first = times(first, {2 * std::min(second.low, 0.0), second.high - second.low});
+        const auto cells = spec.at("score").get<std::string>() == "max" ? 1.0 : static_cast<double>(size);
+        const auto score = join == "score_second" ? second : join == "score_both" ? times({cells * first.low, cells * first.high}, second) : first;
+        return {first.low, cells * score.low};
+    } catch (const json::exception &) {
+        return {};
+    }
+}
+
+}  // namespace kdx::embed

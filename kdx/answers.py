@@ -1,0 +1,121 @@
+"""What a graph answered for one image, checked before anything is concluded from it.
+
+A runtime may return NaN everywhere and still a finite score: the maximum of OpenVINO over NaN is -3.4e38. So the map is
+checked as well as the score, before stitching, level map and region of interest, each of which could hide a value that
+is not finite. Distances are never negative; what a method builds from them has a lowest value, which is derived here
+from the pair's declaration. An answer below it was not computed by that method. ``embed/src/answer.cpp`` is the same.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from functools import reduce
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+# How far rounding may move a cosine distance, which is 0 to 2, below 0. Behind the taps everything is FP32 in every
+# precision: a sum over C channels is off by at most (C + 8) / 2^24, for 16,000 channels half of this. Half of a squared
+# distance, a sum of squares, does not become negative at all.
+ROUNDING = 2.0**-9
+_DISTANCES = {"half_squared_l2": (0.0, 2.0 + ROUNDING), "cosine": (-ROUNDING, 2.0 + ROUNDING)}
+
+_Range = tuple[float, float]
+
+
+class AnswerFault(str, enum.Enum):
+    """Why an answer is none, whatever its score."""
+
+    NOT_FINITE = "not_finite"
+    BELOW_RANGE = "below_range"
+
+
+@dataclass(frozen=True)
+class AnswerLimits:
+    """The lowest values that a method can give.
+
+    Attributes:
+        lowest_map: Of the map.
+        lowest_score: Of the score.
+    """
+
+    # Where no declaration says more: distances are never negative.
+    lowest_map: float = -ROUNDING
+    lowest_score: float = -ROUNDING
+
+    def fault_of(self, anomaly_map: NDArray[np.float32], score: float) -> AnswerFault | None:
+        """Return what is wrong with a raw map ``(h, w)`` and its score; None for nothing."""
+        # Both propagate NaN. Together they see every value that is not finite, without a mask of the map's size.
+        low, high = float(anomaly_map.min()), float(anomaly_map.max())
+        if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(score)):
+            return AnswerFault.NOT_FINITE
+        if low < self.lowest_map or score < self.lowest_score:
+            return AnswerFault.BELOW_RANGE
+        return None
+
+    def mark(self, maps: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return scores ``(N, 1)`` that are NaN where the answer has a fault; maps are ``(N, h, w)``."""
+        wrong = [self.fault_of(one, float(score)) is not None for one, score in zip(maps, scores[:, 0], strict=True)]
+        return np.where(np.array(wrong)[:, None], np.float32(np.nan), scores) if any(wrong) else scores
+
+
+class _Tap(msgspec.Struct, frozen=True):
+    distance: Literal["half_squared_l2", "cosine"]
+    weight: float = 1.0
+
+
+class _Map(msgspec.Struct, frozen=True):
+    taps: Annotated[list[_Tap], msgspec.Meta(min_length=1)]
+    combine: Literal["sum", "product"]
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    maps: Annotated[list[_Map], msgspec.Meta(min_length=1, max_length=2)]
+    score: Literal["max", "sum"]
+    join: Literal["single", "confirmed", "score_first", "score_second", "score_both"] = "single"
+
+
+def answer_limits(pair_spec: dict[str, object], map_size: tuple[int, int]) -> AnswerLimits:
+    """Return the lowest map value and score of a method.
+
+    Args:
+        pair_spec: The pair's declaration, as bundles keep it (``kd_export.graph.PairSpec``).
+        map_size: Height and width of the graph's map.
+    """
+    try:
+        spec = msgspec.convert(pair_spec, _Spec)
+    except msgspec.ValidationError:
+        return AnswerLimits()
+    # Upsampling and blur are averages: they leave a range as it is.
+    ranges = [_range_of(one) for one in spec.maps]
+    first, second = ranges[0], ranges[-1]
+    if spec.join == "confirmed":
+        first = _times(first, _confirming(second))
+    # The score of a frame in tiles is a maximum, and so never below these either.
+    cells = 1 if spec.score == "max" else map_size[0] * map_size[1]
+    scores = [(cells * low, cells * high) for low, high in (first, second)]
+    score = {"score_second": scores[1], "score_both": _times(*scores)}.get(spec.join, scores[0])
+    return AnswerLimits(first[0], score[0])
+
+
+def _range_of(spec: _Map) -> _Range:
+    distances = [_DISTANCES[tap.distance] for tap in spec.taps]
+    if spec.combine == "product":
+        return reduce(_times, distances)
+    weighted = [_times(distance, (tap.weight, tap.weight)) for distance, tap in zip(distances, spec.taps, strict=True)]
+    return sum(low for low, _ in weighted), sum(high for _, high in weighted)
+
+
+def _confirming(second: _Range) -> _Range:
+    """Return the range of ``(max M − min M) · M / ‖M‖``: the extent is at most 2‖M‖, and M at most ‖M‖."""
+    low, high = second
+    return 2 * min(low, 0.0), high - low
+
+
+def _times(one: _Range, other: _Range) -> _Range:
+    products = [a * b for a in one for b in other]
+    return min(products), max(products)
