@@ -42,12 +42,12 @@ def hash_of_hashes(hashes: Iterable[str]) -> str:
     return sha256_bytes("\n".join(sorted(hashes)).encode())
 
 
-def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
+def write_atomic(path: Path, *data: bytes, private: bool = False) -> None:
     """Replace a file's content in one step; on any failure the old content stands and nothing is left behind.
 
     Args:
         path: The file.
-        data: Its new content.
+        data: Its new content, in one part or several.
         private: Let nobody but this user read or write it, whatever the umask says.
 
     Raises:
@@ -61,7 +61,7 @@ def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     try:
         # The lock lasts until the file has its name.
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(data)
             file.flush()
             os.fsync(file.fileno())
             if os.name != "nt":

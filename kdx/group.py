@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from kdx.bundle import Bundle, open_bundle
 from kdx.calibrated import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
-from kdx.golden import require_golden
-from kdx.loading import detector_on, is_run, way_of
+from kdx.loading import detector_on, is_run, prepare, require_batch_sizes, way_of
 from kdx.runtime.backend import ClosesOnExit, find_backend, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.sharing import SHARING, circles_of, one_teacher
@@ -91,6 +90,7 @@ def load_many(
     *,
     shared_teacher: bool | None = None,
     require_signature: PublicKeys | None = None,
+    batch_sizes: Sequence[int] | None = None,
 ) -> DetectorGroup:
     """Load several bundles into one process.
 
@@ -105,20 +105,29 @@ def load_many(
         precision: As for :func:`kdx.load`. With ``shared_teacher=True``, None takes the first of INT8, BF16 and FP32
             that every bundle holds and in which the teacher is the same.
         shared_teacher: True: all share one teacher, or the call fails and says what differs; ``auto`` is ``openvino``
-            then, once it has judged the golden images as the reference did. None: each bundle is run as
+            then. None: each bundle is run as
             :func:`kdx.load` runs it, and those that can share a teacher do. False: nothing is shared.
         require_signature: As for :func:`kdx.load`, of every bundle.
+        batch_sizes: As for :func:`kdx.load`, of every bundle.
 
     Raises:
         BundleError: A bundle is incomplete, altered, too new, or not signed as required; or no bundle.
-        BackendError: The backend is missing, cannot load a graph, or cannot share the teacher that was to be shared.
-        OptionError: No bundles, or two of one name.
+        BackendError: The backend is missing, cannot load a graph, or cannot share the teacher that was to be shared; or
+            a bundle's golden images are not decided as the reference did.
+        OptionError: No bundles, or two of one name; a batch size below 1.
     """
+    require_batch_sizes(batch_sizes)
     opened = {name: _open(path, require_signature) for name, path in _by_name(bundles).items()}
     if shared_teacher:
         group = _share(opened, backend, threads, precision)
     else:
         group = _load(opened, backend, threads, precision, may_share=shared_teacher is None)
+    try:
+        for name, bundle in opened.items():
+            prepare(bundle, group[name], batch_sizes)
+    except BaseException:
+        group.close()
+        raise
     for name, bundle in opened.items():
         warn_of_calibration(bundle, group[name].precision, runtime_of(group[name].backend.name))
     return group
@@ -146,8 +155,6 @@ def _load(
             if name not in detectors:
                 held = info.open(opened[name].graph_of(way), threads, way)
                 detectors[name] = detector_on(opened[name], held, way)
-        for name, detector in detectors.items():
-            require_golden(opened[name], detector.backend, detector.precision)
     except BaseException:
         DetectorGroup(detectors, teachers).close()
         raise
@@ -192,16 +199,9 @@ def _share(bundles: Mapping[str, Bundle], backend: str, threads: int | None, pre
         )
     plans, way = one_teacher(bundles, precision)
     teacher = _teacher(plans, threads)
-    group = DetectorGroup(
+    return DetectorGroup(
         {name: detector_on(bundle, teacher.student(name), way) for name, bundle in bundles.items()}, [teacher]
     )
-    try:
-        for name, bundle in bundles.items():
-            require_golden(bundle, group[name].backend, way)
-    except BaseException:
-        group.close()
-        raise
-    return group
 
 
 def _teacher(plans: Mapping[str, Plan], threads: int | None) -> SharedTeacher:

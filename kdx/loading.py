@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from kdx.records import RUN_INDEX
 from kdx.roi import RoiFrame, roi_of
 from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend, runtime_of
 from kdx.runtime.detector import Detector
-from kdx.runtime.tiled import Tiled
+from kdx.runtime.tiled import Tiled, graph_backend, graph_batches
 from kdx.tiling import Stitcher
 from kdx.variants import OWN_THRESHOLD, graph_file
 
@@ -36,6 +37,7 @@ def load(
     require_signature: PublicKeys | None = None,
     log: str | Path | None = None,
     metrics: Registry | None = None,
+    batch_sizes: Sequence[int] | None = None,
 ) -> Detector:
     """Load a bundle (or, with torch installed, a training run) and return its detector.
 
@@ -54,13 +56,17 @@ def load(
         log: File to which every verdict is written, for ``kdx drift``, see :mod:`kdx.verdict_log`; of bundles only.
         metrics: Counts verdicts, latency and drift for Prometheus, see :mod:`kdx.metrics`: True for its default
             registry, or a ``CollectorRegistry``; of bundles only.
+        batch_sizes: How many images will be judged at once, for example ``(1, 8)``: these are compiled now, and kept,
+            and golden images are compared at each. Any other number is compiled when it first comes, which the call
+            that brings it waits for; others go on. None for single images; of bundles only.
 
     Raises:
         BundleError: The bundle is incomplete, altered, too new, or not signed as required.
         OutputError: The log cannot be written, or belongs to another graph.
         BackendError: The backend is unknown, missing, or cannot load the graph; or it does not decide the bundle's
             golden images as the reference did, one at a time, whichever way it was chosen.
-        OptionError: A bundle has one checkpoint only, a run one precision; a key that cannot be read; metrics without
+        OptionError: A bundle has one checkpoint only, a run one precision; a batch size below 1; a key that cannot be
+            read; metrics without
             the package ``prometheus_client``.
     """
     path = Path(path)
@@ -68,7 +74,7 @@ def load(
         if checkpoint is not None:
             raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")
         bundle = open_bundle(path, require_signature=require_signature)
-        detector = detector_of(bundle, backend, threads, precision)
+        detector = detector_of(bundle, backend, threads, precision, batch_sizes)
         warn_of_calibration(bundle, detector.precision, runtime_of(detector.backend.name))
         try:
             _watch(detector, bundle, log, metrics)
@@ -78,6 +84,8 @@ def load(
         return detector
     if log is not None or metrics is not None:
         raise OptionError(f"'{path}' is a run: only bundles keep a log or metrics", fix="export it first")
+    if batch_sizes is not None:
+        raise OptionError(f"'{path}' is a run: nothing is compiled for it", fix="leave out the batch sizes")
     if require_signature is not None:
         raise BundleError(f"'{path}' is a run, and only bundles are signed", fix="export it, and sign the bundle")
     if precision not in {None, "fp32"}:
@@ -115,23 +123,55 @@ def _watch(detector: Detector, bundle: Bundle, log: str | Path | None, metrics: 
 
 
 def detector_of(
-    bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
+    bundle: Bundle,
+    backend: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+    batch_sizes: Sequence[int] | None = None,
 ) -> Detector:
-    """Return the detector of a bundle that is open already, after it has judged the golden images one by one.
+    """Return the detector of a bundle that is open already, after it was compared as :func:`prepare` does it.
 
     Raises:
         BundleError: The bundle was replaced meanwhile: thresholds must not meet another graph.
         BackendError: It does not decide the golden images as the reference did.
+        OptionError: A batch size that is not possible.
     """
+    require_batch_sizes(batch_sizes)
     info, precision = way_of(bundle, backend, threads, precision)
     detector = detector_on(bundle, info.open(bundle.graph_of(precision), threads, precision), precision)
     try:
-        require_golden(bundle, detector.backend, precision)
+        prepare(bundle, detector, batch_sizes)
         bundle.require_present("loaded", fix="load it again")
     except BaseException:
         detector.close()
         raise
     return detector
+
+
+def require_batch_sizes(sizes: Sequence[int] | None) -> None:
+    """Raise ``OptionError`` for batch sizes that are not possible."""
+    if sizes is not None and (not sizes or min(sizes) < 1):
+        raise OptionError(
+            "these batch sizes are not possible", expected="numbers from 1, for example (1, 8)", received=str(sizes)
+        )
+
+
+def prepare(bundle: Bundle, detector: Detector, batch_sizes: Sequence[int] | None = None) -> None:
+    """Compare a bundle's detector with the golden images, one at a time and at the batch sizes that will be used.
+
+    What the backend compiles for these is kept.
+
+    Raises:
+        BackendError: It does not decide the golden images as the reference did.
+        BundleError: The golden images cannot be read.
+    """
+    batches = [1]
+    if batch_sizes is not None:
+        batches = graph_batches(detector.backend, batch_sizes, detector.max_batch)
+        keep = getattr(graph_backend(detector.backend), "keep", None)
+        if keep is not None:
+            keep(batches)
+    require_golden(bundle, detector.backend, detector.precision, batches)
 
 
 def way_of(

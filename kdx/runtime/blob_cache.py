@@ -39,11 +39,11 @@ class BlobCache:
         if path is None:
             return None
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                digest, blob = file.read(_DIGEST_BYTES), file.read()
         except OSError:
             return None
-        blob = content[_DIGEST_BYTES:]
-        if hashlib.sha256(blob).digest() != content[:_DIGEST_BYTES]:
+        if hashlib.sha256(blob).digest() != digest:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # used now
@@ -57,7 +57,7 @@ class BlobCache:
         with contextlib.suppress(OSError, KdxError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             tidy(path)
-            write_atomic(path, hashlib.sha256(blob).digest() + blob, private=self._private)
+            write_atomic(path, hashlib.sha256(blob).digest(), blob, private=self._private)
             self._make_room(path)
 
     def _path(self, key: tuple[object, ...]) -> Path | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,12 @@ class Tiled(ClosesOnExit):
         # An engine may have been built for smaller batches than its bundle's graph.
         self._batch = min(stitcher.tiling.batch, getattr(graph, "max_batch", stitcher.tiling.batch))
 
+    @property
+    def graph_batches(self) -> set[int]:
+        """How many tiles of a frame go through the graph at once: as many as it takes, and those that are left."""
+        count = len(self.stitcher.tiling.rows) * len(self.stitcher.tiling.columns)
+        return _parts(count, self._batch)
+
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Judge frames, uint8 ``(N, H, W, C)``; see :class:`kdx.runtime.backend.Backend`."""
         expected = self.stitcher.tiling.frame
@@ -64,6 +72,24 @@ class Tiled(ClosesOnExit):
     def close(self) -> None:
         """Free the graph."""
         self.graph.close()
+
+
+def graph_batches(backend: Backend, sizes: Iterable[int], most: int) -> list[int]:
+    """Return the batch sizes in which a graph is run, ascending; one image is always among them.
+
+    Args:
+        backend: Runs the graph, on tiles or not.
+        sizes: How many images, or frames, are judged at once.
+        most: More than these go through in several batches.
+    """
+    if isinstance(backend, Tiled):
+        return sorted({1, *backend.graph_batches})
+    return sorted({1}.union(*(_parts(size, most) for size in sizes)))
+
+
+def _parts(count: int, most: int) -> set[int]:
+    """Return the sizes of the batches into which so many images are divided."""
+    return {min(count, most), count % most} - {0}
 
 
 def graph_backend(backend: Backend) -> Backend:
