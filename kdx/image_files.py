@@ -179,7 +179,8 @@ def without_alpha(path: Path, image: Image.Image) -> Image.Image:
         f"'{path}' has transparent pixels",
         expected="an image without alpha channel, or with one that is opaque everywhere",
         received=f"{image.mode} with alpha below 255",
-        fix="flatten it on the colour that the background should have: magick FILE -background black -flatten NEW.png",
+        fix="flatten it on a colour of your choice: magick FILE -background black -flatten NEW.png; or drop an alpha "
+        "channel that means nothing: magick FILE -alpha off NEW.png",
     )
 
 

@@ -106,7 +106,9 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 "the image is not uint8",
                 expected=self.describe(),
                 received=received,
-                fix="pass the camera's 8-bit frame: kdx does not guess a value range from the pixels",
+                fix="bring it to 8 bits by the bundle's range: kdx.to_eight_bits(frame, detector.input)"
+                if dtype == "uint16"
+                else "pass the camera's 8-bit frame: kdx does not guess a value range from the pixels",
             )
         if len(shape) == 2 and self.channels == 1:
             shape = (*shape, 1)

@@ -228,6 +228,14 @@ def test_only_sixteen_bits_are_brought_to_eight(frame):
         kdx.to_eight_bits(frame, InputSpec(height=4, width=4, channels=1))
 
 
+def test_a_detector_names_the_function_that_a_sixteen_bit_frame_needs(tiny_bundle):
+    with kdx.load(tiny_bundle) as detector:
+        frame = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+        with pytest.raises(InputError, match=r"kdx.to_eight_bits\(frame, detector.input\)"):
+            detector(frame)
+        assert detector(kdx.to_eight_bits(frame, detector.input)).score > 0
+
+
 def test_a_frame_that_hardly_uses_its_range_is_warned_of():
     frame = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
     spec = InputSpec(height=8, width=8, channels=1)
