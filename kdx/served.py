@@ -125,7 +125,9 @@ class _Elsewhere(ClosesOnExit):
 
 
 def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
-    names = [field.encode_name for field in msgspec.structs.fields(_Rules)]
+    fields = msgspec.structs.fields(_Rules)
+    names = [field.encode_name for field in fields]
+    required = names[:1] + [field.encode_name for field in fields if field.required]
     told = {name: _text_of(parameters[name]) for name in names if name in parameters}
     try:
         values = {name: msgspec.json.decode(text) for name, text in told.items()}
@@ -136,7 +138,7 @@ def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
         problem = str(error)
     raise InputError(
         f"the model's parameters do not say what decides: {problem}",
-        expected=f"{', '.join(names[:5])} ({_PREFIX}rules = {_VERSION}), and the thresholds as finite numbers",
+        expected=f"{', '.join(required)}, the first of them {_VERSION}, and the thresholds as finite numbers",
         received=", ".join(f"{name} = {text}" for name, text in told.items()) or "none of them",
         fix=_WRITE_AGAIN,
     )

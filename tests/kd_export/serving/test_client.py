@@ -140,11 +140,20 @@ def no_numbers(outputs):
     return {name: np.full_like(values, np.nan) for name, values in outputs.items()}
 
 
+def a_maximum_over_nan(outputs):
+    """What OpenVINO answers for a map of NaN: its largest value of none is finite."""
+    return {**no_numbers(outputs), "anomaly_score": np.full((1, 1), -3.4e38, np.float32)}
+
+
+def below_any_distance(outputs):
+    return {name: np.full_like(values, -1.0) for name, values in outputs.items()}
+
+
 def an_infinite_score(outputs):
     return {**outputs, "anomaly_score": np.full((1, 1), -np.inf, np.float32)}
 
 
-@pytest.mark.parametrize("spoil", [no_numbers, an_infinite_score])
+@pytest.mark.parametrize("spoil", [no_numbers, a_maximum_over_nan, below_any_distance, an_infinite_score])
 def test_an_answer_that_is_none_never_passes(ask, banded, frame, spoil):
     assert ask(serve(banded, spoil), frame).decision is kdx.Decision.UNDECIDED
 
