@@ -1,5 +1,6 @@
 #include "blank.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -20,6 +21,18 @@ void reset(kdx_verdict &verdict) noexcept {
     verdict.threshold = verdict.margin = kNone;
 }
 
+kdx_verdict &at(kdx_verdict *verdicts, std::size_t index, std::size_t step) {
+    return *reinterpret_cast<kdx_verdict *>(reinterpret_cast<char *>(verdicts) + index * step);
+}
+
+// How far verdicts lie apart; where the first has no size, the second's tells. 0: not known.
+std::size_t step_of(kdx_verdict *verdicts, std::size_t count) {
+    if (is_size(verdicts->struct_size, kFirstVerdict)) return verdicts->struct_size;
+    for (const auto published : {sizeof(kdx_verdict), kFirstVerdict})
+        if (count > 1 && count <= kMostImages && at(verdicts, 1, published).struct_size == published) return published;
+    return 0;
+}
+
 }  // namespace
 
 bool is_size(std::uint32_t size, std::size_t first) { return size >= first && size <= kLargest; }
@@ -27,14 +40,12 @@ bool is_size(std::uint32_t size, std::size_t first) { return size >= first && si
 void reset_verdicts(kdx_verdict *verdicts, std::size_t count) noexcept {
     if (!verdicts) return;
     const auto size = verdicts->struct_size;
-    const bool is_known = is_size(size, kFirstVerdict);
-    const auto step = is_known ? size : kFirstVerdict;
-    if (count > kMostImages && !is_known) count = 1;
-    for (std::size_t i = 0; i < count; ++i) {
-        auto &verdict = *reinterpret_cast<kdx_verdict *>(reinterpret_cast<char *>(verdicts) + i * step);
+    const auto step = step_of(verdicts, count);
+    for (std::size_t i = 0; i < (step ? count : std::min<std::size_t>(count, 1)); ++i) {
+        auto &verdict = at(verdicts, i, step);
         if (count > kMostImages && verdict.struct_size != size) return;
         reset(verdict);
-        if (is_known && size >= sizeof verdict) verdict.reason = KDX_REASON_NONE;
+        if (step >= sizeof verdict) verdict.reason = KDX_REASON_NONE;
     }
 }
 

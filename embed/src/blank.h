@@ -20,9 +20,9 @@ constexpr std::size_t kFirstVerdict = offsetof(kdx_verdict, reason);
 // not what stands in memory that was never set.
 bool is_size(std::uint32_t size, std::size_t first);
 
-// Makes verdicts undecided, with numbers that compare as false with everything. Where the first has no size (see is_size),
-// its neighbours are looked for as close as they can lie. Of more than kMostImages only those are written that have the
-// first one's size: there may be far fewer of them than count says.
+// Makes verdicts undecided, with numbers that compare as false with everything. Where neither the first nor the second has
+// a size (see is_size), only the first is written: how far they lie apart is not known. Of more than kMostImages only those
+// are written that have the first one's size: there may be far fewer of them than count says.
 void reset_verdicts(kdx_verdict *verdicts, std::size_t count) noexcept;
 
 // Fills maps with NaN, but for those without data or with rows that overlap. maps may be null.

@@ -16,12 +16,13 @@ kdx_verdict good_of_before() {
     kdx_verdict verdict;
     KDX_INIT(verdict);
     verdict.decision = KDX_GOOD;
+    verdict.reason = KDX_REASON_FRAME;
     verdict.score = 0.25f, verdict.threshold = 0.5, verdict.margin = -0.5;
     return verdict;
 }
 
 bool says_nothing(const kdx_verdict &verdict) {
-    return verdict.decision == KDX_UNDECIDED && verdict.frame_faults == 0 && std::isnan(verdict.score) &&
+    return verdict.decision == KDX_UNDECIDED && verdict.frame_faults == 0 && verdict.reason == KDX_REASON_NONE && std::isnan(verdict.score) &&
            std::isnan(verdict.threshold) && std::isnan(verdict.margin);
 }
 
@@ -68,7 +69,7 @@ void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
     // Memory that was reused, and whose size was overwritten.
     for (const auto size : {0u, 3u, 1u << 30}) {
         auto verdict = good_of_before();
-        verdict.struct_size = size;
+        verdict.struct_size = size, verdict.reason = KDX_REASON_NONE;
         CHECK(kdx_infer(here, &image, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
         CHECK(says_nothing(verdict));
     }
@@ -122,6 +123,12 @@ void a_failed_batch_leaves_nothing_good(kdx::Detector &detector) {
     for (auto &each : longer) each.known.struct_size = sizeof(Longer);
     CHECK(kdx_infer_batch(nullptr, longer.size(), images.data(), &longer.front().known, nullptr) == KDX_ERROR_ARGUMENT);
     for (const auto &each : longer) CHECK(says_nothing(each.known) && each.later == 7.0);
+    // The first one's size was overwritten: the second's tells how far they lie apart.
+    std::vector<kdx_verdict> clobbered(5, good_of_before());
+    clobbered.front().struct_size = 0;
+    CHECK(kdx_infer_batch(detector.handle(), clobbered.size(), images.data(), clobbered.data(), nullptr) == KDX_ERROR_ARGUMENT);
+    CHECK(std::all_of(clobbered.begin(), clobbered.end(), says_nothing));
+    for (std::size_t i = 1; i < clobbered.size(); ++i) CHECK(clobbered[i].struct_size == sizeof(kdx_verdict));
     // A number of images that cannot be: all verdicts where there are so many, and no other memory where there are not.
     std::vector<kdx_verdict> many((1u << 20) + 1, good_of_before());
     CHECK(kdx_infer_batch(detector.handle(), many.size(), images.data(), many.data(), nullptr) == KDX_ERROR_ARGUMENT);
