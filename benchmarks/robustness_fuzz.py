@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from kdx.engine import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engi
 from kdx.errors import ImageError, KdxError
 from kdx.files import sha256_bytes, sha256_file
 from kdx.images import InputSpec, decode_image, image_facts, read_image
-from kdx.manifest import GOLDEN_MAPS, INDEX
+from kdx.manifest import GOLDEN_MAPS, INDEX, TRAINING_IMAGES
 from kdx.records import encode_record, now
 from kdx.runtime.onnxruntime_cpu import OnnxRuntimeCpu
 
@@ -189,15 +189,17 @@ def reference_target(bundle: Path) -> Target:
 
 
 def training_target(bundle: Path) -> Target:
-    """Return the target for a bundle's list of training images, beneath its hash."""
-    file = bundle / "training_images.json"
+    """Return the target for a bundle's list of training images, with a hash that says it is as it should be."""
+    file = bundle / TRAINING_IMAGES
     whole = file.read_bytes()
     opened = open_bundle(bundle)
 
     def check(data: bytes) -> bool:
         file.write_bytes(data)
+        files = {**opened.manifest.files, TRAINING_IMAGES: sha256_file(file)}
+        named = replace(opened, manifest=msgspec.structs.replace(opened.manifest, files=files))
         try:
-            return isinstance(opened.training_images(), frozenset)
+            return isinstance(named.training_images(), frozenset)
         except KdxError:
             return False
         finally:
@@ -268,7 +270,7 @@ def image_target(image: Path, folder: Path) -> Target:
     return damaged_images(image_files(grey)), check
 
 
-def graph_target(bundle: Path, load: Callable[[Path], Any]) -> Target:
+def graph_target(bundle: Path, load: Callable[[Graph], Any]) -> Target:
     """Return the target for graphs, beneath their hash.
 
     Args:
@@ -280,7 +282,7 @@ def graph_target(bundle: Path, load: Callable[[Path], Any]) -> Target:
     def check(data: bytes) -> bool:
         file.write_bytes(data)
         try:
-            load(file).close()
+            load(Graph.of(file)).close()
         except KdxError:
             return False
         return True

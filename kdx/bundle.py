@@ -293,15 +293,23 @@ def _check_file(root: Path, name: str, expected: str) -> None:
 
 def _require_same(root: Path, name: str, expected: str) -> None:
     pure = PurePosixPath(name)
-    outside = pure.is_absolute() or ".." in pure.parts or any(character in name for character in "\\:\0")
-    if outside or not (root / name).resolve().is_relative_to(root.resolve()):
+    if pure.is_absolute() or ".." in pure.parts or any(character in name for character in "\\:\0"):
         raise BundleError(f"'{root}' names a file outside the bundle: '{name}'", fix="do not use this bundle")
     file = root / name
+    # Caches of model hubs keep content elsewhere and links to it here: what counts is the content.
+    leads_outside = not file.resolve().is_relative_to(root.resolve())
     if not file.is_file():
         raise BundleError(f"'{name}' is missing from '{root}'", fix="copy the bundle again, or export it again")
     # A graph is looked into as well, and then in the very bytes that were hashed.
     graph = file.read_bytes() if file.suffix == ".onnx" else None
     received = sha256_file(file) if graph is None else sha256_bytes(graph)
+    if received != expected and leads_outside:
+        raise BundleError(
+            f"'{name}' in '{root}' is a link to a file outside the bundle, with other content than was exported",
+            expected=f"sha256 {expected}",
+            received=f"a link to '{file.resolve()}'",
+            fix="copy the bundle again with what its links lead to (cp -rL), or export it again",
+        )
     if received != expected:
         raise BundleError(
             f"'{name}' in '{root}' was altered",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from kdx.bundle import Bundle
-from kdx.files import new_folder, sha256_file, write_atomic
+from kdx.files import new_folder, sha256_bytes, write_atomic
 from kdx.manifest import INDEX, SCHEMA, SIGNATURE, Threshold
 from kdx.records import encode_record
 
@@ -35,20 +36,47 @@ def with_file(
     with new_folder(bundle.path, force=True) as folder:
         manifest = bundle.require_present("changed", fix="call again")
         manifest = manifest.with_thresholds(*calibrated) if calibrated else manifest
-        left_out = shutil.ignore_patterns(INDEX, SIGNATURE, name)
-        shutil.copytree(bundle.path, folder, copy_function=_link, ignore=left_out, dirs_exist_ok=True)
         files = {each: digest for each, digest in manifest.files.items() if each != name}
+        for each in files:
+            _copy_listed(bundle, each, folder / each)
+        _copy_others(bundle.path, folder, {*manifest.files, INDEX, SIGNATURE, name})
         if content is not None:
             (folder / name).write_bytes(content)
-            files[name] = sha256_file(folder / name)
+            files[name] = sha256_bytes(content)
         changed = msgspec.structs.replace(manifest, schema=SCHEMA, files=files)
         write_atomic(folder / INDEX, encode_record(changed))
     return Bundle(bundle.path, changed)
 
 
-def _link(source: str, target: str) -> None:
+def _copy_listed(bundle: Bundle, name: str, target: Path) -> None:
+    """Copy a file that the index lists. One behind a link is copied out of there: it is not the bundle's to share."""
+    source = bundle.path / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.resolve() != bundle.path.resolve() / name:
+        target.write_bytes(bundle.read(name))
+        return
+    _link(source, target)
+
+
+def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
+    """Copy what lies in a bundle and is not listed, such as engines; links stay links, and are not followed."""
+    folders = {parent.as_posix() for name in left_out for parent in PurePosixPath(name).parents}
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        paths = {name: Path(folder, name).relative_to(source).as_posix() for name in names}
+        # A link in the place of a folder of listed files: that folder was copied.
+        return [
+            name
+            for name, path in paths.items()
+            if path in left_out or (path in folders and Path(folder, name).is_symlink())
+        ]
+
+    shutil.copytree(source, target, symlinks=True, copy_function=_link, ignore=ignored, dirs_exist_ok=True)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
     """Give a file a second name; files of a bundle are replaced, never changed. A copy where that is not possible."""
     try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)

@@ -100,6 +100,8 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         for path in (*sorted(temporary.rglob("*")), temporary):
+            if path.is_symlink():
+                continue
             _sync_folder(path) if path.is_dir() else _sync_file(path)
         temporary.chmod(0o777 & ~_umask())
         with locked(target.parent):

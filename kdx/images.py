@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,6 +85,13 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InputError: Not a numpy array, not uint8, or another size or channel count.
         """
+        if isinstance(image, (str, os.PathLike)):
+            raise InputError(
+                "a detector takes images as arrays, not as files",
+                expected=self.describe(),
+                received=repr(image),
+                fix=f"detector(kdx.read_image({os.fspath(image)!r}, detector.input)), or: kdx predict BUNDLE FILE",
+            )
         if not isinstance(image, np.ndarray):
             raise InputError(
                 "a detector takes numpy arrays",
@@ -132,6 +140,8 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
             if images.shape[0]:
                 self.check(images[0])
             return images
+        if isinstance(images, (str, os.PathLike)):
+            self.check(images)  # says how a file is read
         if not isinstance(images, Sequence):
             raise InputError(
                 "a batch is an array (N, H, W, C) or a sequence of images",
