@@ -11,10 +11,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
@@ -195,19 +194,6 @@ def upright_size(path: Path, image: ImageFile) -> tuple[int, int]:
         # PNG's own getexif decodes the picture, in case metadata follows it.
         swaps = not is_turned and _orientation(image) in _SWAPS_SIDES
         return (image.height, image.width) if swaps else (image.width, image.height)
-
-
-def deep_values(image: Image.Image, declared: int | None) -> NDArray[Any]:
-    """Return the values of a loaded grey picture of more than 8 bits as they stand in the file.
-
-    Args:
-        image: The picture.
-        declared: What :func:`declared_maximum` said before it was loaded.
-    """
-    values = np.asarray(image)
-    if declared is not None and declared != 65535:  # Pillow scales what a netpbm header declares to 65535
-        values = np.rint(values * (declared / 65535)).astype(np.int32)
-    return values
 
 
 def declared_maximum(image: ImageFile) -> int | None:

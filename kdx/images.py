@@ -24,7 +24,6 @@ from kdx.image_files import (
     EIGHT_BIT_GREY,
     declared_maximum,
     decoding,
-    deep_values,
     load_upright,
     open_image,
     require_supported,
@@ -36,6 +35,9 @@ from kdx.resampling import resize_image
 
 # The largest input of a graph, in pixels; one a side.
 _MOST_INPUT_PIXELS, _MOST_SIDE = 1 << 28, 1 << 17
+# Values that are looked up at once.
+_PART = 1 << 18
+
 ChannelOrder = Literal["rgb", "bgr"]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=_MOST_SIDE)]
 
@@ -237,8 +239,7 @@ def to_eight_bits(values: NDArray[np.uint16], spec: InputSpec) -> NDArray[np.uin
         )
     if values.size:
         warn_if_narrow(None, _levels_of(values, spec.sixteen_bit_range))
-    found: NDArray[np.uint8] = _table(spec.sixteen_bit_range)[values]
-    return found
+    return _looked_up(_table(spec.sixteen_bit_range), values)
 
 
 def centred_box(width: int, height: int, share: float) -> tuple[float, float, float, float]:
@@ -261,22 +262,43 @@ def _decoded(path: Path, channels: int, sixteen_bit_range: tuple[int, int]) -> t
         picture = without_alpha(path, load_upright(path, image))
         with decoding(path):
             if picture.mode not in DEEP_GREY:
-                eight = picture.convert("L" if channels == 1 else "RGB")
-                pixels: NDArray[np.uint8] = np.asarray(eight)
+                mode = "L" if channels == 1 else "RGB"
+                pixels: NDArray[np.uint8] = np.asarray(picture if picture.mode == mode else picture.convert(mode))
                 return pixels[..., None] if channels == 1 else pixels, None
             if maximum is not None and sixteen_bit_range == FULL_RANGE:  # the file itself names its range
                 sixteen_bit_range = (0, maximum)
-            values = deep_values(picture, maximum)
-            levels = _levels_of(values, sixteen_bit_range)
-            if levels.lowest < 0 or levels.highest > FULL_RANGE[1]:
-                raise ImageError(
-                    f"'{path}' has values that 16 bits do not hold",
-                    expected="grey values from 0 to 65535",
-                    received=f"{levels.lowest} to {levels.highest}",
-                    fix="save it as 16-bit grey, scaled by a range of your choice",
-                )
-            grey = _table(sixteen_bit_range)[values][..., None]
-            return grey if channels == 1 else np.repeat(grey, 3, axis=2), levels
+            grey, levels = _deep_grey(path, np.asarray(picture), sixteen_bit_range, maximum)
+            return grey[..., None] if channels == 1 else np.repeat(grey[..., None], 3, axis=2), levels
+
+
+def _deep_grey(
+    path: Path, values: NDArray[Any], sixteen_bit_range: tuple[int, int], maximum: int | None
+) -> tuple[NDArray[np.uint8], Levels]:
+    """Apply a range to what Pillow decoded, which has scaled values up to ``maximum`` to 65535 where that is given."""
+    levels = _levels_of(values, sixteen_bit_range)
+    if levels.lowest < 0 or levels.highest > FULL_RANGE[1]:
+        raise ImageError(
+            f"'{path}' has values that 16 bits do not hold",
+            expected="grey values from 0 to 65535",
+            received=f"{levels.lowest} to {levels.highest}",
+            fix="save it as 16-bit grey, scaled by a range of your choice",
+        )
+    table = _table(sixteen_bit_range)
+    if maximum is not None:
+        stored = np.rint(np.arange(len(table)) * (maximum / FULL_RANGE[1])).astype(np.intp)
+        table = table[stored]
+        ends = int(stored[levels.lowest]), int(stored[levels.highest])
+        levels = Levels(lowest=ends[0], highest=ends[1], declared=sixteen_bit_range)
+    return _looked_up(table, values), levels
+
+
+def _looked_up(table: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return ``table[values]``, a part at a time: NumPy would make eight bytes of each index."""
+    found = np.empty(values.shape, np.uint8)
+    whole, parts = values.reshape(-1), found.reshape(-1)
+    for start in range(0, whole.size, _PART):
+        parts[start : start + _PART] = table[whole[start : start + _PART]]
+    return found
 
 
 def _levels_of(values: NDArray[Any], declared: tuple[int, int]) -> Levels:
