@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kdx.checked import Graph, read_checked
 from kdx.errors import BundleError, ImageError, KdxError
 from kdx.files import sha256_bytes, sha256_file, tidy, write_atomic
-from kdx.images import read_image
+from kdx.images import read_with_levels
 from kdx.locks import locked
 from kdx.manifest import (
     GOLDEN_MAPS,
@@ -107,7 +107,8 @@ class Bundle:
         """
         spec = msgspec.structs.replace(self.manifest.input, fixed_size=True)  # they were written at its size
         try:
-            images = [read_image(self.path / "golden" / name, spec) for name in self.manifest.golden]
+            files = [f"golden/{name}" for name in self.manifest.golden]
+            images = [read_with_levels(self.path / file, spec, self.read(file))[0] for file in files]
         except ImageError as error:
             raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
         maps, scores = (decode_array(self.read(name), self.path / name) for name in (GOLDEN_MAPS, GOLDEN_SCORES))

@@ -173,9 +173,17 @@ def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
     return image
 
 
-def read_with_levels(path: str | Path, spec: InputSpec) -> tuple[NDArray[np.uint8], Levels | None]:
-    """Read as :func:`read_image` without a warning, and return also which 16-bit values the file holds."""
-    image, levels = _decoded(Path(path), spec.channels, spec.sixteen_bit_range)
+def read_with_levels(
+    path: str | Path, spec: InputSpec, data: bytes | None = None
+) -> tuple[NDArray[np.uint8], Levels | None]:
+    """Read as :func:`read_image` without a warning, and return also which 16-bit values the file holds.
+
+    Args:
+        path: The file.
+        spec: As for :func:`read_image`.
+        data: Its content, where it was read already; the path is for messages then.
+    """
+    image, levels = _decoded(Path(path), spec.channels, spec.sixteen_bit_range, data)
     if image.shape[:2] != (spec.height, spec.width):
         if spec.fixed_size:
             raise ImageError(
@@ -255,8 +263,10 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _decoded(path: Path, channels: int, sixteen_bit_range: tuple[int, int]) -> tuple[NDArray[np.uint8], Levels | None]:
-    with open_image(path) as image:
+def _decoded(
+    path: Path, channels: int, sixteen_bit_range: tuple[int, int], data: bytes | None = None
+) -> tuple[NDArray[np.uint8], Levels | None]:
+    with open_image(path, data) as image:
         require_supported(path, image)
         maximum = declared_maximum(image)
         picture = without_alpha(path, load_upright(path, image))

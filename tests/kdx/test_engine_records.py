@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -23,9 +24,10 @@ from kdx.engine import (
     rebuild_command,
     this_system,
 )
-from kdx.errors import BackendError
+from kdx.errors import BackendError, BundleError
 from kdx.files import sha256_bytes, sha256_file
 from kdx.records import encode_record
+from kdx.signing import Seal, Statement
 
 MACHINE = Fingerprint(
     flavour="tensorrt",
@@ -83,6 +85,22 @@ def test_an_engine_is_found_and_its_plan_read(graph):
     assert engine.path == folder
     assert engine.record == make_record()  # through JSON and back
     assert engine.read_plan() == b"plan"
+
+
+def test_a_required_signature_covers_the_very_record_that_is_used(graph):
+    """An engine that was put there after the signature was checked is code that nobody signed."""
+    folder = add_engine(graph.parent, "fp16", make_record())
+    names = {f"engines/fp16/{file.name}": sha256_file(file) for file in folder.iterdir()}
+    statement = Statement(kdx_version="0", created="", index_sha256="", engines=names)
+    sealed = replace(Graph.of(graph), seal=Seal("key", statement))
+    assert find_engine(sealed, MACHINE).read_plan() == b"plan"
+    (folder / PLAN).write_bytes(b"other")
+    (folder / RECORD).write_bytes(encode_record(make_record(plan=b"other")))
+    with pytest.raises(BundleError, match=r"'engines/fp16/engine\.json' is not what was signed"):
+        find_engine(sealed, MACHINE)
+    assert find_engine(Graph.of(graph), MACHINE).read_plan() == b"other"  # no signature was required
+    with pytest.raises(BundleError, match="is not what was signed"):
+        find_engine(replace(sealed, seal=Seal("key", msgspec.structs.replace(statement, engines={}))), MACHINE)
 
 
 def test_of_several_engines_the_one_that_fits_is_found(graph):
