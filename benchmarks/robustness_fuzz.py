@@ -30,6 +30,7 @@ from kdx.checked import Graph
 from kdx.engine import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engine, this_system
 from kdx.errors import ImageError, KdxError
 from kdx.files import sha256_bytes, sha256_file
+from kdx.identity import KnownImages
 from kdx.images import InputSpec, decode_image, image_facts, read_image
 from kdx.manifest import GOLDEN_MAPS, INDEX, TRAINING_IMAGES
 from kdx.records import encode_record, now
@@ -200,6 +201,7 @@ def training_target(bundle: Path) -> Target:
         named = replace(opened, manifest=msgspec.structs.replace(opened.manifest, files=files))
         try:
             return isinstance(named.training_images(), frozenset)
+            return isinstance(opened.training_images(), KnownImages)
         except KdxError:
             return False
         finally:

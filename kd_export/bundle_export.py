@@ -17,10 +17,11 @@ from kd_export.onnx_export import export_onnx, metadata_of
 from kd_export.variants import judge_bf16, write_half, write_int8
 from kd_export.verify import Certificate, Comparison, verify, without
 from kdx import __version__
-from kdx.bundle import Bundle, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle import Bundle, TrainingImages, encode_array, open_bundle, write_files, write_manifest
 from kdx.errors import GateError, OptionError
 from kdx.files import new_folder, refuse_existing
 from kdx.frames import limits_of
+from kdx.identity import Identity
 from kdx.images import encode_png, image_facts, read_image
 from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
 from kdx.progress import SILENT, Progress
@@ -35,7 +36,7 @@ def export_bundle(
     *,
     method: str,
     golden_images: Sequence[Path],
-    training_images: Sequence[str],
+    training_images: Sequence[Identity],
     provenance: Provenance,
     max_batch: int = 32,
     tiling: Tiling | None = None,
@@ -52,7 +53,7 @@ def export_bundle(
         out: The bundle's folder, ``NAME.kdx``.
         method: The method's name.
         golden_images: Real images.
-        training_images: Content hashes of the images trained on.
+        training_images: Hashes of the images trained on.
         provenance: Where the detector comes from.
         max_batch: Largest batch of the graph.
         tiling: How larger frames are cut for it, or None.
@@ -173,7 +174,7 @@ def _evidence(detector: FusedDetector, golden: NDArray[np.uint8], evaluated: Seq
 
 
 def _files(
-    detector: FusedDetector, paths: Sequence[Path], images: NDArray[np.uint8], training_images: Sequence[str]
+    detector: FusedDetector, paths: Sequence[Path], images: NDArray[np.uint8], training_images: Sequence[Identity]
 ) -> dict[str, bytes]:
     maps, scores = [], []
     with torch.inference_mode():
@@ -189,7 +190,7 @@ def _files(
         },
         GOLDEN_MAPS: encode_array(np.concatenate(maps)),
         GOLDEN_SCORES: encode_array(np.concatenate(scores)),
-        TRAINING_IMAGES: msgspec.json.encode(sorted(training_images)),
+        TRAINING_IMAGES: msgspec.json.encode(TrainingImages(sorted(training_images, key=lambda image: image.file))),
     }
 
 

@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from kd_train.copies import unknown
 from kdx.bundle import Bundle
 from kdx.errors import DataError, GateError, ImageError, OptionError
-from kdx.files import hash_of_hashes, sha256_file
+from kdx.files import hash_of_hashes
+from kdx.identity import KnownImages, Likeness, identify
 from kdx.images import read_image
 from kdx.manifest import DefectChoice, LevelFit, ReviewBand, Threshold
 from kdx.progress import SILENT, Progress
 from kdx.records import now
+from kdx.remarks import Remark, remark
 from kdx.runtime.detector import Detector
 
 CONFIDENCE = 0.95
@@ -34,6 +37,7 @@ class Calibration:
         trained_on: Images that were passed over because they were trained on.
         bad_images: Those that could not be read, and why.
         frame_faults: Good images that the line will take for frames without a part, and why.
+        remarks: Copies among the images, those that are nearly images trained on, and what cannot be known of them.
     """
 
     threshold: Threshold
@@ -41,16 +45,20 @@ class Calibration:
     trained_on: int
     bad_images: dict[str, str]
     frame_faults: dict[str, list[str]]
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass
 class _Scored:
-    """Images that were scored, in the order of their hashes, and those that were passed over."""
+    """Images that were scored, with the hashes of each, and those that were left out."""
 
     scores: list[float] = field(default_factory=list)
     hottest: list[float] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     trained_on: int = 0
+    copies: list[Path] = field(default_factory=list)
+    near: list[Path] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -70,10 +78,10 @@ def calibrate(
 ) -> Calibration:
     """Choose the score that held-out good images exceed at a stated rate.
 
-    Images that the student was trained on are recognised by their content and passed over: their scores are too low.
-    So are those of further exposures of the same parts: hold parts out whole (``kdx train --group-by``), or calibrate
-    on parts that training never saw. Where the recipe keeps the best checkpoint, the held-out images have chosen it,
-    which lowers their scores a little as well.
+    Images that the student was trained on are recognised by their bytes or pixels and left out: their scores are too
+    low. So are those of further exposures of the same parts: hold parts out whole (``kdx train --group-by``), or
+    calibrate on parts that training never saw. Where the recipe keeps the best checkpoint, the held-out images have
+    chosen it, which lowers their scores a little as well.
 
     With ``review_rate``, a larger one, a second score: between the two, somebody should look.
 
@@ -122,7 +130,19 @@ def calibrate(
         level=level,
         defects=choice,
     )
-    return Calibration(threshold, values, good.trained_on, bad, good.faults)
+    return Calibration(threshold, values, good.trained_on, bad, good.faults, tuple(_remarks(good, trained)))
+
+
+def _remarks(good: _Scored, trained: KnownImages) -> list[Remark]:
+    return [
+        *remark("copies", "good images are copies of others and were not used again", good.copies),
+        *remark(
+            "near_trained_on",
+            "good images are nearly the same as images trained on, so that their scores may be too low",
+            good.near,
+        ),
+        *unknown(trained, len(good.scores)),
+    ]
 
 
 def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
@@ -157,11 +177,10 @@ def _choose(good: _Scored, defective: _Scored, fitted: Collection[str]) -> tuple
                 received=f"{scored.trained_on} that were trained on, which do not count",
                 fix="name a folder with others",
             )
-    both = {*good.hashes, *fitted} & set(defective.hashes)
+    both = {*good.hashes, *good.keys, *fitted} & {*defective.hashes, *defective.keys}
     if both:
-        raise DataError(
-            f"{len(both)} images are both good and defective", fix="take them out of one of the two folders"
-        )
+        count = sum(not both.isdisjoint(pair) for pair in zip(defective.hashes, defective.keys, strict=True))
+        raise DataError(f"{count} images are both good and defective", fix="remove them from one of the two folders")
     values, defects = np.array(good.scores), np.array(defective.scores)
     score = best_split(values, defects)
     return score, DefectChoice(
@@ -192,7 +211,7 @@ def require_rates(false_reject_rate: float, review_rate: float | None, *, with_d
 def _score(
     detector: Detector,
     paths: Sequence[Path],
-    trained: Collection[str],
+    trained: KnownImages,
     bad: dict[str, str],
     max_bad_images: int,
     progress: Progress,
@@ -201,20 +220,30 @@ def _score(
 ) -> _Scored:
     """Score each image once that was not trained on or passed over; add those that cannot be read to ``bad``."""
     found = _Scored()
+    seen: set[str] = set()
     with progress.task(f"scoring {kind} images", len(paths)) as task:
         for path in paths:
             task.advance()
             try:
-                digest = sha256_file(path)
-                if digest in trained:
+                identity = identify(path)
+                likeness = trained.likeness(identity)
+                if likeness is Likeness.SAME:
                     found.trained_on += 1
                     continue
-                if digest in found.hashes or digest in passed_over:  # a copy says nothing new
+                hashes = {identity.file, identity.key}
+                if hashes & seen:  # a copy says nothing new
+                    found.copies.append(path)
                     continue
+                if hashes.intersection(passed_over):
+                    continue
+                seen |= hashes
+                if likeness is Likeness.NEAR:
+                    found.near.append(path)
                 verdict = detector(read_image(path, detector.input))
                 found.scores.append(verdict.score)
                 found.hottest.append(float(verdict.anomaly_map.max()))
-                found.hashes.append(digest)
+                found.hashes.append(identity.file)
+                found.keys.append(identity.key)
                 if verdict.frame_faults:
                     found.faults[str(path)] = [fault.value for fault in verdict.frame_faults]
             except ImageError as error:

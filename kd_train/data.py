@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from kdx.errors import DataError, ImageError, OptionError, TrainingError
-from kdx.files import sha256_bytes
+from kdx.identity import Identity, identify
 from kdx.images import InputSpec, image_facts
 from kdx.progress import SILENT, Progress, track
 
@@ -26,6 +26,8 @@ class ImageRecord:
         width: In pixels.
         height: In pixels.
         is_grey: Whether the file is grey.
+        pixels: Hash of what is shown; empty where it is not known.
+        look: Hash of its look, likewise; see :mod:`kdx.identity`.
     """
 
     path: Path
@@ -33,6 +35,13 @@ class ImageRecord:
     width: int
     height: int
     is_grey: bool
+    pixels: str = ""
+    look: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        """Its hashes."""
+        return Identity(file=self.sha256, pixels=self.pixels, look=self.look)
 
 
 class BadImages:
@@ -63,7 +72,7 @@ class BadImages:
 
 
 def scan_images(paths: Sequence[Path], bad: BadImages, progress: Progress = SILENT) -> list[ImageRecord]:
-    """Read every file's header and hash its content."""
+    """Read every file's header, and hash its bytes and what it shows."""
     records: list[ImageRecord] = []
     with ThreadPoolExecutor(max_workers=4) as pool:
         for found in track(progress, pool.map(_scan_one, paths), "reading images", len(paths)):
@@ -77,7 +86,8 @@ def scan_images(paths: Sequence[Path], bad: BadImages, progress: Progress = SILE
 def _scan_one(path: Path) -> ImageRecord | tuple[Path, str]:
     try:
         width, height, is_grey = image_facts(path)
-        return ImageRecord(path, sha256_bytes(path.read_bytes()), width, height, is_grey)
+        identity = identify(path)
+        return ImageRecord(path, identity.file, width, height, is_grey, identity.pixels, identity.look)
     except ImageError as error:
         return path, error.message
     except OSError as error:
@@ -132,8 +142,8 @@ def split_images(
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Split good images into training and held-out ones.
 
-    Equal files stay on one side, and so do images of one part. ``train_fraction`` then keeps a part of the training
-    side (STPM Table 9 uses 5 and 10 %); the held-out side does not shrink with it.
+    Copies of one image, by bytes or by pixels, count once, and images of one part stay on one side. ``train_fraction``
+    then keeps a part of the training side (STPM Table 9 uses 5 and 10 %); the held-out side does not shrink with it.
 
     Args:
         records: The images.
@@ -145,7 +155,7 @@ def split_images(
     Raises:
         DataError: Too few images or parts for two to train on and one to hold out.
     """
-    unique = {record.sha256: record for record in records}
+    unique = {record.identity.key: record for record in records}
     groups: dict[tuple[str, str], list[ImageRecord]] = {}
     for record in sorted(unique.values(), key=lambda record: record.path.as_posix()):
         known = (parts or {}).get(record.path)

@@ -11,7 +11,8 @@ import numpy as np
 from kd_train.calibrate import images_to_promise
 from kdx.bundle import Bundle
 from kdx.errors import DataError, ImageError
-from kdx.files import hash_of_hashes, sha256_file
+from kdx.files import hash_of_hashes
+from kdx.identity import Likeness, identify
 from kdx.images import read_image
 from kdx.manifest import LevelFit
 from kdx.position import Level, level_from, rule_of
@@ -29,7 +30,7 @@ class FittedLevel:
     Attributes:
         level: The map.
         record: What a threshold records of it.
-        images: Hashes of the images; none of them may choose a threshold.
+        images: Hashes of the images, of their bytes and of their pixels; none of them may choose a threshold.
     """
 
     level: Level
@@ -83,14 +84,19 @@ def fit_level(
         raise _too_few(2 * FEWEST, 2 * len(read), "could be read")
     level = level_from(hottest, rule, detector.roi.counted if detector.roi else None)
     record = LevelFit(sha256=level.sha256, images=len(read), data_sha256=hash_of_hashes(read))
-    return FittedLevel(level, record, frozenset(read))
+    return FittedLevel(level, record, frozenset([*read, *(identify(chosen[digest]).key for digest in read)]))
 
 
 def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: float | None) -> dict[str, Path]:
     """Return half of the images that were not trained on, by hash: those whose hashes come first, in any order."""
-    held_out = {sha256_file(path): path for path in good_images}
-    for digest in bundle.training_images():
-        held_out.pop(digest, None)
+    trained = bundle.training_images()
+    held_out: dict[str, Path] = {}
+    seen: set[str] = set()
+    for path in good_images:
+        identity = identify(path)
+        if trained.likeness(identity) is not Likeness.SAME and identity.key not in seen:
+            held_out[identity.file] = path
+            seen.add(identity.key)
     promised = 1 if false_reject_rate is None else images_to_promise(false_reject_rate)
     needed = max(2 * FEWEST, 2 * promised - 1)
     if len(held_out) < needed:

@@ -13,8 +13,9 @@ from kd_export.graph import PairSpec
 from kd_train.checkpoints import Checkpoint, Checkpoints, EpochRecord, Restart, Tensors, read
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError, DataError, OptionError
-from kdx.files import new_folder, sha256_file, write_atomic
+from kdx.files import new_folder, write_atomic
 from kdx.folder import FolderOptions
+from kdx.identity import Identity, KnownImages, Likeness, identify
 from kdx.images import ChannelOrder, InputSpec
 from kdx.manifest import Provenance
 from kdx.records import RUN_INDEX, encode_record, now
@@ -42,8 +43,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         category: Which of its categories, or None.
         subfolders: Whether images in subfolders belong to the folder around them.
         good_folders: Further names of folders of good images.
-        train_images: Content hash by file name of the images trained on.
+        train_images: Content hash of the images trained on, by file name; by path in the data folder where names recur.
         validation_images: Likewise, held out.
+        trained_on: Hashes of the images trained on by which copies of them are known again; None in earlier runs.
         data_sha256: One hash over the training images.
         golden: Names of the images kept in ``golden/``.
         teacher: The file of the teacher's tensors; empty until it is written, and in runs up to schema 2, each of whose
@@ -71,12 +73,17 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     good_folders: tuple[str, ...] = ()
     train_images: dict[str, str]
     validation_images: dict[str, str]
+    trained_on: list[Identity] | None = None
     data_sha256: str
     golden: list[str]
     teacher: str = ""
     teacher_sha256: str = ""
     versions: dict[str, str]
     created: str
+
+    def known_images(self) -> KnownImages:
+        """Return the images trained on, by which others are known again."""
+        return KnownImages(self.trained_on or [Identity(file=sha256) for sha256 in self.train_images.values()])
 
     @property
     def folder_options(self) -> FolderOptions:
@@ -194,7 +201,7 @@ class Run:
         from kd_train.datasets import open_data
 
         folder = open_data(data or Path(self.config.data), self.config.category, self.config.folder_options)
-        trained = set(self.config.train_images.values())
+        trained = self.config.known_images()
         good = sorted(folder.good)
         step = max(1, len(good) // (2 * most))
         # Strides first, then what lies between, until there are enough.
@@ -203,7 +210,7 @@ class Run:
         for path in ordered:
             if len(found) == most:
                 break
-            if sha256_file(path) in trained:
+            if trained.likeness(identify(path)) is Likeness.SAME:
                 found.append(path)
         if not found:
             raise DataError(

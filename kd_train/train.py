@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 
 from kd_export.halo import require_tileable
 from kd_train.checkpoints import EpochRecord
+from kd_train.copies import across, between, within
 from kd_train.data import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.datasets import open_data
 from kd_train.golden import choose_golden
@@ -166,6 +168,9 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         seed=options.seed,
         parts=parts.of,
     )
+    good = [(record.path, record.identity) for record in image_set.records]
+    sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
+    copies = [*within(good), *across(*sides), *between(folder, good, progress)]
     pair, source = build_pair(options, recipe)
     if options.tile is not None:
         require_tileable(pair.spec, (options.tile, options.tile), recipe.size, recipe.resize_to)
@@ -187,8 +192,9 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         category=folder.category,
         subfolders=options.subfolders,
         good_folders=options.good_folders,
-        train_images={record.path.name: record.sha256 for record in train_records},
-        validation_images={record.path.name: record.sha256 for record in held_out},
+        train_images=_by_name(train_records, folder.root),
+        validation_images=_by_name(held_out, folder.root),
+        trained_on=[record.identity for record in train_records],
         data_sha256=hash_of_hashes(record.sha256 for record in train_records),
         golden=list(golden),
         versions={"kdx": __version__, **package_versions()},
@@ -210,8 +216,21 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         trainer.resume()
     history = trainer.fit()
     return TrainResult(
-        run, history, bad.reasons, [*folder.remarks, *parts.remarks], trainer.resumed_after, trainer.trained_again
+        run,
+        history,
+        bad.reasons,
+        [*folder.remarks, *parts.remarks, *copies],
+        trainer.resumed_after,
+        trainer.trained_again,
     )
+
+
+def _by_name(records: Sequence[ImageRecord], root: Path) -> dict[str, str]:
+    """Return hashes by file name, or by path in the data folder where two folders have images of one name."""
+    names = {record.path.name for record in records}
+    if len(names) == len(records):
+        return {record.path.name: record.sha256 for record in records}
+    return {os.path.relpath(record.path, root).replace(os.sep, "/"): record.sha256 for record in records}
 
 
 def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:

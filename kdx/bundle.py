@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kdx.checked import Graph, read_checked
 from kdx.errors import BundleError, ImageError, KdxError
 from kdx.files import sha256_bytes, sha256_file, tidy, write_atomic
+from kdx.identity import Identity, KnownImages
 from kdx.images import read_with_levels
 from kdx.locks import locked
 from kdx.manifest import (
@@ -38,6 +39,12 @@ from kdx.variants import OWN_THRESHOLD, graph_file
 if TYPE_CHECKING:
     from kdx.keys import PublicKeys
     from kdx.signing import Seal
+
+
+class TrainingImages(msgspec.Struct, frozen=True):
+    """The content of ``training_images.json`` since schema 2."""
+
+    images: list[Identity]
 
 
 @dataclass(frozen=True)
@@ -136,11 +143,20 @@ class Bundle:
         whole = whole.reshape(down * golden.shape[1], across * golden.shape[2], golden.shape[3])
         return np.ascontiguousarray(whole[None, : tiling.frame[0], : tiling.frame[1]])
 
-    def training_images(self) -> frozenset[str]:
-        """Return the content hashes of the images that the student was trained on; raise ``BundleError`` for others."""
+    def training_images(self) -> KnownImages:
+        """Return the images that the student was trained on, by which others are known again.
+
+        Schema 1 kept a list of the files' hashes, which recognises no copy in another format.
+
+        Raises:
+            BundleError: They are not valid.
+        """
         file = self.path / TRAINING_IMAGES
         try:
-            return frozenset(msgspec.json.decode(self.read(TRAINING_IMAGES), type=list[str]))
+            kept = msgspec.json.decode(self.read(TRAINING_IMAGES), type=TrainingImages | list[str])
+            if isinstance(kept, TrainingImages):
+                return KnownImages(kept.images)
+            return KnownImages(Identity(file=sha256) for sha256 in kept)
         except UNREADABLE as error:
             raise BundleError(f"'{file}' is not valid: {error}", fix="export the bundle again") from error
 

@@ -26,7 +26,8 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         more = self.count - len(self.first)
-        return f"{self.count} {self.text}: {', '.join(self.first)}" + (f" and {more} more" if more else "")
+        names = ", ".join(self.first) + (f" and {more} more" if more else "")
+        return f"{self.count} {self.text}" + (f": {names}" if self.first else "")
 
 
 def remark(kind: str, text: str, names: Iterable[object]) -> list[Remark]:

@@ -107,7 +107,7 @@ def calibrate(
         max_bad_images=max_bad_images,
     )
     found = calibrate_each(opened, images, request, defective_images=defective, progress=progress_for(json))
-    remarks = [*folder.remarks]
+    remarks = [*folder.remarks, *found.exact.remarks]
     if json:
         _print_json(bundle, found, remarks, was_signed=was_signed)
     else:

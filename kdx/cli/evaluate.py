@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -26,6 +27,9 @@ from kdx.cli.common import (
     write_json,
 )
 from kdx.files import refuse_existing
+
+if TYPE_CHECKING:
+    from kdx.identity import KnownImages
 
 
 @command
@@ -55,6 +59,7 @@ def evaluate(
     review band the shares in each of the three bands. In percent.
     """
     with needs("train,cpu", "evaluation"):
+        from kd_train.copies import in_test
         from kd_train.datasets import open_data
         from kd_train.evaluate import evaluate as evaluate_detector
     from kdx.folder import FolderOptions, require_test
@@ -73,7 +78,8 @@ def evaluate(
             unused_masks=folder.unused_masks,
             progress=progress_for(json),
         )
-    result = replace(result, remarks=folder.remarks)
+    remarks = in_test(folder.test, _trained_on(detector), progress_for(json))
+    result = replace(result, remarks=(*folder.remarks, *remarks))
     if output is not None:
         write_json(output, result)
     if json:
@@ -97,3 +103,15 @@ def evaluate(
     for name, bands in (result.bands or {}).items():
         shares = (bands.accept, bands.review, bands.reject)
         out.print(f"{name} images: accepted {{}} %, to review {{}} %, rejected {{}} %".format(*map(percent, shares)))
+
+
+def _trained_on(detector: Path) -> KnownImages:
+    """Return the images that a run or a bundle was trained on."""
+    from kdx.bundle import open_bundle
+    from kdx.loading import is_run
+
+    if not is_run(detector):
+        return open_bundle(detector).training_images()
+    from kd_train.run import Run
+
+    return Run(detector).config.known_images()

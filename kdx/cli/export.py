@@ -141,7 +141,7 @@ def export_run(
         bundle,
         method=run.config.method,
         golden_images=run.golden_files(),
-        training_images=list(run.config.train_images.values()),
+        training_images=run.config.known_images().images,
         provenance=run.provenance(checkpoint),
         max_batch=max_batch,
         tiling=tiling,

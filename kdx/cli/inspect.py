@@ -47,6 +47,7 @@ def inspect(
     from rich.table import Table
 
     source = manifest.provenance
+    trained = opened.training_images()
     rows = {
         "method": f"{manifest.method}: {_pair(manifest.pair_spec)}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
@@ -64,7 +65,8 @@ def inspect(
         **_own_thresholds(manifest),
         "signed": _in_words(signature),
         "golden": f"{len(manifest.golden)} images",
-        "trained": f"{source.epoch} epochs on {len(opened.training_images())} images, data {source.data_sha256[:12]}",
+        "trained": f"{source.epoch} epochs on {len(trained)} images, data {source.data_sha256[:12]}"
+        + ("" if trained.knows_pixels else "; known by their files alone, not as copies in another format"),
         "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
         + ", ".join(f"{name} {value}" for name, value in source.exported_with.items()),
     }

@@ -18,6 +18,7 @@ from kdx.bundle import open_bundle, write_manifest
 from kdx.checked import Graph
 from kdx.errors import BundleError, DataError, InputError
 from kdx.files import sha256_file
+from kdx.identity import KnownImages
 from kdx.images import InputSpec
 from kdx.manifest import INDEX, LEVEL
 from kdx.position import FLOOR, Behind, Level, level_from, level_of
@@ -96,8 +97,8 @@ class Synthetic:
     path: Path
     manifest: object
 
-    def training_images(self) -> frozenset[str]:
-        return frozenset()
+    def training_images(self) -> KnownImages:
+        return KnownImages()
 
     def graph_of(self, precision: str) -> Graph:
         return Graph.of(self.path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_train.copies import between, within
 from kd_train.data import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.datasets import open_data
 from kd_train.parts import parts_of
@@ -86,7 +87,8 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     records = scan_images(require_good(folder), BadImages(options.max_bad_images), progress)
     if not records:
         raise DataError(f"'{request.data}' holds no good image that can be read", fix="repair or add images")
-    different = len({record.sha256 for record in records})
+    different = len({record.identity.key for record in records})
+    good = [(record.path, record.identity) for record in records]
     share = options.validation_fraction
     if share is None:
         share = _share(different, request.false_reject_rate)
@@ -101,9 +103,9 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     )
     if len(held_out) < _needed(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)
-    return Material(folder, tuple(records), (*folder.remarks, *parts.remarks)), replace(
-        request, training=replace(options, validation_fraction=share)
-    )
+    remarks = (*folder.remarks, *parts.remarks, *within(good), *between(folder, good, progress))
+    decided = replace(request, training=replace(options, validation_fraction=share))
+    return Material(folder, tuple(records), remarks), decided
 
 
 def _share(images: int, false_reject_rate: float) -> float:

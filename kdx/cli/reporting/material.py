@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kd_train.copies import unknown
 from kdx.bundle import Bundle
 from kdx.errors import DataError
-from kdx.files import hash_of_hashes, sha256_file
+from kdx.files import hash_of_hashes
 from kdx.folder import GOOD, ImageFolder, TestImage
+from kdx.identity import Identity, Likeness, distinct, identify
 from kdx.progress import SILENT, Progress, track
-from kdx.remarks import Remark
+from kdx.remarks import Remark, remark
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
     """
     candidates = folder.test or tuple(TestImage(path, GOOD, None) for path in folder.good)
     paths = dict.fromkeys([*folder.good, *(image.path for image in candidates)])
-    digests = {path: _digest(path) for path in track(progress, paths, "looking at files", len(paths))}
+    found = {path: _identity(path) for path in track(progress, paths, "looking at files", len(paths))}
     trained = bundle.training_images()
-    left = [image for image in candidates if digests[image.path] not in trained]
+    likeness = {path: trained.likeness(each) for path, each in found.items() if each is not None}
+    left = [image for image in candidates if likeness.get(image.path) is not Likeness.SAME]
     if not left:
         raise DataError(
             f"'{folder.root}' holds no images to report on",
@@ -59,15 +62,24 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
             received=f"{len(candidates)} images, all of them trained on" if candidates else "no images",
             fix="name a folder with other images",
         )
-    held_out = {digest for path in folder.good if (digest := digests[path]) and digest not in trained}
+    held_out = [
+        (path, each)
+        for path in folder.good
+        if (each := found[path]) is not None and likeness[path] is not Likeness.SAME
+    ]
+    near = [image.path for image in left if likeness.get(image.path) is Likeness.NEAR]
     threshold = bundle.manifest.threshold_of("fp32")  # every precision is calibrated on the same images
     return Material(
         images=tuple(sample(left, max_images)),
         found=len(left),
         is_test=bool(folder.test),
         trained_on=len(candidates) - len(left),
-        holds_calibration=threshold is not None and hash_of_hashes(held_out) == threshold.data_sha256,
-        remarks=folder.remarks,
+        holds_calibration=threshold is not None and _hash(held_out) == threshold.data_sha256,
+        remarks=(
+            *folder.remarks,
+            *remark("near_trained_on", "images are nearly the same as images trained on", near),
+            *unknown(trained, len(left)),
+        ),
     )
 
 
@@ -89,9 +101,15 @@ def sample(images: Sequence[TestImage], most: int) -> list[TestImage]:
     return [image for image in images if image.path in chosen]
 
 
-def _digest(path: Path) -> str | None:
-    """Return a file's hash; None where it cannot be read, which is said where it is to be scored."""
+def _hash(held_out: Sequence[tuple[Path, Identity]]) -> str:
+    """Return the hash over good images that a calibration on them records: copies count once."""
+    files = {path: identity.file for path, identity in held_out}
+    return hash_of_hashes(files[path] for path in distinct(held_out)[0])
+
+
+def _identity(path: Path) -> Identity | None:
+    """Return an image's hashes; None where it cannot be read, which is said where it is to be scored."""
     try:
-        return sha256_file(path)
+        return identify(path)
     except OSError:
         return None
