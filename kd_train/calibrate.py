@@ -50,7 +50,7 @@ class Calibration:
 
 @dataclass
 class _Scored:
-    """Images that were scored, with the hashes of each, and those that were left out."""
+    """Images that were scored, and those that were left out; keys are those of fitted images too."""
 
     scores: list[float] = field(default_factory=list)
     hottest: list[float] = field(default_factory=list)
@@ -106,7 +106,7 @@ def calibrate(
     interval: tuple[float | None, float | None] = (None, None)
     if defective_images:
         defective = _score(detector, defective_images, trained, bad, max_bad_images, progress, "defective")
-        score, choice = _choose(good, defective, fitted)
+        score, choice = _choose(good, defective)
         false_reject_rate = choice.false_rejects / len(values)
         # The hottest pixel is the score where that is the map's maximum; else as many good images exceed it.
         is_maximum = np.allclose(hottest, values, rtol=1e-6)
@@ -169,7 +169,7 @@ def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> flo
     return float(between[np.flatnonzero(costs <= costs.min() + 1e-12)[0]])
 
 
-def _choose(good: _Scored, defective: _Scored, fitted: Collection[str]) -> tuple[float, DefectChoice]:
+def _choose(good: _Scored, defective: _Scored) -> tuple[float, DefectChoice]:
     for name, scored in (("good", good), ("defective", defective)):
         if not scored.scores:
             raise DataError(
@@ -177,10 +177,11 @@ def _choose(good: _Scored, defective: _Scored, fitted: Collection[str]) -> tuple
                 received=f"{scored.trained_on} that were trained on, which do not count",
                 fix="name a folder with others",
             )
-    both = {*good.hashes, *good.keys, *fitted} & {*defective.hashes, *defective.keys}
+    both = set(good.keys) & set(defective.keys)
     if both:
-        count = sum(not both.isdisjoint(pair) for pair in zip(defective.hashes, defective.keys, strict=True))
-        raise DataError(f"{count} images are both good and defective", fix="remove them from one of the two folders")
+        raise DataError(
+            f"{len(both)} images are both good and defective", fix="remove them from one of the two folders"
+        )
     values, defects = np.array(good.scores), np.array(defective.scores)
     score = best_split(values, defects)
     return score, DefectChoice(
@@ -234,16 +235,16 @@ def _score(
                 if hashes & seen:  # a copy says nothing new
                     found.copies.append(path)
                     continue
-                if hashes.intersection(passed_over):
-                    continue
                 seen |= hashes
+                found.keys.append(identity.key)
+                if identity.file in passed_over:
+                    continue
                 if likeness is Likeness.NEAR:
                     found.near.append(path)
                 verdict = detector(read_image(path, detector.input))
                 found.scores.append(verdict.score)
                 found.hottest.append(float(verdict.anomaly_map.max()))
                 found.hashes.append(identity.file)
-                found.keys.append(identity.key)
                 if verdict.frame_faults:
                     found.faults[str(path)] = [fault.value for fault in verdict.frame_faults]
             except ImageError as error:

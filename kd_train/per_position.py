@@ -30,7 +30,7 @@ class FittedLevel:
     Attributes:
         level: The map.
         record: What a threshold records of it.
-        images: Hashes of the images, of their bytes and of their pixels; none of them may choose a threshold.
+        images: Hashes of the images; none of them, and no copy, may choose a threshold.
     """
 
     level: Level
@@ -84,7 +84,7 @@ def fit_level(
         raise _too_few(2 * FEWEST, 2 * len(read), "could be read")
     level = level_from(hottest, rule, detector.roi.counted if detector.roi else None)
     record = LevelFit(sha256=level.sha256, images=len(read), data_sha256=hash_of_hashes(read))
-    return FittedLevel(level, record, frozenset([*read, *(identify(chosen[digest]).key for digest in read)]))
+    return FittedLevel(level, record, frozenset(read))
 
 
 def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: float | None) -> dict[str, Path]:
