@@ -200,8 +200,7 @@ def training_target(bundle: Path) -> Target:
         files = {**opened.manifest.files, TRAINING_IMAGES: sha256_file(file)}
         named = replace(opened, manifest=msgspec.structs.replace(opened.manifest, files=files))
         try:
-            return isinstance(named.training_images(), frozenset)
-            return isinstance(opened.training_images(), KnownImages)
+            return isinstance(named.training_images(), KnownImages)
         except KdxError:
             return False
         finally:

@@ -31,7 +31,6 @@ from kdx.image_files import (
     EIGHT_BIT_GREY,
     declared_maximum,
     decoding,
-    deep_values,
     load_upright,
     open_image,
     require_supported,
@@ -133,7 +132,9 @@ def _shown(path: Path, data: bytes) -> tuple[NDArray[Any], bool, bool]:
         picture = without_alpha(path, load_upright(path, image))
         with decoding(path):
             if picture.mode in DEEP_GREY:
-                values = deep_values(picture, maximum)
+                values = np.asarray(picture)
+                if maximum is not None:  # Pillow scales what a netpbm header declares to 65535
+                    values = np.rint(values * (maximum / 65535)).astype(np.int32)
                 if not (values % 257).any():  # 8-bit values that were widened
                     return (values // 257).astype(np.uint8), True, True
                 return values.astype(np.int32), True, True
