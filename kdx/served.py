@@ -64,6 +64,10 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
         )
 
 
+_NAMES = tuple(field.encode_name for field in msgspec.structs.fields(_Rules))
+_REQUIRED = (_NAMES[0], *(field.encode_name for field in msgspec.structs.fields(_Rules) if field.required))
+
+
 def parameters_of(manifest: Manifest, threshold: Threshold | None) -> dict[str, str]:
     """Return the parameters from which :func:`verdict_of_answer` decides.
 
@@ -125,10 +129,7 @@ class _Elsewhere(ClosesOnExit):
 
 
 def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
-    fields = msgspec.structs.fields(_Rules)
-    names = [field.encode_name for field in fields]
-    required = names[:1] + [field.encode_name for field in fields if field.required]
-    told = {name: _text_of(parameters[name]) for name in names if name in parameters}
+    told = {name: _text_of(parameters[name]) for name in _NAMES if name in parameters}
     try:
         values = {name: msgspec.json.decode(text) for name, text in told.items()}
         if values.get(f"{_PREFIX}rules", 0) == _VERSION:
@@ -138,7 +139,7 @@ def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
         problem = str(error)
     raise InputError(
         f"the model's parameters do not say what decides: {problem}",
-        expected=f"{', '.join(required)}, the first of them {_VERSION}, and the thresholds as finite numbers",
+        expected=f"{', '.join(_REQUIRED)}, the first of them {_VERSION}, and the thresholds as finite numbers",
         received=", ".join(f"{name} = {text}" for name, text in told.items()) or "none of them",
         fix=_WRITE_AGAIN,
     )
