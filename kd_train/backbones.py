@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,12 @@ from kdx.errors import OptionError
 
 # Any image will do for asking shapes; large enough for the deepest stride of timm's backbones.
 _PROBE_SIZE = 128
+# Names of transformers in the libraries that have them; timm's own are recognised by their modules.
+_TRANSFORMERS = re.compile(r"(^|[/:_.-])(vit|deit|swin|beit|dino|clip|siglip|eva|mae|sam)", re.IGNORECASE)
+_CHOOSE_CONVOLUTIONAL = (
+    "this is a transformer, whose features are tokens, and students imitate feature maps: choose a convolutional "
+    "backbone, e.g. resnet18, wide_resnet50_2, convnext_tiny or tf_efficientnet_lite0"
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,9 @@ class TapNetwork(nn.Module):
         except Exception as error:
             raise OptionError(
                 f"this backbone cannot be tapped at {', '.join(self.taps)}: {error or type(error).__name__}",
-                fix="choose a convolutional backbone that runs its stages one after another, e.g. resnet18 or "
+                fix=_CHOOSE_CONVOLUTIONAL
+                if _is_transformer(model)
+                else "choose a convolutional backbone that runs its stages one after another, e.g. resnet18 or "
                 "tf_efficientnet_lite0",
             ) from error
 
@@ -165,6 +174,7 @@ def create_backbone(name: str, *, pretrained: bool = False) -> Any:
         raise OptionError(
             f"timm has no backbone '{name}'",
             expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
+            fix=_way_out(name),
         )
     try:
         return timm.create_model(name, pretrained=pretrained)
@@ -172,6 +182,20 @@ def create_backbone(name: str, *, pretrained: bool = False) -> Any:
         if pretrained:
             raise
         raise OptionError(f"timm cannot make the backbone '{name}': {error}") from error
+
+
+def _way_out(name: str) -> str:
+    """Say what to do about a name that timm does not know."""
+    if _TRANSFORMERS.search(name):
+        return _CHOOSE_CONVOLUTIONAL
+    if "/" in name or ":" in name:
+        return "give the network's name in timm alone, and a file of weights with --weights"
+    return ""
+
+
+def _is_transformer(model: Any) -> bool:
+    kinds = {type(module).__name__ for module in model.modules()}
+    return any("Attention" in kind or "Attn" in kind for kind in kinds) or hasattr(model, "patch_embed")
 
 
 def taps_at_strides(model: Any, strides: tuple[int, ...]) -> tuple[str, ...]:
@@ -186,7 +210,7 @@ def taps_at_strides(model: Any, strides: tuple[int, ...]) -> tuple[str, ...]:
         raise OptionError(
             f"this backbone has no features at stride {missing[0]}",
             expected=", ".join(f"{stride}: {module}" for stride, module in info.items()),
-            fix="name the taps with --taps",
+            fix=_CHOOSE_CONVOLUTIONAL if _is_transformer(model) else "name the taps with --taps",
         )
     return tuple(info[stride] for stride in strides)
 

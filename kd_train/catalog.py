@@ -16,6 +16,7 @@ options = { part = "kd" }
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -42,6 +43,9 @@ REMOVED = {
 }
 # Keys that came later, with their defaults: where they are not used, what was trained before them is unchanged.
 _LATER: dict[str, object] = {"subfolders": False, "good_folders": ()}
+_NO_ESCAPES = (
+    "in double quotes \\ begins an escape: write paths as 'D:\\parts\\tile' in single quotes, or as D:/parts/tile"
+)
 _NAMED_WEIGHTS = ("imagenet", "random")
 
 
@@ -126,11 +130,12 @@ def read_catalog(path: Path) -> dict[str, Product]:
         OptionError: A table or key is unknown, a value of the wrong type or not possible, or there is no product.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the catalogue '{path}' cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"the catalogue '{path}' is not valid TOML: {error}") from error
+        fix = _NO_ESCAPES if "\\" in path.read_text(encoding="utf-8-sig") else ""
+        raise DataError(f"the catalogue '{path}' is not valid TOML: {error}", fix=fix) from error
     _require_known(content, ("defaults", "products"), f"'{path}'", "table")
     defaults, products = content.get("defaults", {}), content.get("products", {})
     for name, table in (("defaults", defaults), ("products", products)):
@@ -166,6 +171,7 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
             f"{where} is not valid: {error}", expected=_allowed(key), received=f"{key} = {fields.get(key)!r}"
         ) from error
     _require_possible(product, where)
+    _require_paths(product, where, folder)
     weights = [w if w in _NAMED_WEIGHTS else str(folder / w) for w in map(str.strip, product.weights.split(","))]
     return msgspec.structs.replace(
         product,
@@ -192,6 +198,18 @@ def _require_possible(product: Product, where: str) -> None:
             expected="above 0 and below 1, e.g. 0.01",
             received=f"{product.false_reject_rate:g}",
         )
+
+
+def _require_paths(product: Product, where: str, folder: Path) -> None:
+    """Refuse what can only be a Windows path that TOML, or this system, reads otherwise."""
+    for name in ("data", "parts", "weights"):
+        text = getattr(product, name) or ""
+        if not text.isprintable():
+            raise OptionError(f"{where}: {name} holds a line break or the like", received=repr(text), fix=_NO_ESCAPES)
+        if os.sep == "/" and "\\" in text and not (folder / text).exists():
+            raise OptionError(
+                f"{where}: there is no '{text}'", fix="separate folders by /, which every system understands"
+            )
 
 
 def _require_table(value: object, where: str) -> None:

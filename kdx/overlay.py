@@ -35,8 +35,8 @@ def render_overlay(
 ) -> Image.Image:
     """Draw an image and, beside it, the same with its heat map, its outline at the map's threshold, and a caption.
 
-    Colour begins at half that threshold and is strongest at twice of it; without one, the map's own maximum takes the
-    place of the latter.
+    Colour begins at half that threshold and is strongest at twice of it. Without a threshold it is strongest at the
+    map's own maximum, however low that is, and the caption says so.
 
     Args:
         image: uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
@@ -49,6 +49,7 @@ def render_overlay(
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
     picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
     layer = _layer(verdict.anomaly_map, picture.size, verdict.pixel_threshold, field_of_view, included)
+    own_scale = None if verdict.pixel_threshold else layer.full
     blended = _blend(np.asarray(picture, dtype=np.float64), layer.heat)
     blended[layer.outside] *= _UNSEEN
     blended[layer.outline] = (255, 255, 255)
@@ -56,7 +57,7 @@ def render_overlay(
     sheet = Image.new("RGB", (2 * width + 4, height + _CAPTION_HEIGHT), _CAPTION_COLOURS[verdict.decision])
     sheet.paste(picture, (0, _CAPTION_HEIGHT))
     sheet.paste(Image.fromarray(blended.astype(np.uint8)), (width + 4, _CAPTION_HEIGHT))
-    _caption(sheet, verdict, name)
+    _caption(sheet, caption_lines(verdict, name, own_scale))
     return sheet
 
 
@@ -87,11 +88,12 @@ def heat_layer(
 
 @dataclass(frozen=True)
 class _Layer:
-    """How hot each pixel is, 0 to 1; where the map's threshold is crossed; what the map does not cover."""
+    """How hot each pixel is, 0 to 1, and the map value of 1; where the threshold is crossed; what is not covered."""
 
     heat: NDArray[np.float64]
     outline: NDArray[np.bool_]
     outside: NDArray[np.bool_]
+    full: float
 
 
 def _layer(
@@ -116,7 +118,7 @@ def _layer(
     if included is not None:
         outside |= ~np.asarray(Image.fromarray(included).resize(size, Image.Resampling.NEAREST))
     over = (values > limit) & ~outside if limit else np.zeros_like(outside)
-    return _Layer(heat, over & ~binary_erosion(over, iterations=2), outside)
+    return _Layer(heat, over & ~binary_erosion(over, iterations=2), outside, full)
 
 
 def _blend(picture: NDArray[np.float64], heat: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,15 +138,22 @@ def _weight(heat: NDArray[np.float64]) -> NDArray[np.float64]:
     return weight
 
 
-def _caption(sheet: Image.Image, verdict: Verdict, name: str) -> None:
-    draw = ImageDraw.Draw(sheet)
+def caption_lines(verdict: Verdict, name: str, own_scale: float | None) -> tuple[str, str]:
+    """Return the two lines of a caption.
+
+    Args:
+        verdict: What the detector said.
+        name: The file's name.
+        own_scale: The map's maximum, where that scales the colours for want of a threshold; else None.
+    """
     margin = ""
     if verdict.margin is not None:
         margin = f"   {abs(verdict.margin):.0%} {'above' if verdict.margin > 0 else 'below'} threshold"
-    draw.text(
-        (8, 3),
-        f"{verdict.decision.value.upper()}   score {verdict.score:.4g}{margin}",
-        (255, 255, 255),
-        ImageFont.load_default(15),
-    )
-    draw.text((8, 23), name, (225, 225, 225), ImageFont.load_default(12))
+    scale = "" if own_scale is None else f"no threshold: colours up to this map's own maximum, {own_scale:.3g}   "
+    return f"{verdict.decision.value.upper()}   score {verdict.score:.4g}{margin}", f"{scale}{name}"
+
+
+def _caption(sheet: Image.Image, lines: tuple[str, str]) -> None:
+    draw = ImageDraw.Draw(sheet)
+    draw.text((8, 3), lines[0], (255, 255, 255), ImageFont.load_default(15))
+    draw.text((8, 23), lines[1], (225, 225, 225), ImageFont.load_default(12))

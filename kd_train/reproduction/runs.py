@@ -125,8 +125,8 @@ def reproduce(
 
 def _prepare(options: ReproduceOptions, progress: Progress) -> tuple[Choice, tuple[Part, ...]]:
     """Check the whole request before anything is trained: method, table, categories, images, clashing options."""
-    if options.seeds < 1:
-        raise OptionError("--seeds is out of range", expected="1 or more", received=str(options.seeds))
+    if not 1 <= options.seeds <= 1000:
+        raise OptionError("--seeds is out of range", expected="1 to 1000", received=str(options.seeds))
     choose(options.method, None, options.table, options.variants)  # a wrong method or table is named before the data
     names = categories_of(options.data)
     unknown = [name for name in options.categories if name not in names]

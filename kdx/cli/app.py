@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 import kdx
 from kdx.cli import (
@@ -29,6 +32,7 @@ from kdx.cli import (
     triton,
     verify,
 )
+from kdx.text import visible
 
 _HELP = """From a folder of good parts to a verdict on the line.
 
@@ -43,8 +47,27 @@ Start with **kdx demo**, or with your own images:
 Exit status: 0 done, 1 a gate failed (for example verify), 2 the request could not be carried out.
 """
 
+
+class _Group(TyperGroup):
+    """The commands; words of the command line are quoted in errors as a terminal can show them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # Of typer's own copy of click, whose place is not public.
+            if hasattr(error, "format_message") and hasattr(error, "message"):
+                error.message = visible(str(error.message))
+            raise
+
+
 app = typer.Typer(
-    help=_HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+    cls=_Group,
+    help=_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
 )
 _COMMANDS = (
     train, train_many, fit, methods, evaluate, export, roi, calibrate, verify, sign, build_engine, triton, predict,

@@ -17,25 +17,42 @@ from typing import Any, NoReturn, TypeVar, overload
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from kdx.errors import KdxError, OptionError
 from kdx.files import tidy, write_atomic
 from kdx.levels import NarrowRanges, NarrowRangeWarning
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
+from kdx.text import visible, visible_json
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class SafeConsole(Console):
+    """A console that shows what a terminal would obey: names and contents of files may hold escape sequences."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make text of a string, before rich drops some control characters and measures the others as nothing."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render with control characters written out, but for those of rich itself."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.is_control else segment._replace(text=visible(segment.text))
+
 
 # Results go to standard output; everything that merely accompanies them goes to standard error. Lines are not broken by
 # us: a path must survive being copied, and a pipe has no width; where rich would assume 80 columns, a table gets more.
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = SafeConsole(highlight=False, soft_wrap=True, width=_WIDTH)
+err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130  # as shells report Ctrl-C
 BROKEN_PIPE = 141  # as shells report SIGPIPE
@@ -146,12 +163,12 @@ def batch_sizes(text: str, largest: int) -> list[int]:
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2).decode() + "\n")
+    sys.stdout.write(visible_json(msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2).decode()) + "\n")
 
 
 def print_json_line(value: object) -> None:
     """Print one line of JSON Lines, at once: a line that waits in a buffer is of no use to the line."""
-    sys.stdout.write(msgspec.json.encode(_plain(value)).decode() + "\n")
+    sys.stdout.write(visible_json(msgspec.json.encode(_plain(value)).decode()) + "\n")
     sys.stdout.flush()
 
 
@@ -245,8 +262,11 @@ def _path_text(value: object) -> str:
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        # A file's name may be no text, which JSON could not hold.
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {_finite(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
@@ -272,7 +292,7 @@ def _show_warning(
     elif category.__module__.split(".")[0] in {"kdx", "kd_train", "kd_export"}:
         warn(str(message))
     else:
-        plainly(message, category, *rest, **more)
+        plainly(visible(str(message)), category, *rest, **more)
 
 
 def _describe(error: OSError) -> str:

@@ -55,7 +55,7 @@ def demo(
     smallest: bool = typer.Option(
         False, "--smallest", help="Run every step as small as it goes; the detector is no good."
     ),
-    seed: int = typer.Option(0, min=0, help="Seed of everything random."),
+    seed: int = typer.Option(0, min=0, max=2**32 - 1, help="Seed of everything random."),
     force: bool = typer.Option(True, "--force/--no-force", help="Replace an earlier demo."),
     json: bool = JSON_OPTION,
 ) -> None:

@@ -59,7 +59,7 @@ def fit(
         None, metavar="REGEX", help="Images whose names have the same match show one part, as in kdx train."
     ),
     parts: Path | None = typer.Option(None, metavar="CSV", help="The same from a file: file name, part."),
-    seed: int = typer.Option(0, min=0, help="Seed of everything random."),
+    seed: int = typer.Option(0, min=0, max=2**32 - 1, help="Seed of everything random."),
     channels: str = typer.Option("auto", help="What the camera delivers: 3 (colour), 1 (mono), auto (as the images)."),
     sixteen_bit_range: str = typer.Option("0:65535", metavar="LOW:HIGH", help="As kdx train takes it."),
     max_bad_images: int = MAX_BAD_OPTION,

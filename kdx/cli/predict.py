@@ -110,6 +110,12 @@ def predict(
             report_remarks(left_out.remarks)
     if overlay is not None and not json:
         out.print(f"heat maps in {overlay}/")
+        own = sum(record["overlay_scale"] == "own maximum" for record in records)
+        if own:
+            err.print(
+                f"[yellow]{own} heat maps have no threshold:[/] each is coloured up to its own maximum, so the hottest "
+                "place of a good part is as bright as a defect's. Compare scores, or calibrate first"
+            )
 
 
 def judge(
@@ -163,6 +169,7 @@ def judge(
                 if overlay is not None:
                     target = targets[path, name]
                     record["overlay"] = str(target)
+                    record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
                     _write_overlay(target, image, verdict, path.name, group[name])
                 if each is not None:
                     each(record)

@@ -63,7 +63,7 @@ def train(
     combine: str | None = typer.Option(None, help="How the taps' maps become one: sum or product."),
     score: str | None = typer.Option(None, help="How the map becomes a score: max or sum."),
     sigma: float | None = typer.Option(None, help="Gaussian blur of the anomaly map, in map pixels; 0 for none."),
-    seed: int = typer.Option(0, min=0, help="Seed of everything random."),
+    seed: int = typer.Option(0, min=0, max=2**32 - 1, help="Seed of everything random."),
     train_fraction: float = typer.Option(1.0, help="Share of the training images to use, e.g. 0.1."),
     validation_fraction: float | None = typer.Option(None, help="Share of the good images to hold out."),
     group_by: str | None = typer.Option(

@@ -120,11 +120,21 @@ def test_unknown_backbone_lists_the_near_ones():
     assert "resnet18" in caught.value.expected
 
 
-def test_a_transformer_has_no_strides(cli, dataset, tmp_path):
-    options = ("--backbone", "vit_tiny_patch16_224", "--weights", "random")
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s", "facebook/dinov2-small", "dinov2_vits14"],
+)
+def test_a_transformer_is_called_one_and_the_way_out_named(cli, dataset, tmp_path, name):
+    options = ("--backbone", name, "--weights", "random", "--image-size", 64)
     stderr = cli("train", dataset, "-o", tmp_path / "run", *options, code=2).stderr
-    assert "no features at stride 4" in stderr
-    assert "--taps" in stderr
+    assert "this is a transformer" in stderr
+    assert "choose a convolutional backbone, e.g. resnet18" in stderr
+    assert "--taps" not in stderr
+
+
+def test_a_hubs_name_is_sent_to_timms(cli, dataset, tmp_path):
+    stderr = cli("train", dataset, "-o", tmp_path / "run", "--backbone", "hf_hub:timm/resnet18.a1_in1k", code=2).stderr
+    assert "give the network's name in timm alone" in stderr
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mixer_s32_224"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,11 @@ def catalog(folder: Path, text: str) -> Path:
     ("text", "said"),
     [
         ('[products.tile]\ndata = "x"\nepoch = 3', r"\[products.tile\] has an unknown key 'epoch'\n  expected: epochs"),
+        (
+            '[products.tile]\ndata = "C:\\new\\tile"',
+            r"data holds a line break.*\n  received: .*\n  fix: in double quotes",
+        ),
+        ('[products.tile]\ndata = "x"\nweights = "w\\t.pth"', r"weights holds a line break"),
         ('[products.tile]\ndata = "x"\ndistance = "cosine"', r"'distance' is no longer a key\n  fix: leave it out"),
         ('[products.tile]\ndata = "x"\nimage-size = 3', r"unknown key 'image-size'\n  expected: image_size"),
         ('[product.tile]\ndata = "x"', r"unknown table 'product'\n  expected: products"),
@@ -65,8 +71,22 @@ def test_what_a_catalogue_must_not_say(tmp_path, text, said):
 def test_a_catalogue_that_is_no_toml(tmp_path):
     with pytest.raises(DataError, match="is not valid TOML"):
         read_catalog(catalog(tmp_path, "products.tile = ["))
+    with pytest.raises(DataError, match=r"not valid TOML: .*\n  fix: in double quotes"):
+        read_catalog(catalog(tmp_path, '[products.tile]\ndata = "D:\\parts"'))
     with pytest.raises(DataError, match="cannot be read"):
         read_catalog(tmp_path / "missing.toml")
+
+
+def test_a_catalogue_of_windows_is_read(tmp_path):
+    path = tmp_path / "catalog.toml"
+    path.write_bytes(b"\xef\xbb\xbf[products.tile]\r\ndata = 'parts'\r\n")  # as its editor writes it
+    assert read_catalog(path)["tile"].data == str(tmp_path / "parts")
+
+
+@pytest.mark.skipif(os.sep != "/", reason="there the path is right")
+def test_a_windows_path_names_the_way_out(tmp_path):
+    with pytest.raises(OptionError, match=r"there is no 'parts\\tile'\n  fix: separate folders by /"):
+        read_catalog(catalog(tmp_path, "[products.tile]\ndata = 'parts\\tile'"))
 
 
 def test_defaults_give_way_and_paths_are_the_catalogues(tmp_path):

@@ -182,6 +182,50 @@ def test_unreadable_weights(train, tmp_path, name, content):
     assert "cannot be read as weights" in stderr
 
 
+@pytest.mark.parametrize("value", [-1, 2**32, 2**63, 2**64, 10**30, "1.5", "1e3"])
+@pytest.mark.parametrize("command", ["train", "fit", "demo"])
+def test_a_seed_out_of_range_is_no_bug(cli, dataset, tmp_path, command, value):
+    arguments = {
+        "train": ("train", dataset, "-o", tmp_path / "out"),
+        "fit": ("fit", dataset, "-o", tmp_path / "out", "--budget-ms", 10),
+        "demo": ("demo", tmp_path / "out"),
+    }[command]
+    stderr = cli(*arguments, "--seed", value, code=2).stderr
+    assert "--seed" in stderr
+    assert "bug" not in stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", 10**30),
+        ("workers", -1),
+        ("workers", 2**31),
+        ("memory_mib", -1),
+        ("memory_mib", 2**63),
+        ("max_bad_images", -1),
+        ("tile", 0),
+        ("tile", 2**40),
+        ("image_size", 0),
+        ("image_size", 2**40),
+        ("epochs", 0),
+        ("batch_size", 2**40),
+    ],
+)
+def test_integers_out_of_range_are_refused_from_python_too(dataset, tmp_path, name, value):
+    from kd_train.train import TrainOptions, train
+    from kdx.errors import OptionError
+
+    options = TrainOptions(**{"backbone": "test_resnet", "weights": "random", name: value})
+    with pytest.raises(OptionError, match=f"{name.replace('_', '.')} is out of range") as caught:
+        train(dataset, tmp_path / "out", options)
+    assert " to " in caught.value.expected
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_weights_file(train, tmp_path):
     stderr = train("--weights", tmp_path / "none.pth").stderr
     assert "there is no weights file" in stderr

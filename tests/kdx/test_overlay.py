@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from kdx.overlay import _CAPTION_HEIGHT, heat_layer, render_overlay
+from kdx.overlay import _CAPTION_HEIGHT, caption_lines, heat_layer, render_overlay
 from kdx.runtime.detector import Decision, Verdict
 
 SIDE = 320  # large enough not to be enlarged
@@ -42,6 +42,24 @@ def test_without_a_threshold_the_hottest_place_is_marked() -> None:
     assert coloured[100:140, 100:140].all()
 
 
+def test_a_map_without_a_threshold_says_that_its_scale_is_its_own(monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.text", lambda self, at, text, *_: said.append(text))
+    for scale in (1e-6, 1.0):
+        heat_of(Verdict(Decision.UNDECIDED, 1.0, None, scale * spot()))
+    heat_of(Verdict(Decision.GOOD, 1.0, 2.0, spot(), pixel_threshold=0.5))
+    own = "no threshold: colours up to this map's own maximum, "
+    assert said[1::2] == [f"{own}1e-06   part.png", f"{own}1   part.png", "part.png"]
+
+
+def test_the_scale_of_a_map_that_is_not_finite_is_that_of_the_rest() -> None:
+    broken = spot()
+    broken[20, 20] = np.nan
+    assert is_coloured(heat_of(Verdict(Decision.UNDECIDED, 1.0, None, broken))[200:205, 200:205]).all()
+    lines = caption_lines(Verdict(Decision.UNDECIDED, 1.0, None, broken), "part.png", 1.0)
+    assert lines[1].endswith("maximum, 1   part.png")
+
+
 def test_what_the_detector_does_not_see_is_dark_and_the_map_lies_in_the_rest() -> None:
     heat = heat_of(Verdict(Decision.DEFECTIVE, 1.0, 0.5, spot(), pixel_threshold=0.5), field_of_view=0.5)
     assert (heat[:78] < 60).all()
@@ -57,3 +75,15 @@ def test_the_layer_alone_makes_the_same_picture() -> None:
     below = Image.new("RGBA", (SIDE, SIDE), (128, 128, 128, 255))
     both = np.asarray(Image.alpha_composite(below, layer))[..., :3].astype(int)
     assert np.abs(both - heat_of(verdict, 0.8)).max() <= 2  # of 255: alpha has eight bits
+
+
+def test_the_command_says_which_heat_maps_have_no_threshold(cli, raw_bundle, tiny_bundle, dataset, tmp_path) -> None:
+    images = sorted((dataset / "test/good").iterdir())[:2]
+    said = cli("predict", raw_bundle, *images, "--overlay", tmp_path / "raw")
+    assert "2 heat maps have no threshold" in said.stderr
+    assert "coloured up to its own maximum" in said.stderr
+    (record,) = cli("predict", raw_bundle, images[0], "--overlay", tmp_path / "json", "--json").lines
+    assert record["overlay_scale"] == "own maximum"
+    assert "heat maps have no threshold" not in cli("predict", tiny_bundle, *images, "--overlay", tmp_path / "a").stderr
+    (record,) = cli("predict", tiny_bundle, images[0], "--overlay", tmp_path / "b", "--json").lines
+    assert record["overlay_scale"] == "threshold"

@@ -122,7 +122,7 @@ def notes_of(content: Content) -> list[str]:
     elif threshold is None:
         found.append(
             "The bundle is not calibrated: no threshold has been promised, and the one below is only where the slider "
-            "begins. Heat maps are scaled by their own maximum."
+            "begins."
         )
     elif threshold.defects is not None:
         found.append(
@@ -135,6 +135,11 @@ def notes_of(content: Content) -> list[str]:
     if content.detector.roi is not None:
         share = 100 * content.detector.roi.included.mean()
         found.append(f"Only the region of interest counts, {share:.3g} % of the image; the rest is dark in heat maps.")
+    if not content.detector.pixel_threshold:
+        found.append(
+            "Heat maps have no threshold: each is coloured up to its own maximum, so the hottest place of a good part "
+            "is as bright as a defect's."
+        )
     if not result.defective:
         found.append(
             "There are no defective images: neither misses, nor AUROC, precision or PRO can be shown. Only the rate of "
