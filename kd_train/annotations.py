@@ -15,9 +15,8 @@ from kdx.folder import TestImage
 from kdx.images import image_facts
 from kdx.masks import read_mask
 from kdx.progress import SILENT, Progress
+from kdx.remarks import Remark, remark
 from kdx.resampling import any_within
-
-_NAMED = 5
 
 
 class MaskWarning(UserWarning):
@@ -46,22 +45,18 @@ class Annotations:
     on_good: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
-    def notes(self) -> list[str]:
-        """Return what a reader of pixel figures must know, a sentence each."""
+    def remarks(self) -> list[Remark]:
+        """Return what a reader of pixel figures must know."""
         left_out = "left out of pixel AUROC and PRO"
-        said = (
-            (self.without, f"{{}} of {self.defective} defective images have no mask, {left_out}"),
-            (self.empty, f"{{}} masks of defective images mark no pixel, {left_out}"),
-            (self.full, "{} masks of defective images mark every pixel"),
-            (self.outside, "{} masks mark pixels only outside the field of view, where the map cannot show them"),
-            (self.on_good, f"{{}} masks of good images mark pixels, {left_out}"),
-            (self.unused, "{} masks belong to no image"),
-        )
-        return [f"{text.format(len(names))}: {_listed(names)}" for names, text in said if names]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        outside = "masks mark pixels only outside the field of view, where the map cannot show them"
+        return [
+            *remark("without_mask", f"of {self.defective} defective images have no mask, {left_out}", self.without),
+            *remark("empty_mask", f"masks of defective images mark no pixel, {left_out}", self.empty),
+            *remark("full_mask", "masks of defective images mark every pixel", self.full),
+            *remark("mask_outside_view", outside, self.outside),
+            *remark("mask_of_good_image", f"masks of good images mark pixels, {left_out}", self.on_good),
+            *remark("unused_mask", "masks belong to no image", self.unused),
+        ]
 
 
 @dataclass(frozen=True)
@@ -112,8 +107,8 @@ def read_masks(
             cells = _checked(image, found, map_size, field_of_view)
             if cells is not None and keeps_map(image):
                 by_image[image.path] = cells if cells.any() else nothing
-    for note in found.notes():
-        warnings.warn(note, MaskWarning, stacklevel=4)
+    for one in found.remarks():
+        warnings.warn(str(one), MaskWarning, stacklevel=4)
     return ReadMasks(by_image, found)
 
 

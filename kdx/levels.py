@@ -7,11 +7,15 @@ dark grey levels, and everything runs. No NumPy here: the command line counts th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
+
+from kdx.remarks import Remark, remark
 
 FULL_RANGE = (0, 65535)
 # Of a declared range, the share below which hardly any grey levels are left: 25 of 255.
@@ -104,6 +108,34 @@ class NarrowRanges:
         if self.levels is None:
             return ""
         return narrow_said(len(self.images), next(iter(self.images)), self.levels)
+
+    def remarks(self) -> list[Remark]:
+        """Return the same as a remark; none where there are no such images."""
+        if self.levels is None:
+            return []
+        return remark("narrow_range", f"16-bit images hold {self.levels.describe()}", self.images)
+
+
+@contextmanager
+def counted(narrow: NarrowRanges, plainly: Callable[..., None] | None = None) -> Iterator[None]:
+    """Count images that hardly use their declared range meanwhile, instead of warning of each.
+
+    Args:
+        narrow: What counts them.
+        plainly: Shows other warnings; None as Python does.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NarrowRangeWarning)
+        shown = plainly or warnings.showwarning
+
+        def show(message: Warning | str, *rest: Any, **more: Any) -> None:
+            if isinstance(message, NarrowRangeWarning):
+                narrow.add(message)
+            else:
+                shown(message, *rest, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def narrow_said(count: int, example: str, levels: Levels) -> str:

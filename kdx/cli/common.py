@@ -27,7 +27,7 @@ from rich.text import Text
 
 from kdx.errors import KdxError, OptionError
 from kdx.files import tidy, write_atomic
-from kdx.levels import NarrowRanges, NarrowRangeWarning
+from kdx.levels import NarrowRanges, counted
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
 from kdx.text import visible, visible_json
@@ -98,9 +98,7 @@ def _guarded(function: F, *, json_lines: bool) -> F:
         narrow = NarrowRanges()
         show = (print_json_line if json_lines else print_json) if kwargs.get("json", False) else None
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("always", NarrowRangeWarning)  # counted here, and said once
-                warnings.showwarning = functools.partial(_show_warning, warnings.showwarning, narrow)
+            with counted(narrow, functools.partial(_show_warning, warnings.showwarning)):  # and said once
                 try:
                     function(*args, **kwargs)
                 finally:
@@ -279,17 +277,10 @@ def warn(text: str) -> None:
 
 
 def _show_warning(
-    plainly: Callable[..., None],
-    narrow: NarrowRanges,
-    message: Warning | str,
-    category: type[Warning],
-    *rest: Any,
-    **more: Any,
+    plainly: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any, **more: Any
 ) -> None:
-    """Show a warning of kdx's own as a message, and any other as Python does; what is said once is only counted."""
-    if isinstance(message, NarrowRangeWarning):
-        narrow.add(message)
-    elif category.__module__.split(".")[0] in {"kdx", "kd_train", "kd_export"}:
+    """Show a warning of kdx's own as a message, and any other as Python does."""
+    if category.__module__.split(".")[0] in {"kdx", "kd_train", "kd_export"}:
         warn(str(message))
     else:
         plainly(visible(str(message)), category, *rest, **more)

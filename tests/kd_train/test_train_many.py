@@ -216,3 +216,20 @@ def test_a_product_whose_process_always_dies_fails_alone(dataset, tmp_path, monk
     assert "does not exist" in missing.error["message"]
     assert said == ["a: its process died (killed by SIGKILL) and is started again"]
     assert product.kept_result(orders[0]) == dead
+
+
+def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_path, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
+    for path in dataset_copy.glob("t*/*/*.png"):
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(values).save(path)
+    (dataset_copy / "ground_truth/scratch/016_mask.png").unlink()
+    result = product.make(order_of(tmp_path, dataset_copy))
+    assert result.error is None
+    said = {one.kind: str(one) for one in result.remarks}
+    assert "20 16-bit images hold values from" in said["narrow_range"]
+    assert "1 of 4 defective images have no mask" in said["without_mask"]

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import time
+import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from kdx.errors import CheckpointError, GateError, KdxError, OutputError
 from kdx.faults import fault_of
 from kdx.files import hash_of_hashes, new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.folder import FolderOptions, ImageFolder, require_good
+from kdx.levels import NarrowRanges, counted
 from kdx.manifest import INDEX
 from kdx.progress import SILENT
 from kdx.records import encode_record, read_record
@@ -52,7 +54,10 @@ def make(order: Order) -> ProductResult:
             return msgspec.structs.replace(kept, state="unchanged")
         same = kept is not None and kept.fingerprint == fingerprint
         keep(order, _result(order, "begun", fingerprint))
-        result = _make(order, folder, fingerprint, resume=same)
+        narrow = NarrowRanges()
+        with counted(narrow):
+            result = _make(order, folder, fingerprint, resume=same)
+        result = msgspec.structs.replace(result, remarks=[*result.remarks, *narrow.remarks()])
     # One product's failure, whatever it is, does not stop the others.
     except Exception as error:
         result = failed(order, fault_of(error).record, fingerprint)
@@ -201,7 +206,7 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
         detection_rate=found.detection_rate if found else None,
         threshold=calibrated.exact.threshold.score,
         refused={name: reason for name, reason in {**refused, **calibrated.refusals()}.items() if reason},
-        remarks=remarks,
+        remarks=[*remarks, *(found.masks.remarks() if found and found.masks else [])],
         checkpoint_sha256=bundle.manifest.provenance.checkpoint_sha256,
     )
 
@@ -222,13 +227,25 @@ def _train(order: Order, *, resume: bool) -> list[Remark]:
 
 def _evaluate(order: Order, bundle: Bundle, folder: ImageFolder) -> Evaluation | None:
     """Measure on labelled test images, where there are good and defective ones."""
+    from kd_train.annotations import MaskWarning
     from kd_train.evaluate import evaluate
     from kdx.loading import detector_of
 
     if len({image.is_defective for image in folder.test}) < 2:
         return None
-    with detector_of(bundle, order.product.backend, order.threads, "fp32") as detector:
-        return evaluate(detector, folder.root, folder.test, max_bad_images=order.product.max_bad_images)
+    product = order.product
+    with (
+        warnings.catch_warnings(),
+        detector_of(bundle, product.backend, order.threads, "fp32") as detector,
+    ):
+        warnings.simplefilter("ignore", MaskWarning)  # said in the result
+        return evaluate(
+            detector,
+            folder.root,
+            folder.test,
+            max_bad_images=product.max_bad_images,
+            unused_masks=folder.unused_masks,
+        )
 
 
 def _result(order: Order, state: str, fingerprint: str) -> ProductResult:

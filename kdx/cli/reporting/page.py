@@ -150,7 +150,7 @@ def notes_of(content: Content) -> list[str]:
     elif content.scored.masks is None:
         found.append("There are no masks: nothing can be said of pixels (pixel AUROC, PRO).")
     if content.scored.annotations is not None:
-        found += [f"{note}." for note in content.scored.annotations.notes()]
+        found += [f"{one}." for one in content.scored.annotations.remarks()]
     if not material.is_test:
         kind = "among which are those the threshold was calibrated on" if material.holds_calibration else "as given"
         found.append(
