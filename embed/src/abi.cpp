@@ -1,6 +1,7 @@
 // The C interface: arguments are checked, exceptions end here.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -11,7 +12,9 @@
 #include "detector.h"
 #include "error.h"
 #include "kdx/kdx.h"
+#include "keys.h"
 #include "regions.h"
+#include "text.h"
 
 struct kdx_detector {
     kdx::embed::Detector detector;
@@ -25,11 +28,7 @@ using kdx::embed::kFirstVerdict;
 // Of the thread. Fixed, so that saying that memory ran out takes none.
 thread_local char last_error[1024] = "";
 
-void remember(const char *what) noexcept {
-    const auto length = std::min(std::strlen(what), sizeof last_error - 1);
-    std::memcpy(last_error, what, length);
-    last_error[length] = '\0';
-}
+void remember(const char *what) noexcept { kdx::embed::copy_text(what, last_error, sizeof last_error); }
 
 template <class Action>
 kdx_status guarded(Action &&action) noexcept {
@@ -57,8 +56,9 @@ void require(const void *pointer, const char *name) {
 }
 
 // The smallest structures that were ever published: a caller with less was compiled against nothing of ours.
-constexpr std::size_t kFirstOptions = sizeof(kdx_options), kFirstDescription = offsetof(kdx_description, said),
+constexpr std::size_t kFirstOptions = offsetof(kdx_options, batch_sizes), kFirstDescription = offsetof(kdx_description, said),
                       kFirstReport = sizeof(kdx_selftest_report);
+constexpr std::size_t kMostBatchSizes = 4096;
 
 void require_size(std::uint32_t size, std::size_t first, const char *name) {
     if (!kdx::embed::is_size(size, first)) refuse((std::string(name) + " has no size: set it with KDX_INIT").c_str());
@@ -89,20 +89,40 @@ kdx_status judged(const kdx_detector *detector, std::size_t count, kdx_verdict *
     return status;
 }
 
+kdx_options read_options(const kdx_options *options) {
+    kdx_options given{};
+    if (!options) return given;
+    require_size(options->struct_size, kFirstOptions, "options");
+    std::memcpy(&given, options, std::min<std::size_t>(options->struct_size, sizeof given));
+    if (given.threads < 0 || given.device < 0) refuse("threads and device cannot be negative");
+    if (given.batch_size_count > kMostBatchSizes) refuse("more than 4096 batch sizes");
+    if (given.batch_size_count) require(given.batch_sizes, "batch_sizes");
+    for (std::size_t i = 0; i < given.batch_size_count; ++i)
+        if (given.batch_sizes[i] < 1 || static_cast<std::size_t>(given.batch_sizes[i]) > kdx::embed::kMostImages)
+            refuse("a batch size is from 1 to 1048576");
+    return given;
+}
+
+void open(const char *bundle, const kdx_options *options, const std::vector<kdx::embed::PublicKey> *keys, kdx_detector **detector) {
+    require(detector, "detector");
+    *detector = nullptr;
+    require(bundle, "bundle");
+    *detector = new kdx_detector{kdx::embed::Detector(bundle, read_options(options), keys)};
+}
+
 }  // namespace
 
 kdx_status kdx_open(const char *bundle, const kdx_options *options, kdx_detector **detector) noexcept {
+    return guarded([&] { open(bundle, options, nullptr, detector); });
+}
+
+kdx_status kdx_open_signed(const char *bundle, const kdx_options *options, const char *const *public_keys, size_t count,
+                           kdx_detector **detector) noexcept {
     return guarded([&] {
         require(detector, "detector");
         *detector = nullptr;
-        require(bundle, "bundle");
-        kdx_options given{};
-        if (options) {
-            require_size(options->struct_size, kFirstOptions, "options");
-            std::memcpy(&given, options, std::min<std::size_t>(options->struct_size, sizeof given));
-        }
-        if (given.threads < 0 || given.device < 0) refuse("threads and device cannot be negative");
-        *detector = new kdx_detector{kdx::embed::Detector(bundle, given)};
+        const auto keys = kdx::embed::read_public_keys(public_keys, count);
+        open(bundle, options, &keys, detector);
     });
 }
 

@@ -21,6 +21,7 @@ struct BackendOptions {
     std::filesystem::path cache;  // empty: compiled models are not kept
     int threads = 0;
     int device = 0;
+    bool is_signed = false;  // a signature was required: the cache must be this user's alone
 };
 
 class Backend {
@@ -31,6 +32,9 @@ public:
     virtual std::size_t max_batch() const = 0;
     // What runs the bundle's graph itself, on the graph's own input: below the tiles, where there are any.
     virtual Backend &graph() { return *this; }
+    // Does what the first batch of so many images would have to wait for, once for as long as this lives. Throws Failure
+    // (KDX_ERROR_BACKEND).
+    virtual void prepare(std::size_t count) = 0;
     // Runs images (count, height, width, channels), packed. Any number of threads may call it at once. Throws Failure
     // (KDX_ERROR_BACKEND); the next call may succeed.
     virtual void run(const std::uint8_t *images, std::size_t count, const Sink &sink) = 0;
@@ -42,7 +46,8 @@ struct BackendKind {
     std::vector<std::string> precisions;
     // Whether this machine computes a precision.
     std::function<bool(const std::string &precision)> offers;
-    std::function<std::unique_ptr<Backend>(const Bundle &bundle, const BackendOptions &options)> open;
+    // graph: the content of the precision's ONNX file, the very bytes that were hashed.
+    std::function<std::unique_ptr<Backend>(const Bundle &bundle, std::string graph, const BackendOptions &options)> open;
 };
 
 // The runtimes that were compiled in, in order of preference.

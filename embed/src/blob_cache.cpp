@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <fstream>
 #include <random>
+#if !defined(_WIN32)
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
 
 #include "bundle.h"
 #include "error.h"
@@ -14,7 +18,45 @@ namespace kdx::embed {
 namespace fs = std::filesystem;
 
 namespace {
+
 constexpr std::size_t kDigestBytes = 32;
+
+[[noreturn]] void refuse_cache(const fs::path &folder, const std::string &why) {
+    throw Failure(KDX_ERROR_ARGUMENT, "a signature is required, and the cache '" + folder.string() + "' cannot be used: " + why +
+                                          "\n  fix: name a folder to which only this user can write (chmod go-w), or no cache");
+}
+
+#if defined(_WIN32)
+bool is_ours(const fs::path &, bool) { return false; }
+
+void require_private(const fs::path &folder) { refuse_cache(folder, "on this system it is not known who may write there"); }
+#else
+// Whether nobody but this user and root can write there. Others cannot move what is not theirs out of a folder that is
+// sticky, such as /tmp.
+bool is_ours(const fs::path &path, bool may_be_sticky) {
+    struct stat found {};
+    if (::stat(path.c_str(), &found) != 0 || (found.st_uid != ::geteuid() && found.st_uid != 0)) return false;
+    return !(found.st_mode & (S_IWGRP | S_IWOTH)) || (may_be_sticky && (found.st_mode & S_ISVTX));
+}
+
+void require_private(const fs::path &folder) {
+    std::error_code error;
+    auto at = fs::canonical(folder, error);
+    if (error) refuse_cache(folder, error.message());
+    for (bool is_leaf = true;; is_leaf = false, at = at.parent_path()) {
+        if (!is_ours(at, !is_leaf)) refuse_cache(folder, "others may write to '" + at.string() + "', and could choose what runs");
+        if (at == at.root_path()) return;
+    }
+}
+#endif
+
+}  // namespace
+
+BlobCache::BlobCache(fs::path folder, bool is_private) : folder_(std::move(folder)), is_private_(is_private && !folder_.empty()) {
+    if (!is_private_) return;
+    std::error_code error;
+    if (fs::create_directories(folder_, error)) fs::permissions(folder_, fs::perms::owner_all, error);
+    require_private(folder_);
 }
 
 fs::path BlobCache::file_of(const std::string &key) const {
@@ -24,6 +66,7 @@ fs::path BlobCache::file_of(const std::string &key) const {
 std::optional<std::string> BlobCache::read(const std::string &key) const {
     std::error_code error;
     if (folder_.empty() || !fs::is_regular_file(file_of(key), error)) return std::nullopt;
+    if (is_private_ && !is_ours(file_of(key), false)) return std::nullopt;
     try {
         auto content = read_file(file_of(key));
         if (content.size() < kDigestBytes) return std::nullopt;
@@ -56,6 +99,7 @@ void BlobCache::write(const std::string &key, const std::string &blob) const {
             return;
         }
     }
+    if (is_private_) fs::permissions(temporary, fs::perms::owner_read | fs::perms::owner_write, error);
     fs::rename(temporary, file_of(key), error);
     if (error) fs::remove(temporary, error);
 }

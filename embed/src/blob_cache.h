@@ -10,8 +10,10 @@ namespace kdx::embed {
 
 class BlobCache {
 public:
-    // An empty folder keeps nothing. Whatever goes wrong with the folder costs time, never an answer.
-    explicit BlobCache(std::filesystem::path folder) : folder_(std::move(folder)) {}
+    // An empty folder keeps nothing. Whatever goes wrong with the folder costs time, never an answer. A blob carries its own
+    // hash alone: whoever writes one chooses what runs. So where is_private, throws Failure (KDX_ERROR_ARGUMENT) unless
+    // nobody but this user and root can write to the folder, and reads no blob that another could have written.
+    explicit BlobCache(std::filesystem::path folder, bool is_private = false);
 
     std::optional<std::string> read(const std::string &key) const;
     void write(const std::string &key, const std::string &blob) const;
@@ -21,6 +23,7 @@ private:
     std::filesystem::path file_of(const std::string &key) const;
 
     std::filesystem::path folder_;
+    bool is_private_;
 };
 
 }  // namespace kdx::embed

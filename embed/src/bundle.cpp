@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "error.h"
@@ -61,6 +60,8 @@ bool is_contained(const std::string &name) {
         if (part == "..") return false;
     return true;
 }
+
+bool is_graph(const std::string &name) { return fs::u8path(name).extension() == ".onnx"; }
 
 // Also follows symbolic links, which a name alone does not show.
 bool is_inside(const fs::path &root, const fs::path &file) {
@@ -250,18 +251,40 @@ std::string Bundle::doubt_about(const std::string &precision, const std::string 
     return "the int8 threshold was calibrated by an older kdx, which did not record which runtime measured it: calibrate again";
 }
 
-void Bundle::check_files() const {
-    for (const auto &[name, expected] : files) {
-        const auto file = path / fs::u8path(name);
-        if (!is_inside(path, file)) refuse(path, "names a file outside the bundle: '" + name + "'", "do not use this bundle");
-        std::error_code error;
-        if (!fs::is_regular_file(file, error))
-            refuse(path, "lacks '" + name + "'", "copy the bundle again, or export it again");
-        const auto received = sha256_of_file(file);
-        if (received != expected)
-            refuse(path, "is not as it was exported: '" + name + "' was altered\n  expected: sha256 " + expected +
-                             "\n  received: sha256 " + received, "copy the bundle again, or export it again");
+fs::path Bundle::file_of(const std::string &name) const {
+    const auto file = path / fs::u8path(name);
+    if (!is_inside(path, file)) refuse(path, "names a file outside the bundle: '" + name + "'", "do not use this bundle");
+    std::error_code error;
+    if (!fs::is_regular_file(file, error))
+        refuse(path, "lacks '" + name + "'", "copy the bundle again, or export it again");
+    return file;
+}
+
+void Bundle::require_hash(const std::string &name, const std::string &received) const {
+    if (received != hash_of(name))
+        refuse(path, "is not as it was exported: '" + name + "' was altered\n  expected: sha256 " + hash_of(name) +
+                         "\n  received: sha256 " + received, "copy the bundle again, or export it again");
+}
+
+std::string Bundle::read(const std::string &name) const {
+    const auto file = file_of(name);
+    auto content = read_file(file);
+    require_hash(name, hexadecimal(sha256_of(content)));
+    if (is_graph(name)) require_plain_graph(content, file.string());
+    return content;
+}
+
+std::string Bundle::check_files(const std::string &wanted) const {
+    std::string kept;
+    for (const auto &[name, hash] : files) {
+        if (!is_graph(name)) {
+            require_hash(name, sha256_of_file(file_of(name)));
+            continue;
+        }
+        auto content = read(name);  // a graph is looked into as well, in the very bytes that were hashed
+        if (name == wanted) kept = std::move(content);
     }
+    return kept;
 }
 
 Bundle parse_manifest(const std::string &text, const fs::path &path) {
@@ -288,27 +311,28 @@ Bundle parse_manifest(const std::string &text, const fs::path &path) {
     }
 }
 
-Bundle open_bundle(const fs::path &path) {
+Bundle open_bundle(const fs::path &path, const std::vector<PublicKey> *keys) {
     std::error_code error;
     if (!fs::is_directory(path, error))
         throw Failure(KDX_ERROR_BUNDLE, "there is no bundle '" + path.string() + "'\n  fix: make one with kdx export");
     if (!fs::is_regular_file(path / kIndex, error))
         refuse(path, std::string("is not a bundle: ") + kIndex + " is missing", "export it again with kdx export");
-    auto bundle = parse_manifest(read_file(path / kIndex), path);
-    bundle.check_files();
-    if (bundle.has_level()) read_level(bundle);  // refuses what cannot be one
-    for (const auto &precision : bundle.precisions) {
-        const auto graph = bundle.graph_of(precision);
-        require_plain_graph(read_file(graph), graph.string());
-    }
+    const auto index = read_file(path / kIndex);
+    std::optional<Seal> seal;
+    if (keys) seal = verify_signature(path, index, *keys);
+    auto bundle = parse_manifest(index, path);
+    bundle.seal = std::move(seal);
     return bundle;
 }
 
 std::string read_file(const fs::path &file) {
+    std::error_code error;
+    const auto size = fs::file_size(file, error);
     std::ifstream stream(file, std::ios::binary);
-    std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-    if (!stream.is_open() || stream.bad()) throw Failure(KDX_ERROR_BUNDLE, "'" + file.string() + "' cannot be read");
-    return text;
+    std::string content(error ? 0 : static_cast<std::size_t>(size), '\0');
+    if (error || !stream.read(content.data(), static_cast<std::streamsize>(content.size())))
+        throw Failure(KDX_ERROR_BUNDLE, "'" + file.string() + "' cannot be read");
+    return content;
 }
 
 }  // namespace kdx::embed

@@ -5,12 +5,14 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "answer.h"
 #include "frame.h"
+#include "signing.h"
 
 namespace kdx::embed {
 
@@ -50,6 +52,7 @@ struct Bundle {
     bool is_int8_runtime_known = true;          // schema 1 did not record which runtime measured INT8's threshold
     std::string score_rule;          // how the returned map becomes the score, "max" or "sum"; empty: not of it alone
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
+    std::optional<Seal> seal;                  // the signature, where one was required; it was verified
 
     // The ONNX graph of a precision; throws Failure (KDX_ERROR_BUNDLE) where there is none.
     std::filesystem::path graph_of(const std::string &precision) const;
@@ -70,12 +73,22 @@ struct Bundle {
     // What was changed after a precision's calibration, which does not hold since, in words; empty: nothing.
     std::string changed_since(const std::string &precision, const std::string &runtime) const;
 
-    // Hashes every file again; throws Failure (KDX_ERROR_BUNDLE) naming the first that is missing or altered.
-    void check_files() const;
+    // Reads a file that the index lists: what is returned is what was hashed, whatever becomes of the file. Throws Failure
+    // (KDX_ERROR_BUNDLE) where it is missing or altered, or is a graph that is not plain.
+    std::string read(const std::string &name) const;
+    // Hashes every file; throws as read() does, for the first that fails. Returns the content of the graph that is wanted,
+    // if any: the very bytes that were hashed, without a second reading.
+    std::string check_files(const std::string &wanted = "") const;
+
+private:
+    std::filesystem::path file_of(const std::string &name) const;
+    void require_hash(const std::string &name, const std::string &received) const;
 };
 
-// Opens a bundle and checks schema, paths and the hash of every file; throws Failure (KDX_ERROR_BUNDLE).
-Bundle open_bundle(const std::filesystem::path &path);
+// Reads the index of a bundle and checks schema, paths and what it says; throws Failure (KDX_ERROR_BUNDLE). No other file is
+// looked at before check_files() is called. keys: by one of which it must be signed; null: signed or not. What was verified
+// is what is parsed.
+Bundle open_bundle(const std::filesystem::path &path, const std::vector<PublicKey> *keys = nullptr);
 
 // Reads the manifest alone, from bundle.json's text: no file is touched. What the fuzzer calls.
 Bundle parse_manifest(const std::string &text, const std::filesystem::path &path);

@@ -5,7 +5,9 @@
 #include <cstring>
 
 #include "error.h"
+#include "text.h"
 #include "tiling.h"
+#include "verify.h"
 
 namespace kdx::embed {
 
@@ -39,12 +41,6 @@ std::string precision_of(const Bundle &bundle, const BackendKind &kind, const ch
     return "fp32";
 }
 
-void copy_text(const std::string &text, char *target, std::size_t size) {
-    const auto length = std::min(text.size(), size - 1);
-    std::memcpy(target, text.data(), length);
-    target[length] = '\0';
-}
-
 }  // namespace
 
 kdx_decision decide(double score, const Threshold &threshold, std::uint32_t frame_faults) {
@@ -59,16 +55,25 @@ std::uint32_t reason_for(double score, const Threshold &threshold) {
     return threshold.is_set() ? KDX_REASON_FRAME : KDX_REASON_NO_THRESHOLD;
 }
 
-Detector::Detector(const std::string &path, const kdx_options &options)
-    : bundle_(open_bundle(std::filesystem::u8path(path))) {
+Detector::Detector(const std::string &path, const kdx_options &options, const std::vector<PublicKey> *keys)
+    : bundle_(open_bundle(std::filesystem::u8path(path), keys)) {
     const auto &kind = kind_of(options.backend);
     precision_ = precision_of(bundle_, kind, options.precision);
+    auto graph = bundle_.check_files(Bundle::graph_name(precision_));
     threshold_ = bundle_.threshold_of(precision_, kind.name);
     if (bundle_.has_roi()) roi_ = read_roi(bundle_);
     if (bundle_.has_level()) level_ = read_level(bundle_);
     const auto cache = options.cache_dir ? std::filesystem::u8path(options.cache_dir) : std::filesystem::path();
-    backend_ = kind.open(bundle_, {precision_, cache, options.threads, options.device});
+    backend_ = kind.open(bundle_, std::move(graph), {precision_, cache, options.threads, options.device, keys != nullptr});
     if (bundle_.tiling.is_set()) backend_ = tiled(std::move(backend_), bundle_);
+    require_reference(*this);
+    for (std::size_t i = 0; i < options.batch_size_count; ++i) prepare(options.batch_sizes[i]);
+}
+
+void Detector::prepare(std::int32_t count) const {
+    const auto size = static_cast<std::size_t>(count), at_once = backend_->max_batch();
+    if (size >= at_once) backend_->prepare(at_once);
+    if (size % at_once) backend_->prepare(size % at_once);  // what is left when a longer batch is split
 }
 
 void Detector::describe(kdx_description &description) const {
@@ -84,11 +89,12 @@ void Detector::describe(kdx_description &description) const {
     description.pixel_threshold = threshold_.pixel;
     description.field_of_view = bundle_.field_of_view;
     copy_text(backend_->name(), description.backend, sizeof description.backend);
-    copy_text(precision_, description.precision, sizeof description.precision);
+    copy_text(precision_.c_str(), description.precision, sizeof description.precision);
     const bool is_region_changed = bundle_.changed_since(precision_, backend_->name()) == "the region of interest";
     description.roi = is_region_changed ? KDX_ROI_CHANGED : roi_ ? KDX_ROI_SET : KDX_ROI_NONE;
-    const auto undecided = bundle_.why_undecided(precision_, backend_->name());
-    copy_text(undecided.empty() ? bundle_.doubt_about(precision_, backend_->name()) : undecided, description.said, sizeof description.said);
+    auto said = bundle_.why_undecided(precision_, backend_->name());
+    if (said.empty()) said = bundle_.doubt_about(precision_, backend_->name());
+    copy_text(said.c_str(), description.said, sizeof description.said);
 }
 
 void Detector::infer(std::size_t count, const kdx_image *images, kdx_verdict *verdicts, std::size_t verdict_size,

@@ -15,8 +15,9 @@ namespace kdx::embed {
 
 class Detector {
 public:
-    // Throws Failure.
-    Detector(const std::string &path, const kdx_options &options);
+    // Opens a bundle, checks every file, and compares the golden images with the reference. keys: by one of
+    // which it must be signed; null: signed or not. Throws Failure.
+    Detector(const std::string &path, const kdx_options &options, const std::vector<PublicKey> *keys = nullptr);
 
     void describe(kdx_description &description) const;
 
@@ -33,6 +34,8 @@ public:
     const Level *level() const { return level_ ? &*level_ : nullptr; }
 
 private:
+    // Lets the backend get ready for batches of so many images, as infer() splits them.
+    void prepare(std::int32_t count) const;
     void infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
                     std::size_t verdict_size, const kdx_map *maps, const Roi *roi) const;
     kdx_verdict verdict_on(float score, const Frame &frame, const Threshold &threshold, std::uint32_t fault) const;

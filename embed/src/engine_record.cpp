@@ -14,6 +14,7 @@ using nlohmann::json;
 namespace {
 
 constexpr int kRecordSchema = 1;
+constexpr const char *kRecord = "engine.json", *kPlan = "model.plan";
 
 // Of a version such as 10.16.1.11 the first three numbers: the fourth is a build's.
 std::string release_of(const std::string &version) {
@@ -23,18 +24,42 @@ std::string release_of(const std::string &version) {
     return version.substr(0, at);
 }
 
+// Checks that the signature which was required of a bundle covers a file of an engine: a plan is code for the GPU.
+void require_signed(const Bundle &bundle, const fs::path &engine, const char *file, const std::string &received) {
+    if (!bundle.seal) return;
+    const auto name = "engines/" + engine.filename().u8string() + '/' + file;
+    const auto found = bundle.seal->engines.find(name);
+    const bool is_listed = found != bundle.seal->engines.end();
+    if (is_listed && found->second == received) return;
+    throw Failure(KDX_ERROR_BUNDLE, "'" + name + "' in '" + bundle.path.string() + "' is not what was signed\n  expected: " +
+                                        (is_listed ? "sha256 " + found->second : std::string("listed in ") + kSignature) +
+                                        "\n  received: sha256 " + received +
+                                        "\n  fix: sign it again where the key is kept (kdx sign), with the engines in it; or remove '" +
+                                        engine.string() + "'; or name a backend that runs no engine");
+}
+
+// Returns the text of an engine's record, once the signature, where one was required, is found to cover it and the plan.
+std::string read_record(const Bundle &bundle, const fs::path &engine) {
+    auto text = read_file(engine / kRecord);
+    require_signed(bundle, engine, kRecord, hexadecimal(sha256_of(text)));
+    std::error_code error;
+    if (bundle.seal)
+        require_signed(bundle, engine, kPlan, fs::is_regular_file(engine / kPlan, error) ? sha256_of_file(engine / kPlan) : "none");
+    return text;
+}
+
 }  // namespace
 
 EngineRecord parse_engine_record(const std::string &text, const fs::path &folder) {
     const auto refused = [&](const std::string &why) {
-        return Failure(KDX_ERROR_BACKEND, "'" + (folder / "engine.json").string() + "' " + why);
+        return Failure(KDX_ERROR_BACKEND, "'" + (folder / kRecord).string() + "' " + why);
     };
     try {
         const auto record = json::parse(text);
         if (record.at("schema").get<std::int64_t>() > kRecordSchema) throw refused("was written by a newer kdx");
         const auto &built = record.at("fingerprint");
         EngineRecord read;
-        read.plan = folder / "model.plan";
+        read.plan = folder / kPlan;
         read.flavour = built.at("flavour").get<std::string>();
         read.tensorrt = built.at("tensorrt").get<std::string>();
         read.compute_capability = built.at("compute_capability").get<std::string>();
@@ -73,13 +98,17 @@ EngineRecord find_engine(const Bundle &bundle, const std::string &precision, con
     std::vector<fs::path> folders;
     std::error_code error;
     for (const auto &entry : fs::directory_iterator(bundle.path / "engines", error))
-        if (fs::is_regular_file(entry.path() / "engine.json", error)) folders.push_back(entry.path());
+        if (fs::is_regular_file(entry.path() / kRecord, error)) folders.push_back(entry.path());
     std::sort(folders.begin(), folders.end());
+    // All of them before any is chosen, as kdx/signing.py does it.
+    std::vector<std::string> texts;
+    for (const auto &folder : folders) texts.push_back(read_record(bundle, folder));
     std::string reasons;
-    for (const auto &folder : folders) {
+    for (std::size_t i = 0; i < folders.size(); ++i) {
+        const auto &folder = folders[i];
         std::string reason;
         try {
-            auto record = parse_engine_record(read_file(folder / "engine.json"), folder);
+            auto record = parse_engine_record(texts[i], folder);
             reason = mismatch(record, machine, sha256);
             if (reason.empty()) return record;
         } catch (const Failure &failure) {

@@ -30,7 +30,8 @@ EngineRecord parse_engine_record(const std::string &text, const std::filesystem:
 std::string mismatch(const EngineRecord &record, const Machine &machine, const std::string &onnx_sha256);
 
 // Returns the engine of a bundle's graph that runs here; throws Failure (KDX_ERROR_BACKEND) with a reason for each that
-// does not, and the command that builds one.
+// does not, and the command that builds one. Throws Failure (KDX_ERROR_BUNDLE) where a signature was required of the bundle and
+// does not cover an engine in it.
 EngineRecord find_engine(const Bundle &bundle, const std::string &precision, const Machine &machine);
 
 // Reads a plan and checks its hash; throws Failure (KDX_ERROR_BACKEND).

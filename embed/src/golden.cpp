@@ -1,6 +1,7 @@
 #include "golden.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
@@ -104,13 +105,15 @@ Golden read_golden(const Bundle &bundle) {
     golden.count = bundle.golden.size();
     if (!golden.count) damaged("there are none");
     for (const auto &name : bundle.golden)
-        decode_png(read_file(bundle.path / "golden" / std::filesystem::u8path(name)), bundle.height, bundle.width,
-                   bundle.channels, golden.images);
+        decode_png(bundle.read("golden/" + name), bundle.height, bundle.width, bundle.channels, golden.images);
     if (bundle.bgr)  // the files are RGB
         for (std::size_t i = 0; i < golden.images.size(); i += 3) std::swap(golden.images[i], golden.images[i + 2]);
     const auto map = static_cast<std::size_t>(bundle.map_height) * bundle.map_width;
-    golden.maps = decode_npy(read_file(bundle.path / "golden/anomaly_map.npy"), golden.count * map);
-    golden.scores = decode_npy(read_file(bundle.path / "golden/anomaly_score.npy"), golden.count);
+    golden.maps = decode_npy(bundle.read("golden/anomaly_map.npy"), golden.count * map);
+    golden.scores = decode_npy(bundle.read("golden/anomaly_score.npy"), golden.count);
+    for (const auto *values : {&golden.maps, &golden.scores})
+        if (!std::all_of(values->begin(), values->end(), [](float value) { return std::isfinite(value); }))
+            damaged("its reference has values that are not finite");
     return golden;
 }
 

@@ -40,7 +40,7 @@ Level read_level(const Bundle &bundle) {
     if (bundle.score_rule.empty()) refuse_level(bundle, "this method's score is not of the returned map alone");
     const auto count = static_cast<std::size_t>(bundle.camera_map_height) * bundle.camera_map_width;
     const auto shape = "(" + std::to_string(bundle.camera_map_height) + ", " + std::to_string(bundle.camera_map_width) + ")";
-    const auto file = read_file(bundle.path / kLevel);
+    const auto file = bundle.read(kLevel);
     // As many values in another shape are another map; decode_npy counts them alone.
     if (file.substr(0, 1024).find("'shape': " + shape) == std::string::npos) refuse_level(bundle, "its shape is not " + shape);
     std::vector<float> values;

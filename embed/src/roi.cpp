@@ -81,7 +81,7 @@ float Roi::score_of(const float *map, float score) const {
 Roi read_roi(const Bundle &bundle) {
     std::vector<std::uint8_t> mask;
     try {
-        decode_png(read_file(bundle.path / kRoi), bundle.camera_height, bundle.camera_width, 1, mask);
+        decode_png(bundle.read(kRoi), bundle.camera_height, bundle.camera_width, 1, mask);
         return Roi(bundle, mask.data(), bundle.camera_width);
     } catch (const Failure &failure) {
         throw Failure(KDX_ERROR_BUNDLE, "'" + (bundle.path / kRoi).string() + "' cannot be used: " + failure.what());

@@ -144,6 +144,12 @@ public:
     const char *name() const override { return "tensorrt"; }
     std::size_t max_batch() const override { return static_cast<std::size_t>(batches_.back()); }
 
+    // One call makes what that size needs: an execution context and a CUDA graph.
+    void prepare(std::size_t count) override {
+        const std::vector<std::uint8_t> blank(count * image_bytes_);
+        run(blank.data(), count, [](std::size_t, float, const float *) {});
+    }
+
     void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {
         const std::lock_guard lock(mutex_);
         check(cudaSetDevice(device_), "the card");  // of this thread
@@ -256,7 +262,8 @@ BackendKind tensorrt_kind() {
     return {"tensorrt",
             {"fp16", "fp32"},
             [](const std::string &) { return true; },
-            [](const Bundle &bundle, const BackendOptions &options) -> std::unique_ptr<Backend> {
+            // The plan was built from the graph; only its hash is needed here.
+            [](const Bundle &bundle, const std::string &, const BackendOptions &options) -> std::unique_ptr<Backend> {
                 return std::make_unique<TensorRt>(bundle, options);
             }};
 }

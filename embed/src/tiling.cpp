@@ -55,6 +55,12 @@ public:
     std::size_t max_batch() const override { return 1; }
     Backend &graph() override { return *graph_; }
 
+    void prepare(std::size_t) override {
+        const auto count = rows_.size() * columns_.size();
+        if (count >= at_once_) graph_->prepare(at_once_);
+        if (count % at_once_) graph_->prepare(count % at_once_);
+    }
+
     void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {
         const auto frame = static_cast<std::size_t>(bundle_.camera_height) * bundle_.camera_width * bundle_.channels;
         for (std::size_t i = 0; i < count; ++i) run_one(images + i * frame, i, sink);

@@ -35,6 +35,31 @@ void arguments_are_checked() {
     given.precision = nullptr;
     given.threads = -1;
     CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
+    given.threads = 0;
+    given.batch_size_count = 1;
+    CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
+    for (const std::int32_t size : {0, -1, 1 << 21}) {
+        given.batch_sizes = &size;
+        CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
+        CHECK(std::string(kdx_last_error()).find("batch size") != std::string::npos);
+    }
+
+    // Required, and by no key: refused, whether the library can check signatures or not.
+    opened = reinterpret_cast<kdx_detector *>(1);
+    CHECK(kdx_open_signed(bundle.c_str(), nullptr, nullptr, 0, &opened) == KDX_ERROR_ARGUMENT);
+    CHECK(opened == nullptr && std::string(kdx_last_error()).find("signature") != std::string::npos);
+    const char *no_key = nullptr;
+    CHECK(kdx_open_signed(bundle.c_str(), nullptr, &no_key, 1, &opened) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_open_signed(bundle.c_str(), nullptr, &no_key, 1, nullptr) == KDX_ERROR_ARGUMENT);
+    auto unsigned_options = options;
+    unsigned_options.require_signature.emplace();
+    kdx_status refused = KDX_OK;
+    try {
+        const kdx::Detector detector(bundle, unsigned_options);
+    } catch (const kdx::Error &error) {
+        refused = error.status();
+    }
+    CHECK(refused == KDX_ERROR_ARGUMENT);
 
     kdx_verdict verdict;
     KDX_INIT(verdict);
@@ -129,6 +154,36 @@ void threads_get_the_same_answers(kdx::Detector &detector) {
     CHECK(wrong == 0);
 }
 
+// Several threads need the same new sizes at once, while others judge single images: nobody gets another answer for it.
+void new_batch_sizes_are_safe_beside_single_images() {
+    auto given = options;
+    given.batch_sizes = {2, 1, 2};
+    kdx::Detector detector(bundle, given);
+    const auto &takes = detector.describe();
+    constexpr int kThreads = 6;
+    std::vector<std::vector<std::uint8_t>> frames;
+    std::vector<kdx_image> images;
+    std::vector<float> expected;
+    for (unsigned i = 0; i < 7; ++i) frames.push_back(frame_of(takes, i));
+    for (const auto &each : frames) {
+        images.push_back(image_of(takes, each));
+        expected.push_back(detector(images.back()).score);
+    }
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < kThreads; ++i)
+        threads.emplace_back([&, i] {
+            for (std::size_t size = 2; size <= images.size(); ++size) {
+                const auto count = i % 2 ? size : 1;
+                const auto verdicts = detector.batch({images.begin(), images.begin() + static_cast<std::ptrdiff_t>(count)});
+                for (std::size_t k = 0; k < count; ++k)
+                    if (!(std::abs(verdicts[k].score - expected[k]) <= 1e-4f * std::abs(expected[k]))) ++wrong;
+            }
+        });
+    for (auto &thread : threads) thread.join();
+    CHECK(wrong == 0);
+}
+
 void the_selftest_passes_and_can_fail(kdx::Detector &detector) {
     const auto report = detector.selftest(0, 90, 10);
     CHECK(report.passed == 1 || (std::fprintf(stderr, "%s\n", report.said), false));
@@ -175,6 +230,7 @@ int main(int argc, char **argv) try {
     batches_are_judged_as_single_images_are(detector);
     a_black_frame_is_never_good(detector);
     threads_get_the_same_answers(detector);
+    new_batch_sizes_are_safe_beside_single_images();
     the_selftest_passes_and_can_fail(detector);
     opening_and_closing_in_parallel_is_safe();
     return failures ? 1 : 0;

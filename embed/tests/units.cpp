@@ -196,7 +196,7 @@ void altered_files_are_refused(const fs::path &path) {
         fs::copy(path, folder, fs::copy_options::recursive);
         change();
         std::string said;
-        const auto status = status_of([&] { ke::open_bundle(folder); }, &said);
+        const auto status = status_of([&] { ke::open_bundle(folder).check_files(); }, &said);
         fs::remove_all(folder);
         CHECK(status == KDX_ERROR_BUNDLE);
         return said;

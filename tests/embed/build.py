@@ -13,9 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from kdx.runtime.backend import find_backend
+
 EMBED = Path(__file__).parents[2] / "embed"
 REASONS = (None, "not_finite", "below_range", "no_threshold", "other_region", "frame")
 DECISIONS = ("undecided", "good", "defective", "review")
+# In which the library runs graphs on this machine.
+PRECISIONS = ("fp32", *(("bf16",) if find_backend("openvino").offers("bf16") else ()), "int8")
 FAULTS = {1: "black", 2: "white", 4: "uniform", 8: "saturated"}
 
 
@@ -26,6 +30,13 @@ def missing() -> str:
     tools = [tool for tool in ("cmake", "ninja", "c++") if shutil.which(tool) is None]
     packages = [name for name in ("openvino", "nlohmann_json") if find_spec(name) is None]
     return f"not installed: {', '.join((*tools, *packages))}" if tools or packages else ""
+
+
+def signatures_missing(built: Path) -> str:
+    """Say why a library cannot check signatures; empty where it can."""
+    cache = (built / "CMakeCache.txt").read_text()
+    found = "OPENSSL_INCLUDE_DIR:PATH=/" in cache and "KDX_WITH_OPENSSL:STRING=OFF" not in cache
+    return "" if found else "OpenSSL's headers are not installed (libssl-dev)"
 
 
 def run(
@@ -63,6 +74,8 @@ class Options(ctypes.Structure):
         ("precision", ctypes.c_char_p),
         ("cache_dir", ctypes.c_char_p),
         ("device", ctypes.c_int32),
+        ("batch_sizes", ctypes.POINTER(ctypes.c_int32)),
+        ("batch_size_count", ctypes.c_size_t),
     )
 
 
@@ -136,7 +149,14 @@ class Detector:
     """``kdx_open`` to ``kdx_close``."""
 
     def __init__(
-        self, library: Path, bundle: Path, precision: str | None = None, threads: int = 1, cache: Path | None = None
+        self,
+        library: Path,
+        bundle: Path,
+        precision: str | None = None,
+        threads: int = 1,
+        cache: Path | None = None,
+        batch_sizes: Sequence[int] = (),
+        require_signature: Sequence[object] | None = None,
     ):
         self._library = ctypes.CDLL(str(library))
         self._library.kdx_last_error.restype = ctypes.c_char_p
@@ -148,11 +168,19 @@ class Detector:
             ctypes.c_void_p, ctypes.c_void_p,
         )  # fmt: skip
         self._handle = ctypes.c_void_p()
+        sizes = (ctypes.c_int32 * len(batch_sizes))(*batch_sizes)
         options = Options(
             ctypes.sizeof(Options), threads, None, precision.encode() if precision else None,
-            str(cache).encode() if cache else None,
+            str(cache).encode() if cache else None, 0, sizes, len(sizes),
         )  # fmt: skip
-        self._check(self._library.kdx_open(str(bundle).encode(), ctypes.byref(options), ctypes.byref(self._handle)))
+        given = (str(bundle).encode(), ctypes.byref(options))
+        if require_signature is None:
+            self._check(self._library.kdx_open(*given, ctypes.byref(self._handle)))
+        else:
+            keys = [key if isinstance(key, bytes) else str(key).encode() for key in require_signature]
+            array = (ctypes.c_char_p * len(keys))(*keys)
+            count = ctypes.c_size_t(len(keys))
+            self._check(self._library.kdx_open_signed(*given, array, count, ctypes.byref(self._handle)))
         self.takes = Description(ctypes.sizeof(Description))
         self._check(self._library.kdx_describe(self._handle, ctypes.byref(self.takes)))
 
@@ -174,6 +202,14 @@ class Detector:
             status = self._library.kdx_infer_roi(self._handle, *given)
         self._check(status)
         return anomaly_map
+
+    def batch(self, images: Sequence[np.ndarray]) -> list[Verdict]:
+        """Judge several packed images at once."""
+        verdicts = (Verdict * len(images))(*(Verdict(ctypes.sizeof(Verdict)) for _ in images))
+        views = (Image * len(images))(*(Image(i.ctypes.data, *i.shape[:2], self.takes.format, 0) for i in images))
+        self._library.kdx_infer_batch.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_void_p,) * 3)
+        self._check(self._library.kdx_infer_batch(self._handle, len(images), views, verdicts, None))
+        return list(verdicts)
 
     def regions(
         self,

@@ -7,7 +7,7 @@
  *   - Every function returns a kdx_status; 0 is KDX_OK. kdx_last_error() then says in words what went wrong, to the
  *     thread in which it did. Nothing is thrown, nothing is printed, no signal handler is set.
  *   - Memory belongs to the caller: images, verdicts and maps are read or written during a call and not kept. Only
- *     kdx_open allocates a handle, and only kdx_close frees it.
+ *     kdx_open and kdx_open_signed allocate a handle, and only kdx_close frees it.
  *   - A structure begins with its size: set it with KDX_INIT. A library of a later version then knows which fields its
  *     caller has. Reserved and unknown fields are zero.
  *   - An error leaves nothing that lets a part pass. Before anything else is looked at, and again where a call fails, every
@@ -63,7 +63,7 @@ enum {
     KDX_ERROR_ARGUMENT = 1, /* a null pointer, a size or an option that cannot be */
     KDX_ERROR_IMAGE = 2,    /* an image of another size, layout or format than the detector's */
     KDX_ERROR_BUNDLE = 3,   /* the bundle is incomplete, altered, too new, or reaches outside its folder */
-    KDX_ERROR_BACKEND = 4,  /* the runtime is missing or failed; the next call may succeed */
+    KDX_ERROR_BACKEND = 4,  /* the runtime is missing, failed (the next call may succeed), or does not decide here as at export */
     KDX_ERROR_MEMORY = 5,   /* out of memory */
     KDX_ERROR_INTERNAL = 6  /* a bug in kdx */
 };
@@ -102,6 +102,12 @@ typedef struct kdx_options {
                               calibrated wherever FP32 is, and that this machine computes */
     const char *cache_dir; /* where compiled models are kept, so that the next start takes half a second; NULL: nowhere */
     int32_t device;        /* GPU, counted from 0 */
+    /* Numbers of images that kdx_infer_batch will be called with, of which there are batch_size_count; NULL and 0: none.
+     * kdx_open compiles what they need, and it stays in memory. Another number is compiled by the first call with it, which
+     * takes that much longer; calls with other numbers, single images among them, do not wait for it. Single images are
+     * always compiled by kdx_open. Of a bundle for large frames, 1 stands for a frame and all its tiles. */
+    const int32_t *batch_sizes;
+    size_t batch_size_count;
 } kdx_options;
 
 typedef struct kdx_description {
@@ -168,9 +174,19 @@ typedef struct kdx_selftest_report {
     char said[256]; /* what failed, in words; empty where it passed */
 } kdx_selftest_report;
 
-/* Opens a bundle: checks schema, paths and the hash of every file, loads the graph and compiles it.
+/* Opens a bundle: checks schema, paths and the hash of every file, compiles the graph, and judges the golden images one by
+ * one: KDX_ERROR_BACKEND where they differ from the reference by more than `kdx verify` allows. What was hashed is what
+ * runs, for every batch size, also where the bundle's files are replaced later.
  * options may be NULL. *detector is NULL unless KDX_OK is returned. */
 KDX_API kdx_status kdx_open(const char *bundle, const kdx_options *options, kdx_detector **detector) KDX_NOEXCEPT;
+
+/* Opens a bundle as kdx_open does, if it is signed by one of some keys (`kdx sign`): KDX_ERROR_BUNDLE where it is not signed,
+ * is signed by another key, or was altered since. public_keys are count texts (several while one key replaces another): each
+ * the path of a PEM file, or what is in one. Engines are opened only if the signature covers them, and cache_dir is taken only
+ * where nobody else can write. KDX_ERROR_ARGUMENT where no key is given, one cannot be read, or the library was built without
+ * OpenSSL: the request is never ignored. That is why this is a function and no option, which an older library would not see. */
+KDX_API kdx_status kdx_open_signed(const char *bundle, const kdx_options *options, const char *const *public_keys,
+                                   size_t count, kdx_detector **detector) KDX_NOEXCEPT;
 
 /* Says what a detector takes and gives. */
 KDX_API kdx_status kdx_describe(const kdx_detector *detector, kdx_description *description) KDX_NOEXCEPT;

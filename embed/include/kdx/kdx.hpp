@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -36,6 +37,9 @@ struct Options {
     std::string cache_dir;  // empty: compiled models are not kept
     int threads = 0;
     int device = 0;
+    // Public keys, by one of which the bundle must be signed: paths of PEM files, or what is in them. Set and empty is an error.
+    std::optional<std::vector<std::string>> require_signature;
+    std::vector<std::int32_t> batch_sizes;  // numbers of images that batch() will be called with, compiled when opened
 };
 
 // Says nothing until it is assigned. Where a call throws, what a variable held before stays: declare it inside the loop.
@@ -75,8 +79,16 @@ public:
         given.backend = options.backend.empty() ? nullptr : options.backend.c_str();
         given.precision = options.precision.empty() ? nullptr : options.precision.c_str();
         given.cache_dir = options.cache_dir.empty() ? nullptr : options.cache_dir.c_str();
+        given.batch_sizes = options.batch_sizes.data();
+        given.batch_size_count = options.batch_sizes.size();
         kdx_detector *opened = nullptr;
-        check(kdx_open(bundle.c_str(), &given, &opened));
+        if (options.require_signature) {
+            std::vector<const char *> keys;
+            for (const auto &key : *options.require_signature) keys.push_back(key.c_str());
+            check(kdx_open_signed(bundle.c_str(), &given, keys.data(), keys.size(), &opened));
+        } else {
+            check(kdx_open(bundle.c_str(), &given, &opened));
+        }
         handle_.reset(opened);
         KDX_INIT(description_);
         check(kdx_describe(opened, &description_));

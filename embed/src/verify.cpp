@@ -1,0 +1,135 @@
+#include "verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "error.h"
+
+namespace kdx::embed {
+
+namespace {
+
+// The same as TOLERANCES in kd_export/verify.py, which gives the reasons; tests/embed/test_library.py compares the two.
+struct Tolerances {
+    double score, map, tie;
+};
+Tolerances tolerances_of(const std::string &precision) {
+    if (precision == "fp16") return {6e-2, 1.2e-1, 2e-2};
+    if (precision == "bf16") return {0.25, 0.5, 0.10};
+    if (precision == "int8") return {0.35, 0.5, 0.15};
+    return {1e-4, 1e-4, 1e-5};
+}
+
+constexpr double kSmallest = 1e-30;
+
+// Keeps the larger value; NaN is larger than any.
+void note(double &largest, double found) {
+    if (std::isnan(found) || found > largest) largest = found;
+}
+
+class Comparer {
+public:
+    Comparer(const Detector &detector, const Golden &golden)
+        : detector_(detector), golden_(golden), allowed_(tolerances_of(detector.precision())) {
+        const auto size = map_size();
+        std::vector<double> scores;
+        for (std::size_t i = 0; i < golden.count; ++i) {
+            const auto [least, most] = std::minmax_element(&golden.maps[i * size], &golden.maps[i * size] + size);
+            ranges_.push_back(double{*most} - *least);
+            scores.push_back(std::abs(golden.scores[i]));
+        }
+        usual_score_ = median_of(scores), usual_range_ = median_of(ranges_);
+    }
+
+    Comparison run() {
+        const auto reference = detector_.bundle().threshold_of("fp32");
+        // Golden images of a bundle for large frames are tiles: a level map is of frames, and its thresholds no tile's.
+        const bool is_decided = !detector_.level() || !detector_.bundle().tiling.is_set();
+        Comparison compared;
+        compared.images = static_cast<int>(golden_.count);
+        compared.flips = is_decided && reference.is_set() && detector_.threshold().is_set() ? 0 : -1;
+        compared.score_allowed = allowed_.score, compared.map_allowed = allowed_.map;
+        std::vector<float> map(map_size());
+        for (std::size_t i = 0; i < golden_.count; ++i) {
+            float score = 0;
+            const auto *image = &golden_.images[i * (golden_.images.size() / golden_.count)];
+            detector_.backend().graph().run(image, 1, [&](std::size_t, float found, const float *values) {
+                score = found;
+                std::copy_n(values, map.size(), map.begin());
+            });
+            // Scores and maps as the graph gives them; decisions behind it: level map and region.
+            note_difference(i, score, map, compared);
+            const auto expected = decided(&golden_.maps[i * map.size()], golden_.scores[i]);
+            if (compared.flips < 0 || is_tie(expected, reference)) continue;
+            compared.flips += (decided(map.data(), score) > detector_.threshold().score) != (expected > reference.score);
+        }
+        return compared;
+    }
+
+private:
+    std::size_t map_size() const {
+        return static_cast<std::size_t>(detector_.bundle().map_height) * detector_.bundle().map_width;
+    }
+
+    float decided(const float *map, float score) const {
+        if (detector_.bundle().tiling.is_set()) return score;
+        std::vector<float> normalised;
+        if (detector_.level()) {
+            score = detector_.level()->apply(map, score, normalised);
+            map = normalised.data();
+        }
+        return detector_.roi() ? detector_.roi()->score_of(map, score) : score;
+    }
+
+    bool is_tie(double score, const Threshold &threshold) const {
+        return std::abs(score - threshold.score) <= allowed_.tie * std::abs(threshold.score);
+    }
+
+    void note_difference(std::size_t index, float score, const std::vector<float> &map, Comparison &compared) const {
+        const double expected = golden_.scores[index];
+        const auto score_scale = std::max({std::abs(expected), usual_score_, kSmallest});
+        const auto map_scale = std::max({ranges_[index], usual_range_, kSmallest});
+        note(compared.score_difference, std::abs(score - expected) / score_scale);
+        const auto *reference = &golden_.maps[index * map.size()];
+        for (std::size_t i = 0; i < map.size(); ++i)
+            note(compared.map_difference, std::abs(double{map[i]} - reference[i]) / map_scale);
+    }
+
+    const Detector &detector_;
+    const Golden &golden_;
+    const Tolerances allowed_;
+    double usual_score_ = 0, usual_range_ = 0;
+    std::vector<double> ranges_;
+};
+
+}  // namespace
+
+double median_of(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    const auto middle = values.size() / 2;
+    return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+std::string Comparison::said() const {
+    char text[256];
+    std::snprintf(text, sizeof text, "scores differ by up to %.2g, maps by up to %.2g", score_difference, map_difference);
+    return std::string(text) + (flips < 0 ? "" : ", " + std::to_string(flips) + " of " + std::to_string(images) + " verdicts flipped");
+}
+
+Comparison compare(const Detector &detector, const Golden &golden) { return Comparer(detector, golden).run(); }
+
+void require_reference(const Detector &detector) {
+    const auto compared = compare(detector, read_golden(detector.bundle()));
+    if (compared.is_passed()) return;
+    char allowed[128];
+    std::snprintf(allowed, sizeof allowed, "scores within %.2g and maps within %.2g of the reference, relatively, and no verdict flipped",
+                  compared.score_allowed, compared.map_allowed);
+    throw Failure(KDX_ERROR_BACKEND,
+                  "'" + detector.bundle().path.string() + "' does not decide on this machine, in " + detector.backend().name() +
+                      " " + detector.precision() + ", what it decided when it was exported: its golden images differ\n  expected: " +
+                      allowed + "\n  received: " + compared.said() +
+                      "\n  fix: kdx verify shows the certificate; do not deploy this bundle here in this precision");
+}
+
+}  // namespace kdx::embed

@@ -1,0 +1,33 @@
+// Whether a detector decides here what it decided when its bundle was exported: the golden images through its graph, one at a
+// time, compared with the FP32 reference that the bundle holds. As kd_export/verify.py and kdx/golden.py do it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "detector.h"
+#include "golden.h"
+
+namespace kdx::embed {
+
+struct Comparison {
+    int images = 0;
+    int flips = -1;                                   // decisions that differ from the reference's; -1: without thresholds
+    double score_difference = 0, map_difference = 0;  // largest, relative; NaN where an answer is not finite
+    double score_allowed = 0, map_allowed = 0;
+
+    bool is_passed() const {
+        return score_difference <= score_allowed && map_difference <= map_allowed && flips <= 0;
+    }
+    std::string said() const;
+};
+
+Comparison compare(const Detector &detector, const Golden &golden);
+
+// What kdx_open does before it hands out a detector; throws Failure (KDX_ERROR_BACKEND) that says by how much the golden
+// images differ, or (KDX_ERROR_BUNDLE) where they cannot be read.
+void require_reference(const Detector &detector);
+
+double median_of(std::vector<double> values);
+
+}  // namespace kdx::embed

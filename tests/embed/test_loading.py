@@ -1,0 +1,147 @@
+"""What ``kdx_open`` checks is what the C library runs: for every batch size, and as the bundle's reference says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kdx
+from kdx.bundle import encode_array, open_bundle, write_manifest
+from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES
+from tests.embed.build import PRECISIONS, CallError, Detector, missing
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+BUNDLE_ERROR, BACKEND_ERROR = 3, 4
+
+
+@pytest.fixture(scope="module")
+def other(dataset, tmp_path_factory, cli, tiny_options) -> Path:
+    """A bundle of the same shapes that decides otherwise."""
+    folder = tmp_path_factory.mktemp("other")
+    cli("train", dataset, "--out", folder / "run", "--epochs", 1, "--seed", 7, *tiny_options)
+    cli("export", folder / "run", "-o", folder / "tile.kdx", "--precision", ",".join(PRECISIONS))
+    return folder / "tile.kdx"
+
+
+# What was checked is what runs
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_bundle_that_is_replaced_does_not_change_an_open_detector(library, bundle, other, tmp_path, precision):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    images = list(open_bundle(copy).golden().images[:3])
+    cache = tmp_path / "cache"
+    with Detector(library, copy, precision, cache=cache) as detector:
+        before = [detector(image)[0].score for image in images]
+        shutil.rmtree(copy)
+        shutil.copytree(other, copy)  # kdx export --force
+        # A size that was not compiled before.
+        assert [verdict.score for verdict in detector.batch(images)] == pytest.approx(before, rel=1e-4)
+    with Detector(library, copy, precision, cache=cache) as detector:  # compiled models of both are in the cache now
+        after = [detector(image)[0].score for image in images]
+        assert after != pytest.approx(before, rel=1e-2)
+        assert [verdict.score for verdict in detector.batch(images)] == pytest.approx(after, rel=1e-4)
+    with Detector(library, bundle, precision, cache=cache) as detector:
+        assert [verdict.score for verdict in detector.batch(images)] == pytest.approx(before, rel=1e-4)
+
+
+def test_tiles_of_a_bundle_that_is_replaced_are_still_judged(library, tiled, large_frames, tmp_path):
+    copy = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
+    with Detector(library, copy, "fp32") as detector, kdx.load(copy, "openvino", 1, precision="fp32") as expected:
+        frame = kdx.read_image(large_frames / "test/good/000.png", expected.input)
+        score = expected(frame).score
+        shutil.rmtree(copy)
+        assert detector(frame)[0].score == pytest.approx(score, rel=1e-5)
+
+
+@pytest.mark.parametrize("change", ["scores", "maps", "one map"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_another_reference_is_refused(library, bundle, tmp_path, precision, change):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    opened = open_bundle(copy)
+    golden = opened.golden()
+    if change == "scores":
+        (copy / GOLDEN_SCORES).write_bytes(encode_array(golden.scores * np.float32(3)))
+    else:
+        changed = golden.maps * np.float32(3)
+        if change == "one map":
+            changed[:-1] = golden.maps[:-1]
+        (copy / GOLDEN_MAPS).write_bytes(encode_array(changed))
+    write_manifest(copy, opened.manifest)
+    with pytest.raises(CallError, match="does not decide on this machine") as caught:
+        Detector(library, copy, precision)
+    assert caught.value.status == BACKEND_ERROR
+    differ = r"scores differ by up to 0\.6[67]" if change == "scores" else r"maps by up to (0\.[67]|\d)"
+    assert re.search(differ, str(caught.value))
+    assert "kdx verify" in str(caught.value)
+
+
+def test_another_reference_of_tiles_is_refused(library, tiled, tmp_path):
+    copy = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
+    opened = open_bundle(copy)
+    (copy / GOLDEN_SCORES).write_bytes(encode_array(opened.golden().scores * np.float32(1.01)))
+    write_manifest(copy, opened.manifest)
+    with pytest.raises(CallError, match="does not decide on this machine"):
+        Detector(library, copy, "fp32")
+
+
+def test_a_verdict_that_flips_is_refused(library, bundle, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    index = json.loads((copy / "bundle.json").read_text())
+    index["runtime_thresholds"]["int8"]["openvino"]["score"] = 1e-9  # defective, whatever FP32 says
+    (copy / "bundle.json").write_text(json.dumps(index))
+    with pytest.raises(CallError, match=r"[1-9]\d* of \d+ verdicts flipped"):
+        Detector(library, copy, "int8")
+    with Detector(library, copy, "fp32") as detector:
+        assert detector.selftest().passed
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_reference_that_is_not_finite_is_refused(library, bundle, tmp_path, value):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    opened = open_bundle(copy)
+    maps = opened.golden().maps.copy()
+    maps[0, 1, 1] = value
+    (copy / GOLDEN_MAPS).write_bytes(encode_array(maps))
+    write_manifest(copy, opened.manifest)
+    with pytest.raises(CallError, match="not finite") as caught:
+        Detector(library, copy, "fp32")
+    assert caught.value.status == BUNDLE_ERROR
+
+
+# Batch sizes
+
+
+def test_sizes_that_are_asked_for_are_compiled_when_a_bundle_is_opened(library, bundle, tmp_path):
+    images = list(open_bundle(bundle).golden().images[:3])
+
+    def compiled() -> int:
+        return len(list((tmp_path / "cache").iterdir()))
+
+    with Detector(library, bundle, "fp32", cache=tmp_path / "cache", batch_sizes=[3, 1, 3]) as detector:
+        assert compiled() == 2
+        scores = [verdict.score for verdict in detector.batch(images)]
+        assert scores == pytest.approx([detector(image)[0].score for image in images], rel=1e-4)
+        assert compiled() == 2
+        most = detector.takes.max_batch
+    # Longer batches are split: what they are split into is compiled.
+    with Detector(library, bundle, "fp32", cache=tmp_path / "cache", batch_sizes=[most + 2]) as detector:
+        assert compiled() == 4
+        detector.batch(images[:2])
+        assert compiled() == 4
+
+
+def test_one_stands_for_a_frame_with_its_tiles(library, tiled, large_frames, tmp_path):
+    with kdx.load(tiled / "tile.kdx", "onnxruntime-cpu", 1) as python:
+        frame = kdx.read_image(large_frames / "test/good/000.png", python.input)
+    cache = tmp_path / "cache"
+    with Detector(library, tiled / "tile.kdx", "fp32", cache=cache, batch_sizes=[1]) as detector:
+        before = {file.name for file in cache.iterdir()}
+        detector(frame)
+        assert {file.name for file in cache.iterdir()} == before
