@@ -8,6 +8,7 @@ from pathlib import Path
 from kdx.errors import DataError
 from kdx.folder_layout import FolderReader, nothing_found
 from kdx.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
+from kdx.other_formats import other_format
 from kdx.search import folders, image_files, listing
 
 __all__ = [
@@ -61,7 +62,12 @@ def _reader(root: Path, options: FolderOptions | None) -> FolderReader:
     if not root.exists():
         raise DataError(f"the folder '{root}' does not exist")
     if not root.is_dir():
-        raise DataError(f"'{root}' is not a folder")
+        other = other_format(root, b"")
+        raise DataError(
+            f"'{root}' is not a folder" + (f", but {other.title}" if other else ""),
+            expected="a folder of images",
+            fix=other.fix if other else "name the folder that the file lies in",
+        )
     return FolderReader(root, options or FolderOptions())
 
 

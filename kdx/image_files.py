@@ -220,14 +220,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _is_wide_colour(image: ImageFile) -> bool:
-    if image.mode in DEEP_GREY:
+    if image.mode in DEEP_GREY or not image.tile:
         return False
-    for tile in image.tile:
-        if ";16" in str(tile.args):
-            return True
-        if image.format == "PPM" and isinstance(tile.args, tuple) and isinstance(tile.args[-1], int):
-            return tile.args[-1] > 255 and image.mode == "RGB"
-    return False
+    arguments = image.tile[0].args
+    if image.format == "PPM":
+        maximum = arguments[-1] if isinstance(arguments, tuple) else 0
+        return isinstance(maximum, int) and maximum > 255
+    # Of BMP, the same sign stands for 16 bits a pixel, five or six a channel, which are read without loss.
+    return image.format in {"PNG", "TIFF"} and ";16" in str(arguments)
 
 
 def _odd_tiff(image: ImageFile) -> str | None:

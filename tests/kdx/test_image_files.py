@@ -325,6 +325,18 @@ def test_sixteen_bit_colour_of_netpbm_is_refused(tmp_path):
         decode_image(tmp_path / "x.ppm", channels=3)
 
 
+def test_sixteen_bits_a_pixel_are_not_sixteen_a_channel(tmp_path):
+    """BMP with 5, 6 and 5 bits for red, green and blue."""
+    pixels = struct.pack("<4H", 0xF800, 0x07E0, 0x001F, 0xFFFF)
+    header = struct.pack("<IiiHHIIiiII", 40, 4, 1, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<3I", 0xF800, 0x07E0, 0x001F)
+    start = 14 + len(header) + len(masks)
+    file = struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start) + header + masks + pixels
+    (tmp_path / "x.bmp").write_bytes(file)
+    found = decode_image(tmp_path / "x.bmp", channels=3)
+    assert found.tolist() == [[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]]
+
+
 # Files of other kinds
 
 
@@ -345,6 +357,14 @@ def test_what_is_no_image_is_named_with_the_way_out(cli, tiny_bundle, tmp_path, 
     (tmp_path / name).write_bytes(head.ljust(64, b"\0"))
     stderr = cli("predict", tiny_bundle, tmp_path / name, code=2).stderr
     assert "is not an image that can be read, but" in stderr
+    assert said in stderr
+
+
+@pytest.mark.parametrize(("name", "said"), [("line.mp4", "ffmpeg"), ("parts.zip", "unpack it"), ("a.png", "lies in")])
+def test_a_file_where_a_folder_belongs_is_named_with_the_way_out(cli, tmp_path, name, said):
+    (tmp_path / name).write_bytes(b"x")
+    stderr = cli("train", tmp_path / name, "-o", tmp_path / "run", code=2).stderr
+    assert "is not a folder" in stderr
     assert said in stderr
 
 
