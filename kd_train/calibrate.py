@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from kd_train.copies import unknown
+from kd_train.odd_images import misfits, require_size
 from kdx.bundle import Bundle
 from kdx.errors import DataError, GateError, ImageError, OptionError
 from kdx.files import hash_of_hashes
@@ -98,6 +99,7 @@ def calibrate(
     """
     require_rates(false_reject_rate, review_rate, with_defects=bool(defective_images))
     bad: dict[str, str] = {}
+    require_size([*good_images, *defective_images], detector.input, max_bad_images)
     trained = bundle.training_images()
     good = _score(detector, good_images, trained, bad, max_bad_images, progress, "good", fitted)
     values = np.array(good.scores)
@@ -130,11 +132,13 @@ def calibrate(
         level=level,
         defects=choice,
     )
-    return Calibration(threshold, values, good.trained_on, bad, good.faults, tuple(_remarks(good, trained)))
+    seen = misfits([*good_images, *defective_images], detector.input)
+    return Calibration(threshold, values, good.trained_on, bad, good.faults, tuple(_remarks(good, trained, seen)))
 
 
-def _remarks(good: _Scored, trained: KnownImages) -> list[Remark]:
+def _remarks(good: _Scored, trained: KnownImages, seen: Sequence[Remark]) -> list[Remark]:
     return [
+        *seen,
         *remark("copies", "good images are copies of others and were not used again", good.copies),
         *remark(
             "near_trained_on",

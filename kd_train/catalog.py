@@ -42,7 +42,7 @@ REMOVED = {
     "distance": "leave it out: half the squared distance of unit vectors is their cosine distance",
 }
 # Keys that came later, with their defaults: where they are not used, what was trained before them is unchanged.
-_LATER: dict[str, object] = {"subfolders": False, "good_folders": ()}
+_LATER: dict[str, object] = {"subfolders": False, "good_folders": (), "odd_images": "stop"}
 _NO_ESCAPES = (
     "in double quotes \\ begins an escape: write paths as 'D:\\parts\\tile' in single quotes, or as D:/parts/tile"
 )
@@ -87,6 +87,7 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     validation_fraction: float | None = None
     group_by: str | None = None
     parts: str | None = None
+    odd_images: Literal["stop", "skip", "keep"] = "stop"
     channels: Literal["auto", 1, 3] = "auto"
     sixteen_bit_range: tuple[int, int] = (0, 65535)
     max_bad_images: int = 0

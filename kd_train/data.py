@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from kdx.errors import DataError, ImageError, OptionError, TrainingError
-from kdx.identity import Identity, identify
+from kdx.identity import Identity, facts_of
 from kdx.images import InputSpec, image_facts
 from kdx.progress import SILENT, Progress, track
 
@@ -28,6 +28,8 @@ class ImageRecord:
         is_grey: Whether the file is grey.
         pixels: Hash of what is shown; empty where it is not known.
         look: Hash of its look, likewise; see :mod:`kdx.identity`.
+        shows_grey: Whether every pixel is grey, whatever the file stores; None where that is not known.
+        is_deep: Whether values have more than 8 bits, likewise.
     """
 
     path: Path
@@ -37,6 +39,13 @@ class ImageRecord:
     is_grey: bool
     pixels: str = ""
     look: str = ""
+    shows_grey: bool | None = None
+    is_deep: bool | None = None
+
+    @property
+    def shows_colour(self) -> bool:
+        """Whether there is colour in the image, as far as that is known."""
+        return not (self.is_grey if self.shows_grey is None else self.shows_grey)
 
     @property
     def identity(self) -> Identity:
@@ -86,8 +95,13 @@ def scan_images(paths: Sequence[Path], bad: BadImages, progress: Progress = SILE
 def _scan_one(path: Path) -> ImageRecord | tuple[Path, str]:
     try:
         width, height, is_grey = image_facts(path)
-        identity = identify(path)
-        return ImageRecord(path, identity.file, width, height, is_grey, identity.pixels, identity.look)
+        facts = facts_of(path)
+        if isinstance(facts, Identity):  # it will fail where it is decoded
+            return ImageRecord(path, facts.file, width, height, is_grey)
+        found = facts.identity
+        return ImageRecord(
+            path, found.file, width, height, is_grey, found.pixels, found.look, facts.is_grey, facts.is_deep
+        )
     except ImageError as error:
         return path, error.message
     except OSError as error:
@@ -105,8 +119,8 @@ def choose_input(
     """Say what the networks will be given, from the images they are trained on.
 
     Images of one size are a camera's: the graph takes that size and resizes. Images of many sizes are brought to the
-    network's size when they are read. Grey images make a mono detector. With ``tile``, squares of that side are cut
-    from the images instead.
+    network's size when they are read. Grey images make a mono detector (see :mod:`kd_train.odd_images`). With ``tile``,
+    squares of that side are cut from the images instead.
 
     Raises:
         OptionError: An image is smaller than a tile.
@@ -122,7 +136,12 @@ def choose_input(
             received=f"{small.width} × {small.height}",
             fix="a smaller --tile",
         )
-    grey = all(record.is_grey for record in records) if channels == "auto" else channels == "1"
+    if channels == "auto":
+        # Where nothing shows colour, most files decide: what they store is what the camera delivers.
+        stored_grey = sum(record.is_grey for record in records)
+        grey = not any(record.shows_colour for record in records) and 2 * stored_grey > len(records)
+    else:
+        grey = channels == "1"
     return InputSpec(
         height=height,
         width=width,

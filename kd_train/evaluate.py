@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kd_train.annotations import Annotations, read_masks
 from kd_train.metrics import auroc, per_region_overlap
+from kd_train.odd_images import require_size
 from kdx.errors import GateError, ImageError
 from kdx.folder import GOOD, TestImage
 from kdx.frames import faults_of
@@ -162,6 +163,7 @@ def score_images(
         ImageError: A mask cannot be used; or more images than allowed cannot be read.
         GateError: A score is not finite.
     """
+    require_size([image.path for image in test], detector.input, max_bad_images)
     read = None
     if any(image.mask for image in test) or unused_masks:
         size = _map_size(detector)

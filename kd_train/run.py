@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
@@ -43,6 +44,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         category: Which of its categories, or None.
         subfolders: Whether images in subfolders belong to the folder around them.
         good_folders: Further names of folders of good images.
+        odd_images: What was done with few images unlike all others.
         train_images: Content hash of the images trained on, by file name; by path in the data folder where names recur.
         validation_images: Likewise, held out.
         trained_on: Hashes of the images trained on by which copies of them are known again; None in earlier runs.
@@ -71,6 +73,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     category: str | None = None
     subfolders: bool = False
     good_folders: tuple[str, ...] = ()
+    odd_images: Literal["stop", "skip", "keep"] = "stop"
     train_images: dict[str, str]
     validation_images: dict[str, str]
     trained_on: list[Identity] | None = None

@@ -21,6 +21,7 @@ from kd_train.datasets import open_data
 from kd_train.golden import choose_golden
 from kd_train.image_set import ImageSet
 from kd_train.load import fuse
+from kd_train.odd_images import OddImages, settle
 from kd_train.pair import Pair
 from kd_train.pairs import find_method
 from kd_train.parts import parts_of, require_one_source
@@ -58,6 +59,7 @@ class TrainOptions:
         train_fraction: Share of the training images to use, in (0, 1].
         group_by: Regular expression on file names: images with the same match show one part and are held out together.
         parts: CSV file of file names and parts, to the same end.
+        odd_images: What to do with few images that are unlike all others: ``stop``, ``skip`` or ``keep`` them.
         channels: ``auto``, ``1`` or ``3``.
         sixteen_bit_range: The 16-bit grey values that become 0 and 255.
         max_bad_images: Images that may be unusable.
@@ -90,6 +92,7 @@ class TrainOptions:
     train_fraction: float = 1.0
     group_by: str | None = None
     parts: Path | None = None
+    odd_images: OddImages = "stop"
     channels: Literal["auto", "1", "3"] = "auto"
     sixteen_bit_range: tuple[int, int] = (0, 65535)
     max_bad_images: int = 0
@@ -142,7 +145,10 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     recipe = recipe_of(options)
     folder = open_data(data, options.category, options.folder_options, progress=progress)
     bad = BadImages(options.max_bad_images)
-    records = scan_images(require_good(folder), bad, progress)
+    # A published data set is used as it is.
+    odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
+    scanned = scan_images(require_good(folder), bad, progress)
+    records, odd_remarks = settle(scanned, odd, channels=options.channels)
     spec = choose_input(
         records,
         recipe.crop_from or recipe.image_size,
@@ -192,6 +198,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         category=folder.category,
         subfolders=options.subfolders,
         good_folders=options.good_folders,
+        odd_images=options.odd_images,
         train_images=_by_name(train_records, folder.root),
         validation_images=_by_name(held_out, folder.root),
         trained_on=[record.identity for record in train_records],
@@ -219,7 +226,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         run,
         history,
         bad.reasons,
-        [*folder.remarks, *parts.remarks, *copies],
+        [*folder.remarks, *odd_remarks, *parts.remarks, *copies],
         trainer.resumed_after,
         trainer.trained_again,
     )
@@ -331,7 +338,7 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
 
 def _decisions(config: RunConfig) -> dict[str, object]:
     """Return what a resumed run must share with its beginning, by name."""
-    names = ("method", "weights", "seed", "data_sha256", "tile", "subfolders", "good_folders")
+    names = ("method", "weights", "seed", "data_sha256", "tile", "subfolders", "good_folders", "odd_images")
     plain = {name: getattr(config, name) for name in names}
     found = {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
     del found["distance"]  # once an option; what is deployed is the same number, and the run goes by its own pair_spec

@@ -62,6 +62,7 @@ def evaluate(
         from kd_train.copies import in_test
         from kd_train.datasets import open_data
         from kd_train.evaluate import evaluate as evaluate_detector
+        from kd_train.odd_images import misfits
     from kdx.folder import FolderOptions, require_test
     from kdx.loading import load
 
@@ -79,6 +80,7 @@ def evaluate(
             progress=progress_for(json),
         )
     remarks = in_test(folder.test, _trained_on(detector), progress_for(json))
+    remarks += misfits([image.path for image in folder.test], loaded.input)
     result = replace(result, remarks=(*folder.remarks, *remarks))
     if output is not None:
         write_json(output, result)

@@ -60,6 +60,11 @@ def fit(
     ),
     parts: Path | None = typer.Option(None, metavar="CSV", help="The same from a file: file name, part."),
     seed: int = typer.Option(0, min=0, max=2**32 - 1, help="Seed of everything random."),
+    odd_images: str = typer.Option(
+        "stop",
+        help="What to do where most images agree in size, colour or bit depth and few do not: stop, skip those few, or "
+        "keep them and accept what they make of the detector.",
+    ),
     channels: str = typer.Option("auto", help="What the camera delivers: 3 (colour), 1 (mono), auto (as the images)."),
     sixteen_bit_range: str = typer.Option("0:65535", metavar="LOW:HIGH", help="As kdx train takes it."),
     max_bad_images: int = MAX_BAD_OPTION,
@@ -114,6 +119,7 @@ def fit(
             validation_fraction=validation_fraction,
             group_by=group_by,
             parts=parts,
+            odd_images=one_of("--odd-images", odd_images, ("stop", "skip", "keep")),  # type: ignore[arg-type]
             channels=one_of("--channels", channels, ("auto", "1", "3")),  # type: ignore[arg-type]
             sixteen_bit_range=sixteen_bits(sixteen_bit_range),
             max_bad_images=max_bad_images,

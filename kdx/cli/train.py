@@ -76,6 +76,11 @@ def train(
         metavar="CSV",
         help="The same from a CSV file of two columns, file name or path, and part. Published data sets know theirs.",
     ),
+    odd_images: str = typer.Option(
+        "stop",
+        help="What to do where most images agree in size, colour or bit depth and few do not: stop, skip those few, or "
+        "keep them and accept what they make of the detector.",
+    ),
     channels: str = typer.Option("auto", help="What the camera delivers: 3 (colour), 1 (mono), auto (as the images)."),
     sixteen_bit_range: str = typer.Option(
         "0:65535",
@@ -125,6 +130,7 @@ def train(
         train_fraction=train_fraction,
         group_by=group_by,
         parts=parts,
+        odd_images=one_of("--odd-images", odd_images, ("stop", "skip", "keep")),  # type: ignore[arg-type]
         channels=one_of("--channels", channels, ("auto", "1", "3")),  # type: ignore[arg-type]
         sixteen_bit_range=sixteen_bits(sixteen_bit_range),
         max_bad_images=max_bad_images,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kd_train.copies import between, within
 from kd_train.data import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.datasets import open_data
+from kd_train.odd_images import settle
 from kd_train.parts import parts_of
 from kd_train.recipes import Recipe
 from kdx.cli.fitting.request import FitRequest
@@ -84,7 +85,9 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     """
     options = request.training
     folder = open_data(request.data, options.category, options.folder_options, progress=progress)
-    records = scan_images(require_good(folder), BadImages(options.max_bad_images), progress)
+    odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
+    scanned = scan_images(require_good(folder), BadImages(options.max_bad_images), progress)
+    records, odd_remarks = settle(scanned, odd, channels=options.channels)
     if not records:
         raise DataError(f"'{request.data}' holds no good image that can be read", fix="repair or add images")
     different = len({record.identity.key for record in records})
@@ -103,7 +106,7 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     )
     if len(held_out) < _needed(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)
-    remarks = (*folder.remarks, *parts.remarks, *within(good), *between(folder, good, progress))
+    remarks = (*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress))
     decided = replace(request, training=replace(options, validation_fraction=share))
     return Material(folder, tuple(records), remarks), decided
 

@@ -121,6 +121,7 @@ def train_options(order: Order, *, resume: bool = False, force: bool = False) ->
         train_fraction=product.train_fraction,
         group_by=product.group_by,
         parts=Path(product.parts) if product.parts else None,
+        odd_images=product.odd_images,
         channels=str(product.channels),  # type: ignore[arg-type]
         sixteen_bit_range=product.sixteen_bit_range,
         max_bad_images=product.max_bad_images,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd_train.copies import unknown
+from kd_train.odd_images import misfits
 from kdx.bundle import Bundle
 from kdx.errors import DataError
 from kdx.files import hash_of_hashes
@@ -78,6 +79,7 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
         remarks=(
             *folder.remarks,
             *remark("near_trained_on", "images are nearly the same as images trained on", near),
+            *misfits([image.path for image in left], bundle.manifest.camera),
             *unknown(trained, len(left)),
         ),
     )
