@@ -123,7 +123,7 @@ def test_a_run_is_not_resumed_with_other_tiles(tiled, large_frames, cli, tiny_op
 def test_frames_of_several_sizes_need_the_cameras(large_frames, cli, tiny_options, tmp_path):
     mixed = shutil.copytree(large_frames, tmp_path / "mixed")
     Image.new("L", (200, 100), 77).save(mixed / "train/good/900.png")
-    cli("train", mixed, "-o", tmp_path / "run", "--tile", TILE, "--epochs", 1, *tiny_options)
+    cli("train", mixed, "-o", tmp_path / "run", "--tile", TILE, "--odd-images", "keep", "--epochs", 1, *tiny_options)
     result = cli("export", tmp_path / "run", "-o", tmp_path / "no.kdx", code=2)
     assert "--frame" in result.stderr
     cli("export", tmp_path / "run", "-o", tmp_path / "yes.kdx", "--frame", "100x200")
