@@ -6,7 +6,6 @@ that is not what the detector was made for is refused.
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 from collections.abc import Sequence
@@ -32,12 +31,10 @@ from kdx.image_files import (
 )
 from kdx.levels import FULL_RANGE, Levels, warn_if_narrow
 from kdx.resampling import resize_image
+from kdx.sixteen_bits import apply_range, deep_grey, levels_of
 
 # The largest input of a graph, in pixels; one a side.
 _MOST_INPUT_PIXELS, _MOST_SIDE = 1 << 28, 1 << 17
-# Values that are looked up at once.
-_PART = 1 << 18
-
 ChannelOrder = Literal["rgb", "bgr"]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=_MOST_SIDE)]
 
@@ -246,8 +243,8 @@ def to_eight_bits(values: NDArray[np.uint16], spec: InputSpec) -> NDArray[np.uin
             fix="pass 8-bit frames to the detector as they are",
         )
     if values.size:
-        warn_if_narrow(None, _levels_of(values, spec.sixteen_bit_range))
-    return _looked_up(_table(spec.sixteen_bit_range), values)
+        warn_if_narrow(None, levels_of(values, spec.sixteen_bit_range))
+    return apply_range(values, spec.sixteen_bit_range)
 
 
 def centred_box(width: int, height: int, share: float) -> tuple[float, float, float, float]:
@@ -277,49 +274,5 @@ def _decoded(
                 return pixels[..., None] if channels == 1 else pixels, None
             if maximum is not None and sixteen_bit_range == FULL_RANGE:  # the file itself names its range
                 sixteen_bit_range = (0, maximum)
-            grey, levels = _deep_grey(path, np.asarray(picture), sixteen_bit_range, maximum)
+            grey, levels = deep_grey(path, np.asarray(picture), sixteen_bit_range, maximum)
             return grey[..., None] if channels == 1 else np.repeat(grey[..., None], 3, axis=2), levels
-
-
-def _deep_grey(
-    path: Path, values: NDArray[Any], sixteen_bit_range: tuple[int, int], maximum: int | None
-) -> tuple[NDArray[np.uint8], Levels]:
-    """Apply a range to what Pillow decoded, which has scaled values up to ``maximum`` to 65535 where that is given."""
-    levels = _levels_of(values, sixteen_bit_range)
-    if levels.lowest < 0 or levels.highest > FULL_RANGE[1]:
-        raise ImageError(
-            f"'{path}' has values that 16 bits do not hold",
-            expected="grey values from 0 to 65535",
-            received=f"{levels.lowest} to {levels.highest}",
-            fix="save it as 16-bit grey, scaled by a range of your choice",
-        )
-    table = _table(sixteen_bit_range)
-    if maximum is not None:
-        stored = np.rint(np.arange(len(table)) * (maximum / FULL_RANGE[1])).astype(np.intp)
-        table = table[stored]
-        ends = int(stored[levels.lowest]), int(stored[levels.highest])
-        levels = Levels(lowest=ends[0], highest=ends[1], declared=sixteen_bit_range)
-    return _looked_up(table, values), levels
-
-
-def _looked_up(table: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return ``table[values]``, a part at a time: NumPy would make eight bytes of each index."""
-    found = np.empty(values.shape, np.uint8)
-    whole, parts = values.reshape(-1), found.reshape(-1)
-    for start in range(0, whole.size, _PART):
-        parts[start : start + _PART] = table[whole[start : start + _PART]]
-    return found
-
-
-def _levels_of(values: NDArray[Any], declared: tuple[int, int]) -> Levels:
-    return Levels(lowest=int(values.min()), highest=int(values.max()), declared=declared)
-
-
-@functools.lru_cache(maxsize=8)
-def _table(sixteen_bit_range: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return what each of the 65,536 values becomes: the only place where a range is applied."""
-    low, high = sixteen_bit_range
-    scaled = (np.arange(FULL_RANGE[1] + 1, dtype=np.float32) - low) * np.float32(255.0 / (high - low))
-    table: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    table.setflags(write=False)
-    return table
