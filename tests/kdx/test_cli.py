@@ -18,10 +18,12 @@ OPTIONS = {
     "train": "--out --method --backbone --weights --resume --force --epochs --image-size --batch-size --learning-rate "
     "--taps --sigma --seed --train-fraction --validation-fraction --group-by --channels --sixteen-bit-range "
     "--parts --subfolders --good-folder --odd-images --max-bad-images --workers --memory-mib --device --json",
-    "evaluate": "--subfolders --good-folder --backend --precision --threads --max-bad-images --output --checkpoint --force --json",
+    "evaluate": "--subfolders --good-folder --backend --precision --threads --max-bad-images --output --checkpoint "
+    "--force --json",
     "export": "--out --checkpoint --input-size --channel-order --max-batch --precision --force --json",
     "build-engine": "--fp16 --batch --flavour --compute-capability --level --timing-cache --dry-run --force --json",
-    "roi": "--from-images --subfolders --good-folder --category --varies --output --set --remove --max-bad-images --force --json",
+    "roi": "--from-images --subfolders --good-folder --category --varies --output --set --remove --max-bad-images "
+    "--force --json",
     "calibrate": "--false-reject-rate --review-rate --with-defects --per-position --backend --threads --max-bad-images "
     "--json",
     "verify": "--backend --threads --output --require-signature --force --json",
