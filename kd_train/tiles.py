@@ -15,13 +15,19 @@ from kdx.tiling import TileRequest, Tiling, plan_tiles
 
 # Networks hardly notice a tenth in size.
 _SCALE_TOLERANCE = 0.1
+_BATCH, _MOST = 8, 1024  # tiles at once
 
 
 def are_tiles_asked(config: RunConfig, options: TileRequest) -> bool:
     """Tell whether frames are to be cut; raise ``OptionError`` where something is missing for it."""
+    for name, value, low, high in (("--tile", options.tile, 32, 4096), ("--tile-batch", options.batch, 1, _MOST)):
+        if value is not None and not low <= value <= high:
+            raise OptionError(f"{name} is out of range", expected=f"{low} to {high}", received=str(value))
     frame, tile = options.frame or config.frame, options.tile or config.tile
     if frame and tile:
         return True
+    if options.batch is not None and not (options.frame or options.tile or config.tile):
+        raise OptionError("--tile-batch is of tiles, and nothing is cut here", fix="leave it out, or see --max-batch")
     if options.frame or options.tile or options.overlap is not None or config.tile:
         raise OptionError(
             "tiles need the frame's size and the tile's",
@@ -62,7 +68,7 @@ def fuse_tiles(
         overlap=overlap,
         halo=halo * scale,
         step=step * scale,
-        batch=options.batch,
+        batch=options.batch or _BATCH,
         seam=float(errors[halo]),
     )
     tiling.require_fits((tile, tile), size)

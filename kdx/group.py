@@ -13,7 +13,7 @@ from kdx.bundle import Bundle, open_bundle
 from kdx.calibrated import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.loading import detector_on, is_run, prepare, require_batch_sizes, way_of
-from kdx.runtime.backend import ClosesOnExit, find_backend, runtime_of
+from kdx.runtime.backend import ClosesOnExit, find_backend, require_threads, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.sharing import SHARING, circles_of, one_teacher
 from kdx.verdict import Verdict
@@ -117,6 +117,7 @@ def load_many(
         OptionError: No bundles, or two of one name; a batch size below 1.
     """
     require_batch_sizes(batch_sizes)
+    require_threads(threads)
     opened = {name: _open(path, require_signature) for name, path in _by_name(bundles).items()}
     if shared_teacher:
         group = _share(opened, backend, threads, precision)

@@ -16,7 +16,7 @@ from kdx.manifest import Manifest
 from kdx.position import level_of
 from kdx.records import RUN_INDEX
 from kdx.roi import RoiFrame, roi_of
-from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend, runtime_of
+from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend, require_threads, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import Tiled, graph_backend, graph_batches
 from kdx.tiling import Stitcher
@@ -65,11 +65,11 @@ def load(
         OutputError: The log cannot be written, or belongs to another graph.
         BackendError: The backend is unknown, missing, or cannot load the graph; or it does not decide the bundle's
             golden images as the reference did, one at a time, whichever way it was chosen.
-        OptionError: A bundle has one checkpoint only, a run one precision; a batch size below 1; a key that cannot be
-            read; metrics without
-            the package ``prometheus_client``.
+        OptionError: A bundle has one checkpoint only, a run one precision; a batch size below 1; threads out of range;
+            a key that cannot be read; metrics without the package ``prometheus_client``.
     """
     path = Path(path)
+    require_threads(threads)
     if not is_run(path):
         if checkpoint is not None:
             raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")

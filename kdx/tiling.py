@@ -76,13 +76,13 @@ class TileRequest:
         frame: Height and width of the camera's frames; None for those that were trained on.
         tile: Side of a tile in the camera's pixels; likewise.
         overlap: The least that neighbours share, in the camera's pixels; None to measure what it takes.
-        batch: Tiles that go through the graph at once.
+        batch: Tiles that go through the graph at once; None for 8.
     """
 
     frame: tuple[int, int] | None = None
     tile: int | None = None
     overlap: int | None = None
-    batch: int = 8
+    batch: int | None = None
 
 
 def plan_tiles(

@@ -47,7 +47,7 @@ def bench(
     percentile: float = typer.Option(99.9, help="Share of the calls, in percent, that must keep the budget."),
     backend: str = typer.Option("auto", help="The backend that is held to the budget."),
     threads: int | None = typer.Option(
-        None, min=1, help="Threads of each backend. Default: the cores of this machine."
+        None, min=1, max=1024, help="Threads of each backend. Default: the cores of this machine."
     ),
     output: Path | None = typer.Option(None, "--output", help="Also write the result to this JSON file."),
     force: bool = FORCE_OPTION,

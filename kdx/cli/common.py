@@ -61,7 +61,7 @@ BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
 JSON_OPTION = typer.Option(False, "--json", help="Print the result as JSON on standard output, and nothing else there.")
 FORCE_OPTION = typer.Option(False, "--force", help="Replace the output if it exists.")
 THREADS_OPTION = typer.Option(
-    None, "--threads", min=1, help="Threads within an operation. Default: the backend's choice."
+    None, "--threads", min=1, max=1024, help="Threads within an operation. Default: the backend's choice."
 )
 SUBFOLDERS_OPTION = typer.Option(
     False, "--subfolders", help="Take images in subfolders too: of a folder of good images, all of them are good."

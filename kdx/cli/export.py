@@ -44,7 +44,9 @@ def export(
     overlap: str = typer.Option(
         "auto", help="Least overlap of tiles in the camera's pixels; auto measures what these networks need."
     ),
-    tile_batch: int = typer.Option(8, help="Tiles that go through the graph at once: what bounds the memory."),
+    tile_batch: int | None = typer.Option(
+        None, help="Tiles that go through the graph at once: what bounds the memory. Default: 8."
+    ),
     precision: str = typer.Option(
         "fp32",
         help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; bf16 and int8 for CPUs, where they pass "
@@ -133,7 +135,7 @@ def export_run(
         if input_size is not None:
             raise OptionError("--input-size is for whole images", fix="give --frame and --tile")
         fused, tiling = fuse_tiles(run, pair, tiles, channel_order)
-        max_batch = tiles.batch
+        max_batch = tiling.batch
     else:
         fused = fuse(run.config, pair, run.input_for(input_size, channel_order))
     return export_bundle(

@@ -43,7 +43,9 @@ def fit(
         help="What to try beside fp32, which every bundle holds. Default: all that CPUs compute; fp16 needs a GPU and "
         "an engine (kdx build-engine) and is left out.",
     ),
-    threads: int | None = typer.Option(None, min=1, help="Threads of each backend. Default: this machine's cores."),
+    threads: int | None = typer.Option(
+        None, min=1, max=1024, help="Threads of each backend. Default: this machine's cores."
+    ),
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
     subfolders: bool = SUBFOLDERS_OPTION,
     good_folder: list[str] = GOOD_FOLDER_OPTION,

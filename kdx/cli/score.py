@@ -37,7 +37,7 @@ def score(
     workers: int | None = typer.Option(
         None, min=1, help="Processes, or actors, at most; each has a detector. Default: as many as there are cores for."
     ),
-    threads_per_worker: int = typer.Option(1, min=1, help="Threads of each."),
+    threads_per_worker: int = typer.Option(1, min=1, max=1024, help="Threads of each."),
     batch: int = typer.Option(1, min=1, help="Images that go through the graph at once; more for GPUs."),
     shard_size: int | None = typer.Option(
         None,

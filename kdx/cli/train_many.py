@@ -37,7 +37,7 @@ def train_many(
         None, min=1, help="Products at a time. Default: one on this machine; as many as a cluster's cores take."
     ),
     threads: int | None = typer.Option(
-        None, min=1, help="Threads of each. Default: this machine's cores, divided by the products at a time."
+        None, min=1, max=1024, help="Threads of each. Default: this machine's cores, divided by the products at a time."
     ),
     gpus_per_product: float = typer.Option(
         0.0, min=0.0, help="With ray: the share of a GPU, or the number of GPUs, that each product is trained on."

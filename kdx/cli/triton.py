@@ -35,7 +35,7 @@ def triton(
     instances: int = typer.Option(1, min=1, help="How many run at once."),
     gpu: bool | None = typer.Option(None, "--gpu/--cpu", help="Where it runs. Default: tensorrt on a GPU, else CPU."),
     threads: int | None = typer.Option(
-        None, min=1, help="Threads of each CPU instance. Default: the backend's choice."
+        None, min=1, max=1024, help="Threads of each CPU instance. Default: the backend's choice."
     ),
     engine: str | None = typer.Option(None, help="Which of engines/, with tensorrt, where several would do."),
     require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,

@@ -15,8 +15,16 @@ from typing_extensions import Self
 
 from kdx.checked import Graph
 from kdx.engine import engines_of
-from kdx.errors import BackendError
+from kdx.errors import BackendError, OptionError
 from kdx.runtime.gpu import gpus
+
+_MOST_THREADS = 1024
+
+
+def require_threads(threads: int | None) -> None:
+    """Raise ``OptionError`` for a number of threads that is not possible."""
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise OptionError("threads is out of range", expected=f"1 to {_MOST_THREADS}", received=str(threads))
 
 
 class Outputs(NamedTuple):
@@ -187,7 +195,9 @@ class BackendInfo:
         Raises:
             BackendError: The package is missing or cannot load the graph.
             BundleError: The graph's file was replaced or altered since it was checked.
+            OptionError: The number of threads is not possible.
         """
+        require_threads(threads)
         if not self.is_installed():
             raise BackendError(
                 f"the backend '{self.name}' is not installed",

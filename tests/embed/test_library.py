@@ -279,6 +279,12 @@ def test_levels_that_cannot_be_are_refused_as_by_python(library, levelled, tmp_p
         Detector(library, copy)
 
 
+def test_a_message_holds_nothing_that_a_terminal_obeys(library, tmp_path):
+    path = tmp_path / "\x1b[31m\x07\x9b\x7f工.kdx"
+    with pytest.raises(CallError, match=r"\?\[31m\?\?\?工\.kdx"):
+        Detector(library, path)
+
+
 def test_a_threshold_of_another_level_decides_nothing(library, levelled, tmp_path):
     copy = Path(shutil.copytree(levelled, tmp_path / "tile.kdx"))
     manifest = open_bundle(copy).manifest

@@ -196,6 +196,34 @@ def test_a_seed_out_of_range_is_no_bug(cli, dataset, tmp_path, command, value):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2**31, 2**64])
+def test_threads_out_of_range_are_refused(cli, tiny_bundle, tiny_run, dataset, threads):
+    from kdx.errors import OptionError
+
+    for path in (tiny_bundle, tiny_run):
+        with pytest.raises(OptionError, match="threads is out of range"):
+            kdx.load(path, threads=threads)
+    with pytest.raises(OptionError, match="threads is out of range"):
+        kdx.load_many([tiny_bundle], threads=threads)
+    for command in (("evaluate", tiny_bundle, dataset), ("bench", tiny_bundle), ("fit", dataset, "--budget-ms", 9)):
+        assert "bug" not in cli(*command, "--threads", threads, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tile", 0), "--tile is out of range"),
+        (("--tile", 2**40), "--tile is out of range"),
+        (("--tile-batch", 0), "--tile-batch is out of range"),
+        (("--tile-batch", 2**40), "--tile-batch is out of range"),
+        (("--tile-batch", 8), "--tile-batch is of tiles, and nothing is cut here"),
+        (("--max-batch", 0), "--max-batch is out of range"),
+    ],
+)
+def test_sizes_of_an_export_that_cannot_be_or_change_nothing(cli, tiny_run, tmp_path, options, said):
+    assert said in cli("export", tiny_run, "-o", tmp_path / "b.kdx", *options, code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
