@@ -209,6 +209,11 @@ void altered_files_are_refused(const fs::path &path) {
               fs::remove(folder / "model.onnx");
               fs::create_symlink("/etc/passwd", folder / "model.onnx");
           }).find("outside the bundle") != std::string::npos);
+    fs::copy(path, folder, fs::copy_options::recursive);
+    fs::remove(folder / "model.onnx");
+    fs::create_symlink(fs::canonical(path / "model.onnx"), folder / "model.onnx");  // as in a model hub's cache
+    CHECK(status_of([&] { ke::open_bundle(folder); }) == KDX_OK);
+    fs::remove_all(folder);
     CHECK(refused_after([&] { fs::remove(folder / "bundle.json"); }).find("is missing") != std::string::npos);
     CHECK(status_of([&] { ke::open_bundle("/no/such/bundle"); }) == KDX_ERROR_BUNDLE);
 }

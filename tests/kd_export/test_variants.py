@@ -80,14 +80,14 @@ def test_a_variant_that_the_gate_refuses_is_not_written(tiny_run, tmp_path, cli,
 def test_a_variant_that_passes_its_gate_and_fails_the_certificate_is_left_out(tiny_run, tmp_path, cli, monkeypatch):
     from kd_export import verify
 
-    compare = verify._compare
+    compare = verify.compare_at
 
     def at_batches(backend, golden, size, thresholds, precision, roi):
         compared = compare(backend, golden, size, thresholds, precision, roi)
         is_wrong = precision == "int8" and size > 1
         return msgspec.structs.replace(compared, passed=False, score_max=0.9) if is_wrong else compared
 
-    monkeypatch.setattr(verify, "_compare", at_batches)
+    monkeypatch.setattr(verify, "compare_at", at_batches)
     bundle = tmp_path / "tile.kdx"
     record = cli("export", tiny_run, "-o", bundle, "--precision", "fp32,int8", "--json", code=1).json
     assert re.search(r"int8, batch \d+: scores 0.9, .*; allowed are scores within 0.35", record["refused"]["int8"])

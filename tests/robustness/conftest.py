@@ -60,7 +60,7 @@ def every_precision(tiny_bundle, tmp_path_factory) -> Path:
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("every") / "tile.kdx"))
     opened = open_bundle(bundle)
     graph = bundle / "model.int8.onnx"
-    onnx.save(quantize(onnx.load(opened.graph), opened.golden().images), graph)
+    onnx.save(quantize(onnx.load(opened.graph.path), opened.golden().images), graph)
     variants = {
         "bf16": Variant(file="model.onnx", convolutions=1, kept=[]),
         "int8": Variant(file=graph.name, convolutions=1, kept=[]),
