@@ -7,15 +7,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
 from kd_train.copies import unknown
+from kd_train.frame_limits import frame_limits_of
 from kd_train.odd_images import misfits, require_size
 from kdx.bundle import Bundle
 from kdx.errors import DataError, GateError, ImageError, OptionError
 from kdx.files import hash_of_hashes
+from kdx.frames import ChannelValues, FrameLimits, faults_of, values_of
 from kdx.identity import KnownImages, Likeness, identify
 from kdx.images import read_image
 from kdx.manifest import DefectChoice, LevelFit, ReviewBand, Threshold
@@ -37,7 +40,10 @@ class Calibration:
         scores: Of the images.
         trained_on: Images that were passed over because they were trained on.
         bad_images: Those that could not be read, and why.
-        frame_faults: Good images that the line will take for frames without a part, and why.
+        frame_faults: Good images that the line will take for frames without a part, and why: they are black, white or
+            burnt out, which no golden image is. Limits of frames are not learned from them.
+        frame_limits: What frames of real parts look like, learned from the others.
+        frame_outliers: Images which alone widen those limits: look whether they show a part.
         remarks: Copies among the images, those that are nearly images trained on, and what cannot be known of them.
     """
 
@@ -46,6 +52,8 @@ class Calibration:
     trained_on: int
     bad_images: dict[str, str]
     frame_faults: dict[str, list[str]]
+    frame_limits: FrameLimits
+    frame_outliers: list[str]
     remarks: tuple[Remark, ...] = ()
 
 
@@ -61,6 +69,7 @@ class _Scored:
     copies: list[Path] = field(default_factory=list)
     near: list[Path] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    frames: dict[str, list[ChannelValues]] = field(default_factory=dict)
 
 
 def calibrate(
@@ -132,8 +141,10 @@ def calibrate(
         level=level,
         defects=choice,
     )
+    limits, outliers = frame_limits_of(bundle, good.frames)
     seen = misfits([*good_images, *defective_images], detector.input)
-    return Calibration(threshold, values, good.trained_on, bad, good.faults, tuple(_remarks(good, trained, seen)))
+    remarks = tuple(_remarks(good, trained, seen))
+    return Calibration(threshold, values, good.trained_on, bad, good.faults, limits, outliers, remarks)
 
 
 def _remarks(good: _Scored, trained: KnownImages, seen: Sequence[Remark]) -> list[Remark]:
@@ -226,6 +237,7 @@ def _score(
     """Score each image once that was not trained on or passed over; add those that cannot be read to ``bad``."""
     found = _Scored()
     seen: set[str] = set()
+    golden_limits = msgspec.structs.replace(detector.frame_limits, channels=())
     with progress.task(f"scoring {kind} images", len(paths)) as task:
         for path in paths:
             task.advance()
@@ -245,12 +257,17 @@ def _score(
                     continue
                 if likeness is Likeness.NEAR:
                     found.near.append(path)
-                verdict = detector(read_image(path, detector.input))
+                image = read_image(path, detector.input)
+                verdict = detector(image)
                 found.scores.append(verdict.score)
                 found.hottest.append(float(verdict.anomaly_map.max()))
                 found.hashes.append(identity.file)
-                if verdict.frame_faults:
-                    found.faults[str(path)] = [fault.value for fault in verdict.frame_faults]
+                # By what golden images look like alone: an earlier calibration's limits are replaced.
+                faults = faults_of(image, golden_limits)
+                if faults:
+                    found.faults[str(path)] = [fault.value for fault in faults]
+                else:
+                    found.frames[str(path)] = values_of(image)
             except ImageError as error:
                 bad[str(path)] = error.message
                 if len(bad) > max_bad_images:

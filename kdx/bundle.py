@@ -37,6 +37,7 @@ from kdx.records import UNREADABLE, decode_record, encode_record
 from kdx.variants import OWN_THRESHOLD, graph_file
 
 if TYPE_CHECKING:
+    from kdx.frames import FrameLimits
     from kdx.keys import PublicKeys
     from kdx.signing import Seal
 
@@ -180,7 +181,12 @@ class Bundle:
         bare = msgspec.structs.replace(self.manifest, threshold=None, thresholds={}, runtime_thresholds={})
         return replace(self, manifest=bare)
 
-    def with_thresholds(self, threshold: Threshold, own: Mapping[str, Mapping[str, Threshold]] | None = None) -> Bundle:
+    def with_thresholds(
+        self,
+        threshold: Threshold,
+        own: Mapping[str, Mapping[str, Threshold]] | None = None,
+        frame_limits: FrameLimits | None = None,
+    ) -> Bundle:
         """Store a calibration in the bundle on disk, in one step, and return the updated bundle.
 
         A signature is removed: it was for what stood there before.
@@ -188,6 +194,7 @@ class Bundle:
         Args:
             threshold: As for :meth:`kdx.manifest.Manifest.with_thresholds`.
             own: Likewise.
+            frame_limits: Likewise.
 
         Raises:
             BundleError: The bundle on disk is another one by now.
@@ -195,7 +202,8 @@ class Bundle:
         tidy(self.path / INDEX)
         # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
         with locked(self.path.resolve().parent):
-            manifest = self.require_present("calibrated", fix="calibrate again").with_thresholds(threshold, own)
+            current = self.require_present("calibrated", fix="calibrate again")
+            manifest = current.with_thresholds(threshold, own, frame_limits)
             write_atomic(self.path / INDEX, encode_record(manifest))
             (self.path / SIGNATURE).unlink(missing_ok=True)
         return Bundle(self.path, manifest)
@@ -245,6 +253,7 @@ def bundle_of(path: Path, index: bytes) -> Bundle:
     for name, expected in manifest.files.items():
         _check_file(path, name, expected)
     _check_tiling(path, manifest)
+    _check_frame_limits(path, manifest)
     for precision in manifest.precisions:
         is_own = precision in OWN_THRESHOLD
         stored = manifest.own_thresholds(precision).values() if is_own else [manifest.threshold]
@@ -258,6 +267,16 @@ def bundle_of(path: Path, index: bytes) -> Bundle:
     bundle = Bundle(path, manifest)
     level_of(bundle)  # refuses what cannot be one
     return bundle
+
+
+def _check_frame_limits(path: Path, manifest: Manifest) -> None:
+    found = len(manifest.frame_limits.channels)
+    if found not in {0, manifest.input.channels}:
+        raise BundleError(
+            f"{INDEX} of '{path}' is not valid: its frame limits are of {found} channels",
+            expected=f"{manifest.input.channels}, or none",
+            fix="calibrate again",
+        )
 
 
 def _check_tiling(path: Path, manifest: Manifest) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from kdx.bundle import Bundle
 from kdx.files import new_folder, sha256_bytes, write_atomic
+from kdx.frames import FrameLimits
 from kdx.manifest import INDEX, SCHEMA, SIGNATURE, Threshold
 from kdx.records import encode_record
 
@@ -19,7 +20,7 @@ def with_file(
     bundle: Bundle,
     name: str,
     content: bytes | None,
-    calibrated: tuple[Threshold, Mapping[str, Mapping[str, Threshold]]] | None = None,
+    calibrated: tuple[Threshold, Mapping[str, Mapping[str, Threshold]], FrameLimits | None] | None = None,
 ) -> Bundle:
     """Give a bundle on disk another file of a name, or none, in one step, and return it. A signature is removed.
 
@@ -27,7 +28,8 @@ def with_file(
         bundle: The bundle.
         name: Of the file.
         content: Of the file; None removes it.
-        calibrated: FP32's new threshold and those of BF16 and INT8; None leaves them as they are.
+        calibrated: FP32's new threshold, those of BF16 and INT8, and what frames of real parts look like; None leaves
+            all as they are.
 
     Raises:
         BundleError: The bundle on disk is another one by now.

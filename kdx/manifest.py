@@ -157,7 +157,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         runtime_thresholds: Those of BF16 and INT8, by precision and by the runtime that measured it: their scores
             differ from runtime to runtime by more than a threshold's own uncertainty.
         thresholds: Those of BF16 and INT8 in bundles of schema 1, by precision; see :meth:`own_thresholds`.
-        frame_limits: What the golden images look like, by which frames that show no part are told.
+        frame_limits: What golden images and, once it is calibrated, good images look like: frames that show no part
+            look otherwise.
         tiling: How frames larger than the graph's input are cut, or None.
     """
 
@@ -244,15 +245,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return "the level map" if (stored.level and stored.level.sha256) != self.level_sha256 else None
 
     def with_thresholds(
-        self, threshold: Threshold, own: Mapping[str, Mapping[str, Threshold]] | None = None
+        self,
+        threshold: Threshold,
+        own: Mapping[str, Mapping[str, Threshold]] | None = None,
+        frame_limits: FrameLimits | None = None,
     ) -> Manifest:
         """Return this, in the present schema, with a new calibration.
 
         Args:
             threshold: FP32's.
             own: All of BF16 and INT8 by precision and runtime; others are removed. None leaves them as they are.
+            frame_limits: What frames of real parts look like; None leaves the limits as they are.
         """
-        changed = msgspec.structs.replace(self, schema=SCHEMA, threshold=threshold)
+        limits = frame_limits or self.frame_limits
+        changed = msgspec.structs.replace(self, schema=SCHEMA, threshold=threshold, frame_limits=limits)
         if own is None:
             return changed
         kept = {precision: dict(by_runtime) for precision, by_runtime in own.items() if by_runtime}

@@ -17,6 +17,7 @@ from kdx.bundle import Bundle
 from kdx.bundle_files import with_file
 from kdx.errors import BundleError, DataError, InputError
 from kdx.files import sha256_bytes
+from kdx.frames import FrameLimits
 from kdx.manifest import LEVEL, Manifest, Threshold
 from kdx.npy import decode_array, encode_array
 from kdx.roi import Roi, RoiFrame, roi_of
@@ -158,7 +159,11 @@ def golden_behind(bundle: Bundle) -> Behind:
 
 
 def store_calibration(
-    bundle: Bundle, threshold: Threshold, own: Mapping[str, Mapping[str, Threshold]], level: Level | None
+    bundle: Bundle,
+    threshold: Threshold,
+    own: Mapping[str, Mapping[str, Threshold]],
+    level: Level | None,
+    frame_limits: FrameLimits | None = None,
 ) -> Bundle:
     """Store thresholds as :meth:`kdx.bundle.Bundle.with_thresholds` does, and in the same step the level, or none.
 
@@ -167,5 +172,5 @@ def store_calibration(
         OutputError: The folder around it cannot be written.
     """
     if (level and level.sha256) == bundle.manifest.level_sha256:
-        return bundle.with_thresholds(threshold, own)
-    return with_file(bundle, LEVEL, level.encoded if level else None, (threshold, own))
+        return bundle.with_thresholds(threshold, own, frame_limits)
+    return with_file(bundle, LEVEL, level.encoded if level else None, (threshold, own, frame_limits))

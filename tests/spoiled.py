@@ -49,7 +49,7 @@ def spoil(
 
 
 def spoiled_image(manifest: Manifest, seed: int = 0) -> np.ndarray:
-    """Return an image that a spoiled bundle answers wrongly; bright, and without a fault of its own."""
+    """Return an image that a spoiled bundle answers wrongly."""
     spec = manifest.camera
     rng = np.random.default_rng(seed)
     return rng.integers(BRIGHT, 251, (spec.height, spec.width, spec.channels)).astype(np.uint8)

@@ -83,6 +83,17 @@ Threshold threshold_from(const json &record, const Bundle &bundle, const std::st
     return threshold;
 }
 
+void read_frame_limits(Bundle &bundle, const json &record) {
+    auto &limits = bundle.frame_limits;
+    limits.dark = share_of(record.at("dark")), limits.bright = share_of(record.at("bright"));
+    if (!record.contains("channels")) return;
+    for (const auto &channel : record["channels"])
+        limits.channels.push_back({number_of(channel, "darkest"), number_of(channel, "brightest"), number_of(channel, "contrast"),
+                                   number_of(channel, "structure"), number_of(channel, "roughness"), number_of(channel, "lit")});
+    if (!limits.channels.empty() && limits.channels.size() != static_cast<std::size_t>(bundle.channels))
+        throw Failure(KDX_ERROR_BUNDLE, "its frame limits are of another number of channels");
+}
+
 void read_input(Bundle &bundle, const json &manifest) {
     const auto &input = manifest.at("input");
     bundle.height = side_of(input.at("height"));
@@ -98,8 +109,7 @@ void read_input(Bundle &bundle, const json &manifest) {
     bundle.map_width = side_of(size[1]);
     bundle.max_batch = side_of(manifest.at("max_batch"));
     bundle.field_of_view = manifest.contains("field_of_view") ? share_of(manifest["field_of_view"]) : 1.0;
-    if (manifest.contains("frame_limits"))
-        bundle.frame_limits = {share_of(manifest["frame_limits"].at("dark")), share_of(manifest["frame_limits"].at("bright"))};
+    if (manifest.contains("frame_limits")) read_frame_limits(bundle, manifest["frame_limits"]);
 }
 
 // Where tiles begin along an axis: they cover the frame, and meet where both are believed.

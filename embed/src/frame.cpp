@@ -1,7 +1,9 @@
 #include "frame.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "error.h"
@@ -19,6 +21,71 @@ std::string described(int height, int width, const char *format) {
 
 const char *name_of(kdx_pixel_format format) {
     return format == KDX_RGB8 ? "RGB8" : format == KDX_BGR8 ? "BGR8" : format == KDX_MONO8 ? "MONO8" : "of no known format";
+}
+
+// What is measured of one channel: see ChannelValues of kdx/frames.py.
+struct ChannelValues {
+    double brightness, contrast, structure, roughness, lit;
+};
+
+// One channel's samples. Every sum is of whole numbers and exact, and so the same as in Python.
+class Samples {
+public:
+    Samples(const Frame &frame, int channel, int down, int across)
+        : height_((frame.height + down - 1) / down), width_((frame.width + across - 1) / across) {
+        // Limits are in the graph's order, the frame's bytes may not be.
+        const int offset = frame.swap ? frame.channels - 1 - channel : channel;
+        values_.reserve(static_cast<std::size_t>(height_) * width_);
+        for (int y = 0; y < frame.height; y += down) {
+            const auto *row = frame.data + y * frame.row_stride + offset;
+            for (int x = 0; x < frame.width; x += across) values_.push_back(row[x * frame.channels]);
+        }
+    }
+
+    ChannelValues values() const {
+        std::uint64_t sum = 0, squares = 0, lit = 0;
+        for (const auto value : values_) sum += value, squares += std::uint64_t{value} * value, lit += value > kDark;
+        const auto count = static_cast<double>(values_.size()), total = static_cast<double>(sum);
+        const double variance = (count * static_cast<double>(squares) - total * total) / (count * count);
+        const double near = difference(1), far = difference(2);
+        // All the same, or too small to tell; else a pattern that repeats at every second sample.
+        const bool is_plain = near == 0 || std::max(height_, width_) <= 2;
+        const double structure = far > 0 ? 1 - near / far : is_plain ? 1 : -std::numeric_limits<double>::infinity();
+        return {total / count, std::sqrt(variance), structure, variance > 0 ? near / (2 * variance) : 1,
+                static_cast<double>(lit) / count};
+    }
+
+private:
+    // The mean squared difference of samples so many steps apart, along both axes; 0 where there are none.
+    double difference(int step) const {
+        std::uint64_t squares = 0, count = 0;
+        const auto add = [&](int y, int x, int other_y, int other_x) {
+            const int found = at(other_y, other_x) - at(y, x);
+            squares += static_cast<std::uint64_t>(found * found), ++count;
+        };
+        for (int y = 0; y < height_; ++y)
+            for (int x = 0; x + step < width_; ++x) add(y, x, y, x + step);
+        for (int y = 0; y + step < height_; ++y)
+            for (int x = 0; x < width_; ++x) add(y, x, y + step, x);
+        return count ? static_cast<double>(squares) / static_cast<double>(count) : 0;
+    }
+
+    int at(int y, int x) const { return values_[static_cast<std::size_t>(y) * width_ + x]; }
+
+    const int height_, width_;
+    std::vector<std::uint8_t> values_;
+};
+
+// A comparison with NaN, which is no limit, is false.
+std::uint32_t channel_faults(const ChannelValues &values, const ChannelLimits &limits) {
+    std::uint32_t faults = 0;
+    if (values.brightness < limits.darkest) faults |= KDX_FRAME_DARK;
+    if (values.brightness > limits.brightest) faults |= KDX_FRAME_BRIGHT;
+    if (values.contrast < limits.contrast) faults |= KDX_FRAME_FLAT;
+    if (values.structure < limits.structure) faults |= KDX_FRAME_NOISE;
+    if (values.roughness < limits.roughness) faults |= KDX_FRAME_SMOOTH;
+    if (values.lit < limits.lit) faults |= KDX_FRAME_PARTLY_BLACK;
+    return faults;
 }
 
 }  // namespace
@@ -77,6 +144,8 @@ std::uint32_t faults_of(const Frame &frame, const FrameLimits &limits) {
         faults |= KDX_FRAME_WHITE;
     else if (bright_share > std::max(kBurntOut, kTimesGolden * limits.bright))
         faults |= KDX_FRAME_SATURATED;
+    for (int c = 0; c < static_cast<int>(limits.channels.size()); ++c)
+        faults |= channel_faults(Samples(frame, c, down, across).values(), limits.channels[c]);
     return faults;
 }
 

@@ -2,14 +2,25 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <vector>
 
 #include "kdx/kdx.h"
 
 namespace kdx::embed {
 
-// What a bundle's golden images look like: the largest share of samples at the sensor's black, and at its white.
+// What one channel of a frame must be like, as ChannelLimits of kdx/frames.py has it; NaN sets no limit.
+struct ChannelLimits {
+    static constexpr double kNoLimit = std::numeric_limits<double>::quiet_NaN();
+    double darkest = kNoLimit, brightest = kNoLimit, contrast = kNoLimit, structure = kNoLimit, roughness = kNoLimit,
+           lit = kNoLimit;
+};
+
+// What frames of real parts look like: the largest share of samples at the sensor's black, and at its white, in a golden
+// image; and what calibration learned of each channel, in the graph's order, or nothing.
 struct FrameLimits {
     double dark = 0, bright = 0;
+    std::vector<ChannelLimits> channels = {};
 };
 
 // A checked image: rows of width * channels bytes.

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "blob_cache.h"
@@ -91,6 +92,18 @@ void frames_are_packed_and_looked_at() {
     CHECK(faults(255) == (KDX_FRAME_WHITE | KDX_FRAME_UNIFORM));
     CHECK(faults(128) == KDX_FRAME_UNIFORM);
     CHECK(faults(0, {1.0, 0.0}) == KDX_FRAME_UNIFORM);
+
+    // Each channel for itself, in the graph's order whatever the frame's is: the last byte of a pixel is dead, blue of RGB and red of BGR.
+    std::vector<std::uint8_t> colours(64 * 64 * 3);
+    for (std::size_t i = 0; i < colours.size(); ++i) colours[i] = static_cast<std::uint8_t>(i % 3 == 2 ? 3 : 60 + i / 3 % 64);
+    ke::ChannelLimits lit;
+    lit.darkest = 30;
+    const auto look = [&](kdx_pixel_format format, std::vector<ke::ChannelLimits> channels) {
+        return ke::faults_of(ke::frame_of({colours.data(), 64, 64, format, 0}, 64, 64, 3, false), {1, 1, std::move(channels)});
+    };
+    CHECK(look(KDX_RGB8, {lit, lit, lit}) == KDX_FRAME_DARK && look(KDX_BGR8, {lit, lit, lit}) == KDX_FRAME_DARK);
+    CHECK(look(KDX_RGB8, {lit, lit, {}}) == 0 && look(KDX_RGB8, {{}, {}, lit}) == KDX_FRAME_DARK);
+    CHECK(look(KDX_BGR8, {{}, lit, lit}) == 0 && look(KDX_BGR8, {lit, {}, {}}) == KDX_FRAME_DARK);
 
     const auto refused = [&](kdx_image image) { return status_of([&] { ke::frame_of(image, 2, 2, 3, false); }); };
     CHECK(refused({nullptr, 2, 2, KDX_RGB8, 0}) == KDX_ERROR_ARGUMENT);

@@ -79,6 +79,9 @@ def calibrate(
     Defects choose no threshold unless --with-defects asks for it: it then fits these defects, and promises nothing for
     others. Measure it on images that had no part in it.
 
+    What frames of real parts look like is learned from the same images: brightness, contrast and structure of each
+    channel, with a margin of two. Frames beyond that, such as those of a covered lens, are never good.
+
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """
     from kd_train.datasets import open_data, open_defective
@@ -129,6 +132,8 @@ def _print_json(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *,
             "bad_images": result.bad_images,
             "remarks": remarks,
             "frame_faults": result.frame_faults,
+            "frame_limits": result.frame_limits,
+            "frame_outliers": result.frame_outliers,
             "signature_removed": was_signed,
         }
     )
@@ -150,6 +155,7 @@ def _show(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *, was_s
             f"  [yellow]{len(result.frame_faults)} of these good images will be undecided, never good:[/] the golden "
             f"images have none like them. '{escape(path)}' is {' and '.join(seen)}"
         )
+    _show_frame_limits(result)
     if threshold.review is not None:
         band = threshold.review
         out.print(
@@ -165,6 +171,28 @@ def _show(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *, was_s
         out.print(
             f"  [yellow]{precision} has no threshold for {' and '.join(runtimes)}, which cannot run it here:[/] no "
             "verdict there until kdx calibrate, with the same images, on a machine that can"
+        )
+
+
+def _show_frame_limits(result: Calibration) -> None:
+    """Print what was learned of frames, and which images alone widen it."""
+    from kd_train.frame_limits import FEWEST
+
+    limits = result.frame_limits
+    if not limits.channels:
+        out.print(f"  frames are compared with golden images alone: fewer than {FEWEST} good images to learn from")
+    for number_of, channel in enumerate(limits.channels):
+        name = f" (channel {number_of + 1})" if len(limits.channels) > 1 else ""
+        out.print(
+            f"  frames{name}, from {limits.images} good images: brightness {number(channel.darkest)} to "
+            f"{number(channel.brightest)}, contrast from {number(channel.contrast)}, structure from "
+            f"{number(channel.structure)}, roughness from {number(channel.roughness)}; others are undecided, none of "
+            "these images is"
+        )
+    if result.frame_outliers:
+        out.print(
+            f"  [yellow]{len(result.frame_outliers)} of these images alone widen these limits:[/] look whether they "
+            f"show a part. '{escape(result.frame_outliers[0])}' is one"
         )
 
 

@@ -135,7 +135,8 @@ def calibrate_each(
         else:
             found.own.setdefault(precision, {})[info.runtime] = own
     _add_others(bundle, found)
-    store_calibration(bundle, found.exact.threshold, found.thresholds(), fitted.level if fitted else None)
+    level = fitted.level if fitted else None
+    store_calibration(bundle, found.exact.threshold, found.thresholds(), level, found.exact.frame_limits)
     return found
 
 

@@ -180,7 +180,7 @@ class _Demo:
             result = calibrate(
                 bundle, detector, open_folder(self.folder / "data").good, _FALSE_REJECT_RATE, progress=self.progress
             )
-        bundle.with_thresholds(result.threshold)
+        bundle.with_thresholds(result.threshold, frame_limits=result.frame_limits)
         low, high = result.threshold.interval
         self._say(
             f"[bold]4 calibrate[/] threshold {result.threshold.score:.4g} ({number(low)} to {number(high)}) for "

@@ -20,7 +20,10 @@ REASONS = (None, "not_finite", "below_range", "no_threshold", "other_region", "f
 DECISIONS = ("undecided", "good", "defective", "review")
 # In which the library runs graphs on this machine.
 PRECISIONS = ("fp32", *(("bf16",) if find_backend("openvino").offers("bf16") else ()), "int8")
-FAULTS = {1: "black", 2: "white", 4: "uniform", 8: "saturated"}
+FAULTS = {
+    1: "black", 2: "white", 4: "uniform", 8: "saturated", 16: "dark", 32: "bright",
+    64: "flat", 128: "noise", 256: "smooth", 512: "partly_black",
+}  # fmt: skip
 
 
 def missing() -> str:

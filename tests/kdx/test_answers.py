@@ -162,7 +162,6 @@ def require_undecided(verdict, reason=Reason.NOT_FINITE):
     assert (verdict.decision, verdict.reason) == (Decision.UNDECIDED, reason)
     assert not verdict.is_good
     assert math.isnan(verdict.score)
-    assert not verdict.frame_faults
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -215,7 +214,7 @@ def test_several_bundles_are_checked_each(spoiled, tiny_bundle, wrong, shared):
     with kdx.load_many({"wrong": spoiled, "right": tiny_bundle}, precision="fp32", shared_teacher=shared) as group:
         verdicts = group(wrong)
         require_undecided(verdicts["wrong"])
-        assert verdicts["right"].decision is not Decision.UNDECIDED
+        assert math.isfinite(verdicts["right"].score)
         require_undecided(group["wrong"](wrong))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -102,6 +103,9 @@ class Synthetic:
 
     def graph_of(self, precision: str) -> Graph:
         return Graph.of(self.path)
+
+    def golden(self) -> SimpleNamespace:
+        return SimpleNamespace(images=np.empty((0, SIZE, SIZE, 1), np.uint8))
 
 
 def part(rng: np.random.Generator, *, defect: int = 0) -> np.ndarray:

@@ -72,8 +72,20 @@ enum {
 typedef int32_t kdx_decision;
 enum { KDX_UNDECIDED = 0, KDX_GOOD = 1, KDX_DEFECTIVE = 2, KDX_REVIEW = 3 };
 
-/* Why a frame shows no part, whatever it scored. Such a frame is never good. */
-enum { KDX_FRAME_BLACK = 1, KDX_FRAME_WHITE = 2, KDX_FRAME_UNIFORM = 4, KDX_FRAME_SATURATED = 8 };
+/* Why a frame shows no part, whatever it scored. Such a frame is never good. From KDX_FRAME_DARK on a channel is compared
+ * with what calibration learned of good images; a library of a later version may know further reasons. */
+enum {
+    KDX_FRAME_BLACK = 1,        /* nearly every sample is at the sensor's black */
+    KDX_FRAME_WHITE = 2,        /* likewise at its white */
+    KDX_FRAME_UNIFORM = 4,      /* all samples are the same */
+    KDX_FRAME_SATURATED = 8,    /* burnt out */
+    KDX_FRAME_DARK = 16,        /* much darker than good images */
+    KDX_FRAME_BRIGHT = 32,      /* much brighter */
+    KDX_FRAME_FLAT = 64,        /* much less contrast */
+    KDX_FRAME_NOISE = 128,      /* noise without structure: a covered lens */
+    KDX_FRAME_SMOOTH = 256,     /* gradients without details: a covered lens that lets in light at one side */
+    KDX_FRAME_PARTLY_BLACK = 512 /* more of it is black than in good images: half a transfer */
+};
 
 /* Why a decision is KDX_UNDECIDED; where several hold, the first of these. KDX_REASON_NONE where it is not, or where the
  * call failed. NOT_FINITE: map or score hold NaN or infinity; BELOW_RANGE: they are below any that the method can give.
