@@ -170,7 +170,7 @@ class FolderReader:
         for kind, files in by_type.items():
             beside = masks_beside(files)
             images = [path for path in files if path not in beside]
-            paired = pair_by_name(images, [*_masks_of(kind, masks), *beside])
+            paired = pair_by_name(images, [*self._masks_of(kind, masks), *beside])
             test += [TestImage(path, kind, mask) for path, mask in paired.masks.items()]
             unused += paired.unused
         unused += [path for paths in masks.values() for path in paths]
@@ -182,6 +182,15 @@ class FolderReader:
                 fix="name masks like their images, or remove all of them to evaluate image scores only",
             )
         return test, tuple(unused)
+
+    def _masks_of(self, kind: str, masks: dict[str, list[Path]]) -> list[Path]:
+        """Take a type's masks: of the folder of its name, or else of the only one whose name differs in case."""
+        if kind == GOOD:
+            named = [name for name in masks if by_name(name, self.options.good_folders) is Named.GOOD]
+        else:
+            alike = [name for name in masks if name.casefold() == kind.casefold()]
+            named = [kind] if kind in masks else alike if len(alike) == 1 else []
+        return [path for name in named for path in masks.pop(name)]
 
     def _images(self, folder: Path) -> list[Path]:
         """Return the images of a folder, with those of its subfolders where the user asked for them.
@@ -262,16 +271,6 @@ def nothing_found(root: Path, looked_for: Sequence[str]) -> DataError:
         received=listing(root),
         fix="name the folder that holds the images, or bring them into one of these layouts",
     )
-
-
-def _masks_of(kind: str, masks: dict[str, list[Path]]) -> list[Path]:
-    """Take a defect type's masks: of the folder of its name, or else of the only one whose name differs in case."""
-    if kind not in masks:
-        alike = [name for name in masks if name.casefold() == kind.casefold()]
-        if len(alike) != 1:
-            return []
-        kind = alike[0]
-    return masks.pop(kind)
 
 
 def _counted(inside: Sequence[Path], direct: int) -> str:

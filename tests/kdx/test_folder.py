@@ -166,6 +166,14 @@ def test_layout_folders_are_found_in_any_case(tmp_path):
         open_folder(tmp_path)
 
 
+def test_masks_of_good_images_belong_to_them_whatever_their_folder_is_called(tmp_path):
+    make(tmp_path, "train/ok/0.png", "test/OK/1.png", "test/crack/2.png")
+    make(tmp_path, "ground_truth/ok/1_mask.png", "ground_truth/Crack/2.png")
+    folder = open_folder(tmp_path)
+    assert folder.unused_masks == ()
+    assert all(image.mask is not None for image in folder.test)
+
+
 def test_several_good_folders_are_all_taken(tmp_path):
     make(tmp_path, "train/good/0.png", "train/OK/1.png", "train/ng/2.png", "test/ok/3.png", "test/Good/4.png")
     folder = open_folder(tmp_path)
