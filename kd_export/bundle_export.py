@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from kd_export.graph import FusedDetector
+from kd_export.held_out import HeldOut
 from kd_export.judge import Evidence
 from kd_export.onnx_export import export_onnx, metadata_of
 from kd_export.variants import judge_bf16, write_half, write_int8
@@ -22,10 +23,11 @@ from kdx.errors import GateError, OptionError
 from kdx.files import new_folder, refuse_existing
 from kdx.frames import limits_of
 from kdx.identity import Identity
-from kdx.images import encode_png, image_facts, read_image
+from kdx.images import encode_png, read_image
 from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
+from kdx.samples import read_sample
 from kdx.tiling import Tiling
 from kdx.variants import COMPUTED, OWN_THRESHOLD, Variant
 
@@ -42,6 +44,7 @@ def export_bundle(
     tiling: Tiling | None = None,
     precisions: Collection[str] = ("fp32",),
     calibration_images: Sequence[Path] = (),
+    held_out: HeldOut | None = None,
     evaluation_images: Sequence[tuple[Path, bool]] = (),
     force: bool = False,
     progress: Progress = SILENT,
@@ -59,6 +62,8 @@ def export_bundle(
         tiling: How larger frames are cut for it, or None.
         precisions: In which to write the graph; FP32 is always among them.
         calibration_images: Good images that were trained on, whose activations set the scales of INT8.
+        held_out: Good images that were not trained on, and synthetic defects on them: BF16 and INT8 must keep FP32's
+            verdicts on them, and without them are refused.
         evaluation_images: Labelled images, and whether each is defective: BF16 and INT8 must tell them apart as FP32
             does.
         force: Replace an existing bundle; nothing else is ever replaced.
@@ -92,13 +97,19 @@ def export_bundle(
         task.advance(1, "checking")
         variants: dict[str, Variant] = {}
         refused: dict[str, str] = {}
-        evidence = _evidence(detector, images, evaluation_images)
+        # Golden defects are test images: they may refuse a variant, below, and never choose its layers.
+        good = [index for index, path in enumerate(golden_images) if not path.stem.endswith("-defective")]
+        evidence = _evidence(detector, images[good] if good else images, evaluation_images, held_out)
         if "fp16" in precisions:
             variants["fp16"] = write_half(folder, detector.spec, images)
-        if "bf16" in precisions:
+        if held_out is None:
+            refused = dict.fromkeys(
+                OWN_THRESHOLD.intersection(precisions), "there are no held-out images to judge it on"
+            )
+        if "bf16" in precisions and held_out is not None:
             judged, refused["bf16"] = judge_bf16(folder, evidence)
             variants |= {"bf16": judged} if judged else {}
-        if "int8" in precisions:
+        if "int8" in precisions and held_out is not None:
             calibrating = _calibrating(detector, calibration_images, tiling)
             written, refused["int8"] = write_int8(folder, evidence, calibrating, progress)
             variants |= {"int8": written} if written else {}
@@ -139,20 +150,8 @@ def _arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]
 
 def _calibrating(detector: FusedDetector, paths: Sequence[Path], tiling: Tiling | None) -> NDArray[np.uint8]:
     """Read the images that set the scales of INT8; of frames, a tile each, spread over all places."""
-    if tiling is None:
-        return _arrays(detector, paths)
     spec = detector.input_spec
-    corners = [(row, column) for row in tiling.rows for column in tiling.columns]
-    found = []
-    for index, path in enumerate(paths):
-        width, height, _ = image_facts(path)
-        if (height, width) != tiling.frame:
-            found.append(_arrays(detector, [path])[0])
-            continue
-        whole = read_image(path, msgspec.structs.replace(spec, height=height, width=width))
-        row, column = corners[index * len(corners) // len(paths)]
-        found.append(whole[row : row + spec.height, column : column + spec.width])
-    return np.stack(found)
+    return np.stack([read_sample(path, spec, tiling, index / len(paths)) for index, path in enumerate(paths)])
 
 
 class _Files:
@@ -166,11 +165,17 @@ class _Files:
             yield _arrays(self.detector, [path])[0]
 
 
-def _evidence(detector: FusedDetector, golden: NDArray[np.uint8], evaluated: Sequence[tuple[Path, bool]]) -> Evidence:
+def _evidence(
+    detector: FusedDetector,
+    golden: NDArray[np.uint8],
+    evaluated: Sequence[tuple[Path, bool]],
+    held_out: HeldOut | None,
+) -> Evidence:
     if not evaluated:
-        return Evidence(golden)
+        return Evidence(golden, held_out=held_out)
     paths, labels = zip(*evaluated, strict=True)
-    return Evidence(golden, images=_Files(detector, paths), is_defective=np.array(labels))
+    images = _Files(detector, paths)
+    return Evidence(golden, images=images, is_defective=np.array(labels), held_out=held_out)
 
 
 def _files(

@@ -7,6 +7,7 @@ that change their order. Layers whose quantisation hurts most are put back to FP
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import util
@@ -20,6 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from kd_export.held_out import HeldOut, HeldOutScores
 from kd_export.judge import Evidence, Judgement, Limits, judge
 from kd_export.quantize import put_back, quantised_nodes
 from kd_export.sensitivity import MEASURED, Sensitivity, worst_layers
@@ -79,6 +81,7 @@ class Gate:
         self._reference = next(iter(self.runners.values()))
         exact = self._reference(model, evidence.golden)
         self._golden, self._maps = _scores_of(exact), exact.maps
+        self._held_out = self._held_out_scores(self._reference, model, evidence.held_out) if evidence.held_out else None
         self._evaluated = self._evaluation_scores(self._reference, model)
 
     def judge(self, variant: ModelProto, runners: Mapping[str, Runner] | None = None) -> list[Judgement]:
@@ -89,10 +92,15 @@ class Gate:
         outputs = runner(variant, self.evidence.golden)
         golden, maps = (self._golden, _scores_of(outputs)), (self._maps, outputs.maps)
         judgement = judge(name, self.limits, self.evidence, golden, maps)
-        if self._evaluated is None or not judgement.passed:
-            return judgement  # labelled images are many; a graph that has failed already need not see them
-        evaluated = self._evaluated, self._evaluation_scores(runner, variant)
-        return judge(name, self.limits, self.evidence, golden, maps, evaluated)
+        # Further images are many; a graph that has failed already need not see them.
+        held_out = evaluated = None
+        if judgement.passed and self._held_out is not None and self.evidence.held_out is not None:
+            held_out = self._held_out, self._held_out_scores(runner, variant, self.evidence.held_out)
+            judgement = judge(name, self.limits, self.evidence, golden, maps, held_out=held_out)
+        if judgement.passed and self._evaluated is not None:
+            evaluated = self._evaluated, self._evaluation_scores(runner, variant)
+            judgement = judge(name, self.limits, self.evidence, golden, maps, evaluated, held_out)
+        return judgement
 
     def pass_bf16(self) -> GateReport:
         """Judge the FP32 graph as OpenVINO computes it in BF16. There is nothing to put back.
@@ -146,11 +154,21 @@ class Gate:
         return graph, _report("int8", worst[:count], len(worst) - count, attempts, found)
 
     def _mixed_images(self) -> NDArray[np.uint8]:
-        """Return a few golden images, spread over all of them, for the good ones stand first."""
+        """Return a few images: held-out good ones and synthetic defects or, without these, golden ones.
+
+        Golden images are spread over all of them, for the good ones stand first.
+        """
+        if self.evidence.held_out is not None:
+            half = _COMPARED_IMAGES // 2
+            parts = self.evidence.held_out.good, self.evidence.held_out.defects
+            return np.stack([image for part in parts for image in itertools.islice(part, half)])
         golden = self.evidence.golden
         chosen = np.linspace(0, len(golden) - 1, min(_COMPARED_IMAGES, len(golden)))
         mixed: NDArray[np.uint8] = golden[chosen.round().astype(int)]
         return mixed
+
+    def _held_out_scores(self, runner: Runner, model: ModelProto, images: HeldOut) -> HeldOutScores:
+        return HeldOutScores(*(_scores_of_each(runner, model, each) for each in (images.good, images.defects)))
 
     def _evaluation_scores(self, runner: Runner, model: ModelProto) -> NDArray[np.float64] | None:
         labels = self.evidence.is_defective
@@ -194,6 +212,13 @@ def _run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]], precis
         onnx.save_model(model, str(path))
         with OpenVino(Graph.of(path), precision=precision) as backend:
             return _joined(backend.run(image[None]) for image in images)
+
+
+def _scores_of_each(runner: Runner, model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Return the scores of images of which there may be none."""
+    images = iter(images)
+    first = next(images, None)
+    return np.empty(0) if first is None else _scores_of(runner(model, itertools.chain([first], images)))
 
 
 def _scores_of(outputs: Outputs) -> NDArray[np.float64]:

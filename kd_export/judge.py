@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+
+from kd_export.held_out import HeldOut, HeldOutScores, auroc, compare_verdicts
+from kdx.variants import HeldOutVerdicts
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -20,12 +23,15 @@ class Limits(msgspec.Struct, frozen=True):
             median of all: the scores of very good images may move, they are far from any decision.
         auroc: Largest difference of the image AUROC on the evaluation images.
         map: Largest difference of a golden map's value, as :func:`map_differences` counts it.
+        flips: Largest share of verdicts on held-out good images and synthetic defects that may differ. Of this and of
+            :attr:`auroc`, what a single good image can change alone does not count: it may be the threshold itself.
     """
 
     margin: float
     score: float
     auroc: float = 0.005
     map: float = 0.5
+    flips: float = 0.02
 
 
 # Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, everything quantised: the middle 90 % of the scores moved
@@ -45,12 +51,28 @@ class Evidence:
         thresholds: FP32's and the variant's own, where both are calibrated.
         images: Evaluation images, M of ``(H, W, C)``, or None.
         is_defective: Their labels, bool ``(M,)``, both kinds among them; else the AUROC does not count.
+        held_out: Held-out good images and synthetic defects on them; None where verdicts are judged otherwise.
     """
 
     golden: NDArray[np.uint8]
     thresholds: tuple[float, float] | None = None
     images: Iterable[NDArray[np.uint8]] | None = None
     is_defective: NDArray[np.bool_] | None = None
+    held_out: HeldOut | None = None
+
+
+class Decided(NamedTuple):
+    """Images that are decided.
+
+    Attributes:
+        thresholds: FP32's and the variant's own.
+        reference: FP32's scores, ``(M,)``.
+        scores: The variant's.
+    """
+
+    thresholds: tuple[float, float]
+    reference: NDArray[np.float64]
+    scores: NDArray[np.float64]
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,12 +80,13 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         runtime: Which.
-        compared: Golden images beyond the margin from the threshold or, without a threshold, pairs beyond it.
+        compared: Images beyond the margin from the threshold or, without a threshold, pairs of golden images beyond it.
         flips: How many of those are decided, or ordered, otherwise.
         score_max: Largest golden score difference, as :attr:`Limits.score` counts it.
         score_median: Median over the golden images of the relative difference, signed.
         auroc: Of the variant on the evaluation images, or None.
         auroc_reference: Of FP32.
+        verdicts: On held-out good images and synthetic defects, or None.
         faults: What is beyond the limits, in words; none where it passed.
     """
 
@@ -74,6 +97,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     score_median: float
     auroc: float | None = None
     auroc_reference: float | None = None
+    verdicts: HeldOutVerdicts | None = None
     faults: list[str] = []
 
     @property
@@ -89,6 +113,8 @@ def judge(
     golden: tuple[NDArray[np.float64], NDArray[np.float64]],
     maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     evaluated: tuple[NDArray[np.float64], NDArray[np.float64] | None] | None = None,
+    held_out: tuple[HeldOutScores, HeldOutScores] | None = None,
+    decided: Decided | None = None,
 ) -> Judgement:
     """Hold scores against FP32's.
 
@@ -99,6 +125,8 @@ def judge(
         golden: FP32's and the variant's scores of the golden images, ``(K,)`` each.
         maps: Likewise their maps, ``(K, h, w)``; None where they are not looked at.
         evaluated: Likewise of the evaluation images.
+        held_out: Likewise of held-out good images and synthetic defects.
+        decided: Further images that must keep their verdicts, as the golden ones must where there are thresholds.
     """
     reference, scores = golden
     if not np.isfinite(scores).all():
@@ -111,32 +139,43 @@ def judge(
         if evidence.thresholds
         else _inversions(reference, scores, limits.margin)
     )
+    if decided is not None:
+        further, turned = _flips(decided.reference, decided.scores, decided.thresholds, limits.margin)
+        compared, flips = compared + further, flips + turned
     # What moves all scores alike moves the threshold with them.
     shift = float(np.median(scores / reference.clip(1e-30)))
     scale = np.maximum(reference, np.median(reference)).clip(1e-30)
     score_max = float((np.abs(scores - reference) / scale).max())
     faults = []
     if flips:
-        what = "golden images are decided" if evidence.thresholds else "pairs of golden images are ordered"
+        what = "images are decided" if evidence.thresholds else "pairs of golden images are ordered"
         faults.append(f"{flips} of {compared} {what} otherwise, beyond the margin of {limits.margin:.0%}")
     if score_max > limits.score:
         faults.append(f"a golden score moved by {score_max:.1%}, allowed are {limits.score:.0%}")
     map_max = None if maps is None else float(map_differences(*maps).max())
     if map_max is not None and not map_max <= limits.map:
         faults.append(f"a golden map moved by {map_max:.0%} of its range, allowed are {limits.map:.0%}")
-    auroc = auroc_reference = None
+    area = area_reference = None
     if evaluated is not None and evaluated[1] is not None and evidence.is_defective is not None:
-        auroc_reference, auroc = (_auroc(evidence.is_defective, each) for each in (evaluated[0], evaluated[1]))
-        if not abs(auroc - auroc_reference) <= limits.auroc:
-            faults.append(f"image AUROC {auroc:.4f}, FP32 has {auroc_reference:.4f}; allowed are {limits.auroc:g}")
+        area_reference, area = (auroc(evidence.is_defective, each) for each in (evaluated[0], evaluated[1]))
+        if not abs(area - area_reference) <= limits.auroc:
+            faults.append(f"image AUROC {area:.4f}, FP32 has {area_reference:.4f}; allowed are {limits.auroc:g}")
+    verdicts = None
+    if held_out is not None:
+        verdicts, found = _judge_verdicts(*held_out, limits)
+        faults += found
+    if not compared and evidence.held_out is None and evidence.images is None:
+        what = "image is further from the threshold" if evidence.thresholds else "two golden images are further apart"
+        faults.append(f"there is no evidence: no {what} than the margin of {limits.margin:.0%}")
     return Judgement(
         runtime=runtime,
         compared=compared,
         flips=flips,
         score_max=score_max,
         score_median=shift - 1.0,
-        auroc=auroc,
-        auroc_reference=auroc_reference,
+        auroc=area,
+        auroc_reference=area_reference,
+        verdicts=verdicts,
         faults=faults,
     )
 
@@ -168,9 +207,27 @@ def _inversions(reference: NDArray[np.float64], scores: NDArray[np.float64], mar
     return int(apart.sum()), int((apart & (scores[:, None] <= scores[None, :])).sum())
 
 
-def _auroc(is_defective: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    """Return the area under the ROC curve by ranks (Mann and Whitney); kd_train's metrics need scikit-learn."""
-    positives = int(is_defective.sum())
-    negatives = len(is_defective) - positives
-    above = rankdata(scores)[is_defective].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
+def _judge_verdicts(
+    reference: HeldOutScores, variant: HeldOutScores, limits: Limits
+) -> tuple[HeldOutVerdicts | None, list[str]]:
+    """Compare verdicts on held-out good images and synthetic defects, and say what is beyond the limits."""
+    if reference.missing:
+        return None, [reference.missing]
+    if not (np.isfinite(variant.good).all() and np.isfinite(variant.defects).all()):
+        return None, ["scores of held-out images that are not finite"]
+    found = compare_verdicts(reference, variant)
+    count = found.good + found.defects
+    faults = []
+    allowed = max(limits.flips * count, 1 + found.defects / found.good)
+    if found.flips > allowed:
+        faults.append(
+            f"{found.flips} of {count} verdicts on held-out good images and synthetic defects flipped, allowed are "
+            f"{int(allowed)}"
+        )
+    fall = max(limits.auroc, 1 / found.good)
+    if found.auroc < found.auroc_reference - fall:
+        faults.append(
+            f"image AUROC on synthetic defects {found.auroc:.4f}, FP32 has {found.auroc_reference:.4f}; it may fall by "
+            f"{fall:.2g}"
+        )
+    return found, faults

@@ -98,6 +98,7 @@ def _judged(report: GateReport) -> list[Judged]:
             score_max=each.score_max,
             auroc=each.auroc,
             auroc_reference=each.auroc_reference,
+            verdicts=each.verdicts,
         )
         for each in report.judgements
     ]

@@ -19,6 +19,7 @@ from kdx.errors import BackendError
 from kdx.manifest import Manifest
 from kdx.position import Behind, golden_behind
 from kdx.runtime.backend import Backend, BackendInfo, Outputs
+from kdx.variants import Judged
 from kdx.verdict import decide
 
 
@@ -97,6 +98,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         threshold: The threshold at which decisions were compared, or None.
         tolerances: What was allowed, by precision.
         comparisons: One for each backend, precision and batch size.
+        judged: What BF16 and INT8 were written on: what their gate found at export, and what it bounds.
         passed: Whether every comparison passed, and there was one.
     """
 
@@ -105,6 +107,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None
     tolerances: dict[str, Tolerances]
     comparisons: list[Comparison]
+    judged: dict[str, list[Judged]] = {}
     passed: bool
 
 
@@ -136,6 +139,7 @@ def verify(
         threshold=threshold.score if threshold else None,
         tolerances={precision: TOLERANCES[precision] for precision in wanted},
         comparisons=comparisons,
+        judged={name: each.judged for name, each in bundle.manifest.variants.items() if name in wanted and each.judged},
         passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
     )
 
@@ -148,6 +152,7 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
         graph_sha256={name: each for name, each in certificate.graph_sha256.items() if name not in precisions},
         tolerances={name: each for name, each in certificate.tolerances.items() if name not in precisions},
         comparisons=comparisons,
+        judged={name: each for name, each in certificate.judged.items() if name not in precisions},
         passed=bool(comparisons) and all(each.passed for each in comparisons),
     )
 

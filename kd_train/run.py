@@ -222,6 +222,30 @@ class Run:
             )
         return found
 
+    def held_out_files(self, data: Path | None = None) -> list[Path]:
+        """Return the good images that were held out of training, known by their content.
+
+        Args:
+            data: Where the data set is now; None for where it was at training.
+
+        Raises:
+            DataError: The data set is not there, or holds none of them; or training held none out.
+        """
+        from kd_train.datasets import open_data
+
+        wanted = set(self.config.validation_images.values())
+        if not wanted:
+            raise DataError("training held out no good images", fix="train with --validation-fraction")
+        where = data or Path(self.config.data)
+        found = {sha256_file(path): path for path in sorted(open_data(where, self.config.category).good)}
+        held_out = [path for digest, path in found.items() if digest in wanted]
+        if not held_out:
+            raise DataError(
+                f"'{where}' holds none of the {len(wanted)} good images that were held out",
+                fix="name the training data with --calibration-data",
+            )
+        return held_out
+
 
 def package_versions() -> dict[str, str]:
     """Return the versions of what trains and exports."""

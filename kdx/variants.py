@@ -56,6 +56,44 @@ class RangeReport(msgspec.Struct, frozen=True, kw_only=True):
     taps: list[TapRange]
 
 
+class HeldOutVerdicts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate found of a variant's verdicts on held-out good images and on synthetic defects drawn on them.
+
+    FP32 and the variant each decide at the threshold that calibration would choose from their own scores of these good
+    images, see :attr:`false_reject_rate`.
+
+    Attributes:
+        good: Held-out good images; of large frames, tiles of them.
+        defects: Synthetic defects on these.
+        false_reject_rate: For which both thresholds are: 1 %, or what so few images can promise.
+        flips: Verdicts that differ, however near to the threshold.
+        missed: Of those, defects that FP32 rejects and the variant passes.
+        flipped_images: Good images of which a verdict flips, their own or that of a defect drawn on them.
+        rate_bound: With 95 % confidence, the share of such images is below this (Clopper and Pearson). It is of images:
+            verdicts on one image are not independent. Nothing is bounded for real defects, nor at other thresholds.
+        auroc: Image AUROC of the variant, synthetic defects against good images.
+        auroc_reference: Of FP32.
+    """
+
+    good: int
+    defects: int
+    false_reject_rate: float
+    flips: int
+    missed: int
+    flipped_images: int
+    rate_bound: float
+    auroc: float
+    auroc_reference: float
+
+    def describe(self) -> str:
+        """Say in words what was found and what it bounds."""
+        return (
+            f"{self.flips} of {self.good + self.defects} verdicts flipped on {self.good} held-out good images and "
+            f"{self.defects} synthetic defects on them ({self.missed} missed): with 95 % confidence, on less than "
+            f"{100 * self.rate_bound:.2g} % of such images; nothing is bounded for real defects"
+        )
+
+
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate found of a BF16 or an INT8 variant in one runtime.
 
@@ -66,6 +104,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
         score_max: Largest difference of a golden score, relative to it or, where larger, to the median of all.
         auroc: Of the variant on the labelled images that were given, or None.
         auroc_reference: Of FP32.
+        verdicts: On held-out good images and synthetic defects; None in bundles of schema 1, whose gate saw neither.
     """
 
     runtime: str
@@ -74,6 +113,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     score_max: float
     auroc: float | None = None
     auroc_reference: float | None = None
+    verdicts: HeldOutVerdicts | None = None
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kd_export.judge import LIMITS, Evidence, judge
+from kd_export.judge import LIMITS, Decided, Evidence, judge
 from kd_train.calibrate import Calibration, require_rates
 from kd_train.calibrate import calibrate as calibrate_bundle
 from kd_train.per_position import FittedLevel, fit_level
@@ -180,7 +180,10 @@ def _is_of_same_images(one: Threshold, other: Threshold) -> bool:
 
 
 def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:
-    """Say why a precision, with its new threshold, does not decide the golden images as FP32 does; empty if it does."""
+    """Say why a precision, with its new threshold, does not decide as FP32 does; empty if it does.
+
+    Decided are the golden images and the held-out good ones: beyond the margin, none may change sides.
+    """
     # Level and region are of frames; the golden images of a bundle for large ones are tiles.
     golden, is_tiled = bundle.golden(), bundle.manifest.tiling is not None
     behind = Behind() if is_tiled else Behind(detector.level, detector.roi)
@@ -191,4 +194,6 @@ def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibratio
     scores, reference = (each[:, 0].astype(float) for _, each in (found, expected))
     thresholds = exact.threshold.score, own.threshold.score
     evidence = Evidence(golden.images, thresholds=None if is_tiled and detector.level else thresholds)
-    return "; ".join(judge(detector.backend.name, LIMITS[precision], evidence, (reference, scores)).faults)
+    held_out = Decided(thresholds, exact.scores, own.scores)
+    judgement = judge(detector.backend.name, LIMITS[precision], evidence, (reference, scores), decided=held_out)
+    return "; ".join(judgement.faults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,16 @@ from rich.markup import escape
 
 from kdx.bundle import Bundle
 from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, needs, one_of, out, print_json, progress_for
-from kdx.errors import OptionError
-from kdx.images import ChannelOrder
+from kdx.errors import DataError, OptionError
+from kdx.images import ChannelOrder, InputSpec
 from kdx.progress import Progress
 from kdx.tiling import SEAM_TOLERANCE, TileRequest, Tiling
-from kdx.variants import FP16_MAX, PRECISIONS, Variant
+from kdx.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
 
 if TYPE_CHECKING:
+    from kd_export.held_out import HeldOut
     from kd_export.verify import Certificate
+    from kd_train.run import Run
 
 
 @command
@@ -53,7 +55,9 @@ def export(
         "their gate.",
     ),
     calibration_data: Path | None = typer.Option(
-        None, help="Where the training images are now, for int8. Default: where they were at training."
+        None,
+        help="Where the training data are now: int8 finds its scales on images trained on, bf16 and int8 are judged on "
+        "those held out. Default: where they were at training.",
     ),
     evaluation_data: Path | None = typer.Option(
         None, help="Labelled images that bf16 and int8 must tell apart as fp32 does: image AUROC within 0.005."
@@ -138,7 +142,8 @@ def export_run(
         max_batch = tiling.batch
     else:
         fused = fuse(run.config, pair, run.input_for(input_size, channel_order))
-    return export_bundle(
+    held_out, missing = _held_out(run, fused.input_spec, tiling, precisions, calibration_data)
+    result, certificate, refused = export_bundle(
         fused,
         bundle,
         method=run.config.method,
@@ -147,12 +152,33 @@ def export_run(
         provenance=run.provenance(checkpoint),
         max_batch=max_batch,
         tiling=tiling,
-        precisions=precisions,
+        precisions=[each for each in precisions if each not in missing],
         calibration_images=run.training_files(calibration_data) if "int8" in precisions else [],
+        held_out=held_out,
         evaluation_images=evaluation_images,
         force=force,
         progress=progress,
     )
+    return result, certificate, {**missing, **refused}
+
+
+def _held_out(
+    run: Run, spec: InputSpec, tiling: Tiling | None, precisions: Collection[str], data: Path | None
+) -> tuple[HeldOut | None, dict[str, str]]:
+    """Return the images on which BF16 and INT8 are judged, or why those are refused."""
+    from kd_export.held_out import HeldOut
+    from kd_train.gate_images import DrawnDefects, GoodImages
+
+    asked = OWN_THRESHOLD.intersection(precisions)
+    if not asked:
+        return None, {}
+    try:
+        paths = run.held_out_files(data)
+    except DataError as error:
+        reason = "; ".join(part for part in (error.message, error.fix) if part)
+        return None, dict.fromkeys(sorted(asked), f"it is judged on images that were held out of training: {reason}")
+    good = GoodImages(paths, spec, tiling)
+    return HeldOut(good, DrawnDefects(good, run.config.seed)), {}
 
 
 def _labelled(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:
@@ -189,6 +215,8 @@ def _describe(variant: Variant) -> str:
         said += f"; {judged.runtime}: scores within {judged.score_max:.0%}, {judged.flips} of {judged.compared} turned"
         if judged.auroc is not None:
             said += f", image AUROC {judged.auroc:.4f} (FP32 {judged.auroc_reference:.4f})"
+        if judged.verdicts is not None:
+            said += f", {judged.verdicts.describe()}"
     return said
 
 

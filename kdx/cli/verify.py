@@ -73,6 +73,12 @@ def _show(certificate: Any) -> None:
             f"largest differences allowed in {precision}: scores {allowed.score:g} relative, "
             f"maps {allowed.map:g} of their range"
         )
+    for precision, judged in certificate.judged.items():
+        for each in judged:
+            found = (
+                each.verdicts.describe() if each.verdicts else f"{each.compared} pairs of golden images and no verdicts"
+            )
+            out.print(f"{precision} in {each.runtime}, at export: {found}")
     if certificate.threshold is None:
         out.print("no verdicts were compared: the bundle has no threshold yet (kdx calibrate)")
     out.print("[green]passed[/]" if certificate.passed else "[bold red]failed[/]: do not deploy this bundle here")

@@ -215,10 +215,9 @@ def test_maps_may_move_by_a_part_of_their_range() -> None:
     exact[:, 0, 0] = [10.0, 10.0, 10.0, 0.1]  # the last image is nearly flat: the median range counts
     moved = exact.copy()
     moved[3, 1, 1] = 4.0
-    assert judged(REFERENCE, Limits(margin=1e9, score=1e9, map=0.41), maps=(exact, moved)).passed
-    assert (
-        "map moved by 40%" in judged(REFERENCE, Limits(margin=1e9, score=1e9, map=0.39), maps=(exact, moved)).faults[0]
-    )
+    assert judged(REFERENCE, Limits(margin=0.5, score=1e9, map=0.41), maps=(exact, moved)).passed
+    found = judged(REFERENCE, Limits(margin=0.5, score=1e9, map=0.39), maps=(exact, moved))
+    assert "map moved by 40%" in found.faults[0]
 
 
 def test_the_auroc_may_differ_by_so_much() -> None:
