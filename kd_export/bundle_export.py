@@ -97,9 +97,7 @@ def export_bundle(
         task.advance(1, "checking")
         variants: dict[str, Variant] = {}
         refused: dict[str, str] = {}
-        # Golden defects are test images: they may refuse a variant, below, and never choose its layers.
-        good = [index for index, path in enumerate(golden_images) if not path.stem.endswith("-defective")]
-        evidence = _evidence(detector, images[good] if good else images, evaluation_images, held_out)
+        evidence = _evidence(detector, images, evaluation_images, held_out)
         if "fp16" in precisions:
             variants["fp16"] = write_half(folder, detector.spec, images)
         if held_out is None:

@@ -154,14 +154,7 @@ class Gate:
         return graph, _report("int8", worst[:count], len(worst) - count, attempts, found)
 
     def _mixed_images(self) -> NDArray[np.uint8]:
-        """Return a few images: held-out good ones and synthetic defects or, without these, golden ones.
-
-        Golden images are spread over all of them, for the good ones stand first.
-        """
-        if self.evidence.held_out is not None:
-            half = _COMPARED_IMAGES // 2
-            parts = self.evidence.held_out.good, self.evidence.held_out.defects
-            return np.stack([image for part in parts for image in itertools.islice(part, half)])
+        """Return a few golden images, spread over all of them, for the good ones stand first."""
         golden = self.evidence.golden
         chosen = np.linspace(0, len(golden) - 1, min(_COMPARED_IMAGES, len(golden)))
         mixed: NDArray[np.uint8] = golden[chosen.round().astype(int)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from pathlib import Path
 
@@ -143,17 +142,6 @@ def test_of_large_frames_tiles_are_judged(tiled) -> None:
 
 
 # The gate
-
-
-def test_layers_are_chosen_on_held_out_images_and_not_on_test_images(tiny_run, raw_bundle) -> None:
-    run = Run(tiny_run)
-    good = GoodImages(run.held_out_files(), run.config.input)
-    held_out = HeldOut(good, DrawnDefects(good, 0))
-    golden = open_bundle(raw_bundle).golden().images
-    gate = Gate(onnx.load(raw_bundle / "model.onnx"), Evidence(golden, held_out=held_out), INT8, {"x": run_onnxruntime})
-    mixed = gate._mixed_images()
-    expected = [*itertools.islice(good, 2), *itertools.islice(held_out.defects, 2)]
-    np.testing.assert_array_equal(mixed, np.stack(expected))
 
 
 def test_a_graph_that_loses_defects_is_not_written(tiny_run, raw_bundle) -> None:
