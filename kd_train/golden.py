@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_train.data import ImageRecord
+from kdx.bundle import Bundle
 from kdx.errors import ImageError
 from kdx.folder import ImageFolder, TestImage
 from kdx.images import InputSpec, encode_png, image_facts, read_image
@@ -17,6 +18,7 @@ from kdx.masks import read_mask
 
 _GOOD = 4
 _DEFECTIVE = 4
+_DEFECTIVE_NAME = "defective"
 
 
 def choose_golden(
@@ -32,7 +34,7 @@ def choose_golden(
     first = [next(image for image in folder.test if image.defect_type == kind) for kind in types]
     defective = [(image.path, image) for image in _spread(first, _DEFECTIVE)]
     golden: dict[str, bytes] = {}
-    for kind, chosen in (("good", good), ("defective", defective)):
+    for kind, chosen in (("good", good), (_DEFECTIVE_NAME, defective)):
         for path, image in chosen:
             try:
                 pixels = _tile(path, image, spec) if tiles else read_image(path, spec)
@@ -40,6 +42,31 @@ def choose_golden(
                 continue  # a damaged test image is reported where it is evaluated
             golden[f"{len(golden)}-{kind}.png"] = encode_png(pixels)
     return golden
+
+
+def golden_among(bundle: Bundle, test: Sequence[TestImage]) -> list[Path]:
+    """Return the defective test images that are golden images of a bundle, known by their pixels.
+
+    Which layers of INT8 stay in FP32, and whether a variant is written, was decided on them: figures that they count in
+    again are a little optimistic. In a bundle that was exported for another camera size they are not known again.
+    """
+    manifest = bundle.manifest
+    golden = zip(manifest.golden, bundle.golden().images, strict=True)
+    wanted = {image.tobytes() for name, image in golden if name.endswith(f"-{_DEFECTIVE_NAME}.png")}
+    found: list[Path] = []
+    for image in test:
+        if len(found) == len(wanted):
+            break
+        if not image.is_defective:
+            continue
+        try:
+            tiles = manifest.tiling is not None
+            pixels = _tile(image.path, image, manifest.input) if tiles else read_image(image.path, manifest.input)
+        except ImageError:
+            continue  # it was not scored either
+        if pixels.tobytes() in wanted:
+            found.append(image.path)
+    return found
 
 
 def _tile(path: Path, image: TestImage | None, spec: InputSpec) -> NDArray[np.uint8]:

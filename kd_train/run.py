@@ -14,7 +14,7 @@ from kd_export.graph import PairSpec
 from kd_train.checkpoints import Checkpoint, Checkpoints, EpochRecord, Restart, Tensors, read
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError, DataError, OptionError
-from kdx.files import new_folder, write_atomic
+from kdx.files import new_folder, sha256_file, write_atomic
 from kdx.folder import FolderOptions
 from kdx.identity import Identity, KnownImages, Likeness, identify
 from kdx.images import ChannelOrder, InputSpec
@@ -237,7 +237,8 @@ class Run:
         if not wanted:
             raise DataError("training held out no good images", fix="train with --validation-fraction")
         where = data or Path(self.config.data)
-        found = {sha256_file(path): path for path in sorted(open_data(where, self.config.category).good)}
+        folder = open_data(where, self.config.category, self.config.folder_options)
+        found = {sha256_file(path): path for path in sorted(folder.good)}
         held_out = [path for digest, path in found.items() if digest in wanted]
         if not held_out:
             raise DataError(

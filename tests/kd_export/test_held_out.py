@@ -204,3 +204,23 @@ def test_too_few_held_out_files_refuse_int8(tiny_run, dataset, tmp_path, cli) ->
     said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout
     assert "4 held-out good images and 12 synthetic defects are too few" in said
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
+
+
+# The figures that follow
+
+
+def test_evaluate_names_the_test_images_on_which_layers_were_chosen(tiny_bundle, dataset, cli) -> None:
+    said = cli("evaluate", tiny_bundle, dataset, "--backend", "onnxruntime-cpu", "--json").json
+    (golden,) = [each for each in said["remarks"] if each["kind"] == "golden"]
+    assert golden["count"] == sum("defective" in name for name in open_bundle(tiny_bundle).manifest.golden) == 1
+    assert golden["first"] == [str(dataset / "test/scratch/016.png")]
+    assert said["defective"] == 4
+
+
+def test_evaluate_knows_the_golden_tiles_of_large_frames(tiled, large_frames) -> None:
+    from kd_train.golden import golden_among
+    from kdx.folder import open_folder
+
+    test = open_folder(large_frames).test
+    assert golden_among(open_bundle(tiled / "tile.kdx"), test) == [large_frames / "test/scratch/000.png"]
+    assert golden_among(open_bundle(tiled / "tile.kdx"), [image for image in test if not image.is_defective]) == []
