@@ -65,8 +65,8 @@ def load(
         OutputError: The log cannot be written, or belongs to another graph.
         BackendError: The backend is unknown, missing, or cannot load the graph; or it does not decide the bundle's
             golden images as the reference did, one at a time, whichever way it was chosen.
-        OptionError: A bundle has one checkpoint only, a run one precision; a batch size below 1; a key that cannot be
-            read; metrics without the package ``prometheus_client``.
+        OptionError: A bundle has one checkpoint only, a run one precision; a batch size below 1; threads out of range;
+            a key that cannot be read; metrics without the package ``prometheus_client``.
     """
     path = Path(path)
     require_threads(threads)
