@@ -20,8 +20,10 @@ from torch import Tensor
 from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError
-from kdx.files import sha256_bytes, write_atomic
-from kdx.records import R, encode_record, read_record
+from kdx.files import sha256_bytes, tidy, write_atomic
+from kdx.records import RUN_INDEX, R, encode_record, read_record
+
+TEACHER = "teacher.safetensors"
 
 Tensors = dict[str, Tensor]
 
@@ -140,6 +142,17 @@ class Checkpoints:
         """Write the optimiser's state of the last epoch, so that training resumes there."""
         self._replace_last(self._with_optimiser(self.record("last"), optimiser))
 
+    def clean(self) -> None:
+        """Remove the files of tensors that no record names, and what a kill left half written."""
+        last = self.record("last")
+        named = {last.file, last.resumes_at.file, last.resumes_at.optimiser, self.record("best").file}
+        # What is half written has a name that begins with a dot.
+        for file in (*self.folder.glob("epoch-*.safetensors"), *self.folder.glob(".epoch-*")):
+            if file.name not in named:
+                file.unlink()
+        for name in (RUN_INDEX, TEACHER, "best.json", "last.json"):
+            tidy(self.folder / name)
+
     def write(self, name: str, tensors: Tensors, **metadata: str) -> tuple[str, str]:
         """Write tensors to a file in whose name ``{}`` stands for the hash; return its full name and its hash."""
         data = save_tensors(tensors, metadata=metadata or None)
@@ -183,12 +196,7 @@ class Checkpoints:
 
     def _replace_last(self, record: Checkpoint) -> None:
         write_atomic(self.folder / "last.json", encode_record(record))
-        restart = record.resumes_at
-        named = {record.file, restart.file, restart.optimiser, self.record("best").file}
-        # What a kill left half written has a name that begins with a dot.
-        for file in (*self.folder.glob("epoch-*.safetensors"), *self.folder.glob(".epoch-*")):
-            if file.name not in named:
-                file.unlink()
+        self.clean()
 
 
 def read(path: Path, kind: type[R], made_by: str, supported: int | None = None) -> R:

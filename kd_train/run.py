@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from kd_export.graph import PairSpec
-from kd_train.checkpoints import Checkpoint, Checkpoints, EpochRecord, Restart, Tensors, read
+from kd_train.checkpoints import TEACHER, Checkpoint, Checkpoints, EpochRecord, Restart, Tensors, read
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.files import new_folder, sha256_file, write_atomic
@@ -142,7 +142,7 @@ class Run:
         """Write the teacher once, and name it in ``run.json``: it never changes."""
         if self.config.teacher:
             return
-        name, sha256 = self.checkpoints.write("teacher.safetensors", tensors)
+        name, sha256 = self.checkpoints.write(TEACHER, tensors)
         self.config = msgspec.structs.replace(self.config, schema=SCHEMA, teacher=name, teacher_sha256=sha256)
         write_atomic(self.path / RUN_INDEX, encode_record(self.config))
 

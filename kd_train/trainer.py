@@ -113,6 +113,8 @@ class Trainer:
                     slot: value.to(self.device) if value.ndim else value for slot, value in slots.items()
                 }
         self.history = list(last.history[: restart.epoch]) if last else []
+        if last:
+            self.run.checkpoints.clean()
         self.resumed_after, self.trained_again = restart.epoch, (last.epoch if last else 0) - restart.epoch
 
     def fit(self) -> list[EpochRecord]:

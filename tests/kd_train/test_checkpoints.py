@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,7 +133,8 @@ def test_a_large_optimiser_is_not_written_after_every_epoch(dataset, whole, tmp_
 
 def test_a_large_optimiser_is_written_again_after_ten_minutes(dataset, tmp_path, written, large_state, monkeypatch):
     clock = iter(range(0, 100_000, 250))  # looked at once an epoch, and once after writing
-    monkeypatch.setattr("kd_train.trainer.time.monotonic", lambda: float(next(clock)))
+    own = SimpleNamespace(monotonic=lambda: float(next(clock)), perf_counter=time.perf_counter)
+    monkeypatch.setattr("kd_train.trainer.time", own)
     train(dataset, tmp_path / "run", replace(OPTIONS, epochs=8))
     assert [name[:11] for name, _ in written if ".optimiser." in name] == ["epoch-00003", "epoch-00006", "epoch-00008"]
 
@@ -297,6 +300,16 @@ def test_a_run_killed_twice_resumes(dataset, whole, tmp_path, monkeypatch, large
     result = train(dataset, run, RESUME)
     assert (result.resumed_after, result.trained_again) == (0, 2)
     assert_same(run, whole)
+
+
+def test_what_a_kill_left_behind_goes_when_the_run_is_resumed(dataset, whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    left = [f".{name}.abcd_123.part" for name in ("teacher.safetensors", "run.json", "best.json", "last.json")]
+    for name in (*left, ".epoch-00002-abc.safetensors.abcd_123.part", "epoch-00002-0123456789ab.safetensors"):
+        (run / name).write_bytes(b"half")
+    (run / "notes.txt").write_text("mine")
+    train(dataset, run, RESUME)
+    assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()} | {"notes.txt"}
 
 
 # The teacher
