@@ -27,7 +27,8 @@ def manifest(tiny_bundle):
     """With a review band from half of the threshold, and frame limits that are not the default."""
     found = open_bundle(tiny_bundle).manifest
     band = ReviewBand(score=0.5 * found.threshold.score, false_reject_rate=0.5, interval=(None, None))
-    limits = msgspec.structs.replace(found.frame_limits, bright=0.1 + 0.2)
+    # Only what golden images show: the frames of these tests are no good images to compare with.
+    limits = msgspec.structs.replace(found.frame_limits, bright=0.1 + 0.2, channels=())
     threshold = msgspec.structs.replace(found.threshold, review=band)
     return msgspec.structs.replace(found, threshold=threshold, frame_limits=limits)
 
