@@ -32,6 +32,8 @@ public:
     virtual std::size_t max_batch() const = 0;
     // What runs the bundle's graph itself, on the graph's own input: below the tiles, where there are any.
     virtual Backend &graph() { return *this; }
+    // The batches in which the graph is run for so many images at once, by size.
+    virtual std::vector<std::size_t> graph_batches(std::size_t count) const { return {count}; }
     // Does what the first batch of so many images would have to wait for, once for as long as this lives. Throws Failure
     // (KDX_ERROR_BACKEND).
     virtual void prepare(std::size_t count) = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <set>
 
 #include "error.h"
 #include "text.h"
@@ -66,14 +67,21 @@ Detector::Detector(const std::string &path, const kdx_options &options, const st
     const auto cache = options.cache_dir ? std::filesystem::u8path(options.cache_dir) : std::filesystem::path();
     backend_ = kind.open(bundle_, std::move(graph), {precision_, cache, options.threads, options.device, keys != nullptr});
     if (bundle_.tiling.is_set()) backend_ = tiled(std::move(backend_), bundle_);
-    require_reference(*this);
-    for (std::size_t i = 0; i < options.batch_size_count; ++i) prepare(options.batch_sizes[i]);
+    std::set<std::size_t> sizes = {1};
+    for (std::size_t i = 0; i < options.batch_size_count; ++i)
+        for (const auto size : prepared(options.batch_sizes[i])) sizes.insert(size);
+    require_reference(*this, {sizes.begin(), sizes.end()});
 }
 
-void Detector::prepare(std::int32_t count) const {
-    const auto size = static_cast<std::size_t>(count), at_once = backend_->max_batch();
-    if (size >= at_once) backend_->prepare(at_once);
-    if (size % at_once) backend_->prepare(size % at_once);  // what is left when a longer batch is split
+std::vector<std::size_t> Detector::prepared(std::int32_t count) const {
+    const auto whole = static_cast<std::size_t>(count), at_once = backend_->max_batch();
+    std::vector<std::size_t> sizes;
+    for (const auto part : {whole >= at_once ? at_once : 0, whole % at_once}) {  // as infer() splits them
+        if (!part) continue;
+        backend_->prepare(part);
+        for (const auto size : backend_->graph_batches(part)) sizes.push_back(size);
+    }
+    return sizes;
 }
 
 void Detector::describe(kdx_description &description) const {

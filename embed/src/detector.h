@@ -34,8 +34,8 @@ public:
     const Level *level() const { return level_ ? &*level_ : nullptr; }
 
 private:
-    // Lets the backend get ready for batches of so many images, as infer() splits them.
-    void prepare(std::int32_t count) const;
+    // Lets the backend get ready for batches of so many images, and returns the sizes of the graph's batches for them.
+    std::vector<std::size_t> prepared(std::int32_t count) const;
     void infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
                     std::size_t verdict_size, const kdx_map *maps, const Roi *roi) const;
     kdx_verdict verdict_on(float score, const Frame &frame, const Threshold &threshold, std::uint32_t fault) const;

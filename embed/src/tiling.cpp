@@ -55,10 +55,16 @@ public:
     std::size_t max_batch() const override { return 1; }
     Backend &graph() override { return *graph_; }
 
-    void prepare(std::size_t) override {
+    std::vector<std::size_t> graph_batches(std::size_t) const override {
         const auto count = rows_.size() * columns_.size();
-        if (count >= at_once_) graph_->prepare(at_once_);
-        if (count % at_once_) graph_->prepare(count % at_once_);
+        std::vector<std::size_t> sizes;
+        if (count >= at_once_) sizes.push_back(at_once_);
+        if (count % at_once_) sizes.push_back(count % at_once_);
+        return sizes;
+    }
+
+    void prepare(std::size_t count) override {
+        for (const auto size : graph_batches(count)) graph_->prepare(size);
     }
 
     void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {

@@ -42,7 +42,7 @@ public:
         usual_score_ = median_of(scores), usual_range_ = median_of(ranges_);
     }
 
-    Comparison run() {
+    Comparison run(std::size_t batch) {
         const auto reference = detector_.bundle().threshold_of("fp32");
         // Golden images of a bundle for large frames are tiles: a level map is of frames, and its thresholds no tile's.
         const bool is_decided = !detector_.level() || !detector_.bundle().tiling.is_set();
@@ -50,19 +50,14 @@ public:
         compared.images = static_cast<int>(golden_.count);
         compared.flips = is_decided && reference.is_set() && detector_.threshold().is_set() ? 0 : -1;
         compared.score_allowed = allowed_.score, compared.map_allowed = allowed_.map;
-        std::vector<float> map(map_size());
-        for (std::size_t i = 0; i < golden_.count; ++i) {
-            float score = 0;
-            const auto *image = &golden_.images[i * (golden_.images.size() / golden_.count)];
-            detector_.backend().graph().run(image, 1, [&](std::size_t, float found, const float *values) {
-                score = found;
-                std::copy_n(values, map.size(), map.begin());
+        const auto size = golden_.images.size() / golden_.count;
+        std::vector<std::uint8_t> images(batch * size);
+        for (std::size_t start = 0; start < golden_.count; start += batch) {
+            for (std::size_t i = 0; i < batch; ++i)
+                std::copy_n(&golden_.images[(start + i) % golden_.count * size], size, &images[i * size]);
+            detector_.backend().graph().run(images.data(), batch, [&](std::size_t i, float score, const float *map) {
+                if (start + i < golden_.count) note_answer(start + i, score, map, reference, compared);
             });
-            // Scores and maps as the graph gives them; decisions behind it: level map and region.
-            note_difference(i, score, map, compared);
-            const auto expected = decided(&golden_.maps[i * map.size()], golden_.scores[i]);
-            if (compared.flips < 0 || is_tie(expected, reference)) continue;
-            compared.flips += (decided(map.data(), score) > detector_.threshold().score) != (expected > reference.score);
         }
         return compared;
     }
@@ -86,13 +81,21 @@ private:
         return std::abs(score - threshold.score) <= allowed_.tie * std::abs(threshold.score);
     }
 
-    void note_difference(std::size_t index, float score, const std::vector<float> &map, Comparison &compared) const {
+    // Scores and maps as the graph gives them; decisions behind it: level map and region.
+    void note_answer(std::size_t index, float score, const float *map, const Threshold &reference, Comparison &compared) const {
+        note_difference(index, score, map, compared);
+        const auto expected = decided(&golden_.maps[index * map_size()], golden_.scores[index]);
+        if (compared.flips < 0 || is_tie(expected, reference)) return;
+        compared.flips += (decided(map, score) > detector_.threshold().score) != (expected > reference.score);
+    }
+
+    void note_difference(std::size_t index, float score, const float *map, Comparison &compared) const {
         const double expected = golden_.scores[index];
         const auto score_scale = std::max({std::abs(expected), usual_score_, kSmallest});
         const auto map_scale = std::max({ranges_[index], usual_range_, kSmallest});
         note(compared.score_difference, std::abs(score - expected) / score_scale);
-        const auto *reference = &golden_.maps[index * map.size()];
-        for (std::size_t i = 0; i < map.size(); ++i)
+        const auto *reference = &golden_.maps[index * map_size()];
+        for (std::size_t i = 0; i < map_size(); ++i)
             note(compared.map_difference, std::abs(double{map[i]} - reference[i]) / map_scale);
     }
 
@@ -102,6 +105,18 @@ private:
     double usual_score_ = 0, usual_range_ = 0;
     std::vector<double> ranges_;
 };
+
+void require_passed(const Detector &detector, const Comparison &compared, std::size_t batch) {
+    if (compared.is_passed()) return;
+    char allowed[128];
+    std::snprintf(allowed, sizeof allowed, "scores within %.2g and maps within %.2g of the reference, relatively, and no verdict flipped",
+                  compared.score_allowed, compared.map_allowed);
+    throw Failure(KDX_ERROR_BACKEND,
+                  "'" + detector.bundle().path.string() + "' does not decide on this machine, in " + detector.backend().name() +
+                      " " + detector.precision() + ", what it decided when it was exported: its golden images differ\n  expected: " +
+                      allowed + "\n  received: in batches of " + std::to_string(batch) + ", " + compared.said() +
+                      "\n  fix: kdx verify shows the certificate; do not deploy this bundle here in this precision");
+}
 
 }  // namespace
 
@@ -117,19 +132,13 @@ std::string Comparison::said() const {
     return std::string(text) + (flips < 0 ? "" : ", " + std::to_string(flips) + " of " + std::to_string(images) + " verdicts flipped");
 }
 
-Comparison compare(const Detector &detector, const Golden &golden) { return Comparer(detector, golden).run(); }
+Comparison compare(const Detector &detector, const Golden &golden, std::size_t batch) {
+    return Comparer(detector, golden).run(batch);
+}
 
-void require_reference(const Detector &detector) {
-    const auto compared = compare(detector, read_golden(detector.bundle()));
-    if (compared.is_passed()) return;
-    char allowed[128];
-    std::snprintf(allowed, sizeof allowed, "scores within %.2g and maps within %.2g of the reference, relatively, and no verdict flipped",
-                  compared.score_allowed, compared.map_allowed);
-    throw Failure(KDX_ERROR_BACKEND,
-                  "'" + detector.bundle().path.string() + "' does not decide on this machine, in " + detector.backend().name() +
-                      " " + detector.precision() + ", what it decided when it was exported: its golden images differ\n  expected: " +
-                      allowed + "\n  received: " + compared.said() +
-                      "\n  fix: kdx verify shows the certificate; do not deploy this bundle here in this precision");
+void require_reference(const Detector &detector, const std::vector<std::size_t> &batches) {
+    const auto golden = read_golden(detector.bundle());
+    for (const auto batch : batches) require_passed(detector, compare(detector, golden, batch), batch);
 }
 
 }  // namespace kdx::embed

@@ -1,7 +1,8 @@
-// Whether a detector decides here what it decided when its bundle was exported: the golden images through its graph, one at a
-// time, compared with the FP32 reference that the bundle holds. As kd_export/verify.py and kdx/golden.py do it.
+// Whether a detector decides here what it decided when its bundle was exported: the golden images through its graph,
+// compared with the FP32 reference that the bundle holds. As kd_export/verify.py and kdx/golden.py do it.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -22,11 +23,12 @@ struct Comparison {
     std::string said() const;
 };
 
-Comparison compare(const Detector &detector, const Golden &golden);
+// Runs the golden images in batches of exactly so many, beginning again with the first to fill the last one.
+Comparison compare(const Detector &detector, const Golden &golden, std::size_t batch = 1);
 
-// What kdx_open does before it hands out a detector; throws Failure (KDX_ERROR_BACKEND) that says by how much the golden
+// What kdx_open does before it hands out a detector, at the graph's batch sizes that were asked for; throws Failure (KDX_ERROR_BACKEND) that says by how much the golden
 // images differ, or (KDX_ERROR_BUNDLE) where they cannot be read.
-void require_reference(const Detector &detector);
+void require_reference(const Detector &detector, const std::vector<std::size_t> &batches);
 
 double median_of(std::vector<double> values);
 

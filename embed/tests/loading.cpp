@@ -159,7 +159,13 @@ void golden_images_are_compared(const fs::path &path) {
     options.threads = 1, options.precision = "fp32";
     const ke::Detector detector(path.string(), options);
     const auto golden = ke::read_golden(detector.bundle());
-    CHECK(ke::compare(detector, golden).is_passed());
+    for (const std::size_t batch : {std::size_t{1}, std::size_t{2}, golden.count + 2}) {
+        const auto compared = ke::compare(detector, golden, batch);
+        CHECK(compared.is_passed() && compared.images == static_cast<int>(golden.count));
+        auto changed = golden;
+        changed.scores.back() *= 3;
+        CHECK(!ke::compare(detector, changed, batch).is_passed());
+    }
     const auto fails = [&](auto &&change) {
         auto changed = golden;
         change(changed);

@@ -115,7 +115,7 @@ typedef struct kdx_options {
     const char *cache_dir; /* where compiled models are kept, so that the next start takes half a second; NULL: nowhere */
     int32_t device;        /* GPU, counted from 0 */
     /* Numbers of images that kdx_infer_batch will be called with, of which there are batch_size_count; NULL and 0: none.
-     * kdx_open compiles what they need, and it stays in memory. Another number is compiled by the first call with it, which
+     * kdx_open compiles what they need, compares the golden images in such batches too, and keeps it in memory. Another number is compiled by the first call with it, which
      * takes that much longer; calls with other numbers, single images among them, do not wait for it. Single images are
      * always compiled by kdx_open. Of a bundle for large frames, 1 stands for a frame and all its tiles. */
     const int32_t *batch_sizes;
