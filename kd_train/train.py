@@ -295,7 +295,7 @@ def check_options(options: TrainOptions) -> None:
     limits = (
         ("--seed", options.seed, 0, 2**32 - 1),  # NumPy's
         ("--workers", options.workers, 0, 1024),
-        ("--memory-mib", options.memory_mib, 16, 2**30),
+        ("--memory-mib", options.memory_mib, 0, 2**30),
         ("--max-bad-images", options.max_bad_images, 0, 2**31),
         ("--tile", 32 if options.tile is None else options.tile, 32, 4096),
     )
