@@ -15,6 +15,7 @@ from kdx.errors import ImageError
 from kdx.folder import ImageFolder, TestImage
 from kdx.images import InputSpec, encode_png, image_facts, read_image
 from kdx.masks import read_mask
+from kdx.remarks import Remark, remark
 
 _GOOD = 4
 _DEFECTIVE = 4
@@ -42,6 +43,12 @@ def choose_golden(
                 continue  # a damaged test image is reported where it is evaluated
             golden[f"{len(golden)}-{kind}.png"] = encode_png(pixels)
     return golden
+
+
+def golden_remarks(bundle: Bundle, test: Sequence[TestImage]) -> list[Remark]:
+    """Say beside figures which of the images they are of chose precisions and layers; see :func:`golden_among`."""
+    text = "of these are golden images, on which precisions and layers were chosen"
+    return remark("golden", text, golden_among(bundle, test))
 
 
 def golden_among(bundle: Bundle, test: Sequence[TestImage]) -> list[Path]:

@@ -62,12 +62,11 @@ def evaluate(
         from kd_train.copies import in_test
         from kd_train.datasets import open_data
         from kd_train.evaluate import evaluate as evaluate_detector
-        from kd_train.golden import golden_among
+        from kd_train.golden import golden_remarks
         from kd_train.odd_images import misfits
     from kdx.bundle import open_bundle
     from kdx.folder import FolderOptions, require_test
     from kdx.loading import is_run, load
-    from kdx.remarks import remark
 
     if output is not None:
         refuse_existing(output, force=force)
@@ -84,8 +83,7 @@ def evaluate(
         )
     remarks = in_test(folder.test, _trained_on(detector), progress_for(json))
     if not is_run(detector):
-        golden = golden_among(open_bundle(detector), folder.test)
-        remarks += remark("golden", "of these are golden images, on which precisions and layers were chosen", golden)
+        remarks += golden_remarks(open_bundle(detector), folder.test)
     remarks += misfits([image.path for image in folder.test], loaded.input)
     result = replace(result, remarks=(*folder.remarks, *remarks))
     if output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,7 @@ def _gather(
 ) -> Content:
     from kd_export.verify import verify
     from kd_train.evaluate import score_images, summarise
+    from kd_train.golden import golden_remarks
     from kdx.cli.reporting.material import choose_images, sample
     from kdx.cli.reporting.page import Content
     from kdx.cli.reporting.pictures import take_pictures
@@ -141,6 +143,8 @@ def _gather(
             progress=progress,
         )
         result = summarise(scored, detector, folder.root, progress)
+        # A sample may hold fewer of them, and the figures are the sample's.
+        result = replace(result, remarks=(*result.remarks, *golden_remarks(bundle, material.images)))
         pictures = take_pictures(detector, scored, folder.root, progress)
     return Content(
         bundle=bundle,
@@ -211,7 +215,7 @@ def _show(content: Content, output: Path, size: int, *, json: bool) -> None:
         )
         return
     report_bad(result.bad_images)
-    report_remarks(content.material.remarks)
+    report_remarks((*content.material.remarks, *result.remarks))
     for note in notes:
         out.print(f"[yellow]note:[/] {escape(note)}")
     rates = f"image AUROC {percent(result.image_auroc)} %, pixel AUROC {percent(result.pixel_auroc)} %, "

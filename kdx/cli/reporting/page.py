@@ -90,7 +90,7 @@ def render_page(content: Content) -> bytes:
         manifest=content.bundle.manifest,
         version=__version__,
         created=now().replace("T", " ").replace("+00:00", " UTC"),
-        notes=notes_of(content),
+        notes=[*notes_of(content), *map(str, content.result.remarks)],
         curves=curves_of(scored, content.result, roi.counted if roi else None),
         box={"left": LEFT, "top": TOP, "width": WIDTH, "height": HEIGHT},
         histogram=histogram(axis.position(scored.scores), scored.types != GOOD),
