@@ -1,12 +1,12 @@
-"""Every method and its peers on real parts, with one teacher and one budget.
+"""Every method and its peers on real parts, with one teacher and the same images for all.
 
     python benchmarks/accuracy.py MAGNETIC_TILE [--jobs 2] [--peers-python PYTHON] [--work FOLDER]
 
 MAGNETIC_TILE holds the Magnetic Tile Defects in MVTec layout, or as downloaded; the second data set, ELPV's
-mono-crystalline cells, comes from a package. Every method is trained by its recipe for this teacher, made for half an
-hour of one core at most; peers run through ``accuracy_peers.py``. Writes ``results/accuracy.json`` after every
-row: a second call does what is missing, and goes on with runs that it finds in ``--work``; ``--again NAME`` does a row
-anew.
+mono-crystalline cells, comes from a package. Every method is trained by its recipe for this teacher, whose epochs
+differ by method: each row has its seconds of training. Peers run through ``accuracy_peers.py``. Writes
+``results/accuracy.json`` after every row: a second call measures what is missing, and resumes runs that it finds in
+``--work``; ``--again NAME`` measures a row again.
 """
 
 from __future__ import annotations

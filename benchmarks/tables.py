@@ -37,7 +37,7 @@ def magnetic_tile_table() -> str:
         "",
         f"Percent. STPM, teacher {settings['backbone']} at {settings['taps'].replace(',', ' and ')}, "
         f"{settings['image_size']} × {settings['image_size']}, "
-        f"{settings['epochs']} epochs on {train['train_images']} images in {train['seconds'] / 60:.1f} minutes. "
+        f"{settings['epochs']} epochs on {train['train_images']} images, at most {settings['threads']} threads. "
         f"Threshold for {100 * settings['false_reject_rate']:g} % false rejects from {threshold['images']} held-out "
         f"good images; {100 * result['false_reject_rate']:.1f} % of {result['good']} good test images were rejected.",
     ]
@@ -85,49 +85,9 @@ def _multiply_adds(record: Any, method: str) -> float:
     return next(sum(r["multiply_adds"].values()) for r in record["methods"] if r["method"] == method) / 1e9
 
 
-def accuracy_table() -> str:
-    """Every method and its peers, both data sets side by side."""
-    record = _read("accuracy.json")
-    rows = {(row["data"], row["name"]): row for row in record["rows"]}
-    settings = record["settings"]
-    names = list(dict.fromkeys(name for data, name in rows if data == "magnetic_tile"))
-    names.sort(key=lambda name: -rows["magnetic_tile", name]["image_auroc"])
-    lines = [
-        "| | image AUROC | pixel AUROC | PRO | false rejects | detected | good images | epochs | ELPV image AUROC |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for name in names:
-        row, cells = rows["magnetic_tile", name], rows.get(("elpv_mono", name))
-        keys = ("image_auroc", "pixel_auroc", "pro", "false_reject_rate", "detection_rate")
-        values = [*(row[key] for key in keys)]
-        shown = " | ".join(_percent(value) for value in values)
-        title = row.get("title", f"`{name}`")
-        recipe = row["settings"].get("recipe", {})
-        epochs = recipe.get("epochs", settings["peer_epochs"] if name == "stfpm" else "–")
-        elpv = _percent(cells["image_auroc"] if cells else None)
-        images = row["images"]
-        good = f"{images['train']} + {images['held_out']}"
-        lines.append(f"| {title} | {shown} | {good} | {epochs} | {elpv} |")
-    tile = next(row for row in record["rows"] if row["data"] == "magnetic_tile" and "title" not in row)
-    images = tile["images"]
-    lines += [
-        "",
-        "Percent. Magnetic Tile Defects: good images trained on + held out (no tile on both sides), "
-        f"{images['test_good']} good and {images['test_defective']} defective test images. Teacher "
-        f"{settings['teacher']} with the same weights for all; each recipe for it is made for half an hour of one core "
-        "at most. False rejects and detections at the threshold for "
-        f"{100 * settings['false_reject_rate']:g} % false rejects from the held-out images.",
-    ]
-    return "\n".join(lines)
-
-
 def gpu_table() -> str:
     """Every method on the GPUs that ran ``gpu.py``."""
     return gpu_text(RESULTS, PAPER_LATENCY)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 TABLES = {
@@ -136,7 +96,6 @@ TABLES = {
     "scaling": scaling_text,
     "magnetic_tile": magnetic_tile_table,
     "complexity": complexity_table,
-    "accuracy": accuracy_table,
     "gpu": gpu_table,
     "archive": archive_table,
     "robustness": robustness_table,
