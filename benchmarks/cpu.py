@@ -40,7 +40,9 @@ from shared_teacher import make_bundles
 from shared_teacher import measure as measure_shared
 from turns import Candidate, time_in_turns
 
+import kdx as runtime
 from kdx.bundle import open_bundle
+from kdx.golden import require_golden
 from kdx.runtime.latency import describe_machine
 
 SIZES = (128, 256, 512, 1024)
@@ -162,7 +164,8 @@ class Suite:
             arguments = {"bundle": str(self.stpm().bundle), "backend": backend, "precision": precision or None}
             candidate = with_cache(Candidate(f"{backend} {precision}".strip(), "cpu_loaders:bundle", arguments), cache)
             first, *again = [self.time(self.stpm(), [candidate], runs=1)[0]["load_ms"] for _ in range(6)]
-            found.append({"name": candidate.name, "first_ms": first, "cached_ms": float(np.median(again))})
+            row = {"name": candidate.name, "first_ms": first, "cached_ms": float(np.median(again))}
+            found.append({**row, **golden_cost(self.stpm().bundle, backend, precision or None, self.threads)})
         return found
 
     def shared(self) -> Row:
@@ -209,6 +212,18 @@ def keep_parts(record: Row, machine: Row) -> Row:
         return {**record, "machine": machine}
     print("what was measured before was on another machine or with other packages and is not kept", flush=True)
     return {"machine": machine}
+
+
+def golden_cost(bundle: Path, backend: str, precision: str | None, threads: int) -> Row:
+    """Return what comparing the golden images adds to every load: how many there are, and the median time."""
+    opened = open_bundle(bundle)
+    with runtime.load(bundle, backend, threads, precision=precision) as detector:
+        times = []
+        for _ in range(6):
+            started = time.perf_counter()
+            require_golden(opened, detector.backend, detector.precision)
+            times.append((time.perf_counter() - started) * 1e3)
+    return {"golden_images": len(opened.manifest.golden), "golden_ms": float(np.median(times))}
 
 
 def memory_growth(candidate: Candidate, images: NDArray[np.uint8], threads: int) -> Row:

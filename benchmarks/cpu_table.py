@@ -93,9 +93,14 @@ def _steady(row: Row) -> str:
 
 
 def _cold(rows: list[Row]) -> str:
-    said = [f"{NAMES[row['name']]} {row['first_ms'] / 1e3:.2f} s, then {row['cached_ms'] / 1e3:.2f}" for row in rows]
+    said = [
+        f"{NAMES[row['name']]} {row['first_ms'] / 1e3:.2f} s, then {row['cached_ms'] / 1e3:.2f}, of which "
+        f"{row['golden_ms'] / 1e3:.2f}"
+        for row in rows
+    ]
     return (
-        f"From `import kdx` to the first verdict, first time and with compiled models in the cache: {'; '.join(said)}."
+        "From `import kdx` to the first verdict, the first time and with compiled models in the cache, of which the "
+        f"comparison of {rows[0]['golden_images']} golden images: {'; '.join(said)}."
     )
 
 

@@ -48,7 +48,15 @@ def record(tmp_path):
         "threads": [{"threads": threads, "rows": rows(20, 18, 10, 8, eager=40)} for threads in (1, 2)],
         "taps": [{"taps": taps, "rows": rows(20, 18)} for taps in ("layer1", "layer1,layer2")],
         "steady": {**row("openvino int8", 8.0), "growth_calls": [2000, 20000], "peak_memory_mb_after": [200.0, 200.5]},
-        "cold": [{"name": "openvino int8", "first_ms": 1500.0, "cached_ms": 400.0}],
+        "cold": [
+            {
+                "name": "openvino int8",
+                "first_ms": 1500.0,
+                "cached_ms": 400.0,
+                "golden_images": 8,
+                "golden_ms": 120.0,
+            }
+        ],
         "shared": {
             "bundles": 8,
             "memory": {"separate": {"pss_mb": 500.0}, "shared": {"pss_mb": 400.0}},
