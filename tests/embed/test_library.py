@@ -602,7 +602,7 @@ def test_the_minimal_programs_judge_a_frame(built, bundle, tmp_path):
 
 def check_line(done: subprocess.CompletedProcess[str], parts: int) -> list[dict]:
     """Every part is answered once, whatever the answer."""
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in done.stdout.splitlines()]  # JSON has no NaN
     assert sorted(line["part"] for line in lines) == list(range(parts))
     assert done.returncode == (1 if any("why" in line for line in lines) else 0), done.stderr
     return lines
@@ -611,6 +611,21 @@ def check_line(done: subprocess.CompletedProcess[str], parts: int) -> list[dict]
 PATIENT = ("--timeout-ms", 3_600_000, "--queue", 50)  # nothing is late or dropped, however slow the machine
 FLOODED = ("--timeout-ms", 3_600_000, "--fps", 1e9, "--queue", 2)  # frames come as fast as a loop runs
 HURRIED = ("--timeout-ms", 1e-4)  # nothing is in time, however fast the machine: to hand a frame over takes longer
+
+
+@pytest.mark.parametrize("language", ["C++", "Python"])
+def test_a_line_says_why_there_is_no_score(built, tiny_bundle, tmp_path, language):
+    path = spoil(Path(shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")))
+    wrong = spoiled_image(open_bundle(path).manifest)
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(wrong[..., 0]).save(tmp_path / "frames/0.pgm")
+    cpp = (built / "examples/line_cpp",)
+    python = (sys.executable, EMBED / "examples/line_python/line.py")
+    program = cpp if language == "C++" else python
+    options = ("--fps", 50, "--frames", 3, "--backend", "openvino", *PATIENT)
+    for line in check_line(run(*program, path, tmp_path / "frames", *options), 3):
+        assert (line["verdict"], line["score"]) == ("undecided", None)
+        assert (REASONS[line["reason"]] if language == "C++" else line["reason"]) == "not_finite"
 
 
 def require_undecided(lines: list[dict], *reasons: str) -> None:
@@ -652,7 +667,7 @@ def test_the_cpp_line_stops_when_it_is_told_to(built, bundle, frames):
     assert line.stdout is not None
     first = line.stdout.readline()
     line.send_signal(signal.SIGINT)
-    rest, summary = line.communicate(timeout=30)
+    rest, summary = line.communicate(timeout=300)
     assert json.loads(first)["part"] == 0
     assert "judged" in summary
     check_line(
@@ -695,7 +710,7 @@ def test_a_verdict_that_the_python_line_gets_too_late_is_no_verdict(capsys):
                 return age_ms
 
         answers, waiting = line.Answers(timeout_ms=20.0), Aged(3, 0, 0.0)
-        answers.judged(waiting, "good", 0.1, [], 5.0)
+        answers.judged(waiting, "good", 0.1, [], None, 5.0)
         assert waiting.is_answered
         return json.loads(capsys.readouterr().out)
 
@@ -704,6 +719,7 @@ def test_a_verdict_that_the_python_line_gets_too_late_is_no_verdict(capsys):
         "verdict": "good",
         "score": 0.1,
         "frame_faults": [],
+        "reason": None,
         "ms": 20.0,
         "waited_ms": 15.0,
     }
@@ -721,10 +737,10 @@ def test_the_python_line_serves_metrics(bundle, frames):
     )  # fmt: skip
     assert line.stdout is not None
     first = json.loads(line.stdout.readline())
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=300) as answer:
         text = answer.read().decode()
     line.send_signal(signal.SIGINT)
-    line.communicate(timeout=30)
+    line.communicate(timeout=300)
     counted = [row for row in text.splitlines() if row.startswith("kdx_verdicts_total") and first["verdict"] in row]
     assert sum(float(row.split()[-1]) for row in counted) >= 1
     assert "kdx_verdict_seconds_bucket" in text

@@ -12,11 +12,12 @@
 // passed the reject gate is of no use to anyone; the newest can still be judged in time. Every dropped or late part is
 // written as "undecided", so the PLC treats it as it treats any part that nobody vouches for.
 //
-// Writes one JSON line a part: {"part": 17, "verdict": "good", "score": ..., "ms": ..., "waited_ms": ...}, and a summary to
+// Writes one JSON line a part: {"part": 17, "verdict": "good", "score": ..., "frame_faults": 0, "reason": 0, "ms": ..., "waited_ms": ...}, and a summary to
 // standard error. Exit status 0: every frame was judged in time; 1: some were not; 2: the line could not start.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <csignal>
 #include <cstdio>
@@ -154,8 +155,10 @@ public:
         const auto now = Clock::now();
         if (is_late(frame.captured, now)) return answer_undecided(frame.part, "late");
         const double total = Milliseconds(now - frame.captured).count();
-        std::printf("{\"part\": %ld, \"verdict\": \"%s\", \"score\": %.6g, \"frame_faults\": %u, \"ms\": %.3f, \"waited_ms\": %.3f}\n",
-                    frame.part, kdx::name_of(verdict.decision), static_cast<double>(verdict.score), verdict.frame_faults,
+        char score[32] = "null";  // JSON has no NaN; the reason says why there is no score
+        if (std::isfinite(verdict.score)) std::snprintf(score, sizeof score, "%.6g", static_cast<double>(verdict.score));
+        std::printf("{\"part\": %ld, \"verdict\": \"%s\", \"score\": %s, \"frame_faults\": %u, \"reason\": %u, \"ms\": %.3f, \"waited_ms\": %.3f}\n",
+                    frame.part, kdx::name_of(verdict.decision), score, verdict.frame_faults, verdict.reason,
                     total, total - infer_ms);
         std::fflush(stdout);
         times_.push_back(total);

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import signal
 import statistics
@@ -66,7 +67,10 @@ def infer(
                 continue
             milliseconds = (time.perf_counter() - started) * 1e3
             faults = [fault.value for fault in verdict.frame_faults]
-            pipe.send((verdict.decision.value, verdict.score, faults, milliseconds))
+            # JSON has no NaN; the reason says why there is no score.
+            score = verdict.score if math.isfinite(verdict.score) else None
+            reason = verdict.reason.value if verdict.reason else None
+            pipe.send((verdict.decision.value, score, faults, reason, milliseconds))
     del slots
     frames.close()
 
@@ -95,7 +99,13 @@ class Answers:
     unanswered: int = 0
 
     def judged(
-        self, waiting: Waiting, verdict: str, score: float | None, faults: list[str], inferred_ms: float
+        self,
+        waiting: Waiting,
+        verdict: str,
+        score: float | None,
+        faults: list[str],
+        reason: str | None,
+        inferred_ms: float,
     ) -> None:
         """Write a verdict, unless it comes too late."""
         total = waiting.age_ms()
@@ -105,7 +115,7 @@ class Answers:
         waiting.is_answered = True
         self.times.append(total)
         self.counts[verdict] = self.counts.get(verdict, 0) + 1
-        record = {"part": waiting.part, "verdict": verdict, "score": score, "frame_faults": faults}
+        record = {"part": waiting.part, "verdict": verdict, "score": score, "frame_faults": faults, "reason": reason}
         print(json.dumps({**record, "ms": round(total, 3), "waited_ms": round(total - inferred_ms, 3)}), flush=True)
 
     def undecided(self, waiting: Waiting, why: str) -> None:
