@@ -19,7 +19,7 @@ from kdx.bundle import Bundle
 from kdx.errors import DataError, GateError, ImageError, OptionError
 from kdx.files import hash_of_hashes
 from kdx.frames import ChannelValues, FrameLimits, faults_of, values_of
-from kdx.identity import KnownImages, Likeness, identify
+from kdx.identity import Identity, KnownImages, Likeness, identify, nearly_repeated
 from kdx.images import read_image
 from kdx.manifest import DefectChoice, LevelFit, ReviewBand, Threshold
 from kdx.progress import SILENT, Progress
@@ -68,6 +68,7 @@ class _Scored:
     trained_on: int = 0
     copies: list[Path] = field(default_factory=list)
     near: list[Path] = field(default_factory=list)
+    identified: list[tuple[Path, Identity]] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
     frames: dict[str, list[ChannelValues]] = field(default_factory=dict)
 
@@ -114,6 +115,7 @@ def calibrate(
     values = np.array(good.scores)
     hottest = np.array(good.hottest)
     choice: DefectChoice | None = None
+    defective: _Scored | None = None
     interval: tuple[float | None, float | None] = (None, None)
     if defective_images:
         defective = _score(detector, defective_images, trained, bad, max_bad_images, progress, "defective")
@@ -143,11 +145,11 @@ def calibrate(
     )
     limits, outliers = frame_limits_of(bundle, good.frames)
     seen = misfits([*good_images, *defective_images], detector.input)
-    remarks = tuple(_remarks(good, trained, seen))
+    remarks = tuple(_remarks(good, defective, trained, seen))
     return Calibration(threshold, values, good.trained_on, bad, good.faults, limits, outliers, remarks)
 
 
-def _remarks(good: _Scored, trained: KnownImages, seen: Sequence[Remark]) -> list[Remark]:
+def _remarks(good: _Scored, defective: _Scored | None, trained: KnownImages, seen: Sequence[Remark]) -> list[Remark]:
     return [
         *seen,
         *remark("copies", "good images are copies of others and were not used again", good.copies),
@@ -156,8 +158,26 @@ def _remarks(good: _Scored, trained: KnownImages, seen: Sequence[Remark]) -> lis
             "good images are nearly the same as images trained on, so that their scores may be too low",
             good.near,
         ),
+        *_repeated("near_copies", "good", good),
+        *([] if defective is None else _repeated("near_copies_of_defects", "defective", defective)),
         *unknown(trained, len(good.scores)),
     ]
+
+
+def _repeated(kind: str, name: str, scored: _Scored) -> list[Remark]:
+    """Return a remark on images that say little that another one has not said already.
+
+    They are used all the same: photographs of parts that always lie at one place may be as alike.
+    """
+    near = nearly_repeated(scored.identified)
+    images = len(scored.scores)
+    return remark(
+        kind,
+        f"of the {images} {name} images that were used are nearly the same as another of them. If they are copies of "
+        f"one picture or show one part, the number of images is overstated, and so is what the threshold promises: "
+        f"calibrate without them, on {images - len(near)} images",
+        near,
+    )
 
 
 def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
@@ -259,6 +279,7 @@ def _score(
                     found.near.append(path)
                 image = read_image(path, detector.input)
                 verdict = detector(image)
+                found.identified.append((path, identity))
                 found.scores.append(verdict.score)
                 found.hottest.append(float(verdict.anomaly_map.max()))
                 found.hashes.append(identity.file)

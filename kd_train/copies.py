@@ -8,7 +8,7 @@ from pathlib import Path
 from kd_train.datasets.layout import shorten
 from kdx.errors import DataError
 from kdx.folder import ImageFolder, TestImage
-from kdx.identity import Identity, KnownImages, Likeness, distinct, identify
+from kdx.identity import Identity, KnownImages, Likeness, distinct, identify, nearly_repeated
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark
 
@@ -16,8 +16,18 @@ _Identified = Sequence[tuple[Path, Identity]]
 
 
 def within(images: _Identified) -> list[Remark]:
-    """Return a remark on the copies among some good images, of which one each is used."""
-    return remark("copies", "images are copies of others and are not used again", distinct(images)[1])
+    """Return remarks on the copies among some good images, of which one each is used, and on near copies."""
+    first, copies = distinct(images)
+    identities = dict(images)
+    return [
+        *remark("copies", "images are copies of others and are not used again", copies),
+        *remark(
+            "near_copies",
+            "good images are nearly the same as another of them (if they show one part, name it with --group-by or "
+            "--parts; if they are copies of one picture, remove them)",
+            nearly_repeated([(path, identities[path]) for path in first]),
+        ),
+    ]
 
 
 def across(training: _Identified, held_out: _Identified) -> list[Remark]:
@@ -83,6 +93,8 @@ def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress 
     """
     images = identified((image.path for image in test), progress)
     likeness = {path: trained.likeness(identity) for path, identity in images}
+    first, copies = distinct(images)
+    identities = dict(images)
     types: dict[str, set[bool]] = {}
     is_defective = {image.path: image.is_defective for image in test}
     for path, identity in images:
@@ -103,7 +115,13 @@ def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress 
             "test images are called good and defective, in two copies",
             [path for path, identity in images if len(types[identity.key]) == 2],
         ),
-        *remark("copies", "test images are copies of others and count twice", distinct(images)[1]),
+        *remark("copies", "test images are copies of others and count twice", copies),
+        *remark(
+            "near_copies",
+            "test images are nearly the same as another of them, so that the figures rest on fewer images than are "
+            "counted",
+            nearly_repeated([(path, identities[path]) for path in first]),
+        ),
         *unknown(trained, len(images)),
     ]
 

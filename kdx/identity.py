@@ -214,3 +214,24 @@ def distinct(images: Sequence[tuple[Path, Identity]]) -> tuple[list[Path], list[
         (copies if is_copy else first).append(path)
         seen |= {identity.file, identity.key}
     return first, copies
+
+
+def nearly_repeated(images: Sequence[tuple[Path, Identity]], block: int = 1024) -> list[Path]:
+    """Return the images that are nearly the same as an earlier one in the list.
+
+    Args:
+        images: Images, each once (see :func:`distinct`); those whose look is not known are near to none.
+        block: How many are compared with all earlier ones at once, which bounds the memory.
+    """
+    known = [(path, identity.look) for path, identity in images if identity.look]
+    if not known:
+        return []
+    # The product of two hashes of +1 and -1 is 256 less twice the bits in which they differ.
+    signs = np.where(np.stack([_bits(look) for _, look in known]), np.float32(1), np.float32(-1))
+    found: list[Path] = []
+    for start in range(0, len(signs), block):
+        rows = signs[start : start + block]
+        near = rows @ signs[: start + len(rows)].T >= 256 - 2 * NEAR_BITS
+        is_repeated = np.tril(near, start - 1).any(axis=1)
+        found += [known[start + int(index)][0] for index in np.flatnonzero(is_repeated)]
+    return found

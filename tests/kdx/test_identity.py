@@ -14,7 +14,7 @@ from PIL import Image
 from kdx.bundle import open_bundle
 from kdx.errors import BundleError
 from kdx.files import sha256_file
-from kdx.identity import Identity, KnownImages, Likeness, distinct, facts_of, identify
+from kdx.identity import Identity, KnownImages, Likeness, distinct, facts_of, identify, nearly_repeated
 from tests.conftest import cell_images
 
 
@@ -228,3 +228,47 @@ def test_the_report_and_calibration_agree_on_copies(tiny_bundle, dataset_copy) -
     Image.open(dataset_copy / "train/good/003.png").save(buffer, format="PNG")
     with pytest.raises(Exception, match="too few good images"):
         _first_half(bundle, open_folder(dataset_copy).good, None)
+
+
+def test_near_copies_among_images_are_found_whatever_the_blocks(tmp_path) -> None:
+    for index, image in enumerate(cell_images(5, size=128)):
+        image.save(tmp_path / f"{index}.png")
+        if index < 3:
+            for quality in (75, 90):
+                image.save(tmp_path / f"{index}_q{quality}.jpg", quality=quality)
+    images = [(path, identify(path)) for path in sorted(tmp_path.iterdir())]
+    expected = [path for path in sorted(tmp_path.iterdir()) if path.suffix == ".jpg"]
+    for block in (1, 4, 1024):
+        assert nearly_repeated(images, block) == expected
+    assert nearly_repeated([(Path("a.png"), Identity(file="a")), (Path("b.png"), Identity(file="b"))]) == []
+
+
+def test_calibration_says_when_near_copies_raise_the_number_of_images(cli, tiny_bundle, make_images, tmp_path) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "b.kdx")
+    images = tmp_path / "images"
+    images.mkdir()
+    for index, image in enumerate(make_images(24)[14:]):
+        image.save(images / f"{index}.png")
+    alone = cli("calibrate", bundle, images, "--false-reject-rate", 0.1, "--json").json
+    alike = kinds(alone).get("near_copies", 0)
+    for path in sorted(images.iterdir()):
+        for quality in (85, 95):
+            Image.open(path).save(images / f"{path.stem}_{quality}.jpg", quality=quality)
+    record = cli("calibrate", bundle, images, "--false-reject-rate", 0.1, "--json").json
+    assert record["threshold"]["images"] == 30  # images of one part are as alike: none is left out
+    assert kinds(record)["near_copies"] == 20 + alike
+    text = cli("calibrate", bundle, images, "--false-reject-rate", 0.1).stderr
+    assert f"{20 + alike} of the 30 good images that were used are nearly the same as another" in text
+    assert f"calibrate without them, on {10 - alike} images" in text
+
+
+def test_training_and_evaluation_name_near_copies_among_their_images(
+    cli, tiny_bundle, dataset_copy, tmp_path, tiny_options
+) -> None:
+    before = kinds(cli("evaluate", tiny_bundle, dataset_copy, "--json").json).get("near_copies", 0)
+    Image.open(dataset_copy / "test/good/012.png").save(dataset_copy / "test/good/again.jpg", quality=90)
+    after = kinds(cli("evaluate", tiny_bundle, dataset_copy, "--json").json)
+    assert after["near_copies"] == before + 1
+    Image.open(dataset_copy / "train/good/000.png").save(dataset_copy / "train/good/again.jpg", quality=90)
+    record = cli("train", dataset_copy, *tiny_options, "--epochs", 1, "--out", tmp_path / "run", "--json").json
+    assert kinds(record)["near_copies"] == 1
