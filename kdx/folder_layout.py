@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class FolderReader:
 
     def __init__(self, root: Path, options: FolderOptions) -> None:
         self.root = root
+        self.own = Path(os.path.abspath(root))  # noqa: PTH100  # '.' has a name, a link keeps its own
         self.options = options
         self.left_out = LeftOut()
         self.parts: dict[str, Path] = {}
@@ -89,11 +91,15 @@ class FolderReader:
         """Read a folder of good images.
 
         Raises:
-            DataError: It has subfolders with images, and nothing says which of them are good.
+            DataError: It has subfolders with images, and nothing says which of them are good; or its own name or place
+                says that its images are defective.
         """
         inside = [folder for folder in folders(self.root) if holds_images(folder)]
         direct = image_files(self.root)
-        wanted = self.options.good_folders
+        # The folder itself may be the one that the user calls good.
+        wanted = [name for name in self.options.good_folders if name != self.own.name or (self.root / name).is_dir()]
+        if not wanted and (direct or self.options.subfolders):
+            self._require_no_defects()
         if wanted:
             good = self._named(wanted, direct)
         elif self.options.subfolders:
@@ -111,17 +117,33 @@ class FolderReader:
         """Return all images of a folder that holds nothing but defective ones, in subfolders by type or not.
 
         Raises:
-            DataError: A subfolder's name says that its images are good, or looks like it.
+            DataError: The folder's own name, or that of one in it, says that its images are good, or looks like it.
         """
-        good = [f for f in folders(self.root) if by_name(f.name) is not Named.OTHER and holds_images(f)]
+        images = list(walk(self.root, self.left_out))
+        named = [self.own.name, *sorted({part for name in images for part in name.split("/")[:-1]})]
+        good = [name for name in named if by_name(name, self.options.good_folders) is not Named.OTHER]
         if good:
             raise DataError(
-                f"'{self.root}' is not a folder of nothing but defective images",
+                f"'{self.root}' is not a folder of nothing but defective images, by the names of folders",
                 expected="test/DEFECT_TYPE with images, or a folder of nothing but defective images",
-                received=f"subfolders {', '.join(folder.name + '/' for folder in good)}",
-                fix="name the folder of the defective images",
+                received=", ".join(f"{name}/" for name in good),
+                fix="name the folder of the defective images; if these are defective, rename the folder",
             )
-        return tuple(self.root / name for name in walk(self.root, self.left_out))
+        return tuple(self.root / name for name in images)
+
+    def _require_no_defects(self) -> None:
+        """Raise ``DataError`` where the folder's name, or its place beside test/good, says that it holds defects."""
+        name, around = self.own.name, self.own.parent
+        is_type = (
+            not is_good(name) and around.name.casefold() == "test" and any(is_good(f.name) for f in folders(around))
+        )
+        if name not in self.options.good_folders and (is_bad(name) or is_type):
+            raise DataError(
+                f"'{self.root}' holds defective images by its name" + ("" if is_bad(name) else " and place"),
+                expected="a folder of good images",
+                received=f"{name}/" if is_bad(name) else f"test/{name}/, which lies beside a folder of good images",
+                fix=f'name a folder of good images; if these are good, add --good-folder "{name}"',
+            )
 
     def _sorted(self, part: str) -> list[tuple[Path, Named]]:
         """Return the folders of a part with what their names say; note what else is in it."""
@@ -163,8 +185,8 @@ class FolderReader:
 
     def _with_masks(self, by_type: dict[str, list[Path]]) -> tuple[list[TestImage], tuple[Path, ...]]:
         """Return the test images with their masks, and the masks that belong to none."""
-        truth = folders(self.parts["groundtruth"]) if "groundtruth" in self.parts else ()
-        masks = {folder.name: self._images(folder) for folder in truth}
+        truth = self.parts.get("groundtruth")
+        masks = {folder.name: self._images(folder) for folder in folders(truth)} if truth else {}
         test: list[TestImage] = []
         unused: list[Path] = []
         for kind, files in by_type.items():
@@ -174,6 +196,9 @@ class FolderReader:
             test += [TestImage(path, kind, mask) for path, mask in paired.masks.items()]
             unused += paired.unused
         unused += [path for paths in masks.values() for path in paths]
+        if truth:  # what lies directly in it is of no type of defect
+            unused += image_files(truth)
+            self._note_files(truth)
         if unused and any(image.is_defective for image in test) and not any(image.mask for image in test):
             raise DataError(
                 f"none of the masks in '{self.parts.get('groundtruth', self.root)}' belongs to a test image",

@@ -273,6 +273,54 @@ def test_defective_images_may_lie_in_subfolders_by_type(tmp_path):
 # Commands
 
 
+@pytest.mark.parametrize("name", ["good", "OK", "good_parts", "golden", "scratch/2024/good"])
+def test_a_folder_that_is_good_by_its_own_name_holds_no_defects(tmp_path, monkeypatch, name):
+    make(tmp_path, f"base/{name}/1.png")
+    root = tmp_path / "base" / name.split("/")[0]
+    with pytest.raises(DataError, match="not a folder of nothing but defective images"):
+        open_defective(root)
+    monkeypatch.chdir(root)
+    with pytest.raises(DataError, match="if these are defective, rename the folder"):
+        open_defective(Path())
+
+
+@pytest.mark.parametrize("name", ["NG", "reject", "n.i.O."])
+@pytest.mark.parametrize("options", [FolderOptions(), ALL])
+def test_a_folder_that_is_bad_by_its_own_name_holds_no_good_images(tmp_path, monkeypatch, name, options):
+    root = make(tmp_path / name, "1.png")
+    for path in (root, Path(f"../{name}"), Path()):
+        monkeypatch.chdir(root)
+        with pytest.raises(DataError, match=f'add --good-folder "{name}"'):
+            open_data(path, options=options)
+    assert names(open_data(root, options=good_folders(name)).good, root) == ["1.png"]
+
+
+def test_a_type_of_defect_is_no_folder_of_good_images(tmp_path):
+    make(tmp_path, "train/good/1.png", "test/good/2.png", "test/scratch/3.png", "other/test/camera/4.png")
+    with pytest.raises(DataError, match=r"by its name and place[\s\S]*test/scratch/"):
+        open_data(tmp_path / "test/scratch")
+    assert len(open_data(tmp_path / "test/scratch", options=good_folders("scratch")).good) == 1
+    for place in ("train/good", "test/good", "other/test/camera"):
+        assert len(open_data(tmp_path / place).good) == 1
+    assert len(open_defective(tmp_path / "test/scratch")) == 1
+
+
+def test_the_innermost_name_decides(tmp_path):
+    make(tmp_path, "reject/good/1.png", "ng/ok/1.png", "ng/scratch/2.png")
+    assert len(open_data(tmp_path / "reject").good) == 1
+    assert len(open_data(tmp_path / "ng", options=good_folders("ok")).good) == 1
+
+
+def test_commands_refuse_a_folder_by_its_own_name(cli, tiny_bundle, dataset_copy, tmp_path, tiny_options):
+    shutil.copytree(dataset_copy / "train/good", tmp_path / "reject")
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "b.kdx")
+    run = ("--epochs", 1, "--out", tmp_path / "run")
+    assert "holds defective images by its name" in cli("train", tmp_path / "reject", *tiny_options, *run, code=2).stderr
+    assert "by its name and place" in cli("calibrate", bundle, dataset_copy / "test/scratch", code=2).stderr
+    refused = cli("calibrate", bundle, dataset_copy, "--with-defects", dataset_copy / "test/good", code=2).stderr
+    assert "not a folder of nothing but defective images" in refused
+
+
 def test_training_refuses_good_and_defective_images_together(cli, make_images, tmp_path, tiny_options):
     for index, image in enumerate(make_images(8)):
         folder = tmp_path / ("parts/ng" if index > 5 else "parts/ok")

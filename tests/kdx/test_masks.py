@@ -231,6 +231,21 @@ def test_masks_that_fit_no_image_are_named(cli, tiny_bundle, dataset_copy):
     assert "none of the masks in" in stderr
 
 
+def test_masks_directly_in_ground_truth_are_named(cli, tiny_bundle, dataset_copy):
+    truth = dataset_copy / "ground_truth"
+    shutil.move(truth / "scratch/016_mask.png", truth / "016_mask.png")
+    (truth / "017.npy").write_bytes(b"x")
+    found = cli("evaluate", tiny_bundle, dataset_copy, "--json")
+    assert found.json["masks"]["unused"] == [str(truth / "016_mask.png")]
+    assert found.json["masks"]["without"] == [str(dataset_copy / "test/scratch/016.png")]
+    assert any("ground_truth/017.npy" in one["first"] for one in found.json["remarks"])
+    for mask in (truth / "scratch").iterdir():
+        shutil.move(mask, truth)
+    stderr = cli("evaluate", tiny_bundle, dataset_copy, code=2).stderr
+    assert "none of the masks in" in stderr
+    assert "ground_truth/DEFECT_TYPE/NAME.png" in stderr
+
+
 # What evaluate and report say
 
 
