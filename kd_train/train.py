@@ -33,7 +33,7 @@ from kdx.errors import CheckpointError, OptionError, OutputError
 from kdx.files import hash_of_hashes
 from kdx.folder import FolderOptions, require_good
 from kdx.progress import SILENT, Progress
-from kdx.records import RUN_INDEX, now
+from kdx.records import RUN_INDEX, encode_record, now
 from kdx.remarks import Remark
 
 
@@ -324,7 +324,9 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
     if not resume or not (out / RUN_INDEX).exists():
         return Run.create(out, config, golden, force=(out / RUN_INDEX).exists())
     run = Run(out)
-    began, now_asked = _decisions(run.config), _decisions(config)
+    # Compared as it would be recorded, in which names are text.
+    asked = msgspec.json.decode(encode_record(config), type=RunConfig)
+    began, now_asked = _decisions(run.config), _decisions(asked)
     changed = [name for name in began if began[name] != now_asked[name]]
     if changed:
         raise CheckpointError(

@@ -32,7 +32,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 EIGHT_BIT_GREY = frozenset({"1", "L", "LA", "La"})
+_EXTRA_SAMPLES = "samples that are no colour and no alpha, such as near infrared"
 _UNSUPPORTED = {
+    _EXTRA_SAMPLES: "write the channels that are to be judged, one or three, to a file of their own",
     "CMYK": "convert it to RGB with the profile that it was made for: magick FILE -colorspace sRGB FILE.png",
     "F": "scale it to 16-bit integers by a range of your choice, and name that range (--sixteen-bit-range)",
 }
@@ -48,7 +50,8 @@ _TURNS = {
 _ORIENTATION = int(ExifTags.Base.Orientation)
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 # TIFF tags that say what a picture's numbers mean, and values of them.
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE_IS_ZERO, _SIGNED = 258, 262, 339, 0, 2
+_BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 258, 262, 277, 338, 339
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 @contextmanager
@@ -137,7 +140,7 @@ def require_supported(path: Path, image: ImageFile) -> None:
         f"'{path}' is of an unsupported kind: {kind or image.mode}",
         expected="8-bit grey or RGB, or 16-bit grey",
         received=f"{image.format}, {kind or {'F': 'floating point', 'CMYK': 'CMYK, for print'}.get(image.mode, '')}",
-        fix=_UNSUPPORTED.get(image.mode, "convert it to 8 bits a channel"),
+        fix=_UNSUPPORTED.get(kind or image.mode) or _UNSUPPORTED.get(image.mode, "convert it to 8 bits a channel"),
     )
 
 
@@ -242,6 +245,9 @@ def _odd_tiff(image: ImageFile) -> str | None:
         return "16-bit grey in which 0 is white"
     if _SIGNED in _numbers(tags.get(_SAMPLE_FORMAT)) and 8 in bits:
         return "signed 8-bit numbers"
+    samples = tags.get(_SAMPLES, 1)
+    if 0 in _numbers(tags.get(_EXTRA, ())) or (isinstance(samples, int) and samples > len(image.getbands())):
+        return _EXTRA_SAMPLES
     return None
 
 

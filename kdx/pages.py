@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kdx.errors import ImageError
 
 # TIFF tags by which a page says that it is a smaller copy of another, or that the file is a camera's raw data.
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _DNG_VERSION = 254, 255, 50706
+_MAGIC, _COMMENT = re.compile(rb"P[1-7]\s"), re.compile(rb"#[^\r\n]*")  # of netpbm files
 _REDUCED = 2  # of the older tag
 _MP_ENTRIES = 0xB002  # of a JPEG of several pictures (CIPA DC-007)
 _MOST_PAGES = 100  # are looked at one by one; of more, each counts as a picture
@@ -35,6 +37,9 @@ def require_one_picture(path: Path, image: ImageFile) -> None:
     elif image.format == "MPO":
         entries = getattr(image, "mpinfo", {}).get(_MP_ENTRIES, [])
         count = sum(not entry["Attribute"]["MPType"].startswith("Large Thumbnail") for entry in entries)
+    elif image.format == "PPM":
+        _require_one_in_a_row(path, image)
+        count = 1
     else:
         count = int(getattr(image, "n_frames", 1))
     if count > 1:
@@ -42,6 +47,33 @@ def require_one_picture(path: Path, image: ImageFile) -> None:
             f"'{path}' holds {count} pictures",
             expected="one picture a file",
             received=f"{image.format} with {count} pictures, of which only the first would be judged",
+            fix="save each as a file of its own: magick FILE picture-%03d.png",
+        )
+
+
+def _require_one_in_a_row(path: Path, image: ImageFile) -> None:
+    """Check that no second picture follows in a netpbm file, which programs write one behind the other."""
+    file = image.fp
+    if file is None or not image.tile:
+        return
+    tile, place = image.tile[0], file.tell()
+    file.seek(0)
+    is_plain = file.read(2) in {b"P1", b"P2", b"P3"}
+    if is_plain:  # digits, spaces and comments are all that belongs to one picture
+        file.seek(tile.offset)
+        is_followed = _MAGIC.search(_COMMENT.sub(b"", file.read())) is not None
+    else:
+        maximum = tile.args[-1] if isinstance(tile.args, tuple) else 255
+        is_wide = image.mode == "I" or (isinstance(maximum, int) and maximum > 255)
+        row = -(-image.width // 8) if image.mode == "1" else image.width * len(image.getbands()) * (1 + is_wide)
+        file.seek(tile.offset + row * image.height)
+        is_followed = _MAGIC.match(file.read(64).lstrip()) is not None
+    file.seek(place)
+    if is_followed:
+        raise ImageError(
+            f"'{path}' holds several pictures",
+            expected="one picture a file",
+            received="netpbm with pictures in a row, of which only the first would be judged",
             fix="save each as a file of its own: magick FILE picture-%03d.png",
         )
 

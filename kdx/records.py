@@ -62,8 +62,23 @@ def decode_record(
 
 
 def encode_record(record: msgspec.Struct) -> bytes:
-    """Encode a record as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    r"""Encode a record as indented JSON; bytes of a file's name that are not UTF-8 are written as ``\udcff``."""
+    try:
+        encoded = msgspec.json.encode(record)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_as_text(msgspec.to_builtins(record, str_keys=True)))
+    return msgspec.json.format(encoded, indent=2) + b"\n"
+
+
+def _as_text(value: object) -> object:
+    """Return builtins in which every string is text that JSON can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_text(item) for item in value]
+    return value
 
 
 def now() -> str:

@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
@@ -35,8 +35,25 @@ from kdx.text import visible, visible_json
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_OUTPUT = "standard output"  # stands in an OSError for the file's name
+
+
+@contextmanager
+def _to_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = _OUTPUT
+        raise
+
+
 class SafeConsole(Console):
     """A console that shows what a terminal would obey: names and contents of files may hold escape sequences."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, and name standard output where that fails."""
+        with nullcontext() if self.stderr else _to_output():
+            super().print(*objects, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make text of a string, before rich drops some control characters and measures the others as nothing."""
@@ -109,9 +126,14 @@ def _guarded(function: F, *, json_lines: bool) -> F:
             hint = "; go on with --resume" if function.__name__ == "train" else "; nothing was left half written"
             _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted{hint}", INTERRUPTED, show)
         except BrokenPipeError:  # whoever read our output has left
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             raise typer.Exit(BROKEN_PIPE) from None
         except OSError as error:
+            if error.filename == _OUTPUT:
+                _drop_output()
+                reason = "the disk is full" if _is_disk_full(error) else error.strerror or str(error)
+                text = f"{_OUTPUT}: {reason}; the result was not written in full"
+                _fail({"type": "OSError", "message": text}, text, 2, None)
             _fail({"type": "OSError", "message": _describe(error)}, _describe(error), 2, show)
         except MissingPackageError as error:
             _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, show)
@@ -161,13 +183,18 @@ def batch_sizes(text: str, largest: int) -> list[int]:
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    sys.stdout.write(visible_json(msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2).decode()) + "\n")
+    _write_output(visible_json(msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2).decode()) + "\n")
 
 
 def print_json_line(value: object) -> None:
     """Print one line of JSON Lines, at once: a line that waits in a buffer is of no use to the line."""
-    sys.stdout.write(visible_json(msgspec.json.encode(_plain(value)).decode()) + "\n")
-    sys.stdout.flush()
+    _write_output(visible_json(msgspec.json.encode(_plain(value)).decode()) + "\n")
+
+
+def _write_output(text: str) -> None:
+    with _to_output():
+        sys.stdout.write(text)
+        sys.stdout.flush()  # a full disk is noticed while the command can still say so
 
 
 def write_json(path: Path, value: object) -> None:
@@ -286,9 +313,13 @@ def _show_warning(
         plainly(visible(str(message)), category, *rest, **more)
 
 
+def _is_disk_full(error: OSError) -> bool:
+    return error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a user's share counts as the disk
+
+
 def _describe(error: OSError) -> str:
     where = f" '{error.filename}'" if error.filename else ""
-    if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:  # a user's share counts as the disk
+    if _is_disk_full(error):
         return f"the disk is full{where}; nothing was left half written\n  fix: free space and call again"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission{where}: {error.strerror}\n  fix: choose a folder that you may write to"
@@ -296,8 +327,17 @@ def _describe(error: OSError) -> str:
 
 
 def _fail(record: dict[str, str], text: str, status: int, show: Callable[[object], None] | None) -> NoReturn:
-    if show is not None:
-        show({"error": record})
-    else:
+    try:
+        if show is not None:
+            show({"error": record})
+    except OSError:
+        _drop_output()
+        show = None
+    if show is None:
         err.print(f"[bold red]error:[/] {escape(text)}")
     raise typer.Exit(status)
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds go nowhere, for Python would fail at exit where it takes no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +147,37 @@ def test_a_bug_is_70_and_shows_where(cli, tiny_bundle, monkeypatch):
     result = cli("inspect", tiny_bundle, "--json", code=70)
     assert result.json["error"] == {"type": "Bug", "message": "ZeroDivisionError: oops"}
     assert "Traceback" in result.stderr
+
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs Linux's device that is always full")
+
+
+@needs_full
+@pytest.mark.parametrize("options", [["--json"], []], ids=["json", "text"])
+@pytest.mark.parametrize("found", [True, False], ids=["result", "error"])
+def test_a_full_disk_behind_standard_output_is_an_error_without_traceback(tiny_bundle, tmp_path, options, found):
+    bundle = tiny_bundle if found else tmp_path / "none.kdx"
+    command = [sys.executable, "-c", "from kdx.cli import main; main()", "inspect", str(bundle), *options]
+    with FULL.open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert ("standard output: the disk is full" if found else "there is no bundle") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@needs_full
+def test_a_full_disk_behind_the_lines_of_predict(tiny_bundle, dataset):
+    arguments = ["predict", str(tiny_bundle), str(dataset / "test/good"), "--json"]
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from kdx.cli import main; main()", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "standard output: the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_package_names_the_extra(cli, tiny_run, tmp_path, monkeypatch):

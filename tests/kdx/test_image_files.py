@@ -133,6 +133,31 @@ def test_a_file_of_several_pictures_is_found_whatever_its_name(tmp_path):
         decode_image(tmp_path / "x.jpg", channels=1)
 
 
+NETPBM = {
+    "plain bits": b"P1\n4 2\n0 1 0 1\n1 0 1 0\n",
+    "plain grey": b"P2 # a P2 file\n2 2\n255\n1 2\n3 4 # P5 is another kind\n",
+    "plain colour": b"P3\n1 1\n255\n1 2 3\n",
+    "bits": b"P4\n12 2\nP4 P",
+    "grey": b"P5\n2 2\n255\nP5 P",
+    "grey below 255": b"P5\n2 2\n99\nP5 P",
+    "deep grey": b"P5\n2 2\n65535\nP5 P5 P5",
+    "twelve bits": b"P5\n2 2\n4095\n\1P\2P\3P\4P",
+    "colour": b"P6\n2 1\n255\nP6 P6 ",
+}
+
+
+@pytest.mark.parametrize("kind", NETPBM)
+@pytest.mark.parametrize("between", [b"", b"\n"], ids=["directly", "after a line"])
+def test_netpbm_pictures_in_a_row_are_refused_and_one_is_read(tmp_path, kind, between):
+    file = tmp_path / "x.ppm"
+    file.write_bytes(NETPBM[kind])
+    decode_image(file, channels=1)
+    file.write_bytes(NETPBM[kind] + between + NETPBM[kind])
+    for read in (image_facts, lambda path: decode_image(path, channels=1)):
+        with pytest.raises(ImageError, match="holds several pictures"):
+            read(file)
+
+
 @pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
 def test_one_frame_is_one_picture(tmp_path, suffix):
     Image.fromarray(UPRIGHT).save(tmp_path / f"x.{suffix}", save_all=True)
@@ -317,6 +342,27 @@ def test_values_that_would_change_in_silence_are_refused(tmp_path, values, tags,
     for read in (image_facts, lambda path: decode_image(path, channels=1)):
         with pytest.raises(ImageError, match=f"unsupported kind: {kind}"):
             read(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    ("samples", "tags"),
+    [(4, {338: 0}), (2, {338: 0}), (5, {338: (0, 0)}), (5, {338: (2, 0)})],
+    ids=["near infrared", "grey and another", "two more", "alpha and another"],
+)
+def test_samples_that_are_no_colour_are_refused(tmp_path, samples, tags):
+    (tmp_path / "x.tif").write_bytes(tiff((np.full((4, 4, samples), 200, np.uint8), tags)))
+    for read in (image_facts, lambda path: decode_image(path, channels=3)):
+        with pytest.raises(ImageError) as caught:
+            read(tmp_path / "x.tif")
+        # Of some combinations Pillow knows nothing, and reads nothing.
+        assert "near infrared" in caught.value.message or "is not an image that can be read" in caught.value.message
+
+
+def test_four_samples_with_near_infrared_name_the_way_out(tmp_path):
+    (tmp_path / "x.tif").write_bytes(tiff((np.full((4, 4, 4), 200, np.uint8), {338: 0})))
+    with pytest.raises(ImageError, match="near infrared") as caught:
+        decode_image(tmp_path / "x.tif", channels=3)
+    assert "a file of their own" in caught.value.fix
 
 
 def test_sixteen_bit_colour_of_netpbm_is_refused(tmp_path):

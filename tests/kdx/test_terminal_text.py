@@ -56,6 +56,19 @@ def test_errors_quote_what_can_be_shown() -> None:
     assert error.as_dict()["message"] == f"a {SHOWN}"
 
 
+@posix
+def test_a_file_name_that_is_no_utf8_is_trained_on_recorded_and_resumed(cli, dataset_copy, tiny_options, tmp_path):
+    data = dataset_copy.rename(tmp_path / "cells \udcfe")
+    for index, path in enumerate(sorted((data / "train/good").iterdir())):
+        path.rename(path.with_name(f"{index}-\udcff.png"))
+    arguments = ("train", data, "-o", tmp_path / "run", "--epochs", 1, *tiny_options)
+    cli(*arguments)
+    record = json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))
+    assert r"0-\udcff.png" in {**record["train_images"], **record["validation_images"]}
+    cli(*arguments, "--resume")
+    cli("export", tmp_path / "run", "-o", tmp_path / "b.kdx")
+
+
 def test_the_consoles_own_colours_stay(capsys) -> None:
     console = common.SafeConsole(force_terminal=True, highlight=False, width=80, file=sys.stdout)
     console.print(f"[red]a {ESCAPE}[/]")
