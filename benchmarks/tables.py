@@ -23,27 +23,6 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 
 
-def magnetic_tile_table() -> str:
-    """Accuracy on the Magnetic Tile Defect images, per defect type."""
-    record = _read("magnetic_tile.json")
-    result, settings, threshold = record["evaluate_bundle"], record["settings"], record["calibrate"]["threshold"]
-    lines = ["| | images | image AUROC | pixel AUROC | PRO | detected |", "|---|--:|--:|--:|--:|--:|"]
-    for name, part in [*result["types"].items(), ("all", result)]:
-        images = part.get("images", result["good"] + result["defective"])
-        values = (part["image_auroc"], part["pixel_auroc"], part["pro"], part["detection_rate"])
-        lines.append(f"| {name} | {images} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
-    train = record["train"]
-    lines += [
-        "",
-        f"Percent. STPM, teacher {settings['backbone']} at {settings['taps'].replace(',', ' and ')}, "
-        f"{settings['image_size']} × {settings['image_size']}, "
-        f"{settings['epochs']} epochs on {train['train_images']} images, at most {settings['threads']} threads. "
-        f"Threshold for {100 * settings['false_reject_rate']:g} % false rejects from {threshold['images']} held-out "
-        f"good images; {100 * result['false_reject_rate']:.1f} % of {result['good']} good test images were rejected.",
-    ]
-    return "\n".join(lines)
-
-
 # What the papers print of their own systems; the rest do not say.
 _PAPER_COSTS = {"dskd": "6.17 GFLOP, 39.3 M (Table 6)"}
 PAPER_LATENCY = {
@@ -94,7 +73,6 @@ TABLES = {
     "cpu": cpu_table,
     "peers": peers_table,
     "scaling": scaling_text,
-    "magnetic_tile": magnetic_tile_table,
     "complexity": complexity_table,
     "gpu": gpu_table,
     "archive": archive_table,
