@@ -3,7 +3,8 @@
 A runtime may return NaN everywhere and still a finite score: the maximum of OpenVINO over NaN is -3.4e38. So the map is
 checked as well as the score, before stitching, level map and region of interest, each of which could hide a value that
 is not finite. Distances are never negative; what a method builds from them has a lowest value, which is derived here
-from the pair's declaration. An answer below it was not computed by that method. ``embed/src/answer.cpp`` is the same.
+from the pair's declaration. An answer below it was not computed by that method. Neither was a score that is not the
+maximum of its map, where the declaration says that it is. ``embed/src/answer.cpp`` is the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from numpy.typing import NDArray
 ROUNDING = 2.0**-9
 _DISTANCES = {"half_squared_l2": (0.0, 2.0 + ROUNDING), "cosine": (-ROUNDING, 2.0 + ROUNDING)}
 
+# How far a score may be from the maximum of its map, relative to the score. A maximum is one of the map's values, and
+# behind the taps everything is FP32: both differ by a few roundings of FP32 at most, where a runtime computes the map's
+# last step twice. The bound is twice what rounding to BF16, the coarsest of all formats here, changes a score.
+SCORE_TOLERANCE = 2.0**-8
+# Smallest normal number of FP32: a runtime may replace anything below it by zero.
+_SMALLEST = 2.0**-126
+
 _Range = tuple[float, float]
 
 
@@ -32,20 +40,23 @@ class AnswerFault(str, enum.Enum):
 
     NOT_FINITE = "not_finite"
     BELOW_RANGE = "below_range"
+    SCORE_MISMATCH = "score_mismatch"
 
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """The lowest values that a method can give.
+    """What holds of every answer that a method can give.
 
     Attributes:
-        lowest_map: Of the map.
-        lowest_score: Of the score.
+        lowest_map: Lowest value of the map.
+        lowest_score: Lowest score.
+        score_is_max: Whether the score is the maximum of the map.
     """
 
     # Where no declaration says more: distances are never negative.
     lowest_map: float = -ROUNDING
     lowest_score: float = -ROUNDING
+    score_is_max: bool = False
 
     def fault_of(self, anomaly_map: NDArray[np.float32], score: float) -> AnswerFault | None:
         """Return what is wrong with a raw map ``(h, w)`` and its score; None for nothing."""
@@ -55,6 +66,8 @@ class AnswerLimits:
             return AnswerFault.NOT_FINITE
         if low < self.lowest_map or score < self.lowest_score:
             return AnswerFault.BELOW_RANGE
+        if self.score_is_max and abs(score - high) > SCORE_TOLERANCE * abs(score) + _SMALLEST:
+            return AnswerFault.SCORE_MISMATCH
         return None
 
     def mark(self, maps: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -80,7 +93,7 @@ class _Spec(msgspec.Struct, frozen=True):
 
 
 def answer_limits(pair_spec: dict[str, object], map_size: tuple[int, int]) -> AnswerLimits:
-    """Return the lowest map value and score of a method.
+    """Return what holds of every answer of a method.
 
     Args:
         pair_spec: The pair's declaration, as bundles keep it (``kd_export.graph.PairSpec``).
@@ -99,7 +112,9 @@ def answer_limits(pair_spec: dict[str, object], map_size: tuple[int, int]) -> An
     cells = 1 if spec.score == "max" else map_size[0] * map_size[1]
     scores = [(cells * low, cells * high) for low, high in (first, second)]
     score = {"score_second": scores[1], "score_both": _times(*scores)}.get(spec.join, scores[0])
-    return AnswerLimits(first[0], score[0])
+    # The other two joins score a map that is not returned.
+    score_is_max = spec.score == "max" and spec.join in ("single", "confirmed", "score_first")
+    return AnswerLimits(first[0], score[0], score_is_max)
 
 
 def _range_of(spec: _Map) -> _Range:

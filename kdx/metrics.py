@@ -32,12 +32,12 @@ _BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0
 
 
 class _Families:
-    """The metrics of one registry, which knows a name once; and the latest scores of each bundle and precision."""
+    """The metrics of one registry, which knows a name once; and the latest scores of each set of labels."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         from prometheus_client import Counter, Gauge, Histogram
 
-        names = ("bundle", "precision")
+        names = ("bundle", "precision", "runtime")
         self.verdicts = Counter("kdx_verdicts", "Verdicts.", (*names, "decision"), registry=registry)
         self.seconds = Histogram(
             "kdx_verdict_seconds", "From the array to the verdict.", names, buckets=_BUCKETS, registry=registry
@@ -48,7 +48,7 @@ class _Families:
             names,
             registry=registry,
         )
-        self.windows: dict[tuple[str, str], _Window] = {}
+        self.windows: dict[tuple[str, str, str], _Window] = {}
 
 
 @dataclass
@@ -71,7 +71,9 @@ _lock = threading.Lock()
 
 
 class Metrics:
-    """Counts a detector's verdicts. Detectors of one bundle and precision are counted together.
+    """Counts a detector's verdicts. Detectors of one bundle, precision and runtime are counted together.
+
+    Runtimes are kept apart: each has its own latency, and in BF16 and INT8 its own scores and threshold.
 
     Args:
         registry: Where the metrics are registered; True for Prometheus' own.
@@ -87,7 +89,7 @@ class Metrics:
         from kdx.verdict import Decision
 
         families = _families_of(registry)
-        labels = (bundle.path.name, precision)
+        labels = (bundle.path.name, precision, runtime)
         threshold = bundle.manifest.threshold_of(precision, runtime)
         self._verdicts = {one.value: families.verdicts.labels(*labels, one.value) for one in Decision}
         self._seconds = families.seconds.labels(*labels)
@@ -101,8 +103,8 @@ class Metrics:
             self._recent.append(verdict.score)
 
 
-def _window(families: _Families, labels: tuple[str, str], calibrated: Sequence[float]) -> _Window:
-    """Return the window of a bundle and precision: a new one where it was calibrated anew."""
+def _window(families: _Families, labels: tuple[str, str, str], calibrated: Sequence[float]) -> _Window:
+    """Return the window of a bundle, precision and runtime: a new one where it was calibrated again."""
     from kdx.drift import WINDOW
 
     with _lock:

@@ -72,7 +72,7 @@ def find_regions(
     if not np.isfinite(anomaly_map).all():
         raise InputError(
             "a map with values that are not finite has no regions",
-            expected="the map of a verdict whose reason is neither not_finite nor below_range",
+            expected="the map of an answer that the method can give",
             fix="run kdx verify: the runtime, its driver or the graph is at fault",
         )
     if not (math.isfinite(min_area) and min_area >= 0):

@@ -35,7 +35,7 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
         input: What the graph accepts.
         map_size: Height and width of the anomaly map.
         frame_limits: What frames of real parts look like.
-        answer_limits: The lowest map value and score that the method can give.
+        answer_limits: What holds of every answer that the method can give.
         threshold: The calibrated score, or None.
         review_threshold: The calibrated beginning of the review band, or None.
         pixel_threshold: The calibrated map value, or None.

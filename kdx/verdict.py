@@ -27,16 +27,26 @@ class Reason(str, enum.Enum):
     """Why a verdict is undecided; where several hold, the first of these.
 
     ``NOT_FINITE``: the map or the score holds NaN or infinity. ``BELOW_RANGE``: the map or the score is below any that
-    the method can give. Both mean that the runtime, its driver or the graph is at fault. ``NO_THRESHOLD``: there is no
+    the method can give. ``SCORE_MISMATCH``: the score is not the maximum of the map, as the method says it is. All
+    three mean that the runtime, its driver or the graph is at fault. ``NO_THRESHOLD``: there is no
     calibration, or it does not hold any more. ``OTHER_REGION``: the threshold is of another region of interest.
     ``FRAME``: the frame shows no part, see :attr:`Verdict.frame_faults`.
     """
 
     NOT_FINITE = "not_finite"
     BELOW_RANGE = "below_range"
+    SCORE_MISMATCH = "score_mismatch"
     NO_THRESHOLD = "no_threshold"
     OTHER_REGION = "other_region"
     FRAME = "frame"
+
+    @property
+    def is_of_answer(self) -> bool:
+        """Whether map and score are not an answer of the method, so that neither says anything of the part."""
+        return self in _OF_ANSWER
+
+
+_OF_ANSWER = frozenset(Reason(fault.value) for fault in AnswerFault)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -204,12 +205,21 @@ def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
             named = {name: value for name, value in asdict(facts).items() if value is not None}
             database.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", named.items())
     found = _facts(database, path, OutputError)
-    if replace(found, bundle=facts.bundle) != facts:
+    # A log of an older kdx does not say the runtime. It is written to as before, so that an update stops no line;
+    # ``kdx drift`` refuses to compare its scores.
+    expected = facts if found.runtime else replace(facts, runtime=None)
+    if replace(found, bundle=facts.bundle) != expected:
         raise OutputError(
             f"'{path}' is the log of another graph, runtime, region of interest or level: scores cannot be compared",
             expected=facts.describe(),
             received=found.describe(),
             fix="name another file for this bundle",
+        )
+    if expected != facts:
+        warnings.warn(
+            f"the log '{path}' is of an older kdx and does not say which runtime computed its {facts.precision} "
+            "scores: verdicts are added, and kdx drift does not compare them; name a new file for one that it compares",
+            stacklevel=2,
         )
 
 

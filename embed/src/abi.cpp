@@ -185,7 +185,8 @@ kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double 
                                  std::isfinite(pixel_size_um) && !std::isnan(threshold);
         if (!is_possible) refuse("a threshold that is a number, an area and a pixel size of 0 or more");
         require_map(*map, detector->detector.bundle());
-        const auto found = kdx::embed::find_regions(detector->detector.bundle(), *map, threshold, min_area, pixel_size_um);
+        const auto &opened = detector->detector;
+        const auto found = kdx::embed::find_regions(opened.bundle(), opened.level(), *map, threshold, min_area, pixel_size_um);
         std::copy_n(found.begin(), std::min(room, found.size()), regions);
         *count = found.size();
     });

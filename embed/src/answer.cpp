@@ -47,13 +47,20 @@ Range range_of_map(const json &map) {
 
 std::uint32_t AnswerLimits::fault_of(const float *map, std::size_t size, float score) const {
     bool is_finite = std::isfinite(score), is_above = true;
+    // The maximum is the score where no value is above the score's range, and one at least is in it.
+    const double tolerance = kScoreTolerance * std::fabs(double{score}) + double{std::numeric_limits<float>::min()};
+    const double least = score - tolerance, most = score + tolerance;
+    bool is_reached = false, is_exceeded = false;
     // No branches, so that compilers use vectors. A comparison with NaN is false.
     for (std::size_t i = 0; i < size; ++i) {
         is_finite &= std::fabs(map[i]) <= std::numeric_limits<float>::max();
         is_above &= double{map[i]} >= lowest_map;
+        is_reached |= double{map[i]} >= least;
+        is_exceeded |= double{map[i]} > most;
     }
     if (!is_finite) return KDX_REASON_NOT_FINITE;
-    return is_above && double{score} >= lowest_score ? KDX_REASON_NONE : KDX_REASON_BELOW_RANGE;
+    if (!is_above || double{score} < lowest_score) return KDX_REASON_BELOW_RANGE;
+    return score_is_max && (is_exceeded || !is_reached) ? KDX_REASON_SCORE_MISMATCH : KDX_REASON_NONE;
 }
 
 AnswerLimits answer_limits(const std::string &pair_spec, std::size_t size) {
@@ -65,9 +72,11 @@ AnswerLimits answer_limits(const std::string &pair_spec, std::size_t size) {
         const auto join = spec.value("join", std::string("single"));
         // (max M - min M) * M / |M|: the extent is at most 2|M|, and M at most |M|.
         if (join == "confirmed") first = times(first, {2 * std::min(second.low, 0.0), second.high - second.low});
-        const auto cells = spec.at("score").get<std::string>() == "max" ? 1.0 : static_cast<double>(size);
+        const bool is_max = spec.at("score").get<std::string>() == "max";
+        const auto cells = is_max ? 1.0 : static_cast<double>(size);
         const auto score = join == "score_second" ? second : join == "score_both" ? times({cells * first.low, cells * first.high}, second) : first;
-        return {first.low, cells * score.low};
+        // The other two joins score a map that is not returned.
+        return {first.low, cells * score.low, is_max && (join == "single" || join == "confirmed" || join == "score_first")};
     } catch (const json::exception &) {
         return {};
     }

@@ -10,11 +10,16 @@ namespace kdx::embed {
 // How far rounding may move a cosine distance, which is 0 to 2, below 0.
 constexpr double kRounding = 1.0 / 512;
 
-// The lowest values that a method can give; where no declaration says more, distances are never negative.
+// How far a score may be from the maximum of its map, relative to the score: see kdx/answers.py.
+constexpr double kScoreTolerance = 1.0 / 256;
+
+// What holds of every answer that a method can give; where no declaration says more, distances are never negative.
 struct AnswerLimits {
     double lowest_map = -kRounding, lowest_score = -kRounding;
+    bool score_is_max = false;
 
-    // KDX_REASON_NOT_FINITE, KDX_REASON_BELOW_RANGE, or KDX_REASON_NONE; of a raw map of so many values and its score.
+    // KDX_REASON_NOT_FINITE, KDX_REASON_BELOW_RANGE, KDX_REASON_SCORE_MISMATCH, or KDX_REASON_NONE; of a raw map of so
+    // many values and its score.
     std::uint32_t fault_of(const float *map, std::size_t size, float score) const;
 };
 

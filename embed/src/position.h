@@ -16,6 +16,7 @@ public:
     // Fills normalised with the map, divided by the level, and returns its score; score is the graph's, and stays where
     // it is not finite.
     float apply(const float *map, float score, std::vector<float> &normalised) const;
+    const std::vector<float> &values() const { return values_; }
 
 private:
     std::vector<float> values_;

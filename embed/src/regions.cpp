@@ -34,17 +34,20 @@ struct Patch {
 
 class Finder {
 public:
-    Finder(const Bundle &bundle, const kdx_map &map, double threshold)
-        : height_(bundle.camera_map_height), width_(bundle.camera_map_width), data_(reinterpret_cast<const char *>(map.data)),
+    Finder(const Bundle &bundle, const Level *level, const kdx_map &map, double threshold)
+        : lowest_(bundle.answer_limits.lowest_map), level_(level), height_(bundle.camera_map_height), width_(bundle.camera_map_width), data_(reinterpret_cast<const char *>(map.data)),
           stride_(map.row_stride ? map.row_stride : static_cast<std::int64_t>(width_) * static_cast<std::int64_t>(sizeof(float))),
           threshold_(threshold), seen_(static_cast<std::size_t>(height_) * width_) {}
 
-    // Throws Failure where a value is not finite: of such a map nobody can say where it exceeds anything.
+    // Throws Failure where the method cannot have given a value: of such a map nobody can say where it exceeds anything.
     std::vector<Patch> run() {
         for (int row = 0; row < height_; ++row)
-            for (int column = 0; column < width_; ++column)
+            for (int column = 0; column < width_; ++column) {
                 if (!std::isfinite(at(row, column)))
                     throw Failure(KDX_ERROR_ARGUMENT, "the map has values that are not finite: its image has no verdict");
+                if (is_below(row, column))
+                    throw Failure(KDX_ERROR_ARGUMENT, "the map has values below any that the method can give: its image has no verdict");
+            }
         std::vector<Patch> patches;
         for (int row = 0; row < height_; ++row)
             for (int column = 0; column < width_; ++column)
@@ -54,6 +57,13 @@ public:
 
 private:
     float at(int row, int column) const { return reinterpret_cast<const float *>(data_ + row * stride_)[column]; }
+
+    // Whether the graph's value is below any that the method can give. Rounding to FP32, by the division and by what
+    // stitches tiles, moves a value by less than 2^-20 of it.
+    bool is_below(int row, int column) const {
+        const double divisor = level_ ? level_->values()[static_cast<std::size_t>(row) * width_ + column] : 1;
+        return at(row, column) * divisor < lowest_ * (1 + 1.0 / (1 << 20));
+    }
 
     // Whether a pixel exceeds the threshold and belongs to no region yet; it does from now on.
     bool is_new(int row, int column) {
@@ -78,6 +88,8 @@ private:
         return patch;
     }
 
+    const double lowest_;
+    const Level *const level_;
     const int height_, width_;
     const char *data_;
     const std::int64_t stride_;
@@ -88,12 +100,12 @@ private:
 
 }  // namespace
 
-std::vector<kdx_region> find_regions(const Bundle &bundle, const kdx_map &map, double threshold, double min_area,
-                                     double pixel_size_um) {
+std::vector<kdx_region> find_regions(const Bundle &bundle, const Level *level, const kdx_map &map, double threshold,
+                                     double min_area, double pixel_size_um) {
     const double top = bundle.camera_height * (1 - bundle.field_of_view) / 2, left = bundle.camera_width * (1 - bundle.field_of_view) / 2;
     const double down = (bundle.camera_height - 2 * top) / bundle.camera_map_height, across = (bundle.camera_width - 2 * left) / bundle.camera_map_width;
     std::vector<kdx_region> regions;
-    for (const auto &patch : Finder(bundle, map, threshold).run()) {
+    for (const auto &patch : Finder(bundle, level, map, threshold).run()) {
         const double area = static_cast<double>(patch.pixels) * down * across;
         if (area < min_area) continue;
         const double millimetres = pixel_size_um / 1e3;

@@ -157,6 +157,9 @@ void other_answers_say_nothing_after_a_failure(kdx::Detector &detector) {
     CHECK(refused(detector.handle(), &map, 0.5));
     values.back() = HUGE_VALF;
     CHECK(refused(detector.handle(), &map, 0.5));
+    // A distance below 0: the answer of that image is none.
+    values.back() = -1.0f;
+    CHECK(refused(detector.handle(), &map, 0.5));
 
     auto report = detector.selftest(0, 90, 10);
     CHECK(report.passed == 1);

@@ -151,13 +151,17 @@ void answers_are_checked() {
     CHECK(second.lowest_map == 0 && near(second.lowest_score, -3 * r));
     CHECK(near(limits(exact + ", " + cosine, "score_both", "max").lowest_score, -3 * r * std::pow(2 + r, 3)));
     CHECK(near(limits(exact + ", " + cosine, "confirmed", "sum").lowest_score, -600 * r * std::pow(2 + r, 3)));
+    CHECK(limits(exact, "single", "max").score_is_max && !limits(exact, "single", "sum").score_is_max);
+    CHECK(limits(exact + ", " + exact, "score_first", "max").score_is_max && limits(exact + ", " + exact, "confirmed", "max").score_is_max);
+    CHECK(!second.score_is_max && !limits(exact + ", " + exact, "score_both", "max").score_is_max);
+    CHECK(!ke::answer_limits("{}", 100).score_is_max);
     for (const auto *unknown : {"{}", "[]", "{\"maps\": [], \"score\": \"max\"}", "nothing"})
         CHECK(ke::answer_limits(unknown, 100).lowest_score == -r);
     CHECK(limits(map("sum", "hamming", 1, 1), "single", "sum").lowest_score == -r);
 
     std::vector<float> values(64, 0.5f);
     const auto fault = [&](float score) { return limits(exact, "single", "max").fault_of(values.data(), values.size(), score); };
-    CHECK(fault(0.5f) == KDX_REASON_NONE && fault(0) == KDX_REASON_NONE);
+    CHECK(fault(0.5f) == KDX_REASON_NONE && fault(0) == KDX_REASON_SCORE_MISMATCH);
     CHECK(fault(-1e-6f) == KDX_REASON_BELOW_RANGE && fault(-3.4e38f) == KDX_REASON_BELOW_RANGE);
     CHECK(fault(std::nanf("")) == KDX_REASON_NOT_FINITE && fault(HUGE_VALF) == KDX_REASON_NOT_FINITE);
     for (const float wrong : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
@@ -168,7 +172,15 @@ void answers_are_checked() {
     CHECK(fault(0.5f) == KDX_REASON_BELOW_RANGE);
     values[63] = 3.4e38f;
     values[62] = 3.4e38f;  // their sum is not finite, and they are
-    CHECK(fault(0.5f) == KDX_REASON_NONE);
+    CHECK(fault(3.4e38f) == KDX_REASON_NONE);
+    CHECK(fault(0.5f) == KDX_REASON_SCORE_MISMATCH);  // values above the score
+    values.assign(64, 0.25f), values[17] = 0.5f;
+    CHECK(fault(0.5f) == KDX_REASON_NONE && fault(0.4985f) == KDX_REASON_NONE && fault(0.5015f) == KDX_REASON_NONE);
+    for (const float wrong : {0.0f, 0.25f, 0.495f, 0.505f, 1.0f, 3.4e38f}) CHECK(fault(wrong) == KDX_REASON_SCORE_MISMATCH);
+    values.assign(64, 0.0f), values[17] = 1e-40f;  // a runtime may replace it by zero
+    CHECK(fault(0) == KDX_REASON_NONE);
+    const auto sum = [&](float score) { return limits(exact, "single", "sum").fault_of(values.data(), values.size(), score); };
+    CHECK(sum(12.0f) == KDX_REASON_NONE);
 }
 
 std::string replaced(std::string text, const std::string &from, const std::string &to) {

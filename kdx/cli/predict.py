@@ -177,13 +177,11 @@ def judge(
 
 
 def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> list[dict[str, Any]] | None:
-    """Return the regions of a verdict; None where its map is not finite, so that nothing is known of them."""
-    import numpy as np
-
-    if np.isfinite(verdict.anomaly_map).all():
-        found = detector.regions(verdict, min_area=options.min_area, pixel_size_um=options.pixel_size_um)
-        return [asdict(region) for region in found]
-    return None
+    """Return the regions of a verdict; None where its answer is none, so that nothing is known of them."""
+    if verdict.reason is not None and verdict.reason.is_of_answer:
+        return None
+    found = detector.regions(verdict, min_area=options.min_area, pixel_size_um=options.pixel_size_um)
+    return [asdict(region) for region in found]
 
 
 def _region_options(
@@ -336,6 +334,13 @@ def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: 
     write_atomic(target, buffer.getvalue())
 
 
+_SAID_OF_ANSWERS = {
+    "not_finite": "map or score is not finite",
+    "below_range": "below any possible score",
+    "score_mismatch": "score is not the map's maximum",
+}
+
+
 def show(records: list[dict[str, Any]]) -> None:
     """Print a table of verdicts."""
     colours = {"good": "green", "review": "yellow", "defective": "bold red", "undecided": "yellow"}
@@ -345,8 +350,8 @@ def show(records: list[dict[str, Any]]) -> None:
         threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
         margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
         faults = f" ({', '.join(r['frame_faults'])} frame)" if "frame_faults" in r else ""
-        if r.get("reason") in ("not_finite", "below_range"):
-            faults += " (map or score is not finite)" if r["reason"] == "not_finite" else " (below any possible score)"
+        if r.get("reason") in _SAID_OF_ANSWERS:
+            faults += f" ({_SAID_OF_ANSWERS[r['reason']]})"
         verdict = f"[{colours[r['verdict']]}]{r['verdict']}{faults}[/]"
         texts = (escape(r[column]) for column in (*bundles, "image"))
         table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)

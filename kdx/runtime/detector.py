@@ -49,7 +49,7 @@ class Detector(ClosesOnExit):
         roi: The bundle's region of interest, or None; outside it nothing counts.
         roi_frame: What makes regions of interest for single calls; None where there are none (run folders).
         level: The bundle's level map, by which anomaly maps are divided, or None.
-        answer_limits: The lowest map value and score that the method can give.
+        answer_limits: What holds of every answer that the method can give.
     """
 
     def __init__(
@@ -214,11 +214,18 @@ class Detector(ClosesOnExit):
         """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.regions.find_regions`.
 
         Raises:
-            InputError: The bundle has no pixel threshold: it is not calibrated; or the map is not finite.
+            InputError: The bundle has no pixel threshold: it is not calibrated; or the answer is not one the method
+                can give.
             OptionError: An area or a pixel's size that cannot be.
         """
         from kdx.regions import find_regions
 
+        if verdict.reason is not None and verdict.reason.is_of_answer:
+            raise InputError(
+                f"an image whose answer is none has no regions: {verdict.reason.value}",
+                expected="a verdict on an answer that the method can give",
+                fix="run kdx verify: the runtime, its driver or the graph is at fault",
+            )
         if verdict.pixel_threshold is None:
             raise InputError(
                 "without a pixel threshold there are no regions", fix="calibrate: kdx calibrate BUNDLE DATA"

@@ -16,7 +16,7 @@ import numpy as np
 from kdx.runtime.backend import find_backend
 
 EMBED = Path(__file__).parents[2] / "embed"
-REASONS = (None, "not_finite", "below_range", "no_threshold", "other_region", "frame")
+REASONS = (None, "not_finite", "below_range", "no_threshold", "other_region", "frame", "score_mismatch")
 DECISIONS = ("undecided", "good", "defective", "review")
 # In which the library runs graphs on this machine.
 PRECISIONS = ("fp32", *(("bf16",) if find_backend("openvino").offers("bf16") else ()), "int8")

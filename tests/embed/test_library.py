@@ -327,6 +327,7 @@ def test_regions_are_pythons(library, bundle):
         ({"value": -1.0, "where": (slice(0, 1), slice(0, 1))}, "below_range"),
         ({"score": -3.4028235e38}, "below_range"),
         ({"score": float("nan")}, "not_finite"),
+        ({"score": 0.0}, "score_mismatch"),
     ],
 )
 def test_an_answer_that_the_method_cannot_give_is_undecided(library, tiny_bundle, frame, tmp_path, spoiled, reason):

@@ -13,10 +13,11 @@ from PIL import Image
 
 import kdx
 from kd_export.graph.spec import Combine, Distance, Join, MapSpec, PairSpec, ScoreRule, Tap
-from kdx.answers import ROUNDING, AnswerFault, AnswerLimits, answer_limits
+from kdx.answers import ROUNDING, SCORE_TOLERANCE, AnswerFault, AnswerLimits, answer_limits
 from kdx.bundle import open_bundle
 from kdx.errors import DataError, GateError, InputError
 from kdx.position import Level
+from kdx.regions import find_regions
 from kdx.runtime.backend import Outputs
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import Tiled
@@ -60,6 +61,27 @@ def test_a_score_below_any_distance_is_a_fault(score):
     assert LIMITS.fault_of(with_value(score), 0.25) is AnswerFault.BELOW_RANGE
 
 
+@pytest.mark.parametrize("score", [0.0, 0.25, 0.495, 0.505, 1.0, 3.4e38])
+def test_a_score_that_is_not_the_maximum_of_its_map_is_a_fault(score):
+    of_map = AnswerLimits(0.0, 0.0, score_is_max=True)
+    assert of_map.fault_of(with_value(0.5), score) is AnswerFault.SCORE_MISMATCH
+    assert LIMITS.fault_of(with_value(0.5), score) is None
+    assert of_map.fault_of(with_value(0.5), math.nan) is AnswerFault.NOT_FINITE
+    assert of_map.fault_of(with_value(-0.5), score) is AnswerFault.BELOW_RANGE
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-40, 1e-30, 0.5, 3e38])
+def test_a_maximum_rounded_to_any_format_is_the_maximum(largest):
+    of_map = AnswerLimits(0.0, 0.0, score_is_max=True)
+    anomaly_map = np.zeros((8, 8), np.float32)
+    anomaly_map[7, 7] = largest
+    exact = float(anomaly_map.max())
+    to_bf16 = 1 + 2.0**-9
+    for score in (exact, exact * to_bf16, exact / to_bf16, exact if exact > 1e-37 else 0.0):
+        assert of_map.fault_of(anomaly_map, score) is None
+    assert SCORE_TOLERANCE == 2 * 2.0**-9
+
+
 def test_marked_scores_are_nan_where_the_answer_is_wrong():
     maps = np.stack([FILLED, with_value(math.nan), FILLED])
     scores = np.array([[0.5], [0.5], [-1.0]], np.float32)
@@ -84,24 +106,33 @@ COSINE = map_of(Combine.SUM, Distance.COSINE, Distance.COSINE, weight=1.5)
 
 
 def test_half_squared_distances_are_never_negative():
-    assert lowest(EXACT) == lowest(EXACT, score=ScoreRule.SUM) == AnswerLimits(0.0, 0.0)
+    assert lowest(EXACT) == AnswerLimits(0.0, 0.0, score_is_max=True)
+    assert lowest(EXACT, score=ScoreRule.SUM) == AnswerLimits(0.0, 0.0)
 
 
 def test_cosine_distances_are_negative_by_rounding_alone():
-    assert lowest(COSINE) == AnswerLimits(-3 * ROUNDING, -3 * ROUNDING)
+    assert lowest(COSINE) == AnswerLimits(-3 * ROUNDING, -3 * ROUNDING, score_is_max=True)
     assert lowest(COSINE, score=ScoreRule.SUM) == AnswerLimits(-3 * ROUNDING, -300 * ROUNDING)
     found = lowest(map_of(Combine.PRODUCT, Distance.COSINE, Distance.COSINE))
     assert found.lowest_map == pytest.approx(-ROUNDING * (2 + ROUNDING))
 
 
 def test_two_maps_are_joined():
-    assert lowest(EXACT, COSINE, join=Join.SCORE_FIRST) == AnswerLimits(0.0, 0.0)
+    assert lowest(EXACT, COSINE, join=Join.SCORE_FIRST) == AnswerLimits(0.0, 0.0, score_is_max=True)
     assert lowest(EXACT, COSINE, join=Join.SCORE_SECOND) == AnswerLimits(0.0, -3 * ROUNDING)
     both = lowest(EXACT, COSINE, join=Join.SCORE_BOTH)
     assert both.lowest_score == pytest.approx(-3 * ROUNDING * (2 + ROUNDING) ** 3)
     confirmed = lowest(EXACT, COSINE, join=Join.CONFIRMED, score=ScoreRule.SUM)
     assert confirmed.lowest_map == pytest.approx(-6 * ROUNDING * (2 + ROUNDING) ** 3)
     assert confirmed.lowest_score == pytest.approx(100 * confirmed.lowest_map)
+
+
+def test_the_score_is_the_maximum_where_the_declaration_says_so():
+    for join in (Join.CONFIRMED, Join.SCORE_FIRST):
+        assert lowest(EXACT, COSINE, join=join).score_is_max
+        assert not lowest(EXACT, COSINE, join=join, score=ScoreRule.SUM).score_is_max
+    for join in (Join.SCORE_SECOND, Join.SCORE_BOTH):
+        assert not lowest(EXACT, COSINE, join=join).score_is_max
 
 
 def test_every_distance_combination_join_and_rule_is_known():
@@ -209,6 +240,34 @@ def test_an_impossible_score_of_a_sound_map_is_undecided(tiny_bundle, tmp_path, 
     assert np.isfinite(verdict.anomaly_map).all()
 
 
+@pytest.fixture(scope="module")
+def mismatched(tiny_bundle, tmp_path_factory):
+    """A score of 0 beside a map that is right: what a runtime answers whose maximum fails."""
+    return spoil(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("score") / "tile.kdx"), score=0.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_score_that_is_not_that_of_its_map_is_undecided(mismatched, wrong, frame, backend):
+    with kdx.load(mismatched, backend=backend, precision="fp32") as detector:
+        verdict = detector(wrong)
+        require_undecided(verdict, Reason.SCORE_MISMATCH)
+        assert verdict.anomaly_map.max() > 0
+        first, second, third = detector.batch([frame, wrong, frame])
+        require_undecided(second, Reason.SCORE_MISMATCH)
+        assert first.reason is third.reason is None
+        assert np.isnan(detector.outputs([frame, wrong]).scores[:, 0]).tolist() == [False, True]
+        detector.level = Level(np.full_like(verdict.anomaly_map, 2.0), "max")
+        require_undecided(detector(wrong), Reason.SCORE_MISMATCH)
+
+
+def test_a_score_of_a_shared_teacher_is_compared_with_its_map(mismatched, tiny_bundle, wrong):
+    bundles = {"wrong": mismatched, "right": tiny_bundle}
+    with kdx.load_many(bundles, precision="fp32", shared_teacher=True) as group:
+        verdicts = group(wrong)
+    require_undecided(verdicts["wrong"], Reason.SCORE_MISMATCH)
+    assert math.isfinite(verdicts["right"].score)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_several_bundles_are_checked_each(spoiled, tiny_bundle, wrong, shared):
     with kdx.load_many({"wrong": spoiled, "right": tiny_bundle}, precision="fp32", shared_teacher=shared) as group:
@@ -239,8 +298,9 @@ def test_a_value_of_one_tile_is_not_hidden_by_stitching(place, value):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_frame_with_one_wrong_tile_is_undecided(tiled, tmp_path, backend):
-    bundle = spoil(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
+@pytest.mark.parametrize("how", [{}, {"score": 0.0}])
+def test_a_frame_with_one_wrong_tile_is_undecided(tiled, tmp_path, backend, how):
+    bundle = spoil(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"), **how)
     manifest = open_bundle(bundle).manifest
     image = np.full((manifest.camera.height, manifest.camera.width, manifest.camera.channels), 120, np.uint8)
     image[::2] = 100
@@ -256,7 +316,7 @@ def test_a_frame_with_one_wrong_tile_is_undecided(tiled, tmp_path, backend):
 
 def test_a_run_is_checked_as_a_bundle_is(tiny_run, frame):
     with kdx.load(tiny_run) as detector:
-        assert detector.answer_limits == AnswerLimits(0.0, 0.0)
+        assert detector.answer_limits == AnswerLimits(0.0, 0.0, score_is_max=True)
         assert detector(frame).reason is Reason.NO_THRESHOLD
         run = detector.backend.run
         detector.backend.run = lambda images: Outputs(*(np.full_like(each, np.nan) for each in run(images)))
@@ -338,11 +398,28 @@ def test_logs_and_metrics_do_not_count_a_score_that_is_none(spoiled, wrong, fram
     assert np.isnan(logged.scores).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("how", [{"value": -1.0, "where": (slice(0, 1), slice(0, 1))}, {"score": 0.0}])
+def test_a_finite_map_of_an_answer_that_is_none_has_no_regions(cli, tiny_bundle, folder, wrong, tmp_path, how):
+    """An empty list would say that there is nothing on the part."""
+    bundle = spoil(shutil.copytree(tiny_bundle, tmp_path / "tile.kdx"), **how)
+    with kdx.load(bundle, backend="openvino", precision="fp32") as detector:
+        verdict = detector(wrong)
+        assert np.isfinite(verdict.anomaly_map).all()
+        with pytest.raises(InputError, match=f"no regions: {verdict.reason.value}"):
+            detector.regions(verdict)
+    options = ("--json", "--regions", "--backend", "openvino")
+    part, other = cli("predict", bundle, folder, *options).lines
+    assert part["regions"] is not None
+    assert other["regions"] is None
+
+
 def test_a_map_that_is_not_finite_has_no_regions(spoiled, wrong):
     with kdx.load(spoiled, backend="openvino", precision="fp32") as detector:
         verdict = detector(wrong)
-        with pytest.raises(InputError, match="not finite has no regions"):
+        with pytest.raises(InputError, match="no regions: not_finite"):
             detector.regions(verdict)
+        with pytest.raises(InputError, match="not finite has no regions"):
+            find_regions(verdict.anomaly_map, 0.5, wrong.shape[:2])
 
 
 @pytest.mark.parametrize("limit", [0.5, None])

@@ -11,9 +11,10 @@ import kdx
 from kdx.bundle import open_bundle
 from kdx.drift import FEWEST, effect_of
 from kdx.errors import OptionError
+from kdx.metrics import Metrics
 
 prometheus = pytest.importorskip("prometheus_client")
-LABELS = {"bundle": "tiny.kdx", "precision": "fp32"}
+LABELS = {"bundle": "tiny.kdx", "precision": "fp32", "runtime": "onnxruntime"}
 
 
 @pytest.fixture
@@ -45,6 +46,20 @@ def test_two_detectors_of_a_bundle_are_counted_together(tiny_bundle, frame, regi
         with load(tiny_bundle, registry) as detector:
             detector(frame)
     assert sum(verdicts(registry).values()) == 2
+
+
+def test_runtimes_are_kept_apart(tiny_bundle, registry):
+    """Each has its own latency, and in BF16 and INT8 its own scores and calibration."""
+    calibrated = open_bundle(tiny_bundle)
+    ours, theirs = (Metrics(registry, calibrated, "fp32", runtime) for runtime in ("onnxruntime", "openvino"))
+    for _ in range(FEWEST):
+        ours.add(kdx.Verdict(kdx.Decision.GOOD, 1e9, 1.0, np.zeros((2, 2), np.float32)), 1.0)
+    theirs.add(kdx.Verdict(kdx.Decision.DEFECTIVE, 1e9, 1.0, np.zeros((2, 2), np.float32)), 1.0)
+    other = {**LABELS, "runtime": "openvino"}
+    assert verdicts(registry)["defective"] == 0
+    assert registry.get_sample_value("kdx_verdicts_total", {**other, "decision": "defective"}) == 1
+    assert registry.get_sample_value("kdx_drift_effect", LABELS) == 1.0
+    assert np.isnan(registry.get_sample_value("kdx_drift_effect", other))
 
 
 def test_drift_is_that_of_kdx_drift(tiny_bundle, registry):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import warnings
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from kdx.cli.fitting.timing import cpu_ways
 from kdx.runtime.backend import BACKENDS, find_backend, runtime_of
 from kdx.runtime.detector import Decision
 from kdx.selftest import run_selftest
+from kdx.verdict_log import read_log
 from tests.images import solar_cells
 from tests.schema1 import old_bundle
 from tests.students import add_int8
@@ -181,6 +184,25 @@ def test_logs_of_two_runtimes_are_not_mixed(calibrated, tmp_path, frame):
     fp32 = tmp_path / "fp32.sqlite"
     for backend in ("openvino", "onnxruntime-cpu"):
         load_quietly(calibrated, backend=backend, precision="fp32", log=fp32).close()
+
+
+def test_a_log_of_before_runtimes_were_recorded_is_written_to(calibrated, tmp_path, frame):
+    """An update of kdx stops no line; the log stays one that kdx drift refuses to compare."""
+    path = tmp_path / "verdicts.sqlite"
+    with load_quietly(calibrated, backend="openvino", precision="int8", log=path) as detector:
+        detector(frame)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM facts WHERE name = 'runtime'")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with kdx.load(calibrated, backend="openvino", precision="int8", log=path) as detector:
+            detector(frame)
+    assert any("does not say which runtime" in str(each.message) for each in caught)
+    logged = read_log(path)
+    assert logged.facts.runtime is None
+    assert len(logged.scores) == 2
+    with pytest.raises(kdx.KdxError, match="log of another graph"):
+        kdx.load(calibrated, backend="openvino", precision="fp32", log=path)
 
 
 def test_an_archive_is_scored_at_the_runtimes_threshold(calibrated, dataset, tmp_path, cli):

@@ -96,6 +96,8 @@ def test_without_a_threshold_nothing_is_good(manifest, frame):
         (0.1, -3.4e38, "below_range"),
         (0.1, np.inf, "not_finite"),
         (-1.0, 0.1, "below_range"),
+        (0.456, 0.1, "score_mismatch"),
+        (0.1, 0.0, "score_mismatch"),
     ],
 )
 def test_an_answer_that_the_method_cannot_give_is_undecided(manifest, told, frame, value, score, reason):
@@ -104,6 +106,15 @@ def test_an_answer_that_the_method_cannot_give_is_undecided(manifest, told, fram
     verdict = verdict_of_answer(anomaly_map, np.array([score], np.float32), frame, told)
     assert (verdict.decision.value, verdict.reason.value) == ("undecided", reason)
     assert np.isnan(verdict.score)
+
+
+def test_a_model_that_says_nothing_of_the_score_is_decided_as_before(manifest, told, frame):
+    limits = json.loads(told["kdx.answer_limits"])
+    assert limits.pop("score_is_max") is True
+    anomaly_map, _ = answer(manifest, 2.0)
+    _, score = answer(manifest, 0.4)
+    assert verdict_of_answer(anomaly_map, score, frame, told).reason is kdx.Reason.SCORE_MISMATCH
+    assert verdict_of_answer(anomaly_map, score, frame, {**told, "kdx.answer_limits": json.dumps(limits)}).is_good
 
 
 def test_parameters_are_taken_as_every_client_returns_them(manifest, told, frame):

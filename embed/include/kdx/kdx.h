@@ -88,15 +88,17 @@ enum {
 };
 
 /* Why a decision is KDX_UNDECIDED; where several hold, the first of these. KDX_REASON_NONE where it is not, or where the
- * call failed. NOT_FINITE: map or score hold NaN or infinity; BELOW_RANGE: they are below any that the method can give.
- * Both mean that the runtime, its driver or the graph is at fault; the score is NaN then. */
+ * call failed. NOT_FINITE: map or score hold NaN or infinity; BELOW_RANGE: they are below any that the method can give;
+ * SCORE_MISMATCH, the third in that order: the score is not the maximum of the map, as the method says it is. All three
+ * mean that the runtime, its driver or the graph is at fault; the score is NaN then. */
 enum {
     KDX_REASON_NONE = 0,
     KDX_REASON_NOT_FINITE = 1,
     KDX_REASON_BELOW_RANGE = 2,
     KDX_REASON_NO_THRESHOLD = 3, /* the bundle is not calibrated, or region or level map were changed since */
     KDX_REASON_OTHER_REGION = 4, /* the threshold is of another region of interest than this call's */
-    KDX_REASON_FRAME = 5         /* the frame shows no part: see frame_faults */
+    KDX_REASON_FRAME = 5,        /* the frame shows no part: see frame_faults */
+    KDX_REASON_SCORE_MISMATCH = 6
 };
 
 typedef int32_t kdx_pixel_format;
@@ -223,8 +225,10 @@ KDX_API kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const k
 /* Finds the regions of a map that kdx_infer filled, that with the highest peak first: connected parts, diagonally too,
  * whose values exceed threshold (the description's pixel_threshold is calibrated) and that are no smaller than min_area
  * pixels of the camera. pixel_size_um is the side of what such a pixel shows of the part, in micrometres; 0: not known.
- * Writes up to room regions, and to *count how many there are; on an error 0. A map with values that are not finite is
- * refused: its image has no verdict, which is not the same as no region. */
+ * Writes up to room regions, and to *count how many there are; on an error 0. A map with values that are not finite, or
+ * below any that the method can give, is refused: its image has no verdict, which is not the same as no region. What else
+ * is wrong with an answer is known to the verdict alone: where its reason is NOT_FINITE, BELOW_RANGE or SCORE_MISMATCH,
+ * the regions say nothing of the part. */
 KDX_API kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double threshold, double min_area,
                                double pixel_size_um, size_t room, kdx_region *regions, size_t *count) KDX_NOEXCEPT;
 
