@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from kd_export.verify import TOLERANCES
 from kd_train.calibrate import images_to_promise
 from kdx.bundle import Bundle
 from kdx.errors import DataError, ImageError
@@ -15,7 +17,7 @@ from kdx.files import hash_of_hashes
 from kdx.identity import Likeness, identify
 from kdx.images import read_image
 from kdx.manifest import LevelFit
-from kdx.position import Level, level_from, rule_of
+from kdx.position import Level, level_from, level_of, rule_of
 from kdx.progress import SILENT, Progress
 from kdx.runtime.detector import Detector
 
@@ -84,7 +86,29 @@ def fit_level(
         raise _too_few(2 * FEWEST, 2 * len(read), "could be read")
     level = level_from(hottest, rule, detector.roi.counted if detector.roi else None)
     record = LevelFit(sha256=level.sha256, images=len(read), data_sha256=hash_of_hashes(read))
-    return FittedLevel(level, record, frozenset(read))
+    stored = _stored(bundle, level, record)
+    return FittedLevel(*(stored or (level, record)), frozenset(read))
+
+
+def _stored(bundle: Bundle, level: Level, record: LevelFit) -> tuple[Level, LevelFit] | None:
+    """Return the bundle's own level map where it is of the same images and differs by rounding alone, else None.
+
+    Thresholds belong to the level map's hash. FP32 maps of two machines or runtimes differ in their last digits, and
+    each would discard the thresholds that another runtime measured elsewhere.
+    """
+    threshold = bundle.manifest.threshold
+    if threshold is None or threshold.level is None or threshold.roi_sha256 != bundle.manifest.roi_sha256:
+        return None
+    if msgspec.structs.replace(threshold.level, sha256=record.sha256) != record:
+        return None
+    if threshold.level.sha256 != bundle.manifest.level_sha256:
+        return None
+    stored = level_of(bundle)
+    if stored is None or stored.rule != level.rule:
+        return None
+    # Relative to the largest value, as the FP32 tolerance of maps is relative to their range.
+    allowed = TOLERANCES["fp32"].map * float(stored.values.max())
+    return (stored, threshold.level) if np.abs(stored.values - level.values).max() <= allowed else None
 
 
 def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: float | None) -> dict[str, Path]:

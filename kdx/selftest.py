@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from kdx.bundle import Bundle, Golden, open_bundle
-from kdx.calibrated import undecided_said
+from kdx.calibrated import doubt_said, undecided_said
 from kdx.errors import BackendError, BundleError
 from kdx.golden import allowed_said, compare_golden, difference_said
 from kdx.loading import detector_on, way_of
@@ -156,6 +156,9 @@ def _judge(
         detector.close()
         raise
     said = f"{compared.images} golden images: {difference_said(compared)}"
+    doubt = doubt_said(bundle.manifest, used, info.runtime)
+    if doubt:
+        said = f"{said}; {doubt}"
     if compared.passed:
         return (detector, used), said
     detector.close()

@@ -6,6 +6,7 @@ decides with the code of :class:`kdx.Detector`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.answers import AnswerLimits, answer_limits
+from kdx.calibrated import CalibrationWarning
 from kdx.errors import BackendError, InputError
 from kdx.frames import FrameLimits
 from kdx.images import InputSpec
@@ -39,6 +41,7 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
         threshold: The calibrated score, or None.
         review_threshold: The calibrated beginning of the review band, or None.
         pixel_threshold: The calibrated map value, or None.
+        doubt: What is not known of the thresholds, in words, or None.
     """
 
     rules: int = _VERSION
@@ -49,6 +52,7 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
     threshold: float | None = None
     review_threshold: float | None = None
     pixel_threshold: float | None = None
+    doubt: str | None = None
 
     def detector(self) -> Detector:
         """Return a detector that decides on what the server answered."""
@@ -68,18 +72,20 @@ _NAMES = tuple(field.encode_name for field in msgspec.structs.fields(_Rules))
 _REQUIRED = (_NAMES[0], *(field.encode_name for field in msgspec.structs.fields(_Rules) if field.required))
 
 
-def parameters_of(manifest: Manifest, threshold: Threshold | None) -> dict[str, str]:
+def parameters_of(manifest: Manifest, threshold: Threshold | None, doubt: str | None = None) -> dict[str, str]:
     """Return the parameters from which :func:`verdict_of_answer` decides.
 
     Args:
         manifest: Of a bundle without tiles, region of interest and level map: these change what a graph answered.
         threshold: Of the precision and the runtime that is served; None leaves everything undecided.
+        doubt: What is not known of that threshold, see :func:`kdx.calibrated.doubt_said`: clients are warned of it.
     """
     rules = _Rules(
         input=manifest.input,
         map_size=manifest.map_size,
         frame_limits=manifest.frame_limits,
         answer_limits=answer_limits(manifest.pair_spec, manifest.map_size),
+        doubt=doubt,
     )
     if threshold is not None:
         review = threshold.review.score if threshold.review else None
@@ -107,8 +113,13 @@ def verdict_of_answer(
     Raises:
         InputError: The frame is not the model's; an output is missing or of another model; or the parameters do not say
             everything that decides, as those of an older kdx.
+
+    Warns:
+        CalibrationWarning: The parameters say that something is not known of the thresholds.
     """
     rules = _rules_of(parameters)
+    if rules.doubt is not None:
+        warnings.warn(rules.doubt, CalibrationWarning, stacklevel=2)
     detector = rules.detector()
     image = np.ascontiguousarray(detector.input.check(frame))
     found = _output("anomaly_map", anomaly_map, rules.map_size)

@@ -25,7 +25,7 @@ from kd_export.serving.config import (
 )
 from kdx import __version__
 from kdx.bundle import Bundle
-from kdx.calibrated import undecided_said
+from kdx.calibrated import doubt_said, undecided_said
 from kdx.engine import PLAN, Engine, engines_of
 from kdx.errors import BackendError, OptionError
 from kdx.files import new_folder, refuse_existing, sha256_file
@@ -236,7 +236,11 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
             "a client could decide nothing", received=undecided, fix="calibrate with that runtime, or serve fp32"
         )
     return {
-        **parameters_of(bundle.manifest, bundle.manifest.threshold_of(precision, runtime)),
+        **parameters_of(
+            bundle.manifest,
+            bundle.manifest.threshold_of(precision, runtime),
+            doubt_said(bundle.manifest, precision, runtime),
+        ),
         "kdx.precision": precision,
         "kdx.method": bundle.manifest.method,
         "kdx.version": __version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_text
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,9 @@ def _show(bundle: Path, served: Served, *, json: bool) -> None:
     out.print(f"  takes {model.input.describe()}; config.pbtxt fits Triton's protobuf and the graph")
     if "kdx.threshold" not in model.parameters:
         err.print(f"[yellow]not calibrated:[/] clients get no threshold. Calibrate with kdx calibrate {bundle} DATA")
+    if "kdx.doubt" in model.parameters:
+        doubt = json_text.loads(model.parameters["kdx.doubt"])
+        err.print(f"[yellow]warning:[/] {escape(doubt)}; clients are warned of it too")
     out.print("run it:")
     out.print(f"  {escape(served.command)}")
     if served.note:

@@ -15,11 +15,12 @@ import pytest
 import kdx
 from kd_export.verify import verify
 from kdx.bundle import Bundle, open_bundle, write_manifest
-from kdx.calibrated import CalibrationWarning, runtimes_for
+from kdx.calibrated import CalibrationWarning, doubt_said, runtimes_for
 from kdx.cli.fitting.timing import cpu_ways
 from kdx.runtime.backend import BACKENDS, find_backend, runtime_of
 from kdx.runtime.detector import Decision
 from kdx.selftest import run_selftest
+from kdx.served import parameters_of, verdict_of_answer
 from kdx.verdict_log import read_log
 from tests.images import solar_cells
 from tests.schema1 import old_bundle
@@ -133,6 +134,57 @@ def test_thresholds_of_absent_runtimes_stay_only_with_the_same_images(copy, data
     said = cli("calibrate", copy, cells, *options, code=None).stdout
     assert "int8 has no threshold for openvino, which cannot run it here" in said
     assert "openvino" not in open_bundle(copy).manifest.runtime_thresholds.get("int8", {})
+
+
+def test_per_position_two_runtimes_on_two_machines_both_get_thresholds(copy, cells, cli, monkeypatch):
+    """Each machine fits the level map on its own FP32 maps; the second keeps the level that the first fitted."""
+    options = ("--false-reject-rate", 0.2, "--per-position")
+    cli("calibrate", copy, cells, *options, "--backend", "onnxruntime-cpu", code=None)
+    first = open_bundle(copy).manifest
+    monkeypatch.setattr(type(BACKENDS["openvino"]), "is_usable", lambda info: info.name == "openvino")
+    cli("calibrate", copy, cells, *options, "--backend", "openvino", code=None)
+    second = open_bundle(copy).manifest
+    assert second.level_sha256 == first.level_sha256 == second.threshold.level.sha256
+    kept = first.runtime_thresholds["int8"]["onnxruntime"]
+    assert second.runtime_thresholds["int8"]["onnxruntime"] == kept
+    assert "openvino" in second.runtime_thresholds["int8"]
+    # Other images are another fit.
+    monkeypatch.undo()
+    fewer = sorted(cells.rglob("*.png"))[0].parent
+    others = Path(shutil.copytree(fewer, copy.parent / "others"))
+    for path in sorted(others.glob("*.png"))[:2]:
+        path.unlink()
+    cli("calibrate", copy, others, *options, "--backend", "openvino", code=None)
+    assert open_bundle(copy).manifest.level_sha256 != first.level_sha256
+
+
+def test_a_threshold_of_schema_1_is_doubted_in_the_self_test_and_on_a_server(tmp_path, frame, cli):
+    bundle = old_bundle("stpm", tmp_path)
+    said = "older kdx, which did not record whether onnxruntime or openvino measured it"
+    tested = run_selftest(bundle, "onnxruntime-cpu", 1, "int8")
+    assert tested.passed
+    assert said in tested.checks[1].said
+    assert said not in run_selftest(bundle, "onnxruntime-cpu", 1, "fp32").checks[1].said
+    for precision in ("int8", "fp32"):
+        manifest = open_bundle(bundle).manifest
+        doubt = doubt_said(manifest, precision, "onnxruntime")
+        told = parameters_of(manifest, manifest.threshold_of(precision, "onnxruntime"), doubt)
+        anomaly_map = np.full(manifest.map_size, 0.1, np.float32)
+        shape = (manifest.input.height, manifest.input.width, manifest.input.channels)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            verdict_of_answer(anomaly_map, np.array([0.1], np.float32), np.zeros(shape, np.uint8), told)
+        assert [said in str(one.message) for one in caught] == ([True] if precision == "int8" else [])
+
+
+def test_kdx_triton_says_what_is_not_known_of_a_threshold(tmp_path, cli):
+    pytest.importorskip("tritonclient.grpc")
+    bundle = old_bundle("stpm", tmp_path)
+    result = cli("triton", bundle, "-o", tmp_path / "r", "--backend", "onnxruntime", "--precision", "int8", "--cpu")
+    assert "did not record whether onnxruntime or openvino measured it" in " ".join(result.stderr.split())
+    assert "kdx.doubt" in (tmp_path / "r/stpm/config.pbtxt").read_text()
+    cli("triton", bundle, "-o", tmp_path / "r32", "--backend", "onnxruntime", "--precision", "fp32", "--cpu")
+    assert "kdx.doubt" not in (tmp_path / "r32/stpm/config.pbtxt").read_text()
 
 
 def test_a_threshold_of_schema_1_decides_as_it_did_and_says_what_is_not_known(tmp_path, frame):
