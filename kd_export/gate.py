@@ -161,11 +161,11 @@ class Gate:
         return mixed
 
     def _held_out_scores(self, runner: Runner, model: ModelProto, images: HeldOut) -> HeldOutScores:
-        return HeldOutScores(*(_scores_of_each(runner, model, each) for each in (images.good, images.defects)))
+        good, defects = (_scores_of_each(runner, model, each) for each in (images.good, images.defects))
+        return HeldOutScores(good, defects, images.frames)
 
     def _evaluation_scores(self, runner: Runner, model: ModelProto) -> NDArray[np.float64] | None:
-        labels = self.evidence.is_defective
-        if self.evidence.images is None or labels is None or labels.all() or not labels.any():
+        if self.evidence.images is None or not self.evidence.is_labelled:
             return None
         return _scores_of(runner(model, self.evidence.images))
 

@@ -23,8 +23,15 @@ class Limits(msgspec.Struct, frozen=True):
             median of all: the scores of very good images may move, they are far from any decision.
         auroc: Largest difference of the image AUROC on the evaluation images.
         map: Largest difference of a golden map's value, as :func:`map_differences` counts it.
-        flips: Largest share of verdicts on held-out good images and synthetic defects that may differ. Of this and of
-            :attr:`auroc`, what a single good image can change alone does not count: it may be the threshold itself.
+        flips: Largest share of verdicts on held-out good images and synthetic defects that may differ. As many as one
+            good image and the defects on it have may always: of few images a single verdict is more than this share.
+        rate_bound: Largest upper 95 % bound of the share of good images with a flip. It is what few images are refused
+            by: with 6 to 9 none may flip, one with 10, two with 14, three with 17. Beyond about 50, ``flips`` allows
+            less.
+        missed: Largest share of the synthetic defects that FP32 rejects which may be lost. No allowance is made for few
+            images: what ``flips`` and ``rate_bound`` let through could all be defects, and a third of those found.
+        passed_by: Of few images, the AUROC may fall by what one good image changes that passes such a share of the
+            defects. All of them is a fall of ``1 / images``: 0.17 for 6.
     """
 
     margin: float
@@ -32,6 +39,9 @@ class Limits(msgspec.Struct, frozen=True):
     auroc: float = 0.005
     map: float = 0.5
     flips: float = 0.02
+    rate_bound: float = 0.4
+    missed: float = 0.1
+    passed_by: float = 0.1
 
 
 # Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, everything quantised: the middle 90 % of the scores moved
@@ -59,6 +69,12 @@ class Evidence:
     images: Iterable[NDArray[np.uint8]] | None = None
     is_defective: NDArray[np.bool_] | None = None
     held_out: HeldOut | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are evaluation images of both kinds, without which there is no AUROC."""
+        labels = self.is_defective
+        return self.images is not None and labels is not None and bool(labels.any()) and not labels.all()
 
 
 class Decided(NamedTuple):
@@ -164,7 +180,7 @@ def judge(
     if held_out is not None:
         verdicts, found = _judge_verdicts(*held_out, limits)
         faults += found
-    if not compared and evidence.held_out is None and evidence.images is None:
+    if not compared and evidence.held_out is None and not evidence.is_labelled:
         what = "image is further from the threshold" if evidence.thresholds else "two golden images are further apart"
         faults.append(f"there is no evidence: no {what} than the margin of {limits.margin:.0%}")
     return Judgement(
@@ -218,13 +234,25 @@ def _judge_verdicts(
     found = compare_verdicts(reference, variant)
     count = found.good + found.defects
     faults = []
-    allowed = max(limits.flips * count, 1 + found.defects / found.good)
+    allowed = int(max(limits.flips * count, count / found.frames))
     if found.flips > allowed:
         faults.append(
             f"{found.flips} of {count} verdicts on held-out good images and synthetic defects flipped, allowed are "
-            f"{int(allowed)}"
+            f"{allowed}"
         )
-    fall = max(limits.auroc, 1 / found.good)
+    if found.rate_bound > limits.rate_bound:
+        faults.append(
+            f"verdicts flipped on {found.flipped_images} of {found.frames} held-out good images, which bounds their "
+            f"share to {found.rate_bound:.0%} with 95 % confidence; allowed are {limits.rate_bound:.0%}"
+        )
+    if not found.caught:
+        faults.append("FP32 rejects none of the synthetic defects: none could be seen to be missed")
+    if found.missed > limits.missed * found.caught:
+        faults.append(
+            f"{found.missed} of {found.caught} synthetic defects that FP32 rejects are missed, allowed are "
+            f"{limits.missed:.0%}"
+        )
+    fall = max(limits.auroc, limits.passed_by / found.frames)
     if found.auroc < found.auroc_reference - fall:
         faults.append(
             f"image AUROC on synthetic defects {found.auroc:.4f}, FP32 has {found.auroc_reference:.4f}; it may fall by "

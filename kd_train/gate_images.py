@@ -37,6 +37,11 @@ class GoodImages:
         self._spec, self._tiling = spec, tiling
         self._each = 1 if tiling is None else min(_TILES_EACH, tiling.count)
 
+    @property
+    def frames(self) -> int:
+        """Return how many files they are of; images repeat in their order."""
+        return len(self._paths)
+
     def __len__(self) -> int:
         return min(_MOST, self._each * len(self._paths))
 

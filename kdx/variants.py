@@ -59,16 +59,18 @@ class RangeReport(msgspec.Struct, frozen=True, kw_only=True):
 class HeldOutVerdicts(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate found of a variant's verdicts on held-out good images and on synthetic defects drawn on them.
 
-    FP32 and the variant each decide at the threshold that calibration would choose from their own scores of these good
-    images, see :attr:`false_reject_rate`.
+    FP32 and the variant each decide at the threshold that calibration would choose from their own scores, see
+    :attr:`false_reject_rate`: for each good image and the defects on it, from the scores of all other good images.
 
     Attributes:
         good: Held-out good images; of large frames, tiles of them.
+        frames: How many of them are independent: the images, or the frames that the tiles are of.
         defects: Synthetic defects on these.
         false_reject_rate: For which both thresholds are: 1 %, or what so few images can promise.
         flips: Verdicts that differ, however near to the threshold.
-        missed: Of those, defects that FP32 rejects and the variant passes.
-        flipped_images: Good images of which a verdict flips, their own or that of a defect drawn on them.
+        caught: Defects that FP32 rejects.
+        missed: Of these, those that the variant passes.
+        flipped_images: Of :attr:`frames`, those of which a verdict flips, their own or that of a defect drawn on them.
         rate_bound: With 95 % confidence, the share of such images is below this (Clopper and Pearson). It is of images:
             verdicts on one image are not independent. Nothing is bounded for real defects, nor at other thresholds.
         auroc: Image AUROC of the variant, synthetic defects against good images.
@@ -76,9 +78,11 @@ class HeldOutVerdicts(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     good: int
+    frames: int
     defects: int
     false_reject_rate: float
     flips: int
+    caught: int
     missed: int
     flipped_images: int
     rate_bound: float
@@ -87,10 +91,12 @@ class HeldOutVerdicts(msgspec.Struct, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """Say in words what was found and what it bounds."""
+        tiles = "" if self.good == self.frames else f"{self.good} tiles of "
         return (
-            f"{self.flips} of {self.good + self.defects} verdicts flipped on {self.good} held-out good images and "
-            f"{self.defects} synthetic defects on them ({self.missed} missed): with 95 % confidence, on less than "
-            f"{100 * self.rate_bound:.2g} % of such images; nothing is bounded for real defects"
+            f"{self.flips} of {self.good + self.defects} verdicts flipped on {tiles}{self.frames} held-out good images "
+            f"and {self.defects} synthetic defects on them ({self.missed} missed of {self.caught} that FP32 rejects): "
+            f"with 95 % confidence, on less than {100 * self.rate_bound:.2g} % of such images; nothing is bounded for "
+            "real defects"
         )
 
 

@@ -184,7 +184,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def large_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of large frames that no test may change."""
-    counts = {"train/good": 8, "test/good": 4, "test/scratch": 2}
+    counts = {"train/good": 28, "test/good": 4, "test/scratch": 2}
     return made_once(tmp_path_factory, "frames", lambda folder: write_frames(folder / "frames", counts)) / "frames"
 
 

@@ -143,6 +143,12 @@ def export_run(
     else:
         fused = fuse(run.config, pair, run.input_for(input_size, channel_order))
     held_out, missing = _held_out(run, fused.input_spec, tiling, precisions, calibration_data)
+    calibration_images = []
+    if "int8" in precisions and "int8" not in missing:
+        try:
+            calibration_images = run.training_files(calibration_data)
+        except DataError as error:
+            missing["int8"] = _said(error)
     result, certificate, refused = export_bundle(
         fused,
         bundle,
@@ -153,7 +159,7 @@ def export_run(
         max_batch=max_batch,
         tiling=tiling,
         precisions=[each for each in precisions if each not in missing],
-        calibration_images=run.training_files(calibration_data) if "int8" in precisions else [],
+        calibration_images=calibration_images,
         held_out=held_out,
         evaluation_images=evaluation_images,
         force=force,
@@ -175,10 +181,14 @@ def _held_out(
     try:
         paths = run.held_out_files(data)
     except DataError as error:
-        reason = "; ".join(part for part in (error.message, error.fix) if part)
-        return None, dict.fromkeys(sorted(asked), f"it is judged on images that were held out of training: {reason}")
+        reason = f"it is judged on images that were held out of training: {_said(error)}"
+        return None, dict.fromkeys(sorted(asked), reason)
     good = GoodImages(paths, spec, tiling)
-    return HeldOut(good, DrawnDefects(good, run.config.seed)), {}
+    return HeldOut(good, DrawnDefects(good, run.config.seed), good.frames), {}
+
+
+def _said(error: DataError) -> str:
+    return "; ".join(part for part in (error.message, error.fix) if part)
 
 
 def _labelled(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,15 @@ import onnx
 import pytest
 
 from kd_export.gate import Gate, run_onnxruntime
-from kd_export.held_out import LEAST_DEFECTS, LEAST_GOOD, HeldOut, HeldOutScores, compare_verdicts, rate_bound
+from kd_export.held_out import (
+    LEAST_DEFECTS,
+    LEAST_GOOD,
+    HeldOut,
+    HeldOutScores,
+    _thresholds_without,
+    compare_verdicts,
+    rate_bound,
+)
 from kd_export.judge import INT8, Decided, Evidence, judge
 from kd_export.quantize import quantize
 from kd_train.gate_images import DrawnDefects, GoodImages
@@ -95,6 +104,98 @@ def test_defects_drawn_on_one_image_are_not_independent() -> None:
     assert "nothing is bounded for real defects" in found.describe()
 
 
+def test_an_image_does_not_choose_the_threshold_that_judges_it() -> None:
+    """Another image is the hottest in the variant: FP32 rejects one good image, the variant another."""
+    good = np.linspace(0.1, 0.2, 20)
+    defects = np.full(60, 0.5)
+    moved = good.copy()
+    moved[0] = 0.3
+    found = compare_verdicts(HeldOutScores(good, defects), HeldOutScores(moved, defects))
+    assert (found.flips, found.missed, found.flipped_images) == (2, 0, 2)
+    assert found.rate_bound == pytest.approx(rate_bound(2, 20))
+
+
+@pytest.mark.parametrize(("count", "rate"), [(2, 0.5), (6, 1 / 6), (37, 0.2), (100, 0.01), (250, 0.01), (250, 0.3)])
+def test_thresholds_without_one_image_are_those_of_the_others(count, rate) -> None:
+    good = np.random.default_rng(count).normal(size=count).round(1)  # with ties
+    rank = math.ceil(count * (1 - rate) - 1e-9)
+    expected = [np.sort(np.delete(good, index))[rank - 1] for index in range(count)]
+    np.testing.assert_array_equal(_thresholds_without(good, rate), expected)
+
+
+def test_tiles_of_one_frame_are_one_image() -> None:
+    """A frame's other tiles do not choose its threshold either, and its flips count once."""
+    good = np.concatenate([np.linspace(0.1, 0.2, 20)] * 4)
+    exact = HeldOutScores(good, np.full(240, 0.5), frames=20)
+    lost = exact.defects.copy()
+    lost[[3, 23, 43, 63, 83, 103]] = 0.1
+    found = compare_verdicts(exact, HeldOutScores(good, lost, frames=20))
+    assert (found.good, found.frames, found.flips, found.flipped_images) == (80, 20, 6, 1)
+    assert found.rate_bound == pytest.approx(rate_bound(1, 20))
+    assert "on 80 tiles of 20 held-out good images" in found.describe()
+    hottest = compare_verdicts(exact, HeldOutScores(np.where(np.arange(80) % 20 == 0, 0.3, good), lost, frames=20))
+    assert hottest.flips == 6 + 4 + 4
+    few = HeldOutScores(good[:80], exact.defects, frames=LEAST_GOOD - 1)
+    assert f"{LEAST_GOOD - 1} held-out good images and 240 synthetic defects are too few" in few.missing
+
+
+@pytest.mark.parametrize(("shape", "noise"), [(6, 0.02), (6, 0.2), (20, 0.05), (20, 0.4), (100, 0.2)])
+def test_the_bound_covers_the_rate_of_further_images(shape, noise) -> None:
+    """Of images that were not compared, fewer flip than the bound says in 95 % of draws; three standard errors off."""
+    rng = np.random.default_rng([shape, int(1000 * noise)])
+
+    def drawn(count: int) -> tuple[HeldOutScores, HeldOutScores]:
+        good = np.exp(rng.normal(0, 0.25, count))
+        defects = np.tile(good, 3) * np.exp(rng.normal(0.6, 0.4, 3 * count))
+        moved = [scores * np.exp(rng.normal(0, noise, len(scores))) for scores in (good, defects)]
+        return HeldOutScores(good, defects), HeldOutScores(*moved)
+
+    draws, covered = 300, 0
+    for _ in range(draws):
+        few, further = drawn(shape), drawn(2000)
+        limits = [np.quantile(one.good, min(1, 0.99 * (shape + 1) / shape), method="higher") for one in few]
+        flips = (further[0].good > limits[0]) != (further[1].good > limits[1])
+        turned = (further[0].defects > limits[0]) != (further[1].defects > limits[1])
+        covered += (flips | turned.reshape(3, -1).any(axis=0)).mean() <= compare_verdicts(*few).rate_bound
+    assert covered / draws >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / draws)
+
+
+@pytest.mark.parametrize(("images", "flipped", "passes"), [(6, 0, 1), (6, 1, 0), (9, 1, 0), (10, 1, 1), (14, 2, 1)])
+def test_few_images_must_bound_how_many_flip(images, flipped, passes) -> None:
+    good, defects = np.linspace(0.1, 0.2, images), np.full(3 * images, 0.3)
+    lost = defects.copy()
+    lost[:flipped] = 0.199
+    found = judged(good, lost, HeldOutScores(good, defects))
+    assert found.passed == passes
+    if not passes:
+        assert f"verdicts flipped on {flipped} of {images} held-out good images" in found.faults[0]
+        assert "with 95 % confidence; allowed are 40%" in found.faults[0]
+
+
+def test_few_images_may_not_lose_many_of_the_defects_that_are_found() -> None:
+    """Three defects on one image: within the flips that are allowed, but a third of what FP32 rejects."""
+    good, defects = np.linspace(0.1, 0.2, 20), np.full(60, 0.15)
+    defects[[*range(7), 20, 40]] = 0.5
+    lost = defects.copy()
+    lost[[0, 20, 40]] = 0.15
+    found = judged(good, lost, HeldOutScores(good, defects))
+    assert (found.verdicts.flips, found.verdicts.flipped_images, found.verdicts.caught) == (3, 1, 9)
+    assert "3 of 9 synthetic defects that FP32 rejects are missed, allowed are 10%" in found.faults[0]
+
+
+def test_defects_of_which_fp32_rejects_none_prove_nothing() -> None:
+    found = judged(GOOD, 0.5 * GOOD, HeldOutScores(GOOD, 0.5 * GOOD))
+    assert "FP32 rejects none of the synthetic defects" in found.faults[0]
+
+
+def test_labels_of_one_kind_prove_nothing() -> None:
+    scores = np.array([0.200, 0.201, 0.202, 0.203])
+    images = np.zeros((4, 1, 1, 1), np.uint8)
+    for labels, passes in (([True] * 4, False), ([False] * 4, False), ([False, False, True, True], True)):
+        evidence = Evidence(images, images=images, is_defective=np.array(labels))
+        assert judge("x", INT8, evidence, (scores, scores)).passed == passes
+
+
 @pytest.mark.parametrize(
     ("events", "trials", "bound"), [(0, 20, 0.1391), (0, 200, 0.01487), (3, 100, 0.0757), (5, 5, 1.0)]
 )
@@ -139,6 +240,9 @@ def test_of_large_frames_tiles_are_judged(tiled) -> None:
     assert len(images) == 4 * len(run.config.validation_images)
     assert {image.shape for image in images} == {(64, 64, 1)}
     assert len({image.tobytes() for image in images}) > len(run.config.validation_images)
+    assert good.frames == len(run.config.validation_images)
+    judged = bundle.manifest.variants["int8"].judged
+    assert all((each.verdicts.good, each.verdicts.frames) == (len(images), good.frames) for each in judged)
 
 
 # The gate
@@ -195,6 +299,30 @@ def test_without_the_held_out_files_int8_is_refused_and_fp32_stands(tiny_run, da
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
 
 
+def test_where_the_data_have_moved_fp32_is_written(tiny_run, tmp_path, cli) -> None:
+    options = ("--precision", "fp32,int8,bf16", "--calibration-data", tmp_path / "moved")
+    said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout
+    for precision in ("bf16", "int8"):
+        assert f"no {precision}: it is judged on images that were held out of training: the folder" in said
+    assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
+
+
+def test_where_only_the_training_images_are_gone_int8_is_refused(tiny_run, dataset, tmp_path, cli) -> None:
+    """The held-out images are there, so that nothing but the scales of INT8 is missing."""
+    data = Path(shutil.copytree(dataset, tmp_path / "cells"))
+    kept = {Path(name).name for name in Run(tiny_run).config.validation_images}
+    for path in (data / "train/good").iterdir():
+        if path.name not in kept:
+            path.unlink()
+    options = ("--precision", "fp32,int8", "--calibration-data", data)
+    said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout
+    assert "no int8: " in said
+    assert "holds none of the images trained on; name the training data with --calibration-data" in " ".join(
+        said.split()
+    )
+    assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
+
+
 def test_too_few_held_out_files_refuse_int8(tiny_run, dataset, tmp_path, cli) -> None:
     data = Path(shutil.copytree(dataset, tmp_path / "cells"))
     names = sorted(Run(tiny_run).config.validation_images)
@@ -202,7 +330,7 @@ def test_too_few_held_out_files_refuse_int8(tiny_run, dataset, tmp_path, cli) ->
         (data / "train/good" / Path(name).name).unlink()
     options = ("--precision", "fp32,int8", "--calibration-data", data)
     said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout
-    assert "4 held-out good images and 12 synthetic defects are too few" in said
+    assert "5 held-out good images and 15 synthetic defects are too few" in said
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
 
 
