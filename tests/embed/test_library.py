@@ -238,7 +238,7 @@ def test_normalisation_per_position_is_pythons(library, levelled, precision):
 
 def test_the_level_of_large_frames_is_of_frames(library, tiled, tmp_path, cli):
     bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
-    write_frames(tmp_path / "frames", {"trained": 14, "good": 12})
+    write_frames(tmp_path / "frames", {"trained": 34, "good": 12})
     cli("calibrate", bundle, tmp_path / "frames/good", "--per-position", "--false-reject-rate", 0.2)
     with (
         kdx.load(bundle, backend="openvino", threads=1, precision="fp32") as expected,

@@ -246,7 +246,7 @@ def test_large_frames_have_a_level_of_frames(cli, tiled, make_images, tmp_path):
     from tests.frames import FRAME, write_frames
 
     bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
-    write_frames(tmp_path / "frames", {"old": 14, "new": 12})
+    write_frames(tmp_path / "frames", {"old": 34, "new": 12})
     cli("calibrate", bundle, tmp_path / "frames/new", "--per-position", "--false-reject-rate", 0.2)
     manifest = open_bundle(bundle).manifest
     assert level_of(open_bundle(bundle)).values.shape == manifest.camera_map_size != manifest.map_size
