@@ -32,6 +32,7 @@ class Annotations:
         without: Defective images that have no mask; pixel figures leave them out.
         empty: Defective images whose mask marks no pixel; pixel figures leave them out.
         full: Defective images whose mask marks every pixel.
+        large: Defective images whose mask marks more than half of the pixels, but not all.
         outside: Defective images whose defects all lie outside what the map covers.
         on_good: Good images whose mask marks pixels; pixel figures leave them out.
         unused: Masks that belong to no image.
@@ -41,6 +42,7 @@ class Annotations:
     without: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     full: list[str] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     on_good: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
@@ -49,10 +51,17 @@ class Annotations:
         """Return what a reader of pixel figures must know."""
         left_out = "left out of pixel AUROC and PRO"
         outside = "masks mark pixels only outside the field of view, where the map cannot show them"
+        marked = self.defective - len(self.without) - len(self.empty)
+        large = self.large if 2 * (len(self.large) + len(self.full)) > marked else []  # a few may show large defects
+        inverted = (
+            "masks mark more than half of their image, as most masks of these data do: where defects are black on "
+            "white, invert the masks, for whatever is not black counts as defective"
+        )
         return [
             *remark("without_mask", f"of {self.defective} defective images have no mask, {left_out}", self.without),
             *remark("empty_mask", f"masks of defective images mark no pixel, {left_out}", self.empty),
             *remark("full_mask", "masks of defective images mark every pixel", self.full),
+            *remark("large_mask", inverted, large),
             *remark("mask_outside_view", outside, self.outside),
             *remark("mask_of_good_image", f"masks of good images mark pixels, {left_out}", self.on_good),
             *remark("unused_mask", "masks belong to no image", self.unused),
@@ -137,6 +146,8 @@ def _checked(
         return None
     if mask.all():
         found.full.append(str(image.path))
+    elif 2 * np.count_nonzero(mask) > mask.size:
+        found.large.append(str(image.path))
     if not cells.any():
         found.outside.append(str(image.path))
     return cells

@@ -14,7 +14,7 @@ from scipy.stats import binom
 
 from kd_train.copies import unknown
 from kd_train.frame_limits import frame_limits_of
-from kd_train.odd_images import misfits, require_size
+from kd_train.odd_images import require_size
 from kdx.bundle import Bundle
 from kdx.errors import DataError, GateError, ImageError, OptionError
 from kdx.files import hash_of_hashes
@@ -22,6 +22,7 @@ from kdx.frames import ChannelValues, FrameLimits, faults_of, values_of
 from kdx.identity import Identity, KnownImages, Likeness, identify, nearly_repeated
 from kdx.images import read_image
 from kdx.manifest import DefectChoice, LevelFit, ReviewBand, Threshold
+from kdx.misfits import misfits
 from kdx.progress import SILENT, Progress
 from kdx.records import now
 from kdx.remarks import Remark, remark

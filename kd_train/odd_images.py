@@ -19,7 +19,6 @@ from typing import Literal, TypeVar
 from kd_train.data import ImageRecord
 from kd_train.datasets.layout import shorten
 from kdx.errors import DataError, ImageError
-from kdx.identity import Facts, facts_of
 from kdx.images import InputSpec, image_facts
 from kdx.remarks import Remark, remark
 
@@ -101,22 +100,6 @@ def require_size(paths: Sequence[Path], spec: InputSpec, max_bad_images: int = 0
             received=shorten(wrong),
             fix="use images from the same camera, or export again with --input-size",
         )
-
-
-def misfits(paths: Sequence[Path], spec: InputSpec) -> list[Remark]:
-    """Return a remark on colour images that a mono detector sees in grey."""
-    if spec.channels != 1:
-        return []
-    colour = [path for path in paths if _shows_colour(path)]
-    return remark("colour_for_mono", "images are in colour and are converted to grey for this mono detector", colour)
-
-
-def _shows_colour(path: Path) -> bool:
-    try:
-        facts = facts_of(path)
-    except OSError:
-        return False  # counted where it is read
-    return isinstance(facts, Facts) and not facts.is_grey
 
 
 def _sizes(records: Sequence[ImageRecord]) -> _Odd | None:

@@ -234,7 +234,8 @@ class FolderReader:
                 f"'{folder}' has subfolders with images",
                 expected="images directly in it",
                 received=_counted(inside, len(image_files(folder))),
-                fix="add --subfolders to take all of them as one folder, or name the folder that holds the images",
+                fix=("" if _are_links(inside) else "add --subfolders to take all of them as one folder, or ")
+                + "name the folder that holds the images",
             )
         self._note_files(folder)
         return list(image_files(folder))
@@ -299,7 +300,12 @@ def nothing_found(root: Path, looked_for: Sequence[str]) -> DataError:
 
 
 def _counted(inside: Sequence[Path], direct: int) -> str:
-    counts = [f"{folder.name}/ ({sum(1 for _ in walk(folder))} images)" for folder in inside[:8]]
+    links = {folder for folder in inside if folder.is_symlink()}
+    counts = [
+        f"{folder.name}/ ({sum(1 for _ in walk(folder))} images"
+        + (", a symbolic link, which --subfolders does not follow)" if folder in links else ")")
+        for folder in inside[:8]
+    ]
     more = [f"{len(inside) - 8} more folders"] if len(inside) > 8 else []
     return ", ".join([*counts, *more, *([f"{direct} images beside them"] if direct else [])])
 
@@ -310,5 +316,11 @@ def _which_are_good(root: Path, inside: Sequence[Path], direct: int) -> DataErro
         f"'{root}' has subfolders with images, and nothing says which of them are good",
         expected="good images directly in the folder; or train/good (and test/good, test/DEFECT_TYPE)",
         received=_counted(inside, direct),
-        fix=f"add --good-folder {good} for each folder of good images, or --subfolders if all of them are good",
+        fix=f"add --good-folder {good} for each folder of good images"
+        + ("" if _are_links(inside) else ", or --subfolders if all of them are good"),
     )
+
+
+def _are_links(inside: Sequence[Path]) -> bool:
+    """Whether all folders are symbolic links, so that nothing is found in them with ``--subfolders``."""
+    return all(folder.is_symlink() for folder in inside)

@@ -24,7 +24,6 @@ _TEXTS = {
     "linked_folder": "folders are symbolic links and were not followed",
     "unused_image": "images outside of the layout's folders were left out",
     "unused_folder": "folders of images are not part of the layout and were left out",
-    "heat_map": "heat maps in the folder of --overlay were left out",
     "empty_folder": "folders hold no images",
 }
 

@@ -109,6 +109,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         sha256: Of the file; None where it could not be read.
         milliseconds: To read, decode, hash and score it; in a batch, its share of the graph's time.
         levels: Which values a 16-bit image holds; None for others. Counted, and not in the shard's file.
+        loses_colour: Whether a mono detector saw a colour image in grey; likewise.
     """
 
     path: str
@@ -122,6 +123,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
     milliseconds: float = 0.0
     levels: Levels | None = None
+    loses_colour: bool = False
 
 
 class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +139,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
         narrow: 16-bit images whose values fill less than a tenth of the declared range.
         narrow_levels: The values of all of them; None where there are none.
         narrow_example: The first of them.
+        colour: The first few colour images that a mono detector saw in grey.
+        colour_count: How many there are.
     """
 
     shard: int
@@ -148,6 +152,8 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     narrow: int = 0
     narrow_levels: Levels | None = None
     narrow_example: str = ""
+    colour: tuple[str, ...] = ()
+    colour_count: int = 0
 
 
 class ThisRun(msgspec.Struct, frozen=True, kw_only=True):

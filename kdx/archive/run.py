@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,8 +22,10 @@ from kdx.errors import DataError, GateError, OptionError
 from kdx.files import sha256_bytes, write_atomic
 from kdx.levels import union
 from kdx.loading import way_of
+from kdx.misfits import COLOUR, COLOUR_TEXT
 from kdx.progress import Progress
 from kdx.records import encode_record
+from kdx.remarks import FIRST, Remark
 from kdx.runtime.backend import find_backend
 from kdx.runtime.latency import usable_cores
 from kdx.search import LeftOut
@@ -265,9 +267,16 @@ def _summarise(folder: ScoreFolder, index: Index, plan: Plan, bundle: Bundle, th
         bad_examples=examples,
         added_since=added_since,
         linked_folders=index.listed[-1].linked_folders,
-        remarks=left_out.remarks,
+        remarks=[*left_out.remarks, *_seen_in_grey(results)],
         this_run=this_run,
         narrow=sum(result.narrow for result in results),
         narrow_levels=union(result.narrow_levels for result in results if result.narrow_levels is not None),
         narrow_example=next((result.narrow_example for result in results if result.narrow), ""),
     )
+
+
+def _seen_in_grey(results: Sequence[ShardResult]) -> list[Remark]:
+    """Return a remark on the colour images of all shards that a mono detector saw in grey."""
+    count = sum(result.colour_count for result in results)
+    first = tuple(path for result in results for path in result.colour)[:FIRST]
+    return [Remark(kind=COLOUR, text=COLOUR_TEXT, count=count, first=first)] if count else []

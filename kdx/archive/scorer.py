@@ -21,6 +21,7 @@ from kdx.images import read_with_levels
 from kdx.levels import Levels
 from kdx.loading import detector_of
 from kdx.manifest import INDEX
+from kdx.misfits import loses_colour
 from kdx.runtime.backend import ClosesOnExit
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class _Read:
     sha256: str | None
     seconds: float
     levels: Levels | None
+    loses_colour: bool
 
 
 class ShardScorer(ClosesOnExit):
@@ -107,9 +109,10 @@ class ShardScorer(ClosesOnExit):
     def _read(self, path: str) -> _Read:
         started = time.perf_counter()
         file = self._root / path
-        pixels, levels, error = None, None, ""
+        pixels, levels, error, in_grey = None, None, "", False
         try:
             pixels, levels = read_with_levels(file, self._detector.input)
+            in_grey = loses_colour(file, self._detector.input)
         except ImageError as found:
             error = _reason(found, file, path)
             if not self._root.is_dir():
@@ -122,7 +125,7 @@ class ShardScorer(ClosesOnExit):
         sha256 = None
         with contextlib.suppress(OSError):
             sha256 = sha256_file(file) if file.is_file() else None
-        return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels)
+        return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels, in_grey)
 
     def _judged(self, read: Sequence[_Read]) -> Iterator[Row]:
         started = time.perf_counter()
@@ -156,6 +159,7 @@ def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> Ro
         sha256=read.sha256,
         milliseconds=milliseconds,
         levels=read.levels,
+        loses_colour=read.loses_colour,
     )
 
 

@@ -15,6 +15,7 @@ from kdx.errors import OutputError
 from kdx.files import write_atomic
 from kdx.levels import union
 from kdx.records import now
+from kdx.remarks import FIRST
 from kdx.verdict import Decision
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def count(shard: int, rows: Sequence[Row], *, seconds: float, worker: str) -> Sh
     """Count what became of a shard's images."""
     decisions = Counter(row.decision for row in rows)
     narrow = [(row.path, row.levels) for row in rows if row.levels is not None and row.levels.is_narrow]
+    colour = [row.path for row in rows if row.loses_colour]
     return ShardResult(
         shard=shard,
         frames=len(rows),
@@ -46,6 +48,8 @@ def count(shard: int, rows: Sequence[Row], *, seconds: float, worker: str) -> Sh
         narrow=len(narrow),
         narrow_levels=union(levels for _, levels in narrow),
         narrow_example=narrow[0][0] if narrow else "",
+        colour=tuple(colour[:FIRST]),
+        colour_count=len(colour),
     )
 
 

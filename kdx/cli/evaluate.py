@@ -63,7 +63,7 @@ def evaluate(
         from kd_train.datasets import open_data
         from kd_train.evaluate import evaluate as evaluate_detector
         from kd_train.golden import golden_remarks
-        from kd_train.odd_images import misfits
+        from kdx.misfits import misfits
     from kdx.bundle import open_bundle
     from kdx.folder import FolderOptions, require_test
     from kdx.loading import is_run, load

@@ -26,6 +26,7 @@ from kdx.cli.common import (
 )
 from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
 from kdx.progress import SILENT, Progress, track
+from kdx.remarks import remark
 from kdx.search import LeftOut
 
 if TYPE_CHECKING:
@@ -77,14 +78,18 @@ def predict(
     image reaches, and outlined at it. With --also, several bundles judge each image; teachers that they have in common
     are held once.
     """
+    from kdx.misfits import COLOUR, COLOUR_TEXT
+
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
     wanted = _region_options(regions, min_area, pixel_size_um, json=json)
     left_out = LeftOut()
+    colour: list[Path] = []
+    _require_apart(overlay, images)
     try:
         judge(
             bundle,
-            _expand(images, left_out, overlay),
+            _expand(images, left_out),
             records,
             bad,
             also=also,
@@ -98,16 +103,18 @@ def predict(
             force=force,
             progress=progress_for(json),
             each=print_json_line if json else None,
+            colour=colour,
         )
     finally:
+        remarks = [*left_out.remarks, *remark(COLOUR, COLOUR_TEXT, colour)]
         # Verdicts that were reached before a damaged image or Ctrl-C are shown all the same.
         if not json and records:
             show(records)
             report_bad(bad)
-        if json and left_out.remarks:
-            print_json_line({"remarks": left_out.remarks})
+        if json and remarks:
+            print_json_line({"remarks": remarks})
         elif not json:
-            report_remarks(left_out.remarks)
+            report_remarks(remarks)
     if overlay is not None and not json:
         out.print(f"heat maps in {overlay}/")
         own = sum(record["overlay_scale"] == "own maximum" for record in records)
@@ -135,12 +142,16 @@ def judge(
     force: bool = False,
     progress: Progress = SILENT,
     each: Callable[[dict[str, Any]], None] | None = None,
+    colour: list[Path] | None = None,
 ) -> None:
     """Judge image files one by one; add a record of each to ``records``, of those passed over a reason to ``bad``.
+
+    Colour images that a mono detector judged are added to ``colour``.
 
     With other bundles, a record is one bundle's verdict on an image, and names the bundle.
     """
     from kdx.errors import ImageError
+    from kdx.misfits import loses_colour
 
     bundles = _bundle_names([bundle, *also])
     keys = require_signature or None
@@ -162,6 +173,8 @@ def judge(
                 if each is not None:
                     each({"image": str(path), "error": error.as_dict()})
                 continue
+            if colour is not None and any(loses_colour(path, group[name].input) for name in group):
+                colour.append(path)
             for name, image, verdict in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
                 if regions is not None:
@@ -259,8 +272,30 @@ def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[n
         yield name, images[group[name].input], verdicts[name]
 
 
-def _expand(images: list[Path], left_out: LeftOut, overlay: Path | None) -> list[Path]:
-    """Return the files that were named and those in the folders that were, but for heat maps of an earlier call."""
+def _require_apart(overlay: Path | None, images: list[Path]) -> None:
+    """Refuse heat maps among the images, where the next command that is given the folder would judge them as parts.
+
+    Where single files are named, the folder around them counts too, unless it is the one that the user works in.
+    """
+    from kdx.errors import OutputError
+
+    if overlay is None:
+        return
+    around = {image.resolve() if image.is_dir() else image.resolve().parent for image in images}
+    named = {image.resolve() for image in images if image.is_dir()}
+    for folder in sorted(around - ({Path.cwd()} - named)):
+        if overlay.resolve().is_relative_to(folder):
+            raise OutputError(
+                f"the heat maps would lie among the images in '{folder}'",
+                expected="a folder for --overlay outside of it: whoever reads the images later would take heat maps "
+                "for parts",
+                received=f"--overlay {overlay}",
+                fix="choose a folder beside it",
+            )
+
+
+def _expand(images: list[Path], left_out: LeftOut) -> list[Path]:
+    """Return the files that were named and those in the folders that were."""
     from kdx.errors import DataError
     from kdx.search import listing, walk
 
@@ -270,14 +305,9 @@ def _expand(images: list[Path], left_out: LeftOut, overlay: Path | None) -> list
             paths.append(image)
             continue
         found = [image / name for name in walk(image, left_out)]
-        heat_maps = {path for path in found if overlay is not None and path.resolve().is_relative_to(overlay.resolve())}
-        if image.resolve() == (overlay.resolve() if overlay else None):  # refused where heat maps are written
-            heat_maps = set()
-        for path in heat_maps:
-            left_out.add("heat_map", str(path))
-        if len(found) == len(heat_maps):
+        if not found:
             raise DataError(f"no images were found in '{image}'", expected="image files", received=listing(image))
-        paths += [path for path in found if path not in heat_maps]
+        paths += found
     return list(dict.fromkeys(paths))
 
 

@@ -151,3 +151,21 @@ def test_colour_images_for_a_mono_detector_are_named(cli, tiny_bundle, dataset_c
     record = cli("evaluate", tiny_bundle, dataset_copy, "--json").json
     found = {one["kind"]: one["count"] for one in record["remarks"] if one["kind"] != "golden"}
     assert found == {"colour_for_mono": 1}
+
+
+def test_predict_and_score_name_colour_images_for_a_mono_detector(cli, tiny_bundle, dataset_copy, tmp_path) -> None:
+    images = dataset_copy / "test/good"
+    for name in ("012.png", "013.png"):
+        image = Image.open(images / name).convert("L")
+        blue = Image.new("L", image.size) if name == "012.png" else image  # the other has no colour
+        Image.merge("RGB", (image, image, blue)).save(images / name)
+    said = "1 images are in colour and are converted to grey for this mono detector"
+    lines = cli("predict", tiny_bundle, images, "--json").lines
+    assert [(one["kind"], one["count"]) for one in lines[-1]["remarks"]] == [("colour_for_mono", 1)]
+    assert said in cli("predict", tiny_bundle, images).stderr
+    scoring = ("score", tiny_bundle, images, "-o", tmp_path / "scores", "--workers", 1, "--shard-size", 2)
+    record = cli(*scoring, "--json").json
+    assert record["remarks"] == [
+        {"kind": "colour_for_mono", "text": said[2:], "count": 1, "first": ["012.png"]},
+    ]
+    assert f"{said}: 012.png" in cli(*scoring).stderr

@@ -348,11 +348,46 @@ def test_predict_finds_what_score_finds(cli, tiny_bundle, dataset, tmp_path):
     lines = cli("predict", tiny_bundle, tmp_path / "new", "--json").lines
     assert len([line for line in lines if "verdict" in line]) == 9
     assert {one["kind"]: one["count"] for one in lines[-1]["remarks"]} == {"hidden": 1, "not_an_image": 1}
-    text = cli("predict", tiny_bundle, tmp_path / "new", "--overlay", tmp_path / "new/maps").stderr
+    text = cli("predict", tiny_bundle, tmp_path / "new", "--overlay", tmp_path / "maps").stderr
     assert "1 files that are not images of a known format were left out: notes.txt" in text
-    again = cli("predict", tiny_bundle, tmp_path / "new", "--overlay", tmp_path / "new/maps", "--force", "--json").lines
-    assert len([line for line in again if "verdict" in line]) == 9
-    assert {one["kind"]: one["count"] for one in again[-1]["remarks"]}["heat_map"] == 9
+
+
+@pytest.mark.parametrize("named", [("new",), ("new/test/good/012.png", "new/test/good/013.png"), (".",)])
+def test_heat_maps_are_not_written_among_the_images(cli, tiny_bundle, dataset, tmp_path, monkeypatch, named):
+    shutil.copytree(dataset / "test", tmp_path / "new/test")
+    monkeypatch.chdir(tmp_path / "new" if named == (".",) else tmp_path)
+    maps = tmp_path / "new/test/good/maps"
+    refused = cli("predict", tiny_bundle, *named, "--overlay", maps, code=2).stderr
+    assert "the heat maps would lie among the images" in refused
+    assert not maps.exists()
+    (tmp_path / "link").symlink_to(tmp_path / "new/test/good")
+    assert "among the images" in cli("predict", tiny_bundle, *named, "--overlay", tmp_path / "link", code=2).stderr
+    cli("predict", tiny_bundle, *named, "--overlay", tmp_path / "maps")
+
+
+def test_one_image_of_the_working_folder_may_have_its_heat_map_below(cli, tiny_bundle, dataset, tmp_path, monkeypatch):
+    shutil.copy(dataset / "test/good/012.png", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    cli("predict", tiny_bundle, "012.png", "--overlay", "maps")
+    assert (tmp_path / "maps/012.png").is_file()
+
+
+def test_links_are_not_counted_as_what_subfolders_would_take(tmp_path):
+    make(tmp_path, "elsewhere/1.png", "parts/a/2.png")
+    (tmp_path / "parts/b").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(
+        DataError, match=r"b/ \(1 images, a symbolic link, which --subfolders does not follow\)"
+    ) as some:
+        open_folder(tmp_path / "parts")
+    assert "--subfolders if all" in str(some.value)
+    shutil.rmtree(tmp_path / "parts/a")
+    with pytest.raises(DataError, match=r"--good-folder NAME for each folder of good images$"):
+        open_folder(tmp_path / "parts")
+    assert len(open_folder(tmp_path / "parts", good_folders("b")).good) == 1
+    make(tmp_path, "cells/train/good/3.png")
+    (tmp_path / "cells/train/good/more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"fix: name the folder that holds the images$"):
+        open_folder(tmp_path / "cells")
 
 
 def test_evaluation_and_calibration_say_what_they_left_out(cli, tiny_bundle, dataset_copy):

@@ -278,6 +278,21 @@ def test_masks_that_contradict_their_folder_are_named(cli, tiny_bundle, dataset_
     assert sum("masks of" in note for note in notes) == 3
 
 
+def test_masks_that_seem_inverted_are_named(cli, tiny_bundle, dataset_copy):
+    masks = sorted((dataset_copy / "ground_truth/scratch").iterdir())
+    said = "masks mark more than half of their image"
+    for index, mask in enumerate(masks, start=1):
+        with Image.open(mask) as image:
+            inverted = Image.eval(image.convert("L"), lambda value: 255 if value == 0 else 0)
+        inverted.save(mask)
+        result = cli("evaluate", tiny_bundle, dataset_copy, "--json")
+        assert len(result.json["masks"]["large"]) == index
+        assert (f"{index} {said}" in result.stderr) is (index > 2)  # 4 masks: 2 of them may show large defects
+    page = dataset_copy / "report.html"
+    notes = cli("report", tiny_bundle, dataset_copy, "-o", page, "--no-latency", "--json").json["notes"]
+    assert sum(said in note for note in notes) == 1
+
+
 def test_an_image_without_mask_does_not_count_as_good_pixels(cli, tiny_bundle, dataset_copy):
     """Its defect would: every pixel that the map rightly shows would be a false alarm."""
     (dataset_copy / "ground_truth/scratch/017_mask.png").unlink()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd_train.copies import unknown
-from kd_train.odd_images import misfits
 from kdx.bundle import Bundle
 from kdx.errors import DataError
 from kdx.files import hash_of_hashes
 from kdx.folder import GOOD, ImageFolder, TestImage
 from kdx.identity import Identity, Likeness, distinct, identify
+from kdx.misfits import misfits
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark
 
