@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from dataclasses import dataclass
@@ -80,14 +81,10 @@ class HeldGraph:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self.path = graph.path
-        self._file: int | None = None
-        self._close = lambda: None
+        self._file: _OpenFile | None = None
         if os.name != "nt":
-            try:
-                self._file = os.open(graph.path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return  # reading says why
-            self._close = weakref.finalize(self, os.close, self._file)
+            with contextlib.suppress(OSError):  # reading says why
+                self._file = _OpenFile(graph.path)
 
     def read(self) -> bytes:
         """Return the content that was checked.
@@ -96,14 +93,10 @@ class HeldGraph:
             BackendError: The file holds another by now, or is gone.
         """
         try:
-            if self._file is None:
+            file = self._file  # stays open to the end of this call, whoever closes meanwhile
+            if file is None:
                 return self._graph.read()
-            # Not the file's own position: threads and forked processes read at the same time.
-            parts, position, size = [], 0, os.fstat(self._file).st_size
-            while part := os.pread(self._file, size - position, position):
-                parts.append(part)
-                position += len(part)
-            content = b"".join(parts)
+            content = file.read()
         except (OSError, BundleError) as error:
             raise BackendError(
                 f"the graph '{self._graph.path}' cannot be read any more: {error}", fix="load the bundle again"
@@ -118,6 +111,21 @@ class HeldGraph:
         return content
 
     def close(self) -> None:
-        """Close the file. Closing twice is harmless."""
+        """Close the file, once no other thread is reading it. Closing twice is harmless."""
         self._file = None
-        self._close()
+
+
+class _OpenFile:
+    """A file's descriptor, closed when nothing refers to this any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self) -> bytes:
+        # Not the file's own position: threads and forked processes read at the same time.
+        parts, position, size = [], 0, os.fstat(self._descriptor).st_size
+        while part := os.pread(self._descriptor, size - position, position):
+            parts.append(part)
+            position += len(part)
+        return b"".join(parts)

@@ -78,8 +78,7 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
     """
     if precision is not None:
         bundle.graph_of(precision)
-    decides = bundle.manifest.decides_alike  # none must be chosen that could only say undecided
-    ways = [(info, one) for info, one in ways_of(bundle) if precision in {None, one} and decides(one, info.runtime)]
+    ways = _deciding(bundle, precision)
     if not ways and precision is not None:
         # Asked for by name, however slow.
         ways = [(info, precision) for info in require_backends(bundle.path) if info.offers(precision)][:1]
@@ -89,10 +88,9 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
         info, only = ways[0]
         candidates = [Candidate(backend=info.name, precision=only)]
         return Choice(backend=info.name, precision=only, candidates=candidates, created=now())
-    folder = _remembered_in(bundle)
-    if folder is None:
+    file = _remembered_in(bundle, ways, threads)
+    if file is None:
         return _measure(bundle, ways, threads)
-    file = folder / f"{_key(bundle, ways, threads)}.json"
     remembered = _read(file)
     if remembered is not None and any((remembered.backend, remembered.precision) == (i.name, p) for i, p in ways):
         return remembered
@@ -103,12 +101,32 @@ def choose(bundle: Bundle, threads: int | None = None, precision: str | None = N
     return choice
 
 
-def _remembered_in(bundle: Bundle) -> Path | None:
-    """Return the folder of remembered choices; of a bundle whose signature was required, one's own or none."""
+def forget(bundle: Bundle, threads: int | None = None, precision: str | None = None) -> bool:
+    """Forget what :func:`choose` remembers, so that it measures again; return whether there was anything."""
+    file = _remembered_in(bundle, _deciding(bundle, precision), threads)
+    if file is None:
+        return False
+    try:
+        file.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _deciding(bundle: Bundle, precision: str | None) -> list[tuple[BackendInfo, str]]:
+    """Return the ways to run a bundle, of which none could only say undecided."""
+    decides = bundle.manifest.decides_alike
+    return [(info, one) for info, one in ways_of(bundle) if precision in {None, one} and decides(one, info.runtime)]
+
+
+def _remembered_in(bundle: Bundle, ways: Sequence[tuple[BackendInfo, str]], threads: int | None) -> Path | None:
+    """Return where a choice is remembered; where a signature was required, in a private folder or nowhere (None)."""
     if bundle.seal is not None:
-        return private_cache("choices")
-    folder = cache_folder()
-    return folder / "choices" if folder else None
+        folder = private_cache("choices")
+    else:
+        cache = cache_folder()
+        folder = cache / "choices" if cache else None
+    return folder / f"{_key(bundle, ways, threads)}.json" if folder else None
 
 
 def ways_of(bundle: Bundle) -> list[tuple[BackendInfo, str]]:

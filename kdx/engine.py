@@ -134,8 +134,8 @@ def engines_of(bundle: Path, unreadable: dict[str, str] | None = None) -> Iterat
 
     Args:
         bundle: The folder.
-        unreadable: Takes the names of engines whose record is damaged or of a newer kdx, with the reason. One such must
-            not stand in the way of the others, nor of a backend that needs none.
+        unreadable: Takes the names of engines whose record is damaged, of a newer kdx, or no readable file, with the
+            reason. One such must not stand in the way of the others, nor of a backend that needs none.
     """
     restore(bundle / FOLDER)
     for record in sorted((bundle / FOLDER).glob(f"*/{RECORD}")):
@@ -146,9 +146,12 @@ def engines_of(bundle: Path, unreadable: dict[str, str] | None = None) -> Iterat
             read = decode_record(
                 content, record, EngineRecord, error=BackendError, fix="build it again", supported=SCHEMA
             )
-        except BackendError as error:
+        except (BackendError, OSError) as error:
             if unreadable is not None:
-                unreadable[record.parent.name] = error.message
+                said = (
+                    error.message if isinstance(error, BackendError) else f"{RECORD} cannot be read: {error.strerror}"
+                )
+                unreadable[record.parent.name] = said
             continue
         yield Engine(record.parent, read, sha256_bytes(content))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kdx.bundle import Bundle, open_bundle
 from kdx.calibrated import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
-from kdx.loading import detector_on, is_run, prepare, require_batch_sizes, way_of
+from kdx.loading import detector_on, is_run, measured_again, prepare, require_batch_sizes, way_of
 from kdx.runtime.backend import ClosesOnExit, find_backend, require_threads, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.sharing import SHARING, circles_of, one_teacher
@@ -116,21 +116,32 @@ def load_many(
             a bundle's golden images are not decided as the reference did.
         OptionError: No bundles, or two of one name; a batch size below 1.
     """
-    require_batch_sizes(batch_sizes)
+    sizes = require_batch_sizes(batch_sizes)
     require_threads(threads)
     opened = {name: _open(path, require_signature) for name, path in _by_name(bundles).items()}
-    if shared_teacher:
-        group = _share(opened, backend, threads, precision)
-    else:
-        group = _load(opened, backend, threads, precision, may_share=shared_teacher is None)
+
+    def prepared() -> DetectorGroup:
+        if shared_teacher:
+            group = _share(opened, backend, threads, precision)
+        else:
+            group = _load(opened, backend, threads, precision, may_share=shared_teacher is None)
+        try:
+            for name, bundle in opened.items():
+                prepare(bundle, group[name], sizes)
+                bundle.require_present("loaded", fix="load it again")
+        except BaseException:
+            group.close()
+            raise
+        return group
+
+    is_chosen = backend == "auto" and not shared_teacher
+    group = measured_again(prepared, opened.values() if is_chosen else [], threads, precision)
     try:
         for name, bundle in opened.items():
-            prepare(bundle, group[name], batch_sizes)
+            warn_of_calibration(bundle, group[name].precision, runtime_of(group[name].backend.name))
     except BaseException:
         group.close()
         raise
-    for name, bundle in opened.items():
-        warn_of_calibration(bundle, group[name].precision, runtime_of(group[name].backend.name))
     return group
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kdx.answers import AnswerLimits, answer_limits
 from kdx.bundle import Bundle, open_bundle
 from kdx.calibrated import warn_of_calibration
-from kdx.choice import choose
+from kdx.choice import choose, forget
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.golden import require_golden
 from kdx.manifest import Manifest
@@ -25,6 +26,8 @@ from kdx.variants import OWN_THRESHOLD, graph_file
 if TYPE_CHECKING:
     from kdx.keys import PublicKeys
     from kdx.metrics import Registry
+
+T = TypeVar("T")
 
 
 def load(
@@ -64,7 +67,7 @@ def load(
         BundleError: The bundle is incomplete, altered, too new, or not signed as required.
         OutputError: The log cannot be written, or belongs to another graph.
         BackendError: The backend is unknown, missing, or cannot load the graph; or it does not decide the bundle's
-            golden images as the reference did, one at a time, whichever way it was chosen.
+            golden images as the reference did, at a batch size that will be used, whichever way it was chosen.
         OptionError: A bundle has one checkpoint only, a run one precision; a batch size below 1; threads out of range;
             a key that cannot be read; metrics without the package ``prometheus_client``.
     """
@@ -75,8 +78,8 @@ def load(
             raise OptionError(f"'{path}' is no run: it holds one checkpoint", fix="leave out the checkpoint")
         bundle = open_bundle(path, require_signature=require_signature)
         detector = detector_of(bundle, backend, threads, precision, batch_sizes)
-        warn_of_calibration(bundle, detector.precision, runtime_of(detector.backend.name))
         try:
+            warn_of_calibration(bundle, detector.precision, runtime_of(detector.backend.name))
             _watch(detector, bundle, log, metrics)
         except BaseException:
             detector.close()
@@ -136,41 +139,79 @@ def detector_of(
         BackendError: It does not decide the golden images as the reference did.
         OptionError: A batch size that is not possible.
     """
-    require_batch_sizes(batch_sizes)
-    info, precision = way_of(bundle, backend, threads, precision)
-    detector = detector_on(bundle, info.open(bundle.graph_of(precision), threads, precision), precision)
+    sizes = require_batch_sizes(batch_sizes)
+
+    def opened() -> Detector:
+        info, used = way_of(bundle, backend, threads, precision)
+        detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
+        try:
+            prepare(bundle, detector, sizes)
+            bundle.require_present("loaded", fix="load it again")
+        except BaseException:
+            detector.close()
+            raise
+        return detector
+
+    return measured_again(opened, [bundle] if backend == "auto" else [], threads, precision)
+
+
+def measured_again(
+    open_them: Callable[[], T], bundles: Iterable[Bundle], threads: int | None, precision: str | None
+) -> T:
+    """Open bundles; where that fails in a way that was remembered, forget it, so that it is measured again, once.
+
+    Something may have changed that a remembered choice does not know of. What is measured again excludes what fails.
+
+    Args:
+        open_them: Opens the bundles, and compares the golden images.
+        bundles: Those whose way to run was chosen automatically.
+        threads: As for the choice.
+        precision: As for the choice.
+
+    Raises:
+        BackendError: Nothing was remembered, or it fails again.
+    """
     try:
-        prepare(bundle, detector, batch_sizes)
-        bundle.require_present("loaded", fix="load it again")
-    except BaseException:
-        detector.close()
-        raise
-    return detector
+        return open_them()
+    except BackendError:
+        forgotten = [forget(bundle, threads, precision) for bundle in bundles]
+        if not any(forgotten):
+            raise
+    return open_them()
 
 
-def require_batch_sizes(sizes: Sequence[int] | None) -> None:
-    """Raise ``OptionError`` for batch sizes that are not possible."""
-    if sizes is not None and (not sizes or min(sizes) < 1):
+def require_batch_sizes(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return batch sizes as plain numbers; NumPy's are accepted too.
+
+    Raises:
+        OptionError: They are not possible.
+    """
+    if sizes is None:
+        return None
+    try:
+        found = tuple(operator.index(size) for size in sizes)
+    except TypeError:  # no sequence, or not of whole numbers
+        found = ()
+    if not found or min(found) < 1:
         raise OptionError(
-            "these batch sizes are not possible", expected="numbers from 1, for example (1, 8)", received=str(sizes)
+            "these batch sizes are not possible", expected="numbers from 1, for example (1, 8)", received=repr(sizes)
         )
+    return found
 
 
 def prepare(bundle: Bundle, detector: Detector, batch_sizes: Sequence[int] | None = None) -> None:
     """Compare a bundle's detector with the golden images, one at a time and at the batch sizes that will be used.
 
-    What the backend compiles for these is kept.
+    Those of a frame's tiles are always among them. What the backend compiles for these is kept.
 
     Raises:
         BackendError: It does not decide the golden images as the reference did.
         BundleError: The golden images cannot be read.
     """
-    batches = [1]
-    if batch_sizes is not None:
-        batches = graph_batches(detector.backend, batch_sizes, detector.max_batch)
-        keep = getattr(graph_backend(detector.backend), "keep", None)
-        if keep is not None:
-            keep(batches)
+    batches = graph_batches(detector.backend, batch_sizes or (1,), detector.max_batch)
+    keep = getattr(graph_backend(detector.backend), "keep", None)
+    if keep is not None:
+        keep(batches)
     require_golden(bundle, detector.backend, detector.precision, batches)
 
 

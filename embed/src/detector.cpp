@@ -68,6 +68,9 @@ Detector::Detector(const std::string &path, const kdx_options &options, const st
     backend_ = kind.open(bundle_, std::move(graph), {precision_, cache, options.threads, options.device, keys != nullptr});
     if (bundle_.tiling.is_set()) backend_ = tiled(std::move(backend_), bundle_);
     std::set<std::size_t> sizes = {1};
+    // Of a frame's tiles, hardly ever one goes through alone.
+    if (bundle_.tiling.is_set())
+        for (const auto size : prepared(1)) sizes.insert(size);
     for (std::size_t i = 0; i < options.batch_size_count; ++i)
         for (const auto size : prepared(options.batch_sizes[i])) sizes.insert(size);
     require_reference(*this, {sizes.begin(), sizes.end()});

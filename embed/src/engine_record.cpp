@@ -98,7 +98,9 @@ EngineRecord find_engine(const Bundle &bundle, const std::string &precision, con
     std::vector<fs::path> folders;
     std::error_code error;
     for (const auto &entry : fs::directory_iterator(bundle.path / "engines", error))
-        if (fs::is_regular_file(entry.path() / kRecord, error)) folders.push_back(entry.path());
+        // A name that begins with a dot: under construction, or what a kill left of that.
+        if (entry.path().filename().string().front() != '.' && fs::is_regular_file(entry.path() / kRecord, error))
+            folders.push_back(entry.path());
     std::sort(folders.begin(), folders.end());
     // All of them before any is chosen, as kdx/signing.py does it.
     std::vector<std::string> texts;

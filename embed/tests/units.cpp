@@ -369,6 +369,17 @@ void engines_are_held_against_the_machine(const fs::path &path) {
     std::string said;
     CHECK(status_of([&] { ke::find_engine(bundle, "fp32", here); }, &said) == KDX_ERROR_BACKEND);
     CHECK(said.find("no engine") != std::string::npos && said.find("kdx build-engine") != std::string::npos);
+    // One that is still being built, or that a kill left, is none: its folder's name begins with a dot.
+    auto other = bundle;
+    other.path = fs::temp_directory_path() / "kdx-units-engines";
+    const auto engines = other.path / "engines";
+    fs::create_directories(engines / ".fp32.part");
+    std::ofstream(engines / ".fp32.part" / "engine.json") << text;
+    CHECK(status_of([&] { ke::find_engine(other, "fp32", here); }, &said) == KDX_ERROR_BACKEND);
+    CHECK(said.find("no engine") != std::string::npos);
+    fs::rename(engines / ".fp32.part", engines / "fp32");
+    CHECK(ke::find_engine(other, "fp32", here).plan == engines / "fp32" / "model.plan");
+    fs::remove_all(other.path);
 }
 
 }  // namespace

@@ -44,8 +44,8 @@ class Kept(Generic[K, V]):
             is_ours = found is None
             if found is None:
                 found = self._found[key] = Future()
-                self._drop_oldest()
             self._found.move_to_end(key)
+            self._drop_oldest()
         if is_ours:
             self._fill(key, found)
         return found.result()
@@ -83,5 +83,7 @@ class Kept(Generic[K, V]):
         if self._most is None:
             return
         used = [key for key in self._found if key not in self._always]
-        for key in used[: max(0, len(used) - self._most)]:
+        # Not what is being made: the next call for it would make it a second time. Nor what was used last.
+        droppable = [key for key in used[:-1] if self._found[key].done()]
+        for key in droppable[: max(0, len(used) - self._most)]:
             del self._found[key]

@@ -6,6 +6,7 @@ some percent, and nothing says so.
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from kdx.checked import Graph
+from kdx.checked import Graph, HeldGraph
 from kdx.errors import BackendError, KdxError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.blob_cache import BlobCache
@@ -72,12 +73,14 @@ class OpenVino(ClosesOnExit):
     ) -> None:
         if precision == "bf16":
             require_bf16()
-        self._graph = graph
         self._content = graph.hold()
         self._mode = mode
         self._config = configuration(precision, threads, mode, pinning)
-        self._cache = BlobCache(cache, private=graph.seal is not None)
-        self._models = Kept(self._compile, KEPT_BATCH_SIZES)
+        blobs = BlobCache(cache, private=graph.seal is not None)
+        # Without this object in it: a backend that is dropped and not closed is freed at once.
+        make = functools.partial(_compiled, graph.sha256, self._content, blobs, self._config)
+        self._models: Kept[int, _Compiled] = Kept(make, KEPT_BATCH_SIZES)
+        self.keep([1])  # single images come at any time: batches of other sizes do not displace their model
         try:
             first = self._models.get(1)  # so that a graph that cannot run fails here
         except KdxError:
@@ -135,12 +138,6 @@ class OpenVino(ClosesOnExit):
                     times[name] = times.get(name, 0.0) + node.real_time.total_seconds() * 1e3 / runs
         return times
 
-    def _compile(self, batch: int) -> _Compiled:
-        content = (self._graph.sha256, batch)
-        return _Compiled(
-            load_compiled(self._cache, self._config, content, lambda: read_graph(self._content.read(), batch))
-        )
-
 
 class _Compiled:
     """A compiled model and its inference requests."""
@@ -167,8 +164,10 @@ class _Compiled:
     def run_each(self, images: NDArray[np.uint8]) -> Outputs:
         outputs = Outputs(*(np.empty((len(images), *tuple(port.shape)[1:]), np.float32) for port in self._ports))
 
+        ports = self._ports  # the requests hold this function, and must not hold what holds them
+
         def keep(request: Any, index: int) -> None:
-            for array, port in zip(outputs, self._ports, strict=True):
+            for array, port in zip(outputs, ports, strict=True):
                 array[index] = request.get_tensor(port).data[0]
 
         with self._turn:
@@ -183,6 +182,10 @@ class _Compiled:
                 self._all = None  # some of its requests may still be under way: the next call gets others
                 raise
         return outputs
+
+
+def _compiled(sha256: str, content: HeldGraph, cache: BlobCache, config: dict[str, Any], batch: int) -> _Compiled:
+    return _Compiled(load_compiled(cache, config, (sha256, batch), lambda: read_graph(content.read(), batch)))
 
 
 def openvino_backend(graph: Graph, threads: int | None = None) -> OpenVino:

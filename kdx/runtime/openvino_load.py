@@ -89,7 +89,8 @@ def load_compiled(
         content: What tells this model from every other.
         model: Returns the model to compile.
     """
-    key = (__version__, ov.__version__, *_cpu(), *content, sorted(config.items()))
+    # "blob 2": earlier versions kept under a graph's hash what they had compiled from a file that had replaced it.
+    key = ("blob 2", __version__, ov.__version__, *_cpu(), *content, sorted(config.items()))
     blob = cache.read(*key)
     if blob is not None:
         try:

@@ -99,19 +99,15 @@ class SharedTeacher(ClosesOnExit):
 
     def __init__(self, plans: Mapping[str, Plan], threads: int | None = None, *, cache: Path | None = None) -> None:
         self.names = tuple(plans)
-        self._plans = dict(plans)
-        first = self._plans[self.names[0]]
+        first = plans[self.names[0]]
         if not first.teacher or len({(plan.teacher, plan.precision) for plan in plans.values()}) > 1:
             raise BackendError("these graphs have no teacher in common", fix="load each bundle by itself")
-        self._precision = first.precision
         self._image_shape = first.image_shape
-        self._shared = frozenset[bytes].intersection(*(plan.outline.digests for plan in plans.values()))
-        self._cuts = {name: plan.outline.cuts(self._shared) for name, plan in plans.items()}
-        self._features = list(dict.fromkeys(tensor for cuts in self._cuts.values() for tensor in cuts))
-        self._config = configuration("bf16" if self._precision == "bf16" else "f32", threads)
-        self._cache = BlobCache(cache, private=first.graph.seal is not None)
-        self._contents = {name: plan.graph.hold() for name, plan in plans.items()}
-        self._compiled = Kept(self._compile, KEPT_BATCH_SIZES)
+        config = configuration("bf16" if first.precision == "bf16" else "f32", threads)
+        self._parts = _Parts(plans, config, BlobCache(cache, private=first.graph.seal is not None))
+        # Without this object in it: a teacher that is dropped and not closed is freed at once.
+        self._compiled: Kept[int, _Compiled] = Kept(self._parts.compile, KEPT_BATCH_SIZES)
+        self.keep([1])  # as kdx.runtime.openvino.OpenVino does it
         try:
             # So that a graph that cannot run fails here.
             compiled = self._compiled.get(1)
@@ -153,29 +149,11 @@ class SharedTeacher(ClosesOnExit):
     def close(self) -> None:
         """Free the compiled models. Calls that are under way end as usual."""
         self._compiled.close()
-        for content in self._contents.values():
-            content.close()
+        self._parts.close()
 
     def keep(self, batches: Sequence[int]) -> None:
         """Keep what is compiled for these batch sizes, however many others come."""
         self._compiled.keep(batches)
-
-    def _compile(self, batch: int) -> _Compiled:
-        return _Compiled(self._load_teacher(batch), lambda name: self._load_student(name, batch), self._cuts)
-
-    def _load_teacher(self, batch: int) -> Any:
-        # The digests of the features say what the teacher computes, down to its weights, whosever graph it is in.
-        content = self._contents[self.names[0]]
-        return self._load(lambda: shared_part(read_graph(content.read(), batch), self._features), batch, self._features)
-
-    def _load_student(self, name: str, batch: int) -> Any:
-        content = (self._plans[name].graph.sha256, *self._cuts[name])
-        return self._load(
-            lambda: own_part(read_graph(self._contents[name].read(), batch), self._shared), batch, content
-        )
-
-    def _load(self, part: Callable[[], Any], batch: int, content: Sequence[object]) -> Any:
-        return load_compiled(self._cache, self._config, ("part", *content, batch), part)
 
 
 class Student(ClosesOnExit):
@@ -202,6 +180,48 @@ class Student(ClosesOnExit):
     def close(self) -> None:
         """Leave the teacher, which serves the other students on."""
         self._teacher = None
+
+
+class _Parts:
+    """Compiles a teacher and its students from the graphs that they are parts of.
+
+    Args:
+        plans: By student.
+        config: What to compile with.
+        cache: Where compiled models are kept.
+    """
+
+    def __init__(self, plans: Mapping[str, Plan], config: dict[str, Any], cache: BlobCache) -> None:
+        self._plans = dict(plans)
+        self._config = config
+        self._cache = cache
+        self._shared = frozenset[bytes].intersection(*(plan.outline.digests for plan in plans.values()))
+        self._cuts = {name: plan.outline.cuts(self._shared) for name, plan in plans.items()}
+        self._features = list(dict.fromkeys(tensor for cuts in self._cuts.values() for tensor in cuts))
+        self._contents = {name: plan.graph.hold() for name, plan in plans.items()}
+
+    def compile(self, batch: int) -> _Compiled:
+        """Compile the teacher for a batch size; its students, when they are first asked for."""
+        return _Compiled(self._load_teacher(batch), lambda name: self._load_student(name, batch), self._cuts)
+
+    def close(self) -> None:
+        """Close the graphs."""
+        for content in self._contents.values():
+            content.close()
+
+    def _load_teacher(self, batch: int) -> Any:
+        # The digests of the features say what the teacher computes, down to its weights, whosever graph it is in.
+        content = next(iter(self._contents.values()))
+        return self._load(lambda: shared_part(read_graph(content.read(), batch), self._features), batch, self._features)
+
+    def _load_student(self, name: str, batch: int) -> Any:
+        content = (self._plans[name].graph.sha256, *self._cuts[name])
+        return self._load(
+            lambda: own_part(read_graph(self._contents[name].read(), batch), self._shared), batch, content
+        )
+
+    def _load(self, part: Callable[[], Any], batch: int, content: Sequence[object]) -> Any:
+        return load_compiled(self._cache, self._config, ("part", *content, batch), part)
 
 
 class _Compiled:

@@ -137,11 +137,12 @@ def test_sizes_that_are_asked_for_are_compiled_when_a_bundle_is_opened(library, 
         assert compiled() == 4
 
 
-def test_one_stands_for_a_frame_with_its_tiles(library, tiled, large_frames, tmp_path):
+@pytest.mark.parametrize("batch_sizes", [(), (1,)])
+def test_a_frames_tiles_are_compiled_when_a_bundle_is_opened(library, tiled, large_frames, tmp_path, batch_sizes):
     with kdx.load(tiled / "tile.kdx", "onnxruntime-cpu", 1) as python:
         frame = kdx.read_image(large_frames / "test/good/000.png", python.input)
     cache = tmp_path / "cache"
-    with Detector(library, tiled / "tile.kdx", "fp32", cache=cache, batch_sizes=[1]) as detector:
+    with Detector(library, tiled / "tile.kdx", "fp32", cache=cache, batch_sizes=batch_sizes) as detector:
         before = {file.name for file in cache.iterdir()}
         detector(frame)
         assert {file.name for file in cache.iterdir()} == before

@@ -91,6 +91,22 @@ def test_the_least_recently_used_goes_unless_it_is_to_be_kept() -> None:
         kept.get(1)
 
 
+def test_what_is_being_made_is_not_dropped() -> None:
+    gate = Gate(1)
+    kept = Kept(gate, most=2)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(kept.get, 1)
+        assert gate.reached.wait(PATIENCE)
+        for key in (2, 3, 4):
+            kept.get(key)
+        second = pool.submit(kept.get, 1)
+        gate.opened.set()
+        assert first.result(PATIENCE) == second.result(PATIENCE) == "value 1"
+    assert gate.made == [1, 2, 3, 4]
+    kept.get(5)
+    assert len(kept.made()) == 2
+
+
 def test_closing_while_it_is_made_keeps_nothing() -> None:
     gate = Gate(1)
     kept = Kept(gate)
@@ -147,6 +163,21 @@ def test_single_images_do_not_wait_for_a_new_size(products, frame, compiled, is_
     assert compiled.made[before:] == [3] * (2 if is_shared else 1)
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_single_images_are_never_compiled_again(products, frame, compiled, is_shared) -> None:
+    if is_shared:
+        group = kdx.load_many(products, backend="openvino", threads=1, shared_teacher=True)
+        detector = group["tiny"]
+    else:
+        detector = group = kdx.load(products[0], backend="openvino", threads=1)
+    with group:
+        for size in (2, 3, 4, 5, 6, 7):
+            detector.batch([frame] * size)
+        compiled.made.clear()
+        detector(frame)
+    assert compiled.made == []
+
+
 def test_sizes_that_are_named_are_compiled_at_load_and_kept(tiny_bundle, frame, compiled) -> None:
     sizes = (2, 3, 4, 5, 6, 40)
     with kdx.load(tiny_bundle, backend="openvino", threads=1, batch_sizes=sizes) as detector:
@@ -167,11 +198,12 @@ def test_sizes_of_a_group(products, frame, compiled) -> None:
     assert compiled.made == []
 
 
-def test_sizes_of_tiles(tiled, compiled) -> None:
+@pytest.mark.parametrize("sizes", [None, (1,)])
+def test_sizes_of_tiles(tiled, compiled, sizes) -> None:
     bundle = tiled / "tile.kdx"
     frame = open_bundle(bundle).camera_images()[0]
     options = {"backend": "openvino", "precision": "fp32", "threads": 1}
-    with kdx.load(bundle, **options, batch_sizes=(1,)) as detector:
+    with kdx.load(bundle, **options, batch_sizes=sizes) as detector:
         compiled.made.clear()
         assert np.isfinite(detector(frame).score)
     assert compiled.made == []
@@ -197,7 +229,29 @@ def test_golden_images_are_compared_at_the_sizes_too(tiny_bundle, monkeypatch) -
     assert compared == [1, 8, 1]
 
 
-@pytest.mark.parametrize("sizes", [(), (0,), (1, -2)])
+def test_golden_images_of_tiles_are_compared_at_the_sizes_of_a_frame(tiled, monkeypatch) -> None:
+    compared = []
+    real = golden_module.compare_golden
+
+    def spy(*arguments, batch, **options):
+        compared.append(batch)
+        return real(*arguments, batch=batch, **options)
+
+    monkeypatch.setattr(golden_module, "compare_golden", spy)
+    with kdx.load(tiled / "tile.kdx", backend="onnxruntime-cpu", threads=1, precision="fp32") as detector:
+        assert compared == sorted({1, *detector.backend.graph_batches})
+    assert compared[-1] > 1
+
+
+def test_numbers_of_numpy_are_sizes(tiny_bundle, frame, compiled) -> None:
+    sizes = np.array([2, 3])
+    with kdx.load(tiny_bundle, backend="openvino", threads=1, batch_sizes=sizes) as detector:
+        compiled.made.clear()
+        detector.batch([frame] * 3)
+    assert compiled.made == []
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (1, -2), [2.5], "12", 3, [None], np.array([]), np.array([1.0, 8.0])])
 def test_sizes_that_are_not_possible(tiny_bundle, sizes) -> None:
     with pytest.raises(OptionError, match="batch sizes are not possible"):
         kdx.load(tiny_bundle, batch_sizes=sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from importlib import util
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import kdx
+from kdx import group as group_module
 from kdx.archive.records import Work
 from kdx.archive.scorer import ShardScorer
 from kdx.bundle import open_bundle
@@ -210,3 +212,38 @@ def test_a_graph_of_no_bundle_is_what_it_was_when_it_was_named(tiny_bundle, tmp_
     for read in (graph.read, graph.hold().read):
         with pytest.raises(kdx.KdxError, match=r"model\.onnx' cannot be read any more(.|\n)*load the bundle again"):
             read()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows opens the path again")
+def test_a_file_that_is_closed_meanwhile_is_read_to_its_end(tiny_bundle, monkeypatch) -> None:
+    file = tiny_bundle / "model.onnx"
+    held = Graph.of(file).hold()
+    real = os.fstat
+    others: list[int] = []
+
+    def closed_meanwhile(descriptor: int) -> os.stat_result:
+        held.close()
+        others.append(os.open(os.devnull, os.O_RDONLY))  # takes a number that was given back
+        return real(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", closed_meanwhile)
+        content = held.read()
+    assert content == file.read_bytes()
+    assert len(others) == 1
+    os.close(others[0])
+
+
+def test_a_bundle_that_is_replaced_while_several_are_loaded_is_refused(
+    bundle_copy, tiny_bundle, another, monkeypatch
+) -> None:
+    real = group_module.prepare
+
+    def replaced_meanwhile(*arguments) -> None:
+        monkeypatch.undo()
+        real(*arguments)
+        by_export(bundle_copy, another)
+
+    monkeypatch.setattr(group_module, "prepare", replaced_meanwhile)
+    with pytest.raises(BundleError, match="was replaced while it was loaded"):
+        kdx.load_many({"a": bundle_copy, "b": tiny_bundle}, backend="onnxruntime-cpu", threads=1)

@@ -133,7 +133,7 @@ def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, mon
     remembered.write_bytes(b"{")
     assert choose(open_bundle(tiny_bundle), 1).backend == "a"
 
-    def full(*_):
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     remembered.unlink()
@@ -179,3 +179,25 @@ def trained_int8(tiny_bundle):
     variants = {"int8": Variant(file="model.int8.onnx", convolutions=1, kept=[])}
     files = {**opened.manifest.files, "model.int8.onnx": "0" * 64}
     return Bundle(opened.path, msgspec.structs.replace(opened.manifest, variants=variants, files=files))
+
+
+@pytest.mark.parametrize("is_group", [False, True])
+def test_a_remembered_choice_that_fails_is_measured_again(tiny_bundle, machine, monkeypatch, is_group) -> None:
+    def used() -> str:
+        if is_group:
+            with kdx.load_many([tiny_bundle], threads=1) as group:
+                return group["tiny"].backend.name
+        with kdx.load(tiny_bundle, threads=1) as detector:
+            return detector.backend.name
+
+    fast = Way.make("fast")
+    machine(Way.make("slow", delay=0.05), fast)
+    assert used() == "fast"
+    object.__setattr__(fast, "settings", (0.0, 1.5, ""))  # as an update of a driver may make it
+    assert used() == "slow"
+    Way.opened.clear()
+    assert used() == "slow"
+    assert Way.opened == {"slow": 1}  # remembered
+    object.__setattr__(BACKENDS["slow"], "settings", (0.0, 1.5, ""))
+    with pytest.raises(BackendError, match="no backend on this machine decides what was trained"):
+        used()

@@ -11,6 +11,7 @@ import pytest
 
 from kdx.checked import Graph
 from kdx.engine import (
+    FOLDER,
     PLAN,
     RECORD,
     SCHEMA,
@@ -207,6 +208,16 @@ def test_a_damaged_record_is_refused(graph, content):
     # It stands in nobody's way.
     fits = add_engine(graph.parent, "whole", make_record())
     assert find_engine(Graph.of(graph), MACHINE).path == fits
+
+
+def test_a_folder_in_place_of_a_record_stands_in_nobodys_way(graph):
+    (graph.parent / FOLDER / "fp16" / RECORD).mkdir(parents=True)
+    unreadable: dict[str, str] = {}
+    assert not list(engines_of(graph.parent, unreadable))
+    assert unreadable == {"fp16": "engine.json cannot be read: Is a directory"}
+    with pytest.raises(BackendError, match="holds no engine") as caught:
+        find_engine(Graph.of(graph), MACHINE)
+    assert "engines/fp16: engine.json cannot be read" in caught.value.received
 
 
 def test_a_record_of_a_newer_kdx_is_refused_whatever_else_it_holds(graph):

@@ -88,8 +88,20 @@ def test_every_way_to_call_a_detector_looks_at_frames(tiny_bundle, frame):
         assert np.isfinite(verdict.score)
     assert second.is_good
     assert not second.frame_faults
-    with kdx.load_many({"a": tiny_bundle, "b": tiny_bundle}, backend="onnxruntime-cpu") as group:
-        assert all(verdict.frame_faults for verdict in group(black).values())
+
+
+@pytest.mark.parametrize(("backend", "shared_teacher"), [("onnxruntime-cpu", False), ("openvino", True)])
+def test_a_group_looks_at_frames(tiny_bundle, backend, shared_teacher):
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
+    bundles = {"a": tiny_bundle, "b": tiny_bundle}
+    with kdx.load_many(bundles, backend=backend, shared_teacher=shared_teacher, threads=1) as group:
+        black = np.zeros_like(open_bundle(tiny_bundle).golden().images[0])
+        for name in group:
+            group[name].threshold = np.inf  # everything scores as good
+        for verdict in group(black).values():
+            assert FrameFault.BLACK in verdict.frame_faults
+            assert verdict.decision is Decision.UNDECIDED
 
 
 def test_an_export_keeps_what_golden_images_look_like(raw_bundle):

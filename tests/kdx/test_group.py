@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,9 +16,13 @@ from PIL import Image
 
 import kdx
 from kd_export.verify import FP32
+from kdx import group as group_module
+from kdx import loading
 from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
+from kdx.calibrated import CalibrationWarning
 from kdx.errors import BackendError
 from kdx.manifest import GOLDEN_SCORES
+from kdx.runtime.detector import Detector
 from tests.students import add_int8, other_bundle, other_student, other_teacher
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
@@ -248,3 +254,30 @@ def test_bundles_of_frames_in_tiles_share_no_teacher(tiled, large_frames):
             require_same(verdict, alone(frame))
     with pytest.raises(BackendError, match="one bundle at a time"):
         kdx.load_many(paths, shared_teacher=True, **OPTIONS)
+
+
+def test_a_group_that_is_dropped_and_not_closed_is_freed_at_once(bundles) -> None:
+    gc.disable()
+    try:
+        group = kdx.load_many(bundles, **OPTIONS, shared_teacher=True)
+        (teacher,) = group._shared
+        alive = [weakref.ref(teacher), weakref.ref(teacher._compiled.get(1))]
+        del group, teacher
+        assert [found() for found in alive] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_warning_that_is_an_error_leaves_nothing_open(tiny_bundle, monkeypatch) -> None:
+    def warn(*_: object) -> None:
+        raise CalibrationWarning("an error, as with -W error")
+
+    closed: list[Detector] = []
+    monkeypatch.setattr(Detector, "close", lambda self: closed.append(self))
+    for module in (loading, group_module):
+        monkeypatch.setattr(module, "warn_of_calibration", warn)
+    for load in (lambda: kdx.load(tiny_bundle, **OPTIONS), lambda: kdx.load_many([tiny_bundle], **OPTIONS)):
+        with pytest.raises(CalibrationWarning):
+            load()
+        assert len(closed) == 1
+        closed.clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,19 +111,34 @@ def test_bf16_is_the_networks_alone(graph) -> None:
 def test_bf16_is_refused_where_the_cpu_has_none(graph, monkeypatch) -> None:
     monkeypatch.setattr(openvino_load, "offers_bf16", lambda: False)
     with pytest.raises(BackendError, match="no BF16"):
-        kdx_openvino.openvino_bf16_backend(graph, 1)
+        kdx_openvino.openvino_bf16_backend(Graph.of(graph), 1)
 
 
 def test_each_batch_size_is_compiled_once_and_the_last_few_are_kept(graph) -> None:
     images = solar_cells(8, SIZE)
     with OpenVino(Graph.of(graph), 1) as backend:
         whole = backend.run(images)
-        for size in (1, 2, 3, 5, 8):
+        for size in (1, 2, 3, 5, 8, 4):
             part = backend.run(images[:size])
             np.testing.assert_allclose(part.scores, whole.scores[:size], rtol=FP32.score)
             assert tuple(backend.compiled_model(size).input(0).shape) == (size, *SIZE, 3)
         assert backend.compiled_model(8) is backend.compiled_model(8)
-        assert len(backend._models.made()) == openvino_load.KEPT_BATCH_SIZES
+        # The single images' is never dropped, and counts beside the others.
+        assert set(backend._models.made()) == {1, 3, 5, 8, 4}
+        assert openvino_load.KEPT_BATCH_SIZES == 4
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_one_that_is_dropped_and_not_closed_is_freed_at_once(graph, mode) -> None:
+    gc.disable()
+    try:
+        backend = OpenVino(Graph.of(graph), 1, mode=mode)
+        backend.run(solar_cells(2, SIZE))
+        alive = [weakref.ref(backend), weakref.ref(backend._models.get(1))]
+        del backend
+        assert [found() for found in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_the_input_stays_uint8(backend) -> None:
@@ -262,6 +279,21 @@ def test_another_graph_under_the_same_name_is_compiled(graph, tmp_path) -> None:
         after = backend.run(images)
         np.testing.assert_array_equal(after.maps, uncached.run(images).maps)
     assert not np.array_equal(before.maps, after.maps)
+
+
+def test_what_earlier_versions_compiled_is_not_run(graph, tmp_path, monkeypatch) -> None:
+    """They kept under a graph's hash what they had compiled from a file that had replaced it."""
+    other = altered(graph, tmp_path / "other.onnx")
+    images, cache = solar_cells(1, SIZE), BlobCache(tmp_path / "cache")
+    keys: list[tuple[object, ...]] = []
+    real = BlobCache.read
+    monkeypatch.setattr(BlobCache, "read", lambda self, *key: keys.append(key) or real(self, *key))
+    with OpenVino(Graph.of(graph), 1, cache=tmp_path / "unused") as backend, OpenVino(Graph.of(other), 1) as wrong:
+        expected = backend.run(images)
+        assert keys[0][0] == "blob 2"
+        cache.write(wrong.compiled_model().export_model().getvalue(), *keys[0][1:])
+    with OpenVino(Graph.of(graph), 1, cache=cache.folder) as backend:
+        np.testing.assert_array_equal(backend.run(images).maps, expected.maps)
 
 
 def test_precisions_do_not_share_blobs(graph, tmp_path) -> None:
