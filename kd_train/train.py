@@ -328,14 +328,24 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
     asked = msgspec.json.decode(encode_record(config), type=RunConfig)
     began, now_asked = _decisions(run.config), _decisions(asked)
     changed = [name for name in began if began[name] != now_asked[name]]
+    if _images(run.config) == _images(asked):
+        # The same images, divided differently: an option did that, which is named where the run records it.
+        changed = [name for name in changed if name not in _DIVISION] or [n for n in changed if n == _DIVISION[1]]
     if changed:
         raise CheckpointError(
             f"'{out}' cannot be resumed: {', '.join(changed)} changed since it began",
             expected=", ".join(f"{name} {began[name]}" for name in changed),
             received=", ".join(f"{name} {now_asked[name]}" for name in changed),
-            fix="give the options of the first call, or train anew with --force",
+            fix="give the images and options (--group-by and --parts too) of before, or replace the run with --force",
         )
     return run
+
+
+_DIVISION = ("data_sha256", "validation_sha256")
+
+
+def _images(config: RunConfig) -> set[str]:
+    return {*config.train_images.values(), *config.validation_images.values()}
 
 
 def _decisions(config: RunConfig) -> dict[str, object]:
@@ -343,5 +353,6 @@ def _decisions(config: RunConfig) -> dict[str, object]:
     names = ("method", "weights", "seed", "data_sha256", "tile", "subfolders", "good_folders", "odd_images")
     plain = {name: getattr(config, name) for name in names}
     found = {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
+    found["validation_sha256"] = hash_of_hashes(config.validation_images.values())
     del found["distance"]  # once an option; what is deployed is the same number, and the run goes by its own pair_spec
     return found

@@ -18,6 +18,7 @@ from kdx.cli.common import (
     out,
     print_json,
     progress_for,
+    require_effect,
     write_json,
 )
 from kdx.errors import OptionError
@@ -44,7 +45,9 @@ def bench(
         None, help="Hold one backend to this cycle time, from array to verdict; exit status 1 when it is missed."
     ),
     profile: bool = typer.Option(False, "--profile", help="Say instead where each backend spends its time, by stage."),
-    percentile: float = typer.Option(99.9, help="Share of the calls, in percent, that must keep the budget."),
+    percentile: float | None = typer.Option(
+        None, help="With --budget-ms: share of the calls, in percent, that must keep the budget. Default: 99.9."
+    ),
     backend: str = typer.Option("auto", help="The backend that is held to the budget."),
     threads: int | None = typer.Option(
         None, min=1, max=1024, help="Threads of each backend. Default: the cores of this machine."
@@ -66,10 +69,30 @@ def bench(
 
     if output is not None:
         refuse_existing(output, force=force)
+    require_effect({"--force": force and output is None}, "--output")
+    if budget_ms is None:
+        require_effect({"--percentile": percentile is not None, "--backend": backend != "auto"}, "--budget-ms")
+    asked = {"--budget-ms": budget_ms is not None, "--profile": profile, "--baseline": baseline is not None}
+    kinds = [name for name, is_given in asked.items() if is_given]
+    if len(kinds) > 1:
+        raise OptionError(f"{' and '.join(kinds)} exclude each other", fix="call once for each")
+    if batch is not None and (profile or budget_ms is not None):
+        raise OptionError(
+            f"--batch and {kinds[0]} exclude each other: that is of single images", fix="leave out --batch"
+        )
     opened = open_bundle(bundle)
     count = threads or usable_cores()
     if budget_ms is not None:
-        contract = _hold(opened, backend, count, budget_ms, percentile, runs, warm_up, progress_for(json))
+        contract = _hold(
+            opened,
+            backend,
+            count,
+            budget_ms,
+            99.9 if percentile is None else percentile,
+            runs,
+            warm_up,
+            progress_for(json),
+        )
         record = {"bundle": bundle.name, "machine": describe_machine(count, package_versions()), "contract": contract}
         _report_contract(record, output, json=json)
         return

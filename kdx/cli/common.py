@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -168,6 +168,19 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise OptionError(f"{option} is not possible", expected=", ".join(allowed), received=value)
     return value
+
+
+def require_effect(given: Mapping[str, bool], needed: str) -> None:
+    """Raise ``OptionError`` for options that would change nothing.
+
+    Args:
+        given: Whether each option was given, by its name.
+        needed: What they need in order to have an effect.
+    """
+    without = [name for name, is_given in given.items() if is_given]
+    if without:
+        names = " and ".join(without)
+        raise OptionError(f"{names} would change nothing without {needed}", fix=f"add {needed}, or leave out {names}")
 
 
 def batch_sizes(text: str, largest: int) -> list[int]:

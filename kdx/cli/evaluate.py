@@ -24,6 +24,7 @@ from kdx.cli.common import (
     progress_for,
     report_bad,
     report_remarks,
+    require_effect,
     write_json,
 )
 from kdx.files import refuse_existing
@@ -68,6 +69,7 @@ def evaluate(
     from kdx.folder import FolderOptions, require_test
     from kdx.loading import is_run, load
 
+    require_effect({"--force": force and output is None}, "--output")
     if output is not None:
         refuse_existing(output, force=force)
     loaded = load(detector, backend, threads, checkpoint, precision)

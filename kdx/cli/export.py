@@ -10,7 +10,17 @@ import typer
 from rich.markup import escape
 
 from kdx.bundle import Bundle
-from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, needs, one_of, out, print_json, progress_for
+from kdx.cli.common import (
+    FORCE_OPTION,
+    JSON_OPTION,
+    command,
+    needs,
+    one_of,
+    out,
+    print_json,
+    progress_for,
+    require_effect,
+)
 from kdx.errors import DataError, OptionError
 from kdx.images import ChannelOrder, InputSpec
 from kdx.progress import Progress
@@ -34,7 +44,7 @@ def export(
     channel_order: str = typer.Option(
         "rgb", help="Order of the channels in the camera's arrays: rgb or bgr; bgr is folded into the weights."
     ),
-    max_batch: int = typer.Option(32, help="Largest batch; 1 makes the graph static."),
+    max_batch: int | None = typer.Option(None, help="Largest batch; 1 makes the graph static. Default: 32."),
     frame: str | None = typer.Option(
         None,
         metavar="HxW",
@@ -71,6 +81,15 @@ def export(
     Every backend installed here is held against FP32 PyTorch on real images first; if one disagrees, nothing is written
     and the exit status is 1.
     """
+    precisions = _precisions(precision)
+    data_options = {
+        "--calibration-data": calibration_data is not None,
+        "--evaluation-data": evaluation_data is not None,
+    }
+    if not OWN_THRESHOLD.intersection(precisions):
+        require_effect(data_options, "--precision fp32,bf16 or fp32,int8")
+    if evaluation_data is None:
+        require_effect({"--category": category is not None}, "--evaluation-data")
     result, certificate, refused = export_run(
         run,
         bundle,
@@ -79,7 +98,7 @@ def export(
         channel_order=one_of("--channel-order", channel_order, ("rgb", "bgr")),  # type: ignore[arg-type]
         max_batch=max_batch,
         tiles=TileRequest(_size("--frame", frame), tile, _overlap(overlap), tile_batch),
-        precisions=_precisions(precision),
+        precisions=precisions,
         calibration_data=calibration_data,
         evaluation_images=_labelled(run, evaluation_data, category, progress_for(json)),
         force=force,
@@ -117,7 +136,7 @@ def export_run(
     which: str | None = None,
     input_size: tuple[int, int] | None = None,
     channel_order: ChannelOrder = "rgb",
-    max_batch: int = 32,
+    max_batch: int | None = None,
     tiles: TileRequest | None = None,
     precisions: tuple[str, ...] = ("fp32",),
     calibration_data: Path | None = None,
@@ -132,12 +151,16 @@ def export_run(
         from kd_train.tiles import are_tiles_asked, fuse_tiles
 
     run = Run(run_path)
+    if channel_order == "bgr" and run.config.input.channels == 1:
+        raise OptionError("--channel-order bgr would change nothing: the run is mono", fix="leave it out")
     pair, checkpoint = load_pair(run, which)
     tiling = None
     tiles = tiles or TileRequest()
     if are_tiles_asked(run.config, tiles):
         if input_size is not None:
             raise OptionError("--input-size is for whole images", fix="give --frame and --tile")
+        if max_batch is not None:
+            raise OptionError("--max-batch is for whole images", fix="give --tile-batch")
         fused, tiling = fuse_tiles(run, pair, tiles, channel_order)
         max_batch = tiling.batch
     else:
@@ -156,7 +179,7 @@ def export_run(
         golden_images=run.golden_files(),
         training_images=run.config.known_images().images,
         provenance=run.provenance(checkpoint),
-        max_batch=max_batch,
+        max_batch=32 if max_batch is None else max_batch,
         tiling=tiling,
         precisions=[each for each in precisions if each not in missing],
         calibration_images=calibration_images,

@@ -20,6 +20,7 @@ from kdx.cli.common import (
     progress_for,
     report_bad,
     report_remarks,
+    require_effect,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from kdx.roi import Roi
 
 
+_VARIES = 4.0  # grey levels
+
+
 @command
 def roi(
     bundle: Path = typer.Argument(help="Bundle."),
@@ -42,8 +46,12 @@ def roi(
     category: str | None = typer.Option(None, help="Category of a data set that has several."),
     subfolders: bool = SUBFOLDERS_OPTION,
     good_folder: list[str] = GOOD_FOLDER_OPTION,
-    varies: float = typer.Option(4.0, help="With --from-images: grey levels from which on a pixel varies (deviation)."),
-    output: Path = typer.Option(Path("roi.png"), "-o", "--output", help="With --from-images: where to write it."),
+    varies: float | None = typer.Option(
+        None, help="With --from-images: grey levels from which on a pixel varies (deviation). Default: 4."
+    ),
+    output: Path | None = typer.Option(
+        None, "-o", "--output", help="With --from-images: where to write it. Default: roi.png."
+    ),
     mask: Path | None = typer.Option(
         None, "--set", help="Grey image of the camera's size: 255 for pixels that count, 0 for others."
     ),
@@ -67,8 +75,21 @@ def roi(
 
     if sum([data is not None, mask is not None, remove]) > 1:
         raise OptionError("--from-images, --set and --remove exclude each other", fix="call once for each")
+    if data is None:
+        given = {
+            "--category": category is not None,
+            "--subfolders": subfolders,
+            "--good-folder": bool(good_folder),
+            "--varies": varies is not None,
+            "--output": output is not None,
+            "--max-bad-images": max_bad_images > 0,
+            "--force": force,
+        }
+        require_effect(given, "--from-images")
     opened = open_bundle(bundle)
     if data is not None:
+        output = output or Path("roi.png")
+        varies = _VARIES if varies is None else varies
         from kd_train.datasets import open_data
 
         refuse_existing(output, force=force)
@@ -81,8 +102,8 @@ def roi(
         return
     was_signed = (bundle / SIGNATURE).is_file()
     current = roi_of(opened)
-    given = None if mask is None else read_roi(mask, RoiFrame.of(opened.manifest))
-    wanted = None if remove else given or current
+    mask_given = None if mask is None else read_roi(mask, RoiFrame.of(opened.manifest))
+    wanted = None if remove else mask_given or current
     is_changed = (wanted is None) != (current is None) or (wanted is not None and not wanted.is_same(current))
     if is_changed:
         require_writable(bundle.resolve().parent)

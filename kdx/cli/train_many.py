@@ -20,6 +20,7 @@ from kdx.cli.common import (
     percent,
     print_json,
     progress_for,
+    require_effect,
     write_json,
 )
 
@@ -66,6 +67,9 @@ def train_many(
         with needs("ray", "kdx train-many --engine ray"):
             import ray  # noqa: F401
     one_of("--engine", engine, ("local", "ray"))
+    if engine != "ray":
+        ray_options = {"--address": address is not None, "--gpus-per-product": gpus_per_product > 0}
+        require_effect(ray_options, "--engine ray")
     orders = _orders(catalog, folder, engine, workers, threads)
     try:
         summary = _make(catalog, orders, engine, workers, max_retries, address, gpus_per_product, progress_for(json))

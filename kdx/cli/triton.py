@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, err, needs, one_of, out, print_json
+from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, err, needs, one_of, out, print_json, require_effect
 from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ def triton(
     from kdx.bundle import open_bundle
 
     one_of("--backend", backend, ("onnxruntime", "openvino", "tensorrt"))
+    if backend != "tensorrt":
+        require_effect({"--engine": engine is not None}, "--backend tensorrt")
+    if gpu or (gpu is None and backend == "tensorrt"):
+        require_effect({"--threads": threads is not None}, "--cpu")
     opened = open_bundle(bundle, require_signature=require_signature or None)
     if opened.seal is not None and backend == "tensorrt":
         from kdx.signing import require_signed_engines

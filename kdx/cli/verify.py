@@ -8,7 +8,17 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import FORCE_OPTION, JSON_OPTION, THREADS_OPTION, command, make_table, out, print_json, write_json
+from kdx.cli.common import (
+    FORCE_OPTION,
+    JSON_OPTION,
+    THREADS_OPTION,
+    command,
+    make_table,
+    out,
+    print_json,
+    require_effect,
+    write_json,
+)
 from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
 from kdx.files import refuse_existing
 
@@ -33,6 +43,7 @@ def verify(
     from kdx.bundle import open_bundle
     from kdx.runtime.backend import find_backend, require_backends
 
+    require_effect({"--force": force and output is None}, "--output")
     if output is not None:
         refuse_existing(output, force=force)
     opened = open_bundle(bundle, require_signature=require_signature or None)

@@ -299,3 +299,40 @@ def test_imagenet_offline_names_three_ways(train, monkeypatch, tmp_path):
     assert "no ImageNet weights for 'resnet18' were found" in stderr
     for way in ("(1) --weights FILE", "(2) use a backbone with a weights package", "(3) connect"):
         assert way in stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("export", "RUN", "-o", "NEW", "--calibration-data", "DATA"), "--calibration-data would change nothing"),
+        (("export", "RUN", "-o", "NEW", "--evaluation-data", "DATA"), "--evaluation-data would change nothing"),
+        (("export", "RUN", "-o", "NEW", "--precision", "fp32,fp16", "--evaluation-data", "DATA"), "fp32,int8"),
+        (("export", "RUN", "-o", "NEW", "--category", "x"), "without --evaluation-data"),
+        (("export", "RUN", "-o", "NEW", "--channel-order", "bgr"), "the run is mono"),
+        (("roi", "BUNDLE", "--varies", 3), "--varies would change nothing without --from-images"),
+        (("roi", "BUNDLE", "--set", "MASK", "--varies", 9, "-o", "NEW"), "--varies and --output would change nothing"),
+        (("roi", "BUNDLE", "--remove", "--force", "--subfolders"), "--subfolders and --force would change nothing"),
+        (("bench", "BUNDLE", "--percentile", 99), "--percentile would change nothing without --budget-ms"),
+        (("bench", "BUNDLE", "--backend", "onnxruntime-cpu"), "--backend would change nothing without --budget-ms"),
+        (("bench", "BUNDLE", "--budget-ms", 9, "--profile"), "--budget-ms and --profile exclude each other"),
+        (("bench", "BUNDLE", "--profile", "--baseline", "RUN"), "--profile and --baseline exclude each other"),
+        (("bench", "BUNDLE", "--profile", "--batch", 1), "--batch and --profile exclude each other"),
+        (("bench", "BUNDLE", "--force"), "--force would change nothing without --output"),
+        (("verify", "BUNDLE", "--force"), "--force would change nothing without --output"),
+        (("evaluate", "BUNDLE", "DATA", "--force"), "--force would change nothing without --output"),
+        (
+            ("train-many", "NEW", "-o", "NEW", "--address", "auto"),
+            "--address would change nothing without --engine ray",
+        ),
+        (("train-many", "NEW", "-o", "NEW", "--gpus-per-product", 1), "without --engine ray"),
+        (
+            ("triton", "BUNDLE", "-o", "NEW", "--engine", "x"),
+            "--engine would change nothing without --backend tensorrt",
+        ),
+        (("triton", "BUNDLE", "-o", "NEW", "--gpu", "--threads", 2), "--threads would change nothing without --cpu"),
+    ],
+)
+def test_an_option_without_effect_is_refused(cli, tiny_run, tiny_bundle, dataset, tmp_path, options, said):
+    places = {"RUN": tiny_run, "BUNDLE": tiny_bundle, "DATA": dataset, "NEW": tmp_path / "new", "MASK": "mask.png"}
+    assert said in cli(*(places.get(option, option) for option in options), code=2).stderr
+    assert not (tmp_path / "new").exists()

@@ -26,7 +26,7 @@ def found(tool, disk, tiny_bundle, tiny_run, dataset, tiny_options) -> dict[str,
     """What came of every command that writes, by name: on a full disk, and on one that may only be read."""
     bundle, good = str(disk / "tile.kdx"), str(dataset / "test/good")
     export, train = ["export", str(tiny_run), "-o"], ["train", str(dataset), "-o", str(disk / "run"), "--epochs", "1"]
-    bench = ["bench", str(tiny_bundle), "--runs", "20", "--batch", "1", "--backend", "onnxruntime-cpu"]
+    bench = ["bench", str(tiny_bundle), "--runs", "20", "--batch", "1"]
     traced = {"setup": [f"robustness_setups:graph_at_hand:{tiny_bundle}/model.onnx"]}
     calibrate = ["calibrate", bundle, str(dataset), "--false-reject-rate", "0.3"]
     full = {

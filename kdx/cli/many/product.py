@@ -170,7 +170,7 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
         which=product.checkpoint,
         input_size=product.input_size,
         channel_order=product.channel_order,
-        max_batch=product.max_batch,
+        max_batch=None if product.max_batch == 32 else product.max_batch,  # not said; tiles have a batch of their own
         precisions=product.precisions,
         force=True,
     )
