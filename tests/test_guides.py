@@ -24,7 +24,8 @@ _PACKAGES = {"rtx": "tensorrt_rtx", "serving": "tritonclient"}
 _QUICK = {
     "train": ("--epochs", "1", *TINY_OPTIONS),
     "fit": ("--epochs", "1", "--backbone", BACKBONE, "--weights", "random", "--threads", "1", "--device", "cpu",
-            "--false-reject-rate", "0.2", "--validation-fraction", "0.5", "--workers", "0", "--precision", "fp32"),
+            "--false-reject-rate", "0.2", "--validation-fraction", "0.5", "--workers", "0", "--precision", "fp32",
+            "--budget-ms", "60000"),  # a loaded machine may take any time
     "bench": ("--runs", "100", "--warm-up", "1"),
 }  # fmt: skip
 

@@ -167,7 +167,18 @@ def test_ctrl_c_writes_what_resuming_at_the_epoch_needs(dataset, whole, tmp_path
     assert_same(tmp_path / "run", whole)
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Take away handlers that libraries of other tests in this process have set (Ray's ends the process)."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal that it could handle")
+@pytest.mark.usefixtures("usual_signals")
 def test_sigterm_does_what_ctrl_c_does(dataset, whole, tmp_path, large_state):
     def terminate() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -192,6 +203,7 @@ def test_any_failure_keeps_the_last_epoch(dataset, whole, tmp_path, large_state)
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal that it could handle")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("usual_signals")
 def test_a_checkpoint_is_written_to_its_end_before_an_interrupt(number):
     done = []
 

@@ -81,12 +81,14 @@ def test_the_threshold_says_that_defects_chose_it(cli, tiny_bundle, dataset, apa
 def test_what_cannot_be_chosen_on(cli, tiny_bundle, dataset, apart, tmp_path):
     before = open_bundle(tiny_bundle).manifest.threshold
     good = dataset / "train/good"
+    good_by_another_name = shutil.copytree(good, tmp_path / "other/scratch")
     (tmp_path / "good").mkdir()
     shutil.copy(next((dataset / "test/good").iterdir()), tmp_path / "good")
     said = {
         ("--with-defects", apart, "--false-reject-rate", 0.1): "chooses the false-reject rate itself",
-        ("--with-defects", good): "both good and defective",
-        ("--with-defects", tmp_path): "holds no defective images",
+        ("--with-defects", good): "not a folder of nothing but defective images",
+        ("--with-defects", good_by_another_name): "both good and defective",
+        ("--with-defects", tmp_path): "not a folder of nothing but defective images",
         ("--with-defects", tmp_path / "none"): "does not exist",
         ("--with-defects", apart, "--review-rate", 1.5): "review rate is out of range",
     }

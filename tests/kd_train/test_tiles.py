@@ -75,7 +75,7 @@ def test_the_graph_is_below_the_tiles(tiled):
         (("--overlap", "63"), "overlap does not fit"),
         (("--overlap", "much"), "--overlap is not possible"),
         (("--tile", "100"), "does not fit the networks"),
-        (("--tile-batch", "0"), "tile batch"),
+        (("--tile-batch", "0"), "--tile-batch is out of range"),
         (("--frame", "x"), "--frame is not a size"),
         (("--input-size", "96x160"), "for whole images"),
     ],
