@@ -47,6 +47,8 @@ def choose_golden(
 
 def golden_remarks(bundle: Bundle, test: Sequence[TestImage]) -> list[Remark]:
     """Say beside figures which of the images they are of chose precisions and layers; see :func:`golden_among`."""
+    if not bundle.manifest.variants:
+        return []  # nothing was chosen on them
     text = "of these are golden images, on which precisions and layers were chosen"
     return remark("golden", text, golden_among(bundle, test))
 

@@ -74,7 +74,7 @@ def parts_of(folder: ImageFolder, images: Sequence[Path], *, group_by: str | Non
     if table is not None:
         others = [image.path for image in folder.test]
         matched = match_parts(read_parts(table), images, others=others, table=table)
-        return Parts(matched.of, (*matched.remarks, *_without_effect(matched.of, "--parts")))
+        return Parts(matched.of, (*matched.remarks, *_without_effect(matched.of, "--parts"), *_alike(matched.of)))
     return Parts({path: folder.parts[path.name] for path in images if path.name in folder.parts})
 
 
@@ -92,6 +92,15 @@ def _without_effect(parts: Mapping[Path, str], option: str) -> list[Remark]:
     if len(set(parts.values())) < len(parts):
         return []
     return remark("parts_of_one_image", f"images are each a part of their own, so {option} changes nothing", parts)
+
+
+def _alike(parts: Mapping[Path, str]) -> list[Remark]:
+    """Name parts that count as different and may be one: ``001`` and ``1``, ``a`` and ``A``."""
+    by_name: dict[str, set[str]] = {}
+    for part in parts.values():
+        by_name.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", _folded(part)), set()).add(part)
+    names = [" and ".join(sorted(each)) for each in by_name.values() if len(each) > 1]
+    return remark("parts_alike", "names of parts differ only in case or leading zeros, and count as different", names)
 
 
 def _group(path: Path, group_by: str) -> str:

@@ -29,6 +29,7 @@ from kdx.errors import KdxError, OptionError
 from kdx.files import tidy, write_atomic
 from kdx.levels import NarrowRanges, counted
 from kdx.progress import SILENT, Progress, Task
+from kdx.records import RUN_INDEX
 from kdx.remarks import Remark
 from kdx.text import visible, visible_json
 
@@ -123,7 +124,9 @@ def _guarded(function: F, *, json_lines: bool) -> F:
         except KdxError as error:
             _fail(error.as_dict(), str(error), error.exit_status, show)
         except KeyboardInterrupt:
-            hint = "; go on with --resume" if function.__name__ == "train" else "; nothing was left half written"
+            # Before its run folder is there, nothing of a training can be resumed.
+            is_begun = function.__name__ == "train" and (Path(kwargs["run"]) / RUN_INDEX).exists()
+            hint = "; go on with --resume" if is_begun else "; nothing was left half written"
             _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted{hint}", INTERRUPTED, show)
         except BrokenPipeError:  # whoever read our output has left
             _drop_output()

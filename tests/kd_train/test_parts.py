@@ -194,6 +194,14 @@ def test_images_of_one_part_are_never_on_both_sides(tmp_path, seed) -> None:
     assert len(sides[1]) == 15
 
 
+def test_parts_whose_names_differ_only_in_case_or_zeros_are_named(tmp_path) -> None:
+    names = [f"{index}.png" for index in range(6)]
+    file = table(tmp_path, "0.png,001\n1.png,1\n2.png,a07\n3.png,A7\n4.png,10\n5.png,100\n")
+    folder = ImageFolder(tmp_path, "plain", tuple(images(*names)), ())
+    found = {one.kind: one for one in parts_of(folder, images(*names), group_by=None, table=file).remarks}
+    assert found["parts_alike"].first == ("001 and 1", "A7 and a07")
+
+
 def test_the_commands_take_a_table_and_say_what_did_not_match(dataset, tmp_path, cli, tiny_options) -> None:
     written = "".join(rf"D:\parts\train\good\{index:03d}.PNG;{index % 2}" + "\r\n" for index in range(10))
     file = table(tmp_path, "\ufeffBild;Teil\r\n" + written)

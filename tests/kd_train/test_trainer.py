@@ -247,6 +247,16 @@ def test_resuming_on_other_images_is_refused(dataset_copy, sgd_copy):
         train(dataset_copy, sgd_copy, replace(SGD, resume=True))
 
 
+def test_ctrl_c_before_a_run_folder_exists_proposes_no_resume(cli, dataset, tiny_options, tmp_path, monkeypatch):
+    def press(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kd_train.train.scan_images", press)
+    stderr = cli("train", dataset, "-o", tmp_path / "run", *tiny_options, code=130).stderr
+    assert "--resume" not in stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_resuming_with_other_held_out_images_is_refused(dataset_copy, sgd_copy):
     held_out = dataset_copy / "train/good" / next(iter(Run(sgd_copy).config.validation_images))
     with Image.open(held_out) as image:

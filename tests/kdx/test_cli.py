@@ -221,6 +221,11 @@ def test_json_of_evaluate(cli, tiny_bundle, dataset, tmp_path):
     assert json.loads((tmp_path / "new/result.json").read_text(encoding="utf-8")) == record
 
 
+def test_golden_images_of_a_bundle_in_fp32_alone_chose_nothing(cli, tiny_bundle, dataset):
+    record = cli("evaluate", tiny_bundle, dataset, "--json").json
+    assert "golden" not in {one["kind"] for one in record["remarks"]}
+
+
 def test_json_of_verify(cli, tiny_bundle):
     certificate = cli("verify", tiny_bundle, "--json").json
     assert certificate["passed"] is True
