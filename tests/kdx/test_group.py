@@ -217,7 +217,8 @@ def test_predict_names_the_bundle_of_each_verdict(cli, bundles, dataset) -> None
 
 
 def test_predict_reads_an_image_for_each_input(cli, bundles, other_camera, dataset, tmp_path) -> None:
-    spec, image = open_bundle(other_camera).manifest.input, tmp_path / "frame.png"
+    spec, image = open_bundle(other_camera).manifest.input, tmp_path / "frames/frame.png"
+    image.parent.mkdir()
     Image.open(dataset / "test/good/012.png").resize((spec.width, spec.height)).save(image)
     tile = Path(shutil.copytree(bundles["tile"], tmp_path / "tile.kdx"))
     manifest = open_bundle(tile).manifest  # one that takes files of any size
