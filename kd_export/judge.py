@@ -31,7 +31,8 @@ class Limits(msgspec.Struct, frozen=True):
         missed: Largest share of the synthetic defects that FP32 rejects which may be lost. No allowance is made for few
             images: what ``flips`` and ``rate_bound`` let through could all be defects, and a third of those found.
         passed_by: Of few images, the AUROC may fall by what one good image changes that passes such a share of the
-            defects. All of them is a fall of ``1 / images``: 0.17 for 6.
+            defects. All of them is a fall of ``1 / images``: 0.17 for 6. A smaller share would refuse variants for the
+            order of two or three scores that lie near each other; defects that are lost are counted by ``missed``.
     """
 
     margin: float
@@ -41,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
     flips: float = 0.02
     rate_bound: float = 0.4
     missed: float = 0.1
-    passed_by: float = 0.1
+    passed_by: float = 0.3
 
 
 # Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, everything quantised: the middle 90 % of the scores moved

@@ -6,6 +6,7 @@ import math
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -24,8 +25,9 @@ from kd_export.judge import INT8, Decided, Evidence, judge
 from kd_export.quantize import quantize
 from kd_train.gate_images import DrawnDefects, GoodImages
 from kd_train.run import Run
-from kdx.bundle import open_bundle
+from kdx.bundle import open_bundle, write_manifest
 from kdx.runtime.backend import Outputs
+from kdx.variants import Variant
 
 GOOD = np.linspace(0.1, 0.3, 100)
 DEFECTS = np.linspace(0.25, 0.8, 200)
@@ -337,10 +339,14 @@ def test_too_few_held_out_files_refuse_int8(tiny_run, dataset, tmp_path, cli) ->
 # The figures that follow
 
 
-def test_evaluate_names_the_test_images_on_which_layers_were_chosen(tiny_bundle, dataset, cli) -> None:
-    said = cli("evaluate", tiny_bundle, dataset, "--backend", "onnxruntime-cpu", "--json").json
+def test_evaluate_names_the_test_images_on_which_layers_were_chosen(bundle_copy, dataset, cli) -> None:
+    # BF16 is computed from the FP32 graph: a bundle that declares it holds no other file.
+    manifest = open_bundle(bundle_copy).manifest
+    variants = {"bf16": Variant(file="model.onnx", convolutions=1, kept=[])}
+    write_manifest(bundle_copy, msgspec.structs.replace(manifest, variants=variants))
+    said = cli("evaluate", bundle_copy, dataset, "--precision", "fp32", "--backend", "onnxruntime-cpu", "--json").json
     (golden,) = [each for each in said["remarks"] if each["kind"] == "golden"]
-    assert golden["count"] == sum("defective" in name for name in open_bundle(tiny_bundle).manifest.golden) == 1
+    assert golden["count"] == sum("defective" in name for name in manifest.golden) == 1
     assert golden["first"] == [str(dataset / "test/scratch/016.png")]
     assert said["defective"] == 4
 

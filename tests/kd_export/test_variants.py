@@ -106,9 +106,10 @@ def test_training_images_that_are_not_there_are_asked_for(tiny_run, tmp_path, cl
     empty = make_dataset(tmp_path / "others", train=1)
     for image in (empty / "train/good").iterdir():
         image.write_bytes((dataset / "test/good/012.png").read_bytes())
-    message = cli(*options, "--calibration-data", empty, code=2).stderr
-    assert "none of the images trained on" in message
-    assert "--calibration-data" in message
+    said = cli(*options, "--calibration-data", empty, code=1).stdout
+    assert "no int8: it is judged on images that were held out of training" in said
+    assert "--calibration-data" in said
+    assert open_bundle(tmp_path / "b.kdx").manifest.precisions == ["fp32"]
 
 
 def test_calibration_takes_images_that_were_trained_on(tiny_run) -> None:

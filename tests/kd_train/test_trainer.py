@@ -243,7 +243,7 @@ def test_an_interrupted_plateau_goes_on_as_if_it_had_not_been(dataset, tmp_path,
 def test_resuming_on_other_images_is_refused(dataset_copy, sgd_copy):
     for path in sorted((dataset_copy / "train/good").iterdir())[:4]:
         path.unlink()
-    with pytest.raises(CheckpointError, match="data_sha256 changed"):
+    with pytest.raises(CheckpointError, match="data_sha256, validation_sha256 changed"):
         train(dataset_copy, sgd_copy, replace(SGD, resume=True))
 
 

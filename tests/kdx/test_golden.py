@@ -25,7 +25,8 @@ from kdx.runtime import backend as backends
 from tests.students import add_int8, other_bundle, other_student
 
 openvino = pytest.mark.skipif(util.find_spec("openvino") is None, reason="OpenVINO is not installed")
-REFUSED = r"does not decide here what was trained(.|\n)*scores off by 0\.6\d(.|\n)*kdx verify"
+# Scores that are a third of the reference, off by 0.67; in INT8 by a little less or more.
+REFUSED = r"does not decide here what was trained(.|\n)*scores off by 0\.[67]\d(.|\n)*kdx verify"
 
 
 def triple(bundle: Path, array: str = GOLDEN_SCORES) -> Path:

@@ -152,7 +152,7 @@ def test_a_batch_that_fails_half_way_is_neither_returned_nor_logged_nor_counted(
         assert len(detector.batch([frame] * count)) == count
     assert len(read_log(log).scores) == count
     assert (read_log(log).milliseconds > 0).all()
-    labels = {"bundle": tiny_bundle.name, "precision": "fp32"}
+    labels = {"bundle": tiny_bundle.name, "precision": "fp32", "runtime": "onnxruntime"}
     assert registry.get_sample_value("kdx_verdict_seconds_count", labels) == count
 
 

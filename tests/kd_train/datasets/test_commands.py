@@ -33,8 +33,9 @@ def test_evaluate_shows_the_category(cli, tiny_bundle, root):
 
 
 def test_calibrate(cli, bundle_copy, root):
-    result = cli("calibrate", bundle_copy, root, "--category", "01", "--false-reject-rate", 0.2, "--json").json
-    assert result["threshold"]["images"] == len(open_data(root, "01").good)
+    result = cli("calibrate", bundle_copy, root, "--category", "01", "--false-reject-rate", 0.3, "--json").json
+    # The bundle was trained on some of the same cells.
+    assert result["threshold"]["images"] + result["passed_over_trained_on"] == len(open_data(root, "01").good)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "calibrate"])
