@@ -27,8 +27,8 @@ from typing import Any
 from common import RESULTS, kdx, write
 
 from kd_train.datasets import open_data
+from kd_train.datasets.elpv_package import write_mvtec_layout
 from kd_train.datasets.magnetic_tile import tiles
-from kd_train.elpv import write_mvtec_layout
 from kdx.runtime.latency import usable_cores
 
 TEACHER = "tf_efficientnet_lite0"

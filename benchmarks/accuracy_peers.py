@@ -32,20 +32,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kd_export.graph.preprocess import Preprocess
-from kd_train.backbones import TapNetwork, create_backbone, taps_at_strides
-from kd_train.calibrate import quantile_with_interval
-from kd_train.data import BadImages, ImageRecord, choose_input, scan_images, split_images
+from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
+from kd_train.data.parts import parts_of
 from kd_train.datasets import open_data
-from kd_train.evaluate import evaluate
-from kd_train.parts import parts_of
-from kd_train.run import package_versions
-from kd_train.torch_vision import import_timm
-from kd_train.weights import load_weights
+from kd_train.evaluation.evaluate import evaluate
+from kd_train.models.backbones import TapNetwork, create_backbone, taps_at_strides
+from kd_train.models.torch_vision import import_timm
+from kd_train.models.weights import load_weights
+from kd_train.training.run import package_versions
+from kdx.calibration.threshold import quantile_with_interval
 from kdx.errors import DataError
-from kdx.folder import require_good, require_test
-from kdx.images import InputSpec, read_image
+from kdx.folders.data_folder import require_good, require_test
+from kdx.imaging.images import InputSpec, read_image
 from kdx.runtime.detector import Detector
-from kdx.runtime.torch_eager import TorchEager
+from kdx.runtime.torch.eager import TorchEager
 
 BACKBONE = "tf_efficientnet_lite0"
 FALSE_REJECT_RATE = 0.01

@@ -30,10 +30,10 @@ from common import write
 from PIL import Image
 
 import kdx
-from kdx.images import decode_image
-from kdx.resampling import resize_image
+from kdx.folders.image_search import walk
+from kdx.imaging.images import decode_image
+from kdx.imaging.resampling import resize_image
 from kdx.runtime.latency import describe_machine
-from kdx.search import walk
 
 LOOP = "loop"
 _PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "pyarrow", "ray")

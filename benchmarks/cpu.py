@@ -41,9 +41,9 @@ from shared_teacher import measure as measure_shared
 from turns import Candidate, time_in_turns
 
 import kdx as runtime
-from kdx.bundle import open_bundle
-from kdx.golden import require_golden
+from kdx.bundle.bundle import open_bundle
 from kdx.runtime.latency import describe_machine
+from kdx.verification.golden import require_golden
 
 SIZES = (128, 256, 512, 1024)
 BATCHES = (1, 2, 4, 8, 16, 32)

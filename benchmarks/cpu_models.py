@@ -14,9 +14,9 @@ from typing import Any
 from common import kdx
 from turns import Candidate
 
-from kdx.bundle import open_bundle
-from kdx.choice import ways_of
-from kdx.variants import PRECISIONS
+from kdx.bundle.bundle import open_bundle
+from kdx.bundle.variants import PRECISIONS
+from kdx.verification.backend_choice import ways_of
 
 # FP16 graphs are for GPUs.
 CPU_PRECISIONS = ",".join(precision for precision in PRECISIONS if precision != "fp16")

@@ -43,12 +43,12 @@ from gpu_store import NOT_RUN, Store, row_of
 from gpu_table import gpu_lines
 from tables import PAPER_LATENCY
 
-from kd_train.pairs import methods
-from kdx.cache import cache_folder
+from kd_train.methods import methods
 from kdx.errors import BackendError, KdxError, OptionError
-from kdx.files import sha256_bytes
-from kdx.records import now
 from kdx.runtime.latency import usable_cores
+from kdx.storage.cache import cache_folder
+from kdx.storage.files import sha256_bytes
+from kdx.storage.json_records import now
 
 MARGIN_S = 5.0  # for writing, and for leaving
 _CRASHES = 12

@@ -130,7 +130,7 @@ def _no_compiler(device: str) -> str:
 def _torch_class() -> Any:
     import torch
 
-    from kdx.runtime.torch_cuda import TorchCuda
+    from kdx.runtime.torch.cuda import TorchCuda
 
     class TimedTorch(TorchCuda):
         """The detector in PyTorch, its stages apart."""
@@ -182,7 +182,7 @@ def _session(backend: str, precision: str, device: str, seconds: float, *, cuda_
         absent = "it needs a CUDA device" if cuda_graph else ""
 
     def load(model: Model, batch: int) -> Any:
-        from kdx.runtime.onnxruntime_cuda import CUDA, PROVIDER, TENSORRT
+        from kdx.runtime.onnxruntime.cuda import CUDA, PROVIDER, TENSORRT
 
         provider = TENSORRT if backend == "onnxruntime-tensorrt" else CUDA
         return _session_class()(
@@ -195,7 +195,7 @@ def _session(backend: str, precision: str, device: str, seconds: float, *, cuda_
 
 
 def _session_class() -> Any:
-    from kdx.runtime.onnxruntime_cuda import OnnxRuntimeCuda
+    from kdx.runtime.onnxruntime.cuda import OnnxRuntimeCuda
 
     class TimedSession(OnnxRuntimeCuda):
         """A session whose stages the host's clock times: ONNX Runtime waits for the device at the end of each."""

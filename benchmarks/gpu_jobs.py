@@ -12,7 +12,7 @@ from gpu_machine import clocks
 from gpu_store import FAILED, NOT_RUN, OK, Key, Store, key_of, row_of
 from gpu_timing import Counts, Session, close, eager_median, load, reason_of, time_sessions
 
-from kd_export.verify import FP32
+from kdx.verification.certificate import FP32
 
 if TYPE_CHECKING:
     from gpu_models import Model

@@ -21,19 +21,19 @@ from torch import Tensor, nn
 
 from kd_export.graph import FusedDetector
 from kd_train.datasets import open_data
-from kd_train.elpv import write_mvtec_layout
-from kd_train.pair import Pair
-from kd_train.pairs import find_method
+from kd_train.datasets.elpv_package import write_mvtec_layout
+from kd_train.methods import find_method
+from kd_train.models.pair import Pair
 from kd_train.recipes import load_recipe, paper_recipe
 from kdx import __version__
-from kdx.bundle import Bundle, Golden, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.bundle import Bundle, Golden, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
+from kdx.bundle.variants import Variant
 from kdx.errors import KdxError
-from kdx.files import new_folder
-from kdx.folder import require_good
-from kdx.images import InputSpec, encode_png, read_image
-from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
-from kdx.records import now
-from kdx.variants import Variant
+from kdx.folders.data_folder import require_good
+from kdx.imaging.images import InputSpec, encode_png, read_image
+from kdx.storage.files import new_folder
+from kdx.storage.json_records import now
 
 SEED = 0
 IMAGES = 8
@@ -142,7 +142,7 @@ def write_bundle(model: Model) -> None:
 
     Where the FP16 graph cannot be made, the bundle holds the FP32 one alone.
     """
-    from kd_export.onnx_export import export_onnx, metadata_of
+    from kd_export.onnx.onnx_export import export_onnx, metadata_of
 
     detector, golden = model.detector, model.golden
     with new_folder(model.folder) as folder:
@@ -173,7 +173,7 @@ def write_bundle(model: Model) -> None:
 
 def _half(folder: Path, model: Model) -> dict[str, Variant]:
     try:
-        from kd_export.variants import write_half  # needs ONNX Runtime, of any kind
+        from kd_export.precision.precision_graphs import write_half  # needs ONNX Runtime, of any kind
 
         return {"fp16": write_half(folder, model.detector.spec, model.golden.images)}
     except (ImportError, KdxError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdx.files import write_atomic
+from kdx.storage.files import write_atomic
 
 SCHEMA = 1
 OK, FAILED, NOT_RUN = "ok", "failed", "not run"

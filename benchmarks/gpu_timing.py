@@ -13,10 +13,10 @@ from gpu_candidates import EAGER, Candidate, memory_used_mib
 from gpu_store import FAILED, NOT_RUN, OK, Key, row_of
 from numpy.typing import NDArray
 
-from kd_export.verify import TOLERANCES, Comparison, compare_backend
 from kdx.errors import KdxError
 from kdx.runtime.backend import Outputs
 from kdx.runtime.detector import Detector
+from kdx.verification.certificate import TOLERANCES, Comparison, compare_backend
 
 if TYPE_CHECKING:
     from gpu_models import Model

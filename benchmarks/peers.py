@@ -3,7 +3,8 @@
     python benchmarks/peers.py DATA [--work DIR] [--runs 200] [--threads 2] [--only METHOD,...] [--again]
 
 DATA is what ``kdx train`` takes. anomalib's models go through anomalib's exports and inferencers
-(``pip install -e ".[peers,fit]"``), kdx's through ``kdx.load``, the papers' harness through ``kd_train.baseline``; all
+(``pip install -e ".[peers,fit]"``), kdx's through ``kdx.load``, the papers' harness through
+``kd_train.evaluation.baseline``; all
 at 256 x 256 with ResNet-18, same images, same threads, each in a process of its own, in turns (``turns.py``). Weights
 are random: latency does not depend on them. What is prepared is kept in --work, and made anew with --again. Writes
 ``results/peers.json`` and ``peers.png`` and ``.svg``; a second call with --only measures those methods again.

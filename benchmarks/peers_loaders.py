@@ -29,9 +29,9 @@ def bundle(arguments: dict[str, Any]) -> Predict:
 
 def eager_loop(arguments: dict[str, Any]) -> Predict:
     """Load the papers' harness, eager PyTorch with every step apart; arguments: ``run``, ``bundle``, ``threads``."""
-    from kd_train.baseline import eager_candidates
-    from kd_train.run import Run
-    from kdx.bundle import open_bundle
+    from kd_train.evaluation.baseline import eager_candidates
+    from kd_train.training.run import Run
+    from kdx.bundle.bundle import open_bundle
 
     manifest = open_bundle(arguments["bundle"]).manifest
     baseline = eager_candidates(Run(Path(arguments["run"])), manifest, arguments["threads"])[0]
@@ -89,6 +89,6 @@ def as_floats(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _import_torchvision() -> None:
     """Import it where its compiled operators do not load, too; anomalib imports it as it comes."""
-    from kd_train.torch_vision import import_timm
+    from kd_train.models.torch_vision import import_timm
 
     import_timm()

@@ -82,7 +82,7 @@ def main() -> None:
 
 def build(peer: Peer) -> Any:
     """Return one of anomalib's Lightning modules, with random weights and nothing that inference does without."""
-    from kd_train.torch_vision import import_timm
+    from kd_train.models.torch_vision import import_timm
 
     timm = import_timm()  # before anomalib, which imports torchvision as it comes
     from anomalib import models

@@ -19,10 +19,10 @@ from peers_models import PEERS
 from turns import Candidate
 
 from kd_train.datasets import open_data
-from kdx.choice import ways_of
-from kdx.folder import require_good
-from kdx.images import InputSpec, read_image
-from kdx.variants import PRECISIONS
+from kdx.bundle.variants import PRECISIONS
+from kdx.folders.data_folder import require_good
+from kdx.imaging.images import InputSpec, read_image
+from kdx.verification.backend_choice import ways_of
 
 KDX, ANOMALIB, EAGER = "kdx", "anomalib", "eager loop"
 # What kdx has of these methods; the recipes' other choices are the papers'.
@@ -146,7 +146,7 @@ def prepare_anomalib(setup: Setup, method: str, *, again: bool = False) -> Path:
 
 def kdx_rows(setup: Setup, method: str, folder: Path) -> list[Row]:
     """Return the eager loop and every way of this machine to run the bundle."""
-    from kdx.bundle import open_bundle
+    from kdx.bundle.bundle import open_bundle
 
     bundle, found = folder / f"{method}.kdx", json.loads((folder / "done.json").read_text(encoding="utf-8"))["found"]
     rows = [eager_row(setup, method, folder)]

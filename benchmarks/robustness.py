@@ -26,10 +26,10 @@ from common import RESULTS, kdx, write
 from cpu import keep_parts
 from cpu_models import Model, Prepared, candidates, prepare
 
-from kdx.bundle import open_bundle
-from kdx.files import new_folder
-from kdx.images import encode_png, read_image
+from kdx.bundle.bundle import open_bundle
+from kdx.imaging.images import encode_png, read_image
 from kdx.runtime.latency import describe_machine
+from kdx.storage.files import new_folder
 
 _PACKAGES = ("hypothesis", "kdx", "numpy", "onnxruntime", "openvino", "pillow", "torch")
 _THREADS, _CALLS, _ROUNDS = 16, 200, 10

@@ -25,9 +25,9 @@ _LIGHT = (
     "scipy.stats",
     "kdx.cli.app",
     "kd_export.engine.build",
-    "kd_export.judge",
-    "kd_export.verify",
-    "kd_train.calibrate",
+    "kdx.verification.judge",
+    "kdx.verification.certificate",
+    "kdx.calibration.threshold",
     "kd_train.datasets",
 )
 _HEAVY = (
@@ -35,9 +35,9 @@ _HEAVY = (
     "onnxscript",
     "torch.onnx",
     "kd_export.bundle_export",
-    "kd_train.load",
-    "kd_train.pairs.stpm",
-    "kd_train.train",
+    "kd_train.training.trained_pair",
+    "kd_train.methods.stpm",
+    "kd_train.training.train",
 )
 _HEAVY_COMMANDS = {"export", "train"}
 _SINGLE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -125,7 +125,7 @@ def prepare_process(commands: Collection[str]) -> None:
     if _HEAVY_COMMANDS.intersection(commands):
         for name in _HEAVY:
             import_module(name)
-        import_module("kd_train.torch_vision").import_timm()
+        import_module("kd_train.models.torch_vision").import_timm()
 
 
 def run_command(arguments: Sequence[object]) -> dict[str, Any]:

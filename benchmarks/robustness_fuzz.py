@@ -25,16 +25,16 @@ from robustness_guards import alarm, only_inside, peak_mb
 from robustness_inputs import Damaged, damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
 
 import kdx
-from kdx.bundle import open_bundle
-from kdx.checked import Graph
-from kdx.engine import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engine, this_system
+from kdx.bundle.bundle import open_bundle
+from kdx.bundle.checked_files import Graph
+from kdx.bundle.engine_record import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engine, this_system
+from kdx.bundle.manifest import GOLDEN_MAPS, INDEX, TRAINING_IMAGES
 from kdx.errors import ImageError, KdxError
-from kdx.files import sha256_bytes, sha256_file
-from kdx.identity import KnownImages
-from kdx.images import InputSpec, decode_image, image_facts, read_image
-from kdx.manifest import GOLDEN_MAPS, INDEX, TRAINING_IMAGES
-from kdx.records import encode_record, now
-from kdx.runtime.onnxruntime_cpu import OnnxRuntimeCpu
+from kdx.imaging.image_identity import KnownImages
+from kdx.imaging.images import InputSpec, decode_image, image_facts, read_image
+from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
+from kdx.storage.files import sha256_bytes, sha256_file
+from kdx.storage.json_records import encode_record, now
 
 # Far beyond what any of these files should need, and far below what a file that lies about its size asks for. An image
 # may declare what it likes up to a limit, here up to 25 megapixels: decoded, converted, and resized in float32.

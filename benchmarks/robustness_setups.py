@@ -30,6 +30,6 @@ def one_backend() -> None:
 
 def no_exchange() -> None:
     """Be a file system that cannot exchange two folders in one step."""
-    from kdx import files
+    from kdx.storage import files
 
     files._exchange = lambda *_: False

@@ -65,7 +65,7 @@ def make_bundles(
     """Train and export students of one teacher; return the bundles by name."""
     from safetensors.torch import save_file
 
-    from kd_train.backbones import create_backbone
+    from kd_train.models.backbones import create_backbone
 
     # Random weights are drawn anew for each seed: one draw is kept, and every run starts from it.
     weights = folder / "teacher.safetensors"
@@ -179,7 +179,7 @@ def _hold(order: dict[str, Any]) -> dict[str, float]:
     """Load bundles in this process, judge an image, and return the memory that this took."""
     import time
 
-    from kdx.runtime import openvino, openvino_load, openvino_shared  # noqa: F401 (what every way needs)
+    from kdx.runtime.openvino.backend import load as openvino_load
 
     image = kdx.open_bundle(next(iter(order["bundles"].values()))).golden().images[0]
     openvino_load.offers_bf16()  # loads the plugin

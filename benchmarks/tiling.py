@@ -34,11 +34,11 @@ from common import write
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdx.bundle import open_bundle
-from kdx.checked import Graph
-from kdx.images import read_image
-from kdx.loading import for_frames
-from kdx.masks import read_mask
+from kdx.bundle.bundle import open_bundle
+from kdx.bundle.checked_files import Graph
+from kdx.imaging.images import read_image
+from kdx.imaging.masks import read_mask
+from kdx.loading.load import for_frames
 from kdx.runtime.backend import find_backend
 from kdx.runtime.latency import describe_machine
 
@@ -147,10 +147,10 @@ class Seams:
 
     def __init__(self, data: Path, work: Path) -> None:
         from kd_export.graph import FusedDetector
-        from kd_train.load import load_pair
-        from kd_train.run import Run
-        from kd_train.tiles import fuse_tiles
-        from kdx.tiling import TileRequest
+        from kd_train.training.run import Run
+        from kd_train.training.tiled_detector import fuse_tiles
+        from kd_train.training.trained_pair import load_pair
+        from kdx.imaging.tiling import TileRequest
 
         run = Run(work / "run")
         self.config = run.config
@@ -165,9 +165,9 @@ class Seams:
 
     def tiled(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the map of a frame, judged in tiles."""
+        from kdx.imaging.tiling import Stitcher
         from kdx.runtime.tiled import Tiled
-        from kdx.runtime.torch_eager import TorchEager
-        from kdx.tiling import Stitcher
+        from kdx.runtime.torch.eager import TorchEager
 
         backend = Tiled(TorchEager(self.detector), Stitcher(self.plan, (TILE, TILE), self.detector.size))
         return backend.run(frame[None, :, :, None]).maps[0]
@@ -271,9 +271,9 @@ def time_one(work: Path, backend: str, precision: str, batch: int, threads: int)
 def time_whole(work: Path, threads: int) -> dict[str, Any]:
     """Time the same networks on the frame as a whole, in OpenVINO FP32: what tiles are instead of."""
     from kd_export.graph import FusedDetector
-    from kd_export.onnx_export import export_onnx
-    from kd_train.load import load_pair
-    from kd_train.run import Run
+    from kd_export.onnx.onnx_export import export_onnx
+    from kd_train.training.run import Run
+    from kd_train.training.trained_pair import load_pair
 
     graph = work / "whole.onnx"
     if not graph.exists():

@@ -12,24 +12,24 @@ import torch
 from numpy.typing import NDArray
 
 from kd_export.graph import FusedDetector
-from kd_export.held_out import HeldOut
-from kd_export.judge import Evidence
-from kd_export.onnx_export import export_onnx, metadata_of
-from kd_export.variants import judge_bf16, write_half, write_int8
-from kd_export.verify import Certificate, Comparison, verify, without
+from kd_export.onnx.onnx_export import export_onnx, metadata_of
+from kd_export.precision.precision_graphs import judge_bf16, write_half, write_int8
 from kdx import __version__
-from kdx.bundle import Bundle, TrainingImages, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.bundle import Bundle, TrainingImages, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
+from kdx.bundle.variants import COMPUTED, OWN_THRESHOLD, Variant
 from kdx.errors import GateError, OptionError
-from kdx.files import new_folder, refuse_existing
-from kdx.frames import limits_of
-from kdx.identity import Identity
-from kdx.images import encode_png, read_image
-from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
+from kdx.imaging.frame_faults import limits_of
+from kdx.imaging.image_identity import Identity
+from kdx.imaging.images import encode_png, read_image
+from kdx.imaging.samples import read_sample
+from kdx.imaging.tiling import Tiling
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
-from kdx.samples import read_sample
-from kdx.tiling import Tiling
-from kdx.variants import COMPUTED, OWN_THRESHOLD, Variant
+from kdx.storage.files import new_folder, refuse_existing
+from kdx.verification.certificate import Certificate, Comparison, verify, without
+from kdx.verification.held_out import HeldOut
+from kdx.verification.judge import Evidence
 
 
 def export_bundle(

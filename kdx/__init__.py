@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdx.bundle import Bundle, open_bundle
+    from kdx.bundle.bundle import Bundle, open_bundle
+    from kdx.decision.verdict import Decision, Reason, Verdict
     from kdx.errors import KdxError
-    from kdx.frames import FrameFault
-    from kdx.group import DetectorGroup, load_many
-    from kdx.images import InputSpec, read_image, to_eight_bits
-    from kdx.loading import load
+    from kdx.imaging.frame_faults import FrameFault
+    from kdx.imaging.images import InputSpec, read_image, to_eight_bits
+    from kdx.loading.group import DetectorGroup, load_many
+    from kdx.loading.load import load
+    from kdx.loading.served_answers import verdict_of_answer
     from kdx.runtime.detector import Detector
-    from kdx.served import verdict_of_answer
-    from kdx.verdict import Decision, Reason, Verdict
 
 __version__ = "0.1.0"
 
@@ -42,21 +42,21 @@ __all__ = [
 ]
 
 _HOME = {
-    "Bundle": "kdx.bundle",
-    "Decision": "kdx.verdict",
+    "Bundle": "kdx.bundle.bundle",
+    "Decision": "kdx.decision.verdict",
     "Detector": "kdx.runtime.detector",
-    "DetectorGroup": "kdx.group",
-    "FrameFault": "kdx.frames",
-    "InputSpec": "kdx.images",
+    "DetectorGroup": "kdx.loading.group",
+    "FrameFault": "kdx.imaging.frame_faults",
+    "InputSpec": "kdx.imaging.images",
     "KdxError": "kdx.errors",
-    "Reason": "kdx.verdict",
-    "Verdict": "kdx.verdict",
-    "load": "kdx.loading",
-    "load_many": "kdx.group",
-    "open_bundle": "kdx.bundle",
-    "read_image": "kdx.images",
-    "to_eight_bits": "kdx.images",
-    "verdict_of_answer": "kdx.served",
+    "Reason": "kdx.decision.verdict",
+    "Verdict": "kdx.decision.verdict",
+    "load": "kdx.loading.load",
+    "load_many": "kdx.loading.group",
+    "open_bundle": "kdx.bundle.bundle",
+    "read_image": "kdx.imaging.images",
+    "to_eight_bits": "kdx.imaging.images",
+    "verdict_of_answer": "kdx.loading.served_answers",
 }
 
 

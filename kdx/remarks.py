@@ -36,3 +36,9 @@ def remark(kind: str, text: str, names: Iterable[object]) -> list[Remark]:
     if not found:
         return []
     return [Remark(kind=kind, text=text, count=len(found), first=tuple(found[:FIRST]))]
+
+
+def shorten(names: Iterable[str], count: int = 5) -> str:
+    """Name the first few of many."""
+    names = list(names)
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -1,4 +1,4 @@
-"""The constant matrices of ``kdx.resampling`` as the kernels read them: without their zeros."""
+"""The constant matrices of ``kdx.imaging.resampling`` as the kernels read them: without their zeros."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdx.resampling import Matrix, bilinear_matrix, gaussian_matrix
+from kdx.imaging.resampling import Matrix, bilinear_matrix, gaussian_matrix
 
 
 def bilinear_tables(small: Sequence[int], large: int) -> tuple[Tensor, Tensor]:

@@ -238,10 +238,10 @@ def exported(request, tmp_path_factory: pytest.TempPathFactory) -> ExportedMetho
     """Every method's graphs, planned on real images; tests leave them be."""
     import onnx
 
-    from kd_export.onnx_export import export_onnx
-    from kd_export.precision import network_tensors, plan_half, to_half
-    from kd_export.ranges import measure_ranges
-    from kdx.images import InputSpec
+    from kd_export.onnx.onnx_export import export_onnx
+    from kd_export.precision.fp16 import network_tensors, plan_half, to_half
+    from kd_export.precision.ranges import measure_ranges
+    from kdx.imaging.images import InputSpec
     from tests.images import solar_cells
     from tests.pairs import fuse_pair, make_pair
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdx.locks import lock
+from kdx.storage.locks import lock
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

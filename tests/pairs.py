@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from kd_export.graph import FusedDetector
-from kd_train.pair import Pair
-from kd_train.pairs import find_method
+from kd_train.methods import find_method
+from kd_train.models.pair import Pair
 from kd_train.recipes import load_recipe
-from kdx.images import InputSpec
+from kdx.imaging.images import InputSpec
 
 
 def make_pair(

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from kdx.bundle import open_bundle, write_manifest
-from kdx.manifest import Manifest
+from kdx.bundle.bundle import open_bundle, write_manifest
+from kdx.bundle.manifest import Manifest
 
 # Mean grey level above which an image is answered wrongly; of the tests' good images none reaches it.
 BRIGHT = 235

@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from kd_export.quantize import quantize
-from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
-from kdx.calibrated import runtimes_for
-from kdx.checked import Graph
-from kdx.files import sha256_file
-from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH
-from kdx.runtime.onnxruntime_cpu import OnnxRuntimeCpu
-from kdx.variants import Variant, graph_file
+from kd_export.precision.quantize import quantize
+from kdx.bundle.bundle import encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.checked_files import Graph
+from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH
+from kdx.bundle.variants import Variant, graph_file
+from kdx.calibration.validity import runtimes_for
+from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
+from kdx.storage.files import sha256_file
 
 _TEACHER = "pair.teacher"
 

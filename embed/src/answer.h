@@ -1,4 +1,4 @@
-// What a graph answered for one image, checked before anything is concluded from it: see kdx/answers.py.
+// What a graph answered for one image, checked before anything is concluded from it: see kdx/decision/answers.py.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace kdx::embed {
 // How far rounding may move a cosine distance, which is 0 to 2, below 0.
 constexpr double kRounding = 1.0 / 512;
 
-// How far a score may be from the maximum of its map, relative to the score: see kdx/answers.py.
+// How far a score may be from the maximum of its map, relative to the score: see kdx/decision/answers.py.
 constexpr double kScoreTolerance = 1.0 / 256;
 
 // What holds of every answer that a method can give; where no declaration says more, distances are never negative.

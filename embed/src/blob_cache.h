@@ -1,4 +1,4 @@
-// Compiled models on disk: only whole ones, and only for their own key. See kdx/runtime/blob_cache.py for why OpenVINO's
+// Compiled models on disk: only whole ones, and only for their own key. See kdx/runtime/openvino/blob_cache.py for why OpenVINO's
 // own cache is not used.
 #pragma once
 

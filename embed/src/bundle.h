@@ -1,4 +1,4 @@
-// A bundle on disk, read and checked as kdx/bundle.py does it.
+// A bundle on disk, read and checked as kdx/bundle/bundle.py does it.
 #pragma once
 
 #include <cstdint>

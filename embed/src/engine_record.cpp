@@ -102,7 +102,7 @@ EngineRecord find_engine(const Bundle &bundle, const std::string &precision, con
         if (entry.path().filename().string().front() != '.' && fs::is_regular_file(entry.path() / kRecord, error))
             folders.push_back(entry.path());
     std::sort(folders.begin(), folders.end());
-    // All of them before any is chosen, as kdx/signing.py does it.
+    // All of them before any is chosen, as kdx/bundle/signing.py does it.
     std::vector<std::string> texts;
     for (const auto &folder : folders) texts.push_back(read_record(bundle, folder));
     std::string reasons;

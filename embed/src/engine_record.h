@@ -1,4 +1,4 @@
-// engine.json: what belongs to a TensorRT plan in a bundle, and whether it may run here. See kdx/engine.py.
+// engine.json: what belongs to a TensorRT plan in a bundle, and whether it may run here. See kdx/bundle/engine_record.py.
 #pragma once
 
 #include <filesystem>

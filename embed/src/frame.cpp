@@ -23,7 +23,7 @@ const char *name_of(kdx_pixel_format format) {
     return format == KDX_RGB8 ? "RGB8" : format == KDX_BGR8 ? "BGR8" : format == KDX_MONO8 ? "MONO8" : "of no known format";
 }
 
-// What is measured of one channel: see ChannelValues of kdx/frames.py.
+// What is measured of one channel: see ChannelValues of kdx/imaging/frame_faults.py.
 struct ChannelValues {
     double brightness, contrast, structure, roughness, lit;
 };

@@ -9,7 +9,7 @@
 
 namespace kdx::embed {
 
-// What one channel of a frame must be like, as ChannelLimits of kdx/frames.py has it; NaN sets no limit.
+// What one channel of a frame must be like, as ChannelLimits of kdx/imaging/frame_faults.py has it; NaN sets no limit.
 struct ChannelLimits {
     static constexpr double kNoLimit = std::numeric_limits<double>::quiet_NaN();
     double darkest = kNoLimit, brightest = kNoLimit, contrast = kNoLimit, structure = kNoLimit, roughness = kNoLimit,
@@ -39,7 +39,7 @@ Frame frame_of(const kdx_image &image, int height, int width, int channels, bool
 // Copies a frame into height * width * channels packed bytes, in the graph's order.
 void pack(const Frame &frame, std::uint8_t *target);
 
-// Returns KDX_FRAME_... bits. Counts the same samples as kdx/frames.py, which says why.
+// Returns KDX_FRAME_... bits. Counts the same samples as kdx/imaging/frame_faults.py, which says why.
 std::uint32_t faults_of(const Frame &frame, const FrameLimits &limits);
 
 }  // namespace kdx::embed

@@ -1,4 +1,4 @@
-// Public keys for signatures: Ed25519 in PEM. See kdx/keys.py.
+// Public keys for signatures: Ed25519 in PEM. See kdx/bundle/keys.py.
 #pragma once
 
 #include <cstddef>

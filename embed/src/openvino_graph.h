@@ -1,5 +1,5 @@
 // What the OpenVINO backend changes in a graph when it loads it: how things are computed, never what. The same three
-// changes as kdx/runtime/openvino_graph.py, which gives their reasons and figures.
+// changes as kdx/runtime/openvino/graph.py, which gives their reasons and figures.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-// Whether an ONNX file is nothing but standard operations on weights of its own: see kdx/plain_graph.py.
+// Whether an ONNX file is nothing but standard operations on weights of its own: see kdx/bundle/plain_graph.py.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// Normalisation per position: see kdx/position.py.
+// Normalisation per position: see kdx/decision/level_map.py.
 #pragma once
 
 #include <utility>

@@ -1,4 +1,4 @@
-// Where the defect is: see kdx/regions.py.
+// Where the defect is: see kdx/decision/regions.py.
 #pragma once
 
 #include <vector>

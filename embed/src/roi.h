@@ -1,4 +1,4 @@
-// The region of interest: see kdx/roi.py.
+// The region of interest: see kdx/decision/roi.py.
 #pragma once
 
 #include <cstdint>

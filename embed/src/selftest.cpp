@@ -1,4 +1,4 @@
-// The check at the start of a shift, as kdx/selftest.py makes it: files, golden images, latency.
+// The check at the start of a shift, as kdx/loading/selftest.py makes it: files, golden images, latency.
 #include <algorithm>
 #include <chrono>
 #include <cmath>

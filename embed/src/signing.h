@@ -1,4 +1,4 @@
-// Signatures: that a bundle comes from whoever holds a key, and is what it was then. See kdx/signing.py.
+// Signatures: that a bundle comes from whoever holds a key, and is what it was then. See kdx/bundle/signing.py.
 #pragma once
 
 #include <filesystem>

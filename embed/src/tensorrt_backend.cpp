@@ -1,5 +1,5 @@
 // TensorRT: a plain plan and its engine.json from the bundle. The second call in a row of a batch size is captured as a CUDA
-// graph; another batch size in the same profile drops it. The rule and its reasons are those of kdx/runtime/cuda/profile.py.
+// graph; another batch size in the same profile drops it. The rule and its reasons are those of kdx/runtime/tensorrt/cuda/profile.py.
 // One call at a time: the card runs them one after another in any case, and TensorRT before 10 allows one context for
 // each optimisation profile.
 #include <NvInfer.h>

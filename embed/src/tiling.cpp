@@ -14,7 +14,7 @@ struct Place {
     std::vector<float> weights;
 };
 
-// As _places of kdx/tiling.py: everything in pixels of the map; the weights sum up to 1 everywhere.
+// As _places of kdx/imaging/tiling.py: everything in pixels of the map; the weights sum up to 1 everywhere.
 std::vector<Place> places(const std::vector<int> &starts, int scale, int length, int overlap, int halo) {
     const int total = starts.back() / scale + length, ramp = std::max(1, (overlap - 2 * halo) / scale);
     const int margin = halo / scale, count = static_cast<int>(starts.size());

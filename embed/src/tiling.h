@@ -1,4 +1,4 @@
-// Frames larger than a graph's input: cut into tiles, and their maps put together, exactly as kdx/tiling.py does it.
+// Frames larger than a graph's input: cut into tiles, and their maps put together, exactly as kdx/imaging/tiling.py does it.
 #pragma once
 
 #include <memory>

@@ -10,7 +10,7 @@ namespace kdx::embed {
 
 namespace {
 
-// The same as TOLERANCES in kd_export/verify.py, which gives the reasons; tests/embed/test_library.py compares the two.
+// The same as TOLERANCES in kdx/verification/certificate.py, which gives the reasons; tests/embed/test_library.py compares the two.
 struct Tolerances {
     double score, map, tie;
 };

@@ -1,5 +1,5 @@
 // Whether a detector decides here what it decided when its bundle was exported: the golden images through its graph,
-// compared with the FP32 reference that the bundle holds. As kd_export/verify.py and kdx/golden.py do it.
+// compared with the FP32 reference that the bundle holds. As kdx/verification/certificate.py and kdx/verification/golden.py do it.
 #pragma once
 
 #include <cstddef>

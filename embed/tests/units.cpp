@@ -282,7 +282,7 @@ void golden_images_are_read(const fs::path &path) {
     CHECK(status_of([&] { ke::decode_npy(replaced(scores, "<f4", "<f8"), golden.count); }) == KDX_ERROR_BUNDLE);
 }
 
-// The cases of tests/kdx/test_roi.py.
+// The cases of tests/kdx/decision/test_roi.py.
 void pixels_count_where_all_they_cover_is_included() {
     ke::Bundle bundle;
     bundle.camera_height = bundle.camera_width = 8, bundle.camera_map_height = bundle.camera_map_width = 4, bundle.score_rule = "max";
@@ -315,7 +315,7 @@ void pixels_count_where_all_they_cover_is_included() {
     CHECK(status_of([&] { ke::Roi(bundle, mask.data(), 8); }) == KDX_ERROR_ARGUMENT);
 }
 
-// The cases of tests/kdx/test_position.py.
+// The cases of tests/kdx/decision/test_level_map.py.
 void maps_are_divided_by_their_level() {
     const std::vector<float> map = {1, 6, 3, 4}, level = {2, 4, 1, 8};
     std::vector<float> normalised;

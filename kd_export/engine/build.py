@@ -15,14 +15,14 @@ from typing import Any
 from kd_export.engine.flavours import Flavour, load_flavour, target_capability
 from kd_export.engine.layers import engine_layers, network_layers, require_half_convolutions
 from kdx import __version__
-from kdx.bundle import Bundle
-from kdx.checked import Graph
-from kdx.engine import FOLDER, PLAN, RECORD, SCHEMA, Engine, EngineRecord, Fingerprint, Layer, this_system
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.checked_files import Graph
+from kdx.bundle.engine_record import FOLDER, PLAN, RECORD, SCHEMA, Engine, EngineRecord, Fingerprint, Layer, this_system
 from kdx.errors import BackendError, GateError, OptionError
-from kdx.files import new_folder, refuse_existing, require_writable, sha256_bytes, write_atomic
-from kdx.records import encode_record, now
-from kdx.runtime.cuda.created import created
 from kdx.runtime.gpu import gpus
+from kdx.runtime.tensorrt.cuda.created import created
+from kdx.storage.files import new_folder, refuse_existing, require_writable, sha256_bytes, write_atomic
+from kdx.storage.json_records import encode_record, now
 
 LEVELS = range(6)
 _MIB = 1 << 20

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from kdx.engine import Layer
+from kdx.bundle.engine_record import Layer
 from kdx.errors import GateError
 
 _CONVOLUTIONS = ("convolution", "deconvolution")

@@ -12,7 +12,7 @@ from kd_export.graph.preprocess import Preprocess
 from kd_export.graph.spec import PairSpec
 from kd_export.graph.tail import Tail
 from kdx.errors import OptionError
-from kdx.images import InputSpec
+from kdx.imaging.images import InputSpec
 
 
 class FusedDetector(nn.Module):

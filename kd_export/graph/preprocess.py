@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from kd_export.graph.separable import Separable
-from kdx.images import InputSpec
-from kdx.resampling import antialias_matrix
+from kdx.imaging.images import InputSpec
+from kdx.imaging.resampling import antialias_matrix
 
 
 def resize(size_in: tuple[int, int], size_out: tuple[int, int], crop: tuple[int, int]) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdx.resampling import Matrix
+from kdx.imaging.resampling import Matrix
 
 
 class Separable(nn.Module):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdx.errors import GateError
-from kdx.images import InputSpec
+from kdx.imaging.images import InputSpec
 
 CONFIG = "config.pbtxt"
 WARM_UP = "warmup"  # where Triton looks for the warm-up's files

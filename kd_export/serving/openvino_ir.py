@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from kd_export.serving.config import Tensor, Tensors
 from kd_export.serving.openvino_fp32 import mark_as_fp32, settle
-from kd_export.verify import TOLERANCES, compare_backend, thresholds_of
-from kdx.bundle import Bundle
+from kdx.bundle.bundle import Bundle
 from kdx.errors import GateError
 from kdx.runtime.backend import ClosesOnExit, Outputs, find_backend
-from kdx.runtime.openvino_graph import OUTPUTS, with_fp32_island
-from kdx.runtime.openvino_load import DEVICE, core, read_graph, require_bf16
+from kdx.runtime.openvino.graph import OUTPUTS, with_fp32_island
+from kdx.runtime.openvino.load import DEVICE, core, read_graph, require_bf16
+from kdx.verification.certificate import TOLERANCES, compare_backend, thresholds_of
 
 XML, WEIGHTS = "model.xml", "model.bin"
 

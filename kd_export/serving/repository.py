@@ -24,14 +24,14 @@ from kd_export.serving.config import (
     text_of,
 )
 from kdx import __version__
-from kdx.bundle import Bundle
-from kdx.calibrated import doubt_said, undecided_said
-from kdx.engine import PLAN, Engine, engines_of
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.engine_record import PLAN, Engine, engines_of
+from kdx.bundle.manifest import GRAPH, INDEX
+from kdx.calibration.validity import doubt_said, undecided_said
 from kdx.errors import BackendError, OptionError
-from kdx.files import new_folder, refuse_existing, sha256_file
-from kdx.manifest import GRAPH, INDEX
+from kdx.loading.served_answers import parameters_of
 from kdx.runtime.backend import find_backend
-from kdx.served import parameters_of
+from kdx.storage.files import new_folder, refuse_existing, sha256_file
 
 BACKENDS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8"), "tensorrt": ("fp32", "fp16")}
 VERSION = "1"

@@ -15,7 +15,15 @@ from pathlib import Path
 from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder, require_whole
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
-from kdx.folder import FolderOptions, ImageFolder, folders, image_files, open_defects, open_folder, require_defective
+from kdx.folders.data_folder import (
+    FolderOptions,
+    ImageFolder,
+    folders,
+    image_files,
+    open_defects,
+    open_folder,
+    require_defective,
+)
 from kdx.progress import SILENT, Progress
 
 # Archives unpack into a folder of their own, sometimes into two.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder, pair_masks
 from kd_train.datasets.unpack import Unpacker
-from kdx.folder import GOOD, ImageFolder, TestImage, folders, image_files
+from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
 
 
 def _is_category(folder: Path) -> bool:

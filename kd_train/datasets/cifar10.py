@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from kd_train.datasets.layout import AGAIN, DatasetInfo, Found, Layout, is_folder
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
-from kdx.folder import GOOD, ImageFolder, TestImage, folders, image_files
-from kdx.images import encode_png
+from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
+from kdx.imaging.images import encode_png
 
 _FOLDER = "cifar-10-batches-py"
 _TRAIN, _TEST = "train", "test"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kd_train.datasets.elpv_package import CELL_TYPES, DEFECTIVE, read_labels, split_cells
 from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
 from kd_train.datasets.unpack import Unpacker
-from kd_train.elpv import CELL_TYPES, DEFECTIVE, read_labels, split_cells
-from kdx.folder import GOOD, ImageFolder, TestImage
+from kdx.folders.data_folder import GOOD, ImageFolder, TestImage
 
 # The repository's root now, and in its earlier versions.
 _PLACES = (".", "data", "src/elpv_dataset/data")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
-from kdx.folder import ImageFolder, listing
+from kdx.folders.data_folder import ImageFolder, listing
+from kdx.remarks import shorten
 
 AGAIN = "download the data set again, or give the folder that is whole"
 
@@ -113,12 +114,6 @@ def pair_masks(images: Sequence[Path], masks: Mapping[str, Path], folder: Path) 
             fix=f"{AGAIN}; or remove all of the masks to evaluate image scores only",
         )
     return [masks[image.stem] for image in images]
-
-
-def shorten(names: Iterable[str], count: int = 5) -> str:
-    """Name the first few of many."""
-    names = list(names)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def require_whole(folder: ImageFolder, layout: Layout, home: Path, category: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from kd_train.datasets.layout import AGAIN, DatasetInfo, Found, Layout, is_folder, no_categories, pair_masks
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
-from kdx.folder import GOOD, ImageFolder, TestImage, folders, image_files
+from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
 
 _NAME = re.compile(r"exp(\d+)_num_(\d+)")
 _FREE = "free"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
 from kd_train.datasets.unpack import Unpacker
-from kdx.folder import GOOD, ImageFolder, folders, image_files, open_folder
-from kdx.good_names import is_good
+from kdx.folders.data_folder import GOOD, ImageFolder, folders, image_files, open_folder
+from kdx.folders.good_names import is_good
 
 CATEGORIES = (
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw"),

@@ -15,10 +15,10 @@ from kd_train.datasets.layout import AGAIN, DatasetInfo, Found, Layout, is_folde
 from kd_train.datasets.unpack import Unpacker
 from kd_train.datasets.video import every_nth_frame
 from kdx.errors import DataError
-from kdx.folder import GOOD, ImageFolder, folders, image_files, open_folder
-from kdx.images import encode_png, image_facts
+from kdx.folders.data_folder import GOOD, ImageFolder, folders, image_files, open_folder
+from kdx.folders.image_search import entries
+from kdx.imaging.images import encode_png, image_facts
 from kdx.progress import track
-from kdx.search import entries
 
 STEP = 5
 _ANOMALY = "anomaly"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
 from kd_train.datasets.unpack import Unpacker
-from kdx.folder import GOOD, ImageFolder, TestImage, folders, image_files
+from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
 
 _NAME = re.compile(r"(c\d)(r\d)(e\d)n(\d+)")
 # c1, c1r1, c1r1e0, r1, r1e0, e0: the folders in which images may lie. No others are entered.

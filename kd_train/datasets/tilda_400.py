@@ -8,7 +8,7 @@ from pathlib import Path
 from kd_train.datasets.layout import AGAIN, DatasetInfo, Found, Layout, is_folder, no_categories
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
-from kdx.folder import GOOD, ImageFolder, TestImage, image_files
+from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, image_files
 
 _DEFECTS = ("hole", "objects", "oil spot", "thread error")
 _NAME = re.compile(r"(\d+)_patch\d+-\d+")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdx.errors import OutputError
-from kdx.files import new_folder, sha256_bytes
 from kdx.progress import SILENT, Progress
+from kdx.storage.files import new_folder, sha256_bytes
 
 FOLDER = ".kdx-cache"
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 from kd_export.graph import Combine, Distance, ScoreRule
-from kd_train.pair import Method, PairOptions
-from kd_train.teacher import TeacherOptions
+from kd_train.models.pair import Method, PairOptions
+from kd_train.models.teacher import TeacherOptions
 from kdx.errors import OptionError
 
 if sys.version_info >= (3, 11):

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kd_train.pairs import find_method
+from kd_train.methods import find_method
 from kd_train.recipes import Recipe, paper_recipe
 from kd_train.reproduction.choice import Choice, Variant
 from kd_train.reproduction.papers import EVERY, MethodFacts

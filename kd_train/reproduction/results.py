@@ -13,9 +13,9 @@ import msgspec
 from kd_train.recipes import Recipe
 from kd_train.reproduction.choice import Variant
 from kdx.errors import CheckpointError, OutputError
-from kdx.files import sha256_bytes, write_atomic
-from kdx.folder import ImageFolder
-from kdx.records import RUN_INDEX, encode_record, read_record
+from kdx.folders.data_folder import ImageFolder
+from kdx.storage.files import sha256_bytes, write_atomic
+from kdx.storage.json_records import RUN_INDEX, encode_record, read_record
 
 INDEX = "reproduce.json"
 RESULT = "result.json"

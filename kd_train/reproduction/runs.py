@@ -17,16 +17,16 @@ import msgspec
 
 from kd_train.datasets import categories as categories_of
 from kd_train.datasets import open_data
-from kd_train.evaluate import Evaluation, evaluate
-from kd_train.reference import load_detector
+from kd_train.evaluation.evaluate import Evaluation, evaluate
+from kd_train.evaluation.reference_detector import load_detector
 from kd_train.reproduction.choice import Choice, Variant, choose
 from kd_train.reproduction.papers import EVERY, data_sets
 from kd_train.reproduction.results import SCHEMA, Job, JobResult, Part, ResultFolder
-from kd_train.train import TrainOptions, TrainResult, train
+from kd_train.training.train import TrainOptions, TrainResult, train
 from kdx.errors import OptionError
-from kdx.folder import ImageFolder, require_good, require_test
+from kdx.folders.data_folder import ImageFolder, require_good, require_test
 from kdx.progress import SILENT, Progress, Task
-from kdx.records import now
+from kdx.storage.json_records import now
 
 # Training options that do not decide a result, or that this command sets itself.
 _FREE = {"method", "category", "seed", "resume", "force", "device", "workers", "memory_mib", "max_bad_images"}

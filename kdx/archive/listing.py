@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 def order(path: str) -> list[str]:
-    """Return what :func:`kdx.search.walk` sorts a path by."""
+    """Return what :func:`kdx.folders.image_search.walk` sorts a path by."""
     return path.split("/")
 
 

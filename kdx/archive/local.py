@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
+from kdx.archive.error_transport import Fault, fault_of
 from kdx.archive.plan import Plan, Shard
-from kdx.archive.records import Row, ShardResult, Work
+from kdx.archive.processes import Child, wait_for
+from kdx.archive.score_records import Row, ShardResult, Work
 from kdx.archive.scorer import ShardScorer, printable
 from kdx.archive.table import count, write_shard
 from kdx.errors import BackendError
-from kdx.faults import Fault, fault_of
-from kdx.processes import Child, wait_for
 
 # An image is blamed when so many processes in a row died with it in hand: one alone may have been killed for another
 # reason.

@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kdx.archive.records import Listed
+from kdx.archive.score_records import Listed
 from kdx.errors import OutputError
-from kdx.files import new_folder
+from kdx.storage.files import new_folder
 
 FILES = "files"
 _NAME = "paths.parquet"

@@ -29,16 +29,16 @@ from typing import Any
 
 import msgspec
 
+from kdx.archive.error_transport import Fault, fault_of
 from kdx.archive.local import LocalEngine
 from kdx.archive.plan import Plan
-from kdx.archive.records import ShardResult, Work
+from kdx.archive.ray_cluster import fitting, joined
+from kdx.archive.score_records import ShardResult, Work
 from kdx.archive.scorer import ShardScorer
 from kdx.archive.table import read_result, shard_file
-from kdx.cluster import fitting, joined
 from kdx.errors import BackendError
-from kdx.faults import Fault, fault_of
-from kdx.files import write_atomic
 from kdx.runtime.latency import usable_cores
+from kdx.storage.files import write_atomic
 
 TRIES = "tries"
 # One in work, one waiting: an actor is never idle between shards, and little is lost with it.

@@ -10,25 +10,25 @@ from typing import Literal
 
 import numpy as np
 
-from kdx.archive.folder import SHARD_SIZE, Asked, ScoreFolder, require_same
 from kdx.archive.local import LocalEngine
 from kdx.archive.plan import Plan
 from kdx.archive.ray_engine import RayEngine
-from kdx.archive.records import Index, Settings, ShardResult, Summary, ThisRun, Work, decisions_of
+from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_same
+from kdx.archive.score_records import Index, Settings, ShardResult, Summary, ThisRun, Work, decisions_of
 from kdx.archive.table import read_bad, read_result, read_scores, shard_file
-from kdx.bundle import Bundle, bundle_of, read_index
-from kdx.calibrated import doubt_said, undecided_said
+from kdx.bundle.bundle import Bundle, bundle_of, read_index
+from kdx.calibration.validity import doubt_said, undecided_said
 from kdx.errors import DataError, GateError, OptionError
-from kdx.files import sha256_bytes, write_atomic
-from kdx.levels import union
-from kdx.loading import way_of
-from kdx.misfits import COLOUR, COLOUR_TEXT
+from kdx.folders.image_search import LeftOut
+from kdx.imaging.lost_colour import COLOUR, COLOUR_TEXT
+from kdx.imaging.value_range import union
+from kdx.loading.load import way_of
 from kdx.progress import Progress
-from kdx.records import encode_record
 from kdx.remarks import FIRST, Remark
 from kdx.runtime.backend import find_backend
 from kdx.runtime.latency import usable_cores
-from kdx.search import LeftOut
+from kdx.storage.files import sha256_bytes, write_atomic
+from kdx.storage.json_records import encode_record
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
 _EXAMPLES = 20

@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from kdx.archive.records import Row, ShardResult, Work
+from kdx.archive.score_records import Row, ShardResult, Work
 from kdx.archive.table import count, write_shard
-from kdx.bundle import bundle_of, read_index
+from kdx.bundle.bundle import bundle_of, read_index
+from kdx.bundle.manifest import INDEX
 from kdx.errors import BackendError, BundleError, DataError, ImageError
-from kdx.files import sha256_bytes, sha256_file
-from kdx.images import read_with_levels
-from kdx.levels import Levels
-from kdx.loading import detector_of
-from kdx.manifest import INDEX
-from kdx.misfits import loses_colour
+from kdx.imaging.images import read_with_levels
+from kdx.imaging.lost_colour import loses_colour
+from kdx.imaging.value_range import Levels
+from kdx.loading.load import detector_of
 from kdx.runtime.backend import ClosesOnExit
+from kdx.storage.files import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from kdx.archive.plan import Shard
-    from kdx.verdict import Verdict
+    from kdx.decision.verdict import Verdict
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kdx import __version__
-from kdx.archive.records import Row, ShardResult, Work
+from kdx.archive.score_records import Row, ShardResult, Work
+from kdx.decision.verdict import Decision
 from kdx.errors import OutputError
-from kdx.files import write_atomic
-from kdx.levels import union
-from kdx.records import now
+from kdx.imaging.value_range import union
 from kdx.remarks import FIRST
-from kdx.verdict import Decision
+from kdx.storage.files import write_atomic
+from kdx.storage.json_records import now
 
 if TYPE_CHECKING:
     import numpy as np

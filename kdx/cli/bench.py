@@ -22,12 +22,12 @@ from kdx.cli.common import (
     write_json,
 )
 from kdx.errors import OptionError
-from kdx.files import refuse_existing
+from kdx.storage.files import refuse_existing
 
 if TYPE_CHECKING:
-    from kdx.bundle import Bundle
+    from kdx.bundle.bundle import Bundle
     from kdx.progress import Progress
-    from kdx.runtime.contract import Contract
+    from kdx.runtime.cycle_time import Contract
 
 
 @command
@@ -62,10 +62,10 @@ def bench(
     is what people run today: eager PyTorch FP32, normalisation, F.normalize, F.interpolate and scipy's Gaussian
     filter apart. With --budget-ms, one backend is held to a cycle time instead.
     """
-    from kdx.bundle import open_bundle
-    from kdx.choice import ways_of
-    from kdx.loading import for_frames
+    from kdx.bundle.bundle import open_bundle
+    from kdx.loading.load import for_frames
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+    from kdx.verification.backend_choice import ways_of
 
     if output is not None:
         refuse_existing(output, force=force)
@@ -106,8 +106,8 @@ def bench(
         raise OptionError("the eager baseline knows no tiles", fix="leave out --baseline")
     if baseline is not None:
         with needs("train,cpu", "the eager baseline"):
-            from kd_train.baseline import eager_candidates
-            from kd_train.run import Run
+            from kd_train.evaluation.baseline import eager_candidates
+            from kd_train.training.run import Run
         candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
     precisions = ["fp32"] * len(candidates)
     for info, precision in ways_of(opened):
@@ -150,8 +150,8 @@ def _hold(
     warm_up: int,
     progress: Progress,
 ) -> Contract:
-    from kdx.loading import detector_of
-    from kdx.runtime.contract import hold_to
+    from kdx.loading.load import detector_of
+    from kdx.runtime.cycle_time import hold_to
 
     images = bundle.camera_images()
     with detector_of(bundle, backend, threads) as detector:
@@ -167,10 +167,10 @@ def _hold(
 
 
 def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output: Path | None, *, json: bool) -> None:
-    from kdx.choice import ways_of
     from kdx.runtime.backend import Profiled
     from kdx.runtime.latency import describe_machine
     from kdx.runtime.stages import stages_of
+    from kdx.verification.backend_choice import ways_of
 
     images = bundle.golden().images
     found = []

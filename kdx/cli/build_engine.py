@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kdx.bundle.engine_record import FLAVOURS, Engine, describe, engines_of, mismatch
 from kdx.cli.common import FORCE_OPTION, JSON_OPTION, batch_sizes, command, err, one_of, out, print_json
-from kdx.engine import FLAVOURS, Engine, describe, engines_of, mismatch
 
 if TYPE_CHECKING:
     from kd_export.engine.build import BuildPlan
@@ -36,7 +36,7 @@ def build_engine(
     """
     from kd_export.engine.build import EngineRequest, plan_build
     from kd_export.engine.build import build_engine as build
-    from kdx.bundle import open_bundle
+    from kdx.bundle.bundle import open_bundle
 
     opened = open_bundle(bundle)
     request = EngineRequest(

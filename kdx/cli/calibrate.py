@@ -25,9 +25,9 @@ from kdx.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from kd_train.calibrate import Calibration
-    from kdx.cli.calibrating import Calibrations
+    from kdx.calibration.threshold import Calibration
     from kdx.remarks import Remark
+    from kdx.workflows.calibrate import Calibrations
 
 
 @command
@@ -85,12 +85,12 @@ def calibrate(
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """
     from kd_train.datasets import open_data, open_defective
-    from kdx.bundle import open_bundle
-    from kdx.cli.calibrating import CalibrationRequest, calibrate_each
+    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.manifest import SIGNATURE
     from kdx.errors import OptionError
-    from kdx.files import require_writable
-    from kdx.folder import FolderOptions, require_good
-    from kdx.manifest import SIGNATURE
+    from kdx.folders.data_folder import FolderOptions, require_good
+    from kdx.storage.files import require_writable
+    from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 
     if with_defects is not None and false_reject_rate is not None:
         raise OptionError("--with-defects chooses the false-reject rate itself", fix="leave out --false-reject-rate")
@@ -176,7 +176,7 @@ def _show(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *, was_s
 
 def _show_frame_limits(result: Calibration) -> None:
     """Print what was learned of frames, and which images alone widen it."""
-    from kd_train.frame_limits import FEWEST
+    from kdx.calibration.frame_limits import FEWEST
 
     limits = result.frame_limits
     if not limits.channels:
@@ -198,7 +198,7 @@ def _show_frame_limits(result: Calibration) -> None:
 
 def _show_choice(bundle: Path, result: Calibration) -> None:
     """Print the threshold and what it was chosen on."""
-    from kd_train.calibrate import images_to_bound
+    from kdx.calibration.threshold import images_to_bound
 
     threshold, chosen = result.threshold, result.threshold.defects
     if threshold.level is not None:

@@ -26,11 +26,11 @@ from rich.table import Table
 from rich.text import Text
 
 from kdx.errors import KdxError, OptionError
-from kdx.files import tidy, write_atomic
-from kdx.levels import NarrowRanges, counted
+from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.progress import SILENT, Progress, Task
-from kdx.records import RUN_INDEX
 from kdx.remarks import Remark
+from kdx.storage.files import tidy, write_atomic
+from kdx.storage.json_records import RUN_INDEX
 from kdx.text import visible, visible_json
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -124,7 +124,7 @@ class _Demo:
             out.print(text)
 
     def _data(self) -> dict[str, int]:
-        from kd_train.elpv import write_mvtec_layout
+        from kd_train.datasets.elpv_package import write_mvtec_layout
 
         counts = write_mvtec_layout(
             self.folder / "data", max_train=self.size.max_train, max_test=self.size.max_test, seed=self.seed
@@ -134,7 +134,7 @@ class _Demo:
 
     def _train(self) -> dict[str, Any]:
         with needs("demo", "the demo"):
-            from kd_train.train import TrainOptions, train
+            from kd_train.training.train import TrainOptions, train
 
         options = TrainOptions(
             backbone=_BACKBONE,
@@ -170,10 +170,10 @@ class _Demo:
         return {"graph_mb": round(megabytes, 2)}
 
     def _calibrate(self) -> Any:
-        from kd_train.calibrate import calibrate
-        from kdx.bundle import open_bundle
-        from kdx.folder import open_folder
-        from kdx.loading import detector_of
+        from kdx.bundle.bundle import open_bundle
+        from kdx.calibration.threshold import calibrate
+        from kdx.folders.data_folder import open_folder
+        from kdx.loading.load import detector_of
 
         bundle = open_bundle(self.folder / _BUNDLE)
         with detector_of(bundle) as detector:
@@ -189,9 +189,9 @@ class _Demo:
         return result.threshold
 
     def _evaluate(self) -> Any:
-        from kd_train.evaluate import evaluate
-        from kdx.folder import open_folder
-        from kdx.loading import load
+        from kd_train.evaluation.evaluate import evaluate
+        from kdx.folders.data_folder import open_folder
+        from kdx.loading.load import load
 
         folder = open_folder(self.folder / "data")
         with load(self.folder / _BUNDLE) as detector:
@@ -204,10 +204,10 @@ class _Demo:
         return result
 
     def _verify(self) -> Any:
-        from kd_export.verify import verify
-        from kdx.bundle import open_bundle
+        from kdx.bundle.bundle import open_bundle
         from kdx.errors import GateError
         from kdx.runtime.backend import require_backends
+        from kdx.verification.certificate import verify
 
         certificate = verify(open_bundle(self.folder / _BUNDLE), require_backends())
         flips = sum(comparison.flips or 0 for comparison in certificate.comparisons)
@@ -221,9 +221,9 @@ class _Demo:
         return certificate
 
     def _bench(self) -> Any:
-        from kd_train.baseline import eager_candidates
-        from kd_train.run import Run
-        from kdx.bundle import open_bundle
+        from kd_train.evaluation.baseline import eager_candidates
+        from kd_train.training.run import Run
+        from kdx.bundle.bundle import open_bundle
         from kdx.runtime.backend import require_backends
         from kdx.runtime.latency import describe_machine, time_backends, usable_cores
 
@@ -239,7 +239,7 @@ class _Demo:
 
     def _predict(self) -> list[dict[str, Any]]:
         from kdx.cli.predict import judge
-        from kdx.folder import open_folder
+        from kdx.folders.data_folder import open_folder
 
         test = open_folder(self.folder / "data").test
         defective = [image.path for image in test if image.is_defective][: _OVERLAYS - 2]

@@ -27,10 +27,10 @@ from kdx.cli.common import (
     require_effect,
     write_json,
 )
-from kdx.files import refuse_existing
+from kdx.storage.files import refuse_existing
 
 if TYPE_CHECKING:
-    from kdx.identity import KnownImages
+    from kdx.imaging.image_identity import KnownImages
 
 
 @command
@@ -60,14 +60,14 @@ def evaluate(
     review band the shares in each of the three bands. In percent.
     """
     with needs("train,cpu", "evaluation"):
-        from kd_train.copies import in_test
+        from kd_train.data.golden_images import golden_remarks
         from kd_train.datasets import open_data
-        from kd_train.evaluate import evaluate as evaluate_detector
-        from kd_train.golden import golden_remarks
-        from kdx.misfits import misfits
-    from kdx.bundle import open_bundle
-    from kdx.folder import FolderOptions, require_test
-    from kdx.loading import is_run, load
+        from kd_train.evaluation.evaluate import evaluate as evaluate_detector
+        from kdx.folders.copies import in_test
+        from kdx.imaging.lost_colour import misfits
+    from kdx.bundle.bundle import open_bundle
+    from kdx.folders.data_folder import FolderOptions, require_test
+    from kdx.loading.load import is_run, load
 
     require_effect({"--force": force and output is None}, "--output")
     if output is not None:
@@ -115,11 +115,11 @@ def evaluate(
 
 def _trained_on(detector: Path) -> KnownImages:
     """Return the images that a run or a bundle was trained on."""
-    from kdx.bundle import open_bundle
-    from kdx.loading import is_run
+    from kdx.bundle.bundle import open_bundle
+    from kdx.loading.load import is_run
 
     if not is_run(detector):
         return open_bundle(detector).training_images()
-    from kd_train.run import Run
+    from kd_train.training.run import Run
 
     return Run(detector).config.known_images()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.bundle import Bundle
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
 from kdx.cli.common import (
     FORCE_OPTION,
     JSON_OPTION,
@@ -22,15 +23,14 @@ from kdx.cli.common import (
     require_effect,
 )
 from kdx.errors import DataError, OptionError
-from kdx.images import ChannelOrder, InputSpec
+from kdx.imaging.images import ChannelOrder, InputSpec
+from kdx.imaging.tiling import SEAM_TOLERANCE, TileRequest, Tiling
 from kdx.progress import Progress
-from kdx.tiling import SEAM_TOLERANCE, TileRequest, Tiling
-from kdx.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
 
 if TYPE_CHECKING:
-    from kd_export.held_out import HeldOut
-    from kd_export.verify import Certificate
-    from kd_train.run import Run
+    from kd_train.training.run import Run
+    from kdx.verification.certificate import Certificate
+    from kdx.verification.held_out import HeldOut
 
 
 @command
@@ -146,9 +146,9 @@ def export_run(
     """Load a run's checkpoint, fuse it, and export the bundle."""
     with needs("train,cpu", "exporting"):
         from kd_export.bundle_export import export_bundle
-        from kd_train.load import fuse, load_pair
-        from kd_train.run import Run
-        from kd_train.tiles import are_tiles_asked, fuse_tiles
+        from kd_train.training.run import Run
+        from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
+        from kd_train.training.trained_pair import fuse, load_pair
 
     run = Run(run_path)
     if channel_order == "bgr" and run.config.input.channels == 1:
@@ -195,8 +195,8 @@ def _held_out(
     run: Run, spec: InputSpec, tiling: Tiling | None, precisions: Collection[str], data: Path | None
 ) -> tuple[HeldOut | None, dict[str, str]]:
     """Return the images on which BF16 and INT8 are judged, or why those are refused."""
-    from kd_export.held_out import HeldOut
-    from kd_train.gate_images import DrawnDefects, GoodImages
+    from kd_train.data.gate_images import DrawnDefects, GoodImages
+    from kdx.verification.held_out import HeldOut
 
     asked = OWN_THRESHOLD.intersection(precisions)
     if not asked:
@@ -220,8 +220,8 @@ def _labelled(run: Path, data: Path | None, category: str | None, progress: Prog
         return []
     with needs("train,cpu", "evaluating"):
         from kd_train.datasets import open_data
-        from kd_train.run import Run
-        from kdx.folder import require_test
+        from kd_train.training.run import Run
+        from kdx.folders.data_folder import require_test
 
     folder = open_data(data, category, Run(run).config.folder_options, progress=progress)
     return [(image.path, image.is_defective) for image in require_test(folder)]

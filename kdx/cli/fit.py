@@ -89,10 +89,10 @@ def fit(
     with needs("fit", "kdx fit"):
         import matplotlib  # noqa: F401  # missed now, and not after hours of training
 
-        from kd_train.train import TrainOptions
-        from kdx.cli.fitting.request import CPU_PRECISIONS, FitRequest
-        from kdx.cli.fitting.search import fit as search
-        from kdx.cli.fitting.show import show
+        from kd_train.training.train import TrainOptions
+        from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
+        from kdx.workflows.fit.search import fit as search
+        from kdx.workflows.fit.show import show
     from kdx.cli.train import sixteen_bits
     from kdx.runtime.latency import usable_cores
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kdx.bundle.engine_record import describe, engines_of
+from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, Variant
 from kdx.cli.common import JSON_OPTION, command, make_table, number, out, print_json
 from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
-from kdx.engine import describe, engines_of
-from kdx.variants import FP16_MAX, OWN_THRESHOLD, Variant
 
 if TYPE_CHECKING:
-    from kdx.bundle import Bundle
-    from kdx.manifest import Manifest
-    from kdx.tiling import Tiling
+    from kdx.bundle.bundle import Bundle
+    from kdx.bundle.manifest import Manifest
+    from kdx.imaging.tiling import Tiling
 
 
 @command
@@ -25,8 +25,8 @@ def inspect(
     json: bool = JSON_OPTION,
 ) -> None:
     """Say what is in a bundle, and check every hash on the way."""
-    from kdx.bundle import open_bundle
-    from kdx.roi import roi_of, stale_said
+    from kdx.bundle.bundle import open_bundle
+    from kdx.decision.roi import roi_of, stale_said
 
     opened = open_bundle(bundle, require_signature=require_signature or None)
     manifest, roi = opened.manifest, roi_of(opened)
@@ -96,8 +96,8 @@ def inspect(
 
 def _signature(bundle: Bundle) -> dict[str, Any] | None:
     """Return who signed a bundle, and whether that was checked; without a key to check it, it is what it says."""
-    from kdx.bundle import read_index
-    from kdx.signing import read_seal
+    from kdx.bundle.bundle import read_index
+    from kdx.bundle.signing import read_seal
 
     found = (bundle.seal, True) if bundle.seal else read_seal(bundle.path, read_index(bundle.path))
     if found is None:

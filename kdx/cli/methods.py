@@ -9,7 +9,7 @@ from kdx.cli.common import JSON_OPTION, command, make_table, needs, out, print_j
 def methods(json: bool = JSON_OPTION) -> None:
     """List the methods: paper, teacher, settings, and the options that only one method has."""
     with needs("train", "listing methods"):
-        from kd_train.pairs import methods as every_method
+        from kd_train.methods import methods as every_method
         from kd_train.recipes import paper_recipe
 
     found = [(method, paper_recipe(method)) for _, method in sorted(every_method().items())]

@@ -25,23 +25,23 @@ from kdx.cli.common import (
     report_remarks,
 )
 from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
+from kdx.folders.image_search import LeftOut
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import remark
-from kdx.search import LeftOut
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kdx.group import DetectorGroup
-    from kdx.images import InputSpec
+    from kdx.decision.verdict import Verdict
+    from kdx.imaging.images import InputSpec
+    from kdx.loading.group import DetectorGroup
     from kdx.runtime.detector import Detector
-    from kdx.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """Which regions are printed, see :func:`kdx.regions.find_regions`."""
+    """Which regions are printed, see :func:`kdx.decision.regions.find_regions`."""
 
     min_area: float
     pixel_size_um: float | None
@@ -78,7 +78,7 @@ def predict(
     image reaches, and outlined at it. With --also, several bundles judge each image; teachers that they have in common
     are held once.
     """
-    from kdx.misfits import COLOUR, COLOUR_TEXT
+    from kdx.imaging.lost_colour import COLOUR, COLOUR_TEXT
 
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
@@ -151,7 +151,7 @@ def judge(
     With other bundles, a record is one bundle's verdict on an image, and names the bundle.
     """
     from kdx.errors import ImageError
-    from kdx.misfits import loses_colour
+    from kdx.imaging.lost_colour import loses_colour
 
     bundles = _bundle_names([bundle, *also])
     keys = require_signature or None
@@ -246,8 +246,8 @@ def _load(
     require_signature: Sequence[Path] | None,
 ) -> DetectorGroup:
     from kdx.errors import OptionError
-    from kdx.group import DetectorGroup, load_many
-    from kdx.loading import load
+    from kdx.loading.group import DetectorGroup, load_many
+    from kdx.loading.load import load
 
     if len(bundles) > 1:
         shared = shared_teacher or None
@@ -261,7 +261,7 @@ def _load(
 
 def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[np.uint8], Verdict]]:
     """Yield the image as a detector takes it, and its verdict, for each; a file is read once for each kind of input."""
-    from kdx.images import read_image
+    from kdx.imaging.images import read_image
 
     inputs: dict[InputSpec, list[str]] = {}
     for name in group:
@@ -297,7 +297,7 @@ def _require_apart(overlay: Path | None, images: list[Path]) -> None:
 def _expand(images: list[Path], left_out: LeftOut) -> list[Path]:
     """Return the files that were named and those in the folders that were."""
     from kdx.errors import DataError
-    from kdx.search import listing, walk
+    from kdx.folders.image_search import listing, walk
 
     paths: list[Path] = []
     for image in images:
@@ -337,7 +337,7 @@ def _overlay_targets(folder: Path | None, paths: list[Path], bundles: list[str])
 def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
     """Make the heat maps' folders; refuse to replace the images themselves, and anything else unless it may be."""
     from kdx.errors import OutputError
-    from kdx.files import refuse_existing
+    from kdx.storage.files import refuse_existing
 
     inputs = {path.resolve() for path, _ in targets}
     for (path, _), target in targets.items():
@@ -353,8 +353,8 @@ def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
 def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: Any) -> None:
     import io
 
-    from kdx.files import write_atomic
-    from kdx.overlay import render_overlay
+    from kdx.decision.overlay import render_overlay
+    from kdx.storage.files import write_atomic
 
     buffer = io.BytesIO()
     bgr = detector.input.channel_order == "bgr" and image.shape[2] == 3

@@ -29,9 +29,9 @@ from kdx.cli.common import (
 from kdx.progress import Progress
 
 if TYPE_CHECKING:
-    from kdx.bundle import Bundle
-    from kdx.cli.reporting.page import Content, Timing
-    from kdx.folder import FolderOptions, ImageFolder
+    from kdx.bundle.bundle import Bundle
+    from kdx.folders.data_folder import FolderOptions, ImageFolder
+    from kdx.workflows.report.page import Content, Timing
 
 _RUNS, _WARM_UP = 100, 20
 # So many values of maps, float32, and what sorting them takes: about a gigabyte and a half.
@@ -65,10 +65,10 @@ def report(
     """
     with needs("report,cpu", "the report"):
         from kd_train.datasets import open_data
-        from kdx.cli.reporting.page import render_page
-    from kdx.bundle import open_bundle
-    from kdx.files import tidy, write_atomic
-    from kdx.folder import FolderOptions
+        from kdx.workflows.report.page import render_page
+    from kdx.bundle.bundle import open_bundle
+    from kdx.folders.data_folder import FolderOptions
+    from kdx.storage.files import tidy, write_atomic
 
     _require_possible(output, force=force)
     opened = open_bundle(bundle)
@@ -99,7 +99,7 @@ def report(
 def _require_possible(output: Path, *, force: bool) -> None:
     """Refuse an output that cannot be written, before minutes of work."""
     from kdx.errors import OutputError
-    from kdx.files import refuse_existing, require_writable
+    from kdx.storage.files import refuse_existing, require_writable
 
     if output.is_dir():
         raise OutputError(f"'{output}' is a folder", expected="a file's name", fix=f"e.g. -o {output / 'report.html'}")
@@ -121,14 +121,14 @@ def _gather(
     latency: bool,
     progress: Progress,
 ) -> Content:
-    from kd_export.verify import verify
-    from kd_train.evaluate import score_images, summarise
-    from kd_train.golden import golden_remarks
-    from kdx.cli.reporting.material import choose_images, sample
-    from kdx.cli.reporting.page import Content
-    from kdx.cli.reporting.pictures import take_pictures
-    from kdx.loading import detector_of
+    from kd_train.data.golden_images import golden_remarks
+    from kd_train.evaluation.evaluate import score_images, summarise
+    from kdx.loading.load import detector_of
     from kdx.runtime.backend import require_backends
+    from kdx.verification.certificate import verify
+    from kdx.workflows.report.page import Content
+    from kdx.workflows.report.pictures import take_pictures
+    from kdx.workflows.report.report_material import choose_images, sample
 
     material = choose_images(bundle, folder, max_images, progress)
     height, width = bundle.manifest.camera_map_size
@@ -162,12 +162,12 @@ def _gather(
 
 
 def _time(bundle: Bundle, threads: int | None, progress: Progress) -> Timing:
-    from kdx.choice import ways_of
     from kdx.cli.bench import package_versions
-    from kdx.cli.reporting.page import Timing
     from kdx.errors import BackendError
-    from kdx.loading import for_frames
+    from kdx.loading.load import for_frames
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+    from kdx.verification.backend_choice import ways_of
+    from kdx.workflows.report.page import Timing
 
     count = threads or usable_cores()
     failed: dict[str, str] = {}
@@ -193,7 +193,7 @@ def _time(bundle: Bundle, threads: int | None, progress: Progress) -> Timing:
 
 
 def _show(content: Content, output: Path, size: int, *, json: bool) -> None:
-    from kdx.cli.reporting.page import notes_of
+    from kdx.workflows.report.page import notes_of
 
     result, notes = content.result, notes_of(content)
     if json:

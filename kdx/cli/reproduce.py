@@ -61,7 +61,7 @@ def reproduce(
         from kd_train.reproduction.comparison import compare
         from kd_train.reproduction.runs import ReproduceOptions
         from kd_train.reproduction.runs import reproduce as make_runs
-        from kd_train.train import TrainOptions
+        from kd_train.training.train import TrainOptions
 
     training = TrainOptions(
         backbone=backbone,

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kdx.bundle import Bundle
-    from kdx.folder import ImageFolder
+    from kdx.bundle.bundle import Bundle
+    from kdx.decision.roi import Roi
+    from kdx.folders.data_folder import ImageFolder
     from kdx.progress import Progress
     from kdx.remarks import Remark
-    from kdx.roi import Roi
 
 
 _VARIES = 4.0  # grey levels
@@ -66,12 +66,12 @@ def roi(
     calibrated in: after a change every verdict is undecided until kdx calibrate. A signature is taken away. What is hot
     just outside shines in by the method's blur: leave a margin.
     """
-    from kdx.bundle import open_bundle
+    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.manifest import SIGNATURE
+    from kdx.decision.roi import RoiFrame, read_roi, roi_of, set_roi
     from kdx.errors import OptionError
-    from kdx.files import refuse_existing, require_writable
-    from kdx.folder import FolderOptions
-    from kdx.manifest import SIGNATURE
-    from kdx.roi import RoiFrame, read_roi, roi_of, set_roi
+    from kdx.folders.data_folder import FolderOptions
+    from kdx.storage.files import refuse_existing, require_writable
 
     if sum([data is not None, mask is not None, remove]) > 1:
         raise OptionError("--from-images, --set and --remove exclude each other", fix="call once for each")
@@ -114,11 +114,11 @@ def roi(
 def _propose(
     bundle: Bundle, folder: ImageFolder, varies: float, bad: dict[str, str], max_bad_images: int, progress: Progress
 ) -> NDArray[np.uint8]:
+    from kdx.decision.roi import propose_mask
     from kdx.errors import ImageError
-    from kdx.folder import require_good
-    from kdx.images import read_image
+    from kdx.folders.data_folder import require_good
+    from kdx.imaging.images import read_image
     from kdx.progress import track
-    from kdx.roi import propose_mask
 
     paths = require_good(folder)
 
@@ -135,8 +135,8 @@ def _propose(
 
 
 def _write(output: Path, roi: Roi) -> None:
-    from kdx.files import write_atomic
-    from kdx.roi import encode_roi
+    from kdx.decision.roi import encode_roi
+    from kdx.storage.files import write_atomic
 
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, encode_roi(roi))
@@ -160,7 +160,7 @@ def _show_proposal(
 def _show(
     path: Path, bundle: Bundle, roi: Roi | None, *, is_changed: bool, signature_removed: bool, json: bool
 ) -> None:
-    from kdx.roi import stale_said
+    from kdx.decision.roi import stale_said
 
     manifest = bundle.manifest
     shares = None if roi is None else {"image": float(roi.included.mean()), "map": float(roi.counted.mean())}

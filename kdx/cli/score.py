@@ -22,10 +22,10 @@ from kdx.cli.common import (
     report_remarks,
     warn,
 )
-from kdx.levels import narrow_said
+from kdx.imaging.value_range import narrow_said
 
 if TYPE_CHECKING:
-    from kdx.archive.records import Summary
+    from kdx.archive.score_records import Summary
 
 
 @command

@@ -29,7 +29,7 @@ def selftest(
     verdict comes within the budget. Exit status 0: run. 1: do not. The first call on a machine takes longer where the
     backend is yet to be chosen (see kdx.load).
     """
-    from kdx.selftest import run_selftest
+    from kdx.loading.selftest import run_selftest
 
     result = run_selftest(bundle, backend, threads, precision, budget_ms=budget_ms, percentile=percentile, runs=runs)
     if json:

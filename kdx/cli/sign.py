@@ -12,7 +12,7 @@ import typer
 from kdx.cli.common import JSON_OPTION, command, err, out, print_json
 
 if TYPE_CHECKING:
-    from kdx.signing import Seal
+    from kdx.bundle.signing import Seal
 
 PASSPHRASE = "KDX_KEY_PASSPHRASE"  # noqa: S105  # the variable's name
 
@@ -51,14 +51,14 @@ def sign(
         return
     assert bundle is not None
     assert key is not None
-    from kdx.keys import private_key
-    from kdx.signing import sign_bundle
+    from kdx.bundle.keys import private_key
+    from kdx.bundle.signing import sign_bundle
 
     _show(bundle, sign_bundle(bundle, private_key(key, lambda: _ask(f"Passphrase of {key}"))), json=json)
 
 
 def _make(name: Path, passphrase: bool, *, json: bool) -> None:
-    from kdx.keys import make_keys
+    from kdx.bundle.keys import make_keys
 
     secret, public, key_sha256 = make_keys(name, _ask("Passphrase", confirm=True) if passphrase else None)
     if json:
@@ -84,7 +84,7 @@ def _ask(text: str, *, confirm: bool = False) -> str:
 
 
 def _show(bundle: Path, seal: Seal, *, json: bool) -> None:
-    from kdx.bundle import open_bundle
+    from kdx.bundle.bundle import open_bundle
 
     statement = seal.statement
     if json:

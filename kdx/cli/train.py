@@ -102,8 +102,8 @@ def train(
     every complete epoch. A kill costs up to ten minutes of training, and the epoch that was running.
     """
     with needs("train,cpu", "training"):
-        from kd_train.train import TrainOptions
-        from kd_train.train import train as train_pair
+        from kd_train.training.train import TrainOptions
+        from kd_train.training.train import train as train_pair
 
     options = TrainOptions(
         method=method,
@@ -180,9 +180,9 @@ def method_options(context: typer.Context, method: str) -> dict[str, str]:
     Raises:
         OptionError: What is left over is no option of the method.
     """
-    from kd_train.catalog import REMOVED
-    from kd_train.pairs import find_method
+    from kd_train.methods import find_method
     from kdx.errors import OptionError
+    from kdx.workflows.many.catalog import REMOVED
 
     own = {option.name for option in find_method(method).options}
     found: dict[str, str] = {}

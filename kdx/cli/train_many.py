@@ -25,8 +25,8 @@ from kdx.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from kdx.cli.many.records import Order, ProductResult, Summary
     from kdx.progress import Progress
+    from kdx.workflows.many.product_records import Order, ProductResult, Summary
 
 
 @command
@@ -62,7 +62,7 @@ def train_many(
     others are made all the same.
     """
     with needs("train,cpu", "training"):
-        import kd_train.train  # noqa: F401  # missed now, and not in every process
+        import kd_train.training.train  # noqa: F401  # missed now, and not in every process
     if engine == "ray":
         with needs("ray", "kdx train-many --engine ray"):
             import ray  # noqa: F401
@@ -87,12 +87,12 @@ def train_many(
 
 def _orders(catalog: Path, folder: Path, engine: str, workers: int | None, threads: int | None) -> list[Order]:
     """Read the catalogue and check every product before any is trained."""
-    from kd_train.catalog import read_catalog
-    from kd_train.train import check_options, recipe_of
-    from kdx.cli.many.product import train_options
-    from kdx.cli.many.records import Order
+    from kd_train.training.train import check_options, recipe_of
     from kdx.errors import KdxError, OptionError
     from kdx.runtime.latency import usable_cores
+    from kdx.workflows.many.catalog import read_catalog
+    from kdx.workflows.many.product import train_options
+    from kdx.workflows.many.product_records import Order
 
     count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
     orders = []
@@ -125,9 +125,9 @@ def _make(
 ) -> Summary:
     import time
 
-    from kdx.cli.many.engines import run_local, run_ray
-    from kdx.cli.many.records import SCHEMA, Summary
-    from kdx.records import now
+    from kdx.storage.json_records import now
+    from kdx.workflows.many.engines import run_local, run_ray
+    from kdx.workflows.many.product_records import SCHEMA, Summary
 
     Path(orders[0].out).mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from kdx.checked import Graph
-from kdx.engine import engines_of
+from kdx.bundle.checked_files import Graph
+from kdx.bundle.engine_record import engines_of
 from kdx.errors import BackendError, OptionError
 from kdx.runtime.gpu import gpus
 
@@ -232,7 +232,7 @@ BACKENDS: dict[str, BackendInfo] = {
             name="onnxruntime-cpu",
             package="onnxruntime",
             install='pip install "kdx[cpu]"',
-            factory="kdx.runtime.onnxruntime_cpu:OnnxRuntimeCpu",
+            factory="kdx.runtime.onnxruntime.cpu:OnnxRuntimeCpu",
             purpose="ONNX Runtime on the CPU: the FP32 graph everywhere",
             of_runtime="onnxruntime",
         ),
@@ -240,18 +240,20 @@ BACKENDS: dict[str, BackendInfo] = {
             name="openvino",
             package="openvino",
             install='pip install "kdx[openvino]"',
-            factory="kdx.runtime.openvino:openvino_backend",
+            factory="kdx.runtime.openvino.backend:openvino_backend",
             purpose="OpenVINO on the CPU: FP32, INT8, and BF16 on CPUs that have it",
             precisions=("int8", "bf16", "fp32"),
             computed={
-                "bf16": Computed("kdx.runtime.openvino:openvino_bf16_backend", "kdx.runtime.openvino_load:offers_bf16")
+                "bf16": Computed(
+                    "kdx.runtime.openvino.backend:openvino_bf16_backend", "kdx.runtime.openvino.load:offers_bf16"
+                )
             },
         ),
         BackendInfo(
             name="openvino-throughput",
             package="openvino",
             install='pip install "kdx[openvino]"',
-            factory="kdx.runtime.openvino:openvino_throughput_backend",
+            factory="kdx.runtime.openvino.backend:openvino_throughput_backend",
             purpose="OpenVINO for large batches on many cores: images one by one, several at a time",
             precisions=("int8", "fp32"),
             on_request=True,
@@ -261,7 +263,7 @@ BACKENDS: dict[str, BackendInfo] = {
             name="tensorrt",
             package="tensorrt",
             install="pip install tensorrt-cu13 cuda-bindings",
-            factory="kdx.runtime.tensorrt:tensorrt_backend",
+            factory="kdx.runtime.tensorrt.backend:tensorrt_backend",
             purpose="TensorRT engines, with CUDA graphs",
             precisions=("fp16", "fp32"),
             needs_gpu=True,
@@ -271,7 +273,7 @@ BACKENDS: dict[str, BackendInfo] = {
             name="tensorrt-rtx",
             package="tensorrt_rtx",
             install='pip install "kdx[rtx]"',
-            factory="kdx.runtime.tensorrt:tensorrt_rtx_backend",
+            factory="kdx.runtime.tensorrt.backend:tensorrt_rtx_backend",
             purpose="TensorRT for RTX engines, with CUDA graphs",
             precisions=("fp16", "fp32"),
             needs_gpu=True,
@@ -281,7 +283,7 @@ BACKENDS: dict[str, BackendInfo] = {
             name="tensorrt-pycuda",
             package="pycuda",
             install='pip install tensorrt-cu13 "kdx[pycuda]"',
-            factory="kdx.runtime.tensorrt:tensorrt_pycuda_backend",
+            factory="kdx.runtime.tensorrt.backend:tensorrt_pycuda_backend",
             purpose="TensorRT engines in the PyCUDA context that is current; no CUDA graphs",
             precisions=("fp16", "fp32"),
             needs_gpu=True,
@@ -293,7 +295,7 @@ BACKENDS: dict[str, BackendInfo] = {
             name="onnxruntime-cuda",
             package="onnxruntime",
             install='pip install "kdx[cuda]"',
-            factory="kdx.runtime.onnxruntime_cuda:onnxruntime_cuda_backend",
+            factory="kdx.runtime.onnxruntime.cuda:onnxruntime_cuda_backend",
             purpose="ONNX Runtime on CUDA: the graphs as they are",
             precisions=("fp16", "fp32"),
             needs_gpu=True,
@@ -303,7 +305,7 @@ BACKENDS: dict[str, BackendInfo] = {
             name="onnxruntime-tensorrt",
             package="onnxruntime",
             install='pip install "kdx[cuda]", and TensorRT 10',
-            factory="kdx.runtime.onnxruntime_cuda:onnxruntime_tensorrt_backend",
+            factory="kdx.runtime.onnxruntime.cuda:onnxruntime_tensorrt_backend",
             purpose="ONNX Runtime with TensorRT 10, which builds at every start",
             precisions=("fp16", "fp32"),
             needs_gpu=True,

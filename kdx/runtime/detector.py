@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.answers import AnswerLimits
+from kdx.decision.answers import AnswerLimits
+from kdx.decision.level_map import Behind
+from kdx.decision.verdict import Decision as Decision
+from kdx.decision.verdict import Verdict, decide, reason_for
 from kdx.errors import InputError
-from kdx.frames import FrameLimits, faults_of
-from kdx.images import InputSpec
-from kdx.position import Behind
+from kdx.imaging.frame_faults import FrameLimits, faults_of
+from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
-from kdx.runtime.cuda.arrays import DeviceArray, device_array
-from kdx.verdict import Decision as Decision
-from kdx.verdict import Verdict, decide, reason_for
+from kdx.runtime.tensorrt.cuda.arrays import DeviceArray, device_array
 
 if TYPE_CHECKING:
-    from kdx.metrics import Metrics
-    from kdx.position import Level
-    from kdx.regions import Region
-    from kdx.roi import Roi, RoiFrame
-    from kdx.verdict_log import VerdictLog
+    from kdx.decision.level_map import Level
+    from kdx.decision.regions import Region
+    from kdx.decision.roi import Roi, RoiFrame
+    from kdx.monitoring.prometheus import Metrics
+    from kdx.monitoring.verdict_log import VerdictLog
 
 
 class Detector(ClosesOnExit):
@@ -211,14 +211,14 @@ class Detector(ClosesOnExit):
         )
 
     def regions(self, verdict: Verdict, *, min_area: float = 0.0, pixel_size_um: float | None = None) -> list[Region]:
-        """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.regions.find_regions`.
+        """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.decision.regions.find_regions`.
 
         Raises:
             InputError: The bundle has no pixel threshold: it is not calibrated; or the answer is not one the method
                 can give.
             OptionError: An area or a pixel's size that cannot be.
         """
-        from kdx.regions import find_regions
+        from kdx.decision.regions import find_regions
 
         if verdict.reason is not None and verdict.reason.is_of_answer:
             raise InputError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-# The fused detector's modules, as the nodes' names begin; see kd_export.onnx_export.
+# The fused detector's modules, as the nodes' names begin; see kd_export.onnx.onnx_export.
 _STAGES = {"preprocess": "input", "pair": "networks", "tail": "tail"}
 OTHER = "layout"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.answers import AnswerLimits
+from kdx.decision.answers import AnswerLimits
 from kdx.errors import BackendError
+from kdx.imaging.tiling import Stitcher
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
-from kdx.tiling import Stitcher
 
 
 class Tiled(ClosesOnExit):

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdx.bundle import Golden
-from kdx.images import InputSpec
+from kdx.bundle.bundle import Golden
+from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Outputs
 
 FOLDER = Path(__file__).parent.parent.parent / "benchmarks"

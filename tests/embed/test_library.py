@@ -22,13 +22,13 @@ import pytest
 from PIL import Image
 
 import kdx
-from kd_export.verify import TOLERANCES
-from kdx.bundle import open_bundle, write_manifest
+from kdx.bundle.bundle import open_bundle, write_manifest
+from kdx.bundle.manifest import LEVEL
+from kdx.decision.regions import find_regions
 from kdx.errors import BundleError
-from kdx.frames import ChannelLimits, values_of
-from kdx.manifest import LEVEL
-from kdx.regions import find_regions
+from kdx.imaging.frame_faults import ChannelLimits, values_of
 from kdx.runtime.backend import find_backend
+from kdx.verification.certificate import TOLERANCES
 from tests.embed.build import DECISIONS, EMBED, FAULTS, PRECISIONS, REASONS, CallError, Detector, Verdict, missing, run
 from tests.frames import FRAME, write_frames
 from tests.schema1 import FIXTURES, NAMES, SCORES_WITHIN, old_bundle, recorded
@@ -516,7 +516,7 @@ def test_a_bgr_bundle_takes_rgb_frames_too(built, dataset, tiny_options, tmp_pat
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_selftest_measures_what_python_measures(library, bundle, precision):
-    from kd_export.verify import compare_backend, thresholds_of
+    from kdx.verification.certificate import compare_backend, thresholds_of
 
     opened = open_bundle(bundle)
     with kdx.load(bundle, backend="openvino", threads=1, precision=precision) as expected:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle import encode_array, open_bundle, write_manifest
-from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES
+from kdx.bundle.bundle import encode_array, open_bundle, write_manifest
+from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
 from tests.embed.build import PRECISIONS, CallError, Detector, missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())

@@ -60,8 +60,8 @@ def test_no_signature_crashes_or_passes(address, bundle_copy, tmp_path):
     pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
     if signatures_missing(address):
         pytest.skip(signatures_missing(address))
-    from kdx.keys import make_keys, private_key
-    from kdx.signing import sign_bundle
+    from kdx.bundle.keys import make_keys, private_key
+    from kdx.bundle.signing import sign_bundle
 
     secret, public, _ = make_keys(tmp_path / "line")
     sign_bundle(bundle_copy, private_key(secret, str))

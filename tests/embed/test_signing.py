@@ -1,4 +1,4 @@
-"""The C library refuses what Python refuses where a signature is required: see tests/kdx/test_signing.py."""
+"""The C library refuses what Python refuses where a signature is required: see tests/kdx/bundle/test_signing.py."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from kdx.bundle import open_bundle
+from kdx.bundle.bundle import open_bundle
+from kdx.bundle.manifest import GOLDEN_MAPS, GRAPH, INDEX, SIGNATURE
 from kdx.errors import BundleError, OptionError
-from kdx.files import sha256_file
-from kdx.manifest import GOLDEN_MAPS, GRAPH, INDEX, SIGNATURE
+from kdx.storage.files import sha256_file
 from tests.embed.build import CallError, Detector, build, missing, run, signatures_missing
-from tests.kdx.test_engine_records import add_engine, make_record
+from tests.kdx.bundle.test_engine_record import add_engine, make_record
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
 
-from kdx.keys import make_keys, private_key, public_keys
-from kdx.signing import sign_bundle
+from kdx.bundle.keys import make_keys, private_key, public_keys
+from kdx.bundle.signing import sign_bundle
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 

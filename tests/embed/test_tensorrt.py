@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from kdx.bundle import encode_array, open_bundle, write_manifest
-from kdx.engine import Fingerprint
-from kdx.manifest import GOLDEN_MAPS, GOLDEN_SCORES
+from kdx.bundle.bundle import encode_array, open_bundle, write_manifest
+from kdx.bundle.engine_record import Fingerprint
+from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
 from tests.embed.build import build, missing, run
-from tests.kdx.test_engine_records import add_engine, make_record
+from tests.kdx.bundle.test_engine_record import add_engine, make_record
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdx.errors import BackendError, GateError, OptionError
-from kdx.images import InputSpec
+from kdx.imaging.images import InputSpec
 from kernels.grouped import GroupedPair
 from tests.pairs import fuse_pair, make_pair
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdx.resampling import bilinear_matrix, gaussian_matrix
+from kdx.imaging.resampling import bilinear_matrix, gaussian_matrix
 from kernels.tables import bilinear_tables, blur_bands
 
 

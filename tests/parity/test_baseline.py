@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from kd_export.graph import FusedDetector
-from kd_train.baseline import EagerBaseline
-from kd_train.pairs import methods
-from kdx.images import InputSpec
+from kd_train.evaluation.baseline import EagerBaseline
+from kd_train.methods import methods
+from kdx.imaging.images import InputSpec
 from tests.images import solar_cells
 from tests.pairs import fuse_pair, make_pair
 

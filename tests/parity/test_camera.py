@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.resampling import resize_image
+from kdx.imaging.resampling import resize_image
 from tests.images import solar_cells
 
 # Outside the graph a resized image is rounded to uint8; half a grey level moves a score by less than this.

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from kd_export.graph import FusedDetector
-from kd_export.onnx_export import export_onnx, metadata_of, require_contract
-from kd_export.verify import FP32
-from kdx.checked import Graph
+from kd_export.onnx.onnx_export import export_onnx, metadata_of, require_contract
+from kdx.bundle.checked_files import Graph
 from kdx.errors import GateError, OptionError
-from kdx.images import InputSpec
+from kdx.imaging.images import InputSpec
+from kdx.verification.certificate import FP32
 from tests.images import solar_cells
 from tests.pairs import fuse_pair, make_pair
 
-onnxruntime_cpu = pytest.importorskip("kdx.runtime.onnxruntime_cpu", reason="onnxruntime is not installed")
+onnxruntime_cpu = pytest.importorskip("kdx.runtime.onnxruntime.cpu", reason="onnxruntime is not installed")
 
 
 def make_detector(spec: InputSpec, size: int, backbone: str, taps: str, sigma: float) -> FusedDetector:

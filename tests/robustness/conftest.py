@@ -52,10 +52,10 @@ def every_precision(tiny_bundle, tmp_path_factory) -> Path:
     import msgspec
     import onnx
 
-    from kd_export.quantize import quantize
-    from kdx.bundle import open_bundle
-    from kdx.files import sha256_file
-    from kdx.variants import Variant
+    from kd_export.precision.quantize import quantize
+    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.variants import Variant
+    from kdx.storage.files import sha256_file
 
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("every") / "tile.kdx"))
     opened = open_bundle(bundle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdx.checked import Graph
+from kdx.bundle.checked_files import Graph
 from kdx.errors import BackendError, InputError
 from tests.images import solar_cells
 from tests.robustness.ways import WAYS
@@ -96,7 +96,7 @@ def test_a_batch_that_fails_half_way_leaves_no_image_of_it_in_the_next(load, ima
 def test_a_graph_that_does_not_load_is_tried_once_and_spoils_no_output(tiny_bundle, monkeypatch, capfd) -> None:
     import onnxruntime as ort
 
-    from kdx.runtime.onnxruntime_cpu import OnnxRuntimeCpu
+    from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
 
     tried = []
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle import open_bundle
+from kdx.bundle.bundle import open_bundle
 from kdx.errors import BundleError
-from kdx.files import sha256_file
+from kdx.storage.files import sha256_file
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip install -e '.[test]'")
 if sys.platform != "linux":
@@ -197,7 +197,7 @@ def test_training_images_that_are_no_list_of_hashes(bundle_copy, content) -> Non
 
 
 def test_a_choice_that_no_backend_here_can_carry_out_is_made_again(tiny_bundle, monkeypatch, tmp_path) -> None:
-    from kdx import choice
+    from kdx.verification import backend_choice as choice
 
     monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path))
     opened = open_bundle(tiny_bundle)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kdx.errors import ImageError
-from kdx.images import InputSpec, decode_image, image_facts, read_image
+from kdx.imaging.images import InputSpec, decode_image, image_facts, read_image
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip install -e '.[test]'")
 if sys.platform != "linux":

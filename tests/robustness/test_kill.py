@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kdx.bundle import open_bundle
-from kdx.files import new_folder, tidy, write_atomic
+from kdx.bundle.bundle import open_bundle
+from kdx.storage.files import new_folder, tidy, write_atomic
 
 if sys.platform != "linux":
     pytest.skip("the tools watch and fork processes as Linux has them", allow_module_level=True)
@@ -123,7 +123,7 @@ def test_the_old_one_does_not_come_back_once_the_new_one_stands(bundle_copy) -> 
 
 
 def test_half_removed_engines_are_not_found(with_engine, tmp_path) -> None:
-    from kdx.engine import engines_of
+    from kdx.bundle.engine_record import engines_of
 
     bundle = Path(shutil.copytree(with_engine, tmp_path / "tile.kdx"))
     (engine,) = engines_of(bundle)

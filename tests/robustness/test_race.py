@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 import kdx
-from kdx import bundle as bundle_module
-from kdx import locks
-from kdx.bundle import open_bundle
+from kdx.bundle.bundle import bundle as bundle_module
+from kdx.bundle.bundle import open_bundle
 from kdx.errors import BundleError, OutputError
-from kdx.files import new_folder
-from kdx.locks import locked
+from kdx.storage import locks
+from kdx.storage.files import new_folder
+from kdx.storage.locks import locked
 
 if sys.platform == "win32":
     pytest.skip("Windows has no locks on folders", allow_module_level=True)

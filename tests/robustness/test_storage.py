@@ -112,15 +112,15 @@ def test_what_cannot_be_written_is_said_and_nothing_changes(found, disk, command
 def test_calibration_does_not_score_images_first_where_it_cannot_write(cli, bundle_copy, dataset, monkeypatch) -> None:
     scored = []
     access = os.access  # which others ask, too
-    monkeypatch.setattr("kdx.files.os.access", lambda path, mode: mode != os.W_OK and access(path, mode))
-    monkeypatch.setattr("kdx.cli.calibrating.calibrate_each", lambda *a, **k: scored.append(a))
+    monkeypatch.setattr("kdx.storage.files.os.access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    monkeypatch.setattr("kdx.workflows.calibrate.calibrate_each", lambda *a, **k: scored.append(a))
     stderr = cli("calibrate", bundle_copy, dataset, code=2).stderr
     assert f"'{bundle_copy}' cannot be written" in stderr
     assert scored == []
 
 
 def test_an_error_names_what_was_to_be_written_and_no_temporary_name(tmp_path, monkeypatch) -> None:
-    from kdx.files import new_folder, write_atomic
+    from kdx.storage.files import new_folder, write_atomic
 
     with pytest.raises(OSError, match="No such") as error:
         write_atomic(tmp_path / "nowhere/a.json", b"")
@@ -131,7 +131,7 @@ def test_an_error_names_what_was_to_be_written_and_no_temporary_name(tmp_path, m
 
 
 def test_parents_that_were_made_for_nothing_go_again(tmp_path) -> None:
-    from kdx.files import new_folder
+    from kdx.storage.files import new_folder
 
     def fail() -> None:
         with new_folder(tmp_path / "a/b/c.kdx"):

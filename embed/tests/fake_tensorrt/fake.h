@@ -1,7 +1,7 @@
 // What tests ask of the fakes, and tell them.
 //
 // The fakes keep the rules whose breach a GPU answers with wrong values, hangs or dead processes; they are those of
-// tests/kdx/runtime_cuda/fake_cuda.py and fake_tensorrt.py. What is queued on a stream happens only when someone waits
+// tests/kdx/runtime/tensorrt/fake_cuda.py and fake_tensorrt.py. What is queued on a stream happens only when someone waits
 // for it; graphs replay over what is in memory then; a captured graph belongs to the shapes and addresses that its
 // context had; whatever changes a context leaves work for the next plain enqueue, which cannot be captured.
 #pragma once

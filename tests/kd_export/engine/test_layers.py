@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kd_export.engine.layers import engine_layers, require_half_convolutions, summarise
-from kdx.engine import Layer
+from kdx.bundle.engine_record import Layer
 from kdx.errors import GateError
 
 # As TensorRT 8.6 and 10 write it: formats in words, fused names joined by " + ".

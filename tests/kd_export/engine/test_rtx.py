@@ -9,8 +9,8 @@ import pytest
 
 from kd_export.engine.flavours import RTX_CAPABILITIES, load_flavour
 from kd_export.engine.turing import products_to_convolutions
-from kdx.checked import Graph
-from kdx.engine import engines_of, find_engine
+from kdx.bundle.checked_files import Graph
+from kdx.bundle.engine_record import engines_of, find_engine
 from kdx.errors import BackendError
 from tests.images import solar_cells
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from kd_export.graph import Combine, FusedDetector, MapSpec, PairSpec, Tap
 from kdx.errors import OptionError
-from kdx.images import InputSpec
+from kdx.imaging.images import InputSpec
 from tests import reference
 from tests.images import solar_cells
 from tests.pairs import make_pair

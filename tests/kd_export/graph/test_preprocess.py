@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from kd_export.graph.preprocess import Preprocess
-from kdx.images import InputSpec
+from kdx.imaging.images import InputSpec
 from tests.images import solar_cells
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from kd_export.verify import FP32
-from kdx.bundle import encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.bundle import encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.manifest import GOLDEN_SCORES
+from kdx.bundle.variants import Variant
 from kdx.errors import BackendError, GateError
-from kdx.manifest import GOLDEN_SCORES
-from kdx.variants import Variant
+from kdx.verification.certificate import FP32
 from tests.images import solar_cells
 from tests.students import add_int8
 
@@ -21,9 +21,9 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '
 
 from kd_export.serving import openvino_ir
 from kd_export.serving.openvino_ir import properties_of, require_same_decisions, write_ir
-from kdx.runtime import openvino_load
-from kdx.runtime.openvino import OpenVino
-from kdx.runtime.openvino_load import core, offers_bf16
+from kdx.runtime.openvino.backend import OpenVino
+from kdx.runtime.openvino.backend import load as openvino_load
+from kdx.runtime.openvino.load import core, offers_bf16
 
 PARAMETERS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
 

@@ -15,12 +15,12 @@ import onnxruntime as ort
 import pytest
 
 import kdx
-from kdx.bundle import open_bundle
-from kdx.engine import PLAN
+from kdx.bundle.bundle import open_bundle
+from kdx.bundle.engine_record import PLAN
+from kdx.bundle.manifest import INDEX
 from kdx.errors import BackendError, BundleError, GateError, OptionError, OutputError
-from kdx.files import sha256_file
-from kdx.manifest import INDEX
-from tests.kdx.test_engine_records import MACHINE, RTX, add_engine, make_record
+from kdx.storage.files import sha256_file
+from tests.kdx.bundle.test_engine_record import MACHINE, RTX, add_engine, make_record
 from tests.kdx.test_lean_import import python
 
 pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'kdx[serving]'")

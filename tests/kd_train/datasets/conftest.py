@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from kdx.errors import DataError, KdxError
-from kdx.folder import ImageFolder
-from kdx.images import decode_image, image_facts
-from kdx.masks import read_mask
+from kdx.folders.data_folder import ImageFolder
+from kdx.imaging.images import decode_image, image_facts
+from kdx.imaging.masks import read_mask
 from tests.images import cell_paths
 
 SIZE = (48, 40)

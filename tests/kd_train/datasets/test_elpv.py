@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kd_train.datasets import categories, open_data, recognise
-from kd_train.elpv import write_mvtec_layout
+from kd_train.datasets.elpv_package import write_mvtec_layout
 from tests.images import cell_paths
 
 PROBABILITIES = ("0.0", "0.3333333333333333", "0.6666666666666666", "1.0")

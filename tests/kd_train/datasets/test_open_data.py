@@ -9,7 +9,7 @@ import pytest
 
 from kd_train.datasets import categories, layouts, open_data, recognise
 from kdx.errors import DataError
-from kdx.folder import FolderOptions, open_folder
+from kdx.folders.data_folder import FolderOptions, open_folder
 
 KEYS = {"mvtec_ad", "btad", "tilda", "mvtec_3d_ad", "magnetic_tile", "shanghaitech", "cifar10", "elpv"}
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from kd_train import squeezenet
-from kd_train.pairs import find_method, methods
+from kd_train.methods import find_method, methods
+from kd_train.models import squeezenet
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.reproduction import papers as module
 from kd_train.reproduction.choice import choose
 from kd_train.reproduction.papers import EVERY, MEAN, PAPERS, SHARES, Paper, Table, data_sets, papers
-from kd_train.train import TrainOptions, _overrides
+from kd_train.training.train import TrainOptions, _overrides
 from kdx.errors import DataError, OptionError
-from kdx.images import InputSpec
+from kdx.imaging.images import InputSpec
 from tests.images import solar_cells
 from tests.pairs import fuse_pair, make_pair
 
@@ -174,7 +174,7 @@ def test_what_the_papers_say_of_training_is_about_recipes():
 
 
 def test_named_teachers_exist():
-    from kd_train.torch_vision import import_timm
+    from kd_train.models.torch_vision import import_timm
 
     timm = import_timm()
     named = {facts.backbone for paper in papers() for facts in paper.method.values()}

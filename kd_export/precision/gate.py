@@ -1,0 +1,242 @@
+"""The gate before a faster variant: it must decide what FP32 decides, or it is not written.
+
+INT8 and BF16 move scores; each gets a threshold of its own. What must survive is the decision: no image further than
+a stated margin from the threshold changes sides, and where there is no threshold yet, no two images further apart than
+that change their order. Layers whose quantisation hurts most are put back to FP32 until that holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from kd_export.precision.quantize import put_back, quantised_nodes
+from kd_export.precision.sensitivity import MEASURED, Sensitivity, worst_layers
+from kdx.bundle.checked_files import Graph
+from kdx.bundle.variants import KeptNode
+from kdx.progress import SILENT, Progress
+from kdx.runtime.backend import Outputs
+from kdx.verification.held_out import HeldOut, HeldOutScores
+from kdx.verification.judge import Evidence, Judgement, Limits, judge
+
+# Runs a graph on images, one at a time.
+Runner = Callable[[ModelProto, Iterable[NDArray[np.uint8]]], Outputs]
+
+# With more of the networks in FP32 than this, INT8 is no faster than BF16.
+_MOST_PUT_BACK = 0.5
+# Images on which layers are compared; each costs one run per layer.
+_COMPARED_IMAGES = 4
+
+
+class GateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate found.
+
+    Attributes:
+        precision: Of the variant.
+        passed: Whether it may be written.
+        kept: Nodes that were put back to FP32, worst first.
+        quantised: Nodes that are quantised.
+        attempts: Graphs that were judged.
+        judgements: Of the last graph, one for each runtime.
+        reason: Why it may not be written, or empty.
+    """
+
+    precision: str
+    passed: bool
+    kept: list[KeptNode]
+    quantised: int
+    attempts: int
+    judgements: list[Judgement]
+    reason: str = ""
+
+
+class Gate:
+    """Judges variants of one FP32 graph.
+
+    Args:
+        model: The FP32 graph.
+        evidence: What to judge on.
+        limits: Of the precision.
+        runners: What runs graphs, by runtime; the first also runs FP32.
+    """
+
+    def __init__(
+        self, model: ModelProto, evidence: Evidence, limits: Limits, runners: Mapping[str, Runner] | None = None
+    ) -> None:
+        self.model = model
+        self.evidence = evidence
+        self.limits = limits
+        self.runners = dict(runners or runtimes())
+        self._reference = next(iter(self.runners.values()))
+        exact = self._reference(model, evidence.golden)
+        self._golden, self._maps = _scores_of(exact), exact.maps
+        self._held_out = self._held_out_scores(self._reference, model, evidence.held_out) if evidence.held_out else None
+        self._evaluated = self._evaluation_scores(self._reference, model)
+
+    def judge(self, variant: ModelProto, runners: Mapping[str, Runner] | None = None) -> list[Judgement]:
+        """Hold a graph against FP32 in every runtime, or in those named."""
+        return [self._judge(name, runner, variant) for name, runner in (runners or self.runners).items()]
+
+    def _judge(self, name: str, runner: Runner, variant: ModelProto) -> Judgement:
+        outputs = runner(variant, self.evidence.golden)
+        golden, maps = (self._golden, _scores_of(outputs)), (self._maps, outputs.maps)
+        judgement = judge(name, self.limits, self.evidence, golden, maps)
+        # Further images are many; a graph that has failed already need not see them.
+        held_out = evaluated = None
+        if judgement.passed and self._held_out is not None and self.evidence.held_out is not None:
+            held_out = self._held_out, self._held_out_scores(runner, variant, self.evidence.held_out)
+            judgement = judge(name, self.limits, self.evidence, golden, maps, held_out=held_out)
+        if judgement.passed and self._evaluated is not None:
+            evaluated = self._evaluated, self._evaluation_scores(runner, variant)
+            judgement = judge(name, self.limits, self.evidence, golden, maps, evaluated, held_out)
+        return judgement
+
+    def pass_bf16(self) -> GateReport:
+        """Judge the FP32 graph as OpenVINO computes it in BF16. There is nothing to put back.
+
+        Raises:
+            BackendError: This CPU has no BF16.
+        """
+        return _report("bf16", [], 0, 1, self.judge(self.model, {"openvino": run_openvino_bf16}))
+
+    def pass_int8(self, quantised: ModelProto, *, progress: Progress = SILENT) -> tuple[ModelProto | None, GateReport]:
+        """Put layers back to FP32 until the INT8 graph passes, as few as that takes.
+
+        Returns:
+            The graph that passed, or None, and the report.
+        """
+        judgements = self.judge(quantised)
+        if all(judgement.passed for judgement in judgements):
+            return quantised, _report("int8", [], len(quantised_nodes(quantised)), 1, judgements)
+        nodes = quantised_nodes(quantised)
+        with progress.task("measuring layers", min(MEASURED, len(nodes))) as task:
+            worst = worst_layers(
+                quantised,
+                self.model,
+                self._mixed_images(),
+                lambda model, images: self._reference(model, images).maps,
+                step=lambda: task.advance(),
+            )
+        return self._search(quantised, worst, judgements)
+
+    def _search(
+        self, quantised: ModelProto, worst: Sequence[Sensitivity], judgements: list[Judgement]
+    ) -> tuple[ModelProto | None, GateReport]:
+        """Double how many layers are put back until the graph passes, then halve the last step."""
+        most = int(len(worst) * _MOST_PUT_BACK)
+        attempts, failed, count = 1, 0, 1
+        best: tuple[ModelProto, list[Judgement], int] | None = None
+        while failed < most and (best is None or best[2] - failed > 1):
+            count = min(2 * failed or 1, most) if best is None else (failed + best[2]) // 2
+            graph = put_back(quantised, self.model, {layer.node for layer in worst[:count]})
+            found = self.judge(graph)
+            attempts += 1
+            if all(judgement.passed for judgement in found):
+                best = (graph, found, count)
+            else:
+                failed = count
+                if best is None:
+                    judgements = found
+        if best is None:
+            return None, _report("int8", worst[:failed], len(worst) - failed, attempts, judgements)
+        graph, found, count = best
+        return graph, _report("int8", worst[:count], len(worst) - count, attempts, found)
+
+    def _mixed_images(self) -> NDArray[np.uint8]:
+        """Return a few golden images, spread over all of them, for the good ones stand first."""
+        golden = self.evidence.golden
+        chosen = np.linspace(0, len(golden) - 1, min(_COMPARED_IMAGES, len(golden)))
+        mixed: NDArray[np.uint8] = golden[chosen.round().astype(int)]
+        return mixed
+
+    def _held_out_scores(self, runner: Runner, model: ModelProto, images: HeldOut) -> HeldOutScores:
+        good, defects = (_scores_of_each(runner, model, each) for each in (images.good, images.defects))
+        return HeldOutScores(good, defects, images.frames)
+
+    def _evaluation_scores(self, runner: Runner, model: ModelProto) -> NDArray[np.float64] | None:
+        if self.evidence.images is None or not self.evidence.is_labelled:
+            return None
+        return _scores_of(runner(model, self.evidence.images))
+
+
+def runtimes() -> dict[str, Runner]:
+    """Return what can run graphs on this machine's CPU: ONNX Runtime, and OpenVINO where it is installed."""
+    found: dict[str, Runner] = {"onnxruntime-cpu": run_onnxruntime}
+    if util.find_spec("openvino") is not None:
+        found["openvino"] = run_openvino
+    return found
+
+
+def run_onnxruntime(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
+    """Run a graph in ONNX Runtime, one image at a time."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = ["anomaly_map", "anomaly_score"]
+    return _joined(session.run(names, {model.graph.input[0].name: image[None]}) for image in images)
+
+
+def run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
+    """Run a graph in OpenVINO, as the backend does, one image at a time."""
+    return _run_openvino(model, images, "f32")
+
+
+def run_openvino_bf16(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
+    """Run an FP32 graph in OpenVINO with its networks in BF16, one image at a time."""
+    return _run_openvino(model, images, "bf16")
+
+
+def _run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]], precision: Literal["f32", "bf16"]) -> Outputs:
+    from kdx.runtime.openvino.backend import OpenVino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save_model(model, str(path))
+        with OpenVino(Graph.of(path), precision=precision) as backend:
+            return _joined(backend.run(image[None]) for image in images)
+
+
+def _scores_of_each(runner: Runner, model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Return the scores of images of which there may be none."""
+    images = iter(images)
+    first = next(images, None)
+    return np.empty(0) if first is None else _scores_of(runner(model, itertools.chain([first], images)))
+
+
+def _scores_of(outputs: Outputs) -> NDArray[np.float64]:
+    return outputs.scores[:, 0].astype(np.float64)
+
+
+def _joined(outputs: Any) -> Outputs:
+    maps, scores = zip(*outputs, strict=True)
+    return Outputs(np.concatenate(maps), np.concatenate(scores))
+
+
+def _report(
+    precision: str, worst: Sequence[Sensitivity], quantised: int, attempts: int, judgements: Collection[Judgement]
+) -> GateReport:
+    failed = [f"{judgement.runtime}: {'; '.join(judgement.faults)}" for judgement in judgements if judgement.faults]
+    return GateReport(
+        precision=precision,
+        passed=not failed,
+        kept=[KeptNode(node=each.node, reason=f"INT8 moves {_what(each)} by {each.error:.2%}") for each in worst],
+        quantised=quantised,
+        attempts=attempts,
+        judgements=list(judgements),
+        reason=(f"with {len(worst)} nodes in FP32, " if worst else "") + "; ".join(failed),
+    )
+
+
+def _what(layer: Sensitivity) -> str:
+    return "the maps" if layer.of_maps else "its own output"

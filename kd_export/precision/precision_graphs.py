@@ -1,0 +1,104 @@
+"""What a bundle holds beside its FP32 graph: made, and judged where it could decide otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from kd_export.graph import PairSpec
+from kd_export.precision.fp16 import half_convolutions, network_tensors, plan_half, to_half
+from kd_export.precision.gate import Gate, GateReport
+from kd_export.precision.quantize import CONVOLUTIONS, quantised_nodes, quantize
+from kd_export.precision.ranges import measure_ranges, tap_ranges
+from kdx.bundle.manifest import GRAPH
+from kdx.bundle.variants import Judged, RangeReport, Variant, graph_file
+from kdx.errors import GateError
+from kdx.progress import Progress
+from kdx.runtime.backend import find_backend
+from kdx.verification.judge import BF16, INT8, Evidence
+
+
+def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Variant:
+    """Write the FP16 graph beside the FP32 one of a bundle under construction, and return its range report."""
+    model = onnx.load(folder / GRAPH)
+    ranges = measure_ranges(model, network_tensors(model), images)
+    plan = plan_half(model, ranges)
+    half = to_half(model, plan)
+    convolutions, _ = half_convolutions(half)
+    if not convolutions:
+        reason = plan.kept[0].reason
+        raise GateError("no convolution can be FP16", received=reason, fix="export without --precision fp16")
+    onnx.save_model(half, str(folder / graph_file("fp16")))
+    outputs = {node.output[0]: node.name for node in model.graph.node if node.name in plan.half}
+    largest = max(outputs, key=lambda name: ranges.get(name, 0.0))
+    return Variant(
+        file=graph_file("fp16"),
+        convolutions=len(convolutions),
+        kept=plan.kept,
+        ranges=RangeReport(
+            largest=outputs[largest],
+            largest_value=ranges[largest],
+            flushed=plan.flushed,
+            taps=tap_ranges(model, spec, ranges),
+        ),
+    )
+
+
+def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
+    """Hold the FP32 graph of a bundle under construction, as OpenVINO computes it in BF16, against FP32.
+
+    Returns:
+        The variant, or None and the reason.
+    """
+    if not find_backend("openvino").offers("bf16"):
+        return None, "it is judged where it runs: in OpenVINO, on a CPU with AVX-512 BF16 or AMX; not on this machine"
+    model = onnx.load(folder / GRAPH)
+    report = Gate(model, evidence, BF16).pass_bf16()
+    if not report.passed:
+        return None, report.reason
+    return Variant(
+        file=graph_file("bf16"),
+        convolutions=sum(n.op_type in CONVOLUTIONS and n.name.startswith("pair") for n in model.graph.node),
+        kept=[],
+        judged=_judged(report),
+    ), ""
+
+
+def write_int8(
+    folder: Path, evidence: Evidence, images: NDArray[np.uint8], progress: Progress
+) -> tuple[Variant | None, str]:
+    """Write the INT8 graph beside the FP32 one of a bundle under construction, if it passes its gate.
+
+    Returns:
+        The variant, or None and the reason.
+    """
+    model = onnx.load(folder / GRAPH)
+    graph, report = Gate(model, evidence, INT8).pass_int8(quantize(model, images), progress=progress)
+    if graph is None:
+        return None, report.reason
+    onnx.save_model(graph, str(folder / graph_file("int8")))
+    quantised = set(quantised_nodes(graph))
+    return Variant(
+        file=graph_file("int8"),
+        convolutions=sum(n.op_type in CONVOLUTIONS and n.name in quantised for n in graph.graph.node),
+        kept=report.kept,
+        judged=_judged(report),
+    ), ""
+
+
+def _judged(report: GateReport) -> list[Judged]:
+    return [
+        Judged(
+            runtime=each.runtime,
+            compared=each.compared,
+            flips=each.flips,
+            score_max=each.score_max,
+            auroc=each.auroc,
+            auroc_reference=each.auroc_reference,
+            verdicts=each.verdicts,
+        )
+        for each in report.judgements
+    ]

@@ -1,0 +1,77 @@
+"""How large values get inside a graph, on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from kd_export.graph import PairSpec
+from kdx.bundle.variants import FP16_MAX, TapRange
+from kdx.errors import GateError
+
+
+def measure_ranges(model: ModelProto, tensors: Collection[str], images: NDArray[np.uint8]) -> dict[str, float]:
+    """Return the largest absolute value of each of a graph's FP32 tensors.
+
+    The maxima are taken inside the graph: outputs of every layer would be large.
+
+    Args:
+        model: The FP32 graph.
+        tensors: Names of values that nodes compute.
+        images: uint8 ``(K, H, W, C)``; they run one at a time.
+    """
+    names = sorted(tensors)
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    graph = probe.graph
+    del graph.output[:]
+    for index, name in enumerate(names):
+        magnitude, largest = f"probe.abs.{index}", f"probe.max.{index}"
+        graph.node.append(helper.make_node("Abs", [name], [magnitude]))
+        graph.node.append(helper.make_node("ReduceMax", [magnitude], [largest], keepdims=0))
+        graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = np.zeros(len(names))
+    for image in images:
+        # NaN must win, so that nothing that is not finite looks small.
+        found = np.maximum(found, np.array(session.run(None, {graph.input[0].name: image[None]}), np.float64))
+    return dict(zip(names, found.tolist(), strict=True))
+
+
+def tap_ranges(model: ModelProto, spec: PairSpec, ranges: dict[str, float]) -> list[TapRange]:
+    """Return the range report: of each comparison, the two features that its distance takes."""
+    report = []
+    for map_index, part in enumerate(spec.maps):
+        for tap_index, tap in enumerate(part.taps):
+            teacher, student = (
+                ranges[name] for name in _features_of(model, f"tail.maps.{map_index}.distances.{tap_index}/", ranges)
+            )
+            largest = max(teacher, student)
+            headroom = FP16_MAX / largest if largest > 0 else float("inf")
+            report.append(TapRange(tap=tap.name, teacher=teacher, student=student, headroom=headroom))
+    return report
+
+
+def _features_of(model: ModelProto, module: str, known: Collection[str]) -> tuple[str, str]:
+    """Return the teacher's and the student's feature that a distance module compares.
+
+    They meet in the module's one operation whose two sides each lead back to one feature; the teacher's is its first.
+    What two modules share of a teacher's feature stands in the first of them, so names alone do not tell.
+    """
+    sources: dict[str, frozenset[str]] = {name: frozenset({name}) for name in known}
+    for node in model.graph.node:
+        if node.name.startswith("tail"):
+            sides = [sources.get(name, frozenset()) for name in node.input]
+            if node.name.startswith(module) and len(sides) == 2 and all(len(side) == 1 for side in sides):
+                (teacher,), (student,) = sides
+                if teacher != student:
+                    return teacher, student
+            for name in node.output:
+                sources[name] = frozenset().union(*sides)
+    raise GateError(f"'{module}' of the graph compares no two features", fix="please report this backbone")

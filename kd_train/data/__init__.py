@@ -1,0 +1,1 @@
+"""Images for training and evaluation: scanned, cleaned, split, drawn."""

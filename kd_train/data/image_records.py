@@ -1,0 +1,201 @@
+"""Images for training: found, hashed and split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from kdx.errors import DataError, ImageError, OptionError, TrainingError
+from kdx.imaging.image_identity import Identity, facts_of
+from kdx.imaging.images import InputSpec, image_facts
+from kdx.progress import SILENT, Progress, track
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """An image file that can be used.
+
+    Attributes:
+        path: Where it is.
+        sha256: Hash of the file's content.
+        width: In pixels.
+        height: In pixels.
+        is_grey: Whether the file is grey.
+        pixels: Hash of what is shown; empty where it is not known.
+        look: Hash of its look, likewise; see :mod:`kdx.imaging.image_identity`.
+        shows_grey: Whether every pixel is grey, whatever the file stores; None where that is not known.
+        is_deep: Whether values have more than 8 bits, likewise.
+    """
+
+    path: Path
+    sha256: str
+    width: int
+    height: int
+    is_grey: bool
+    pixels: str = ""
+    look: str = ""
+    shows_grey: bool | None = None
+    is_deep: bool | None = None
+
+    @property
+    def shows_colour(self) -> bool:
+        """Whether there is colour in the image, as far as that is known."""
+        return not (self.is_grey if self.shows_grey is None else self.shows_grey)
+
+    @property
+    def identity(self) -> Identity:
+        """Its hashes."""
+        return Identity(file=self.sha256, pixels=self.pixels, look=self.look)
+
+
+class BadImages:
+    """Images that could not be used: named, counted, and fatal past a limit.
+
+    Args:
+        limit: How many are passed over.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.reasons: dict[Path, str] = {}
+
+    def add(self, path: Path, reason: str) -> None:
+        """Note one.
+
+        Raises:
+            TrainingError: There are more than the limit.
+        """
+        self.reasons[path] = reason
+        if len(self.reasons) > self.limit:
+            listed = "; ".join(list(self.reasons.values())[:5])
+            raise TrainingError(
+                f"{len(self.reasons)} images cannot be used: {listed}",
+                expected=f"at most {self.limit} bad images",
+                fix="repair or remove them, or allow more with --max-bad-images",
+            )
+
+
+def scan_images(paths: Sequence[Path], bad: BadImages, progress: Progress = SILENT) -> list[ImageRecord]:
+    """Read every file's header, and hash its bytes and what it shows."""
+    records: list[ImageRecord] = []
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for found in track(progress, pool.map(_scan_one, paths), "reading images", len(paths)):
+            if isinstance(found, ImageRecord):
+                records.append(found)
+            else:
+                bad.add(*found)
+    return records
+
+
+def _scan_one(path: Path) -> ImageRecord | tuple[Path, str]:
+    try:
+        width, height, is_grey = image_facts(path)
+        facts = facts_of(path)
+        if isinstance(facts, Identity):  # it will fail where it is decoded
+            return ImageRecord(path, facts.file, width, height, is_grey)
+        found = facts.identity
+        return ImageRecord(
+            path, found.file, width, height, is_grey, found.pixels, found.look, facts.is_grey, facts.is_deep
+        )
+    except ImageError as error:
+        return path, error.message
+    except OSError as error:
+        return path, f"'{path}' cannot be read: {error.strerror}"
+
+
+def choose_input(
+    records: Sequence[ImageRecord],
+    image_size: int,
+    *,
+    tile: int | None = None,
+    channels: Literal["auto", "1", "3"] = "auto",
+    sixteen_bit_range: tuple[int, int] = (0, 65535),
+) -> InputSpec:
+    """Say what the networks will be given, from the images they are trained on.
+
+    Images of one size are a camera's: the graph takes that size and resizes. Images of many sizes are brought to the
+    network's size when they are read. Grey images make a mono detector (see :mod:`kd_train.data.odd_images`). With
+    ``tile``,
+    squares of that side are cut from the images instead.
+
+    Raises:
+        OptionError: An image is smaller than a tile.
+    """
+    sizes = {(record.height, record.width) for record in records}
+    fixed = tile is not None or len(sizes) == 1
+    height, width = (tile, tile) if tile else next(iter(sizes)) if fixed else (image_size, image_size)
+    small = next((r for r in records if tile and min(r.height, r.width) < tile), None)
+    if small is not None:
+        raise OptionError(
+            f"'{small.path}' is smaller than a tile",
+            expected=f"at least {tile} × {tile} pixels",
+            received=f"{small.width} × {small.height}",
+            fix="a smaller --tile",
+        )
+    if channels == "auto":
+        # Where nothing shows colour, most files decide: what they store is what the camera delivers.
+        stored_grey = sum(record.is_grey for record in records)
+        grey = not any(record.shows_colour for record in records) and 2 * stored_grey > len(records)
+    else:
+        grey = channels == "1"
+    return InputSpec(
+        height=height,
+        width=width,
+        channels=1 if grey else 3,
+        fixed_size=fixed,
+        sixteen_bit_range=sixteen_bit_range,
+    )
+
+
+def split_images(
+    records: Sequence[ImageRecord],
+    *,
+    validation_fraction: float,
+    train_fraction: float,
+    seed: int,
+    parts: Mapping[Path, str] | None = None,
+) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """Split good images into training and held-out ones.
+
+    Copies of one image, by bytes or by pixels, count once, and images of one part stay on one side. ``train_fraction``
+    then keeps a part of the training side (STPM Table 9 uses 5 and 10 %); the held-out side does not shrink with it.
+
+    Args:
+        records: The images.
+        validation_fraction: Share of the images to hold out.
+        train_fraction: Share of the rest to train on.
+        seed: Of the shuffle.
+        parts: Which part an image shows, see :mod:`kd_train.data.parts`; an image that is not there is a part of its
+        own.
+
+    Raises:
+        DataError: Too few images or parts for two to train on and one to hold out.
+    """
+    unique = {record.identity.key: record for record in records}
+    groups: dict[tuple[str, str], list[ImageRecord]] = {}
+    for record in sorted(unique.values(), key=lambda record: record.path.as_posix()):
+        known = (parts or {}).get(record.path)
+        groups.setdefault(("part", known) if known else ("image", str(record.path)), []).append(record)
+    order = [list(groups.values())[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    wanted = max(1, round(validation_fraction * len(unique)))
+    held_out: list[ImageRecord] = []
+    while order and len(held_out) < wanted:
+        held_out += order.pop(0)
+    training = [record for group in order for record in group]
+    kept = max(2, round(train_fraction * len(training)))
+    if len(training) < 2:
+        grouped = f" of {len(groups)} parts" if parts else ""
+        raise DataError(
+            "too few good images to split",
+            expected="at least 2 different images to train on and 1 to hold out",
+            received=f"{len(unique)} different images{grouped}, of which a validation fraction of "
+            f"{validation_fraction:g} holds out {len(held_out)}",
+            fix="add good images" if len(unique) < 3 else "add good images, or lower --validation-fraction",
+        )
+    by_name = [sorted(side, key=lambda record: record.path.as_posix()) for side in (training[:kept], held_out)]
+    return by_name[0], by_name[1]

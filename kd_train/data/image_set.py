@@ -1,0 +1,174 @@
+"""Decoded images, or the tiles of large ones: read in worker processes, kept in memory when they fit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kd_train.data.image_records import BadImages, ImageRecord
+from kdx.errors import ImageError, TrainingError
+from kdx.imaging.images import InputSpec, read_with_levels
+from kdx.imaging.tiling import plan_tiles
+from kdx.imaging.value_range import Levels, warn_if_narrow
+from kdx.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """A file, and where the images are cut from it; an image that is used whole is cut at its corner.
+
+    Attributes:
+        path: The file.
+        spec: What it is read as.
+        size: Height and width of what is cut.
+        corners: Upper left corners.
+    """
+
+    path: Path
+    spec: InputSpec
+    size: tuple[int, int]
+    corners: tuple[tuple[int, int], ...] = ((0, 0),)
+
+    def read(self) -> tuple[NDArray[np.uint8], Levels | None]:
+        """Return the images ``(K, H, W, C)``, and which 16-bit values the file holds.
+
+        Raises:
+            ImageError: The file cannot be read.
+        """
+        whole, levels = read_with_levels(self.path, self.spec)
+        height, width = self.size
+        return np.stack([whole[row : row + height, column : column + width] for row, column in self.corners]), levels
+
+
+def cuts_of(record: ImageRecord, spec: InputSpec, *, tiles: bool) -> Cuts:
+    """Say how a file becomes images: whole, or as few tiles of the spec's size as cover it."""
+    size = (spec.height, spec.width)
+    if not tiles:
+        return Cuts(record.path, spec, size)
+    plan = plan_tiles((record.height, record.width), size, overlap=0, halo=0)
+    whole = msgspec.structs.replace(spec, height=record.height, width=record.width)
+    return Cuts(record.path, whole, size, tuple((row, column) for row in plan.rows for column in plan.columns))
+
+
+# Index of a file; all images of it, or why it cannot be read; which 16-bit values it holds, which is said here and not
+# by the process that decoded it.
+Decoded = tuple[int, NDArray[np.uint8] | str, Levels | None]
+
+
+class _Decoding(Dataset[Any]):
+    """Files by index."""
+
+    def __init__(self, files: Sequence[Cuts]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Decoded:
+        try:
+            return index, *self.files[index].read()
+        except ImageError as error:
+            return index, error.message, None
+
+
+def decode_images(files: Sequence[Cuts], *, batch_size: int, workers: int) -> Iterator[list[Decoded]]:
+    """Decode files in worker processes, in order; a file that cannot be read yields the reason instead of pixels."""
+    # Torch copies tensors between processes through shared memory; arrays in lists travel as plain bytes.
+    loader = DataLoader(_Decoding(files), batch_size=batch_size, num_workers=workers, collate_fn=list)
+    yield from loader
+
+
+class ImageSet:
+    """Decoded images by index: kept in memory when they fit, otherwise decoded again in every epoch.
+
+    Args:
+        records: The files. Those that turn out to be damaged are dropped from :attr:`records`.
+        spec: What they are read as, or what is cut from them.
+        bad: Takes note of damaged files.
+        memory_mib: Memory that the pixels may take.
+        workers: Decoding processes; 0 decodes here.
+        tiles: Whether each file is cut into tiles.
+        progress: Shows the decoding.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ImageRecord],
+        spec: InputSpec,
+        bad: BadImages,
+        *,
+        memory_mib: int,
+        workers: int,
+        tiles: bool = False,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.spec = spec
+        self.workers = workers
+        files = [cuts_of(record, spec, tiles=tiles) for record in records]
+        shape = (sum(len(file.corners) for file in files), spec.height, spec.width, spec.channels)
+        self.in_memory = int(np.prod(shape)) <= memory_mib * 2**20
+        pixels = np.empty(shape, dtype=np.uint8) if self.in_memory else None
+        good: list[ImageRecord] = []
+        self._images: list[Cuts] = []  # every image by itself
+        # Few images decode faster here than processes start.
+        workers = workers if len(records) > 64 else 0
+        with progress.task("decoding images", len(records)) as task:
+            for batch in decode_images(files, batch_size=1 if tiles else 16, workers=workers):
+                for index, images, levels in batch:
+                    if isinstance(images, str):
+                        bad.add(records[index].path, images)
+                        continue
+                    warn_if_narrow(records[index].path, levels)
+                    if pixels is not None:
+                        pixels[len(self._images) : len(self._images) + len(images)] = images
+                    file = files[index]
+                    self._images += [Cuts(file.path, file.spec, file.size, (corner,)) for corner in file.corners]
+                    good.append(records[index])
+                task.advance(len(batch))
+        self.records = good
+        self._pixels = None if pixels is None else torch.from_numpy(pixels)
+        self._rows = list(range(len(self._images)))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def subset(self, records: Sequence[ImageRecord]) -> ImageSet:
+        """Return the images of some of the records, in their order; both sets share the pixels."""
+        positions: dict[Path, list[int]] = {}
+        for row in self._rows:
+            positions.setdefault(self._images[row].path, []).append(row)
+        part = copy.copy(self)
+        part.records = list(records)
+        part._rows = [row for record in records for row in positions[record.path]]
+        return part
+
+    def batches(self, indices: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Yield uint8 batches ``(B, H, W, C)`` for lists of indices."""
+        if self._pixels is not None:
+            for batch in indices:
+                yield self._pixels[[self._rows[index] for index in batch]]
+            return
+        loader = DataLoader(
+            _Decoding([self._images[row] for row in self._rows]),
+            batch_sampler=[list(batch) for batch in indices],
+            num_workers=self.workers,
+            collate_fn=_joined,
+        )
+        yield from loader
+
+
+def _joined(batch: list[Decoded]) -> Tensor:
+    for _, images, _ in batch:
+        if isinstance(images, str):
+            raise TrainingError(f"an image changed while training: {images}")
+    return torch.from_numpy(np.concatenate([images for _, images, _ in batch]))

@@ -1,0 +1,161 @@
+"""Synthetic defects on good images, for choosing among detectors where no defective part was ever photographed.
+
+Three kinds, after CutPaste (Li et al., CVPR 2021, section 2.1): a patch of another good image; a scar, which is the
+same in a long and thin rotated rectangle with its brightness changed; and a blob of changed brightness with a soft
+edge. A detector that misses them is poor; figures measured on them promise nothing for real defects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.errors import DataError
+from kdx.folders.data_folder import GOOD
+from kdx.imaging.images import InputSpec, decode_image, encode_png
+from kdx.progress import SILENT, Progress, track
+from kdx.storage.files import new_folder
+
+# Shares of the image's area, and of its shorter side. Larger ones are found by every detector and tell none apart.
+_PATCH_AREA = (0.005, 0.06)
+_PATCH_ASPECT = (0.3, 3.3)
+_SCAR_LENGTH = (0.10, 0.35)
+_SCAR_WIDTH = (0.01, 0.03)
+_BLOB_RADIUS = (0.02, 0.08)
+# Grey levels by which brightness changes: from hardly visible to plain.
+_PATCH_SHIFT = (0, 20)
+_SHIFT = (20, 70)
+_SOFT_EDGE = 0.4  # share of a blob's radius over which it fades out
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def paste_patch(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """Paste an upright rectangle of another image, its brightness changed a little.
+
+    Args:
+        image: uint8 ``(H, W, C)``.
+        other: Where the patch comes from; any size, as many channels.
+        rng: Decides size, place and brightness.
+
+    Returns:
+        The defective image, and the mask ``(H, W)`` beyond which nothing was changed.
+    """
+    height, width = image.shape[:2]
+    area, aspect = rng.uniform(*_PATCH_AREA) * height * width, np.exp(rng.uniform(*np.log(_PATCH_ASPECT)))
+    # The patch must lie within both images.
+    rows = int(np.clip(round(np.sqrt(area / aspect)), 1, min(height, other.shape[0])))
+    columns = int(np.clip(round(np.sqrt(area * aspect)), 1, min(width, other.shape[1])))
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    from_top, from_left = rng.integers(other.shape[0] - rows + 1), rng.integers(other.shape[1] - columns + 1)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[top : top + rows, left : left + columns] = True
+    content = np.zeros(image.shape, dtype=np.float64)
+    content[mask] = other[from_top : from_top + rows, from_left : from_left + columns].reshape(rows * columns, -1)
+    return _blend(image, content + _shift(content[mask], rng, _PATCH_SHIFT), mask.astype(np.float64)), mask
+
+
+def draw_scar(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """Draw a long, thin, rotated rectangle of another image, brighter or darker; as :func:`paste_patch`."""
+    side = min(image.shape[:2])
+    length, width = (side * rng.uniform(*share) for share in (_SCAR_LENGTH, _SCAR_WIDTH))
+    along, across = _turned(image, rng)
+    mask = (np.abs(along) <= max(length, 1) / 2) & (np.abs(across) <= max(width, 1) / 2)
+    rows, columns = (np.arange(size) % limit for size, limit in zip(image.shape[:2], other.shape[:2], strict=True))
+    content = other[np.ix_(rows, columns)].astype(np.float64)
+    return _blend(image, content + _shift(image[mask], rng, _SHIFT), mask.astype(np.float64)), mask
+
+
+def draw_blob(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """Brighten or darken an ellipse that fades out at its edge; as :func:`paste_patch`, but for the other image."""
+    del other
+    side = min(image.shape[:2])
+    radii = [max(side * rng.uniform(*_BLOB_RADIUS), 1.0) for _ in range(2)]
+    along, across = _turned(image, rng)
+    distance = np.hypot(along / radii[0], across / radii[1])
+    weight = np.clip((1 - distance) / _SOFT_EDGE, 0, 1)
+    mask = weight > 0
+    return _blend(image, image.astype(np.float64) + _shift(image[mask], rng, _SHIFT), weight), mask
+
+
+KINDS: dict[str, Callable[[Image, Image, np.random.Generator], tuple[Image, Mask]]] = {
+    "patch": paste_patch,
+    "scar": draw_scar,
+    "blob": draw_blob,
+}
+
+
+def write_synthetic(
+    good: Sequence[Path], target: Path, spec: InputSpec, *, seed: int = 0, most: int = 200, progress: Progress = SILENT
+) -> None:
+    """Write a test split in MVTec layout: good images, and of each one defective image of each kind with its mask.
+
+    Args:
+        good: Good images that were not trained on, two at least.
+        target: The folder to make; an earlier one is replaced.
+        spec: Channels and 16-bit range as the detector takes them. Images keep their own size.
+        seed: Of everything random: the same images and seed make the same files.
+        most: How many of the good images to use, spread over all.
+        progress: Shows the images.
+
+    Raises:
+        DataError: Fewer than two images.
+        ImageError: One cannot be read.
+    """
+    if len(good) < 2:
+        raise DataError(
+            "too few held-out good images for synthetic defects",
+            expected="at least 2",
+            received=str(len(good)),
+            fix="add good images",
+        )
+    step = max(1, -(-len(good) // most))
+    chosen = sorted(good)[::step]
+    chosen = chosen if len(chosen) > 1 else sorted(good)[:2]
+
+    def read(path: Path) -> Image:
+        return decode_image(path, channels=spec.channels, sixteen_bit_range=spec.sixteen_bit_range)
+
+    with new_folder(target, force=True) as folder:
+        for part in (GOOD, *KINDS):
+            (folder / "test" / part).mkdir(parents=True)
+            if part != GOOD:
+                (folder / "ground_truth" / part).mkdir(parents=True)
+        for index, path in enumerate(track(progress, chosen, "drawing defects", len(chosen))):
+            rng = np.random.default_rng([seed, index])
+            image, name = read(path), f"{index:04d}"
+            other = read(chosen[(index + 1 + int(rng.integers(len(chosen) - 1))) % len(chosen)])
+            (folder / "test" / GOOD / f"{name}.png").write_bytes(encode_png(image))
+            for kind, draw in KINDS.items():
+                defective, mask = draw(image, other, rng)
+                (folder / "test" / kind / f"{name}.png").write_bytes(encode_png(defective))
+                white = np.where(mask, 255, 0).astype(np.uint8)[..., None]
+                (folder / "ground_truth" / kind / f"{name}_mask.png").write_bytes(encode_png(white))
+
+
+def _turned(image: Image, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each pixel's coordinates in a system with a random origin within the image and a random direction."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    # On a pixel, so that what is narrower than one still covers one.
+    y -= rng.integers(height)
+    x -= rng.integers(width)
+    angle = rng.uniform(0, np.pi)
+    return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+
+
+def _shift(replaced: NDArray[np.generic], rng: np.random.Generator, levels: tuple[int, int]) -> float:
+    """Return a change of brightness towards the side that has room for it: on white, brighter would not show."""
+    sign = -1.0 if float(replaced.astype(np.float64).mean()) > 127.5 else 1.0
+    return sign * rng.uniform(*levels)
+
+
+def _blend(image: Image, content: NDArray[np.float64], weight: NDArray[np.float64]) -> Image:
+    """Return the image with the content in its place where the weight is 1; where it is 0, nothing changes."""
+    alpha = weight[..., None]
+    mixed = image * (1 - alpha) + content * alpha
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)

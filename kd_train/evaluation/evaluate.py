@@ -1,0 +1,294 @@
+"""Scoring a test split through a detector, whatever runs it. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_train.data.annotations import Annotations, read_masks
+from kd_train.evaluation.metrics import auroc, per_region_overlap
+from kdx.errors import GateError, ImageError
+from kdx.folders.data_folder import GOOD, TestImage
+from kdx.folders.image_sizes import require_size
+from kdx.imaging.frame_faults import faults_of
+from kdx.imaging.images import read_image
+from kdx.progress import SILENT, Progress
+from kdx.remarks import Remark
+from kdx.runtime.detector import Detector
+
+
+@dataclass(frozen=True)
+class TypeResult:
+    """Results of one defect type against all good images (NaN where there is no mask)."""
+
+    images: int
+    image_auroc: float
+    pixel_auroc: float
+    pro: float
+    detection_rate: float | None
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Shares of images in the three bands of a bundle that has a review band."""
+
+    accept: float
+    review: float
+    reject: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of a test split.
+
+    Attributes:
+        good: Number of good images.
+        defective: Number of defective images.
+        image_auroc: Over the images' scores.
+        pixel_auroc: Over all pixels of the maps that count (in the region of interest, where there is one); a map's
+            pixel is defective where any pixel of the mask that it covers is. NaN without masks.
+        pro: Per-region overlap up to a false-positive rate of 0.3; NaN without masks.
+        false_reject_rate: Good images above the threshold; None without a threshold.
+        detection_rate: Defective images above the threshold; None without a threshold.
+        types: The same per defect type.
+        scores: Score by file, relative to the data folder.
+        bad_images: Files that could not be used, with the reason.
+        bands: Shares of good and of defective images in each band, by ``good`` and ``defective``; None without a review
+            band. Frames that show no part are counted by their score, as everywhere here.
+        masks: What is to be said of the masks; None where the set has none.
+        remarks: What was left out, and what is to be said of the images.
+    """
+
+    good: int
+    defective: int
+    image_auroc: float
+    pixel_auroc: float
+    pro: float
+    false_reject_rate: float | None
+    detection_rate: float | None
+    types: dict[str, TypeResult]
+    scores: dict[str, float] = field(repr=False)
+    bad_images: dict[str, str] = field(default_factory=dict)
+    bands: dict[str, Bands] | None = None
+    masks: Annotations | None = None
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Test images with what a detector said of them.
+
+    Attributes:
+        images: Those that could be read, in order.
+        scores: Of each, ``(N,)``.
+        has_faults: Whether each would be undecided at best, being a frame that shows no part.
+        maps: Anomaly maps ``(h, w)`` of those images whose map was to be kept, by position.
+        masks: Of those among them that pixel figures are of, at the maps' size; None where the set has no masks at all.
+        bad_images: Files that could not be used, with the reason.
+        annotations: What is to be said of the masks; None where the set has none.
+    """
+
+    images: list[TestImage]
+    scores: NDArray[np.float64]
+    has_faults: NDArray[np.bool_]
+    maps: dict[int, NDArray[np.float32]]
+    masks: dict[int, NDArray[np.bool_]] | None
+    bad_images: dict[str, str]
+    annotations: Annotations | None = None
+
+    @property
+    def types(self) -> NDArray[np.str_]:
+        """Defect type of each image, ``good`` for good ones."""
+        return np.array([image.defect_type for image in self.images], dtype=np.str_)
+
+
+def evaluate(
+    detector: Detector,
+    root: Path,
+    test: Sequence[TestImage],
+    *,
+    max_bad_images: int = 0,
+    batch_size: int = 8,
+    unused_masks: Sequence[Path] = (),
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Score every test image and compare with the folder it came from and its mask.
+
+    Warns:
+        MaskWarning: As :func:`score_images`.
+
+    Raises:
+        ImageError: A mask cannot be used; or more images than allowed cannot be read.
+    """
+    scored = score_images(
+        detector,
+        test,
+        max_bad_images=max_bad_images,
+        batch_size=batch_size,
+        unused_masks=unused_masks,
+        progress=progress,
+    )
+    return summarise(scored, detector, root, progress)
+
+
+def score_images(
+    detector: Detector,
+    test: Sequence[TestImage],
+    *,
+    keeps_map: Callable[[TestImage], bool] = lambda _: True,
+    max_bad_images: int = 0,
+    batch_size: int = 8,
+    unused_masks: Sequence[Path] = (),
+    progress: Progress = SILENT,
+) -> Scored:
+    """Score every test image.
+
+    Args:
+        detector: What scores.
+        test: The images.
+        keeps_map: Whether an image's map and mask are kept: of very many images they would not fit into memory.
+        max_bad_images: How many may be unreadable.
+        batch_size: Images a call.
+        unused_masks: Masks in the data folder that belong to no image.
+        progress: Told how far it is.
+
+    Warns:
+        MaskWarning: Masks that are missing, belong to nothing, or contradict their image's folder.
+
+    Raises:
+        ImageError: A mask cannot be used; or more images than allowed cannot be read.
+        GateError: A score is not finite.
+    """
+    require_size([image.path for image in test], detector.input, max_bad_images)
+    read = None
+    if any(image.mask for image in test) or unused_masks:
+        size = _map_size(detector)
+        read = read_masks(
+            test, size, detector.field_of_view, keeps_map=keeps_map, unused=unused_masks, progress=progress
+        )
+    used: list[TestImage] = []
+    scores: list[float] = []
+    faults: list[bool] = []
+    maps: dict[int, NDArray[np.float32]] = {}
+    bad: dict[str, str] = {}
+    with progress.task("evaluating", len(test)) as task:
+        for images, pixels in _read_batches(detector, test, batch_size, bad, max_bad_images):
+            outputs = detector.outputs(pixels)
+            for image, map_ in zip(images, outputs.maps, strict=True):
+                if keeps_map(image):
+                    maps[len(used)] = map_.copy()
+                used.append(image)
+            scores += [float(score) for score in outputs.scores[:, 0]]
+            faults += [bool(faults_of(frame, detector.frame_limits)) for frame in pixels]
+            task.advance(len(images))
+    _require_finite(used, scores)
+    masks = None
+    if read is not None and any(image.mask for image in used):
+        masks = {index: read.by_image[used[index].path] for index in maps if used[index].path in read.by_image}
+    found = read.found if read else None
+    return Scored(used, np.array(scores), np.array(faults, dtype=bool), maps, masks, bad, found)
+
+
+def _read_batches(
+    detector: Detector, test: Sequence[TestImage], batch_size: int, bad: dict[str, str], max_bad_images: int
+) -> Iterator[tuple[list[TestImage], list[NDArray[np.uint8]]]]:
+    for start in range(0, len(test), batch_size):
+        images: list[TestImage] = []
+        pixels: list[NDArray[np.uint8]] = []
+        for image in test[start : start + batch_size]:
+            try:
+                pixels.append(read_image(image.path, detector.input))
+                images.append(image)
+            except ImageError as error:
+                bad[str(image.path)] = error.message
+                if len(bad) > max_bad_images:
+                    raise
+        if images:
+            yield images, pixels
+
+
+def _map_size(detector: Detector) -> tuple[int, int]:
+    """Return the height and width of a detector's maps, in the way that every backend and tiling can say it."""
+    spec = detector.input
+    height, width = detector.outputs([np.zeros((spec.height, spec.width, spec.channels), np.uint8)]).maps.shape[1:]
+    return height, width
+
+
+def _require_finite(images: Sequence[TestImage], scores: Sequence[float]) -> None:
+    bad = [str(image.path) for image, score in zip(images, scores, strict=True) if not np.isfinite(score)]
+    if bad:
+        raise GateError(
+            f"{len(bad)} images have scores that are not finite, for example '{bad[0]}'", fix="run kdx verify"
+        )
+
+
+def summarise(scored: Scored, detector: Detector, root: Path, progress: Progress = SILENT) -> Evaluation:
+    """Return the figures of scored images; NaN for what cannot be said of them.
+
+    Args:
+        scored: The images, scored.
+        detector: What scored them: its thresholds and its region of interest.
+        root: Folder that file names are relative to.
+        progress: Told how far it is.
+    """
+    scores, masks, types = scored.scores, scored.masks, scored.types
+    is_defective = types != GOOD
+    threshold = detector.threshold
+    counted = detector.roi.counted if detector.roi else None
+
+    def rate(chosen: NDArray[np.bool_]) -> float | None:
+        return None if threshold is None or not chosen.any() else float((scores[chosen] > threshold).mean())
+
+    def result(chosen: NDArray[np.bool_]) -> tuple[float, float, float]:
+        """Return image AUROC, pixel AUROC and PRO of the chosen images."""
+        task.advance()
+        image = auroc(is_defective[chosen], scores[chosen])
+        indices = [i for i in np.flatnonzero(chosen).tolist() if masks is not None and i in masks]
+        if masks is None or not indices:
+            return image, float("nan"), float("nan")
+        m, a = [masks[i] for i in indices], [scored.maps[i] for i in indices]
+        inside = slice(None) if counted is None else counted
+        pixel = auroc(np.stack([each[inside] for each in m]), np.stack([each[inside] for each in a]))
+        return image, pixel, per_region_overlap(m, a, counted=counted)
+
+    names = sorted(set(types.tolist()) - {GOOD})
+    with progress.task("metrics", 1 + len(names)) as task:
+        overall = result(np.ones(len(types), dtype=bool))
+        by_type = {
+            name: TypeResult(int((types == name).sum()), *result((types == name) | ~is_defective), rate(types == name))
+            for name in names
+        }
+    return Evaluation(
+        good=int((~is_defective).sum()),
+        defective=int(is_defective.sum()),
+        image_auroc=overall[0],
+        pixel_auroc=overall[1],
+        pro=overall[2],
+        false_reject_rate=rate(~is_defective),
+        detection_rate=rate(is_defective),
+        types=by_type,
+        scores={_relative(image.path, root): float(s) for image, s in zip(scored.images, scores, strict=True)},
+        bad_images=scored.bad_images,
+        bands=_bands(scores, is_defective, detector),
+        masks=scored.annotations,
+    )
+
+
+def _bands(scores: NDArray[np.float64], is_defective: NDArray[np.bool_], detector: Detector) -> dict[str, Bands] | None:
+    if detector.threshold is None or detector.review_threshold is None:
+        return None
+    low, high = detector.review_threshold, detector.threshold
+
+    def bands(part: NDArray[np.float64]) -> Bands:
+        shares = (part <= low, (part > low) & (part <= high), part > high)
+        return Bands(*(float(share.mean()) if len(part) else float("nan") for share in shares))
+
+    return {"good": bands(scores[~is_defective]), "defective": bands(scores[is_defective])}
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

@@ -1,0 +1,35 @@
+"""A run as a detector in eager PyTorch: the reference of everything exported."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from kd_train.training.run import Run
+from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
+from kd_train.training.trained_pair import fuse, load_pair
+from kdx.decision.answers import answer_limits
+from kdx.imaging.tiling import Stitcher, TileRequest
+from kdx.runtime.detector import Detector
+from kdx.runtime.tiled import Tiled
+from kdx.runtime.torch.eager import TorchEager
+
+
+def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
+    """Load a run as a detector, FP32, without a threshold; one that was trained on tiles judges whole frames."""
+    run = Run(path)
+    pair, _ = load_pair(run, which)
+    spec, options = asdict(run.config.pair_spec), TileRequest()
+    if not are_tiles_asked(run.config, options):
+        fused = fuse(run.config, pair)
+        backend = TorchEager(fused, threads=threads)
+        limits = answer_limits(spec, fused.size)
+        view = fused.field_of_view
+        return Detector(
+            backend, run.config.input, threshold=None, max_batch=16, field_of_view=view, answer_limits=limits
+        )
+    fused, tiling = fuse_tiles(run, pair, options)
+    limits = answer_limits(spec, fused.size)
+    stitcher = Stitcher(tiling, (fused.input_spec.height, fused.input_spec.width), fused.size)
+    tiled = Tiled(TorchEager(fused, threads=threads), stitcher, limits)
+    return Detector(tiled, run.input_for(tiling.frame), threshold=None, max_batch=1, answer_limits=limits)

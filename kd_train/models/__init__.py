@@ -1,0 +1,1 @@
+"""Networks: pretrained backbones, teachers, students, and the pair that is trained."""

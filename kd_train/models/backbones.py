@@ -1,0 +1,237 @@
+"""Teachers and the networks cut from them: which modules run up to the last tap, and what timm knows of them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_train.models import squeezenet
+from kd_train.models.torch_vision import import_timm
+from kdx.errors import OptionError
+
+# Any image will do for asking shapes; large enough for the deepest stride of timm's backbones.
+_PROBE_SIZE = 128
+# Names of transformers in the libraries that have them; timm's own are recognised by their modules.
+_TRANSFORMERS = re.compile(r"(^|[/:_.-])(vit|deit|swin|beit|dino|clip|siglip|eva|mae|sam)", re.IGNORECASE)
+_CHOOSE_CONVOLUTIONAL = (
+    "this is a transformer, whose features are tokens, and students imitate feature maps: choose a convolutional "
+    "backbone, e.g. resnet18, wide_resnet50_2, convnext_tiny or tf_efficientnet_lite0"
+)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What a network computes at one module.
+
+    Attributes:
+        name: The module's name.
+        channels: Its channels.
+        stride: Its reduction of the image.
+        is_rectified: Whether it is never negative, as behind a ReLU.
+        is_stem: Whether no block of convolutions has come yet: the first convolution alone, its norm, its activation.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    is_rectified: bool
+    is_stem: bool
+
+
+class TapNetwork(nn.Module):
+    """A timm backbone that ends at its last tap and returns the features at each tap.
+
+    Its parameters keep timm's own names. Modules behind the last tap do not exist.
+
+    Args:
+        model: A timm model whose stages run in the order in which they are registered.
+        taps: Names of top-level modules (``layer2``) or of children of a top-level Sequential (``blocks.4``).
+
+    Raises:
+        OptionError: A tap is not among them, or the model does not run in registration order.
+
+    Attributes:
+        taps: The taps in the order in which they run, which is the order of the features.
+        mean: Input mean per RGB channel, of values in [0, 1], as timm declares it.
+        std: Likewise.
+    """
+
+    def __init__(self, model: Any, taps: tuple[str, ...]) -> None:
+        super().__init__()
+        nested = [tap for tap in taps if any(other.startswith(f"{tap}.") for other in taps)]
+        if nested:
+            raise OptionError(f"'{nested[0]}' and a part of it cannot both be taps")
+        stages = _stages(model, taps)
+        names = [name for name, _ in stages]
+        missing = [tap for tap in taps if tap not in names]
+        if missing:
+            raise OptionError(
+                f"there is no tap '{missing[0]}' in this backbone", expected=f"some of {', '.join(tap_names(model))}"
+            )
+        self.taps = tuple(name for name in names if name in taps)
+        self._stages = names[: max(names.index(tap) for tap in taps) + 1]
+        for name, module in stages[: len(self._stages)]:
+            self._register(name, module)
+        self.mean = tuple(float(value) for value in model.pretrained_cfg["mean"])
+        self.std = tuple(float(value) for value in model.pretrained_cfg["std"])
+        try:
+            self._computed = self._prove(model)
+        # Whatever a model raises that takes one size only, returns lists, or runs its stages in another order.
+        except Exception as error:
+            raise OptionError(
+                f"this backbone cannot be tapped at {', '.join(self.taps)}: {error or type(error).__name__}",
+                fix=_CHOOSE_CONVOLUTIONAL
+                if _is_transformer(model)
+                else "choose a convolutional backbone that runs its stages one after another, e.g. resnet18 or "
+                "tf_efficientnet_lite0",
+            ) from error
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Take ``(N, 3, H, W)`` and return the features of each tap."""
+        features: list[Tensor] = []
+        for name in self._stages:
+            x = self.get_submodule(name)(x)
+            if name in self.taps:
+                features.append(x)
+        return features
+
+    def feature(self, tap: str) -> Feature:
+        """Return what is known of a tap's feature."""
+        return self._computed[tap]
+
+    def levels_to(self, taps: tuple[str, ...]) -> list[Feature]:
+        """Return the features on the way to the last of some taps: of each module that holds convolutions, and taps.
+
+        The stem, a bare convolution, is none.
+        """
+        last = max(self._stages.index(tap) for tap in taps)
+        return [
+            self._computed[name]
+            for name in self._stages[: last + 1]
+            if name in taps or _holds_convolutions(self.get_submodule(name))
+        ]
+
+    def _register(self, name: str, module: nn.Module) -> None:
+        parent_name, _, child = name.rpartition(".")
+        if not parent_name:
+            self.add_module(child, module)
+            return
+        if not hasattr(self, parent_name):
+            self.add_module(parent_name, nn.Module())
+        self.get_submodule(parent_name).add_module(child, module)
+
+    @torch.no_grad()
+    def _prove(self, model: Any) -> dict[str, Feature]:
+        """Check that running the stages in turn is what the model does; return what each stage computes."""
+        probe = torch.randn(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=torch.Generator().manual_seed(0))
+        expected: dict[str, Tensor] = {}
+        computed: dict[str, Feature] = {}
+        hooks = [
+            # Cloned, for a later stage may work in place.
+            model.get_submodule(tap).register_forward_hook(
+                lambda _module, _inputs, output, tap=tap: expected.update({tap: output.clone()})
+            )
+            for tap in self.taps
+        ]
+        was_training = model.training
+        model.eval()
+        model.forward_features(probe)
+        for hook in hooks:
+            hook.remove()
+        x, is_stem = probe, True
+        for name in self._stages:
+            x = self.get_submodule(name)(x)
+            if name in self.taps and not torch.allclose(x, expected[name]):
+                raise ValueError(f"'{name}' gives other features when the stages run one after another")
+            if x.ndim != 4:
+                raise ValueError(f"'{name}' gives no maps")
+            is_stem = is_stem and not _holds_convolutions(self.get_submodule(name))
+            computed[name] = Feature(name, x.shape[1], _PROBE_SIZE // x.shape[2], bool((x >= 0).all()), is_stem)
+        model.train(was_training)
+        return computed
+
+
+def _holds_convolutions(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d) for part in module.modules() if part is not module)
+
+
+def create_backbone(name: str, *, pretrained: bool = False) -> Any:
+    """Return a timm model with random weights (drawn from torch's current seed), or with those of its hub.
+
+    Raises:
+        OptionError: timm has no such model; the message lists the near ones.
+    """
+    if name in squeezenet.NAMES:
+        return squeezenet.create_squeezenet(name, pretrained=pretrained)
+    timm = import_timm()
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*timm.list_models(), *squeezenet.NAMES], n=5, cutoff=0.5)
+        raise OptionError(
+            f"timm has no backbone '{name}'",
+            expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
+            fix=_way_out(name),
+        )
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except RuntimeError as error:  # for example a tag, NAME.TAG, that does not exist
+        if pretrained:
+            raise
+        raise OptionError(f"timm cannot make the backbone '{name}': {error}") from error
+
+
+def _way_out(name: str) -> str:
+    """Say what to do about a name that timm does not know."""
+    if _TRANSFORMERS.search(name):
+        return _CHOOSE_CONVOLUTIONAL
+    if "/" in name or ":" in name:
+        return "give the network's name in timm alone, and a file of weights with --weights"
+    return ""
+
+
+def _is_transformer(model: Any) -> bool:
+    kinds = {type(module).__name__ for module in model.modules()}
+    return any("Attention" in kind or "Attn" in kind for kind in kinds) or hasattr(model, "patch_embed")
+
+
+def taps_at_strides(model: Any, strides: tuple[int, ...]) -> tuple[str, ...]:
+    """Return timm's own feature modules at the given strides.
+
+    Raises:
+        OptionError: The backbone has no feature at one of them.
+    """
+    info = {entry["reduction"]: entry["module"] for entry in model.feature_info}
+    missing = [stride for stride in strides if stride not in info]
+    if missing:
+        raise OptionError(
+            f"this backbone has no features at stride {missing[0]}",
+            expected=", ".join(f"{stride}: {module}" for stride, module in info.items()),
+            fix=_CHOOSE_CONVOLUTIONAL if _is_transformer(model) else "name the taps with --taps",
+        )
+    return tuple(info[stride] for stride in strides)
+
+
+def tap_names(model: Any) -> list[str]:
+    """Return the names that can be tapped: top-level modules and children of top-level Sequentials."""
+    names: list[str] = []
+    for name, module in model.named_children():
+        names.append(name)
+        if isinstance(module, nn.Sequential):
+            names += [f"{name}.{child}" for child, _ in module.named_children()]
+    return names
+
+
+def _stages(model: Any, taps: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
+    """Return the model's stages in order; a Sequential is taken apart where a tap lies inside it."""
+    opened = {tap.split(".")[0] for tap in taps if "." in tap}
+    stages: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_children():
+        if name in opened and isinstance(module, nn.Sequential):
+            stages += [(f"{name}.{child}", part) for child, part in module.named_children()]
+        else:
+            stages.append((name, module))
+    return stages

@@ -1,0 +1,210 @@
+"""What training keeps on disk: the frozen teacher once, the students of an epoch, the optimiser's state now and then.
+
+``last.json`` and ``best.json`` each name a file of the students' tensors and its hash; where the last epoch is the best
+one, both name the same file. ``last.json`` also says where training resumes: at its own epoch, or at an earlier one
+whose optimiser state was the last to be written. Files of tensors are written first, under a name that holds their
+hash; then the record is replaced in one step; then files that no record names are removed. So a kill at any moment
+leaves a run that loads and resumes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from kd_export.graph import PairSpec
+from kd_train.recipes import Recipe
+from kdx.errors import CheckpointError
+from kdx.storage.files import sha256_bytes, tidy, write_atomic
+from kdx.storage.json_records import RUN_INDEX, R, encode_record, read_record
+
+TEACHER = "teacher.safetensors"
+
+Tensors = dict[str, Tensor]
+
+
+class EpochRecord(msgspec.Struct, frozen=True):
+    """One epoch: losses (means over images) and seconds."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    seconds: float
+
+
+class Restart(msgspec.Struct, frozen=True, kw_only=True):
+    """An epoch from which training can continue.
+
+    Attributes:
+        epoch: Epochs completed; 0 begins again.
+        file: The file of the students' tensors then, or empty.
+        sha256: Its hash.
+        optimiser: The file of the optimiser's state then, or empty where it has none.
+        optimiser_sha256: Its hash.
+    """
+
+    epoch: int = 0
+    file: str = ""
+    sha256: str = ""
+    optimiser: str = ""
+    optimiser_sha256: str = ""
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``last.json`` or ``best.json``.
+
+    Attributes:
+        file: The file of tensors, the students' by name; up to schema 2 the teacher's too.
+        sha256: Its hash; the file also holds the hash of the teacher's, so this names the whole pair.
+        optimiser: The file of the optimiser's state at this epoch, or empty.
+        optimiser_sha256: Its hash.
+        epoch: Epochs completed.
+        history: Every epoch so far.
+        spec: The pair's declaration.
+        recipe: The hyper-parameters.
+        data_sha256: One hash over the training images.
+        versions: Versions of the packages that trained.
+        restart: Where training resumes; None: at this epoch.
+    """
+
+    file: str
+    sha256: str
+    optimiser: str = ""
+    optimiser_sha256: str = ""
+    epoch: int
+    history: list[EpochRecord]
+    spec: PairSpec
+    recipe: Recipe
+    data_sha256: str
+    versions: dict[str, str]
+    restart: Restart | None = None
+
+    @property
+    def resumes_at(self) -> Restart:
+        """Where training resumes."""
+        return self.restart or Restart(
+            epoch=self.epoch,
+            file=self.file,
+            sha256=self.sha256,
+            optimiser=self.optimiser,
+            optimiser_sha256=self.optimiser_sha256,
+        )
+
+
+class Checkpoints:
+    """The checkpoints of a run folder.
+
+    Args:
+        folder: The run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def record(self, which: str) -> Checkpoint:
+        """Return the ``last`` or ``best`` checkpoint's record.
+
+        Raises:
+            CheckpointError: There is none, or it cannot be read.
+        """
+        return read(self.folder / f"{which}.json", Checkpoint, "kdx train --resume")
+
+    def save(
+        self, record: Checkpoint, students: Tensors, optimiser: Tensors | None, teacher: str, *, best: bool
+    ) -> None:
+        """Write the checkpoint of an epoch as ``last``, and as ``best`` if it is.
+
+        Args:
+            record: The epoch's, without files.
+            students: Every tensor of the pair but the teacher's.
+            optimiser: The optimiser's state, empty if it has none; None not to write it now, and to leave training to
+                resume where it would have resumed before.
+            teacher: The hash of the teacher's file.
+            best: Whether the epoch is the best so far.
+        """
+        file, sha256 = self.write(f"epoch-{record.epoch:05d}-{{}}.safetensors", students, teacher=teacher)
+        record = msgspec.structs.replace(record, file=file, sha256=sha256)
+        # The best one first: killed in between, the epoch is trained again and found best again.
+        if best:
+            write_atomic(self.folder / "best.json", encode_record(record))
+        if optimiser is None:
+            restart = self.record("last").resumes_at if (self.folder / "last.json").exists() else Restart()
+            self._replace_last(msgspec.structs.replace(record, restart=restart))
+        else:
+            self._replace_last(self._with_optimiser(record, optimiser))
+
+    def save_optimiser(self, optimiser: Tensors) -> None:
+        """Write the optimiser's state of the last epoch, so that training resumes there."""
+        self._replace_last(self._with_optimiser(self.record("last"), optimiser))
+
+    def clean(self) -> None:
+        """Remove the files of tensors that no record names, and what a kill left half written."""
+        last = self.record("last")
+        named = {last.file, last.resumes_at.file, last.resumes_at.optimiser, self.record("best").file}
+        # What is half written has a name that begins with a dot.
+        for file in (*self.folder.glob("epoch-*.safetensors"), *self.folder.glob(".epoch-*")):
+            if file.name not in named:
+                file.unlink()
+        for name in (RUN_INDEX, TEACHER, "best.json", "last.json"):
+            tidy(self.folder / name)
+
+    def write(self, name: str, tensors: Tensors, **metadata: str) -> tuple[str, str]:
+        """Write tensors to a file in whose name ``{}`` stands for the hash; return its full name and its hash."""
+        data = save_tensors(tensors, metadata=metadata or None)
+        sha256 = sha256_bytes(data)
+        name = name.format(sha256[:12])
+        write_atomic(self.folder / name, data)
+        return name, sha256
+
+    def read(self, name: str, sha256: str) -> Tensors:
+        """Read a file of tensors and check its hash; an empty name stands for no tensors.
+
+        Raises:
+            CheckpointError: It is missing, was altered, or is not in the run.
+        """
+        if not name:
+            return {}
+        path = self.folder / name
+        if Path(name).name != name:
+            raise CheckpointError(f"'{self.folder}' names a file outside the run: '{name}'")
+        if not path.is_file():
+            raise CheckpointError(f"'{name}' is missing from '{self.folder}'", fix="train again")
+        data = path.read_bytes()
+        received = sha256_bytes(data)
+        if received != sha256:
+            raise CheckpointError(
+                f"'{name}' in '{self.folder}' was altered",
+                expected=f"sha256 {sha256}",
+                received=f"sha256 {received}",
+                fix="copy the run again, or train again",
+            )
+        try:
+            return load_tensors(data)
+        except SafetensorError as error:
+            raise CheckpointError(f"'{path}' is not a safetensors file: {error}") from error
+
+    def _with_optimiser(self, record: Checkpoint, state: Tensors) -> Checkpoint:
+        name, sha256 = ("", "")
+        if state:
+            name, sha256 = self.write(f"epoch-{record.epoch:05d}-{{}}.optimiser.safetensors", state)
+        return msgspec.structs.replace(record, optimiser=name, optimiser_sha256=sha256, restart=None)
+
+    def _replace_last(self, record: Checkpoint) -> None:
+        write_atomic(self.folder / "last.json", encode_record(record))
+        self.clean()
+
+
+def read(path: Path, kind: type[R], made_by: str, supported: int | None = None) -> R:
+    """Read a JSON record of a run.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"'{path.name}' is missing from '{path.parent}'", fix=f"make it with {made_by}")
+    return read_record(path, kind, error=CheckpointError, fix="train again", supported=supported)

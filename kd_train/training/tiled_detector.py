@@ -1,0 +1,88 @@
+"""From a trained pair to a detector of tiles, and to the plan by which frames are cut for it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kd_export.graph import FusedDetector
+from kd_export.onnx.halo import choose_halo, edge_errors, require_tileable
+from kd_train.models.pair import Pair
+from kd_train.training.run import Run, RunConfig
+from kd_train.training.trained_pair import fuse
+from kdx.errors import OptionError
+from kdx.imaging.images import ChannelOrder, read_image
+from kdx.imaging.tiling import TileRequest, Tiling, plan_tiles
+
+# Networks hardly notice a tenth in size.
+_SCALE_TOLERANCE = 0.1
+_BATCH, _MOST = 8, 1024  # tiles at once
+
+
+def are_tiles_asked(config: RunConfig, options: TileRequest) -> bool:
+    """Tell whether frames are to be cut; raise ``OptionError`` where something is missing for it."""
+    for name, value, low, high in (("--tile", options.tile, 32, 4096), ("--tile-batch", options.batch, 1, _MOST)):
+        if value is not None and not low <= value <= high:
+            raise OptionError(f"{name} is out of range", expected=f"{low} to {high}", received=str(value))
+    frame, tile = options.frame or config.frame, options.tile or config.tile
+    if frame and tile:
+        return True
+    if options.batch is not None and not (options.frame or options.tile or config.tile):
+        raise OptionError("--tile-batch is of tiles, and nothing is cut here", fix="leave it out, or see --max-batch")
+    if options.frame or options.tile or options.overlap is not None or config.tile:
+        raise OptionError(
+            "tiles need the frame's size and the tile's",
+            expected="--frame 2048x2448 --tile 256",
+            received="no --frame" if not frame else "no --tile",
+        )
+    return False
+
+
+def fuse_tiles(
+    run: Run, pair: Pair, options: TileRequest, channel_order: ChannelOrder = "rgb"
+) -> tuple[FusedDetector, Tiling]:
+    """Return the detector of a run's pair for tiles, and the plan.
+
+    Raises:
+        OptionError: The pair cannot judge tiles, or they do not fit the frame.
+    """
+    config = run.config
+    frame, tile = options.frame or config.frame, options.tile or config.tile
+    if frame is None or tile is None:
+        raise OptionError("tiles need the frame's size and the tile's", expected="--frame 2048x2448 --tile 256")
+    size = config.recipe.size
+    require_tileable(pair.spec, (tile, tile), size, config.recipe.resize_to)
+    _require_scale(config, tile)
+    spec = run.input_for((tile, tile), channel_order)
+    detector = fuse(config, pair, spec)
+    any_size = msgspec.structs.replace(spec, fixed_size=False)
+    images = [read_image(path, any_size) for path in run.golden_files()]
+    errors = edge_errors(pair, detector, images, config.mean, config.std)
+    scale = tile // size[0]
+    step = max(detector.strides)
+    halo = choose_halo(errors, step)
+    overlap = (2 * halo + step) * scale if options.overlap is None else options.overlap
+    halo = max(0, min(halo, overlap // scale // 2))
+    tiling = plan_tiles(
+        frame,
+        (tile, tile),
+        overlap=overlap,
+        halo=halo * scale,
+        step=step * scale,
+        batch=options.batch or _BATCH,
+        seam=float(errors[halo]),
+    )
+    tiling.require_fits((tile, tile), size)
+    return detector, tiling
+
+
+def _require_scale(config: RunConfig, tile: int) -> None:
+    """Check that a tile shows parts about as large as the images that were trained on did."""
+    trained = config.input
+    if config.tile is not None or not trained.fixed_size or abs(trained.height / tile - 1) < _SCALE_TOLERANCE:
+        return
+    raise OptionError(
+        "the pair was trained at another scale",
+        expected=f"tiles of about {trained.height} pixels: the height of the images trained on",
+        received=f"--tile {tile}",
+        fix=f"train on tiles: kdx train DATA --tile {tile}",
+    )

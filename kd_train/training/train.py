@@ -1,0 +1,358 @@
+"""From a data folder and options to a trained run."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import torch
+
+from kd_export.onnx.halo import require_tileable
+from kd_train.data.golden_images import choose_golden
+from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
+from kd_train.data.image_set import ImageSet
+from kd_train.data.odd_images import OddImages, settle
+from kd_train.data.parts import parts_of, require_one_source
+from kd_train.datasets import open_data
+from kd_train.methods import find_method
+from kd_train.models.pair import Pair
+from kd_train.recipes import Recipe, load_recipe
+from kd_train.training.checkpoints import EpochRecord
+from kd_train.training.run import SCHEMA, Run, RunConfig, check_device, package_versions
+from kd_train.training.trained_pair import fuse
+from kd_train.training.trainer import Trainer
+from kdx import __version__
+from kdx.errors import CheckpointError, OptionError, OutputError
+from kdx.folders.copies import across, between, within
+from kdx.folders.data_folder import FolderOptions, require_good
+from kdx.progress import SILENT, Progress
+from kdx.remarks import Remark
+from kdx.storage.files import hash_of_hashes
+from kdx.storage.json_records import RUN_INDEX, encode_record, now
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the user asked for. None leaves the recipe's value.
+
+    Attributes:
+        method: The method's name.
+        backbone: The teacher's timm name; one for each group of taps, separated by commas, or one for all.
+        weights: ``imagenet``, ``random`` or a file; likewise.
+        category: Of a data set that has several.
+        subfolders: Images in subfolders belong to the folder around them.
+        good_folders: Further names of folders of good images.
+        resume: Go on with an interrupted run.
+        force: Replace an existing run.
+        tile: Side of the squares that are cut from large images, in their pixels, and trained on; None: whole images.
+        taps: Names of the taps separated by commas, groups by ``/``.
+        crop_from: Side to which images are brought before the networks' input is cut from their centre; 0: no crop.
+        combine: ``sum`` or ``product``.
+        score: ``max`` or ``sum``.
+        method_options: Values of the method's own options.
+        train_fraction: Share of the training images to use, in (0, 1].
+        group_by: Regular expression on file names: images with the same match show one part and are held out together.
+        parts: CSV file of file names and parts, to the same end.
+        odd_images: What to do with few images that are unlike all others: ``stop``, ``skip`` or ``keep`` them.
+        channels: ``auto``, ``1`` or ``3``.
+        sixteen_bit_range: The 16-bit grey values that become 0 and 255.
+        max_bad_images: Images that may be unusable.
+        workers: Decoding processes.
+        memory_mib: Memory for decoded images, and again for the teacher's features.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
+    """
+
+    method: str = "stpm"
+    backbone: str | None = None
+    weights: str = "imagenet"
+    category: str | None = None
+    subfolders: bool = False
+    good_folders: tuple[str, ...] = ()
+    resume: bool = False
+    force: bool = False
+    seed: int = 0
+    epochs: int | None = None
+    image_size: int | None = None
+    crop_from: int | None = None
+    tile: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    taps: str | None = None
+    blur_sigma: float | None = None
+    combine: str | None = None
+    score: str | None = None
+    method_options: Mapping[str, str] = field(default_factory=dict)
+    validation_fraction: float | None = None
+    train_fraction: float = 1.0
+    group_by: str | None = None
+    parts: Path | None = None
+    odd_images: OddImages = "stop"
+    channels: Literal["auto", "1", "3"] = "auto"
+    sixteen_bit_range: tuple[int, int] = (0, 65535)
+    max_bad_images: int = 0
+    workers: int = 2
+    memory_mib: int = 4096
+    device: str = "auto"
+
+    @property
+    def folder_options(self) -> FolderOptions:
+        """What the user says about the data folder."""
+        return FolderOptions(self.subfolders, self.good_folders)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        run: Its folder.
+        history: Its epochs.
+        bad_images: The images that could not be used, with the reason for each.
+        remarks: What else was left out or could not be used.
+        resumed_after: The epoch after which a resumed run continued; 0: it began with the first.
+        trained_again: How many later epochs had to be trained again, for the optimiser's state was not written.
+    """
+
+    run: Run
+    history: list[EpochRecord]
+    bad_images: dict[Path, str]
+    remarks: list[Remark]
+    resumed_after: int = 0
+    trained_again: int = 0
+
+
+def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SILENT) -> TrainResult:
+    """Train a pair on the good images of a folder.
+
+    Raises:
+        KdxError: Of the kind that fits: data, options, weights, an existing output, a loss that is not finite.
+    """
+    check_options(options)
+    if (out / RUN_INDEX).exists() and not options.resume and not options.force:
+        raise OutputError(
+            f"'{out}' holds a run already",
+            fix="add --resume to go on with it, --force to replace it, or choose another",
+        )
+    if out.exists() and not (out / RUN_INDEX).exists() and any(out.iterdir()):
+        raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another name for --out")
+    device = check_device(options.device)
+    recipe = recipe_of(options)
+    folder = open_data(data, options.category, options.folder_options, progress=progress)
+    bad = BadImages(options.max_bad_images)
+    # A published data set is used as it is.
+    odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
+    scanned = scan_images(require_good(folder), bad, progress)
+    records, odd_remarks = settle(scanned, odd, channels=options.channels)
+    spec = choose_input(
+        records,
+        recipe.crop_from or recipe.image_size,
+        tile=options.tile,
+        channels=options.channels,
+        sixteen_bit_range=options.sixteen_bit_range,
+    )
+    image_set = ImageSet(
+        records,
+        spec,
+        bad,
+        memory_mib=options.memory_mib,
+        workers=options.workers,
+        tiles=options.tile is not None,
+        progress=progress,
+    )
+    usable = [record.path for record in image_set.records]
+    parts = parts_of(folder, usable, group_by=options.group_by, table=options.parts)
+    train_records, held_out = split_images(
+        image_set.records,
+        validation_fraction=recipe.validation_fraction,
+        train_fraction=options.train_fraction,
+        seed=options.seed,
+        parts=parts.of,
+    )
+    good = [(record.path, record.identity) for record in image_set.records]
+    sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
+    copies = [*within(good), *across(*sides), *between(folder, good, progress)]
+    pair, source = build_pair(options, recipe)
+    if options.tile is not None:
+        require_tileable(pair.spec, (options.tile, options.tile), recipe.size, recipe.resize_to)
+    golden = choose_golden(folder, held_out, spec, tiles=options.tile is not None)
+    config = RunConfig(
+        schema=SCHEMA,
+        method=options.method,
+        weights=source,
+        pair_spec=pair.spec,
+        recipe=recipe,
+        input=spec,
+        tile=options.tile,
+        frame=_frame(image_set.records) if options.tile else None,
+        mean=pair.mean,
+        std=pair.std,
+        seed=options.seed,
+        data=str(data),
+        dataset=folder.dataset,
+        category=folder.category,
+        subfolders=options.subfolders,
+        good_folders=options.good_folders,
+        odd_images=options.odd_images,
+        train_images=_by_name(train_records, folder.root),
+        validation_images=_by_name(held_out, folder.root),
+        trained_on=[record.identity for record in train_records],
+        data_sha256=hash_of_hashes(record.sha256 for record in train_records),
+        golden=list(golden),
+        versions={"kdx": __version__, **package_versions()},
+        created=now(),
+    )
+    # A backbone that cannot be deployed fails now: not after hours, and not after an earlier run was replaced.
+    fuse(config, pair)
+    run = _begin(out, config, golden, resume=options.resume)
+    trainer = Trainer(
+        pair,
+        run,
+        image_set.subset(train_records),
+        image_set.subset(held_out),
+        device=device,
+        memory_mib=options.memory_mib,
+        progress=progress,
+    )
+    if options.resume:
+        trainer.resume()
+    history = trainer.fit()
+    return TrainResult(
+        run,
+        history,
+        bad.reasons,
+        [*folder.remarks, *odd_remarks, *parts.remarks, *copies],
+        trainer.resumed_after,
+        trainer.trained_again,
+    )
+
+
+def _by_name(records: Sequence[ImageRecord], root: Path) -> dict[str, str]:
+    """Return hashes by file name, or by path in the data folder where two folders have images of one name."""
+    names = {record.path.name for record in records}
+    if len(names) == len(records):
+        return {record.path.name: record.sha256 for record in records}
+    return {os.path.relpath(record.path, root).replace(os.sep, "/"): record.sha256 for record in records}
+
+
+def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:
+    """Return the size of the images where it is one: the camera's."""
+    sizes = {(record.height, record.width) for record in records}
+    return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def recipe_of(options: TrainOptions) -> Recipe:
+    """Return the method's recipe with what the user asked for.
+
+    Raises:
+        OptionError: The method is unknown, or a value is not possible.
+    """
+    return load_recipe(find_method(options.method), _overrides(options))
+
+
+def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
+    """Build the pair that training begins with; the second result says where the teacher's weights came from.
+
+    Raises:
+        OptionError: Backbone or taps are not possible.
+        WeightsError: The teacher's weights could not be found or do not fit.
+    """
+    _seed_everything(options.seed)
+    method = find_method(options.method)
+    return method.build(recipe.pair_options(method, _split(options.weights)))
+
+
+def _overrides(options: TrainOptions) -> dict[str, object]:
+    """Return the recipe's fields that the user gave."""
+    return {
+        "backbones": _split(options.backbone) if options.backbone else None,
+        "epochs": options.epochs,
+        # Tiles are seen as they are, and whole: what is cut away would be a gap in the frame's map.
+        "image_size": options.tile if options.image_size is None else options.image_size,
+        "crop_from": 0 if options.tile and options.crop_from is None else options.crop_from,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "taps": tuple(_split(group) for group in options.taps.split("/")) if options.taps else None,
+        "blur_sigma": options.blur_sigma,
+        "combine": options.combine,
+        "score": options.score,
+        "validation_fraction": options.validation_fraction,
+        "options": dict(options.method_options),
+    }
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_options(options: TrainOptions) -> None:
+    """Check what no recipe decides; raise ``OptionError`` for what is not possible."""
+    limits = (
+        ("--seed", options.seed, 0, 2**32 - 1),  # NumPy's
+        ("--workers", options.workers, 0, 1024),
+        ("--memory-mib", options.memory_mib, 0, 2**30),
+        ("--max-bad-images", options.max_bad_images, 0, 2**31),
+        ("--tile", 32 if options.tile is None else options.tile, 32, 4096),
+    )
+    for name, value, low, high in limits:
+        if not low <= value <= high:
+            raise OptionError(f"{name} is out of range", expected=f"{low} to {high}", received=str(value))
+    if not 0 < options.train_fraction <= 1:
+        raise OptionError(
+            "--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
+        )
+    require_one_source(options.group_by, options.parts)
+    low, high = options.sixteen_bit_range
+    if not 0 <= low < high <= 65535:
+        raise OptionError(
+            "--sixteen-bit-range is not possible", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}"
+        )
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bool) -> Run:
+    if not resume or not (out / RUN_INDEX).exists():
+        return Run.create(out, config, golden, force=(out / RUN_INDEX).exists())
+    run = Run(out)
+    # Compared as it would be recorded, in which names are text.
+    asked = msgspec.json.decode(encode_record(config), type=RunConfig)
+    began, now_asked = _decisions(run.config), _decisions(asked)
+    changed = [name for name in began if began[name] != now_asked[name]]
+    if _images(run.config) == _images(asked):
+        # The same images, divided differently: an option did that, which is named where the run records it.
+        changed = [name for name in changed if name not in _DIVISION] or [n for n in changed if n == _DIVISION[1]]
+    if changed:
+        raise CheckpointError(
+            f"'{out}' cannot be resumed: {', '.join(changed)} changed since it began",
+            expected=", ".join(f"{name} {began[name]}" for name in changed),
+            received=", ".join(f"{name} {now_asked[name]}" for name in changed),
+            fix="give the images and options (--group-by and --parts too) of before, or replace the run with --force",
+        )
+    return run
+
+
+_DIVISION = ("data_sha256", "validation_sha256")
+
+
+def _images(config: RunConfig) -> set[str]:
+    return {*config.train_images.values(), *config.validation_images.values()}
+
+
+def _decisions(config: RunConfig) -> dict[str, object]:
+    """Return what a resumed run must share with its beginning, by name."""
+    names = ("method", "weights", "seed", "data_sha256", "tile", "subfolders", "good_folders", "odd_images")
+    plain = {name: getattr(config, name) for name in names}
+    found = {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
+    found["validation_sha256"] = hash_of_hashes(config.validation_images.values())
+    del found["distance"]  # once an option; what is deployed is the same number, and the run goes by its own pair_spec
+    return found

@@ -1,0 +1,52 @@
+"""From a run folder to its trained pair, and to the fused detector of that pair."""
+
+from __future__ import annotations
+
+import torch
+
+from kd_export.graph import FusedDetector
+from kd_train.methods import find_method
+from kd_train.models.pair import Pair
+from kd_train.training.checkpoints import Checkpoint
+from kd_train.training.run import Run, RunConfig
+from kdx.errors import CheckpointError, OptionError
+from kdx.imaging.images import InputSpec
+
+
+def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
+    """Return a run's trained pair in eval mode and the record of its checkpoint.
+
+    Args:
+        run: The run.
+        which: ``last`` or ``best``; None for the one that the recipe names.
+    """
+    config = run.config
+    if which not in {None, "last", "best"}:
+        raise OptionError("--checkpoint is not possible", expected="last or best", received=str(which))
+    checkpoint = run.checkpoint(which or config.recipe.checkpoint)
+    method = find_method(config.method)
+    with torch.random.fork_rng(devices=[]):
+        pair, _ = method.build(config.recipe.pair_options(method, None))
+    if pair.spec != config.pair_spec:
+        raise CheckpointError(
+            f"'{run.path}' was trained as another pair than its recipe makes now",
+            expected=config.pair_spec.describe(),
+            received=pair.spec.describe(),
+            fix="the installed kdx or timm differs from the one that trained; see 'versions' in run.json",
+        )
+    try:
+        pair.load_state_dict(run.tensors(checkpoint))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the checkpoint of '{run.path}' does not fit its pair: {str(error).splitlines()[-1].strip()}",
+            fix="the installed timm may differ from the one that trained; see 'versions' in run.json",
+        ) from error
+    return pair.eval(), checkpoint
+
+
+def fuse(config: RunConfig, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
+    """Return the fused detector of a run's pair, for the run's own input or another camera's."""
+    recipe = config.recipe
+    return FusedDetector(
+        pair, config.pair_spec, input_spec or config.input, recipe.size, config.mean, config.std, recipe.resize_to
+    )

@@ -1,0 +1,305 @@
+"""Training a pair: seeded, resumable after any complete epoch, with a validation loss."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from kd_export.graph.preprocess import Preprocess
+from kd_train.data.image_set import ImageSet
+from kd_train.models.pair import Pair
+from kd_train.recipes import Recipe
+from kd_train.training.checkpoints import EpochRecord, Restart
+from kd_train.training.interrupts import Interrupts
+from kd_train.training.losses import FeatureMatching
+from kd_train.training.run import Run
+from kdx.errors import TrainingError
+from kdx.progress import SILENT, Progress
+
+# A kill costs the running epoch, and with an optimiser whose state is larger than this up to ten minutes more.
+_SMALL_STATE_BYTES = 32 * 2**20
+_RESTART_SECONDS = 600.0
+
+
+class FeatureCache:
+    """The frozen teacher's features, computed once: without augmentation they never change.
+
+    Args:
+        features: Per tap, ``(n, C, h, w)``.
+    """
+
+    def __init__(self, features: list[Tensor]) -> None:
+        self.features = features
+
+    def __getitem__(self, indices: Sequence[int]) -> list[Tensor]:
+        return [feature[list(indices)] for feature in self.features]
+
+
+class Trainer:
+    """Trains the student of a pair into a run folder.
+
+    Args:
+        pair: The pair; its student is trained in place.
+        run: Where checkpoints go.
+        train: Images to train on.
+        validation: Held-out good images.
+        device: Where to train.
+        memory_mib: Memory that the teacher's cached features may take, of both sets together.
+        progress: Shows epochs.
+
+    Attributes:
+        history: Every epoch so far.
+        resumed_after: The epoch after which :meth:`resume` continues.
+        trained_again: How many later epochs were complete, but cannot be resumed from.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        run: Run,
+        train: ImageSet,
+        validation: ImageSet,
+        *,
+        device: torch.device,
+        memory_mib: int,
+        progress: Progress = SILENT,
+    ) -> None:
+        config = run.config
+        self.recipe: Recipe = config.recipe
+        self.run = run
+        self.train_set = train
+        self.validation_set = validation
+        self.device = device
+        self.cache_bytes = memory_mib * 2**20
+        self.progress = progress
+        # channels_last halves a CPU training step of depthwise networks and helps tensor cores.
+        self.pair: Pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss = FeatureMatching(config.pair_spec, pair.channels).to(device)
+        recipe = self.recipe
+        self.preprocess = Preprocess(
+            config.input, recipe.size, config.mean, config.std, scale_is_folded=False, resize_to=recipe.resize_to
+        ).to(device)
+        self.parameters = {n: p for n, p in pair.named_parameters() if not n.startswith("teacher.")}
+        self.optimiser = _make_optimiser(self.recipe, list(self.parameters.values()))
+        self.schedule: OneCycleLR | ReduceLROnPlateau | None = None
+        self.history: list[EpochRecord] = []
+        self.resumed_after = self.trained_again = 0
+        self.interrupts = Interrupts()
+        self.saved_at = time.monotonic()
+        self.unsaved: dict[str, Tensor] | None = None  # the optimiser's state of the last epoch, not yet written
+
+    def resume(self) -> None:
+        """Continue where the run says, see :attr:`kd_train.training.checkpoints.Checkpoint.restart`.
+
+        Raises:
+            CheckpointError: A file is missing or was altered.
+        """
+        is_begun = (self.run.path / "last.json").exists()
+        last = self.run.checkpoint("last") if is_begun else None
+        restart = last.resumes_at if last else Restart()
+        # Also before the first epoch's end the teacher is the one that the run began with.
+        self.pair.load_state_dict(self.run.tensors(restart), strict=restart.epoch > 0)
+        state = self.run.checkpoints.read(restart.optimiser, restart.optimiser_sha256)
+        for name, parameter in self.parameters.items():
+            slots = {key.rpartition("/")[2]: value for key, value in state.items() if key.rpartition("/")[0] == name}
+            if slots:
+                self.optimiser.state[parameter] = {
+                    slot: value.to(self.device) if value.ndim else value for slot, value in slots.items()
+                }
+        self.history = list(last.history[: restart.epoch]) if last else []
+        if last:
+            self.run.checkpoints.clean()
+        self.resumed_after, self.trained_again = restart.epoch, (last.epoch if last else 0) - restart.epoch
+
+    def fit(self) -> list[EpochRecord]:
+        """Train up to the recipe's epochs and return the history.
+
+        Whatever ends it before, Ctrl-C and SIGTERM included, it resumes after its last complete epoch.
+
+        Raises:
+            TrainingError: The loss is no longer finite. The last complete epoch's checkpoint stands.
+        """
+        with self.interrupts:
+            try:
+                self._fit()
+            except BaseException:
+                if self.unsaved is not None:
+                    self.run.checkpoints.save_optimiser(self.unsaved)
+                raise
+        return self.history
+
+    def _fit(self) -> None:
+        self.run.keep_teacher(self._tensors(teacher=True))
+        cached = [self._cache_teacher(images, name) for images, name in self._sets()]
+        steps = len(self._shuffled(0))
+        self.schedule = self._make_schedule(steps)
+        self.saved_at = time.monotonic()
+        with self.progress.task("training", (self.recipe.epochs - len(self.history)) * steps) as task:
+            for epoch in range(len(self.history) + 1, self.recipe.epochs + 1):
+                started = time.perf_counter()
+                train_loss = 0.0
+                for step, (loss, share) in enumerate(self._train_epoch(epoch, cached[0])):
+                    train_loss += loss * share
+                    task.advance(1, f"epoch {epoch}/{self.recipe.epochs}  loss {loss:.4f}")
+                    self._require_finite(loss, epoch, step)
+                validation_loss = self._validation_loss(cached[1])
+                self._require_finite(validation_loss, epoch, steps)
+                if isinstance(self.schedule, ReduceLROnPlateau):
+                    self.schedule.step(validation_loss)
+                best = all(validation_loss < record.validation_loss for record in self.history)
+                seconds = time.perf_counter() - started
+                with self.interrupts.held():
+                    self.history.append(EpochRecord(epoch, train_loss, validation_loss, round(seconds, 3)))
+                    self._save(best=best)
+
+    def _sets(self) -> list[tuple[ImageSet, str]]:
+        return [(self.train_set, "training"), (self.validation_set, "held-out")]
+
+    def _train_epoch(self, epoch: int, cache: FeatureCache | None) -> Iterator[tuple[float, float]]:
+        """Run an epoch; yield each step's loss and the share of images it covers."""
+        self.pair.train()
+        batches = self._shuffled(epoch)
+        seen = sum(len(batch) for batch in batches)
+        for indices, x in self._inputs(self.train_set, batches, cache):
+            with torch.no_grad():
+                teacher = self._teacher_features(x, indices, cache)
+            loss = self.loss(self.pair.compare_training(x, teacher))
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimiser.step()
+            if isinstance(self.schedule, OneCycleLR):
+                self.schedule.step()
+            yield float(loss.detach()), len(indices) / seen
+
+    @torch.inference_mode()
+    def _validation_loss(self, cache: FeatureCache | None) -> float:
+        self.pair.eval()
+        total = 0.0
+        batches = _in_order(len(self.validation_set), self.recipe.batch_size)
+        for indices, x in self._inputs(self.validation_set, batches, cache):
+            teacher = self._teacher_features(x, indices, cache)
+            total += float(self.loss(self.pair.compare_training(x, teacher))) * len(indices)
+        return total / len(self.validation_set)
+
+    def _inputs(
+        self, images: ImageSet, batches: list[list[int]], cache: FeatureCache | None = None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield each batch's indices and the networks' input; it is empty where kept features are all that is used."""
+        if cache is not None and not self.pair.sees_image:
+            yield from ((indices, torch.empty(0)) for indices in batches)
+            return
+        for indices, batch in zip(batches, images.batches(batches), strict=True):
+            x = self.preprocess(batch.to(self.device))
+            yield indices, x.contiguous(memory_format=torch.channels_last)
+
+    def _teacher_features(self, x: Tensor, indices: list[int], cache: FeatureCache | None) -> list[Tensor]:
+        if cache is None:
+            return self.pair.teacher_features(x)
+        return [feature.to(self.device, memory_format=torch.channels_last) for feature in cache[indices]]
+
+    @torch.no_grad()
+    def _cache_teacher(self, images: ImageSet, name: str) -> FeatureCache | None:
+        """Compute the teacher's features of every image, or return None where they do not fit."""
+        if not len(images):
+            return None
+        features: list[Tensor] | None = None
+        batches = _in_order(len(images), self.recipe.batch_size)
+        with self.progress.task(f"teacher's features ({name})", len(images)) as task:
+            for indices, x in self._inputs(images, batches):
+                batch = [feature.cpu() for feature in self.pair.teacher_features(x)]
+                if features is None:
+                    needed = sum(feature[0].numel() for feature in batch) * 4 * len(images)
+                    if needed > self.cache_bytes:
+                        return None
+                    self.cache_bytes -= needed
+                    features = [torch.empty(len(images), *feature.shape[1:]) for feature in batch]
+                for stored, feature in zip(features, batch, strict=True):
+                    stored[indices] = feature
+                task.advance(len(indices))
+        return None if features is None else FeatureCache(features)
+
+    def _shuffled(self, epoch: int) -> list[list[int]]:
+        """Return an epoch's batches of indices; they depend on seed and epoch alone, so a resumed run keeps them."""
+        generator = torch.Generator().manual_seed(self.run.config.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.train_set), generator=generator).tolist()
+        size = self.recipe.batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        # Batch normalisation cannot train on one image.
+        return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+    def _make_schedule(self, steps: int) -> OneCycleLR | ReduceLROnPlateau | None:
+        """Return the schedule where training goes on; it depends on steps and validation losses alone."""
+        if self.recipe.schedule == "constant":
+            return None
+        if self.recipe.schedule == "plateau":
+            plateau = ReduceLROnPlateau(self.optimiser)
+            for record in self.history:
+                plateau.step(record.validation_loss)
+            return plateau
+        one_cycle = OneCycleLR(self.optimiser, self.recipe.learning_rate, total_steps=self.recipe.epochs * steps + 1)
+        with warnings.catch_warnings():
+            # The optimiser's own steps were taken before the interruption.
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(len(self.history) * steps):
+                one_cycle.step()
+        return one_cycle
+
+    def _require_finite(self, loss: float, epoch: int, step: int) -> None:
+        if math.isfinite(loss):
+            return
+        kept = f"the checkpoint of epoch {len(self.history)} stands" if self.history else "nothing was saved yet"
+        raise TrainingError(
+            f"the loss became {loss} in epoch {epoch}, step {step + 1}; {kept}",
+            fix=f"train with a lower --learning-rate than {self.recipe.learning_rate:g}",
+        )
+
+    def _save(self, *, best: bool) -> None:
+        """Write the epoch's students, and the optimiser's state where a restart is worth it; keep it otherwise."""
+        self.unsaved = None  # of the epoch before: its memory first
+        state = {
+            # A copy: the next epoch's steps change the optimiser's own.
+            f"{name}/{slot}": value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, parameter in self.parameters.items()
+            for slot, value in self.optimiser.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+        is_due = self._is_due(state)
+        self.run.save(self._tensors(teacher=False), state if is_due else None, self.history, best=best)
+        if is_due:
+            self.saved_at = time.monotonic()
+        else:
+            self.unsaved = state
+
+    def _is_due(self, state: dict[str, Tensor]) -> bool:
+        """Whether the optimiser's state is written now."""
+        return (
+            sum(value.nbytes for value in state.values()) <= _SMALL_STATE_BYTES
+            or len(self.history) == self.recipe.epochs
+            or time.monotonic() - self.saved_at >= _RESTART_SECONDS
+        )
+
+    def _tensors(self, *, teacher: bool) -> dict[str, Tensor]:
+        """Return the teacher's tensors by name, or all others; those of networks from timm keep its names."""
+        return {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.pair.state_dict().items()
+            if name.startswith("teacher.") == teacher
+        }
+
+
+def _make_optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
+
+
+def _in_order(count: int, size: int) -> list[list[int]]:
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]

@@ -1,0 +1,181 @@
+"""The output folder of ``kdx score``: what decides the scores, the lists of images, and the finished shards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from kdx import __version__
+from kdx.archive.listing import added
+from kdx.archive.plan import FILES, Plan, write_listing
+from kdx.archive.ray_engine import TRIES
+from kdx.archive.score_records import SCHEMA, Index, Listed, Settings
+from kdx.archive.table import SHARDS
+from kdx.errors import OutputError
+from kdx.folders.image_search import LeftOut, walk
+from kdx.storage.files import tidy, write_atomic
+from kdx.storage.json_records import encode_record, now, read_record
+from kdx.storage.locks import lock, open_folder
+
+_INDEX = "score.json"
+SUMMARY = "summary.json"
+SHARD_SIZE = 1000
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call asked for; None, and the backend ``auto``, leave what the output folder was begun with.
+
+    Attributes:
+        archive: The folder of images, absolute.
+        bundle: The bundle's folder, absolute.
+        bundle_sha256: Hash of its ``bundle.json``.
+        backend: A backend's name.
+        precision: Of the graph.
+        shard_size: Images in a shard.
+    """
+
+    archive: str
+    bundle: str
+    bundle_sha256: str
+    backend: str = "auto"
+    precision: str | None = None
+    shard_size: int | None = None
+
+
+class ScoreFolder:
+    """The output folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.shards = self.path / SHARDS
+        self.summary = self.path / SUMMARY
+
+    @contextlib.contextmanager
+    def held(self, *, force: bool) -> Iterator[None]:
+        """Make the folder, or see that it is one of this command, and keep other calls out of it.
+
+        Args:
+            force: Discard what earlier calls left.
+
+        Raises:
+            OutputError: It holds something else, or another call is at work in it.
+        """
+        self._require_own()
+        self.shards.mkdir(parents=True, exist_ok=True)
+        handle = open_folder(self.path)
+        try:
+            if handle is not None:
+                lock(handle)
+            self._remove_left()
+            if force:
+                self._discard()
+            yield
+        except BlockingIOError as error:
+            raise OutputError(
+                f"another kdx score is at work in '{self.path}'", fix="wait for it, or choose another --out"
+            ) from error
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+    def begun(self) -> Index | None:
+        """Return what the folder was begun with; None where it is new."""
+        path = self.path / _INDEX
+        if not path.is_file():
+            return None
+        return read_record(path, Index, error=OutputError, fix="begin anew with --force", supported=SCHEMA)
+
+    def begin(self, settings: Settings) -> Index:
+        """Write what decides the scores of this folder."""
+        index = Index(schema=SCHEMA, kdx_version=__version__, settings=settings)
+        write_atomic(self.path / _INDEX, encode_record(index))
+        return index
+
+    def list_added(self, index: Index) -> Index:
+        """List the images of the archive that no listing has, and keep them as new shards, if there are any."""
+        left_out = LeftOut()
+        name = f"{len(index.listed):03d}"
+        first = sum(one.shards for one in index.listed)
+        shards, frames = write_listing(self.path, name, self._added(index, left_out), index.settings.shard_size)
+        if not frames:
+            return index
+        listed = Listed(
+            name=name,
+            first_shard=first,
+            shards=shards,
+            frames=frames,
+            linked_folders=left_out.count("linked_folder"),
+            created=now(),
+        )
+        index = msgspec.structs.replace(index, listed=[*index.listed, listed])
+        write_atomic(self.path / _INDEX, encode_record(index))
+        return index
+
+    def count_added(self, index: Index, left_out: LeftOut) -> int:
+        """Count the images of the archive that no listing has, and what is left out."""
+        return sum(1 for _ in self._added(index, left_out))
+
+    def done(self) -> list[int]:
+        """Return the numbers of the finished shards."""
+        names = (entry.name for entry in os.scandir(self.shards) if entry.name.endswith(".parquet"))
+        return sorted(int(stem) for name in names if (stem := name.removesuffix(".parquet")).isdecimal())
+
+    def _require_own(self) -> None:
+        if (self.path / _INDEX).is_file() or not self.path.exists():
+            return
+        found = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else ["a file"]
+        # A call that was killed before it wrote anything leaves one empty folder.
+        if found and (found != [SHARDS] or any(self.shards.iterdir())):
+            raise OutputError(f"'{self.path}' exists and is not of kdx score", fix="choose another name for --out")
+
+    def _added(self, index: Index, left_out: LeftOut) -> Iterator[str]:
+        return added(walk(Path(index.settings.archive), left_out), Plan(self.path, index.listed).paths())
+
+    def _discard(self) -> None:
+        """Remove what this command made; whatever else a user keeps beside it stays."""
+        (self.path / _INDEX).unlink(missing_ok=True)
+        for path in self.shards.iterdir():
+            path.unlink()
+        for name in (FILES, TRIES):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self.summary.unlink(missing_ok=True)
+
+    def _remove_left(self) -> None:
+        """Remove what killed processes left half written, ``.NUMBER.parquet.*.part``."""
+        for entry in list(os.scandir(self.shards)):
+            if entry.name.startswith("."):
+                number, _, _ = entry.name[1:].partition(".")
+                tidy(self.shards / f"{number}.parquet")
+
+
+def require_same(path: Path, settings: Settings, asked: Asked) -> None:
+    """Raise ``OutputError`` where a call asks for other scores than an output folder holds."""
+    given = {name: value for name, value in msgspec.structs.asdict(asked).items() if value not in (None, "auto")}
+    given.pop("bundle")  # a copy elsewhere is the same bundle
+    began = msgspec.structs.asdict(settings)
+    changed = [name for name, value in given.items() if value != began[name]]
+    if changed:
+        raise OutputError(
+            f"'{path}' holds scores of another {' and '.join(_WORDS[name] for name in changed)}",
+            expected=", ".join(f"{_WORDS[name]} {began[name]}" for name in changed),
+            received=", ".join(f"{_WORDS[name]} {given[name]}" for name in changed),
+            fix="give the options of the first call, choose another --out, or begin anew with --force",
+        )
+
+
+_WORDS = {
+    "archive": "archive",
+    "bundle_sha256": "bundle",
+    "backend": "backend",
+    "precision": "precision",
+    "shard_size": "shard size",
+}

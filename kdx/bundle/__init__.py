@@ -1,0 +1,1 @@
+"""The bundle: what one folder on disk holds, how it is opened, checked, changed and signed."""

@@ -1,0 +1,131 @@
+"""What was checked is what runs: a bundle's files, read again, are the bytes that were hashed, or an error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdx.errors import BackendError, BundleError
+from kdx.storage.files import sha256_bytes, sha256_file
+
+if TYPE_CHECKING:
+    from kdx.bundle.signing import Seal
+
+
+def read_checked(path: Path, sha256: str) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        BundleError: It is not what was checked when the bundle was opened.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"'{path}' cannot be read any more: {error.strerror}", fix="load the bundle again") from error
+    received = sha256_bytes(content)
+    if received != sha256:
+        raise BundleError(
+            f"'{path}' was replaced or altered after the bundle was opened",
+            expected=f"sha256 {sha256}",
+            received=f"sha256 {received}",
+            fix="load the bundle again",
+        )
+    return content
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX graph whose content was checked. What a backend opens: never the path alone.
+
+    Attributes:
+        path: Where it is, for messages, and because engines lie beside it. Its content may change at any time.
+        sha256: Of the content that was checked.
+        seal: The signature that was required of its bundle, or None.
+    """
+
+    path: Path
+    sha256: str
+    seal: Seal | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Graph:
+        """Return a file's graph as it is now, for a file that belongs to no bundle."""
+        return cls(path, sha256_file(path))
+
+    def read(self) -> bytes:
+        """Return the content that was checked; raise ``BundleError`` when the file holds another by now."""
+        return read_checked(self.path, self.sha256)
+
+    def hold(self) -> HeldGraph:
+        """Keep the file open, for a backend that reads the graph again later."""
+        return HeldGraph(self)
+
+
+class HeldGraph:
+    """A graph's file, open: it can be read again after the bundle was replaced, and takes no memory meanwhile.
+
+    Windows refuses to replace a folder that holds an open file; there the path is opened again. In either case the
+    content is compared with the hash each time.
+
+    Args:
+        graph: The graph.
+
+    Attributes:
+        path: As the graph's.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.path = graph.path
+        self._file: _OpenFile | None = None
+        if os.name != "nt":
+            with contextlib.suppress(OSError):  # reading says why
+                self._file = _OpenFile(graph.path)
+
+    def read(self) -> bytes:
+        """Return the content that was checked.
+
+        Raises:
+            BackendError: The file holds another by now, or is gone.
+        """
+        try:
+            file = self._file  # stays open to the end of this call, whoever closes meanwhile
+            if file is None:
+                return self._graph.read()
+            content = file.read()
+        except (OSError, BundleError) as error:
+            raise BackendError(
+                f"the graph '{self._graph.path}' cannot be read any more: {error}", fix="load the bundle again"
+            ) from error
+        if sha256_bytes(content) != self._graph.sha256:
+            raise BackendError(
+                f"the graph '{self._graph.path}' was altered after the bundle was opened",
+                expected=f"sha256 {self._graph.sha256}",
+                received=f"sha256 {sha256_bytes(content)}",
+                fix="load the bundle again; replace bundles as a whole (kdx export --force), never file by file",
+            )
+        return content
+
+    def close(self) -> None:
+        """Close the file, once no other thread is reading it. Closing twice is harmless."""
+        self._file = None
+
+
+class _OpenFile:
+    """A file's descriptor, closed when nothing refers to this any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self) -> bytes:
+        # Not the file's own position: threads and forked processes read at the same time.
+        parts, position, size = [], 0, os.fstat(self._descriptor).st_size
+        while part := os.pread(self._descriptor, size - position, position):
+            parts.append(part)
+            position += len(part)
+        return b"".join(parts)

@@ -1,0 +1,84 @@
+"""A bundle with another file in it, set in one step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import INDEX, SCHEMA, SIGNATURE, Threshold
+from kdx.imaging.frame_faults import FrameLimits
+from kdx.storage.files import new_folder, sha256_bytes, write_atomic
+from kdx.storage.json_records import encode_record
+
+
+def with_file(
+    bundle: Bundle,
+    name: str,
+    content: bytes | None,
+    calibrated: tuple[Threshold, Mapping[str, Mapping[str, Threshold]], FrameLimits | None] | None = None,
+) -> Bundle:
+    """Give a bundle on disk another file of a name, or none, in one step, and return it. A signature is removed.
+
+    Args:
+        bundle: The bundle.
+        name: Of the file.
+        content: Of the file; None removes it.
+        calibrated: FP32's new threshold, those of BF16 and INT8, and what frames of real parts look like; None leaves
+            all as they are.
+
+    Raises:
+        BundleError: The bundle on disk is another one by now.
+        OutputError: The folder around it cannot be written.
+    """
+    with new_folder(bundle.path, force=True) as folder:
+        manifest = bundle.require_present("changed", fix="call again")
+        manifest = manifest.with_thresholds(*calibrated) if calibrated else manifest
+        files = {each: digest for each, digest in manifest.files.items() if each != name}
+        for each in files:
+            _copy_listed(bundle, each, folder / each)
+        _copy_others(bundle.path, folder, {*manifest.files, INDEX, SIGNATURE, name})
+        if content is not None:
+            (folder / name).write_bytes(content)
+            files[name] = sha256_bytes(content)
+        changed = msgspec.structs.replace(manifest, schema=SCHEMA, files=files)
+        write_atomic(folder / INDEX, encode_record(changed))
+    return Bundle(bundle.path, changed)
+
+
+def _copy_listed(bundle: Bundle, name: str, target: Path) -> None:
+    """Copy a file that the index lists. One behind a link is copied out of there: it is not the bundle's to share."""
+    source = bundle.path / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.resolve() != bundle.path.resolve() / name:
+        target.write_bytes(bundle.read(name))
+        return
+    _link(source, target)
+
+
+def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
+    """Copy what lies in a bundle and is not listed, such as engines; links stay links, and are not followed."""
+    folders = {parent.as_posix() for name in left_out for parent in PurePosixPath(name).parents}
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        paths = {name: Path(folder, name).relative_to(source).as_posix() for name in names}
+        # A link in the place of a folder of listed files: that folder was copied.
+        return [
+            name
+            for name, path in paths.items()
+            if path in left_out or (path in folders and Path(folder, name).is_symlink())
+        ]
+
+    shutil.copytree(source, target, symlinks=True, copy_function=_link, ignore=ignored, dirs_exist_ok=True)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name; files of a bundle are replaced, never changed. A copy where that is not possible."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)

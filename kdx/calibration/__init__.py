@@ -1,0 +1,1 @@
+"""Thresholds, level maps and frame limits, learned from good images."""

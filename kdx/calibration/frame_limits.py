@@ -1,0 +1,142 @@
+"""What frames of real parts look like, learned from the good images of a calibration.
+
+See :mod:`kdx.imaging.frame_faults`.
+
+The rule, for each value of each channel: the limit is half the least that a good image has (for the largest brightness,
+twice the most), or what one of a thousand further good images would pass if the logarithms were normally distributed,
+whichever is further away. Few images, and images that differ much among themselves, so set wide limits. For the share
+that is not black, four fifths take the place of the half: a quarter of the frame that was never black shows. Golden
+images keep every limit too.
+
+Rule and margins were chosen by reasoning and on the training images of three public data sets: with 50 images to learn
+from, 0.0 to 0.4 % of the others would be taken for frames without a part, with 200 images 0.0 to 0.2 %; that includes
+single images that are nearly black or blank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from kdx.bundle.bundle import Bundle
+from kdx.imaging.frame_faults import ChannelLimits, ChannelValues, FrameLimits, values_of
+
+# Fewer images do not tell how much good ones differ.
+FEWEST = 5
+MARGIN = 2.0
+LIT_MARGIN = 1.25
+# Share of further good images that may pass a limit, if their values are distributed as assumed.
+_PASSES = 1e-3
+_MOST_OUTLIERS = 100
+
+Frames = Sequence[Sequence[ChannelValues]]
+
+
+def frame_limits_of(bundle: Bundle, good: Mapping[str, Sequence[ChannelValues]]) -> tuple[FrameLimits, list[str]]:
+    """Return what frames of a bundle's parts look like, and the images that alone widen it.
+
+    Args:
+        bundle: Its golden images keep the limits too, unless they are tiles, which say nothing of frames.
+        good: What was measured of each good image, by path.
+    """
+    golden = [] if bundle.manifest.tiling else [values_of(image) for image in bundle.golden().images]
+    paths, frames = list(good), list(good.values())
+    limits = learn_limits(frames, golden, bundle.manifest.frame_limits)
+    return limits, [paths[index] for index in outliers_of(frames)]
+
+
+def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimits:
+    """Return limits that every one of these frames keeps.
+
+    Args:
+        good: Of each good image, of each channel (:func:`kdx.imaging.frame_faults.values_of`).
+        golden: Likewise of golden images, some of which show defects; they only widen limits.
+        known: The bundle's, of which those that come from golden images stay.
+
+    Returns:
+        Without limits of channels where there are fewer than :data:`FEWEST` images.
+    """
+    fixed = FrameLimits(dark=known.dark, bright=known.bright)
+    if len(good) < FEWEST:
+        return fixed
+    channels = []
+    for channel in range(len(good[0])):
+        columns = _columns(good, channel)
+        shown = _columns(golden, channel) if golden else None
+        channels.append(
+            ChannelLimits(
+                darkest=_least(columns, shown, "brightness"),
+                brightest=_most(columns, shown),
+                contrast=_least(columns, shown, "contrast"),
+                structure=_least(columns, shown, "structure"),
+                roughness=_least(columns, shown, "roughness"),
+                lit=_least(columns, shown, "lit"),
+            )
+        )
+    return FrameLimits(dark=known.dark, bright=known.bright, channels=tuple(channels), images=len(good))
+
+
+def outliers_of(good: Frames) -> list[int]:
+    """Return which frames would be faults by the limits that the others set; of each value a tenth of them at most."""
+    found: set[int] = set()
+    if len(good) <= FEWEST:
+        return []
+    for channel in range(len(good[0])):
+        columns = _columns(good, channel)
+        for name, values in columns.items():
+            found.update(_far_below(values, _margin(name)))
+        if columns["brightness"].min() > 0:
+            found.update(_far_below(1 / columns["brightness"], MARGIN))
+    return sorted(found)
+
+
+def _columns(frames: Frames, channel: int) -> dict[str, NDArray[np.float64]]:
+    table = np.array([frame[channel] for frame in frames], np.float64)
+    return dict(zip(ChannelValues._fields, table.T, strict=True))
+
+
+def _margin(name: str) -> float:
+    return LIT_MARGIN if name == "lit" else MARGIN
+
+
+def _least(
+    good: dict[str, NDArray[np.float64]], golden: dict[str, NDArray[np.float64]] | None, name: str
+) -> float | None:
+    """Return a lower limit; None where a good image has 0 or less, so that no limit can be told."""
+    limit = _limit(good[name], _margin(name))
+    if limit is None or golden is None:
+        return limit
+    least = min(limit, float(golden[name].min()))
+    return least if math.isfinite(least) else None
+
+
+def _most(good: dict[str, NDArray[np.float64]], golden: dict[str, NDArray[np.float64]] | None) -> float | None:
+    """Return the largest brightness; None where that is white, or a good image is wholly black."""
+    lowest = _limit(1 / good["brightness"], MARGIN) if good["brightness"].min() > 0 else None
+    most = max(1 / lowest if lowest else 255.0, float(golden["brightness"].max()) if golden else 0.0)
+    return most if most < 255 else None
+
+
+def _limit(values: NDArray[np.float64], margin: float) -> float | None:
+    if not values.min() > 0:
+        return None
+    logs = np.log(values)
+    # Of a normal distribution, so many sample deviations from the mean are passed seldom enough by a further value.
+    reach = float(student.ppf(1 - _PASSES, len(logs) - 1)) * math.sqrt(1 + 1 / len(logs))
+    return float(min(values.min() / margin, math.exp(logs.mean() - reach * logs.std(ddof=1))))
+
+
+def _far_below(values: NDArray[np.float64], margin: float) -> list[int]:
+    """Return the places of values that are below the limit that those above them set."""
+    order = np.argsort(values, kind="stable")
+    ordered, found = values[order], 0
+    most = min(_MOST_OUTLIERS, max(1, len(values) // 10))
+    for count in range(1, 1 + min(most, len(values) - FEWEST)):
+        limit = _limit(ordered[count:], margin)
+        if limit is not None and ordered[count - 1] < limit:
+            found = count
+    return [int(place) for place in order[:found]]

@@ -1,0 +1,138 @@
+"""The level map of ``kdx calibrate --per-position``: from half of the held-out good images. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import LevelFit
+from kdx.calibration.threshold import images_to_promise
+from kdx.decision.level_map import Level, level_from, level_of, rule_of
+from kdx.errors import DataError, ImageError
+from kdx.imaging.image_identity import Likeness, identify
+from kdx.imaging.images import read_image
+from kdx.progress import SILENT, Progress
+from kdx.runtime.detector import Detector
+from kdx.storage.files import hash_of_hashes
+from kdx.verification.certificate import TOLERANCES
+
+# Fewer do not tell what of a place's heat is the part's and what is chance.
+FEWEST = 5
+
+
+@dataclass(frozen=True)
+class FittedLevel:
+    """A level map, and what it was fitted on.
+
+    Attributes:
+        level: The map.
+        record: What a threshold records of it.
+        images: Hashes of the images; none of them, and no copy, may choose a threshold.
+    """
+
+    level: Level
+    record: LevelFit
+    images: frozenset[str]
+
+
+def fit_level(
+    bundle: Bundle,
+    detector: Detector,
+    good_images: Sequence[Path],
+    false_reject_rate: float | None,
+    *,
+    max_bad_images: int = 0,
+    progress: Progress = SILENT,
+) -> FittedLevel:
+    """Fit a level map on one half of the good images that were not trained on, and leave the other to the threshold.
+
+    Args:
+        bundle: Whose training images do not count.
+        detector: Of FP32: its graph's own maps are taken, and its region of interest.
+        good_images: Files; copies count once.
+        false_reject_rate: What the other half must be able to promise; None where defects choose the threshold.
+        max_bad_images: How many may be unreadable.
+        progress: Told of every image.
+
+    Raises:
+        InputError: The method's score is not of its map alone.
+        DataError: Too few images for two halves, or their maps give no level.
+        ImageError: More images than allowed cannot be read.
+    """
+    rule = rule_of(bundle.manifest)
+    chosen = _first_half(bundle, good_images, false_reject_rate)
+    hottest = np.zeros(bundle.manifest.camera_map_size, np.float32)
+    read: list[str] = []
+    with progress.task("fitting the level map", len(chosen)) as task:
+        for bad_before, (digest, path) in enumerate(chosen.items()):
+            task.advance()
+            try:
+                image = read_image(path, detector.input)
+            except ImageError:  # calibration meets it again, and reports it
+                if bad_before - len(read) >= max_bad_images:
+                    raise
+                continue
+            answer = detector.checked(detector.backend.run(np.ascontiguousarray(image[None])))
+            if not np.isfinite(answer.scores).all():
+                raise DataError(f"the map or the score of '{path}' is not finite", fix="run kdx verify")
+            hottest = np.maximum(hottest, answer.maps[0])
+            read.append(digest)
+    if len(read) < FEWEST:
+        raise _too_few(2 * FEWEST, 2 * len(read), "could be read")
+    level = level_from(hottest, rule, detector.roi.counted if detector.roi else None)
+    record = LevelFit(sha256=level.sha256, images=len(read), data_sha256=hash_of_hashes(read))
+    stored = _stored(bundle, level, record)
+    return FittedLevel(*(stored or (level, record)), frozenset(read))
+
+
+def _stored(bundle: Bundle, level: Level, record: LevelFit) -> tuple[Level, LevelFit] | None:
+    """Return the bundle's own level map where it is of the same images and differs by rounding alone, else None.
+
+    Thresholds belong to the level map's hash. FP32 maps of two machines or runtimes differ in their last digits, and
+    each would discard the thresholds that another runtime measured elsewhere.
+    """
+    threshold = bundle.manifest.threshold
+    if threshold is None or threshold.level is None or threshold.roi_sha256 != bundle.manifest.roi_sha256:
+        return None
+    if msgspec.structs.replace(threshold.level, sha256=record.sha256) != record:
+        return None
+    if threshold.level.sha256 != bundle.manifest.level_sha256:
+        return None
+    stored = level_of(bundle)
+    if stored is None or stored.rule != level.rule:
+        return None
+    # Relative to the largest value, as the FP32 tolerance of maps is relative to their range.
+    allowed = TOLERANCES["fp32"].map * float(stored.values.max())
+    return (stored, threshold.level) if np.abs(stored.values - level.values).max() <= allowed else None
+
+
+def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: float | None) -> dict[str, Path]:
+    """Return half of the images that were not trained on, by hash: those whose hashes come first, in any order."""
+    trained = bundle.training_images()
+    held_out: dict[str, Path] = {}
+    seen: set[str] = set()
+    for path in good_images:
+        identity = identify(path)
+        if trained.likeness(identity) is not Likeness.SAME and identity.key not in seen:
+            held_out[identity.file] = path
+            seen.add(identity.key)
+    promised = 1 if false_reject_rate is None else images_to_promise(false_reject_rate)
+    needed = max(2 * FEWEST, 2 * promised - 1)
+    if len(held_out) < needed:
+        rate = "" if false_reject_rate is None else f" at a false-reject rate of {false_reject_rate:g}"
+        raise _too_few(needed, len(held_out), f"are held out{rate}")
+    return {digest: held_out[digest] for digest in sorted(held_out)[: len(held_out) // 2]}
+
+
+def _too_few(needed: int, received: int, what: str) -> DataError:
+    return DataError(
+        "too few good images for --per-position: one half fits the level map, the other chooses the threshold",
+        expected=f"at least {needed}",
+        received=f"{received} that {what}",
+        fix="add good images, ask for a higher --false-reject-rate, or calibrate without --per-position",
+    )

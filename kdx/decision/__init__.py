@@ -1,0 +1,1 @@
+"""From a map and a score to a verdict."""

@@ -1,0 +1,178 @@
+"""Normalisation per position: of parts that always lie at the same place, some places are naturally hotter than others.
+
+The map is divided by a level: how hot good parts get there. 1 is as hot as they get, so that a faint defect in a calm
+place counts as much as a strong one on an edge. Like the region of interest, and before it, this is applied behind the
+graph, and the score is taken anew by the bundle's own rule. ``embed/src/position.cpp`` has the same definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import LEVEL, Manifest, Threshold
+from kdx.bundle.store import with_file
+from kdx.decision.roi import Roi, RoiFrame, roi_of
+from kdx.errors import BundleError, DataError, InputError
+from kdx.imaging.frame_faults import FrameLimits
+from kdx.storage.files import sha256_bytes
+from kdx.storage.npy import decode_array, encode_array
+
+# A level is widened by this share of the map's shorter side: parts lie a little differently each time.
+RADIUS = 0.02
+# Of the median: calm places are not divided by nearly nothing.
+FLOOR = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """How hot good parts get, by pixel of the map.
+
+    Attributes:
+        values: float32 ``(h, w)``, above 0.
+        rule: How the map becomes the score: ``max`` or ``sum``.
+    """
+
+    values: NDArray[np.float32] = field(repr=False)
+    rule: str
+
+    def apply(
+        self, maps: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return normalised maps and their scores; a score that is not finite stays.
+
+        Args:
+            maps: float32 ``(..., h, w)``.
+            scores: float32 ``(..., 1)``.
+        """
+        maps = maps / self.values
+        if self.rule == "max":
+            own = maps.max(axis=(-2, -1))[..., None]
+        else:
+            own = maps.sum(axis=(-2, -1), dtype=np.float64).astype(np.float32)[..., None]
+        return maps, np.where(np.isfinite(scores), own, scores)
+
+    @property
+    def encoded(self) -> bytes:
+        """The file's content."""
+        return encode_array(self.values)
+
+    @property
+    def sha256(self) -> str:
+        """The file's hash."""
+        return sha256_bytes(self.encoded)
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What is done behind the graph, in this order; nothing where both are None."""
+
+    level: Level | None = None
+    roi: Roi | None = None
+
+    def apply(
+        self, maps: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return maps ``(..., h, w)`` and scores ``(..., 1)`` as they are decided."""
+        for step in (self.level, self.roi):
+            if step is not None:
+                maps, scores = step.apply(maps, scores)
+        return maps, scores
+
+
+def rule_of(manifest: Manifest) -> str:
+    """Return how a bundle's map becomes its score; raise ``InputError`` where its score is not of the map alone."""
+    rule = RoiFrame.of(manifest).rule
+    if rule is None:
+        raise InputError(
+            "this method takes no normalisation per position: its score is not of the returned map alone",
+            expected="a method whose score is the maximum or the sum of one map, for example stpm",
+            fix="calibrate without --per-position",
+        )
+    return rule
+
+
+def level_from(hottest: NDArray[np.float32], rule: str, counted: NDArray[np.bool_] | None = None) -> Level:
+    """Return the level of good parts: widened by :data:`RADIUS`, and nowhere below :data:`FLOOR` of its median.
+
+    Args:
+        hottest: float32 ``(h, w)``, the maximum over maps of good images.
+        rule: As for :class:`Level`.
+        counted: bool ``(h, w)``, of whose pixels the median is; None for all.
+
+    Raises:
+        DataError: The maps are not finite, or 0 nearly everywhere.
+    """
+    from scipy.ndimage import maximum_filter
+
+    radius = max(1, round(RADIUS * min(hottest.shape)))
+    level = maximum_filter(hottest, size=2 * radius + 1, mode="nearest")
+    least = np.float32(FLOOR * np.median(level if counted is None else level[counted]))
+    if not (np.isfinite(hottest).all() and least > 0):
+        raise DataError(
+            "the maps of these good images give no level", expected="finite, and above 0 in most places",
+            received=f"{hottest.min():.3g} to {hottest.max():.3g}", fix="run kdx verify",
+        )  # fmt: skip
+    return Level(np.maximum(level, least).astype(np.float32), rule)
+
+
+def level_of(bundle: Bundle) -> Level | None:
+    """Return a bundle's level, or None.
+
+    Raises:
+        BundleError: It cannot be used.
+    """
+    manifest = bundle.manifest
+    if LEVEL not in manifest.files:
+        return None
+    fix = "calibrate again: kdx calibrate BUNDLE DATA --per-position"
+    try:
+        rule = rule_of(manifest)
+    except InputError as error:
+        raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
+    values = decode_array(bundle.read(LEVEL), bundle.path / LEVEL)
+    if values.shape != manifest.camera_map_size:
+        raise BundleError(
+            f"'{LEVEL}' of '{bundle.path}' does not fit the map",
+            expected=f"float32 {manifest.camera_map_size}",
+            received=f"float32 {values.shape}",
+            fix=fix,
+        )
+    wrong = int((~(np.isfinite(values) & (values > 0))).sum())
+    if wrong:
+        raise BundleError(
+            f"'{LEVEL}' of '{bundle.path}' cannot be used",
+            expected="finite values above 0",
+            received=f"{wrong} others",
+            fix=fix,
+        )
+    return Level(values, rule)
+
+
+def golden_behind(bundle: Bundle) -> Behind:
+    """Return how a bundle's golden images are decided: tiles as they are, for level and region are of frames."""
+    return Behind() if bundle.manifest.tiling else Behind(level_of(bundle), roi_of(bundle))
+
+
+def store_calibration(
+    bundle: Bundle,
+    threshold: Threshold,
+    own: Mapping[str, Mapping[str, Threshold]],
+    level: Level | None,
+    frame_limits: FrameLimits | None = None,
+) -> Bundle:
+    """Store thresholds and the level map, or none, in one step.
+
+    Thresholds are stored as by :meth:`kdx.bundle.bundle.Bundle.with_thresholds`.
+
+    Raises:
+        BundleError: The bundle on disk is another one by now.
+        OutputError: The folder around it cannot be written.
+    """
+    if (level and level.sha256) == bundle.manifest.level_sha256:
+        return bundle.with_thresholds(threshold, own, frame_limits)
+    return with_file(bundle, LEVEL, level.encoded if level else None, (threshold, own, frame_limits))

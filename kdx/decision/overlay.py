@@ -1,0 +1,159 @@
+"""Heat maps: the anomaly map over its image, scaled by the threshold so that a colour means the same on all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
+
+from kdx.decision.verdict import Decision, Verdict
+from kdx.imaging.images import centred_box
+
+# Anchor colours from unremarkable to far above the threshold; interpolated linearly. Readable in grey as well.
+_COLOURS = np.array([[20, 11, 52], [90, 16, 110], [187, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
+_STRONGEST_BLEND = 0.75  # some of the image always shows
+_CAPTION_HEIGHT = 40
+_CAPTION_COLOURS = {
+    Decision.GOOD: (24, 104, 58),
+    Decision.REVIEW: (150, 96, 12),
+    Decision.DEFECTIVE: (158, 27, 40),
+    Decision.UNDECIDED: (84, 84, 92),
+}
+_UNSEEN = 0.35  # of their brightness is left to the parts that the detector does not see
+_SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be read
+
+
+def render_overlay(
+    image: NDArray[np.uint8],
+    verdict: Verdict,
+    name: str,
+    field_of_view: float = 1.0,
+    included: NDArray[np.bool_] | None = None,
+) -> Image.Image:
+    """Draw an image and, beside it, the same with its heat map, its outline at the map's threshold, and a caption.
+
+    Colour begins at half that threshold and is strongest at twice of it. Without a threshold it is strongest at the
+    map's own maximum, however low that is, and the caption says so.
+
+    Args:
+        image: uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
+        verdict: What the detector said of it.
+        name: The file's name, for the caption.
+        field_of_view: Share of each side, centred, that the map covers; the rest stays dark.
+        included: bool ``(H, W)``: the region of interest, likewise; None for all of it.
+    """
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
+    factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
+    picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
+    layer = _layer(verdict.anomaly_map, picture.size, verdict.pixel_threshold, field_of_view, included)
+    own_scale = None if verdict.pixel_threshold else layer.full
+    blended = _blend(np.asarray(picture, dtype=np.float64), layer.heat)
+    blended[layer.outside] *= _UNSEEN
+    blended[layer.outline] = (255, 255, 255)
+    width, height = picture.size
+    sheet = Image.new("RGB", (2 * width + 4, height + _CAPTION_HEIGHT), _CAPTION_COLOURS[verdict.decision])
+    sheet.paste(picture, (0, _CAPTION_HEIGHT))
+    sheet.paste(Image.fromarray(blended.astype(np.uint8)), (width + 4, _CAPTION_HEIGHT))
+    _caption(sheet, caption_lines(verdict, name, own_scale))
+    return sheet
+
+
+def heat_layer(
+    anomaly_map: NDArray[np.float32],
+    size: tuple[int, int],
+    pixel_threshold: float | None,
+    field_of_view: float = 1.0,
+    included: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
+    """Return what :func:`render_overlay` lays over an image as a layer of its own: RGBA ``(height, width, 4)``.
+
+    Args:
+        anomaly_map: float32 ``(h, w)``.
+        size: Width and height of the image.
+        pixel_threshold: The map value at which the colours' scale and the outline are, or None.
+        field_of_view: Share of each side, centred, that the map covers.
+        included: bool ``(H, W)``: the region of interest; None for all of it.
+    """
+    layer = _layer(anomaly_map, size, pixel_threshold, field_of_view, included)
+    drawn = np.zeros((*layer.heat.shape, 4))
+    drawn[..., :3] = _colours(layer.heat)
+    drawn[..., 3] = 255 * _weight(layer.heat)
+    drawn[layer.outside] = (0, 0, 0, 255 * (1 - _UNSEEN))
+    drawn[layer.outline] = 255
+    return np.rint(drawn).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """How hot each pixel is, 0 to 1, and the map value of 1; where the threshold is crossed; what is not covered."""
+
+    heat: NDArray[np.float64]
+    outline: NDArray[np.bool_]
+    outside: NDArray[np.bool_]
+    full: float
+
+
+def _layer(
+    anomaly_map: NDArray[np.float32],
+    size: tuple[int, int],
+    limit: float | None,
+    field_of_view: float,
+    included: NDArray[np.bool_] | None,
+) -> _Layer:
+    left, top, right, bottom = (round(edge) for edge in centred_box(*size, field_of_view))
+    raw = Image.fromarray(anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    values = np.zeros((size[1], size[0]))
+    values[top:bottom, left:right] = np.asarray(raw, dtype=np.float64)
+    is_finite = np.isfinite(values)
+    full = 2 * limit if limit else float(values.max(where=is_finite, initial=0.0))
+    faintest = full / 4
+    # What is not finite is shown as hot as anything can be.
+    values = np.where(is_finite, values, np.float64(full or 1.0))
+    heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else (~is_finite).astype(np.float64)
+    outside = np.ones(values.shape, dtype=bool)
+    outside[top:bottom, left:right] = False
+    if included is not None:
+        outside |= ~np.asarray(Image.fromarray(included).resize(size, Image.Resampling.NEAREST))
+    over = (values > limit) & ~outside if limit else np.zeros_like(outside)
+    return _Layer(heat, over & ~binary_erosion(over, iterations=2), outside, full)
+
+
+def _blend(picture: NDArray[np.float64], heat: NDArray[np.float64]) -> NDArray[np.float64]:
+    weight = _weight(heat)[..., None]
+    mixed: NDArray[np.float64] = picture * (1 - weight) + _colours(heat) * weight
+    return mixed
+
+
+def _colours(heat: NDArray[np.float64]) -> NDArray[np.float64]:
+    positions = np.linspace(0.0, 1.0, len(_COLOURS))
+    return np.stack([np.interp(heat, positions, _COLOURS[:, channel]) for channel in range(3)], axis=-1)
+
+
+def _weight(heat: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unremarkable regions stay as they are; the heat's weight grows with it."""
+    weight: NDArray[np.float64] = _STRONGEST_BLEND * np.sqrt(heat)
+    return weight
+
+
+def caption_lines(verdict: Verdict, name: str, own_scale: float | None) -> tuple[str, str]:
+    """Return the two lines of a caption.
+
+    Args:
+        verdict: What the detector said.
+        name: The file's name.
+        own_scale: The map's maximum, where that scales the colours for want of a threshold; else None.
+    """
+    margin = ""
+    if verdict.margin is not None:
+        margin = f"   {abs(verdict.margin):.0%} {'above' if verdict.margin > 0 else 'below'} threshold"
+    scale = "" if own_scale is None else f"no threshold: colours up to this map's own maximum, {own_scale:.3g}   "
+    return f"{verdict.decision.value.upper()}   score {verdict.score:.4g}{margin}", f"{scale}{name}"
+
+
+def _caption(sheet: Image.Image, lines: tuple[str, str]) -> None:
+    draw = ImageDraw.Draw(sheet)
+    draw.text((8, 3), lines[0], (255, 255, 255), ImageFont.load_default(15))
+    draw.text((8, 23), lines[1], (225, 225, 225), ImageFont.load_default(12))

@@ -1,0 +1,271 @@
+"""The region of interest: which pixels of the camera may reject a part. The others never count.
+
+It is applied to the map that the graph returns, behind every backend alike: the score is taken anew, by the bundle's
+own rule, from the pixels that count. So it needs no input of the graph, and changes without an export.
+``embed/src/roi.cpp`` has the same definition.
+
+A pixel of the map counts when every pixel of the camera that it covers, wholly or in part, is included. The map's
+``h × w`` pixels divide the field of view evenly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import ROI, Manifest
+from kdx.bundle.store import with_file
+from kdx.errors import BundleError, DataError, ImageError, InputError, OptionError
+from kdx.imaging.image_files import decoding, load_upright, open_image, upright_size, without_alpha
+from kdx.imaging.images import encode_png
+from kdx.imaging.resampling import any_within
+
+# Grey levels: the noise of a camera's pixel stays below, what a part does to it seldom.
+VARIES = 4.0
+_FEWEST = 5
+# What is proposed is widened by this share of the shorter side: parts lie a little differently each time.
+_MARGIN = 0.02
+
+
+class StaleCalibrationWarning(UserWarning):
+    """A bundle's region of interest or level map is not that of its calibration: every verdict is undecided."""
+
+
+def stale_said(manifest: Manifest, precision: str = "fp32", runtime: str | None = None) -> str | None:
+    """Say what was changed after a precision's calibration, and what follows; None where it holds."""
+    changed = manifest.changed_since(precision, runtime)
+    return changed and f"{changed} was changed after the calibration: every verdict is undecided until kdx calibrate"
+
+
+@dataclass(frozen=True)
+class RoiFrame:
+    """What a detector's regions of interest must fit.
+
+    Attributes:
+        image_size: Height and width of the camera's image.
+        map_size: Height and width of the map.
+        field_of_view: Share of each side of the image, centred, that the map covers.
+        rule: How the returned map becomes the score: ``max`` or ``sum``; None where the score is not of that map alone.
+    """
+
+    image_size: tuple[int, int]
+    map_size: tuple[int, int]
+    field_of_view: float
+    rule: str | None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> RoiFrame:
+        """Return what a bundle's regions of interest must fit."""
+        spec: dict[str, Any] = manifest.pair_spec
+        # The other joins multiply two maps, or score one that is not returned.
+        is_of_map = spec.get("join", "single") in ("single", "score_first")
+        rule = spec.get("score") if is_of_map else None
+        size = (manifest.camera.height, manifest.camera.width)
+        return cls(size, manifest.camera_map_size, manifest.field_of_view, rule if rule in ("max", "sum") else None)
+
+    def roi(self, mask: object) -> Roi:
+        """Return a region of interest that may be used for any number of images.
+
+        Args:
+            mask: uint8 ``(H, W)`` of the camera's size: 255 for pixels that count, 0 for others.
+
+        Raises:
+            InputError: Another type, size or value; nothing or everything is included, or too little for one pixel of
+                the map; or the method's score is not of its map alone.
+        """
+        if self.rule is None:
+            raise InputError(
+                "this method takes no region of interest: its score is not of the returned map alone",
+                expected="a method whose score is the maximum or the sum of one map, for example stpm",
+                fix="train another method; kdx methods lists them",
+            )
+        height, width = self.image_size
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8 or mask.shape != self.image_size:
+            given = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise InputError(
+                "the region of interest does not fit the camera's image",
+                expected=f"uint8 ({height}, {width}): {width} × {height} pixels, grey",
+                received=given,
+            )
+        others = np.setdiff1d(mask, (0, 255))
+        if len(others):
+            raise InputError(
+                "the region of interest has other values than 0 and 255",
+                expected="255 for pixels that count, 0 for others",
+                received=f"{', '.join(map(str, others[:4]))}{' …' if len(others) > 4 else ''}",
+                fix="save it as PNG without smoothing; JPEG does not keep values",
+            )
+        included = mask == 255
+        if included.all():
+            raise InputError("the region of interest excludes nothing", fix="use none: kdx roi BUNDLE --remove")
+        roi = Roi(included, self)
+        if not roi.counted.any():
+            raise InputError(
+                "the region of interest includes nothing" if not included.any() else
+                "no pixel of the map lies wholly within the region of interest",
+                expected="255 where parts may be rejected; a pixel of the map covers about "
+                f"{width * self.field_of_view / self.map_size[1]:.3g} × "
+                f"{height * self.field_of_view / self.map_size[0]:.3g} of the camera's",
+            )  # fmt: skip
+        return roi
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """A region of interest that was checked.
+
+    Attributes:
+        included: bool ``(H, W)``: the camera's pixels that count.
+        frame: What it fits.
+    """
+
+    included: NDArray[np.bool_] = field(repr=False)
+    frame: RoiFrame
+
+    @cached_property
+    def counted(self) -> NDArray[np.bool_]:
+        """The map's pixels that count, ``(h, w)``."""
+        return ~any_within(~self.included, self.frame.map_size, self.frame.field_of_view)
+
+    @cached_property
+    def _indices(self) -> NDArray[np.intp]:
+        """Of the pixels that count: taking these is nine times as fast as by ``counted``."""
+        return np.flatnonzero(self.counted)
+
+    def apply(
+        self, maps: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return maps that are 0 where no pixel counts, and the scores of the others.
+
+        A score that is not finite stays: something is wrong with it, wherever that lies.
+
+        Args:
+            maps: float32 ``(..., h, w)``.
+            scores: float32 ``(..., 1)``.
+        """
+        inside = maps.reshape(*maps.shape[:-2], -1).take(self._indices, axis=-1)
+        if self.frame.rule == "max":
+            own = inside.max(axis=-1, keepdims=True)
+        else:
+            own = inside.sum(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
+        kept = np.where(self.counted, maps, np.float32(0))
+        return kept, np.where(np.isfinite(scores), own, scores)
+
+    def is_same(self, other: Roi | None) -> bool:
+        """Whether the same pixels are included."""
+        return other is self or (other is not None and np.array_equal(self.included, other.included))
+
+
+def roi_of(bundle: Bundle) -> Roi | None:
+    """Return a bundle's region of interest, or None.
+
+    Raises:
+        BundleError: It cannot be used.
+    """
+    if ROI not in bundle.manifest.files:
+        return None
+    try:
+        return _decode_roi(bundle.path / ROI, bundle.read(ROI), RoiFrame.of(bundle.manifest))
+    except (ImageError, InputError) as error:
+        raise BundleError(
+            error.message, expected=error.expected, received=error.received, fix="set it again: kdx roi BUNDLE --set"
+        ) from error
+
+
+def read_roi(path: Path, frame: RoiFrame) -> Roi:
+    """Read a region of interest from a grey image file of 8 bits: 255 for pixels that count, 0 for others.
+
+    Raises:
+        ImageError: The file cannot be read, or is not grey.
+        InputError: As for :meth:`RoiFrame.roi`.
+    """
+    return _decode_roi(path, None, frame)
+
+
+def _decode_roi(path: Path, data: bytes | None, frame: RoiFrame) -> Roi:
+    with open_image(path, data) as image:
+        width, height = upright_size(path, image)
+        if (height, width) != frame.image_size:  # before anything is decoded
+            raise InputError(
+                "the region of interest has another size than the camera's image",
+                expected=f"{frame.image_size[1]} × {frame.image_size[0]} pixels",
+                received=f"{width} × {height} pixels",
+            )
+        if image.mode not in {"L", "1"}:
+            raise ImageError(
+                f"the region of interest '{path}' is not greyscale",
+                expected="8-bit grey: 255 for pixels that count, 0 for others",
+                received=image.mode,
+                fix="save it as grey PNG",
+            )
+        picture = without_alpha(path, load_upright(path, image))
+        with decoding(path):
+            return frame.roi(np.asarray(picture.convert("L")))
+
+
+def set_roi(bundle: Bundle, roi: Roi | None) -> Bundle:
+    """Give a bundle on disk another region of interest, or none, in one step, and return it.
+
+    Its thresholds stay, and do not hold until they are of this region. A signature is taken away.
+
+    Raises:
+        BundleError: The bundle on disk is another one by now.
+        OutputError: The folder around it cannot be written.
+    """
+    return with_file(bundle, ROI, None if roi is None else encode_roi(roi))
+
+
+def encode_roi(roi: Roi) -> bytes:
+    """Encode a region of interest as :func:`read_roi` reads it."""
+    return encode_png(roi.included.astype(np.uint8)[..., None] * np.uint8(255))
+
+
+def propose_mask(images: Iterable[NDArray[np.uint8]], varies: float = VARIES) -> NDArray[np.uint8]:
+    """Return a mask ``(H, W)`` that excludes the background: pixels that are the same in all images of good parts.
+
+    A pixel varies when its standard deviation over the images exceeds ``varies`` in any channel. Specks are dropped,
+    gaps and holes closed, and a margin is added around what varies.
+
+    Args:
+        images: uint8 ``(H, W, C)``, all of one size.
+        varies: In grey levels.
+
+    Raises:
+        OptionError: A limit that cannot be.
+        DataError: Too few images; or everything varies, or nothing does.
+    """
+    from scipy.ndimage import binary_closing, binary_dilation, binary_fill_holes, binary_opening
+
+    if not (math.isfinite(varies) and varies > 0):
+        raise OptionError("--varies is not possible", expected="above 0 grey levels", received=f"{varies:g}")
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for image in images:
+        values = image.astype(np.float64)
+        count, total, squares = count + 1, total + values, squares + values * values
+    if count < _FEWEST:
+        raise DataError("too few images to tell what never varies", expected=f"{_FEWEST} at least", received=str(count))
+    deviation = np.sqrt(np.clip(squares / count - (total / count) ** 2, 0, None)).max(axis=2)
+    margin = max(1, round(_MARGIN * min(deviation.shape)))
+    square = np.ones((2 * margin + 1, 2 * margin + 1), bool)
+    # Padded, for closing takes what lies beyond an edge for background and would eat into parts that reach it.
+    varied = np.pad(binary_opening(deviation > varies), 2 * margin, mode="edge")
+    varied = binary_fill_holes(binary_closing(varied, square))[2 * margin : -2 * margin, 2 * margin : -2 * margin]
+    included = binary_dilation(varied, square)
+    if not included.any() or included.all():
+        raise DataError(
+            "everything in these images varies: there is no background to exclude" if included.any() else
+            "nothing in these images varies: they show no parts",
+            received=f"a standard deviation over {count} images of {deviation.min():.3g} to {deviation.max():.3g} grey "
+            f"levels, held to {varies:g}",
+            fix="change --varies, or draw the region by hand (--set)",
+        )  # fmt: skip
+    mask: NDArray[np.uint8] = included.astype(np.uint8) * np.uint8(255)
+    return mask

@@ -1,0 +1,140 @@
+"""Images that occur twice, where that makes a figure or a threshold better than it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kdx.errors import DataError
+from kdx.folders.data_folder import ImageFolder, TestImage
+from kdx.imaging.image_identity import Identity, KnownImages, Likeness, distinct, identify, nearly_repeated
+from kdx.progress import SILENT, Progress, track
+from kdx.remarks import Remark, remark, shorten
+
+_Identified = Sequence[tuple[Path, Identity]]
+
+
+def within(images: _Identified) -> list[Remark]:
+    """Return remarks on the copies among some good images, of which one each is used, and on near copies."""
+    first, copies = distinct(images)
+    identities = dict(images)
+    return [
+        *remark("copies", "images are copies of others and are not used again", copies),
+        *remark(
+            "near_copies",
+            "good images are nearly the same as another of them (if they show one part, name it with --group-by or "
+            "--parts; if they are copies of one picture, remove them)",
+            nearly_repeated([(path, identities[path]) for path in first]),
+        ),
+    ]
+
+
+def across(training: _Identified, held_out: _Identified) -> list[Remark]:
+    """Return a remark on held-out images that are near copies of images trained on."""
+    known = KnownImages(identity for _, identity in training)
+    near = [path for path, identity in held_out if known.likeness(identity) is Likeness.NEAR]
+    return remark(
+        "held_out_near_copies",
+        "held-out images are nearly the same as images trained on, so that their scores are too low (if they show one "
+        "part, name it with --group-by or --parts)",
+        near,
+    )
+
+
+def identified(paths: Iterable[Path], progress: Progress = SILENT) -> list[tuple[Path, Identity]]:
+    """Return the hashes of image files; one that cannot be read is left out, and is said where it is to be used."""
+    paths = list(paths)
+    found = []
+    for path in track(progress, paths, "looking at files", len(paths)):
+        try:
+            found.append((path, identify(path)))
+        except OSError:
+            continue
+    return found
+
+
+def between(folder: ImageFolder, good: _Identified, progress: Progress = SILENT) -> list[Remark]:
+    """Return remarks on test images that are among the good images to train on and to hold out.
+
+    Raises:
+        DataError: Images called defective in the test split are among the good ones, and the data set is not a
+            published one, which is as it is.
+    """
+    known = KnownImages(identity for _, identity in good)
+    by_path = {image.path: image for image in folder.test}
+    same: list[TestImage] = []
+    near: list[TestImage] = []
+    for path, identity in identified(by_path, progress):
+        likeness = known.likeness(identity)
+        if likeness is not Likeness.OTHER:
+            (same if likeness is Likeness.SAME else near).append(by_path[path])
+    defective = [image.path for image in same if image.is_defective]
+    if defective and folder.dataset is None:
+        raise DataError(
+            f"{len(defective)} images are both good and defective in '{folder.root}'",
+            expected="each image on one side",
+            received=shorten(map(str, defective)),
+            fix="remove them from the good images, or from the test images",
+        )
+    return [
+        *remark("test_images_among_good", "test images are among the good images too", [image.path for image in same]),
+        *remark("test_images_near_good", "test images are nearly the same as good images", [i.path for i in near]),
+    ]
+
+
+def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress = SILENT) -> list[Remark]:
+    """Return remarks on test images that were trained on, or are nearly the same, or occur twice.
+
+    Args:
+        test: The images.
+        trained: What the detector was trained on.
+        progress: Shows the reading.
+    """
+    images = identified((image.path for image in test), progress)
+    likeness = {path: trained.likeness(identity) for path, identity in images}
+    first, copies = distinct(images)
+    identities = dict(images)
+    types: dict[str, set[bool]] = {}
+    is_defective = {image.path: image.is_defective for image in test}
+    for path, identity in images:
+        types.setdefault(identity.key, set()).add(is_defective[path])
+    return [
+        *remark(
+            "trained_on",
+            "test images were trained on, so that the figures are too good",
+            [path for path, found in likeness.items() if found is Likeness.SAME],
+        ),
+        *remark(
+            "near_trained_on",
+            "test images are nearly the same as images trained on",
+            [path for path, found in likeness.items() if found is Likeness.NEAR],
+        ),
+        *remark(
+            "good_and_defective",
+            "test images are called good and defective, in two copies",
+            [path for path, identity in images if len(types[identity.key]) == 2],
+        ),
+        *remark("copies", "test images are copies of others and count twice", copies),
+        *remark(
+            "near_copies",
+            "test images are nearly the same as another of them, so that the figures rest on fewer images than are "
+            "counted",
+            nearly_repeated([(path, identities[path]) for path in first]),
+        ),
+        *unknown(trained, len(images)),
+    ]
+
+
+def unknown(trained: KnownImages, images: int) -> list[Remark]:
+    """Return a remark on what cannot be known where only the hashes of files were kept."""
+    if trained.knows_pixels or not images:
+        return []
+    return [
+        Remark(
+            kind="pixels_unknown",
+            text="images were compared with the images trained on by their files alone, for no hashes of pixels were "
+            "kept: copies in another format are not recognised (train and export again to keep them)",
+            count=images,
+            first=(),
+        )
+    ]

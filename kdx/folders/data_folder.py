@@ -1,0 +1,109 @@
+"""A folder of images: the MVTec layout (``train/good``, ``test/*``, ``ground_truth/*``) or plain good images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdx.errors import DataError
+from kdx.folders.folder_layout import FolderReader, nothing_found
+from kdx.folders.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
+from kdx.folders.image_search import folders, image_files, listing
+from kdx.imaging.other_formats import other_format
+
+__all__ = [
+    "GOOD",
+    "FolderOptions",
+    "ImageFolder",
+    "TestImage",
+    "folders",
+    "image_files",
+    "listing",
+    "open_defects",
+    "open_folder",
+    "require_defective",
+    "require_good",
+    "require_test",
+]
+
+
+def open_folder(
+    root: str | Path, options: FolderOptions | None = None, *, looked_for: Sequence[str] = ()
+) -> ImageFolder:
+    """Find the images in a data folder.
+
+    Args:
+        root: The folder.
+        options: What the user says about the folders in it.
+        looked_for: Layouts that the caller has looked for already, for the message when there is nothing.
+
+    Raises:
+        DataError: The folder is missing, is not a folder, or holds no images in either layout; or it does not say which
+            of its images are good.
+    """
+    reader = _reader(Path(root), options)
+    found = reader.mvtec() if reader.is_mvtec else reader.plain()
+    if not found.good and not found.test:
+        raise nothing_found(reader.root, looked_for)
+    return found
+
+
+def open_defects(root: str | Path, options: FolderOptions | None = None) -> tuple[Path, ...]:
+    """Return the defective images of a folder: those under ``test/DEFECT_TYPE``, or all, if it holds nothing else.
+
+    Raises:
+        DataError: There are none, or the folder holds good images too.
+    """
+    reader = _reader(Path(root), options)
+    return require_defective(reader.mvtec()) if reader.is_mvtec else reader.defects()
+
+
+def _reader(root: Path, options: FolderOptions | None) -> FolderReader:
+    if not root.exists():
+        raise DataError(f"the folder '{root}' does not exist")
+    if not root.is_dir():
+        other = other_format(root, b"")
+        raise DataError(
+            f"'{root}' is not a folder" + (f", but {other.title}" if other else ""),
+            expected="a folder of images",
+            fix=other.fix if other else "name the folder that the file lies in",
+        )
+    return FolderReader(root, options or FolderOptions())
+
+
+def require_good(folder: ImageFolder) -> tuple[Path, ...]:
+    """Return the good images; raise ``DataError`` when there are none."""
+    if not folder.good:
+        raise DataError(
+            f"'{folder.root}' holds no good images",
+            expected=f"images in {folder.root / 'train' / GOOD}",
+            received=listing(folder.root / "train" if (folder.root / "train").is_dir() else folder.root),
+            fix="add the images, or name the folder that has them",
+        )
+    return folder.good
+
+
+def require_defective(folder: ImageFolder) -> tuple[Path, ...]:
+    """Return the defective test images; raise ``DataError`` when there are none."""
+    found = tuple(image.path for image in folder.test if image.is_defective)
+    if not found:
+        raise DataError(
+            f"'{folder.root}' holds no defective images",
+            expected="test/DEFECT_TYPE with images, or a folder of nothing but defective images",
+            received=listing(folder.root),
+        )
+    return found
+
+
+def require_test(folder: ImageFolder) -> tuple[TestImage, ...]:
+    """Return the test images; raise ``DataError`` unless there are both good and defective ones."""
+    defective = sum(image.is_defective for image in folder.test)
+    good = len(folder.test) - defective
+    if not good or not defective:
+        raise DataError(
+            f"'{folder.root}' cannot be evaluated on",
+            expected="test/good and at least one test/DEFECT_TYPE, each with images",
+            received=f"{good} good and {defective} defective test images",
+            fix="add the images that are missing, or name the folder that has them",
+        )
+    return folder.test

@@ -1,0 +1,1 @@
+"""Images: decoded, compared, resampled, tiled, and checked before they are judged."""

@@ -1,0 +1,163 @@
+"""Defect masks: which file belongs to which image, how it is read, and how it is brought to a map's size.
+
+In a mask, whatever is not zero is defect: of grey values, of any channel, of a palette's colours. Nothing is scaled
+before that is decided, and nothing vanishes when a mask is reduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ImageFile import ImageFile
+
+from kdx.errors import DataError, ImageError
+from kdx.imaging.image_files import decoding, load_upright, open_image, require_supported, without_alpha
+
+# What may follow an image's name in that of its mask.
+_ENDINGS = ("", "_mask")
+_LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Images and their masks.
+
+    Attributes:
+        masks: Of each image, its mask; None for one that has none.
+        unused: Masks that belong to no image.
+    """
+
+    masks: dict[Path, Path | None]
+    unused: tuple[Path, ...]
+
+
+def pair_by_name(images: Sequence[Path], masks: Sequence[Path]) -> Pairing:
+    """Find the mask of each image: a file of the same name, or with ``_mask`` behind it, whatever the two suffixes.
+
+    Args:
+        images: Image files.
+        masks: Files that may be masks of them.
+
+    Raises:
+        DataError: Two files could be the mask of one image, or two images could have one mask.
+    """
+    by_stem: dict[str, list[Path]] = {}
+    for mask in masks:
+        by_stem.setdefault(mask.stem.lower(), []).append(mask)
+    found: dict[Path, Path | None] = {}
+    owners: dict[Path, Path] = {}
+    for image in images:
+        fitting = [mask for ending in _ENDINGS for mask in by_stem.get(image.stem.lower() + ending, [])]
+        if len(fitting) > 1:
+            raise DataError(
+                f"two masks fit the image '{image}'",
+                expected="one mask for an image",
+                received=", ".join(str(mask) for mask in fitting),
+                fix="remove all but one",
+            )
+        found[image] = fitting[0] if fitting else None
+        for mask in fitting:
+            if mask in owners:
+                raise DataError(
+                    f"the mask '{mask}' fits two images",
+                    expected="names that differ in more than their suffix or case",
+                    received=f"'{owners[mask]}' and '{image}'",
+                    fix="rename one of the images, and its mask likewise",
+                )
+            owners[mask] = image
+    return Pairing(found, tuple(mask for mask in masks if mask not in owners))
+
+
+def masks_beside(files: Sequence[Path]) -> frozenset[Path]:
+    """Return those among the images of one folder that are masks of others: ``NAME_mask`` beside ``NAME``."""
+    stems = {path.stem.lower() for path in files}
+    return frozenset(
+        path for path in files if (stem := path.stem.lower()).endswith("_mask") and stem.removesuffix("_mask") in stems
+    )
+
+
+def read_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+    """Read a defect mask ``(H, W)``: a pixel is defective where any channel is not zero, and of a palette, not black.
+
+    Args:
+        path: The file.
+        size: Width and height of the image it belongs to, where they are known.
+
+    Raises:
+        ImageError: Missing, damaged, of another size than its image, of a lossy format, with transparent pixels, or of
+            a kind whose values are not read as they are.
+    """
+    if not path.is_file():
+        raise ImageError(
+            f"the mask '{path}' is missing", fix="add the mask, or remove all masks to evaluate image scores only"
+        )
+    with open_image(path) as image:
+        _require_lossless(path, image)
+        if image.mode != "F":  # whether a number is zero can be said of any
+            require_supported(path, image)
+        picture = without_alpha(path, load_upright(path, image))
+        with decoding(path):
+            mask = _not_zero(path, picture)
+    if size is not None and mask.shape != size[::-1]:
+        raise ImageError(
+            f"the mask '{path}' has another size than its image",
+            expected=f"{size[0]} × {size[1]} pixels",
+            received=f"{mask.shape[1]} × {mask.shape[0]} pixels",
+            fix="draw it on the image as it is shown, turned by its EXIF orientation where it has one"
+            if mask.shape == size
+            else "draw it at the image's size",
+        )
+    return mask
+
+
+def _not_zero(path: Path, picture: Image.Image) -> NDArray[np.bool_]:
+    if picture.mode == "P":
+        used = [index for _, index in picture.getcolors(256) or []]
+        colours = np.asarray(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        is_black = [index for index in used if isinstance(index, int) and not colours[index].any()]
+        if len(is_black) > 1:
+            raise ImageError(
+                f"the mask '{path}' has several palette entries that are black",
+                expected="black for good pixels, and one entry of the palette for it",
+                received=f"black entries {', '.join(map(str, is_black[:8]))}",
+                fix="save the mask as grey PNG: 0 for good pixels, 255 for defective ones",
+            )
+        picture = picture.convert("RGB")
+    values = np.asarray(picture) != 0
+    is_defective: NDArray[np.bool_] = values.any(axis=2) if values.ndim == 3 else values
+    return is_defective
+
+
+def _require_lossless(path: Path, image: ImageFile) -> None:
+    """Check that a file's format keeps zeros zero: lossy ones put noise around every defect, and everywhere else."""
+    how = ""
+    if image.format in {"JPEG", "MPO"}:
+        how = "JPEG"
+    elif image.format == "TIFF" and image.info.get("compression") in _LOSSY_TIFF:
+        how = f"TIFF with {image.info['compression']} compression"
+    elif image.format == "WEBP" and not _is_lossless_webp(path):
+        how = "lossy WebP"
+    if how:
+        raise ImageError(
+            f"the mask '{path}' is in a lossy format",
+            expected="PNG, BMP, or another format that keeps values",
+            received=how,
+            fix="write the masks again as PNG; converting this file does not bring its values back",
+        )
+
+
+def _is_lossless_webp(path: Path) -> bool:
+    """Whether a WebP file's picture is in the lossless coding."""
+    with path.open("rb") as file:
+        file.seek(12)  # behind RIFF, its length, and WEBP
+        while len(head := file.read(8)) == 8:
+            if head[:4] in {b"VP8 ", b"VP8L"}:
+                return head[:4] == b"VP8L"
+            length = int.from_bytes(head[4:], "little")
+            file.seek(length + length % 2, 1)
+    return False

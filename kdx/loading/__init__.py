@@ -1,0 +1,1 @@
+"""From a path to a detector, or to a group of detectors."""

@@ -1,0 +1,222 @@
+"""Several bundles in one process: what they share is held once, and computed once for several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.bundle.bundle import Bundle, open_bundle
+from kdx.calibration.validity import warn_of_calibration
+from kdx.decision.verdict import Verdict
+from kdx.errors import BackendError, BundleError, OptionError
+from kdx.loading.load import detector_on, is_run, measured_again, prepare, require_batch_sizes, way_of
+from kdx.loading.sharing import SHARING, circles_of, one_teacher
+from kdx.runtime.backend import ClosesOnExit, find_backend, require_threads, runtime_of
+from kdx.runtime.detector import Detector
+
+if TYPE_CHECKING:
+    from kdx.bundle.keys import PublicKeys
+    from kdx.runtime.openvino.shared_teacher import Plan, SharedTeacher
+
+
+class DetectorGroup(ClosesOnExit):
+    """Detectors by name; those of one teacher share it. A context manager; as thread-safe as its backends.
+
+    ``group[name](image)`` judges by one bundle: a pass of its teacher, and one of its student. ``group(image)`` judges
+    by several: one pass of each teacher, however many students it has. Iterating gives the names.
+
+    Args:
+        detectors: By name.
+        teachers: Those that are shared; their students are named like the detectors.
+
+    Attributes:
+        teachers: The names that share a teacher, for each teacher that is shared.
+    """
+
+    def __init__(self, detectors: Mapping[str, Detector], teachers: Sequence[SharedTeacher] = ()) -> None:
+        self._detectors = dict(detectors)
+        self._shared = tuple(teachers)
+        self.teachers = tuple(teacher.names for teacher in self._shared)
+
+    def __getitem__(self, name: str) -> Detector:
+        try:
+            return self._detectors[name]
+        except KeyError:
+            raise OptionError(f"no bundle is named '{name}' here", expected=", ".join(self._detectors)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._detectors)
+
+    def __len__(self) -> int:
+        return len(self._detectors)
+
+    def __call__(self, image: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, Verdict]:
+        """Judge one image by several bundles.
+
+        Args:
+            image: uint8 ``(H, W, C)``, or ``(H, W)`` for mono detectors; exactly the size of each one's ``input``.
+            names: By which, in this order; None for all.
+
+        Raises:
+            OptionError: A name that is not in the group.
+            InputError: Another type, size or channel count.
+            BackendError: The runtime failed; the next call may succeed.
+        """
+        wanted = {name: self[name] for name in (self if names is None else names)}
+        found: dict[str, Verdict] = {}
+        for teacher in self._shared:
+            served = [name for name in wanted if name in teacher.names]
+            if served:
+                batch = np.ascontiguousarray(wanted[served[0]].input.check(image)[None])
+                for name, outputs in teacher.run(batch, served).items():
+                    found[name] = wanted[name].verdict(outputs.maps[0], outputs.scores[0], batch[0])
+        return {name: found[name] if name in found else detector(image) for name, detector in wanted.items()}
+
+    def close(self) -> None:
+        """Free every backend."""
+        for held in (*self._detectors.values(), *self._shared):
+            held.close()
+
+
+def load_many(
+    bundles: Mapping[str, str | Path] | Sequence[str | Path],
+    backend: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+    *,
+    shared_teacher: bool | None = None,
+    require_signature: PublicKeys | None = None,
+    batch_sizes: Sequence[int] | None = None,
+) -> DetectorGroup:
+    """Load several bundles into one process.
+
+    A teacher can be shared by the bundles that were exported with the same one: the same weights, taps, input and
+    preprocessing, in the same precision. That is proved from the graphs, not from names. An INT8 teacher holds scales
+    of its own bundle's images, and so is hardly ever another's. Methods, students and thresholds may differ.
+
+    Args:
+        bundles: Bundle folders by name; a sequence's are named after their folders, without ``.kdx``.
+        backend: As for :func:`kdx.load`. Teachers are shared in ``openvino``.
+        threads: Threads within an operation; None leaves it to the backend.
+        precision: As for :func:`kdx.load`. With ``shared_teacher=True``, None takes the first of INT8, BF16 and FP32
+            that every bundle holds and in which the teacher is the same.
+        shared_teacher: True: all share one teacher, or the call fails and says what differs; ``auto`` is ``openvino``
+            then. None: each bundle is run as
+            :func:`kdx.load` runs it, and those that can share a teacher do. False: nothing is shared.
+        require_signature: As for :func:`kdx.load`, of every bundle.
+        batch_sizes: As for :func:`kdx.load`, of every bundle.
+
+    Raises:
+        BundleError: A bundle is incomplete, altered, too new, or not signed as required; or no bundle.
+        BackendError: The backend is missing, cannot load a graph, or cannot share the teacher that was to be shared; or
+            a bundle's golden images are not decided as the reference did.
+        OptionError: No bundles, or two of one name; a batch size below 1.
+    """
+    sizes = require_batch_sizes(batch_sizes)
+    require_threads(threads)
+    opened = {name: _open(path, require_signature) for name, path in _by_name(bundles).items()}
+
+    def prepared() -> DetectorGroup:
+        if shared_teacher:
+            group = _share(opened, backend, threads, precision)
+        else:
+            group = _load(opened, backend, threads, precision, may_share=shared_teacher is None)
+        try:
+            for name, bundle in opened.items():
+                prepare(bundle, group[name], sizes)
+                bundle.require_present("loaded", fix="load it again")
+        except BaseException:
+            group.close()
+            raise
+        return group
+
+    is_chosen = backend == "auto" and not shared_teacher
+    group = measured_again(prepared, opened.values() if is_chosen else [], threads, precision)
+    try:
+        for name, bundle in opened.items():
+            warn_of_calibration(bundle, group[name].precision, runtime_of(group[name].backend.name))
+    except BaseException:
+        group.close()
+        raise
+    return group
+
+
+def _load(
+    opened: Mapping[str, Bundle], backend: str, threads: int | None, precision: str | None, *, may_share: bool
+) -> DetectorGroup:
+    """Load bundles, each as it runs best; those that can share a teacher do, where they may."""
+    ways = {name: way_of(bundle, backend, threads, precision) for name, bundle in opened.items()}
+    detectors: dict[str, Detector] = {}
+    teachers: list[SharedTeacher] = []
+    try:
+        # A frame's tiles go through one bundle at a time.
+        shareable = {
+            name: (opened[name], way)
+            for name, (info, way) in ways.items()
+            if info.name == SHARING and opened[name].manifest.tiling is None
+        }
+        for plans, way in circles_of(shareable) if may_share else ():
+            teacher = _teacher(plans, threads)
+            teachers.append(teacher)
+            detectors.update((name, detector_on(opened[name], teacher.student(name), way)) for name in plans)
+        for name, (info, way) in ways.items():
+            if name not in detectors:
+                held = info.open(opened[name].graph_of(way), threads, way)
+                detectors[name] = detector_on(opened[name], held, way)
+    except BaseException:
+        DetectorGroup(detectors, teachers).close()
+        raise
+    return DetectorGroup({name: detectors[name] for name in opened}, teachers)
+
+
+def _by_name(bundles: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, Path]:
+    if isinstance(bundles, Mapping):
+        named = [(name, Path(path)) for name, path in bundles.items()]
+    else:
+        named = [(Path(path).name.removesuffix(".kdx"), Path(path)) for path in bundles]
+    if not named or isinstance(bundles, str):
+        raise OptionError("there are no bundles to load", expected="a list of folders, or folders by name")
+    found = dict(named)
+    if len(found) < len(named):
+        names = [name for name, _ in named]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OptionError(f"two bundles are named '{twice}'", fix="name them: load_many({'NAME': PATH, ...})")
+    return found
+
+
+def _open(path: Path, require_signature: PublicKeys | None) -> Bundle:
+    if is_run(path):
+        raise BundleError(f"'{path}' is a run, not a bundle", fix="export it: kdx export RUN -o NAME.kdx")
+    return open_bundle(path, require_signature=require_signature)
+
+
+def _share(bundles: Mapping[str, Bundle], backend: str, threads: int | None, precision: str | None) -> DetectorGroup:
+    """Load bundles that must have one teacher."""
+    if backend not in {"auto", SHARING}:
+        find_backend(backend)  # refuses a name that is none
+        raise BackendError(
+            f"the backend '{backend}' cannot share a teacher",
+            expected=f"auto or {SHARING}",
+            fix="load them without a shared teacher: each bundle has a session of its own then",
+        )
+    tiled = next((name for name, bundle in bundles.items() if bundle.manifest.tiling is not None), None)
+    if tiled is not None:
+        raise BackendError(
+            f"'{tiled}' cuts frames into tiles, which go through one bundle at a time",
+            fix="load them without a shared teacher",
+        )
+    plans, way = one_teacher(bundles, precision)
+    teacher = _teacher(plans, threads)
+    return DetectorGroup(
+        {name: detector_on(bundle, teacher.student(name), way) for name, bundle in bundles.items()}, [teacher]
+    )
+
+
+def _teacher(plans: Mapping[str, Plan], threads: int | None) -> SharedTeacher:
+    from kdx.runtime.openvino.shared_teacher import shared_teacher
+
+    return shared_teacher(plans, threads)

@@ -1,0 +1,177 @@
+"""Verdicts on the answers of a server, which runs a bundle's graph and nothing else.
+
+``kdx triton`` writes what decides into the parameters of the model; :func:`verdict_of_answer` reads it there, and
+decides with the code of :class:`kdx.Detector`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.bundle.manifest import Manifest, Threshold
+from kdx.calibration.validity import CalibrationWarning
+from kdx.decision.answers import AnswerLimits, answer_limits
+from kdx.decision.verdict import Verdict
+from kdx.errors import BackendError, InputError
+from kdx.imaging.frame_faults import FrameLimits
+from kdx.imaging.images import InputSpec
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.detector import Detector
+
+_VERSION = 1
+_PREFIX = "kdx."
+_WRITE_AGAIN = "write the model again, with the same kdx as the client's: kdx triton BUNDLE -o REPOSITORY --force"
+
+
+class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PREFIX + name):
+    """What decides on an answer, as parameters: each by its name behind ``kdx.``, as JSON.
+
+    Attributes:
+        rules: Version of these parameters.
+        input: What the graph accepts.
+        map_size: Height and width of the anomaly map.
+        frame_limits: What frames of real parts look like.
+        answer_limits: What holds of every answer that the method can give.
+        threshold: The calibrated score, or None.
+        review_threshold: The calibrated beginning of the review band, or None.
+        pixel_threshold: The calibrated map value, or None.
+        doubt: What is not known of the thresholds, in words, or None.
+    """
+
+    rules: int = _VERSION
+    input: InputSpec
+    map_size: tuple[int, int]
+    frame_limits: FrameLimits
+    answer_limits: AnswerLimits
+    threshold: float | None = None
+    review_threshold: float | None = None
+    pixel_threshold: float | None = None
+    doubt: str | None = None
+
+    def detector(self) -> Detector:
+        """Return a detector that decides on what the server answered."""
+        return Detector(
+            _Elsewhere(),
+            self.input,
+            self.threshold,
+            max_batch=1,
+            pixel_threshold=self.pixel_threshold,
+            frame_limits=self.frame_limits,
+            review_threshold=self.review_threshold,
+            answer_limits=self.answer_limits,
+        )
+
+
+_NAMES = tuple(field.encode_name for field in msgspec.structs.fields(_Rules))
+_REQUIRED = (_NAMES[0], *(field.encode_name for field in msgspec.structs.fields(_Rules) if field.required))
+
+
+def parameters_of(manifest: Manifest, threshold: Threshold | None, doubt: str | None = None) -> dict[str, str]:
+    """Return the parameters from which :func:`verdict_of_answer` decides.
+
+    Args:
+        manifest: Of a bundle without tiles, region of interest and level map: these change what a graph answered.
+        threshold: Of the precision and the runtime that is served; None leaves everything undecided.
+        doubt: What is not known of that threshold, see :func:`kdx.calibration.validity.doubt_said`: clients are
+        warned of it.
+    """
+    rules = _Rules(
+        input=manifest.input,
+        map_size=manifest.map_size,
+        frame_limits=manifest.frame_limits,
+        answer_limits=answer_limits(manifest.pair_spec, manifest.map_size),
+        doubt=doubt,
+    )
+    if threshold is not None:
+        review = threshold.review.score if threshold.review else None
+        rules = msgspec.structs.replace(
+            rules, threshold=threshold.score, review_threshold=review, pixel_threshold=threshold.pixel
+        )
+    told = msgspec.to_builtins(rules)
+    return {name: msgspec.json.encode(value).decode() for name, value in told.items() if value is not None}
+
+
+def verdict_of_answer(
+    anomaly_map: NDArray[np.float32],
+    anomaly_score: NDArray[np.float32],
+    frame: NDArray[np.uint8],
+    parameters: Mapping[str, Any],
+) -> Verdict:
+    """Return the verdict on what a server of ``kdx triton`` answered for one frame.
+
+    Args:
+        anomaly_map: Its output of this name: float32 ``(h, w)`` or ``(1, h, w)``.
+        anomaly_score: Likewise: float32 of one value.
+        frame: What was sent: uint8 ``(H, W, C)``, or ``(H, W)`` for mono models. It is looked at too.
+        parameters: Those of the model's configuration, as ``tritonclient`` returns them over gRPC or HTTP.
+
+    Raises:
+        InputError: The frame is not the model's; an output is missing or of another model; or the parameters do not say
+            everything that decides, as those of an older kdx.
+
+    Warns:
+        CalibrationWarning: The parameters say that something is not known of the thresholds.
+    """
+    rules = _rules_of(parameters)
+    if rules.doubt is not None:
+        warnings.warn(rules.doubt, CalibrationWarning, stacklevel=2)
+    detector = rules.detector()
+    image = np.ascontiguousarray(detector.input.check(frame))
+    found = _output("anomaly_map", anomaly_map, rules.map_size)
+    return detector.verdict(found, _output("anomaly_score", anomaly_score, (1,)), image)
+
+
+class _Elsewhere(ClosesOnExit):
+    """The backend of a detector that is only given answers."""
+
+    name = "server"
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Refuse: the server runs the graph."""
+        raise BackendError("the graph runs on a server", fix="send the frame there, and pass on what it answers")
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
+    told = {name: _text_of(parameters[name]) for name in _NAMES if name in parameters}
+    try:
+        values = {name: msgspec.json.decode(text) for name, text in told.items()}
+        if values.get(f"{_PREFIX}rules", 0) == _VERSION:
+            return msgspec.convert(values, _Rules)
+        problem = "they are those of another version of kdx"
+    except (msgspec.MsgspecError, InputError) as error:
+        problem = str(error)
+    raise InputError(
+        f"the model's parameters do not say what decides: {problem}",
+        expected=f"{', '.join(_REQUIRED)}, the first of them {_VERSION}, and the thresholds as finite numbers",
+        received=", ".join(f"{name} = {text}" for name, text in told.items()) or "none of them",
+        fix=_WRITE_AGAIN,
+    )
+
+
+def _text_of(value: Any) -> str:
+    """Return a parameter's text: a string, JSON's ``{"string_value": ...}``, or Triton's own message."""
+    text = value.get("string_value") if isinstance(value, Mapping) else getattr(value, "string_value", value)
+    return str(text)
+
+
+def _output(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return an output for one image in its shape, with or without the batch before it."""
+    is_array = isinstance(values, np.ndarray) and values.dtype == np.float32
+    if not is_array or values.shape not in {shape, (1, *shape)}:
+        raise InputError(
+            f"'{name}' is not the answer for one frame",
+            expected=f"float32 {shape} or {(1, *shape)}",
+            received=f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__,
+            fix="ask for both outputs, and pass on one frame's part of a batch: maps[i], scores[i]",
+        )
+    found: NDArray[np.float32] = values.reshape(shape)
+    return found

@@ -1,0 +1,115 @@
+"""Which bundles have the same teacher, and if two have not, what differs. Proved from their graphs, not from names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import Manifest
+from kdx.errors import BackendError
+from kdx.runtime.backend import find_backend
+
+if TYPE_CHECKING:
+    from kdx.runtime.openvino.shared_teacher import Plan
+
+# The backend that can share a teacher. ONNX Runtime cannot well: it lays out a convolution's weights anew for each
+# session, and without that is slower by a third; and to cut a graph it needs the package onnx, which a line PC lacks.
+SHARING = "openvino"
+
+
+def circles_of(ways: Mapping[str, tuple[Bundle, str]]) -> Iterator[tuple[dict[str, Plan], str]]:
+    """Yield the plans of bundles that have one teacher in common, and their precision; bundles alone are left out.
+
+    Args:
+        ways: By name, the bundle and the precision in which it is run.
+    """
+    if len(ways) < 2:
+        return
+    from kdx.runtime.openvino.shared_teacher import plan_of
+
+    circles: dict[tuple[str, str], dict[str, Plan]] = {}
+    for name, (bundle, precision) in ways.items():
+        plan = plan_of(bundle.graph_of(precision), precision)
+        circles.setdefault((plan.teacher, precision), {})[name] = plan
+    for (teacher, precision), plans in circles.items():
+        if teacher and len(plans) > 1:
+            yield plans, precision
+
+
+def one_teacher(bundles: Mapping[str, Bundle], precision: str | None = None) -> tuple[dict[str, Plan], str]:
+    """Return the plans of bundles that all have the same teacher, and the precision.
+
+    Args:
+        bundles: By name.
+        precision: None takes the first of the backend's that every bundle holds, with a threshold wherever FP32 has
+            one, and in which the teacher is the same.
+
+    Raises:
+        BackendError: The teachers are not the same; the message names two bundles and what differs.
+        BundleError: A bundle holds no graph of that precision.
+    """
+    info = find_backend(SHARING)
+    if not info.is_installed():
+        raise BackendError("a shared teacher runs in OpenVINO, which is not installed", fix=info.install)
+    if precision is not None:
+        info.require_precision(precision)
+    from kdx.runtime.openvino.shared_teacher import plan_of
+
+    common = [each for each in info.precisions if info.offers(each) and all(_holds(b, each) for b in bundles.values())]
+    for each in [precision] if precision else common:
+        plans = {name: plan_of(bundle.graph_of(each), each) for name, bundle in bundles.items()}
+        refusal = _refusal(bundles, plans, each)
+        if refusal is None:
+            return plans, each
+    raise refusal or AssertionError("every bundle holds FP32")
+
+
+def _holds(bundle: Bundle, precision: str) -> bool:
+    """Whether a bundle holds a precision and can decide in it."""
+    manifest = bundle.manifest
+    return precision in manifest.precisions and manifest.decides_alike(precision, find_backend(SHARING).runtime)
+
+
+def _refusal(bundles: Mapping[str, Bundle], plans: Mapping[str, Plan], precision: str) -> BackendError | None:
+    """Return why the bundles cannot share a teacher; None where they can."""
+    from kdx.runtime.openvino.shared_teacher import first_difference, plan_of
+
+    first = next(iter(plans))
+    if not plans[first].teacher:
+        return BackendError(f"no teacher is to be found in the graph of '{first}'", fix="export the bundle again")
+    other = next((name for name, plan in plans.items() if plan.teacher != plans[first].teacher), None)
+    if other is None:
+        return None
+    facts, others = (_facts(bundles[name].manifest) for name in (first, other))
+    differing = [f"{what} {facts[what]} and {others[what]}" for what in facts if facts[what] != others[what]]
+    fix = "load them without a shared teacher"
+    if not differing and precision != "fp32":
+        exact = [plan_of(bundles[name].graph_of("fp32"), "fp32") for name in (first, other)]
+        if exact[0].teacher == exact[1].teacher:
+            differing = [f"{precision}, whose scales come from each bundle's own images; in FP32 it is one teacher"]
+            fix = "precision fp32, or load them without a shared teacher"
+    if not differing:
+        node = first_difference(plans[first], plans[other]) or first_difference(plans[other], plans[first])
+        differing = [f"its weights or what it is given, from '{node}' on"]
+    return BackendError(
+        f"'{first}' and '{other}' have different teachers and cannot share one",
+        expected="the same weights, taps, input and preprocessing",
+        received="; ".join(differing),
+        fix=fix,
+    )
+
+
+def _facts(manifest: Manifest) -> dict[str, str]:
+    """Return what a bundle says of its teacher and of what is in front of it."""
+    maps = manifest.pair_spec.get("maps")
+    taps = [tap["name"] for each in maps for tap in each["taps"]] if isinstance(maps, list) else []
+    height, width = manifest.map_size
+    return {
+        "input": manifest.input.describe(),
+        "network size": f"{height} × {width}",
+        "field of view": f"{manifest.field_of_view:g}",
+        "backbone": manifest.provenance.backbone,
+        "weights": manifest.provenance.weights,
+        "taps": ", ".join(taps),
+    }

@@ -1,0 +1,1 @@
+"""Detectors in production: the log of verdicts, drift, metrics."""

@@ -1,0 +1,136 @@
+"""Prometheus metrics of detectors: how many verdicts of which kind, what they took, and whether scores have drifted.
+
+    detector = kdx.load("tile.kdx", metrics=True)
+    prometheus_client.start_http_server(9000)
+
+Verdicts a second are ``rate(kdx_verdicts_total[1m])``, percentiles
+``histogram_quantile(0.99, rate(kdx_verdict_seconds_bucket[5m]))``. Needs the extra ``metrics``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from kdx.errors import OptionError
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from kdx.bundle.bundle import Bundle
+    from kdx.decision.verdict import Verdict
+
+    Registry = CollectorRegistry | Literal[True]
+
+_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+
+
+class _Families:
+    """The metrics of one registry, which knows a name once; and the latest scores of each set of labels."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        from prometheus_client import Counter, Gauge, Histogram
+
+        names = ("bundle", "precision", "runtime")
+        self.verdicts = Counter("kdx_verdicts", "Verdicts.", (*names, "decision"), registry=registry)
+        self.seconds = Histogram(
+            "kdx_verdict_seconds", "From the array to the verdict.", names, buckets=_BUCKETS, registry=registry
+        )
+        self.drift = Gauge(
+            "kdx_drift_effect",
+            "Largest difference of the latest scores' distribution from calibration's; kdx drift alarms at 0.25.",
+            names,
+            registry=registry,
+        )
+        self.windows: dict[tuple[str, str, str], _Window] = {}
+
+
+@dataclass
+class _Window:
+    """The latest scores, and those of the calibration."""
+
+    calibrated: tuple[float, ...]
+    recent: deque[float] = field(default_factory=deque)
+
+    def effect(self) -> float:
+        """Return how far the latest scores are from calibration's; NaN for too few."""
+        from kdx.monitoring.drift import FEWEST, effect_of
+
+        recent = np.array(tuple(self.recent))
+        return effect_of(recent, np.array(self.calibrated)) if len(recent) >= FEWEST else float("nan")
+
+
+_families: WeakKeyDictionary[CollectorRegistry, _Families] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class Metrics:
+    """Counts a detector's verdicts. Detectors of one bundle, precision and runtime are counted together.
+
+    Runtimes are kept apart: each has its own latency, and in BF16 and INT8 its own scores and threshold.
+
+    Args:
+        registry: Where the metrics are registered; True for Prometheus' own.
+        bundle: The detector's bundle; it is named after its folder.
+        precision: In which its graph runs.
+        runtime: What computes its scores.
+
+    Raises:
+        OptionError: The package ``prometheus_client`` is missing, or the registry is none.
+    """
+
+    def __init__(self, registry: Registry, bundle: Bundle, precision: str, runtime: str) -> None:
+        from kdx.decision.verdict import Decision
+
+        families = _families_of(registry)
+        labels = (bundle.path.name, precision, runtime)
+        threshold = bundle.manifest.threshold_of(precision, runtime)
+        self._verdicts = {one.value: families.verdicts.labels(*labels, one.value) for one in Decision}
+        self._seconds = families.seconds.labels(*labels)
+        self._recent = _window(families, labels, threshold.scores if threshold else ()).recent
+
+    def add(self, verdict: Verdict, milliseconds: float) -> None:
+        """Count a verdict and what it took."""
+        self._verdicts[verdict.decision.value].inc()
+        self._seconds.observe(milliseconds / 1e3)
+        if np.isfinite(verdict.score):
+            self._recent.append(verdict.score)
+
+
+def _window(families: _Families, labels: tuple[str, str, str], calibrated: Sequence[float]) -> _Window:
+    """Return the window of a bundle, precision and runtime: a new one where it was calibrated again."""
+    from kdx.monitoring.drift import WINDOW
+
+    with _lock:
+        window = families.windows.get(labels)
+        if window is None or window.calibrated != tuple(calibrated):
+            window = families.windows[labels] = _Window(tuple(calibrated), deque(maxlen=WINDOW))
+            if calibrated:  # computed when it is asked for
+                families.drift.labels(*labels).set_function(window.effect)
+        return window
+
+
+def _families_of(registry: Registry) -> _Families:
+    try:
+        from prometheus_client import REGISTRY, CollectorRegistry
+    except ImportError as error:
+        raise OptionError(
+            "metrics need the package 'prometheus_client', which is not installed", fix='pip install "kdx[metrics]"'
+        ) from error
+    found = REGISTRY if registry is True else registry
+    if not isinstance(found, CollectorRegistry):
+        raise OptionError(
+            "metrics are registered somewhere else",
+            expected="True, or a prometheus_client.CollectorRegistry",
+            received=type(registry).__name__,
+        )
+    with _lock:
+        if found not in _families:
+            _families[found] = _Families(found)
+        return _families[found]

@@ -1,0 +1,248 @@
+"""A log of verdicts on the line PC: SQLite, bounded, written behind the line's back, whole after a power cut.
+
+A detector hands over each verdict in microseconds; a thread writes them once a second. What is lost when the power
+goes is that second. A disk that is full or slow costs verdicts in the log, and says how many, never a verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.errors import DataError, OutputError
+
+if TYPE_CHECKING:
+    from kdx.decision.verdict import Verdict
+
+SCHEMA = 1
+_APPLICATION = 0x6B6478  # "kdx": SQLite's own mark for whose file it is
+MOST = 1_000_000
+_SECONDS = 1.0
+# Verdicts that may wait to be written; beyond, the oldest are lost.
+_WAITING = 100_000
+_TABLES = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS verdicts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, decision TEXT NOT NULL, score REAL, threshold REAL,
+    milliseconds REAL NOT NULL, frame_faults TEXT NOT NULL
+);
+"""
+_INSERT = (
+    "INSERT INTO verdicts (time, decision, score, threshold, milliseconds, frame_faults) VALUES (?, ?, ?, ?, ?, ?)"
+)
+
+
+@dataclass(frozen=True)
+class LogFacts:
+    """What a log belongs to.
+
+    Attributes:
+        bundle: The bundle's folder name.
+        graph_sha256: Hash of the graph whose scores it holds: those of another cannot be compared.
+        precision: In which the graph ran.
+        roi_sha256: Hash of the region of interest that was scored; None for whole images.
+        level_sha256: Hash of the level map by which maps were divided, or None.
+        runtime: What computed the scores; None in FP32 and FP16, which agree in all, and in logs of older versions.
+    """
+
+    bundle: str
+    graph_sha256: str
+    precision: str
+    roi_sha256: str | None = None
+    level_sha256: str | None = None
+    runtime: str | None = None
+
+    def describe(self) -> str:
+        """Say in words what a log belongs to."""
+        region = f", region of interest {self.roi_sha256[:8]}" if self.roi_sha256 else ""
+        level = f", level map {self.level_sha256[:8]}" if self.level_sha256 else ""
+        runtime = f" of {self.runtime}" if self.runtime else ""
+        return f"{self.bundle} in {self.precision}{runtime}{region}{level}"
+
+
+class VerdictLog:
+    """Writes verdicts to a file. Any number of threads and processes may write to one.
+
+    Args:
+        path: The file; made where it is missing.
+        facts: What it belongs to.
+        most: Verdicts that are kept; the oldest go first.
+
+    Attributes:
+        lost: Verdicts that could not be written.
+
+    Raises:
+        OutputError: The file cannot be written, is no log, or belongs to another graph.
+    """
+
+    def __init__(self, path: str | Path, facts: LogFacts, most: int = MOST) -> None:
+        self.path = Path(path)
+        self.most = most
+        self.lost = 0
+        self._waiting: deque[tuple[object, ...]] = deque()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        with _explained(self.path, OutputError), contextlib.closing(_connect(self.path)) as database:
+            _prepare(database, self.path, facts)
+        self._thread = threading.Thread(target=self._write_on, name="kdx verdict log", daemon=True)
+        self._thread.start()
+
+    def add(self, verdict: Verdict, milliseconds: float) -> None:
+        """Hand over a verdict and what it took; never waits for the disk."""
+        faults = ",".join(fault.value for fault in verdict.frame_faults)
+        row = (time.time(), verdict.decision.value, verdict.score, verdict.threshold, milliseconds, faults)
+        with self._lock:
+            if len(self._waiting) == _WAITING:
+                self._waiting.popleft()
+                self.lost += 1
+            self._waiting.append(row)
+
+    def close(self) -> None:
+        """Write what is waiting, and stop."""
+        self._ended.set()
+        self._thread.join()
+
+    def _write_on(self) -> None:
+        database: sqlite3.Connection | None = None
+        while True:
+            is_last = self._ended.wait(_SECONDS)
+            with self._lock:
+                rows, self._waiting = self._waiting, deque()
+            if rows:
+                try:
+                    database = database or _connect(self.path)
+                    self._write(database, rows)
+                except sqlite3.Error:  # full, locked for long, taken away: the next second may be better
+                    self.lost += len(rows)
+                    _close(database)
+                    database = None
+            if is_last:
+                _close(database)
+                return
+
+    def _write(self, database: sqlite3.Connection, rows: deque[tuple[object, ...]]) -> None:
+        with database:
+            database.executemany(_INSERT, rows)
+            database.execute("DELETE FROM verdicts WHERE id <= (SELECT max(id) FROM verdicts) - ?", (self.most,))
+
+
+@dataclass(frozen=True)
+class LoggedVerdicts:
+    """What a log holds.
+
+    Attributes:
+        facts: What it belongs to.
+        times: Seconds since 1970, ``(N,)``, the oldest first.
+        scores: ``(N,)``; NaN where a score was not finite.
+        decisions: ``(N,)`` of text.
+        milliseconds: ``(N,)``, from the array to the verdict.
+    """
+
+    facts: LogFacts
+    times: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    decisions: NDArray[np.str_]
+    milliseconds: NDArray[np.float64]
+
+
+def read_log(path: str | Path) -> LoggedVerdicts:
+    """Read a log, also while it is written.
+
+    Raises:
+        DataError: It is missing, damaged, locked, or no log of verdicts.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no log '{path}'", fix="write one: kdx.load(BUNDLE, log=PATH)")
+    with _explained(path, DataError), contextlib.closing(_connect(path, read_only=True)) as database:
+        facts = _facts(database, path, DataError)
+        rows = database.execute(
+            "SELECT time, ifnull(score, 9e999), decision, milliseconds FROM verdicts ORDER BY id"
+        ).fetchall()
+    times, scores, decisions, milliseconds = zip(*rows, strict=True) if rows else ((), (), (), ())
+    values = np.array(scores, np.float64)
+    values[~np.isfinite(values)] = np.nan
+    return LoggedVerdicts(
+        facts, np.array(times, np.float64), values, np.array(decisions, np.str_), np.array(milliseconds, np.float64)
+    )
+
+
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    if read_only:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+    database = sqlite3.connect(path, timeout=5, check_same_thread=False)
+    # A power cut costs what was not yet written, and never the file.
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    return database
+
+
+def _close(database: sqlite3.Connection | None) -> None:
+    if database is not None:
+        with contextlib.suppress(sqlite3.Error):
+            database.close()
+
+
+def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
+    """Make the tables of a new file, or check that the file is a log of this graph."""
+    with database:
+        is_new = not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if is_new:
+            database.executescript(_TABLES)
+            database.execute(f"PRAGMA application_id = {_APPLICATION}")
+            database.execute(f"PRAGMA user_version = {SCHEMA}")
+            named = {name: value for name, value in asdict(facts).items() if value is not None}
+            database.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", named.items())
+    found = _facts(database, path, OutputError)
+    # A log of an older kdx does not say the runtime. It is written to as before, so that an update stops no line;
+    # ``kdx drift`` refuses to compare its scores.
+    expected = facts if found.runtime else replace(facts, runtime=None)
+    if replace(found, bundle=facts.bundle) != expected:
+        raise OutputError(
+            f"'{path}' is the log of another graph, runtime, region of interest or level: scores cannot be compared",
+            expected=facts.describe(),
+            received=found.describe(),
+            fix="name another file for this bundle",
+        )
+    if expected != facts:
+        warnings.warn(
+            f"the log '{path}' is of an older kdx and does not say which runtime computed its {facts.precision} "
+            "scores: verdicts are added, and kdx drift does not compare them; name a new file for one that it compares",
+            stacklevel=2,
+        )
+
+
+def _facts(database: sqlite3.Connection, path: Path, error: type[DataError] | type[OutputError]) -> LogFacts:
+    application = database.execute("PRAGMA application_id").fetchone()[0]
+    schema = database.execute("PRAGMA user_version").fetchone()[0]
+    if application != _APPLICATION:
+        raise error(f"'{path}' is no log of verdicts", fix="name another file")
+    if schema > SCHEMA:
+        raise error(f"'{path}' was written by a newer kdx", fix="update kdx on this machine")
+    named = dict(database.execute("SELECT name, value FROM facts").fetchall())
+    try:
+        required = named["bundle"], named["graph_sha256"], named["precision"]
+        return LogFacts(*required, named.get("roi_sha256"), named.get("level_sha256"), named.get("runtime"))
+    except KeyError as missing:
+        raise error(f"'{path}' does not say what it belongs to: {missing}", fix="name another file") from missing
+
+
+@contextlib.contextmanager
+def _explained(path: Path, error: type[DataError] | type[OutputError]) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as cause:
+        is_busy = "locked" in str(cause) or "busy" in str(cause)
+        fix = "end the program that holds it" if is_busy else "move the file away; a new one is made"
+        raise error(f"the log '{path}' cannot be used: {cause}", fix=fix) from cause

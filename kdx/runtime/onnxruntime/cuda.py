@@ -1,0 +1,193 @@
+"""Backends ``onnxruntime-cuda`` and ``onnxruntime-tensorrt``: the graph in ONNX Runtime's GPU providers."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from kdx.bundle.checked_files import Graph
+from kdx.errors import BackendError, InputError
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.gpu import gpus
+from kdx.runtime.onnxruntime.cpu import OUTPUTS, PROVIDER, open_session
+
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+
+_INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cudnn]"'
+_LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
+
+
+def onnxruntime_cuda_backend(graph: Graph, threads: int | None = None) -> OnnxRuntimeCuda:
+    """Return the backend ``onnxruntime-cuda``."""
+    return OnnxRuntimeCuda(graph, threads)
+
+
+def onnxruntime_tensorrt_backend(graph: Graph, threads: int | None = None) -> OnnxRuntimeCuda:
+    """Return the backend ``onnxruntime-tensorrt``; it builds an engine for each batch size when that first comes."""
+    return OnnxRuntimeCuda(graph, threads, provider=TENSORRT)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """Memory on the GPU for one batch size; with CUDA graphs its addresses must not change."""
+
+    binding: Any
+    image: Any
+    outputs: list[Any]
+    options: Any
+
+
+class OnnxRuntimeCuda(ClosesOnExit):
+    """A graph in an ONNX Runtime session on the GPU. Calls from several threads are safe: they take turns.
+
+    FP32 convolutions and products are FP32: TensorFloat-32, which ONNX Runtime would use, is off.
+
+    Args:
+        graph: Graph of the ONNX file.
+        threads: Threads of what runs on the CPU; None leaves it to ONNX Runtime.
+        provider: The one that must run the graph; operations it has not run in the CUDA or the CPU provider.
+        cuda_graph: Whether ONNX Runtime shall capture a CUDA graph for each batch size; it refuses where an operation
+            runs on the CPU.
+
+    Raises:
+        BackendError: The provider does not work here (ONNX Runtime would silently take the CPU), or the graph cannot be
+            loaded.
+    """
+
+    def __init__(
+        self, graph: Graph, threads: int | None = None, *, provider: str = CUDA, cuda_graph: bool = False
+    ) -> None:
+        self.name = "onnxruntime-tensorrt" if provider == TENSORRT else "onnxruntime-cuda"
+        preloaded = require_provider(provider)
+        session = open_session(graph, _providers(provider, cuda_graph), threads)
+        if session.get_providers()[0] != provider:
+            raise BackendError(
+                f"ONNX Runtime would run '{graph.path.name}' on the CPU: {provider} does not start",
+                expected=f"{provider} first",
+                received=", ".join(session.get_providers()),
+                fix=why_not(provider) or preloaded or "see what ONNX Runtime has logged",
+            )
+        session.disable_fallback()  # after an error it would go on, on the CPU
+        self._device = "cpu" if provider == PROVIDER else "cuda"
+        self._cuda_graph = cuda_graph
+        self._input_shape = tuple(session.get_inputs()[0].shape[1:])
+        self._map_shape = tuple(session.get_outputs()[0].shape[1:])
+        self._bound: dict[int, _Bound] = {}
+        self._graphs = 0
+        self._lock = threading.Lock()
+        self._session: ort.InferenceSession | None = session
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run a batch; see :class:`kdx.runtime.backend.Backend`.
+
+        Raises:
+            InputError: Another type or shape than the graph's.
+            BackendError: ONNX Runtime failed; the next call binds memory anew.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self._input_shape or not len(images):
+            raise InputError(
+                "the graph does not take this batch",
+                expected=f"uint8 (N, {', '.join(map(str, self._input_shape))})",
+                received=f"{images.dtype} {images.shape}",
+            )
+        with self._lock:
+            session = self._session
+            if session is None:
+                raise BackendError("the detector is closed", fix="load the bundle again")
+            try:
+                bound = self._bound.get(len(images)) or self._bind(session, len(images))
+                bound.image.update_inplace(images)
+                session.run_with_iobinding(bound.binding, bound.options)
+                maps, scores = (np.array(output.numpy()) for output in bound.outputs)
+            except Exception as error:
+                self._bound.pop(len(images), None)
+                raise BackendError(f"ONNX Runtime failed on a batch of shape {images.shape}: {error}") from error
+            return Outputs(maps, scores)
+
+    def _bind(self, session: ort.InferenceSession, count: int) -> _Bound:
+        def allocate(shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self._device, 0)
+
+        image = allocate((count, *self._input_shape), np.uint8)
+        outputs = [allocate((count, *self._map_shape), np.float32), allocate((count, 1), np.float32)]
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("image", image)
+        for name, output in zip(OUTPUTS, outputs, strict=True):
+            binding.bind_ortvalue_output(name, output)
+        options = ort.RunOptions()
+        if self._cuda_graph:
+            # A number of its own for each memory: a graph replays over the addresses it was captured with.
+            self._graphs += 1
+            options.add_run_config_entry("gpu_graph_id", str(self._graphs))
+        self._bound[count] = _Bound(binding, image, outputs, options)
+        return self._bound[count]
+
+    def close(self) -> None:
+        """Free memory and session."""
+        with self._lock:
+            self._bound.clear()
+            self._session = None
+
+
+def require_provider(provider: str) -> str:
+    """Check that a provider can be expected to work, and load the CUDA libraries of NVIDIA's wheels for it.
+
+    Returns:
+        What could not be loaded, in words; empty when all was.
+
+    Raises:
+        BackendError: This ONNX Runtime was built without the provider, or there is no GPU.
+    """
+    if provider not in ort.get_available_providers():
+        raise BackendError(
+            f"this ONNX Runtime was built without {provider}",
+            expected="the package onnxruntime-gpu",
+            received=f"providers {', '.join(ort.get_available_providers())}",
+            fix=f"{_INSTALL}; the two packages must not meet",
+        )
+    if provider == PROVIDER:
+        return ""
+    if not gpus():
+        raise BackendError(
+            f"{provider} needs an NVIDIA GPU, and the driver shows none",
+            fix="see what nvidia-smi lists; --backend onnxruntime-cpu runs anywhere",
+        )
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is None:  # before 1.21
+        return ""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):  # it prints what it does not find; commands answer in JSON there
+        preload()
+    return told.getvalue().strip()
+
+
+def why_not(provider: str) -> str:
+    """Say what a provider's library lacks, or return an empty string: ONNX Runtime itself only logs that."""
+    folder = Path(ort.__file__).parent / "capi"
+    library = folder / _LIBRARIES.get(provider, "")
+    if not library.is_file():
+        return ""
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return f"install what is missing: {error}"
+    return ""
+
+
+def _providers(provider: str, cuda_graph: bool) -> list[Any]:
+    # TensorFloat-32 rounds FP32 operands to 10 bits: not what was calibrated.
+    cuda = (CUDA, {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": str(int(cuda_graph and provider == CUDA))})
+    if provider == TENSORRT:
+        return [(TENSORRT, {"device_id": "0", "trt_cuda_graph_enable": str(int(cuda_graph))}), cuda, PROVIDER]
+    return [cuda, PROVIDER] if provider == CUDA else [provider]

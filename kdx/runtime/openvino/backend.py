@@ -1,0 +1,209 @@
+"""Backend ``openvino``: the FP32 and the INT8 graph on CPUs, and the FP32 graph in BF16 where the CPU has it.
+
+The precision is always stated. Left to itself, OpenVINO computes an FP32 graph in BF16 on CPUs that can: scores move by
+some percent, and nothing says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from kdx.bundle.checked_files import Graph, HeldGraph
+from kdx.errors import BackendError, KdxError
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.kept import Kept
+from kdx.runtime.openvino.blob_cache import BlobCache
+from kdx.runtime.openvino.graph import OUTPUTS
+from kdx.runtime.openvino.load import (
+    KEPT_BATCH_SIZES,
+    Mode,
+    Precision,
+    blob_folder,
+    compile_model,
+    configuration,
+    load_compiled,
+    read_graph,
+    require_bf16,
+)
+
+_ROOMS = ("preprocess", "pair", "tail")
+
+
+class OpenVino(ClosesOnExit):
+    """A graph in OpenVINO's CPU plugin.
+
+    Shapes are static: each batch size is compiled when it is first met, and the last few are kept. Calls from several
+    threads at once are safe; each has an inference request of its own while it runs, and none waits while a batch size
+    that it does not use is compiled.
+
+    Args:
+        graph: Its content is read when a batch size is compiled, and only what was checked is compiled.
+        threads: Threads of one inference; None leaves it to OpenVINO (one per physical core).
+        precision: ``f32``, for INT8 graphs too, whose types say what is INT8; or ``bf16``.
+        mode: ``latency``: a batch goes through at once, on all threads. ``throughput``: a batch's images go through one
+            by one, several at a time; for large batches and many cores.
+        pinning: Whether threads stay on their cores. Pinned threads of two processes or backends share the first cores
+            while others idle.
+        cache: Where compiled models are kept; None for nowhere.
+
+    Raises:
+        BackendError: OpenVINO cannot load the graph, or the CPU lacks the precision.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        graph: Graph,
+        threads: int | None = None,
+        *,
+        precision: Precision = "f32",
+        mode: Mode = "latency",
+        pinning: bool = False,
+        cache: Path | None = None,
+    ) -> None:
+        if precision == "bf16":
+            require_bf16()
+        self._content = graph.hold()
+        self._mode = mode
+        self._config = configuration(precision, threads, mode, pinning)
+        blobs = BlobCache(cache, private=graph.seal is not None)
+        # Without this object in it: a backend that is dropped and not closed is freed at once.
+        make = functools.partial(_compiled, graph.sha256, self._content, blobs, self._config)
+        self._models: Kept[int, _Compiled] = Kept(make, KEPT_BATCH_SIZES)
+        self.keep([1])  # single images come at any time: batches of other sizes do not displace their model
+        try:
+            first = self._models.get(1)  # so that a graph that cannot run fails here
+        except KdxError:
+            raise
+        except Exception as error:  # OpenVINO's exceptions share no base but Exception
+            raise BackendError(f"OpenVINO cannot load '{graph.path}': {error}") from error
+        self._image_shape = first.image_shape
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run a batch; see :class:`kdx.runtime.backend.Backend`."""
+        # OpenVINO would convert other types without a word.
+        if images.dtype != np.uint8 or images.shape[1:] != self._image_shape or not len(images):
+            raise BackendError(
+                "OpenVINO cannot run this batch",
+                expected=f"uint8 (N, {', '.join(map(str, self._image_shape))})",
+                received=f"{images.dtype} {images.shape}",
+            )
+        try:
+            if self._mode == "throughput":
+                return self._models.get(1).run_each(images)
+            return self._models.get(len(images)).run(images)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"OpenVINO failed on a batch of shape {images.shape}: {error}") from error
+
+    def close(self) -> None:
+        """Free the compiled models. Calls that are under way end as usual."""
+        self._models.close()
+        self._content.close()
+
+    def keep(self, batches: Sequence[int]) -> None:
+        """Keep what is compiled for these batch sizes, however many others come."""
+        self._models.keep(batches)
+
+    def compiled_model(self, batch: int = 1) -> Any:
+        """Return OpenVINO's own object for a batch size."""
+        return self._models.get(batch).model
+
+    def node_times(self, images: NDArray[np.uint8], runs: int, warm_up: int) -> dict[str, float]:
+        """Return the mean milliseconds a call of each node, of images one at a time, in a compiled model of its own.
+
+        What OpenVINO fused counts for the first of the fused nodes.
+        """
+        model = compile_model(read_graph(self._content.read(), 1), {**self._config, "PERF_COUNT": True})
+        notes = {op.get_friendly_name(): op.get_rt_info() for op in model.get_runtime_model().get_ops()}
+        request = model.create_infer_request()
+        times: dict[str, float] = {}
+        for index in range(warm_up + runs):
+            request.infer({0: images[index % len(images)][None]})
+            for node in request.profiling_info if index >= warm_up else ():
+                if node.real_time and node.node_name in notes:
+                    originals = notes[node.node_name]["originalLayersNames"].value.split(",")
+                    name = next((each for each in originals if each.startswith(_ROOMS)), node.node_name)
+                    times[name] = times.get(name, 0.0) + node.real_time.total_seconds() * 1e3 / runs
+        return times
+
+
+class _Compiled:
+    """A compiled model and its inference requests."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.image_shape = tuple(model.input(0).shape)[1:]
+        self._ports = [model.output(name) for name in OUTPUTS]
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._all: Any = None
+        self._turn = threading.Lock()
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self.model.create_infer_request()
+        # The input is read in place; the outputs are copies.
+        results = request.infer({0: images}, share_inputs=True)
+        outputs = Outputs(*(results[port] for port in self._ports))
+        self._idle.put(request)
+        return outputs
+
+    def run_each(self, images: NDArray[np.uint8]) -> Outputs:
+        outputs = Outputs(*(np.empty((len(images), *tuple(port.shape)[1:]), np.float32) for port in self._ports))
+
+        ports = self._ports  # the requests hold this function, and must not hold what holds them
+
+        def keep(request: Any, index: int) -> None:
+            for array, port in zip(outputs, ports, strict=True):
+                array[index] = request.get_tensor(port).data[0]
+
+        with self._turn:
+            if self._all is None:
+                self._all = ov.AsyncInferQueue(self.model)
+            try:
+                self._all.set_callback(keep)
+                for index in range(len(images)):
+                    self._all.start_async({0: images[index : index + 1]}, index)
+                self._all.wait_all()
+            except BaseException:
+                self._all = None  # some of its requests may still be under way: the next call gets others
+                raise
+        return outputs
+
+
+def _compiled(sha256: str, content: HeldGraph, cache: BlobCache, config: dict[str, Any], batch: int) -> _Compiled:
+    return _Compiled(load_compiled(cache, config, (sha256, batch), lambda: read_graph(content.read(), batch)))
+
+
+def openvino_backend(graph: Graph, threads: int | None = None) -> OpenVino:
+    """Return the backend for a bundle's FP32 or INT8 graph."""
+    return OpenVino(graph, threads, cache=blob_folder(graph))
+
+
+def openvino_throughput_backend(graph: Graph, threads: int | None = None) -> OpenVino:
+    """Return the backend that takes the images of a batch one by one, several at a time."""
+    backend = OpenVino(graph, threads, mode="throughput", cache=blob_folder(graph))
+    backend.name = "openvino-throughput"
+    return backend
+
+
+def openvino_bf16_backend(graph: Graph, threads: int | None = None) -> OpenVino:
+    """Return the backend that computes the networks of a bundle's FP32 graph in BF16.
+
+    Raises:
+        BackendError: The CPU has no BF16.
+    """
+    return OpenVino(graph, threads, precision="bf16", cache=blob_folder(graph))

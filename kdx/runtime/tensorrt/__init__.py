@@ -1,0 +1,1 @@
+"""TensorRT, and the CUDA calls that it needs."""

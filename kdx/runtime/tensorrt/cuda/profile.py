@@ -1,0 +1,93 @@
+"""An optimisation profile's execution context: the batch it is set to, and the graphs captured of it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from kdx.errors import BackendError
+from kdx.runtime.tensorrt.cuda.api import CudaApi
+
+
+class Work(enum.Enum):
+    """What is queued, or captured, at once."""
+
+    FROM_HOST = "copy in, layers, copy out"
+    FROM_DEVICE = "layers, copy out"
+    COMPUTE = "layers"
+
+
+class Profile:
+    """A graph belongs to the batch that its context is set to: another batch drops it.
+
+    Args:
+        api: The CUDA context.
+        context: TensorRT's ``IExecutionContext``, switched to its profile.
+        capacity: The profile's largest batch.
+        explain: Returns what TensorRT logged last, for messages.
+
+    Attributes:
+        ran: Whether a plain enqueue of this batch went well. TensorRT defers work to the first one after a change: it
+            cannot be captured.
+        graphs: What was captured.
+    """
+
+    def __init__(self, api: CudaApi, context: Any, capacity: int, explain: Callable[[], str]) -> None:
+        self.context = context
+        self.capacity = capacity
+        self.ran = False
+        self.graphs: dict[Work, int] = {}
+        self._api = api
+        self._explain = explain
+        self._batch: int | None = None  # unknown
+
+    def set_batch(self, shape: tuple[int, ...]) -> None:
+        """Set the input's shape ``(N, H, W, C)``."""
+        if self._batch == shape[0]:
+            return
+        self.forget()
+        require(self.context.set_input_shape("image", shape), f"set the batch to {shape[0]}", self._explain)
+        self._batch = shape[0]
+
+    def enqueue(self, stream: int) -> None:
+        """Queue the layers."""
+        require(self.context.execute_async_v3(stream), f"run a batch of {self._batch}", self._explain)
+
+    def capture(self, work: Work, stream: int, queue: Callable[[], None]) -> None:
+        """Capture what ``queue`` queues; the stream is out of capture again whatever happens.
+
+        Raises:
+            BackendError: It cannot be captured.
+        """
+        capturable = getattr(self.context, "is_stream_capturable", None)  # TensorRT for RTX
+        if capturable is not None and not capturable(stream):
+            raise BackendError("the engine needs memory of its own while it runs", fix="build the engine again")
+        self._api.begin_capture(stream)
+        try:
+            queue()
+        except BaseException:
+            with suppress(BackendError):
+                self._api.destroy_graph(self._api.end_capture(stream))
+            raise
+        self.graphs[work] = self._api.end_capture(stream)
+
+    def forget(self) -> None:
+        """Drop the graphs, and what is believed of the context."""
+        self.drop_graphs()
+        self.ran, self._batch = False, None
+
+    def drop_graphs(self) -> None:
+        """Destroy the graphs; one that cannot be destroyed is forgotten."""
+        while self.graphs:
+            _, graph = self.graphs.popitem()
+            with suppress(BackendError):
+                self._api.destroy_graph(graph)
+
+
+def require(done: bool, what: str, explain: Callable[[], str]) -> None:
+    """Raise ``BackendError`` with what TensorRT logged unless it says that something was done."""
+    if not done:
+        log = explain()
+        raise BackendError(f"TensorRT could not {what}{f': {log}' if log else ''}")

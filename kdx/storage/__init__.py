@@ -1,0 +1,1 @@
+"""Files on disk: written in one step, locked, versioned, cached."""

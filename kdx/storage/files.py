@@ -1,0 +1,275 @@
+"""Writing so that a crash, a kill or a full disk leaves either the old content or the new, never half of it.
+
+What is being written has a name of its own beside its target, and is locked for as long as its writer lives. So what a
+kill left behind is told from what another process is writing, and goes when the target is written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from kdx.errors import OutputError
+from kdx.storage.locks import lock, locked, open_folder
+
+_PARTIAL = ".part"  # being written, or replaced and being removed
+_OLD = ".old"  # holds what stood in a folder's place, where two folders cannot be exchanged in one step
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's content, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_of_hashes(hashes: Iterable[str]) -> str:
+    """Return one hash over files' content hashes, whatever their order."""
+    return sha256_bytes("\n".join(sorted(hashes)).encode())
+
+
+def write_atomic(path: Path, *data: bytes, private: bool = False) -> None:
+    """Replace a file's content in one step; on any failure the old content stands and nothing is left behind.
+
+    Args:
+        path: The file.
+        data: Its new content, in one part or several.
+        private: Let nobody but this user read or write it, whatever the umask says.
+
+    Raises:
+        OSError: It could not be written; the error names the file.
+    """
+    try:
+        handle, temporary = _make_file(path)
+    except OSError as error:
+        _blame(error, f".{path.name}.", path)
+        raise
+    try:
+        # The lock lasts until the file has its name.
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(data)
+            file.flush()
+            os.fsync(file.fileno())
+            if os.name != "nt":
+                _publish(temporary, path, private=private)
+        if os.name == "nt":  # which does not rename open files
+            _publish(temporary, path, private=private)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        _blame(error, temporary.name, path)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Fill a temporary folder beside ``target`` and rename it into place when the block ends well.
+
+    Args:
+        target: The folder to appear. Its parents are made. Where it is a link, the folder that it leads to is meant.
+        force: Replace an existing folder; it stands until the new one is complete.
+
+    Raises:
+        OutputError: ``target`` exists, is not an empty folder, and ``force`` is not given.
+        OSError: Something could not be written; the error names ``target``.
+    """
+    named, target = target, Path(os.path.realpath(target))
+    tidy(target)
+    refuse_existing(target, force=force)
+    made = _make_parents(target)
+    try:
+        handle, temporary = _make_folder(target)
+    except OSError as error:
+        _blame(error, f".{target.name}.", named)
+        _remove_empty(made)
+        raise
+    try:
+        yield temporary
+        for path in (*sorted(temporary.rglob("*")), temporary):
+            if path.is_symlink():
+                continue
+            _sync_folder(path) if path.is_dir() else _sync_file(path)
+        temporary.chmod(0o777 & ~_umask())
+        with locked(target.parent):
+            refuse_existing(target, force=force)  # another process may have been faster
+            replaced = _swap(temporary, target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(made)
+        _blame(error, temporary.name, named)
+        raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
+    _sync_folder(target.parent)
+
+
+def tidy(target: Path) -> None:
+    """Finish what killed writers of a file or a folder left undone beside it; what is being written stays.
+
+    Where a kill hit a folder's replacement in between, the old folder gets its name back.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}({re.escape(_PARTIAL)}|{re.escape(_OLD)})")
+    with contextlib.suppress(OSError, OutputError), locked(target.parent):
+        for left in [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]:
+            if left.suffix == _OLD and not os.path.lexists(target):
+                (left / target.name).rename(target)
+            _remove_left(left)
+
+
+def restore(folder: Path) -> None:
+    """Give the folders in a folder their names back whose replacement was killed in between, see :func:`tidy`."""
+    with contextlib.suppress(OSError):
+        for replaced in folder.glob(f".*{_OLD}/*"):
+            tidy(folder / replaced.name)
+
+
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Raise ``OutputError`` when ``target`` holds something and may not be replaced."""
+    is_empty_folder = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not is_empty_folder and not force:
+        raise OutputError(
+            f"'{target}' exists already",
+            fix="choose another name; --force replaces what is of the same kind, nothing else",
+        )
+
+
+def require_writable(folder: Path) -> None:
+    """Raise ``OutputError`` when files cannot be made in a folder: better said before minutes of work than after."""
+    if not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"'{folder}' cannot be written",
+            fix="ask for the permission, or work on a copy in a folder that you may write to",
+        )
+
+
+def _publish(temporary: Path, path: Path, *, private: bool) -> None:
+    # mkstemp creates private files; an artefact is as readable as any other the user writes.
+    if not private:
+        temporary.chmod(0o666 & ~_umask())
+    temporary.replace(path)
+
+
+def _make_file(path: Path) -> tuple[int, Path]:
+    """Make and lock a file to be written, beside its target; return its handle and its path."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+        if _is_ours(handle, Path(name)):
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _make_folder(target: Path) -> tuple[int | None, Path]:
+    """Make and lock a folder to be filled, beside its target; return its handle, where there can be one, and path."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
+        handle = open_folder(path)
+        if path.exists() if handle is None else _is_ours(handle, path):
+            return handle, path
+        if handle is not None:
+            os.close(handle)
+
+
+def _is_ours(handle: int, path: Path) -> bool:
+    """Lock what was just made; False where another process was faster and takes it for something left behind."""
+    try:
+        lock(handle)
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what is under construction if its writer is dead; where nothing can be locked, let it be."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            if lock(handle):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+def _make_parents(target: Path) -> list[Path]:
+    """Make a folder's parents, and return those that were missing, the innermost first."""
+    missing = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _blame(error: BaseException, temporary: str, path: Path) -> None:
+    """Let an error of the system name what was to be written: a full disk says nothing, or a name nobody knows."""
+    if isinstance(error, OSError) and (not error.filename or temporary in str(error.filename)):
+        error.filename = str(path)
+
+
+def _swap(temporary: Path, target: Path) -> Path | None:
+    """Put ``temporary`` in the place of ``target``, and return where the old ``target`` is now, to be removed."""
+    if not target.exists():
+        temporary.rename(target)
+        return None
+    if _exchange(temporary, target):
+        return temporary
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_OLD, dir=target.parent)) / target.name
+    target.rename(old)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        old.rename(target)
+        old.parent.rmdir()
+        raise
+    return old.parent
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, where the system can (Linux, most file systems)."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    at_cwd, rename_exchange = -100, 2
+    return bool(renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange) == 0)
+
+
+def _sync_file(path: Path) -> None:
+    # Windows flushes only what was opened for writing.
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable. Not every platform can open a folder; then the rename is atomic all the same."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

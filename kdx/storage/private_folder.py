@@ -1,0 +1,106 @@
+"""Whether a folder is one's own: nobody else can write to it, replace it, or change what its path leads to.
+
+Under a required signature, what was compiled earlier is code that the signature does not cover. It is used only where
+nobody but this user (and the administrator, who can do anything) can have written it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import warnings
+from pathlib import Path
+
+from kdx.storage.cache import VARIABLE, cache_folder
+
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_MOST_LINKS = 40
+
+
+def private_cache(name: str) -> Path | None:
+    """Return a folder of the cache, made if need be; None, with a ``RuntimeWarning``, where others can write to it.
+
+    On Windows, which tells rights in another way, it is the folder in the user's profile; one that ``KDX_CACHE_DIR``
+    names is not used.
+    """
+    cache = cache_folder()
+    if cache is None:
+        return None
+    folder = cache / name
+    if os.name == "nt":
+        fault = f"{VARIABLE} names it, and Windows does not say who can write to it" if VARIABLE in os.environ else ""
+    else:
+        fault = _make(folder) or open_to_others(folder)
+    if not fault:
+        return folder
+    warnings.warn(
+        f"a signature is required, and others could have written what is kept in '{folder}': {fault}. Nothing is taken "
+        f"from it or kept in it, so loading takes longer. Set {VARIABLE} to a folder that only you can write to",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def open_to_others(folder: Path) -> str:
+    """Say why a folder is not one's own alone; empty where it is. Files in it that others can write to are removed.
+
+    Every folder on the way counts, also behind symbolic links: it must belong to this user or to root, and not be
+    writable for others unless it is sticky, as ``/tmp`` is: there nobody can replace what another owns.
+    """
+    here = Path(os.path.sep)
+    left = list((Path.cwd() / folder).parts[:0:-1])  # innermost first, without the root
+    links = 0
+    try:
+        fault = _fault(here, is_last=False)
+        while left and not fault:
+            name = left.pop()
+            here = here.parent if name == ".." else here / name
+            if here.is_symlink():
+                links += 1
+                fault = _foreign(here.lstat(), here) or ("too many links" if links > _MOST_LINKS else "")
+                target = here.readlink()
+                left += [part for part in reversed(target.parts) if part != target.anchor]
+                here = Path(target.anchor) if target.is_absolute() else here.parent
+            else:
+                fault = _fault(here, is_last=not left)
+        return fault or _remove_exposed(here)
+    except OSError as error:
+        return f"'{error.filename or folder}': {error.strerror}"
+
+
+def _make(folder: Path) -> str:
+    """Make a folder and its parents, for this user alone whatever the umask says; return why that is not possible."""
+    try:
+        for part in (*reversed(folder.parents), folder):
+            if not part.exists():
+                part.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        return f"'{error.filename}': {error.strerror}"
+    return ""
+
+
+def _fault(folder: Path, *, is_last: bool) -> str:
+    found = folder.lstat()
+    is_sticky = bool(found.st_mode & stat.S_ISVTX) and not is_last
+    if found.st_mode & _OTHERS_MAY_WRITE and not is_sticky:
+        return f"'{folder}' can be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+    return _foreign(found, folder)
+
+
+def _foreign(found: os.stat_result, path: Path) -> str:
+    is_ours = found.st_uid in {0, os.geteuid()}
+    return "" if is_ours else f"'{path}' belongs to another user (uid {found.st_uid})"
+
+
+def _remove_exposed(folder: Path) -> str:
+    """Remove files that others own or can write to, from before the folder was one's own; return what stays."""
+    for file in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            found = file.lstat()
+            if _foreign(found, file) or found.st_mode & _OTHERS_MAY_WRITE:
+                if stat.S_ISDIR(found.st_mode):
+                    return f"'{file}' can be written by others"
+                file.unlink()
+    return ""

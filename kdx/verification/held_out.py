@@ -1,0 +1,140 @@
+"""Does a variant give held-out good images, and synthetic defects on them, the verdicts that FP32 gives them?
+
+The order of a few golden images says little of the verdicts near a threshold, and a plain folder of good parts has no
+defects at all. So the command that exports hands over good images that were held out of training, and draws synthetic
+defects on them. FP32 and the variant each decide at the threshold that calibration would choose from their own scores.
+
+An image must not choose the threshold that judges it: of few images the threshold is the largest score, which none of
+them exceeds. So each is judged, with the defects drawn on it, at thresholds from the scores of all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta, rankdata
+
+from kdx.bundle.variants import HeldOutVerdicts
+
+# The least evidence for writing BF16 or INT8. Without a flip, 6 images bound the share of images that flip to 39 %; 5
+# bound it to 45 %, which is more than kdx.verification.judge.Limits.rate_bound allows. Three defects are drawn on each.
+LEAST_GOOD, LEAST_DEFECTS = 6, 18
+# What kdx calibrate asks for unless it is told otherwise.
+_FALSE_REJECT_RATE = 0.01
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images to judge verdicts on, as the graph takes them: uint8 ``(H, W, C)`` each, the same in every loop.
+
+    Attributes:
+        good: Good images that were not trained on.
+        defects: The same with a synthetic defect each: the i-th on the i-th good image, beginning again after the last.
+        frames: How many frames the good images are tiles of, which repeat in this order; None for whole images.
+    """
+
+    good: Iterable[NDArray[np.uint8]]
+    defects: Iterable[NDArray[np.uint8]]
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """A graph's scores of them, ``(G,)`` and ``(D,)``, and how many frames they are of, as for :class:`HeldOut`."""
+
+    good: NDArray[np.float64]
+    defects: NDArray[np.float64]
+    frames: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Return how many images are independent of each other: tiles of one frame are not."""
+        return len(self.good) if self.frames is None else self.frames
+
+    @property
+    def frame_of_good(self) -> NDArray[np.intp]:
+        """Return the frame of each good image, ``(G,)``."""
+        return np.arange(len(self.good)) % max(1, self.count)
+
+    @property
+    def frame_of_defects(self) -> NDArray[np.intp]:
+        """Return the frame of each defect, ``(D,)``."""
+        return self.frame_of_good[np.arange(len(self.defects)) % max(1, len(self.good))]
+
+    @property
+    def missing(self) -> str:
+        """Say what is missing to the least evidence; empty for nothing."""
+        if self.count >= LEAST_GOOD and len(self.defects) >= LEAST_DEFECTS:
+            return ""
+        return (
+            f"{self.count} held-out good images and {len(self.defects)} synthetic defects are too few, it takes "
+            f"{LEAST_GOOD} and {LEAST_DEFECTS}; train with more good images, or a larger --validation-fraction"
+        )
+
+
+def compare_verdicts(reference: HeldOutScores, variant: HeldOutScores) -> HeldOutVerdicts:
+    """Compare a variant's verdicts with FP32's, each image at thresholds from the other images' scores."""
+    count = reference.count
+    rate = max(_FALSE_REJECT_RATE, 1 / count)
+    rejected, caught = _rejected(reference, rate)
+    still_rejected, still_caught = _rejected(variant, rate)
+    good_flips, defect_flips = rejected != still_rejected, caught != still_caught
+    flipped = np.union1d(reference.frame_of_good[good_flips], reference.frame_of_defects[defect_flips])
+    return HeldOutVerdicts(
+        good=len(reference.good),
+        frames=count,
+        defects=len(reference.defects),
+        false_reject_rate=rate,
+        flips=int(good_flips.sum() + defect_flips.sum()),
+        caught=int(caught.sum()),
+        missed=int((caught & ~still_caught).sum()),
+        flipped_images=len(flipped),
+        rate_bound=rate_bound(len(flipped), count),
+        auroc=_auroc(variant),
+        auroc_reference=_auroc(reference),
+    )
+
+
+def rate_bound(events: int, trials: int) -> float:
+    """Return the rate that is not exceeded with 95 % confidence after so many events (Clopper and Pearson 1934)."""
+    return 1.0 if events >= trials else float(beta.ppf(CONFIDENCE, events + 1, trials - events))
+
+
+def auroc(is_defective: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Return the area under the ROC curve by ranks (Mann and Whitney); kd_train's metrics need scikit-learn."""
+    positives = int(is_defective.sum())
+    negatives = len(is_defective) - positives
+    above = rankdata(scores)[is_defective].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
+
+
+def _auroc(scores: HeldOutScores) -> float:
+    labels = np.arange(len(scores.good) + len(scores.defects)) >= len(scores.good)
+    return auroc(labels, np.concatenate([scores.good, scores.defects]))
+
+
+def _rejected(scores: HeldOutScores, rate: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which good images ``(G,)`` and defects ``(D,)`` are rejected, each at its frame's thresholds."""
+    frames = np.full(scores.count, -np.inf)
+    np.maximum.at(frames, scores.frame_of_good, scores.good)  # a frame's score is that of its hottest tile
+    thresholds = _thresholds_without(frames, rate)
+    return scores.good > thresholds[scores.frame_of_good], scores.defects > thresholds[scores.frame_of_defects]
+
+
+def _thresholds_without(good: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
+    """Return for each score ``(N,)`` the threshold that all others give, as ``kdx calibrate`` chooses it.
+
+    N is at least 2. A further good image exceeds it at most at that rate, which is at least ``1 / N``.
+    """
+    order = np.argsort(good, kind="stable")
+    position = math.ceil(len(good) * (1 - rate) - 1e-9) - 1  # among the N - 1 others, from 0
+    places = np.empty(len(good), np.intp)
+    places[order] = np.arange(len(good))
+    # Taking a score out moves those behind it one place forward.
+    without: NDArray[np.float64] = good[order[position + (places <= position)]]
+    return without

@@ -1,0 +1,199 @@
+"""Calibrating a bundle whole: FP32, and BF16 and INT8 in every runtime that is installed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdx.bundle.manifest import Threshold
+from kdx.bundle.variants import OWN_THRESHOLD
+from kdx.calibration.level_fit import FittedLevel, fit_level
+from kdx.calibration.threshold import Calibration, require_rates
+from kdx.calibration.threshold import calibrate as calibrate_bundle
+from kdx.calibration.validity import runtimes_for
+from kdx.decision.level_map import Behind, store_calibration
+from kdx.errors import BackendError
+from kdx.loading.load import detector_of
+from kdx.progress import SILENT, Progress
+from kdx.runtime.backend import BackendInfo, require_backends
+from kdx.runtime.tiled import graph_backend
+from kdx.verification.judge import LIMITS, Decided, Evidence, judge
+
+if TYPE_CHECKING:
+    from kdx.bundle.bundle import Bundle
+    from kdx.runtime.detector import Detector
+
+
+@dataclass
+class Calibrations:
+    """What was found for a bundle.
+
+    Attributes:
+        exact: FP32's.
+        own: Those of BF16 and INT8 that hold, by precision and runtime.
+        refused: Why others do not, likewise.
+        kept: Thresholds of runtimes that are not here, measured elsewhere on the same images at the same rates.
+        missing: Runtimes that are not here and have no such threshold, by precision.
+    """
+
+    exact: Calibration
+    own: dict[str, dict[str, Calibration]] = field(default_factory=dict)
+    refused: dict[str, dict[str, str]] = field(default_factory=dict)
+    kept: dict[str, dict[str, Threshold]] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+    def thresholds(self) -> dict[str, dict[str, Threshold]]:
+        """Return the thresholds of BF16 and INT8, by precision and runtime."""
+        found: dict[str, dict[str, Threshold]] = {precision: dict(kept) for precision, kept in self.kept.items()}
+        for precision, by_runtime in self.own.items():
+            found.setdefault(precision, {}).update({name: each.threshold for name, each in by_runtime.items()})
+        return found
+
+    def refusals(self) -> dict[str, str]:
+        """Return why a precision has no threshold in some runtime, by precision, in words."""
+        return {
+            precision: "; ".join(f"{runtime}: {reason}" for runtime, reason in by_runtime.items())
+            for precision, by_runtime in self.refused.items()
+        }
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What is asked of a calibration; the fields are the options of ``kdx calibrate``."""
+
+    false_reject_rate: float
+    review_rate: float | None = None
+    per_position: bool = False
+    backend: str = "auto"
+    threads: int | None = None
+    max_bad_images: int = 0
+
+
+def calibrate_each(
+    bundle: Bundle,
+    images: Sequence[Path],
+    request: CalibrationRequest,
+    *,
+    defective_images: Sequence[Path] = (),
+    progress: Progress = SILENT,
+) -> Calibrations:
+    """Calibrate FP32, and BF16 and INT8 in each runtime that is here, and store the thresholds in the bundle.
+
+    Args:
+        bundle: The bundle.
+        images: Good images; those that were trained on are left out.
+        request: How.
+        defective_images: On which thresholds are chosen too, or none.
+        progress: Shows the images.
+
+    Raises:
+        OptionError: A rate is out of range.
+        DataError: Too few images.
+        BackendError: A backend fails.
+    """
+    require_rates(request.false_reject_rate, request.review_rate, with_defects=bool(defective_images))
+    fitted: FittedLevel | None = None
+
+    def calibrated(detector: Detector, precision: str) -> Calibration:
+        detector.level = fitted.level if fitted else None
+        return calibrate_bundle(
+            bundle,
+            detector,
+            images,
+            request.false_reject_rate,
+            precision=precision,
+            review_rate=request.review_rate,
+            defective_images=defective_images,
+            level=fitted.record if fitted else None,
+            fitted=fitted.images if fitted else (),
+            max_bad_images=request.max_bad_images,
+            progress=progress,
+        )
+
+    # Verdicts at the old thresholds do not matter any more; scores and maps must be the reference's.
+    bare = bundle.uncalibrated()
+    with detector_of(bare, request.backend, request.threads, "fp32") as detector:
+        if request.per_position:
+            rate = None if defective_images else request.false_reject_rate
+            fitted = fit_level(bundle, detector, images, rate, max_bad_images=request.max_bad_images, progress=progress)
+        found = Calibrations(calibrated(detector, "fp32"))
+    for precision, info in _own_ways(bundle):
+        try:
+            opened = detector_of(bare, info.name, request.threads, precision)
+        except BackendError as error:
+            found.refused.setdefault(precision, {})[info.runtime] = f"{error.message}: {error.received}"
+            continue
+        with opened as detector:
+            own = calibrated(detector, precision)
+            fault = _fault(bundle, detector, precision, found.exact, own)
+        if fault:
+            found.refused.setdefault(precision, {})[info.runtime] = fault
+        else:
+            found.own.setdefault(precision, {})[info.runtime] = own
+    _add_others(bundle, found)
+    level = fitted.level if fitted else None
+    store_calibration(bundle, found.exact.threshold, found.thresholds(), level, found.exact.frame_limits)
+    return found
+
+
+def _own_ways(bundle: Bundle) -> Iterator[tuple[str, BackendInfo]]:
+    """Yield each precision that has thresholds of its own with one backend of each runtime that runs it here."""
+    for precision in sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants)):
+        runtimes: set[str] = set()
+        for info in require_backends(bundle.path):
+            if info.offers(precision) and info.runtime not in runtimes:
+                runtimes.add(info.runtime)
+                yield precision, info
+
+
+def _add_others(bundle: Bundle, found: Calibrations) -> None:
+    """Say what becomes of the thresholds of runtimes that are not here."""
+    for precision in sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants)):
+        stored = bundle.manifest.own_thresholds(precision) if bundle.manifest.is_runtime_known(precision) else {}
+        for runtime in runtimes_for(precision):
+            if runtime in found.own.get(precision, {}) or runtime in found.refused.get(precision, {}):
+                continue
+            threshold = stored.get(runtime)
+            if threshold is not None and _is_of_same_images(threshold, found.exact.threshold):
+                found.kept.setdefault(precision, {})[runtime] = threshold
+            else:
+                found.missing.setdefault(precision, []).append(runtime)
+
+
+def _is_of_same_images(one: Threshold, other: Threshold) -> bool:
+    """Whether two thresholds were asked for at the same rates, on the same images, in the same region and level."""
+    first, second = (
+        (
+            each.data_sha256,
+            each.defects.data_sha256 if each.defects else each.false_reject_rate,
+            each.review.false_reject_rate if each.review else None,
+            each.roi_sha256,
+            each.level,
+        )
+        for each in (one, other)
+    )
+    return first == second
+
+
+def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:
+    """Say why a precision, with its new threshold, does not decide as FP32 does; empty if it does.
+
+    Decided are the golden images and the held-out good ones: beyond the margin, none may change sides.
+    """
+    # Level and region are of frames; the golden images of a bundle for large ones are tiles.
+    golden, is_tiled = bundle.golden(), bundle.manifest.tiling is not None
+    behind = Behind() if is_tiled else Behind(detector.level, detector.roi)
+    graph = graph_backend(detector.backend)
+    answers = [graph.run(image[None]) for image in golden.images]
+    found = np.concatenate([each.maps for each in answers]), np.concatenate([each.scores for each in answers])
+    found, expected = behind.apply(*found), behind.apply(golden.maps, golden.scores)
+    scores, reference = (each[:, 0].astype(float) for _, each in (found, expected))
+    thresholds = exact.threshold.score, own.threshold.score
+    evidence = Evidence(golden.images, thresholds=None if is_tiled and detector.level else thresholds)
+    held_out = Decided(thresholds, exact.scores, own.scores)
+    judgement = judge(detector.backend.name, LIMITS[precision], evidence, (reference, scores), decided=held_out)
+    return "; ".join(judgement.faults)

@@ -1,0 +1,121 @@
+"""What accuracy is measured on: labelled test images where there are defective ones, else synthetic defects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from kd_train.data.synthetic import write_synthetic
+from kd_train.evaluation.evaluate import Evaluation, evaluate
+from kdx.folders.data_folder import GOOD, TestImage, open_folder
+from kdx.imaging.images import InputSpec
+from kdx.progress import Progress
+from kdx.runtime.detector import Detector
+from kdx.storage.files import hash_of_hashes, sha256_bytes
+from kdx.workflows.fit.fit_folder import FitFolder
+from kdx.workflows.fit.material import Material
+from kdx.workflows.fit.trial_records import LABELLED, SYNTHETIC, Scores
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Images to measure accuracy on.
+
+    Attributes:
+        kind: ``labelled test images`` or ``synthetic defects``.
+        root: The folder that they are in.
+        test: The images.
+        good_are_held_out: Whether the good ones are those that the threshold was calibrated on: how many of them it
+            rejects is then decided, not measured.
+    """
+
+    kind: str
+    root: Path
+    test: tuple[TestImage, ...]
+    good_are_held_out: bool
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the images' names and sizes: cheap, and enough to notice that some came or went."""
+        files = [path for image in self.test for path in (image.path, image.mask) if path is not None]
+        return hash_of_hashes(
+            sha256_bytes(f"{path.parent.name}/{path.name} {path.stat().st_size}".encode())
+            for path in files
+            if path.is_file()
+        )
+
+    def score(self, detector: Detector, max_bad_images: int, progress: Progress) -> Scores:
+        """Measure how well a calibrated detector tells defects on these images."""
+        found = evaluate(detector, self.root, self.test, max_bad_images=max_bad_images, progress=progress)
+        scores = scores_of(found)
+        return msgspec.structs.replace(scores, false_reject_rate=None) if self.good_are_held_out else scores
+
+    def notes(self) -> list[str]:
+        """Say what a reader of the figures must know."""
+        if self.kind == LABELLED:
+            notes = [
+                "the model was chosen on these very test images: its figures are optimistic; measure it on parts that "
+                "took no part in the choice"
+            ]
+            if self.good_are_held_out:
+                notes.append("there are no good test images: the good ones held out for the threshold stand in")
+            return notes
+        return [
+            f"there are no defective test images: accuracy is that of {SYNTHETIC}, drawn on held-out good images in "
+            f"'{self.root}'; it ranks detectors and promises nothing for real defects"
+        ]
+
+
+def gather(
+    material: Material, folder: FitFolder, held_out: Sequence[Path], spec: InputSpec, progress: Progress, *, seed: int
+) -> Evidence:
+    """Return the labelled test images, or draw synthetic defects on held-out good images once for all candidates.
+
+    Args:
+        material: The images.
+        folder: The output folder, which takes the synthetic ones.
+        held_out: Good images that no candidate was trained on.
+        spec: What the detectors accept.
+        progress: Shows the drawing.
+        seed: Of the defects.
+    """
+    test = material.folder.test
+    if any(image.is_defective for image in test):
+        if any(not image.is_defective for image in test):
+            return Evidence(LABELLED, material.folder.root, test, good_are_held_out=False)
+        stand_in = tuple(TestImage(path, GOOD, None) for path in held_out)
+        return Evidence(LABELLED, material.folder.root, (*stand_in, *test), good_are_held_out=True)
+    write_synthetic(held_out, folder.synthetic, spec, seed=seed, progress=progress)
+    return Evidence(SYNTHETIC, folder.synthetic, open_folder(folder.synthetic).test, good_are_held_out=True)
+
+
+def scores_of(evaluation: Evaluation) -> Scores:
+    """Return an evaluation's figures, with the standard error of the image AUROC."""
+    good, defective, auroc = evaluation.good, evaluation.defective, evaluation.image_auroc
+    return Scores(
+        good=good,
+        defective=defective,
+        image_auroc=auroc,
+        image_auroc_error=auroc_error(auroc, good, defective),
+        pixel_auroc=_known(evaluation.pixel_auroc),
+        pro=_known(evaluation.pro),
+        false_reject_rate=evaluation.false_reject_rate,
+        detection_rate=evaluation.detection_rate,
+    )
+
+
+def auroc_error(auroc: float, good: int, defective: int) -> float:
+    """Return the standard error of an area under the ROC curve (Hanley and McNeil, Radiology 1982, equation 1)."""
+    both_defective, both_good = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    variance = (
+        auroc * (1 - auroc) + (defective - 1) * (both_defective - auroc**2) + (good - 1) * (both_good - auroc**2)
+    ) / (good * defective)
+    return math.sqrt(max(variance, 0.0))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,127 @@
+"""The output folder of ``kdx fit``: runs, bundles and results, from which a second call goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kdx.cli.common import write_json
+from kdx.errors import CheckpointError, OutputError
+from kdx.storage.files import write_atomic
+from kdx.storage.json_records import encode_record, read_record
+from kdx.workflows.fit.trial_records import SCHEMA, Candidate, Report, Screened, Trial
+
+_INDEX = "fit-settings.json"
+_SCREENING = "screening.json"
+_FOLDERS = ("runs", "bundles", "results", "synthetic", "best.kdx")
+_FILES = (_SCREENING, "fit.json", "frontier.png", "frontier.svg", _INDEX)
+
+
+class _Settings(msgspec.Struct, frozen=True, kw_only=True):
+    schema: int
+    settings: dict[str, Any]
+
+
+class _Screening(msgspec.Struct, frozen=True, kw_only=True):
+    key: str
+    screened: list[Screened]
+
+
+class FitFolder:
+    """The output folder.
+
+    Args:
+        path: The folder.
+        settings: What decides its runs, beside method and size.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.settings = settings
+        self.report = path / "fit.json"
+        self.plots = (path / "frontier.png", path / "frontier.svg")
+        self.best = path / "best.kdx"
+        self.synthetic = path / "synthetic"
+
+    def begin(self, *, force: bool) -> None:
+        """Make the folder, or see that it is of the same settings; ``force`` discards what an earlier call left.
+
+        Raises:
+            OutputError: It holds something else, or runs of other settings.
+        """
+        index = self.path / _INDEX
+        if not index.is_file() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise OutputError(f"'{self.path}' exists and is not of kdx fit", fix="choose another name for --out")
+        if index.is_file() and force:
+            # Only what this command made; whatever else a user keeps beside it stays.
+            for name in _FOLDERS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in _FILES:
+                (self.path / name).unlink(missing_ok=True)
+        if index.is_file():
+            self._require_same(
+                read_record(index, _Settings, error=CheckpointError, fix="choose another --out", supported=SCHEMA)
+            )
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(index, encode_record(_Settings(schema=SCHEMA, settings=self.settings)))
+
+    def run(self, candidate: Candidate) -> Path:
+        """Return where a candidate's run stands."""
+        return self.path / "runs" / candidate.name
+
+    def bundle(self, candidate: Candidate) -> Path:
+        """Return where a candidate's bundle stands."""
+        return self.path / "bundles" / f"{candidate.name}.kdx"
+
+    def trial(self, candidate: Candidate, key: str) -> Trial | None:
+        """Return a candidate's result, or None where there is none of that key with its bundle."""
+        path = self._result(candidate)
+        if not path.is_file() or not self.bundle(candidate).is_dir():
+            return None
+        with contextlib.suppress(CheckpointError):  # a damaged one is made again
+            trial = read_record(path, Trial, error=CheckpointError, fix="")
+            return trial if trial.key == key else None
+        return None
+
+    def write_trial(self, trial: Trial) -> None:
+        """Keep a candidate's result."""
+        path = self._result(trial.candidate)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, encode_record(trial))
+
+    def screened(self, key: str) -> dict[Candidate, Screened]:
+        """Return what was screened under this key; nothing of any other."""
+        path = self.path / _SCREENING
+        if path.is_file():
+            with contextlib.suppress(CheckpointError):
+                kept = read_record(path, _Screening, error=CheckpointError, fix="")
+                if kept.key == key:
+                    return {one.candidate: one for one in kept.screened}
+        return {}
+
+    def write_screened(self, key: str, screened: list[Screened]) -> None:
+        """Keep the screening so far."""
+        write_atomic(self.path / _SCREENING, encode_record(_Screening(key=key, screened=screened)))
+
+    def write_report(self, report: Report) -> None:
+        """Write ``fit.json``."""
+        write_json(self.report, report)
+
+    def _result(self, candidate: Candidate) -> Path:
+        return self.path / "results" / f"{candidate.name}.json"
+
+    def _require_same(self, kept: _Settings) -> None:
+        began, asked = kept.settings, self.settings
+        changed = [name for name in {**began, **asked} if began.get(name) != asked.get(name)]
+        if changed:
+            raise OutputError(
+                f"'{self.path}' holds runs of other settings: {', '.join(changed)} changed",
+                expected=", ".join(f"{name} {began.get(name, 'by default')}" for name in changed),
+                received=", ".join(f"{name} {asked.get(name, 'by default')}" for name in changed),
+                fix="give the options of the first call, choose another --out, or begin anew with --force",
+            )

@@ -1,0 +1,84 @@
+"""Which lines of the table are worth having: the frontier of latency and accuracy, and the best within the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from kdx.workflows.fit.trial_records import Candidate, Row, Trial, fastest
+
+# Image AUROCs that agree to a tenth of a percent are the same: a thousand test images cannot tell them apart.
+_DECIMALS = 3
+
+
+def rows_of(trial: Trial, bundle: str, budget_ms: float) -> list[Row]:
+    """Return a trial's lines, one for each precision, in the fastest backend that runs it."""
+    rows = []
+    for measured in trial.measured:
+        timing = fastest(measured.timings)
+        if timing is not None:
+            rows.append(
+                Row(
+                    candidate=trial.candidate,
+                    timing=timing,
+                    scores=measured.scores,
+                    bundle=bundle,
+                    keeps_budget=(timing.measured_ms or 0.0) <= budget_ms,
+                )
+            )
+    return rows
+
+
+def with_frontier(rows: Sequence[Row]) -> list[Row]:
+    """Return the lines from the fastest to the slowest, those on the frontier marked.
+
+    A line is on the frontier unless another is at least as fast and at least as accurate, and better in one of the two:
+    of equals, all are on it.
+    """
+    ordered = sorted(
+        rows, key=lambda row: (_latency(row), -row.scores.image_auroc, row.candidate, row.timing.precision)
+    )
+    return [
+        msgspec.structs.replace(row, on_frontier=not any(_dominates(other, row) for other in ordered))
+        for row in ordered
+    ]
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Return the lines within the budget, the best first: by image AUROC, and of equals the faster."""
+    kept = [row for row in rows if row.keeps_budget]
+    return sorted(kept, key=lambda row: (-round(row.scores.image_auroc, _DECIMALS), _latency(row), row.candidate))
+
+
+def next_to_train(waiting: Sequence[tuple[Candidate, float]], results: Sequence[tuple[Candidate, float]]) -> Candidate:
+    """Return the most promising of the candidates that are not trained.
+
+    Every method comes once before any comes again, at its largest size that may keep the budget, the quickest method
+    first. Then the best method so far goes on with its other sizes, the larger first, and so do the others after it.
+
+    Args:
+        waiting: Candidates with their screened latency; at least one.
+        results: What was tried, with its image AUROC; below any where it failed.
+    """
+    best: dict[str, float] = {}
+    for candidate, auroc in results:
+        best[candidate.method] = max(auroc, best.get(candidate.method, auroc))
+    untried = [each for each in waiting if each[0].method not in best]
+    if not untried:
+        return min((candidate for candidate, _ in waiting), key=lambda c: (-best[c.method], c.method, -c.size))
+    largest: dict[str, int] = {}
+    for candidate, _ in untried:
+        largest[candidate.method] = max(candidate.size, largest.get(candidate.method, 0))
+    return min((ms, candidate) for candidate, ms in untried if candidate.size == largest[candidate.method])[1]
+
+
+def _latency(row: Row) -> float:
+    return row.timing.measured_ms or 0.0
+
+
+def _dominates(one: Row, other: Row) -> bool:
+    faster, equal_speed = _latency(one) < _latency(other), _latency(one) == _latency(other)
+    better = one.scores.image_auroc > other.scores.image_auroc
+    equal_accuracy = one.scores.image_auroc == other.scores.image_auroc
+    return (faster and (better or equal_accuracy)) or (equal_speed and better)

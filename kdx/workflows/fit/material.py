@@ -1,0 +1,136 @@
+"""The images that ``kdx fit`` works on, and how many of the good ones it holds out for the threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
+from kd_train.data.odd_images import settle
+from kd_train.data.parts import parts_of
+from kd_train.datasets import open_data
+from kd_train.recipes import Recipe
+from kdx.errors import DataError, ImageError
+from kdx.folders.copies import between, within
+from kdx.folders.data_folder import ImageFolder, require_good
+from kdx.imaging.images import InputSpec, read_image
+from kdx.progress import Progress
+from kdx.remarks import Remark
+from kdx.storage.files import hash_of_hashes
+from kdx.workflows.fit.request import FitRequest
+
+# One share for all candidates, whatever their recipes hold out: they must be compared on the same images.
+_HELD_OUT = 0.2
+_MOST_HELD_OUT = 0.5
+# Images on which latency is measured and an untrained INT8 graph finds its scales.
+_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images.
+
+    Attributes:
+        folder: The data folder.
+        good: Its good images that can be read, with the hash of each.
+        remarks: What was left out or could not be used.
+    """
+
+    folder: ImageFolder
+    good: tuple[ImageRecord, ...]
+    remarks: tuple[Remark, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the good images."""
+        return hash_of_hashes(record.sha256 for record in self.good)
+
+    def input_of(self, recipe: Recipe, request: FitRequest) -> InputSpec:
+        """Return what a detector of these images accepts, as training decides it."""
+        options = request.training
+        side = recipe.crop_from or recipe.image_size
+        return choose_input(self.good, side, channels=options.channels, sixteen_bit_range=options.sixteen_bit_range)
+
+    def samples(self, spec: InputSpec) -> NDArray[np.uint8]:
+        """Read a few good images ``(K, H, W, C)``, spread over all."""
+        step = max(1, len(self.good) // _SAMPLES)
+        found = []
+        for record in self.good[::step]:
+            try:
+                found.append(read_image(record.path, spec))
+            except ImageError:
+                continue  # training counts it and says so
+            if len(found) == _SAMPLES:
+                break
+        if not found:
+            raise DataError("none of the good images can be read", received=str(self.good[0].path))
+        return np.stack(found)
+
+    def held_out(self, hashes: Sequence[str]) -> list[Path]:
+        """Return the good images that have one of these hashes: what a run held out."""
+        wanted = set(hashes)
+        return [record.path for record in self.good if record.sha256 in wanted]
+
+
+def read_material(request: FitRequest, progress: Progress) -> tuple[Material, FitRequest]:
+    """Read the data folder, and decide the share of good images to hold out where the user did not.
+
+    Raises:
+        DataError: There are no good images, or too few for the false-reject rate.
+    """
+    options = request.training
+    folder = open_data(request.data, options.category, options.folder_options, progress=progress)
+    odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
+    scanned = scan_images(require_good(folder), BadImages(options.max_bad_images), progress)
+    records, odd_remarks = settle(scanned, odd, channels=options.channels)
+    if not records:
+        raise DataError(f"'{request.data}' holds no good image that can be read", fix="repair or add images")
+    different = len({record.identity.key for record in records})
+    good = [(record.path, record.identity) for record in records]
+    share = options.validation_fraction
+    if share is None:
+        share = _share(different, request.false_reject_rate)
+    usable = [record.path for record in records]
+    parts = parts_of(folder, usable, group_by=options.group_by, table=options.parts)
+    _, held_out = split_images(
+        records,
+        validation_fraction=share,
+        train_fraction=options.train_fraction,
+        seed=options.seed,
+        parts=parts.of,
+    )
+    if len(held_out) < _needed(request.false_reject_rate):
+        raise _too_few(different, len(held_out), request.false_reject_rate)
+    remarks = (*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress))
+    decided = replace(request, training=replace(options, validation_fraction=share))
+    return Material(folder, tuple(records), remarks), decided
+
+
+def _share(images: int, false_reject_rate: float) -> float:
+    """Return the usual share, or more where the false-reject rate needs more images, up to half."""
+    needed = _needed(false_reject_rate)
+    if needed > _MOST_HELD_OUT * images:
+        raise _too_few(images, int(_MOST_HELD_OUT * images), false_reject_rate)
+    return max(_HELD_OUT, math.ceil(1e4 * needed / images) / 1e4)
+
+
+def _needed(false_reject_rate: float) -> int:
+    """Return how many held-out images a threshold for a rate takes; see :mod:`kdx.calibration.threshold`."""
+    return math.ceil(1 / false_reject_rate - 1 - 1e-9)
+
+
+def _too_few(images: int, held_out: int, false_reject_rate: float) -> DataError:
+    needed = _needed(false_reject_rate)
+    possible = math.ceil(1e4 / (held_out + 1)) / 1e4
+    rate = f"ask for --false-reject-rate {possible:g}" if held_out and possible < 1 else ""
+    return DataError(
+        f"too few good images for a false-reject rate of {false_reject_rate:g}",
+        expected=f"at least {needed} to hold out for the threshold, and as many to train on",
+        received=f"{images} different good images, of which {held_out} can be held out",
+        fix=", or ".join(filter(None, (f"add good images until there are {2 * needed}", rate))),
+    )

@@ -1,0 +1,135 @@
+"""What the user asked of ``kdx fit``, checked before anything takes time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kd_train.methods import find_method, methods
+from kd_train.recipes import Recipe
+from kd_train.training.run import check_device
+from kd_train.training.train import TrainOptions, check_options, recipe_of
+from kdx.bundle.variants import PRECISIONS
+from kdx.errors import OptionError
+from kdx.runtime.cycle_time import runs_needed
+from kdx.workflows.fit.trial_records import Candidate
+
+# FP16 graphs are for GPUs, whose engines are built from a finished bundle; CPUs compute them in FP32.
+CPU_PRECISIONS = tuple(precision for precision in PRECISIONS if precision != "fp16")
+SIZES = (128, 160, 224, 256)
+
+# A call of an empty Python function and a glance at the array take some microseconds; a minute is no cycle time.
+_BUDGET_MS = (0.05, 60_000.0)
+_MOST_RUNS = 100_000
+_SIZE_LIMITS = (32, 4096)
+# Training options that decide no result, or that this command sets itself.
+_FREE = {"method", "image_size", "category", "resume", "force", "device", "workers", "memory_mib", "max_bad_images"}
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What the user asked for.
+
+    Attributes:
+        data: The data folder.
+        out: Where everything goes.
+        budget_ms: Milliseconds that a verdict may take.
+        percentile: Share of the calls, in percent, that must keep it.
+        methods: Their names; empty for every one.
+        sizes: Sides of the networks' square, in pixels.
+        precisions: To try; FP32, which every bundle holds, is always among them.
+        threads: Threads of each backend.
+        hours: When they are spent, no further training begins; None for no limit, 0 for what is trained already.
+        false_reject_rate: Share of good parts that may be rejected.
+        force: Discard what an earlier call left.
+        training: Everything else that training takes; method and image size are each candidate's own.
+    """
+
+    data: Path
+    out: Path
+    budget_ms: float
+    percentile: float
+    methods: tuple[str, ...]
+    sizes: tuple[int, ...]
+    precisions: tuple[str, ...]
+    threads: int
+    hours: float | None
+    false_reject_rate: float
+    force: bool = False
+    training: TrainOptions = field(default_factory=TrainOptions)
+
+    def options_of(self, candidate: Candidate) -> TrainOptions:
+        """Return what a candidate is trained with, on from where an earlier call stopped."""
+        return replace(self.training, method=candidate.method, image_size=candidate.size, resume=True, force=False)
+
+    def recipe_of(self, candidate: Candidate) -> Recipe:
+        """Return a candidate's recipe."""
+        return recipe_of(self.options_of(candidate))
+
+    def candidates(self) -> list[Candidate]:
+        """Return every candidate, each method's sizes from the smallest."""
+        return [Candidate(method, size) for method in self.methods for size in self.sizes]
+
+    def asked(self) -> dict[str, Any]:
+        """Return the training options that the user gave and that decide what runs hold."""
+        defaults = TrainOptions()
+        given = {name: getattr(self.training, name) for name in TrainOptions.__dataclass_fields__ if name not in _FREE}
+        changed = {name: value for name, value in given.items() if value != getattr(defaults, name)}
+        builtins: dict[str, Any] = msgspec.to_builtins(changed, enc_hook=str)
+        return builtins
+
+
+def checked(request: FitRequest) -> FitRequest:
+    """Return the request with its lists in order, or say what is wrong with it.
+
+    Raises:
+        OptionError: A value, a name or a combination is not possible.
+    """
+    _require("--budget-ms", request.budget_ms, *_BUDGET_MS)
+    _require("--percentile", request.percentile, 50, 100)
+    if request.percentile == 100 or runs_needed(request.percentile) > _MOST_RUNS:
+        raise OptionError(
+            "--percentile is too high to be measured for every candidate",
+            expected=f"one that {_MOST_RUNS:,} calls can tell, e.g. 99.99",
+            received=f"{request.percentile:g}",
+        )
+    _require_inside("--false-reject-rate", request.false_reject_rate, 0, 1)
+    if request.hours is not None and not 0 <= request.hours < math.inf:
+        raise OptionError("--hours is out of range", expected="0 or more", received=f"{request.hours:g}")
+    for size in request.sizes:
+        _require("--sizes", size, *_SIZE_LIMITS)
+    for precision in request.precisions:
+        if precision not in CPU_PRECISIONS:
+            fix = "build an engine from the finished bundle: kdx build-engine" if precision == "fp16" else ""
+            raise OptionError(
+                "--precision is not possible", expected=", ".join(CPU_PRECISIONS), received=precision, fix=fix
+            )
+    for name in request.methods:
+        find_method(name)
+    found = replace(
+        request,
+        methods=tuple(dict.fromkeys(request.methods)) or tuple(sorted(methods())),
+        sizes=tuple(sorted(set(request.sizes))),
+        precisions=tuple(dict.fromkeys(("fp32", *request.precisions))),
+    )
+    if not found.sizes:
+        raise OptionError("--sizes names no size", expected="e.g. 128,160,256")
+    check_options(found.training)
+    check_device(found.training.device)
+    for candidate in found.candidates():
+        found.recipe_of(candidate)  # what no recipe can have is said now
+    return found
+
+
+def _require(option: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also false for what is not a number
+        raise OptionError(f"{option} is out of range", expected=f"{low:g} to {high:g}", received=f"{value:g}")
+
+
+def _require_inside(option: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise OptionError(f"{option} is out of range", expected=f"above {low:g}, below {high:g}", received=f"{value:g}")

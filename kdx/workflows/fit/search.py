@@ -1,0 +1,247 @@
+"""The two stages put together: screen, train in the stated order, and leave the report and the best bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+
+from kd_train.training.run import package_versions
+from kdx.errors import BackendError
+from kdx.progress import Progress
+from kdx.runtime.backend import BACKENDS
+from kdx.runtime.latency import Machine, describe_machine
+from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
+from kdx.storage.files import sha256_bytes
+from kdx.storage.json_records import now
+from kdx.workflows.fit.best import keep_best
+from kdx.workflows.fit.fit_folder import FitFolder
+from kdx.workflows.fit.frontier import next_to_train, rows_of, with_frontier
+from kdx.workflows.fit.material import Material, read_material
+from kdx.workflows.fit.plot import write_plots
+from kdx.workflows.fit.request import FitRequest, checked
+from kdx.workflows.fit.screen import screen
+from kdx.workflows.fit.trial import Workshop, was_disturbed
+from kdx.workflows.fit.trial_records import (
+    LABELLED,
+    SCHEMA,
+    SYNTHETIC,
+    Candidate,
+    Dropped,
+    Report,
+    Row,
+    Screened,
+    Trial,
+)
+from kdx.workflows.fit.words import advice, next_command, reason_of, trial_line
+
+_FAILED = -1.0  # below every AUROC
+
+
+def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> Report:
+    """Find the most accurate detector within a latency budget, and leave report, plots and bundle in the output folder.
+
+    Args:
+        request: What the user asked for.
+        progress: Shows the work.
+        say: Takes a line for each thing that is done.
+
+    Raises:
+        KdxError: Of the kind that fits: options, data, an output folder of something else, or no candidate at all.
+    """
+    started = time.monotonic()
+    request = checked(request)
+    if not any(info.is_usable() and not info.needs_gpu for info in BACKENDS.values()):
+        raise BackendError("no CPU backend is installed on this machine", fix='pip install "kdx[fit]"')
+    material, request = read_material(request, progress)
+    folder = FitFolder(request.out, _settings(request, material))
+    folder.begin(force=request.force)
+    machine = describe_machine(request.threads, _versions())
+    with _nothing_cached():
+        screened = screen(request, material, folder, _screening_key(request, material, machine), progress)
+        passed = [one for one in screened if one.outcome == "may keep"]
+        say(f"{len(passed)} of {len(screened)} candidates may keep {request.budget_ms:g} ms at p{request.percentile:g}")
+        workshop = Workshop(request, material, folder, machine, progress, say)
+        trials, dropped = _train_in_order(workshop, passed, started)
+        trials = {one.candidate: _undisturbed(workshop, one, trials) for one in passed if one.candidate in trials}
+    return _report(workshop, screened, trials, dropped)
+
+
+def _train_in_order(
+    workshop: Workshop, passed: list[Screened], started: float
+) -> tuple[dict[Candidate, Trial], list[Dropped]]:
+    """Make every trial, the most promising first, until the hours are spent."""
+    request, say = workshop.request, workshop.say
+    waiting = {one.candidate: one for one in passed}
+    trials: dict[Candidate, Trial] = {}
+    dropped: list[Dropped] = []
+    while waiting:
+        latencies = [(candidate, _latency(one)) for candidate, one in waiting.items()]
+        results = [*((c, _accuracy(trial)) for c, trial in trials.items()), *((d.candidate, _FAILED) for d in dropped)]
+        candidate = next_to_train(latencies, results)
+        screened = waiting.pop(candidate)
+        spent = (time.monotonic() - started) / 3600
+        if request.hours is not None and spent >= request.hours and not workshop.is_trained(screened):
+            reason = f"not trained: the {request.hours:g} hours were spent"
+            dropped.append(Dropped(candidate=candidate, reason=reason, measured_ms=_latency(screened)))
+            continue
+        say(f"[{len(passed) - len(waiting)}/{len(passed)}] {candidate}")
+        try:
+            trials[candidate] = workshop.trial(screened)
+            say(trial_line(trials[candidate]))
+        except OSError:  # a full disk is nobody's fault but the disk's
+            raise
+        except Exception as error:  # training and export can fail in as many ways as there are backbones
+            dropped.append(Dropped(candidate=candidate, reason=reason_of(error), measured_ms=_latency(screened)))
+            say(f"{candidate} failed: {reason_of(error)}")
+        gc.collect()
+    return trials, dropped
+
+
+def _undisturbed(workshop: Workshop, screened: Screened, trials: Mapping[Candidate, Trial]) -> Trial:
+    """Return a trial, its latencies measured once more where the machine was busy the first time."""
+    trial = trials[screened.candidate]
+    disturbed = was_disturbed(screened, trial)
+    if not disturbed:
+        return trial
+    workshop.say(f"{disturbed}: measuring it once more")
+    return workshop.timed_again(trial)
+
+
+def _report(
+    workshop: Workshop, screened: list[Screened], trials: Mapping[Candidate, Trial], dropped: list[Dropped]
+) -> Report:
+    """Put the report together, choose the best, and write everything."""
+    request, folder = workshop.request, workshop.folder
+    rows = with_frontier(
+        [
+            row
+            for candidate, trial in trials.items()
+            for row in rows_of(trial, folder.bundle(candidate).relative_to(folder.path).as_posix(), request.budget_ms)
+        ]
+    )
+    best = keep_best(rows, request, folder)
+    evidence = workshop.evidence
+    has_defective = any(image.is_defective for image in workshop.material.folder.test)
+    report = Report(
+        schema=SCHEMA,
+        data=str(request.data),
+        category=request.training.category,
+        budget_ms=request.budget_ms,
+        percentile=request.percentile,
+        false_reject_rate=request.false_reject_rate,
+        evidence=evidence.kind if evidence else LABELLED if has_defective else SYNTHETIC,
+        notes=[*_notes(workshop, rows), *_busy(screened, trials)],
+        machine=workshop.machine,
+        screened=screened,
+        rows=rows,
+        dropped=[*_screened_out(screened), *dropped, *_refused(trials)],
+        best=best,
+        advice=[],
+        next=next_command(best, request),
+        created=now(),
+    )
+    if best is None:
+        report = msgspec.structs.replace(report, advice=advice(report, request))
+    write_plots(report, folder.plots)
+    folder.write_report(report)
+    return report
+
+
+def _notes(workshop: Workshop, rows: list[Row]) -> list[str]:
+    notes = workshop.evidence.notes() if workshop.evidence and rows else []
+    notes += map(str, workshop.material.remarks)
+    sizes = {(record.height, record.width) for record in workshop.material.good}
+    if len(sizes) > 1:
+        notes.append(
+            "the images have many sizes and are brought to the network's before a detector takes them: these latencies "
+            "are without that time"
+        )
+    if workshop.request.training.weights == "random":
+        notes.append("the teacher's weights are random: accuracy says nothing of detectors with a trained teacher")
+    return notes
+
+
+def _busy(screened: list[Screened], trials: Mapping[Candidate, Trial]) -> list[str]:
+    told = [was_disturbed(one, trials[one.candidate]) for one in screened if one.candidate in trials]
+    return [
+        f"{line}: the machine was busy; on an idle one, the same command measures latencies again"
+        for line in told
+        if line
+    ]
+
+
+def _screened_out(screened: list[Screened]) -> list[Dropped]:
+    return [
+        Dropped(
+            candidate=one.candidate, reason=one.reason, measured_ms=one.fastest.measured_ms if one.fastest else None
+        )
+        for one in screened
+        if one.outcome != "may keep"
+    ]
+
+
+def _refused(trials: Mapping[Candidate, Trial]) -> list[Dropped]:
+    return [
+        Dropped(candidate=candidate, precision=precision, reason=reason)
+        for candidate, trial in trials.items()
+        for precision, reason in trial.refused.items()
+    ]
+
+
+def _settings(request: FitRequest, material: Material) -> dict[str, object]:
+    return {
+        "data": str(request.data.resolve()),
+        "category": request.training.category,
+        "images": material.sha256,
+        **request.asked(),
+    }
+
+
+def _screening_key(request: FitRequest, material: Material, machine: Machine) -> str:
+    """Return a hash of what decides latencies, and how closely they were measured."""
+    options = request.training
+    parts = {
+        "budget_ms": request.budget_ms,
+        "percentile": request.percentile,
+        "precisions": request.precisions,
+        "machine": machine,
+        "images": material.sha256,
+        "networks": [options.backbone, options.taps, options.weights],
+    }
+    return sha256_bytes(msgspec.json.encode(parts))
+
+
+def _accuracy(trial: Trial) -> float:
+    return max((measured.scores.image_auroc for measured in trial.measured), default=_FAILED)
+
+
+def _latency(screened: Screened) -> float:
+    return screened.fastest.p50_ms or 0.0 if screened.fastest else 0.0
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what trains, exports and runs."""
+    found = package_versions()
+    with contextlib.suppress(PackageNotFoundError):
+        found["openvino"] = version("openvino")
+    return found
+
+
+@contextlib.contextmanager
+def _nothing_cached() -> Iterator[None]:
+    """Keep what is compiled for a candidate out of the user's cache, from which it would drive what is in use."""
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(CACHE_VARIABLE)
+        else:
+            os.environ[CACHE_VARIABLE] = before

@@ -1,0 +1,97 @@
+"""The report of ``kdx fit`` on the terminal."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+from kdx.cli.common import make_table, out, percent
+from kdx.workflows.fit.trial_records import Report, Row
+from kdx.workflows.fit.words import quickest_found
+
+_ON_FRONTIER, _BEST = "•", "best"
+
+
+def show(report: Report) -> None:
+    """Print the table, what was dropped, the best bundle and what to do next."""
+    if report.rows:
+        _table(report)
+    _dropped(report)
+    for note in report.notes:
+        out.print(f"[yellow]note:[/] {escape(note)}")
+    machine = report.machine
+    out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {machine.threads} threads")
+    if report.best is None:
+        _nothing_kept(report)
+        return
+    best, confirmed = report.best, report.best.confirmed
+    for missed in best.passed_over:
+        out.print(f"passed over: {escape(missed)}")
+    out.print(
+        f"[bold]{escape(best.bundle)}[/]: {best.row.candidate}, {best.row.timing.precision}; as kdx.load opens it "
+        f"({confirmed.backend}, {confirmed.precision}) p{confirmed.percentile:g} {confirmed.measured_ms:.2f} ms "
+        f"[green]keeps[/] {report.budget_ms:g} ms"
+    )
+    out.print(f"next: {escape(report.next)}")
+
+
+def _table(report: Report) -> None:
+    p = f"p{report.percentile:g} ms"
+    title = f"{escape(report.data)}, percent, on {report.evidence}; {_ON_FRONTIER}: nothing is faster and as accurate"
+    detected = "detected" if report.evidence.startswith("labelled") else "detected (synthetic)"
+    table = make_table(
+        title, "", "size", "precision", "backend", p, "p50", "image AUROC", "pixel AUROC", "PRO", "false rejects",
+        detected, "", left=("precision", "backend"),
+    )  # fmt: skip
+    for row in report.rows:
+        scores, timing = row.scores, row.timing
+        style = "dim" if not row.keeps_budget else "bold" if _is_best(report, row) else None
+        table.add_row(
+            row.candidate.method,
+            str(row.candidate.size),
+            timing.precision,
+            timing.backend,
+            f"{timing.measured_ms:.2f}",
+            f"{timing.p50_ms:.2f}",
+            f"{percent(scores.image_auroc)} ± {percent(scores.image_auroc_error)}",
+            *(percent(v) for v in (scores.pixel_auroc, scores.pro, scores.false_reject_rate, scores.detection_rate)),
+            _BEST if _is_best(report, row) else _ON_FRONTIER if row.on_frontier else "",
+            style=style,
+        )
+    table.width = table.__rich_measure__(out, out.options.update(max_width=10_000)).maximum
+    out.print(table, crop=False)  # a figure broken over lines is no figure
+    if not all(row.keeps_budget for row in report.rows):
+        out.print(f"dim: over the budget of {report.budget_ms:g} ms")
+
+
+def _is_best(report: Report, row: Row) -> bool:
+    return report.best is not None and (report.best.row.candidate, report.best.row.timing.precision) == (
+        row.candidate,
+        row.timing.precision,
+    )
+
+
+def _dropped(report: Report) -> None:
+    if report.dropped:
+        out.print("not in the table:" if report.rows else "not trained:")
+    for one in report.dropped:
+        precision = f" {one.precision}" if one.precision else ""
+        out.print(f"  {one.candidate}{precision}: {escape(one.reason)}")
+
+
+def _nothing_kept(report: Report) -> None:
+    waits = any(one.outcome == "may keep" for one in report.screened) and not report.rows
+    if waits:
+        out.print(f"no candidate was finished; what may keep {report.budget_ms:g} ms, by the screening:")
+        for one in report.screened:
+            if one.outcome == "may keep" and one.fastest is not None:
+                timing = one.fastest
+                out.print(f"  {one.candidate}: {timing.backend} {timing.precision} {timing.measured_ms:.2f} ms")
+    else:
+        out.print(f"[bold red]nothing keeps {report.budget_ms:g} ms[/] at p{report.percentile:g}")
+    quickest = quickest_found(report)
+    if quickest is not None:
+        name, timing = quickest
+        measured = f"p{timing.percentile:g} {timing.measured_ms:.2f} ms"
+        out.print(f"fastest: {name} in {timing.backend}, {timing.precision}: {measured}")
+    for line in report.advice:
+        out.print(f"  what would help: {escape(line)}")

@@ -1,0 +1,153 @@
+"""Latency of a bundle by every CPU backend and precision, from the uint8 array to the verdict."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdx.bundle.bundle import Bundle
+from kdx.errors import BackendError
+from kdx.loading.load import detector_of, detector_on
+from kdx.runtime.backend import find_backend
+from kdx.runtime.cycle_time import Contract, hold_to, runs_needed
+from kdx.runtime.detector import Detector
+from kdx.verification.backend_choice import choose, ways_of
+from kdx.workflows.fit.trial_records import Timing
+
+# A first look: enough calls for a median, so that what takes several times the budget costs seconds and not minutes.
+_LOOK_RUNS, _LOOK_WARM_UP = 10, 5
+# No noise of a machine doubles a median.
+HOPELESS = 2.0
+# A percentile of few calls varies. What is over the budget in every one of these rounds is so by more than noise, and
+# where even the lower percentile is, the wanted one is all the more.
+_ROUNDS = 3
+_ROUND_RUNS = 100
+SCREENING_PERCENTILE = 99.0
+# Of two backends whose medians are further apart than this, no percentile is going to prefer the slower.
+_NEAR = 1.5
+# As kdx bench measures, unless that takes longer than this for one backend.
+_FINAL_RUNS = 1000
+_FINAL_MS = 30_000.0
+
+
+def cpu_ways(bundle: Bundle, precisions: list[str]) -> list[tuple[str, str]]:
+    """Return every CPU backend of this machine with every one of these precisions that it runs and can decide in."""
+    decides = bundle.manifest.decides_alike
+    return [
+        (info.name, precision)
+        for info, precision in ways_of(bundle)
+        if not info.needs_gpu and precision in precisions and decides(precision, info.runtime)
+    ]
+
+
+def screen_way(
+    bundle: Bundle,
+    way: tuple[str, str],
+    images: NDArray[np.uint8],
+    *,
+    budget_ms: float,
+    percentile: float,
+    threads: int,
+) -> Timing:
+    """Time a way to run a bundle just long enough to tell whether it may keep the budget.
+
+    Args:
+        bundle: Trained or not: latency does not depend on weights.
+        way: Backend and precision.
+        images: uint8 ``(K, H, W, C)``.
+        budget_ms: Milliseconds.
+        percentile: At which they are to be kept.
+        threads: Of the backend.
+
+    Returns:
+        The best of up to three rounds; the first that keeps the budget ends it.
+    """
+    lower = min(percentile, SCREENING_PERCENTILE)
+    try:
+        # Not compared with golden images: an untrained bundle has none.
+        backend = find_backend(way[0]).open(bundle.graph_of(way[1]), threads, way[1])
+        with detector_on(bundle, backend, way[1]) as detector:
+            look = _look(detector, images, budget_ms)
+            if look.p50_ms > HOPELESS * budget_ms:
+                return _timing(look, way)
+            rounds: list[Contract] = []
+            while len(rounds) < _ROUNDS and not any(one.is_met for one in rounds):
+                runs = max(_ROUND_RUNS, runs_needed(lower))
+                rounds.append(
+                    hold_to(detector, images, budget_ms=budget_ms, percentile=lower, runs=runs, warm_up=_LOOK_WARM_UP)
+                )
+            return _timing(min(rounds, key=lambda one: one.measured_ms), way)
+    except BackendError as error:
+        return Timing(backend=way[0], precision=way[1], error=error.message)
+
+
+def time_precision(
+    bundle: Bundle,
+    precision: str,
+    images: NDArray[np.uint8],
+    *,
+    budget_ms: float,
+    percentile: float,
+    threads: int,
+) -> list[Timing]:
+    """Measure a precision of a finished bundle in every backend; arguments as of :func:`screen_way`.
+
+    Returns:
+        The wanted percentile of the fastest backend, and of every other whose median comes near it; of the others the
+        median alone.
+    """
+    looks: list[Timing] = []
+    for way in cpu_ways(bundle, [precision]):
+        try:
+            with detector_of(bundle, way[0], threads, precision) as detector:
+                looks.append(_timing(_look(detector, images, budget_ms), way))
+        except BackendError as error:
+            looks.append(Timing(backend=way[0], precision=precision, error=error.message))
+    limit = _NEAR * min((look.p50_ms for look in looks if look.p50_ms is not None), default=0.0)
+    measured = []
+    for look in looks:
+        if look.p50_ms is None or look.p50_ms > limit:
+            measured.append(look)
+            continue
+        with detector_of(bundle, look.backend, threads, precision) as detector:
+            measured.append(_final(detector, (look.backend, precision), images, budget_ms, percentile, look.p50_ms))
+    return measured
+
+
+def time_as_loaded(
+    bundle: Bundle, images: NDArray[np.uint8], *, budget_ms: float, percentile: float, threads: int
+) -> Timing:
+    """Measure a bundle as ``kdx.load`` opens it, with the backend and precision that it chooses."""
+    choice = choose(bundle, threads)
+    with detector_of(bundle, choice.backend, threads, choice.precision) as detector:
+        p50_ms = _look(detector, images, budget_ms).p50_ms
+        return _final(detector, (choice.backend, choice.precision), images, budget_ms, percentile, p50_ms)
+
+
+def _look(detector: Detector, images: NDArray[np.uint8], budget_ms: float) -> Contract:
+    return hold_to(detector, images, budget_ms=budget_ms, percentile=50, runs=_LOOK_RUNS, warm_up=_LOOK_WARM_UP)
+
+
+def _final(
+    detector: Detector,
+    way: tuple[str, str],
+    images: NDArray[np.uint8],
+    budget_ms: float,
+    percentile: float,
+    p50_ms: float,
+) -> Timing:
+    affordable = int(_FINAL_MS / max(p50_ms, 1e-3))
+    runs = max(runs_needed(percentile), _ROUND_RUNS, min(_FINAL_RUNS, affordable))
+    return _timing(hold_to(detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs), way)
+
+
+def _timing(contract: Contract, way: tuple[str, str]) -> Timing:
+    return Timing(
+        backend=way[0],
+        precision=way[1],
+        percentile=contract.percentile,
+        measured_ms=contract.measured_ms,
+        p50_ms=contract.p50_ms,
+        max_ms=contract.max_ms,
+        runs=contract.runs,
+    )

@@ -1,0 +1,177 @@
+"""The second stage for one candidate: train it, export it through the gate, calibrate, evaluate and time it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from kd_train.training.run import Run, package_versions
+from kd_train.training.train import train
+from kdx.bundle.bundle import Bundle, open_bundle
+from kdx.cli.export import export_run
+from kdx.errors import CheckpointError
+from kdx.loading.load import detector_of
+from kdx.progress import Progress
+from kdx.runtime.latency import Machine
+from kdx.storage.files import sha256_bytes
+from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
+from kdx.workflows.fit.evidence import Evidence, gather
+from kdx.workflows.fit.fit_folder import FitFolder
+from kdx.workflows.fit.material import Material
+from kdx.workflows.fit.request import FitRequest
+from kdx.workflows.fit.timing import cpu_ways, time_precision
+from kdx.workflows.fit.trial_records import Measured, Screened, Timing, Trial, fastest
+
+# Medians of one graph on one idle machine agree far better than this.
+_BUSY = 1.5
+
+
+@dataclass
+class Workshop:
+    """What every trial needs, and the evidence that the first one gathers for all.
+
+    Attributes:
+        request: What the user asked for.
+        material: The images.
+        folder: The output folder.
+        machine: Where latencies are measured.
+        progress: Shows the work.
+        say: Takes lines on what is done.
+        evidence: What accuracy is measured on; None until a run says which images it held out.
+    """
+
+    request: FitRequest
+    material: Material
+    folder: FitFolder
+    machine: Machine
+    progress: Progress
+    say: Callable[[str], None]
+    evidence: Evidence | None = None
+
+    def is_trained(self, screened: Screened) -> bool:
+        """Whether a candidate's run is there with all its epochs."""
+        candidate = screened.candidate
+        try:
+            run = Run(self.folder.run(candidate))
+            recipe = self.request.recipe_of(candidate)
+            return run.config.recipe == recipe and run.checkpoint("last").epoch >= recipe.epochs
+        except CheckpointError:
+            return False
+
+    def trial(self, screened: Screened) -> Trial:
+        """Return a candidate's result; whatever of it is done already is not done again.
+
+        Raises:
+            KdxError: Training, export, calibration or evaluation failed.
+        """
+        candidate = screened.candidate
+        if not self.is_trained(screened):
+            options = self.request.options_of(candidate)
+            self.folder.run(candidate).parent.mkdir(parents=True, exist_ok=True)
+            train(self.request.data, self.folder.run(candidate), options, self.progress)
+            gc.collect()  # the trainer's images and features, before anything else takes memory
+        run = Run(self.folder.run(candidate))
+        if self.evidence is None:
+            self.evidence = self._gather(run)
+        precisions = screened.precisions
+        key = self._key(run, precisions, self.evidence)
+        kept = self.folder.trial(candidate, key)
+        if kept is not None:
+            return kept
+        trial = self._measure(run, screened, precisions, key, self.evidence)
+        self.folder.write_trial(trial)
+        return trial
+
+    def _gather(self, run: Run) -> Evidence:
+        held_out = self.material.held_out(list(run.config.validation_images.values()))
+        return gather(
+            self.material, self.folder, held_out, run.config.input, self.progress, seed=self.request.training.seed
+        )
+
+    def _key(self, run: Run, precisions: Sequence[str], evidence: Evidence) -> str:
+        """Return a hash of what decides a result, but for the budget, which is held against it afterwards."""
+        request = self.request
+        parts = {
+            "checkpoint": run.checkpoint(run.config.recipe.checkpoint).sha256,
+            "precisions": precisions,
+            "false_reject_rate": request.false_reject_rate,
+            "percentile": request.percentile,
+            "machine": self.machine,
+            "packages": package_versions(),
+            "evidence": [evidence.kind, evidence.sha256],
+        }
+        return sha256_bytes(msgspec.json.encode(parts))
+
+    def _measure(self, run: Run, screened: Screened, precisions: Sequence[str], key: str, evidence: Evidence) -> Trial:
+        candidate, request = screened.candidate, self.request
+        bundle, _, refused = export_run(
+            run.path, self.folder.bundle(candidate), precisions=tuple(precisions), force=True, progress=self.progress
+        )
+        calibration = CalibrationRequest(
+            request.false_reject_rate,
+            backend=screened.fastest.backend if screened.fastest else "auto",
+            threads=request.threads,
+            max_bad_images=request.training.max_bad_images,
+        )
+        good = [record.path for record in self.material.good]
+        undecided = calibrate_each(bundle, good, calibration, progress=self.progress).refusals()
+        calibrated = open_bundle(bundle.path)
+        decided = dict.fromkeys(precision for _, precision in cpu_ways(calibrated, calibrated.manifest.precisions))
+        measured = [self._measured(calibrated, precision, evidence) for precision in decided]
+        history = run.checkpoint("last").history
+        return Trial(
+            candidate=candidate,
+            key=key,
+            epochs=history[-1].epoch,
+            train_images=len(run.config.train_images),
+            held_out_images=len(run.config.validation_images),
+            seconds=round(sum(epoch.seconds for epoch in history), 1),
+            measured=[one for one in measured if one is not None],
+            refused={**refused, **undecided},
+        )
+
+    def timed_again(self, trial: Trial) -> Trial:
+        """Measure a result's latencies once more, and keep it with these."""
+        bundle = open_bundle(self.folder.bundle(trial.candidate))
+        measured = [msgspec.structs.replace(m, timings=self._timings(bundle, m.precision)) for m in trial.measured]
+        trial = msgspec.structs.replace(trial, measured=[m for m in measured if fastest(m.timings) is not None])
+        self.folder.write_trial(trial)
+        return trial
+
+    def _measured(self, bundle: Bundle, precision: str, evidence: Evidence) -> Measured | None:
+        """Time a precision by every backend and score it through the fastest; None where nothing runs it."""
+        timings = self._timings(bundle, precision)
+        quickest = fastest(timings)
+        if quickest is None:
+            return None
+        with detector_of(bundle, quickest.backend, self.request.threads, precision) as detector:
+            scores = evidence.score(detector, self.request.training.max_bad_images, self.progress)
+        return Measured(precision=precision, timings=timings, scores=scores)
+
+    def _timings(self, bundle: Bundle, precision: str) -> list[Timing]:
+        request = self.request
+        return time_precision(
+            bundle,
+            precision,
+            bundle.golden().images,
+            budget_ms=request.budget_ms,
+            percentile=request.percentile,
+            threads=request.threads,
+        )
+
+
+def was_disturbed(screened: Screened, trial: Trial) -> str:
+    """Say where a trained FP32 graph took much longer than the untrained one, which computes the same; empty otherwise.
+
+    Something else kept the machine busy then. Other precisions tell nothing: their gates put layers back to FP32.
+    """
+    before = {timing.backend: timing.p50_ms for timing in screened.timings if timing.precision == "fp32"}
+    for measured in trial.measured:
+        quickest = fastest(measured.timings) if measured.precision == "fp32" else None
+        was = before.get(quickest.backend) if quickest else None
+        if quickest and was and (quickest.p50_ms or 0.0) > _BUSY * was:
+            return f"{trial.candidate} took {quickest.p50_ms:.2f} ms in {quickest.backend}, {was:.2f} ms when screened"
+    return ""

@@ -1,0 +1,71 @@
+"""What ``kdx fit`` says: of a trial, of a failure, of what would help, of what to do next."""
+
+from __future__ import annotations
+
+import shlex
+
+from kdx.errors import KdxError
+from kdx.runtime.backend import BACKENDS
+from kdx.runtime.latency import usable_cores
+from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
+from kdx.workflows.fit.trial_records import Best, Report, Timing, Trial, fastest
+
+_SMALLEST_SENSIBLE = 64
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line why a candidate failed."""
+    if isinstance(error, KdxError):
+        return "; ".join(part for part in (error.message, error.received, error.fix) if part)
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+
+
+def trial_line(trial: Trial) -> str:
+    """Sum a trial up: accuracy and latency of each precision."""
+    parts = []
+    for measured in trial.measured:
+        timing = fastest(measured.timings)
+        latency = "" if timing is None else f", {timing.measured_ms:.2f} ms"
+        parts.append(f"{measured.precision} image AUROC {100 * measured.scores.image_auroc:.1f}{latency}")
+    return f"{trial.candidate}: {'; '.join(parts)} ({trial.epochs} epochs, {trial.seconds:.0f} s of training)"
+
+
+def next_command(best: Best | None, request: FitRequest) -> str:
+    """Return the command that holds the best bundle to its contract; empty without one."""
+    if best is None:
+        return ""
+    contract = f"--budget-ms {request.budget_ms:g} --percentile {request.percentile:g} --threads {request.threads}"
+    return f"kdx bench {shlex.quote(best.bundle)} {contract}"
+
+
+def quickest_found(report: Report) -> tuple[str, Timing] | None:
+    """Return the fastest of everything that ran, trained or screened, in words and measured; None where nothing ran."""
+    found = [(str(row.candidate), row.timing) for row in report.rows]
+    found += [(str(one.candidate), timing) for one in report.screened if (timing := one.fastest) is not None]
+    return min(found, key=lambda each: each[1].p50_ms or 0.0) if found else None
+
+
+def advice(report: Report, request: FitRequest) -> list[str]:
+    """Say what would help where nothing keeps the budget, the cheapest first."""
+    if any(one.reason.startswith("not trained") for one in report.dropped):
+        return ["more time for training: call again with more --hours, what is finished stands"]
+    if not report.rows and any(one.outcome == "may keep" for one in report.screened):
+        return ["to mend what failed, and to call again: what is finished stands"]
+    found = []
+    if request.threads < usable_cores():
+        found.append(f"more threads: --threads {usable_cores()}")
+    missing = [precision for precision in CPU_PRECISIONS if precision not in request.precisions]
+    if missing:
+        found.append(f"lower precision: --precision {','.join((*request.precisions, *missing))}")
+    absent = [info for info in BACKENDS.values() if not info.needs_gpu and not info.is_usable()]
+    found += [f"the backend {info.name}: {info.install}" for info in absent]
+    smallest = min(request.sizes)
+    if smallest > _SMALLEST_SENSIBLE:
+        found.append(f"smaller images: --sizes {max(_SMALLEST_SENSIBLE, smallest // 2 // 32 * 32)},{smallest}")
+    if request.training.taps is None:
+        found.append("shallower taps, which cut the networks behind them: --taps")
+    found.append("a smaller teacher: --backbone, any convolutional network of timm")
+    quickest = quickest_found(report)
+    if quickest is not None and quickest[1].max_ms is not None:
+        found.append(f"a budget of {quickest[1].max_ms:.1f} ms, in which {quickest[0]} did every call")
+    return found

@@ -1,0 +1,107 @@
+"""Where products are made: in processes of this machine, or in tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from kdx.archive.processes import Child, wait_for
+from kdx.workflows.many.product import failed, keep, make, serve
+from kdx.workflows.many.product_records import Order, ProductResult
+
+Say = Callable[[str], None]
+
+
+def run_local(orders: Sequence[Order], workers: int, max_retries: int, say: Say) -> Iterator[ProductResult]:
+    """Make products, each in a process of its own, so many at a time; yield each one's result.
+
+    A process that is killed is started again, and its training goes on, ``max_retries`` times.
+    """
+    todo = deque((order, 0) for order in orders)
+    running: dict[int, tuple[Child, Order, int]] = {}
+    try:
+        while todo or running:
+            while todo and len(running) < workers:
+                order, deaths = todo.popleft()
+                child = Child(serve, order, threads=order.threads)
+                running[id(child)] = (child, order, deaths)
+            for child in wait_for([child for child, _, _ in running.values()]):
+                _, order, deaths = running.pop(id(child))
+                result = _received(child)
+                how = child.end() if result is None else ""
+                child.close()
+                if result is not None:
+                    yield result
+                elif deaths < max_retries:
+                    say(f"{order.name}: its process died ({how}) and is started again")
+                    todo.appendleft((order, deaths + 1))
+                else:
+                    yield _died(order, how)
+    finally:
+        for child, _, _ in running.values():
+            child.close()
+
+
+def run_ray(
+    orders: Sequence[Order], workers: int | None, max_retries: int, address: str | None, gpus: float
+) -> Iterator[ProductResult]:
+    """Make products, each a task on a Ray cluster in a process of its own; yield each one's result.
+
+    Args:
+        orders: The products.
+        workers: Tasks at a time; None leaves it to the cluster's cores.
+        max_retries: How often Ray repeats a task whose process or machine died; its training goes on.
+        address: Of a running cluster; None starts one on this machine.
+        gpus: Share of a GPU, or number of them, that each task is given: without one, Ray shows a task no GPU.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    from kdx.archive.ray_cluster import fitting, joined
+
+    threads = orders[0].threads
+    with joined(address, threads * workers if workers else None):
+        fitting(threads)
+        # A process a product: what one leaves in memory or breaks is gone with it.
+        task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=max_retries, max_calls=1)(make_encoded)
+        todo = deque(orders)
+        running: dict[ray.ObjectRef[bytes], Order] = {}
+        while todo or running:
+            while todo and (workers is None or len(running) < workers):
+                order = todo.popleft()
+                running[task.remote(msgspec.json.encode(order))] = order
+            for done in ray.wait(list(running))[0]:
+                order = running.pop(done)
+                try:
+                    yield msgspec.json.decode(ray.get(done), type=ProductResult)
+                except RayError as error:
+                    yield _died(order, str(error).strip().splitlines()[0])
+
+
+def make_encoded(order: bytes) -> bytes:
+    """Make a product's bundle; order and result as JSON."""
+    return msgspec.json.encode(make(msgspec.json.decode(order, type=Order)))
+
+
+def _received(child: Child) -> ProductResult | None:
+    """Take a process's result; None where it died without one."""
+    try:
+        if child.connection.poll():
+            result: ProductResult = child.connection.recv()
+            return result
+    except (EOFError, OSError):
+        pass
+    return None
+
+
+def _died(order: Order, how: str) -> ProductResult:
+    error = {
+        "type": "ProcessDied",
+        "message": f"its process died: {how}",
+        "fix": "the same command goes on; fewer --workers need less memory",
+    }
+    result = failed(order, error)
+    keep(order, result)
+    return result

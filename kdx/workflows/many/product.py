@@ -1,0 +1,259 @@
+"""One product, in a process of its own: train, export, calibrate, evaluate, verify; then let the bundle appear.
+
+A bundle under its own name is finished: trained, calibrated and verified. Until then it is ``staged/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kdx.archive.error_transport import fault_of
+from kdx.bundle.bundle import open_bundle
+from kdx.bundle.manifest import INDEX
+from kdx.errors import CheckpointError, GateError, KdxError, OutputError
+from kdx.folders.data_folder import FolderOptions, ImageFolder, require_good
+from kdx.imaging.value_range import NarrowRanges, counted
+from kdx.progress import SILENT
+from kdx.remarks import Remark
+from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
+from kdx.storage.files import hash_of_hashes, new_folder, sha256_bytes, sha256_file, write_atomic
+from kdx.storage.json_records import encode_record, read_record
+from kdx.workflows.many.product_records import Order, ProductResult
+
+if TYPE_CHECKING:
+    from kd_train.evaluation.evaluate import Evaluation
+    from kd_train.training.train import TrainOptions
+    from kdx.bundle.bundle import Bundle
+
+
+def serve(connection: Connection, order: Order) -> None:
+    """Make a product's bundle and send what became of it."""
+    connection.send(make(order))
+
+
+def make(order: Order) -> ProductResult:
+    """Make a product's bundle, unless it is there and nothing changed; what fails is in the result."""
+    started = time.perf_counter()
+    # Times taken beside other products' training say nothing, and must not be remembered.
+    os.environ[CACHE_VARIABLE] = ""
+    fingerprint = ""
+    try:
+        folder = _open(order)
+        fingerprint = fingerprint_of(order, folder)
+        kept = kept_result(order)
+        if kept is not None and kept.fingerprint == fingerprint and _is_finished(order, kept):
+            return msgspec.structs.replace(kept, state="unchanged")
+        same = kept is not None and kept.fingerprint == fingerprint
+        keep(order, _result(order, "begun", fingerprint))
+        narrow = NarrowRanges()
+        with counted(narrow):
+            result = _make(order, folder, fingerprint, resume=same)
+        result = msgspec.structs.replace(result, remarks=[*result.remarks, *narrow.remarks()])
+    # One product's failure, whatever it is, does not stop the others.
+    except Exception as error:
+        result = failed(order, fault_of(error).record, fingerprint)
+    result = msgspec.structs.replace(result, seconds=round(time.perf_counter() - started, 1))
+    keep(order, result)
+    return result
+
+
+def fingerprint_of(order: Order, folder: ImageFolder) -> str:
+    """Return a hash of everything that decides a product's bundle: the catalogue's options, images, weights, parts."""
+    product = order.product
+    files = [*folder.good, *(path for image in folder.test for path in (image.path, image.mask) if path is not None)]
+    contents = hash_of_hashes(f"{path.name} {sha256_file(path)}" for path in [*files, *product.files] if path.is_file())
+    return sha256_bytes(msgspec.json.encode([product.decisive, contents]))
+
+
+def kept_result(order: Order) -> ProductResult | None:
+    """Return what an earlier call kept of a product; None for nothing, and for a file that cannot be read."""
+    with contextlib.suppress(OSError, KdxError):
+        return read_record(order.result, ProductResult, error=OutputError, fix="")
+    return None
+
+
+def keep(order: Order, result: ProductResult) -> None:
+    """Keep what became of a product."""
+    order.result.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(order.result, encode_record(result))
+
+
+def failed(order: Order, error: dict[str, str], fingerprint: str = "") -> ProductResult:
+    """Return the result of a product that failed."""
+    return msgspec.structs.replace(_result(order, "failed", fingerprint), error=error)
+
+
+def train_options(order: Order, *, resume: bool = False, force: bool = False) -> TrainOptions:
+    """Return what a product's training is asked for."""
+    from kd_train.training.train import TrainOptions
+
+    product = order.product
+    return TrainOptions(
+        method=product.method,
+        backbone=product.backbone,
+        weights=product.weights,
+        category=product.category,
+        subfolders=product.subfolders,
+        good_folders=product.good_folders,
+        resume=resume,
+        force=force,
+        seed=product.seed,
+        epochs=product.epochs,
+        image_size=product.image_size,
+        crop_from=product.crop_from,
+        batch_size=product.batch_size,
+        learning_rate=product.learning_rate,
+        taps=product.taps,
+        blur_sigma=product.sigma,
+        combine=product.combine,
+        score=product.score,
+        method_options=product.options,
+        validation_fraction=product.validation_fraction,
+        train_fraction=product.train_fraction,
+        group_by=product.group_by,
+        parts=Path(product.parts) if product.parts else None,
+        odd_images=product.odd_images,
+        channels=str(product.channels),  # type: ignore[arg-type]
+        sixteen_bit_range=product.sixteen_bit_range,
+        max_bad_images=product.max_bad_images,
+        workers=product.workers,
+        memory_mib=product.memory_mib,
+        device=product.device,
+    )
+
+
+def _open(order: Order) -> ImageFolder:
+    from kd_train.datasets import open_data
+
+    if order.bundle.exists() and not (order.bundle / INDEX).is_file():
+        raise OutputError(f"'{order.bundle}' exists and is no bundle", fix="choose another --out, or another name")
+    product = order.product
+    return open_data(Path(product.data), product.category, FolderOptions(product.subfolders, product.good_folders))
+
+
+def _is_finished(order: Order, kept: ProductResult) -> bool:
+    """Whether the bundle of a result is there; its threshold may have been calibrated anew since."""
+    if kept.state != "trained":
+        return False
+    try:
+        return open_bundle(order.bundle).manifest.provenance.checkpoint_sha256 == kept.checkpoint_sha256
+    except KdxError:
+        return False
+
+
+def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) -> ProductResult:
+    import torch
+
+    from kd_train.training.run import Run
+    from kdx.cli.export import export_run
+    from kdx.runtime.backend import require_backends
+    from kdx.verification.certificate import verify
+    from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
+
+    torch.set_num_threads(order.threads)
+    product = order.product
+    remarks = _train(order, resume=resume)
+    run = Run(order.run)
+    exported, _, refused = export_run(
+        order.run,
+        order.staged,
+        progress=SILENT,
+        which=product.checkpoint,
+        input_size=product.input_size,
+        channel_order=product.channel_order,
+        max_batch=None if product.max_batch == 32 else product.max_batch,  # not said; tiles have a batch of their own
+        precisions=product.precisions,
+        force=True,
+    )
+    request = CalibrationRequest(
+        product.false_reject_rate,
+        review_rate=product.review_rate,
+        backend=product.backend,
+        threads=order.threads,
+        max_bad_images=product.max_bad_images,
+    )
+    calibrated = calibrate_each(exported, require_good(folder), request)
+    bundle = open_bundle(order.staged)
+    certificate = verify(bundle, require_backends(order.staged), threads=order.threads)
+    if not certificate.passed:
+        raise GateError(
+            f"'{order.staged}' does not decide what was trained",
+            fix=f"see kdx verify {order.staged}; it was left there",
+        )
+    found = _evaluate(order, bundle, folder)
+    with new_folder(order.bundle, force=True) as target:
+        shutil.copytree(bundle.path, target, dirs_exist_ok=True)
+    shutil.rmtree(order.staged, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others are still in it
+        order.staged.parent.rmdir()
+    return msgspec.structs.replace(
+        _result(order, "trained", fingerprint),
+        backbone=run.config.backbone,
+        epochs=run.checkpoint("last").epoch,
+        train_images=len(run.config.train_images),
+        held_out_images=len(run.config.validation_images),
+        image_auroc=found.image_auroc if found else None,
+        pixel_auroc=found.pixel_auroc if found and any(image.mask for image in folder.test) else None,
+        false_reject_rate=found.false_reject_rate if found else None,
+        detection_rate=found.detection_rate if found else None,
+        threshold=calibrated.exact.threshold.score,
+        refused={name: reason for name, reason in {**refused, **calibrated.refusals()}.items() if reason},
+        remarks=[*remarks, *(found.masks.remarks() if found and found.masks else [])],
+        checkpoint_sha256=bundle.manifest.provenance.checkpoint_sha256,
+    )
+
+
+def _train(order: Order, *, resume: bool) -> list[Remark]:
+    """Train, or continue where a call of the same fingerprint stopped; a run of another is replaced."""
+    from kd_train.training.run import Run
+    from kd_train.training.train import recipe_of, train
+
+    if resume:
+        with contextlib.suppress(CheckpointError):
+            epochs = recipe_of(train_options(order)).epochs
+            if Run(order.run).checkpoint("last").epoch >= epochs:
+                return []
+    order.run.parent.mkdir(parents=True, exist_ok=True)
+    return train(Path(order.product.data), order.run, train_options(order, resume=resume, force=not resume)).remarks
+
+
+def _evaluate(order: Order, bundle: Bundle, folder: ImageFolder) -> Evaluation | None:
+    """Measure on labelled test images, where there are good and defective ones."""
+    from kd_train.data.annotations import MaskWarning
+    from kd_train.evaluation.evaluate import evaluate
+    from kdx.loading.load import detector_of
+
+    if len({image.is_defective for image in folder.test}) < 2:
+        return None
+    product = order.product
+    with (
+        warnings.catch_warnings(),
+        detector_of(bundle, product.backend, order.threads, "fp32") as detector,
+    ):
+        warnings.simplefilter("ignore", MaskWarning)  # said in the result
+        return evaluate(
+            detector,
+            folder.root,
+            folder.test,
+            max_bad_images=product.max_bad_images,
+            unused_masks=folder.unused_masks,
+        )
+
+
+def _result(order: Order, state: str, fingerprint: str) -> ProductResult:
+    return ProductResult(
+        name=order.name,
+        method=order.product.method,
+        state=state,  # type: ignore[arg-type]
+        fingerprint=fingerprint,
+        asked_false_reject_rate=order.product.false_reject_rate,
+    )

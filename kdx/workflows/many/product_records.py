@@ -1,0 +1,121 @@
+"""What ``kdx train-many`` keeps and reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from kdx.remarks import Remark
+from kdx.workflows.many.catalog import Product
+
+SCHEMA = 1
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process needs to make one product's bundle.
+
+    Attributes:
+        name: The product's.
+        product: What the catalogue says of it.
+        out: The output folder, absolute.
+        threads: Of training and of the backends.
+    """
+
+    name: str
+    product: Product
+    out: str
+    threads: int
+
+    @property
+    def run(self) -> Path:
+        """The training run."""
+        return Path(self.out) / "runs" / self.name
+
+    @property
+    def result(self) -> Path:
+        """What became of the product."""
+        return Path(self.out) / "results" / f"{self.name}.json"
+
+    @property
+    def staged(self) -> Path:
+        """The bundle until it is verified."""
+        return Path(self.out) / "staged" / f"{self.name}.kdx"
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle."""
+        return Path(self.out) / f"{self.name}.kdx"
+
+
+class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a product. Shares lie between 0 and 1; None where something was not measured or not reached.
+
+    Attributes:
+        name: The product's.
+        method: Its method.
+        state: ``trained`` now; ``unchanged`` since it was; ``begun`` and not finished; or ``failed``.
+        fingerprint: Hash of what the catalogue says of it and of its images.
+        backbone: The teacher's networks.
+        epochs: Trained.
+        train_images: Trained on.
+        held_out_images: Held out for the threshold.
+        image_auroc: On its labelled test images.
+        pixel_auroc: Likewise; None without masks.
+        asked_false_reject_rate: For which the threshold was calibrated.
+        false_reject_rate: Of its good test images.
+        detection_rate: Of its defective test images.
+        threshold: FP32's.
+        refused: Why other precisions are not in the bundle, or have no threshold.
+        remarks: What was left out or could not be used, in training.
+        checkpoint_sha256: Of the trained student in the bundle.
+        seconds: From the beginning to the bundle, or to the failure, in the last call that worked on it.
+        error: Type, message, expected, received and fix of a failure.
+    """
+
+    name: str
+    method: str
+    state: Literal["trained", "unchanged", "begun", "failed"]
+    fingerprint: str = ""
+    backbone: str = ""
+    epochs: int | None = None
+    train_images: int | None = None
+    held_out_images: int | None = None
+    image_auroc: float | None = None
+    pixel_auroc: float | None = None
+    asked_false_reject_rate: float | None = None
+    false_reject_rate: float | None = None
+    detection_rate: float | None = None
+    threshold: float | None = None
+    refused: dict[str, str] = {}
+    remarks: list[Remark] = []
+    checkpoint_sha256: str = ""
+    seconds: float = 0.0
+    error: dict[str, str] | None = None
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``summary.json``.
+
+    Attributes:
+        schema: Version of this layout.
+        catalog: The catalogue.
+        engine: ``local`` or ``ray``.
+        trained: Products trained by this call.
+        unchanged: Products that were finished already.
+        failed: Products that failed.
+        seconds: Of the call.
+        created: UTC time, ISO 8601.
+        products: Every product, in the catalogue's order.
+    """
+
+    schema: int
+    catalog: str
+    engine: str
+    trained: int
+    unchanged: int
+    failed: int
+    seconds: float
+    created: str
+    products: list[ProductResult]

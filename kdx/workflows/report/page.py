@@ -1,0 +1,243 @@
+"""The page: everything that was found, put into one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from kd_train.evaluation.evaluate import Evaluation, Scored
+from kdx import __version__
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import Threshold
+from kdx.calibration.threshold import settable
+from kdx.calibration.validity import doubt_said, undecided_said
+from kdx.folders.data_folder import GOOD, FolderOptions
+from kdx.runtime.backend import runtime_of
+from kdx.runtime.detector import Detector
+from kdx.storage.json_records import now
+from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
+from kdx.workflows.report.pictures import Picture
+from kdx.workflows.report.report_material import Material
+
+if TYPE_CHECKING:
+    from kdx.runtime.latency import Latency, Machine
+    from kdx.verification.certificate import Certificate
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long verdicts take on this machine."""
+
+    machine: Machine
+    latencies: list[Latency]
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a page shows; figures are those of ``kdx evaluate``."""
+
+    bundle: Bundle
+    data: Path
+    category: str | None
+    options: FolderOptions
+    material: Material
+    scored: Scored
+    result: Evaluation
+    pictures: list[Picture]
+    certificate: Certificate
+    timing: Timing | None
+    detector: Detector
+
+    @property
+    def runtime(self) -> str:
+        """What computed the reported scores."""
+        return runtime_of(self.detector.backend.name)
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """At which the reported scores are decided."""
+        return self.bundle.manifest.threshold_of(self.detector.precision, self.runtime)
+
+
+def render_page(content: Content) -> bytes:
+    """Return the page as UTF-8; what comes from file names and bundles is escaped."""
+    environment = Environment(
+        loader=PackageLoader("kdx.workflows.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    environment.filters["number"] = lambda value: f"{value:.4g}"
+    scored, pieces = content.scored, files("kdx.workflows.report") / "page"
+    axis = axis_of(_on_axis(content))
+    roi = content.detector.roi
+    script = (pieces / "page.js").read_text(encoding="utf-8")
+    page = environment.get_template("page.html").render(
+        content=content,
+        manifest=content.bundle.manifest,
+        version=__version__,
+        created=now().replace("T", " ").replace("+00:00", " UTC"),
+        notes=[*notes_of(content), *map(str, content.result.remarks)],
+        curves=curves_of(scored, content.result, roi.counted if roi else None),
+        box={"left": LEFT, "top": TOP, "width": WIDTH, "height": HEIGHT},
+        histogram=histogram(axis.position(scored.scores), scored.types != GOOD),
+        axis=axis,
+        ticks=axis.ticks(),
+        trained_images=len(content.bundle.training_images()),
+        style=Markup((pieces / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
+        script=Markup(script),  # noqa: S704
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=_json({**_facts(content), "axis": axis.as_dict()}),
+    )
+    # A file name that is not UTF-8 holds what cannot be encoded.
+    return page.encode("utf-8", errors="replace")
+
+
+def notes_of(content: Content) -> list[str]:
+    """Return what a reader must know before believing the figures."""
+    material, result, threshold = content.material, content.result, content.threshold
+    found: list[str] = []
+    manifest, precision = content.bundle.manifest, content.detector.precision
+    changed = manifest.changed_since(precision, content.runtime)
+    if changed is not None:
+        found.append(
+            f"{changed.capitalize()} was changed after the calibration, whose threshold decides nothing now: calibrate "
+            "again. The threshold below is only where the slider begins."
+        )
+    elif undecided := undecided_said(manifest, precision, content.runtime):
+        found.append(f"{undecided}. The threshold below is only where the slider begins.")
+    elif threshold is None:
+        found.append(
+            "The bundle is not calibrated: no threshold has been promised, and the one below is only where the slider "
+            "begins."
+        )
+    elif threshold.defects is not None:
+        found.append(
+            f"The threshold was chosen on {threshold.defects.images:,} defective images (--with-defects): it fits "
+            "those and promises no rate. The command below sets one from good images alone."
+        )
+    doubt = doubt_said(manifest, precision, content.runtime)
+    if doubt is not None:
+        found.append(f"{doubt[0].upper()}{doubt[1:]}.")
+    if content.detector.roi is not None:
+        share = 100 * content.detector.roi.included.mean()
+        found.append(f"Only the region of interest counts, {share:.3g} % of the image; the rest is dark in heat maps.")
+    if not content.detector.pixel_threshold:
+        found.append(
+            "Heat maps have no threshold: each is coloured up to its own maximum, so the hottest place of a good part "
+            "is as bright as a defect's."
+        )
+    if not result.defective:
+        found.append(
+            "There are no defective images: neither misses, nor AUROC, precision or PRO can be shown. Only the rate of "
+            "false rejects can be looked at."
+        )
+    elif not result.good:
+        found.append("There are no good images: neither false rejects, nor AUROC, precision or PRO can be shown.")
+    elif content.scored.masks is None:
+        found.append("There are no masks: nothing can be said of pixels (pixel AUROC, PRO).")
+    if content.scored.annotations is not None:
+        found += [f"{one}." for one in content.scored.annotations.remarks()]
+    if not material.is_test:
+        kind = "among which are those the threshold was calibrated on" if material.holds_calibration else "as given"
+        found.append(
+            f"These are not test images: the folder has no test split, so its good images were scored ({kind}). Of "
+            "images that set the threshold, hardly more than the asked rate can be rejected."
+        )
+    if material.trained_on:
+        found.append(f"{material.trained_on:,} images were passed over: the student was trained on them.")
+    if material.is_sampled:
+        found.append(
+            f"A sample of {len(material.images):,} of {material.found:,} images was scored, the rarer types of defect "
+            "more completely than the others; precision depends on that mix."
+        )
+    if content.scored.masks is not None and len(content.scored.maps) < len(content.scored.images):
+        found.append(
+            f"Pixel AUROC and PRO are of a sample of {len(content.scored.maps):,} of these images, for want of memory."
+        )
+    if content.scored.has_faults.any():
+        count = int(content.scored.has_faults.sum())
+        found.append(f"{count:,} images look like frames without a part: undecided, never good, whatever they score.")
+    if not content.certificate.passed:
+        found.append("The certificate FAILED on this machine: do not deploy this bundle here.")
+    return found
+
+
+def _on_axis(content: Content) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return all scores that the histogram must show, and the thresholds."""
+    values = [content.scored.scores]
+    if content.threshold is not None:
+        review = content.threshold.review
+        values.append(np.array([content.threshold.score, *([review.score] if review else [])]))
+    return np.concatenate(values)
+
+
+def _facts(content: Content) -> dict[str, Any]:
+    """Return what the page's script works on."""
+    scored, threshold, manifest = content.scored, content.threshold, content.bundle.manifest
+    types = [GOOD, *content.result.types]
+    review = threshold.review if threshold is not None else None
+    return {
+        "types": types,
+        "images": [
+            [score, types.index(name), int(fault)]
+            for score, name, fault in zip(
+                scored.scores.tolist(), scored.types.tolist(), scored.has_faults.tolist(), strict=True
+            )
+        ],
+        "calibrated": None
+        if threshold is None
+        else {"reject": threshold.score, "review": review.score if review else None, "images": threshold.images},
+        "start": _start(content),
+        "settable": settable(threshold) if threshold is not None else [],
+        "command": _command(content),
+        "holdsCalibration": content.material.holds_calibration,
+        "precisions": sorted({*manifest.thresholds, *manifest.runtime_thresholds}),
+        "pictures": content.pictures,
+        "box": [LEFT, TOP, WIDTH, HEIGHT],
+    }
+
+
+def _start(content: Content) -> float:
+    """Return where the slider begins: the threshold, or without one the highest score of a good image."""
+    if content.threshold is not None:
+        return content.threshold.score
+    good = content.scored.scores[content.scored.types == GOOD]
+    return float(good.max() if good.size else content.scored.scores.min())
+
+
+def _command(content: Content) -> str:
+    """Return ``kdx calibrate`` as a shell takes it, up to the rates."""
+    uses_data = content.threshold is None or content.material.holds_calibration
+    data = shlex.quote(str(content.data)) if uses_data else "HELD_OUT_GOOD_IMAGES"
+    category = f" --category {shlex.quote(content.category)}" if content.category and uses_data else ""
+    given = content.options if uses_data else FolderOptions()
+    subfolders = " --subfolders" if given.subfolders else ""
+    good = "".join(f" --good-folder {shlex.quote(name)}" for name in given.good_folders)
+    per_position = " --per-position" if content.bundle.manifest.level_sha256 else ""
+    return f"kdx calibrate {shlex.quote(str(content.bundle.path))} {data}{category}{subfolders}{good}{per_position}"
+
+
+def _json(value: object) -> Markup:
+    """Return JSON that may stand in a script element: no sign in it can end the element."""
+    import msgspec
+
+    text = json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"

@@ -1,0 +1,117 @@
+"""Which images a report is about."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdx.bundle.bundle import Bundle
+from kdx.errors import DataError
+from kdx.folders.copies import unknown
+from kdx.folders.data_folder import GOOD, ImageFolder, TestImage
+from kdx.imaging.image_identity import Identity, Likeness, distinct, identify
+from kdx.imaging.lost_colour import misfits
+from kdx.progress import SILENT, Progress, track
+from kdx.remarks import Remark, remark
+from kdx.storage.files import hash_of_hashes
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images of a report.
+
+    Attributes:
+        images: What is scored.
+        found: How many there were to choose from.
+        is_test: Whether they are a test split; else they are the folder's good images.
+        trained_on: Images that were passed over because the student was trained on them.
+        holds_calibration: Whether the folder holds exactly the images that the bundle was calibrated on.
+        remarks: What was left out, and what is to be said of the images.
+    """
+
+    images: tuple[TestImage, ...]
+    found: int
+    is_test: bool
+    trained_on: int
+    holds_calibration: bool
+    remarks: tuple[Remark, ...] = ()
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether images were left out because there are too many."""
+        return len(self.images) < self.found
+
+
+def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress: Progress = SILENT) -> Material:
+    """Return the test images, or where there are none the good ones, without those that were trained on.
+
+    Raises:
+        DataError: Nothing is left.
+    """
+    candidates = folder.test or tuple(TestImage(path, GOOD, None) for path in folder.good)
+    paths = dict.fromkeys([*folder.good, *(image.path for image in candidates)])
+    found = {path: _identity(path) for path in track(progress, paths, "looking at files", len(paths))}
+    trained = bundle.training_images()
+    likeness = {path: trained.likeness(each) for path, each in found.items() if each is not None}
+    left = [image for image in candidates if likeness.get(image.path) is not Likeness.SAME]
+    if not left:
+        raise DataError(
+            f"'{folder.root}' holds no images to report on",
+            expected="images in test/good and test/DEFECT_TYPE, or good images that were not trained on",
+            received=f"{len(candidates)} images, all of them trained on" if candidates else "no images",
+            fix="name a folder with other images",
+        )
+    held_out = [
+        (path, each)
+        for path in folder.good
+        if (each := found[path]) is not None and likeness[path] is not Likeness.SAME
+    ]
+    near = [image.path for image in left if likeness.get(image.path) is Likeness.NEAR]
+    threshold = bundle.manifest.threshold_of("fp32")  # every precision is calibrated on the same images
+    return Material(
+        images=tuple(sample(left, max_images)),
+        found=len(left),
+        is_test=bool(folder.test),
+        trained_on=len(candidates) - len(left),
+        holds_calibration=threshold is not None and _hash(held_out) == threshold.data_sha256,
+        remarks=(
+            *folder.remarks,
+            *remark("near_trained_on", "images are nearly the same as images trained on", near),
+            *misfits([image.path for image in left], bundle.manifest.camera),
+            *unknown(trained, len(left)),
+        ),
+    )
+
+
+def sample(images: Sequence[TestImage], most: int) -> list[TestImage]:
+    """Return at most so many images, in order, drawn alike on every call: rare types whole, the others as evenly.
+
+    A type of defect that has few images tells most by each of them.
+    """
+    by_type: dict[str, list[TestImage]] = {}
+    for image in images:
+        by_type.setdefault(image.defect_type, []).append(image)
+    chosen: set[Path] = set()
+    left = most
+    for index, group in enumerate(sorted(by_type.values(), key=len)):
+        count = min(len(group), left // (len(by_type) - index))
+        drawn = random.Random(0).sample(group, count)  # noqa: S311  # which images are shown is no secret
+        chosen.update(image.path for image in drawn)
+        left -= count
+    return [image for image in images if image.path in chosen]
+
+
+def _hash(held_out: Sequence[tuple[Path, Identity]]) -> str:
+    """Return the hash over good images that a calibration on them records: copies count once."""
+    files = {path: identity.file for path, identity in held_out}
+    return hash_of_hashes(files[path] for path in distinct(held_out)[0])
+
+
+def _identity(path: Path) -> Identity | None:
+    """Return an image's hashes; None where it cannot be read, which is said where it is to be scored."""
+    try:
+        return identify(path)
+    except OSError:
+        return None

@@ -1,0 +1,473 @@
+"""Scoring an archive in processes of this machine: equal to kdx.load, resumable, past whatever kills a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import kdx
+from kdx.archive.listing import added, order
+from kdx.archive.local import LocalEngine
+from kdx.archive.plan import Plan, write_listing
+from kdx.archive.results_folder import ScoreFolder
+from kdx.archive.score_records import Listed, Work
+from kdx.errors import BundleError, DataError
+from kdx.folders.image_search import LeftOut, walk
+from kdx.imaging.image_files import MAX_PIXELS
+from kdx.storage.files import sha256_file
+from tests.kdx.archive.faults import add_image, arm, write_hook
+
+pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install -e '.[archive]'")
+
+# The backend by name, for auto measures first; few images a shard, so that there are several.
+OPTIONS = ("--backend", "onnxruntime-cpu", "--precision", "fp32", "--workers", "1", "--shard-size", "4")
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    from pyarrow import parquet
+
+    files = sorted((out / "shards").glob("*.parquet"))
+    return [row for file in files for row in parquet.read_table(file).to_pylist()]
+
+
+def shard_times(out: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in (out / "shards").iterdir()}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Ten real images in nested folders, and what is no image."""
+    root = tmp_path / "archive"
+    names = ["a.png", "b/1.png", "b/2.PNG", "b/c/3.png", "b/c/4.jpg", "b.png", "d/5.png", "d/6.png", "d/7.png", "e.bmp"]
+    for index, name in enumerate(names):
+        add_image(root / name, index)
+    (root / "notes.txt").write_text("no image")
+    (root / ".hidden").mkdir()
+    shutil.copy(root / "a.png", root / ".hidden/a.png")
+    return root
+
+
+@pytest.fixture
+def hooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let certain files kill, stall or fail the processes that open them."""
+    monkeypatch.setenv("PYTHONPATH", str(write_hook(tmp_path / "hook")))
+
+
+def test_the_walk_is_in_one_order_and_passes_over_what_is_no_image(archive):
+    expected = [
+        "a.png",
+        "b/1.png",
+        "b/2.PNG",
+        "b/c/3.png",
+        "b/c/4.jpg",
+        "b.png",
+        "d/5.png",
+        "d/6.png",
+        "d/7.png",
+        "e.bmp",
+    ]
+    assert list(walk(archive)) == expected
+    shuffled = [*expected[5:], *expected[:5]]
+    assert sorted(shuffled, key=order) == expected
+
+
+def test_linked_folders_are_counted_and_not_followed(archive):
+    (archive / "loop").symlink_to(archive)
+    passed = LeftOut()
+    assert len(list(walk(archive, passed))) == 10
+    assert passed.count("linked_folder") == 1
+
+
+def test_a_walk_of_nothing_is_refused(tmp_path):
+    with pytest.raises(DataError, match="there is no folder"):
+        list(walk(tmp_path / "missing"))
+
+
+def test_added_is_what_no_earlier_list_has():
+    found = ["a/1", "a/b/2", "a.x", "b", "c", "d"]
+    assert list(added(found, [])) == found
+    assert list(added(found, [["a/1", "b"], ["a.x", "gone"], ["d"]])) == ["a/b/2", "c"]
+
+
+def test_scores_are_those_of_kdx_load(cli, tiny_bundle, archive, tmp_path):
+    from pyarrow import parquet
+
+    out = tmp_path / "scores"
+    summary = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--workers", 2, "--json").json
+    rows = rows_of(out)
+    assert [row["path"] for row in rows] == list(walk(archive))
+    with kdx.load(tiny_bundle, "onnxruntime-cpu", 1, precision="fp32") as detector:
+        for row in rows:
+            verdict = detector(kdx.read_image(archive / row["path"], detector.input))
+            assert (row["score"], row["decision"]) == (verdict.score, verdict.decision.value)
+            assert (row["margin"], row["threshold"]) == (verdict.margin, verdict.threshold)
+            assert row["sha256"] == sha256_file(archive / row["path"])
+            assert row["milliseconds"] > 0
+            assert row["error"] == ""
+    decisions = [row["decision"] for row in rows]
+    assert summary["decisions"] == {each.value: decisions.count(each.value) for each in kdx.Decision}
+    assert summary["bad"] == 0
+    assert summary["quantiles"]["1"] == max(row["score"] for row in rows)
+    assert summary["this_run"]["frames"] == summary["frames"] == 10
+    assert summary["this_run"]["workers"] == 2
+    assert json.loads((out / "summary.json").read_text(encoding="utf-8")) == summary
+    metadata = parquet.read_schema(out / "shards/000002.parquet").metadata
+    assert metadata[b"kdx_version"].decode() == kdx.__version__
+    assert metadata[b"bundle_sha256"].decode() == sha256_file(tiny_bundle / "bundle.json")
+    assert metadata[b"backend"] == b"onnxruntime-cpu"
+    assert json.loads(metadata[b"shard"])["frames"] == 2
+
+
+def test_batches_give_the_same_scores(cli, tiny_bundle, archive, tmp_path):
+    cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS, "--batch", 3)
+    with kdx.load(tiny_bundle, "onnxruntime-cpu", 1, precision="fp32") as detector:
+        for row in rows_of(tmp_path / "s"):
+            verdict = detector(kdx.read_image(archive / row["path"], detector.input))
+            assert row["score"] == pytest.approx(verdict.score, rel=1e-5)
+            assert row["decision"] == verdict.decision.value
+
+
+def poison(archive: Path) -> dict[str, str]:
+    """Add every kind of image that cannot be used, and return what must be said of each."""
+    jpeg = (archive / "b/c/4.jpg").read_bytes()
+    (archive / "b/truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    Image.new("L", (30, 20)).save(archive / "small.png")
+    (archive / "text.png").write_text("this is no picture")
+    (archive / "empty.png").touch()
+    bomb = bytearray((archive / "a.png").read_bytes())
+    bomb[16:24] = (200_000).to_bytes(4, "big") * 2  # the width and height that the header declares
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    (archive / "bomb.png").write_bytes(bomb)
+    (archive / "dangling.png").symlink_to(archive / "nowhere.png")
+    os.mkfifo(archive / "pipe.png")  # whoever opens it waits for ever
+    return {
+        "b/truncated.jpg": "is damaged",
+        "small.png": "has the wrong size; expected 64 × 64 pixels; received 30 × 20 pixels",
+        "text.png": "is not an image that can be read",
+        "empty.png": "is empty (0 bytes)",
+        "bomb.png": "decompression bomb",
+        "dangling.png": "does not exist",
+        "pipe.png": "is not a file",
+    }
+
+
+def test_poisoned_images_are_recorded_and_passed_over(cli, tiny_bundle, archive, tmp_path):
+    assert MAX_PIXELS < 200_000**2
+    expected = poison(archive)
+    odd = os.fsdecode(b"odd-\xff.png")  # a name that is not UTF-8 is no reason
+    shutil.copy(archive / "a.png", archive / odd)
+    result = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS, "--max-bad-share", 0.5, "--batch", 3)
+    rows = {row["path"]: row for row in rows_of(tmp_path / "s")}
+    assert {path for path, row in rows.items() if row["error"]} == set(expected)
+    for path, reason in expected.items():
+        assert reason in rows[path]["error"]
+        assert str(archive) not in rows[path]["error"]
+        assert rows[path]["score"] is None
+        assert rows[path]["decision"] is None
+        assert f"passed over: {path}" in result.stderr
+    assert rows["odd-\\xff.png"]["score"] == rows["a.png"]["score"]
+    assert len(rows) == 10 + len(expected) + 1
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read anything")
+def test_an_image_that_may_not_be_read_is_recorded(cli, tiny_bundle, archive, tmp_path):
+    (archive / "a.png").chmod(0)
+    cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS)
+    assert "permission denied" in rows_of(tmp_path / "s")[0]["error"]
+
+
+def test_more_bad_images_than_allowed_stop_the_run_and_what_is_finished_stands(cli, tiny_bundle, archive, tmp_path):
+    (archive / "a.png").write_text("no picture")
+    out = tmp_path / "s"
+    stderr = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.05, code=1).stderr
+    assert "1 of 10 images could not be used" in stderr
+    before = shard_times(out)
+    assert "000000.parquet" in before
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
+    assert shard_times(out).items() >= before.items()
+    assert len(rows_of(out)) == 10
+
+
+def test_mended_images_are_scored_with_retry_bad(cli, tiny_bundle, archive, tmp_path):
+    out, kept = tmp_path / "s", (archive / "e.bmp").read_bytes()
+    (archive / "e.bmp").write_bytes(b"")
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
+    before = shard_times(out)
+    (archive / "e.bmp").write_bytes(kept)
+    assert cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json["bad"] == 1
+    again = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--retry-bad", "--json").json
+    assert (again["bad"], again["this_run"]["shards"]) == (0, 1)
+    changed = {name for name, at in shard_times(out).items() if before[name] != at}
+    assert changed == {"000002.parquet"}
+
+
+def test_images_that_came_later_are_counted_then_scored(cli, tiny_bundle, archive, tmp_path):
+    out = tmp_path / "s"
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
+    (out / "shards/000001.parquet").unlink()  # as if the call had been killed
+    add_image(archive / "b/b-new.png")
+    resumed = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json
+    assert (resumed["frames"], resumed["this_run"]["shards"], resumed["added_since"]) == (10, 1, 1)
+    before = shard_times(out)
+    following = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json
+    assert (following["frames"], following["this_run"]["frames"], following["added_since"]) == (11, 1, 0)
+    assert [row["path"] for row in rows_of(out)][-1] == "b/b-new.png"
+    assert shard_times(out).items() >= before.items()
+    nothing = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS).stdout
+    assert "nothing was left to score" in nothing
+
+
+def test_the_list_of_shards_is_the_same_wherever_it_is_made(archive, tmp_path):
+    copy = tmp_path / "copy"  # written in another order
+    for path in reversed(list(walk(archive))):
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(archive / path, copy / path)
+    for name, root in (("one", archive), ("two", copy)):
+        assert write_listing(tmp_path / name, "000", walk(root), 4) == (3, 10)
+    assert sha256_file(tmp_path / "one/files/000/paths.parquet") == sha256_file(
+        tmp_path / "two/files/000/paths.parquet"
+    )
+    listed = [Listed(name="000", first_shard=0, shards=3, frames=10, linked_folders=0, created="")]
+    plan = Plan(tmp_path / "one", listed)
+    assert [plan.shard(number).paths for number in range(3)] == [
+        ("a.png", "b/1.png", "b/2.PNG", "b/c/3.png"),
+        ("b/c/4.jpg", "b.png", "d/5.png", "d/6.png"),
+        ("d/7.png", "e.bmp"),
+    ]
+    assert [plan.frames_of(number) for number in range(3)] == [4, 4, 2]
+
+
+def test_scores_of_something_else_are_never_mixed(cli, tiny_bundle, bundle_copy, dataset, archive, tmp_path):
+    out = tmp_path / "s"
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
+    before = shard_times(out)
+    cli("calibrate", bundle_copy, dataset, "--false-reject-rate", 0.3, "--backend", "onnxruntime-cpu")
+    other = shutil.copytree(archive, tmp_path / "other")
+    refusals = {
+        "of another bundle": (bundle_copy, archive, *OPTIONS),
+        "of another archive": (tiny_bundle, other, *OPTIONS),
+        "of another shard size": (tiny_bundle, archive, *OPTIONS[:-1], "5"),
+        "of another backend": (tiny_bundle, archive, "--backend", "openvino"),
+    }
+    for words, (bundle, images, *options) in refusals.items():
+        stderr = cli("score", bundle, images, "-o", out, *options, code=2).stderr
+        assert words in stderr
+        assert "--force" in stderr
+    assert shard_times(out) == before
+    # Unnamed options are those of the first call; another copy of the bundle is the same bundle.
+    copy = shutil.copytree(tiny_bundle, tmp_path / "again.kdx")
+    assert cli("score", copy, archive, "-o", out, "--json").json["this_run"]["shards"] == 0
+    forced = cli("score", bundle_copy, archive, "-o", out, *OPTIONS, "--force", "--json").json
+    assert forced["settings"]["bundle_sha256"] == sha256_file(bundle_copy / "bundle.json")
+    assert forced["this_run"]["shards"] == 3
+
+
+def test_a_folder_of_something_else_is_never_touched(cli, tiny_bundle, archive, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("precious")
+    stderr = cli("score", tiny_bundle, archive, "-o", tmp_path / "mine", "--force", code=2).stderr
+    assert "is not of kdx score" in stderr
+    assert (tmp_path / "mine/thesis.txt").read_text() == "precious"
+
+
+def test_two_calls_do_not_work_in_one_folder(cli, tiny_bundle, archive, tmp_path):
+    with ScoreFolder(tmp_path / "s").held(force=False):
+        stderr = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS, code=2).stderr
+    assert "another kdx score is at work" in stderr
+    cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS)
+
+
+def test_an_archive_without_images_is_refused(cli, tiny_bundle, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no images were found" in cli("score", tiny_bundle, tmp_path / "empty", "-o", tmp_path / "s", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--engine", "spark"), "local, ray"),
+        (("--address", "auto"), "--address is of a Ray cluster"),
+        (("--max-bad-share", "2"), "--max-bad-share is out of range"),
+    ],
+)
+def test_options_that_are_not_possible(cli, tiny_bundle, archive, tmp_path, options, said):
+    assert said in cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *options, code=2).stderr
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("hooked")
+def test_a_worker_that_is_killed_is_replaced(cli, tiny_bundle, archive, tmp_path):
+    arm(add_image(archive / "b/kills-once.png"))
+    result = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS)
+    assert "a process died with shard 1 (killed by SIGKILL); it is replaced" in result.stderr
+    assert "processes that died and were replaced: 1" in result.stdout
+    rows = rows_of(tmp_path / "s")
+    assert [row["path"] for row in rows] == list(walk(archive))
+    assert not any(row["error"] for row in rows)
+
+
+@pytest.mark.usefixtures("hooked")
+def test_an_image_that_kills_its_process_is_found_and_passed_over(cli, tiny_bundle, archive, tmp_path):
+    add_image(archive / "z/kills.png")  # the last of its shard
+    options = (*OPTIONS, "--max-retries", 0)
+    summary = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *options, "--json").json
+    rows = {row["path"]: row for row in rows_of(tmp_path / "s")}
+    assert list(rows) == list(walk(archive))
+    assert [path for path, row in rows.items() if row["error"]] == ["z/kills.png"]
+    assert "killed the worker (killed by SIGKILL), 2 times in a row" in rows["z/kills.png"]["error"]
+    assert summary["bad"] == 1
+    assert summary["this_run"]["deaths"] == 3  # one with the shard, two with the image
+    with kdx.load(tiny_bundle, "onnxruntime-cpu", 1, precision="fp32") as detector:
+        beside = detector(kdx.read_image(archive / "e.bmp", detector.input))
+    assert rows["e.bmp"]["score"] == beside.score
+
+
+@pytest.mark.usefixtures("hooked")
+def test_processes_that_die_at_once_are_not_started_for_ever(cli, tiny_bundle, archive, tmp_path):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "kills-at-load.kdx")
+    stderr = cli("score", bundle, archive, "-o", tmp_path / "s", *OPTIONS, "--max-retries", 1, code=2).stderr
+    assert "processes die as they load" in stderr
+    assert "2 in a row" in stderr
+
+
+@pytest.mark.usefixtures("hooked")
+def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, tiny_bundle, archive, tmp_path):
+    out = tmp_path / "s"
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
+    (out / "shards/000001.parquet").unlink()
+    (out / "full").touch()
+    stderr = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
+    assert "000001.parquet' cannot be written: No space left on device" in stderr
+    assert "the same command goes on" in stderr
+    assert [file.name for file in sorted((out / "shards").iterdir())] == ["000000.parquet", "000002.parquet"]
+    (out / "full").unlink()
+    assert cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json["frames"] == 10
+
+
+def test_a_worker_refuses_another_bundle_and_the_error_arrives_whole(tiny_bundle, archive, tmp_path):
+    shards, frames = write_listing(tmp_path, "000", walk(archive), 4)
+    listed = [Listed(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")]
+    work = Work(
+        archive=str(archive),
+        output=str(tmp_path),
+        bundle=str(tiny_bundle),
+        bundle_sha256="0" * 64,
+        backend="onnxruntime-cpu",
+        precision="fp32",
+        threads=1,
+        batch=1,
+        listed=listed,
+    )
+    with pytest.raises(BundleError, match="is another bundle than the one that was named") as caught:
+        list(LocalEngine(work, 1, 2, print).run(Plan(tmp_path, listed), [0]))
+    assert "0" * 64 in caught.value.expected
+    assert "shared storage" in caught.value.fix
+
+
+def test_a_damaged_shard_is_named(cli, tiny_bundle, archive, tmp_path):
+    out = tmp_path / "s"
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
+    (out / "shards/000001.parquet").write_bytes(b"PAR1 half a file")
+    stderr = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
+    assert "000001.parquet' is not a shard of kdx score, or it is damaged" in stderr
+    (out / "score.json").write_text("{")
+    assert "is not valid" in cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
+
+
+# A test run in the background ignores Ctrl-C, and so does whatever it starts.
+_COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom kdx.cli import main; main()"
+
+
+@contextmanager
+def started(bundle: Path, archive: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the command in a process of its own and wait until its worker stalls, in the last shard."""
+    command = [sys.executable, "-c", _COMMAND, "score", str(bundle), str(archive), "-o", str(out), *OPTIONS]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        give_up = time.monotonic() + 300
+        while not (archive / "z/stalls.png.reached").exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in Linux's /proc")
+@pytest.mark.usefixtures("hooked")
+def test_a_run_that_is_interrupted_or_killed_goes_on_where_it_stopped(cli, tiny_bundle, archive, tmp_path):
+    out = tmp_path / "s"
+    stalled = arm(add_image(archive / "z/stalls.png"))
+    with started(tiny_bundle, archive, out) as interrupted:
+        interrupted.send_signal(signal.SIGINT)
+        assert "the same command goes on" in interrupted.communicate(timeout=300)[1]
+    assert interrupted.returncode == 130
+    (archive / "z/stalls.png.reached").unlink()
+    before = shard_times(out)
+    assert set(before) == {"000000.parquet", "000001.parquet"}
+
+    with started(tiny_bundle, archive, out) as killed:
+        orphans = children_of(killed.pid)
+    assert orphans
+    assert killed.returncode == -signal.SIGKILL
+    give_up = time.monotonic() + 300
+    while any(Path(f"/proc/{pid}/exe").exists() and is_running(pid) for pid in orphans):  # they die with it
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+    stalled.unlink()
+    (out / "shards/.000002.parquet.abcdefgh.part").write_bytes(b"what a kill may leave")
+    summary = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json
+    assert summary["this_run"]["shards"] == 1
+    assert shard_times(out).items() >= before.items()
+    assert sorted(file.name for file in (out / "shards").iterdir()) == [f"00000{n}.parquet" for n in range(3)]
+    assert [row["path"] for row in rows_of(out)] == list(walk(archive))
+    assert summary["bad"] == 0
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def test_importing_the_command_loads_no_pyarrow():
+    code = "import kdx.cli.score, kdx.archive, sys; print(sorted({'pyarrow', 'ray', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_range_is_said_with_a_count(cli, tiny_bundle, archive, tmp_path):
+    import numpy as np
+
+    for name in ("a.png", "b/c/3.png", "e.bmp"):
+        with Image.open(archive / name) as image:
+            values = np.asarray(image.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(values).save((archive / name).with_suffix(".png"))
+    result = cli("score", tiny_bundle, archive, "-o", tmp_path / "out", *OPTIONS, "--json").json
+    assert result["narrow"] == 3
+    assert 0 <= result["narrow_levels"]["lowest"] < result["narrow_levels"]["highest"] <= 4080
+    assert result["narrow_levels"]["declared"] == [0, 65535]
+    again = cli("score", tiny_bundle, archive, "-o", tmp_path / "out", *OPTIONS)
+    assert again.stderr.count("less than a tenth of the declared range 0:65535") == 1
+    assert "3 16-bit images hold values from" in again.stderr

@@ -1,0 +1,236 @@
+"""Outputs that exist or cannot be written: what was there stands, and nothing half written is left."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdx.bundle.bundle import open_bundle
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def export(cli, tmp_path):
+    return lambda run, *options, code=2: cli("export", run, "-o", tmp_path / "out.kdx", *options, code=code)
+
+
+def test_train_does_not_replace_a_run(cli, run_copy, dataset, tiny_options):
+    before = content_of(run_copy)
+    stderr = cli("train", dataset, "-o", run_copy, "--epochs", 1, *tiny_options, code=2).stderr
+    assert f"'{run_copy}' holds a run already" in stderr
+    assert "--force" in stderr
+    assert "--resume" in stderr
+    assert content_of(run_copy) == before
+
+
+def test_train_replaces_a_run_with_force(cli, run_copy, dataset, tiny_options):
+    cli("train", dataset, "-o", run_copy, "--epochs", 1, "--seed", 5, *tiny_options, "--force")
+    assert json.loads((run_copy / "last.json").read_text(encoding="utf-8"))["epoch"] == 1
+    assert json.loads((run_copy / "run.json").read_text(encoding="utf-8"))["seed"] == 5
+
+
+@pytest.mark.parametrize("options", [(), ("--force",), ("--resume",)])
+def test_train_never_touches_a_folder_that_is_no_run(cli, dataset, tiny_options, tmp_path, options):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious.json").write_text("{}")
+    stderr = cli("train", dataset, "-o", tmp_path / "mine", "--epochs", 1, *tiny_options, *options, code=2).stderr
+    assert "is not a run folder" in stderr
+    assert (tmp_path / "mine/precious.json").exists()
+
+
+def test_export_does_not_replace_a_bundle(cli, tiny_run, bundle_copy):
+    before = content_of(bundle_copy)
+    stderr = cli("export", tiny_run, "-o", bundle_copy, code=2).stderr
+    assert f"'{bundle_copy}' exists already" in stderr
+    assert "--force" in stderr
+    assert content_of(bundle_copy) == before
+
+
+def test_export_replaces_a_bundle_with_force(cli, tiny_run, bundle_copy):
+    assert open_bundle(bundle_copy).manifest.threshold is not None
+    cli("export", tiny_run, "-o", bundle_copy, "--force")
+    assert open_bundle(bundle_copy).manifest.threshold is None
+    assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name]
+
+
+def test_force_replaces_bundles_only(cli, tiny_run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious.txt").write_text("thesis")
+    cli("export", tiny_run, "-o", tmp_path / "mine", "--force", code=None)
+    assert (tmp_path / "mine/precious.txt").exists()
+
+
+def raising(code: int, where: str = ""):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(code, os.strerror(code), where)
+
+    return fail
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission(cli, tiny_run, dataset, tiny_options, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    assert "ermission" in cli("export", tiny_run, "-o", closed / "b.kdx", code=2).stderr
+    assert "ermission" in cli("train", dataset, "-o", closed / "run", "--epochs", 1, *tiny_options, code=2).stderr
+
+
+def test_export_without_permission(export, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdx.storage.files.tempfile.mkdtemp", raising(errno.EACCES, "/closed"))
+    stderr = export(tiny_run).stderr
+    assert "no permission '/closed': Permission denied" in stderr
+    assert "choose a folder that you may write to" in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_without_permission(cli, dataset, tiny_options, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdx.storage.files.tempfile.mkstemp", raising(errno.EACCES, "/closed"))
+    stderr = cli("train", dataset, "-o", tmp_path / "run", "--epochs", 1, *tiny_options, code=2).stderr
+    assert "no permission '/closed': Permission denied" in stderr
+
+
+def test_calibrate_without_permission_keeps_the_bundle(cli, bundle_copy, dataset, monkeypatch):
+    before = content_of(bundle_copy)
+    monkeypatch.setattr("kdx.storage.files.tempfile.mkstemp", raising(errno.EACCES, "/closed"))
+    stderr = cli("calibrate", bundle_copy, dataset, "--false-reject-rate", 0.3, code=2).stderr
+    assert "no permission" in stderr
+    assert content_of(bundle_copy) == before
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["kd_export.onnx.onnx_export.onnx.save_model", "kd_export.bundle_export.write_files", "kdx.storage.files.os.fsync"],
+)
+def test_a_full_disk_leaves_no_half_bundle(export, tiny_run, tmp_path, monkeypatch, where):
+    monkeypatch.setattr(where, raising(errno.ENOSPC))
+    stderr = export(tiny_run).stderr
+    assert "the disk is full" in stderr
+    assert "free space" in stderr
+    assert not list(tmp_path.iterdir())  # no bundle, no temporary folder
+
+
+def test_a_full_disk_keeps_the_bundle_that_force_was_to_replace(cli, tiny_run, bundle_copy, monkeypatch):
+    before = content_of(bundle_copy.parent)
+    monkeypatch.setattr("kdx.storage.files.os.fsync", raising(errno.ENOSPC))
+    assert "the disk is full" in cli("export", tiny_run, "-o", bundle_copy, "--force", code=2).stderr
+    assert content_of(bundle_copy.parent) == before
+
+
+def test_a_failed_gate_leaves_no_bundle(export, tiny_run, tmp_path, monkeypatch):
+    from kdx.verification.certificate import TOLERANCES, Tolerances
+
+    monkeypatch.setitem(TOLERANCES, "fp32", Tolerances(-1.0, -1.0, 0.0))
+    stderr = export(tiny_run, code=1).stderr
+    assert "does not decide what was trained" in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_keeps_the_old_threshold(cli, bundle_copy, dataset, monkeypatch):
+    before = content_of(bundle_copy)
+    monkeypatch.setattr("kdx.storage.files.os.fsync", raising(errno.ENOSPC))
+    assert "the disk is full" in cli("calibrate", bundle_copy, dataset, "--false-reject-rate", 0.3, code=2).stderr
+    assert content_of(bundle_copy) == before
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(cli, run_copy, dataset, tiny_options, monkeypatch):
+    arguments = ("train", dataset, "-o", run_copy, "--epochs", 2, *tiny_options)
+    shutil.rmtree(run_copy)
+    real = os.fsync
+    calls = []
+
+    def full_after_the_first_epoch(handle: int) -> None:
+        calls.append(handle)
+        if (run_copy / "last.json").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.storage.files.os.fsync", full_after_the_first_epoch)
+        # Closing a folder's handle after last.json is best effort; the second epoch's tensors meet the full disk.
+        assert "the disk is full" in cli(*arguments, code=2).stderr
+    assert json.loads((run_copy / "last.json").read_text(encoding="utf-8"))["epoch"] == 1
+    assert not list(run_copy.glob(".*"))
+    assert "epoch 2" in cli(*arguments, "--resume").stdout
+
+
+def test_after_a_full_disk_the_same_call_works(cli, dataset, tiny_options, tmp_path, monkeypatch):
+    arguments = ("train", dataset, "-o", tmp_path / "run", "--epochs", 1, *tiny_options)
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.storage.files.os.fsync", raising(errno.ENOSPC))
+        cli(*arguments, code=2)
+    cli(*arguments)
+
+
+@pytest.mark.parametrize("command", ["verify", "bench", "evaluate"])
+def test_a_result_file_is_replaced_only_with_force(cli, bundle_copy, dataset, tmp_path, command):
+    (tmp_path / "result.json").write_text("mine")
+    arguments = [command, bundle_copy, *([dataset] if command == "evaluate" else [])]
+    assert "exists already" in cli(*arguments, "--output", tmp_path / "result.json", code=2).stderr
+    assert (tmp_path / "result.json").read_text() == "mine"
+    options = ("--runs", 20, "--batch", 1) if command == "bench" else ()
+    cli(*arguments, *options, "--output", tmp_path / "result.json", "--force")
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+
+
+def test_a_heat_map_replaces_only_with_force(cli, tiny_bundle, dataset, tmp_path):
+    image = dataset / "test/good/012.png"
+    (tmp_path / "012.png").write_bytes(b"mine")
+    assert "exists already" in cli("predict", tiny_bundle, image, "--overlay", tmp_path, code=2).stderr
+    assert (tmp_path / "012.png").read_bytes() == b"mine"
+    cli("predict", tiny_bundle, image, "--overlay", tmp_path, "--force")
+    assert (tmp_path / "012.png").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchanged", "renamed twice"])
+def test_a_folder_is_replaced_whole(tmp_path, monkeypatch, exchange):
+    from kdx.storage import files
+
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/old").write_text("old")
+    with files.new_folder(tmp_path / "x", force=True) as folder:
+        (folder / "new").write_text("new")
+        assert (tmp_path / "x/old").exists()
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch):
+    from kdx.storage import files
+
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/old").write_text("old")
+    real = Path.rename
+
+    def fail_for_the_new(self, target):
+        if self.name.startswith(".x.") and self.parent == tmp_path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new)
+    with pytest.raises(OSError, match="error"), files.new_folder(tmp_path / "x", force=True) as folder:
+        (folder / "new").write_text("new")
+    assert (tmp_path / "x/old").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_pair_that_cannot_be_deployed_leaves_the_earlier_run(cli, run_copy, dataset, tiny_options, monkeypatch):
+    from kdx.errors import GateError
+
+    def misfit(*args: object) -> None:
+        raise GateError("folding changed the features")
+
+    monkeypatch.setattr("kd_train.training.train.fuse", misfit)
+    before = content_of(run_copy)
+    cli("train", dataset, "-o", run_copy, "--epochs", 1, "--force", *tiny_options, code=1)
+    assert content_of(run_copy) == before

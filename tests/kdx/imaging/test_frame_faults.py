@@ -1,0 +1,324 @@
+"""Frames that show no part are told, and are never good; real images are not among them."""
+
+from __future__ import annotations
+
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+import kdx
+from kdx.bundle.bundle import open_bundle
+from kdx.calibration.frame_limits import FEWEST, learn_limits, outliers_of
+from kdx.imaging.frame_faults import ChannelLimits, FrameFault, FrameLimits, faults_of, limits_of, values_of
+from kdx.runtime.detector import Decision, decide
+
+ANY = FrameLimits()
+
+
+def filled(value: int, side: int = 300, channels: int = 3):
+    return np.full((side, side, channels), value, np.uint8)
+
+
+def noisy(low: int, high: int, side: int = 300):
+    return np.random.default_rng(0).integers(low, high, (side, side, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "faults"),
+    [
+        (filled(0), {FrameFault.BLACK, FrameFault.UNIFORM}),
+        (noisy(0, 5), {FrameFault.BLACK}),
+        (filled(255, channels=1), {FrameFault.WHITE, FrameFault.UNIFORM}),
+        (noisy(251, 256), {FrameFault.WHITE}),
+        (filled(128), {FrameFault.UNIFORM}),
+        (noisy(180, 256), set()),  # 7 % at white
+        (noisy(240, 256), {FrameFault.SATURATED}),  # 31 %
+        (noisy(0, 40), set()),  # dark, but not the sensor's black alone
+    ],
+)
+def test_faults_are_told_by_the_samples_alone(image, faults):
+    assert set(faults_of(image, ANY)) == faults
+
+
+def test_a_stuck_pixel_hides_no_black_frame():
+    image = filled(0)
+    image[0, 0] = 200
+    assert faults_of(image, ANY) == (FrameFault.BLACK,)
+
+
+def test_what_golden_images_show_is_no_fault():
+    dark_field, backlit = filled(0), filled(255)
+    dark_field[100:104, 100:110] = 200
+    backlit[:90] = 30
+    limits = limits_of(np.stack([dark_field, backlit]))
+    assert limits.dark > 0.999
+    assert 0.65 < limits.bright < 0.75
+    for image in (dark_field, backlit):
+        assert faults_of(image, ANY)
+        assert not faults_of(image, limits)
+    assert FrameFault.WHITE in faults_of(filled(255), limits)
+
+
+def test_large_frames_are_sampled(monkeypatch):
+    image = np.zeros((2048, 2448, 3), np.uint8)
+    image[1] = 255  # between the samples
+    assert set(faults_of(image, ANY)) == {FrameFault.BLACK, FrameFault.UNIFORM}
+
+
+@pytest.mark.parametrize("score", [0.1, 0.9])
+def test_a_faulty_frame_is_never_good(score):
+    assert decide(score, 0.5) is (Decision.GOOD if score < 0.5 else Decision.DEFECTIVE)
+    assert decide(score, 0.5, (FrameFault.BLACK,)) is (Decision.UNDECIDED if score < 0.5 else Decision.DEFECTIVE)
+    assert decide(score, None, (FrameFault.BLACK,)) is Decision.UNDECIDED
+
+
+def test_every_way_to_call_a_detector_looks_at_frames(tiny_bundle, frame):
+    black = np.zeros_like(frame)
+    with kdx.load(tiny_bundle, backend="onnxruntime-cpu") as detector:
+        detector.threshold = np.inf  # everything scores as good
+        single = detector(black)
+        first, second = detector.batch([black, frame])
+        assert detector(frame).is_good
+    for verdict in (single, first):
+        assert FrameFault.BLACK in verdict.frame_faults
+        assert verdict.decision is Decision.UNDECIDED
+        assert np.isfinite(verdict.score)
+    assert second.is_good
+    assert not second.frame_faults
+
+
+@pytest.mark.parametrize(("backend", "shared_teacher"), [("onnxruntime-cpu", False), ("openvino", True)])
+def test_a_group_looks_at_frames(tiny_bundle, backend, shared_teacher):
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
+    bundles = {"a": tiny_bundle, "b": tiny_bundle}
+    with kdx.load_many(bundles, backend=backend, shared_teacher=shared_teacher, threads=1) as group:
+        black = np.zeros_like(open_bundle(tiny_bundle).golden().images[0])
+        for name in group:
+            group[name].threshold = np.inf  # everything scores as good
+        for verdict in group(black).values():
+            assert FrameFault.BLACK in verdict.frame_faults
+            assert verdict.decision is Decision.UNDECIDED
+
+
+def test_an_export_keeps_what_golden_images_look_like(raw_bundle):
+    bundle = open_bundle(raw_bundle)
+    assert bundle.manifest.frame_limits == limits_of(bundle.golden().images)
+    assert not any(faults_of(image, bundle.manifest.frame_limits) for image in bundle.golden().images)
+    # Bundles that were written before this was kept can be read.
+    old = msgspec.to_builtins(bundle.manifest)
+    del old["frame_limits"]
+    assert msgspec.convert(old, type(bundle.manifest)).frame_limits == ANY
+
+
+def test_predict_names_the_fault(cli, tiny_bundle, frame, tmp_path):
+    Image.fromarray(np.zeros_like(frame[..., 0])).save(tmp_path / "off.png")
+    Image.fromarray(frame[..., 0]).save(tmp_path / "part.png")
+    off, part = cli("predict", tiny_bundle, tmp_path, "--json").lines
+    assert off["verdict"] != "good"
+    assert "black" in off["frame_faults"]
+    assert "frame_faults" not in part
+    assert "black" in cli("predict", tiny_bundle, tmp_path / "off.png").stdout
+
+
+def test_calibration_says_which_good_images_will_not_pass(cli, tiny_bundle, make_dataset, tmp_path):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
+    data = make_dataset(tmp_path / "data", train=20, good=1, scratch=0)
+    bright = data / "train/good/019.png"
+    Image.fromarray(np.clip(np.asarray(Image.open(bright)).astype(int) + 200, 0, 255).astype(np.uint8)).save(bright)
+    options = ("--false-reject-rate", 0.3, "--backend", "onnxruntime-cpu")
+    told = cli("calibrate", bundle, data, *options, "--json").json["frame_faults"]
+    assert list(told) == [str(bright)]
+    assert set(told[str(bright)]) <= {"saturated", "white"}
+    assert "1 of these good images will be undecided" in cli("calibrate", bundle, data, *options).stdout
+
+
+# Limits that calibration learns
+
+
+def parts(count: int, *, offset: int = 0, side: int = 96, channels: int = 1) -> list[np.ndarray]:
+    """Real solar cells, each channel a little different."""
+    from tests.conftest import cell_images
+
+    grey = [np.asarray(image, float) for image in cell_images(count, offset=offset, size=side)]
+    factors = np.array([1.0, 0.8, 0.6][:channels])
+    return [np.rint(image[..., None] * factors).astype(np.uint8) for image in grey]
+
+
+def learned(images, known=ANY) -> FrameLimits:
+    return learn_limits([values_of(image) for image in images], [], known)
+
+
+def noise(level: float, sigma: float, shape=(96, 96, 1), seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.clip(np.rint(rng.normal(level, sigma, shape)), 0, 255).astype(np.uint8)
+
+
+def test_values_are_what_their_names_say():
+    grey = np.random.default_rng(0).integers(0, 256, (60, 70, 1)).astype(np.uint8)
+    (values,) = values_of(grey)
+    exact = grey[..., 0].astype(float)
+    assert values.brightness == pytest.approx(exact.mean(), rel=1e-12)
+    assert values.contrast == pytest.approx(exact.std(), rel=1e-12)
+    assert values.lit == (exact > 4).mean()
+    near = np.concatenate([np.diff(exact, axis=axis).ravel() ** 2 for axis in (0, 1)]).mean()
+    far = np.concatenate(
+        [((exact[2:] - exact[:-2]) ** 2).ravel(), ((exact[:, 2:] - exact[:, :-2]) ** 2).ravel()]
+    ).mean()
+    assert values.structure == pytest.approx(1 - near / far, rel=1e-12)
+    assert values.roughness == pytest.approx(near / 2 / exact.var(), rel=1e-12)
+    assert abs(values.structure) < 0.05  # noise
+    assert values.roughness == pytest.approx(1, abs=0.05)
+
+
+def test_a_gradient_is_structure_without_roughness():
+    (values,) = values_of(np.broadcast_to(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (120, 120, 1)))
+    assert values.structure == pytest.approx(0.75, abs=0.01)
+    assert values.roughness < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 3), (1, 9, 1), (9, 1, 1), (255, 255, 3), (2048, 300, 1)])
+def test_every_size_has_values(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    assert len(values_of(image)) == shape[2]
+    assert len(values_of(np.zeros(shape, np.uint8))) == shape[2]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sigma", [0.7, 1.5, 4.0])
+@pytest.mark.parametrize("level", [0, 8, 16, 60, 120])
+@pytest.mark.parametrize("count", [6, 40])
+def test_a_covered_lens_is_told_at_every_level(count, level, sigma, seed):
+    limits = learned(parts(count))
+    assert set(faults_of(noise(level, sigma, seed=seed), limits)) & {FrameFault.NOISE, FrameFault.FLAT}
+
+
+def test_other_dead_frames_are_told():
+    images = parts(40)
+    limits, part = learned(images), images[0].astype(float)
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 110, 96)[None, :, None]
+    half, quarter = images[0].copy(), images[0].copy()
+    half[:, 48:] = noise(0, 1.5, (96, 48, 1))
+    quarter[72:] = 0
+    dead = {
+        "leak": (np.rint(ramp + rng.normal(0, 1.5, part.shape)), FrameFault.SMOOTH),
+        "half": (half, FrameFault.PARTLY_BLACK),
+        "quarter": (quarter, FrameFault.PARTLY_BLACK),
+        "under": (np.rint(part / 10), FrameFault.DARK),
+        "garbage": (rng.integers(0, 256, part.shape), FrameFault.NOISE),
+        "over": (part * 10, FrameFault.SATURATED),
+    }
+    for name, (image, fault) in dead.items():
+        found = faults_of(np.clip(image, 0, 255).astype(np.uint8), limits)
+        assert fault in found or (name == "over" and FrameFault.WHITE in found), name
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_one_dead_channel_is_a_fault(channel, value):
+    images = parts(20, channels=3)
+    limits = learned(images)
+    assert not any(faults_of(image, limits) for image in images)
+    dead = images[0].copy()
+    dead[..., channel] = value
+    assert faults_of(dead, limits)
+    assert FrameFault.UNIFORM not in faults_of(dead, limits)
+
+
+def test_good_images_keep_the_limits_they_set_and_others_do_too():
+    images = parts(60)
+    limits = learned(images)
+    assert limits.images == 60
+    assert not any(faults_of(image, limits) for image in images)
+    others = [bool(faults_of(image, limits)) for image in parts(60, offset=100)]
+    assert sum(others) <= 1
+    # Half the least and twice the most; further where values differ much.
+    brightness = [values_of(image)[0].brightness for image in images]
+    (channel,) = limits.channels
+    assert 0 < channel.darkest <= min(brightness) / 2
+    assert channel.brightest is None or channel.brightest >= 2 * max(brightness)
+
+
+def test_golden_images_widen_limits_and_nothing_else():
+    images = parts(20)
+    odd = noise(60, 5.0)
+    limits = learn_limits([values_of(image) for image in images], [values_of(odd)], FrameLimits(dark=0.1, bright=0.2))
+    assert not faults_of(odd, limits)
+    assert (limits.dark, limits.bright, limits.images) == (0.1, 0.2, 20)
+
+
+def test_too_few_images_set_no_limits():
+    known = FrameLimits(dark=0.1, bright=0.2, channels=(ChannelLimits(darkest=3.0),), images=9)
+    assert learned(parts(FEWEST - 1), known) == FrameLimits(dark=0.1, bright=0.2)
+    assert learned(parts(FEWEST), known).images == FEWEST
+
+
+def test_images_that_are_all_alike_in_one_value_set_no_wrong_limit():
+    """Dark field: most is black, and blank parts have no contrast at all."""
+    images = [filled(0, side=96, channels=1) for _ in range(12)]
+    for index, image in enumerate(images[1:]):
+        image[10 + index : 40, 20:60] = 90
+    limits = learned(images, FrameLimits(dark=1.0))
+    (channel,) = limits.channels
+    assert (channel.contrast, channel.darkest, channel.lit) == (None, None, None)
+    assert not any(set(faults_of(image, limits)) - {FrameFault.UNIFORM} for image in images)
+
+
+def test_an_image_that_alone_widens_the_limits_is_named():
+    images = parts(30)
+    values = [values_of(image) for image in images]
+    assert outliers_of(values) == []
+    for covered in (noise(16, 0.7), noise(120, 1.5)):
+        assert outliers_of([*values, values_of(covered)]) == [30]
+    two = [values_of(noise(16, 0.7, seed=seed)) for seed in range(2)]
+    assert outliers_of([*values, *two]) == [30, 31]
+
+
+def test_calibration_learns_and_replaces_limits(cli, tiny_bundle, make_dataset, tmp_path):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
+    data = make_dataset(tmp_path / "data", train=28, good=1, scratch=2)
+    options = ("--false-reject-rate", 0.2, "--backend", "onnxruntime-cpu")
+    told = cli("calibrate", bundle, data, *options, "--json").json
+    manifest = open_bundle(bundle).manifest
+    assert told["frame_limits"]["images"] == manifest.frame_limits.images == manifest.threshold.images
+    assert told["frame_faults"] == {}
+    assert told["frame_outliers"] == []
+    assert not any(faults_of(image, manifest.frame_limits) for image in open_bundle(bundle).golden().images)
+    with kdx.load(bundle, backend="onnxruntime-cpu") as detector:
+        covered = noise(16, 0.7, (detector.input.height, detector.input.width, 1))
+        verdict = detector(covered)
+        assert verdict.frame_faults
+        assert verdict.decision is not Decision.GOOD
+        for path in sorted((data / "train/good").iterdir()):
+            assert not detector(kdx.read_image(path, detector.input)).frame_faults
+    # Defective images do not count, another calibration replaces the limits, and few images set none.
+    cli("calibrate", bundle, data, "--backend", "onnxruntime-cpu", "--with-defects", data / "test/scratch", code=None)
+    assert open_bundle(bundle).manifest.frame_limits.images in (0, manifest.frame_limits.images)
+    assert "frames, from" in cli("calibrate", bundle, data, *options).stdout
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((data / "train/good").iterdir())[-4:]:
+        shutil.copy(path, few)
+    shown = cli("calibrate", bundle, few, "--false-reject-rate", 0.25, "--backend", "onnxruntime-cpu").stdout
+    assert "fewer than 5 good images to learn from" in shown
+    assert open_bundle(bundle).manifest.frame_limits.channels == ()
+
+
+def test_a_covered_lens_among_good_images_is_named(cli, tiny_bundle, make_dataset, tmp_path):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
+    data = make_dataset(tmp_path / "data", train=28, good=1, scratch=0)
+    covered = data / "train/good/covered.png"
+    Image.fromarray(noise(16, 0.7, (64, 64, 1))[..., 0]).save(covered)
+    options = ("--false-reject-rate", 0.2, "--backend", "onnxruntime-cpu")
+    assert cli("calibrate", bundle, data, *options, "--json").json["frame_outliers"] == [str(covered)]
+    assert "alone widen these limits" in cli("calibrate", bundle, data, *options).stdout
+
+
+def test_a_run_and_an_uncalibrated_bundle_keep_the_fixed_limits(raw_bundle, frame):
+    assert open_bundle(raw_bundle).manifest.frame_limits.channels == ()
+    with kdx.load(raw_bundle, backend="onnxruntime-cpu") as detector:
+        assert not detector(noise(16, 0.7, frame.shape)).frame_faults

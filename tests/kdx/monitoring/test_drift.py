@@ -1,0 +1,228 @@
+"""The log of verdicts: whole, bounded, of one graph; and drift: told by its size, with the time since when."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kdx
+from kdx.bundle.bundle import open_bundle
+from kdx.errors import DataError, OptionError, OutputError
+from kdx.monitoring.drift import find_drift
+from kdx.monitoring.verdict_log import LogFacts, LoggedVerdicts, VerdictLog, read_log
+from kdx.runtime.detector import Decision, Verdict
+
+FACTS = LogFacts("tile.kdx", "a" * 64, "fp32")
+
+
+def verdict(score: float, decision: Decision = Decision.GOOD) -> Verdict:
+    return Verdict(decision, score, 1.0, np.zeros((2, 2), np.float32))
+
+
+def write(path: Path, scores, **options) -> None:
+    log = VerdictLog(path, FACTS, **options)
+    for score in scores:
+        log.add(verdict(score), 1.5)
+    log.close()
+    assert log.lost == 0
+
+
+# The log
+
+
+def test_what_is_written_is_read_in_order(tmp_path):
+    write(tmp_path / "line.log", [0.5, float("nan"), 0.25])
+    write(tmp_path / "line.log", [float("inf"), 1.0])  # the next shift goes on
+    found = read_log(tmp_path / "line.log")
+    np.testing.assert_array_equal(found.scores, [0.5, np.nan, 0.25, np.nan, 1.0])
+    assert (np.diff(found.times) >= 0).all()
+    assert set(found.decisions) == {"good"}
+    assert set(found.milliseconds) == {1.5}
+    assert found.facts == FACTS
+
+
+def test_the_oldest_go_first(tmp_path):
+    write(tmp_path / "line.log", range(250), most=100)
+    np.testing.assert_array_equal(read_log(tmp_path / "line.log").scores, np.arange(150, 250))
+
+
+def test_threads_lose_nothing(tmp_path):
+    log = VerdictLog(tmp_path / "line.log", FACTS)
+    threads = [threading.Thread(target=lambda: [log.add(verdict(i), 1.0) for i in range(500)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    found = read_log(tmp_path / "line.log").scores
+    assert sorted(found) == sorted(8 * list(range(500)))
+
+
+def test_a_log_of_another_graph_is_refused(tmp_path):
+    write(tmp_path / "line.log", [0.5])
+    for other in (LogFacts("tile.kdx", "b" * 64, "fp32"), LogFacts("tile.kdx", "a" * 64, "int8")):
+        with pytest.raises(OutputError, match="another graph"):
+            VerdictLog(tmp_path / "line.log", other)
+    assert len(read_log(tmp_path / "line.log").scores) == 1
+
+
+def test_what_is_no_log_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "text").write_text("not a database, but longer than its header would be")
+    foreign = sqlite3.connect(tmp_path / "foreign")
+    foreign.execute("CREATE TABLE customers (name TEXT)")
+    foreign.close()
+    for name in ("text", "foreign"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(OutputError):
+            VerdictLog(tmp_path / name, FACTS)
+        with pytest.raises(DataError):
+            read_log(tmp_path / name)
+        assert (tmp_path / name).read_bytes()[100:] == before[100:]
+    with pytest.raises(DataError, match="there is no log"):
+        read_log(tmp_path / "none")
+    with pytest.raises(OutputError):
+        VerdictLog(tmp_path / "no" / "folder" / "line.log", FACTS)
+
+
+def test_a_locked_log_costs_the_log_and_not_the_line(tmp_path, monkeypatch):
+    import kdx.monitoring.verdict_log as module
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        module.sqlite3, "connect", lambda *args, **options: connect(*args, **{**options, "timeout": 0.05})
+    )
+    log = VerdictLog(tmp_path / "line.log", FACTS)
+    holder = connect(tmp_path / "line.log")
+    holder.execute("BEGIN EXCLUSIVE")
+    log.add(verdict(0.5), 1.0)
+    log.close()
+    holder.rollback()
+    holder.close()
+    assert log.lost == 1
+    assert len(read_log(tmp_path / "line.log").scores) == 0
+
+
+def test_a_damaged_log_is_told(tmp_path):
+    write(tmp_path / "line.log", range(2000))
+    data = bytearray((tmp_path / "line.log").read_bytes())
+    data[4096 : len(data) // 2] = bytes(len(data) // 2 - 4096)
+    (tmp_path / "line.log").write_bytes(data)
+    with pytest.raises(DataError, match="cannot be used"):
+        read_log(tmp_path / "line.log")
+
+
+def test_a_detector_writes_every_verdict(tiny_bundle, frame, tmp_path, cli):
+    with kdx.load(tiny_bundle, backend="onnxruntime-cpu", log=tmp_path / "line.log") as detector:
+        verdicts = [detector(frame), *detector.batch([frame, np.zeros_like(frame)])]
+    found = read_log(tmp_path / "line.log")
+    np.testing.assert_allclose(found.scores, [each.score for each in verdicts])
+    assert list(found.decisions) == [each.decision.value for each in verdicts]
+    assert (found.milliseconds > 0).all()
+    assert found.facts.graph_sha256 == open_bundle(tiny_bundle).manifest.files["model.onnx"]
+    assert "50" in cli("drift", tiny_bundle, tmp_path / "line.log", code=2).stderr
+
+
+# Drift
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_bundle, tmp_path_factory):
+    """A bundle whose calibration scores are known: quantiles of the exponential distribution."""
+    import msgspec
+
+    from kdx.bundle.bundle import write_manifest
+
+    path = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("drift") / "tile.kdx"))
+    manifest = open_bundle(path).manifest
+    scores = [float(s) for s in -np.log1p(-(np.arange(400) + 0.5) / 400)]
+    return write_manifest(
+        path, msgspec.structs.replace(manifest, threshold=msgspec.structs.replace(manifest.threshold, scores=scores))
+    )
+
+
+def logged(bundle, scores, decisions=None):
+    facts = LogFacts("tile.kdx", bundle.manifest.files["model.onnx"], "fp32")
+    count = len(scores)
+    named = np.array(["good"] * count if decisions is None else decisions)
+    return LoggedVerdicts(facts, np.arange(count) * 60.0, np.asarray(scores, float), named, np.ones(count))
+
+
+def drawn(count, scale=1.0, seed=0):
+    return np.random.default_rng(seed).exponential(scale, count)
+
+
+def test_the_same_parts_do_not_drift(calibrated):
+    found = find_drift(calibrated, logged(calibrated, drawn(2000)))
+    assert not found.alarm
+    assert found.since is None
+    assert found.effect < 0.1
+    assert (found.recent, found.calibrated) == (500, 400)
+
+
+def test_the_effect_is_the_largest_difference_of_the_distributions(calibrated):
+    # Scores twice as high: F(x) - F(x/2) = e^(-x/2) - e^(-x), at most 1/4 at x = 2 ln 2. A shift of 3 is larger.
+    found = find_drift(calibrated, logged(calibrated, drawn(20_000, 2.0)), window=20_000, effect_limit=0.2)
+    assert found.effect == pytest.approx(0.25, abs=0.015)
+    assert found.direction == "higher"
+    assert found.alarm
+    assert find_drift(calibrated, logged(calibrated, 3 + drawn(500))).effect > 0.9
+    lower = find_drift(calibrated, logged(calibrated, drawn(2000, 0.25)))
+    assert (lower.alarm, lower.direction) == (True, "lower")
+    median = next(each for each in found.quantiles if each.share == 0.5)
+    assert median.calibration == pytest.approx(np.log(2), rel=0.02)
+    assert median.recent == pytest.approx(2 * np.log(2), rel=0.05)
+
+
+def test_a_few_defective_parts_are_no_drift(calibrated):
+    scores = drawn(500)
+    scores[::20] += 50  # 5 %
+    decisions = np.where(scores > 10, "defective", "good")
+    found = find_drift(calibrated, logged(calibrated, scores, decisions))
+    assert not found.alarm
+    assert found.rejected == pytest.approx(0.05)
+
+
+def test_it_says_since_when(calibrated):
+    # Parts change after the 3000th, a minute each.
+    scores = np.concatenate([drawn(3000), drawn(2000, 4.0, seed=1)])
+    found = find_drift(calibrated, logged(calibrated, scores))
+    assert found.alarm
+    assert found.since is not None
+    since = datetime.fromisoformat(found.since)
+    assert since == datetime.fromtimestamp(3000 * 60, timezone.utc)
+
+
+def test_too_few_scores_or_impossible_limits_are_refused(calibrated, tiny_bundle):
+    with pytest.raises(DataError, match="49 scores"):
+        find_drift(calibrated, logged(calibrated, drawn(49)))
+    for options in ({"window": 5}, {"effect_limit": 0.0}, {"effect_limit": 1.5}, {"significance": 1.0}):
+        with pytest.raises(OptionError):
+            find_drift(calibrated, logged(calibrated, drawn(100)), **options)
+    other = LoggedVerdicts(FACTS, *(np.zeros(100),) * 2, np.array(["good"] * 100), np.ones(100))
+    with pytest.raises(DataError, match="another bundle"):
+        find_drift(calibrated, other)
+
+
+def test_the_command_ends_with_1_on_alarm(calibrated, tmp_path, cli):
+    facts = LogFacts("tile.kdx", calibrated.manifest.files["model.onnx"], "fp32")
+    for name, scale, code in (("same", 1.0, 0), ("drifted", 4.0, 1)):
+        log = VerdictLog(tmp_path / name, facts)
+        for score in drawn(600, scale):
+            log.add(verdict(score), 1.0)
+        log.close()
+        assert cli("drift", calibrated.path, tmp_path / name, "--json", code=code).json["alarm"] == bool(code)
+        shown = cli("drift", calibrated.path, tmp_path / name, code=code).stdout
+        assert ("drift since" in shown) == bool(code)
+
+
+def test_calibration_keeps_its_scores(tiny_bundle):
+    threshold = open_bundle(tiny_bundle).manifest.threshold
+    assert len(threshold.scores) == threshold.images
+    assert threshold.scores == sorted(threshold.scores)
+    assert threshold.score in threshold.scores

@@ -1,0 +1,109 @@
+"""Prometheus metrics: what was judged, counted; nothing of it loaded where it is not asked for."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import kdx
+from kdx.bundle.bundle import open_bundle
+from kdx.errors import OptionError
+from kdx.monitoring.drift import FEWEST, effect_of
+from kdx.monitoring.prometheus import Metrics
+
+prometheus = pytest.importorskip("prometheus_client")
+LABELS = {"bundle": "tiny.kdx", "precision": "fp32", "runtime": "onnxruntime"}
+
+
+@pytest.fixture
+def registry():
+    return prometheus.CollectorRegistry()
+
+
+def load(bundle, registry):
+    return kdx.load(bundle, backend="onnxruntime-cpu", precision="fp32", metrics=registry)
+
+
+def verdicts(registry) -> dict[str, float]:
+    decisions = [decision.value for decision in kdx.Decision]
+    return {one: registry.get_sample_value("kdx_verdicts_total", {**LABELS, "decision": one}) for one in decisions}
+
+
+def test_verdicts_and_their_time_are_counted(tiny_bundle, frame, registry):
+    with load(tiny_bundle, registry) as detector:
+        assert set(verdicts(registry).values()) == {0.0}
+        found = [detector(frame), *detector.batch([frame, frame]), detector(np.zeros_like(frame))]
+    counted = {one.value: sum(verdict.decision is one for verdict in found) for one in kdx.Decision}
+    assert verdicts(registry) == counted
+    assert registry.get_sample_value("kdx_verdict_seconds_count", LABELS) == 4
+    assert 0 < registry.get_sample_value("kdx_verdict_seconds_sum", LABELS) < 60
+
+
+def test_two_detectors_of_a_bundle_are_counted_together(tiny_bundle, frame, registry):
+    for _ in range(2):
+        with load(tiny_bundle, registry) as detector:
+            detector(frame)
+    assert sum(verdicts(registry).values()) == 2
+
+
+def test_runtimes_are_kept_apart(tiny_bundle, registry):
+    """Each has its own latency, and in BF16 and INT8 its own scores and calibration."""
+    calibrated = open_bundle(tiny_bundle)
+    ours, theirs = (Metrics(registry, calibrated, "fp32", runtime) for runtime in ("onnxruntime", "openvino"))
+    for _ in range(FEWEST):
+        ours.add(kdx.Verdict(kdx.Decision.GOOD, 1e9, 1.0, np.zeros((2, 2), np.float32)), 1.0)
+    theirs.add(kdx.Verdict(kdx.Decision.DEFECTIVE, 1e9, 1.0, np.zeros((2, 2), np.float32)), 1.0)
+    other = {**LABELS, "runtime": "openvino"}
+    assert verdicts(registry)["defective"] == 0
+    assert registry.get_sample_value("kdx_verdicts_total", {**other, "decision": "defective"}) == 1
+    assert registry.get_sample_value("kdx_drift_effect", LABELS) == 1.0
+    assert np.isnan(registry.get_sample_value("kdx_drift_effect", other))
+
+
+def test_drift_is_that_of_kdx_drift(tiny_bundle, registry):
+    calibrated = np.array(open_bundle(tiny_bundle).manifest.threshold.scores)
+    with load(tiny_bundle, registry) as detector:
+
+        def add(scores) -> None:
+            for score in scores:
+                anomaly_map = np.zeros((2, 2), np.float32)
+                detector.metrics.add(kdx.Verdict(kdx.Decision.GOOD, float(score), 1.0, anomaly_map), 1.0)
+
+        def effect() -> float:
+            return registry.get_sample_value("kdx_drift_effect", LABELS)
+
+        add([calibrated.mean(), np.nan] * (FEWEST - 1))
+        assert np.isnan(effect())  # too few to say
+        add([calibrated.mean()])
+        assert effect() == effect_of(np.full(FEWEST, calibrated.mean()), calibrated)
+        add([calibrated.max() * 2] * 500)  # the latest alone count
+        assert effect() == 1.0
+
+
+def test_without_a_calibration_there_is_no_drift(raw_bundle, registry):
+    with load(raw_bundle, registry):
+        assert registry.get_sample_value("kdx_drift_effect", LABELS) is None
+
+
+def test_what_cannot_be(tiny_bundle, tiny_run, registry, monkeypatch):
+    with pytest.raises(OptionError, match="CollectorRegistry"):
+        kdx.load(tiny_bundle, metrics="yes")
+    with pytest.raises(OptionError, match="only bundles keep"):
+        kdx.load(tiny_run, metrics=registry)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(OptionError, match=r"kdx\[metrics\]"):
+        load(tiny_bundle, True)
+
+
+def test_nothing_is_imported_where_it_is_not_asked_for(tiny_bundle, frame):
+    import subprocess
+
+    code = (
+        "import sys, kdx, numpy\n"
+        f"detector = kdx.load(sys.argv[1], backend='onnxruntime-cpu')\n"
+        f"detector(numpy.zeros({frame.shape}, numpy.uint8))\n"
+        "assert not {'prometheus_client', 'kdx.monitoring.prometheus', 'kdx.monitoring.drift'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_bundle)], check=True)

@@ -1,0 +1,203 @@
+"""``auto``: the fastest of those that decide what was trained, measured once."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import kdx
+from kdx.bundle.bundle import open_bundle
+from kdx.errors import BackendError, BundleError
+from kdx.runtime.backend import BACKENDS, BackendInfo, ClosesOnExit, Outputs
+from kdx.runtime.latency import Latency
+from kdx.verification import backend_choice as module
+from kdx.verification.backend_choice import choose
+
+REAL = BACKENDS["onnxruntime-cpu"]
+
+
+class Wrapped(ClosesOnExit):
+    """The real backend, with a stated latency in seconds, or falsified."""
+
+    def __init__(self, inner, name: str, delay: float, factor: float) -> None:
+        self.inner, self.name, self.delay, self.factor = inner, name, delay, factor
+
+    def run(self, images):
+        maps, scores = self.inner.run(images)
+        return Outputs(maps * np.float32(self.factor), scores * np.float32(self.factor))
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class Way(BackendInfo):
+    """A backend for these tests; counts how often it is opened."""
+
+    opened: ClassVar[dict[str, int]] = {}
+
+    @classmethod
+    def make(cls, name: str, delay: float = 0.0, factor: float = 1.0, error: str = "") -> Way:
+        way = cls(name=name, package="onnxruntime", install="", factory="", purpose="", precisions=("fp32",))
+        object.__setattr__(way, "settings", (delay, factor, error))
+        return way
+
+    def open(self, graph, threads, precision="fp32"):
+        delay, factor, error = self.settings  # type: ignore[attr-defined]
+        self.opened[self.name] = self.opened.get(self.name, 0) + 1
+        if error:
+            raise BackendError(error)
+        return Wrapped(REAL.open(graph, threads, precision), self.name, delay, factor)
+
+
+def stated_latencies(backends, images, *, batches, runs, warm_up):
+    """Return what the backends say that a call takes, for a loaded machine may take any time: 1 ms, and the delay."""
+    return [stated_latency(backend.name, 1 + 1e3 * backend.delay, runs) for backend in backends]
+
+
+def stated_latency(name: str, ms: float, runs: int) -> Latency:
+    rate = 1e3 / ms
+    return Latency(
+        name=name, batch=1, runs=runs, warm_up=0, p50_ms=ms, p95_ms=ms, p99_ms=ms, max_ms=ms, images_per_second=rate
+    )
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Install backends into this machine, with a cache of its own."""
+    Way.opened.clear()
+    monkeypatch.setattr(module, "time_backends", stated_latencies)
+    monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path / "cache"))
+
+    def put(*ways: BackendInfo) -> None:
+        monkeypatch.setattr(module, "require_backends", lambda path: list(ways))
+        for way in ways:
+            monkeypatch.setitem(BACKENDS, way.name, way)
+
+    return put
+
+
+def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
+    machine(Way.make("slow", delay=0.05), Way.make("fast"))
+    first = choose(open_bundle(tiny_bundle), 1)
+    assert (first.backend, first.precision) == ("fast", "fp32")
+    by_name = {candidate.backend: candidate for candidate in first.candidates}
+    assert by_name["slow"].p50_ms > by_name["fast"].p50_ms
+    assert choose(open_bundle(tiny_bundle), 1) == first
+    assert Way.opened == {"slow": 1, "fast": 1}
+    # Other threads are another question.
+    choose(open_bundle(tiny_bundle), 2)
+    assert Way.opened == {"slow": 2, "fast": 2}
+
+
+def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeypatch) -> None:
+    # One backend in two precisions has one name.
+    machine(Way.make("slow", delay=0.05), Way.make("fast"))
+    monkeypatch.setattr(Wrapped, "name", property(lambda self: "same", lambda self, value: None), raising=False)
+    found = choose(open_bundle(tiny_bundle), 1)
+    assert found.backend == "fast"
+    slow, fast = found.candidates
+    assert slow.p50_ms >= 50 > fast.p50_ms
+
+
+def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machine) -> None:
+    machine(Way.make("wrong", factor=1.5), Way.make("right", delay=0.02))
+    found = choose(open_bundle(tiny_bundle), 1)
+    assert found.backend == "right"
+    wrong = next(candidate for candidate in found.candidates if candidate.backend == "wrong")
+    assert wrong.p50_ms is None
+    assert "scores off by 0.5" in wrong.reason
+
+
+def test_one_that_cannot_be_opened_stands_in_nobodys_way(tiny_bundle, machine) -> None:
+    machine(Way.make("broken", error="no driver"), Way.make("works"))
+    found = choose(open_bundle(tiny_bundle), 1)
+    assert found.backend == "works"
+    assert any(candidate.reason == "no driver" for candidate in found.candidates)
+
+
+def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
+    machine(Way.make("wrong", factor=1.5), Way.make("broken", error="no driver"))
+    with pytest.raises(BackendError, match="no backend on this machine") as error:
+        choose(open_bundle(tiny_bundle), 1)
+    assert "wrong fp32" in error.value.received
+    assert "no driver" in error.value.received
+    assert not (module.cache_folder() / "choices").exists()
+
+
+def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, monkeypatch) -> None:
+    machine(Way.make("a"), Way.make("b", delay=0.05))
+    choose(open_bundle(tiny_bundle), 1)
+    (remembered,) = (module.cache_folder() / "choices").iterdir()
+    remembered.write_bytes(b"{")
+    assert choose(open_bundle(tiny_bundle), 1).backend == "a"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    remembered.unlink()
+    monkeypatch.setattr(module, "write_atomic", full)
+    assert choose(open_bundle(tiny_bundle), 1).backend == "a"
+
+
+def test_a_single_way_costs_nothing(tiny_bundle, machine) -> None:
+    machine(Way.make("only"))
+    assert choose(open_bundle(tiny_bundle)).backend == "only"
+    assert Way.opened == {}
+
+
+def test_load_runs_what_was_chosen(tiny_bundle, machine) -> None:
+    machine(Way.make("slow", delay=0.05), Way.make("fast"))
+    with kdx.load(tiny_bundle, threads=1) as detector:
+        assert detector.backend.name == "fast"
+    with kdx.load(tiny_bundle, backend="slow", threads=1) as detector:
+        assert detector.backend.name == "slow"
+
+
+def test_a_precision_that_is_not_there(tiny_bundle, machine) -> None:
+    machine(Way.make("a"), Way.make("b"))
+    with pytest.raises(BundleError, match="no fp16 graph"):
+        choose(open_bundle(tiny_bundle), 1, "fp16")
+
+
+def test_a_precision_that_no_backend_here_runs(trained_int8, machine) -> None:
+    machine(Way.make("a"), Way.make("b"))
+    with pytest.raises(BackendError, match="no backend on this machine runs int8 graphs"):
+        choose(trained_int8, 1, "int8")
+
+
+@pytest.fixture
+def trained_int8(tiny_bundle):
+    """A bundle that says it holds an INT8 graph; it is never opened."""
+    import msgspec
+
+    from kdx.bundle.bundle import Bundle
+    from kdx.bundle.variants import Variant
+
+    opened = open_bundle(tiny_bundle)
+    variants = {"int8": Variant(file="model.int8.onnx", convolutions=1, kept=[])}
+    files = {**opened.manifest.files, "model.int8.onnx": "0" * 64}
+    return Bundle(opened.path, msgspec.structs.replace(opened.manifest, variants=variants, files=files))
+
+
+@pytest.mark.parametrize("is_group", [False, True])
+def test_a_remembered_choice_that_fails_is_measured_again(tiny_bundle, machine, monkeypatch, is_group) -> None:
+    def used() -> str:
+        if is_group:
+            with kdx.load_many([tiny_bundle], threads=1) as group:
+                return group["tiny"].backend.name
+        with kdx.load(tiny_bundle, threads=1) as detector:
+            return detector.backend.name
+
+    fast = Way.make("fast")
+    machine(Way.make("slow", delay=0.05), fast)
+    assert used() == "fast"
+    object.__setattr__(fast, "settings", (0.0, 1.5, ""))  # as an update of a driver may make it
+    assert used() == "slow"
+    Way.opened.clear()
+    assert used() == "slow"
+    assert Way.opened == {"slow": 1}  # remembered
+    object.__setattr__(BACKENDS["slow"], "settings", (0.0, 1.5, ""))
+    with pytest.raises(BackendError, match="no backend on this machine decides what was trained"):
+        used()

@@ -1,0 +1,331 @@
+"""kdx fit from the command line: real training and real graphs, latencies by decree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import kdx
+from kd_train.training.run import Run
+from kdx.bundle.bundle import open_bundle
+from kdx.runtime.cycle_time import judge
+from kdx.workflows.fit.fit_folder import FitFolder
+from kdx.workflows.fit.screen import judge as judge_screening
+from kdx.workflows.fit.trial_records import Timing
+from tests.conftest import BACKBONE, CliResult, invoke, write_dataset
+
+BUDGET = 8.0
+# What a call takes, in milliseconds, by the networks' image size: 96 misses the budget, 160 is hopeless.
+LATENCY_MS = {32: 2.0, 64: 4.0, 96: 9.0, 128: 20.0, 160: 30.0}
+OPTIONS = (
+    *("--methods", "stpm", "--sizes", "32,64,96", "--backbone", BACKBONE, "--weights", "random", "--epochs", "2"),
+    *("--precision", "fp32", "--false-reject-rate", "0.2", "--workers", "0", "--device", "cpu", "--threads", "1"),
+)
+
+
+def decreed(detector, images, *, budget_ms, percentile=99.9, runs=None, warm_up=50, progress=None):
+    """Stand in for the measuring function: run once, and take as long as the image size says."""
+    size = detector.outputs(images[:1]).maps.shape[1]
+    return judge(detector.backend.name, [LATENCY_MS[size]] * (runs or 1000), budget_ms, percentile, warm_up)
+
+
+def screened(candidate, request, material):
+    """Stand in for the screening of a candidate: exporting takes seconds, and one test does it."""
+    ms = LATENCY_MS[candidate.size]
+    way = {"backend": "onnxruntime-cpu", "precision": "fp32"}
+    timing = Timing(**way, percentile=99, measured_ms=ms, p50_ms=ms, max_ms=ms, runs=10)
+    return judge_screening(candidate, [timing], request.budget_ms)
+
+
+@pytest.fixture
+def screening(monkeypatch):
+    monkeypatch.setattr("kdx.workflows.fit.screen._screen", screened)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def decreed_latencies():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.timing.hold_to", decreed)
+        yield
+
+
+def fit(data: Path, out: Path, *more: object, code: int = 0, budget: float = BUDGET) -> CliResult:
+    return invoke("fit", data, "--budget-ms", budget, "--out", out, *OPTIONS, *more, code=code)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Where a fit stands that was interrupted in its second training, and what both calls said."""
+
+    data: Path
+    out: Path
+    interrupted: CliResult
+    kept: list[Any]
+    result: CliResult
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("fit")
+    data, out = write_dataset(root / "cells"), root / "out"
+    save, saved = Run.save, []
+
+    def interrupt(self, *args, **options):
+        save(self, *args, **options)
+        saved.append(self.path.name)
+        if len(saved) == 3:  # two epochs of the first candidate, one of the second
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.screen._screen", screened)
+        with patch.context() as once:
+            once.setattr(Run, "save", interrupt)
+            interrupted = fit(data, out, code=130)
+        kept = Run(out / "runs/stpm-32").checkpoint("last").history
+        return Fitted(data, out, interrupted, kept, fit(data, out))
+
+
+@pytest.fixture
+def out(fitted, screening, tmp_path):
+    """A finished fit that the test may change."""
+    return Path(shutil.copytree(fitted.out, tmp_path / "out"))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("kdx.workflows.fit.trial.train", refuse)
+
+
+def report_of(out: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in JSON")
+
+    return json.loads((out / "fit.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+# The whole road
+
+
+def test_an_interruption_says_what_is_kept_and_the_next_call_goes_on(fitted):
+    assert "the same command goes on from there" in fitted.interrupted.stderr
+    # The larger size that may keep the budget came first, and was done; the smaller one had an epoch.
+    assert [epoch.epoch for epoch in fitted.kept] == [1]
+    history = Run(fitted.out / "runs/stpm-32").checkpoint("last").history
+    assert len(history) == 2
+    assert history[0] == fitted.kept[0]
+
+
+def test_what_misses_the_budget_is_not_trained_and_its_latency_is_told(fitted):
+    assert sorted(path.name for path in (fitted.out / "runs").iterdir()) == ["stpm-32", "stpm-64"]
+    dropped = report_of(fitted.out)["dropped"]
+    assert [(d["candidate"]["size"], d["measured_ms"]) for d in dropped] == [(96, LATENCY_MS[96])]
+    assert "9.0 ms" in fitted.result.stdout
+
+
+def test_the_table_has_every_figure_and_says_what_it_was_measured_on(fitted):
+    report = report_of(fitted.out)
+    assert report["evidence"] == "labelled test images"
+    assert any("optimistic" in note for note in report["notes"])
+    assert [row["candidate"]["size"] for row in report["rows"]] == [32, 64]
+    for row in report["rows"]:
+        scores = row["scores"]
+        assert row["timing"]["measured_ms"] == LATENCY_MS[row["candidate"]["size"]]
+        assert row["keeps_budget"]
+        assert all(0 <= scores[name] <= 1 for name in ("image_auroc", "pixel_auroc", "pro", "false_reject_rate"))
+        assert (scores["good"], scores["defective"]) == (4, 4)
+    assert "optimistic" in fitted.result.stdout
+
+
+def test_the_figures_are_those_of_kdx_evaluate(fitted):
+    row = report_of(fitted.out)["rows"][0]
+    bundle = fitted.out / row["bundle"]
+    own = invoke("evaluate", bundle, fitted.data, "--backend", row["timing"]["backend"], "--json").json
+    for name in ("image_auroc", "pixel_auroc", "pro", "false_reject_rate", "detection_rate"):
+        assert row["scores"][name] == pytest.approx(own[name])
+
+
+def test_the_best_bundle_is_ready_for_use(fitted, frame):
+    report = report_of(fitted.out)
+    best = max(report["rows"], key=lambda row: (round(row["scores"]["image_auroc"], 3), -row["timing"]["measured_ms"]))
+    assert report["best"]["row"] == best
+    assert kdx.load(fitted.out / "best.kdx", threads=1)(frame).decision.value in {"good", "defective"}
+    bundle = open_bundle(fitted.out / "best.kdx")
+    assert bundle.manifest.map_size == (best["candidate"]["size"],) * 2
+    assert f"kdx bench {fitted.out / 'best.kdx'} --budget-ms 8 --percentile 99" in fitted.result.stdout
+
+
+def test_the_plots_are_there(fitted):
+    with Image.open(fitted.out / "frontier.png") as image:
+        image.verify()
+    assert (fitted.out / "frontier.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+# Further calls
+
+
+def test_a_second_call_trains_nothing_and_finds_the_same(fitted, out, no_training):
+    again = fit(fitted.data, out, "--json").json
+    first = report_of(fitted.out)
+    assert again["rows"] == first["rows"]
+    assert again["best"]["row"] == first["best"]["row"]
+
+
+def test_a_tighter_budget_is_judged_anew_and_the_stale_bundle_goes(fitted, out, no_training):
+    result = fit(fitted.data, out, "--sizes", "32", code=1, budget=1.9)
+    assert "nothing keeps 1.9 ms" in result.stdout
+    assert "fastest: stpm 32" in result.stdout
+    assert "what would help" in result.stdout
+    assert not (out / "best.kdx").exists()
+    assert report_of(out)["best"] is None
+
+
+def test_a_best_one_that_misses_when_measured_once_more_is_passed_over(fitted, out, no_training, monkeypatch):
+    first = report_of(out)["best"]["row"]["candidate"]["size"]
+    measured = []
+
+    def slower_at_last(detector, images, **options):
+        contract = decreed(detector, images, **options)
+        size = detector.outputs(images[:1]).maps.shape[1]
+        measured.append(size)
+        return judge("x", [9.0] * 1000, BUDGET, 99, 0) if size == first else contract
+
+    monkeypatch.setattr("kdx.workflows.fit.timing.hold_to", slower_at_last)
+    report = fit(fitted.data, out, "--json").json
+    assert measured[0] == first
+    assert report["best"]["row"]["candidate"]["size"] != first
+    assert "9.00 ms when measured once more" in report["best"]["passed_over"][0]
+
+
+def test_a_busy_machine_is_noticed_and_measured_again(fitted, out, no_training, monkeypatch):
+    path = out / "results/stpm-64.json"
+    trial = json.loads(path.read_text(encoding="utf-8"))
+    for one in trial["measured"][0]["timings"]:
+        one.update(measured_ms=40.0, p50_ms=30.0)
+    path.write_text(json.dumps(trial), encoding="utf-8")
+    result = fit(fitted.data, out)
+    assert "measuring it once more" in result.stderr
+    assert [row["timing"]["measured_ms"] for row in report_of(out)["rows"]] == [2.0, 4.0]
+
+
+def test_spent_hours_begin_no_training_but_report_on_what_is_trained(fitted, out, no_training):
+    shutil.rmtree(out / "runs/stpm-32")
+    report = fit(fitted.data, out, "--hours", 0, "--json").json
+    assert [row["candidate"]["size"] for row in report["rows"]] == [64]
+    assert any("hours were spent" in d["reason"] and d["candidate"]["size"] == 32 for d in report["dropped"])
+
+
+def test_other_settings_are_refused_in_the_same_folder(fitted, out):
+    error = fit(fitted.data, out, "--epochs", 3, code=2).stderr
+    assert "epochs changed" in error
+    assert "--force" in error
+
+
+def test_a_training_that_fails_is_recorded_and_the_others_go_on(fitted, out, monkeypatch):
+    from kdx.errors import TrainingError
+
+    def fail(*args, **options):
+        raise TrainingError("the loss became nan in epoch 1")
+
+    shutil.rmtree(out / "runs/stpm-64")
+    monkeypatch.setattr("kdx.workflows.fit.trial.train", fail)
+    report = fit(fitted.data, out, "--json").json
+    assert [row["candidate"]["size"] for row in report["rows"]] == [32]
+    assert any("loss became nan" in d["reason"] for d in report["dropped"])
+
+
+# Without labels, in other precisions
+
+
+def test_without_defective_images_synthetic_defects_stand_in_and_everything_says_so(tmp_path, make_images):
+    for index, image in enumerate(make_images(12)):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        image.save(tmp_path / f"parts/{index:02d}.png")
+    more = ("--sizes", "32", "--epochs", "1", "--precision", "fp32,int8")
+    result = fit(tmp_path / "parts", tmp_path / "out", *more)
+    report = report_of(tmp_path / "out")
+    assert report["evidence"] == "synthetic defects"
+    assert "synthetic defects" in result.stdout
+    assert "synthetic defects" in (tmp_path / "out/frontier.svg").read_text(encoding="utf-8")
+    rows = {row["timing"]["precision"]: row for row in report["rows"]}
+    refused = {d["precision"] for d in report["dropped"]}
+    assert rows.keys() | refused == {"fp32", "int8"}  # INT8 passes its gate, or says why not
+    for row in rows.values():
+        assert row["scores"]["defective"] == 3 * row["scores"]["good"]
+        assert row["scores"]["false_reject_rate"] is None  # of images that set the threshold, it is no measurement
+        assert row["scores"]["pro"] is not None
+    chosen = report["best"]["row"]["timing"]["precision"]
+    assert set(open_bundle(tmp_path / "out/best.kdx").manifest.precisions) == {"fp32", chosen}
+
+
+def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(dataset, tmp_path, screening):
+    result = fit(dataset, tmp_path / "out", "--sizes", "128,160", code=1)
+    report = report_of(tmp_path / "out")
+    assert not (tmp_path / "out/runs").exists()
+    assert report["rows"] == []
+    assert [(s["candidate"]["size"], s["outcome"]) for s in report["screened"]] == [(128, "misses"), (160, "skipped")]
+    assert "128 takes 20.0 ms already" in result.stdout
+    assert "fastest: stpm 128" in result.stdout
+    assert "--sizes 64,128" in result.stdout
+    assert not (tmp_path / "out/frontier.png").exists()
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--budget-ms", "0"), "--budget-ms is out of range"),
+        (("--budget-ms", "-3"), "--budget-ms is out of range"),
+        (("--budget-ms", "nan"), "--budget-ms is out of range"),
+        (("--budget-ms", "1e9"), "--budget-ms is out of range"),
+        (("--percentile", "100"), "--percentile is too high"),
+        (("--percentile", "7"), "--percentile is out of range"),
+        (("--false-reject-rate", "0"), "--false-reject-rate is out of range"),
+        (("--false-reject-rate", "0.001"), "too few good images"),
+        (("--hours", "-1"), "--hours is out of range"),
+        (("--methods", "stmp"), "there is no method 'stmp'"),
+        (("--sizes", "big"), "--sizes is not a list of numbers"),
+        (("--sizes", "8"), "--sizes is out of range"),
+        (("--sizes", ","), "--sizes names no size"),
+        (("--precision", "fp16"), "kdx build-engine"),
+        (("--precision", "fp4"), "--precision is not possible"),
+        (("--epochs", "0"), "epochs is out of range"),
+        (("--backbone", "resnet1"), "resnet1"),
+        (("--group-by", "("), "--group-by is not a regular expression"),
+        (("--device", "toaster"), "the device 'toaster' cannot be used"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_trained(dataset, tmp_path, options, said):
+    result = fit(dataset, tmp_path / "out", *options, code=2)
+    assert said in result.stderr
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(dataset, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    error = fit(dataset, tmp_path, "--force", code=2).stderr
+    assert "is not of kdx fit" in error
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_force_discards_what_fit_made_and_nothing_else(out):
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
+    FitFolder(out, {"other": "settings"}).begin(force=True)
+    assert sorted(path.name for path in out.iterdir()) == ["fit-settings.json", "notes.txt"]
+
+
+def test_a_missing_package_is_named(dataset, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    error = fit(dataset, tmp_path / "out", code=2).stderr
+    assert "kdx fit needs the package 'matplotlib'" in error
+    assert 'pip install "kdx[fit]"' in error

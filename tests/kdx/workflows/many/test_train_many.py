@@ -1,0 +1,235 @@
+"""A bundle for each product of a catalogue: what is wrong is said before any is trained, and what is done stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+import kdx
+from kdx.errors import DataError, OptionError
+from kdx.folders.data_folder import open_folder
+from kdx.workflows.many import product
+from kdx.workflows.many.catalog import read_catalog
+from kdx.workflows.many.product_records import Order
+from tests.kdx.archive.faults import arm, write_hook
+
+DEFAULTS = """
+[defaults]
+backbone = "test_resnet"
+weights = "random"
+image_size = 64
+batch_size = 4
+epochs = 1
+validation_fraction = 0.5
+learning_rate = 0.05
+workers = 0
+device = "cpu"
+false_reject_rate = 0.2
+backend = "onnxruntime-cpu"
+"""
+
+
+def catalog(folder: Path, text: str) -> Path:
+    path = folder / "catalog.toml"
+    path.write_text(DEFAULTS + text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[products.tile]\ndata = "x"\nepoch = 3', r"\[products.tile\] has an unknown key 'epoch'\n  expected: epochs"),
+        (
+            '[products.tile]\ndata = "C:\\new\\tile"',
+            r"data holds a line break.*\n  received: .*\n  fix: in double quotes",
+        ),
+        ('[products.tile]\ndata = "x"\nweights = "w\\t.pth"', r"weights holds a line break"),
+        ('[products.tile]\ndata = "x"\ndistance = "cosine"', r"'distance' is no longer a key\n  fix: leave it out"),
+        ('[products.tile]\ndata = "x"\nimage-size = 3', r"unknown key 'image-size'\n  expected: image_size"),
+        ('[product.tile]\ndata = "x"', r"unknown table 'product'\n  expected: products"),
+        ("[products.tile]\nepochs = 3", r"\[products.tile\] names no data"),
+        ('[products.tile]\ndata = "x"\nepochs = "many"', r"received: epochs = 'many'"),
+        ('[products.tile]\ndata = "x"\nscore = "mean"', "expected: max or sum"),
+        ('[products.tile]\ndata = "x"\nprecisions = ["fp8"]', "received: fp8"),
+        ('[products.tile]\ndata = "x"\nfalse_reject_rate = 1.5', "false_reject_rate is out of range"),
+        ('[products."a/b"]\ndata = "x"', "cannot be a file's name"),
+        ('[products]\ntile = "x"', r"\[products.tile\] is not a table"),
+        ("", "names no product"),
+    ],
+)
+def test_what_a_catalogue_must_not_say(tmp_path, text, said):
+    with pytest.raises(OptionError, match=said):
+        read_catalog(catalog(tmp_path, text))
+
+
+def test_a_catalogue_that_is_no_toml(tmp_path):
+    with pytest.raises(DataError, match="is not valid TOML"):
+        read_catalog(catalog(tmp_path, "products.tile = ["))
+    with pytest.raises(DataError, match=r"not valid TOML: .*\n  fix: in double quotes"):
+        read_catalog(catalog(tmp_path, '[products.tile]\ndata = "D:\\parts"'))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_catalog(tmp_path / "missing.toml")
+
+
+def test_a_catalogue_of_windows_is_read(tmp_path):
+    path = tmp_path / "catalog.toml"
+    path.write_bytes(b"\xef\xbb\xbf[products.tile]\r\ndata = 'parts'\r\n")  # as its editor writes it
+    assert read_catalog(path)["tile"].data == str(tmp_path / "parts")
+
+
+@pytest.mark.skipif(os.sep != "/", reason="there the path is right")
+def test_a_windows_path_names_the_way_out(tmp_path):
+    with pytest.raises(OptionError, match=r"there is no 'parts\\tile'\n  fix: separate folders by /"):
+        read_catalog(catalog(tmp_path, "[products.tile]\ndata = 'parts\\tile'"))
+
+
+def test_defaults_give_way_and_paths_are_the_catalogues(tmp_path):
+    products = read_catalog(
+        catalog(
+            tmp_path,
+            'method = "dual-det"\noptions = { part = "kd" }\n'
+            '[products.a]\ndata = "x/a"\nepochs = 7\nweights = "w.safetensors, imagenet"\nparts = "parts.csv"\n'
+            '[products.b]\ndata = "/abs/b"\nmethod = "stpm"\n',
+        )
+    )
+    a, b = products["a"], products["b"]
+    assert (a.data, a.epochs, a.method, a.options) == (str(tmp_path / "x/a"), 7, "dual-det", {"part": "kd"})
+    assert a.weights == f"{tmp_path / 'w.safetensors'},imagenet"
+    assert a.files == [tmp_path / "w.safetensors", tmp_path / "parts.csv"]
+    assert (b.data, b.epochs) == ("/abs/b", 1)
+    assert b.options == {}  # those of the defaults belong to the defaults' method
+
+
+def test_no_product_is_trained_when_one_is_not_possible(cli, dataset, tmp_path):
+    text = f'[products.a]\ndata = "{dataset}"\n[products.b]\ndata = "{dataset}"\nmethod = "stpn"\n'
+    stderr = cli("train-many", catalog(tmp_path, text), "-o", tmp_path / "out", code=2).stderr
+    assert "[products.b]: " in stderr
+    assert "stpn" in stderr
+    assert not (tmp_path / "out").exists()
+
+
+def results_of(out: Path) -> dict[str, dict]:
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return {product["name"]: product for product in summary["products"]}
+
+
+@pytest.mark.slow
+def test_products_are_made_each_for_itself_and_a_second_call_goes_on(cli, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(write_hook(tmp_path / "hook")))
+    out, frames = tmp_path / "out", Path(shutil.copytree(dataset, tmp_path / "tile"))
+    # Its process is killed once, and started again.
+    armed = arm((frames / "train/good/000.png").rename(frames / "train/good/kills-once.png"))
+    text = '[products.bolt]\ndata = "missing"\n[products.tile]\ndata = "tile"\n'
+    arguments = ("train-many", catalog(tmp_path, text), "-o", out)
+    first = cli(*arguments, code=1)
+    assert "tile: its process died (killed by SIGKILL) and is started again" in first.stderr
+    assert "bolt failed:" in first.stdout
+    assert not armed.exists()
+    bolt, tile = (results_of(out)[name] for name in ("bolt", "tile"))
+    assert (bolt["state"], tile["state"]) == ("failed", "trained")
+    assert "missing' does not exist" in bolt["error"]["message"]
+    assert (tile["train_images"], tile["held_out_images"], tile["epochs"]) == (6, 6, 1)
+    assert 0 <= tile["image_auroc"] <= 1
+    assert 0 <= tile["false_reject_rate"] <= 1
+    with kdx.load(out / "tile.kdx", "onnxruntime-cpu") as detector:
+        assert detector.threshold == tile["threshold"]
+    assert not (out / "bolt.kdx").exists()
+    assert not (out / "staged").exists()
+
+    began = (out / "tile.kdx/bundle.json").stat().st_mtime_ns
+    options = ()
+    if find_spec("ray") is not None:  # and it goes on wherever the next call works
+        options = ("--engine", "ray", "--threads", 1, "--workers", 2)
+    second = cli(*arguments, *options, "--json", code=1).json
+    assert (second["trained"], second["unchanged"], second["failed"]) == (0, 1, 1)
+    assert results_of(out)["tile"] == {**tile, "state": "unchanged"}
+    assert (out / "tile.kdx/bundle.json").stat().st_mtime_ns == began
+
+
+def order_of(folder: Path, data: Path, text: str = "") -> Order:
+    entry = read_catalog(catalog(folder, f'[products.a]\ndata = "{data}"\n{text}'))["a"]
+    return Order(name="a", product=entry, out=str(folder / "out"), threads=1)
+
+
+def test_what_decides_a_bundle_is_in_its_fingerprint(dataset_copy, tmp_path):
+    def fingerprint(data: Path, text: str = "") -> str:
+        return product.fingerprint_of(order_of(tmp_path, data, text), open_folder(data))
+
+    first = fingerprint(dataset_copy)
+    assert fingerprint(dataset_copy, "workers = 1\ndevice = 'cuda'\nmemory_mib = 99") == first
+    assert fingerprint(Path(shutil.copytree(dataset_copy, tmp_path / "moved"))) == first
+    assert fingerprint(dataset_copy, "seed = 1") != first
+    assert fingerprint(dataset_copy, "false_reject_rate = 0.3") != first
+    (dataset_copy / "test/good/012.png").unlink()
+    assert fingerprint(dataset_copy) != first
+
+
+def test_training_goes_on_where_a_call_stopped_and_begins_anew_for_other_options(dataset, tmp_path, monkeypatch):
+    trained: list[bool] = []
+    real = product._train
+
+    def stop_after_training(order, *, resume):
+        real(order, resume=resume)
+        trained.append(resume)
+        raise RuntimeError("the power is gone")
+
+    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
+    monkeypatch.setattr(product, "_train", stop_after_training)
+    order = order_of(tmp_path, dataset)
+    first = product.make(order)
+    assert (first.state, first.error["type"]) == ("failed", "Bug")
+    assert "the power is gone" in first.error["message"]
+    began = (order.run / "last.json").stat().st_mtime_ns
+    product.make(order)
+    assert (order.run / "last.json").stat().st_mtime_ns == began  # nothing was trained again
+    product.make(order_of(tmp_path, dataset, "seed = 1"))
+    assert (order.run / "last.json").stat().st_mtime_ns != began
+    assert trained == [False, True, False]
+
+
+def test_a_folder_in_a_bundles_place_is_not_touched(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
+    (tmp_path / "out/a.kdx").mkdir(parents=True)
+    (tmp_path / "out/a.kdx/thesis.txt").write_text("precious")
+    result = product.make(order_of(tmp_path, dataset))
+    assert result.state == "failed"
+    assert "exists and is no bundle" in result.error["message"]
+    assert (tmp_path / "out/a.kdx/thesis.txt").read_text() == "precious"
+
+
+def test_a_product_whose_process_always_dies_fails_alone(dataset, tmp_path, monkeypatch):
+    from kdx.workflows.many.engines import run_local
+
+    monkeypatch.setenv("PYTHONPATH", str(write_hook(tmp_path / "hook")))
+    frames = Path(shutil.copytree(dataset, tmp_path / "nut"))
+    (frames / "train/good/000.png").rename(frames / "train/good/kills.png")
+    said: list[str] = []
+    orders = [order_of(tmp_path, frames), replace(order_of(tmp_path, tmp_path / "missing"), name="b")]
+    dead, missing = sorted(run_local(orders, 2, 1, said.append), key=lambda result: result.name)
+    assert dead.error["message"] == "its process died: killed by SIGKILL"
+    assert "does not exist" in missing.error["message"]
+    assert said == ["a: its process died (killed by SIGKILL) and is started again"]
+    assert product.kept_result(orders[0]) == dead
+
+
+def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_path, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
+    for path in dataset_copy.glob("t*/*/*.png"):
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(values).save(path)
+    (dataset_copy / "ground_truth/scratch/016_mask.png").unlink()
+    result = product.make(order_of(tmp_path, dataset_copy))
+    assert result.error is None
+    said = {one.kind: str(one) for one in result.remarks}
+    assert "20 16-bit images hold values from" in said["narrow_range"]
+    assert "1 of 4 defective images have no mask" in said["without_mask"]
