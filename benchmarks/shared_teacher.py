@@ -179,7 +179,7 @@ def _hold(order: dict[str, Any]) -> dict[str, float]:
     """Load bundles in this process, judge an image, and return the memory that this took."""
     import time
 
-    from kdx.runtime.openvino.backend import load as openvino_load
+    from kdx.runtime.openvino import load as openvino_load
 
     image = kdx.open_bundle(next(iter(order["bundles"].values()))).golden().images[0]
     openvino_load.offers_bf16()  # loads the plugin

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 import kdx
-from kdx.bundle.bundle import bundle as bundle_module
+from kdx.bundle import bundle as bundle_module
 from kdx.bundle.bundle import open_bundle
 from kdx.errors import BundleError, OutputError
 from kdx.storage import locks

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 import kdx
-from kd_export.precision.fp16 import precision_graphs as variants
+from kd_export.precision import precision_graphs as variants
 from kd_export.precision.gate import GateReport
 from kdx.bundle.bundle import open_bundle
 from kdx.runtime.backend import find_backend, require_backends

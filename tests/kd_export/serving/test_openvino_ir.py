@@ -21,8 +21,8 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '
 
 from kd_export.serving import openvino_ir
 from kd_export.serving.openvino_ir import properties_of, require_same_decisions, write_ir
+from kdx.runtime.openvino import load as openvino_load
 from kdx.runtime.openvino.backend import OpenVino
-from kdx.runtime.openvino.backend import load as openvino_load
 from kdx.runtime.openvino.load import core, offers_bf16
 
 PARAMETERS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}

@@ -123,8 +123,8 @@ def test_closing_while_it_is_made_keeps_nothing() -> None:
 def compiled(monkeypatch) -> Gate:
     """The gate before OpenVINO's compiler, by batch size; what is compiled is the real thing."""
     pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
-    from kdx.runtime.openvino.backend import backend as openvino
-    from kdx.runtime.openvino.backend import shared_teacher as openvino_shared
+    from kdx.runtime.openvino import backend as openvino
+    from kdx.runtime.openvino import shared_teacher as openvino_shared
 
     gate = Gate()
     real = openvino.load_compiled

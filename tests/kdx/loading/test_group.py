@@ -19,8 +19,8 @@ from kdx.bundle.bundle import encode_array, open_bundle, write_files, write_mani
 from kdx.bundle.manifest import GOLDEN_SCORES
 from kdx.calibration.validity import CalibrationWarning
 from kdx.errors import BackendError
-from kdx.loading.load import group as group_module
-from kdx.loading.load import load as loading
+from kdx.loading import group as group_module
+from kdx.loading import load as loading
 from kdx.runtime.detector import Detector
 from kdx.verification.certificate import FP32
 from tests.students import add_int8, other_bundle, other_student, other_teacher

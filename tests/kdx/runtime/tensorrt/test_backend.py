@@ -17,7 +17,8 @@ from kdx.errors import BackendError, InputError
 from kdx.imaging.images import InputSpec
 from kdx.runtime.detector import Detector
 from kdx.runtime.gpu import Gpu
-from kdx.runtime.tensorrt.backend import TensorRT, backend, make_log
+from kdx.runtime.tensorrt import backend
+from kdx.runtime.tensorrt.backend import TensorRT, make_log
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.cuda.runner import GraphState
 from kdx.storage.files import sha256_bytes, sha256_file

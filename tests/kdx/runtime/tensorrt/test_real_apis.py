@@ -11,7 +11,8 @@ import pytest
 
 from kdx.errors import BackendError
 from kdx.runtime.gpu import gpus
-from kdx.runtime.tensorrt.backend import backend, make_log
+from kdx.runtime.tensorrt import backend
+from kdx.runtime.tensorrt.backend import make_log
 from kdx.runtime.tensorrt.cuda import api, bindings, pycuda, runner
 from kdx.runtime.tensorrt.cuda.api import CudaApi, CudaError
 from kdx.runtime.tensorrt.cuda.bindings import CudaBindings
