@@ -142,4 +142,4 @@ def test_the_built_wheel_holds_the_three_packages_and_their_data(tmp_path):
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"kdx", "kd_train", "kd_export"}
     assert "kd_train/recipes/stpm.toml" in names
-    assert {f"kdx/cli/reporting/page/page.{kind}" for kind in ("css", "html", "js")} <= set(names)
+    assert {f"kdx/workflows/report/page/page.{kind}" for kind in ("css", "html", "js")} <= set(names)
