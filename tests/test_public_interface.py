@@ -1,0 +1,203 @@
+"""Nothing public changes by accident: names, options, exit statuses, the C header, records, bytes of bundles.
+
+After a change that is meant, write the records in ``tests/fixtures/public`` again, and read the difference::
+
+    KDX_WRITE_PUBLIC=1 python -m pytest -n 0 tests/test_public_interface.py && git diff tests/fixtures/public
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import kdx
+from tests import public_interface as public
+from tests.schema1 import FIXTURES as SCHEMA1
+from tests.schema1 import old_bundle
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "tests/fixtures/public"
+RUN_V1 = ROOT / "tests/fixtures/run_v1"
+# Mappings from names of files, packages, precisions, runtimes and so on.
+BY_NAME = dict.fromkeys(
+    (
+        *("files", "trained_with", "exported_with", "versions", "variants", "graph_sha256", "tolerances", "scores"),
+        *("types", "bad_images", "thresholds", "flushed", "train_images", "validation_images", "judged", "options"),
+    ),
+    1,
+) | {"runtime_thresholds": 2}
+
+
+def hold(name: str, value: object) -> None:
+    """Compare a value with the record of a name, as text, line by line."""
+    text = value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    record = RECORDS / name
+    if os.environ.get("KDX_WRITE_PUBLIC"):
+        record.write_text(text, encoding="utf-8", newline="\n")
+    then = record.read_text(encoding="utf-8")
+    changes = "\n".join(difflib.unified_diff(then.splitlines(), text.splitlines(), "recorded", "now", lineterm=""))
+    assert not changes, (
+        f"The public interface changed. If that is meant, CHANGELOG.md needs an entry that says so, and {name} must "
+        f"be written again, see the docstring of {Path(__file__).name}:\n{changes}"
+    )
+
+
+def test_python_names():
+    hold("python_names.json", public.python_names())
+
+
+def test_attributes_of_objects(tmp_path):
+    bundle = old_bundle("stpm", tmp_path)
+    with kdx.load_many({"a": bundle}, backend="onnxruntime-cpu") as group:
+        found = {
+            "DetectorGroup": public.attributes(group),
+            "Detector": public.attributes(group["a"]),
+            "KdxError": public.attributes(kdx.KdxError("message")),
+        }
+    hold("attributes.json", found)
+
+
+def test_options():
+    hold("command_line.json", public.command_line())
+
+
+def test_exit_statuses_of_errors():
+    from kdx.cli.common import command
+
+    def status(error: BaseException) -> int:
+        @command
+        def fails(run: Path) -> None:
+            raise error
+
+        with pytest.raises(public.exit_class()) as left:
+            fails(run=Path("none"))
+        return int(left.value.exit_code)
+
+    found = {type(each).__name__: status(each) for each in (OSError(), KeyboardInterrupt(), RuntimeError())}
+    hold("exit_statuses.json", {**public.error_classes(), **found})
+
+
+@pytest.mark.parametrize("name", ["kdx.h", "kdx.hpp"])
+def test_headers(name):
+    header = (ROOT / "embed/include/kdx" / name).read_text(encoding="utf-8")
+    hold(f"{name}.txt", public.bare_header(header))
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) -> dict[str, Any]:
+    """What commands print with ``--json``, their exit statuses, and files that they write, as layouts."""
+    folder = tmp_path_factory.mktemp("public")
+    bundle, cell, log = old_bundle("stpm", folder), SCHEMA1 / "images/cell-0.png", folder / "line.log"
+    good, on_cpu = RUN_V1 / "images/train/good", ("--backend", "onnxruntime-cpu")
+    with kdx.load(bundle, log=log, backend="onnxruntime-cpu", precision="fp32") as detector:
+        for _ in range(60):
+            detector(kdx.read_image(SCHEMA1 / "images/cell-hottest.png", detector.input))
+    commands: dict[str, tuple[object, ...]] = {
+        "inspect": (bundle,),
+        "predict": (bundle, cell, SCHEMA1 / "images/cell-hottest.png", "--regions", *on_cpu),
+        "verify": (bundle, *on_cpu),
+        "selftest": (bundle, "--budget-ms", 1e-6, *on_cpu),
+        "bench": (bundle, "--budget-ms", 1e-6, "--percentile", 50, "--runs", 20, *on_cpu),
+        "drift": (bundle, log, "--window", 60),
+        "roi": (bundle, "--set", SCHEMA1 / "level/roi.png"),
+        "calibrate": (bundle, good, "--false-reject-rate", 0.2),
+        "evaluate": (bundle, RUN_V1 / "images", *on_cpu),
+        "methods": (),
+        "doctor": (),
+    }
+    found: dict[str, Any] = {}
+    for name, arguments in commands.items():
+        said = cli(name, *arguments, "--json", code=None)
+        record = said.lines if name == "predict" else said.json
+        found[name] = {"exit_status": said.exit_code, "json": public.fields_of(record, BY_NAME)}
+    return found
+
+
+def test_fields_of_json(layouts):
+    hold("json_fields.json", layouts)
+
+
+@pytest.mark.parametrize("name", ["stpm", "level", "tiled"])
+def test_bytes_of_an_old_bundle_that_is_written_again(tmp_path, cli, name):
+    bundle = old_bundle(name, tmp_path)
+    if name == "level":
+        cli("roi", bundle, "--remove")
+    else:
+        mask = _half(tmp_path / "roi.png", kdx.open_bundle(bundle).manifest.camera)
+        cli("roi", bundle, "--set", mask)
+    hold(f"rewritten_{name}.json", (bundle / "bundle.json").read_text(encoding="utf-8"))
+
+
+def _half(path: Path, camera: kdx.InputSpec) -> Path:
+    mask = Image.new("L", (camera.width, camera.height))
+    mask.paste(255, (0, 0, camera.width // 2, camera.height))
+    mask.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) -> tuple[Path, Any]:
+    """A bundle of the weights in ``run_v1``, and what ``kdx export --json`` printed."""
+    folder = Path(shutil.copytree(RUN_V1, tmp_path_factory.mktemp("exported") / "v1"))
+    said = cli("export", folder / "run", "-o", folder / "v1.kdx", "--precision", "fp32,fp16", "--json")
+    return folder / "v1.kdx", said.json
+
+
+def test_fields_of_an_export(exported):
+    bundle, said = exported
+    files = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    manifest = json.loads((bundle / "bundle.json").read_bytes())
+    found = {"json": said, "bundle.json": manifest, "training_images.json": _json(bundle / "training_images.json")}
+    layouts = {name: public.fields_of(value, BY_NAME) for name, value in found.items()}
+    hold("export_fields.json", {"files": files, **layouts})
+
+
+def test_bytes_of_an_export(exported):
+    """The same weights give the same files, where the same packages compute on the same kind of CPU."""
+    import torch
+
+    bundle, _ = exported
+    manifest = _json(bundle / "bundle.json")
+    manifest["provenance"]["created"] = "a time"
+    machine = {
+        **manifest["provenance"]["exported_with"],
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+    record = RECORDS / "exported.json"
+    if not os.environ.get("KDX_WRITE_PUBLIC") and (then := _json(record)["machine"]) != machine:
+        pytest.skip(f"the bytes were recorded with {then}, and this is {machine}")
+    hold(record.name, {"machine": machine, "bundle.json": manifest})
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == digest
+
+
+def test_fields_of_a_run(tmp_path, cli):
+    run = tmp_path / "run"
+    options = ("--backbone", "test_resnet", "--weights", "random", "--taps", "act1,layer1", "--image-size", 64)
+    options += ("--epochs", 1, "--batch-size", 2, "--validation-fraction", 0.5, "--workers", 0, "--device", "cpu")
+    said = cli("train", RUN_V1 / "images", "-o", run, *options, "--json").json
+    records = {path.name: _json(path) for path in sorted(run.glob("*.json"))}
+    files = sorted({_without_hash(path.relative_to(run)) for path in run.rglob("*") if path.is_file()})
+    layouts = {name: public.fields_of(value, BY_NAME) for name, value in {"json": said, **records}.items()}
+    hold("run_fields.json", {"files": files, **layouts})
+
+
+def _without_hash(path: Path) -> str:
+    return re.sub(r"[0-9a-f]{12,}", "HASH", path.as_posix())
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
