@@ -1,7 +1,7 @@
 """The README's tables, made from ``results/*.json``.
 
-python benchmarks/tables.py          rewrite them
-python benchmarks/tables.py --check  exit 1 if they differ
+python -m benchmarks tables          rewrite them
+python -m benchmarks tables --check  exit 1 if they differ
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
-from archive_table import archive_table
-from cpu_table import cpu_table, scaling_text
-from gpu_table import gpu_text
-from peers_table import peers_table
-from robustness_table import robustness_table
-from tiling_table import tiling_table
-
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
-
+from benchmarks.archive.table import archive_table
+from benchmarks.commands import RESULTS, ROOT
+from benchmarks.cpu.table import cpu_table, scaling_text
+from benchmarks.gpu.table import gpu_text
+from benchmarks.peers.table import peers_table
+from benchmarks.robustness.table import robustness_table
+from benchmarks.tiling.table import tiling_table
 
 # What the papers print of their own systems; the rest do not say.
 _PAPER_COSTS = {"dskd": "6.17 GFLOP, 39.3 M (Table 6)"}
@@ -100,7 +96,7 @@ def main() -> None:
     old = readme.read_text(encoding="utf-8")
     new = render(old)
     if "--check" in sys.argv:
-        sys.exit(0 if old == new else "README.md differs from benchmarks/results; run python benchmarks/tables.py")
+        sys.exit(0 if old == new else "README.md differs from benchmarks/results; run python -m benchmarks tables")
     readme.write_text(new, encoding="utf-8")
 
 

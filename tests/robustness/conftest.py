@@ -1,4 +1,4 @@
-"""What these tests share: the tools of ``benchmarks/robustness_*.py``, which try the same things for longer."""
+"""What these tests share: the tools of ``benchmarks/robustness``, which try the same things for longer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch) -> None:
-    """Let tests import the tools by name."""
-    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
 
 
 @pytest.fixture(scope="session")
@@ -30,15 +23,13 @@ def tool(tmp_path_factory) -> Callable[[str, object], Any]:
     def run(name: str, job: object) -> Any:
         file = tmp_path_factory.mktemp("job") / "job.json"
         file.write_text(json.dumps(job), encoding="utf-8")
-        script = BENCHMARKS / name if (BENCHMARKS / name).is_file() else Path(__file__).parent / name
-        paths = os.pathsep.join([str(ROOT), str(BENCHMARKS)])
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(script), str(file)],
+            [sys.executable, "-W", "ignore", "-m", name, str(file)],
             capture_output=True,
             text=True,
             check=False,
             timeout=300,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""A TensorRT that records, put into a process of its own: see ``robustness_setups.py``."""
+"""A TensorRT that records, put into a process of its own: see ``benchmarks/robustness/setups.py``."""
 
 from __future__ import annotations
 

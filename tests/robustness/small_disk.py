@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustness_forks import Child, prepare_process, run_command
-from robustness_kill import facts_of
-from robustness_setups import call_setup
+from benchmarks.robustness.forks import Child, prepare_process, run_command
+from benchmarks.robustness.kill import facts_of
+from benchmarks.robustness.setups import call_setup
 
 _NEW_NAMESPACE, _NEW_USER = 0x00020000, 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
 _READ_ONLY, _REMOUNT, _RECURSIVE, _PRIVATE = 1, 32, 16384, 1 << 18  # MS_...
@@ -30,7 +30,7 @@ def on_small_disk(case: dict[str, Any]) -> dict[str, Any]:
     Args:
         case: ``disk``: an empty folder to mount it on; ``copy``: a bundle that goes there first, as ``tile.kdx``, or
             none; ``command``; ``free_pages``: how many pages of 4 kB are left, or none for a disk that is not full;
-            ``again``: whether to call again once there is space; ``read_only``; ``setup`` as in ``robustness_kill.py``.
+            ``again``: whether to call again once there is space; ``read_only``; ``setup`` as in ``kill.py``.
     """
     disk = Path(case["disk"])
     _mount(disk)

@@ -19,8 +19,8 @@ if sys.platform != "linux":
 
 @pytest.fixture
 def job(tiny_bundle, tmp_path, monkeypatch):
-    import robustness_soak
-    from robustness_soak import Soak
+    from benchmarks.robustness import soak as robustness_soak
+    from benchmarks.robustness.soak import Soak
 
     monkeypatch.setattr(robustness_soak, "_SAMPLES", 10)
     np.save(tmp_path / "frames.npy", solar_cells(5, (64, 64), channels=1))
@@ -31,7 +31,7 @@ def job(tiny_bundle, tmp_path, monkeypatch):
 
 
 def test_a_short_soak(job) -> None:
-    from robustness_soak import soak
+    from benchmarks.robustness.soak import soak
 
     found = soak(job)
     assert (found.frames, found.reloads, found.crashes, found.differing) == (300, 2, 0, 0)
@@ -42,8 +42,7 @@ def test_a_short_soak(job) -> None:
 
 
 def test_answers_that_change_and_calls_that_fail_are_counted(job, monkeypatch) -> None:
-    import robustness_soak as module
-
+    from benchmarks.robustness import soak as module
     from kdx.errors import BackendError
     from kdx.runtime.backend import Outputs
 
@@ -72,7 +71,7 @@ def test_answers_that_change_and_calls_that_fail_are_counted(job, monkeypatch) -
 
 
 def test_growth_is_told_from_a_warm_up() -> None:
-    from robustness_soak import LEAK_MB, Sample, Soaked, judge_growth
+    from benchmarks.robustness.soak import LEAK_MB, Sample, Soaked, judge_growth
 
     def samples(grow: float, handles: float = 0.0):
         return [
@@ -91,7 +90,7 @@ def test_growth_is_told_from_a_warm_up() -> None:
 
 
 def test_the_summary_adds_up_what_went_wrong() -> None:
-    from robustness import summary
+    from benchmarks.robustness.run import summary
 
     threads = {"calls": 3200, "differing": 1, "errors": ["x"]}
     record = {
@@ -111,8 +110,8 @@ def test_the_summary_adds_up_what_went_wrong() -> None:
 
 
 def test_the_table_says_what_was_tried_and_what_went_wrong(tmp_path) -> None:
-    from robustness import summary
-    from robustness_table import robustness_table
+    from benchmarks.robustness.run import summary
+    from benchmarks.robustness.table import robustness_table
 
     threads = {"threads": 16, "calls": 3200, "differing": 1, "errors": []}
     way = {"backend": "openvino", "precision": "int8"}
@@ -136,7 +135,7 @@ def test_the_table_says_what_was_tried_and_what_went_wrong(tmp_path) -> None:
 
 
 def test_the_record_is_of_a_long_soak_without_a_fault() -> None:
-    from robustness import summary
+    from benchmarks.robustness.run import summary
 
     record = json.loads((RESULTS / "robustness.json").read_text(encoding="utf-8"))
     assert record["summary"] == summary(record)

@@ -1,0 +1,1 @@
+"""Images per second of ``kdx score``, by one and two workers."""

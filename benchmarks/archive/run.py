@@ -1,0 +1,173 @@
+"""How quickly an archive is scored, and how that grows from one worker to two: local processes and a Ray cluster.
+
+    python -m benchmarks archive BUNDLE DATA
+
+Every image under DATA is brought to the bundle's camera size, kept as JPEG, and linked into the archive as often as
+``--frames`` asks for. Every candidate is a ``kdx score`` of its own into an empty folder, one thread a worker; they
+take turns, forwards and backwards alternately. Beside them a plain loop: ``kdx.load`` and ``kdx.read_image`` in one
+process, one thread, which neither hashes, records nor resumes.
+Writes ``results/archive.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+import kdx
+from benchmarks.commands import kdx as command
+from benchmarks.commands import run_module, write
+from kdx.folders.image_search import walk
+from kdx.imaging.images import decode_image
+from kdx.imaging.resampling import resize_image
+from kdx.runtime.latency import describe_machine
+
+LOOP = "loop"
+_PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "pyarrow", "ray")
+_CANDIDATES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--frames", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shard-size", type=int, default=100)
+    parser.add_argument("--backend", default="openvino")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--loop", action="store_true", help=argparse.SUPPRESS)  # the plain loop's process
+    arguments = parser.parse_args()
+    if arguments.loop:
+        print(json.dumps(loop(arguments.bundle, arguments.data, arguments.backend, arguments.precision)))
+        return
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's actors run at a low priority otherwise
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        archive = make_archive(arguments.bundle, arguments.data, Path(folder), arguments.frames)
+        rounds = [
+            _round(arguments, archive, Path(folder), backwards=bool(number % 2)) for number in range(arguments.rounds)
+        ]
+    bundle = json.loads((arguments.bundle / "bundle.json").read_text(encoding="utf-8"))
+    machine = msgspec.to_builtins(describe_machine(1, {name: version(name) for name in _PACKAGES}))
+    write(
+        "archive.json",
+        {
+            "machine": {**machine, "load_average": round(load, 2)},
+            "method": bundle["method"],
+            "backbone": bundle["provenance"]["backbone"],
+            "image": [bundle["input"]["height"], bundle["input"]["width"]],
+            "backend": arguments.backend,
+            "precision": arguments.precision,
+            "frames": arguments.frames,
+            "shard_size": arguments.shard_size,
+            "rounds": len(rounds),
+            "rows": summarise(rounds),
+        },
+    )
+
+
+def make_archive(bundle: Path, data: Path, folder: Path, frames: int) -> Path:
+    """Bring images to a bundle's input size, and link them into an archive, round and round, a thousand a folder."""
+    spec = kdx.open_bundle(bundle).manifest.input
+    images, archive = folder / "images", folder / "archive"
+    images.mkdir()
+    for index, path in enumerate(islice(walk(data), frames)):
+        pixels = resize_image(decode_image(data / path, channels=spec.channels), spec.height, spec.width)
+        image = Image.fromarray(pixels[..., 0] if spec.channels == 1 else pixels)
+        image.save(images / f"{index:06d}.jpg", quality=95)
+    for index, image in enumerate(islice(cycle(sorted(images.iterdir())), frames)):
+        target = archive / f"{index // 1000:03d}" / f"{index:07d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(image)
+    return archive
+
+
+def _round(arguments: argparse.Namespace, archive: Path, folder: Path, *, backwards: bool) -> dict[str, dict[str, Any]]:
+    """Run every candidate once; return what each said of its call."""
+    names = [LOOP, *(f"{engine} {workers}" for engine, workers in _CANDIDATES)]
+    found: dict[str, dict[str, Any]] = {}
+    for name in reversed(names) if backwards else names:
+        if name == LOOP:
+            found[name] = _run_loop(arguments, archive)
+            continue
+        engine, workers = name.split()
+        out = folder / f"{engine}-{workers}-{time.time_ns()}"
+        summary = command(
+            *("score", arguments.bundle, archive, "-o", out, "--engine", engine, "--workers", workers),
+            *("--threads-per-worker", "1", "--backend", arguments.backend, "--precision", arguments.precision),
+            *("--shard-size", str(arguments.shard_size)),
+        )
+        if summary["frames"] != arguments.frames or summary["bad"]:
+            sys.exit(f"{name} scored {summary['frames']} frames, {summary['bad']} of them bad")
+        found[name] = summary["this_run"]
+    return found
+
+
+def _run_loop(arguments: argparse.Namespace, archive: Path) -> dict[str, Any]:
+    order = ("--backend", arguments.backend, "--precision", arguments.precision, "--loop")
+    found: dict[str, Any] = run_module("benchmarks.archive.run", arguments.bundle, archive, *order, threads=1)
+    print("plain loop", found, flush=True)
+    return found
+
+
+def loop(bundle: Path, archive: Path, backend: str, precision: str) -> dict[str, float]:
+    """Score an archive as one would without kdx score, and return its frames a second."""
+    started = time.perf_counter()
+    detector = kdx.load(bundle, backend, 1, precision=precision)
+    loaded = time.perf_counter()
+    frames = 0
+    for path in walk(archive):
+        frames += detector(kdx.read_image(archive / path, detector.input)).score >= 0
+    seconds = time.perf_counter() - started
+    busy = time.perf_counter() - loaded
+    return {
+        "workers": 1,
+        "seconds": round(seconds, 3),
+        "frames_per_second": round(frames / seconds, 2),
+        "frames_per_second_per_worker": round(frames / busy, 2),
+    }
+
+
+def summarise(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return each candidate's medians over the rounds, and each engine's growth from one worker to two.
+
+    Growth is the median of the rounds' own ratios: a machine whose speed drifts drifts for both.
+    """
+    rows = []
+    for name in (LOOP, *(f"{engine} {workers}" for engine, workers in _CANDIDATES)):
+        engine, _, workers = name.partition(" ")
+        rates = [one[name]["frames_per_second"] for one in rounds]
+        working = [one[name]["frames_per_second_per_worker"] for one in rounds]
+        single = LOOP if engine == LOOP else f"{engine} 1"
+        growth = [one[name]["frames_per_second"] / one[single]["frames_per_second"] for one in rounds]
+        rows.append(
+            {
+                "engine": engine,
+                "workers": int(workers or 1),
+                "frames_per_second": round(median(rates), 1),
+                "lowest": min(rates),
+                "highest": max(rates),
+                "per_core": round(median(rates) / int(workers or 1), 1),
+                "per_worker_at_work": round(median(working), 1),
+                "times_one_worker": round(median(growth), 2),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

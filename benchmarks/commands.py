@@ -1,0 +1,68 @@
+"""What the benchmark scripts share: calling ``kdx`` as a user does, and keeping what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def kdx(*arguments: str | Path, allow: tuple[int, ...] = (0,), threads: int | None = None) -> Any:
+    """Run one ``kdx`` command with ``--json`` and return what it printed: a document, or a list for JSON Lines.
+
+    Args:
+        *arguments: The command's.
+        allow: Exit statuses that are expected.
+        threads: PyTorch's, where the command has no option for it; None leaves them.
+    """
+    command = [sys.executable, "-m", "kdx", *map(str, arguments), "--json"]
+    print("$ kdx", *arguments, flush=True)
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(threads))
+    if done.returncode not in allow:
+        sys.exit(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
+    print(f"  {time.perf_counter() - started:.1f} s", flush=True)
+    try:
+        return json.loads(done.stdout)
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def environment(threads: int | None = None) -> dict[str, str]:
+    """Return the environment of a child that imports ``benchmarks``, and computes with so many threads."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    counts = dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {}
+    return {**os.environ, **counts, "PYTHONPATH": paths}
+
+
+def run_module(name: str, *arguments: object, threads: int | None = None, python: str = sys.executable) -> Any:
+    """Run a module of the benchmarks in a process of its own, and return the JSON document that it prints last.
+
+    Args:
+        name: As in ``python -m NAME``.
+        *arguments: Its command line.
+        threads: Of its libraries; None leaves them.
+        python: The interpreter.
+    """
+    command = [python, "-m", name, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment(threads))
+    if done.returncode:
+        sys.exit(f"{name} ended with status {done.returncode}\n{done.stdout[-2000:]}")
+    return json.loads(done.stdout[done.stdout.rstrip().rfind("\n") + 1 :])
+
+
+def write(name: str, record: dict[str, Any]) -> None:
+    """Write a result file."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(json.dumps(record, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+    print(f"wrote {RESULTS / name}")

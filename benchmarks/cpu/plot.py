@@ -1,0 +1,111 @@
+"""What ``cpu.py`` found, as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cpu.table import COLUMNS, NAMES, by_name
+
+# Readable beside one another in print, and by the colour-blind.
+_COLOURS = {
+    "eager": "#b0b0b0",
+    "onnxruntime-cpu fp32": "#d9a441",
+    "openvino fp32": "#8fc1d4",
+    "openvino bf16": "#3f93b5",
+    "openvino int8": "#0b4f6c",
+}
+_MARKERS = {"onnxruntime-cpu fp32": "s", "openvino fp32": "o", "openvino bf16": "^", "openvino int8": "D"}
+_TITLES = {
+    "sizes": "image side, pixels",
+    "batches": "images a call",
+    "threads": "threads",
+    "taps": "taps of the teacher",
+}
+_DPI = 110
+
+
+def plot_methods(record: dict[str, Any], path: Path) -> None:
+    """Draw how many times as fast as its own eager loop each method is, by backend; write ``.png`` and ``.svg``."""
+    pyplot = _pyplot()
+    models = record["methods"]
+    figure, axes = pyplot.subplots(figsize=(8.6, 0.8 + 0.62 * len(models)), facecolor="white")
+    height = 0.8 / len(COLUMNS)
+    for place, model in enumerate(models):
+        rows = by_name(model["rows"])
+        for index, name in enumerate(column for column in COLUMNS if column in rows):
+            ratio, y = rows["eager"]["p50_ms"] / rows[name]["p50_ms"], place + (index - 1.5) * height
+            axes.barh(y, ratio, height=height * 0.92, color=_COLOURS[name])
+            axes.annotate(
+                f"{ratio:.1f}× ({rows[name]['p50_ms']:.1f} ms)", (ratio, y), xytext=(3, 0), va="center", fontsize=7,
+                textcoords="offset points",
+            )  # fmt: skip
+    axes.axvline(1.0, color="#444444", linewidth=0.8)
+    axes.set_yticks(range(len(models)), [f"{model['method']}\n{model['backbone']}" for model in models], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("times as fast as the eager loop; in brackets the median of a call", fontsize=8)
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in COLUMNS]
+    axes.legend(handles, [NAMES[name] for name in COLUMNS], fontsize=8, frameon=False, loc="upper center", ncols=4,
+                bbox_to_anchor=(0.45, 1.09))  # fmt: skip
+    _tidy(axes, grid="x")
+    _save(figure, path)
+
+
+def plot_scaling(record: dict[str, Any], path: Path) -> None:
+    """Draw what STPM costs against size, batch, threads and taps, as far as measured; write ``.png`` and ``.svg``."""
+    pyplot = _pyplot()
+    axes_of = {"sizes": "side", "batches": "batch", "threads": "threads", "taps": "taps"}
+    parts = [part for part in axes_of if part in record]
+    figure, panels = pyplot.subplots(1, len(parts), figsize=(2.9 * len(parts), 3.2), facecolor="white", squeeze=False)
+    for axes, part in zip(panels[0], parts, strict=True):
+        xs = [_place(entry[axes_of[part]]) for entry in record[part]]
+        for name in COLUMNS:
+            rows = [by_name(entry["rows"]).get(name) for entry in record[part]]
+            images = [entry.get("batch", 1) for entry in record[part]]
+            points = [(x, row["p50_ms"] / each) for x, row, each in zip(xs, rows, images, strict=True) if row]
+            axes.plot(*zip(*points, strict=True), marker=_MARKERS[name], markersize=4, linewidth=1.2,
+                      color=_COLOURS[name], label=NAMES[name])  # fmt: skip
+        axes.set_xlabel(_TITLES[part], fontsize=8)
+        if part in {"sizes", "batches"}:
+            axes.set_xscale("log", base=2)
+        if part == "sizes":  # from 128 to 1024 pixels it is a factor of 64
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xticks(xs, xs)
+        axes.minorticks_off()
+        axes.tick_params(labelsize=7)
+        _tidy(axes, grid="both")
+    panels[0][0].set_ylabel("ms an image", fontsize=8)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper center", ncols=4, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
+    _save(figure, path)
+
+
+def _place(value: int | str) -> int:
+    """Return a place on the axis: a number, or how many taps a list names."""
+    return value if isinstance(value, int) else value.count(",") + 1
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _tidy(axes: Any, grid: str) -> None:
+    axes.grid(axis=grid, color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout() if not figure.legends else None
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=_DPI, facecolor="white")
+    _pyplot().close(figure)

@@ -1,0 +1,1 @@
+"""What the C library adds to the runtime's own call."""

@@ -1,0 +1,99 @@
+"""What the C library adds to the runtime's own call, and how it compares with Python: in turns, on one bundle.
+
+    python -m benchmarks embed BUNDLE [--threads 2] [--calls 60] [--rounds 6]
+
+BUNDLE holds every precision that is to be timed. Builds ``embed/`` in Release. In each round one process times the
+library's whole call (image to verdict and map) and OpenVINO's raw call of the same compiled graph, call by call in
+turns; another times ``kdx.load(...)(image)``. Medians of the rounds' medians. Writes ``results/embed.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import kdx
+from benchmarks.commands import ROOT, run_module, write
+from kdx.runtime.latency import describe_machine
+
+EMBED = ROOT / "embed"
+_WARM_UP = 10
+
+
+def build(folder: Path) -> Path:
+    """Build the library's timing program and return its path."""
+    python = f"-DPython3_EXECUTABLE={sys.executable}"
+    configure = ("cmake", "-S", EMBED, "-B", folder, "-G", "Ninja", "-DKDX_BUILD_TESTS=ON", python)
+    for command in (configure, ("cmake", "--build", folder, "--target", "kdx_overhead")):
+        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+    return folder / "tests/kdx_overhead"
+
+
+def time_python(bundle: Path, precision: str, threads: int, calls: int) -> float:
+    """Return the median milliseconds of a call from Python, in this process."""
+    images = kdx.open_bundle(bundle).golden().images
+    with kdx.load(bundle, backend="openvino", threads=threads, precision=precision) as detector:
+        times = []
+        for call in range(_WARM_UP + calls):
+            started = time.perf_counter()
+            detector(images[call % len(images)])
+            times.append((time.perf_counter() - started) * 1e3)
+    return float(np.median(times[_WARM_UP:]))
+
+
+def measure(program: Path, bundle: Path, precision: str, threads: int, calls: int, rounds: int) -> dict[str, Any]:
+    """Return the medians of one precision."""
+    found: dict[str, list[float]] = {"library_ms": [], "raw_ms": [], "python_ms": []}
+    for _ in range(rounds):
+        given = [str(part) for part in (program, bundle, precision, threads, calls)]
+        record = json.loads(subprocess.run(given, check=True, capture_output=True, text=True).stdout)
+        found["library_ms"].append(record["library_ms"])
+        found["raw_ms"].append(record["raw_ms"])
+        own = ("--python", precision, "--threads", threads, "--calls", calls)
+        found["python_ms"].append(run_module("benchmarks.embed.run", bundle, *own))
+    medians = {name: round(float(np.median(times)), 4) for name, times in found.items()}
+    # Of the same process and the same moments; those to Python are of neighbouring processes.
+    against_raw = np.median(np.array(found["library_ms"]) / np.array(found["raw_ms"]))
+    against_python = np.median(np.array(found["library_ms"]) / np.array(found["python_ms"]))
+    ratios = {"library_to_raw": round(float(against_raw), 4), "library_to_python": round(float(against_python), 4)}
+    return {"precision": precision, "threads": threads, "calls": calls, "rounds": rounds, **medians, **ratios}
+
+
+def main() -> None:
+    """Measure every precision of a bundle."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--calls", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--python", metavar="PRECISION", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.python:
+        print(time_python(arguments.bundle, arguments.python, arguments.threads, arguments.calls))
+        return
+    from importlib.metadata import version
+
+    manifest = kdx.open_bundle(arguments.bundle).manifest
+    precisions = [each for each in ("fp32", "bf16", "int8") if each in manifest.precisions]
+    with tempfile.TemporaryDirectory() as folder:
+        program = build(Path(folder))
+        rows = [
+            measure(program, arguments.bundle, each, arguments.threads, arguments.calls, arguments.rounds)
+            for each in precisions
+        ]
+    machine = describe_machine(arguments.threads, {name: version(name) for name in ("kdx", "numpy", "openvino")})
+    settings = {"method": manifest.method, "backbone": manifest.provenance.backbone, "map_size": manifest.map_size}
+    write("embed.json", {"machine": msgspec.to_builtins(machine), **settings, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

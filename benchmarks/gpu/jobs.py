@@ -1,0 +1,261 @@
+"""What ``gpu.py`` does in which order, and how it stops in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.gpu.candidates import EAGER, Candidate, is_device_well, release
+from benchmarks.gpu.machine import clocks
+from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, Store, key_of, row_of
+from benchmarks.gpu.timing import Counts, Session, close, eager_median, load, reason_of, time_sessions
+from kdx.verification.certificate import FP32
+
+if TYPE_CHECKING:
+    from benchmarks.gpu.models import Model
+
+KERNELS = "kernels"
+# Those with a target first.
+FIRST = ("stpm", "reduced-student", "mixed-teacher", "dual-det", "dskd")
+BATCHES = (1, 32, 8)
+RESTART = 3  # exit status: the CUDA device no longer answers this process
+_TIMING_GUESS = 15.0
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Candidates that are timed together, at one batch size of one method."""
+
+    method: str
+    batch: int
+    candidates: tuple[str, ...]
+
+    @property
+    def keys(self) -> list[Key]:
+        """What its rows are about."""
+        return [(self.method, self.batch, name) for name in self.candidates]
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When to stop."""
+
+    end: float
+    clock: Clock = time.monotonic
+
+    @property
+    def left(self) -> float:
+        """Seconds until then."""
+        return self.end - self.clock()
+
+
+def order_methods(methods: Iterable[str]) -> list[str]:
+    """Return the methods with a target first."""
+    return sorted(methods, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+
+
+def plan(methods: Sequence[str], candidates: Sequence[Candidate], batches: Sequence[int] = BATCHES) -> list[Job]:
+    """Return the jobs, the most telling first.
+
+    Every method gets the baseline and the best backend that is there at batch 1, those with a target before the
+    throughput of the first, the others behind it; then what loads in seconds; the kernels of this repository; the other
+    batches; and what takes long to build.
+    """
+    here = [candidate for candidate in candidates if not candidate.absent]
+    best = next((candidate.name for candidate in here if candidate.name != EAGER), EAGER)
+    lead = tuple(dict.fromkeys((EAGER, best)))
+    known = {candidate.name for candidate in candidates}
+    lead = tuple(name for name in lead if name in known)
+    quick = tuple(c.name for c in here if c.seconds <= 20 and c.name not in lead)
+    slow = tuple(c.name for c in here if c.seconds > 20 and c.name not in lead)
+    methods, larger = order_methods(methods), [batch for batch in batches if batch != 1]
+    first = [Job(method, 1, lead) for method in methods] if 1 in batches else []
+    throughput = [Job(methods[0], batch, lead) for batch in larger]
+    with_target = sum(job.method in FIRST for job in first)
+    jobs = [*first[:with_target], *throughput, *first[with_target:]]
+    jobs += [Job(method, 1, quick) for method in methods if quick and 1 in batches]
+    jobs += [Job(methods[0], 1, (name,)) for name in slow if 1 in batches]
+    jobs += [Job(method, 1, (KERNELS,)) for method in methods]
+    jobs += [Job(method, batch, lead) for batch in larger for method in methods[1:]]
+    jobs += [Job(method, 1, (name,)) for name in slow for method in methods[1:] if 1 in batches]
+    jobs += [Job(method, batch, quick) for batch in larger for method in methods if quick]
+    jobs += [Job(method, batch, (name,)) for batch in larger for name in slow for method in methods]
+    return jobs
+
+
+class Costs:
+    """How long things take, by what was seen so far."""
+
+    def __init__(self, candidates: Sequence[Candidate], rows: Iterable[dict[str, Any]]) -> None:
+        self._guesses = {candidate.name: candidate.seconds + _TIMING_GUESS for candidate in candidates}
+        self._seen: dict[str, float] = {}
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Learn from a row."""
+        if row["status"] == OK:
+            name = row["candidate"]
+            self._seen[name] = max(self._seen.get(name, 0.0), row.get("seconds", 0.0))
+
+    def fitting(self, keys: Sequence[Key], seconds: float) -> list[Key]:
+        """Return those that so many seconds suffice for, the first ones first."""
+        found = []
+        for key in keys:
+            seconds -= self._seen.get(key[2], self._guesses.get(key[2], 60.0))
+            if seconds < 0:
+                break
+            found.append(key)
+        return found
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    candidates: Sequence[Candidate],
+    make: Callable[[str], Model],
+    store: Store,
+    deadline: Deadline,
+    *,
+    runs: int = 1000,
+    kernels: Callable[[Model], dict[str, Any]] | None = None,
+) -> bool:
+    """Do the jobs that have no rows yet and fit into the time that is left.
+
+    Args:
+        jobs: In order.
+        candidates: What they name.
+        make: Makes a method's model, which is kept.
+        store: Takes the rows.
+        deadline: When to stop.
+        runs: Calls at batch 1.
+        kernels: Times the kernels of this repository for a model; None leaves them out.
+
+    Returns:
+        Whether everything was done, which the record says too; what did not fit is listed there under ``skipped``.
+    """
+    known = {candidate.name: candidate for candidate in candidates}
+    costs = Costs(candidates, store.rows.values())
+    models: dict[str, Any] = {}
+    skipped: list[Key] = []
+    for job in jobs:
+        missing = [key for key in store.missing(job.keys) if key[2] != KERNELS or kernels is not None]
+        fitting = costs.fitting(missing, deadline.left)
+        skipped += [key for key in missing if key not in fitting]
+        missing = fitting
+        if not missing:
+            continue
+        started = deadline.clock()
+        store.mark(missing[0])
+        model = models.get(job.method) or _make(make, job.method)
+        models[job.method] = model
+        if isinstance(model, str):
+            rows = [row_of(key, NOT_RUN, model) for key in missing]
+        elif job.candidates == (KERNELS,):
+            rows = [time_kernels(model, missing[0], kernels)] if kernels else []
+        else:
+            wanted = [known[key[2]] for key in missing]
+            rows = run_job(model, job.batch, wanted, known.get(EAGER), store, runs, deadline.clock)
+        _keep(rows, store, costs, deadline.clock() - started)
+        if any(row["status"] == NOT_RUN for row in rows) and not is_device_well():
+            raise SystemExit(RESTART)
+    store.record["skipped"], store.record["complete"] = skipped, not skipped
+    store.mark(None)
+    store.save()
+    return not skipped
+
+
+def run_job(
+    model: Model,
+    batch: int,
+    wanted: Sequence[Candidate],
+    baseline: Candidate | None,
+    store: Store,
+    runs: int,
+    clock: Clock,
+) -> list[dict[str, Any]]:
+    """Load candidates, time them in turn beside the baseline, and return their rows."""
+    counts = Counts.at(batch, runs)
+    sessions: list[Session] = []
+    rows: list[dict[str, Any]] = []
+    anchor = baseline is not None and baseline not in wanted and not baseline.absent
+    todo = [*([baseline] if anchor and baseline else []), *wanted]
+    try:
+        for candidate in todo:
+            is_anchor = candidate not in wanted
+            store.mark((model.method, batch, candidate.name))
+            started = clock()
+            loaded = load(candidate, model, batch, counts.for_anchor() if is_anchor else counts)
+            if isinstance(loaded, Session):
+                loaded.is_anchor = is_anchor
+                loaded.row["seconds"] = round(clock() - started, 2)
+                sessions.append(loaded)
+            elif not is_anchor:
+                rows.append(loaded)
+        if any(not session.is_anchor for session in sessions):
+            time_sessions(sessions, store.mark)
+        now = clocks()
+        eager = eager_median(sessions)
+        for session in sessions:
+            _note_graph(session)
+            if not session.is_anchor:
+                rows.append({**session.result(eager), "clocks": now})
+    finally:
+        for session in sessions:
+            close(session.backend)
+        release()
+    return rows
+
+
+def time_kernels(model: Model, key: Key, kernels: Callable[[Model], dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of the fused tail and the grouped networks against the tail in the graph."""
+    row = {"backend": KERNELS, "precision": "fp16"}
+    try:
+        found = kernels(model)
+        if not found["max_difference"] <= FP32.map:
+            reason = f"parity: off by {found['max_difference']:.2g} of the map, {FP32.map:g} are allowed"
+            return row_of(key, FAILED, reason, **row)
+        return row_of(key, OK, **row, found=found)
+    # As of any candidate.
+    except Exception as error:
+        return row_of(key, NOT_RUN, reason_of(error), **row)
+    finally:
+        release()
+
+
+def _make(make: Callable[[str], Any], method: str) -> Any:
+    try:
+        return make(method)
+    # A method that cannot be built here is no reason to give up the others.
+    except Exception as error:
+        return f"the model cannot be made: {reason_of(error)}"
+
+
+def _note_graph(session: Session) -> None:
+    state = getattr(session.backend, "graph_state", None)
+    if session.row.get("engine") and state is not None:
+        session.row["engine"]["cuda_graph"] = str(getattr(state, "value", state))
+
+
+def _keep(rows: Sequence[dict[str, Any]], store: Store, costs: Costs, seconds: float) -> None:
+    """Keep rows; what a job took beside loading is shared among what it timed."""
+    timed = [row for row in rows if row["status"] == OK]
+    rest = max(0.0, seconds - sum(row.get("seconds", 0.0) for row in timed))
+    for row in timed:
+        row["seconds"] = round(row.get("seconds", 0.0) + rest / len(timed), 2)
+        costs.add(row)
+    store.put(rows)
+    for row in rows:
+        print(f"  {'/'.join(map(str, key_of(row)))}: {_line(row)}", flush=True)
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["status"] != OK:
+        return f"{row['status']}: {row['reason']}"
+    if row["candidate"] == KERNELS:
+        return f"fused tail {row['found']['speedup']:.2f} times the in-graph tail, end to end"
+    ratio = "" if row["ratio"] is None else f", {row['ratio']} times eager"
+    return f"{row['compute']['p50_ms']:.3f} ms compute, {row['end_to_end']['p50_ms']:.3f} ms end to end{ratio}"

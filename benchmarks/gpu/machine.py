@@ -1,0 +1,100 @@
+"""The machine that ``gpu.py`` runs on: what decides its figures. Everything is read, nothing is set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.commands import ROOT
+from kdx.runtime.gpu import gpus
+from kdx.runtime.latency import describe_machine, usable_cores
+
+_PACKAGES = (
+    "kdx", "torch", "triton", "timm", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12",
+    "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13", "cuda-bindings", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
+)  # fmt: skip
+_FIXED = (
+    "name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem",
+    "clocks.applications.graphics", "persistence_mode", "ecc.mode.current", "mig.mode.current",
+)  # fmt: skip
+_CHANGING = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "pstate")
+
+
+def machine() -> dict[str, Any]:
+    """Return what does not change while the script runs."""
+    here = describe_machine(usable_cores(), _versions())
+    gpu = gpus()[0] if gpus() else None
+    return {
+        "gpu": gpu.name if gpu else None,
+        "compute_capability": gpu.compute_capability if gpu else None,
+        "cuda_of_driver": gpu.driver if gpu else None,
+        "nvidia_smi": ask_nvidia_smi(_FIXED),
+        "cpu": here.cpu,
+        "cores": here.cores,
+        "system": here.system,
+        "python": here.python,
+        "versions": here.versions,
+    }
+
+
+def clocks() -> dict[str, str]:
+    """Return the GPU's clocks, temperature and power at this moment; empty without ``nvidia-smi``."""
+    return ask_nvidia_smi(_CHANGING)
+
+
+def ask_nvidia_smi(fields: tuple[str, ...]) -> dict[str, str]:
+    """Return what ``nvidia-smi`` says of the GPU that is used, with units; what it does not know is left out."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "-i", visible or "0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        # One unknown field fails the whole query.
+        return {} if len(fields) == 1 else {k: v for field in fields for k, v in ask_nvidia_smi((field,)).items()}
+    values = [value.strip() for value in done.stdout.splitlines()[0].split(",")] if done.stdout.strip() else []
+    return {k: v for k, v in zip(fields, values, strict=False) if not re.search(r"N/A|Not Supported", v)}
+
+
+def sources() -> str:
+    """Return a hash over everything that is timed or times: the code, not the results that lie beside it."""
+    digest = hashlib.sha256()
+    rooms = [ROOT / room for room in ("kdx", "kd_train", "kd_export", "kernels")]
+    files = [file for room in rooms for file in room.rglob("*") if file.suffix in {".py", ".toml"}]
+    scripts = [file for file in Path(__file__).parent.glob("*.py") if file.name != "table.py"]
+    for file in sorted([*files, *scripts]):
+        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def commit() -> dict[str, Any]:
+    """Return the commit of this checkout, and whether files that git knows were changed; empty without git."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return {"commit": head, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(*arguments: str) -> str:
+    program = shutil.which("git") or "git"
+    command = [program, "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,94 @@
+"""What the workers of ``peers.py`` load, each as its own documentation says: from a uint8 image to its score, batch 1.
+
+Every image is already of the size that was exported, in RGB, and an array: decoding and resizing are in nobody's time.
+Imports are inside, so that a worker holds what it runs and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Predict = Callable[[NDArray[np.uint8]], Any]
+
+
+def bundle(arguments: dict[str, Any]) -> Predict:
+    """Load kdx's bundle with ``kdx.load``; arguments: ``bundle``, ``backend``, ``precision``, ``threads``."""
+    import kdx
+
+    detector = kdx.load(
+        arguments["bundle"], arguments["backend"], arguments["threads"], precision=arguments["precision"]
+    )
+    return lambda images: detector(images[0]).score
+
+
+def eager_loop(arguments: dict[str, Any]) -> Predict:
+    """Load the papers' harness, eager PyTorch with every step apart; arguments: ``run``, ``bundle``, ``threads``."""
+    from kd_train.evaluation.baseline import eager_candidates
+    from kd_train.training.run import Run
+    from kdx.bundle.bundle import open_bundle
+
+    manifest = open_bundle(arguments["bundle"]).manifest
+    baseline = eager_candidates(Run(Path(arguments["run"])), manifest, arguments["threads"])[0]
+    return lambda images: baseline.run(images).scores
+
+
+def torch_inferencer(arguments: dict[str, Any]) -> Predict:
+    """Load an export in anomalib's ``TorchInferencer``; arguments: ``model``, ``threads``."""
+    os.environ["TRUST_REMOTE_CODE"] = "1"  # its export is a pickle; this one was written by anomalib_exports.py
+    import torch
+
+    _import_torchvision()
+    from anomalib.deploy import TorchInferencer
+
+    torch.set_num_threads(arguments["threads"])
+    inferencer = TorchInferencer(arguments["model"], device="cpu")
+    return lambda images: inferencer.predict(images[0]).pred_score.detach()
+
+
+def openvino_inferencer(arguments: dict[str, Any]) -> Predict:
+    """Load an export in anomalib's ``OpenVINOInferencer``; arguments: ``model``, ``threads``, ``precision``.
+
+    A ``precision`` of None leaves it to OpenVINO, as the inferencer does.
+    """
+    os.chdir(Path(arguments["model"]).parent)  # it keeps its cache in the working directory
+    _import_torchvision()
+    from anomalib.deploy import OpenVINOInferencer
+
+    config = {"INFERENCE_NUM_THREADS": arguments["threads"]}
+    if arguments["precision"] is not None:
+        config["INFERENCE_PRECISION_HINT"] = arguments["precision"]
+    inferencer = OpenVINOInferencer(arguments["model"], config=config)
+    return lambda images: inferencer.predict(images[0]).pred_score
+
+
+def onnxruntime_session(arguments: dict[str, Any]) -> Predict:
+    """Load an export in plain ONNX Runtime, for which anomalib has no inferencer; arguments: ``model``, ``threads``."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = arguments["threads"]
+    session = ort.InferenceSession(arguments["model"], options, providers=["CPUExecutionProvider"])
+    name, wanted = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+    score = wanted.index("pred_score")
+    return lambda images: session.run(wanted, {name: as_floats(images)})[score]
+
+
+def as_floats(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return ``(N, 3, H, W)`` in 0 to 1: what anomalib's exports take, as its OpenVINO inferencer makes it."""
+    scaled = images.astype(np.float32)
+    scaled /= 255.0
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _import_torchvision() -> None:
+    """Import it where its compiled operators do not load, too; anomalib imports it as it comes."""
+    from kd_train.models.torch_vision import import_timm
+
+    import_timm()

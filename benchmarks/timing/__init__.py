@@ -1,0 +1,1 @@
+"""Timing candidates in turns, each in a process of its own."""

@@ -1,0 +1,250 @@
+"""Timing candidates against each other fairly: each in a process of its own, one at a time, in turns.
+
+Runtimes' threads go on spinning for a while after a call, and in one process they take the cores from whoever is next.
+Here every candidate has a worker process; one of them works, all others are blocked on a socket, and a pause before
+each turn lets the last one's threads fall asleep. Rounds go through the candidates forwards and backwards alternately:
+a machine whose speed drifts drifts for all of them.
+
+Needs POSIX (the workers inherit sockets) and Linux's ``/proc`` (their peak memory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.commands import environment
+
+Argument = str | int | float | bool | None
+
+# Threads spin for some milliseconds after a call (ONNX Runtime, OpenMP); then they sleep.
+PAUSE_S = 0.05
+# Uncounted calls when a turn begins: caches are cold and the cores' clocks low.
+SETTLE = 3
+LIMIT_S = 600.0
+_DYING_S = 5.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to be timed.
+
+    Attributes:
+        name: As in the table.
+        loader: ``module:function``, importable in the worker: from the repository, ``PYTHONPATH`` or the interpreter's
+            own packages. It is called with a dictionary, ``arguments`` and ``threads``, and returns a callable that
+            takes uint8 ``(N, H, W, C)`` and returns a score or an array of scores.
+        arguments: What the loader needs.
+        python: The interpreter; None for this one.
+        group: A label for the caller's own use.
+    """
+
+    name: str
+    loader: str
+    arguments: dict[str, Argument] = field(default_factory=dict)
+    python: str | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One candidate's figures, from the uint8 array to the score; None where ``error`` says why there are none.
+
+    Attributes:
+        name: The candidate's.
+        calls: Counted calls.
+        p50_ms: Median of a call.
+        p95_ms: 95th percentile.
+        p99_ms: 99th percentile.
+        max_ms: Slowest.
+        load_ms: From the import of the loader to the first result.
+        peak_memory_mb: The most memory that the worker ever held, in megabytes.
+        score: Of the first image, so that a table can show that work was done.
+        error: Why it could not run, or empty.
+    """
+
+    name: str
+    calls: int = 0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    max_ms: float | None = None
+    load_ms: float | None = None
+    peak_memory_mb: float | None = None
+    score: float | None = None
+    error: str = ""
+
+
+class _GoneError(Exception):
+    """A worker died, hung, or its candidate raised."""
+
+
+def time_in_turns(
+    candidates: Sequence[Candidate],
+    images: NDArray[np.uint8],
+    *,
+    threads: int,
+    runs: int = 200,
+    rounds: int = 10,
+    warm_up: int = 10,
+    batch: int = 1,
+    limit_s: float = LIMIT_S,
+    say: Callable[[str], None] | None = None,
+) -> list[Timed]:
+    """Time candidates on the same images, with as many threads, one at a time.
+
+    Args:
+        candidates: All of them stay loaded until the end, each in its own process: mind the memory.
+        images: uint8 ``(K, H, W, C)``; batches cycle through them.
+        threads: Of every candidate.
+        runs: Counted calls of each.
+        rounds: Turns over which they are spread.
+        warm_up: Uncounted calls of each, after the first.
+        batch: Images a call.
+        limit_s: Seconds after which a worker that has not answered counts as hung.
+        say: Is told what happens, a line at a time.
+
+    Returns:
+        One row for each candidate, in their order; one that died, hung or raised has ``error``.
+    """
+    tell = say or (lambda line: None)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as held:
+        file = Path(folder) / "images.npy"
+        np.save(file, images)
+        workers = [_Worker(candidate, Path(folder) / f"{i}.log", limit_s) for i, candidate in enumerate(candidates)]
+        for worker in workers:
+            held.callback(worker.close)  # of all, whatever is raised, Ctrl-C included
+        for worker in workers:
+            tell(f"loading {worker.candidate.name}")
+            worker.load(file, batch, threads)
+            worker.turn(0, settle=warm_up)
+        share = -(-runs // rounds)
+        for number in range(-(-runs // share)):
+            tell(f"round {number + 1}")
+            for worker in workers if number % 2 == 0 else reversed(workers):
+                worker.turn(min(share, runs - number * share), settle=SETTLE)
+        return [worker.result() for worker in workers]
+
+
+class _Worker:
+    """A candidate's process as the coordinator sees it."""
+
+    def __init__(self, candidate: Candidate, log: Path, limit_s: float) -> None:
+        self.candidate = candidate
+        self.error = ""
+        self._log = log
+        self._limit_s = limit_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection, self._theirs = Pipe()
+        self._loaded: dict[str, float] = {}
+        self._peak_memory_mb: float | None = None
+        self._times: list[float] = []
+
+    def load(self, images: Path, batch: int, threads: int) -> None:
+        """Start the process and wait for its first result."""
+        candidate = self.candidate
+        try:
+            with self._log.open("wb") as log:
+                # A session of its own: Ctrl-C is for the coordinator, which then ends the worker with its children.
+                self._process = subprocess.Popen(
+                    [candidate.python or sys.executable, "-m", "benchmarks.timing.worker", str(self._theirs.fileno())],
+                    pass_fds=[self._theirs.fileno()],
+                    env=environment(threads),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._fail(f"{type(error).__name__}: {error}")
+            return
+        finally:
+            self._theirs.close()  # so that its death is the end of the file here
+        arguments = {"threads": threads, **candidate.arguments}
+        order = {"loader": candidate.loader, "arguments": arguments, "images": str(images), "batch": batch}
+        self._loaded = self._ask(order)
+
+    def turn(self, calls: int, *, settle: int) -> None:
+        """Let the worker make its calls, when the others' threads have gone to sleep."""
+        if not self.error:
+            time.sleep(PAUSE_S)
+            self._times += self._ask({"calls": calls, "settle": settle}).get("times_ms", [])
+
+    def result(self) -> Timed:
+        """Return the row."""
+        if self.error or not self._times:
+            return Timed(self.candidate.name, error=self.error or "no calls were asked for")
+        p50, p95, p99 = (round(float(value), 4) for value in np.percentile(self._times, [50, 95, 99]))
+        return Timed(
+            name=self.candidate.name,
+            calls=len(self._times),
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            max_ms=round(max(self._times), 4),
+            load_ms=round(self._loaded["load_ms"], 1),
+            peak_memory_mb=self._peak_memory_mb,
+            score=self._loaded["score"],
+        )
+
+    def close(self) -> None:
+        """End the process and all that it started."""
+        self._connection.close()
+        self._theirs.close()
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer; an empty one where there is none, with the reason kept."""
+        try:
+            return self._exchange(message)
+        except _GoneError as gone:
+            self._fail(str(gone))
+            return {}
+
+    def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self._connection.send_bytes(json.dumps(message).encode())
+            if not self._connection.poll(self._limit_s):
+                raise _GoneError(f"no answer within {self._limit_s:g} s")
+            answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        except (EOFError, ConnectionError) as end:
+            raise _GoneError(self._last_words()) from end
+        if "error" in answer:
+            raise _GoneError(" ".join(answer["error"].split())[:400])
+        self._peak_memory_mb = answer["peak_memory_mb"]
+        return answer
+
+    def _last_words(self) -> str:
+        """Say how the process ended, with the last line that it printed."""
+        assert self._process is not None
+        try:
+            status = self._process.wait(_DYING_S)
+        except subprocess.TimeoutExpired:
+            return "the worker closed its socket"
+        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"the worker died ({how})" + (f": {last[:300]}" if last else "")
+
+    def _fail(self, reason: str) -> None:
+        """Keep the reason and end the process: what hangs would go on taking the cores."""
+        self.error = reason
+        self.close()
