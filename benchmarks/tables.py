@@ -1,4 +1,4 @@
-"""The README's tables, made from ``results/*.json``.
+"""The tables of the README and of ``docs/``, made from ``results/*.json``.
 
 python -m benchmarks tables          rewrite them
 python -m benchmarks tables --check  exit 1 if they differ
@@ -78,7 +78,7 @@ TABLES = {
 
 
 def render(text: str) -> str:
-    """Return the README with every table made anew between its markers."""
+    """Return a document with every table between its markers as the results give it."""
     for name, table in TABLES.items():
         marker = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         body = table()
@@ -91,13 +91,17 @@ def _read(name: str) -> Any:
 
 
 def main() -> None:
-    """Rewrite or check the README."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = render(old)
-    if "--check" in sys.argv:
-        sys.exit(0 if old == new else "README.md differs from benchmarks/results; run python -m benchmarks tables")
-    readme.write_text(new, encoding="utf-8")
+    """Write or check every document."""
+    stale = []
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        old = document.read_text(encoding="utf-8")
+        new = render(old)
+        if old != new:
+            stale.append(str(document.relative_to(ROOT)))
+            if "--check" not in sys.argv:
+                document.write_text(new, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"{', '.join(stale)}: not what benchmarks/results gives; run python -m benchmarks tables")
 
 
 if __name__ == "__main__":
