@@ -120,26 +120,7 @@ def test_bundles_are_served_where_no_training_package_is_installed(bundle_copy, 
     assert python(code, *arguments) == "0"
 
 
-def test_the_wheel_is_to_hold_the_three_packages_alone():
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        project = tomllib.load(file)
-    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["kdx", "kd_train", "kd_export"]
-
-
 def test_the_base_install_holds_nothing_heavy():
     with (ROOT / "pyproject.toml").open("rb") as file:
         dependencies = " ".join(tomllib.load(file)["project"]["dependencies"])
     assert not [name for name in (*TRAINING, "onnxruntime", "pydantic") if name in dependencies]
-
-
-def test_the_built_wheel_holds_the_three_packages_and_their_data(tmp_path):
-    wheel = pytest.importorskip("hatchling.builders.wheel", reason="the build backend is not installed")
-    import zipfile
-
-    (path,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"kdx", "kd_train", "kd_export"}
-    assert "kd_train/recipes/stpm.toml" in names
-    assert {f"kdx/workflows/report/page/page.{kind}" for kind in ("css", "html", "js")} <= set(names)
