@@ -1,4 +1,4 @@
-"""The README's client of Triton, run as it stands there against a client that answers as the server would."""
+"""The documentation's client of Triton, run as it stands there against a client that answers as the server would."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from kd_export.serving.repository import ServingRequest, write_repository
 from kdx.errors import InputError
 
-README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-(CLIENT,) = re.findall(r"```python\n(import kdx\nimport tritonclient.*?)```", README, re.DOTALL)
+PAGE = (Path(__file__).parents[3] / "docs/deployment/triton.md").read_text(encoding="utf-8")
+(CLIENT,) = re.findall(r"```python\n(import kdx\nimport tritonclient.*?)```", PAGE, re.DOTALL)
 
 
 def set_thresholds(bundle: Path, low: float, high: float) -> None:
@@ -39,7 +39,7 @@ def set_thresholds(bundle: Path, low: float, high: float) -> None:
 
 @pytest.fixture
 def banded(tiny_bundle, tmp_path, frame) -> Path:
-    """A bundle named as in the README, by which ``frame`` is good, to be reviewed or defective: see ``shades``."""
+    """A bundle named as in the page, by which ``frame`` is good, to be reviewed or defective: see ``shades``."""
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "tile.kdx"))
     with kdx.load(bundle, "onnxruntime-cpu") as detector:
         scores = sorted(detector(image).score for image in shades(frame))
@@ -98,7 +98,7 @@ class Answer:
 
 @pytest.fixture
 def ask(monkeypatch):
-    """Run the README's client on a frame and return what it decided."""
+    """Run the page's client on a frame and return what it decided."""
 
     def run(server: Server, frame: np.ndarray) -> kdx.Verdict:
         fake = ModuleType("tritonclient.grpc")
@@ -106,7 +106,7 @@ def ask(monkeypatch):
         monkeypatch.setitem(sys.modules, "tritonclient.grpc", fake)
         monkeypatch.setattr(sys.modules["tritonclient"], "grpc", fake)
         namespace = {"frame": frame}
-        exec(CLIENT, namespace)  # the README's own text
+        exec(CLIENT, namespace)  # the page's own text
         verdict = namespace["verdict"]
         assert namespace["may_pass"] == (verdict.decision is kdx.Decision.GOOD)
         return verdict
