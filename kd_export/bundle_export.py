@@ -27,7 +27,8 @@ from kdx.imaging.tiling import Tiling
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
 from kdx.storage.files import new_folder, refuse_existing
-from kdx.verification.certificate import Certificate, Comparison, verify, without
+from kdx.verification.certificate import Certificate, verify, without
+from kdx.verification.golden import Comparison
 from kdx.verification.held_out import HeldOut
 from kdx.verification.judge import Evidence
 

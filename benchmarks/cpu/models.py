@@ -15,7 +15,7 @@ from benchmarks.commands import kdx
 from benchmarks.timing.turns import Candidate
 from kdx.bundle.bundle import open_bundle
 from kdx.bundle.variants import PRECISIONS
-from kdx.verification.backend_choice import ways_of
+from kdx.verification.backend_choice import backend_precision_pairs
 
 # FP16 graphs are for GPUs.
 CPU_PRECISIONS = ",".join(precision for precision in PRECISIONS if precision != "fp16")
@@ -114,7 +114,7 @@ def candidates(prepared: Prepared, *, eager: bool = False, only: tuple[tuple[str
     if eager:
         run = {**bundle, "run": str(prepared.run)}
         found.append(Candidate("eager", "benchmarks.peers.loaders:eager_loop", run, group=prepared.model.name))
-    for info, precision in ways_of(open_bundle(prepared.bundle)):
+    for info, precision in backend_precision_pairs(open_bundle(prepared.bundle)):
         if not only or (info.name, precision) in only:
             way = {**bundle, "backend": info.name, "precision": precision}
             name = f"{info.name} {precision}"

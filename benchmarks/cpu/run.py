@@ -43,7 +43,7 @@ from benchmarks.cpu.shared_teacher import measure as measure_shared
 from benchmarks.timing.turns import Candidate, time_in_turns
 from kdx.bundle.bundle import open_bundle
 from kdx.runtime.latency import describe_machine
-from kdx.verification.golden import require_golden
+from kdx.verification.golden import check_golden, require_passed
 
 SIZES = (128, 256, 512, 1024)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -223,7 +223,7 @@ def golden_cost(bundle: Path, backend: str, precision: str | None, threads: int)
         times = []
         for _ in range(6):
             started = time.perf_counter()
-            require_golden(opened, detector.backend, detector.precision)
+            require_passed(opened, check_golden(opened, detector.backend, detector.precision))
             times.append((time.perf_counter() - started) * 1e3)
     return {"golden_images": len(opened.manifest.golden), "golden_ms": float(np.median(times))}
 

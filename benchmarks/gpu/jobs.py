@@ -11,7 +11,7 @@ from benchmarks.gpu.candidates import EAGER, Candidate, is_device_well, release
 from benchmarks.gpu.machine import clocks
 from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, Store, key_of, row_of
 from benchmarks.gpu.timing import Counts, Session, close, eager_median, load, reason_of, time_sessions
-from kdx.verification.certificate import FP32
+from kdx.verification.tolerances import FP32
 
 if TYPE_CHECKING:
     from benchmarks.gpu.models import Model

@@ -16,7 +16,8 @@ from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, row_of
 from kdx.errors import KdxError
 from kdx.runtime.backend import Outputs
 from kdx.runtime.detector import Detector
-from kdx.verification.certificate import TOLERANCES, Comparison, compare_backend
+from kdx.verification.golden import Comparison, certificate_batches, compare_batch
+from kdx.verification.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
     from benchmarks.gpu.models import Model
@@ -196,9 +197,8 @@ def load(candidate: Candidate, model: Model, batch: int, counts: Counts) -> Sess
 
 def compare(backend: Any, model: Model, batch: int, precision: str) -> Comparison:
     """Return the worst comparison with the reference, at one image and at several where the batch holds them."""
-    found = compare_backend(
-        InBatches(backend, batch), model.golden, 1 if batch == 1 else min(batch, SEVERAL), None, precision
-    )
+    sizes = certificate_batches(len(model.golden.images), min(batch, SEVERAL))
+    found = [compare_batch(InBatches(backend, batch), model.golden, size, None, precision) for size in sizes]
     worst = min(found, key=lambda comparison: (comparison.passed, -comparison.map_max))
     return msgspec.structs.replace(worst, batch=batch)
 

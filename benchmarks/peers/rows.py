@@ -22,7 +22,7 @@ from kd_train.datasets import open_data
 from kdx.bundle.variants import PRECISIONS
 from kdx.folders.data_folder import require_good
 from kdx.imaging.images import InputSpec, read_image
-from kdx.verification.backend_choice import ways_of
+from kdx.verification.backend_choice import backend_precision_pairs
 
 KDX, ANOMALIB, EAGER = "kdx", "anomalib", "eager loop"
 # What kdx has of these methods; the recipes' other choices are the papers'.
@@ -150,7 +150,7 @@ def kdx_rows(setup: Setup, method: str, folder: Path) -> list[Row]:
 
     bundle, found = folder / f"{method}.kdx", json.loads((folder / "done.json").read_text(encoding="utf-8"))["found"]
     rows = [eager_row(setup, method, folder)]
-    for info, precision in ways_of(open_bundle(bundle)):
+    for info, precision in backend_precision_pairs(open_bundle(bundle)):
         compared = [c for c in found["compared"] if (c["backend"], c["precision"]) == (info.name, precision)]
         arguments = {"bundle": str(bundle), "backend": info.name, "precision": precision, "threads": setup.threads}
         name = f"{KDX} {method}, {info.name} {precision}"

@@ -37,7 +37,7 @@ from kdx.bundle.bundle import open_bundle
 from kdx.bundle.checked_files import Graph
 from kdx.imaging.images import read_image
 from kdx.imaging.masks import read_mask
-from kdx.loading.load import for_frames
+from kdx.loading.bundle_detector import for_frames
 from kdx.runtime.backend import find_backend
 from kdx.runtime.latency import describe_machine
 

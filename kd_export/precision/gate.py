@@ -28,7 +28,8 @@ from kdx.bundle.variants import KeptNode
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Outputs
 from kdx.verification.held_out import HeldOut, HeldOutScores
-from kdx.verification.judge import Evidence, Judgement, Limits, judge
+from kdx.verification.judge import Evidence, Judgement, judge
+from kdx.verification.tolerances import Limits
 
 # Runs a graph on images, one at a time.
 Runner = Callable[[ModelProto, Iterable[NDArray[np.uint8]]], Outputs]

@@ -18,7 +18,8 @@ from kdx.bundle.variants import Judged, RangeReport, Variant, graph_file
 from kdx.errors import GateError
 from kdx.progress import Progress
 from kdx.runtime.backend import find_backend
-from kdx.verification.judge import BF16, INT8, Evidence
+from kdx.verification.judge import Evidence
+from kdx.verification.tolerances import LIMITS
 
 
 def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Variant:
@@ -56,7 +57,7 @@ def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
     if not find_backend("openvino").offers("bf16"):
         return None, "it is judged where it runs: in OpenVINO, on a CPU with AVX-512 BF16 or AMX; not on this machine"
     model = onnx.load(folder / GRAPH)
-    report = Gate(model, evidence, BF16).pass_bf16()
+    report = Gate(model, evidence, LIMITS["bf16"]).pass_bf16()
     if not report.passed:
         return None, report.reason
     return Variant(
@@ -76,7 +77,7 @@ def write_int8(
         The variant, or None and the reason.
     """
     model = onnx.load(folder / GRAPH)
-    graph, report = Gate(model, evidence, INT8).pass_int8(quantize(model, images), progress=progress)
+    graph, report = Gate(model, evidence, LIMITS["int8"]).pass_int8(quantize(model, images), progress=progress)
     if graph is None:
         return None, report.reason
     onnx.save_model(graph, str(folder / graph_file("int8")))

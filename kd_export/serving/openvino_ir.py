@@ -23,7 +23,7 @@ from kdx.errors import GateError
 from kdx.runtime.backend import ClosesOnExit, Outputs, find_backend
 from kdx.runtime.openvino.graph import OUTPUTS, with_fp32_island
 from kdx.runtime.openvino.load import DEVICE, core, read_graph, require_bf16
-from kdx.verification.certificate import TOLERANCES, compare_backend, thresholds_of
+from kdx.verification.golden import check_golden, describe_difference, describe_tolerances
 
 XML, WEIGHTS = "model.xml", "model.bin"
 
@@ -55,7 +55,7 @@ def write_ir(bundle: Bundle, precision: str, folder: Path) -> Tensors:
 
 
 def require_same_decisions(bundle: Bundle, precision: str, folder: Path, parameters: Mapping[str, str]) -> None:
-    """Hold what was written, compiled as Triton compiles it, against the golden images.
+    """Compare what was written, compiled as Triton compiles it, with the golden images.
 
     Args:
         bundle: The bundle.
@@ -67,15 +67,12 @@ def require_same_decisions(bundle: Bundle, precision: str, folder: Path, paramet
         GateError: Scores, maps or decisions are not the reference's.
     """
     served = _Served(folder / XML, parameters)
-    thresholds = thresholds_of(bundle.manifest, precision, find_backend("openvino").runtime)
-    comparison = compare_backend(served, bundle.golden(), 1, thresholds, precision)[0]
+    (comparison,) = check_golden(bundle, served, precision, runtime=find_backend("openvino").runtime)
     if not comparison.passed:
-        allowed = TOLERANCES[precision]
         raise GateError(
             f"Triton's OpenVINO backend would not decide what was trained ({precision})",
-            expected=f"scores within {allowed.score:g}, maps within {allowed.map:g}",
-            received=comparison.error
-            or f"scores {comparison.score_max:.3g}, maps {comparison.map_max:.3g}, flips {comparison.flips}",
+            expected=describe_tolerances(precision),
+            received=describe_difference(comparison),
             fix="nothing was written; serve another precision, or take --backend onnxruntime",
         )
 

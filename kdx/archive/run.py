@@ -17,18 +17,18 @@ from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_s
 from kdx.archive.score_records import Index, Settings, ShardResult, Summary, ThisRun, Work, decisions_of
 from kdx.archive.table import read_bad, read_result, read_scores, shard_file
 from kdx.bundle.bundle import Bundle, bundle_of, read_index
-from kdx.calibration.validity import doubt_said, undecided_said
+from kdx.calibration.validity import why_uncertain, why_undecided
 from kdx.errors import DataError, GateError, OptionError
 from kdx.folders.image_search import LeftOut
 from kdx.imaging.lost_colour import COLOUR, COLOUR_TEXT
 from kdx.imaging.value_range import union
-from kdx.loading.load import way_of
 from kdx.progress import Progress
 from kdx.remarks import FIRST, Remark
 from kdx.runtime.backend import find_backend
 from kdx.runtime.latency import usable_cores
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record
+from kdx.verification.backend_choice import choose_backend
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
 _EXAMPLES = 20
@@ -135,9 +135,9 @@ def _begin(
         return begun
     say(f"choosing what runs '{request.bundle}' here")
     # Decided once, and not by each process: backends' scores differ in their last digits.
-    info, precision = way_of(bundle, request.backend, request.threads_per_worker, request.precision)
+    info, precision = choose_backend(bundle, request.backend, request.threads_per_worker, request.precision)
     way = bundle.manifest, precision, info.runtime
-    doubt = undecided_said(*way) or doubt_said(*way)
+    doubt = why_undecided(*way) or why_uncertain(*way)
     if doubt is not None:
         say(doubt)
     settings = Settings(

@@ -20,7 +20,7 @@ from kdx.errors import BackendError, BundleError, DataError, ImageError
 from kdx.imaging.images import read_with_levels
 from kdx.imaging.lost_colour import loses_colour
 from kdx.imaging.value_range import Levels
-from kdx.loading.load import detector_of
+from kdx.loading.bundle_detector import detector_of
 from kdx.runtime.backend import ClosesOnExit
 from kdx.storage.files import sha256_bytes, sha256_file
 

@@ -19,7 +19,7 @@ from kdx.imaging.images import read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.detector import Detector
 from kdx.storage.files import hash_of_hashes
-from kdx.verification.certificate import TOLERANCES
+from kdx.verification.tolerances import TOLERANCES
 
 # Fewer do not tell what of a place's heat is the part's and what is chance.
 FEWEST = 5

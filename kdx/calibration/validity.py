@@ -1,4 +1,4 @@
-"""What a user must know of a bundle's calibration before its verdicts count: whether it holds, here and now."""
+"""Whether a bundle's calibration is valid for the precision and the runtime that decide here."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class CalibrationWarning(UserWarning):
     """A precision's threshold was not measured by the runtime that computes the scores, or that is not known."""
 
 
-def undecided_said(manifest: Manifest, precision: str, runtime: str) -> str | None:
-    """Say why a precision gives no verdict in a runtime where FP32 would; None where it gives one.
+def why_undecided(manifest: Manifest, precision: str, runtime: str) -> str | None:
+    """Return why a precision gives no verdict in a runtime where FP32 would; None where it gives one.
 
-    A bundle that was never calibrated says nothing here: it promised nothing.
+    None for a bundle that was never calibrated, which promises no verdicts.
     """
     if manifest.threshold_of(precision, runtime) is not None:
         return None
@@ -32,8 +32,8 @@ def undecided_said(manifest: Manifest, precision: str, runtime: str) -> str | No
     )
 
 
-def doubt_said(manifest: Manifest, precision: str, runtime: str) -> str | None:
-    """Say what is not known of the threshold that decides; None for nothing."""
+def why_uncertain(manifest: Manifest, precision: str, runtime: str) -> str | None:
+    """Return what is not known of the threshold that decides; None if everything is known."""
     if manifest.is_runtime_known(precision) or manifest.threshold_of(precision, runtime) is None:
         return None
     possible = " or ".join(sorted(manifest.own_thresholds(precision)))
@@ -49,11 +49,11 @@ def runtimes_for(precision: str) -> list[str]:
 
 
 def warn_of_calibration(bundle: Bundle, precision: str, runtime: str) -> None:
-    """Warn where verdicts of a calibrated bundle are undecided, or a threshold may be another runtime's."""
+    """Warn if verdicts of a calibrated bundle are undecided, or if another runtime may have measured the threshold."""
     manifest = bundle.manifest
-    said = undecided_said(manifest, precision, runtime) or doubt_said(manifest, precision, runtime)
-    if said is not None:
+    problem = why_undecided(manifest, precision, runtime) or why_uncertain(manifest, precision, runtime)
+    if problem is not None:
         is_stale = stale_said(manifest, precision, runtime) or stale_said(manifest)
         warnings.warn(
-            f"'{bundle.path}': {said}", StaleCalibrationWarning if is_stale else CalibrationWarning, stacklevel=3
+            f"'{bundle.path}': {problem}", StaleCalibrationWarning if is_stale else CalibrationWarning, stacklevel=3
         )

@@ -63,9 +63,9 @@ def bench(
     filter apart. With --budget-ms, one backend is held to a cycle time instead.
     """
     from kdx.bundle.bundle import open_bundle
-    from kdx.loading.load import for_frames
+    from kdx.loading.bundle_detector import for_frames
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
-    from kdx.verification.backend_choice import ways_of
+    from kdx.verification.backend_choice import backend_precision_pairs
 
     if output is not None:
         refuse_existing(output, force=force)
@@ -110,7 +110,7 @@ def bench(
             from kd_train.training.run import Run
         candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
     precisions = ["fp32"] * len(candidates)
-    for info, precision in ways_of(opened):
+    for info, precision in backend_precision_pairs(opened):
         candidates.append(for_frames(info.open(opened.graph_of(precision), count, precision), opened.manifest))
         precisions.append(precision)
     results = time_backends(
@@ -150,7 +150,7 @@ def _hold(
     warm_up: int,
     progress: Progress,
 ) -> Contract:
-    from kdx.loading.load import detector_of
+    from kdx.loading.bundle_detector import detector_of
     from kdx.runtime.cycle_time import hold_to
 
     images = bundle.camera_images()
@@ -170,11 +170,11 @@ def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output
     from kdx.runtime.backend import Profiled
     from kdx.runtime.latency import describe_machine
     from kdx.runtime.stages import stages_of
-    from kdx.verification.backend_choice import ways_of
+    from kdx.verification.backend_choice import backend_precision_pairs
 
     images = bundle.golden().images
     found = []
-    for info, precision in ways_of(bundle):
+    for info, precision in backend_precision_pairs(bundle):
         with info.open(bundle.graph_of(precision), threads, precision) as backend:
             if isinstance(backend, Profiled):
                 name = backend.name if precision == "fp32" else f"{backend.name} {precision}"

@@ -173,7 +173,7 @@ class _Demo:
         from kdx.bundle.bundle import open_bundle
         from kdx.calibration.threshold import calibrate
         from kdx.folders.data_folder import open_folder
-        from kdx.loading.load import detector_of
+        from kdx.loading.bundle_detector import detector_of
 
         bundle = open_bundle(self.folder / _BUNDLE)
         with detector_of(bundle) as detector:

@@ -123,7 +123,7 @@ def _gather(
 ) -> Content:
     from kd_train.data.golden_images import golden_remarks
     from kd_train.evaluation.evaluate import score_images, summarise
-    from kdx.loading.load import detector_of
+    from kdx.loading.bundle_detector import detector_of
     from kdx.runtime.backend import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.report.page import Content
@@ -164,16 +164,16 @@ def _gather(
 def _time(bundle: Bundle, threads: int | None, progress: Progress) -> Timing:
     from kdx.cli.bench import package_versions
     from kdx.errors import BackendError
-    from kdx.loading.load import for_frames
+    from kdx.loading.bundle_detector import for_frames
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
-    from kdx.verification.backend_choice import ways_of
+    from kdx.verification.backend_choice import backend_precision_pairs
     from kdx.workflows.report.page import Timing
 
     count = threads or usable_cores()
     failed: dict[str, str] = {}
     with ExitStack() as held:
         candidates, precisions = [], []
-        for info, precision in ways_of(bundle):
+        for info, precision in backend_precision_pairs(bundle):
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), count, precision))
                 candidates.append(for_frames(backend, bundle.manifest))

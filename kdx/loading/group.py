@@ -1,4 +1,4 @@
-"""Several bundles in one process: what they share is held once, and computed once for several of them."""
+"""Several bundles in one process: a teacher that they share is held once, and runs once for several of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from kdx.bundle.bundle import Bundle, open_bundle
 from kdx.calibration.validity import warn_of_calibration
 from kdx.decision.verdict import Verdict
 from kdx.errors import BackendError, BundleError, OptionError
-from kdx.loading.load import detector_on, is_run, measured_again, prepare, require_batch_sizes, way_of
-from kdx.loading.sharing import SHARING, circles_of, one_teacher
+from kdx.loading.bundle_detector import (
+    compile_and_check,
+    detector_on,
+    require_batch_sizes,
+    retry_without_memory,
+)
+from kdx.loading.load import is_run
+from kdx.loading.sharing import SHARING, one_teacher, shared_teacher_groups
 from kdx.runtime.backend import ClosesOnExit, find_backend, require_threads, runtime_of
 from kdx.runtime.detector import Detector
+from kdx.verification.backend_choice import choose_backend
 
 if TYPE_CHECKING:
     from kdx.bundle.keys import PublicKeys
@@ -24,14 +31,14 @@ if TYPE_CHECKING:
 
 
 class DetectorGroup(ClosesOnExit):
-    """Detectors by name; those of one teacher share it. A context manager; as thread-safe as its backends.
+    """Detectors by name; detectors of one teacher share it. A context manager; as thread-safe as its backends.
 
     ``group[name](image)`` judges by one bundle: a pass of its teacher, and one of its student. ``group(image)`` judges
     by several: one pass of each teacher, however many students it has. Iterating gives the names.
 
     Args:
-        detectors: By name.
-        teachers: Those that are shared; their students are named like the detectors.
+        detectors: The detectors by name.
+        teachers: The teachers that are shared; their students are named like the detectors.
 
     Attributes:
         teachers: The names that share a teacher, for each teacher that is shared.
@@ -59,10 +66,10 @@ class DetectorGroup(ClosesOnExit):
 
         Args:
             image: uint8 ``(H, W, C)``, or ``(H, W)`` for mono detectors; exactly the size of each one's ``input``.
-            names: By which, in this order; None for all.
+            names: The bundles to judge by, in this order; None for all.
 
         Raises:
-            OptionError: A name that is not in the group.
+            OptionError: A name that the group does not hold.
             InputError: Another type, size or channel count.
             BackendError: The runtime failed; the next call may succeed.
         """
@@ -95,18 +102,18 @@ def load_many(
     """Load several bundles into one process.
 
     A teacher can be shared by the bundles that were exported with the same one: the same weights, taps, input and
-    preprocessing, in the same precision. That is proved from the graphs, not from names. An INT8 teacher holds scales
-    of its own bundle's images, and so is hardly ever another's. Methods, students and thresholds may differ.
+    preprocessing, in the same precision. That is decided by the graphs, not by names. An INT8 teacher holds scales of
+    its own bundle's images, so two INT8 teachers hardly ever agree. Methods, students and thresholds may differ.
 
     Args:
-        bundles: Bundle folders by name; a sequence's are named after their folders, without ``.kdx``.
-        backend: As for :func:`kdx.load`. Teachers are shared in ``openvino``.
+        bundles: Bundle folders by name; those of a sequence are named after their folders, without ``.kdx``.
+        backend: A backend's name or ``auto``, see :func:`kdx.load`. Teachers are shared in ``openvino``.
         threads: Threads within an operation; None leaves it to the backend.
         precision: As for :func:`kdx.load`. With ``shared_teacher=True``, None takes the first of INT8, BF16 and FP32
             that every bundle holds and in which the teacher is the same.
-        shared_teacher: True: all share one teacher, or the call fails and says what differs; ``auto`` is ``openvino``
-            then. None: each bundle is run as
-            :func:`kdx.load` runs it, and those that can share a teacher do. False: nothing is shared.
+        shared_teacher: True: all share one teacher, or the call fails and names what differs; ``auto`` is ``openvino``
+            then. None: each bundle runs as :func:`kdx.load` runs it, and those that can share a teacher do. False:
+            nothing is shared.
         require_signature: As for :func:`kdx.load`, of every bundle.
         batch_sizes: As for :func:`kdx.load`, of every bundle.
 
@@ -127,7 +134,7 @@ def load_many(
             group = _load(opened, backend, threads, precision, may_share=shared_teacher is None)
         try:
             for name, bundle in opened.items():
-                prepare(bundle, group[name], sizes)
+                compile_and_check(bundle, group[name], sizes)
                 bundle.require_present("loaded", fix="load it again")
         except BaseException:
             group.close()
@@ -135,7 +142,7 @@ def load_many(
         return group
 
     is_chosen = backend == "auto" and not shared_teacher
-    group = measured_again(prepared, opened.values() if is_chosen else [], threads, precision)
+    group = retry_without_memory(prepared, opened.values() if is_chosen else [], threads, precision)
     try:
         for name, bundle in opened.items():
             warn_of_calibration(bundle, group[name].precision, runtime_of(group[name].backend.name))
@@ -148,25 +155,25 @@ def load_many(
 def _load(
     opened: Mapping[str, Bundle], backend: str, threads: int | None, precision: str | None, *, may_share: bool
 ) -> DetectorGroup:
-    """Load bundles, each as it runs best; those that can share a teacher do, where they may."""
-    ways = {name: way_of(bundle, backend, threads, precision) for name, bundle in opened.items()}
+    """Load each bundle on its own backend; those that can share a teacher do, if they may."""
+    chosen = {name: choose_backend(bundle, backend, threads, precision) for name, bundle in opened.items()}
     detectors: dict[str, Detector] = {}
     teachers: list[SharedTeacher] = []
     try:
         # A frame's tiles go through one bundle at a time.
         shareable = {
-            name: (opened[name], way)
-            for name, (info, way) in ways.items()
+            name: (opened[name], used)
+            for name, (info, used) in chosen.items()
             if info.name == SHARING and opened[name].manifest.tiling is None
         }
-        for plans, way in circles_of(shareable) if may_share else ():
+        for plans, used in shared_teacher_groups(shareable) if may_share else ():
             teacher = _teacher(plans, threads)
             teachers.append(teacher)
-            detectors.update((name, detector_on(opened[name], teacher.student(name), way)) for name in plans)
-        for name, (info, way) in ways.items():
+            detectors.update((name, detector_on(opened[name], teacher.student(name), used)) for name in plans)
+        for name, (info, used) in chosen.items():
             if name not in detectors:
-                held = info.open(opened[name].graph_of(way), threads, way)
-                detectors[name] = detector_on(opened[name], held, way)
+                held = info.open(opened[name].graph_of(used), threads, used)
+                detectors[name] = detector_on(opened[name], held, used)
     except BaseException:
         DetectorGroup(detectors, teachers).close()
         raise
@@ -209,10 +216,10 @@ def _share(bundles: Mapping[str, Bundle], backend: str, threads: int | None, pre
             f"'{tiled}' cuts frames into tiles, which go through one bundle at a time",
             fix="load them without a shared teacher",
         )
-    plans, way = one_teacher(bundles, precision)
+    plans, used = one_teacher(bundles, precision)
     teacher = _teacher(plans, threads)
     return DetectorGroup(
-        {name: detector_on(bundle, teacher.student(name), way) for name, bundle in bundles.items()}, [teacher]
+        {name: detector_on(bundle, teacher.student(name), used) for name, bundle in bundles.items()}, [teacher]
     )
 
 

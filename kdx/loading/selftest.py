@@ -1,7 +1,8 @@
-"""The check at the start of a shift: is this still the bundle, and does it still decide, here, in time?
+"""The check at the start of a shift: is the bundle unaltered, does it still decide correctly here, and in time?
 
-It takes about a second: every hash, the golden images through the backend that the line will use, one at a time as on
-the line, against the reference stored at export, and the latency of the whole call against the cycle time.
+It takes about a second. It checks every hash; it runs the golden images through the backend that the line will use,
+one at a time as on the line, and compares them with the reference stored at export; and it compares the latency of the
+whole call with the cycle time.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import TypeVar
 import msgspec
 
 from kdx.bundle.bundle import Bundle, Golden, open_bundle
-from kdx.calibration.validity import doubt_said, undecided_said
+from kdx.calibration.validity import why_uncertain, why_undecided
 from kdx.decision.roi import stale_said
 from kdx.errors import BackendError, BundleError
-from kdx.loading.load import detector_on, way_of
+from kdx.loading.bundle_detector import detector_on
 from kdx.runtime.cycle_time import hold_to, runs_needed
 from kdx.runtime.detector import Detector
-from kdx.verification.golden import allowed_said, compare_golden, difference_said
+from kdx.verification.backend_choice import choose_backend
+from kdx.verification.golden import check_golden, describe_difference, describe_tolerances
 
 PERCENTILE = 95.0
 _RUNS, _WARM_UP = 40, 5
@@ -34,8 +36,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: ``files``, ``golden`` or ``latency``.
         passed: Whether it passed.
-        seconds: What it took.
-        said: What was found, in words.
+        seconds: How long it took.
+        said: The result in words.
     """
 
     name: str
@@ -49,10 +51,10 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: The bundle's folder.
-        backend: What ran; empty where nothing could.
-        precision: In which it ran.
-        checks: In the order they were made; nothing is checked behind the first that failed.
-        seconds: Of all of them.
+        backend: The backend that ran; empty if none could.
+        precision: The precision of the graph that ran.
+        checks: The checks in the order they were made; the first that fails is the last.
+        seconds: How long all checks took together.
         passed: Whether all three were made and passed.
     """
 
@@ -78,15 +80,15 @@ def run_selftest(
 
     Args:
         path: The bundle's folder.
-        backend: As for :func:`kdx.load`.
-        threads: As for :func:`kdx.load`.
-        precision: As for :func:`kdx.load`.
-        budget_ms: Milliseconds from the array to the verdict; None measures and holds to nothing.
-        percentile: At which the budget must be kept.
+        backend: A backend's name, or ``auto``, see :func:`kdx.load`.
+        threads: Threads within an operation; None leaves it to the backend.
+        precision: The precision of the graph; None as for :func:`kdx.load`.
+        budget_ms: Milliseconds that a call may take from the array to the verdict; None only measures.
+        percentile: The percentile of the calls that must be within the budget.
         runs: Calls that are timed; None for 40, or as many as the percentile needs.
 
     Raises:
-        OptionError: A budget, percentile, backend or number of runs that cannot be.
+        OptionError: An invalid budget, percentile, backend or number of runs.
     """
     started = time.perf_counter()
     checks: list[Check] = []
@@ -94,13 +96,13 @@ def run_selftest(
     if opened is None:
         return _result(path, "", "", checks, started)
     bundle, golden = opened
-    found = _timed(checks, "golden", lambda: _judge(bundle, golden, backend, threads, precision))
+    found = _timed(checks, "golden", lambda: _check_golden(bundle, golden, backend, threads, precision))
     if found is None:
         return _result(path, "", "", checks, started)
     detector, used = found
     with detector:
         counted = runs or max(_RUNS, runs_needed(percentile) if 0 < percentile < 100 else 0)
-        _timed(checks, "latency", lambda: _time(detector, bundle, budget_ms, percentile, counted))
+        _timed(checks, "latency", lambda: _check_latency(detector, bundle, budget_ms, percentile, counted))
         return _result(path, detector.backend.name, used, checks, started)
 
 
@@ -138,41 +140,41 @@ def _open(path: Path) -> tuple[tuple[Bundle, Golden], str]:
     return (bundle, golden), f"{len(bundle.manifest.files)} files as they were exported"
 
 
-def _judge(
+def _check_golden(
     bundle: Bundle, golden: Golden, backend: str, threads: int | None, precision: str | None
 ) -> tuple[tuple[Detector, str], str]:
-    # Found before seconds are spent on choosing a backend: calibration is of every precision.
+    # Before seconds are spent on choosing a backend: a stale calibration concerns every precision.
     stale = stale_said(bundle.manifest)
     if stale:
         raise _FailedError(stale)
-    info, used = way_of(bundle, backend, threads, precision)
-    undecided = undecided_said(bundle.manifest, used, info.runtime)
+    info, used = choose_backend(bundle, backend, threads, precision)
+    undecided = why_undecided(bundle.manifest, used, info.runtime)
     if undecided:
         raise _FailedError(undecided)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
     try:
-        compared = compare_golden(bundle, detector.backend, used, golden=golden)
+        (compared,) = check_golden(bundle, detector.backend, used, golden=golden)
     except BaseException:
         detector.close()
         raise
-    said = f"{compared.images} golden images: {difference_said(compared)}"
-    doubt = doubt_said(bundle.manifest, used, info.runtime)
-    if doubt:
-        said = f"{said}; {doubt}"
+    said = f"{compared.images} golden images: {describe_difference(compared)}"
+    uncertain = why_uncertain(bundle.manifest, used, info.runtime)
+    if uncertain:
+        said = f"{said}; {uncertain}"
     if compared.passed:
         return (detector, used), said
     detector.close()
-    raise _FailedError(f"{said}; expected {allowed_said(used)}")
+    raise _FailedError(f"{said}; expected {describe_tolerances(used)}")
 
 
-def _time(
+def _check_latency(
     detector: Detector, bundle: Bundle, budget_ms: float | None, percentile: float, runs: int
 ) -> tuple[object, str]:
     images = bundle.camera_images()
     contract = hold_to(detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs, warm_up=_WARM_UP)
     said = f"p{percentile:g} {contract.measured_ms:.2f} ms, median {contract.p50_ms:.2f} ms of {contract.runs} calls"
     if budget_ms is None:
-        return contract, f"{said}; no budget to hold it to"
+        return contract, f"{said}; no budget to compare with"
     if not contract.is_met:
         raise _FailedError(f"{said}: over the budget of {budget_ms:g} ms")
     return contract, f"{said}: within {budget_ms:g} ms"

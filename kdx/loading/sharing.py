@@ -1,4 +1,4 @@
-"""Which bundles have the same teacher, and if two have not, what differs. Proved from their graphs, not from names."""
+"""Which bundles have the same teacher and, if two do not, what differs. Decided by their graphs, not by names."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from kdx.runtime.backend import find_backend
 if TYPE_CHECKING:
     from kdx.runtime.openvino.shared_teacher import Plan
 
-# The backend that can share a teacher. ONNX Runtime cannot well: it lays out a convolution's weights anew for each
-# session, and without that is slower by a third; and to cut a graph it needs the package onnx, which a line PC lacks.
+# The backend that can share a teacher. ONNX Runtime is not suited: it prepares a convolution's weights
+# again for each session, and is slower by a third if told not to; and cutting a graph needs the package
+# onnx, which a line PC lacks.
 SHARING = "openvino"
 
 
-def circles_of(ways: Mapping[str, tuple[Bundle, str]]) -> Iterator[tuple[dict[str, Plan], str]]:
-    """Yield the plans of bundles that have one teacher in common, and their precision; bundles alone are left out.
+def shared_teacher_groups(candidates: Mapping[str, tuple[Bundle, str]]) -> Iterator[tuple[dict[str, Plan], str]]:
+    """Yield the plans of bundles that have the same teacher, and their precision; groups of one are left out.
 
     Args:
-        ways: By name, the bundle and the precision in which it is run.
+        candidates: By name, the bundle and the precision in which it is run.
     """
-    if len(ways) < 2:
+    if len(candidates) < 2:
         return
     from kdx.runtime.openvino.shared_teacher import plan_of
 
-    circles: dict[tuple[str, str], dict[str, Plan]] = {}
-    for name, (bundle, precision) in ways.items():
+    groups: dict[tuple[str, str], dict[str, Plan]] = {}
+    for name, (bundle, precision) in candidates.items():
         plan = plan_of(bundle.graph_of(precision), precision)
-        circles.setdefault((plan.teacher, precision), {})[name] = plan
-    for (teacher, precision), plans in circles.items():
+        groups.setdefault((plan.teacher, precision), {})[name] = plan
+    for (teacher, precision), plans in groups.items():
         if teacher and len(plans) > 1:
             yield plans, precision
 
@@ -42,8 +43,8 @@ def one_teacher(bundles: Mapping[str, Bundle], precision: str | None = None) -> 
 
     Args:
         bundles: By name.
-        precision: None takes the first of the backend's that every bundle holds, with a threshold wherever FP32 has
-            one, and in which the teacher is the same.
+        precision: The precision of the graphs. None takes the backend's first that every bundle holds, in which each
+            has a threshold wherever FP32 has one, and in which the teacher is the same.
 
     Raises:
         BackendError: The teachers are not the same; the message names two bundles and what differs.
@@ -66,18 +67,18 @@ def one_teacher(bundles: Mapping[str, Bundle], precision: str | None = None) -> 
 
 
 def _holds(bundle: Bundle, precision: str) -> bool:
-    """Whether a bundle holds a precision and can decide in it."""
+    """Whether a bundle holds a precision and has a threshold in it wherever FP32 has one."""
     manifest = bundle.manifest
     return precision in manifest.precisions and manifest.decides_alike(precision, find_backend(SHARING).runtime)
 
 
 def _refusal(bundles: Mapping[str, Bundle], plans: Mapping[str, Plan], precision: str) -> BackendError | None:
-    """Return why the bundles cannot share a teacher; None where they can."""
+    """Return why the bundles cannot share a teacher; None if they can."""
     from kdx.runtime.openvino.shared_teacher import first_difference, plan_of
 
     first = next(iter(plans))
     if not plans[first].teacher:
-        return BackendError(f"no teacher is to be found in the graph of '{first}'", fix="export the bundle again")
+        return BackendError(f"no teacher was found in the graph of '{first}'", fix="export the bundle again")
     other = next((name for name, plan in plans.items() if plan.teacher != plans[first].teacher), None)
     if other is None:
         return None
@@ -91,7 +92,7 @@ def _refusal(bundles: Mapping[str, Bundle], plans: Mapping[str, Plan], precision
             fix = "precision fp32, or load them without a shared teacher"
     if not differing:
         node = first_difference(plans[first], plans[other]) or first_difference(plans[other], plans[first])
-        differing = [f"its weights or what it is given, from '{node}' on"]
+        differing = [f"its weights or its inputs, from '{node}' on"]
     return BackendError(
         f"'{first}' and '{other}' have different teachers and cannot share one",
         expected="the same weights, taps, input and preprocessing",
@@ -101,7 +102,7 @@ def _refusal(bundles: Mapping[str, Bundle], plans: Mapping[str, Plan], precision
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:
-    """Return what a bundle says of its teacher and of what is in front of it."""
+    """Return what a bundle's manifest says about its teacher and the preprocessing before it."""
     maps = manifest.pair_spec.get("maps")
     taps = [tap["name"] for each in maps for tap in each["taps"]] if isinstance(maps, list) else []
     height, width = manifest.map_size

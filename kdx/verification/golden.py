@@ -1,80 +1,213 @@
-"""The comparison that every load makes: does this backend, here, decide the golden images as the reference did?"""
+"""Does a backend decide the golden images on this machine as the reference did at export?
+
+The reference is FP32 in eager PyTorch; its maps and scores are stored with the golden images. Every
+load, the self-test, the choice of a backend and the certificate compare with :func:`check_golden`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle, Golden
-from kdx.decision.level_map import golden_behind
+from kdx.bundle.manifest import Manifest
+from kdx.decision.level_map import Behind, golden_behind
+from kdx.decision.verdict import decide
 from kdx.errors import BackendError
-from kdx.runtime.backend import Backend, runtime_of
+from kdx.runtime.backend import Backend, Outputs, runtime_of
 from kdx.runtime.tiled import graph_backend
-
-if TYPE_CHECKING:
-    from kdx.verification.certificate import Comparison
+from kdx.verification.tolerances import TOLERANCES
 
 
-def compare_golden(
-    bundle: Bundle, backend: Backend, precision: str, *, golden: Golden | None = None, batch: int = 1
-) -> Comparison:
-    """Run the golden images through a backend, as ``kdx verify`` does at one batch size.
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """One backend at one batch size against the reference.
+
+    Attributes:
+        backend: The backend's name.
+        precision: The precision of the graph.
+        batch: Images that went through the graph at once.
+        images: Number of golden images.
+        score_max: Largest score difference, relative as in the tolerances.
+        map_max: Largest map difference, relative to the reference map's range.
+        map_p99: The 99th percentile of the map differences.
+        map_sqnr_db: Signal to quantisation-noise ratio of the maps, in decibels.
+        not_finite: Number of values that are not finite.
+        flips: Golden images whose decision differs at the threshold, ties excluded; None without a
+            threshold.
+        error: Why the backend could not be compared, or an empty string.
+        passed: Whether all differences are within the tolerances.
+    """
+
+    backend: str
+    precision: str = "fp32"
+    batch: int
+    images: int
+    score_max: float = 0.0
+    map_max: float = 0.0
+    map_p99: float = 0.0
+    map_sqnr_db: float | None = None
+    not_finite: int = 0
+    flips: int | None = None
+    error: str = ""
+    passed: bool = False
+
+
+def check_golden(
+    bundle: Bundle,
+    backend: Backend,
+    precision: str,
+    batches: Iterable[int] = (1,),
+    *,
+    golden: Golden | None = None,
+    runtime: str | None = None,
+) -> list[Comparison]:
+    """Compare a backend's answers on the golden images with the reference's.
 
     Args:
         bundle: The bundle.
-        backend: Holds its graph of the precision; of a bundle for large frames, the graph below the tiles is compared.
-        precision: Of the graph.
-        golden: The bundle's, where they were read already.
-        batch: Images that go through the graph at once.
+        backend: Runs the bundle's graph. Of a bundle for large frames, the graph of the tiles is compared.
+        precision: The precision of the graph.
+        batches: Batch sizes to compare at; golden images are repeated to fill the last batch.
+        golden: The bundle's golden images, where they were read already.
+        runtime: The runtime whose thresholds decide; None for the backend's own.
 
     Raises:
         BundleError: The golden images cannot be read.
         BackendError: The backend failed.
     """
-    # Torch-free; imported here, for kdx is imported by programs that load nothing.
-    from kdx.verification.certificate import compare_at, thresholds_of
-
-    thresholds = thresholds_of(bundle.manifest, precision, runtime_of(backend.name))
-    graph = graph_backend(backend)
-    return compare_at(graph, golden or bundle.golden(), batch, thresholds, precision, golden_behind(bundle))
+    thresholds = thresholds_of(bundle.manifest, precision, runtime or runtime_of(backend.name))
+    graph, reference, behind = graph_backend(backend), golden or bundle.golden(), golden_behind(bundle)
+    return [compare_batch(graph, reference, batch, thresholds, precision, behind) for batch in batches]
 
 
-def require_golden(bundle: Bundle, backend: Backend, precision: str, batches: Iterable[int] = (1,)) -> None:
-    """Refuse a backend that does not decide the golden images as the reference did.
+def require_passed(bundle: Bundle, comparisons: Sequence[Comparison]) -> None:
+    """Raise ``BackendError`` with the first comparison that did not pass."""
+    failed = next((each for each in comparisons if not each.passed), None)
+    if failed is not None:
+        raise BackendError(
+            f"'{bundle.path}' does not decide here what was trained",
+            expected=f"{describe_tolerances(failed.precision)} on {failed.images} golden images",
+            received=f"{failed.backend}, {failed.precision}, batch {failed.batch}: {describe_difference(failed)}",
+            fix=f"do not deploy this bundle here; kdx verify {bundle.path} shows the certificate",
+        )
+
+
+def certificate_batches(images: int, max_batch: int) -> list[int]:
+    """Return the batch sizes that a certificate compares at: single images and, where the graph allows it, several.
+
+    Golden images are repeated where they are fewer. An uneven number meets no alignment by chance.
+    """
+    return [1] if max_batch == 1 else [1, min(max_batch, max(3, min(images, 7)))]
+
+
+def thresholds_of(manifest: Manifest, precision: str, runtime: str) -> tuple[float, float] | None:
+    """Return FP32's threshold and that of a precision in a runtime; None unless both exist.
+
+    Also None where golden images are tiles and there is a level map: its scores are those of whole frames.
+    """
+    if manifest.tiling is not None and manifest.level_sha256 is not None:
+        return None
+    exact, own = manifest.threshold_of("fp32"), manifest.threshold_of(precision, runtime)
+    return (exact.score, own.score) if exact and own else None
+
+
+def compare_batch(
+    backend: Backend,
+    golden: Golden,
+    batch: int,
+    thresholds: tuple[float, float] | None,
+    precision: str = "fp32",
+    behind: Behind | None = None,
+) -> Comparison:
+    """Run the golden images in batches of one size and compare the outputs with the reference's.
+
+    Scores and maps are those of the graph; decisions are those after post-processing.
 
     Args:
-        bundle: The bundle.
-        backend: As for :func:`compare_golden`.
-        precision: Of the graph.
-        batches: Batch sizes at which to compare.
-
-    Raises:
-        BundleError: The golden images cannot be read.
-        BackendError: It scores them otherwise, by how much, or flips a verdict.
+        backend: Runs the graph.
+        golden: Golden images with the reference's outputs.
+        batch: The batch size.
+        thresholds: FP32's and the backend's own; None compares no decisions.
+        precision: The precision of the graph.
+        behind: Level map and region of interest, or None.
     """
-    golden = bundle.golden()
-    for batch in batches:
-        compared = compare_golden(bundle, backend, precision, golden=golden, batch=batch)
-        if not compared.passed:
-            raise BackendError(
-                f"'{bundle.path}' does not decide here what was trained",
-                expected=f"{allowed_said(precision)} on {compared.images} golden images",
-                received=f"{compared.backend}, {precision}, batch {batch}: {difference_said(compared)}",
-                fix=f"do not deploy this bundle here; kdx verify {bundle.path} shows the certificate",
-            )
+    outputs = _run(backend, golden.images, batch)
+    not_finite = int((~np.isfinite(outputs.maps)).sum() + (~np.isfinite(outputs.scores)).sum())
+    facts = Comparison(backend=backend.name, precision=precision, batch=batch, images=len(golden.images))
+    if not_finite:
+        return msgspec.structs.replace(facts, not_finite=not_finite, error="values that are not finite")
+    tolerances = TOLERANCES[precision]
+    relative = map_differences(golden.maps, outputs.maps)
+    scale = np.maximum(np.abs(golden.scores), np.median(np.abs(golden.scores))).clip(1e-30)
+    score_max, map_max = float((np.abs(outputs.scores - golden.scores) / scale).max()), float(relative.max())
+    flips = None
+    if thresholds is not None:
+        flips = _count_flips(golden, outputs, thresholds, tolerances.tie, behind or Behind())
+    return msgspec.structs.replace(
+        facts,
+        score_max=score_max,
+        map_max=map_max,
+        map_p99=float(np.quantile(relative, 0.99)),
+        map_sqnr_db=_sqnr_db(golden.maps, outputs.maps),
+        flips=flips,
+        passed=score_max <= tolerances.score and map_max <= tolerances.map and not flips,
+    )
 
 
-def difference_said(compared: Comparison) -> str:
-    """Say in words how far a backend is from the reference."""
+def map_differences(reference: NDArray[np.float32], maps: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how far maps ``(K, h, w)`` are from the reference's, relative to the range of each reference map.
+
+    Where the median range of all maps is larger, it is used: the maps of very good images are nearly flat.
+    """
+    exact = reference.astype(np.float64)
+    extent = np.ptp(exact, axis=(1, 2), keepdims=True)
+    scale = np.maximum(extent, np.median(extent)).clip(np.finfo(np.float32).tiny)
+    relative: NDArray[np.float64] = np.abs(maps - exact) / scale
+    return relative
+
+
+def describe_difference(compared: Comparison) -> str:
+    """Describe how far a backend is from the reference."""
     if compared.error:
         return compared.error
     flips = "no threshold yet" if compared.flips is None else f"{compared.flips} verdicts flipped"
     return f"scores off by {compared.score_max:.2g}, maps off by {compared.map_max:.2g}, {flips}"
 
 
-def allowed_said(precision: str) -> str:
-    """Say in words how far a backend may be from the reference, relatively."""
-    from kdx.verification.certificate import TOLERANCES
+def describe_tolerances(precision: str) -> str:
+    """Describe how far a backend may be from the reference, relatively."""
+    allowed = TOLERANCES[precision]
+    return f"scores within {allowed.score:g}, maps within {allowed.map:g}, no verdict flipped"
 
-    most = TOLERANCES[precision]
-    return f"scores within {most.score:g}, maps within {most.map:g}, no verdict flipped"
+
+def _run(backend: Backend, images: NDArray[np.uint8], size: int) -> Outputs:
+    """Run images in batches of exactly ``size``, repeating the first ones to fill the last batch."""
+    count = len(images)
+    maps, scores = [], []
+    for start in range(0, count, size):
+        batch = images[[index % count for index in range(start, start + size)]]
+        outputs = backend.run(np.ascontiguousarray(batch))
+        maps.append(outputs.maps)
+        scores.append(outputs.scores)
+    return Outputs(np.concatenate(maps)[:count], np.concatenate(scores)[:count])
+
+
+def _count_flips(golden: Golden, outputs: Outputs, thresholds: tuple[float, float], tie: float, behind: Behind) -> int:
+    """Count the golden images that the backend decides differently, except those that are ties."""
+    threshold, own = thresholds
+    theirs = behind.apply(golden.maps, golden.scores)[1][:, 0].tolist()
+    ours = behind.apply(outputs.maps, outputs.scores)[1][:, 0].tolist()
+    return sum(
+        decide(score, own) is not decide(reference, threshold)
+        for score, reference in zip(ours, theirs, strict=True)
+        if abs(reference - threshold) > tie * abs(threshold)
+    )
+
+
+def _sqnr_db(reference: NDArray[np.float32], maps: NDArray[np.float32]) -> float | None:
+    exact = reference.astype(np.float64)
+    noise = float(np.square(maps - exact).sum())
+    return None if noise == 0 else round(10 * float(np.log10(np.square(exact).sum() / noise)), 2)

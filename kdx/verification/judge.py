@@ -1,4 +1,4 @@
-"""Does a variant decide what FP32 decides? Scores against scores; what runs them is not asked here."""
+"""Does a variant decide what FP32 decides? Scores are compared with scores, whatever computed them."""
 
 from __future__ import annotations
 
@@ -11,46 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.variants import HeldOutVerdicts
+from kdx.verification.golden import map_differences
 from kdx.verification.held_out import HeldOut, HeldOutScores, auroc, compare_verdicts
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What a variant may change.
-
-    Attributes:
-        margin: Reference scores this near to the threshold, or to each other, relatively, are no decision to be lost.
-        score: Largest difference of a golden image's score, relative to that score or, where that is larger, to the
-            median of all: the scores of very good images may move, they are far from any decision.
-        auroc: Largest difference of the image AUROC on the evaluation images.
-        map: Largest difference of a golden map's value, as :func:`map_differences` counts it.
-        flips: Largest share of verdicts on held-out good images and synthetic defects that may differ. As many as one
-            good image and the defects on it have may always: of few images a single verdict is more than this share.
-        rate_bound: Largest upper 95 % bound of the share of good images with a flip. It is what few images are refused
-            by: with 6 to 9 none may flip, one with 10, two with 14, three with 17. Beyond about 50, ``flips`` allows
-            less.
-        missed: Largest share of the synthetic defects that FP32 rejects which may be lost. No allowance is made for few
-            images: what ``flips`` and ``rate_bound`` let through could all be defects, and a third of those found.
-        passed_by: Of few images, the AUROC may fall by what one good image changes that passes such a share of the
-            defects. All of them is a fall of ``1 / images``: 0.17 for 6. A smaller share would refuse variants for the
-            order of two or three scores that lie near each other; defects that are lost are counted by ``missed``.
-    """
-
-    margin: float
-    score: float
-    auroc: float = 0.005
-    map: float = 0.5
-    flips: float = 0.02
-    rate_bound: float = 0.4
-    missed: float = 0.1
-    passed_by: float = 0.3
-
-
-# Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, everything quantised: the middle 90 % of the scores moved
-# by -6 to +57 % with a median of +11 % (which the own threshold takes up), the upper end on scores a tenth of the
-# threshold; with the 8 worst of 108 nodes in FP32 by -4 to +16 %, median +3 %. BF16: 3 % in the median, 29 % at most.
-INT8 = Limits(margin=0.15, score=0.35)
-BF16 = Limits(margin=0.10, score=0.25)
-LIMITS = {"bf16": BF16, "int8": INT8}
+from kdx.verification.tolerances import Limits
 
 
 @dataclass(frozen=True)
@@ -58,11 +21,11 @@ class Evidence:
     """What a variant is judged on.
 
     Attributes:
-        golden: uint8 ``(K, H, W, C)``, real images.
-        thresholds: FP32's and the variant's own, where both are calibrated.
+        golden: The golden images, uint8 ``(K, H, W, C)``.
+        thresholds: FP32's threshold and the variant's own, where both are calibrated.
         images: Evaluation images, M of ``(H, W, C)``, or None.
-        is_defective: Their labels, bool ``(M,)``, both kinds among them; else the AUROC does not count.
-        held_out: Held-out good images and synthetic defects on them; None where verdicts are judged otherwise.
+        is_defective: Labels of the evaluation images, bool ``(M,)``; the AUROC needs both kinds.
+        held_out: Held-out good images and synthetic defects on them; None to judge without them.
     """
 
     golden: NDArray[np.uint8]
@@ -82,9 +45,9 @@ class Decided(NamedTuple):
     """Images that are decided.
 
     Attributes:
-        thresholds: FP32's and the variant's own.
+        thresholds: FP32's threshold and the variant's own.
         reference: FP32's scores, ``(M,)``.
-        scores: The variant's.
+        scores: The variant's scores, ``(M,)``.
     """
 
     thresholds: tuple[float, float]
@@ -96,14 +59,15 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """A variant in one runtime against FP32.
 
     Attributes:
-        runtime: Which.
-        compared: Images beyond the margin from the threshold or, without a threshold, pairs of golden images beyond it.
-        flips: How many of those are decided, or ordered, otherwise.
+        runtime: The runtime that computed the variant's scores.
+        compared: Images beyond the margin from the threshold or, without a threshold, pairs of
+            golden images that are further apart than the margin.
+        flips: How many of those are decided, or ordered, differently.
         score_max: Largest golden score difference, as :attr:`Limits.score` counts it.
         score_median: Median over the golden images of the relative difference, signed.
-        auroc: Of the variant on the evaluation images, or None.
-        auroc_reference: Of FP32.
-        verdicts: On held-out good images and synthetic defects, or None.
+        auroc: The variant's AUROC on the evaluation images, or None.
+        auroc_reference: FP32's AUROC on the evaluation images, or None.
+        verdicts: What changed on held-out good images and synthetic defects, or None.
         faults: What is beyond the limits, in words; none where it passed.
     """
 
@@ -133,17 +97,17 @@ def judge(
     held_out: tuple[HeldOutScores, HeldOutScores] | None = None,
     decided: Decided | None = None,
 ) -> Judgement:
-    """Hold scores against FP32's.
+    """Compare a variant's scores with FP32's.
 
     Args:
-        runtime: Where the variant's come from.
-        limits: Of the precision.
+        runtime: The runtime that computed the variant's scores.
+        limits: What a variant of this precision may change.
         evidence: Thresholds and labels.
         golden: FP32's and the variant's scores of the golden images, ``(K,)`` each.
-        maps: Likewise their maps, ``(K, h, w)``; None where they are not looked at.
-        evaluated: Likewise of the evaluation images.
-        held_out: Likewise of held-out good images and synthetic defects.
-        decided: Further images that must keep their verdicts, as the golden ones must where there are thresholds.
+        maps: FP32's and the variant's maps of the golden images, ``(K, h, w)``; None to skip them.
+        evaluated: FP32's and the variant's scores of the evaluation images.
+        held_out: FP32's and the variant's scores of held-out good images and synthetic defects.
+        decided: Further images that must keep their verdicts, like golden images with thresholds.
     """
     reference, scores = golden
     if not np.isfinite(scores).all():
@@ -159,14 +123,14 @@ def judge(
     if decided is not None:
         further, turned = _flips(decided.reference, decided.scores, decided.thresholds, limits.margin)
         compared, flips = compared + further, flips + turned
-    # What moves all scores alike moves the threshold with them.
+    # A shift of all scores also shifts the threshold.
     shift = float(np.median(scores / reference.clip(1e-30)))
     scale = np.maximum(reference, np.median(reference)).clip(1e-30)
     score_max = float((np.abs(scores - reference) / scale).max())
     faults = []
     if flips:
         what = "images are decided" if evidence.thresholds else "pairs of golden images are ordered"
-        faults.append(f"{flips} of {compared} {what} otherwise, beyond the margin of {limits.margin:.0%}")
+        faults.append(f"{flips} of {compared} {what} differently, beyond the margin of {limits.margin:.0%}")
     if score_max > limits.score:
         faults.append(f"a golden score moved by {score_max:.1%}, allowed are {limits.score:.0%}")
     map_max = None if maps is None else float(map_differences(*maps).max())
@@ -197,18 +161,6 @@ def judge(
     )
 
 
-def map_differences(reference: NDArray[np.float32], maps: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return how far maps ``(K, h, w)`` are from the reference's, relative to the range of each map of the reference.
-
-    Where the median range of all is larger, it counts: the maps of very good images are nearly flat.
-    """
-    exact = reference.astype(np.float64)
-    extent = np.ptp(exact, axis=(1, 2), keepdims=True)
-    scale = np.maximum(extent, np.median(extent)).clip(np.finfo(np.float32).tiny)
-    relative: NDArray[np.float64] = np.abs(maps - exact) / scale
-    return relative
-
-
 def _flips(
     reference: NDArray[np.float64], scores: NDArray[np.float64], thresholds: tuple[float, float], margin: float
 ) -> tuple[int, int]:
@@ -219,7 +171,7 @@ def _flips(
 
 
 def _inversions(reference: NDArray[np.float64], scores: NDArray[np.float64], margin: float) -> tuple[int, int]:
-    """Count pairs of images that FP32 tells apart by more than the margin, and those of them whose order changes."""
+    """Count the pairs of images whose FP32 scores differ by more than the margin, and those whose order changes."""
     apart = reference[:, None] > (1 + margin) * reference[None, :]
     return int(apart.sum()), int((apart & (scores[:, None] <= scores[None, :])).sum())
 
@@ -247,7 +199,7 @@ def _judge_verdicts(
             f"share to {found.rate_bound:.0%} with 95 % confidence; allowed are {limits.rate_bound:.0%}"
         )
     if not found.caught:
-        faults.append("FP32 rejects none of the synthetic defects: none could be seen to be missed")
+        faults.append("FP32 rejects none of the synthetic defects, so missed defects cannot be counted")
     if found.missed > limits.missed * found.caught:
         faults.append(
             f"{found.missed} of {found.caught} synthetic defects that FP32 rejects are missed, allowed are "

@@ -17,11 +17,12 @@ from kdx.calibration.threshold import calibrate as calibrate_bundle
 from kdx.calibration.validity import runtimes_for
 from kdx.decision.level_map import Behind, store_calibration
 from kdx.errors import BackendError
-from kdx.loading.load import detector_of
+from kdx.loading.bundle_detector import detector_of
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import BackendInfo, require_backends
 from kdx.runtime.tiled import graph_backend
-from kdx.verification.judge import LIMITS, Decided, Evidence, judge
+from kdx.verification.judge import Decided, Evidence, judge
+from kdx.verification.tolerances import LIMITS
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle

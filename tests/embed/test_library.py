@@ -28,7 +28,7 @@ from kdx.decision.regions import find_regions
 from kdx.errors import BundleError
 from kdx.imaging.frame_faults import ChannelLimits, values_of
 from kdx.runtime.backend import find_backend
-from kdx.verification.certificate import TOLERANCES
+from kdx.verification.tolerances import TOLERANCES
 from tests.embed.build import DECISIONS, EMBED, FAULTS, PRECISIONS, REASONS, CallError, Detector, Verdict, missing, run
 from tests.frames import FRAME, write_frames
 from tests.schema1 import FIXTURES, NAMES, SCORES_WITHIN, old_bundle, recorded
@@ -516,12 +516,11 @@ def test_a_bgr_bundle_takes_rgb_frames_too(built, dataset, tiny_options, tmp_pat
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_selftest_measures_what_python_measures(library, bundle, precision):
-    from kdx.verification.certificate import compare_backend, thresholds_of
+    from kdx.verification.golden import check_golden
 
     opened = open_bundle(bundle)
     with kdx.load(bundle, backend="openvino", threads=1, precision=precision) as expected:
-        thresholds = thresholds_of(opened.manifest, precision, "openvino")
-        (compared,) = compare_backend(expected.backend, opened.golden(), 1, thresholds, precision)
+        (compared,) = check_golden(opened, expected.backend, precision)
     with Detector(library, bundle, precision) as detector:
         report = detector.selftest()
     allowed = TOLERANCES[precision]

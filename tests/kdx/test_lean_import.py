@@ -96,6 +96,19 @@ def test_a_detector_needs_no_torch(tiny_bundle, dataset):
     assert loaded_after(code, tiny_bundle, dataset / "test/good/012.png") == ["onnxruntime"]
 
 
+def test_a_load_needs_nothing_of_gate_calibration_or_report(tiny_bundle):
+    """They need SciPy's statistics, whose import takes longer than a load."""
+    unneeded = (
+        *("scipy", "matplotlib", "kd_export", "kd_train", "kdx.cli", "kdx.workflows", "kdx.decision.regions"),
+        *(f"kdx.verification.{name}" for name in ("judge", "held_out", "certificate")),
+        *(f"kdx.calibration.{name}" for name in ("threshold", "frame_limits", "level_fit")),
+        *(f"kdx.monitoring.{name}" for name in ("prometheus", "verdict_log", "drift")),
+    )
+    code = "import sys, kdx\nkdx.load(sys.argv[1], backend='onnxruntime-cpu', threads=1).close()\n"
+    listed = f"print('loaded', *(name for name in {unneeded} if name in sys.modules))"
+    assert python(code + listed, tiny_bundle) == "loaded"
+
+
 @pytest.mark.parametrize("command", ["predict", "calibrate", "verify", "inspect", "bench", "doctor", "report"])
 def test_bundles_are_served_where_no_training_package_is_installed(bundle_copy, dataset, tmp_path, command):
     arguments = {

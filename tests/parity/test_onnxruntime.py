@@ -14,7 +14,7 @@ from kd_export.onnx.onnx_export import export_onnx, metadata_of, require_contrac
 from kdx.bundle.checked_files import Graph
 from kdx.errors import GateError, OptionError
 from kdx.imaging.images import InputSpec
-from kdx.verification.certificate import FP32
+from kdx.verification.tolerances import FP32
 from tests.images import solar_cells
 from tests.pairs import fuse_pair, make_pair
 

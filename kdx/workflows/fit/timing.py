@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle
 from kdx.errors import BackendError
-from kdx.loading.load import detector_of, detector_on
+from kdx.loading.bundle_detector import detector_of, detector_on
 from kdx.runtime.backend import find_backend
 from kdx.runtime.cycle_time import Contract, hold_to, runs_needed
 from kdx.runtime.detector import Detector
-from kdx.verification.backend_choice import choose, ways_of
+from kdx.verification.backend_choice import backend_precision_pairs, choose_fastest
 from kdx.workflows.fit.trial_records import Timing
 
 # A first look: enough calls for a median, so that what takes several times the budget costs seconds and not minutes.
@@ -35,7 +35,7 @@ def cpu_ways(bundle: Bundle, precisions: list[str]) -> list[tuple[str, str]]:
     decides = bundle.manifest.decides_alike
     return [
         (info.name, precision)
-        for info, precision in ways_of(bundle)
+        for info, precision in backend_precision_pairs(bundle)
         if not info.needs_gpu and precision in precisions and decides(precision, info.runtime)
     ]
 
@@ -118,7 +118,7 @@ def time_as_loaded(
     bundle: Bundle, images: NDArray[np.uint8], *, budget_ms: float, percentile: float, threads: int
 ) -> Timing:
     """Measure a bundle as ``kdx.load`` opens it, with the backend and precision that it chooses."""
-    choice = choose(bundle, threads)
+    choice = choose_fastest(bundle, threads)
     with detector_of(bundle, choice.backend, threads, choice.precision) as detector:
         p50_ms = _look(detector, images, budget_ms).p50_ms
         return _final(detector, (choice.backend, choice.precision), images, budget_ms, percentile, p50_ms)

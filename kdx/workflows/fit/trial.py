@@ -13,7 +13,7 @@ from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle, open_bundle
 from kdx.cli.export import export_run
 from kdx.errors import CheckpointError
-from kdx.loading.load import detector_of
+from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
 from kdx.runtime.latency import Machine
 from kdx.storage.files import sha256_bytes

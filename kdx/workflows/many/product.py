@@ -230,7 +230,7 @@ def _evaluate(order: Order, bundle: Bundle, folder: ImageFolder) -> Evaluation |
     """Measure on labelled test images, where there are good and defective ones."""
     from kd_train.data.annotations import MaskWarning
     from kd_train.evaluation.evaluate import evaluate
-    from kdx.loading.load import detector_of
+    from kdx.loading.bundle_detector import detector_of
 
     if len({image.is_defective for image in folder.test}) < 2:
         return None

@@ -20,7 +20,7 @@ from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Threshold
 from kdx.calibration.threshold import settable
-from kdx.calibration.validity import doubt_said, undecided_said
+from kdx.calibration.validity import why_uncertain, why_undecided
 from kdx.folders.data_folder import GOOD, FolderOptions
 from kdx.runtime.backend import runtime_of
 from kdx.runtime.detector import Detector
@@ -117,7 +117,7 @@ def notes_of(content: Content) -> list[str]:
             f"{changed.capitalize()} was changed after the calibration, whose threshold decides nothing now: calibrate "
             "again. The threshold below is only where the slider begins."
         )
-    elif undecided := undecided_said(manifest, precision, content.runtime):
+    elif undecided := why_undecided(manifest, precision, content.runtime):
         found.append(f"{undecided}. The threshold below is only where the slider begins.")
     elif threshold is None:
         found.append(
@@ -129,7 +129,7 @@ def notes_of(content: Content) -> list[str]:
             f"The threshold was chosen on {threshold.defects.images:,} defective images (--with-defects): it fits "
             "those and promises no rate. The command below sets one from good images alone."
         )
-    doubt = doubt_said(manifest, precision, content.runtime)
+    doubt = why_uncertain(manifest, precision, content.runtime)
     if doubt is not None:
         found.append(f"{doubt[0].upper()}{doubt[1:]}.")
     if content.detector.roi is not None:

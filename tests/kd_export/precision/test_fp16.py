@@ -27,7 +27,7 @@ from kd_train.training.trained_pair import fuse, load_pair
 from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import GRAPH
 from kdx.bundle.variants import FP16_MAX, graph_file
-from kdx.verification.certificate import FP16
+from kdx.verification.tolerances import FP16
 from tests.images import solar_cells
 
 HALF = graph_file("fp16")

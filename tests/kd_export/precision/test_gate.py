@@ -12,7 +12,10 @@ from kd_export.precision.quantize import CONVOLUTIONS, put_back, quantised_nodes
 from kdx.bundle.bundle import open_bundle
 from kdx.imaging.images import read_image
 from kdx.runtime.backend import Outputs
-from kdx.verification.judge import BF16, INT8, Evidence, Limits, judge
+from kdx.verification.judge import Evidence, judge
+from kdx.verification.tolerances import LIMITS, Limits
+
+BF16, INT8 = LIMITS["bf16"], LIMITS["int8"]
 
 ONNX_RUNTIME = {"onnxruntime-cpu": run_onnxruntime}
 ANYTHING = Limits(margin=1e9, score=1e9, map=1e9)

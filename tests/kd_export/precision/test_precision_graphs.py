@@ -15,7 +15,7 @@ from kd_export.precision.gate import GateReport
 from kdx.bundle.bundle import open_bundle
 from kdx.runtime.backend import find_backend, require_backends
 from kdx.storage.files import sha256_file
-from kdx.verification import judge
+from kdx.verification.tolerances import LIMITS, Limits
 
 HAS_BF16 = find_backend("openvino").offers("bf16")
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="OpenVINO is not installed, or this CPU has no BF16")
@@ -35,7 +35,7 @@ def test_the_bundle_holds_a_gated_int8_graph_with_its_own_threshold(int8_bundle,
     variant = manifest.variants["int8"]
     assert variant.convolutions > 10
     assert {judged.runtime for judged in variant.judged} >= {"onnxruntime-cpu"}
-    assert all(abs(judged.auroc - judged.auroc_reference) <= judge.INT8.auroc for judged in variant.judged)
+    assert all(abs(judged.auroc - judged.auroc_reference) <= LIMITS["int8"].auroc for judged in variant.judged)
     exact, own = manifest.threshold_of("fp32"), manifest.runtime_thresholds["int8"]
     assert set(own) == {info.runtime for info in require_backends() if info.offers("int8")}
     for threshold in own.values():
@@ -79,16 +79,16 @@ def test_a_variant_that_the_gate_refuses_is_not_written(tiny_run, tmp_path, cli,
 
 
 def test_a_variant_that_passes_its_gate_and_fails_the_certificate_is_left_out(tiny_run, tmp_path, cli, monkeypatch):
-    from kdx.verification import certificate as verify
+    from kdx.verification import golden as module
 
-    compare = verify.compare_at
+    compare = module.compare_batch
 
-    def at_batches(backend, golden, size, thresholds, precision, roi):
-        compared = compare(backend, golden, size, thresholds, precision, roi)
-        is_wrong = precision == "int8" and size > 1
+    def at_batches(backend, golden, batch, thresholds, precision, behind):
+        compared = compare(backend, golden, batch, thresholds, precision, behind)
+        is_wrong = precision == "int8" and batch > 1
         return msgspec.structs.replace(compared, passed=False, score_max=0.9) if is_wrong else compared
 
-    monkeypatch.setattr(verify, "compare_at", at_batches)
+    monkeypatch.setattr(module, "compare_batch", at_batches)
     bundle = tmp_path / "tile.kdx"
     record = cli("export", tiny_run, "-o", bundle, "--precision", "fp32,int8", "--json", code=1).json
     assert re.search(r"int8, batch \d+: scores 0.9, .*; allowed are scores within 0.35", record["refused"]["int8"])
@@ -151,7 +151,7 @@ def test_bf16_is_the_fp32_graph_with_its_own_threshold(int8_bundle) -> None:
         with kdx.load(int8_bundle, backend="openvino", threads=1, precision=precision) as detector:
             scores[precision] = detector(image).score
             assert detector.threshold == opened.manifest.threshold_of(precision, "openvino").score
-    assert 0 < abs(scores["bf16"] / scores["fp32"] - 1) < judge.BF16.score
+    assert 0 < abs(scores["bf16"] / scores["fp32"] - 1) < LIMITS["bf16"].score
 
 
 @needs_bf16
@@ -182,7 +182,7 @@ def test_a_machine_without_bf16_passes_over_it(int8_bundle, tiny_run, dataset, t
 def test_a_variant_that_fails_at_its_threshold_gets_none(int8_bundle, dataset, tmp_path, cli, monkeypatch) -> None:
     """The gate's second time: on the machine and with the thresholds that will decide."""
     bundle = Path(shutil.copytree(int8_bundle, tmp_path / "tile.kdx"))
-    monkeypatch.setitem(judge.LIMITS, "int8", judge.Limits(margin=0.0, score=1e-9))
+    monkeypatch.setitem(LIMITS, "int8", Limits(margin=0.0, score=1e-9))
     result = cli("calibrate", bundle, dataset, "--false-reject-rate", 0.25, "--backend", "onnxruntime-cpu", code=1)
     assert re.search("int8 has no threshold in onnxruntime: .*a golden score moved by", result.stdout)
     manifest = open_bundle(bundle).manifest
@@ -196,6 +196,6 @@ def test_a_variant_that_fails_at_its_threshold_gets_none(int8_bundle, dataset, t
 
 
 def test_labelled_images_must_be_told_apart_as_before(tiny_run, dataset, tmp_path, cli, monkeypatch) -> None:
-    monkeypatch.setattr(variants, "INT8", judge.Limits(margin=1.0, score=1e9, auroc=-1.0))
+    monkeypatch.setitem(LIMITS, "int8", Limits(margin=1.0, score=1e9, auroc=-1.0))
     options = ("--precision", "fp32,int8", "--evaluation-data", dataset)
     assert "image AUROC" in cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout

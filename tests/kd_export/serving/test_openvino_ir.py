@@ -13,7 +13,7 @@ from kdx.bundle.bundle import encode_array, open_bundle, write_files, write_mani
 from kdx.bundle.manifest import GOLDEN_SCORES
 from kdx.bundle.variants import Variant
 from kdx.errors import BackendError, GateError
-from kdx.verification.certificate import FP32
+from kdx.verification.tolerances import FP32
 from tests.images import solar_cells
 from tests.students import add_int8
 

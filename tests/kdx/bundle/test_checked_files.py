@@ -20,7 +20,7 @@ from kdx.decision.level_map import level_of
 from kdx.decision.roi import RoiFrame, roi_of, set_roi
 from kdx.errors import BackendError, BundleError
 from kdx.loading import group as group_module
-from kdx.loading.load import detector_of
+from kdx.loading.bundle_detector import detector_of
 from kdx.runtime.backend import find_backend
 from kdx.storage.cache import VARIABLE
 from kdx.storage.files import new_folder, sha256_file

@@ -14,7 +14,7 @@ import pytest
 
 import kdx
 from kdx.bundle.bundle import Bundle, open_bundle, write_manifest
-from kdx.calibration.validity import CalibrationWarning, doubt_said, runtimes_for
+from kdx.calibration.validity import CalibrationWarning, runtimes_for, why_uncertain
 from kdx.loading.selftest import run_selftest
 from kdx.loading.served_answers import parameters_of, verdict_of_answer
 from kdx.monitoring.verdict_log import read_log
@@ -169,7 +169,7 @@ def test_a_threshold_of_schema_1_is_doubted_in_the_self_test_and_on_a_server(tmp
     assert said not in run_selftest(bundle, "onnxruntime-cpu", 1, "fp32").checks[1].said
     for precision in ("int8", "fp32"):
         manifest = open_bundle(bundle).manifest
-        doubt = doubt_said(manifest, precision, "onnxruntime")
+        doubt = why_uncertain(manifest, precision, "onnxruntime")
         told = parameters_of(manifest, manifest.threshold_of(precision, "onnxruntime"), doubt)
         anomaly_map = np.full(manifest.map_size, 0.1, np.float32)
         shape = (manifest.input.height, manifest.input.width, manifest.input.channels)

@@ -125,7 +125,7 @@ def test_a_full_disk_keeps_the_bundle_that_force_was_to_replace(cli, tiny_run, b
 
 
 def test_a_failed_gate_leaves_no_bundle(export, tiny_run, tmp_path, monkeypatch):
-    from kdx.verification.certificate import TOLERANCES, Tolerances
+    from kdx.verification.tolerances import TOLERANCES, Tolerances
 
     monkeypatch.setitem(TOLERANCES, "fp32", Tolerances(-1.0, -1.0, 0.0))
     stderr = export(tiny_run, code=1).stderr

@@ -220,7 +220,7 @@ def test_calibration_is_of_the_region(cli, within, dataset):
 def test_a_flip_in_the_region_is_found(within):
     """Certificates compare the decisions that the line makes."""
     from kdx.runtime.backend import Outputs
-    from kdx.verification.certificate import compare_backend
+    from kdx.verification.golden import compare_batch
 
     opened = open_bundle(within)
     golden, roi = opened.golden(), roi_of(opened)
@@ -234,8 +234,8 @@ def test_a_flip_in_the_region_is_found(within):
 
     scores = np.sort(roi.apply(golden.maps, golden.scores)[1][:, 0])
     middle = float(scores[:2].mean())
-    (same,) = compare_backend(Replayed(), golden, 1, (middle, middle), behind=Behind(roi=roi))
-    (moved,) = compare_backend(Replayed(), golden, 1, (middle, float(scores[-1]) * 2), behind=Behind(roi=roi))
+    same = compare_batch(Replayed(), golden, 1, (middle, middle), behind=Behind(roi=roi))
+    moved = compare_batch(Replayed(), golden, 1, (middle, float(scores[-1]) * 2), behind=Behind(roi=roi))
     assert (same.flips, moved.flips) == (0, len(scores) - 1)
 
 

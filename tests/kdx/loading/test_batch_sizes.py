@@ -12,9 +12,10 @@ import pytest
 import kdx
 from kdx.bundle.bundle import open_bundle
 from kdx.errors import BackendError, OptionError
+from kdx.loading import bundle_detector
 from kdx.runtime.kept import Kept
 from kdx.runtime.tiled import graph_batches
-from kdx.verification import golden as golden_module
+from kdx.verification.golden import check_golden
 from tests.students import other_bundle, other_student
 
 # Long enough on any machine; a test that needs it has failed.
@@ -216,29 +217,26 @@ def test_batches_of_a_graph() -> None:
     assert graph_batches(object(), (3,), 1) == [1]
 
 
-def test_golden_images_are_compared_at_the_sizes_too(tiny_bundle, monkeypatch) -> None:
-    compared = []
-    real = golden_module.compare_golden
+@pytest.fixture
+def compared(monkeypatch) -> list[int]:
+    """Batch sizes at which golden images were compared."""
+    found: list[int] = []
 
-    def spy(*arguments, batch, **options):
-        compared.append(batch)
-        return real(*arguments, batch=batch, **options)
+    def spy(bundle, backend, precision, batches):
+        found.extend(batches)
+        return check_golden(bundle, backend, precision, batches)
 
-    monkeypatch.setattr(golden_module, "compare_golden", spy)
+    monkeypatch.setattr(bundle_detector, "check_golden", spy)
+    return found
+
+
+def test_golden_images_are_compared_at_the_sizes_too(tiny_bundle, compared) -> None:
     kdx.load(tiny_bundle, backend="onnxruntime-cpu", threads=1, batch_sizes=(8,)).close()
     kdx.load(tiny_bundle, backend="onnxruntime-cpu", threads=1).close()
     assert compared == [1, 8, 1]
 
 
-def test_golden_images_of_tiles_are_compared_at_the_sizes_of_a_frame(tiled, monkeypatch) -> None:
-    compared = []
-    real = golden_module.compare_golden
-
-    def spy(*arguments, batch, **options):
-        compared.append(batch)
-        return real(*arguments, batch=batch, **options)
-
-    monkeypatch.setattr(golden_module, "compare_golden", spy)
+def test_golden_images_of_tiles_are_compared_at_the_sizes_of_a_frame(tiled, compared) -> None:
     with kdx.load(tiled / "tile.kdx", backend="onnxruntime-cpu", threads=1, precision="fp32") as detector:
         assert compared == sorted({1, *detector.backend.graph_batches})
     assert compared[-1] > 1
@@ -253,10 +251,10 @@ def test_numbers_of_numpy_are_sizes(tiny_bundle, frame, compiled) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (1, -2), [2.5], "12", 3, [None], np.array([]), np.array([1.0, 8.0])])
-def test_sizes_that_are_not_possible(tiny_bundle, sizes) -> None:
-    with pytest.raises(OptionError, match="batch sizes are not possible"):
+def test_invalid_sizes(tiny_bundle, sizes) -> None:
+    with pytest.raises(OptionError, match="invalid batch sizes"):
         kdx.load(tiny_bundle, batch_sizes=sizes)
-    with pytest.raises(OptionError, match="batch sizes are not possible"):
+    with pytest.raises(OptionError, match="invalid batch sizes"):
         kdx.load_many([tiny_bundle], batch_sizes=sizes)
 
 

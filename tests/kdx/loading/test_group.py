@@ -22,7 +22,7 @@ from kdx.errors import BackendError
 from kdx.loading import group as group_module
 from kdx.loading import load as loading
 from kdx.runtime.detector import Detector
-from kdx.verification.certificate import FP32
+from kdx.verification.tolerances import FP32
 from tests.students import add_int8, other_bundle, other_student, other_teacher
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
@@ -123,7 +123,7 @@ def test_what_cannot_be_shared_is_loaded_by_itself_unless_sharing_is_asked_for(b
     with pytest.raises(kdx.KdxError) as refused:
         kdx.load_many(some, **OPTIONS, shared_teacher=True)
     assert "'tile' and 'stranger' have different teachers" in str(refused.value)
-    assert "its weights or what it is given, from 'pair.teacher.networks.0" in refused.value.received
+    assert "its weights or its inputs, from 'pair.teacher.networks.0" in refused.value.received
 
 
 def test_another_input_is_named(bundles, other_camera) -> None:

@@ -27,7 +27,7 @@ def test_a_sound_bundle_passes_in_about_a_second(tiny_bundle, cli):
     assert "within 10000 ms" in result["checks"][2]["said"]
     shown = cli("selftest", tiny_bundle, "--backend", "onnxruntime-cpu").stdout
     assert shown.rstrip().endswith("passed")
-    assert "no budget to hold it to" in shown
+    assert "no budget to compare with" in shown
 
 
 def test_an_altered_file_fails(bundle, cli):

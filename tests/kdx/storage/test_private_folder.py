@@ -13,7 +13,7 @@ import pytest
 import kdx
 from kdx.storage.cache import VARIABLE
 from kdx.storage.private_folder import open_to_others, private_cache
-from kdx.verification.backend_choice import Choice
+from kdx.verification.remembered_choice import BackendChoice, ChoiceFile
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
@@ -80,7 +80,7 @@ def test_what_others_put_there_never_runs(signed, cache, frame, tiny_bundle, tmp
         expected = detector(frame).score
     kdx.load(**signed).close()
     (choice,) = (cache / "choices").iterdir()
-    remembered = msgspec.json.decode(choice.read_bytes(), type=Choice)
+    remembered = msgspec.json.decode(choice.read_bytes(), type=BackendChoice)
     others = "onnxruntime-cpu" if remembered.backend == "openvino" else "openvino"
     choice.write_bytes(msgspec.json.encode(msgspec.structs.replace(remembered, backend=others)))
     for blob in (cache / "openvino").iterdir():
@@ -89,7 +89,11 @@ def test_what_others_put_there_never_runs(signed, cache, frame, tiny_bundle, tmp
         folder.chmod(0o777)
     with pytest.warns(RuntimeWarning), kdx.load(**signed, backend="openvino") as detector:
         assert detector(frame).score == expected
-    monkeypatch.setattr("kdx.verification.backend_choice._read", lambda file: pytest.fail("the choice was read"))
+
+    def nothing(file: ChoiceFile) -> None:
+        assert file.path is None
+
+    monkeypatch.setattr(ChoiceFile, "read", nothing)
     with pytest.warns(RuntimeWarning):
         kdx.load(**signed).close()
 

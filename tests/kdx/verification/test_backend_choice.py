@@ -13,7 +13,8 @@ from kdx.errors import BackendError, BundleError
 from kdx.runtime.backend import BACKENDS, BackendInfo, ClosesOnExit, Outputs
 from kdx.runtime.latency import Latency
 from kdx.verification import backend_choice as module
-from kdx.verification.backend_choice import choose
+from kdx.verification import remembered_choice
+from kdx.verification.backend_choice import choose_fastest
 
 REAL = BACKENDS["onnxruntime-cpu"]
 
@@ -80,14 +81,14 @@ def machine(monkeypatch, tmp_path):
 
 def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
     machine(Way.make("slow", delay=0.05), Way.make("fast"))
-    first = choose(open_bundle(tiny_bundle), 1)
+    first = choose_fastest(open_bundle(tiny_bundle), 1)
     assert (first.backend, first.precision) == ("fast", "fp32")
     by_name = {candidate.backend: candidate for candidate in first.candidates}
     assert by_name["slow"].p50_ms > by_name["fast"].p50_ms
-    assert choose(open_bundle(tiny_bundle), 1) == first
+    assert choose_fastest(open_bundle(tiny_bundle), 1) == first
     assert Way.opened == {"slow": 1, "fast": 1}
     # Other threads are another question.
-    choose(open_bundle(tiny_bundle), 2)
+    choose_fastest(open_bundle(tiny_bundle), 2)
     assert Way.opened == {"slow": 2, "fast": 2}
 
 
@@ -95,7 +96,7 @@ def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeyp
     # One backend in two precisions has one name.
     machine(Way.make("slow", delay=0.05), Way.make("fast"))
     monkeypatch.setattr(Wrapped, "name", property(lambda self: "same", lambda self, value: None), raising=False)
-    found = choose(open_bundle(tiny_bundle), 1)
+    found = choose_fastest(open_bundle(tiny_bundle), 1)
     assert found.backend == "fast"
     slow, fast = found.candidates
     assert slow.p50_ms >= 50 > fast.p50_ms
@@ -103,7 +104,7 @@ def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeyp
 
 def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machine) -> None:
     machine(Way.make("wrong", factor=1.5), Way.make("right", delay=0.02))
-    found = choose(open_bundle(tiny_bundle), 1)
+    found = choose_fastest(open_bundle(tiny_bundle), 1)
     assert found.backend == "right"
     wrong = next(candidate for candidate in found.candidates if candidate.backend == "wrong")
     assert wrong.p50_ms is None
@@ -112,7 +113,7 @@ def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machin
 
 def test_one_that_cannot_be_opened_stands_in_nobodys_way(tiny_bundle, machine) -> None:
     machine(Way.make("broken", error="no driver"), Way.make("works"))
-    found = choose(open_bundle(tiny_bundle), 1)
+    found = choose_fastest(open_bundle(tiny_bundle), 1)
     assert found.backend == "works"
     assert any(candidate.reason == "no driver" for candidate in found.candidates)
 
@@ -120,30 +121,30 @@ def test_one_that_cannot_be_opened_stands_in_nobodys_way(tiny_bundle, machine) -
 def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
     machine(Way.make("wrong", factor=1.5), Way.make("broken", error="no driver"))
     with pytest.raises(BackendError, match="no backend on this machine") as error:
-        choose(open_bundle(tiny_bundle), 1)
+        choose_fastest(open_bundle(tiny_bundle), 1)
     assert "wrong fp32" in error.value.received
     assert "no driver" in error.value.received
-    assert not (module.cache_folder() / "choices").exists()
+    assert not (remembered_choice.cache_folder() / "choices").exists()
 
 
 def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, monkeypatch) -> None:
     machine(Way.make("a"), Way.make("b", delay=0.05))
-    choose(open_bundle(tiny_bundle), 1)
-    (remembered,) = (module.cache_folder() / "choices").iterdir()
+    choose_fastest(open_bundle(tiny_bundle), 1)
+    (remembered,) = (remembered_choice.cache_folder() / "choices").iterdir()
     remembered.write_bytes(b"{")
-    assert choose(open_bundle(tiny_bundle), 1).backend == "a"
+    assert choose_fastest(open_bundle(tiny_bundle), 1).backend == "a"
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     remembered.unlink()
-    monkeypatch.setattr(module, "write_atomic", full)
-    assert choose(open_bundle(tiny_bundle), 1).backend == "a"
+    monkeypatch.setattr(remembered_choice, "write_atomic", full)
+    assert choose_fastest(open_bundle(tiny_bundle), 1).backend == "a"
 
 
 def test_a_single_way_costs_nothing(tiny_bundle, machine) -> None:
     machine(Way.make("only"))
-    assert choose(open_bundle(tiny_bundle)).backend == "only"
+    assert choose_fastest(open_bundle(tiny_bundle)).backend == "only"
     assert Way.opened == {}
 
 
@@ -158,13 +159,13 @@ def test_load_runs_what_was_chosen(tiny_bundle, machine) -> None:
 def test_a_precision_that_is_not_there(tiny_bundle, machine) -> None:
     machine(Way.make("a"), Way.make("b"))
     with pytest.raises(BundleError, match="no fp16 graph"):
-        choose(open_bundle(tiny_bundle), 1, "fp16")
+        choose_fastest(open_bundle(tiny_bundle), 1, "fp16")
 
 
 def test_a_precision_that_no_backend_here_runs(trained_int8, machine) -> None:
     machine(Way.make("a"), Way.make("b"))
     with pytest.raises(BackendError, match="no backend on this machine runs int8 graphs"):
-        choose(trained_int8, 1, "int8")
+        choose_fastest(trained_int8, 1, "int8")
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 
 from kdx.bundle.bundle import Golden
 from kdx.runtime.backend import Outputs
-from kdx.verification.certificate import FP32, compare_backend
+from kdx.verification.golden import Comparison, certificate_batches, compare_batch
+from kdx.verification.tolerances import FP32
 
 
 class Fake:
@@ -27,6 +28,11 @@ class Fake:
         return Outputs(*self.distort(self.golden.maps[indices].copy(), self.golden.scores[indices].copy()))
 
 
+def compare(backend: Fake, golden: Golden, max_batch: int, thresholds, precision: str = "fp32") -> list[Comparison]:
+    batches = certificate_batches(len(golden.images), max_batch)
+    return [compare_batch(backend, golden, batch, thresholds, precision) for batch in batches]
+
+
 @pytest.fixture
 def golden() -> Golden:
     generator = np.random.default_rng(0)
@@ -37,19 +43,19 @@ def golden() -> Golden:
 
 def test_an_exact_backend_passes_at_two_batch_sizes(golden) -> None:
     backend = Fake(golden)
-    results = compare_backend(backend, golden, max_batch=8, thresholds=(0.5, 0.5))
+    results = compare(backend, golden, max_batch=8, thresholds=(0.5, 0.5))
     assert [(r.batch, r.passed, r.flips) for r in results] == [(1, True, 0), (5, True, 0)]
     assert set(backend.batches) == {1, 5}
 
 
 def test_a_static_graph_is_compared_at_batch_one_only(golden) -> None:
-    assert [r.batch for r in compare_backend(Fake(golden), golden, max_batch=1, thresholds=None)] == [1]
+    assert [r.batch for r in compare(Fake(golden), golden, max_batch=1, thresholds=None)] == [1]
 
 
 def test_scores_beyond_the_tolerance_fail(golden) -> None:
     for factor, passes in ((1 + 0.5 * FP32.score, True), (1 + 2 * FP32.score, False)):
         backend = Fake(golden, lambda maps, scores, f=factor: (maps, scores * np.float32(f)))
-        assert all(r.passed is passes for r in compare_backend(backend, golden, 8, None))
+        assert all(r.passed is passes for r in compare(backend, golden, 8, None))
 
 
 def test_a_single_wrong_pixel_fails(golden) -> None:
@@ -57,14 +63,14 @@ def test_a_single_wrong_pixel_fails(golden) -> None:
         maps[:, 3, 3] += 2 * FP32.map
         return maps, scores
 
-    assert not any(r.passed for r in compare_backend(Fake(golden, distort), golden, 8, None))
+    assert not any(r.passed for r in compare(Fake(golden, distort), golden, 8, None))
 
 
 def test_a_flipped_verdict_fails_even_within_the_tolerances(golden) -> None:
     score = float(golden.scores[0, 0])
     threshold = score * (1 - 3e-5)
     backend = Fake(golden, lambda maps, scores: (maps, scores * np.float32(1 - 5e-5)))
-    for result in compare_backend(backend, golden, 8, (threshold, threshold)):
+    for result in compare(backend, golden, 8, (threshold, threshold)):
         assert result.score_max < FP32.score
         assert result.flips == 1
         assert not result.passed
@@ -74,7 +80,7 @@ def test_a_golden_image_whose_score_is_the_threshold_is_a_tie(golden) -> None:
     threshold = float(golden.scores[0, 0])
     for factor in (1 - 3e-6, 1 + 3e-6):
         backend = Fake(golden, lambda maps, scores, f=factor: (maps, scores * np.float32(f)))
-        results = compare_backend(backend, golden, 8, (threshold, threshold))
+        results = compare(backend, golden, 8, (threshold, threshold))
         assert all(r.passed and r.flips == 0 and type(r.flips) is int for r in results)
 
 
@@ -83,11 +89,11 @@ def test_a_precision_is_decided_at_its_own_threshold(golden) -> None:
     backend = Fake(golden, lambda maps, scores: (maps, scores * np.float32(1.1)))
     ordered = np.sort(golden.scores[:, 0])
     threshold = float(ordered[:2].mean())
-    assert {r.flips for r in compare_backend(backend, golden, 8, (threshold, 1.1 * threshold), "int8")} == {0}
+    assert {r.flips for r in compare(backend, golden, 8, (threshold, 1.1 * threshold), "int8")} == {0}
     spread = Golden(golden.names, golden.images, golden.maps, np.array([[0.1], [0.8], [1.0], [1.3], [2.0]], np.float32))
     backend = Fake(spread, lambda maps, scores: (maps, scores * np.float32(1.3)))
-    assert {r.flips for r in compare_backend(backend, spread, 8, (1.0, 1.3), "int8")} == {0}
-    assert {r.flips for r in compare_backend(backend, spread, 8, (1.0, 1.0), "int8")} == {1}
+    assert {r.flips for r in compare(backend, spread, 8, (1.0, 1.3), "int8")} == {0}
+    assert {r.flips for r in compare(backend, spread, 8, (1.0, 1.0), "int8")} == {1}
 
 
 def test_a_value_that_is_not_finite_fails(golden) -> None:
@@ -95,7 +101,7 @@ def test_a_value_that_is_not_finite_fails(golden) -> None:
         maps[-1, 0, 0] = np.nan
         return maps, scores
 
-    for result in compare_backend(Fake(golden, distort), golden, 8, None):
+    for result in compare(Fake(golden, distort), golden, 8, None):
         assert not result.passed
         assert result.not_finite >= 1
 
@@ -104,6 +110,6 @@ def test_an_error_at_the_second_batch_size_only_is_seen(golden) -> None:
     def distort(maps, scores):
         return (maps, scores) if len(maps) == 1 else (maps[::-1], scores)
 
-    first, second = compare_backend(Fake(golden, distort), golden, 8, None)
+    first, second = compare(Fake(golden, distort), golden, 8, None)
     assert first.passed
     assert not second.passed

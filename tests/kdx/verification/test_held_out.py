@@ -27,7 +27,10 @@ from kdx.verification.held_out import (
     compare_verdicts,
     rate_bound,
 )
-from kdx.verification.judge import INT8, Decided, Evidence, judge
+from kdx.verification.judge import Decided, Evidence, judge
+from kdx.verification.tolerances import LIMITS
+
+INT8 = LIMITS["int8"]
 
 GOOD = np.linspace(0.1, 0.3, 100)
 DEFECTS = np.linspace(0.25, 0.8, 200)

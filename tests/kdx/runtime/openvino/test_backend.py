@@ -20,7 +20,7 @@ from kdx.runtime.backend import find_backend
 from kdx.runtime.openvino.blob_cache import BlobCache
 from kdx.storage.cache import VARIABLE, cache_folder
 from kdx.storage.files import sha256_bytes
-from kdx.verification.certificate import FP32
+from kdx.verification.tolerances import FP32
 from tests.images import solar_cells
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from kdx.bundle.checked_files import Graph
 from kdx.errors import BackendError, BundleError
-from kdx.verification.certificate import FP32, INT8
+from kdx.verification.tolerances import FP32, TOLERANCES
 from tests.images import solar_cells
 from tests.students import other_student, other_teacher
 
@@ -253,7 +253,7 @@ def test_int8_teachers_of_the_same_scales_are_shared(int8) -> None:
         with OpenVino(Graph.of(graph), 1) as backend:
             apart = backend.run(images)
         # A sum that is rounded otherwise can fall to the next of 127 steps: rarely, and then by little.
-        require_same(together[name], apart, INT8)
+        require_same(together[name], apart, TOLERANCES["int8"])
         assert np.median(np.abs(together[name].maps - apart.maps)) < 1e-5 * np.ptp(apart.maps)
 
 

@@ -1,0 +1,161 @@
+"""From an open bundle to its detector: choose a backend, open it, decide by the bundle's rules, check golden images."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import Manifest
+from kdx.decision.answers import AnswerLimits, answer_limits
+from kdx.decision.level_map import level_of
+from kdx.decision.roi import RoiFrame, roi_of
+from kdx.errors import BackendError, BundleError, OptionError
+from kdx.imaging.tiling import Stitcher
+from kdx.runtime.backend import Backend, runtime_of
+from kdx.runtime.detector import Detector
+from kdx.runtime.tiled import Tiled, graph_backend, graph_batches
+from kdx.verification.backend_choice import choose_backend, forget_choice
+from kdx.verification.golden import check_golden, require_passed
+
+T = TypeVar("T")
+
+
+def detector_of(
+    bundle: Bundle,
+    backend: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+    batch_sizes: Sequence[int] | None = None,
+) -> Detector:
+    """Return the detector of an open bundle, after it was compared with the golden images.
+
+    Args:
+        bundle: The bundle.
+        backend: A backend's name, or ``auto`` for the fastest that decides what was trained.
+        threads: Threads within an operation; None leaves it to the backend.
+        precision: The precision of the graph; None for what the backend is for.
+        batch_sizes: How many images will be judged at once; None for single images.
+
+    Raises:
+        BundleError: The bundle was replaced meanwhile: thresholds must not meet another graph.
+        BackendError: The detector does not decide the golden images as the reference did.
+        OptionError: Invalid batch sizes.
+    """
+    sizes = require_batch_sizes(batch_sizes)
+
+    def opened() -> Detector:
+        info, used = choose_backend(bundle, backend, threads, precision)
+        detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
+        try:
+            compile_and_check(bundle, detector, sizes)
+            bundle.require_present("loaded", fix="load it again")
+        except BaseException:
+            detector.close()
+            raise
+        return detector
+
+    return retry_without_memory(opened, [bundle] if backend == "auto" else [], threads, precision)
+
+
+def retry_without_memory(
+    open_them: Callable[[], T], bundles: Iterable[Bundle], threads: int | None, precision: str | None
+) -> T:
+    """Open bundles; where that fails with a remembered choice of backend, forget the choice and try once more.
+
+    Something may have changed that the remembered choice does not know of. A new choice excludes what fails.
+
+    Args:
+        open_them: Opens the bundles, and compares the golden images.
+        bundles: The bundles whose backend was chosen automatically.
+        threads: The threads that were asked for.
+        precision: The precision that was asked for.
+
+    Raises:
+        BackendError: Nothing was remembered, or it fails again.
+    """
+    try:
+        return open_them()
+    except BackendError:
+        forgotten = [forget_choice(bundle, threads, precision) for bundle in bundles]
+        if not any(forgotten):
+            raise
+    return open_them()
+
+
+def require_batch_sizes(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return batch sizes as plain numbers; NumPy's are accepted too.
+
+    Raises:
+        OptionError: Something else, or a number below 1.
+    """
+    if sizes is None:
+        return None
+    try:
+        found = tuple(operator.index(size) for size in sizes)
+    except TypeError:  # not a sequence, or not of whole numbers
+        found = ()
+    if not found or min(found) < 1:
+        raise OptionError("invalid batch sizes", expected="numbers from 1, for example (1, 8)", received=repr(sizes))
+    return found
+
+
+def compile_and_check(bundle: Bundle, detector: Detector, batch_sizes: Sequence[int] | None = None) -> None:
+    """Compile a detector for the batch sizes that it will see, and compare it with the golden images at each.
+
+    Single images, and the batches that a frame's tiles make, are always among them.
+
+    Raises:
+        BackendError: It does not decide the golden images as the reference did.
+        BundleError: The golden images cannot be read.
+    """
+    batches = graph_batches(detector.backend, batch_sizes or (1,), detector.max_batch)
+    keep = getattr(graph_backend(detector.backend), "keep", None)
+    if keep is not None:
+        keep(batches)
+    require_passed(bundle, check_golden(bundle, detector.backend, detector.precision, batches))
+
+
+def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
+    """Return the detector of a bundle on a backend that has opened its graph of a precision.
+
+    Raises:
+        BundleError: Its region of interest or its level map is invalid.
+    """
+    manifest = bundle.manifest
+    try:
+        roi, level = roi_of(bundle), level_of(bundle)
+    except BundleError:
+        backend.close()
+        raise
+    calibrated = manifest.threshold_of(precision, runtime_of(backend.name))
+    threshold, pixel = (calibrated.score, calibrated.pixel) if calibrated else (None, None)
+    return Detector(
+        for_frames(backend, manifest),
+        manifest.camera,
+        threshold,
+        max_batch=manifest.max_batch,
+        field_of_view=manifest.field_of_view,
+        pixel_threshold=pixel,
+        frame_limits=manifest.frame_limits,
+        precision=precision,
+        review_threshold=calibrated.review.score if calibrated and calibrated.review else None,
+        roi=roi,
+        roi_frame=RoiFrame.of(manifest),
+        level=level,
+        answer_limits=limits_of_answers(manifest),
+    )
+
+
+def for_frames(backend: Backend, manifest: Manifest) -> Backend:
+    """Return a backend for the camera's frames, given one that runs a bundle's graph: the same, or one on tiles."""
+    if manifest.tiling is None:
+        return backend
+    tile = manifest.input.height, manifest.input.width
+    return Tiled(backend, Stitcher(manifest.tiling, tile, manifest.map_size), limits_of_answers(manifest))
+
+
+def limits_of_answers(manifest: Manifest) -> AnswerLimits:
+    """Return the lowest map value and score that a bundle's method can give."""
+    return answer_limits(manifest.pair_spec, manifest.map_size)

@@ -1,0 +1,91 @@
+"""How far from FP32 a precision may be: at the gate of the export, and on golden images.
+
+Every load needs these numbers, but not the statistics of the gate, which take long to import.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a variant may change at the gate, see :mod:`kdx.verification.judge`.
+
+    Attributes:
+        margin: Relative distance from the threshold, or between two images, within which a changed
+            decision does not count.
+        score: Largest difference of a golden image's score, relative to that score or to the median
+            of all scores, whichever is larger: the scores of very good images may move, because
+            they are far from any decision.
+        auroc: Largest difference of the image AUROC on the evaluation images.
+        map: Largest difference of a golden map's value, relative to the range of the map, see
+            :func:`kdx.verification.golden.map_differences`.
+        flips: Largest share of verdicts on held-out good images and synthetic defects that may
+            differ. One good image and the defects drawn on it may always differ: of few images, a
+            single verdict is more than this share.
+        rate_bound: Largest upper 95 % bound of the share of good images with a flip. It limits what
+            few images can show: with 6 to 9 images none may flip, with 10 one, with 14 two, with 17
+            three. Beyond about 50 images, ``flips`` allows less.
+        missed: Largest share of the synthetic defects rejected by FP32 that the variant may miss.
+            It makes no allowance for few images: what ``flips`` and ``rate_bound`` allow could all
+            be defects, and a third of those detected.
+        passed_by: With few images, the AUROC may fall by as much as one good image changes it that
+            moves past this share of the defects. Moving past all of them is a fall of
+            ``1 / images``: 0.17 for 6. A smaller share would refuse variants for the order of two or
+            three scores that are close to each other; ``missed`` counts the lost defects.
+    """
+
+    margin: float
+    score: float
+    auroc: float = 0.005
+    map: float = 0.5
+    flips: float = 0.02
+    rate_bound: float = 0.4
+    missed: float = 0.1
+    passed_by: float = 0.3
+
+
+# Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, every node quantised: the middle 90 % of
+# the scores moved by -6 to +57 % with a median of +11 % (which the variant's own threshold absorbs),
+# the upper end on scores of a tenth of the threshold; with the 8 worst of 108 nodes in FP32 by -4 to
+# +16 %, median +3 %. BF16: 3 % in the median, 29 % at most.
+LIMITS = {"bf16": Limits(margin=0.10, score=0.25), "int8": Limits(margin=0.15, score=0.35)}
+
+
+class Tolerances(msgspec.Struct, frozen=True):
+    """How far a backend may be from the reference on golden images.
+
+    Attributes:
+        score: Largest difference of a score, relative to it or to the median of all scores,
+            whichever is larger: scores of very good images are far from any decision.
+        map: Largest difference of a map's value, relative to the range of that image's reference
+            map or to the median of all ranges, whichever is larger.
+        tie: Relative distance from the threshold within which a reference score is a tie: a
+            decision that differs there does not count.
+    """
+
+    score: float
+    map: float
+    tie: float
+
+
+# Two FP32 runtimes sum the same products in different orders. Over the depth of these networks that
+# came to at most a few 1e-6; the bound leaves room for other machines and stays far below what moves
+# a verdict. The threshold is the score of one held-out image, which may be a golden image: FP32
+# runtimes round it to either side.
+FP32 = Tolerances(score=1e-4, map=1e-4, tie=1e-5)
+
+# FP16 rounds every value by up to 5e-4, and a distance is what is left of two features that nearly
+# agree. On 40 magnetic tiles, trained stpm, dual, dual-det and mixed-teacher on
+# tf_efficientnet_lite0: scores moved by up to 3.9 % (median 0.2 to 1 %), maps by up to 6 % of their
+# range, the order of the scores hardly (rank correlation 0.9994 and more), with every activation
+# rounded as with weights alone. Nearly all of it comes from that teacher: depthwise convolutions
+# whose large weights cancel (up to 17.7). Students alone move scores by 0.4 % at most.
+FP16 = Tolerances(score=6e-2, map=1.2e-1, tie=2e-2)
+
+# BF16 and INT8 have the limits of their gate, which also judges the order of scores or the decisions.
+TOLERANCES = {
+    "fp32": FP32,
+    "fp16": FP16,
+    **{name: Tolerances(score=each.score, map=each.map, tie=each.margin) for name, each in LIMITS.items()},
+}
