@@ -1,4 +1,4 @@
-"""What the students are built of: convolutions with batch normalisation, and residual blocks of them."""
+"""Building blocks of students: convolutions with batch normalisation, and residual blocks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Return a convolution that keeps the size but for its stride, and its batch normalisation."""
+    """Return a convolution, padded to keep the size apart from its stride, with batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)
     )
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Return the same with a ReLU."""
+    """Return the layers of :func:`conv_norm`, followed by a ReLU."""
     return nn.Sequential(*conv_norm(inputs, outputs, kernel, stride), nn.ReLU())
 
 
@@ -21,10 +21,10 @@ class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut (He et al., 2016), without the last ReLU.
 
     Args:
-        inputs: Channels in.
-        outputs: Channels out.
-        kernel: Side of the convolutions.
-        stride: Of the first convolution and of the shortcut.
+        inputs: The number of input channels.
+        outputs: The number of output channels.
+        kernel: The side of the convolutions' kernels.
+        stride: The stride of the first convolution and of the shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take ``(N, C, h, w)``."""
+        """Return the block's output of a feature ``(N, C, h, w)``, before the last ReLU."""
         added: Tensor = self.body(x) + self.shortcut(x)
         return added
 
@@ -55,13 +55,13 @@ class UpsamplingBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take ``(N, C, h, w)`` and return ``(N, outputs, 2h, 2w)``."""
+        """Return ``(N, outputs, 2h, 2w)`` of a feature ``(N, inputs, h, w)``."""
         added: Tensor = self.body(x) + self.shortcut(x)
         return added
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw the weights of every convolution as He et al. (2015) do for networks with ReLU."""
+    """Initialise every convolution for networks with ReLU (He et al., 2015)."""
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Students that see features: one embedding of several, and the decoder that gives them back."""
+"""Students that take features: an embedding of several features and the decoder that restores them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kd_train.models.blocks import ResidualBlock, UpsamplingBlock, conv_norm_rel
 
 
 class Embedding(nn.Module):
-    """One embedding of several features: the bottleneck of reverse distillation and of DSKD (its Fig. 4).
+    """One embedding of several features: the bottleneck of reverse distillation and DSKD (Fig. 4).
 
-    Every feature is brought to the size of the last by 3 × 3 convolutions of stride 2; they are concatenated, and a
-    residual layer of two blocks, the first with stride 2 and a 1 × 1 shortcut, halves the size and doubles the
-    channels.
+    Every feature is reduced to the size of the last by 3 × 3 convolutions of stride 2. The results
+    are concatenated, and a residual layer of two blocks, the first with stride 2 and a 1 × 1
+    shortcut, halves the size and doubles the channels.
 
     Args:
-        features: What comes in, from large to small.
-        fuse: False takes the last feature only (DSKD Table 8).
+        features: The input features, from large to small.
+        fuse: Whether all features are embedded; False takes the last one only (DSKD Table 8).
     """
 
     def __init__(self, features: Sequence[Feature], *, fuse: bool = True) -> None:
@@ -41,14 +41,17 @@ class Embedding(nn.Module):
         initialise(self)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Take the features, each ``(N, C, h, w)``, and return the embedding."""
+        """Return the embedding of features, each ``(N, C, h, w)``."""
         parts = [reduce(features[index]) for index, reduce in zip(self.used, self.reductions, strict=True)]
         embedded: Tensor = self.residual(torch.cat(parts, dim=1))
         return embedded
 
 
 def _reduction(feature: Feature, last: Feature) -> nn.Module:
-    """Return the steps from a feature to the last one's size; the channels double on the way, and end at the last's."""
+    """Return the convolutions that bring a feature to the size and channels of the last one.
+
+    The number of channels doubles with each step, up to that of the last feature.
+    """
     steps = round(math.log2(last.stride / feature.stride))
     if not steps:
         same = feature.channels == last.channels
@@ -58,11 +61,11 @@ def _reduction(feature: Feature, last: Feature) -> nn.Module:
 
 
 class Decoder(nn.Module):
-    """The teacher's network inverted: from the embedding back to every feature, deepest first.
+    """The teacher's network in reverse: from the embedding to every feature, the deepest first.
 
     Args:
-        channels: Of the embedding, which has half the size of the last feature.
-        features: What is to be decoded, from large to small.
+        channels: The number of channels of the embedding, which has half the last feature's size.
+        features: The features to decode, from large to small.
     """
 
     def __init__(self, channels: int, features: Sequence[Feature]) -> None:
@@ -85,10 +88,11 @@ class Decoder(nn.Module):
 
         Args:
             embedding: ``(N, channels, h, w)``.
-            like: Features of the sizes to return, from large to small; an odd size cannot be doubled exactly.
+            like: Features of the sizes to return, from large to small, because an odd size is not
+                reached by doubling.
 
         Returns:
-            The features, from large to small.
+            The decoded features, from large to small.
         """
         x = embedding
         features: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""What every method builds: a frozen teacher, its students, and which features are held against each other."""
+"""What every method builds: a frozen teacher, its students, and the features that are compared."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ Comparisons = list[tuple[Tensor, Tensor]]
 
 
 class Pair(nn.Module):
-    """A frozen teacher and its students. A method overrides :meth:`compare`, and where it must, the others.
+    """A frozen teacher and its students.
 
-    Teacher and students are apart so that the teacher's features, which never change, may be computed once and kept.
+    A method overrides :meth:`compare`, and the other methods where it must. Teacher and students
+    are separate modules, so that the teacher's features, which never change, can be computed once
+    and cached.
 
     Args:
-        teacher: Frozen, always in eval mode.
-        spec: The declaration.
-        channels: Channels of the features of each of ``spec.loss_taps``.
-        sees_image: Whether any student takes the image; where all take the teacher's features alone, training with kept
-            features needs no image.
+        teacher: The teacher; it is frozen and stays in eval mode.
+        spec: The declaration of the pair's maps.
+        channels: The number of channels of each of ``spec.loss_taps``.
+        sees_image: Whether any student takes the image. Where all students take the teacher's
+            features alone, training on cached features needs no image.
     """
 
     def __init__(self, teacher: Teacher, spec: PairSpec, channels: tuple[int, ...], *, sees_image: bool = True) -> None:
@@ -37,7 +39,7 @@ class Pair(nn.Module):
         self.std = teacher.std
 
     def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the teacher's features, as the students are trained on them, of ``(N, 3, H, W)`` images."""
+        """Return the teacher's features of ``(N, 3, H, W)`` images, as students are trained on them."""
         features: list[Tensor] = self.teacher(x)
         return features
 
@@ -74,15 +76,15 @@ class StudentPair(Pair):
 
 @dataclass(frozen=True)
 class PairOptions:
-    """What a method builds a pair from. None takes what the method declares.
+    """What a method builds a pair from. None means the method's own choice.
 
     Attributes:
         teacher: The teacher's networks, weights and taps.
-        blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels.
-        combine: How the taps' maps become one.
-        distance: How features are compared in the map.
-        score: How the map becomes a score.
-        choices: Values of the method's own options, by name; every option is present.
+        blur_sigma: The standard deviation of the map's Gaussian blur, in map pixels.
+        combine: How the maps of the taps are combined into one.
+        distance: The distance by which features are compared in the map.
+        score: The rule by which the map becomes a score.
+        choices: The values of the method's own options, by name; every option is present.
     """
 
     teacher: TeacherOptions
@@ -98,9 +100,9 @@ class MethodOption:
     """A choice that a paper studies or leaves open.
 
     Attributes:
-        name: As on the command line, without dashes.
-        values: What it may be; the first is the default.
-        help: What it decides, with the paper's table or equation.
+        name: The option's name on the command line, without dashes.
+        values: The allowed values; the first is the default.
+        help: What the option decides, with the paper's table or equation.
     """
 
     name: str
@@ -113,12 +115,12 @@ class Method:
     """A method of the papers.
 
     Attributes:
-        name: As in ``--method``.
-        paper: Where it is described.
-        build: Makes the pair; the students' weights are drawn from torch's current seed. The second result says where
-            the teacher's weights came from.
+        name: The name that ``--method`` takes.
+        paper: The paper that describes the method.
+        build: The function that makes the pair. It draws the students' weights from torch's
+            current random state. Its second result says where the teacher's weights came from.
         options: The method's own options.
-        recipe: Its recipe's file; None for ``recipes/NAME.toml`` of this package.
+        recipe: The recipe's file; None for ``recipes/NAME.toml`` of this package.
     """
 
     name: str
@@ -138,16 +140,16 @@ def declare_map(
     loss_weight: float = 1.0,
     blur_sigma: float | None = None,
 ) -> MapSpec:
-    """Declare one map over comparisons that are all alike.
+    """Declare one map whose taps all use the same distance and weights.
 
     Args:
-        names: Of the comparisons.
-        options: The user's; they win over what follows.
-        distance: The method's.
-        combine: The method's.
-        weight: Of each in a summed map.
-        loss_weight: Of each in the loss.
-        blur_sigma: Of the map where it is not the user's.
+        names: The names of the taps.
+        options: The user's options, which take precedence over the method's arguments below.
+        distance: The method's distance.
+        combine: The method's way to combine the maps of the taps.
+        weight: The weight of each tap in a summed map.
+        loss_weight: The weight of each tap in the loss.
+        blur_sigma: The blur of the map; None for the user's.
     """
     taps = tuple(Tap(name, options.distance or distance, weight, loss_weight) for name in names)
     return MapSpec(taps, options.combine or combine, options.blur_sigma if blur_sigma is None else blur_sigma)

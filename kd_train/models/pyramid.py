@@ -16,17 +16,19 @@ Block = Callable[[int, int, int], nn.Module]
 
 
 class Pyramid(nn.Module):
-    """A network of the teacher's widths and sizes.
+    """A network with the teacher's numbers of channels and feature sizes.
 
-    Where the teacher's feature is rectified the student's is; else it is linear, for it has negative values to match.
+    The student's feature is rectified where the teacher's is. Elsewhere it is linear, since it must
+    match negative values.
 
     Args:
-        levels: Of the teacher, in order.
-        taps: Names of the levels that are returned.
-        block: Makes a block from channels in, channels out and stride (1 or 2), linear at its end.
-        stem_kernel: Side of the first convolution.
-        halve: Average-pool every tap behind the stem to half the teacher's size, and go on from there
-            (MixedTeacher section 3.2).
+        levels: The teacher's levels, in order.
+        taps: The names of the levels that are returned.
+        block: The function that makes a block, with a linear output, from its input channels,
+            output channels and stride (1 or 2).
+        stem_kernel: The side of the first convolution's kernel.
+        halve: Whether every tap after the stem is average-pooled to half the teacher's size, and
+            the next level takes the pooled feature (MixedTeacher section 3.2).
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Pyramid(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Take ``(N, 3, H, W)`` and return the features at the taps."""
+        """Return the features at the taps of images ``(N, 3, H, W)``."""
         linear = self.stem(x)
         x = F.relu(linear)
         features = [] if self.stem_tap is None else [x if self.stem_tap.is_rectified else linear]
@@ -59,11 +61,11 @@ class Pyramid(nn.Module):
 
 
 class _Step(nn.Module):
-    """One level: what is pooled before, the block, what is pooled after, and whether it is returned."""
+    """One level: pooling before the block, the block, and pooling after it."""
 
     def __init__(self, block: Block, inputs: int, level: Feature, reduction: int, tapped: bool, pooled: bool) -> None:
         super().__init__()
-        # A block halves at most once; what is beyond that is pooled in front of it, as ResNet does.
+        # A block halves the size at most once; a larger reduction pools first, as in ResNet.
         self.before = nn.MaxPool2d(3, reduction // 2, padding=1) if reduction > 2 else nn.Identity()
         self.block = block(inputs, level.channels, min(reduction, 2))
         self.after = nn.AvgPool2d(2, ceil_mode=True) if pooled else nn.Identity()
@@ -85,11 +87,11 @@ class HalvedPair(Pair):
         """Return the teacher's features, those of the first group pooled."""
         features = super().teacher_features(x)
         first = self.teacher.groups[0]
-        return halve_behind_stem(features[: len(first)], first) + features[len(first) :]
+        return halve_after_stem(features[: len(first)], first) + features[len(first) :]
 
 
 def reduced_student(teacher: Teacher, group: int) -> Pyramid:
-    """Return MixedTeacher's reduced student (section 3.2): one residual block a level, halved behind the stem."""
+    """Return MixedTeacher's reduced student (section 3.2), with one residual block for each level."""
     return Pyramid(
         teacher.levels(group),
         [feature.name for feature in teacher.groups[group]],
@@ -99,11 +101,11 @@ def reduced_student(teacher: Teacher, group: int) -> Pyramid:
     )
 
 
-def halve_behind_stem(features: Sequence[Tensor], taps: Sequence[Feature]) -> list[Tensor]:
-    """Average-pool a teacher's features to the reduced student's size (MixedTeacher Eq. 1); the stem's stay.
+def halve_after_stem(features: Sequence[Tensor], taps: Sequence[Feature]) -> list[Tensor]:
+    """Average-pool a teacher's features, but for the stem's, to half the size (MixedTeacher Eq. 1).
 
-    On even sizes this is adaptive pooling to half; on odd ones the last row and column are pooled by themselves, as in
-    the student, so that sizes agree at every level.
+    For even sizes this is adaptive pooling to half the size. For odd sizes the last row and column
+    are pooled separately, as in the student, so that sizes agree at every level.
     """
     return [
         feature if tap.is_stem else F.avg_pool2d(feature, 2, ceil_mode=True)

@@ -14,13 +14,14 @@ from kdx.errors import OptionError
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """Which networks, and where they are tapped.
+    """The teacher's networks and their taps.
 
     Attributes:
-        backbones: timm's name of each group's network.
-        weights: ``imagenet``, ``random``, or a file, of each group's; None for networks that a checkpoint will fill.
-        taps: Names of each group's taps; an empty group takes timm's features at ``strides``.
-        strides: Of each group's default taps.
+        backbones: The name of each group's network in timm.
+        weights: The weights of each group's network: ``imagenet``, ``random`` or a file. None for
+            networks whose weights come from a checkpoint.
+        taps: The names of each group's taps; an empty group takes timm's features at ``strides``.
+        strides: The strides of each group's default taps.
     """
 
     backbones: tuple[str, ...]
@@ -30,17 +31,17 @@ class TeacherOptions:
 
 
 class Teacher(nn.Module):
-    """Networks with taps in groups; groups with the same network share one pass through it.
+    """Networks with taps in groups; groups with the same network share one forward pass.
 
     Args:
-        networks: The networks, each cut behind its last tap.
-        groups: Of each group: the index of its network, and its taps.
+        networks: The networks, each cut after its last tap.
+        groups: For each group, the index of its network and the names of its taps.
 
     Attributes:
         groups: The features of each group, in order.
-        features: The same in one list, the order of :meth:`forward`.
-        mean: Input mean per RGB channel that the image was normalised with: the first network's.
-        std: Likewise.
+        features: The features of all groups in one list, in the order of :meth:`forward`.
+        mean: The mean of each RGB channel by which the input is normalised: the first network's.
+        std: The standard deviation of each RGB channel by which the input is normalised.
     """
 
     def __init__(self, networks: list[TapNetwork], groups: list[tuple[int, tuple[str, ...]]]) -> None:
@@ -50,7 +51,7 @@ class Teacher(nn.Module):
         self.groups = [[networks[index].feature(tap) for tap in taps] for index, taps in groups]
         self.features = [feature for group in self.groups for feature in group]
         self.mean, self.std = networks[0].mean, networks[0].std
-        # Networks of other input statistics get the difference; the image is cast and normalised once.
+        # The image is normalised once; networks with other statistics renormalise the result.
         self.adapt = nn.ModuleDict(
             {
                 str(index): Renormalise((self.mean, self.std), (network.mean, network.std))
@@ -60,7 +61,7 @@ class Teacher(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Take ``(N, 3, H, W)``, normalised by :attr:`mean` and :attr:`std`; return every group's features."""
+        """Return every group's features of normalised images ``(N, 3, H, W)``."""
         found: list[dict[str, Tensor]] = []
         for index, network in enumerate(self.networks):
             own = self.adapt[str(index)](x) if str(index) in self.adapt else x
@@ -69,7 +70,7 @@ class Teacher(nn.Module):
         return [found[index][tap] for index, taps in self._groups for tap in taps]
 
     def levels(self, group: int) -> list[Feature]:
-        """Return what the group's network computes on the way to the group's last tap, for students that mirror it."""
+        """Return every level of the group's network up to its last tap, for students that mirror it."""
         index, taps = self._groups[group]
         network = self.networks[index]
         assert isinstance(network, TapNetwork)
@@ -77,7 +78,7 @@ class Teacher(nn.Module):
 
 
 class Renormalise(nn.Module):
-    """An image normalised for one network, brought to the mean and standard deviation of another."""
+    """Converts an image normalised for one network to the statistics of another."""
 
     scale: Tensor
     shift: Tensor
@@ -93,7 +94,7 @@ class Renormalise(nn.Module):
         self.register_buffer("shift", ((mean - new_mean) / new_std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take and return ``(N, 3, H, W)``."""
+        """Return the renormalised image; input and output are ``(N, 3, H, W)``."""
         return x * self.scale + self.shift
 
 
@@ -101,14 +102,15 @@ def build_teacher(options: TeacherOptions, groups: int) -> tuple[Teacher, str]:
     """Build a method's teacher.
 
     Args:
-        options: A single backbone serves every group.
-        groups: How many groups of taps the method has.
+        options: The teacher's options; a single backbone serves every group.
+        groups: The number of groups of taps that the method has.
 
     Returns:
-        The teacher, and where its weights came from, in words.
+        The teacher, and a text that says where its weights came from.
 
     Raises:
-        OptionError: Another number of backbones or groups of taps than the method has; or a tap that does not exist.
+        OptionError: The number of backbones or of groups of taps is not the method's, or a tap
+            does not exist.
         WeightsError: No weights were found.
     """
     backbones = _per_group("--backbone", options.backbones, groups)
