@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
@@ -36,15 +37,22 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return markdown
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    """Show the roles of docstrings, as in ``:class:`Verdict```, as plain code."""
-    return re.sub(r":(?:class|meth|func|attr|mod|data):(?=<code>)", "", html)
-
-
 def command_reference() -> str:
     """Return the reference of every command, as Typer writes it from the declarations."""
     arguments = ("kdx.cli.app", "utils", "docs", "--name", "kdx", "--title", "Command line")
     done = subprocess.run(
         [sys.executable, "-m", "typer", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return done.stdout
+    commands = re.findall(r"^## `kdx ([\w-]+)`\n\n(.+?)\n\n", done.stdout, re.MULTILINE | re.DOTALL)
+    listed = "".join(f"- [`kdx {name}`](#kdx-{name}): {' '.join(says.split())}\n" for name, says in commands)
+    # Typer's own list cuts every text off after 45 characters.
+    return re.sub(r"(\*\*Commands\*\*:\n\n)(?:\* .*\n)+", lambda match: match[1] + listed, done.stdout, count=1)
+
+
+class PlainRoles(griffe.Extension):
+    """Docstrings without Sphinx's roles: ``:class:`Verdict``` is shown as code."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Change a docstring before it is parsed: a role at a line's beginning would be read as a parameter."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(r":(?:class|meth|func|attr|mod|data):(?=`)", "", obj.docstring.value)
