@@ -171,7 +171,7 @@ def split_images(
         train_fraction: Share of the rest to train on.
         seed: Of the shuffle.
         parts: Which part an image shows, see :mod:`kd_train.data.parts`; an image that is not there is a part of its
-        own.
+            own.
 
     Raises:
         DataError: Too few images or parts for two to train on and one to hold out.

@@ -79,7 +79,7 @@ def parameters_of(manifest: Manifest, threshold: Threshold | None, doubt: str | 
         manifest: Of a bundle without tiles, region of interest and level map: these change what a graph answered.
         threshold: Of the precision and the runtime that is served; None leaves everything undecided.
         doubt: What is not known of that threshold, see :func:`kdx.calibration.validity.why_uncertain`: clients are
-        warned of it.
+            warned of it.
     """
     rules = _Rules(
         input=manifest.input,
