@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -15,8 +14,11 @@ from kd_export.graph import FusedDetector
 from kd_export.onnx.onnx_export import export_onnx, metadata_of
 from kd_export.precision.precision_graphs import judge_bf16, write_half, write_int8
 from kdx import __version__
-from kdx.bundle.bundle import Bundle, TrainingImages, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.bundle import Bundle, TrainingImages
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
+from kdx.bundle.open import open_bundle
+from kdx.bundle.pair_spec import encode_pair_spec
+from kdx.bundle.store import write_files, write_manifest
 from kdx.bundle.variants import COMPUTED, OWN_THRESHOLD, Variant
 from kdx.errors import GateError, OptionError
 from kdx.imaging.frame_faults import limits_of
@@ -27,6 +29,7 @@ from kdx.imaging.tiling import Tiling
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import require_backends
 from kdx.storage.files import new_folder, refuse_existing
+from kdx.storage.npy import encode_array
 from kdx.verification.certificate import Certificate, verify, without
 from kdx.verification.golden import Comparison
 from kdx.verification.held_out import HeldOut
@@ -119,7 +122,7 @@ def export_bundle(
                 schema=SCHEMA,
                 kdx_version=__version__,
                 method=method,
-                pair_spec=msgspec.to_builtins(asdict(detector.spec)),
+                pair_spec=encode_pair_spec(detector.spec),
                 input=detector.input_spec,
                 map_size=detector.size,
                 field_of_view=detector.field_of_view,

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdx.bundle.bundle import Bundle, open_bundle
+    from kdx.bundle.bundle import Bundle
+    from kdx.bundle.open import open_bundle
     from kdx.decision.verdict import Decision, Reason, Verdict
     from kdx.errors import KdxError
     from kdx.imaging.frame_faults import FrameFault
@@ -53,7 +54,7 @@ _HOME = {
     "Verdict": "kdx.decision.verdict",
     "load": "kdx.loading.load",
     "load_many": "kdx.loading.group",
-    "open_bundle": "kdx.bundle.bundle",
+    "open_bundle": "kdx.bundle.open",
     "read_image": "kdx.imaging.images",
     "to_eight_bits": "kdx.imaging.images",
     "verdict_of_answer": "kdx.loading.served_answers",

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kd_export.graph.distance import EPSILON
-from kd_export.graph.spec import Distance
+from kdx.bundle.pair_spec import Distance
 from kernels.launch import Launch
 
 Strides = tuple[int, int, int]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kd_export.graph.spec import Combine, Join, MapSpec, PairSpec, ScoreRule
 from kd_export.graph.tail import Features, Shape
+from kdx.bundle.pair_spec import Combine, Join, MapSpec, PairSpec, ScoreRule
 from kernels.distance import distance_launch, first_positions
 from kernels.launch import Launch, run_all
 from kernels.tables import bilinear_tables, blur_bands

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from kdx.bundle.bundle import open_bundle, write_manifest
 from kdx.bundle.manifest import Manifest
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 
 # Mean grey level above which an image is answered wrongly; of the tests' good images none reaches it.
 BRIGHT = 235

@@ -12,13 +12,15 @@ import onnx
 from onnx import numpy_helper
 
 from kd_export.precision.quantize import quantize
-from kdx.bundle.bundle import encode_array, open_bundle, write_files, write_manifest
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_files, write_manifest
 from kdx.bundle.variants import Variant, graph_file
 from kdx.calibration.validity import runtimes_for
 from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
 from kdx.storage.files import sha256_file
+from kdx.storage.npy import encode_array
 
 _TEACHER = "pair.teacher"
 

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kd_export.graph.spec import MapSpec, PairSpec, Tap
-from kdx.bundle import bundle, engine_record, manifest, signing, variants
+from kdx.bundle import bundle, engine_record, manifest, seal, signature, variants
+from kdx.bundle.pair_spec import MapSpec, PairSpec, Tap
 from kdx.imaging.frame_faults import ChannelLimits, FrameLimits
 from kdx.imaging.image_identity import Identity
 from kdx.imaging.images import InputSpec
@@ -48,8 +48,8 @@ TYPES: dict[str, type] = {
     "Engine record": engine_record.EngineRecord,
     "Fingerprint": engine_record.Fingerprint,
     "Layer": engine_record.Layer,
-    "Signature": signing._File,
-    "Statement": signing.Statement,
+    "Signature": signature.SignatureFile,
+    "Statement": seal.Statement,
 }
 
 
@@ -115,5 +115,5 @@ def test_the_page_names_every_file() -> None:
 def test_the_page_describes_the_present_schemas() -> None:
     assert f"The current schema is {manifest.SCHEMA}." in PAGE
     assert f"`engines/NAME/engine.json`, schema {engine_record.SCHEMA}." in PAGE
-    assert f"`bundle.sig`, schema {signing.SCHEMA}." in PAGE
+    assert f"`bundle.sig`, schema {signature.SCHEMA}." in PAGE
     assert msgspec.structs.fields(bundle.TrainingImages)[0].name == "images"

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.commands import kdx
 from benchmarks.timing.turns import Candidate
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.bundle.variants import PRECISIONS
 from kdx.verification.backend_choice import backend_precision_pairs
 

@@ -41,7 +41,7 @@ from benchmarks.cpu.plot import plot_methods, plot_scaling
 from benchmarks.cpu.shared_teacher import make_bundles
 from benchmarks.cpu.shared_teacher import measure as measure_shared
 from benchmarks.timing.turns import Candidate, time_in_turns
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.runtime.latency import describe_machine
 from kdx.verification.golden import check_golden, require_passed
 

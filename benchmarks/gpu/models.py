@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -26,14 +26,18 @@ from kd_train.methods import find_method
 from kd_train.models.pair import Pair
 from kd_train.recipes import load_recipe, paper_recipe
 from kdx import __version__
-from kdx.bundle.bundle import Bundle, Golden, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.bundle import Bundle, Golden
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
+from kdx.bundle.open import open_bundle
+from kdx.bundle.pair_spec import encode_pair_spec
+from kdx.bundle.store import write_files, write_manifest
 from kdx.bundle.variants import Variant
 from kdx.errors import KdxError
 from kdx.folders.data_folder import require_good
 from kdx.imaging.images import InputSpec, encode_png, read_image
 from kdx.storage.files import new_folder
 from kdx.storage.json_records import now
+from kdx.storage.npy import encode_array
 
 SEED = 0
 IMAGES = 8
@@ -158,7 +162,7 @@ def write_bundle(model: Model) -> None:
             schema=SCHEMA,
             kdx_version=__version__,
             method=model.method,
-            pair_spec=msgspec.to_builtins(asdict(detector.spec)),
+            pair_spec=encode_pair_spec(detector.spec),
             input=detector.input_spec,
             map_size=detector.size,
             field_of_view=detector.field_of_view,

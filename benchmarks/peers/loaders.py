@@ -31,7 +31,7 @@ def eager_loop(arguments: dict[str, Any]) -> Predict:
     """Load the papers' harness, eager PyTorch with every step apart; arguments: ``run``, ``bundle``, ``threads``."""
     from kd_train.evaluation.baseline import eager_candidates
     from kd_train.training.run import Run
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
 
     manifest = open_bundle(arguments["bundle"]).manifest
     baseline = eager_candidates(Run(Path(arguments["run"])), manifest, arguments["threads"])[0]

@@ -146,7 +146,7 @@ def prepare_anomalib(setup: Setup, method: str, *, again: bool = False) -> Path:
 
 def kdx_rows(setup: Setup, method: str, folder: Path) -> list[Row]:
     """Return the eager loop and every way of this machine to run the bundle."""
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
 
     bundle, found = folder / f"{method}.kdx", json.loads((folder / "done.json").read_text(encoding="utf-8"))["found"]
     rows = [eager_row(setup, method, folder)]

@@ -25,10 +25,10 @@ from PIL import Image
 import kdx
 from benchmarks.robustness.guards import alarm, only_inside, peak_mb
 from benchmarks.robustness.inputs import Damaged, damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engine, this_system
 from kdx.bundle.manifest import GOLDEN_MAPS, INDEX, TRAINING_IMAGES
+from kdx.bundle.open import open_bundle
 from kdx.errors import ImageError, KdxError
 from kdx.imaging.image_identity import KnownImages
 from kdx.imaging.images import InputSpec, decode_image, image_facts, read_image

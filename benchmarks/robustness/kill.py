@@ -219,8 +219,8 @@ def _facts(bundle: Path) -> Any:
 def facts_of(bundle: Path) -> dict[str, Any]:
     """Open a bundle with all its hashes and its engines, judge its golden images, and say what came out, to the bit."""
     import kdx
-    from kdx.bundle.bundle import open_bundle
     from kdx.bundle.engine_record import engines_of
+    from kdx.bundle.open import open_bundle
 
     opened = open_bundle(bundle)
     manifest = opened.manifest

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.commands import RESULTS, environment, kdx, write
 from benchmarks.cpu.models import Model, Prepared, candidates, prepare
 from benchmarks.cpu.run import keep_parts
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.imaging.images import encode_png, read_image
 from kdx.runtime.latency import describe_machine
 from kdx.storage.files import new_folder

@@ -33,8 +33,8 @@ from PIL import Image
 
 from benchmarks.commands import kdx as command
 from benchmarks.commands import run_module, write
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.checked_files import Graph
+from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.imaging.masks import read_mask
 from kdx.loading.bundle_detector import for_frames

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from kd_export.graph.fold import fold_batch_norm, fold_input_scale
 from kd_export.graph.preprocess import Preprocess
-from kd_export.graph.spec import PairSpec
 from kd_export.graph.tail import Tail
+from kdx.bundle.pair_spec import PairSpec
 from kdx.errors import OptionError
 from kdx.imaging.images import InputSpec
 

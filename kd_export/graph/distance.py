@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
-from kd_export.graph.spec import Distance
+from kdx.bundle.pair_spec import Distance
 
 # Keeps a zero vector finite. A sum of squares in FP32 is at least this, far above the smallest number and far below the
 # square of any feature; in FP16 it would be zero, which is one reason why the tail is never FP16. Not an addition:

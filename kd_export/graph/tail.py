@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kd_export.graph.distance import EPSILON, distance_module
 from kd_export.graph.separable import Separable
-from kd_export.graph.spec import Combine, Join, MapSpec, PairSpec, ScoreRule
+from kdx.bundle.pair_spec import Combine, Join, MapSpec, PairSpec, ScoreRule
 from kdx.imaging.resampling import bilinear_matrix, gaussian_matrix
 
 Features = list[tuple[Tensor, Tensor]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from kd_train.training.run import Run
@@ -19,7 +18,7 @@ def load_detector(path: Path, *, which: str | None = None, threads: int | None =
     """Load a run as a detector, FP32, without a threshold; one that was trained on tiles judges whole frames."""
     run = Run(path)
     pair, _ = load_pair(run, which)
-    spec, options = asdict(run.config.pair_spec), TileRequest()
+    spec, options = run.config.pair_spec, TileRequest()
     if not are_tiles_asked(run.config, options):
         fused = fuse(run.config, pair)
         backend = TorchEager(fused, threads=threads)

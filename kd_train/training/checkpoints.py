@@ -21,6 +21,7 @@ from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError
 from kdx.storage.files import sha256_bytes, tidy, write_atomic
+from kdx.storage.hashed_file import read_hashed
 from kdx.storage.json_records import RUN_INDEX, R, encode_record, read_record
 
 TEACHER = "teacher.safetensors"
@@ -172,17 +173,8 @@ class Checkpoints:
         path = self.folder / name
         if Path(name).name != name:
             raise CheckpointError(f"'{self.folder}' names a file outside the run: '{name}'")
-        if not path.is_file():
-            raise CheckpointError(f"'{name}' is missing from '{self.folder}'", fix="train again")
-        data = path.read_bytes()
-        received = sha256_bytes(data)
-        if received != sha256:
-            raise CheckpointError(
-                f"'{name}' in '{self.folder}' was altered",
-                expected=f"sha256 {sha256}",
-                received=f"sha256 {received}",
-                fix="copy the run again, or train again",
-            )
+        fix = "copy the run again, or train again"
+        data = read_hashed(self.folder, name, sha256, error=CheckpointError, fix=fix)
         try:
             return load_tensors(data)
         except SafetensorError as error:

@@ -16,7 +16,9 @@ from kdx.archive.ray_engine import RayEngine
 from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_same
 from kdx.archive.score_records import Index, Settings, ShardResult, Summary, ThisRun, Work, decisions_of
 from kdx.archive.table import read_bad, read_result, read_scores, shard_file
-from kdx.bundle.bundle import Bundle, bundle_of, read_index
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.index import read_index
+from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import why_uncertain, why_undecided
 from kdx.errors import DataError, GateError, OptionError
 from kdx.folders.image_search import LeftOut

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kdx.archive.score_records import Row, ShardResult, Work
 from kdx.archive.table import count, write_shard
-from kdx.bundle.bundle import bundle_of, read_index
+from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX
+from kdx.bundle.open import bundle_of
 from kdx.errors import BackendError, BundleError, DataError, ImageError
 from kdx.imaging.images import read_with_levels
 from kdx.imaging.lost_colour import loses_colour

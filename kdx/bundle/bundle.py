@@ -1,45 +1,29 @@
-"""The deployable: a folder ``NAME.kdx/`` with graphs, golden images, a threshold, provenance, and a hash of each file.
+"""The bundle: a folder ``NAME.kdx/`` with graphs, golden images, a threshold, provenance and the hash of each file.
 
-``bundle.json`` is the index. Everything it names is checked on load: present, inside the folder, and unaltered.
+``bundle.json`` is the index. :func:`kdx.bundle.open.open_bundle` checks everything that it names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.checked_files import Graph, read_checked
-from kdx.bundle.manifest import (
-    GOLDEN_MAPS,
-    GOLDEN_SCORES,
-    INDEX,
-    SCHEMA,
-    SIGNATURE,
-    TRAINING_IMAGES,
-    Manifest,
-    Threshold,
-)
-from kdx.bundle.plain_graph import require_plain_graph
-from kdx.bundle.variants import OWN_THRESHOLD, graph_file
-from kdx.errors import BundleError, ImageError, KdxError
+from kdx.bundle.index import current_index, update_index
+from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, Manifest, Threshold
+from kdx.bundle.seal import Seal
+from kdx.bundle.variants import graph_file
+from kdx.errors import BundleError, ImageError
+from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.image_identity import Identity, KnownImages
 from kdx.imaging.images import read_with_levels
-from kdx.storage.files import sha256_bytes, sha256_file, tidy, write_atomic
-from kdx.storage.json_records import UNREADABLE, decode_record, encode_record
-from kdx.storage.locks import locked
+from kdx.storage.json_records import UNREADABLE
 from kdx.storage.npy import decode_array
-from kdx.storage.npy import encode_array as encode_array  # belongs to what others write into bundles
-
-if TYPE_CHECKING:
-    from kdx.bundle.keys import PublicKeys
-    from kdx.bundle.signing import Seal
-    from kdx.imaging.frame_faults import FrameLimits
 
 
 class TrainingImages(msgspec.Struct, frozen=True):
@@ -50,13 +34,13 @@ class TrainingImages(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Golden:
-    """Real images with the FP32 reference's answers.
+    """Real images with the answers of the FP32 reference.
 
     Attributes:
-        names: File names.
-        images: uint8 ``(K, H, W, C)``.
-        maps: float32 ``(K, h, w)``.
-        scores: float32 ``(K, 1)``.
+        names: The file names of the images.
+        images: The images, uint8 ``(K, H, W, C)``.
+        maps: The reference's maps, float32 ``(K, h, w)``.
+        scores: The reference's scores, float32 ``(K, 1)``.
     """
 
     names: list[str]
@@ -70,9 +54,9 @@ class Bundle:
     """A bundle on disk whose files were checked when it was opened.
 
     Attributes:
-        path: Its folder.
-        manifest: What it says of itself.
-        seal: The signature, where one was required; it was verified then.
+        path: The bundle's folder.
+        manifest: The content of its ``bundle.json``.
+        seal: The signature, if one was required when the bundle was opened; it was verified then.
     """
 
     path: Path
@@ -85,10 +69,13 @@ class Bundle:
         return self.graph_of("fp32")
 
     def read(self, name: str) -> bytes:
-        """Return a file of the bundle, by relative POSIX path, as it was when the bundle was opened.
+        """Return the content of a file of the bundle as it was when the bundle was opened.
+
+        Args:
+            name: The file's relative POSIX path.
 
         Raises:
-            BundleError: It was replaced or altered since.
+            BundleError: The file was replaced or altered since.
         """
         return read_checked(self.path / name, self.manifest.files[name])
 
@@ -96,22 +83,22 @@ class Bundle:
         """Return the ONNX graph of a precision.
 
         Raises:
-            BundleError: The bundle holds none.
+            BundleError: The bundle holds no graph of this precision.
         """
         if precision not in self.manifest.precisions:
             raise BundleError(
                 f"'{self.path}' holds no {precision} graph",
                 expected=" or ".join(self.manifest.precisions),
-                fix=f"export it with --precision fp32,{precision}",
+                fix=f"export it again: kdx export RUN --precision fp32,{precision}",
             )
         name = graph_file(precision)
         return Graph(self.path / name, self.manifest.files[name], self.seal)
 
     def golden(self) -> Golden:
-        """Read the golden images and their reference answers.
+        """Read the golden images and the reference's answers.
 
         Raises:
-            BundleError: They cannot be read, or do not belong together.
+            BundleError: A file cannot be read, or the files do not belong together.
         """
         spec = msgspec.structs.replace(self.manifest.input, fixed_size=True)  # they were written at its size
         try:
@@ -131,9 +118,9 @@ class Bundle:
         return Golden(self.manifest.golden, np.stack(images), maps, scores)
 
     def camera_images(self) -> NDArray[np.uint8]:
-        """Return real images ``(K, H, W, C)`` of the camera's size, to time a detector with.
+        """Return real images ``(K, H, W, C)`` of the camera's size, on which a detector can be timed.
 
-        The golden images; of a bundle for large frames, one frame paved with them.
+        They are the golden images, or, in a bundle for large frames, one frame that is paved with them.
         """
         golden, tiling = self.golden().images, self.manifest.tiling
         if tiling is None:
@@ -145,12 +132,12 @@ class Bundle:
         return np.ascontiguousarray(whole[None, : tiling.frame[0], : tiling.frame[1]])
 
     def training_images(self) -> KnownImages:
-        """Return the images that the student was trained on, by which others are known again.
+        """Return the images that the student was trained on, so that copies of them are recognised.
 
-        Schema 1 kept a list of the files' hashes, which recognises no copy in another format.
+        Schema 1 kept a list of the files' hashes, which does not recognise a copy in another format.
 
         Raises:
-            BundleError: They are not valid.
+            BundleError: The file's content is not valid.
         """
         file = self.path / TRAINING_IMAGES
         try:
@@ -169,15 +156,12 @@ class Bundle:
             fix: What the user can do.
 
         Raises:
-            BundleError: Another bundle stands in this one's place by now.
+            BundleError: The folder holds another bundle now.
         """
-        current = _decode(self.path, read_index(self.path))
-        if current.files != self.manifest.files:
-            raise BundleError(f"'{self.path}' was replaced while it was {done}", fix=fix)
-        return current
+        return current_index(self.path, self.manifest.files, done=done, fix=fix)
 
     def uncalibrated(self) -> Bundle:
-        """Return the bundle as it would be loaded without its thresholds, to be calibrated; on disk it stays."""
+        """Return the bundle without its thresholds, to be calibrated. The files on disk stay as they are."""
         bare = msgspec.structs.replace(self.manifest, threshold=None, thresholds={}, runtime_thresholds={})
         return replace(self, manifest=bare)
 
@@ -189,169 +173,19 @@ class Bundle:
     ) -> Bundle:
         """Store a calibration in the bundle on disk, in one step, and return the updated bundle.
 
-        A signature is removed: it was for what stood there before.
+        The signature is removed, because it belongs to the earlier calibration.
 
         Args:
             threshold: As for :meth:`kdx.bundle.manifest.Manifest.with_thresholds`.
-            own: Likewise.
-            frame_limits: Likewise.
+            own: As for :meth:`kdx.bundle.manifest.Manifest.with_thresholds`.
+            frame_limits: As for :meth:`kdx.bundle.manifest.Manifest.with_thresholds`.
 
         Raises:
-            BundleError: The bundle on disk is another one by now.
+            BundleError: The folder holds another bundle now.
         """
-        tidy(self.path / INDEX)
-        # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
-        with locked(self.path.resolve().parent):
-            current = self.require_present("calibrated", fix="calibrate again")
-            manifest = current.with_thresholds(threshold, own, frame_limits)
-            write_atomic(self.path / INDEX, encode_record(manifest))
-            (self.path / SIGNATURE).unlink(missing_ok=True)
+
+        def calibrated(current: Manifest) -> Manifest:
+            return current.with_thresholds(threshold, own, frame_limits)
+
+        manifest = update_index(self.path, self.manifest.files, calibrated, done="calibrated", fix="calibrate again")
         return Bundle(self.path, manifest)
-
-
-def open_bundle(path: str | Path, *, require_signature: PublicKeys | None = None) -> Bundle:
-    """Open a bundle and check it: schema, paths, presence and hash of every file, and that graphs hold nothing foreign.
-
-    Args:
-        path: The folder.
-        require_signature: Public keys, by one of which it must be signed: a PEM file's path, its content as bytes, or
-            several of them. None takes bundles as they are.
-
-    Raises:
-        BundleError: Whatever is wrong with it, naming the file.
-        OptionError: A key cannot be read, or the package cryptography is missing.
-    """
-    path = Path(path)
-    index = read_index(path)
-    if require_signature is None:
-        return bundle_of(path, index)
-    from kdx.bundle.signing import verify_signature
-
-    seal = verify_signature(path, index, require_signature)
-    return replace(bundle_of(path, index), seal=seal)
-
-
-def read_index(path: Path) -> bytes:
-    """Return the content of a bundle's ``bundle.json``; raise ``BundleError`` where there is none."""
-    if not path.is_dir():
-        tidy(path)  # an export that was killed while it replaced the bundle
-    if not path.is_dir():
-        raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
-    index = path / INDEX
-    if not index.is_file():
-        raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
-    return index.read_bytes()
-
-
-def bundle_of(path: Path, index: bytes) -> Bundle:
-    """Return the bundle whose ``bundle.json`` was read already, checked as by :func:`open_bundle`."""
-    manifest = _decode(path, index)
-    graphs = [graph_file(precision) for precision in manifest.precisions]
-    for required in (*graphs, GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, *(f"golden/{n}" for n in manifest.golden)):
-        if required not in manifest.files:
-            raise BundleError(f"{INDEX} of '{path}' does not list '{required}'", fix="export the bundle again")
-    for name, expected in manifest.files.items():
-        _check_file(path, name, expected)
-    _check_tiling(path, manifest)
-    _check_frame_limits(path, manifest)
-    for precision in manifest.precisions:
-        is_own = precision in OWN_THRESHOLD
-        stored = manifest.own_thresholds(precision).values() if is_own else [manifest.threshold]
-        calibrated_on = manifest.files[graph_file(precision if is_own else "fp32")]
-        if any(threshold is not None and threshold.graph_sha256 != calibrated_on for threshold in stored):
-            raise BundleError(
-                f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
-            )
-    from kdx.decision.level_map import level_of
-
-    bundle = Bundle(path, manifest)
-    level_of(bundle)  # refuses what cannot be one
-    return bundle
-
-
-def _check_frame_limits(path: Path, manifest: Manifest) -> None:
-    found = len(manifest.frame_limits.channels)
-    if found not in {0, manifest.input.channels}:
-        raise BundleError(
-            f"{INDEX} of '{path}' is not valid: its frame limits are of {found} channels",
-            expected=f"{manifest.input.channels}, or none",
-            fix="calibrate again",
-        )
-
-
-def _check_tiling(path: Path, manifest: Manifest) -> None:
-    if manifest.tiling is None:
-        return
-    try:
-        manifest.tiling.require_fits((manifest.input.height, manifest.input.width), manifest.map_size)
-        manifest.camera  # noqa: B018 - a frame too large to be one is refused here
-    except KdxError as error:
-        raise BundleError(
-            f"{INDEX} of '{path}' is not valid: {error.message}", fix="export the bundle again"
-        ) from error
-
-
-def _decode(path: Path, index: bytes) -> Manifest:
-    fix = "export the bundle again"
-    return decode_record(index, path / INDEX, Manifest, error=BundleError, fix=fix, supported=SCHEMA)
-
-
-def hash_files(root: Path) -> dict[str, str]:
-    """Return the hash of every file under a bundle folder but index and signature, by relative POSIX path."""
-    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name not in {INDEX, SIGNATURE})
-    return {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
-
-
-def write_manifest(root: Path, manifest: Manifest) -> Bundle:
-    """Write ``bundle.json`` into a folder that holds every other file, with their hashes."""
-    manifest = msgspec.structs.replace(manifest, files=hash_files(root))
-    write_atomic(root / INDEX, encode_record(manifest))
-    return Bundle(root, manifest)
-
-
-def write_files(root: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a bundle folder under construction, by relative POSIX path."""
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-
-
-def _check_file(root: Path, name: str, expected: str) -> None:
-    try:
-        _require_same(root, name, expected)
-    # A name that the system does not take, a link to itself, a file that may not be read.
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BundleError(
-            f"'{name[:255]}' in '{root}' cannot be read: {reason}", fix="copy the bundle again, or export it again"
-        ) from error
-
-
-def _require_same(root: Path, name: str, expected: str) -> None:
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or any(character in name for character in "\\:\0"):
-        raise BundleError(f"'{root}' names a file outside the bundle: '{name}'", fix="do not use this bundle")
-    file = root / name
-    # Caches of model hubs keep content elsewhere and links to it here: what counts is the content.
-    leads_outside = not file.resolve().is_relative_to(root.resolve())
-    if not file.is_file():
-        raise BundleError(f"'{name}' is missing from '{root}'", fix="copy the bundle again, or export it again")
-    # A graph is looked into as well, and then in the very bytes that were hashed.
-    graph = file.read_bytes() if file.suffix == ".onnx" else None
-    received = sha256_file(file) if graph is None else sha256_bytes(graph)
-    if received != expected and leads_outside:
-        raise BundleError(
-            f"'{name}' in '{root}' is a link to a file outside the bundle, with other content than was exported",
-            expected=f"sha256 {expected}",
-            received=f"a link to '{file.resolve()}'",
-            fix="copy the bundle again with what its links lead to (cp -rL), or export it again",
-        )
-    if received != expected:
-        raise BundleError(
-            f"'{name}' in '{root}' was altered",
-            expected=f"sha256 {expected}",
-            received=f"sha256 {received}",
-            fix="copy the bundle again, or export it again",
-        )
-    if graph is not None:
-        require_plain_graph(graph, name, root)

@@ -7,34 +7,21 @@ import os
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from kdx.bundle.seal import Seal
 from kdx.errors import BackendError, BundleError
 from kdx.storage.files import sha256_bytes, sha256_file
-
-if TYPE_CHECKING:
-    from kdx.bundle.signing import Seal
+from kdx.storage.hashed_file import read_hashed
 
 
 def read_checked(path: Path, sha256: str) -> bytes:
-    """Return a file's content.
+    """Return the content that a file had when its bundle was opened.
 
     Raises:
-        BundleError: It is not what was checked when the bundle was opened.
+        BundleError: The file was replaced, altered or removed since.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"'{path}' cannot be read any more: {error.strerror}", fix="load the bundle again") from error
-    received = sha256_bytes(content)
-    if received != sha256:
-        raise BundleError(
-            f"'{path}' was replaced or altered after the bundle was opened",
-            expected=f"sha256 {sha256}",
-            received=f"sha256 {received}",
-            fix="load the bundle again",
-        )
-    return content
+    changed = "was replaced or altered after the bundle was opened"
+    return read_hashed(path.parent, path.name, sha256, error=BundleError, changed=changed, fix="load the bundle again")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from kdx.bundle.checked_files import Graph
+from kdx.bundle.seal import SIGN_AGAIN
 from kdx.errors import BackendError
 from kdx.storage.files import restore, sha256_bytes
 from kdx.storage.json_records import decode_record
@@ -173,9 +174,9 @@ def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
         why_not = mismatch(engine.record, machine, graph.sha256)
         if not why_not:
             if graph.seal is not None:
-                from kdx.bundle.signing import require_signed_engine
-
-                require_signed_engine(graph.seal, engine)
+                fix = f"{SIGN_AGAIN}, with the engines in it; or remove '{engine.path}'"
+                name = f"{FOLDER}/{engine.path.name}/{RECORD}"  # which holds the hash of the plan
+                graph.seal.require_engine_file(name, engine.record_sha256, fix=fix)
             return engine
         reasons.append(f"engines/{engine.path.name}: {why_not}")
     reasons += [f"engines/{name}: {why_not}" for name, why_not in unreadable.items()]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from kdx.bundle.pair_spec import PairSpec, ScoreRule, decode_pair_spec
 from kdx.bundle.variants import OWN_THRESHOLD, Variant
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
@@ -146,7 +147,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         schema: Version of this layout; a newer one is refused.
         kdx_version: The kdx that wrote it.
         method: The method's name.
-        pair_spec: The pair's declaration: taps, distances, combine and score rules.
+        pair_spec: The pair's declaration as JSON: taps, distances, combine and score rules; see :attr:`pair`.
         input: What the graph accepts; of a bundle for large frames, a tile.
         map_size: Height and width of the anomaly map.
         field_of_view: Share of each side of the image, centred, that the map covers; below 1 for methods that crop.
@@ -181,6 +182,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
     frame_limits: FrameLimits = FrameLimits()
     tiling: Tiling | None = None
+
+    @property
+    def pair(self) -> PairSpec | None:
+        """The pair's declaration, typed; None if it is not one that this kdx knows."""
+        return decode_pair_spec(self.pair_spec)
+
+    @property
+    def map_rule(self) -> ScoreRule | None:
+        """How the returned map becomes the score; None where the score does not come from that map alone."""
+        return None if self.pair is None else self.pair.map_rule
 
     @property
     def camera(self) -> InputSpec:

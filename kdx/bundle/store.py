@@ -1,4 +1,4 @@
-"""A bundle with another file in it, set in one step."""
+"""Writing bundles: a new one into its folder, or one on disk with another file in it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,30 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import INDEX, SCHEMA, SIGNATURE, Threshold
+from kdx.bundle.manifest import INDEX, SCHEMA, SIGNATURE, Manifest, Threshold
 from kdx.imaging.frame_faults import FrameLimits
-from kdx.storage.files import new_folder, sha256_bytes, write_atomic
+from kdx.storage.files import new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.storage.json_records import encode_record
+
+
+def write_manifest(root: Path, manifest: Manifest) -> Bundle:
+    """Write ``bundle.json`` into a folder that holds every other file, with their hashes."""
+    manifest = msgspec.structs.replace(manifest, files=hash_files(root))
+    write_atomic(root / INDEX, encode_record(manifest))
+    return Bundle(root, manifest)
+
+
+def hash_files(root: Path) -> dict[str, str]:
+    """Return the hash of every file of a bundle but index and signature, by relative POSIX path."""
+    files = sorted(file for file in root.rglob("*") if file.is_file() and file.name not in {INDEX, SIGNATURE})
+    return {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
+
+
+def write_files(root: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a bundle folder under construction, by relative POSIX path."""
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
 
 
 def with_file(

@@ -62,7 +62,7 @@ def bench(
     is what people run today: eager PyTorch FP32, normalisation, F.normalize, F.interpolate and scipy's Gaussian
     filter apart. With --budget-ms, one backend is held to a cycle time instead.
     """
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
     from kdx.loading.bundle_detector import for_frames
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
     from kdx.verification.backend_choice import backend_precision_pairs

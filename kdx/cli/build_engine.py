@@ -36,7 +36,7 @@ def build_engine(
     """
     from kd_export.engine.build import EngineRequest, plan_build
     from kd_export.engine.build import build_engine as build
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
 
     opened = open_bundle(bundle)
     request = EngineRequest(

@@ -85,8 +85,8 @@ def calibrate(
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """
     from kd_train.datasets import open_data, open_defective
-    from kdx.bundle.bundle import open_bundle
     from kdx.bundle.manifest import SIGNATURE
+    from kdx.bundle.open import open_bundle
     from kdx.errors import OptionError
     from kdx.folders.data_folder import FolderOptions, require_good
     from kdx.storage.files import require_writable

@@ -170,7 +170,7 @@ class _Demo:
         return {"graph_mb": round(megabytes, 2)}
 
     def _calibrate(self) -> Any:
-        from kdx.bundle.bundle import open_bundle
+        from kdx.bundle.open import open_bundle
         from kdx.calibration.threshold import calibrate
         from kdx.folders.data_folder import open_folder
         from kdx.loading.bundle_detector import detector_of
@@ -204,7 +204,7 @@ class _Demo:
         return result
 
     def _verify(self) -> Any:
-        from kdx.bundle.bundle import open_bundle
+        from kdx.bundle.open import open_bundle
         from kdx.errors import GateError
         from kdx.runtime.backend import require_backends
         from kdx.verification.certificate import verify
@@ -223,7 +223,7 @@ class _Demo:
     def _bench(self) -> Any:
         from kd_train.evaluation.baseline import eager_candidates
         from kd_train.training.run import Run
-        from kdx.bundle.bundle import open_bundle
+        from kdx.bundle.open import open_bundle
         from kdx.runtime.backend import require_backends
         from kdx.runtime.latency import describe_machine, time_backends, usable_cores
 

@@ -23,7 +23,7 @@ def drift(
     The effect is the share of parts that score where calibration's did not (Kolmogorov-Smirnov). Exit status 1 on
     alarm: then look at the lighting, the lens and the parts, and calibrate again once they are as they should be.
     """
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
     from kdx.monitoring.drift import find_drift
     from kdx.monitoring.verdict_log import read_log
 

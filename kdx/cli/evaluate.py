@@ -65,7 +65,7 @@ def evaluate(
         from kd_train.evaluation.evaluate import evaluate as evaluate_detector
         from kdx.folders.copies import in_test
         from kdx.imaging.lost_colour import misfits
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
     from kdx.folders.data_folder import FolderOptions, require_test
     from kdx.loading.load import is_run, load
 
@@ -115,7 +115,7 @@ def evaluate(
 
 def _trained_on(detector: Path) -> KnownImages:
     """Return the images that a run or a bundle was trained on."""
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
     from kdx.loading.load import is_run
 
     if not is_run(detector):

@@ -25,7 +25,7 @@ def inspect(
     json: bool = JSON_OPTION,
 ) -> None:
     """Say what is in a bundle, and check every hash on the way."""
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
     from kdx.decision.roi import roi_of, stale_said
 
     opened = open_bundle(bundle, require_signature=require_signature or None)
@@ -49,7 +49,7 @@ def inspect(
     source = manifest.provenance
     trained = opened.training_images()
     rows = {
-        "method": f"{manifest.method}: {_pair(manifest.pair_spec)}",
+        "method": f"{manifest.method}: {manifest.pair.describe() if manifest.pair else 'of an unknown declaration'}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
         "takes": f"{manifest.camera.describe()}"
         + ("" if manifest.input.fixed_size else "; files of any size are resized"),
@@ -96,8 +96,8 @@ def inspect(
 
 def _signature(bundle: Bundle) -> dict[str, Any] | None:
     """Return who signed a bundle, and whether that was checked; without a key to check it, it is what it says."""
-    from kdx.bundle.bundle import read_index
-    from kdx.bundle.signing import read_seal
+    from kdx.bundle.index import read_index
+    from kdx.bundle.signature import read_seal
 
     found = (bundle.seal, True) if bundle.seal else read_seal(bundle.path, read_index(bundle.path))
     if found is None:
@@ -145,16 +145,6 @@ def _show_ranges(precision: str, variant: Variant) -> None:
         )
     for node in variant.kept:
         out.print(f"  kept in FP32: {node.node}: {node.reason}")
-
-
-def _pair(spec: dict[str, Any]) -> str:
-    """Say in words how features become a score."""
-    maps = [
-        f"{part['combine']} over {', '.join(tap['name'] for tap in part['taps'])}, blur sigma {part['blur_sigma']:g}"
-        for part in spec["maps"]
-    ]
-    joined = "" if len(maps) == 1 else f"; {spec['join'].replace('_', ' ')}"
-    return f"{' | '.join(maps)}{joined}; score: {spec['score']}"
 
 
 def _tiles(manifest: Manifest, tiling: Tiling) -> str:

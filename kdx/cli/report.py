@@ -66,7 +66,7 @@ def report(
     with needs("report,cpu", "the report"):
         from kd_train.datasets import open_data
         from kdx.workflows.report.page import render_page
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
     from kdx.folders.data_folder import FolderOptions
     from kdx.storage.files import tidy, write_atomic
 

@@ -66,8 +66,8 @@ def roi(
     calibrated in: after a change every verdict is undecided until kdx calibrate. A signature is taken away. What is hot
     just outside shines in by the method's blur: leave a margin.
     """
-    from kdx.bundle.bundle import open_bundle
     from kdx.bundle.manifest import SIGNATURE
+    from kdx.bundle.open import open_bundle
     from kdx.decision.roi import RoiFrame, read_roi, roi_of, set_roi
     from kdx.errors import OptionError
     from kdx.folders.data_folder import FolderOptions

@@ -12,7 +12,7 @@ import typer
 from kdx.cli.common import JSON_OPTION, command, err, out, print_json
 
 if TYPE_CHECKING:
-    from kdx.bundle.signing import Seal
+    from kdx.bundle.seal import Seal
 
 PASSPHRASE = "KDX_KEY_PASSPHRASE"  # noqa: S105  # the variable's name
 
@@ -84,7 +84,7 @@ def _ask(text: str, *, confirm: bool = False) -> str:
 
 
 def _show(bundle: Path, seal: Seal, *, json: bool) -> None:
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
 
     statement = seal.statement
     if json:

@@ -54,7 +54,7 @@ def triton(
     With openvino the precision is written into the model, for Triton cannot state it, and the golden images are judged
     with what the server will run; if it does not decide what was trained, nothing is written and the exit status is 1.
     """
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
 
     one_of("--backend", backend, ("onnxruntime", "openvino", "tensorrt"))
     if backend != "tensorrt":
@@ -63,7 +63,7 @@ def triton(
         require_effect({"--threads": threads is not None}, "--cpu")
     opened = open_bundle(bundle, require_signature=require_signature or None)
     if opened.seal is not None and backend == "tensorrt":
-        from kdx.bundle.signing import require_signed_engines
+        from kdx.bundle.signature import require_signed_engines
 
         require_signed_engines(opened)
     with needs("serving", "kdx triton"):

@@ -39,7 +39,7 @@ def verify(
     reference stored at export: scores, maps, values that are not finite, verdicts at the threshold. Exit status 1 if
     one fails.
     """
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
     from kdx.runtime.backend import find_backend, require_backends
     from kdx.verification.certificate import verify as verify_bundle
 
@@ -49,7 +49,7 @@ def verify(
     opened = open_bundle(bundle, require_signature=require_signature or None)
     backends = require_backends(bundle) if backend == "all" else [find_backend(backend)]
     if opened.seal is not None and any(info.engine for info in backends):
-        from kdx.bundle.signing import require_signed_engines
+        from kdx.bundle.signature import require_signed_engines
 
         require_signed_engines(opened)
     certificate = verify_bundle(opened, backends, threads=threads)

@@ -13,17 +13,20 @@ import enum
 import math
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from kdx.bundle.pair_spec import Combine, Distance, Join, MapSpec, PairSpec, ScoreRule
 
 # How far rounding may move a cosine distance, which is 0 to 2, below 0. Behind the taps everything is FP32 in every
 # precision: a sum over C channels is off by at most (C + 8) / 2^24, for 16,000 channels half of this. Half of a squared
 # distance, a sum of squares, does not become negative at all.
 ROUNDING = 2.0**-9
-_DISTANCES = {"half_squared_l2": (0.0, 2.0 + ROUNDING), "cosine": (-ROUNDING, 2.0 + ROUNDING)}
+_DISTANCES = {
+    Distance.HALF_SQUARED_L2: (0.0, 2.0 + ROUNDING),
+    Distance.COSINE: (-ROUNDING, 2.0 + ROUNDING),
+}
 
 # How far a score may be from the maximum of its map, relative to the score. A maximum is one of the map's values, and
 # behind the taps everything is FP32: both differ by a few roundings of FP32 at most, where a runtime computes the map's
@@ -76,50 +79,32 @@ class AnswerLimits:
         return np.where(np.array(wrong)[:, None], np.float32(np.nan), scores) if any(wrong) else scores
 
 
-class _Tap(msgspec.Struct, frozen=True):
-    distance: Literal["half_squared_l2", "cosine"]
-    weight: float = 1.0
-
-
-class _Map(msgspec.Struct, frozen=True):
-    taps: Annotated[list[_Tap], msgspec.Meta(min_length=1)]
-    combine: Literal["sum", "product"]
-
-
-class _Spec(msgspec.Struct, frozen=True):
-    maps: Annotated[list[_Map], msgspec.Meta(min_length=1, max_length=2)]
-    score: Literal["max", "sum"]
-    join: Literal["single", "confirmed", "score_first", "score_second", "score_both"] = "single"
-
-
-def answer_limits(pair_spec: dict[str, object], map_size: tuple[int, int]) -> AnswerLimits:
+def answer_limits(spec: PairSpec | None, map_size: tuple[int, int]) -> AnswerLimits:
     """Return what holds of every answer of a method.
 
     Args:
-        pair_spec: The pair's declaration, as bundles keep it (``kd_export.graph.PairSpec``).
+        spec: The pair's declaration; None if it is not known.
         map_size: Height and width of the graph's map.
     """
-    try:
-        spec = msgspec.convert(pair_spec, _Spec)
-    except msgspec.ValidationError:
+    if spec is None:
         return AnswerLimits()
     # Upsampling and blur are averages: they leave a range as it is.
     ranges = [_range_of(one) for one in spec.maps]
     first, second = ranges[0], ranges[-1]
-    if spec.join == "confirmed":
+    if spec.join is Join.CONFIRMED:
         first = _times(first, _confirming(second))
     # The score of a frame in tiles is a maximum, and so never below these either.
-    cells = 1 if spec.score == "max" else map_size[0] * map_size[1]
+    cells = 1 if spec.score is ScoreRule.MAX else map_size[0] * map_size[1]
     scores = [(cells * low, cells * high) for low, high in (first, second)]
-    score = {"score_second": scores[1], "score_both": _times(*scores)}.get(spec.join, scores[0])
+    score = {Join.SCORE_SECOND: scores[1], Join.SCORE_BOTH: _times(*scores)}.get(spec.join, scores[0])
     # The other two joins score a map that is not returned.
-    score_is_max = spec.score == "max" and spec.join in ("single", "confirmed", "score_first")
+    score_is_max = spec.score is ScoreRule.MAX and spec.join in (Join.SINGLE, Join.CONFIRMED, Join.SCORE_FIRST)
     return AnswerLimits(first[0], score[0], score_is_max)
 
 
-def _range_of(spec: _Map) -> _Range:
+def _range_of(spec: MapSpec) -> _Range:
     distances = [_DISTANCES[tap.distance] for tap in spec.taps]
-    if spec.combine == "product":
+    if spec.combine is Combine.PRODUCT:
         return reduce(_times, distances)
     weighted = [_times(distance, (tap.weight, tap.weight)) for distance, tap in zip(distances, spec.taps, strict=True)]
     return sum(low for low, _ in weighted), sum(high for _, high in weighted)

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import LEVEL, Manifest, Threshold
+from kdx.bundle.pair_spec import ScoreRule
 from kdx.bundle.store import with_file
-from kdx.decision.roi import Roi, RoiFrame, roi_of
-from kdx.errors import BundleError, DataError, InputError
+from kdx.bundle.stored_level import read_level
+from kdx.decision.roi import Roi, roi_of
+from kdx.errors import DataError, InputError
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.storage.files import sha256_bytes
-from kdx.storage.npy import decode_array, encode_array
+from kdx.storage.npy import encode_array
 
 # A level is widened by this share of the map's shorter side: parts lie a little differently each time.
 RADIUS = 0.02
@@ -38,7 +40,7 @@ class Level:
     """
 
     values: NDArray[np.float32] = field(repr=False)
-    rule: str
+    rule: ScoreRule
 
     def apply(
         self, maps: NDArray[np.float32], scores: NDArray[np.float32]
@@ -84,19 +86,18 @@ class Behind:
         return maps, scores
 
 
-def rule_of(manifest: Manifest) -> str:
+def rule_of(manifest: Manifest) -> ScoreRule:
     """Return how a bundle's map becomes its score; raise ``InputError`` where its score is not of the map alone."""
-    rule = RoiFrame.of(manifest).rule
-    if rule is None:
+    if manifest.map_rule is None:
         raise InputError(
             "this method takes no normalisation per position: its score is not of the returned map alone",
             expected="a method whose score is the maximum or the sum of one map, for example stpm",
             fix="calibrate without --per-position",
         )
-    return rule
+    return manifest.map_rule
 
 
-def level_from(hottest: NDArray[np.float32], rule: str, counted: NDArray[np.bool_] | None = None) -> Level:
+def level_from(hottest: NDArray[np.float32], rule: ScoreRule, counted: NDArray[np.bool_] | None = None) -> Level:
     """Return the level of good parts: widened by :data:`RADIUS`, and nowhere below :data:`FLOOR` of its median.
 
     Args:
@@ -124,33 +125,10 @@ def level_of(bundle: Bundle) -> Level | None:
     """Return a bundle's level, or None.
 
     Raises:
-        BundleError: It cannot be used.
+        BundleError: The stored level map is not valid.
     """
-    manifest = bundle.manifest
-    if LEVEL not in manifest.files:
-        return None
-    fix = "calibrate again: kdx calibrate BUNDLE DATA --per-position"
-    try:
-        rule = rule_of(manifest)
-    except InputError as error:
-        raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
-    values = decode_array(bundle.read(LEVEL), bundle.path / LEVEL)
-    if values.shape != manifest.camera_map_size:
-        raise BundleError(
-            f"'{LEVEL}' of '{bundle.path}' does not fit the map",
-            expected=f"float32 {manifest.camera_map_size}",
-            received=f"float32 {values.shape}",
-            fix=fix,
-        )
-    wrong = int((~(np.isfinite(values) & (values > 0))).sum())
-    if wrong:
-        raise BundleError(
-            f"'{LEVEL}' of '{bundle.path}' cannot be used",
-            expected="finite values above 0",
-            received=f"{wrong} others",
-            fix=fix,
-        )
-    return Level(values, rule)
+    values = read_level(bundle)
+    return None if values is None else Level(values, rule_of(bundle.manifest))
 
 
 def golden_behind(bundle: Bundle) -> Behind:

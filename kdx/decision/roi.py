@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import ROI, Manifest
+from kdx.bundle.pair_spec import ScoreRule
 from kdx.bundle.store import with_file
 from kdx.errors import BundleError, DataError, ImageError, InputError, OptionError
 from kdx.imaging.image_files import decoding, load_upright, open_image, upright_size, without_alpha
@@ -59,17 +59,13 @@ class RoiFrame:
     image_size: tuple[int, int]
     map_size: tuple[int, int]
     field_of_view: float
-    rule: str | None
+    rule: ScoreRule | None
 
     @classmethod
     def of(cls, manifest: Manifest) -> RoiFrame:
         """Return what a bundle's regions of interest must fit."""
-        spec: dict[str, Any] = manifest.pair_spec
-        # The other joins multiply two maps, or score one that is not returned.
-        is_of_map = spec.get("join", "single") in ("single", "score_first")
-        rule = spec.get("score") if is_of_map else None
         size = (manifest.camera.height, manifest.camera.width)
-        return cls(size, manifest.camera_map_size, manifest.field_of_view, rule if rule in ("max", "sum") else None)
+        return cls(size, manifest.camera_map_size, manifest.field_of_view, manifest.map_rule)
 
     def roi(self, mask: object) -> Roi:
         """Return a region of interest that may be used for any number of images.

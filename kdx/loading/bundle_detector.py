@@ -158,4 +158,4 @@ def for_frames(backend: Backend, manifest: Manifest) -> Backend:
 
 def limits_of_answers(manifest: Manifest) -> AnswerLimits:
     """Return the lowest map value and score that a bundle's method can give."""
-    return answer_limits(manifest.pair_spec, manifest.map_size)
+    return answer_limits(manifest.pair, manifest.map_size)

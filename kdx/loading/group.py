@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.bundle.bundle import Bundle, open_bundle
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.open import open_bundle
 from kdx.calibration.validity import warn_of_calibration
 from kdx.decision.verdict import Verdict
 from kdx.errors import BackendError, BundleError, OptionError

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.calibration.validity import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.loading.bundle_detector import detector_of

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import msgspec
 
-from kdx.bundle.bundle import Bundle, Golden, open_bundle
+from kdx.bundle.bundle import Bundle, Golden
+from kdx.bundle.open import open_bundle
 from kdx.calibration.validity import why_uncertain, why_undecided
 from kdx.decision.roi import stale_said
 from kdx.errors import BackendError, BundleError

@@ -85,7 +85,7 @@ def parameters_of(manifest: Manifest, threshold: Threshold | None, doubt: str | 
         input=manifest.input,
         map_size=manifest.map_size,
         frame_limits=manifest.frame_limits,
-        answer_limits=answer_limits(manifest.pair_spec, manifest.map_size),
+        answer_limits=answer_limits(manifest.pair, manifest.map_size),
         doubt=doubt,
     )
     if threshold is not None:

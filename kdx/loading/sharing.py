@@ -103,8 +103,7 @@ def _refusal(bundles: Mapping[str, Bundle], plans: Mapping[str, Plan], precision
 
 def _facts(manifest: Manifest) -> dict[str, str]:
     """Return what a bundle's manifest says about its teacher and the preprocessing before it."""
-    maps = manifest.pair_spec.get("maps")
-    taps = [tap["name"] for each in maps for tap in each["taps"]] if isinstance(maps, list) else []
+    taps = [] if manifest.pair is None else [tap.name for tap in manifest.pair.taps]
     height, width = manifest.map_size
     return {
         "input": manifest.input.describe(),

@@ -39,7 +39,7 @@ def choose_backend(
     """
     considered = BACKENDS.values() if backend == "auto" else [find_backend(backend)]
     if bundle.seal is not None and any(info.engine and info.is_usable() for info in considered):
-        from kdx.bundle.signing import require_signed_engines
+        from kdx.bundle.signature import require_signed_engines
 
         require_signed_engines(bundle)
     if backend == "auto":

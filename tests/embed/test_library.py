@@ -22,8 +22,9 @@ import pytest
 from PIL import Image
 
 import kdx
-from kdx.bundle.bundle import open_bundle, write_manifest
 from kdx.bundle.manifest import LEVEL
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from kdx.decision.regions import find_regions
 from kdx.errors import BundleError
 from kdx.imaging.frame_faults import ChannelLimits, values_of

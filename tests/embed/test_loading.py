@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import encode_array, open_bundle, write_manifest
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
+from kdx.storage.npy import encode_array
 from tests.embed.build import PRECISIONS, CallError, Detector, missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import GOLDEN_MAPS, GRAPH, INDEX, SIGNATURE
+from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError, OptionError
 from kdx.storage.files import sha256_file
 from tests.embed.build import CallError, Detector, build, missing, run, signatures_missing

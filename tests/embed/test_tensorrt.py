@@ -10,9 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from kdx.bundle.bundle import encode_array, open_bundle, write_manifest
 from kdx.bundle.engine_record import Fingerprint
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
+from kdx.storage.npy import encode_array
 from tests.embed.build import build, missing, run
 from tests.kdx.bundle.test_engine_record import add_engine, make_record
 

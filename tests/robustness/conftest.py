@@ -44,7 +44,7 @@ def every_precision(tiny_bundle, tmp_path_factory) -> Path:
     import onnx
 
     from kd_export.precision.quantize import quantize
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
     from kdx.bundle.variants import Variant
     from kdx.storage.files import sha256_file
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError
 from kdx.storage.files import sha256_file
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.storage.files import new_folder, tidy, write_atomic
 
 if sys.platform != "linux":

@@ -14,7 +14,7 @@ import pytest
 
 import kdx
 from kdx.bundle import bundle as bundle_module
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError, OutputError
 from kdx.storage import locks
 from kdx.storage.files import new_folder

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from kdx.bundle.bundle import Bundle, open_bundle, write_manifest
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from kdx.storage.files import new_folder
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.frontier import ranked

@@ -17,8 +17,9 @@ from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.quantize import quantize
 from kd_train.training.train import build_pair
 from kdx import __version__
-from kdx.bundle.bundle import Bundle, write_manifest
+from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import GRAPH, SCHEMA, Manifest, Provenance
+from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import Variant, graph_file
 from kdx.errors import GateError, KdxError
 from kdx.progress import Progress

@@ -10,7 +10,8 @@ import msgspec
 
 from kd_train.training.run import Run, package_versions
 from kd_train.training.train import train
-from kdx.bundle.bundle import Bundle, open_bundle
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.open import open_bundle
 from kdx.cli.export import export_run
 from kdx.errors import CheckpointError
 from kdx.loading.bundle_detector import detector_of

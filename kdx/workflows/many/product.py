@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kdx.archive.error_transport import fault_of
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import INDEX
+from kdx.bundle.open import open_bundle
 from kdx.errors import CheckpointError, GateError, KdxError, OutputError
 from kdx.folders.data_folder import FolderOptions, ImageFolder, require_good
 from kdx.imaging.value_range import NarrowRanges, counted

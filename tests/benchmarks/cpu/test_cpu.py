@@ -120,7 +120,7 @@ def test_every_way_of_a_bundle_is_a_candidate(tiny_run, tiny_bundle) -> None:
 
 def test_a_loaded_bundle_judges_single_images_and_batches(tiny_bundle, tmp_path, monkeypatch) -> None:
     from benchmarks.cpu.loaders import bundle
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
 
     monkeypatch.setenv("KDX_CACHE_DIR", "")
     arguments = {"bundle": str(tiny_bundle), "backend": "onnxruntime-cpu", "threads": 1, "precision": None}

@@ -16,8 +16,8 @@ import pytest
 from kd_export.engine import build as build_module
 from kd_export.engine import flavours
 from kd_export.engine.build import EngineRequest, build_engine
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.engine_record import EngineRecord, engines_of
+from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, GateError, KdxError, OptionError, OutputError
 from kdx.runtime.gpu import Gpu
 from kdx.storage.files import sha256_file
@@ -222,7 +222,7 @@ def test_a_killed_build_leaves_nothing(bundle) -> None:
         import os, signal, sys
         from pathlib import Path
         from kd_export.engine import build, flavours
-        from kdx.bundle.bundle import open_bundle
+        from kdx.bundle.open import open_bundle
         from kdx.runtime.gpu import Gpu
         from tests.kd_export.engine import fake_tensorrt
         module = fake_tensorrt.make()
@@ -281,7 +281,7 @@ def test_ctrl_c_ends_a_build_of_tensorrt(bundle) -> None:
         """
         import os, signal, sys, threading
         from kd_export.engine import build
-        from kdx.bundle.bundle import open_bundle
+        from kdx.bundle.open import open_bundle
         real = build._interruptible
         import contextlib
         @contextlib.contextmanager

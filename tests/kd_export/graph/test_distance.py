@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kd_export.graph.distance import distance_module
-from kd_export.graph.spec import Distance
+from kdx.bundle.pair_spec import Distance
 from tests import reference
 
 # Sums over up to 64 channels in float32 against float64.

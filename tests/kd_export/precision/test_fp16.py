@@ -24,8 +24,8 @@ from kd_export.precision.fp16 import (
 from kd_export.precision.ranges import measure_ranges, tap_ranges
 from kd_train.training.run import Run
 from kd_train.training.trained_pair import fuse, load_pair
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import GRAPH
+from kdx.bundle.open import open_bundle
 from kdx.bundle.variants import FP16_MAX, graph_file
 from kdx.verification.tolerances import FP16
 from tests.images import solar_cells

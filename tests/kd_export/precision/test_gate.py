@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from kd_export.precision.gate import Gate, run_onnxruntime, runtimes
 from kd_export.precision.quantize import CONVOLUTIONS, put_back, quantised_nodes, quantize
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.runtime.backend import Outputs
 from kdx.verification.judge import Evidence, judge

@@ -12,7 +12,7 @@ import pytest
 import kdx
 from kd_export.precision import precision_graphs as variants
 from kd_export.precision.gate import GateReport
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.runtime.backend import find_backend, require_backends
 from kdx.storage.files import sha256_file
 from kdx.verification.tolerances import LIMITS, Limits

@@ -14,8 +14,8 @@ import onnxruntime as ort
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import ReviewBand
+from kdx.bundle.open import open_bundle
 
 pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'kdx[serving]'")
 

@@ -9,10 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from kdx.bundle.bundle import encode_array, open_bundle, write_files, write_manifest
 from kdx.bundle.manifest import GOLDEN_SCORES
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_files, write_manifest
 from kdx.bundle.variants import Variant
 from kdx.errors import BackendError, GateError
+from kdx.storage.npy import encode_array
 from kdx.verification.tolerances import FP32
 from tests.images import solar_cells
 from tests.students import add_int8

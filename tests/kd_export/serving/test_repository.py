@@ -15,9 +15,9 @@ import onnxruntime as ort
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.engine_record import PLAN
 from kdx.bundle.manifest import INDEX
+from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, BundleError, GateError, OptionError, OutputError
 from kdx.storage.files import sha256_file
 from tests.kdx.bundle.test_engine_record import MACHINE, RTX, add_engine, make_record

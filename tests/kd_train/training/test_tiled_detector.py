@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.runtime.tiled import graph_backend
 from tests.frames import FRAME, TILE
 

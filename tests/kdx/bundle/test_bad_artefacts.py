@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError
 from kdx.storage.files import sha256_file
 

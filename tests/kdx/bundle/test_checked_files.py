@@ -14,8 +14,8 @@ import pytest
 import kdx
 from kdx.archive.score_records import Work
 from kdx.archive.scorer import ShardScorer
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.checked_files import Graph
+from kdx.bundle.open import open_bundle
 from kdx.decision.level_map import level_of
 from kdx.decision.roi import RoiFrame, roi_of, set_roi
 from kdx.errors import BackendError, BundleError
@@ -189,13 +189,13 @@ def test_what_decides_beside_the_graph_is_what_was_opened(bundle_copy) -> None:
     with_roi = set_roi(opened, RoiFrame.of(opened.manifest).roi(mask))
     assert roi_of(with_roi) is not None
     set_roi(open_bundle(bundle_copy), RoiFrame.of(opened.manifest).roi(np.roll(mask, 4, axis=0)))
-    with pytest.raises(BundleError, match=r"roi\.png' was replaced or altered"):
+    with pytest.raises(BundleError, match=r"roi\.png' in .* was replaced or altered"):
         roi_of(with_roi)
     for file in ("anomaly_score.npy", opened.manifest.golden[0]):
         golden = bundle_copy / "golden" / file
         content = golden.read_bytes()
         golden.write_bytes(content[:-4] + b"\0\0\x80\x3f")
-        with pytest.raises(BundleError, match=rf"{file}' was replaced or altered"):
+        with pytest.raises(BundleError, match=rf"{file}' in .* was replaced or altered"):
             opened.golden()
         golden.write_bytes(content)
     assert level_of(opened) is None
@@ -210,7 +210,7 @@ def test_a_graph_of_no_bundle_is_what_it_was_when_it_was_named(tiny_bundle, tmp_
     held.close()
     file.unlink()
     for read in (graph.read, graph.hold().read):
-        with pytest.raises(kdx.KdxError, match=r"model\.onnx' cannot be read any more(.|\n)*load the bundle again"):
+        with pytest.raises(kdx.KdxError, match=r"model\.onnx' (is missing|cannot be read)(.|\n)*load the bundle again"):
             read()
 
 

@@ -25,7 +25,7 @@ from kdx.bundle.engine_record import (
     rebuild_command,
     this_system,
 )
-from kdx.bundle.signing import Seal, Statement
+from kdx.bundle.seal import Seal, Statement
 from kdx.errors import BackendError, BundleError
 from kdx.storage.files import sha256_bytes, sha256_file
 from kdx.storage.json_records import encode_record

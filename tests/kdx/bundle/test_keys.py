@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import INDEX, SIGNATURE
+from kdx.bundle.open import open_bundle
 from kdx.errors import OptionError, OutputError
 from kdx.storage.files import sha256_bytes
 from tests.kdx.test_lean_import import python

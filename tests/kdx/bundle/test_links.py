@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.decision.roi import RoiFrame, roi_of, set_roi
 from kdx.errors import BundleError, InputError
 from kdx.storage.files import sha256_file

@@ -11,9 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from kdx.bundle.bundle import open_bundle, write_manifest
 from kdx.bundle.manifest import GOLDEN_MAPS, GRAPH
+from kdx.bundle.open import open_bundle
 from kdx.bundle.plain_graph import require_plain_graph
+from kdx.bundle.store import write_manifest
 from kdx.errors import BundleError
 from kdx.storage.files import sha256_file
 

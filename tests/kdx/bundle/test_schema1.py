@@ -7,8 +7,8 @@ import json
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import SCHEMA
+from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError
 from kdx.runtime.backend import find_backend
 from tests.schema1 import FIXTURES, NAMES, SCORES_WITHIN, old_bundle, recorded

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle, write_manifest
 from kdx.bundle.engine_record import PLAN, RECORD
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SIGNATURE, TRAINING_IMAGES
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from kdx.errors import BundleError
 from kdx.runtime.backend import BACKENDS, BackendInfo
 from kdx.storage.files import sha256_file
@@ -21,7 +22,8 @@ from tests.kdx.bundle.test_engine_record import add_engine, make_record
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
 
 from kdx.bundle.keys import make_keys, private_key, public_keys
-from kdx.bundle.signing import require_signed_engines, sign_bundle
+from kdx.bundle.signature import require_signed_engines
+from kdx.bundle.signing import sign_bundle
 
 WRONG = r"the signature of .* is wrong"
 KINDS = ("graph", "maps", "scores", "image", "training images")
@@ -247,16 +249,16 @@ def test_a_run_in_a_signed_bundles_place_is_refused(signed, line):
 
 
 def test_what_was_verified_is_what_is_parsed(signed, line, monkeypatch):
-    import kdx.bundle.signing
+    import kdx.bundle.open
 
-    verify = kdx.bundle.signing.verify_signature
+    verify = kdx.bundle.open.verify_signature
 
     def swapping(*arguments: object) -> object:
         seal = verify(*arguments)
         edit_index(signed, method="swapped")  # somebody is quick
         return seal
 
-    monkeypatch.setattr(kdx.bundle.signing, "verify_signature", swapping)
+    monkeypatch.setattr(kdx.bundle.open, "verify_signature", swapping)
     assert open_bundle(signed, require_signature=line[1]).manifest.method == "stpm"
     assert open_bundle(signed).manifest.method == "swapped"
 

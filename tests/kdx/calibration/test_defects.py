@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.calibration.threshold import best_split
 from kdx.errors import GateError
 

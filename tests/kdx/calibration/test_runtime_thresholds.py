@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import Bundle, open_bundle, write_manifest
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from kdx.calibration.validity import CalibrationWarning, runtimes_for, why_uncertain
 from kdx.loading.selftest import run_selftest
 from kdx.loading.served_answers import parameters_of, verdict_of_answer

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import Threshold
+from kdx.bundle.open import open_bundle
 from kdx.calibration.threshold import quantile_with_interval, settable
 from kdx.errors import DataError
 from kdx.storage.files import sha256_file

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import SCHEMA
+from kdx.bundle.open import open_bundle
 from kdx.storage.files import sha256_file
 
 OPTIONS = {
@@ -134,7 +134,7 @@ def raising(error: BaseException):
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_ctrl_c_is_130(cli, tiny_bundle, monkeypatch, as_json):
-    monkeypatch.setattr("kdx.bundle.bundle.open_bundle", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("kdx.bundle.open.open_bundle", raising(KeyboardInterrupt()))
     result = cli("inspect", tiny_bundle, *(["--json"] if as_json else []), code=130)
     if as_json:
         assert result.json == {"error": {"type": "Interrupted", "message": "interrupted"}}
@@ -143,7 +143,7 @@ def test_ctrl_c_is_130(cli, tiny_bundle, monkeypatch, as_json):
 
 
 def test_a_bug_is_70_and_shows_where(cli, tiny_bundle, monkeypatch):
-    monkeypatch.setattr("kdx.bundle.bundle.open_bundle", raising(ZeroDivisionError("oops")))
+    monkeypatch.setattr("kdx.bundle.open.open_bundle", raising(ZeroDivisionError("oops")))
     result = cli("inspect", tiny_bundle, "--json", code=70)
     assert result.json["error"] == {"type": "Bug", "message": "ZeroDivisionError: oops"}
     assert "Traceback" in result.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

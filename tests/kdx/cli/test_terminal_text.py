@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.cli import common
 from kdx.errors import DataError
 from kdx.text import visible, visible_json, without_colours

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import asdict
 
-import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 import kdx
-from kd_export.graph.spec import Combine, Distance, Join, MapSpec, PairSpec, ScoreRule, Tap
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
+from kdx.bundle.pair_spec import Combine, Distance, Join, MapSpec, PairSpec, ScoreRule, Tap, decode_pair_spec
 from kdx.decision.answers import ROUNDING, SCORE_TOLERANCE, AnswerFault, AnswerLimits, answer_limits
 from kdx.decision.level_map import Level
 from kdx.decision.regions import find_regions
@@ -94,7 +92,7 @@ def test_marked_scores_are_nan_where_the_answer_is_wrong():
 
 
 def lowest(*maps: MapSpec, join: Join = Join.SINGLE, score: ScoreRule = ScoreRule.MAX) -> AnswerLimits:
-    return answer_limits(msgspec.to_builtins(asdict(PairSpec(maps, join, score))), (10, 10))
+    return answer_limits(PairSpec(maps, join, score), (10, 10))
 
 
 def map_of(combine: Combine, *distances: Distance, weight: float = 1.0) -> MapSpec:
@@ -148,7 +146,7 @@ def test_every_distance_combination_join_and_rule_is_known():
 
 @pytest.mark.parametrize("spec", [{}, {"maps": []}, {"maps": [{}], "score": "max"}, {"maps": 3}, {"join": [[]]}])
 def test_a_declaration_that_says_nothing_leaves_what_holds_of_all_distances(spec):
-    assert answer_limits(spec, (10, 10)) == AnswerLimits(-ROUNDING, -ROUNDING)
+    assert answer_limits(decode_pair_spec(spec), (10, 10)) == AnswerLimits(-ROUNDING, -ROUNDING)
 
 
 def test_no_method_answers_below_its_lowest(exported):
@@ -158,7 +156,7 @@ def test_no_method_answers_below_its_lowest(exported):
     from kd_export.graph.tail import Tail
 
     spec = exported.detector.spec
-    limits = answer_limits(msgspec.to_builtins(asdict(spec)), (32, 32))
+    limits = answer_limits(spec, (32, 32))
     shapes = [(96, 8, 8)] * len(spec.taps)
     tail = Tail(spec, shapes, (32, 32)).eval()
     generator = torch.Generator().manual_seed(0)

@@ -13,9 +13,10 @@ import pytest
 from scipy.ndimage import maximum_filter
 
 import kdx
-from kdx.bundle.bundle import open_bundle, write_manifest
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.manifest import INDEX, LEVEL
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from kdx.calibration.level_fit import FEWEST, FittedLevel, fit_level
 from kdx.calibration.threshold import calibrate
 from kdx.decision.level_map import FLOOR, Behind, Level, level_from, level_of
@@ -309,10 +310,10 @@ def test_methods_that_score_another_map_take_none(tiny_bundle, join):
     [
         (lambda level: level[1:], "does not fit the map"),
         (lambda level: level.reshape(-1), "does not fit the map"),
-        (lambda level: level * 0, "cannot be used"),
-        (lambda level: -level, "cannot be used"),
-        (lambda level: level * np.float32(np.nan), "cannot be used"),
-        (lambda level: level * np.float32(np.inf), "cannot be used"),
+        (lambda level: level * 0, "has invalid values"),
+        (lambda level: -level, "has invalid values"),
+        (lambda level: level * np.float32(np.nan), "has invalid values"),
+        (lambda level: level * np.float32(np.inf), "has invalid values"),
         (lambda level: level.astype(np.float64), "cannot be read"),
     ],
 )

@@ -14,8 +14,8 @@ from PIL import Image
 
 import kdx
 from kd_train.evaluation.metrics import per_region_overlap
-from kdx.bundle.bundle import open_bundle
 from kdx.bundle.manifest import ROI
+from kdx.bundle.open import open_bundle
 from kdx.decision.level_map import Behind
 from kdx.decision.roi import RoiFrame, StaleCalibrationWarning, propose_mask, roi_of
 from kdx.errors import DataError, InputError, KdxError, OptionError

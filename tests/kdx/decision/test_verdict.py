@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError
 from kdx.monitoring.verdict_log import read_log
 from kdx.runtime.detector import Decision, Detector, decide

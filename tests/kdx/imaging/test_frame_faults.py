@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.calibration.frame_limits import FEWEST, learn_limits, outliers_of
 from kdx.imaging.frame_faults import ChannelLimits, FrameFault, FrameLimits, faults_of, limits_of, values_of
 from kdx.runtime.detector import Decision, decide

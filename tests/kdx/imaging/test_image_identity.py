@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, distinct, facts_of, identify, nearly_repeated
 from kdx.storage.files import sha256_file

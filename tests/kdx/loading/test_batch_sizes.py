@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, OptionError
 from kdx.loading import bundle_detector
 from kdx.runtime.kept import Kept

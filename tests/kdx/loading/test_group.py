@@ -15,13 +15,15 @@ from msgspec.structs import replace
 from PIL import Image
 
 import kdx
-from kdx.bundle.bundle import encode_array, open_bundle, write_files, write_manifest
 from kdx.bundle.manifest import GOLDEN_SCORES
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_files, write_manifest
 from kdx.calibration.validity import CalibrationWarning
 from kdx.errors import BackendError
 from kdx.loading import group as group_module
 from kdx.loading import load as loading
 from kdx.runtime.detector import Detector
+from kdx.storage.npy import encode_array
 from kdx.verification.tolerances import FP32
 from tests.students import add_int8, other_bundle, other_student, other_teacher
 

@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from kdx.bundle.bundle import encode_array, open_bundle, write_manifest
 from kdx.bundle.manifest import GOLDEN_SCORES
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from kdx.errors import OptionError
 from kdx.loading.selftest import run_selftest
+from kdx.storage.npy import encode_array
 
 
 @pytest.fixture

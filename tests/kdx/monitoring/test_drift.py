@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.monitoring.drift import find_drift
 from kdx.monitoring.verdict_log import LogFacts, LoggedVerdicts, VerdictLog, read_log
@@ -136,7 +136,7 @@ def calibrated(tiny_bundle, tmp_path_factory):
     """A bundle whose calibration scores are known: quantiles of the exponential distribution."""
     import msgspec
 
-    from kdx.bundle.bundle import write_manifest
+    from kdx.bundle.store import write_manifest
 
     path = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("drift") / "tile.kdx"))
     manifest = open_bundle(path).manifest

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import OptionError
 from kdx.monitoring.drift import FEWEST, effect_of
 from kdx.monitoring.prometheus import Metrics

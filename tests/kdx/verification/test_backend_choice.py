@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, BundleError
 from kdx.runtime.backend import BACKENDS, BackendInfo, ClosesOnExit, Outputs
 from kdx.runtime.latency import Latency

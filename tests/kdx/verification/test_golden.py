@@ -15,13 +15,15 @@ import pytest
 import kdx
 from kdx.archive.score_records import Work
 from kdx.archive.scorer import ShardScorer
-from kdx.bundle.bundle import Bundle, encode_array, open_bundle, write_files, write_manifest
+from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_files, write_manifest
 from kdx.errors import BackendError
 from kdx.runtime import backend as backends
 from kdx.storage.cache import VARIABLE
 from kdx.storage.files import sha256_file
-from kdx.storage.npy import decode_array
+from kdx.storage.npy import decode_array, encode_array
 from tests.students import add_int8, other_bundle, other_student
 
 openvino = pytest.mark.skipif(util.find_spec("openvino") is None, reason="OpenVINO is not installed")

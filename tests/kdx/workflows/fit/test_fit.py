@@ -13,7 +13,7 @@ from PIL import Image
 
 import kdx
 from kd_train.training.run import Run
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from kdx.runtime.cycle_time import judge
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.screen import judge as judge_screening

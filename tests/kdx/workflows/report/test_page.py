@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdx.bundle.bundle import open_bundle
+from kdx.bundle.open import open_bundle
 from tests.browser import Browser, find_browser, open_browser
 
 pytestmark = pytest.mark.skipif(

@@ -70,7 +70,7 @@ def test_a_sample_keeps_rare_types_whole():
 
 
 def test_images_that_were_trained_on_are_passed_over(tiny_bundle, dataset, tmp_path):
-    from kdx.bundle.bundle import open_bundle
+    from kdx.bundle.open import open_bundle
 
     bundle = open_bundle(tiny_bundle)
     shutil.copytree(dataset / "train/good", tmp_path / "plain")

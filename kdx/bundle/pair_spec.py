@@ -1,13 +1,17 @@
-"""What a method declares of itself; everything behind the taps is built from this."""
+"""The declaration of a pair: everything after the taps is built from it, and every bundle stores it."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
 
 
 class Distance(str, enum.Enum):
-    """How a student's feature vector is held against the teacher's at one position."""
+    """How a student's feature vector is compared with the teacher's at one position."""
 
     HALF_SQUARED_L2 = "half_squared_l2"
     COSINE = "cosine"
@@ -70,7 +74,7 @@ class MapSpec:
         blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels; 0 for none.
     """
 
-    taps: tuple[Tap, ...]
+    taps: Annotated[tuple[Tap, ...], msgspec.Meta(min_length=1)]
     combine: Combine
     blur_sigma: float = 0.0
 
@@ -86,7 +90,7 @@ class PairSpec:
         trained: Comparisons that are trained but do not appear in a map.
     """
 
-    maps: tuple[MapSpec, ...]
+    maps: Annotated[tuple[MapSpec, ...], msgspec.Meta(min_length=1, max_length=2)]
     join: Join = Join.SINGLE
     score: ScoreRule = ScoreRule.MAX
     trained: tuple[Tap, ...] = ()
@@ -101,6 +105,12 @@ class PairSpec:
         """Every comparison that is trained: the maps', then the others."""
         return self.taps + self.trained
 
+    @property
+    def map_rule(self) -> ScoreRule | None:
+        """How the returned map becomes the score; None where the score does not come from that map alone."""
+        # The other joins multiply two maps, or score a map that is not returned.
+        return self.score if self.join in (Join.SINGLE, Join.SCORE_FIRST) else None
+
     def describe(self) -> str:
         """Say in words how features become a score."""
         parts = [
@@ -110,3 +120,17 @@ class PairSpec:
         ]
         joined = "" if self.join is Join.SINGLE else f"; {self.join.value.replace('_', ' ')}"
         return f"{' | '.join(parts)}{joined}; score: {self.score.value}"
+
+
+def encode_pair_spec(spec: PairSpec) -> dict[str, Any]:
+    """Return a declaration as bundles store it."""
+    encoded: dict[str, Any] = msgspec.to_builtins(spec)
+    return encoded
+
+
+def decode_pair_spec(stored: Mapping[str, object]) -> PairSpec | None:
+    """Return the declaration that a bundle stores; None if this kdx does not know it."""
+    try:
+        return msgspec.convert(stored, PairSpec)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,87 @@
+"""``bundle.json`` on disk: how it is read, decoded and replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kdx.bundle.manifest import INDEX, SCHEMA, SIGNATURE, Manifest
+from kdx.errors import BundleError
+from kdx.storage.files import tidy, write_atomic
+from kdx.storage.json_records import decode_record, encode_record
+from kdx.storage.locks import locked
+
+
+def read_index(path: Path) -> bytes:
+    """Return the content of a bundle's ``bundle.json``.
+
+    Raises:
+        BundleError: The folder or the file does not exist.
+    """
+    if not path.is_dir():
+        tidy(path)  # restores the folder if an export was killed while it replaced the bundle
+    if not path.is_dir():
+        raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
+    index = path / INDEX
+    if not index.is_file():
+        raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
+    return index.read_bytes()
+
+
+def decode_index(path: Path, content: bytes) -> Manifest:
+    """Decode the content of a bundle's ``bundle.json``.
+
+    Args:
+        path: The bundle's folder, for messages.
+        content: The content of the file.
+
+    Raises:
+        BundleError: The content is not valid, or was written by a newer kdx.
+    """
+    fix = "export the bundle again"
+    return decode_record(content, path / INDEX, Manifest, error=BundleError, fix=fix, supported=SCHEMA)
+
+
+def current_index(path: Path, files: Mapping[str, str], *, done: str, fix: str) -> Manifest:
+    """Return the index on disk now. Its thresholds may be newer than those that were opened.
+
+    Args:
+        path: The bundle's folder.
+        files: The hashes of the bundle that was opened, by relative POSIX path.
+        done: What was done with the bundle meanwhile, for the message.
+        fix: What the user can do.
+
+    Raises:
+        BundleError: The folder holds another bundle now.
+    """
+    current = decode_index(path, read_index(path))
+    if current.files != files:
+        raise BundleError(f"'{path}' was replaced while it was {done}", fix=fix)
+    return current
+
+
+def update_index(
+    path: Path, files: Mapping[str, str], change: Callable[[Manifest], Manifest], *, done: str, fix: str
+) -> Manifest:
+    """Replace the index on disk in one step, and remove the signature, which belonged to the old index.
+
+    Args:
+        path: The bundle's folder.
+        files: As for :func:`current_index`.
+        change: Returns the new index for the one on disk.
+        done: As for :func:`current_index`.
+        fix: As for :func:`current_index`.
+
+    Returns:
+        The new index.
+
+    Raises:
+        BundleError: The folder holds another bundle now.
+    """
+    tidy(path / INDEX)
+    # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
+    with locked(path.resolve().parent):
+        manifest = change(current_index(path, files, done=done, fix=fix))
+        write_atomic(path / INDEX, encode_record(manifest))
+        (path / SIGNATURE).unlink(missing_ok=True)
+    return manifest

@@ -1,0 +1,61 @@
+"""What a signature says, once it was read: its key, and the hashes that were signed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from kdx.bundle.manifest import SIGNATURE
+from kdx.errors import BundleError
+
+SIGN_AGAIN = "sign it again where the key is kept (kdx sign)"
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """What is signed.
+
+    Attributes:
+        kdx_version: The version of kdx that signed.
+        created: The time of signing, UTC, ISO 8601.
+        index_sha256: The hash of ``bundle.json``.
+        engines: The hash of each engine's record and plan, by relative POSIX path.
+    """
+
+    kdx_version: str
+    created: str
+    index_sha256: str
+    engines: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Seal:
+    """A signature that a bundle carries.
+
+    Attributes:
+        key_sha256: The fingerprint of the key.
+        statement: What was signed.
+    """
+
+    key_sha256: str
+    statement: Statement
+
+    def require_engine_file(self, name: str, received: str, *, fix: str) -> None:
+        """Check that the signature covers a file of an engine.
+
+        Args:
+            name: The file's POSIX path relative to the bundle.
+            received: The hash of its content.
+            fix: What the user can do.
+
+        Raises:
+            BundleError: The signature does not list the file, or lists another hash.
+        """
+        signed = self.statement.engines.get(name)
+        if signed != received:
+            raise BundleError(
+                f"'{name}' is not what was signed",
+                expected=f"sha256 {signed}" if signed else f"listed in {SIGNATURE}",
+                received=f"sha256 {received}",
+                fix=fix,
+            )

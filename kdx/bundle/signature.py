@@ -1,0 +1,153 @@
+"""Verifying a signature: a bundle comes from whoever holds a key, and is what it was when it was signed.
+
+Hashes find damage, not forgery: whoever alters a bundle can write new hashes. ``bundle.sig`` holds a statement, with
+the hash of ``bundle.json`` (which holds the hash of every other file) and of each engine that was there, and its
+Ed25519 signature (RFC 8032). What is verified is what is used: the statement is parsed from the signed bytes, and the
+bundle from the very bytes of ``bundle.json`` that were hashed.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.engine_record import PLAN, RECORD, Engine, engines_of
+from kdx.bundle.keys import PublicKeys, public_keys
+from kdx.bundle.manifest import INDEX, SIGNATURE
+from kdx.bundle.seal import SIGN_AGAIN, Seal, Statement
+from kdx.errors import BundleError
+from kdx.storage.files import sha256_bytes, sha256_file
+from kdx.storage.json_records import UNREADABLE, read_record
+
+SCHEMA = 1
+ALGORITHM = "ed25519"
+
+
+class SignatureFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``bundle.sig``.
+
+    Attributes:
+        schema: The version of this layout, which is signed too; a newer one is refused.
+        algorithm: ``ed25519``.
+        key_sha256: The fingerprint of the public key, see :func:`kdx.bundle.keys.fingerprint`.
+        statement: The signed text, JSON.
+        signature: The signature of :func:`signed_bytes`, Base64.
+    """
+
+    schema: int
+    algorithm: str
+    key_sha256: str
+    statement: str
+    signature: str
+
+
+def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
+    """Check that a bundle is signed by one of some keys.
+
+    Args:
+        path: The bundle's folder.
+        index: The content of its ``bundle.json``.
+        keys: As in :func:`kdx.bundle.keys.public_keys`.
+
+    Raises:
+        BundleError: It is not signed, by another key, or was altered since.
+        OptionError: A key cannot be read, or the package cryptography is missing.
+    """
+    trusted = public_keys(keys)
+    from cryptography.exceptions import InvalidSignature
+
+    file = _read(path)
+    if file is None:
+        raise BundleError(
+            f"'{path}' is not signed",
+            expected=f"{SIGNATURE}, by {_list(trusted)}",
+            received="no signature",
+            fix="have it signed where the key is kept (kdx sign); calibrating a bundle takes its signature away",
+        )
+    if file.algorithm != ALGORITHM or file.key_sha256 not in trusted:
+        raise BundleError(
+            f"'{path}' is signed by another key",
+            expected=_list(trusted),
+            received=f"{file.algorithm} {file.key_sha256}",
+            fix="do not use this bundle unless you know that key; then name its public key",
+        )
+    try:
+        signature = base64.b64decode(file.signature, validate=True)
+        trusted[file.key_sha256].verify(signature, signed_bytes(file.schema, file.statement))
+    except (InvalidSignature, ValueError) as error:  # no base64 is a ValueError
+        raise BundleError(
+            f"the signature of '{path}' is wrong",
+            expected=f"one made by {file.key_sha256}",
+            received=f"a {SIGNATURE} that was altered or forged",
+            fix="do not use this bundle, or have it signed again",
+        ) from error
+    seal = Seal(file.key_sha256, _statement(path, file.statement))
+    received = sha256_bytes(index)
+    if received != seal.statement.index_sha256:
+        raise BundleError(
+            f"{INDEX} of '{path}' was altered after it was signed",
+            expected=f"sha256 {seal.statement.index_sha256}",
+            received=f"sha256 {received}",
+            fix=f"do not use this bundle, or, if you changed it, {SIGN_AGAIN}",
+        )
+    return seal
+
+
+def read_seal(path: Path, index: bytes) -> tuple[Seal, bool] | None:
+    """Return what a bundle's signature says of itself, without any proof, and whether it is of this ``bundle.json``.
+
+    Raises:
+        BundleError: ``bundle.sig`` is damaged or of a newer kdx.
+    """
+    file = _read(path)
+    if file is None:
+        return None
+    statement = _statement(path, file.statement)
+    return Seal(file.key_sha256, statement), statement.index_sha256 == sha256_bytes(index)
+
+
+def require_signed_engines(bundle: Bundle) -> None:
+    """Check that the signature which was required of a bundle covers every engine in it: a plan is code for the GPU.
+
+    Raises:
+        BundleError: The signature does not cover an engine; the message names it.
+    """
+    if bundle.seal is None:
+        return
+    for engine in engines_of(bundle.path):
+        fix = f"{SIGN_AGAIN}, with the engines in it; remove '{engine.path}'; or name a backend that runs no engine"
+        for name, received in hashes_of(engine, bundle.path).items():
+            bundle.seal.require_engine_file(name, received, fix=fix)
+
+
+def hashes_of(engine: Engine, bundle: Path) -> dict[str, str]:
+    """Return the hashes of an engine's record and plan by POSIX path relative to the bundle; ``none`` if missing."""
+    files = (engine.path / RECORD, engine.path / PLAN)
+    return {file.relative_to(bundle).as_posix(): sha256_file(file) if file.is_file() else "none" for file in files}
+
+
+def signed_bytes(schema: int, statement: str) -> bytes:
+    """Return what is signed. It begins with its purpose, so that a signature for another purpose is not accepted."""
+    return f"kdx bundle signature {schema}\n{statement}".encode()
+
+
+def _read(path: Path) -> SignatureFile | None:
+    file = path / SIGNATURE
+    if not file.is_file():
+        return None
+    return read_record(file, SignatureFile, error=BundleError, fix=SIGN_AGAIN, supported=SCHEMA)
+
+
+def _statement(path: Path, text: str) -> Statement:
+    try:
+        return msgspec.json.decode(text.encode(), type=Statement)
+    except UNREADABLE as error:
+        raise BundleError(f"'{path / SIGNATURE}' is not valid: {error}", fix=SIGN_AGAIN) from error
+
+
+def _list(keys: Iterable[str]) -> str:
+    return " or ".join(f"{ALGORITHM} {key}" for key in keys)
