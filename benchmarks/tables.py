@@ -48,7 +48,7 @@ def complexity_table() -> str:
         )
     lines += [
         "",
-        "Parameters of the deployed graph, nothing behind the last tap; two FLOP a multiply-add, of convolutions and "
+        "Parameters of the deployed graph, nothing after the last tap; two FLOP a multiply-add, of convolutions and "
         "of the tail's constant matrices; peak memory of the whole process that loads the bundle and judges an image, "
         "one thread. What DSKD's paper calls 6.17 GFLOP are multiply-adds: the graph here has "
         f"{_multiply_adds(record, 'dskd'):.2f} G of them; its parameters must count ResNet-18 beyond the last tap.",

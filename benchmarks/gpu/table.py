@@ -152,7 +152,7 @@ def _nothing_yet() -> str:
     return (
         "No GPU has run this yet: there is no GPU figure of kdx's own to show, and none is claimed. "
         "`python -m benchmarks gpu` measures every method by every backend that is installed, in eight minutes a call, "
-        "and this becomes its table. What it is held against on one H100 or H200, compute alone at batch 1 and "
+        "and this becomes its table. Its targets on one H100 or H200, compute alone at batch 1 and "
         "256 × 256, in ms: "
         f"{targets}, each at least {TARGET_RATIO:g} times as fast as eager FP32 PyTorch on that GPU; and "
         f"{rate:,.0f} images a second for {method} at batch {batch}."
