@@ -40,7 +40,7 @@ from kd_train.models.backbones import TapNetwork, create_backbone, taps_at_strid
 from kd_train.models.torch_vision import import_timm
 from kd_train.models.weights import load_weights
 from kd_train.training.run import package_versions
-from kdx.calibration.threshold import quantile_with_interval
+from kdx.calibration.rates import quantile_with_interval
 from kdx.errors import DataError
 from kdx.folders.data_folder import require_good, require_test
 from kdx.imaging.images import InputSpec, read_image

@@ -48,7 +48,7 @@ class ReviewBand(msgspec.Struct, frozen=True, kw_only=True):
 class DefectChoice(msgspec.Struct, frozen=True, kw_only=True):
     """What a threshold was chosen on that was chosen on defective images too.
 
-    See ``kdx.calibration.threshold.best_split``.
+    See ``kdx.calibration.rates.best_split``.
 
     Attributes:
         images: Number of defective images.

@@ -2,15 +2,16 @@
 
 See :mod:`kdx.imaging.frame_faults`.
 
-The rule, for each value of each channel: the limit is half the least that a good image has (for the largest brightness,
-twice the most), or what one of a thousand further good images would pass if the logarithms were normally distributed,
-whichever is further away. Few images, and images that differ much among themselves, so set wide limits. For the share
-that is not black, four fifths take the place of the half: a quarter of the frame that was never black shows. Golden
-images keep every limit too.
+The rule for each value of each channel: the limit is half the smallest value of a good image (for the
+largest brightness, twice the largest value), or the value that one in a thousand further good images
+would exceed if the logarithms were normally distributed, whichever is further away. So few images, and
+images that differ much from each other, set wide limits. For the share of pixels that are not black,
+the factor is four fifths instead of a half: if a quarter of the frame that was never black turns black,
+it is detected. Every golden image is within the limits too.
 
-Rule and margins were chosen by reasoning and on the training images of three public data sets: with 50 images to learn
-from, 0.0 to 0.4 % of the others would be taken for frames without a part, with 200 images 0.0 to 0.2 %; that includes
-single images that are nearly black or blank.
+Rule and margins were chosen by reasoning and on the training images of three public data sets: with 50
+images to learn from, 0.0 to 0.4 % of the others would be taken for frames without a part, with 200
+images 0.0 to 0.2 %; that includes single images that are nearly black or blank.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from scipy.stats import t as student
 from kdx.bundle.bundle import Bundle
 from kdx.imaging.frame_faults import ChannelLimits, ChannelValues, FrameLimits, values_of
 
-# Fewer images do not tell how much good ones differ.
+# Fewer images do not show how much good ones differ.
 FEWEST = 5
 MARGIN = 2.0
 LIT_MARGIN = 1.25
-# Share of further good images that may pass a limit, if their values are distributed as assumed.
+# Share of further good images that may exceed a limit, if their values are distributed as assumed.
 _PASSES = 1e-3
 _MOST_OUTLIERS = 100
 
@@ -37,11 +38,11 @@ Frames = Sequence[Sequence[ChannelValues]]
 
 
 def frame_limits_of(bundle: Bundle, good: Mapping[str, Sequence[ChannelValues]]) -> tuple[FrameLimits, list[str]]:
-    """Return what frames of a bundle's parts look like, and the images that alone widen it.
+    """Return what frames of a bundle's parts look like, and the single images that widen the limits.
 
     Args:
-        bundle: Its golden images keep the limits too, unless they are tiles, which say nothing of frames.
-        good: What was measured of each good image, by path.
+        bundle: The bundle. Its golden images are within the limits too, unless they are tiles of frames.
+        good: Values of each channel of each good image, by path.
     """
     golden = [] if bundle.manifest.tiling else [values_of(image) for image in bundle.golden().images]
     paths, frames = list(good), list(good.values())
@@ -50,15 +51,15 @@ def frame_limits_of(bundle: Bundle, good: Mapping[str, Sequence[ChannelValues]])
 
 
 def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimits:
-    """Return limits that every one of these frames keeps.
+    """Return limits that contain every one of these frames.
 
     Args:
-        good: Of each good image, of each channel (:func:`kdx.imaging.frame_faults.values_of`).
-        golden: Likewise of golden images, some of which show defects; they only widen limits.
-        known: The bundle's, of which those that come from golden images stay.
+        good: Values of each channel of each good image, see :func:`kdx.imaging.frame_faults.values_of`.
+        golden: The same values of golden images, some of which show defects; they only widen limits.
+        known: The bundle's limits, of which those that come from golden images stay.
 
     Returns:
-        Without limits of channels where there are fewer than :data:`FEWEST` images.
+        The limits; without limits of channels if there are fewer than :data:`FEWEST` images.
     """
     fixed = FrameLimits(dark=known.dark, bright=known.bright)
     if len(good) < FEWEST:
@@ -81,7 +82,7 @@ def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimit
 
 
 def outliers_of(good: Frames) -> list[int]:
-    """Return which frames would be faults by the limits that the others set; of each value a tenth of them at most."""
+    """Return the indices of frames beyond the limits that the others set; for each value, at most a tenth of them."""
     found: set[int] = set()
     if len(good) <= FEWEST:
         return []
@@ -106,7 +107,7 @@ def _margin(name: str) -> float:
 def _least(
     good: dict[str, NDArray[np.float64]], golden: dict[str, NDArray[np.float64]] | None, name: str
 ) -> float | None:
-    """Return a lower limit; None where a good image has 0 or less, so that no limit can be told."""
+    """Return a lower limit; None where a good image has 0 or less, so that there is no limit."""
     limit = _limit(good[name], _margin(name))
     if limit is None or golden is None:
         return limit
@@ -125,13 +126,13 @@ def _limit(values: NDArray[np.float64], margin: float) -> float | None:
     if not values.min() > 0:
         return None
     logs = np.log(values)
-    # Of a normal distribution, so many sample deviations from the mean are passed seldom enough by a further value.
+    # A further value of a normal distribution is this many sample deviations from the mean seldom enough.
     reach = float(student.ppf(1 - _PASSES, len(logs) - 1)) * math.sqrt(1 + 1 / len(logs))
     return float(min(values.min() / margin, math.exp(logs.mean() - reach * logs.std(ddof=1))))
 
 
 def _far_below(values: NDArray[np.float64], margin: float) -> list[int]:
-    """Return the places of values that are below the limit that those above them set."""
+    """Return the indices of values that are below the limit that the values above them set."""
     order = np.argsort(values, kind="stable")
     ordered, found = values[order], 0
     most = min(_MOST_OUTLIERS, max(1, len(values) // 10))

@@ -1,4 +1,4 @@
-"""The level map of ``kdx calibrate --per-position``: from half of the held-out good images. No torch here."""
+"""The level map of ``kdx calibrate --per-position``, fitted on half of the held-out good images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import LevelFit
-from kdx.calibration.threshold import images_to_promise
+from kdx.calibration.rates import images_to_promise
 from kdx.decision.level_map import Level, level_from, level_of, rule_of
 from kdx.errors import DataError, ImageError
 from kdx.imaging.image_identity import Likeness, identify
@@ -21,7 +21,7 @@ from kdx.runtime.detector import Detector
 from kdx.storage.files import hash_of_hashes
 from kdx.verification.tolerances import TOLERANCES
 
-# Fewer do not tell what of a place's heat is the part's and what is chance.
+# With fewer images, what good parts cause at a place cannot be separated from chance.
 FEWEST = 5
 
 
@@ -30,9 +30,9 @@ class FittedLevel:
     """A level map, and what it was fitted on.
 
     Attributes:
-        level: The map.
-        record: What a threshold records of it.
-        images: Hashes of the images; none of them, and no copy, may choose a threshold.
+        level: The level map.
+        record: What a threshold records of the level map.
+        images: Hashes of the images; neither they nor their copies may choose a threshold.
     """
 
     level: Level
@@ -52,15 +52,15 @@ def fit_level(
     """Fit a level map on one half of the good images that were not trained on, and leave the other to the threshold.
 
     Args:
-        bundle: Whose training images do not count.
-        detector: Of FP32: its graph's own maps are taken, and its region of interest.
-        good_images: Files; copies count once.
-        false_reject_rate: What the other half must be able to promise; None where defects choose the threshold.
-        max_bad_images: How many may be unreadable.
-        progress: Told of every image.
+        bundle: The bundle whose training images are skipped.
+        detector: The FP32 detector: the level is fitted to its graph's maps, in its region of interest.
+        good_images: Files of good images; copies count once.
+        false_reject_rate: The rate that the other half must promise; None if defects choose the threshold.
+        max_bad_images: How many images may be unreadable.
+        progress: Shows every image.
 
     Raises:
-        InputError: The method's score is not of its map alone.
+        InputError: The method's score does not follow from its map alone.
         DataError: Too few images for two halves, or their maps give no level.
         ImageError: More images than allowed cannot be read.
     """
@@ -73,7 +73,7 @@ def fit_level(
             task.advance()
             try:
                 image = read_image(path, detector.input)
-            except ImageError:  # calibration meets it again, and reports it
+            except ImageError:  # calibration reads it again, and reports it
                 if bad_before - len(read) >= max_bad_images:
                     raise
                 continue
@@ -91,10 +91,10 @@ def fit_level(
 
 
 def _stored(bundle: Bundle, level: Level, record: LevelFit) -> tuple[Level, LevelFit] | None:
-    """Return the bundle's own level map where it is of the same images and differs by rounding alone, else None.
+    """Return the bundle's own level map if it was fitted on the same images and differs only by rounding, else None.
 
-    Thresholds belong to the level map's hash. FP32 maps of two machines or runtimes differ in their last digits, and
-    each would discard the thresholds that another runtime measured elsewhere.
+    Thresholds belong to the level map's hash. FP32 maps of two machines or runtimes differ in their last
+    digits, so each would discard the thresholds that another runtime measured elsewhere.
     """
     threshold = bundle.manifest.threshold
     if threshold is None or threshold.level is None or threshold.roi_sha256 != bundle.manifest.roi_sha256:
@@ -112,7 +112,7 @@ def _stored(bundle: Bundle, level: Level, record: LevelFit) -> tuple[Level, Leve
 
 
 def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: float | None) -> dict[str, Path]:
-    """Return half of the images that were not trained on, by hash: those whose hashes come first, in any order."""
+    """Return half of the images that were not trained on, by hash: the half whose hashes come first."""
     trained = bundle.training_images()
     held_out: dict[str, Path] = {}
     seen: set[str] = set()
@@ -131,8 +131,8 @@ def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: 
 
 def _too_few(needed: int, received: int, what: str) -> DataError:
     return DataError(
-        "too few good images for --per-position: one half fits the level map, the other chooses the threshold",
+        "too few good images for a level map: one half fits the level map, the other chooses the threshold",
         expected=f"at least {needed}",
         received=f"{received} that {what}",
-        fix="add good images, ask for a higher --false-reject-rate, or calibrate without --per-position",
+        fix="add good images, ask for a higher false-reject rate, or calibrate without a level map",
     )

@@ -198,7 +198,7 @@ def _show_frame_limits(result: Calibration) -> None:
 
 def _show_choice(bundle: Path, result: Calibration) -> None:
     """Print the threshold and what it was chosen on."""
-    from kdx.calibration.threshold import images_to_bound
+    from kdx.calibration.rates import images_to_bound
 
     threshold, chosen = result.threshold, result.threshold.defects
     if threshold.level is not None:

@@ -1,11 +1,13 @@
-"""Does a variant give held-out good images, and synthetic defects on them, the verdicts that FP32 gives them?
+"""Does a variant give held-out good images, and synthetic defects on them, the verdicts that FP32 gives?
 
-The order of a few golden images says little of the verdicts near a threshold, and a plain folder of good parts has no
-defects at all. So the command that exports hands over good images that were held out of training, and draws synthetic
-defects on them. FP32 and the variant each decide at the threshold that calibration would choose from their own scores.
+The order of a few golden images says little about verdicts near a threshold, and a plain folder of good
+parts has no defects at all. So the export passes good images that were held out of training, and draws
+synthetic defects on them. FP32 and the variant each decide at the threshold that calibration would
+choose from their own scores.
 
-An image must not choose the threshold that judges it: of few images the threshold is the largest score, which none of
-them exceeds. So each is judged, with the defects drawn on it, at thresholds from the scores of all others.
+An image must not choose the threshold that judges it: of few images the threshold is the largest score,
+which none of them exceeds. So each image, with the defects drawn on it, is judged at thresholds from the
+scores of all other images.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from kdx.bundle.variants import HeldOutVerdicts
 # The least evidence for writing BF16 or INT8. Without a flip, 6 images bound the share of images that flip to 39 %; 5
 # bound it to 45 %, which is more than kdx.verification.judge.Limits.rate_bound allows. Three defects are drawn on each.
 LEAST_GOOD, LEAST_DEFECTS = 6, 18
-# What kdx calibrate asks for unless it is told otherwise.
+# The default of kdx calibrate.
 _FALSE_REJECT_RATE = 0.01
 CONFIDENCE = 0.95
 
@@ -34,8 +36,10 @@ class HeldOut:
 
     Attributes:
         good: Good images that were not trained on.
-        defects: The same with a synthetic defect each: the i-th on the i-th good image, beginning again after the last.
-        frames: How many frames the good images are tiles of, which repeat in this order; None for whole images.
+        defects: The good images with a synthetic defect each: the i-th on the i-th good image, starting
+            again after the last.
+        frames: Number of frames that the good images are tiles of, which repeat in this order; None for
+            whole images.
     """
 
     good: Iterable[NDArray[np.uint8]]
@@ -45,7 +49,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """A graph's scores of them, ``(G,)`` and ``(D,)``, and how many frames they are of, as for :class:`HeldOut`."""
+    """A graph's scores of held-out images.
+
+    Attributes:
+        good: Scores of the good images, ``(G,)``.
+        defects: Scores of the defects, ``(D,)``.
+        frames: Number of frames that the good images are tiles of; None for whole images.
+    """
 
     good: NDArray[np.float64]
     defects: NDArray[np.float64]
@@ -53,27 +63,27 @@ class HeldOutScores:
 
     @property
     def count(self) -> int:
-        """Return how many images are independent of each other: tiles of one frame are not."""
+        """Number of images that are independent of each other: tiles of one frame are not."""
         return len(self.good) if self.frames is None else self.frames
 
     @property
     def frame_of_good(self) -> NDArray[np.intp]:
-        """Return the frame of each good image, ``(G,)``."""
+        """Index of the frame of each good image, ``(G,)``."""
         return np.arange(len(self.good)) % max(1, self.count)
 
     @property
     def frame_of_defects(self) -> NDArray[np.intp]:
-        """Return the frame of each defect, ``(D,)``."""
+        """Index of the frame of each defect, ``(D,)``."""
         return self.frame_of_good[np.arange(len(self.defects)) % max(1, len(self.good))]
 
     @property
     def missing(self) -> str:
-        """Say what is missing to the least evidence; empty for nothing."""
+        """What is missing for the least evidence, in words; empty if nothing is."""
         if self.count >= LEAST_GOOD and len(self.defects) >= LEAST_DEFECTS:
             return ""
         return (
-            f"{self.count} held-out good images and {len(self.defects)} synthetic defects are too few, it takes "
-            f"{LEAST_GOOD} and {LEAST_DEFECTS}; train with more good images, or a larger --validation-fraction"
+            f"{self.count} held-out good images and {len(self.defects)} synthetic defects are too few, the least is "
+            f"{LEAST_GOOD} and {LEAST_DEFECTS}; train with more good images, or a larger validation fraction"
         )
 
 
@@ -101,7 +111,7 @@ def compare_verdicts(reference: HeldOutScores, variant: HeldOutScores) -> HeldOu
 
 
 def rate_bound(events: int, trials: int) -> float:
-    """Return the rate that is not exceeded with 95 % confidence after so many events (Clopper and Pearson 1934)."""
+    """Return the rate that 95 % confidence bounds from above after this many events (Clopper and Pearson 1934)."""
     return 1.0 if events >= trials else float(beta.ppf(CONFIDENCE, events + 1, trials - events))
 
 
@@ -135,6 +145,6 @@ def _thresholds_without(good: NDArray[np.float64], rate: float) -> NDArray[np.fl
     position = math.ceil(len(good) * (1 - rate) - 1e-9) - 1  # among the N - 1 others, from 0
     places = np.empty(len(good), np.intp)
     places[order] = np.arange(len(good))
-    # Taking a score out moves those behind it one place forward.
+    # Leaving a score out moves the scores after it one place forward.
     without: NDArray[np.float64] = good[order[position + (places <= position)]]
     return without

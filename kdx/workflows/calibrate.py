@@ -12,7 +12,8 @@ import numpy as np
 from kdx.bundle.manifest import Threshold
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.calibration.level_fit import FittedLevel, fit_level
-from kdx.calibration.threshold import Calibration, require_rates
+from kdx.calibration.rates import require_rates
+from kdx.calibration.threshold import Calibration
 from kdx.calibration.threshold import calibrate as calibrate_bundle
 from kdx.calibration.validity import runtimes_for
 from kdx.decision.level_map import Behind, store_calibration

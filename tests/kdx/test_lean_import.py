@@ -101,7 +101,7 @@ def test_a_load_needs_nothing_of_gate_calibration_or_report(tiny_bundle):
     unneeded = (
         *("scipy", "matplotlib", "kd_export", "kd_train", "kdx.cli", "kdx.workflows", "kdx.decision.regions"),
         *(f"kdx.verification.{name}" for name in ("judge", "held_out", "certificate")),
-        *(f"kdx.calibration.{name}" for name in ("threshold", "frame_limits", "level_fit")),
+        *(f"kdx.calibration.{name}" for name in ("threshold", "rates", "scored_images", "frame_limits", "level_fit")),
         *(f"kdx.monitoring.{name}" for name in ("prometheus", "verdict_log", "drift")),
     )
     code = "import sys, kdx\nkdx.load(sys.argv[1], backend='onnxruntime-cpu', threads=1).close()\n"

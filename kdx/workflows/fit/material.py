@@ -120,7 +120,7 @@ def _share(images: int, false_reject_rate: float) -> float:
 
 
 def _needed(false_reject_rate: float) -> int:
-    """Return how many held-out images a threshold for a rate takes; see :mod:`kdx.calibration.threshold`."""
+    """Return how many held-out images a threshold for a rate takes; see :mod:`kdx.calibration.rates`."""
     return math.ceil(1 / false_reject_rate - 1 - 1e-9)
 
 

@@ -19,7 +19,7 @@ from kd_train.evaluation.evaluate import Evaluation, Scored
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Threshold
-from kdx.calibration.threshold import settable
+from kdx.calibration.rates import settable_thresholds
 from kdx.calibration.validity import why_uncertain, why_undecided
 from kdx.folders.data_folder import GOOD, FolderOptions
 from kdx.runtime.backend import runtime_of
@@ -202,7 +202,7 @@ def _facts(content: Content) -> dict[str, Any]:
         if threshold is None
         else {"reject": threshold.score, "review": review.score if review else None, "images": threshold.images},
         "start": _start(content),
-        "settable": settable(threshold) if threshold is not None else [],
+        "settable": settable_thresholds(threshold) if threshold is not None else [],
         "command": _command(content),
         "holdsCalibration": content.material.holds_calibration,
         "precisions": sorted({*manifest.thresholds, *manifest.runtime_thresholds}),

@@ -10,7 +10,7 @@ import pytest
 
 import kdx
 from kdx.bundle.open import open_bundle
-from kdx.calibration.threshold import best_split
+from kdx.calibration.rates import best_split
 from kdx.errors import GateError
 
 
@@ -36,7 +36,7 @@ def test_it_is_the_smallest_sum_of_both_rates():
 
 @pytest.mark.parametrize(("good", "defective"), [([5.0, 6.0], [1.0, 2.0]), ([1.0], [1.0]), ([1.0, 2.0], [1.0, 2.0])])
 def test_exchanged_or_equal_images_choose_nothing(good, defective):
-    with pytest.raises(GateError, match="no threshold tells"):
+    with pytest.raises(GateError, match="no threshold separates"):
         best_split(np.array(good), np.array(defective))
 
 

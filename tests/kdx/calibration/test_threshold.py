@@ -1,77 +1,10 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.manifest import Threshold
 from kdx.bundle.open import open_bundle
-from kdx.calibration.threshold import quantile_with_interval, settable
-from kdx.errors import DataError
 from kdx.storage.files import sha256_file
-
-
-def test_the_threshold_is_the_score_that_conformal_prediction_names() -> None:
-    # n = 99, rate 1 %: k = ceil(100 · 0.99) = 99, the largest score.
-    scores = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))
-    assert quantile_with_interval(scores, 0.01)[0] == 99.0
-    # n = 199, rate 10 %: k = 180.
-    assert quantile_with_interval(np.arange(1.0, 200.0), 0.1)[0] == 180.0
-
-
-def test_too_few_images_name_the_number_needed() -> None:
-    with pytest.raises(DataError, match="too few held-out good images") as error:
-        quantile_with_interval(np.arange(98.0), 0.01, trained_on=400)
-    assert error.value.expected == "at least 99"
-    assert "98" in error.value.received
-    assert "400" in error.value.received
-
-
-def test_the_rate_that_the_error_proposes_is_possible() -> None:
-    for count in (1, 7, 58, 98):
-        with pytest.raises(DataError) as error:
-            quantile_with_interval(np.arange(float(count)), 0.001)
-        proposed = float(error.value.fix.rpartition(" ")[2])
-        assert quantile_with_interval(np.arange(float(count)), proposed)[0] == count - 1
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.2])
-def test_false_rejects_stay_below_the_rate_and_the_interval_covers_the_quantile(rate) -> None:
-    # Over many calibrations: the mean share of further good images above the threshold is at most the rate, and the
-    # true quantile lies in the interval at least 95 % of the time; both within three standard errors of 400 trials.
-    generator = np.random.default_rng(1)
-    rejected, covered, trials = [], 0, 400
-    true_quantile = 1 - rate  # of uniform scores
-    for _ in range(trials):
-        threshold, (low, high) = quantile_with_interval(generator.random(150), rate)
-        rejected.append(1 - threshold)
-        covered += (low is None or low <= true_quantile) and (high is None or true_quantile <= high)
-    assert np.mean(rejected) <= rate + 3 * np.std(rejected) / np.sqrt(trials)
-    assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
-
-
-@pytest.mark.parametrize(("images", "kept"), [(1, 1), (6, 6), (152, 152), (1000, 1000), (2503, 1000)])
-def test_every_settable_threshold_comes_from_the_rate_beside_it(images, kept) -> None:
-    scores = np.sort(np.random.default_rng(0).random(images))
-    chosen = scores[np.linspace(0, images - 1, kept).round().astype(int)]
-    threshold = Threshold(
-        score=0.0, false_reject_rate=0.1, interval=(None, None), confidence=0.95, images=images, data_sha256="",
-        graph_sha256="", created="", scores=chosen.tolist(),
-    )  # fmt: skip
-    found = settable(threshold)
-    assert [score for score, _, _ in found] == chosen.tolist()
-    for score, rate, expected in found:
-        assert quantile_with_interval(scores, rate)[0] == score
-        # At most so many of n + 1 exchangeable scores exceed it.
-        assert expected == pytest.approx((scores >= score).sum() / (images + 1))
-        assert expected <= rate + 1e-12
-
-
-def test_an_end_that_the_images_cannot_bound_is_none() -> None:
-    threshold, (low, high) = quantile_with_interval(np.arange(1.0, 101.0), 0.01)
-    assert threshold == 100.0
-    assert low is not None
-    assert high is None
 
 
 def test_the_map_has_its_own_threshold_where_the_score_is_not_its_maximum(

@@ -102,7 +102,7 @@ def test_between_two_thresholds_somebody_looks(cli, tiny_bundle, dataset, tmp_pa
 def test_how_many_images_bound_a_threshold(cli, tiny_bundle, dataset, tmp_path):
     from scipy.stats import binom
 
-    from kdx.calibration.threshold import images_to_bound
+    from kdx.calibration.rates import images_to_bound
 
     for rate in (0.2, 0.01, 0.001):
         n = images_to_bound(rate)

@@ -1,0 +1,126 @@
+"""Images read, compared with those that were trained on, and scored once each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from kdx.errors import DataError, ImageError
+from kdx.imaging.frame_faults import ChannelValues, faults_of, values_of
+from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
+from kdx.imaging.images import read_image
+from kdx.progress import SILENT, Progress
+from kdx.runtime.detector import Detector
+
+
+@dataclass
+class ScoredImages:
+    """Images that were scored, and those that were left out.
+
+    Attributes:
+        scores: The score of each image.
+        hottest: The largest map value of each image.
+        hashes: The file hash of each image.
+        keys: Keys by which copies are recognised, also of images that were only fitted on.
+        trained_on: Number of images that were skipped because they were trained on.
+        copies: Copies of other images, which were not scored.
+        near: Images that are nearly the same as one that was trained on.
+        identified: Path and identity of each image that was scored.
+        faults: Names of the frame faults of images that show no part, by path.
+        frames: Values of each channel of the other images, by path.
+    """
+
+    scores: list[float] = field(default_factory=list)
+    hottest: list[float] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    trained_on: int = 0
+    copies: list[Path] = field(default_factory=list)
+    near: list[Path] = field(default_factory=list)
+    identified: list[tuple[Path, Identity]] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    frames: dict[str, list[ChannelValues]] = field(default_factory=dict)
+
+
+@dataclass
+class ImageScorer:
+    """Scores the images of a calibration.
+
+    Attributes:
+        detector: Scores them.
+        trained: The images that the student was trained on, which are skipped.
+        max_bad_images: How many images may be unreadable.
+        progress: Shows every image.
+        bad: Images that could not be read, and why.
+    """
+
+    detector: Detector
+    trained: KnownImages
+    max_bad_images: int = 0
+    progress: Progress = SILENT
+    bad: dict[str, str] = field(default_factory=dict)
+
+    def score(self, paths: Sequence[Path], kind: str, skipped: Collection[str] = ()) -> ScoredImages:
+        """Score each image once that was not trained on.
+
+        Args:
+            paths: Image files.
+            kind: ``good`` or ``defective``, for messages.
+            skipped: File hashes of further images that are not scored.
+
+        Raises:
+            ImageError: More images than allowed cannot be read.
+            DataError: A score is not finite.
+        """
+        found = ScoredImages()
+        seen: set[str] = set()
+        with self.progress.task(f"scoring {kind} images", len(paths)) as task:
+            for path in paths:
+                task.advance()
+                try:
+                    identity = self._new_image(path, found, seen)
+                    if identity is not None and identity.file not in skipped:
+                        self._add(path, identity, found)
+                except ImageError as error:
+                    self.bad[str(path)] = error.message
+                    if len(self.bad) > self.max_bad_images:
+                        raise
+        wrong = int((~np.isfinite(np.array(found.scores))).sum())
+        if wrong:
+            raise DataError(f"{wrong} {kind} images have scores that are not finite", fix="run kdx verify")
+        return found
+
+    def _new_image(self, path: Path, found: ScoredImages, seen: set[str]) -> Identity | None:
+        """Return the identity of an image; None for one that was trained on, or is a copy of an earlier image."""
+        identity = identify(path)
+        if self.trained.likeness(identity) is Likeness.SAME:
+            found.trained_on += 1
+            return None
+        hashes = {identity.file, identity.key}
+        if hashes & seen:
+            found.copies.append(path)
+            return None
+        seen |= hashes
+        found.keys.append(identity.key)
+        return identity
+
+    def _add(self, path: Path, identity: Identity, found: ScoredImages) -> None:
+        """Score an image."""
+        if self.trained.likeness(identity) is Likeness.NEAR:
+            found.near.append(path)
+        image = read_image(path, self.detector.input)
+        verdict = self.detector(image)
+        found.identified.append((path, identity))
+        found.scores.append(verdict.score)
+        found.hottest.append(float(verdict.anomaly_map.max()))
+        found.hashes.append(identity.file)
+        # Only limits from golden images: the limits of an earlier calibration are replaced.
+        faults = faults_of(image, msgspec.structs.replace(self.detector.frame_limits, channels=()))
+        if faults:
+            found.faults[str(path)] = [fault.value for fault in faults]
+        else:
+            found.frames[str(path)] = values_of(image)
