@@ -1,4 +1,4 @@
-"""Errors on their way from one process to another, with their details."""
+"""Errors sent from one process to another, with their details."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kdx.errors import KdxError, OutputError
 _BUG = "Bug"
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """What a process could not go on with.
+class RemoteError(msgspec.Struct, frozen=True):
+    """An error that ended the work of a process.
 
     Attributes:
-        record: Type, message, expected, received and fix; of a bug the traceback.
+        record: Type, message, expected, received and fix; of an unexpected error the traceback.
     """
 
     record: dict[str, str]
 
     def error(self) -> KdxError | RuntimeError:
-        """Return the error, of its own type where it is one of kdx's; a bug stays one."""
+        """Return the error: a KdxError of its own type, or a RuntimeError for an unexpected one."""
         if self.record["type"] == _BUG:
             return RuntimeError(f"in another process: {self.record['message']}\n{self.record['traceback']}")
         kind = getattr(errors, self.record["type"], KdxError)
@@ -31,14 +31,14 @@ class Fault(msgspec.Struct, frozen=True):
         return error
 
 
-def fault_of(error: Exception) -> Fault:
-    """Return an error as it can be sent."""
+def remote_error(error: Exception) -> RemoteError:
+    """Return a record of an error that can be sent."""
     if isinstance(error, OSError):
         where = f" '{error.filename}'" if error.filename else ""
         error = OutputError(
-            f"{error.strerror or error}{where}", fix="mend it, and call again: the same command goes on"
+            f"{error.strerror or error}{where}", fix="fix it, and call again: the same command continues"
         )
     if isinstance(error, KdxError):
-        return Fault(error.as_dict())
+        return RemoteError(error.as_dict())
     lines = traceback.format_exception(type(error), error, error.__traceback__)
-    return Fault({"type": _BUG, "message": f"{type(error).__name__}: {error}", "traceback": "".join(lines)})
+    return RemoteError({"type": _BUG, "message": f"{type(error).__name__}: {error}", "traceback": "".join(lines)})

@@ -1,4 +1,4 @@
-"""The images of an archive that earlier listings do not have, in the order in which an archive is walked."""
+"""The images of an archive that earlier listings do not hold, in the order in which an archive is walked."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 def order(path: str) -> list[str]:
-    """Return what :func:`kdx.folders.image_search.walk` sorts a path by."""
+    """Return the key by which :func:`kdx.folders.image_search.walk` sorts paths."""
     return path.split("/")
 
 
 def added(found: Iterable[str], known: Sequence[Iterable[str]]) -> Iterator[str]:
-    """Yield the paths that were found and are in none of several earlier lists, all of them in the walk's order."""
+    """Yield the paths that were found and are in no earlier list; all lists are in the order of the walk."""
     earlier = heapq.merge(*known, key=order)
     next_known = next(earlier, None)
     for path in found:

@@ -1,9 +1,9 @@
 """Shards in processes of this machine: one detector a process, one shard a process at a time.
 
-A process that is killed is replaced, and its shard tried again. When a shard has taken ``max_retries`` processes with
-it and another dies of it, one of its images is to blame: they are scored one by one then, each row sent before the next
-image is touched, so that the image in hand at a process's death is known. One that two processes in a row die of is
-recorded, and passed over.
+A process that dies is replaced, and its shard is tried again. If more than ``max_retries`` processes die with a shard,
+one of its images is to blame. Then the images are scored one by one, and each row is sent before the next image is
+read, so that the image at which a process dies is known. An image at which two processes in a row die is recorded, and
+skipped.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from kdx.archive.error_transport import Fault, fault_of
-from kdx.archive.plan import Plan, Shard
+from kdx.archive.error_transport import RemoteError, remote_error
+from kdx.archive.plan import Shard, ShardPlan
 from kdx.archive.processes import Child, wait_for
-from kdx.archive.score_records import Row, ShardResult, Work
+from kdx.archive.score_records import ScoreRow, ShardResult, Work
 from kdx.archive.scorer import ShardScorer, printable
 from kdx.archive.table import count, write_shard
 from kdx.errors import BackendError
 
-# An image is blamed when so many processes in a row died with it in hand: one alone may have been killed for another
-# reason.
+# An image is blamed if this many processes in a row died while they scored it: a single one may have been killed for
+# another reason.
 _TO_BLAME = 2
 
 
 @dataclass
 class Order:
-    """A shard on its way to being finished.
+    """A shard that is not finished yet.
 
     Attributes:
-        shard: Which.
-        deaths: Processes that died with it.
-        rows: Of its first images, once they are scored one by one; None before.
-        blamed: Processes in a row that died with the next image.
-        seconds: Spent on ``rows``.
+        shard: The shard.
+        deaths: Number of processes that died with it.
+        rows: Rows of its first images, once they are scored one by one; None before.
+        blamed: Number of processes in a row that died at the next image.
+        seconds: Time spent on ``rows``.
     """
 
     shard: Shard
     deaths: int = 0
-    rows: list[Row] | None = None
+    rows: list[ScoreRow] | None = None
     blamed: int = 0
     seconds: float = 0.0
 
@@ -65,11 +65,11 @@ class LocalEngine:
 
     Attributes:
         work: The run.
-        workers: How many processes.
+        workers: Number of processes.
         max_retries: How many processes may die with a shard before its images are tried one by one; and how many may
             die in a row while they load the bundle.
         say: Takes lines on what went wrong.
-        deaths: Processes that died so far.
+        deaths: Number of processes that died so far.
     """
 
     work: Work
@@ -79,16 +79,16 @@ class LocalEngine:
     deaths: int = 0
     _failed_starts: int = field(default=0, init=False)
 
-    def run(self, plan: Plan, numbers: Sequence[int], *, singly: bool = False) -> Iterator[ShardResult]:
+    def run(self, plan: ShardPlan, numbers: Sequence[int], *, singly: bool = False) -> Iterator[ShardResult]:
         """Score shards; yield each one's result when its file is written.
 
         Args:
             plan: The run's shards.
-            numbers: Which of them.
-            singly: Try their images one by one from the start.
+            numbers: The numbers of the shards to score.
+            singly: Score their images one by one from the start.
 
         Raises:
-            KdxError: What a process could not go on with; or processes die as they load the bundle.
+            KdxError: An error that ended the work of a process; or processes die while they load the bundle.
         """
         todo = (Order(plan.shard(number), rows=[] if singly else None) for number in numbers)
         again: deque[Order] = deque()
@@ -101,7 +101,7 @@ class LocalEngine:
                     try:
                         result = self._listen(worker)
                     except (EOFError, OSError):
-                        result = self._bury(worker, again)
+                        result = self._handle_death(worker, again)
                         workers[workers.index(worker)] = self._start()
                     if result is not None:
                         yield result
@@ -109,7 +109,7 @@ class LocalEngine:
                         continue
                     order = again.popleft() if again else next(todo, None)
                     if order is None:
-                        worker.child.close()
+                        worker.child.finish()
                         workers.remove(worker)
                     else:
                         self._give(worker, order)
@@ -122,22 +122,22 @@ class LocalEngine:
 
     def _give(self, worker: _Worker, order: Order) -> None:
         worker.order = order
-        with contextlib.suppress(OSError):  # it has just died, which is noticed at the next look
+        with contextlib.suppress(OSError):  # it has just died, which the next wait notices
             worker.child.connection.send(order.shard if order.rows is None else order.remaining)
 
     def _listen(self, worker: _Worker) -> ShardResult | None:
-        """Take one message of a process; return the result of a shard that is finished by it.
+        """Receive one message of a process; return the result of a shard that it finishes.
 
         Raises:
-            EOFError: It is dead.
+            EOFError: The process is dead.
         """
         if not worker.child.connection.poll():
             raise EOFError
         message = worker.child.connection.recv()
         order = worker.order
-        if isinstance(message, Fault):
+        if isinstance(message, RemoteError):
             raise message.error()
-        if isinstance(message, Row) and order is not None and order.rows is not None:
+        if isinstance(message, ScoreRow) and order is not None and order.rows is not None:
             order.rows.append(message)
             order.blamed = 0
             order.seconds += message.milliseconds / 1e3
@@ -159,11 +159,11 @@ class LocalEngine:
         write_shard(self.work, result, rows)
         return result
 
-    def _bury(self, worker: _Worker, again: deque[Order]) -> ShardResult | None:
-        """Put what a dead process was doing back to be done; return the result where that was a shard's last image.
+    def _handle_death(self, worker: _Worker, again: deque[Order]) -> ShardResult | None:
+        """Queue the shard of a dead process again; return its result if the blamed image was its last.
 
         Raises:
-            BackendError: Processes die before they do anything.
+            BackendError: Processes die before they score anything.
         """
         how = worker.child.end()
         worker.child.close()
@@ -173,9 +173,9 @@ class LocalEngine:
             self._failed_starts += 1
             if self._failed_starts > self.max_retries:
                 raise BackendError(
-                    f"processes die as they load '{self.work.bundle}': {how}",
+                    f"processes die while they load '{self.work.bundle}': {how}",
                     received=f"{self._failed_starts} in a row",
-                    fix="kdx verify runs the bundle in this process; fewer --workers need less memory",
+                    fix="kdx verify runs the bundle in this process; fewer workers need less memory",
                 )
         worker.is_ready = False
         if order is None:
@@ -184,7 +184,9 @@ class LocalEngine:
         self.say(f"a process died with shard {order.shard.number} ({how}); it is replaced")
         if order.rows is None and order.deaths > self.max_retries:
             order.rows = []
-            self.say(f"shard {order.shard.number}: {order.deaths} processes died of it; its images go one by one")
+            self.say(
+                f"shard {order.shard.number}: {order.deaths} processes died with it; its images are scored one by one"
+            )
         elif order.rows is not None:
             self._blame(order, how)
             if not order.remaining:
@@ -193,18 +195,18 @@ class LocalEngine:
         return None
 
     def _blame(self, order: Order, how: str) -> None:
-        """Count a death against the image in hand, and pass it over when it is to blame."""
+        """Count a death for the image that was being scored, and skip it when it is to blame."""
         assert order.rows is not None
         order.blamed += 1
         if order.blamed == _TO_BLAME:
             path = printable(order.remaining[0])
-            order.rows.append(Row(path=path, error=f"killed the worker ({how}), {_TO_BLAME} times in a row"))
+            order.rows.append(ScoreRow(path=path, error=f"killed the worker ({how}), {_TO_BLAME} times in a row"))
             order.blamed = 0
-            self.say(f"passed over: '{path}' {order.rows[-1].error}")
+            self.say(f"skipped: '{path}' {order.rows[-1].error}")
 
 
 def serve(connection: Connection, work: Work) -> None:
-    """Score what comes through a pipe until it is closed: a shard, or paths whose rows are sent one by one."""
+    """Score what comes through a pipe until it is closed: shards, or paths whose rows are sent one by one."""
     try:
         with ShardScorer(work) as scorer:
             connection.send(None)  # ready
@@ -215,7 +217,7 @@ def serve(connection: Connection, work: Work) -> None:
                     continue
                 for row in scorer.score_singly(order):
                     connection.send(row)
-    except (EOFError, ConnectionError):  # nobody waits any more
+    except (EOFError, ConnectionError):  # the parent needs no more
         return
     except Exception as error:
-        connection.send(fault_of(error))
+        connection.send(remote_error(error))

@@ -1,7 +1,7 @@
-"""Which image is in which shard: written once, so that a call that goes on scores the same shards.
+"""Which image is in which shard: written once, so that a resumed call scores the same shards.
 
-Each listing of the archive is a folder with a Parquet file of one column, ``path``, as bytes, and a row group a shard:
-a shard's images are read without the rest, by any process that sees the file.
+Each listing of the archive is a folder with a Parquet file of one column, ``path``, as bytes, with one row group for
+each shard: any process that sees the file reads a shard's images without the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kdx.archive.score_records import Listed
+from kdx.archive.score_records import Listing
 from kdx.errors import OutputError
 from kdx.storage.files import new_folder
 
@@ -29,27 +29,27 @@ class Shard:
     paths: tuple[str, ...]
 
 
-class Plan:
+class ShardPlan:
     """Every shard of a run.
 
     Args:
         output: The run's folder.
-        listed: Its listings.
+        listed: The run's listings.
     """
 
-    def __init__(self, output: Path, listed: Sequence[Listed]) -> None:
+    def __init__(self, output: Path, listed: Sequence[Listing]) -> None:
         self._folder = output / FILES
         self._listed = listed
         self._open: dict[str, Any] = {}
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """Number of shards."""
         return sum(one.shards for one in self._listed)
 
     @property
     def frames(self) -> int:
-        """How many images are in them."""
+        """Number of images in all shards."""
         return sum(one.frames for one in self._listed)
 
     def shard(self, number: int) -> Shard:
@@ -63,7 +63,7 @@ class Plan:
         return Shard(number, tuple(_paths(table)))
 
     def frames_of(self, number: int) -> int:
-        """Return how many images a shard has, without reading them."""
+        """Return the number of images in a shard, without reading them."""
         one = next(each for each in self._listed if number < each.first_shard + each.shards)
         count: int = self._file(one).metadata.row_group(number - one.first_shard).num_rows
         return count
@@ -72,13 +72,13 @@ class Plan:
         """Return each listing's paths, in its order; they are read a shard at a time."""
         return [self._paths_of(one) for one in self._listed]
 
-    def _paths_of(self, one: Listed) -> Iterator[str]:
+    def _paths_of(self, one: Listing) -> Iterator[str]:
         file = self._file(one)
         for index in range(one.shards):
             yield from _paths(file.read_row_group(index))
 
-    def _file(self, one: Listed) -> Any:
-        """Open a listing; its index is read once."""
+    def _file(self, one: Listing) -> Any:
+        """Open a listing's file; its metadata are read once."""
         import pyarrow
         from pyarrow import parquet
 
@@ -88,7 +88,7 @@ class Plan:
                 self._open[one.name] = parquet.ParquetFile(path)
             except (OSError, pyarrow.ArrowException) as error:
                 raise OutputError(
-                    f"'{path}' cannot be read: {error}", fix="begin anew with --force, or with another --out"
+                    f"'{path}' cannot be read: {error}", fix="start again with force, or in another output folder"
                 ) from error
         return self._open[one.name]
 
@@ -97,7 +97,7 @@ def write_listing(output: Path, name: str, found: Iterable[str], shard_size: int
     """Write a listing, a shard at a time; it appears whole or not at all.
 
     Returns:
-        How many shards and images it has; where there are no images, nothing is written.
+        Number of shards and of images; without images, nothing is written.
     """
     import pyarrow
     from pyarrow import parquet

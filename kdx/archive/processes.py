@@ -1,7 +1,7 @@
-"""Child processes that may die: each works on orders that come through a pipe, and its end is noticed and named.
+"""Child processes that may die: each works on orders from a pipe, and its death is noticed and explained.
 
-The standard library's process pool breaks as a whole when one of its processes is killed, and forgets which order that
-one had. Here every process has a pipe of its own, so that whoever gave the order knows what was lost.
+If one process of the standard library's process pool is killed, the whole pool fails, and nobody knows which order that
+process had. Here every process has a pipe of its own, so that whoever gave an order knows which one was lost.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any
 
 # What numerical libraries read when they are loaded.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# An end that no pipe tells, for a child's own children hold its ends open, is found within this time.
-_LOOK_S = 1.0
-_DYING_S = 10.0
+# A death that closes no pipe, because a child's own children hold its ends open, is noticed within this time.
+_POLL_S = 1.0
+_EXIT_S = 10.0
 
 Serve = Callable[[Connection, Any], None]
 
 
 class Child:
-    """A process started afresh, which dies with this one, and takes its own children with it.
+    """A new process that dies with this one, together with its own children.
 
     Args:
-        serve: What it runs: a function of a module, called with its end of the pipe and ``argument``.
+        serve: The function that it runs: one of a module, called with its end of the pipe and ``argument``.
         argument: Anything that can be pickled.
         threads: For numerical libraries that ask the environment; None leaves it as it is.
     """
 
     def __init__(self, serve: Serve, argument: object, *, threads: int | None = None) -> None:
-        # Spawned, not forked: nothing of this process's threads and locks is in it.
+        # Spawned, not forked: it inherits no threads and locks of this process.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(serve, theirs, argument))
@@ -46,23 +46,30 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process ID."""
         return self._process.pid or 0
 
     def is_alive(self) -> bool:
-        """Whether the process is still there."""
+        """Whether the process is still running."""
         return self._process.is_alive()
 
     def end(self) -> str:
-        """Say how the process ended, once its pipe is closed or it is no longer alive."""
-        self._process.join(_DYING_S)
+        """Describe how the process ended, after its pipe was closed or it died."""
+        self._process.join(_EXIT_S)
         status = self._process.exitcode
         if status is None:
             return "it closed its pipe"
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
+    def finish(self) -> None:
+        """Let an idle process exit by itself, so that it removes its semaphores; kill it if it does not."""
+        if not self._is_closed:
+            self.connection.close()
+            self._process.join(_EXIT_S)
+        self.close()
+
     def close(self) -> None:
-        """End the process and its children, whatever they are doing; again, nothing happens."""
+        """Kill the process and its children, whatever they are doing. Closing twice is harmless."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -80,9 +87,9 @@ class Child:
 
 
 def wait_for(children: Sequence[Child]) -> list[Child]:
-    """Wait until some of the children have sent something or are dead, and return those."""
+    """Wait until some children have sent something or are dead, and return those."""
     while True:
-        ready = pipes.wait([child.connection for child in children], timeout=_LOOK_S)
+        ready = pipes.wait([child.connection for child in children], timeout=_POLL_S)
         found = [child for child in children if child.connection in ready or not child.is_alive()]
         if found:
             return found
@@ -91,15 +98,15 @@ def wait_for(children: Sequence[Child]) -> list[Child]:
 def _run(serve: Serve, connection: Connection, argument: object) -> None:
     """Run in the child."""
     if hasattr(os, "setpgid"):
-        # Ctrl-C goes to the parent's group, and the parent decides. Not a session of its own: Linux would schedule it
-        # as if nobody had called for it with nice.
+        # Ctrl-C goes to the parent's group, and the parent decides. Not a session of its own: Linux would then ignore
+        # the parent's nice value when it schedules the child.
         os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     serve(connection, argument)
 
 
 def _die_with_parent() -> None:
-    """Nobody waits for the result of an orphan, and it would go on taking the cores."""
+    """End this process with its parent: nobody waits for its result, and it would keep the cores busy."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine for as long as it is needed."""
+"""Joins a Ray cluster, or starts one on this machine for as long as it is needed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _PATIENCE_S = 5.0
 
 @contextmanager
 def joined(address: str | None, cores: int | None = None) -> Iterator[None]:
-    """Be connected to a Ray cluster inside the block; one that this process is connected to already stays.
+    """Connect to a Ray cluster inside the block; an existing connection of this process stays.
 
     Args:
-        address: Of a running cluster (``auto`` finds one on this machine); None starts one, which ends with the block.
-        cores: Of a cluster that is started; None for all of this machine's.
+        address: Address of a running cluster (``auto`` finds one on this machine); None starts one, which ends with
+            the block.
+        cores: Number of cores of a cluster that is started; None for all of this machine's.
 
     Raises:
         BackendError: The cluster cannot be reached.
     """
     import ray
 
-    with redirect_stdout(
-        sys.stderr
-    ):  # Ray says what it likes from threads of its own; results have a place of their own
+    # Threads of Ray print to the standard output, which is for results.
+    with redirect_stdout(sys.stderr):
         if ray.is_initialized():
             yield
             return
@@ -45,7 +45,7 @@ def _connect(address: str | None, cores: int | None) -> None:
 
     if address is not None:
         require_reachable(address)
-    # A call home is nothing that a line's machine should make unasked.
+    # A machine of a production line reports no usage unless somebody asks for it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if address is None:
@@ -61,7 +61,7 @@ def _connect(address: str | None, cores: int | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise BackendError(
             f"the Ray cluster '{address or 'local'}' cannot be joined: {error}",
-            fix="start one with ray start --head and give its address, or leave out --address",
+            fix="start one with ray start --head and give its address, or leave the address out",
         ) from error
 
 
@@ -76,22 +76,22 @@ def require_reachable(address: str) -> None:
         raise BackendError(
             f"no Ray cluster answers at '{address}': {error}",
             expected="HOST:PORT of the head, as ray start --head prints it, or auto on one of its machines",
-            fix="start it, or leave out --address for a cluster of this machine alone",
+            fix="start it, or leave the address out for a cluster of this machine alone",
         ) from error
 
 
 def fitting(cores: int) -> int:
-    """Return how many workers of so many cores the cluster has room for now.
+    """Return how many workers with this many cores the cluster has room for now.
 
     Raises:
-        BackendError: None of its machines has as many: a worker would be waited for without end.
+        BackendError: No machine has as many cores: the call would wait for a worker forever.
     """
     import ray
 
     machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     if max(machines, default=0) < cores:
         raise BackendError(
-            "no machine of the Ray cluster has as many cores as a worker is to have",
+            "no machine of the Ray cluster has the cores that a worker needs",
             expected=f"{cores} on one machine",
             received=", ".join(map(str, machines)) or "no machines",
             fix="ask for fewer threads a worker, or add machines to the cluster first",

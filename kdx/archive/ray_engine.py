@@ -1,18 +1,18 @@
-"""Shards on a Ray cluster: Ray Data brings them to a pool of actors, one detector an actor.
+"""Shards on a Ray cluster: Ray Data sends them to a pool of actors, one detector for each actor.
 
-**A row of the dataset is a shard, not an image.** The usual pipeline (read images, map, write Parquet) cannot go on
-after a kill: which images a file of its output holds is decided while it runs, and nothing is finished before
-everything is. Here a row is a shard's number, and a block one row, so that Ray's unit of work, of retry and of
-back-pressure is ours: an actor reads that shard's paths from the run's list, scores them, writes the shard's file
-itself, in one step, and returns one line on what became of it. Pixels never enter the object store. What is finished is
-what has a file, whatever happens to Ray; a call that goes on sends only the other numbers, and a task that Ray repeats,
-though its shard was finished just before its actor died, finds the file and returns what that says.
+**A row of the dataset is a shard, not an image.** The usual pipeline (read images, map, write Parquet) cannot be
+resumed after a kill: which images a file of its output holds is decided while it runs, and nothing is finished before
+everything is. Here a row is a shard's number, and a block is one row, so that Ray's unit of work, of retry and of
+back-pressure is a shard: an actor reads the shard's paths from the run's list, scores them, writes the shard's file in
+one step, and returns a small result. Pixels never enter the object store. A shard is finished if it has a file,
+whatever happens to Ray: a resumed call sends only the other numbers, and a task that Ray repeats, though its shard was
+finished just before its actor died, finds the file and returns its result.
 
-**Back-pressure** is Ray Data's: an actor is sent its next shard while it works on one, and the rest wait as numbers.
+**Back-pressure** is Ray Data's: an actor receives its next shard while it works on one, and the rest wait as numbers.
 
 **Retries.** Ray replaces dead actors and repeats their tasks, by default without end, so that an image which kills its
-process would keep a cluster busy for ever. An actor therefore notes each try of a shard in a file before it begins.
-After ``max_retries`` repeats the next actor scores the shard's images one by one in a process of its own
+process would keep a cluster busy forever. Therefore an actor records each try of a shard in a file before it starts.
+After ``max_retries`` repeats, the next actor scores the shard's images one by one in a process of its own
 (:mod:`kdx.archive.local`), which the image may kill without harming the actor.
 
 Archive, bundle and output must be on storage that every machine sees under the same path.
@@ -29,9 +29,9 @@ from typing import Any
 
 import msgspec
 
-from kdx.archive.error_transport import Fault, fault_of
+from kdx.archive.error_transport import RemoteError, remote_error
 from kdx.archive.local import LocalEngine
-from kdx.archive.plan import Plan
+from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_cluster import fitting, joined
 from kdx.archive.score_records import ShardResult, Work
 from kdx.archive.scorer import ShardScorer
@@ -41,18 +41,25 @@ from kdx.runtime.latency import usable_cores
 from kdx.storage.files import write_atomic
 
 TRIES = "tries"
-# One in work, one waiting: an actor is never idle between shards, and little is lost with it.
+# One in progress, one waiting: an actor is never idle between shards, and little is lost if it dies.
 _IN_FLIGHT = 2
-# They say when a dataset is finished, and that there are no progress bars.
-_TALKATIVE = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
+# They log when a dataset is finished, and that there are no progress bars.
+_VERBOSE_LOGGERS = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What an actor returns of a shard: its result, or why the run cannot go on; lines to say; deaths of tries."""
+    """What an actor returns for a shard.
+
+    Attributes:
+        result: The shard's result, or None after an error.
+        error: The record of the error that ends the run, or None.
+        messages: Lines on what went wrong.
+        deaths: Number of processes that died with the shard.
+    """
 
     result: ShardResult | None = None
-    fault: dict[str, str] | None = None
-    said: list[str] = []
+    error: dict[str, str] | None = None
+    messages: list[str] = []
     deaths: int = 0
 
 
@@ -67,19 +74,19 @@ class ShardActor:
     def __init__(self, work: bytes, max_retries: int) -> None:
         self._work = msgspec.json.decode(work, type=Work)
         self._max_retries = max_retries
-        self._plan = Plan(Path(self._work.output), self._work.listed)
-        # Loaded with the first shard: an actor that died here would be replaced without end, and no try counted.
+        self._plan = ShardPlan(Path(self._work.output), self._work.listed)
+        # Loaded with the first shard: an actor that died here would be replaced without end, uncounted.
         self._scorer: ShardScorer | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Score the shards of a batch; ``shard`` holds their numbers, ``answer`` becomes what is said of them."""
+        """Score the shards of a batch: ``shard`` holds their numbers, ``answer`` receives their results."""
         return {"answer": [msgspec.json.encode(self._answer(int(number))).decode() for number in batch["shard"]]}
 
     def _answer(self, number: int) -> _Answer:
         try:
             return self._score(number)
         except Exception as error:
-            return _Answer(fault=fault_of(error).record)
+            return _Answer(error=remote_error(error).record)
 
     def _score(self, number: int) -> _Answer:
         output = Path(self._work.output)
@@ -99,10 +106,10 @@ class ShardActor:
         return answer
 
     def _score_singly(self, number: int, before: int) -> _Answer:
-        said = [f"shard {number}: {before} processes died of it; its images go one by one"]
-        engine = LocalEngine(self._work, 1, self._max_retries, said.append)
+        messages = [f"shard {number}: {before} processes died with it; now its images go one by one"]
+        engine = LocalEngine(self._work, 1, self._max_retries, messages.append)
         (result,) = engine.run(self._plan, [number], singly=True)
-        return _Answer(result=result, said=said, deaths=before + engine.deaths)
+        return _Answer(result=result, messages=messages, deaths=before + engine.deaths)
 
 
 @dataclass
@@ -111,11 +118,11 @@ class RayEngine:
 
     Attributes:
         work: The run.
-        workers: How many actors at most; None for as many as the cluster's cores take.
+        workers: Largest number of actors; None for as many as the cluster's cores take.
         max_retries: How often a shard is tried again before its images are tried one by one.
         say: Takes lines on what went wrong.
-        address: Of a running cluster (``auto`` finds one on this machine); None starts one here, for this run.
-        deaths: Actors and processes that died so far.
+        address: Address of a running cluster (``auto`` finds one on this machine); None starts one here, for this run.
+        deaths: Number of actors and processes that died so far.
     """
 
     work: Work
@@ -125,19 +132,19 @@ class RayEngine:
     address: str | None = None
     deaths: int = 0
 
-    def run(self, plan: Plan, numbers: Sequence[int]) -> Iterator[ShardResult]:
+    def run(self, plan: ShardPlan, numbers: Sequence[int]) -> Iterator[ShardResult]:
         """Score shards; yield each one's result when its file is written.
 
         Raises:
-            KdxError: What an actor could not go on with.
+            KdxError: An error that ended the work of an actor.
             BackendError: The cluster cannot be reached, or Ray failed.
         """
         from ray.exceptions import RayError
 
         tries = Path(self.work.output) / TRIES
         tries.mkdir(exist_ok=True)
-        for left in tries.iterdir():  # of a run that was killed, which was not their fault
-            left.unlink(missing_ok=True)
+        for old in tries.iterdir():  # of a run that was killed, for which the images are not to blame
+            old.unlink(missing_ok=True)
         threads = self.work.threads
         with joined(self.address, threads * (self.workers or max(1, usable_cores() // threads))):
             try:
@@ -146,19 +153,19 @@ class RayEngine:
             except RayError as error:
                 raise BackendError(
                     f"Ray failed: {str(error).strip().splitlines()[0]}",
-                    fix="the same command goes on with what is missing",
+                    fix="the same command continues with what is missing",
                 ) from error
         with contextlib.suppress(OSError):
             tries.rmdir()
 
     def read(self, text: str) -> ShardResult:
-        """Read an actor's answer; raise what it could not go on with."""
+        """Return the result in an actor's answer; raise the error that ended its work."""
         answer = msgspec.json.decode(text, type=_Answer)
-        for line in answer.said:
+        for line in answer.messages:
             self.say(line)
         self.deaths += answer.deaths
-        if answer.fault is not None:
-            raise Fault(answer.fault).error()
+        if answer.error is not None:
+            raise RemoteError(answer.error).error()
         assert answer.result is not None
         return answer.result
 
@@ -166,10 +173,10 @@ class RayEngine:
         import ray.data
         from ray.data import ActorPoolStrategy, DataContext
 
-        for name in _TALKATIVE:
+        for name in _VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         context = DataContext.get_current()
-        context.enable_progress_bars = False  # ours counts images
+        context.enable_progress_bars = False  # kdx shows its own, which counts images
         context.print_on_execution_start = False
         now = fitting(self.work.threads)
         self.workers = self.workers or now

@@ -12,9 +12,9 @@ import msgspec
 
 from kdx import __version__
 from kdx.archive.listing import added
-from kdx.archive.plan import FILES, Plan, write_listing
+from kdx.archive.plan import FILES, ShardPlan, write_listing
 from kdx.archive.ray_engine import TRIES
-from kdx.archive.score_records import SCHEMA, Index, Listed, Settings
+from kdx.archive.score_records import SCHEMA, Index, Listing, Settings
 from kdx.archive.table import SHARDS
 from kdx.errors import OutputError
 from kdx.folders.image_search import LeftOut, walk
@@ -28,14 +28,14 @@ SHARD_SIZE = 1000
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call asked for; None, and the backend ``auto``, leave what the output folder was begun with.
+    """What a call asked for; None, and the backend ``auto``, keep what the output folder was started with.
 
     Attributes:
         archive: The folder of images, absolute.
         bundle: The bundle's folder, absolute.
         bundle_sha256: Hash of its ``bundle.json``.
         backend: A backend's name.
-        precision: Of the graph.
+        precision: The precision of the graph.
         shard_size: Images in a shard.
     """
 
@@ -48,7 +48,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScoreFolder:
-    """The output folder.
+    """The output folder of a run.
 
     Args:
         path: The folder.
@@ -61,13 +61,13 @@ class ScoreFolder:
 
     @contextlib.contextmanager
     def held(self, *, force: bool) -> Iterator[None]:
-        """Make the folder, or see that it is one of this command, and keep other calls out of it.
+        """Create the folder, or check that it is one of this command, and keep other calls out of it.
 
         Args:
-            force: Discard what earlier calls left.
+            force: Discard what earlier calls wrote.
 
         Raises:
-            OutputError: It holds something else, or another call is at work in it.
+            OutputError: It holds something else, or another call is working in it.
         """
         self._require_own()
         self.shards.mkdir(parents=True, exist_ok=True)
@@ -81,18 +81,18 @@ class ScoreFolder:
             yield
         except BlockingIOError as error:
             raise OutputError(
-                f"another kdx score is at work in '{self.path}'", fix="wait for it, or choose another --out"
+                f"another kdx score is working in '{self.path}'", fix="wait for it, or choose another output folder"
             ) from error
         finally:
             if handle is not None:
                 os.close(handle)
 
     def begun(self) -> Index | None:
-        """Return what the folder was begun with; None where it is new."""
+        """Return what the folder was started with; None if it is new."""
         path = self.path / _INDEX
         if not path.is_file():
             return None
-        return read_record(path, Index, error=OutputError, fix="begin anew with --force", supported=SCHEMA)
+        return read_record(path, Index, error=OutputError, fix="start again with force", supported=SCHEMA)
 
     def begin(self, settings: Settings) -> Index:
         """Write what decides the scores of this folder."""
@@ -101,14 +101,14 @@ class ScoreFolder:
         return index
 
     def list_added(self, index: Index) -> Index:
-        """List the images of the archive that no listing has, and keep them as new shards, if there are any."""
+        """List the images of the archive that no listing holds, and keep them as new shards, if there are any."""
         left_out = LeftOut()
         name = f"{len(index.listed):03d}"
         first = sum(one.shards for one in index.listed)
         shards, frames = write_listing(self.path, name, self._added(index, left_out), index.settings.shard_size)
         if not frames:
             return index
-        listed = Listed(
+        listed = Listing(
             name=name,
             first_shard=first,
             shards=shards,
@@ -121,7 +121,7 @@ class ScoreFolder:
         return index
 
     def count_added(self, index: Index, left_out: LeftOut) -> int:
-        """Count the images of the archive that no listing has, and what is left out."""
+        """Count the images of the archive that no listing holds, and what is left out."""
         return sum(1 for _ in self._added(index, left_out))
 
     def done(self) -> list[int]:
@@ -135,13 +135,13 @@ class ScoreFolder:
         found = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else ["a file"]
         # A call that was killed before it wrote anything leaves one empty folder.
         if found and (found != [SHARDS] or any(self.shards.iterdir())):
-            raise OutputError(f"'{self.path}' exists and is not of kdx score", fix="choose another name for --out")
+            raise OutputError(f"'{self.path}' exists and is not of kdx score", fix="choose another output folder")
 
     def _added(self, index: Index, left_out: LeftOut) -> Iterator[str]:
-        return added(walk(Path(index.settings.archive), left_out), Plan(self.path, index.listed).paths())
+        return added(walk(Path(index.settings.archive), left_out), ShardPlan(self.path, index.listed).paths())
 
     def _discard(self) -> None:
-        """Remove what this command made; whatever else a user keeps beside it stays."""
+        """Remove what this command made; other files of the user stay."""
         (self.path / _INDEX).unlink(missing_ok=True)
         for path in self.shards.iterdir():
             path.unlink()
@@ -150,7 +150,7 @@ class ScoreFolder:
         self.summary.unlink(missing_ok=True)
 
     def _remove_left(self) -> None:
-        """Remove what killed processes left half written, ``.NUMBER.parquet.*.part``."""
+        """Remove half-written files of killed processes, ``.NUMBER.parquet.*.part``."""
         for entry in list(os.scandir(self.shards)):
             if entry.name.startswith("."):
                 number, _, _ = entry.name[1:].partition(".")
@@ -158,7 +158,7 @@ class ScoreFolder:
 
 
 def require_same(path: Path, settings: Settings, asked: Asked) -> None:
-    """Raise ``OutputError`` where a call asks for other scores than an output folder holds."""
+    """Raise ``OutputError`` if a call asks for other scores than an output folder holds."""
     given = {name: value for name, value in msgspec.structs.asdict(asked).items() if value not in (None, "auto")}
     given.pop("bundle")  # a copy elsewhere is the same bundle
     began = msgspec.structs.asdict(settings)
@@ -168,7 +168,7 @@ def require_same(path: Path, settings: Settings, asked: Asked) -> None:
             f"'{path}' holds scores of another {' and '.join(_WORDS[name] for name in changed)}",
             expected=", ".join(f"{_WORDS[name]} {began[name]}" for name in changed),
             received=", ".join(f"{_WORDS[name]} {given[name]}" for name in changed),
-            fix="give the options of the first call, choose another --out, or begin anew with --force",
+            fix="use the options of the first call, choose another output folder, or start again with force",
         )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from kdx.archive.local import LocalEngine
-from kdx.archive.plan import Plan
+from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_engine import RayEngine
 from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_same
 from kdx.archive.score_records import Index, Settings, ShardResult, Summary, ThisRun, Work, decisions_of
@@ -45,17 +45,17 @@ class ScoreRequest:
         archive: The folder of images.
         out: The output folder.
         engine: ``local`` or ``ray``.
-        workers: Processes at most; None for as many as the cores take.
-        threads_per_worker: Threads of each.
+        workers: Largest number of processes; None for as many as the cores take.
+        threads_per_worker: Threads of each process.
         batch: Images that go through the graph at once.
-        shard_size: Images in a shard; None as the folder was begun, or 1000.
-        backend: A backend's name; ``auto`` as the folder was begun, or what ``kdx.load`` would take.
-        precision: Of the graph; None likewise.
-        address: Of a running Ray cluster.
+        shard_size: Images in a shard; None keeps that of the folder, or takes 1000.
+        backend: A backend's name; ``auto`` keeps that of the folder, or takes what ``kdx.load`` would take.
+        precision: The precision of the graph; None keeps that of the folder, or takes what ``kdx.load`` would take.
+        address: Address of a running Ray cluster.
         max_retries: How often a shard whose process died is tried again.
-        max_bad_share: Share of the images that may be passed over.
-        retry_bad: Score shards with images that were passed over once more.
-        force: Discard what earlier calls left.
+        max_bad_share: Share of the images that may be skipped.
+        retry_bad: Score shards with skipped images once more.
+        force: Discard what earlier calls wrote.
     """
 
     bundle: Path
@@ -78,13 +78,13 @@ class ScoreRequest:
 def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str], None]) -> Summary:
     """Score every image of an archive that has no score yet.
 
-    A call that was stopped is gone on with: its shards are finished first, and images that came into the archive
+    A call that was stopped is resumed: its shards are finished first, and images that were added to the archive
     meanwhile are counted. When all are finished, a further call lists the archive again, and those become new shards.
 
     Raises:
-        DataError: The archive is no folder, or holds no images.
+        DataError: The archive is not a folder, or holds no images.
         OutputError: The output folder holds something else, or scores of something else; or cannot be written.
-        GateError: More images than allowed could not be used. What is finished stands.
+        GateError: More images than allowed could not be used. Finished shards are kept.
     """
     _check(request)
     opened = read_index(request.bundle)
@@ -113,16 +113,16 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
 def _check(request: ScoreRequest) -> None:
     if not 0 <= request.max_bad_share <= 1:
         raise OptionError(
-            "--max-bad-share is out of range", expected="0 to 1, e.g. 0.01", received=f"{request.max_bad_share:g}"
+            "max_bad_share is out of range", expected="0 to 1, e.g. 0.01", received=f"{request.max_bad_share:g}"
         )
     if request.address is not None and request.engine != "ray":
-        raise OptionError("--address is of a Ray cluster", fix="add --engine ray, or leave it out")
+        raise OptionError("an address is only for the engine 'ray'", fix="take that engine, or leave the address out")
 
 
 def _begin(
     folder: ScoreFolder, request: ScoreRequest, bundle: Bundle, sha256: str, say: Callable[[str], None]
 ) -> Index:
-    """Return what the folder was begun with, after seeing that this call asks for the same; or begin it."""
+    """Return what the folder was started with, after checking that this call asks for the same; or start it."""
     asked = Asked(
         archive=str(request.archive.resolve()),
         bundle=str(bundle.path.resolve()),
@@ -136,12 +136,12 @@ def _begin(
         require_same(folder.path, begun.settings, asked)
         return begun
     say(f"choosing what runs '{request.bundle}' here")
-    # Decided once, and not by each process: backends' scores differ in their last digits.
+    # Chosen once, and not by each process: scores of different backends differ in their last digits.
     info, precision = choose_backend(bundle, request.backend, request.threads_per_worker, request.precision)
-    way = bundle.manifest, precision, info.runtime
-    doubt = why_undecided(*way) or why_uncertain(*way)
-    if doubt is not None:
-        say(doubt)
+    decided_by = bundle.manifest, precision, info.runtime
+    warning = why_undecided(*decided_by) or why_uncertain(*decided_by)
+    if warning is not None:
+        say(warning)
     settings = Settings(
         archive=asked.archive,
         bundle=asked.bundle,
@@ -153,9 +153,11 @@ def _begin(
     return folder.begin(settings)
 
 
-def _plan(folder: ScoreFolder, index: Index, request: ScoreRequest, bundle: Bundle) -> tuple[Work, Plan, list[int]]:
+def _plan(
+    folder: ScoreFolder, index: Index, request: ScoreRequest, bundle: Bundle
+) -> tuple[Work, ShardPlan, list[int]]:
     """Return what processes need to know, the shards, and the numbers of those that are not finished."""
-    plan = Plan(folder.path, index.listed)
+    plan = ShardPlan(folder.path, index.listed)
     done = set(folder.done())
     work = Work(
         archive=index.settings.archive,
@@ -172,24 +174,24 @@ def _plan(folder: ScoreFolder, index: Index, request: ScoreRequest, bundle: Bund
 
 
 def _forget_bad(folder: ScoreFolder, say: Callable[[str], None]) -> None:
-    """Remove the shards that have images which were passed over."""
+    """Remove the shards with skipped images."""
     paths = [shard_file(folder.path, number) for number in folder.done()]
     bad = [path for path in paths if read_result(path).bad]
     for path in bad:
         path.unlink()
-    say(f"{len(bad)} shards with images that were passed over are scored again")
+    say(f"{len(bad)} shards with skipped images are scored again")
 
 
 def _run(
     request: ScoreRequest,
     work: Work,
-    plan: Plan,
+    plan: ShardPlan,
     pending: list[int],
     bad: int,
     progress: Progress,
     say: Callable[[str], None],
 ) -> ThisRun:
-    """Score what is pending and say how quickly.
+    """Score the pending shards and return the rates.
 
     Raises:
         GateError: More images than allowed could not be used.
@@ -203,7 +205,7 @@ def _run(
             for result in engine.run(plan, pending):
                 results.append(result)
                 bad += result.bad
-                task.advance(result.frames, f"{bad} passed over" if bad else "")
+                task.advance(result.frames, f"{bad} skipped" if bad else "")
                 _require_few(bad, plan.frames, request, work)
     _require_few(bad, plan.frames, request, work)
     seconds = time.perf_counter() - started
@@ -231,7 +233,7 @@ def _engine(request: ScoreRequest, work: Work, say: Callable[[str], None]) -> Lo
 
 
 def _require_few(bad: int, frames: int, request: ScoreRequest, work: Work) -> None:
-    """Stop as soon as it is certain that too many images cannot be used, in whatever order they come."""
+    """Raise ``GateError`` once too many images cannot be used, whatever the others turn out to be."""
     if bad <= request.max_bad_share * frames:
         return
     folder = ScoreFolder(Path(work.output))
@@ -240,12 +242,12 @@ def _require_few(bad: int, frames: int, request: ScoreRequest, work: Work) -> No
         f"{bad} of {frames} images could not be used",
         expected=f"at most a share of {request.max_bad_share:g}",
         received=f"{bad / frames:.3g} so far" + (f"; for example, {example['error']}" if example else ""),
-        fix="mend the images and add --retry-bad, or raise --max-bad-share: what is finished stands",
+        fix="fix the images and call again with retry_bad, or raise max_bad_share: finished shards are kept",
     )
 
 
-def _summarise(folder: ScoreFolder, index: Index, plan: Plan, bundle: Bundle, this_run: ThisRun) -> Summary:
-    """Sum up every shard of the folder."""
+def _summarise(folder: ScoreFolder, index: Index, plan: ShardPlan, bundle: Bundle, this_run: ThisRun) -> Summary:
+    """Return the summary of all shards of the folder."""
     paths = [shard_file(folder.path, number) for number in range(plan.shards)]
     results = [read_result(path) for path in paths]
     scores = np.concatenate([read_scores(path) for path in paths])

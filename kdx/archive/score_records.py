@@ -1,4 +1,4 @@
-"""What a run of ``kdx score`` keeps and reports."""
+"""The records that a run of ``kdx score`` keeps and reports."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SCHEMA = 1
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides the scores of a run: output of other settings is never mixed with it.
+    """What decides the scores of a run: outputs of different settings are never mixed.
 
     Attributes:
         archive: The folder of images, absolute.
-        bundle: The bundle's folder as it was named first; a copy elsewhere is the same bundle.
+        bundle: The bundle's folder as it was first given; a copy elsewhere is the same bundle.
         bundle_sha256: Hash of its ``bundle.json``, which holds the hash of every file in it, and the threshold.
-        backend: What runs the graph.
-        precision: Of the graph.
+        backend: The backend that runs the graph.
+        precision: The precision of the graph.
         shard_size: Images in a shard.
     """
 
@@ -32,15 +32,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shard_size: int
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """One listing of the archive: the images that were new then, in shards.
 
     Attributes:
-        name: Its folder in ``files/``.
-        first_shard: Number of its first shard.
-        shards: How many there are; all but the last are full.
-        frames: Images in it.
-        linked_folders: Folders that were passed over, for they are symbolic links.
+        name: The listing's folder in ``files/``.
+        first_shard: Number of the first shard.
+        shards: Number of shards; all but the last are full.
+        frames: Number of images.
+        linked_folders: Folders that were skipped because they are symbolic links.
         created: UTC time, ISO 8601.
     """
 
@@ -57,15 +57,15 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema: Version of this layout.
-        kdx_version: The kdx that began it.
+        kdx_version: The kdx that started the run.
         settings: What decides the scores.
-        listed: Every listing so far.
+        listed: All listings so far.
     """
 
     schema: int
     kdx_version: str
     settings: Settings
-    listed: list[Listed] = []
+    listed: list[Listing] = []
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,11 +76,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         output: The run's folder.
         bundle: The bundle.
         bundle_sha256: Hash that its ``bundle.json`` must have.
-        backend: What runs the graph.
-        precision: Of the graph.
+        backend: The backend that runs the graph.
+        precision: The precision of the graph.
         threads: Threads within an operation.
         batch: Images that go through the graph at once.
-        listed: Every listing of the run.
+        listed: All listings of the run.
     """
 
     archive: str
@@ -91,25 +91,25 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     threads: int
     batch: int
-    listed: list[Listed]
+    listed: list[Listing]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One image's line in a shard's file.
+class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One image's row in a shard's file.
 
     Attributes:
         path: Relative to the archive.
-        score: Raw anomaly score; None for an image that was passed over.
-        decision: As :class:`kdx.decision.verdict.Decision` has it; None likewise.
+        score: Raw anomaly score; None for an image that was skipped.
+        decision: A value of :class:`kdx.decision.verdict.Decision`; None for an image that was skipped.
         margin: Score / threshold - 1; None without a threshold.
         threshold: The calibrated score, or None.
         frame_faults: Why the frame shows no part, separated by commas; empty for nothing.
-        reason: Why the decision is undecided, as :class:`kdx.decision.verdict.Reason` has it; empty where it is not.
-        error: Why the image was passed over; empty for one that was scored.
-        sha256: Of the file; None where it could not be read.
-        milliseconds: To read, decode, hash and score it; in a batch, its share of the graph's time.
-        levels: Which values a 16-bit image holds; None for others. Counted, and not in the shard's file.
-        loses_colour: Whether a mono detector saw a colour image in grey; likewise.
+        reason: Why the decision is undecided, a value of :class:`kdx.decision.verdict.Reason`; else empty.
+        error: Why the image was skipped; empty for one that was scored.
+        sha256: Hash of the file; None if it could not be read.
+        milliseconds: Time to read, decode, hash and score the image; in a batch, its share of the graph's time.
+        levels: Which values a 16-bit image holds; None for others. It is counted, and not in the shard's file.
+        loses_colour: Whether a mono detector saw a colour image in grey. It is counted, and not in the shard's file.
     """
 
     path: str
@@ -127,20 +127,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a shard; kept in its file.
+    """The result of a shard, kept in its file.
 
     Attributes:
-        shard: Its number.
-        frames: Images in it.
-        decisions: Images that were scored, by decision.
-        bad: Images that were passed over.
-        seconds: Of work, the bundle's loading apart.
+        shard: The shard's number.
+        frames: Number of images.
+        decisions: Number of images that were scored, by decision.
+        bad: Number of images that were skipped.
+        seconds: Time spent on the shard, without loading the bundle.
         worker: Host and process that scored it.
-        narrow: 16-bit images whose values fill less than a tenth of the declared range.
-        narrow_levels: The values of all of them; None where there are none.
-        narrow_example: The first of them.
+        narrow: Number of 16-bit images whose values fill less than a tenth of the declared range.
+        narrow_levels: The values that those images hold together; None without such images.
+        narrow_example: The first of those images.
         colour: The first few colour images that a mono detector saw in grey.
-        colour_count: How many there are.
+        colour_count: Number of colour images that a mono detector saw in grey.
     """
 
     shard: int
@@ -161,16 +161,16 @@ class ThisRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         engine: ``local`` or ``ray``.
-        workers: Processes, at most.
-        threads_per_worker: Threads of each.
+        workers: Largest number of processes.
+        threads_per_worker: Threads of each process.
         batch: Images that went through the graph at once.
-        shards: Finished by this call.
-        frames: Images in them.
-        seconds: From the first process's start to the last shard's end.
-        frames_per_second: Of the whole call, the processes' starts included; None where there was nothing to do.
-        busy_seconds: What the processes spent on shards, added up.
-        frames_per_second_per_worker: Of a process while it worked.
-        deaths: Processes that died and were replaced.
+        shards: Number of shards that this call finished.
+        frames: Number of images in those shards.
+        seconds: Time from the first process's start to the last shard's end.
+        frames_per_second: Rate of the whole call, including the start of processes; None if there was nothing to do.
+        busy_seconds: Total time that the processes spent on shards.
+        frames_per_second_per_worker: Rate of one process while it worked.
+        deaths: Number of processes that died and were replaced.
     """
 
     engine: str
@@ -192,19 +192,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         settings: What decided the scores.
         threshold: The calibrated score, or None.
-        shards: Finished.
-        frames: Images in them.
-        decisions: Images that were scored, by decision.
-        bad: Images that were passed over.
-        quantiles: Of the finite scores, by share.
-        bad_examples: The first few images that were passed over, and why.
-        added_since: Images that came into the archive since it was listed: the next call scores them.
-        linked_folders: Symbolic links to folders that were not followed.
+        shards: Number of finished shards.
+        frames: Number of images in those shards.
+        decisions: Number of images that were scored, by decision.
+        bad: Number of images that were skipped.
+        quantiles: Quantiles of the finite scores, by share.
+        bad_examples: The first few images that were skipped, and why.
+        added_since: Number of images that were added to the archive since it was listed: the next call scores them.
+        linked_folders: Number of symbolic links to folders, which were not followed.
         remarks: What the archive holds and kdx does not score.
         this_run: What this call did.
-        narrow: 16-bit images whose values fill less than a tenth of the declared range.
-        narrow_levels: The values of all of them; None where there are none.
-        narrow_example: The first of them.
+        narrow: Number of 16-bit images whose values fill less than a tenth of the declared range.
+        narrow_levels: The values that those images hold together; None without such images.
+        narrow_example: The first of those images.
     """
 
     settings: Settings

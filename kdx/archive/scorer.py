@@ -1,4 +1,4 @@
-"""Scoring a shard: the one place where an archived image meets a detector, whatever brought it there."""
+"""Scores the images of a shard with a detector, in whichever process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from kdx.archive.score_records import Row, ShardResult, Work
+from kdx.archive.score_records import ScoreRow, ShardResult, Work
 from kdx.archive.table import count, write_shard
 from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX
@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class _Read:
-    """A file as a detector takes it, or why not."""
+    """A file as a detector takes it, or why it cannot be used."""
 
     path: str
     pixels: NDArray[np.uint8] | None
@@ -56,7 +56,7 @@ class ShardScorer(ClosesOnExit):
         work: The run.
 
     Raises:
-        BundleError: The bundle is not the one that the run began with.
+        BundleError: The bundle is not the one that the run was started with.
         BackendError: The backend is missing here or cannot load the graph.
     """
 
@@ -69,7 +69,7 @@ class ShardScorer(ClosesOnExit):
         received = sha256_bytes(index)
         if received != work.bundle_sha256:
             raise BundleError(
-                f"'{work.bundle}' on {socket.gethostname()} is another bundle than the one that was named",
+                f"'{work.bundle}' on {socket.gethostname()} is not the bundle of the run",
                 expected=f"{INDEX} of sha256 {work.bundle_sha256}",
                 received=f"sha256 {received}",
                 fix="give every machine the same bundle, on shared storage",
@@ -93,12 +93,12 @@ class ShardScorer(ClosesOnExit):
         write_shard(self.work, result, rows)
         return result
 
-    def score_singly(self, paths: Iterable[str]) -> Iterator[Row]:
-        """Yield the row of one image after the other; the next is not touched before the row was taken."""
+    def score_singly(self, paths: Iterable[str]) -> Iterator[ScoreRow]:
+        """Yield the rows of images one by one; an image is not read before the row of the last was taken."""
         for path in paths:
             yield from self._judged([self._read(path)])
 
-    def _rows(self, paths: Sequence[str]) -> Iterator[Row]:
+    def _rows(self, paths: Sequence[str]) -> Iterator[ScoreRow]:
         size = self.work.batch
         batches = [paths[start : start + size] for start in range(0, len(paths), size)]
         for read in _one_ahead(self._read_batch, batches):
@@ -118,9 +118,9 @@ class ShardScorer(ClosesOnExit):
             error = _reason(found, file, path)
             if not self._root.is_dir():
                 raise DataError(
-                    f"the archive '{self._root}' is gone", fix="mount it again; the same command goes on"
+                    f"the archive '{self._root}' is gone", fix="mount it again; the same command continues"
                 ) from found
-        # Whatever a decoder or a file system comes up with, it is about this one image.
+        # Any other error of a decoder or a file system concerns this image alone.
         except Exception as found:
             error = f"{type(found).__name__}: {found}"
         sha256 = None
@@ -128,13 +128,13 @@ class ShardScorer(ClosesOnExit):
             sha256 = sha256_file(file) if file.is_file() else None
         return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels, in_grey)
 
-    def _judged(self, read: Sequence[_Read]) -> Iterator[Row]:
+    def _judged(self, read: Sequence[_Read]) -> Iterator[ScoreRow]:
         started = time.perf_counter()
         pixels = [one.pixels for one in read if one.pixels is not None]
         try:
             verdicts = iter(self._detector.batch(pixels) if pixels else [])
         except BackendError as error:
-            if len(read) > 1:  # which of them it was
+            if len(read) > 1:  # one by one, to find the image that fails
                 for one in read:
                     yield from self._judged([one])
                 return
@@ -145,11 +145,11 @@ class ShardScorer(ClosesOnExit):
             yield _row(one, None if one.pixels is None else next(verdicts), share, one.error)
 
 
-def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> Row:
+def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> ScoreRow:
     milliseconds = 1e3 * (read.seconds + (seconds if verdict is not None else 0.0))
     if verdict is None:
-        return Row(path=printable(read.path), error=error, sha256=read.sha256, milliseconds=milliseconds)
-    return Row(
+        return ScoreRow(path=printable(read.path), error=error, sha256=read.sha256, milliseconds=milliseconds)
+    return ScoreRow(
         path=printable(read.path),
         score=verdict.score,
         decision=verdict.decision.value,
@@ -170,7 +170,7 @@ def printable(path: str) -> str:
 
 
 def _reason(error: ImageError, file: Path, path: str) -> str:
-    """Say in one line why an image cannot be used; the archive's folder is said elsewhere."""
+    """Return in one line why an image cannot be used, without the archive's folder."""
     details = (("expected", error.expected), ("received", error.received))
     text = "; ".join([error.message, *(f"{name} {value}" for name, value in details if value)])
     return printable(text.replace(str(file), path))

@@ -1,4 +1,4 @@
-"""A shard's result as a Parquet file: its rows, and in the file's metadata what they were scored with."""
+"""A shard's result as a Parquet file: its rows, and as metadata what they were scored with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kdx import __version__
-from kdx.archive.score_records import Row, ShardResult, Work
+from kdx.archive.score_records import ScoreRow, ShardResult, Work
 from kdx.decision.verdict import Decision
 from kdx.errors import OutputError
 from kdx.imaging.value_range import union
@@ -29,12 +29,12 @@ _DICTIONARY = ["decision", "error", "frame_faults", "reason", "threshold"]
 
 
 def shard_file(output: Path, number: int) -> Path:
-    """Return where a shard's result stands."""
+    """Return the path of a shard's result."""
     return output / SHARDS / f"{number:06d}.parquet"
 
 
-def count(shard: int, rows: Sequence[Row], *, seconds: float, worker: str) -> ShardResult:
-    """Count what became of a shard's images."""
+def count(shard: int, rows: Sequence[ScoreRow], *, seconds: float, worker: str) -> ShardResult:
+    """Return the result of a shard, counted from the rows of its images."""
     decisions = Counter(row.decision for row in rows)
     narrow = [(row.path, row.levels) for row in rows if row.levels is not None and row.levels.is_narrow]
     colour = [row.path for row in rows if row.loses_colour]
@@ -53,7 +53,7 @@ def count(shard: int, rows: Sequence[Row], *, seconds: float, worker: str) -> Sh
     )
 
 
-def write_shard(work: Work, result: ShardResult, rows: Sequence[Row]) -> None:
+def write_shard(work: Work, result: ShardResult, rows: Sequence[ScoreRow]) -> None:
     """Write a shard's file, in one step.
 
     Raises:
@@ -83,15 +83,15 @@ def write_shard(work: Work, result: ShardResult, rows: Sequence[Row]) -> None:
     except OSError as error:
         raise OutputError(
             f"'{path}' cannot be written: {error.strerror or error}",
-            fix="make room or mend the folder; the same command goes on with what is missing",
+            fix="free some space or fix the folder; the same command continues with what is missing",
         ) from error
 
 
 def read_result(path: Path) -> ShardResult:
-    """Read what a finished shard's file says of itself, without its rows.
+    """Read the result from a finished shard's file, without its rows.
 
     Raises:
-        OutputError: It is no such file.
+        OutputError: It is not such a file.
     """
     import pyarrow
     from pyarrow import parquet
@@ -117,7 +117,7 @@ def read_scores(path: Path) -> NDArray[np.float64]:
 
 
 def read_bad(path: Path, most: int) -> list[dict[str, str]]:
-    """Read the path of a shard's first few images that were passed over, and why."""
+    """Read the paths of a shard's first few images that were skipped, and why."""
     from pyarrow import parquet
 
     table = parquet.read_table(path, columns=["path", "error"]).to_pylist()
@@ -127,7 +127,7 @@ def read_bad(path: Path, most: int) -> list[dict[str, str]]:
 def _damaged(path: Path, error: Exception) -> OutputError:
     return OutputError(
         f"'{path}' is not a shard of kdx score, or it is damaged: {error}",
-        fix="remove this file and call again: it is scored anew",
+        fix="remove this file and call again: the shard is scored again",
     )
 
 

@@ -31,7 +31,7 @@ def run_local(orders: Sequence[Order], workers: int, max_retries: int, say: Say)
                 _, order, deaths = running.pop(id(child))
                 result = _received(child)
                 how = child.end() if result is None else ""
-                child.close()
+                child.finish()
                 if result is not None:
                     yield result
                 elif deaths < max_retries:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kdx.archive.error_transport import fault_of
+from kdx.archive.error_transport import remote_error
 from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import open_bundle
 from kdx.errors import CheckpointError, GateError, KdxError, OutputError
@@ -60,7 +60,7 @@ def make(order: Order) -> ProductResult:
         result = msgspec.structs.replace(result, remarks=[*result.remarks, *narrow.remarks()])
     # One product's failure, whatever it is, does not stop the others.
     except Exception as error:
-        result = failed(order, fault_of(error).record, fingerprint)
+        result = failed(order, remote_error(error).record, fingerprint)
     result = msgspec.structs.replace(result, seconds=round(time.perf_counter() - started, 1))
     keep(order, result)
     return result

@@ -21,9 +21,9 @@ from PIL import Image
 import kdx
 from kdx.archive.listing import added, order
 from kdx.archive.local import LocalEngine
-from kdx.archive.plan import Plan, write_listing
+from kdx.archive.plan import ShardPlan, write_listing
 from kdx.archive.results_folder import ScoreFolder
-from kdx.archive.score_records import Listed, Work
+from kdx.archive.score_records import Listing, Work
 from kdx.errors import BundleError, DataError
 from kdx.folders.image_search import LeftOut, walk
 from kdx.imaging.image_files import MAX_PIXELS
@@ -240,8 +240,8 @@ def test_the_list_of_shards_is_the_same_wherever_it_is_made(archive, tmp_path):
     assert sha256_file(tmp_path / "one/files/000/paths.parquet") == sha256_file(
         tmp_path / "two/files/000/paths.parquet"
     )
-    listed = [Listed(name="000", first_shard=0, shards=3, frames=10, linked_folders=0, created="")]
-    plan = Plan(tmp_path / "one", listed)
+    listed = [Listing(name="000", first_shard=0, shards=3, frames=10, linked_folders=0, created="")]
+    plan = ShardPlan(tmp_path / "one", listed)
     assert [plan.shard(number).paths for number in range(3)] == [
         ("a.png", "b/1.png", "b/2.PNG", "b/c/3.png"),
         ("b/c/4.jpg", "b.png", "d/5.png", "d/6.png"),
@@ -359,7 +359,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, tiny_bundle, arch
 
 def test_a_worker_refuses_another_bundle_and_the_error_arrives_whole(tiny_bundle, archive, tmp_path):
     shards, frames = write_listing(tmp_path, "000", walk(archive), 4)
-    listed = [Listed(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")]
+    listed = [Listing(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")]
     work = Work(
         archive=str(archive),
         output=str(tmp_path),
@@ -372,7 +372,7 @@ def test_a_worker_refuses_another_bundle_and_the_error_arrives_whole(tiny_bundle
         listed=listed,
     )
     with pytest.raises(BundleError, match="is another bundle than the one that was named") as caught:
-        list(LocalEngine(work, 1, 2, print).run(Plan(tmp_path, listed), [0]))
+        list(LocalEngine(work, 1, 2, print).run(ShardPlan(tmp_path, listed), [0]))
     assert "0" * 64 in caught.value.expected
     assert "shared storage" in caught.value.fix
 

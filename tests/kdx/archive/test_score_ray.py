@@ -12,7 +12,7 @@ import pytest
 from kdx.archive.plan import write_listing
 from kdx.archive.ray_cluster import require_reachable
 from kdx.archive.ray_engine import RayEngine, ShardActor
-from kdx.archive.score_records import Listed, ShardResult, Work
+from kdx.archive.score_records import Listing, ShardResult, Work
 from kdx.errors import BackendError, BundleError
 from kdx.folders.image_search import walk
 from kdx.storage.files import sha256_file
@@ -101,7 +101,7 @@ def work(tiny_bundle: Path, archive: Path, tmp_path: Path) -> Work:
         precision="fp32",
         threads=1,
         batch=1,
-        listed=[Listed(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")],
+        listed=[Listing(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")],
     )
 
 
