@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: calling ``kdx`` as a user does, and keeping what it prints."""
+"""Running ``kdx`` as a user does, and modules of the benchmarks in processes of their own."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import os
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-
-
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
+def parser_of(doc: str | None) -> ArgumentParser:
+    """Return a parser that shows a module's docstring as it is."""
+    return ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+
+
 def kdx(*arguments: str | Path, allow: tuple[int, ...] = (0,), threads: int | None = None) -> Any:
-    """Run one ``kdx`` command with ``--json`` and return what it printed: a document, or a list for JSON Lines.
+    """Run a ``kdx`` command with ``--json`` and return what it printed: a document, or a list for JSON Lines.
 
     Args:
-        *arguments: The command's.
+        *arguments: Of the command.
         allow: Exit statuses that are expected.
-        threads: PyTorch's, where the command has no option for it; None leaves them.
+        threads: Of PyTorch, where the command has no option for it; None leaves them.
     """
     command = [sys.executable, "-m", "kdx", *map(str, arguments), "--json"]
     print("$ kdx", *arguments, flush=True)
@@ -39,7 +43,7 @@ def kdx(*arguments: str | Path, allow: tuple[int, ...] = (0,), threads: int | No
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """Return the environment of a child that imports ``benchmarks``, and computes with so many threads."""
+    """Return the environment of a child that imports ``benchmarks`` and computes with ``threads`` threads."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     counts = dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {}
     return {**os.environ, **counts, "PYTHONPATH": paths}
@@ -51,7 +55,7 @@ def run_module(name: str, *arguments: object, threads: int | None = None, python
     Args:
         name: As in ``python -m NAME``.
         *arguments: Its command line.
-        threads: Of its libraries; None leaves them.
+        threads: Of its libraries; None leaves them as they are.
         python: The interpreter.
     """
     command = [python, "-m", name, *map(str, arguments)]
@@ -59,10 +63,3 @@ def run_module(name: str, *arguments: object, threads: int | None = None, python
     if done.returncode:
         sys.exit(f"{name} ended with status {done.returncode}\n{done.stdout[-2000:]}")
     return json.loads(done.stdout[done.stdout.rstrip().rfind("\n") + 1 :])
-
-
-def write(name: str, record: dict[str, Any]) -> None:
-    """Write a result file."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / name).write_text(json.dumps(record, indent=2, sort_keys=False) + "\n", encoding="utf-8")
-    print(f"wrote {RESULTS / name}")

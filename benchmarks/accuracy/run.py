@@ -11,18 +11,20 @@ differ by method: each row has its seconds of training. Peers run through ``peer
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import RESULTS, kdx, run_module, write
+from benchmarks.commands import kdx, parser_of, run_module
+from benchmarks.results import Result, machine_of
 from kd_train.datasets import open_data
 from kd_train.datasets.elpv_package import write_mvtec_layout
 from kd_train.datasets.magnetic_tile import tiles
@@ -32,8 +34,8 @@ TEACHER = "tf_efficientnet_lite0"
 PEER_EPOCHS = 20  # of the one that is trained
 FALSE_REJECT_RATE = 0.01
 PEERS = ("stfpm", "padim", "patchcore", "knn")
-RESULT = "accuracy.json"
 PEER = "benchmarks.accuracy.peer"
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,54 +49,55 @@ class Data:
 
     @property
     def options(self) -> list[str]:
-        """What every system is told of it."""
+        """The options that every system gets."""
         parts = ["--parts", str(self.parts)] if self.parts else []
         return ["--validation-fraction", str(self.validation_fraction), *parts]
 
 
-class Table:
-    """The rows so far, kept on disk."""
-
-    def __init__(self, again: list[str]) -> None:
-        path = RESULTS / RESULT
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-        self.rows = {(row["data"], row["name"]): row for row in rows if row["name"] not in again}
-        self.lock = threading.Lock()
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep a row, and write all of them."""
-        with self.lock:
-            self.rows[row["data"], row["name"]] = row
-            settings = {"teacher": TEACHER, "peer_epochs": PEER_EPOCHS, "false_reject_rate": FALSE_REJECT_RATE}
-            write(RESULT, {"settings": settings, "rows": [self.rows[key] for key in sorted(self.rows)]})
-
-
 def main() -> None:
     """Measure what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--jobs", type=int, default=1, help="Systems at once; they share the cores.")
     parser.add_argument("--peers-python", default=sys.executable, help="An interpreter that has the extra 'peers'.")
     parser.add_argument("--work", type=Path, default=None, help="Keep runs and bundles here.")
-    parser.add_argument("--again", action="append", default=[], help="A row to do anew.")
-    parser.add_argument("--only", action="append", default=[], help="A row to do and no other; may be given again.")
+    parser.add_argument("--again", action="append", default=[], help="A row to measure again.")
+    parser.add_argument("--only", action="append", default=[], help="A row to measure and no other; may be repeated.")
+    parser.add_argument("--backbone", default=TEACHER, help="Another teacher than that of the figures.")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
-    table = Table(arguments.again)
     threads = max(1, usable_cores() // arguments.jobs)
-    todo = []
+    settings = {"teacher": arguments.backbone, "peer_epochs": PEER_EPOCHS, "false_reject_rate": FALSE_REJECT_RATE}
+    # Hours, maybe in several calls on several machines: each row has its own threads and versions.
+    result = Result.resume("accuracy", {"settings": settings}, {})
+    result.record.setdefault("machine", machine_of(threads, ("kdx", "torch")))
+    rows = {
+        (row["data"], row["name"]): row for row in result.found.get("rows", []) if row["name"] not in arguments.again
+    }
+    jobs: list[tuple[Data, str, Callable[[], Row]]] = []
     for data in data_sets(arguments.data, work):
-        for method in kdx("methods"):
-            keep = method["name"] not in arguments.again
-            todo.append((measure, (method["name"], data, work, threads, keep)))
+        for name in (method["name"] for method in kdx("methods")):
+            keep = name not in arguments.again
+            jobs.append((data, name, partial(measure, name, data, work, arguments.backbone, threads, keep)))
         for peer in PEERS:
-            todo.append((measure_peer, (peer, data, arguments.peers_python, threads)))
-    wanted = [job for job in todo if not arguments.only or job[1][0] in arguments.only]
-    missing = [job for job in wanted if (job[1][1].name, job[1][0]) not in table.rows]
+            jobs.append((data, peer, partial(measure_peer, peer, data, arguments.peers_python, threads)))
+    lock = threading.Lock()
+
+    def keep_row(job: Callable[[], Row]) -> None:
+        row = job()
+        with lock:
+            rows[row["data"], row["name"]] = row
+            result.put(rows=[rows[key] for key in sorted(rows)])
+
+    missing = [
+        job
+        for data, name, job in jobs
+        if (data.name, name) not in rows and (not arguments.only or name in arguments.only)
+    ]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        # Each row is kept when it is there, whatever becomes of the others.
-        for future in [pool.submit(lambda job: table.add(job[0](*job[1])), job) for job in missing]:
+        # Each row is written when it is there, whatever becomes of the others.
+        for future in [pool.submit(keep_row, job) for job in missing]:
             future.result()
 
 
@@ -110,11 +113,11 @@ def data_sets(magnetic_tile: Path, work: Path) -> list[Data]:
     return [Data("magnetic_tile", magnetic_tile, 0.15, parts), Data("elpv_mono", cells, 0.35, None)]
 
 
-def measure(method: str, data: Data, work: Path, threads: int, keep: bool) -> dict[str, Any]:
+def measure(method: str, data: Data, work: Path, teacher: str, threads: int, keep: bool) -> Row:
     """Train, or ``keep`` what was trained, export, calibrate and evaluate one method."""
     run, bundle = work / f"{data.name}-{method}", work / f"{data.name}-{method}.kdx"
     trained = kdx(
-        "train", data.root, "--method", method, "--backbone", TEACHER, "--out", run, *data.options,
+        "train", data.root, "--method", method, "--backbone", teacher, "--out", run, *data.options,
         "--resume" if keep else "--force", threads=threads,
     )  # fmt: skip
     kdx("export", run, "-o", bundle, "--force", threads=threads)
@@ -142,7 +145,7 @@ def measure(method: str, data: Data, work: Path, threads: int, keep: bool) -> di
     }
 
 
-def measure_peer(peer: str, data: Data, python: str, threads: int) -> dict[str, Any]:
+def measure_peer(peer: str, data: Data, python: str, threads: int) -> Row:
     """Run one peer in its own interpreter."""
     order = [str(data.root), "--peer", peer, "--epochs", str(PEER_EPOCHS), *data.options]
     print(f"$ python -m {PEER}", *order, flush=True)

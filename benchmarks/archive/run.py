@@ -17,22 +17,20 @@ import os
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import msgspec
 from PIL import Image
 
 import kdx
 from benchmarks.commands import kdx as command
-from benchmarks.commands import run_module, write
+from benchmarks.commands import parser_of, run_module
+from benchmarks.results import Result, machine_of
 from kdx.folders.image_search import walk
 from kdx.imaging.images import decode_image
 from kdx.imaging.resampling import resize_image
-from kdx.runtime.latency import describe_machine
 
 LOOP = "loop"
 _PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "pyarrow", "ray")
@@ -40,8 +38,8 @@ _CANDIDATES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure and write the result."""
+    parser = parser_of(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--frames", type=int, default=4000)
@@ -55,29 +53,21 @@ def main() -> None:
         print(json.dumps(loop(arguments.bundle, arguments.data, arguments.backend, arguments.precision)))
         return
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's actors run at a low priority otherwise
-    load = os.getloadavg()[0]
+    manifest = kdx.open_bundle(arguments.bundle).manifest
+    settings = {
+        "method": manifest.method,
+        "backbone": manifest.provenance.backbone,
+        "image": [manifest.input.height, manifest.input.width],
+        **{name: getattr(arguments, name) for name in ("backend", "precision", "shard_size")},
+    }
+    budget = {"frames": arguments.frames, "rounds": arguments.rounds}
+    result = Result.resume("archive", {"machine": machine_of(1, _PACKAGES), "settings": settings}, budget)
     with tempfile.TemporaryDirectory() as folder:
         archive = make_archive(arguments.bundle, arguments.data, Path(folder), arguments.frames)
         rounds = [
             _round(arguments, archive, Path(folder), backwards=bool(number % 2)) for number in range(arguments.rounds)
         ]
-    bundle = json.loads((arguments.bundle / "bundle.json").read_text(encoding="utf-8"))
-    machine = msgspec.to_builtins(describe_machine(1, {name: version(name) for name in _PACKAGES}))
-    write(
-        "archive.json",
-        {
-            "machine": {**machine, "load_average": round(load, 2)},
-            "method": bundle["method"],
-            "backbone": bundle["provenance"]["backbone"],
-            "image": [bundle["input"]["height"], bundle["input"]["width"]],
-            "backend": arguments.backend,
-            "precision": arguments.precision,
-            "frames": arguments.frames,
-            "shard_size": arguments.shard_size,
-            "rounds": len(rounds),
-            "rows": summarise(rounds),
-        },
-    )
+    result.put(rows=summarise(rounds))
 
 
 def make_archive(bundle: Path, data: Path, folder: Path, frames: int) -> Path:

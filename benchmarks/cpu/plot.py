@@ -1,13 +1,14 @@
-"""What ``cpu.py`` found, as pictures."""
+"""The plots of the CPU benchmark."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu.table import COLUMNS, NAMES, by_name
+from benchmarks.cpu.table import COLUMNS, by_name, name_of
+from benchmarks.pictures import pyplot, save, tidy
 
-# Readable beside one another in print, and by the colour-blind.
+# Distinct in print, and for the colour-blind.
 _COLOURS = {
     "eager": "#b0b0b0",
     "onnxruntime-cpu fp32": "#d9a441",
@@ -22,14 +23,12 @@ _TITLES = {
     "threads": "threads",
     "taps": "taps of the teacher",
 }
-_DPI = 110
 
 
-def plot_methods(record: dict[str, Any], path: Path) -> None:
+def plot_methods(found: dict[str, Any], path: Path) -> None:
     """Draw how many times as fast as its own eager loop each method is, by backend; write ``.png`` and ``.svg``."""
-    pyplot = _pyplot()
-    models = record["methods"]
-    figure, axes = pyplot.subplots(figsize=(8.6, 0.8 + 0.62 * len(models)), facecolor="white")
+    models = found["methods"]
+    figure, axes = pyplot().subplots(figsize=(8.6, 0.8 + 0.62 * len(models)), facecolor="white")
     height = 0.8 / len(COLUMNS)
     for place, model in enumerate(models):
         rows = by_name(model["rows"])
@@ -45,27 +44,27 @@ def plot_methods(record: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("times as fast as the eager loop; in brackets the median of a call", fontsize=8)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in COLUMNS]
-    axes.legend(handles, [NAMES[name] for name in COLUMNS], fontsize=8, frameon=False, loc="upper center", ncols=4,
+    handles = [pyplot().Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in COLUMNS]
+    axes.legend(handles, [name_of(name) for name in COLUMNS], fontsize=8, frameon=False, loc="upper center", ncols=4,
                 bbox_to_anchor=(0.45, 1.09))  # fmt: skip
-    _tidy(axes, grid="x")
-    _save(figure, path)
+    tidy(axes, grid="x")
+    figure.tight_layout()
+    save(figure, path)
 
 
-def plot_scaling(record: dict[str, Any], path: Path) -> None:
+def plot_scaling(found: dict[str, Any], path: Path) -> None:
     """Draw what STPM costs against size, batch, threads and taps, as far as measured; write ``.png`` and ``.svg``."""
-    pyplot = _pyplot()
     axes_of = {"sizes": "side", "batches": "batch", "threads": "threads", "taps": "taps"}
-    parts = [part for part in axes_of if part in record]
-    figure, panels = pyplot.subplots(1, len(parts), figsize=(2.9 * len(parts), 3.2), facecolor="white", squeeze=False)
+    parts = [part for part in axes_of if part in found]
+    figure, panels = pyplot().subplots(1, len(parts), figsize=(2.9 * len(parts), 3.2), facecolor="white", squeeze=False)
     for axes, part in zip(panels[0], parts, strict=True):
-        xs = [_place(entry[axes_of[part]]) for entry in record[part]]
+        xs = [_place(entry[axes_of[part]]) for entry in found[part]]
         for name in COLUMNS:
-            rows = [by_name(entry["rows"]).get(name) for entry in record[part]]
-            images = [entry.get("batch", 1) for entry in record[part]]
+            rows = [by_name(entry["rows"]).get(name) for entry in found[part]]
+            images = [entry.get("batch", 1) for entry in found[part]]
             points = [(x, row["p50_ms"] / each) for x, row, each in zip(xs, rows, images, strict=True) if row]
             axes.plot(*zip(*points, strict=True), marker=_MARKERS[name], markersize=4, linewidth=1.2,
-                      color=_COLOURS[name], label=NAMES[name])  # fmt: skip
+                      color=_COLOURS[name], label=name_of(name))  # fmt: skip
         axes.set_xlabel(_TITLES[part], fontsize=8)
         if part in {"sizes", "batches"}:
             axes.set_xscale("log", base=2)
@@ -76,36 +75,13 @@ def plot_scaling(record: dict[str, Any], path: Path) -> None:
         axes.set_xticks(xs, xs)
         axes.minorticks_off()
         axes.tick_params(labelsize=7)
-        _tidy(axes, grid="both")
+        tidy(axes, grid="both")
     panels[0][0].set_ylabel("ms an image", fontsize=8)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper center", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.93))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _place(value: int | str) -> int:
     """Return a place on the axis: a number, or how many taps a list names."""
     return value if isinstance(value, int) else value.count(",") + 1
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _tidy(axes: Any, grid: str) -> None:
-    axes.grid(axis=grid, color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout() if not figure.legends else None
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=_DPI, facecolor="white")
-    _pyplot().close(figure)

@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 import kdx
-from benchmarks.commands import ROOT, run_module, write
-from kdx.runtime.latency import describe_machine
+from benchmarks.commands import ROOT, parser_of, run_module
+from benchmarks.results import Result, machine_of
 
 EMBED = ROOT / "embed"
 _WARM_UP = 10
@@ -50,27 +49,28 @@ def time_python(bundle: Path, precision: str, threads: int, calls: int) -> float
     return float(np.median(times[_WARM_UP:]))
 
 
-def measure(program: Path, bundle: Path, precision: str, threads: int, calls: int, rounds: int) -> dict[str, Any]:
-    """Return the medians of one precision."""
+def measure(program: Path, arguments: argparse.Namespace, precision: str) -> dict[str, Any]:
+    """Return the medians of one precision over the rounds."""
     found: dict[str, list[float]] = {"library_ms": [], "raw_ms": [], "python_ms": []}
-    for _ in range(rounds):
-        given = [str(part) for part in (program, bundle, precision, threads, calls)]
+    for _ in range(arguments.rounds):
+        given = [str(part) for part in (program, arguments.bundle, precision, arguments.threads, arguments.calls)]
         record = json.loads(subprocess.run(given, check=True, capture_output=True, text=True).stdout)
         found["library_ms"].append(record["library_ms"])
         found["raw_ms"].append(record["raw_ms"])
-        own = ("--python", precision, "--threads", threads, "--calls", calls)
-        found["python_ms"].append(run_module("benchmarks.embed.run", bundle, *own))
+        own = ("--python", precision, "--threads", arguments.threads, "--calls", arguments.calls)
+        found["python_ms"].append(run_module("benchmarks.embed.run", arguments.bundle, *own))
     medians = {name: round(float(np.median(times)), 4) for name, times in found.items()}
-    # Of the same process and the same moments; those to Python are of neighbouring processes.
-    against_raw = np.median(np.array(found["library_ms"]) / np.array(found["raw_ms"]))
-    against_python = np.median(np.array(found["library_ms"]) / np.array(found["python_ms"]))
-    ratios = {"library_to_raw": round(float(against_raw), 4), "library_to_python": round(float(against_python), 4)}
-    return {"precision": precision, "threads": threads, "calls": calls, "rounds": rounds, **medians, **ratios}
+    # The raw call is of the same process and the same moments; Python's is of a neighbouring process.
+    ratios = {
+        f"library_to_{other}": round(float(np.median(np.divide(found["library_ms"], found[f"{other}_ms"]))), 4)
+        for other in ("raw", "python")
+    }
+    return {"precision": precision, **medians, **ratios}
 
 
 def main() -> None:
     """Measure every precision of a bundle."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--calls", type=int, default=60)
@@ -80,19 +80,18 @@ def main() -> None:
     if arguments.python:
         print(time_python(arguments.bundle, arguments.python, arguments.threads, arguments.calls))
         return
-    from importlib.metadata import version
-
     manifest = kdx.open_bundle(arguments.bundle).manifest
+    settings = {
+        "method": manifest.method,
+        "backbone": manifest.provenance.backbone,
+        "map_size": list(manifest.map_size),
+    }
+    identity = {"machine": machine_of(arguments.threads, ("kdx", "numpy", "openvino")), "settings": settings}
+    result = Result.resume("embed", identity, {"calls": arguments.calls, "rounds": arguments.rounds})
     precisions = [each for each in ("fp32", "bf16", "int8") if each in manifest.precisions]
     with tempfile.TemporaryDirectory() as folder:
         program = build(Path(folder))
-        rows = [
-            measure(program, arguments.bundle, each, arguments.threads, arguments.calls, arguments.rounds)
-            for each in precisions
-        ]
-    machine = describe_machine(arguments.threads, {name: version(name) for name in ("kdx", "numpy", "openvino")})
-    settings = {"method": manifest.method, "backbone": manifest.provenance.backbone, "map_size": manifest.map_size}
-    write("embed.json", {"machine": msgspec.to_builtins(machine), **settings, "rows": rows})
+        result.put(rows=[measure(program, arguments, precision) for precision in precisions])
 
 
 if __name__ == "__main__":

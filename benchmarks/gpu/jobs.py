@@ -162,9 +162,8 @@ def run_jobs(
         _keep(rows, store, costs, deadline.clock() - started)
         if any(row["status"] == NOT_RUN for row in rows) and not is_device_well():
             raise SystemExit(RESTART)
-    store.record["skipped"], store.record["complete"] = skipped, not skipped
     store.mark(None)
-    store.save()
+    store.put(skipped=skipped, complete=not skipped)
     return not skipped
 
 
@@ -247,7 +246,7 @@ def _keep(rows: Sequence[dict[str, Any]], store: Store, costs: Costs, seconds: f
     for row in timed:
         row["seconds"] = round(row.get("seconds", 0.0) + rest / len(timed), 2)
         costs.add(row)
-    store.put(rows)
+    store.put_rows(rows)
     for row in rows:
         print(f"  {'/'.join(map(str, key_of(row)))}: {_line(row)}", flush=True)
 

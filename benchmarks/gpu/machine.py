@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import ROOT
+from benchmarks.results import versions_of
 from kdx.runtime.gpu import gpus
 from kdx.runtime.latency import describe_machine, usable_cores
 
@@ -28,7 +28,7 @@ _CHANGING = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "pstate
 
 def machine() -> dict[str, Any]:
     """Return what does not change while the script runs."""
-    here = describe_machine(usable_cores(), _versions())
+    here = describe_machine(usable_cores(), versions_of(_PACKAGES))
     gpu = gpus()[0] if gpus() else None
     return {
         "gpu": gpu.name if gpu else None,
@@ -88,13 +88,3 @@ def _git(*arguments: str) -> str:
     program = shutil.which("git") or "git"
     command = [program, "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

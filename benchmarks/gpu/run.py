@@ -41,7 +41,6 @@ from benchmarks.gpu.jobs import KERNELS, RESTART, Deadline, order_methods, plan,
 from benchmarks.gpu.machine import commit, machine, sources
 from benchmarks.gpu.store import NOT_RUN, Store, row_of
 from benchmarks.gpu.table import gpu_lines
-from benchmarks.tables import PAPER_LATENCY
 from kd_train.methods import methods
 from kdx.errors import BackendError, KdxError, OptionError
 from kdx.runtime.latency import usable_cores
@@ -91,24 +90,23 @@ def supervise(arguments: argparse.Namespace, given: Sequence[str]) -> None:
         raise BackendError("the driver shows no NVIDIA GPU on this machine", fix="see what nvidia-smi lists")
     identity = {"machine": host, "sources": sources(), "settings": settings(arguments)}
     path = arguments.out or RESULTS / f"gpu-{_file_name(host['gpu'] or 'none')}.json"
-    store, why = Store.resume(path, identity, fresh=arguments.fresh)
-    if why:
-        print(f"beginning anew ({why}); the old file is {path.name}.old", flush=True)
+    store = Store.resume("gpu", identity, {"minutes": arguments.minutes}, path=path, fresh=arguments.fresh)
     candidates = chosen_candidates(arguments)
-    store.record["complete"] = False
-    store.record["backends"] = {c.name: c.absent or "here" for c in candidates}
     call = {"started": now(), "minutes": arguments.minutes, **commit()}
-    store.record["calls"].append(call)
-    store.save()
+    store.put(
+        complete=False,
+        backends={candidate.name: candidate.absent or "here" for candidate in candidates},
+        calls=[*store.found.get("calls", []), call],
+    )
     started = time.monotonic()
     prepare_bundles(arguments, candidates)
     command = [sys.executable, "-m", "benchmarks.gpu.run", *given, "--out", str(path.resolve())]
     watch(lambda seconds: spawn(command, seconds), store, deadline)
-    store = Store.open(path)
-    store.record["calls"][-1]["seconds"] = round(time.monotonic() - started, 1)
+    store = Store.load(path)
+    store.found["calls"][-1]["seconds"] = round(time.monotonic() - started, 1)
     store.save()
-    print("\n".join(["", *gpu_lines({**store.record, "rows": [*store.rows.values()]}, PAPER_LATENCY, every=True)]))
-    print(f"\nwrote {path}" + ("" if store.record["complete"] else "; not all was measured in time: call again"))
+    print("\n".join(["", *gpu_lines(store.record, every=True)]))
+    print(f"\nwrote {path}" + ("" if store.found["complete"] else "; not all was measured in time: call again"))
 
 
 def watch(start: Callable[[float], int | None], store: Store, deadline: Deadline) -> None:
@@ -124,7 +122,7 @@ def watch(start: Callable[[float], int | None], store: Store, deadline: Deadline
         if deadline.left < 2 * MARGIN_S:
             return
         status = start(deadline.left)
-        current = Store.open(store.path)
+        current = Store.load(store.path)
         guilty = current.marked()
         current.mark(None)
         if status in {0, None}:
@@ -136,7 +134,7 @@ def watch(start: Callable[[float], int | None], store: Store, deadline: Deadline
         reason = f"it brought the process down: {f'signal {-status}' if status < 0 else f'status {status}'}"
         print(f"  {'/'.join(map(str, guilty))}: {reason}", flush=True)
         if guilty not in current.rows:  # the baseline may have one
-            current.put([row_of(guilty, NOT_RUN, reason)])
+            current.put_rows([row_of(guilty, NOT_RUN, reason)])
 
 
 def spawn(command: Sequence[str], seconds: float) -> int | None:
@@ -154,7 +152,7 @@ def work(arguments: argparse.Namespace, deadline: Deadline) -> int:
     """Do the jobs; return the exit status."""
     from benchmarks.gpu.models import make_model, real_images
 
-    store = Store.open(arguments.out)
+    store = Store.load(arguments.out)
     folder = work_folder(arguments)
     files = real_images(arguments.data, folder)
     candidates = chosen_candidates(arguments)

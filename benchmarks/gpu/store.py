@@ -1,4 +1,4 @@
-"""The result file of ``gpu.py``: rows that survive a crash, a kill and a second call."""
+"""The result of the GPU benchmark: rows that survive a crash, a kill and a second call."""
 
 from __future__ import annotations
 
@@ -7,55 +7,30 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdx.storage.files import write_atomic
+from benchmarks.results import Record, Result
 
-SCHEMA = 1
 OK, FAILED, NOT_RUN = "ok", "failed", "not run"
 
 Key = tuple[str, int, str]
 
 
-class Store:
-    """Rows on disk, one for each method, batch size and candidate; written after every change.
+class Store(Result):
+    """A result with a row for each method, batch size and candidate; written after every change.
 
     Args:
-        path: The result file.
-        record: Everything but the rows.
-        rows: Those so far.
+        path: The file.
+        record: Everything that it holds.
+
+    Attributes:
+        rows: The rows, by what they are about.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any], rows: Iterable[dict[str, Any]] = ()) -> None:
-        self.path = path
-        self.record = record
-        self.rows: dict[Key, dict[str, Any]] = {key_of(row): row for row in rows}
+    def __init__(self, path: Path, record: Record) -> None:
+        super().__init__(path, record)
+        self.rows: dict[Key, Record] = {key_of(row): row for row in self.found.get("rows", [])}
         self._running = path.with_name(f".{path.name}.running")
 
-    @classmethod
-    def open(cls, path: Path) -> Store:
-        """Read a result file."""
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return cls(path, record, record.pop("rows"))
-
-    @classmethod
-    def resume(cls, path: Path, identity: dict[str, Any], *, fresh: bool = False) -> tuple[Store, str]:
-        """Go on with a file of the same machine, packages, code and settings, or begin anew and keep the old one.
-
-        Returns:
-            The store, and why it begins anew, or an empty string.
-        """
-        why = ""
-        if path.is_file():
-            try:
-                store = cls.open(path)
-                why = "asked to" if fresh else _difference(store.record, {"schema": SCHEMA, **identity})
-                if not why:
-                    return store, ""
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                why = f"the file is damaged: {error}"
-            path.replace(path.with_name(f"{path.name}.old"))
-        return cls(path, {"schema": SCHEMA, **identity, "calls": [], "skipped": []}), why
-
-    def put(self, rows: Iterable[dict[str, Any]]) -> None:
+    def put_rows(self, rows: Iterable[Record]) -> None:
         """Keep rows, and write everything."""
         for row in rows:
             self.rows[key_of(row)] = row
@@ -63,12 +38,11 @@ class Store:
 
     def save(self) -> None:
         """Write the file in one step."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        record = {**self.record, "rows": list(self.rows.values())}
-        write_atomic(self.path, (json.dumps(record, indent=1) + "\n").encode())
+        self.found["rows"] = list(self.rows.values())
+        super().save()
 
     def mark(self, key: Key | None) -> None:
-        """Say what is being done, for whoever finds this process dead; None: nothing that could be blamed."""
+        """Note what is being done, for whoever finds this process dead; None: nothing that could be the cause."""
         if key is None:
             self._running.unlink(missing_ok=True)
         else:
@@ -88,18 +62,12 @@ class Store:
         return [key for key in keys if key not in self.rows]
 
 
-def key_of(row: dict[str, Any]) -> Key:
+def key_of(row: Record) -> Key:
     """Return what a row is about."""
     return row["method"], row["batch"], row["candidate"]
 
 
-def row_of(key: Key, status: str, reason: str = "", **found: Any) -> dict[str, Any]:
+def row_of(key: Key, status: str, reason: str = "", **found: Any) -> Record:
     """Return a row."""
     method, batch, candidate = key
     return {"method": method, "batch": batch, "candidate": candidate, "status": status, "reason": reason, **found}
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Say in what two identities differ; JSON knows no tuples."""
-    plain = json.loads(json.dumps(new))
-    return ", ".join(f"another {name}" for name, value in plain.items() if old.get(name) != value)

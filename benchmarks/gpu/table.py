@@ -1,11 +1,13 @@
-"""What ``gpu.py`` found, as a table and in words."""
+"""The GPU benchmark as a table and in words."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from benchmarks.complexity.table import PAPER_LATENCY
+from benchmarks.markdown import table, versions_text
+
+Row = dict[str, Any]
 
 # On one data-centre GPU, batch 1, 256 × 256, compute only, by the best backend.
 TARGETS_MS = {"stpm": 0.25, "reduced-student": 0.20, "mixed-teacher": 0.50, "dual-det": 0.60, "dskd": 0.60}
@@ -18,64 +20,53 @@ _HEADINGS = (
 _KERNELS, _EAGER = "kernels", "torch-fp32"
 
 
-def gpu_text(results: Path, papers: Mapping[str, str]) -> str:
-    """Return the README's part: one table for each GPU that ran, or that none did.
-
-    Args:
-        results: The folder with ``gpu-*.json``.
-        papers: What each method's paper says of its latency.
-    """
-    files = sorted(results.glob("gpu*.json"))
-    if not files:
-        return _nothing_yet()
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return "\n\n".join("\n".join(gpu_lines(record, papers)) for record in records)
+def gpu_table(records: list[Row]) -> list[str]:
+    """Return a table for each GPU that was measured, or say that none was."""
+    if not records:
+        return [_nothing_yet()]
+    return "\n\n".join("\n".join(gpu_lines(record)) for record in records).split("\n")
 
 
-def gpu_lines(record: dict[str, Any], papers: Mapping[str, str], *, every: bool = False) -> list[str]:
+def gpu_lines(record: Row, *, every: bool = False) -> list[str]:
     """Return one GPU's table, the machine, the targets, and what did not run.
 
     Args:
-        record: A result file.
-        papers: What each method's paper says of its latency.
+        record: The result.
         every: Whether every candidate has a line; else the fastest of each method.
     """
-    rows = [row for row in record["rows"] if row["candidate"] != _KERNELS]
-    measured = [row for row in rows if row["status"] == "ok" and row["batch"] == 1]
-    measured.sort(key=lambda row: (row["method"], row["compute"]["p50_ms"]))
-    lines = [f"| {' | '.join(_HEADINGS)} |", "|---|---|---|" + "--:|" * 6 + "---|"]
-    seen = set()
-    for row in measured:
-        if every or row["method"] not in seen:
-            lines.append(_line(row, rows, papers))
-        seen.add(row["method"])
-    lines += ["", _machine(record, rows)]
-    lines += [text for text in (_targets(record, rows), _kernels(record), _left_out(record, rows)) if text]
-    return lines
-
-
-def _line(row: dict[str, Any], rows: list[dict[str, Any]], papers: Mapping[str, str]) -> str:
-    mine = [
-        other
-        for other in rows
-        if other["status"] == "ok" and (other["method"], other["candidate"]) == (row["method"], row["candidate"])
-    ]
-    best = max(mine, key=lambda other: other["images_per_second"])
-    eager = "–" if row["eager_ms"] is None else f"{row['eager_ms']:.3f}"
-    ratio = "–" if row["ratio"] is None else f"{row['ratio']:.1f}×"
-    compute, end_to_end = row["compute"], row["end_to_end"]
-    return (
-        f"| {row['method']} | {row['backend']} | {row['precision'].upper()} | {compute['p50_ms']:.3f} | "
-        f"{compute['p99_ms']:.3f} | {end_to_end['p50_ms']:.3f} | {eager} | {ratio} | "
-        f"{best['images_per_second']:,.0f} ({best['batch']}) | {papers.get(row['method'], '')} |"
+    rows = [row for row in record["found"]["rows"] if row["candidate"] != _KERNELS]
+    ran = [row for row in rows if row["status"] == "ok"]
+    measured = sorted(
+        (row for row in ran if row["batch"] == 1), key=lambda row: (row["method"], row["compute"]["p50_ms"])
     )
+    first = {row["method"]: row for row in reversed(measured)}
+    shown = measured if every else [row for row in measured if first[row["method"]] is row]
+    below = (_machine(record, rows), _targets(record, ran), _kernels(record), _left_out(record))
+    return [*table(_HEADINGS, (_cells(row, ran) for row in shown), right=range(3, 9)), "", *filter(None, below)]
 
 
-def _machine(record: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def _cells(row: Row, ran: list[Row]) -> list[str]:
+    mine = [other for other in ran if (other["method"], other["candidate"]) == (row["method"], row["candidate"])]
+    best = max(mine, key=lambda other: other["images_per_second"])
+    return [
+        row["method"],
+        row["backend"],
+        row["precision"].upper(),
+        f"{row['compute']['p50_ms']:.3f}",
+        f"{row['compute']['p99_ms']:.3f}",
+        f"{row['end_to_end']['p50_ms']:.3f}",
+        "–" if row["eager_ms"] is None else f"{row['eager_ms']:.3f}",
+        "–" if row["ratio"] is None else f"{row['ratio']:.1f}×",
+        f"{best['images_per_second']:,.0f} ({best['batch']})",
+        PAPER_LATENCY.get(row["method"], ""),
+    ]
+
+
+def _machine(record: Row, rows: list[Row]) -> str:
     host, runs = record["machine"], record["settings"]["runs"]
     smi = host["nvidia_smi"]
     names = ("torch", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13")
-    versions = ", ".join(f"{name} {host['versions'][name]}" for name in names if name in host["versions"])
+    versions = versions_text(record, *names)
     sampled = [row["clocks"]["clocks.sm"] for row in rows if row.get("clocks", {}).get("clocks.sm")]
     clocks = f", SM clock {min(sampled, key=_number)} to {max(sampled, key=_number)}" if sampled else ""
     driver = f", driver {smi['driver_version']}" if "driver_version" in smi else ""
@@ -87,18 +78,18 @@ def _machine(record: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _targets(record: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def _targets(record: Row, ran: list[Row]) -> str:
     """Say which targets were reached; they are for data-centre GPUs alone."""
     gpu = record["machine"]["gpu"] or ""
     if not any(name in gpu for name in ("H100", "H200")):
         return ""
     said = []
     for method, target in TARGETS_MS.items():
-        mine = [r for r in rows if (r["method"], r["batch"], r["status"]) == (method, 1, "ok")]
+        mine = [row for row in ran if (row["method"], row["batch"]) == (method, 1)]
         if not mine:
             said.append(f"{method} not measured (target {target:.2f} ms)")
             continue
-        best = min(mine, key=lambda r: r["compute"]["p50_ms"])
+        best = min(mine, key=lambda row: row["compute"]["p50_ms"])
         ratio = best["ratio"]
         reached = best["compute"]["p50_ms"] <= target and (ratio or 0) >= TARGET_RATIO
         said.append(
@@ -106,17 +97,15 @@ def _targets(record: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             f"{'–' if ratio is None else f'{ratio:.1f}'} of {TARGET_RATIO:g} times eager"
         )
     method, batch, target = TARGET_THROUGHPUT
-    rates = [
-        r["images_per_second"] for r in rows if (r["method"], r["batch"], r["status"]) == (method, batch, "ok")
-    ] or [0.0]
-    reached = "reached" if max(rates) >= target else "missed" if max(rates) else "not measured"
-    said.append(f"{method} at batch {batch} {reached}: {max(rates):,.0f} of {target:,.0f} images/s")
+    rate = max((row["images_per_second"] for row in ran if (row["method"], row["batch"]) == (method, batch)), default=0)
+    reached = "reached" if rate >= target else "missed" if rate else "not measured"
+    said.append(f"{method} at batch {batch} {reached}: {rate:,.0f} of {target:,.0f} images/s")
     return f"Targets: {'; '.join(said)}."
 
 
-def _kernels(record: dict[str, Any]) -> str:
+def _kernels(record: Row) -> str:
     """Say what the fused tail and the grouped networks bring, measured in whole detectors."""
-    rows = [row for row in record["rows"] if row["candidate"] == _KERNELS and row["status"] == "ok"]
+    rows = [row for row in record["found"]["rows"] if row["candidate"] == _KERNELS and row["status"] == "ok"]
     if not rows:
         return ""
     tails = ", ".join(f"{row['method']} {row['found']['speedup']:.2f}" for row in rows)
@@ -132,12 +121,12 @@ def _kernels(record: dict[str, Any]) -> str:
     )
 
 
-def _left_out(record: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def _left_out(record: Row) -> str:
     """Say what is not in the table."""
-    absent = {name: reason for name, reason in record["backends"].items() if reason != "here"}
+    absent = {name: reason for name, reason in record["found"]["backends"].items() if reason != "here"}
     said = [f"{name} ({reason.split(':')[0]})" for name, reason in absent.items()]
     gone: dict[tuple[str, str, str], list[str]] = {}
-    for row in record["rows"]:
+    for row in record["found"]["rows"]:
         if row["status"] != "ok":
             gone.setdefault((row["candidate"], row["status"], row["reason"]), []).append(
                 f"{row['method']} at batch {row['batch']}"

@@ -1,4 +1,4 @@
-"""What the workers of ``peers.py`` load, each as its own documentation says: from a uint8 image to its score, batch 1.
+"""What workers load of anomalib, each as its own documentation says: from a uint8 image to its score, batch 1.
 
 Every image is already of the size that was exported, in RGB, and an array: decoding and resizing are in nobody's time.
 Imports are inside, so that a worker holds what it runs and nothing else.
@@ -15,27 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Predict = Callable[[NDArray[np.uint8]], Any]
-
-
-def bundle(arguments: dict[str, Any]) -> Predict:
-    """Load kdx's bundle with ``kdx.load``; arguments: ``bundle``, ``backend``, ``precision``, ``threads``."""
-    import kdx
-
-    detector = kdx.load(
-        arguments["bundle"], arguments["backend"], arguments["threads"], precision=arguments["precision"]
-    )
-    return lambda images: detector(images[0]).score
-
-
-def eager_loop(arguments: dict[str, Any]) -> Predict:
-    """Load the papers' harness, eager PyTorch with every step apart; arguments: ``run``, ``bundle``, ``threads``."""
-    from kd_train.evaluation.baseline import eager_candidates
-    from kd_train.training.run import Run
-    from kdx.bundle.open import open_bundle
-
-    manifest = open_bundle(arguments["bundle"]).manifest
-    baseline = eager_candidates(Run(Path(arguments["run"])), manifest, arguments["threads"])[0]
-    return lambda images: baseline.run(images).scores
 
 
 def torch_inferencer(arguments: dict[str, Any]) -> Predict:

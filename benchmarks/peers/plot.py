@@ -1,4 +1,4 @@
-"""What ``peers.py`` found, as bars: the median, with a whisker to the 99th percentile."""
+"""The peers benchmark as bars: the median, with a whisker to the 99th percentile."""
 
 from __future__ import annotations
 
@@ -7,34 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.table import fastest_of_each_runtime, is_ours, ordered_rows, row_name, title_of
+from benchmarks.pictures import pyplot, save, tidy
 
-# Told apart in grey print and by the colour-blind as well.
+# Distinct in grey print, and for the colour-blind.
 _COLOURS = {"kdx": "#0b6e99", "anomalib": "#b4b4b4", "eager loop": "#e0a83c"}
 _INK = "#333333"
 _INSIDE = {"kdx": "white"}  # a number's colour within a bar; ink in the light ones
 _BAR, _GAP, _HEADING = 0.74, 0.45, 1.05  # in rows
-_INCHES_A_ROW, _WIDTH, _AROUND, _DPI = 0.225, 8.4, 1.0, 110
+_INCHES_A_ROW, _WIDTH, _AROUND = 0.225, 8.4, 1.0
 # Eager PyTorch is so slow that it would squeeze all others; bars that are longer than the rest are cut.
 _CUT = "PyTorch", "TorchInferencer"
 
 
-def plot(record: dict[str, Any], path: Path) -> None:
+def plot(found: dict[str, Any], path: Path) -> None:
     """Draw what ran, grouped by method, and write ``.png`` and ``.svg``.
 
     All rows of kdx's methods; of the others the fastest in each runtime.
 
     Args:
-        record: What ``peers.py`` writes.
-        path: The files' path without its suffix.
+        found: The part ``found`` of the result.
+        path: The path of the files without its suffix.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    groups = _groups(record)
+    groups = _groups(found)
     height = sum(len(rows) + _HEADING + _GAP for _, rows in groups)
-    figure, axes = pyplot.subplots(figsize=(_WIDTH, _AROUND + max(height, 1) * _INCHES_A_ROW), facecolor="white")
+    figure, axes = pyplot().subplots(figsize=(_WIDTH, _AROUND + max(height, 1) * _INCHES_A_ROW), facecolor="white")
     limit = _limit([rows for _, rows in groups])
     y, ticks, names = 0.0, [], []
     for method, rows in groups:
@@ -50,17 +46,18 @@ def plot(record: dict[str, Any], path: Path) -> None:
     axes.set_yticks(ticks, names, fontsize=8)
     axes.set_ylim(y - _GAP, -0.8)
     axes.set_xlim(0, limit)
-    _decorate(axes)
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in _COLOURS.values()]
+    axes.set_xlabel("ms an image, from array to score: median, whisker to the 99th percentile (» cut)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="y", length=0)
+    tidy(axes, grid="x", without=("top", "right", "left"))
+    handles = [pyplot().Rectangle((0, 0), 1, 1, color=colour) for colour in _COLOURS.values()]
     figure.legend(handles, list(_COLOURS), fontsize=8, loc="upper right", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.25 / figure.get_figheight()))  # below the legend
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=_DPI, facecolor="white")
-    pyplot.close(figure)
+    save(figure, path)
 
 
-def _groups(record: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    ran = {method: [row for row in rows if not row["error"]] for method, rows in ordered_rows(record).items()}
+def _groups(found: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    ran = {method: [row for row in rows if not row["error"]] for method, rows in ordered_rows(found).items()}
     drawn = {method: rows if is_ours(rows) else fastest_of_each_runtime(rows) for method, rows in ran.items()}
     return [(method, rows) for method, rows in drawn.items() if rows]
 
@@ -92,13 +89,3 @@ def _bar(axes: Any, row: dict[str, Any], y: float, limit: float) -> None:
     axes.annotate(f"{p50:.1f}", (end if fits else p50, y), xytext=(4 if fits else -4, 0), textcoords="offset points",
                   va="center", ha="left" if fits else "right", fontsize=7.5,
                   color=_INK if fits else inside)  # fmt: skip
-
-
-def _decorate(axes: Any) -> None:
-    axes.set_xlabel("ms an image, from array to score: median, whisker to the 99th percentile (» cut)", fontsize=8)
-    axes.tick_params(axis="x", labelsize=8)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)

@@ -1,15 +1,14 @@
-"""What ``peers.py`` found, as a table and in words."""
+"""The peers benchmark as a table and in words."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import RESULTS
+from benchmarks.markdown import machine_text, table
 
-_FILE = RESULTS / "peers.json"
+Row = dict[str, Any]
+
 _TITLES = {
     "stpm": "STPM / STFPM",
     "reverse-distillation": "Reverse Distillation",
@@ -24,39 +23,31 @@ _KDX, _ANOMALIB, _EAGER = "kdx", "anomalib", "eager loop"
 _HEADINGS = ("method", "", "precision", "p50 ms", "p99 ms", "first result after s", "peak MB", "against the eager loop")
 
 
-def peers_table(file: Path = _FILE) -> str:
-    """Return the README's part: kdx's methods with every row, and the fastest way to run each of anomalib's others.
+def peers_table(record: Row, *, every: bool = False) -> list[str]:
+    """Return the table, what it says of kdx beside anomalib, how it was measured, and what did not run.
+
+    All rows of kdx's methods have a line; of anomalib's other models the fastest row.
 
     Args:
-        file: What ``peers.py`` wrote.
-    """
-    if not file.is_file():
-        return "Not measured yet: `python -m benchmarks peers DATA` writes this table."
-    return "\n".join(peers_lines(json.loads(file.read_text(encoding="utf-8"))))
-
-
-def peers_lines(record: dict[str, Any], *, every: bool = False) -> list[str]:
-    """Return the table, what it says of kdx against anomalib, how it was measured, and what could not run.
-
-    Args:
-        record: What ``peers.py`` writes.
+        record: The result.
         every: Whether every row of every method has a line.
     """
-    lines = [f"| {' | '.join(_HEADINGS)} |", "|---|---|---|" + "--:|" * 5]
-    for method, rows in ordered_rows(record).items():
+    cells = []
+    for method, rows in ordered_rows(record["found"]).items():
         measured = [row for row in rows if not row["error"]]
-        lines += [_line(method, row) for row in (measured if every or is_ours(rows) else measured[:1])]
-    return [*lines, "", *[text for text in (_verdicts(record), _settings(record), _left_out(record)) if text]]
+        cells += [_cells(method, row) for row in (measured if every or is_ours(rows) else measured[:1])]
+    below = (_verdicts(record["found"]), _settings(record), _left_out(record["found"]))
+    return [*table(_HEADINGS, cells, right=range(3, 8)), "", *filter(None, below)]
 
 
-def ordered_rows(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def ordered_rows(found: Row) -> dict[str, list[Row]]:
     """Return each method's rows, fastest first, those that did not run last; without loops of other methods."""
-    methods = list(dict.fromkeys(row["method"] for row in record["rows"]))
+    methods = list(dict.fromkeys(row["method"] for row in found["rows"]))
     return {
         method: sorted(
             (
                 row
-                for row in record["rows"]
+                for row in found["rows"]
                 if row["method"] == method and not (row["system"] == _EAGER and row["title"] != method)
             ),
             key=lambda row: float("inf") if row["p50_ms"] is None else row["p50_ms"],
@@ -70,53 +61,58 @@ def title_of(method: str) -> str:
     return _TITLES.get(method, method)
 
 
-def row_name(row: dict[str, Any]) -> str:
+def row_name(row: Row) -> str:
     """Say who runs it, how and in which precision."""
     return f"{_system(row)}, {_precision(row)}"
 
 
-def fastest(rows: list[dict[str, Any]], system: str) -> dict[str, Any] | None:
+def fastest(rows: list[Row], system: str) -> Row | None:
     """Return the fastest row of one system; of kdx's only those that were held against FP32."""
     mine = [row for row in rows if row["system"] == system and not row["error"] and row["gated"] is not False]
     return min(mine, key=lambda row: row["p50_ms"], default=None)
 
 
-def is_ours(rows: list[dict[str, Any]]) -> bool:
+def is_ours(rows: list[Row]) -> bool:
     """Whether kdx has the method and ran it."""
     return any(row["system"] == _KDX and not row["error"] for row in rows)
 
 
-def fastest_of_each_runtime(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def fastest_of_each_runtime(rows: list[Row]) -> list[Row]:
     """Return the first row of each runtime, of rows that are ordered."""
-    first: dict[str, dict[str, Any]] = {}
+    first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row["runs_in"].split(",")[0], row)
     return list(first.values())
 
 
-def _line(method: str, row: dict[str, Any]) -> str:
-    ratio = "–" if row["eager_ms"] is None else f"{row['eager_ms'] / row['p50_ms']:.2f}×"
-    return (
-        f"| {title_of(method)} | {_system(row)} | {_precision(row)} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | "
-        f"{row['load_ms'] / 1e3:.1f} | {row['peak_memory_mb']:.0f} | {ratio} |"
-    )
+def _cells(method: str, row: Row) -> list[str]:
+    return [
+        title_of(method),
+        _system(row),
+        _precision(row),
+        f"{row['p50_ms']:.1f}",
+        f"{row['p99_ms']:.1f}",
+        f"{row['load_ms'] / 1e3:.1f}",
+        f"{row['peak_memory_mb']:.0f}",
+        "–" if row["eager_ms"] is None else f"{row['eager_ms'] / row['p50_ms']:.2f}×",
+    ]
 
 
-def _system(row: dict[str, Any]) -> str:
+def _system(row: Row) -> str:
     if row["system"] == _EAGER:
         return _EAGER
     return f"{row['system']}, {row['runs_in']}" if row["runs_in"] else row["system"]
 
 
-def _precision(row: dict[str, Any]) -> str:
+def _precision(row: Row) -> str:
     said = row["precision"].upper() + ("" if row["asked"] else " as it comes")
     return said + (" (not gated)" if row["gated"] is False else "")
 
 
-def _verdicts(record: dict[str, Any]) -> str:
+def _verdicts(found: Row) -> str:
     """Say how kdx's fastest variant stands to anomalib's fastest of the same method."""
     said = []
-    for method, rows in ordered_rows(record).items():
+    for method, rows in ordered_rows(found).items():
         ours, theirs = fastest(rows, _KDX), fastest(rows, _ANOMALIB)
         if ours is None or theirs is None:
             continue
@@ -130,27 +126,26 @@ def _verdicts(record: dict[str, Any]) -> str:
     return f"{'. '.join(said)}." if said else ""
 
 
-def _times(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+def _times(ours: Row, theirs: Row) -> str:
     return f"{theirs['p50_ms'] / ours['p50_ms']:.2f} times"
 
 
-def _settings(record: dict[str, Any]) -> str:
-    machine, settings, models = record["machine"], record["settings"], record["models"]
-    names = ("anomalib", "onnxruntime", "openvino", "torch")
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in names if name in machine["versions"])
-    bank = models.get("PatchCore", {}).get("memory_bank")
+def _settings(record: Row) -> str:
+    settings, found = record["settings"], record["found"]
+    machine = machine_text(record, "anomalib", "onnxruntime", "openvino", "torch")
+    bank = found["models"].get("PatchCore", {}).get("memory_bank")
     patchcore = f" PatchCore's bank: {bank[0]:,} patches from {settings['fitted_on_images']} images." if bank else ""
+    calls = " to ".join(map(str, sorted({row["calls"] for row in found["rows"] if not row["error"]})))
     return (
         f"{settings['size']} × {settings['size']} RGB, batch {settings['batch']}, ResNet-18 (EfficientAD has its own "
-        f"network), random weights, {machine['threads']} threads of {machine['cpu']} ({versions}); {settings['runs']} "
-        f"calls of each in its own process, in turns.{patchcore}"
+        f"network), random weights, {machine}; {calls} calls of each in its own process, in turns.{patchcore}"
     )
 
 
-def _left_out(record: dict[str, Any]) -> str:
+def _left_out(found: Row) -> str:
     """Say what did not run, each reason once."""
     reasons: dict[str, list[str]] = {}
-    for method, rows in ordered_rows(record).items():
+    for method, rows in ordered_rows(found).items():
         for row in rows:
             if row["error"]:
                 reasons.setdefault(_short(row["error"]), []).append(f"{title_of(method)}, {row_name(row)}")

@@ -1,61 +1,69 @@
-"""What ``robustness.py`` found, as a table."""
+"""What the robustness benchmark tried, and what went wrong, as a table."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import RESULTS
+from benchmarks.markdown import machine_text, runtime_name, table
 
-FILE = RESULTS / "robustness.json"
-_NAMES = {"onnxruntime-cpu": "ONNX Runtime", "openvino": "OpenVINO"}
 Row = dict[str, Any]
 
 
-def robustness_table(file: Path = FILE) -> str:
-    """Return the README's table of what was tried, and what of it went wrong."""
-    record = json.loads(file.read_text(encoding="utf-8"))
-    found, machine = record["summary"], record["machine"]
-    kills, races, soaked = record["kill"]["kills"], record["kill"]["races"], record["soak"]
-    differing = sum(each["differing"] for each in soaked)
-    growth = max(0.0, *(each["growth_mb"] for each in soaked))
-    threads = record["threads"][0]["one detector"]["threads"]
+def robustness_table(record: Row) -> list[str]:
+    """Return what was tried, how often, and what of it went wrong."""
+    found = record["found"]
+    soaked, fuzzed, threads = found["soak"], found["fuzz"], found["threads"]
+    kills, races = found["kill"]["kills"], found["kill"]["races"]
+    threaded = [
+        part
+        for row in threads
+        if "error" not in row
+        for part in (row["one detector"], *row["closed meanwhile"], row["loaded and closed"])
+    ]
+    backends = ", ".join(runtime_name(row["backend"], row["precision"]) for row in soaked)
+    growth = max(0.0, *(row["growth_mb"] for row in soaked))
+    failures = _total(threaded, "errors") + sum("error" in row for row in threads)
     rows = [
         (
-            f"frames on one detector, in {_ways(soaked)}; wrong frames among them, loaded again now and then",
-            f"{found['frames']:,} in {found['hours']:.1f} h",
-            f"{sum(each['crashes'] for each in soaked)} crashes, {found['leaks']} leaks (memory grew by at most "
-            f"{growth:.1f} MB), {differing} answers that differ",
+            f"frames on one detector, in {backends}; wrong frames among them, loaded again now and then",
+            f"{_total(soaked, 'frames'):,} in {_total(soaked, 'hours'):.1f} h",
+            f"{_total(soaked, 'crashes')} crashes, {_total(soaked, 'leaks')} leaks (memory grew by at most "
+            f"{growth:.1f} MB), {_total(soaked, 'differing')} answers that differ",
         ),
         (
-            f"calls of {threads} threads on one detector, some while it was loaded and closed",
-            f"{found['calls_of_threads']:,}",
-            f"{found['differing'] - differing} answers that differ from one thread's",
+            f"calls of {threads[0]['one detector']['threads']} threads on one detector, some while it was loaded and "
+            "closed",
+            f"{_total(threaded, 'calls'):,}",
+            f"{failures} failures, {_total(threaded, 'differing')} answers that differ from one thread's",
         ),
         (
-            f"damaged files: {', '.join(each['target'] for each in record['fuzz'])}",
-            f"{found['inputs_tried']:,}",
-            f"{sum(len(each['faults']) for each in record['fuzz'])} other than refused or answered as ever",
+            f"damaged files: {_names(fuzzed, 'target')}",
+            f"{_total(fuzzed, 'tried'):,}",
+            f"{_total(fuzzed, 'faults')} that were neither refused nor judged as before",
         ),
         (
-            f"SIGKILL at every change of a file, and at random: {', '.join(each['name'] for each in kills)}",
-            f"{found['kills']:,}",
-            f"{sum(len(each['lost']) for each in kills)} bundles lost: {sum(each['old'] for each in kills)} times the "
-            f"old one, {sum(each['new'] for each in kills)} times the new one, whole",
+            f"SIGKILL at every change of a file, and at random: {_names(kills)}",
+            f"{_total(kills, 'kills'):,}",
+            f"{_total(kills, 'lost')} bundles lost: {_total(kills, 'old')} times the old one, "
+            f"{_total(kills, 'new')} times the new one, whole",
         ),
         (
-            f"commands on one bundle at once: {', '.join(each['name'] for each in races)}",
-            f"{found['races']:,}",
-            f"{sum(len(each['lost']) for each in races)} bundles lost",
+            f"commands on one bundle at once: {_names(races)}",
+            f"{_total(races, 'rounds'):,}",
+            f"{_total(races, 'lost')} bundles lost",
         ),
     ]
-    lines = ["| what was done to it | how often | what went wrong |", "|---|--:|---|"]
-    lines += [f"| {what} | {how_often} | {outcome} |" for what, how_often, outcome in rows]
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("onnxruntime", "openvino", "pillow"))
-    lines += ["", f"{machine['threads']} threads of {machine['cpu']}, {machine['system'].split()[0]} ({versions})."]
-    return "\n".join(lines)
+    return [
+        *table(("what was done to it", "how often", "what went wrong"), rows, right=(1,)),
+        "",
+        f"{machine_text(record, 'onnxruntime', 'openvino', 'pillow')}, {record['machine']['system'].split()[0]}.",
+    ]
 
 
-def _ways(rows: list[Row]) -> str:
-    return ", ".join(f"{_NAMES.get(row['backend'], row['backend'])} {row['precision'].upper()}" for row in rows)
+def _total(rows: list[Row], name: str) -> Any:
+    """Return the sum of a figure over rows; of a list, the sum of lengths."""
+    return sum(len(row[name]) if isinstance(row[name], list) else row[name] for row in rows)
+
+
+def _names(rows: list[Row], key: str = "name") -> str:
+    return ", ".join(row[key] for row in rows)

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,14 +30,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.commands import kdx as command
-from benchmarks.commands import run_module, write
+from benchmarks.commands import parser_of, run_module
+from benchmarks.results import Result, machine_of
+from benchmarks.timing.memory import peak_memory_mb
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.imaging.masks import read_mask
 from kdx.loading.bundle_detector import for_frames
 from kdx.runtime.backend import find_backend
-from kdx.runtime.latency import describe_machine
 
 FRAME, SMALL, TILE = (2048, 2448), (768, 1024), 256
 _TRAIN, _TEST, _EPOCHS = 8, 4, 4
@@ -50,8 +49,8 @@ _PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "torch")
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure and write the result."""
+    parser = parser_of(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
@@ -68,19 +67,12 @@ def main() -> None:
         print(json.dumps(time_whole(arguments.work, arguments.threads)))
         return
     prepare(arguments.data, arguments.work, arguments.backbone, arguments.taps)
+    settings = {"backbone": arguments.backbone, "taps": arguments.taps, "frame": FRAME, "tile": TILE}
+    identity = {"machine": machine_of(arguments.threads, _PACKAGES), "settings": settings}
+    result = Result.resume("tiling", identity, {"frames": _FRAMES, "defects": _DEFECTS, "images": _TEST})
     seams = Seams(arguments.data, arguments.work)
-    record = {
-        "machine": msgspec.to_builtins(describe_machine(arguments.threads, {p: version(p) for p in _PACKAGES})),
-        "backbone": arguments.backbone,
-        "taps": arguments.taps,
-        "frame": FRAME,
-        "tile": TILE,
-        "plan": msgspec.to_builtins(open_bundle(arguments.work / "tile.kdx").manifest.tiling),
-        "agreement": seams.agreement(),
-        "sweep": seams.sweep(),
-        "rows": list(rows(arguments)),
-    }
-    write("tiling.json", record)
+    plan = msgspec.to_builtins(open_bundle(arguments.work / "tile.kdx").manifest.tiling)
+    result.put(plan=plan, agreement=seams.agreement(), sweep=seams.sweep(), rows=list(rows(arguments)))
 
 
 def grow(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -96,27 +88,17 @@ def _grey(path: Path) -> NDArray[np.uint8]:
 
 def prepare(data: Path, work: Path, backbone: str, taps: str) -> None:
     """Train on tiles of large frames and export, unless that is done already."""
-    if not (work / "frames").exists():
-        for name, count, source in (("train/good", _TRAIN, "train/good"), ("test/good", _TEST, "test/good")):
-            (work / "frames" / name).mkdir(parents=True)
-            for path in sorted((data / source).iterdir())[:count]:
-                Image.fromarray(grow(_grey(path), FRAME)).save(work / "frames" / name / f"{path.stem}.png")
-    if not (work / "run").exists():
-        options = (
-            "--tile",
-            str(TILE),
-            "--backbone",
-            backbone,
-            "--taps",
-            taps,
-            "--epochs",
-            str(_EPOCHS),
-            "--device",
-            "cpu",
-        )
-        command("train", work / "frames", "--out", work / "run", *options)
+    frames, run = work / "frames", work / "run"
+    if not frames.exists():
+        for name, count in (("train/good", _TRAIN), ("test/good", _TEST)):
+            (frames / name).mkdir(parents=True)
+            for path in sorted((data / name).iterdir())[:count]:
+                Image.fromarray(grow(_grey(path), FRAME)).save(frames / name / f"{path.stem}.png")
+    if not run.exists():
+        options = ("--tile", str(TILE), "--backbone", backbone, "--taps", taps, "--epochs", str(_EPOCHS))
+        command("train", frames, "--out", run, *options, "--device", "cpu")
     if not (work / "tile.kdx").exists():
-        command("export", work / "run", "-o", work / "tile.kdx", "--precision", "fp32,bf16,int8", allow=(0, 1))
+        command("export", run, "-o", work / "tile.kdx", "--precision", "fp32,bf16,int8", allow=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -142,7 +124,7 @@ def defects_of(data: Path) -> Iterator[Defect]:
 
 
 class Seams:
-    """Holds tiles against the whole frame, in eager PyTorch, as the pair was trained."""
+    """Compares tiles with the whole frame, in eager PyTorch, as the pair was trained."""
 
     def __init__(self, data: Path, work: Path) -> None:
         from kd_export.graph import FusedDetector
@@ -247,10 +229,11 @@ def _timed(run: Any, frames: list[NDArray[np.uint8]]) -> dict[str, Any]:
         started = time.perf_counter()
         run(frames[index % len(frames)][None])
         times.append((time.perf_counter() - started) * 1e3)
-    # Not getrusage's figure, which begins with that of the process that started this one.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[1]) / 1024  # type: ignore[index]
-    return {"p50_ms": round(median(times), 1), "max_ms": round(max(times), 1), "peak_memory_mb": round(peak)}
+    return {
+        "p50_ms": round(median(times), 1),
+        "max_ms": round(max(times), 1),
+        "peak_memory_mb": round(peak_memory_mb()),
+    }
 
 
 def time_one(work: Path, backend: str, precision: str, batch: int, threads: int) -> dict[str, Any]:

@@ -50,14 +50,12 @@ class Candidate:
             takes uint8 ``(N, H, W, C)`` and returns a score or an array of scores.
         arguments: What the loader needs.
         python: The interpreter; None for this one.
-        group: A label for the caller's own use.
     """
 
     name: str
     loader: str
     arguments: dict[str, Argument] = field(default_factory=dict)
     python: str | None = None
-    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ that a library may print what it likes.
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.timing.memory import peak_memory_mb
 
 Predict = Callable[[NDArray[np.uint8]], Any]
 
@@ -81,15 +81,6 @@ def _batches(images: NDArray[np.uint8], batch: int) -> Iterator[NDArray[np.uint8
 def score_of(result: Any) -> float:
     """Return the first number of what a candidate returned."""
     return float(np.asarray(result).reshape(-1)[0])
-
-
-def peak_memory_mb() -> float:
-    """Return the most memory that this process ever held, by the kernel's high-water mark.
-
-    Not by getrusage's, which begins with that of the process that started this one.
-    """
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii", errors="replace"))
-    return round(int(found[1]) * 1024 / 1e6, 1) if found else float("nan")
 
 
 if __name__ == "__main__":

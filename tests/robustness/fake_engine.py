@@ -1,4 +1,4 @@
-"""A TensorRT that records, put into a process of its own: see ``benchmarks/robustness/setups.py``."""
+"""A TensorRT that records, put into a process of its own: see ``tools/setups.py``."""
 
 from __future__ import annotations
 

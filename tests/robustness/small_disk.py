@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.robustness.forks import Child, prepare_process, run_command
-from benchmarks.robustness.kill import facts_of
-from benchmarks.robustness.setups import call_setup
+from tests.robustness.tools.children import Child, prepare_process, run_command
+from tests.robustness.tools.kill import facts_of
+from tests.robustness.tools.setups import call_setup
 
 _NEW_NAMESPACE, _NEW_USER = 0x00020000, 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
 _READ_ONLY, _REMOUNT, _RECURSIVE, _PRIVATE = 1, 32, 16384, 1 << 18  # MS_...

@@ -32,7 +32,7 @@ def image(dataset) -> Path:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", sorted(EXAMPLES))
 def test_damaged_files_are_refused_or_change_nothing(kind, bundle_copy, image) -> None:
-    from benchmarks.robustness.fuzz import fuzz, targets_of
+    from tests.robustness.tools.fuzz import fuzz, targets_of
 
     for name, target in targets_of(kind, bundle_copy, image).items():
         found = fuzz(name, target, EXAMPLES[kind])
@@ -47,7 +47,7 @@ def test_damaged_graphs_are_refused_beneath_their_hash(tool, tiny_bundle, image,
     shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
     job = {"kind": "graph", "folder": str(tmp_path), "image": str(image), "examples": 150, "start": 1}
     # In a process of its own: a runtime that crashes takes its process with it.
-    (found,) = tool("benchmarks.robustness.fuzz", job)
+    (found,) = tool("tests.robustness.tools.fuzz", job)
     assert found["faults"] == []
     assert found["tried"] >= 140
     assert found["accepted"] < found["tried"]
@@ -55,7 +55,7 @@ def test_damaged_graphs_are_refused_beneath_their_hash(tool, tiny_bundle, image,
 
 def test_the_tool_sees_what_is_wrong(bundle_copy, image, monkeypatch) -> None:
     """A reader that raises, reads elsewhere or answers otherwise must not pass unnoticed."""
-    from benchmarks.robustness import fuzz as tools
+    from tests.robustness.tools import fuzz as tools
 
     for fault in (KeyError("boom"), None):
 

@@ -32,7 +32,7 @@ def grey(make_images) -> Image.Image:
 
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_images_are_refused_or_decoded(grey, tmp_path) -> None:
-    from benchmarks.robustness.fuzz import fuzz, image_target
+    from tests.robustness.tools.fuzz import fuzz, image_target
 
     grey.save(tmp_path / "real.png")
     found = fuzz("image", image_target(tmp_path / "real.png", tmp_path), EXAMPLES)
@@ -42,7 +42,7 @@ def test_damaged_images_are_refused_or_decoded(grey, tmp_path) -> None:
 
 
 def test_whole_images_of_every_kind(grey, tmp_path) -> None:
-    from benchmarks.robustness.inputs import image_files
+    from tests.robustness.tools.damage import image_files
 
     expected = np.asarray(grey)
     for name, data in image_files(grey).items():
@@ -62,7 +62,7 @@ def test_whole_images_of_every_kind(grey, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["png-grey", "bmp-colour", "jpeg-colour", "tiff-grey", "gif", "ppm"])
 def test_bombs_are_refused_before_memory_is_taken(grey, tmp_path, name) -> None:
-    from benchmarks.robustness.inputs import declares, image_files
+    from tests.robustness.tools.damage import declares, image_files
 
     file = tmp_path / "bomb.png"
     file.write_bytes(declares(name, image_files(grey)[name], 60000, 60000))
@@ -75,7 +75,7 @@ def test_bombs_are_refused_before_memory_is_taken(grey, tmp_path, name) -> None:
 
 def test_no_other_program_decodes_an_image(grey, tmp_path, monkeypatch) -> None:
     """Pillow hands PostScript to Ghostscript, whatever the file is called."""
-    from benchmarks.robustness.inputs import image_files
+    from tests.robustness.tools.damage import image_files
 
     started = []
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: started.append(a))
@@ -112,7 +112,7 @@ def test_too_little_memory_is_not_called_damage(grey, tmp_path, monkeypatch) -> 
 
 def test_turned_images_are_read_alike(grey, tmp_path) -> None:
     """What image_facts says before training must be what decode_image gives in it."""
-    from benchmarks.robustness.inputs import image_files
+    from tests.robustness.tools.damage import image_files
 
     for name in ("jpeg-turned", "tiff-turned", "png-turned", "webp-turned"):
         file = Path(tmp_path / name)

@@ -40,9 +40,9 @@ def found(tool, tiny_bundle, with_engine, tiny_run, dataset, tmp_path_factory) -
     calibrate = ["calibrate", "{bundle}", str(dataset), "--false-reject-rate"]
     export = ["export", str(tiny_run), "-o", "{bundle}", "--max-batch", "4", "--force"]
     build = ["build-engine", "{bundle}", "--level", "1", "--force"]
-    fake, coarse = "tests.robustness.fake_engine:install", "benchmarks.robustness.setups:no_exchange"
-    graph = f"benchmarks.robustness.setups:graph_at_hand:{tiny_bundle}/model.onnx"
-    alone = "benchmarks.robustness.setups:one_backend"
+    fake, coarse = "tests.robustness.fake_engine:install", "tests.robustness.tools.setups:no_exchange"
+    graph = f"tests.robustness.tools.setups:graph_at_hand:{tiny_bundle}/model.onnx"
+    alone = "tests.robustness.tools.setups:one_backend"
     kills = [
         {"name": "calibrate", "command": [*calibrate, "0.3"], **plain, "random": 2, "repeat": 2, "setup": [alone]},
         {"name": "first engine", "command": build, **plain, "points": 5, "repeat": 1, "setup": [fake]},
@@ -53,10 +53,10 @@ def found(tool, tiny_bundle, with_engine, tiny_run, dataset, tmp_path_factory) -
     two = [[*calibrate, "0.2"], [*calibrate, "0.4"]]
     found = [
         tool(
-            "benchmarks.robustness.race",
+            "tests.robustness.tools.race",
             {"kills": kills, "races": [{"name": "", "commands": two, **plain, "rounds": 3, "setup": [alone]}]},
         ),
-        tool("benchmarks.robustness.race", {"kills": exports}),
+        tool("tests.robustness.tools.race", {"kills": exports}),
     ]
     return {what: [row for part in found for row in part[what]] for what in ("kills", "races")}
 

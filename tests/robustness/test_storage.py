@@ -27,7 +27,7 @@ def found(tool, disk, tiny_bundle, tiny_run, dataset, tiny_options) -> dict[str,
     bundle, good = str(disk / "tile.kdx"), str(dataset / "test/good")
     export, train = ["export", str(tiny_run), "-o"], ["train", str(dataset), "-o", str(disk / "run"), "--epochs", "1"]
     bench = ["bench", str(tiny_bundle), "--runs", "20", "--batch", "1"]
-    traced = {"setup": [f"benchmarks.robustness.setups:graph_at_hand:{tiny_bundle}/model.onnx"]}
+    traced = {"setup": [f"tests.robustness.tools.setups:graph_at_hand:{tiny_bundle}/model.onnx"]}
     calibrate = ["calibrate", bundle, str(dataset), "--false-reject-rate", "0.3"]
     full = {
         "calibrate": {"command": calibrate, "again": True},
@@ -57,7 +57,7 @@ def found(tool, disk, tiny_bundle, tiny_run, dataset, tiny_options) -> dict[str,
     cases = {f"full: {name}": {"free_pages": 0, **held, **case} for name, case in full.items()}
     cases |= {f"read-only: {name}": {"read_only": True, **held, **case} for name, case in closed.items()}
     for case in cases.values():
-        case["setup"] = [*case.get("setup", []), "benchmarks.robustness.setups:one_backend"]
+        case["setup"] = [*case.get("setup", []), "tests.robustness.tools.setups:one_backend"]
     found = tool("tests.robustness.small_disk", list(cases.values()))
     if isinstance(found, dict):
         pytest.skip(f"this system lets nobody mount a disk: {found['unable']}")

@@ -26,7 +26,7 @@ def test_no_backend_for_cpus_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("backend", "precision"), WAYS)
 def test_sixteen_threads_get_what_one_gets(load, images, backend, precision) -> None:
-    from benchmarks.robustness.threads import hammer
+    from tests.robustness.tools.threads import hammer
 
     with load(backend, precision) as detector:
         found = hammer(detector, images, CALLS if backend != "torch" else CALLS // 10)
@@ -37,7 +37,7 @@ def test_sixteen_threads_get_what_one_gets(load, images, backend, precision) -> 
 
 @pytest.mark.parametrize(("backend", "precision"), WAYS)
 def test_a_detector_that_is_closed_under_its_threads_refuses_or_answers(load, images, backend, precision) -> None:
-    from benchmarks.robustness.threads import close_while_judging
+    from tests.robustness.tools.threads import close_while_judging
 
     found = close_while_judging(lambda: load(backend, precision), images, 20)
     assert found.errors == []
@@ -48,7 +48,7 @@ def test_a_detector_that_is_closed_under_its_threads_refuses_or_answers(load, im
 
 @pytest.mark.parametrize(("backend", "precision"), [("onnxruntime-cpu", "fp32"), ("openvino", "int8")])
 def test_loading_and_closing_in_several_threads(load, images, backend, precision) -> None:
-    from benchmarks.robustness.threads import load_and_close
+    from tests.robustness.tools.threads import load_and_close
 
     found = load_and_close(lambda: load(backend, precision), images, 8, 3)
     assert found.errors == []
@@ -57,8 +57,8 @@ def test_loading_and_closing_in_several_threads(load, images, backend, precision
 
 
 def test_the_tool_sees_answers_that_differ_and_threads_that_fail(load, images) -> None:
-    from benchmarks.robustness.threads import hammer
     from kdx.runtime.backend import Outputs
+    from tests.robustness.tools.threads import hammer
 
     with load("onnxruntime-cpu") as detector:
         real, calls = detector.backend.run, []

@@ -31,6 +31,6 @@ def test_both_ways_judge_alike(order, frame) -> None:
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux counts memory there")
 def test_what_a_process_holds_is_counted(order) -> None:
     for way in (SEPARATE, SHARED):
-        held = shared_teacher._hold({**order, "way": way})
+        held = shared_teacher.hold({**order, "way": way})
         assert set(held) == {"rss_mb", "pss_mb", "load_s"}
-    assert shared_teacher._memory()["rss_mb"] > 30
+        assert held["rss_mb"] > 1

@@ -80,7 +80,7 @@ class Damaged:
 
     def content(self) -> bytes:
         """Return the damaged file."""
-        chance, found = random.Random(self.start), bytearray(self.whole)  # noqa: S311
+        chance, found = random.Random(self.start), bytearray(self.whole)
         for _ in range(chance.randint(1, 8)):
             _stir(chance, found)
         return bytes(found)

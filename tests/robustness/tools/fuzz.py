@@ -23,8 +23,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import kdx
-from benchmarks.robustness.guards import alarm, only_inside, peak_mb
-from benchmarks.robustness.inputs import Damaged, damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engine, this_system
 from kdx.bundle.manifest import GOLDEN_MAPS, INDEX, TRAINING_IMAGES
@@ -35,6 +33,8 @@ from kdx.imaging.images import InputSpec, decode_image, image_facts, read_image
 from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
 from kdx.storage.files import sha256_bytes, sha256_file
 from kdx.storage.json_records import encode_record, now
+from tests.robustness.tools.damage import Damaged, damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
+from tests.robustness.tools.guards import alarm, only_inside, peak_mb
 
 # Far beyond what any of these files should need, and far below what a file that lies about its size asks for. An image
 # may declare what it likes up to a limit, here up to 25 megapixels: decoded, converted, and resized in float32.

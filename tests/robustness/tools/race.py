@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.robustness.forks import Child, in_child, prepare_process, run_command
-from benchmarks.robustness.kill import Job, copied, explore, facts_of
-from benchmarks.robustness.setups import call_setup
+from tests.robustness.tools.children import Child, in_child, prepare_process, run_command
+from tests.robustness.tools.kill import Job, copied, explore, facts_of
+from tests.robustness.tools.setups import call_setup
 
 # A calibration that lost against an export is refused, and says so.
 _REFUSED = "was replaced while it was"

@@ -1,9 +1,13 @@
-"""What the workers of ``cpu.py`` load: a bundle as line software does, through ``kdx.load``."""
+"""What workers load of kdx: a bundle as line software loads it, and the eager loop of the papers.
+
+Imports are inside, so that a worker holds what it runs and nothing else.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,3 +33,14 @@ def bundle(arguments: dict[str, Any]) -> Predict:
         return detector(images[0]).score if len(images) == 1 else [verdict.score for verdict in detector.batch(images)]
 
     return predict
+
+
+def eager_loop(arguments: dict[str, Any]) -> Predict:
+    """Load the papers' loop, eager PyTorch with every step apart; arguments: ``run``, ``bundle``, ``threads``."""
+    from kd_train.evaluation.baseline import eager_candidates
+    from kd_train.training.run import Run
+    from kdx.bundle.open import open_bundle
+
+    manifest = open_bundle(arguments["bundle"]).manifest
+    baseline = eager_candidates(Run(Path(arguments["run"])), manifest, arguments["threads"])[0]
+    return lambda images: baseline.run(images).scores

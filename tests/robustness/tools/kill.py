@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.robustness.forks import Child, in_child, run_command
-from benchmarks.robustness.setups import call_setup
+from tests.robustness.tools.children import Child, in_child, run_command
+from tests.robustness.tools.setups import call_setup
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGING = {
@@ -151,7 +151,7 @@ def explore(job: Job) -> Report:
     if new == old:
         raise RuntimeError(f"{job.name} changes nothing: a kill could not be told from a success")
     points = _spread(events, job.points)
-    moments = [random.Random(seed).uniform(0.0, ended.seconds) for seed in range(job.random)]  # noqa: S311
+    moments = [random.Random(seed).uniform(0.0, ended.seconds) for seed in range(job.random)]
     found, lost = {"old": 0, "new": 0}, []
     repeated = kills = 0
     again = set(_spread(len(points) + len(moments), job.repeat)) if job.repeat else set()

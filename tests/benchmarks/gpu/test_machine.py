@@ -1,0 +1,18 @@
+"""What is read of the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.gpu import machine as gpu_machine
+
+
+def test_nvidia_smi_is_asked_field_by_field_where_it_knows_one_not(monkeypatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\ncase "$1" in *bogus*) exit 2;; esac\necho "NVIDIA H200, [N/A], 1980 MHz"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    fields = ("name", "power.limit", "clocks.sm")
+    assert gpu_machine.ask_nvidia_smi(fields) == {"name": "NVIDIA H200", "clocks.sm": "1980 MHz"}
+    assert gpu_machine.ask_nvidia_smi(("name", "bogus")) == {"name": "NVIDIA H200"}
