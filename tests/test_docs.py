@@ -148,6 +148,11 @@ def test_the_site_lists_every_page() -> None:
     assert set(listed) == written | GENERATED
 
 
+def test_the_reference_lists_every_public_name() -> None:
+    listed = re.findall(r"^::: kdx\.(\w+)$", TEXTS["docs/api.md"], re.MULTILINE)
+    assert sorted([*listed, "__version__"]) == sorted(kdx.__all__)
+
+
 def test_no_line_of_prose_is_too_long() -> None:
     for name, text in TEXTS.items():
         prose = re.sub(r"^```.*?^```$|<!-- table.*?<!-- end -->", "", text, flags=re.DOTALL | re.MULTILINE)
