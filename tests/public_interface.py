@@ -60,8 +60,11 @@ def class_members(owner: type) -> dict[str, Any]:
 
 
 def attributes(value: object) -> list[str]:
-    """Return the public attributes that an object has beyond those of its class."""
-    return sorted(name for name in set(dir(value)) - set(dir(type(value))) if not name.startswith("_"))
+    """Return the public attributes that an object has: its own, and those that descriptors of its class compute."""
+    owner = type(value)
+    computed = {name for name in dir(owner) if inspect.isdatadescriptor(inspect.getattr_static(owner, name))}
+    names = (set(dir(value)) - set(dir(owner))) | (computed - set(dir(BaseException)))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def signature(function: Callable[..., Any]) -> list[str]:

@@ -41,6 +41,7 @@ from kd_train.models.torch_vision import import_timm
 from kd_train.models.weights import load_weights
 from kd_train.training.run import package_versions
 from kdx.calibration.rates import quantile_with_interval
+from kdx.decision.rule import DecisionRule
 from kdx.errors import DataError
 from kdx.folders.data_folder import require_good, require_test
 from kdx.imaging.images import InputSpec, read_image
@@ -241,7 +242,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     model, own_settings = fit_peer(Fit(teacher, taps, images, arguments.epochs))
     seconds = time.perf_counter() - started
 
-    detector = Detector(TorchEager(Fused(preprocess, model), threads=1), spec, threshold=None, max_batch=8)
+    detector = Detector(TorchEager(Fused(preprocess, model), threads=1), spec, DecisionRule(), max_batch=8)
     detector.threshold = _threshold(detector, held_out)
     result = evaluate(detector, arguments.data, test)
     counts = {"train": len(training), "held_out": len(held_out)}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.candidates import EAGER, Candidate, memory_used_mib
 from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, row_of
+from kdx.decision.rule import DecisionRule
 from kdx.errors import KdxError
 from kdx.runtime.backend import Outputs
 from kdx.runtime.detector import Detector
@@ -191,7 +192,7 @@ def load(candidate: Candidate, model: Model, batch: int, counts: Counts) -> Sess
         return row_of(key, FAILED, f"parity: {reason}", **row)
     golden = model.golden.images
     images = np.ascontiguousarray(golden[[index % len(golden) for index in range(batch)]])
-    detector = Detector(backend, model.detector.input_spec, threshold=1.0, max_batch=batch)
+    detector = Detector(backend, model.detector.input_spec, DecisionRule(threshold=1.0), max_batch=batch)
     return Session(candidate, key, counts, images, backend, detector, row)
 
 

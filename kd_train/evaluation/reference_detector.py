@@ -8,6 +8,7 @@ from kd_train.training.run import Run
 from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.decision.answers import answer_limits
+from kdx.decision.rule import DecisionRule
 from kdx.imaging.tiling import Stitcher, TileRequest
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import Tiled
@@ -22,13 +23,10 @@ def load_detector(path: Path, *, which: str | None = None, threads: int | None =
     if not are_tiles_asked(run.config, options):
         fused = fuse(run.config, pair)
         backend = TorchEager(fused, threads=threads)
-        limits = answer_limits(spec, fused.size)
-        view = fused.field_of_view
-        return Detector(
-            backend, run.config.input, threshold=None, max_batch=16, field_of_view=view, answer_limits=limits
-        )
+        rule = DecisionRule(field_of_view=fused.field_of_view, answer_limits=answer_limits(spec, fused.size))
+        return Detector(backend, run.config.input, rule, max_batch=16)
     fused, tiling = fuse_tiles(run, pair, options)
     limits = answer_limits(spec, fused.size)
     stitcher = Stitcher(tiling, (fused.input_spec.height, fused.input_spec.width), fused.size)
     tiled = Tiled(TorchEager(fused, threads=threads), stitcher, limits)
-    return Detector(tiled, run.input_for(tiling.frame), threshold=None, max_batch=1, answer_limits=limits)
+    return Detector(tiled, run.input_for(tiling.frame), DecisionRule(answer_limits=limits), max_batch=1)

@@ -18,7 +18,6 @@ from kdx.bundle.manifest import LEVEL, Manifest, Threshold
 from kdx.bundle.pair_spec import ScoreRule
 from kdx.bundle.store import with_file
 from kdx.bundle.stored_level import read_level
-from kdx.decision.roi import Roi, roi_of
 from kdx.errors import DataError, InputError
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.storage.files import sha256_bytes
@@ -69,23 +68,6 @@ class Level:
         return sha256_bytes(self.encoded)
 
 
-@dataclass(frozen=True)
-class Behind:
-    """What is done behind the graph, in this order; nothing where both are None."""
-
-    level: Level | None = None
-    roi: Roi | None = None
-
-    def apply(
-        self, maps: NDArray[np.float32], scores: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return maps ``(..., h, w)`` and scores ``(..., 1)`` as they are decided."""
-        for step in (self.level, self.roi):
-            if step is not None:
-                maps, scores = step.apply(maps, scores)
-        return maps, scores
-
-
 def rule_of(manifest: Manifest) -> ScoreRule:
     """Return how a bundle's map becomes its score; raise ``InputError`` where its score is not of the map alone."""
     if manifest.map_rule is None:
@@ -129,11 +111,6 @@ def level_of(bundle: Bundle) -> Level | None:
     """
     values = read_level(bundle)
     return None if values is None else Level(values, rule_of(bundle.manifest))
-
-
-def golden_behind(bundle: Bundle) -> Behind:
-    """Return how a bundle's golden images are decided: tiles as they are, for level and region are of frames."""
-    return Behind() if bundle.manifest.tiling else Behind(level_of(bundle), roi_of(bundle))
 
 
 def store_calibration(

@@ -9,8 +9,7 @@ from typing import TypeVar
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Manifest
 from kdx.decision.answers import AnswerLimits, answer_limits
-from kdx.decision.level_map import level_of
-from kdx.decision.roi import RoiFrame, roi_of
+from kdx.decision.rule import DecisionRule
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.imaging.tiling import Stitcher
 from kdx.runtime.backend import Backend, runtime_of
@@ -123,28 +122,14 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
     Raises:
         BundleError: Its region of interest or its level map is invalid.
     """
-    manifest = bundle.manifest
     try:
-        roi, level = roi_of(bundle), level_of(bundle)
+        rule = DecisionRule.of(bundle, precision, runtime_of(backend.name))
     except BundleError:
         backend.close()
         raise
-    calibrated = manifest.threshold_of(precision, runtime_of(backend.name))
-    threshold, pixel = (calibrated.score, calibrated.pixel) if calibrated else (None, None)
+    manifest = bundle.manifest
     return Detector(
-        for_frames(backend, manifest),
-        manifest.camera,
-        threshold,
-        max_batch=manifest.max_batch,
-        field_of_view=manifest.field_of_view,
-        pixel_threshold=pixel,
-        frame_limits=manifest.frame_limits,
-        precision=precision,
-        review_threshold=calibrated.review.score if calibrated and calibrated.review else None,
-        roi=roi,
-        roi_frame=RoiFrame.of(manifest),
-        level=level,
-        answer_limits=limits_of_answers(manifest),
+        for_frames(backend, manifest), manifest.camera, rule, max_batch=manifest.max_batch, precision=precision
     )
 
 

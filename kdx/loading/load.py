@@ -11,7 +11,7 @@ from kdx.bundle.open import open_bundle
 from kdx.calibration.validity import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.loading.bundle_detector import detector_of
-from kdx.monitoring.attach import attach
+from kdx.monitoring.observers import with_observers
 from kdx.runtime.backend import require_threads, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.storage.json_records import RUN_INDEX
@@ -87,11 +87,10 @@ def load(
     detector = detector_of(bundle, backend, threads, precision, batch_sizes)
     try:
         warn_of_calibration(bundle, detector.precision, runtime_of(detector.backend.name))
-        attach(detector, bundle, log, metrics)
+        return with_observers(detector, bundle, log, metrics)
     except BaseException:
         detector.close()
         raise
-    return detector
 
 
 def is_run(path: Path) -> bool:

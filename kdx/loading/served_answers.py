@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kdx.bundle.manifest import Manifest, Threshold
 from kdx.calibration.validity import CalibrationWarning
 from kdx.decision.answers import AnswerLimits, answer_limits
+from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Verdict
 from kdx.errors import BackendError, InputError
 from kdx.imaging.frame_faults import FrameLimits
@@ -56,16 +57,14 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
 
     def detector(self) -> Detector:
         """Return a detector that decides on what the server answered."""
-        return Detector(
-            _Elsewhere(),
-            self.input,
-            self.threshold,
-            max_batch=1,
+        rule = DecisionRule(
+            threshold=self.threshold,
+            review_threshold=self.review_threshold,
             pixel_threshold=self.pixel_threshold,
             frame_limits=self.frame_limits,
-            review_threshold=self.review_threshold,
             answer_limits=self.answer_limits,
         )
+        return Detector(_Elsewhere(), self.input, rule, max_batch=1)
 
 
 _NAMES = tuple(field.encode_name for field in msgspec.structs.fields(_Rules))

@@ -102,6 +102,9 @@ class Metrics:
         if np.isfinite(verdict.score):
             self._recent.append(verdict.score)
 
+    def close(self) -> None:
+        """Do nothing: the registry holds the counts, and other detectors of the bundle may add to them."""
+
 
 def _window(families: _Families, labels: tuple[str, str, str], calibrated: Sequence[float]) -> _Window:
     """Return the window of a bundle, precision and runtime: a new one where it was calibrated again."""

@@ -4,86 +4,119 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from kdx.decision.answers import AnswerLimits
-from kdx.decision.level_map import Behind
-from kdx.decision.verdict import Decision as Decision
-from kdx.decision.verdict import Verdict, decide, reason_for
+from kdx.decision.level_map import Level
+from kdx.decision.roi import Roi, RoiFrame
+from kdx.decision.rule import DecisionRule
+from kdx.decision.verdict import Verdict
 from kdx.errors import InputError
-from kdx.imaging.frame_faults import FrameLimits, faults_of
+from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.tensorrt.cuda.arrays import DeviceArray, device_array
 
 if TYPE_CHECKING:
-    from kdx.decision.level_map import Level
     from kdx.decision.regions import Region
-    from kdx.decision.roi import Roi, RoiFrame
-    from kdx.monitoring.prometheus import Metrics
-    from kdx.monitoring.verdict_log import VerdictLog
+
+T = TypeVar("T")
+
+
+class VerdictObserver(Protocol):
+    """Is given every verdict of a detector, for example to log or to count them."""
+
+    def add(self, verdict: Verdict, milliseconds: float) -> None:
+        """Take a verdict and the time that it took. Returns within microseconds, and raises nothing."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is still to be written. Closing twice is harmless."""
+        ...
+
+
+class _FieldOfRule(Generic[T]):
+    """A detector's attribute that is a field of its rule; assigning it gives the detector another rule."""
+
+    def __set_name__(self, owner: type[Detector], name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, detector: None, owner: type[Detector]) -> Self: ...
+    @overload
+    def __get__(self, detector: Detector, owner: type[Detector]) -> T: ...
+    def __get__(self, detector: Detector | None, owner: type[Detector]) -> T | Self:
+        if detector is None:
+            return self
+        value: T = getattr(detector.rule, self._name)
+        return value
+
+    def __set__(self, detector: Detector, value: T) -> None:
+        changed: dict[str, Any] = {self._name: value}
+        detector.rule = replace(detector.rule, **changed)
 
 
 class Detector(ClosesOnExit):
-    """A loaded bundle (or run folder). A context manager; as thread-safe as its backend, which all present ones are.
+    """A loaded bundle (or run folder). A context manager; as thread-safe as its backend, which all backends of kdx are.
 
     A backend that declares ``accepts_device_arrays`` also takes images that lie on the GPU: whatever has
     ``__cuda_array_interface__`` or ``__dlpack__``, an image or a batch in one array.
 
     Attributes:
-        backend: What runs the graph.
-        input: What it accepts.
-        threshold: The calibrated score, or None.
-        max_batch: Images that go through the graph at once; longer batches are split.
+        backend: The backend that runs the graph.
+        input: The images that it accepts.
+        rule: How the graph's answers become verdicts. Its fields are attributes of the detector too.
+        max_batch: The number of images that go through the graph at once; longer batches are split.
+        precision: The precision in which the graph runs.
+        log: The log to which verdicts are written, or None.
+        metrics: What counts verdicts, or None.
+        threshold: The calibrated score above which an image is defective, or None.
+        review_threshold: The calibrated score above which somebody should look, or None.
+        pixel_threshold: The calibrated map value that hardly any good image reaches, or None.
+        level: The bundle's level map, by which anomaly maps are divided, or None.
+        roi: The bundle's region of interest, outside of which nothing counts, or None.
+        roi_frame: What regions of interest for single calls must fit; None where none are accepted (run folders).
         field_of_view: Share of each side of the image, centred, that the networks see and the map covers; below 1 for
             methods that crop.
-        pixel_threshold: The calibrated map value, or None.
-        frame_limits: What good images look like. Frames on the GPU are not looked at, and their verdicts say so.
-        precision: In which the graph runs.
-        review_threshold: The calibrated beginning of the review band, or None.
-        log: Where verdicts are written, or None. Closed with the detector.
-        metrics: What counts verdicts, or None.
-        roi: The bundle's region of interest, or None; outside it nothing counts.
-        roi_frame: What makes regions of interest for single calls; None where there are none (run folders).
-        level: The bundle's level map, by which anomaly maps are divided, or None.
+        frame_limits: What frames that show a part look like. Frames on the GPU are not checked, and their verdicts
+            say so.
         answer_limits: What holds of every answer that the method can give.
     """
+
+    threshold = _FieldOfRule[float | None]()
+    review_threshold = _FieldOfRule[float | None]()
+    pixel_threshold = _FieldOfRule[float | None]()
+    level = _FieldOfRule[Level | None]()
+    roi = _FieldOfRule[Roi | None]()
+    roi_frame = _FieldOfRule[RoiFrame | None]()
+    field_of_view = _FieldOfRule[float]()
+    frame_limits = _FieldOfRule[FrameLimits]()
+    answer_limits = _FieldOfRule[AnswerLimits]()
 
     def __init__(
         self,
         backend: Backend,
         input_spec: InputSpec,
-        threshold: float | None,
+        rule: DecisionRule,
+        *,
         max_batch: int,
-        field_of_view: float = 1.0,
-        pixel_threshold: float | None = None,
-        frame_limits: FrameLimits | None = None,
         precision: str = "fp32",
-        review_threshold: float | None = None,
-        roi: Roi | None = None,
-        roi_frame: RoiFrame | None = None,
-        level: Level | None = None,
-        answer_limits: AnswerLimits | None = None,
+        log: VerdictObserver | None = None,
+        metrics: VerdictObserver | None = None,
     ) -> None:
         self.backend = backend
         self.input = input_spec
-        self.threshold = threshold
+        self.rule = rule
         # An engine may have been built for smaller batches than its bundle's graph.
         self.max_batch = min(max_batch, getattr(backend, "max_batch", max_batch))
-        self.field_of_view = field_of_view
-        self.pixel_threshold = pixel_threshold
-        self.frame_limits = frame_limits or FrameLimits()
         self.precision = precision
-        self.review_threshold = review_threshold
-        self.log: VerdictLog | None = None
-        self.metrics: Metrics | None = None
-        self.roi = roi
-        self.roi_frame = roi_frame
-        self.level = level
-        self.answer_limits = answer_limits or AnswerLimits()
+        self.log = log
+        self.metrics = metrics
 
     def __call__(self, image: NDArray[np.uint8], *, roi: Roi | NDArray[np.uint8] | None = None) -> Verdict:
         """Judge one image.
@@ -91,23 +124,24 @@ class Detector(ClosesOnExit):
         Args:
             image: uint8 ``(H, W, C)``, or ``(H, W)`` for a mono detector; exactly the size of :attr:`input`.
             roi: A region of interest for this call: uint8 ``(H, W)``, 255 for pixels that count and 0 for others, or
-                what :meth:`region_of_interest` made of it, which takes no time again. None takes the bundle's. In
-                another than the bundle's, the threshold does not hold: there is a score, and the decision is undecided.
+                the result of :meth:`region_of_interest`, which saves the time of checking the mask at each call. None
+                takes the bundle's. The threshold does not apply in a different region: the verdict has a score, and
+                its decision is undecided.
 
         Raises:
-            InputError: Another type, size or channel count; a region that cannot be.
+            InputError: Another type, size or channel count; an invalid region.
             BackendError: The runtime failed; the next call may succeed.
         """
         started = time.perf_counter()
-        asked = self.region_of_interest(roi) if isinstance(roi, np.ndarray) else roi
+        region = self.region_of_interest(roi) if isinstance(roi, np.ndarray) else roi
         batch: Any = self._on_device(image)
         frame = None
         if batch is None:
             batch = np.ascontiguousarray(self.input.check(image)[None])
             frame = batch[0]
         outputs = self.backend.run(batch)
-        verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame, asked)
-        self._keep([verdict], time.perf_counter() - started)
+        verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame, region)
+        self._notify([verdict], time.perf_counter() - started)
         return verdict
 
     def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
@@ -115,7 +149,7 @@ class Detector(ClosesOnExit):
 
         All of them or none: where a part of them fails, no verdict is returned, logged or counted.
         """
-        found: list[tuple[list[Verdict], float]] = []
+        judged: list[tuple[list[Verdict], float]] = []
         started = time.perf_counter()
         for part in self._parts(images):
             outputs = self.backend.run(part)
@@ -123,33 +157,33 @@ class Detector(ClosesOnExit):
             answers = zip(outputs.maps, outputs.scores, frames, strict=True)
             verdicts = [self.verdict(anomaly_map, score, frame) for anomaly_map, score, frame in answers]
             ended = time.perf_counter()
-            found.append((verdicts, ended - started))
+            judged.append((verdicts, ended - started))
             started = ended
-        for verdicts, seconds in found:
-            self._keep(verdicts, seconds)
-        return [verdict for verdicts, _ in found for verdict in verdicts]
+        for verdicts, seconds in judged:
+            self._notify(verdicts, seconds)
+        return [verdict for verdicts, _ in judged for verdict in verdicts]
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
         """Return the maps ``(N, h, w)`` and scores ``(N, 1)`` of several images, as verdicts have them."""
         parts = [self.checked(self.backend.run(part)) for part in self._parts(images)]
         if not parts:
             return Outputs(np.empty((0, 0, 0), np.float32), np.empty((0, 1), np.float32))
-        behind = Behind(self.level, self.roi)
-        parts = [Outputs(*behind.apply(part.maps, part.scores)) for part in parts]
+        process = self.rule.post_processing.apply
+        parts = [Outputs(*process(part.maps, part.scores)) for part in parts]
         if len(parts) == 1:
             return parts[0]
         return Outputs(np.concatenate([p.maps for p in parts]), np.concatenate([p.scores for p in parts]))
 
     def checked(self, raw: Outputs) -> Outputs:
-        """Return what a backend gave, with scores of NaN where map or score is not one that the method can give."""
+        """Return a backend's outputs, with scores of NaN where map or score is not one that the method can give."""
         return Outputs(raw.maps, self.answer_limits.mark(raw.maps, raw.scores))
 
     def region_of_interest(self, mask: NDArray[np.uint8]) -> Roi:
         """Return a region of interest for calls: uint8 ``(H, W)``, 255 for pixels that count and 0 for others.
 
         Raises:
-            InputError: It does not fit the camera's image, has other values, or excludes nothing or everything; or the
-                method takes none.
+            InputError: The mask does not fit the camera's image, has other values, or excludes nothing or everything;
+                or the method accepts no regions.
         """
         if self.roi_frame is None:
             raise InputError("a run takes no region of interest", fix="export it: kdx export RUN -o NAME.kdx")
@@ -181,54 +215,35 @@ class Detector(ClosesOnExit):
         image: NDArray[np.uint8] | None = None,
         roi: Roi | None = None,
     ) -> Verdict:
-        """Return the verdict on what a backend gave for one image: a map ``(h, w)`` and a score ``(1,)``.
+        """Return the verdict on a backend's outputs for one image; see :meth:`kdx.decision.rule.DecisionRule.verdict`.
 
         Args:
-            anomaly_map: Of the image.
-            score: Of the image.
-            image: uint8 ``(H, W, C)``, to be looked at; None where it lies on the GPU.
-            roi: The region of interest; None takes the bundle's.
+            anomaly_map: The graph's map, float32 ``(h, w)``.
+            score: The graph's score, float32 ``(1,)``.
+            image: The frame, uint8 ``(H, W, C)``, which is checked for faults; None if it lies on the GPU.
+            roi: A region of interest for this image; None for the bundle's.
         """
-        fault = self.answer_limits.fault_of(anomaly_map, float(score[0]))
-        is_calibrated = roi is None or roi.is_same(self.roi)
-        anomaly_map, score = Behind(self.level, roi or self.roi).apply(anomaly_map, score)
-        value = float("nan") if fault else float(score[0])
-        faults = () if image is None else faults_of(image, self.frame_limits)
-        threshold, pixel, review = (
-            (self.threshold, self.pixel_threshold, self.review_threshold) if is_calibrated else (None, None, None)
-        )
-        decision = decide(value, threshold, faults, review)
-        return Verdict(
-            decision,
-            value,
-            threshold,
-            anomaly_map,
-            pixel,
-            faults,
-            review,
-            reason_for(decision, value, threshold, fault, other_region=not is_calibrated),
-            frame_checked=image is not None,
-        )
+        return self.rule.verdict(anomaly_map, score, image, roi)
 
     def regions(self, verdict: Verdict, *, min_area: float = 0.0, pixel_size_um: float | None = None) -> list[Region]:
         """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.decision.regions.find_regions`.
 
         Raises:
-            InputError: The bundle has no pixel threshold: it is not calibrated; or the answer is not one the method
-                can give.
-            OptionError: An area or a pixel's size that cannot be.
+            InputError: The bundle is not calibrated, so that there is no pixel threshold; or the answer is not one
+                that the method can give.
+            OptionError: An invalid area or pixel size.
         """
         from kdx.decision.regions import find_regions
 
         if verdict.reason is not None and verdict.reason.is_of_answer:
             raise InputError(
-                f"an image whose answer is none has no regions: {verdict.reason.value}",
+                f"a verdict on an invalid answer has no regions: {verdict.reason.value}",
                 expected="a verdict on an answer that the method can give",
                 fix="run kdx verify: the runtime, its driver or the graph is at fault",
             )
         if verdict.pixel_threshold is None:
             raise InputError(
-                "without a pixel threshold there are no regions", fix="calibrate: kdx calibrate BUNDLE DATA"
+                "a verdict without a pixel threshold has no regions", fix="calibrate: kdx calibrate BUNDLE DATA"
             )
         return find_regions(
             verdict.anomaly_map,
@@ -239,15 +254,16 @@ class Detector(ClosesOnExit):
             pixel_size_um=pixel_size_um,
         )
 
-    def _keep(self, verdicts: Sequence[Verdict], seconds: float) -> None:
-        """Log and count verdicts that took so long together."""
-        for each in (self.log, self.metrics):
-            if each is not None:
+    def _notify(self, verdicts: Sequence[Verdict], seconds: float) -> None:
+        """Give the observers verdicts that took so long together."""
+        for observer in (self.log, self.metrics):
+            if observer is not None:
                 for verdict in verdicts:
-                    each.add(verdict, seconds * 1e3 / len(verdicts))
+                    observer.add(verdict, seconds * 1e3 / len(verdicts))
 
     def close(self) -> None:
-        """Free the backend, and write what the log still holds."""
+        """Free the backend, and close the observers."""
         self.backend.close()
-        if self.log is not None:
-            self.log.close()
+        for observer in (self.log, self.metrics):
+            if observer is not None:
+                observer.close()

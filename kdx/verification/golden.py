@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle, Golden
 from kdx.bundle.manifest import Manifest
-from kdx.decision.level_map import Behind, golden_behind
+from kdx.decision.post_processing import PostProcessing, golden_post_processing
 from kdx.decision.verdict import decide
 from kdx.errors import BackendError
 from kdx.runtime.backend import Backend, Outputs, runtime_of
@@ -79,8 +79,12 @@ def check_golden(
         BackendError: The backend failed.
     """
     thresholds = thresholds_of(bundle.manifest, precision, runtime or runtime_of(backend.name))
-    graph, reference, behind = graph_backend(backend), golden or bundle.golden(), golden_behind(bundle)
-    return [compare_batch(graph, reference, batch, thresholds, precision, behind) for batch in batches]
+    graph, reference, post_processing = (
+        graph_backend(backend),
+        golden or bundle.golden(),
+        golden_post_processing(bundle),
+    )
+    return [compare_batch(graph, reference, batch, thresholds, precision, post_processing) for batch in batches]
 
 
 def require_passed(bundle: Bundle, comparisons: Sequence[Comparison]) -> None:
@@ -120,7 +124,7 @@ def compare_batch(
     batch: int,
     thresholds: tuple[float, float] | None,
     precision: str = "fp32",
-    behind: Behind | None = None,
+    post_processing: PostProcessing | None = None,
 ) -> Comparison:
     """Run the golden images in batches of one size and compare the outputs with the reference's.
 
@@ -132,7 +136,7 @@ def compare_batch(
         batch: The batch size.
         thresholds: FP32's and the backend's own; None compares no decisions.
         precision: The precision of the graph.
-        behind: Level map and region of interest, or None.
+        post_processing: Level map and region of interest, or None.
     """
     outputs = _run(backend, golden.images, batch)
     not_finite = int((~np.isfinite(outputs.maps)).sum() + (~np.isfinite(outputs.scores)).sum())
@@ -145,7 +149,7 @@ def compare_batch(
     score_max, map_max = float((np.abs(outputs.scores - golden.scores) / scale).max()), float(relative.max())
     flips = None
     if thresholds is not None:
-        flips = _count_flips(golden, outputs, thresholds, tolerances.tie, behind or Behind())
+        flips = _count_flips(golden, outputs, thresholds, tolerances.tie, post_processing or PostProcessing())
     return msgspec.structs.replace(
         facts,
         score_max=score_max,
@@ -195,11 +199,13 @@ def _run(backend: Backend, images: NDArray[np.uint8], size: int) -> Outputs:
     return Outputs(np.concatenate(maps)[:count], np.concatenate(scores)[:count])
 
 
-def _count_flips(golden: Golden, outputs: Outputs, thresholds: tuple[float, float], tie: float, behind: Behind) -> int:
+def _count_flips(
+    golden: Golden, outputs: Outputs, thresholds: tuple[float, float], tie: float, post_processing: PostProcessing
+) -> int:
     """Count the golden images that the backend decides differently, except those that are ties."""
     threshold, own = thresholds
-    theirs = behind.apply(golden.maps, golden.scores)[1][:, 0].tolist()
-    ours = behind.apply(outputs.maps, outputs.scores)[1][:, 0].tolist()
+    theirs = post_processing.apply(golden.maps, golden.scores)[1][:, 0].tolist()
+    ours = post_processing.apply(outputs.maps, outputs.scores)[1][:, 0].tolist()
     return sum(
         decide(score, own) is not decide(reference, threshold)
         for score, reference in zip(ours, theirs, strict=True)

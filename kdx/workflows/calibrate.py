@@ -16,7 +16,8 @@ from kdx.calibration.rates import require_rates
 from kdx.calibration.threshold import Calibration
 from kdx.calibration.threshold import calibrate as calibrate_bundle
 from kdx.calibration.validity import runtimes_for
-from kdx.decision.level_map import Behind, store_calibration
+from kdx.decision.level_map import store_calibration
+from kdx.decision.post_processing import PostProcessing
 from kdx.errors import BackendError
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import SILENT, Progress
@@ -188,7 +189,7 @@ def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibratio
     """
     # Level and region are of frames; the golden images of a bundle for large ones are tiles.
     golden, is_tiled = bundle.golden(), bundle.manifest.tiling is not None
-    behind = Behind() if is_tiled else Behind(detector.level, detector.roi)
+    behind = PostProcessing() if is_tiled else PostProcessing(detector.level, detector.roi)
     graph = graph_backend(detector.backend)
     answers = [graph.run(image[None]) for image in golden.images]
     found = np.concatenate([each.maps for each in answers]), np.concatenate([each.scores for each in answers])

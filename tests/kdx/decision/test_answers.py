@@ -15,6 +15,7 @@ from kdx.bundle.pair_spec import Combine, Distance, Join, MapSpec, PairSpec, Sco
 from kdx.decision.answers import ROUNDING, SCORE_TOLERANCE, AnswerFault, AnswerLimits, answer_limits
 from kdx.decision.level_map import Level
 from kdx.decision.regions import find_regions
+from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Decision, Reason
 from kdx.errors import DataError, GateError, InputError
 from kdx.imaging.tiling import Stitcher, plan_tiles
@@ -333,7 +334,7 @@ def test_images_on_the_gpu_are_checked_by_their_answers(tiny_bundle):
     from kdx.runtime.tensorrt.cuda.arrays import DeviceArray
 
     spec = open_bundle(tiny_bundle).manifest.input
-    detector = Detector(OnDevice(), spec, 1.0, max_batch=1)
+    detector = Detector(OnDevice(), spec, DecisionRule(threshold=1.0), max_batch=1)
     verdict = detector(DeviceArray(4096, (spec.height, spec.width, spec.channels), None, None, None))
     require_undecided(verdict)
     assert not verdict.frame_checked

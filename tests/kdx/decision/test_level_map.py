@@ -19,8 +19,10 @@ from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.calibration.level_fit import FEWEST, FittedLevel, fit_level
 from kdx.calibration.threshold import calibrate
-from kdx.decision.level_map import FLOOR, Behind, Level, level_from, level_of
+from kdx.decision.level_map import FLOOR, Level, level_from, level_of
+from kdx.decision.post_processing import PostProcessing
 from kdx.decision.roi import RoiFrame, StaleCalibrationWarning
+from kdx.decision.rule import DecisionRule
 from kdx.errors import BundleError, DataError, InputError
 from kdx.imaging.image_identity import KnownImages
 from kdx.imaging.images import InputSpec
@@ -69,14 +71,14 @@ def test_the_score_is_of_the_normalised_map_and_then_of_the_region(rule):
     mask[0, 0] = 0
     raw = np.ones((3, 1), np.float32)
     raw[2] = np.nan
-    kept, scores = Behind(Level(values, rule), RoiFrame((8, 8), (4, 4), 1.0, rule).roi(mask)).apply(maps, raw)
+    kept, scores = PostProcessing(Level(values, rule), RoiFrame((8, 8), (4, 4), 1.0, rule).roi(mask)).apply(maps, raw)
     by_hand = [getattr((each / values).ravel()[1:], rule)() for each in maps]
     assert scores[:2, 0].tolist() == pytest.approx(by_hand[:2], rel=1e-6)
     assert np.isnan(scores[2, 0])
     assert (kept[:, 0, 0] == 0).all()
     whole = Level(values, rule).apply(maps[0], raw[0])  # one image without a batch
     assert whole[1].tolist() == pytest.approx([getattr(maps[0] / values, rule)()], rel=1e-6)
-    assert Behind().apply(maps, raw) == (maps, raw)
+    assert PostProcessing().apply(maps, raw) == (maps, raw)
 
 
 # A hot stripe that good parts have, and a faint defect in a calm place
@@ -128,7 +130,7 @@ def test_a_faint_defect_in_a_calm_place_is_found_only_per_position(tiny_bundle, 
         Image.fromarray(part(rng)[..., 0]).save(path)
     fresh, bad = [part(rng) for _ in range(200)], [part(rng, defect=60) for _ in range(20)]
 
-    detector = Detector(Stripe(), InputSpec(height=SIZE, width=SIZE, channels=1), None, max_batch=8)
+    detector = Detector(Stripe(), InputSpec(height=SIZE, width=SIZE, channels=1), DecisionRule(), max_batch=8)
     detector.threshold = calibrate(bundle, detector, paths, 0.05).threshold.score
     assert np.mean([verdict.score > detector.threshold for verdict in detector.batch(bad)]) <= 0.2  # as good ones
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from kdx.decision.overlay import _CAPTION_HEIGHT, caption_lines, heat_layer, render_overlay
-from kdx.runtime.detector import Decision, Verdict
+from kdx.decision.verdict import Decision, Verdict
 
 SIDE = 320  # large enough not to be enlarged
 

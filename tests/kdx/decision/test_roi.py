@@ -16,7 +16,7 @@ import kdx
 from kd_train.evaluation.metrics import per_region_overlap
 from kdx.bundle.manifest import ROI
 from kdx.bundle.open import open_bundle
-from kdx.decision.level_map import Behind
+from kdx.decision.post_processing import PostProcessing
 from kdx.decision.roi import RoiFrame, StaleCalibrationWarning, propose_mask, roi_of
 from kdx.errors import DataError, InputError, KdxError, OptionError
 
@@ -234,8 +234,10 @@ def test_a_flip_in_the_region_is_found(within):
 
     scores = np.sort(roi.apply(golden.maps, golden.scores)[1][:, 0])
     middle = float(scores[:2].mean())
-    same = compare_batch(Replayed(), golden, 1, (middle, middle), behind=Behind(roi=roi))
-    moved = compare_batch(Replayed(), golden, 1, (middle, float(scores[-1]) * 2), behind=Behind(roi=roi))
+    same = compare_batch(Replayed(), golden, 1, (middle, middle), post_processing=PostProcessing(roi=roi))
+    moved = compare_batch(
+        Replayed(), golden, 1, (middle, float(scores[-1]) * 2), post_processing=PostProcessing(roi=roi)
+    )
     assert (same.flips, moved.flips) == (0, len(scores) - 1)
 
 

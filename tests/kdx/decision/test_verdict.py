@@ -10,9 +10,11 @@ from PIL import Image
 
 import kdx
 from kdx.bundle.open import open_bundle
+from kdx.decision.rule import DecisionRule
+from kdx.decision.verdict import Decision, decide
 from kdx.errors import BackendError
 from kdx.monitoring.verdict_log import read_log
-from kdx.runtime.detector import Decision, Detector, decide
+from kdx.runtime.detector import Detector
 
 # One answer, however it is run
 
@@ -124,7 +126,7 @@ def test_nan_from_a_backend_is_undecided(tiny_bundle, frame):
                 np.full((len(images), 2, 2), np.nan, np.float32), np.full((len(images), 1), np.nan, np.float32)
             )
 
-    detector = Detector(Broken(), open_bundle(tiny_bundle).manifest.input, 1.0, max_batch=4)
+    detector = Detector(Broken(), open_bundle(tiny_bundle).manifest.input, DecisionRule(threshold=1.0), max_batch=4)
     assert not detector(frame).is_good
     assert detector(frame).decision is Decision.UNDECIDED
 

@@ -12,8 +12,8 @@ from PIL import Image
 import kdx
 from kdx.bundle.open import open_bundle
 from kdx.calibration.frame_limits import FEWEST, learn_limits, outliers_of
+from kdx.decision.verdict import Decision, decide
 from kdx.imaging.frame_faults import ChannelLimits, FrameFault, FrameLimits, faults_of, limits_of, values_of
-from kdx.runtime.detector import Decision, decide
 
 ANY = FrameLimits()
 

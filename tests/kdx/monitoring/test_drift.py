@@ -13,10 +13,10 @@ import pytest
 
 import kdx
 from kdx.bundle.open import open_bundle
+from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.monitoring.drift import find_drift
 from kdx.monitoring.verdict_log import LogFacts, LoggedVerdicts, VerdictLog, read_log
-from kdx.runtime.detector import Decision, Verdict
 
 FACTS = LogFacts("tile.kdx", "a" * 64, "fp32")
 

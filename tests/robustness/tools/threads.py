@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kdx
+from kdx.decision.verdict import Verdict
 from kdx.errors import BackendError
-from kdx.runtime.detector import Detector, Verdict
+from kdx.runtime.detector import Detector
 
 # A thread that is not through by then hangs.
 _PATIENCE_SECONDS = 300.0

@@ -13,6 +13,7 @@ import pytest
 
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import PLAN, RECORD, SCHEMA, EngineRecord, Fingerprint, Layer, this_system
+from kdx.decision.rule import DecisionRule
 from kdx.errors import BackendError, InputError
 from kdx.imaging.images import InputSpec
 from kdx.runtime.detector import Detector
@@ -335,7 +336,9 @@ class OnFakeGpu:
 @pytest.fixture
 def detector(bundle, cuda):
     write_engine(bundle)
-    with Detector(open_backend(bundle, cuda), InputSpec(height=6, width=8), 1e9, max_batch=16) as opened:
+    with Detector(
+        open_backend(bundle, cuda), InputSpec(height=6, width=8), DecisionRule(threshold=1e9), max_batch=16
+    ) as opened:
         yield opened
 
 
@@ -377,7 +380,7 @@ def test_a_mono_detector_takes_images_without_a_channel(cuda, images):
         def run(self, batch):
             raise BackendError(f"got {batch.shape}")
 
-    detector = Detector(Echo(), InputSpec(height=6, width=8, channels=1), 1.0, max_batch=16)
+    detector = Detector(Echo(), InputSpec(height=6, width=8, channels=1), DecisionRule(threshold=1.0), max_batch=16)
     array = OnFakeGpu(cuda, np.ascontiguousarray(images[0, :, :, 0]))
     with pytest.raises(BackendError, match=r"got \(1, 6, 8, 1\)"):
         detector(array)
@@ -396,7 +399,7 @@ def test_other_backends_get_no_arrays_on_the_gpu(cuda, images):
             raise AssertionError("reached")
 
     array = OnFakeGpu(cuda, images[0])
-    detector = Detector(HostOnly(), InputSpec(height=6, width=8), 1.0, max_batch=16)
+    detector = Detector(HostOnly(), InputSpec(height=6, width=8), DecisionRule(threshold=1.0), max_batch=16)
     with pytest.raises(InputError, match="takes numpy arrays"):
         detector(array)
     with pytest.raises(InputError, match="a batch is an array"):
