@@ -57,10 +57,10 @@ def invoke(*args: object, code: int | None = 0) -> CliResult:
     """Call the command line in this process; ``code`` is the exit status it must return (None: any)."""
     from typer.testing import CliRunner
 
-    from kdx.cli import common
+    from kdx.cli import output
     from kdx.cli.app import app
 
-    common.out.width = common.err.width = 10_000  # messages are not broken over lines
+    output.out.width = output.err.width = 10_000  # messages are not broken over lines
     result = CliRunner().invoke(app, [str(arg) for arg in args])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

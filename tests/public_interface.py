@@ -138,13 +138,6 @@ def error_classes() -> dict[str, int]:
     }
 
 
-def exit_class() -> type[Exception]:
-    """Return what a command raises to end with an exit status."""
-    import typer
-
-    return typer.Exit
-
-
 def bare_header(text: str) -> str:
     """Return a C or C++ header without comments, blank lines and white space that means nothing."""
     text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)

@@ -74,16 +74,19 @@ def test_options():
 
 
 def test_exit_statuses_of_errors():
-    from kdx.cli.common import command
+    import typer
+    from typer.testing import CliRunner
+
+    from kdx.cli.errors import Command
 
     def status(error: BaseException) -> int:
-        @command
-        def fails(run: Path) -> None:
+        app = typer.Typer(pretty_exceptions_enable=False)
+
+        @app.command(cls=Command)
+        def fails() -> None:
             raise error
 
-        with pytest.raises(public.exit_class()) as left:
-            fails(run=Path("none"))
-        return int(left.value.exit_code)
+        return CliRunner().invoke(app, []).exit_code
 
     found = {type(each).__name__: status(each) for each in (OSError(), KeyboardInterrupt(), RuntimeError())}
     hold("exit_statuses.json", {**public.error_classes(), **found})

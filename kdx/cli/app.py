@@ -32,6 +32,7 @@ from kdx.cli import (
     triton,
     verify,
 )
+from kdx.cli.errors import Command
 from kdx.text import visible
 
 _HELP = """From a folder of good parts to a verdict on the line.
@@ -75,7 +76,11 @@ _COMMANDS = (
 )  # fmt: skip
 for _module in _COMMANDS:
     _name = _module.__name__.rpartition(".")[2]
-    app.command(_name.replace("_", "-"), context_settings=getattr(_module, "CONTEXT", None))(getattr(_module, _name))
+    app.command(
+        _name.replace("_", "-"),
+        cls=getattr(_module, "COMMAND", Command),
+        context_settings=getattr(_module, "CONTEXT", None),
+    )(getattr(_module, _name))
 
 
 def _show_version(value: bool) -> None:

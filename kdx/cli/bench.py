@@ -8,21 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kdx.cli.common import (
-    FORCE_OPTION,
-    JSON_OPTION,
-    batch_sizes,
-    command,
-    make_table,
-    needs,
-    out,
-    print_json,
-    progress_for,
-    require_effect,
-    write_json,
-)
+from kdx.cli.options import FORCE_OPTION, JSON_OPTION, batch_sizes, require_effect
+from kdx.cli.output import make_table, out, print_json, progress_for
 from kdx.errors import OptionError
 from kdx.storage.files import refuse_existing
+from kdx.storage.json_output import write_json
+from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
@@ -30,7 +21,6 @@ if TYPE_CHECKING:
     from kdx.runtime.cycle_time import Contract
 
 
-@command
 def bench(
     bundle: Path = typer.Argument(help="Bundle to time."),
     baseline: Path | None = typer.Option(None, "--baseline", help="The run it was exported from: adds eager PyTorch."),

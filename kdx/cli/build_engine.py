@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kdx.bundle.engine_record import FLAVOURS, Engine, describe, engines_of, mismatch
-from kdx.cli.common import FORCE_OPTION, JSON_OPTION, batch_sizes, command, err, one_of, out, print_json
+from kdx.cli.options import FORCE_OPTION, JSON_OPTION, batch_sizes, one_of
+from kdx.cli.output import err, out, print_json
 
 if TYPE_CHECKING:
     from kd_export.engine.build import BuildPlan
 
 
-@command
 def build_engine(
     bundle: Path = typer.Argument(help="Bundle to build for; the engine is added to its folder."),
     fp16: bool = typer.Option(False, "--fp16", help="From the FP16 graph (kdx export --precision fp32,fp16)."),

@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import (
-    GOOD_FOLDER_OPTION,
-    JSON_OPTION,
-    MAX_BAD_OPTION,
-    SUBFOLDERS_OPTION,
-    THREADS_OPTION,
-    command,
-    number,
-    out,
-    print_json,
-    progress_for,
-    report_bad,
-    report_remarks,
-)
+from kdx.cli.options import GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, THREADS_OPTION
+from kdx.cli.output import number, out, print_json, progress_for, report_bad, report_remarks
 
 if TYPE_CHECKING:
     from kdx.calibration.threshold import Calibration
@@ -30,7 +18,6 @@ if TYPE_CHECKING:
     from kdx.workflows.calibrate import Calibrations
 
 
-@command
 def calibrate(
     bundle: Path = typer.Argument(help="Bundle to calibrate."),
     data: Path = typer.Argument(

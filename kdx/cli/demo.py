@@ -10,19 +10,11 @@ from typing import Any
 
 import typer
 
-from kdx.cli.common import (
-    JSON_OPTION,
-    command,
-    make_table,
-    needs,
-    number,
-    out,
-    percent,
-    print_json,
-    progress_for,
-    write_json,
-)
+from kdx.cli.options import JSON_OPTION
+from kdx.cli.output import make_table, number, out, percent, print_json, progress_for
 from kdx.progress import Progress
+from kdx.storage.json_output import write_json
+from kdx.workflows.packages import needs
 
 _BACKBONE = "tf_efficientnet_lite0"
 _FALSE_REJECT_RATE = 0.02
@@ -48,7 +40,6 @@ _FULL = _Size(image_size=256, epochs=60, max_train=None, max_test=None, bench_ru
 _SMALLEST = _Size(image_size=64, epochs=1, max_train=128, max_test=16, bench_runs=20, validation_fraction=0.5)
 
 
-@command
 def demo(
     folder: Path = typer.Option(Path("demo"), "--out", "-o", help="Folder to write."),
     full: bool = typer.Option(False, "--full", help="Train properly: larger images, more epochs (about half an hour)."),

@@ -8,7 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rich.markup import escape
 
-from kdx.cli.common import JSON_OPTION, command, make_table, out, print_json
+from kdx.cli.options import JSON_OPTION
+from kdx.cli.output import make_table, out, print_json
 
 # What each part of kdx needs, by module; the extra that brings it; what it is for.
 _PARTS = (
@@ -34,7 +35,6 @@ _PARTS = (
 )
 
 
-@command
 def doctor(json: bool = JSON_OPTION) -> None:
     """Say what this machine can run, and what to install for the rest."""
     import kdx

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import typer
 
-from kdx.cli.common import JSON_OPTION, command, make_table, out, percent, print_json
+from kdx.cli.options import JSON_OPTION
+from kdx.cli.output import make_table, out, percent, print_json
 
 
-@command
 def drift(
     bundle: Path = typer.Argument(help="Calibrated bundle."),
     log: Path = typer.Argument(help="Log of verdicts: kdx.load(BUNDLE, log=PATH)."),

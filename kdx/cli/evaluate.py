@@ -8,32 +8,24 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kdx.cli.common import (
+from kdx.cli.options import (
     FORCE_OPTION,
     GOOD_FOLDER_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
     SUBFOLDERS_OPTION,
     THREADS_OPTION,
-    command,
-    make_table,
-    needs,
-    out,
-    percent,
-    print_json,
-    progress_for,
-    report_bad,
-    report_remarks,
     require_effect,
-    write_json,
 )
+from kdx.cli.output import make_table, out, percent, print_json, progress_for, report_bad, report_remarks
 from kdx.storage.files import refuse_existing
+from kdx.storage.json_output import write_json
+from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
     from kdx.imaging.image_identity import KnownImages
 
 
-@command
 def evaluate(
     detector: Path = typer.Argument(help="Run folder or bundle."),
     data: Path = typer.Argument(

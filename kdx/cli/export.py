@@ -11,21 +11,13 @@ from rich.markup import escape
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
-from kdx.cli.common import (
-    FORCE_OPTION,
-    JSON_OPTION,
-    command,
-    needs,
-    one_of,
-    out,
-    print_json,
-    progress_for,
-    require_effect,
-)
+from kdx.cli.options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
+from kdx.cli.output import out, print_json, progress_for
 from kdx.errors import DataError, OptionError
 from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.imaging.tiling import SEAM_TOLERANCE, TileRequest, Tiling
 from kdx.progress import Progress
+from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
     from kd_train.training.run import Run
@@ -33,7 +25,6 @@ if TYPE_CHECKING:
     from kdx.verification.held_out import HeldOut
 
 
-@command
 def export(
     run: Path = typer.Argument(help="Run folder of kdx train."),
     bundle: Path = typer.Option(..., "--out", "-o", help="Bundle to write, NAME.kdx."),

@@ -5,23 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 
-from kdx.cli.common import (
-    GOOD_FOLDER_OPTION,
-    JSON_OPTION,
-    MAX_BAD_OPTION,
-    SUBFOLDERS_OPTION,
-    command,
-    err,
-    needs,
-    one_of,
-    print_json,
-    progress_for,
-)
+from kdx.cli.errors import Interrupted
+from kdx.cli.options import GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, one_of
+from kdx.cli.output import err, print_json, progress_for, say, say_nothing
+from kdx.workflows.packages import needs
 
 
-@command
 def fit(
     data: Path = typer.Argument(
         help="Folder of images: a published data set, the MVTec layout, or good images directly."
@@ -131,13 +121,12 @@ def fit(
         ),
     )
     try:
-        report = search(request, progress_for(json), _silent if json else _say)
+        report = search(request, progress_for(json), say_nothing if json else say)
     except KeyboardInterrupt:
-        err.print(
-            f"what is finished stands in '{escape(str(target))}'; the same command goes on from there, and with "
-            "--hours 0 it reports on what is trained"
-        )
-        raise
+        raise Interrupted(
+            f"what is finished is in '{target}': run the same command again to continue, or with --hours 0 to report "
+            "on what is trained"
+        ) from None
     if json:
         print_json(report)
     else:
@@ -147,14 +136,6 @@ def fit(
     only_screened = hours == 0 and not report.rows and any(one.outcome == "may keep" for one in report.screened)
     if report.best is None and not only_screened:
         raise typer.Exit(1)
-
-
-def _say(line: str) -> None:
-    err.print(escape(line))
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import typer
 
 from kdx.bundle.engine_record import describe, engines_of
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, Variant
-from kdx.cli.common import JSON_OPTION, command, make_table, number, out, print_json
-from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
+from kdx.cli.options import JSON_OPTION, REQUIRE_SIGNATURE_OPTION
+from kdx.cli.output import make_table, number, out, print_json
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kdx.imaging.tiling import Tiling
 
 
-@command
 def inspect(
     bundle: Path = typer.Argument(help="Bundle to look into."),
     require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from kdx.cli.common import JSON_OPTION, command, make_table, needs, out, print_json
+from kdx.cli.options import JSON_OPTION
+from kdx.cli.output import make_table, out, print_json
+from kdx.workflows.packages import needs
 
 
-@command
 def methods(json: bool = JSON_OPTION) -> None:
     """List the methods: paper, teacher, settings, and the options that only one method has."""
     with needs("train", "listing methods"):

@@ -11,20 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import (
-    FORCE_OPTION,
-    MAX_BAD_OPTION,
-    THREADS_OPTION,
-    command,
-    err,
-    make_table,
-    out,
-    print_json_line,
-    progress_for,
-    report_bad,
-    report_remarks,
-)
-from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
+from kdx.cli.errors import LinesCommand
+from kdx.cli.options import FORCE_OPTION, MAX_BAD_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION
+from kdx.cli.output import err, make_table, out, print_json_line, progress_for, report_bad, report_remarks
 from kdx.folders.image_search import LeftOut
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import remark
@@ -47,7 +36,9 @@ class RegionOptions:
     pixel_size_um: float | None
 
 
-@command(json_lines=True)
+COMMAND = LinesCommand
+
+
 def predict(
     bundle: Path = typer.Argument(help="Bundle (or run folder)."),
     images: list[Path] = typer.Argument(help="Image files, or folders of them."),

@@ -10,23 +10,17 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import (
+from kdx.cli.options import (
     FORCE_OPTION,
     GOOD_FOLDER_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
     SUBFOLDERS_OPTION,
     THREADS_OPTION,
-    command,
-    needs,
-    out,
-    percent,
-    print_json,
-    progress_for,
-    report_bad,
-    report_remarks,
 )
+from kdx.cli.output import out, percent, print_json, progress_for, report_bad, report_remarks
 from kdx.progress import Progress
+from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
@@ -38,7 +32,6 @@ _RUNS, _WARM_UP = 100, 20
 _MOST_PIXELS = 1 << 25
 
 
-@command
 def report(
     bundle: Path = typer.Argument(help="Bundle to report on."),
     data: Path = typer.Argument(

@@ -11,7 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from kdx.cli.common import JSON_OPTION, MAX_BAD_OPTION, command, err, make_table, needs, out, print_json, progress_for
+from kdx.cli.errors import Interrupted
+from kdx.cli.options import JSON_OPTION, MAX_BAD_OPTION
+from kdx.cli.output import err, make_table, out, print_json, progress_for
+from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
     from kd_train.reproduction.comparison import Cell, Comparison, PrintedTable, Row
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 _TITLES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
 
 
-@command
 def reproduce(
     method: str = typer.Argument(help="Method of the papers, e.g. stpm or dskd."),
     data: Path = typer.Option(..., "--data", help="The data set as downloaded, or a folder in MVTec layout."),
@@ -83,8 +85,7 @@ def reproduce(
     try:
         made = make_runs(options, progress_for(json), _report)
     except KeyboardInterrupt:
-        err.print(f"what is finished stands in '{escape(str(target))}'; the same command goes on from there")
-        raise
+        raise Interrupted(f"what is finished is in '{target}': run the same command again to continue") from None
     comparison = compare(made)
     if json:
         print_json({**asdict(comparison), "out": target, "results": made.results})

@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kdx.cli.common import (
+from kdx.cli.options import (
     FORCE_OPTION,
     GOOD_FOLDER_OPTION,
     JSON_OPTION,
     MAX_BAD_OPTION,
     SUBFOLDERS_OPTION,
-    command,
-    out,
-    print_json,
-    progress_for,
-    report_bad,
-    report_remarks,
     require_effect,
 )
+from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +32,6 @@ if TYPE_CHECKING:
 _VARIES = 4.0  # grey levels
 
 
-@command
 def roi(
     bundle: Path = typer.Argument(help="Bundle."),
     data: Path | None = typer.Option(

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import (
-    JSON_OPTION,
-    command,
+from kdx.cli.errors import Interrupted
+from kdx.cli.options import JSON_OPTION, one_of
+from kdx.cli.output import (
     err,
     make_table,
-    needs,
     number,
-    one_of,
     out,
     print_json,
     progress_for,
     report_remarks,
+    say,
+    say_nothing,
     warn,
 )
 from kdx.imaging.value_range import narrow_said
+from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
     from kdx.archive.score_records import Summary
 
 
-@command
 def score(
     bundle: Path = typer.Argument(help="Bundle to score with."),
     archive: Path = typer.Argument(help="Folder of images, in folders of any depth."),
-    folder: Path = typer.Option(..., "--out", "-o", help="Folder of the scores; the same command goes on there."),
+    folder: Path = typer.Option(..., "--out", "-o", help="Folder of the scores; the same command continues there."),
     engine: str = typer.Option("local", help="local: processes of this machine; ray: actors of a Ray cluster."),
     workers: int | None = typer.Option(
         None, min=1, help="Processes, or actors, at most; each has a detector. Default: as many as there are cores for."
@@ -59,9 +59,9 @@ def score(
 ) -> None:
     """Score an archive of images, by several processes or a cluster, into Parquet files.
 
-    Ctrl-C, a kill or a full disk lose the shards that were being scored, at most: the same command goes on. Images that
-    cannot be read, or that kill their process, are recorded with the reason and passed over. Images that come into the
-    archive while a call waits to be gone on with are counted, and scored by the next call after it is finished.
+    Ctrl-C, a kill or a full disk lose the shards that were being scored, at most: the same command continues.
+    Images that cannot be read, or that kill their process, are recorded with the reason and skipped. Images that
+    are added to the archive between two calls are counted, and scored by the next call after all others are done.
 
     Read the scores with anything that reads Parquet: shards/*.parquet. On a cluster, archive, bundle and output must be
     on storage that every machine sees under the same path.
@@ -92,29 +92,20 @@ def score(
         force=force,
     )
     try:
-        summary = score_archive(request, progress_for(json), _silent if json else _say)
+        summary = score_archive(request, progress_for(json), say_nothing if json else say)
     except KeyboardInterrupt:
-        err.print(f"what is finished stands in '{escape(str(folder))}'; the same command goes on")
-        raise
+        raise Interrupted(f"what is finished is in '{folder}': run the same command again to continue") from None
     if json:
         print_json(summary)
     else:
         show(folder, summary)
 
 
-def _say(line: str) -> None:
-    err.print(escape(line))
-
-
-def _silent(line: str) -> None:
-    pass
-
-
 def show(folder: Path, summary: Summary) -> None:
     """Print what an archive's scores are, and what this call did."""
     settings, run = summary.settings, summary.this_run
     table = make_table(f"{escape(settings.archive)}: {settings.backend}, {settings.precision}", "", "images", "percent")
-    for name, images in {**summary.decisions, "passed over": summary.bad}.items():
+    for name, images in {**summary.decisions, "skipped": summary.bad}.items():
         table.add_row(name, f"{images:,}", f"{100 * images / summary.frames:.3f}")
     table.add_section()
     table.add_row("all", f"{summary.frames:,}", "", style="bold")
@@ -123,11 +114,11 @@ def show(folder: Path, summary: Summary) -> None:
         shown = ", ".join(f"{100 * float(share):g} % {value:.4g}" for share, value in summary.quantiles.items())
         out.print(f"scores: {shown}; threshold {number(summary.threshold)}")
     if summary.threshold is None:
-        err.print("[yellow]not calibrated:[/] no verdicts, only scores; calibrate first, and begin anew with --force")
+        err.print("[yellow]not calibrated:[/] no verdicts, only scores; calibrate first, and begin again with --force")
     if summary.narrow_levels is not None:
         warn(narrow_said(summary.narrow, summary.narrow_example, summary.narrow_levels))
     for example in summary.bad_examples:
-        err.print(f"[yellow]passed over:[/] {escape(example['path'])}: {escape(example['error'])}")
+        err.print(f"[yellow]skipped:[/] {escape(example['path'])}: {escape(example['error'])}")
     if summary.bad > len(summary.bad_examples):
         err.print(f"[yellow]and {summary.bad - len(summary.bad_examples)} more[/]: the column 'error' has the reasons")
     if run.frames:

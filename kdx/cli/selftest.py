@@ -7,10 +7,10 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import JSON_OPTION, THREADS_OPTION, command, make_table, out, print_json
+from kdx.cli.options import JSON_OPTION, THREADS_OPTION
+from kdx.cli.output import make_table, out, print_json
 
 
-@command
 def selftest(
     bundle: Path = typer.Argument(help="Bundle that the line uses."),
     backend: str = typer.Option("auto", help="Backend that the line uses."),

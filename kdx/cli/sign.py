@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kdx.cli.common import JSON_OPTION, command, err, out, print_json
+from kdx.cli.options import JSON_OPTION
+from kdx.cli.output import err, out, print_json
 
 if TYPE_CHECKING:
     from kdx.bundle.seal import Seal
 
 PASSPHRASE = "KDX_KEY_PASSPHRASE"  # noqa: S105  # the variable's name
 
-REQUIRE_SIGNATURE_OPTION = typer.Option(
-    [], "--require-signature", metavar="NAME.pub", help="Refuse bundles not signed by this key; may be repeated."
-)
 
-
-@command
 def sign(
     bundle: Path | None = typer.Argument(None, help="Bundle to sign."),
     key: Path | None = typer.Option(None, "--key", metavar="NAME.key", help="The private key to sign with."),

@@ -7,27 +7,16 @@ from pathlib import Path
 
 import typer
 
-from kdx.cli.common import (
-    FORCE_OPTION,
-    GOOD_FOLDER_OPTION,
-    JSON_OPTION,
-    MAX_BAD_OPTION,
-    SUBFOLDERS_OPTION,
-    command,
-    needs,
-    one_of,
-    out,
-    print_json,
-    progress_for,
-    report_bad,
-    report_remarks,
-)
+from kdx.cli.errors import Interrupted
+from kdx.cli.options import FORCE_OPTION, GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, one_of
+from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
+from kdx.storage.json_records import RUN_INDEX
+from kdx.workflows.packages import needs
 
 # A method's own options (--part of dual-det, --structure of dskd) are read from what the command line does not know.
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@command
 def train(
     context: typer.Context,
     data: Path = typer.Argument(
@@ -138,7 +127,12 @@ def train(
         memory_mib=memory_mib,
         device=device,
     )
-    result = train_pair(data, run, options, progress_for(json))
+    try:
+        result = train_pair(data, run, options, progress_for(json))
+    except KeyboardInterrupt:
+        if (run / RUN_INDEX).exists():
+            raise Interrupted("continue with --resume") from None
+        raise
     config, last = result.run.config, result.history[-1]
     if json:
         print_json(

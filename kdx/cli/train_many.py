@@ -8,31 +8,20 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import (
-    JSON_OPTION,
-    command,
-    err,
-    make_table,
-    needs,
-    number,
-    one_of,
-    out,
-    percent,
-    print_json,
-    progress_for,
-    require_effect,
-    write_json,
-)
+from kdx.cli.errors import Interrupted
+from kdx.cli.options import JSON_OPTION, one_of, require_effect
+from kdx.cli.output import err, make_table, number, out, percent, print_json, progress_for
+from kdx.storage.json_output import write_json
+from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
     from kdx.progress import Progress
     from kdx.workflows.many.product_records import Order, ProductResult, Summary
 
 
-@command
 def train_many(
     catalog: Path = typer.Argument(help="TOML: [defaults], and a table [products.NAME] for each product."),
-    folder: Path = typer.Option(..., "--out", "-o", help="Folder of the bundles; the same command goes on there."),
+    folder: Path = typer.Option(..., "--out", "-o", help="Folder of the bundles; the same command continues there."),
     engine: str = typer.Option("local", help="local: processes of this machine; ray: tasks on a Ray cluster."),
     workers: int | None = typer.Option(
         None, min=1, help="Products at a time. Default: one on this machine; as many as a cluster's cores take."
@@ -74,8 +63,7 @@ def train_many(
     try:
         summary = _make(catalog, orders, engine, workers, max_retries, address, gpus_per_product, progress_for(json))
     except KeyboardInterrupt:
-        err.print(f"what is finished stands in '{escape(str(folder))}'; the same command goes on")
-        raise
+        raise Interrupted(f"what is finished is in '{folder}': run the same command again to continue") from None
     write_json(folder / "summary.json", summary)
     if json:
         print_json(summary)

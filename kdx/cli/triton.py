@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import FORCE_OPTION, JSON_OPTION, command, err, needs, one_of, out, print_json, require_effect
-from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
+from kdx.cli.options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, one_of, require_effect
+from kdx.cli.output import err, out, print_json
+from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
     from kd_export.serving.repository import Served
 
 
-@command
 def triton(
     bundle: Path = typer.Argument(help="Bundle to serve."),
     repository: Path = typer.Option(

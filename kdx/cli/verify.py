@@ -8,22 +8,12 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from kdx.cli.common import (
-    FORCE_OPTION,
-    JSON_OPTION,
-    THREADS_OPTION,
-    command,
-    make_table,
-    out,
-    print_json,
-    require_effect,
-    write_json,
-)
-from kdx.cli.sign import REQUIRE_SIGNATURE_OPTION
+from kdx.cli.options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION, require_effect
+from kdx.cli.output import make_table, out, print_json
 from kdx.storage.files import refuse_existing
+from kdx.storage.json_output import write_json
 
 
-@command
 def verify(
     bundle: Path = typer.Argument(help="Bundle to verify."),
     backend: str = typer.Option("all", help="A backend's name, or all that are installed."),

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from kdx.cli.common import write_json
 from kdx.errors import CheckpointError, OutputError
 from kdx.storage.files import write_atomic
+from kdx.storage.json_output import write_json
 from kdx.storage.json_records import encode_record, read_record
 from kdx.workflows.fit.trial_records import SCHEMA, Candidate, Report, Screened, Trial
 

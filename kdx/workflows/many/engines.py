@@ -100,7 +100,7 @@ def _died(order: Order, how: str) -> ProductResult:
     error = {
         "type": "ProcessDied",
         "message": f"its process died: {how}",
-        "fix": "the same command goes on; fewer --workers need less memory",
+        "fix": "run the same command again to continue; fewer `workers` need less memory",
     }
     result = failed(order, error)
     keep(order, result)

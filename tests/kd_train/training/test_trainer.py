@@ -283,7 +283,7 @@ def test_ctrl_c_in_the_command_line_says_how_to_go_on(cli, dataset, tiny_options
             raise KeyboardInterrupt
 
         patch.setattr(Trainer, "_validation_loss", press)
-        assert "go on with --resume" in cli(*arguments, code=130).stderr
+        assert "continue with --resume" in cli(*arguments, code=130).stderr
     assert Run(tmp_path / "run").checkpoint("last").epoch == 1
     cli(*arguments, "--resume")
     assert Run(tmp_path / "run").checkpoint("last").epoch == 2

@@ -177,7 +177,7 @@ def test_poisoned_images_are_recorded_and_passed_over(cli, tiny_bundle, archive,
         assert str(archive) not in rows[path]["error"]
         assert rows[path]["score"] is None
         assert rows[path]["decision"] is None
-        assert f"passed over: {path}" in result.stderr
+        assert f"skipped: {path}" in result.stderr
     assert rows["odd-\\xff.png"]["score"] == rows["a.png"]["score"]
     assert len(rows) == 10 + len(expected) + 1
 
@@ -351,7 +351,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, tiny_bundle, arch
     (out / "full").touch()
     stderr = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
     assert "000001.parquet' cannot be written: No space left on device" in stderr
-    assert "the same command goes on" in stderr
+    assert "run the same command again to continue" in stderr
     assert [file.name for file in sorted((out / "shards").iterdir())] == ["000000.parquet", "000002.parquet"]
     (out / "full").unlink()
     assert cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json["frames"] == 10
@@ -419,7 +419,7 @@ def test_a_run_that_is_interrupted_or_killed_goes_on_where_it_stopped(cli, tiny_
     stalled = arm(add_image(archive / "z/stalls.png"))
     with started(tiny_bundle, archive, out) as interrupted:
         interrupted.send_signal(signal.SIGINT)
-        assert "the same command goes on" in interrupted.communicate(timeout=300)[1]
+        assert "run the same command again to continue" in interrupted.communicate(timeout=300)[1]
     assert interrupted.returncode == 130
     (archive / "z/stalls.png.reached").unlink()
     before = shard_times(out)

@@ -101,7 +101,7 @@ def test_unknown_tap_lists_the_possible_ones(train):
         (("--validation-fraction", 1), "validation_fraction is out of range"),
         (("--sigma", -1), "blur_sigma is out of range"),
         (("--train-fraction", 0), "--train-fraction is out of range"),
-        (("--channels", 2), "--channels is not possible"),
+        (("--channels", 2), "invalid --channels"),
         (("--device", "warp"), "device 'warp' cannot be used"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

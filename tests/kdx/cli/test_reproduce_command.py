@@ -119,7 +119,7 @@ def test_what_a_table_has_that_cannot_be_trained_is_said(cli, mvtec, tmp_path):
     assert "SVHN: there is no teacher trained on SVHN" in result.stdout
 
 
-def test_ctrl_c_says_how_to_go_on(cli, mvtec, tmp_path, monkeypatch):
+def test_ctrl_c_says_how_to_continue(cli, mvtec, tmp_path, monkeypatch):
     from kd_train.reproduction import runs as module
 
     def interrupt(*_arguments, **_options):
@@ -127,7 +127,7 @@ def test_ctrl_c_says_how_to_go_on(cli, mvtec, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "train", interrupt)
     result = cli("reproduce", "stpm", "--data", mvtec, "--out", tmp_path / "out", *OPTIONS, code=130)
-    assert f"what is finished stands in '{tmp_path / 'out'}'; the same command goes on from there" in result.stderr
+    assert f"what is finished is in '{tmp_path / 'out'}': run the same command again to continue" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from kdx.bundle.open import open_bundle
-from kdx.cli import common
+from kdx.cli import output
 from kdx.errors import DataError
 from kdx.text import visible, visible_json, without_colours
 
@@ -70,9 +70,9 @@ def test_a_file_name_that_is_no_utf8_is_trained_on_recorded_and_resumed(cli, dat
 
 
 def test_the_consoles_own_colours_stay(capsys) -> None:
-    console = common.SafeConsole(force_terminal=True, highlight=False, width=80, file=sys.stdout)
+    console = output.SafeConsole(force_terminal=True, highlight=False, width=80, file=sys.stdout)
     console.print(f"[red]a {ESCAPE}[/]")
-    console.print(common.make_table(f"[bold]title{ESCAPE}[/]", f"head{ESCAPE}"))
+    console.print(output.make_table(f"[bold]title{ESCAPE}[/]", f"head{ESCAPE}"))
     said = capsys.readouterr().out
     assert "\x1b[31ma " in said  # rich's
     assert "\x1b]0;" not in said

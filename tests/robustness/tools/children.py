@@ -130,12 +130,12 @@ def prepare_process(commands: Collection[str]) -> None:
 
 def run_command(arguments: Sequence[object]) -> dict[str, Any]:
     """Run a ``kdx`` command in this process; return its exit status and what it printed."""
-    from kdx.cli import common
+    from kdx.cli import output
     from kdx.cli.app import app
 
     texts = io.StringIO(), io.StringIO()
-    common.out.file, common.err.file = texts
-    common.out.width = common.err.width = 10_000
+    output.out.file, output.err.file = texts
+    output.out.width = output.err.width = 10_000
     before, sys.stdout = sys.stdout, texts[0]
     try:
         app([str(each) for each in arguments])

@@ -116,7 +116,7 @@ def report_of(out: Path) -> Any:
 
 
 def test_an_interruption_says_what_is_kept_and_the_next_call_goes_on(fitted):
-    assert "the same command goes on from there" in fitted.interrupted.stderr
+    assert "run the same command again to continue" in fitted.interrupted.stderr
     # The larger size that may keep the budget came first, and was done; the smaller one had an epoch.
     assert [epoch.epoch for epoch in fitted.kept] == [1]
     history = Run(fitted.out / "runs/stpm-32").checkpoint("last").history

@@ -1,0 +1,113 @@
+"""What a command raises becomes a message and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+from rich.markup import escape
+from typer.core import TyperCommand
+
+from kdx.cli.flags import flags_of, with_flags
+from kdx.cli.output import STANDARD_OUTPUT, drop_output, err, print_json, print_json_line, show_warning, warn
+from kdx.errors import KdxError
+from kdx.imaging.value_range import NarrowRanges, counted
+from kdx.workflows.packages import MissingPackageError
+
+INTERRUPTED = 130  # as shells report Ctrl-C
+BROKEN_PIPE = 141  # as shells report SIGPIPE
+BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a command whose work can be continued; the message says how."""
+
+
+class Command(TyperCommand):
+    """A command whose errors are shown as messages, and as JSON where ``--json`` was given."""
+
+    show_json = staticmethod(print_json)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit with the status of what it raises."""
+        show = self.show_json if ctx.params.get("json", False) else None
+        narrow = NarrowRanges()
+        with flags_of(self):
+            try:
+                # Images that hardly use their declared range are counted, and reported once at the end.
+                with counted(narrow, functools.partial(show_warning, warnings.showwarning)):
+                    try:
+                        return super().invoke(ctx)
+                    finally:
+                        warn(narrow.describe())
+            except BaseException as error:
+                _end(error, show)
+
+
+class LinesCommand(Command):
+    """A command whose ``--json`` prints one object a line, errors included."""
+
+    show_json = staticmethod(print_json_line)
+
+
+def _end(error: BaseException, show: Callable[[object], None] | None) -> NoReturn:
+    """Report an error and exit; let an exit that the command asked for pass."""
+    if isinstance(error, KdxError):
+        record = {name: with_flags(text) for name, text in error.as_dict().items()}
+        details = (f"\n  {name}: {text}" for name, text in record.items() if name not in {"type", "message"})
+        _fail(record, record["message"] + "".join(details), error.exit_status, show)
+    if isinstance(error, KeyboardInterrupt):
+        hint = str(error) or "nothing was left half written"
+        _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted; {hint}", INTERRUPTED, show)
+    if isinstance(error, BrokenPipeError):  # whoever read our output has left
+        drop_output()
+        raise typer.Exit(BROKEN_PIPE) from None
+    if isinstance(error, OSError):
+        if error.filename == STANDARD_OUTPUT:
+            drop_output()
+            reason = "the disk is full" if _is_disk_full(error) else error.strerror or str(error)
+            text = f"{STANDARD_OUTPUT}: {reason}; the result was not written in full"
+            _fail({"type": "OSError", "message": text}, text, 2, None)
+        _fail({"type": "OSError", "message": _describe(error)}, _describe(error), 2, show)
+    if isinstance(error, MissingPackageError):
+        _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, show)
+    if not isinstance(error, Exception) or isinstance(error, (typer.Exit, typer.Abort)) or _is_usage(error):
+        raise error
+    err.print(escape("".join(traceback.format_exception(error))), style="dim")
+    message = f"{type(error).__name__}: {error}"
+    _fail({"type": "Bug", "message": message}, f"this is a bug in kdx: {message}", BUG, show)
+
+
+def _is_usage(error: Exception) -> bool:
+    # Usage errors are of typer's own copy of click, whose place is not public.
+    return hasattr(error, "format_message")
+
+
+def _is_disk_full(error: OSError) -> bool:
+    return error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a user's share counts as the disk
+
+
+def _describe(error: OSError) -> str:
+    where = f" '{error.filename}'" if error.filename else ""
+    if _is_disk_full(error):
+        return f"the disk is full{where}; nothing was left half written\n  fix: free space and run the command again"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"no permission{where}: {error.strerror}\n  fix: choose a folder that you may write to"
+    return f"{error.strerror or error}{where}"
+
+
+def _fail(record: dict[str, str], text: str, status: int, show: Callable[[object], None] | None) -> NoReturn:
+    try:
+        if show is not None:
+            show({"error": record})
+    except OSError:
+        drop_output()
+        show = None
+    if show is None:
+        err.print(f"[bold red]error:[/] {escape(text)}")
+    raise typer.Exit(status)

@@ -1,0 +1,175 @@
+"""What the commands print: results to standard output, everything that accompanies them to standard error."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichBars
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from kdx.cli.flags import with_flags
+from kdx.progress import SILENT, Progress, Task
+from kdx.remarks import Remark
+from kdx.storage.json_output import encode_json
+from kdx.text import visible, visible_json
+
+STANDARD_OUTPUT = "standard output"  # the file name of an OSError that was raised while printing
+
+
+@contextmanager
+def _to_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = STANDARD_OUTPUT
+        raise
+
+
+class SafeConsole(Console):
+    """A console that shows the control characters that a terminal would obey.
+
+    Names and contents of files may hold escape sequences.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; a failure names standard output."""
+        with nullcontext() if self.stderr else _to_output():
+            super().print(*objects, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make a rich text of a string, before rich drops some control characters and miscounts the others."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render with control characters written out, except those of rich itself."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.is_control else segment._replace(text=visible(segment.text))
+
+
+# kdx does not break lines: a path must survive being copied, and a pipe has no width. Where rich would assume 80
+# columns, a table gets more.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+out = SafeConsole(highlight=False, soft_wrap=True, width=_WIDTH)
+err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    _write_output(visible_json(encode_json(value).decode()) + "\n")
+
+
+def print_json_line(value: object) -> None:
+    """Print one line of JSON Lines, and flush it: whatever reads the lines acts on each at once."""
+    _write_output(visible_json(encode_json(value, on_one_line=True).decode()) + "\n")
+
+
+def _write_output(text: str) -> None:
+    with _to_output():
+        sys.stdout.write(text)
+        sys.stdout.flush()  # a full disk is noticed while the command can still report it
+
+
+def drop_output() -> None:
+    """Discard what standard output still buffers: Python would fail at exit where it takes no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def progress_for(as_json: bool) -> Progress:
+    """Return bars on standard error, or nothing for ``--json``."""
+    return SILENT if as_json else _Bars()
+
+
+def say(line: str) -> None:
+    """Print a line of progress to standard error."""
+    err.print(escape(line))
+
+
+def say_nothing(line: str) -> None:
+    """Take the place of :func:`say` where ``--json`` was asked for."""
+
+
+def percent(value: float | None) -> str:
+    """Format a share for a table; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    """Format a number for a table; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def make_table(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
+    """Return a table whose first column is never cut; columns but the first and those in ``left`` align right."""
+    table = Table(title=title or None, title_justify="left", pad_edge=False)
+    for index, heading in enumerate(headings):
+        is_left = index == 0 or heading in left
+        table.add_column(heading, justify="left" if is_left else "right", no_wrap=index == 0, overflow="fold")
+    return table
+
+
+def report_bad(bad: dict[str, str] | dict[Path, str]) -> None:
+    """Name the images that were skipped."""
+    for reason in bad.values():
+        err.print(f"[yellow]skipped:[/] {escape(reason)}")
+    if bad:
+        err.print(f"[yellow]{len(bad)} images could not be used[/]")
+
+
+def report_remarks(remarks: Iterable[Remark]) -> None:
+    """Show what was left out or could not be used."""
+    for one in remarks:
+        err.print(f"[yellow]note:[/] {escape(with_flags(str(one)))}")
+
+
+def warn(text: str) -> None:
+    """Print a warning to standard error; an empty one not at all."""
+    if text:
+        err.print(f"[yellow]warning:[/] {escape(with_flags(text))}")
+
+
+def show_warning(
+    plainly: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any, **more: Any
+) -> None:
+    """Show a Python warning of kdx as a message, and any other with ``plainly``, as Python does."""
+    if category.__module__.split(".")[0] in {"kdx", "kd_train", "kd_export"}:
+        warn(str(message))
+    else:
+        plainly(visible(str(message)), category, *rest, **more)
+
+
+class _Bars:
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Task]:
+        columns = (
+            TextColumn("{task.description:28}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with RichBars(*columns, console=err, transient=True) as bars:
+            identity = bars.add_task(description, total=total, note="")
+            yield _Bar(bars, identity)
+
+
+class _Bar:
+    def __init__(self, bars: RichBars, identity: Any) -> None:
+        self.bars = bars
+        self.identity = identity
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.bars.update(self.identity, advance=steps)
+        if note:
+            self.bars.update(self.identity, note=note)
