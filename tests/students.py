@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from kd_export.precision.quantize import quantize
 from kdx.bundle.checked_files import Graph
+from kdx.bundle.graph_contract import PAIR, TEACHER
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_files, write_manifest
@@ -22,8 +23,6 @@ from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
 from kdx.storage.files import sha256_file
 from kdx.storage.npy import encode_array
 
-_TEACHER = "pair.teacher"
-
 
 def other_student(graph: Path, path: Path, seed: int) -> Path:
     """Write a graph whose student's weights are others."""
@@ -31,14 +30,14 @@ def other_student(graph: Path, path: Path, seed: int) -> Path:
     return _rewritten(
         graph,
         path,
-        lambda name: name.startswith("pair.") and not name.startswith(_TEACHER),
+        lambda name: name.startswith(f"{PAIR}.") and not name.startswith(TEACHER),
         lambda values: (values * generator.uniform(0.8, 1.2, values.shape)).astype(np.float32),
     )
 
 
 def other_teacher(graph: Path, path: Path) -> Path:
     """Write a graph in whose teacher the last convolution's first weight is the next larger number."""
-    last = [node.name for node in onnx.load(graph).graph.node if node.name.startswith(_TEACHER) and "Conv" in node.name]
+    last = [node.name for node in onnx.load(graph).graph.node if node.name.startswith(TEACHER) and "Conv" in node.name]
 
     def nudge(values: np.ndarray) -> np.ndarray:
         nudged = values.copy()

@@ -8,6 +8,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from kdx.bundle.graph_contract import PAIR
+
 
 def load_with_shapes(graph: Path) -> ModelProto:
     """Load a graph with the shapes of everything in it."""
@@ -42,7 +44,7 @@ def parameters(graph: Path) -> int:
     used = {
         name
         for node in model.graph.node
-        if node.op_type in {"Conv", "ConvTranspose"} and node.name.startswith("pair")
+        if node.op_type in {"Conv", "ConvTranspose"} and node.name.startswith(PAIR)
         for name in node.input[1:]
         if name in sizes
     }

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
+from kdx.bundle.graph_contract import PAIR
 from kdx.errors import BackendError, OptionError
 from kdx.runtime.gpu import gpus
 
@@ -62,7 +63,7 @@ class Flavour:
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         for index in range(network.num_layers):
             layer = network.get_layer(index)
-            if layer.name.startswith("pair"):
+            if layer.name.startswith(PAIR):
                 continue
             for output in range(layer.num_outputs):
                 if layer.get_output(output).dtype == trt.float32:

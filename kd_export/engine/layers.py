@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kdx.bundle.engine_record import Layer
+from kdx.bundle.graph_contract import TAIL
 from kdx.errors import GateError
 
 _CONVOLUTIONS = ("convolution", "deconvolution")
@@ -87,7 +88,7 @@ def summarise(layers: Iterable[Layer]) -> dict[str, int]:
     """Count the networks' convolutions by precision; other layers, sums over channels behind the taps too, together."""
     counts: dict[str, int] = {}
     for layer in layers:
-        is_counted = "conv" in layer.kind and not layer.name.startswith("tail")
+        is_counted = "conv" in layer.kind and not layer.name.startswith(TAIL)
         key = f"{layer.precision} convolutions" if is_counted else "other layers"
         counts[key] = counts.get(key, 0) + 1
     return counts

@@ -17,14 +17,11 @@ import torch
 from onnx import ModelProto, TensorProto
 
 from kd_export.graph import FusedDetector
+from kdx.bundle.graph_contract import INPUT, MODULES, OUTPUTS, TAIL
 from kdx.errors import GateError, OptionError
 
 OPSET = 18
-INPUT = "image"
-OUTPUTS = ("anomaly_map", "anomaly_score")
 MAX_BATCH = 1024
-# The fused detector's parts: every node's name begins with one, see _name_nodes.
-ROOMS = ("preprocess", "pair", "tail")
 
 
 def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata: Mapping[str, str]) -> None:
@@ -44,7 +41,7 @@ def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata
         raise OptionError("--max-batch is out of range", expected=f"1 to {MAX_BATCH}", received=str(max_batch))
     spec = detector.input_spec
     example = torch.zeros(min(max_batch, 2), spec.height, spec.width, spec.channels, dtype=torch.uint8)
-    dynamic = {"image": {0: torch.export.Dim("N", min=1, max=max_batch)}} if max_batch > 1 else None
+    dynamic = {INPUT: {0: torch.export.Dim("N", min=1, max=max_batch)}} if max_batch > 1 else None
     # The exporter reports its progress and its deprecations on standard output; both would spoil --json.
     with (
         warnings.catch_warnings(),
@@ -121,8 +118,8 @@ def require_contract(model: ModelProto, detector: FusedDetector) -> None:
     for node in graph.node:
         if node.domain not in {"", "ai.onnx"} or node.op_type in {"BatchNormalization", "Resize"}:
             faults.append(f"node {node.domain}::{node.op_type}")
-        if not node.name.startswith(ROOMS):
-            faults.append(f"node {node.name} comes from none of {', '.join(ROOMS)}")
+        if not node.name.startswith(MODULES):
+            faults.append(f"node {node.name} comes from none of {', '.join(MODULES)}")
         if INPUT in node.input and node.op_type != "Cast":
             faults.append(f"the uint8 input feeds {node.op_type} before it is cast")
     faults += [f"dead node {name}" for name in _dead_nodes(model)]
@@ -139,7 +136,7 @@ def _unbounded_roots(model: ModelProto) -> list[str]:
     return [
         node.name
         for node in model.graph.node
-        if node.op_type == "Sqrt" and node.name.startswith("tail") and makers.get(node.input[0]) not in {"Clip", "Max"}
+        if node.op_type == "Sqrt" and node.name.startswith(TAIL) and makers.get(node.input[0]) not in {"Clip", "Max"}
     ]
 
 

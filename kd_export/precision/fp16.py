@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from kdx.bundle.graph_contract import PAIR, TEACHER
 from kdx.bundle.variants import FP16_MAX, KeptNode
 from kdx.errors import GateError
 
@@ -30,7 +31,7 @@ _FP32_OPS = frozenset(
     }
 )  # fmt: skip
 # A teacher of other input statistics gets the image's difference: that is preprocessing, wherever it stands.
-_PREPROCESSING = re.compile(r"pair\.teacher\.adapt\b")
+_PREPROCESSING = re.compile(rf"{re.escape(TEACHER)}\.adapt\b")
 # An activation beyond this on the golden images stays FP32: another image may be twice as large.
 ACTIVATION_LIMIT = FP16_MAX / 2
 # Rounding to FP16 loses 2^-11 of a value, relatively, down to its smallest normal number. Below, weights lose more, up
@@ -151,7 +152,7 @@ class _Rewriter:
             suffix, kind = ("fp16", TensorProto.FLOAT16) if to_half else ("fp32", TensorProto.FLOAT)
             cast = f"{name}.{suffix}"
             # It stands in the room of the FP32 side, whose island it bounds.
-            nodes.append(onnx.helper.make_node("Cast", [name], [cast], name=f"pair/Cast.{cast}", to=kind))
+            nodes.append(onnx.helper.make_node("Cast", [name], [cast], name=f"{PAIR}/Cast.{cast}", to=kind))
             self.casts[name] = cast
         return self.casts[name]
 
@@ -169,7 +170,7 @@ def half_convolutions(model: ModelProto) -> tuple[list[str], list[str]]:
 
 
 def _in_networks(node: NodeProto) -> bool:
-    return node.name.startswith("pair") and not _PREPROCESSING.match(node.name)
+    return node.name.startswith(PAIR) and not _PREPROCESSING.match(node.name)
 
 
 def _reason_of_kind(node: NodeProto, makers: Mapping[str, NodeProto]) -> str:

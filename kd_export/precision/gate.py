@@ -24,6 +24,7 @@ from onnx import ModelProto
 from kd_export.precision.quantize import put_back, quantised_nodes
 from kd_export.precision.sensitivity import MEASURED, Sensitivity, worst_layers
 from kdx.bundle.checked_files import Graph
+from kdx.bundle.graph_contract import OUTPUTS
 from kdx.bundle.variants import KeptNode
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Outputs
@@ -184,8 +185,7 @@ def run_onnxruntime(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> O
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = ["anomaly_map", "anomaly_score"]
-    return _joined(session.run(names, {model.graph.input[0].name: image[None]}) for image in images)
+    return _joined(session.run(OUTPUTS, {model.graph.input[0].name: image[None]}) for image in images)
 
 
 def run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:

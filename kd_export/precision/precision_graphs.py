@@ -13,6 +13,7 @@ from kd_export.precision.fp16 import half_convolutions, network_tensors, plan_ha
 from kd_export.precision.gate import Gate, GateReport
 from kd_export.precision.quantize import CONVOLUTIONS, quantised_nodes, quantize
 from kd_export.precision.ranges import measure_ranges, tap_ranges
+from kdx.bundle.graph_contract import PAIR
 from kdx.bundle.manifest import GRAPH
 from kdx.bundle.variants import Judged, RangeReport, Variant, graph_file
 from kdx.errors import GateError
@@ -62,7 +63,7 @@ def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
         return None, report.reason
     return Variant(
         file=graph_file("bf16"),
-        convolutions=sum(n.op_type in CONVOLUTIONS and n.name.startswith("pair") for n in model.graph.node),
+        convolutions=sum(n.op_type in CONVOLUTIONS and n.name.startswith(PAIR) for n in model.graph.node),
         kept=[],
         judged=_judged(report),
     ), ""

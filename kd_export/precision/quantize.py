@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from kdx.bundle.graph_contract import PAIR
 from kdx.errors import GateError
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -108,7 +109,7 @@ def _quantisable(model: ModelProto) -> set[str]:
     joined = {name for node in model.graph.node if node.op_type == "Concat" for name in node.output}
     found = set()
     for node in model.graph.node:
-        if not node.name.startswith("pair") or node.op_type not in _QUANTISED_OPS or joined.intersection(node.input):
+        if not node.name.startswith(PAIR) or node.op_type not in _QUANTISED_OPS or joined.intersection(node.input):
             continue
         is_weighted = node.op_type in CONVOLUTIONS
         if is_weighted != bool(constants.intersection(node.input)):
@@ -178,7 +179,7 @@ def _name_rooms(graph: GraphProto, original: GraphProto) -> None:
     known = {node.name for node in original.node}
     for node in graph.node:
         if node.name not in known:
-            node.name = f"pair/{node.op_type}.{node.output[0]}"
+            node.name = f"{PAIR}/{node.op_type}.{node.output[0]}"
 
 
 def _drop_unused(graph: GraphProto, original: GraphProto) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from kd_export.graph import PairSpec
+from kdx.bundle.graph_contract import TAIL, distance_prefix
 from kdx.bundle.variants import FP16_MAX, TapRange
 from kdx.errors import GateError
 
@@ -50,7 +51,7 @@ def tap_ranges(model: ModelProto, spec: PairSpec, ranges: dict[str, float]) -> l
     for map_index, part in enumerate(spec.maps):
         for tap_index, tap in enumerate(part.taps):
             teacher, student = (
-                ranges[name] for name in _features_of(model, f"tail.maps.{map_index}.distances.{tap_index}/", ranges)
+                ranges[name] for name in _features_of(model, distance_prefix(map_index, tap_index), ranges)
             )
             largest = max(teacher, student)
             headroom = FP16_MAX / largest if largest > 0 else float("inf")
@@ -66,7 +67,7 @@ def _features_of(model: ModelProto, module: str, known: Collection[str]) -> tupl
     """
     sources: dict[str, frozenset[str]] = {name: frozenset({name}) for name in known}
     for node in model.graph.node:
-        if node.name.startswith("tail"):
+        if node.name.startswith(TAIL):
             sides = [sources.get(name, frozenset()) for name in node.input]
             if node.name.startswith(module) and len(sides) == 2 and all(len(side) == 1 for side in sides):
                 (teacher,), (student,) = sides

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdx.bundle.graph_contract import INPUT, MAP, SCORE
 from kdx.errors import GateError
 from kdx.imaging.images import InputSpec
 
 CONFIG = "config.pbtxt"
 WARM_UP = "warmup"  # where Triton looks for the warm-up's files
-INPUT = "image"
-_MAP, _SCORE = "anomaly_map", "anomaly_score"
 
 
 class Tensor(NamedTuple):
@@ -107,8 +106,8 @@ def config_of(model: ServedModel) -> Any:
         ],
     )
     config.input.add(name=INPUT, data_type="TYPE_UINT8", dims=(*batch, *size))
-    config.output.add(name=_MAP, data_type="TYPE_FP32", dims=(*batch, *model.map_size))
-    config.output.add(name=_SCORE, data_type="TYPE_FP32", dims=(*batch, 1))
+    config.output.add(name=MAP, data_type="TYPE_FP32", dims=(*batch, *model.map_size))
+    config.output.add(name=SCORE, data_type="TYPE_FP32", dims=(*batch, 1))
     if model.max_batch > 1:
         config.dynamic_batching.max_queue_delay_microseconds = model.max_queue_delay_us
     if model.cuda:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.bundle.graph_contract import MAP, SCORE
 from kdx.bundle.manifest import Manifest, Threshold
 from kdx.calibration.validity import CalibrationWarning
 from kdx.decision.answers import AnswerLimits, answer_limits
@@ -122,8 +123,8 @@ def verdict_of_answer(
         warnings.warn(rules.doubt, CalibrationWarning, stacklevel=2)
     detector = rules.detector()
     image = np.ascontiguousarray(detector.input.check(frame))
-    found = _output("anomaly_map", anomaly_map, rules.map_size)
-    return detector.verdict(found, _output("anomaly_score", anomaly_score, (1,)), image)
+    found = _output(MAP, anomaly_map, rules.map_size)
+    return detector.verdict(found, _output(SCORE, anomaly_score, (1,)), image)
 
 
 class _Elsewhere(ClosesOnExit):

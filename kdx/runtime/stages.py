@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-# The fused detector's modules, as the nodes' names begin; see kd_export.onnx.onnx_export.
-_STAGES = {"preprocess": "input", "pair": "networks", "tail": "tail"}
+from kdx.bundle.graph_contract import PAIR, PREPROCESS, TAIL
+
+_STAGES = {PREPROCESS: "input", PAIR: "networks", TAIL: "tail"}
 OTHER = "layout"
 
 

@@ -13,11 +13,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kdx.bundle.checked_files import Graph, HeldGraph
+from kdx.bundle.graph_contract import INPUT, OUTPUTS
 from kdx.errors import BackendError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 
 PROVIDER = "CPUExecutionProvider"
-OUTPUTS = ["anomaly_map", "anomaly_score"]
 _KERNEL = "_kernel_time"
 
 
@@ -44,7 +44,7 @@ class OnnxRuntimeCpu(ClosesOnExit):
         if session is None:
             raise BackendError("the detector is closed", fix="load the bundle again")
         try:
-            maps, scores = session.run(OUTPUTS, {"image": images})
+            maps, scores = session.run(OUTPUTS, {INPUT: images})
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed on a batch of shape {images.shape}: {error}") from error
         return Outputs(maps, scores)
@@ -56,7 +56,7 @@ class OnnxRuntimeCpu(ClosesOnExit):
         with tempfile.TemporaryDirectory() as folder:
             session = open_session(self._graph, [PROVIDER], self._threads, profile=Path(folder) / "profile")
             for index in range(warm_up + runs):
-                session.run(OUTPUTS, {"image": images[index % len(images)][None]})
+                session.run(OUTPUTS, {INPUT: images[index % len(images)][None]})
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         by_node: dict[str, list[float]] = {}
         for event in events:

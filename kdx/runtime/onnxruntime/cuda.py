@@ -15,10 +15,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kdx.bundle.checked_files import Graph
+from kdx.bundle.graph_contract import INPUT, OUTPUTS
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.gpu import gpus
-from kdx.runtime.onnxruntime.cpu import OUTPUTS, PROVIDER, open_session
+from kdx.runtime.onnxruntime.cpu import PROVIDER, open_session
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -121,7 +122,7 @@ class OnnxRuntimeCuda(ClosesOnExit):
         image = allocate((count, *self._input_shape), np.uint8)
         outputs = [allocate((count, *self._map_shape), np.float32), allocate((count, 1), np.float32)]
         binding = session.io_binding()
-        binding.bind_ortvalue_input("image", image)
+        binding.bind_ortvalue_input(INPUT, image)
         for name, output in zip(OUTPUTS, outputs, strict=True):
             binding.bind_ortvalue_output(name, output)
         options = ort.RunOptions()

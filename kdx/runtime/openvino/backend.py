@@ -18,11 +18,11 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from kdx.bundle.checked_files import Graph, HeldGraph
+from kdx.bundle.graph_contract import MODULES, OUTPUTS
 from kdx.errors import BackendError, KdxError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.kept import Kept
 from kdx.runtime.openvino.blob_cache import BlobCache
-from kdx.runtime.openvino.graph import OUTPUTS
 from kdx.runtime.openvino.load import (
     KEPT_BATCH_SIZES,
     Mode,
@@ -34,8 +34,6 @@ from kdx.runtime.openvino.load import (
     read_graph,
     require_bf16,
 )
-
-_ROOMS = ("preprocess", "pair", "tail")
 
 
 class OpenVino(ClosesOnExit):
@@ -134,7 +132,7 @@ class OpenVino(ClosesOnExit):
             for node in request.profiling_info if index >= warm_up else ():
                 if node.real_time and node.node_name in notes:
                     originals = notes[node.node_name]["originalLayersNames"].value.split(",")
-                    name = next((each for each in originals if each.startswith(_ROOMS)), node.node_name)
+                    name = next((each for each in originals if each.startswith(MODULES)), node.node_name)
                     times[name] = times.get(name, 0.0) + node.real_time.total_seconds() * 1e3 / runs
         return times
 

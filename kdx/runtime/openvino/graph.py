@@ -14,9 +14,10 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-OUTPUTS = ("anomaly_map", "anomaly_score")
+from kdx.bundle.graph_contract import OUTPUTS, PREPROCESS, TAIL
+
 # What of the graph is FP32 in every precision; the last operations have the outputs' names.
-_ISLAND = ("preprocess", "tail", *OUTPUTS)
+_ISLAND = (PREPROCESS, TAIL, *OUTPUTS)
 _NO_OPERATIONS = frozenset({"Const", "Parameter", "Result"})
 _INT8_MAX, _UINT8_MAX = 127, 255
 
@@ -89,7 +90,7 @@ def with_fp32_island(core: Any, model: Any) -> Any:
 
 def _is_channel_sum(convolution: Any) -> bool:
     weights = convolution.input_value(1).get_node()
-    if not convolution.get_friendly_name().startswith("tail") or weights.get_type_name() != "Constant":
+    if not convolution.get_friendly_name().startswith(TAIL) or weights.get_type_name() != "Constant":
         return False
     shape = tuple(weights.get_output_shape(0))
     return shape[0] == 1 and shape[2:] == (1, 1) and bool((weights.data == 1).all())

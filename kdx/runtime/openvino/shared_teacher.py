@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.checked_files import Graph
+from kdx.bundle.graph_contract import OUTPUTS
 from kdx.errors import BackendError, KdxError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.kept import Kept
 from kdx.runtime.openvino.blob_cache import BlobCache
-from kdx.runtime.openvino.graph import OUTPUTS
 from kdx.runtime.openvino.load import (
     KEPT_BATCH_SIZES,
     blob_folder,

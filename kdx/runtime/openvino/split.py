@@ -17,10 +17,9 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+from kdx.bundle.graph_contract import TEACHER
 from kdx.errors import BackendError
 
-# Nodes are named after the modules that they come from; every pair calls its teacher so.
-_TEACHER = "pair.teacher"
 # What a DequantizeLinear is made of, and the second half of a QuantizeLinear; the first is a FakeQuantize.
 _DEQUANTISING = frozenset({"Convert", "Subtract", "Multiply", "Reshape"})
 # Operations with graphs of their own inside: no graph of kdx's has any, and their attributes would say too little.
@@ -90,7 +89,7 @@ class Outline:
             digest = _digest_of(op, kind, [Tensor(self._steps[source].digest, index) for source, index in inputs])
             self._steps.append(_Step(kind, digest, inputs, may_be_cut))
             positions[op.get_name()] = position
-            if kind != "Constant" and name.startswith(_TEACHER):
+            if kind != "Constant" and name.startswith(TEACHER):
                 self.teacher[digest] = name
         self.digests = frozenset(step.digest for step in self._steps)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import Engine, Fingerprint, find_engine, rebuild_command, this_system
+from kdx.bundle.graph_contract import INPUT, OUTPUTS
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.gpu import Gpu
@@ -23,7 +24,7 @@ from kdx.runtime.tensorrt.cuda.pycuda import CudaPycuda
 from kdx.runtime.tensorrt.cuda.runner import EngineRunner, GraphState, StageTimes
 
 # The graph contract: every tensor, its type in TensorRT's words, and whether it is an input.
-_TENSORS = {"image": ("UINT8", "INPUT"), "anomaly_map": ("FLOAT", "OUTPUT"), "anomaly_score": ("FLOAT", "OUTPUT")}
+_TENSORS = {INPUT: ("UINT8", "INPUT"), **dict.fromkeys(OUTPUTS, ("FLOAT", "OUTPUT"))}
 
 
 def tensorrt_backend(graph: Graph, threads: int | None = None) -> TensorRT:

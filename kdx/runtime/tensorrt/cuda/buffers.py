@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.bundle.graph_contract import INPUT, MAP, SCORE
 from kdx.runtime.backend import Outputs
 from kdx.runtime.tensorrt.cuda.api import CudaApi
 
@@ -46,9 +47,9 @@ class Buffers:
         self._scores = _allocate(api, held, (image_shape[0], 1), np.float32)
         self.image_pointer = self._image.pointer
         self.pointers = {
-            "image": self._image.pointer,
-            "anomaly_map": self._maps.pointer,
-            "anomaly_score": self._scores.pointer,
+            INPUT: self._image.pointer,
+            MAP: self._maps.pointer,
+            SCORE: self._scores.pointer,
         }
 
     def stage(self, images: NDArray[np.uint8]) -> None:

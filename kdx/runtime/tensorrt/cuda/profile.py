@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from kdx.bundle.graph_contract import INPUT
 from kdx.errors import BackendError
 from kdx.runtime.tensorrt.cuda.api import CudaApi
 
@@ -48,7 +49,7 @@ class Profile:
         if self._batch == shape[0]:
             return
         self.forget()
-        require(self.context.set_input_shape("image", shape), f"set the batch to {shape[0]}", self._explain)
+        require(self.context.set_input_shape(INPUT, shape), f"set the batch to {shape[0]}", self._explain)
         self._batch = shape[0]
 
     def enqueue(self, stream: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.bundle.graph_contract import INPUT, MAP
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import Outputs
 from kdx.runtime.tensorrt.cuda.api import CudaApi
@@ -80,7 +81,7 @@ class EngineRunner:
         self._stream: int | None = None
         self._profiles: list[Profile] = []
         _require_profiles(engine, batches)
-        self.image_shape = tuple(engine.get_tensor_shape("image"))[1:]
+        self.image_shape = tuple(engine.get_tensor_shape(INPUT))[1:]
         self.max_batch = batches[-1]
         with api.current(), ExitStack() as held:
             held.callback(self._release)
@@ -88,7 +89,7 @@ class EngineRunner:
                 self._profiles.append(Profile(api, self._make_context(create_context, index), capacity, explain))
             largest = (self.max_batch, *self.image_shape)
             self._profiles[-1].set_batch(largest)
-            map_shape = tuple(self._profiles[-1].context.get_tensor_shape("anomaly_map"))
+            map_shape = tuple(self._profiles[-1].context.get_tensor_shape(MAP))
             self._buffers = Buffers(api, held, largest, map_shape)
             for profile in self._profiles:
                 for name, pointer in self._buffers.pointers.items():
@@ -310,7 +311,7 @@ class EngineRunner:
 def _require_profiles(engine: Any, batches: Sequence[int]) -> None:
     """Check that the engine has the profiles that its record names."""
     profiles = range(engine.num_optimization_profiles)
-    largest = [engine.get_tensor_profile_shape("image", index)[2] for index in profiles]
+    largest = [engine.get_tensor_profile_shape(INPUT, index)[2] for index in profiles]
     found = [tuple(shape)[0] for shape in largest]  # noqa: RUF015 - TensorRT's Dims are no sequence
     if found != list(batches) or sorted(set(found)) != found or not found:
         raise BackendError(

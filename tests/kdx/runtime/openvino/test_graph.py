@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kd_export.precision.quantize import quantize
+from kdx.bundle.graph_contract import OUTPUTS
 from tests.images import solar_cells
 
 ov = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
@@ -23,7 +24,7 @@ def types(model, kind: str) -> list[str]:
 def run(model, image):
     compiled = ov.Core().compile_model(model, "CPU", CONFIG)
     results = compiled.create_infer_request().infer({0: image})
-    return [results[compiled.output(name)].copy() for name in openvino_graph.OUTPUTS]
+    return [results[compiled.output(name)].copy() for name in OUTPUTS]
 
 
 def test_channel_sums_are_reduced_in_every_method(exported) -> None:
