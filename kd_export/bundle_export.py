@@ -27,7 +27,7 @@ from kdx.imaging.images import encode_png, read_image
 from kdx.imaging.samples import read_sample
 from kdx.imaging.tiling import Tiling
 from kdx.progress import SILENT, Progress
-from kdx.runtime.backend import require_backends
+from kdx.runtime.backend_table import require_backends
 from kdx.storage.files import new_folder, refuse_existing
 from kdx.storage.npy import encode_array
 from kdx.verification.certificate import Certificate, verify, without

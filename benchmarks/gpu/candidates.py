@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.errors import BackendError
-from kdx.runtime.backend import BACKENDS, Outputs
+from kdx.runtime.backend import Outputs
+from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.gpu import gpus
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.imaging.masks import read_mask
 from kdx.loading.bundle_detector import for_frames
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 
 FRAME, SMALL, TILE = (2048, 2448), (768, 1024), 256
 _TRAIN, _TEST, _EPOCHS = 8, 4, 4

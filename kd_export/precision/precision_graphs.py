@@ -18,7 +18,7 @@ from kdx.bundle.manifest import GRAPH
 from kdx.bundle.variants import Judged, RangeReport, Variant, graph_file
 from kdx.errors import GateError
 from kdx.progress import Progress
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 from kdx.verification.judge import Evidence
 from kdx.verification.tolerances import LIMITS
 

@@ -21,7 +21,8 @@ from kd_export.serving.openvino_fp32 import mark_as_fp32, settle
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.graph_contract import OUTPUTS
 from kdx.errors import GateError
-from kdx.runtime.backend import ClosesOnExit, Outputs, find_backend
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.backend_table import find_backend
 from kdx.runtime.openvino.graph import with_fp32_island
 from kdx.runtime.openvino.load import DEVICE, core, read_graph, require_bf16
 from kdx.verification.golden import check_golden, describe_difference, describe_tolerances

@@ -30,7 +30,7 @@ from kdx.bundle.manifest import GRAPH, INDEX
 from kdx.calibration.validity import why_uncertain, why_undecided
 from kdx.errors import BackendError, OptionError
 from kdx.loading.served_answers import parameters_of
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 from kdx.storage.files import new_folder, refuse_existing, sha256_file
 
 BACKENDS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8"), "tensorrt": ("fp32", "fp16")}

@@ -26,7 +26,7 @@ from kdx.imaging.lost_colour import COLOUR, COLOUR_TEXT
 from kdx.imaging.value_range import union
 from kdx.progress import Progress
 from kdx.remarks import FIRST, Remark
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 from kdx.runtime.latency import usable_cores
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record

@@ -216,7 +216,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
         Args:
             precision: Of the graph.
-            runtime: What computes the scores, see :func:`kdx.runtime.backend.runtime_of`. FP32 and FP16 have one
+            runtime: What computes the scores, see :func:`kdx.runtime.backend_table.runtime_of`. FP32 and FP16 have one
                 threshold for all, and need none.
         """
         return None if self.changed_since(precision, runtime) else self.stored_threshold(precision, runtime)

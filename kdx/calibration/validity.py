@@ -7,7 +7,7 @@ import warnings
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Manifest
 from kdx.decision.roi import StaleCalibrationWarning, stale_said
-from kdx.runtime.backend import BACKENDS
+from kdx.runtime.backend_table import BACKENDS
 
 
 class CalibrationWarning(UserWarning):

@@ -197,7 +197,7 @@ class _Demo:
     def _verify(self) -> Any:
         from kdx.bundle.open import open_bundle
         from kdx.errors import GateError
-        from kdx.runtime.backend import require_backends
+        from kdx.runtime.backend_table import require_backends
         from kdx.verification.certificate import verify
 
         certificate = verify(open_bundle(self.folder / _BUNDLE), require_backends())
@@ -215,7 +215,7 @@ class _Demo:
         from kd_train.evaluation.baseline import eager_candidates
         from kd_train.training.run import Run
         from kdx.bundle.open import open_bundle
-        from kdx.runtime.backend import require_backends
+        from kdx.runtime.backend_table import require_backends
         from kdx.runtime.latency import describe_machine, time_backends, usable_cores
 
         bundle = open_bundle(self.folder / _BUNDLE)

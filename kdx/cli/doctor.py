@@ -95,7 +95,7 @@ def _check_onnxruntime() -> str:
         import onnxruntime
     except (ImportError, OSError) as error:
         return f"onnxruntime is installed but cannot be loaded: {error}"
-    from kdx.runtime.backend import BACKENDS
+    from kdx.runtime.backend_table import BACKENDS
 
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
     usable = ", ".join(info.name for info in BACKENDS.values() if info.is_usable())

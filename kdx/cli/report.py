@@ -117,7 +117,7 @@ def _gather(
     from kd_train.data.golden_images import golden_remarks
     from kd_train.evaluation.evaluate import score_images, summarise
     from kdx.loading.bundle_detector import detector_of
-    from kdx.runtime.backend import require_backends
+    from kdx.runtime.backend_table import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.report.page import Content
     from kdx.workflows.report.pictures import take_pictures

@@ -30,7 +30,7 @@ def verify(
     one fails.
     """
     from kdx.bundle.open import open_bundle
-    from kdx.runtime.backend import find_backend, require_backends
+    from kdx.runtime.backend_table import find_backend, require_backends
     from kdx.verification.certificate import verify as verify_bundle
 
     require_effect({"--force": force and output is None}, "--output")

@@ -12,7 +12,8 @@ from kdx.decision.answers import AnswerLimits, answer_limits
 from kdx.decision.rule import DecisionRule
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.imaging.tiling import Stitcher
-from kdx.runtime.backend import Backend, runtime_of
+from kdx.runtime.backend import Backend
+from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import Tiled, graph_backend, graph_batches
 from kdx.verification.backend_choice import choose_backend, forget_choice

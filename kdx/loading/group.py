@@ -22,7 +22,8 @@ from kdx.loading.bundle_detector import (
 )
 from kdx.loading.load import is_run
 from kdx.loading.sharing import SHARING, one_teacher, shared_teacher_groups
-from kdx.runtime.backend import ClosesOnExit, find_backend, require_threads, runtime_of
+from kdx.runtime.backend import ClosesOnExit, require_threads
+from kdx.runtime.backend_table import find_backend, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.verification.backend_choice import choose_backend
 

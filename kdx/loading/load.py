@@ -12,7 +12,8 @@ from kdx.calibration.validity import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.loading.bundle_detector import detector_of
 from kdx.monitoring.observers import with_observers
-from kdx.runtime.backend import require_threads, runtime_of
+from kdx.runtime.backend import require_threads
+from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
 from kdx.storage.json_records import RUN_INDEX
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Manifest
 from kdx.errors import BackendError
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 
 if TYPE_CHECKING:
     from kdx.runtime.openvino.shared_teacher import Plan

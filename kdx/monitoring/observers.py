@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.variants import OWN_THRESHOLD, graph_file
-from kdx.runtime.backend import runtime_of
+from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector, VerdictObserver
 
 if TYPE_CHECKING:

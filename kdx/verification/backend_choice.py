@@ -12,7 +12,8 @@ from contextlib import ExitStack
 
 from kdx.bundle.bundle import Bundle
 from kdx.errors import BackendError
-from kdx.runtime.backend import BACKENDS, Backend, BackendInfo, find_backend, require_backends
+from kdx.runtime.backend import Backend
+from kdx.runtime.backend_table import BACKENDS, BackendInfo, find_backend, require_backends
 from kdx.runtime.latency import time_backends
 from kdx.storage.json_records import now
 from kdx.verification.golden import certificate_batches, check_golden, describe_difference

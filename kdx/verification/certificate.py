@@ -14,7 +14,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import engines_of
 from kdx.bundle.variants import Judged
 from kdx.errors import BackendError
-from kdx.runtime.backend import BackendInfo
+from kdx.runtime.backend_table import BackendInfo
 from kdx.verification.golden import Comparison, certificate_batches, check_golden
 from kdx.verification.tolerances import TOLERANCES, Tolerances
 

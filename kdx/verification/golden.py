@@ -17,7 +17,8 @@ from kdx.bundle.manifest import Manifest
 from kdx.decision.post_processing import PostProcessing, golden_post_processing
 from kdx.decision.verdict import decide
 from kdx.errors import BackendError
-from kdx.runtime.backend import Backend, Outputs, runtime_of
+from kdx.runtime.backend import Backend, Outputs
+from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.tiled import graph_backend
 from kdx.verification.tolerances import TOLERANCES
 

@@ -11,7 +11,7 @@ import msgspec
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import engines_of
-from kdx.runtime.backend import BackendInfo
+from kdx.runtime.backend_table import BackendInfo
 from kdx.runtime.gpu import gpus
 from kdx.runtime.latency import describe_machine, usable_cores
 from kdx.storage.cache import cache_folder

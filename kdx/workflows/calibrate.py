@@ -21,7 +21,7 @@ from kdx.decision.post_processing import PostProcessing
 from kdx.errors import BackendError
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import SILENT, Progress
-from kdx.runtime.backend import BackendInfo, require_backends
+from kdx.runtime.backend_table import BackendInfo, require_backends
 from kdx.runtime.tiled import graph_backend
 from kdx.verification.judge import Decided, Evidence, judge
 from kdx.verification.tolerances import LIMITS

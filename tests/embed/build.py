@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 
 EMBED = Path(__file__).parents[2] / "embed"
 REASONS = (None, "not_finite", "below_range", "no_threshold", "other_region", "frame", "score_mismatch")

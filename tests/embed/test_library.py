@@ -28,7 +28,7 @@ from kdx.bundle.store import write_manifest
 from kdx.decision.regions import find_regions
 from kdx.errors import BundleError
 from kdx.imaging.frame_faults import ChannelLimits, values_of
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 from kdx.verification.tolerances import TOLERANCES
 from tests.embed.build import DECISIONS, EMBED, FAULTS, PRECISIONS, REASONS, CallError, Detector, Verdict, missing, run
 from tests.frames import FRAME, write_frames

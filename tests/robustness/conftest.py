@@ -66,7 +66,7 @@ def every_precision(tiny_bundle, tmp_path_factory) -> Path:
 def load(every_precision, tiny_run) -> Callable[[str, str], Any]:
     """Load a bundle, or for ``torch`` a run, on a backend in a precision; skip where this machine cannot."""
     import kdx
-    from kdx.runtime.backend import find_backend
+    from kdx.runtime.backend_table import find_backend
 
     def open_one(backend: str, precision: str = "fp32") -> Any:
         if backend == "torch":

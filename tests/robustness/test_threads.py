@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdx.runtime.backend import BACKENDS
+from kdx.runtime.backend_table import BACKENDS
 from tests.images import solar_cells
 from tests.robustness.ways import WAYS
 

@@ -14,7 +14,7 @@ import msgspec
 from kd_train.training.run import package_versions
 from kdx.errors import BackendError
 from kdx.progress import Progress
-from kdx.runtime.backend import BACKENDS
+from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.latency import Machine, describe_machine
 from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
 from kdx.storage.files import sha256_bytes

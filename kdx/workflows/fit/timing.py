@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from kdx.bundle.bundle import Bundle
 from kdx.errors import BackendError
 from kdx.loading.bundle_detector import detector_of, detector_on
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 from kdx.runtime.cycle_time import Contract, hold_to, runs_needed
 from kdx.runtime.detector import Detector
 from kdx.verification.backend_choice import backend_precision_pairs, choose_fastest

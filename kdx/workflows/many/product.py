@@ -155,7 +155,7 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
 
     from kd_train.training.run import Run
     from kdx.cli.export import export_run
-    from kdx.runtime.backend import require_backends
+    from kdx.runtime.backend_table import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 

@@ -22,7 +22,7 @@ from kdx.bundle.manifest import Threshold
 from kdx.calibration.rates import settable_thresholds
 from kdx.calibration.validity import why_uncertain, why_undecided
 from kdx.folders.data_folder import GOOD, FolderOptions
-from kdx.runtime.backend import runtime_of
+from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
 from kdx.storage.json_records import now
 from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram

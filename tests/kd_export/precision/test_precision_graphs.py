@@ -13,7 +13,7 @@ import kdx
 from kd_export.precision import precision_graphs as variants
 from kd_export.precision.gate import GateReport
 from kdx.bundle.open import open_bundle
-from kdx.runtime.backend import find_backend, require_backends
+from kdx.runtime.backend_table import find_backend, require_backends
 from kdx.storage.files import sha256_file
 from kdx.verification.tolerances import LIMITS, Limits
 
@@ -124,7 +124,7 @@ def test_calibration_takes_images_that_were_trained_on(tiny_run) -> None:
 
 
 def test_a_backend_that_runs_no_int8_leaves_its_threshold_to_another(int8_bundle, dataset, tmp_path, cli, monkeypatch):
-    from kdx.runtime.backend import BACKENDS, BackendInfo
+    from kdx.runtime.backend_table import BACKENDS, BackendInfo
 
     plain = BACKENDS["onnxruntime-cpu"]
     fields = {"purpose": "", "install": "", "package": plain.package, "factory": plain.factory}

@@ -21,7 +21,7 @@ from kdx.decision.roi import RoiFrame, roi_of, set_roi
 from kdx.errors import BackendError, BundleError
 from kdx.loading import group as group_module
 from kdx.loading.bundle_detector import detector_of
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 from kdx.storage.cache import VARIABLE
 from kdx.storage.files import new_folder, sha256_file
 from tests.students import other_bundle, other_student

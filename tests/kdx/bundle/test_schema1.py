@@ -10,7 +10,7 @@ import kdx
 from kdx.bundle.manifest import SCHEMA
 from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 from tests.schema1 import FIXTURES, NAMES, SCORES_WITHIN, old_bundle, recorded
 
 

@@ -15,7 +15,7 @@ from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SIGNAT
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.errors import BundleError
-from kdx.runtime.backend import BACKENDS, BackendInfo
+from kdx.runtime.backend_table import BACKENDS, BackendInfo
 from kdx.storage.files import sha256_file
 from tests.kdx.bundle.test_engine_record import add_engine, make_record
 

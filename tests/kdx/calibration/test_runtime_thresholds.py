@@ -21,7 +21,7 @@ from kdx.decision.verdict import Decision
 from kdx.loading.selftest import run_selftest
 from kdx.loading.served_answers import parameters_of, verdict_of_answer
 from kdx.monitoring.verdict_log import read_log
-from kdx.runtime.backend import BACKENDS, find_backend, runtime_of
+from kdx.runtime.backend_table import BACKENDS, find_backend, runtime_of
 from kdx.verification.certificate import verify
 from kdx.workflows.fit.timing import cpu_ways
 from tests.images import solar_cells

@@ -174,7 +174,7 @@ def test_a_run_takes_none(tiny_run, frame):
 
 def test_a_threshold_of_another_region_decides_nothing(cli, tiny_bundle, dataset, left, frame, tmp_path):
     from kdx.loading.selftest import run_selftest
-    from kdx.runtime.backend import find_backend
+    from kdx.runtime.backend_table import find_backend
     from kdx.verification.certificate import verify
 
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "tile.kdx"))

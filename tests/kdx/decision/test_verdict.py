@@ -200,12 +200,12 @@ def test_verdicts_before_a_damaged_image_are_shown(cli, tiny_bundle, dataset, tm
 
 
 def test_a_backend_that_does_not_load_is_named(tiny_bundle, monkeypatch):
-    from kdx.runtime import backend
+    from kdx.runtime import backend_table
 
     def broken(name):
         raise ImportError("DLL load failed")
 
-    monkeypatch.setattr(backend, "import_module", broken)
+    monkeypatch.setattr(backend_table, "import_module", broken)
     with pytest.raises(kdx.KdxError, match="installed but cannot be loaded: DLL load failed"):
         kdx.load(tiny_bundle)
 

@@ -147,7 +147,7 @@ def test_onnx_runtime_shares_nothing_and_says_so(bundles, frame) -> None:
 
 
 def test_without_openvino_sharing_is_refused(bundles, monkeypatch) -> None:
-    monkeypatch.setattr("kdx.runtime.backend.BackendInfo.is_installed", lambda info: info.name != "openvino")
+    monkeypatch.setattr("kdx.runtime.backend_table.BackendInfo.is_installed", lambda info: info.name != "openvino")
     with pytest.raises(kdx.KdxError, match=r"not installed(.|\n)*pip install"):
         kdx.load_many(bundles, shared_teacher=True)
 

@@ -10,7 +10,8 @@ import pytest
 import kdx
 from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, BundleError
-from kdx.runtime.backend import BACKENDS, BackendInfo, ClosesOnExit, Outputs
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.backend_table import BACKENDS, BackendInfo
 from kdx.runtime.latency import Latency
 from kdx.verification import backend_choice as module
 from kdx.verification import remembered_choice

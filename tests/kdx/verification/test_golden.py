@@ -20,7 +20,8 @@ from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_files, write_manifest
 from kdx.errors import BackendError
-from kdx.runtime import backend as backends
+from kdx.runtime import backend_table
+from kdx.runtime.backend import Outputs
 from kdx.storage.cache import VARIABLE
 from kdx.storage.files import sha256_file
 from kdx.storage.npy import decode_array, encode_array
@@ -48,8 +49,8 @@ def tripled(bundle_copy) -> Path:
 @pytest.fixture
 def only_onnxruntime(monkeypatch) -> None:
     """A machine with ``pip install "kdx[cpu]"``: one backend and one precision are possible."""
-    only = {name: info for name, info in backends.BACKENDS.items() if name == "onnxruntime-cpu"}
-    monkeypatch.setattr(backends, "BACKENDS", only)
+    only = {name: info for name, info in backend_table.BACKENDS.items() if name == "onnxruntime-cpu"}
+    monkeypatch.setattr(backend_table, "BACKENDS", only)
 
 
 @pytest.mark.usefixtures("only_onnxruntime")
@@ -98,15 +99,15 @@ def test_a_remembered_choice_is_compared_again(bundle_copy, tmp_path, monkeypatc
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     with kdx.load(bundle_copy, threads=1) as detector:
         chosen = detector.backend.name
-    real = backends.BackendInfo.open
+    real = backend_table.BackendInfo.open
 
     def wrong(self, graph, threads, precision="fp32"):
         opened = real(self, graph, threads, precision)
         run = opened.run
-        opened.run = lambda images: backends.Outputs(*(part * np.float32(3) for part in run(images)))
+        opened.run = lambda images: Outputs(*(part * np.float32(3) for part in run(images)))
         return opened
 
-    monkeypatch.setattr(backends.BackendInfo, "open", wrong)
+    monkeypatch.setattr(backend_table.BackendInfo, "open", wrong)
     with pytest.raises(BackendError, match=rf"no backend on this machine(.|\n)*{chosen} fp32: scores off by 2,"):
         kdx.load(bundle_copy, threads=1)
 

@@ -22,7 +22,7 @@ def graph_at_hand(graph: str) -> None:
 
 def one_backend() -> None:
     """Be a machine with ONNX Runtime alone: nothing is compiled, and there is nothing to choose from."""
-    from kdx.runtime.backend import BACKENDS
+    from kdx.runtime.backend_table import BACKENDS
 
     for name in set(BACKENDS) - {"onnxruntime-cpu"}:
         del BACKENDS[name]

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from kdx.bundle.checked_files import Graph
 from kdx.errors import BackendError
-from kdx.runtime.backend import find_backend
+from kdx.runtime.backend_table import find_backend
 from kdx.runtime.openvino.blob_cache import BlobCache
 from kdx.storage.cache import VARIABLE, cache_folder
 from kdx.storage.files import sha256_bytes
