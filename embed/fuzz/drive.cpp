@@ -1,17 +1,24 @@
-// Runs a fuzz target without libFuzzer: fuzz_NAME RUNS SEED_FILE...: each seed as it is, then RUNS inputs made from the
-// seeds by changing, cutting, repeating and joining bytes. The same numbers every time. A crash ends the program with
-// the input in crash-input.
+// Runs a fuzz target without libFuzzer: fuzz_NAME RUNS SEED... A seed is a file of the test bundle,
+// or a folder with files. The program runs each seed, the file in KDX_TEST_KEY if that is set, and
+// RUNS inputs that it makes from the seeds by changing, cutting, repeating and joining bytes. The
+// random numbers are the same in every run. If the target crashes, the input is written to
+// crash-input.
+#include <algorithm>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "test_bundle.h"
+
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size);
+extern "C" __attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 namespace {
 
@@ -41,8 +48,9 @@ private:
     const Bytes &pick(const std::vector<Bytes> &from) { return from[below(from.size())]; }
 
     void step(Bytes &made) {
-        static const std::vector<std::string> words = {"null", "-1", "1e999", "99999999999999999999", "\"\"", "[]", "{}",
-                                                       "../", "\\u0000", "true", "NaN", "[[[[[[[[", "\xff\xfe"};
+        static const std::vector<std::string> words = {
+            "null", "-1",       "1e999",   "99999999999999999999", "\"\"", "[]", "{}", "../", "\\u0000", "true",
+            "NaN",  "[[[[[[[[", "\xff\xfe"};
         const auto at = below(made.size() + 1);
         switch (below(7)) {
             case 0:
@@ -53,7 +61,10 @@ private:
                 break;
             case 2: made.resize(at); break;
             case 3: made.insert(made.begin() + at, 1 + below(9), static_cast<std::uint8_t>(random_())); break;
-            case 4: made.erase(made.begin() + at, made.begin() + at + below(std::min<std::size_t>(40, made.size() - at + 1))); break;
+            case 4:
+                made.erase(made.begin() + at,
+                           made.begin() + at + below(std::min<std::size_t>(40, made.size() - at + 1)));
+                break;
             case 5: {
                 const auto &word = words[below(words.size())];
                 made.insert(made.begin() + at, word.begin(), word.end());
@@ -61,7 +72,8 @@ private:
             }
             default: {
                 const auto &other = pick(seeds_);
-                const auto start = below(other.size() + 1), length = below(std::min<std::size_t>(200, other.size() - start + 1));
+                const auto start = below(other.size() + 1),
+                           length = below(std::min<std::size_t>(200, other.size() - start + 1));
                 made.insert(made.begin() + at, other.begin() + start, other.begin() + start + length);
             }
         }
@@ -71,16 +83,34 @@ private:
     std::mt19937 random_{20241122};
 };
 
+Bytes read_file(const std::filesystem::path &path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) std::fprintf(stderr, "there is no seed '%s'\n", path.string().c_str()), std::exit(2);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+std::vector<Bytes> read_seeds(const std::vector<std::string> &names) {
+    std::vector<Bytes> seeds = {{}, Bytes(64, 0)};
+    for (const auto &name : names) {
+        const auto path = std::filesystem::path(test_bundle()) / name;
+        if (!std::filesystem::is_directory(path)) {
+            seeds.push_back(read_file(path));
+            continue;
+        }
+        for (const auto &entry : std::filesystem::directory_iterator(path)) seeds.push_back(read_file(entry.path()));
+    }
+    if (const char *key = std::getenv("KDX_TEST_KEY")) seeds.push_back(read_file(key));
+    std::sort(seeds.begin(), seeds.end());
+    return seeds;
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
-    if (argc < 2) return std::fprintf(stderr, "%s RUNS [SEED_FILE...]\n", argv[0]), 2;
+    if (argc < 2) return std::fprintf(stderr, "%s RUNS [SEED...]\n", argv[0]), 2;
+    if (LLVMFuzzerInitialize) LLVMFuzzerInitialize(&argc, &argv);
     for (const int number : {SIGABRT, SIGSEGV, SIGILL, SIGTRAP, SIGFPE}) std::signal(number, keep_input);
-    std::vector<Bytes> seeds = {{}, Bytes(64, 0)};
-    for (int i = 2; i < argc; ++i) {
-        std::ifstream file(argv[i], std::ios::binary);
-        seeds.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-    }
+    const auto seeds = read_seeds({argv + 2, argv + argc});
     std::size_t tried = 0;
     const auto run = [&](Bytes input) {
         current = std::move(input);

@@ -1,5 +1,5 @@
-// The C interface's arguments: sizes, strides, formats, structure sizes, null pointers, in any combination, on one
-// detector that must go on judging. KDX_FUZZ_BUNDLE names the bundle.
+// Fuzzes the arguments of the C interface: sizes, strides, formats, structure sizes and null
+// pointers, in any combination. All calls use one detector, which must stay usable.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kdx/kdx.h"
+#include "test_bundle.h"
 
 namespace {
 
@@ -19,7 +20,7 @@ public:
         for (int i = 0; i < 8; ++i) value = value << 8 | byte();
         return value;
     }
-    // Mostly what is right, often a little off, sometimes anything.
+    // Returns the right value in most cases, a value near it in many, and any value in some.
     std::int64_t near(std::int64_t right) {
         const auto kind = byte();
         return kind < 160 ? right : kind < 220 ? right + static_cast<std::int8_t>(byte()) : number();
@@ -30,29 +31,25 @@ private:
     std::size_t size_, at_ = 0;
 };
 
-kdx_detector *open_once() {
-    kdx_detector *detector = nullptr;
+kdx_detector *detector = nullptr;
+kdx_description takes;
+
+}  // namespace
+
+extern "C" int LLVMFuzzerInitialize(int *, char ***) {
     kdx_options options;
     KDX_INIT(options);
     options.threads = 1;
     options.precision = "fp32";
-    const char *bundle = std::getenv("KDX_FUZZ_BUNDLE");
-    if (!bundle || kdx_open(bundle, &options, &detector) != KDX_OK) std::abort();
-    return detector;
+    KDX_INIT(takes);
+    if (kdx_open(test_bundle(), &options, &detector) != KDX_OK || kdx_describe(detector, &takes) != KDX_OK)
+        std::abort();
+    return 0;
 }
 
-}  // namespace
-
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
-    static kdx_detector *const detector = open_once();
-    static kdx_description takes = [] {
-        kdx_description made;
-        KDX_INIT(made);
-        if (kdx_describe(detector, &made) != KDX_OK) std::abort();
-        return made;
-    }();
     Bytes bytes(data, size);
-    constexpr std::int64_t kPadding = 128;  // strides up to so much beyond a row lie inside the buffers
+    constexpr std::int64_t kPadding = 128;  // the buffers have room for strides that exceed a row by this many bytes
     const std::int64_t row = std::int64_t{takes.width} * takes.channels, map_row = std::int64_t{takes.map_width} * 4;
     static std::vector<std::uint8_t> pixels(static_cast<std::size_t>((row + kPadding) * takes.height), 90);
     static std::vector<float> map(static_cast<std::size_t>((map_row + kPadding) / 4 * takes.map_height));
@@ -63,14 +60,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     image.width = static_cast<std::int32_t>(bytes.near(takes.width));
     image.format = static_cast<kdx_pixel_format>(bytes.near(takes.format));
     image.row_stride = bytes.near(row);
-    if (image.row_stride > row + kPadding) image.row_stride = row + kPadding;  // beyond, the caller's memory ends
+    if (image.row_stride > row + kPadding) image.row_stride = row + kPadding;  // a larger stride exceeds the buffer
     kdx_map target{bytes.byte() < 200 ? map.data() : nullptr, bytes.near(map_row) / 4 * 4};
     if (target.row_stride > map_row + kPadding) target.row_stride = map_row + kPadding;
     kdx_verdict verdict;
     KDX_INIT(verdict);
     verdict.decision = KDX_GOOD;
     verdict.score = -1;
-    if (bytes.byte() >= 240) {  // only such sizes as cannot reach beyond the structure
+    if (bytes.byte() >= 240) {  // no valid size that exceeds the structure
         const auto wrong = static_cast<std::uint32_t>(bytes.number());
         verdict.struct_size = wrong < sizeof verdict || wrong > (1u << 16) ? wrong : 0;
     }
@@ -88,7 +85,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
         double budget = 0, percentile = 0;
         const auto one = bytes.number(), other = bytes.number();
         std::memcpy(&budget, &one, sizeof budget), std::memcpy(&percentile, &other, sizeof percentile);
-        const auto tested = kdx_selftest(detector, budget, percentile, static_cast<std::int32_t>(bytes.byte()), &report);
+        const auto tested =
+            kdx_selftest(detector, budget, percentile, static_cast<std::int32_t>(bytes.byte()), &report);
         if (tested != KDX_OK && tested != KDX_ERROR_ARGUMENT) __builtin_trap();
     }
     return 0;

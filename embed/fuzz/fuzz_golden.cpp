@@ -1,4 +1,5 @@
-// Golden images and reference arrays as anybody may have written them. The first bytes choose size and kind.
+// Fuzzes the readers of golden images and reference arrays: they accept the input or throw a
+// Failure.
 #include <cstddef>
 #include <cstdint>
 #include <string>

@@ -1,31 +1,39 @@
-// The C interface: arguments are checked, exceptions end here.
+// The C interface: it checks arguments and turns exceptions into statuses.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "blank.h"
 #include "detector.h"
 #include "error.h"
 #include "kdx/kdx.h"
 #include "keys.h"
+#include "open_detector.h"
 #include "regions.h"
+#include "selftest.h"
 #include "text.h"
 
 struct kdx_detector {
-    kdx::embed::Detector detector;
+    std::unique_ptr<kdx::embed::Detector> opened;
+
+    const kdx::embed::Detector &get() const { return *opened; }
 };
 
 namespace {
 
+using kdx::embed::Details;
 using kdx::embed::Failure;
 using kdx::embed::kFirstVerdict;
 
-// Of the thread. Fixed, so that saying that memory ran out takes none.
+// Of the thread. Its size is fixed, so that an error message needs no memory when memory has run
+// out.
 thread_local char last_error[1024] = "";
 
 void remember(const char *what) noexcept { kdx::embed::copy_text(what, last_error, sizeof last_error); }
@@ -44,27 +52,32 @@ kdx_status guarded(Action &&action) noexcept {
     } catch (const std::exception &error) {
         remember(error.what());
     } catch (...) {
-        remember("something was thrown that is no exception");
+        remember("an unknown exception was thrown");
     }
     return KDX_ERROR_INTERNAL;
 }
 
-[[noreturn]] void refuse(const char *what) { throw Failure(KDX_ERROR_ARGUMENT, what); }
-
-void require(const void *pointer, const char *name) {
-    if (!pointer) refuse((std::string(name) + " is null").c_str());
+[[noreturn]] void refuse(const std::string &what, const Details &details = {}) {
+    throw Failure(KDX_ERROR_ARGUMENT, what, details);
 }
 
-// The smallest structures that were ever published: a caller with less was compiled against nothing of ours.
-constexpr std::size_t kFirstOptions = offsetof(kdx_options, batch_sizes), kFirstDescription = offsetof(kdx_description, said),
-                      kFirstReport = sizeof(kdx_selftest_report);
+void require(const void *pointer, const char *name) {
+    if (!pointer) refuse(std::string(name) + " is null");
+}
+
+// The sizes of the structures in the first published version. No valid caller has smaller ones.
+constexpr std::size_t kFirstOptions = offsetof(kdx_options, batch_sizes);
+constexpr std::size_t kFirstDescription = offsetof(kdx_description, said);
+constexpr std::size_t kFirstReport = sizeof(kdx_selftest_report);
 constexpr std::size_t kMostBatchSizes = 4096;
 
 void require_size(std::uint32_t size, std::size_t first, const char *name) {
-    if (!kdx::embed::is_size(size, first)) refuse((std::string(name) + " has no size: set it with KDX_INIT").c_str());
+    if (!kdx::embed::is_size(size, first))
+        refuse(std::string(name) + " has no valid struct_size", {"", "", "initialise it with KDX_INIT"});
 }
 
-// Gives a caller what both it and this library know of a structure; its size stays its own.
+// Copies the fields that both the caller and this library know. The caller's struct_size stays as
+// it is.
 template <class T>
 void hand_over(T made, T *target) {
     const auto size = target->struct_size;
@@ -73,11 +86,13 @@ void hand_over(T made, T *target) {
 }
 
 void require_map(const kdx_map &map, const kdx::embed::Bundle &bundle) {
-    if (map.data && !kdx::embed::has_rows(map, bundle)) refuse("the map's rows overlap: row_stride is too small");
+    if (map.data && !kdx::embed::has_rows(map, bundle))
+        refuse("the rows of the map overlap: its row_stride is too small");
 }
 
-// A call that gives verdicts and maps. Whoever looks at them without looking at the status must find nothing that lets a
-// part pass: not of an earlier call, and not of a part of this one that was judged before another failed.
+// Makes a call that returns verdicts and maps. A caller that ignores the status must not find a
+// result that lets a part pass: neither one of an earlier call, nor one of an image that this call
+// judged before another image failed.
 template <class Action>
 kdx_status judged(const kdx_detector *detector, std::size_t count, kdx_verdict *verdicts, const kdx_map *maps,
                   Action &&action) noexcept {
@@ -85,7 +100,7 @@ kdx_status judged(const kdx_detector *detector, std::size_t count, kdx_verdict *
     const auto status = guarded(action);
     if (status == KDX_OK) return status;
     kdx::embed::reset_verdicts(verdicts, count);
-    if (detector) kdx::embed::reset_maps(maps, count, detector->detector.bundle());
+    if (detector) kdx::embed::reset_maps(maps, count, detector->get().bundle());
     return status;
 }
 
@@ -94,20 +109,22 @@ kdx_options read_options(const kdx_options *options) {
     if (!options) return given;
     require_size(options->struct_size, kFirstOptions, "options");
     std::memcpy(&given, options, std::min<std::size_t>(options->struct_size, sizeof given));
-    if (given.threads < 0 || given.device < 0) refuse("threads and device cannot be negative");
-    if (given.batch_size_count > kMostBatchSizes) refuse("more than 4096 batch sizes");
+    if (given.threads < 0 || given.device < 0) refuse("invalid threads or device", {"0 or more", "", ""});
+    if (given.batch_size_count > kMostBatchSizes)
+        refuse("too many batch sizes", {"at most 4096", std::to_string(given.batch_size_count), ""});
     if (given.batch_size_count) require(given.batch_sizes, "batch_sizes");
     for (std::size_t i = 0; i < given.batch_size_count; ++i)
         if (given.batch_sizes[i] < 1 || static_cast<std::size_t>(given.batch_sizes[i]) > kdx::embed::kMostImages)
-            refuse("a batch size is from 1 to 1048576");
+            refuse("invalid batch size", {"1 to 1048576", std::to_string(given.batch_sizes[i]), ""});
     return given;
 }
 
-void open(const char *bundle, const kdx_options *options, const std::vector<kdx::embed::PublicKey> *keys, kdx_detector **detector) {
+void open(const char *bundle, const kdx_options *options, const std::vector<kdx::embed::PublicKey> *keys,
+          kdx_detector **detector) {
     require(detector, "detector");
     *detector = nullptr;
     require(bundle, "bundle");
-    *detector = new kdx_detector{kdx::embed::Detector(bundle, read_options(options), keys)};
+    *detector = new kdx_detector{kdx::embed::open_detector(bundle, read_options(options), keys)};
 }
 
 }  // namespace
@@ -133,12 +150,13 @@ kdx_status kdx_describe(const kdx_detector *detector, kdx_description *descripti
         hand_over(kdx::embed::blank_description(), description);
         require(detector, "detector");
         kdx_description made{};
-        detector->detector.describe(made);
+        detector->get().describe(made);
         hand_over(made, description);
     });
 }
 
-kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx_verdict *verdict, const kdx_map *map) noexcept {
+kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx_verdict *verdict,
+                     const kdx_map *map) noexcept {
     return kdx_infer_batch(detector, 1, image, verdict, map);
 }
 
@@ -147,12 +165,14 @@ kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image
     return judged(detector, count, verdicts, maps, [&] {
         require(detector, "detector");
         if (count == 0) return;
-        if (count > kdx::embed::kMostImages) refuse("more than a million images at once");
+        if (count > kdx::embed::kMostImages)
+            refuse("too many images in one call", {"at most 1048576", std::to_string(count), ""});
         require(images, "images");
         require(verdicts, "verdicts");
         require_size(verdicts->struct_size, kFirstVerdict, "verdicts");
-        for (std::size_t i = 0; maps && i < count; ++i) require_map(maps[i], detector->detector.bundle());
-        detector->detector.infer(count, images, verdicts, verdicts->struct_size, maps, detector->detector.roi());
+        const auto &opened = detector->get();
+        for (std::size_t i = 0; maps && i < count; ++i) require_map(maps[i], opened.bundle());
+        opened.infer(count, images, verdicts, verdicts->struct_size, maps, opened.roi());
     });
 }
 
@@ -164,11 +184,11 @@ kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const k
         require(image, "image");
         require(verdict, "verdict");
         require_size(verdict->struct_size, kFirstVerdict, "verdict");
-        const auto &bundle = detector->detector.bundle();
+        const auto &bundle = detector->get().bundle();
         if (map) require_map(*map, bundle);
         const auto mask = kdx::embed::frame_of(*roi, bundle.camera_height, bundle.camera_width, 1, false);
         const kdx::embed::Roi region(bundle, mask.data, mask.row_stride);
-        detector->detector.infer(1, image, verdict, verdict->struct_size, map, &region);
+        detector->get().infer(1, image, verdict, verdict->struct_size, map, &region);
     });
 }
 
@@ -181,12 +201,15 @@ kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double 
         require(map, "map");
         require(map->data, "map->data");
         if (room) require(regions, "regions");
-        const bool is_possible = min_area >= 0 && std::isfinite(min_area) && pixel_size_um >= 0 &&
-                                 std::isfinite(pixel_size_um) && !std::isnan(threshold);
-        if (!is_possible) refuse("a threshold that is a number, an area and a pixel size of 0 or more");
-        require_map(*map, detector->detector.bundle());
-        const auto &opened = detector->detector;
-        const auto found = kdx::embed::find_regions(opened.bundle(), opened.level(), *map, threshold, min_area, pixel_size_um);
+        const bool is_valid = min_area >= 0 && std::isfinite(min_area) && pixel_size_um >= 0 &&
+                              std::isfinite(pixel_size_um) && !std::isnan(threshold);
+        if (!is_valid)
+            refuse("invalid threshold, min_area or pixel_size_um",
+                   {"a threshold that is a number; min_area and pixel_size_um finite and at least 0", "", ""});
+        const auto &opened = detector->get();
+        require_map(*map, opened.bundle());
+        const auto found =
+            kdx::embed::find_regions(opened.bundle(), opened.level(), *map, threshold, min_area, pixel_size_um);
         std::copy_n(found.begin(), std::min(room, found.size()), regions);
         *count = found.size();
     });
@@ -202,7 +225,7 @@ kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percent
         hand_over(made, report);
         require(detector, "detector");
         kdx_selftest_report found{};
-        kdx::embed::selftest(detector->detector, budget_ms, percentile, calls, found);
+        kdx::embed::selftest(detector->get(), budget_ms, percentile, calls, found);
         hand_over(found, report);
     });
     if (status != KDX_OK && report && kdx::embed::is_size(report->struct_size, kFirstReport)) {

@@ -1,5 +1,6 @@
-// One value for each batch size, such as a compiled model. Each is made once, by the first call that needs it, and outside
-// the lock: calls for sizes that are there do not wait for it. As kdx/runtime/kept.py does it.
+// Keeps one value per batch size, such as a compiled model. The first call that needs a value makes
+// it, outside the lock, so that calls for other sizes do not wait. The counterpart of
+// kdx/runtime/kept.py.
 #pragma once
 
 #include <algorithm>
@@ -21,14 +22,15 @@ public:
     using Value = std::shared_ptr<T>;
     using Make = std::function<Value(std::size_t batch)>;
 
-    // room: values that are held besides those that keep() was called for; the least recently used is dropped first.
+    // room: number of values to hold besides those of keep(). The least recently used value is
+    // dropped first.
     BatchCache(std::size_t room, Make make) : room_(room), make_(std::move(make)) {}
 
-    // Returns the value of a batch size. Calls that need one that is being made wait for it, and fail where that fails; the
-    // next call makes it again.
+    // Returns the value of a batch size. A call that needs a value that another call is making
+    // waits for it and fails if that call fails. The next call then makes the value again.
     Value get(std::size_t batch) { return find(batch, false); }
 
-    // Makes the value of a batch size, which is never dropped.
+    // Makes the value of a batch size and never drops it.
     void keep(std::size_t batch) { find(batch, true); }
 
 private:
@@ -73,12 +75,13 @@ private:
         return std::find_if(entries_.begin(), entries_.end(), [&](const Entry &each) { return each.batch == batch; });
     }
 
-    // What is being made is not dropped: a call that needs it would make it a second time.
+    // A value that is being made is not dropped, because a call that needs it would make it a
+    // second time.
     static bool may_be_dropped(const Entry &entry) {
         return !entry.is_kept && entry.value.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
     }
 
-    // The entry in front is in use by this call.
+    // This call uses the first entry, which is not dropped.
     void make_room() {
         auto others = static_cast<std::size_t>(
             std::count_if(entries_.begin(), entries_.end(), [](const Entry &each) { return !each.is_kept; }));

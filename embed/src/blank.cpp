@@ -11,7 +11,7 @@ namespace kdx::embed {
 namespace {
 
 constexpr float kNothing = std::numeric_limits<float>::quiet_NaN();
-// No structure will ever be this large.
+// No structure of the interface will be larger.
 constexpr std::uint32_t kLargest = 1 << 16;
 
 void reset(kdx_verdict &verdict) noexcept {
@@ -25,7 +25,8 @@ kdx_verdict &at(kdx_verdict *verdicts, std::size_t index, std::size_t step) {
     return *reinterpret_cast<kdx_verdict *>(reinterpret_cast<char *>(verdicts) + index * step);
 }
 
-// How far verdicts lie apart; where the first has no size, the second's tells. 0: not known.
+// Returns the distance between verdicts: the size of the first or, if that is invalid, of the
+// second. 0: not known.
 std::size_t step_of(kdx_verdict *verdicts, std::size_t count) {
     if (is_size(verdicts->struct_size, kFirstVerdict)) return verdicts->struct_size;
     for (const auto published : {sizeof(kdx_verdict), kFirstVerdict})

@@ -9,8 +9,8 @@
 #include <unistd.h>
 #endif
 
-#include "bundle.h"
 #include "error.h"
+#include "files.h"
 #include "sha256.h"
 
 namespace kdx::embed {
@@ -22,19 +22,22 @@ namespace {
 constexpr std::size_t kDigestBytes = 32;
 
 [[noreturn]] void refuse_cache(const fs::path &folder, const std::string &why) {
-    throw Failure(KDX_ERROR_ARGUMENT, "a signature is required, and the cache '" + folder.string() + "' cannot be used: " + why +
-                                          "\n  fix: name a folder to which only this user can write (chmod go-w), or no cache");
+    throw Failure(KDX_ERROR_ARGUMENT,
+                  "a signature is required, and the cache '" + folder.string() + "' cannot be used: " + why,
+                  {"", "", "name a folder to which only this user can write (chmod go-w), or no cache"});
 }
 
 #if defined(_WIN32)
 bool is_ours(const fs::path &, bool) { return false; }
 
-void require_private(const fs::path &folder) { refuse_cache(folder, "on this system it is not known who may write there"); }
+void require_private(const fs::path &folder) {
+    refuse_cache(folder, "kdx cannot find out on this system who may write to it");
+}
 #else
-// Whether nobody but this user and root can write there. Others cannot move what is not theirs out of a folder that is
-// sticky, such as /tmp.
+// Whether only this user and root can write to a path. In a sticky folder, such as /tmp, other
+// users cannot move files that they do not own.
 bool is_ours(const fs::path &path, bool may_be_sticky) {
-    struct stat found {};
+    struct stat found{};
     if (::stat(path.c_str(), &found) != 0 || (found.st_uid != ::geteuid() && found.st_uid != 0)) return false;
     return !(found.st_mode & (S_IWGRP | S_IWOTH)) || (may_be_sticky && (found.st_mode & S_ISVTX));
 }
@@ -44,7 +47,8 @@ void require_private(const fs::path &folder) {
     auto at = fs::canonical(folder, error);
     if (error) refuse_cache(folder, error.message());
     for (bool is_leaf = true;; is_leaf = false, at = at.parent_path()) {
-        if (!is_ours(at, !is_leaf)) refuse_cache(folder, "others may write to '" + at.string() + "', and could choose what runs");
+        if (!is_ours(at, !is_leaf))
+            refuse_cache(folder, "others may write to '" + at.string() + "', and could choose what runs");
         if (at == at.root_path()) return;
     }
 }
@@ -52,7 +56,8 @@ void require_private(const fs::path &folder) {
 
 }  // namespace
 
-BlobCache::BlobCache(fs::path folder, bool is_private) : folder_(std::move(folder)), is_private_(is_private && !folder_.empty()) {
+BlobCache::BlobCache(fs::path folder, bool is_private)
+    : folder_(std::move(folder)), is_private_(is_private && !folder_.empty()) {
     if (!is_private_) return;
     std::error_code error;
     if (fs::create_directories(folder_, error)) fs::permissions(folder_, fs::perms::owner_all, error);
@@ -84,7 +89,8 @@ void BlobCache::write(const std::string &key, const std::string &blob) const {
     if (folder_.empty()) return;
     std::error_code error;
     fs::create_directories(folder_, error);
-    // A name of its own, then a rename: two processes that start together never meet half a file.
+    // The file gets a unique name first and is then renamed, so that another process never reads
+    // half a file.
     const auto now = static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
     const auto temporary = folder_ / (".new-" + std::to_string(now) + "-" + std::to_string(std::random_device{}()));
     {

@@ -1,5 +1,6 @@
-// Compiled models on disk: only whole ones, and only for their own key. See kdx/runtime/openvino/blob_cache.py for why OpenVINO's
-// own cache is not used.
+// A cache of compiled models on disk. It returns only complete models, and only for their own key.
+// The counterpart of kdx/runtime/openvino/blob_cache.py, which explains why OpenVINO's own cache is
+// not used.
 #pragma once
 
 #include <filesystem>
@@ -10,9 +11,10 @@ namespace kdx::embed {
 
 class BlobCache {
 public:
-    // An empty folder keeps nothing. Whatever goes wrong with the folder costs time, never an answer. A blob carries its own
-    // hash alone: whoever writes one chooses what runs. So where is_private, throws Failure (KDX_ERROR_ARGUMENT) unless
-    // nobody but this user and root can write to the folder, and reads no blob that another could have written.
+    // folder: empty for no cache. Problems with the folder cost time but never change an answer.
+    // is_private: throws Failure (KDX_ERROR_ARGUMENT) unless only this user and root can write to
+    // the folder, and reads no blob that another user could have written. A blob is protected only
+    // by its own hash, so whoever can write one chooses what runs.
     explicit BlobCache(std::filesystem::path folder, bool is_private = false);
 
     std::optional<std::string> read(const std::string &key) const;

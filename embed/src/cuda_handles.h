@@ -1,4 +1,4 @@
-// CUDA's memory, streams and graphs with destructors.
+// CUDA memory, streams and graphs with destructors.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,7 +14,7 @@ namespace kdx::embed {
 
 inline void check(cudaError_t status, const char *what) {
     if (status == cudaSuccess) return;
-    cudaGetLastError();  // or the next call reports it again
+    cudaGetLastError();  // otherwise the next call reports it again
     throw Failure(KDX_ERROR_BACKEND, std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
 }
 
@@ -25,7 +25,7 @@ struct FreeHost {
     void operator()(void *memory) const { cudaFreeHost(memory); }
 };
 
-// Memory on the card, and pinned memory of the same size on the host.
+// Device memory, and pinned host memory of the same size.
 struct Buffer {
     std::unique_ptr<void, FreeDevice> device;
     std::unique_ptr<void, FreeHost> host;

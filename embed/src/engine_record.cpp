@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "error.h"
+#include "files.h"
 #include "sha256.h"
 
 namespace kdx::embed {
@@ -15,8 +16,9 @@ namespace {
 
 constexpr int kRecordSchema = 1;
 constexpr const char *kRecord = "engine.json", *kPlan = "model.plan";
+constexpr const char *kFlavour = "tensorrt";  // of the engines that this library runs; others are for TensorRT for RTX
 
-// Of a version such as 10.16.1.11 the first three numbers: the fourth is a build's.
+// Returns the first three numbers of a version such as 10.16.1.11. The fourth is the build.
 std::string release_of(const std::string &version) {
     std::size_t at = 0;
     for (int dots = 0; at < version.size(); ++at)
@@ -24,27 +26,29 @@ std::string release_of(const std::string &version) {
     return version.substr(0, at);
 }
 
-// Checks that the signature which was required of a bundle covers a file of an engine: a plan is code for the GPU.
+// Checks that a required signature covers a file of an engine: a plan is code for the GPU.
 void require_signed(const Bundle &bundle, const fs::path &engine, const char *file, const std::string &received) {
     if (!bundle.seal) return;
     const auto name = "engines/" + engine.filename().u8string() + '/' + file;
     const auto found = bundle.seal->engines.find(name);
     const bool is_listed = found != bundle.seal->engines.end();
     if (is_listed && found->second == received) return;
-    throw Failure(KDX_ERROR_BUNDLE, "'" + name + "' in '" + bundle.path.string() + "' is not what was signed\n  expected: " +
-                                        (is_listed ? "sha256 " + found->second : std::string("listed in ") + kSignature) +
-                                        "\n  received: sha256 " + received +
-                                        "\n  fix: sign it again where the key is kept (kdx sign), with the engines in it; or remove '" +
-                                        engine.string() + "'; or name a backend that runs no engine");
+    throw Failure(KDX_ERROR_BUNDLE, "'" + name + "' in '" + bundle.path.string() + "' is not what was signed",
+                  {is_listed ? "sha256 " + found->second : std::string("listed in ") + kSignature, "sha256 " + received,
+                   std::string(kSignAgain) + ", with the engines in it; or remove '" + engine.string() +
+                       "'; or name a backend that runs no engine"});
 }
 
-// Returns the text of an engine's record, once the signature, where one was required, is found to cover it and the plan.
+// Returns the text of an engine's record, after checking that a required signature covers it and
+// the plan.
 std::string read_record(const Bundle &bundle, const fs::path &engine) {
     auto text = read_file(engine / kRecord);
     require_signed(bundle, engine, kRecord, hexadecimal(sha256_of(text)));
     std::error_code error;
-    if (bundle.seal)
-        require_signed(bundle, engine, kPlan, fs::is_regular_file(engine / kPlan, error) ? sha256_of_file(engine / kPlan) : "none");
+    if (bundle.seal) {
+        const bool has_plan = fs::is_regular_file(engine / kPlan, error);
+        require_signed(bundle, engine, kPlan, has_plan ? sha256_of_file(engine / kPlan) : "none");
+    }
     return text;
 }
 
@@ -71,7 +75,7 @@ EngineRecord parse_engine_record(const std::string &text, const fs::path &folder
         read.batches = record.at("batches").get<std::vector<int>>();
         const bool is_ascending = std::is_sorted(read.batches.begin(), read.batches.end());
         if (read.batches.empty() || !is_ascending || read.batches.front() < 1 || read.batches.back() > 4096)
-            throw refused("names no batches");
+            throw refused("lists no valid batch sizes");
         return read;
     } catch (const json::exception &error) {
         throw refused(std::string("is not valid: ") + error.what());
@@ -82,27 +86,31 @@ std::string mismatch(const EngineRecord &record, const Machine &machine, const s
     const auto differs = [](const char *what, const std::string &theirs, const std::string &ours) {
         return std::string("built for ") + what + " " + theirs + ", here is " + ours;
     };
-    if (record.onnx_sha256 != onnx_sha256) return "stale or of another precision: built from another graph";
-    if (record.flavour != "tensorrt") return differs("flavour", record.flavour, "tensorrt");
-    if (release_of(record.tensorrt) != release_of(machine.tensorrt)) return differs("TensorRT", record.tensorrt, machine.tensorrt);
+    if (record.onnx_sha256 != onnx_sha256) return "built from another graph: it is outdated or has another precision";
+    if (record.flavour != kFlavour) return differs("flavour", record.flavour, kFlavour);
+    if (release_of(record.tensorrt) != release_of(machine.tensorrt))
+        return differs("TensorRT", record.tensorrt, machine.tensorrt);
     if (record.compute_capability != machine.compute_capability)
         return differs("compute capability", record.compute_capability, machine.compute_capability);
     if (record.system != machine.system) return differs("system", record.system, machine.system);
-    // Tactics were timed on that card; another with the same capability may lack what they need.
+    // The builder chose kernels by timing them on that card. Another card of the same capability
+    // may lack resources for them.
     if (record.gpu != machine.gpu) return "built on " + record.gpu + ", here is " + machine.gpu;
     return "";
 }
 
-EngineRecord find_engine(const Bundle &bundle, const std::string &precision, const Machine &machine) {
+EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machine &machine) {
     const auto &sha256 = bundle.hash_of(Bundle::graph_name(precision));
     std::vector<fs::path> folders;
     std::error_code error;
     for (const auto &entry : fs::directory_iterator(bundle.path / "engines", error))
-        // A name that begins with a dot: under construction, or what a kill left of that.
+        // A name that begins with a dot is an engine under construction, or what a killed build
+        // left behind.
         if (entry.path().filename().string().front() != '.' && fs::is_regular_file(entry.path() / kRecord, error))
             folders.push_back(entry.path());
     std::sort(folders.begin(), folders.end());
-    // All of them before any is chosen, as kdx/bundle/signing.py does it.
+    // All records are checked against the signature before one is chosen, as kdx/bundle/signing.py
+    // does.
     std::vector<std::string> texts;
     for (const auto &folder : folders) texts.push_back(read_record(bundle, folder));
     std::string reasons;
@@ -114,22 +122,26 @@ EngineRecord find_engine(const Bundle &bundle, const std::string &precision, con
             reason = mismatch(record, machine, sha256);
             if (reason.empty()) return record;
         } catch (const Failure &failure) {
-            reason = failure.what();
+            reason = failure.message;
         }
         reasons += (reasons.empty() ? "engines/" : "; engines/") + folder.filename().string() + ": " + reason;
     }
-    throw Failure(KDX_ERROR_BACKEND, "'" + bundle.path.filename().string() + "' holds no " + precision +
-                                         " engine for this machine\n  expected: TensorRT " + machine.tensorrt +
-                                         ", compute capability " + machine.compute_capability + ", " + machine.gpu +
-                                         ", " + machine.system + "\n  received: " + (reasons.empty() ? "no engine" : reasons) +
-                                         "\n  fix: kdx build-engine " + bundle.path.string() + (precision == "fp16" ? " --fp16" : ""));
+    const auto here = "TensorRT " + machine.tensorrt + ", compute capability " + machine.compute_capability + ", " +
+                      machine.gpu + ", " + machine.system;
+    throw Failure(KDX_ERROR_BACKEND,
+                  "'" + bundle.path.filename().string() + "' holds no engine of " + Bundle::graph_name(precision) +
+                      " for this machine",
+                  {here, reasons.empty() ? "no engine" : reasons,
+                   "kdx build-engine " + bundle.path.string() + (precision == Precision::fp16 ? " --fp16" : "") +
+                       " --flavour " + kFlavour});
 }
 
 std::string read_plan(const EngineRecord &record) {
     std::error_code error;
     auto plan = fs::is_regular_file(record.plan, error) ? read_file(record.plan) : std::string();
     if (hexadecimal(sha256_of(plan)) != record.plan_sha256)
-        throw Failure(KDX_ERROR_BACKEND, "'" + record.plan.string() + "' is missing or was altered\n  fix: build it again");
+        throw Failure(KDX_ERROR_BACKEND, "'" + record.plan.string() + "' is missing or was altered",
+                      {"", "", "build the engine again (kdx build-engine)"});
     return plan;
 }
 

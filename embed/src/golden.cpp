@@ -13,8 +13,8 @@ namespace kdx::embed {
 
 namespace {
 
-[[noreturn]] void damaged(const std::string &what) {
-    throw Failure(KDX_ERROR_BUNDLE, "a file of the bundle is damaged: " + what + "\n  fix: export the bundle again");
+[[noreturn]] void refuse_file(const std::string &what) {
+    throw Failure(KDX_ERROR_BUNDLE, "a file of the bundle is damaged: " + what, {"", "", "export the bundle again"});
 }
 
 std::uint32_t big_endian(std::string_view bytes) {
@@ -26,13 +26,13 @@ std::uint32_t big_endian(std::string_view bytes) {
 // Returns the compressed pixels of a PNG with exactly this header.
 std::string pixel_data(std::string_view file, int height, int width, int channels) {
     constexpr std::string_view signature("\x89PNG\r\n\x1a\n", 8);
-    if (file.substr(0, 8) != signature) damaged("it is no PNG");
+    if (file.substr(0, 8) != signature) refuse_file("it is not a PNG image");
     std::string data;
     bool has_header = false;
     for (std::size_t at = 8; at + 12 <= file.size();) {
         const std::size_t length = big_endian(file.substr(at));
         const auto kind = file.substr(at + 4, 4);
-        if (length > file.size() - at - 12) damaged("it ends early");
+        if (length > file.size() - at - 12) refuse_file("its data ends early");
         const auto body = file.substr(at + 8, length);
         at += 12 + length;
         if (kind == "IHDR") {
@@ -41,14 +41,14 @@ std::string pixel_data(std::string_view file, int height, int width, int channel
             has_header = length == 13 && big_endian(body) == static_cast<std::uint32_t>(width) &&
                          big_endian(body.substr(4)) == static_cast<std::uint32_t>(height) &&
                          body.substr(8) == std::string_view(expected, 5);
-            if (!has_header) damaged("it has another size or kind than the detector's input");
+            if (!has_header) refuse_file("it does not have the size and kind of the detector's input");
         } else if (kind == "IDAT") {
             data += body;
         } else if (kind == "IEND") {
             break;
         }
     }
-    if (!has_header) damaged("it has no header");
+    if (!has_header) refuse_file("it has no header");
     return data;
 }
 
@@ -59,7 +59,7 @@ std::uint8_t predicted(int left, int up, int corner) {
 }
 
 void undo_filter(int kind, std::uint8_t *row, const std::uint8_t *above, std::size_t size, std::size_t pixel) {
-    if (kind > 4) damaged("a row's filter is not known");
+    if (kind > 4) refuse_file("the filter of a row is unknown");
     for (std::size_t x = 0; x < size; ++x) {
         const int left = x < pixel ? 0 : row[x - pixel], up = above ? above[x] : 0;
         const int corner = above && x >= pixel ? above[x - pixel] : 0;
@@ -89,12 +89,13 @@ void decode_png(const std::string &file, int height, int width, int channels, st
 
 std::vector<float> decode_npy(const std::string &file, std::size_t count) {
     constexpr std::string_view magic("\x93NUMPY\x01\x00", 8);
-    if (file.size() < 10 || std::string_view(file).substr(0, 8) != magic) damaged("it is no .npy file of version 1.0");
+    if (file.size() < 10 || std::string_view(file).substr(0, 8) != magic)
+        refuse_file("it is not an .npy file of version 1.0");
     const std::size_t length = static_cast<std::uint8_t>(file[8]) | static_cast<std::uint8_t>(file[9]) << 8;
     const auto header = std::string_view(file).substr(10, length);
     const auto has = [&](const char *text) { return header.find(text) != std::string_view::npos; };
-    if (!has("'descr': '<f4'") || !has("'fortran_order': False")) damaged("it holds no float32 in C order");
-    if (file.size() != 10 + length + 4 * count) damaged("it has another size than the images");
+    if (!has("'descr': '<f4'") || !has("'fortran_order': False")) refuse_file("it does not hold float32 in C order");
+    if (file.size() != 10 + length + 4 * count) refuse_file("its size does not match the images");
     std::vector<float> values(count);
     std::memcpy(values.data(), file.data() + 10 + length, 4 * count);
     return values;
@@ -103,7 +104,7 @@ std::vector<float> decode_npy(const std::string &file, std::size_t count) {
 Golden read_golden(const Bundle &bundle) {
     Golden golden;
     golden.count = bundle.golden.size();
-    if (!golden.count) damaged("there are none");
+    if (!golden.count) refuse_file("there are no golden images");
     for (const auto &name : bundle.golden)
         decode_png(bundle.read("golden/" + name), bundle.height, bundle.width, bundle.channels, golden.images);
     if (bundle.bgr)  // the files are RGB
@@ -113,7 +114,7 @@ Golden read_golden(const Bundle &bundle) {
     golden.scores = decode_npy(bundle.read("golden/anomaly_score.npy"), golden.count);
     for (const auto *values : {&golden.maps, &golden.scores})
         if (!std::all_of(values->begin(), values->end(), [](float value) { return std::isfinite(value); }))
-            damaged("its reference has values that are not finite");
+            refuse_file("the reference has values that are not finite");
     return golden;
 }
 

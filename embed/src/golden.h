@@ -1,4 +1,5 @@
-// The golden images of a bundle, and the FP32 reference's answers: what the self-test compares with.
+// The golden images of a bundle and the answers of the FP32 reference, with which the self-test
+// compares.
 #pragma once
 
 #include <cstdint>
@@ -16,14 +17,16 @@ struct Golden {
     std::vector<float> scores;         // (count)
 };
 
-// Throws Failure (KDX_ERROR_BUNDLE).
+// Reads them from a bundle; throws Failure (KDX_ERROR_BUNDLE).
 Golden read_golden(const Bundle &bundle);
 
-// Pixels of a PNG file of 8 bits a channel, grey or RGB, not interlaced: what kdx export writes, and nothing else.
-// Appends height * width * channels bytes; throws Failure (KDX_ERROR_BUNDLE).
+// Appends the height * width * channels bytes of a PNG file to `pixels`. The file must be what kdx
+// export writes: 8 bits per channel, grey or RGB, not interlaced. Throws Failure
+// (KDX_ERROR_BUNDLE).
 void decode_png(const std::string &file, int height, int width, int channels, std::vector<std::uint8_t> &pixels);
 
-// Values of an .npy file of little-endian float32 in C order with exactly this many; throws Failure (KDX_ERROR_BUNDLE).
+// Returns the values of an .npy file of `count` little-endian float32 in C order; throws Failure
+// (KDX_ERROR_BUNDLE).
 std::vector<float> decode_npy(const std::string &file, std::size_t count);
 
 }  // namespace kdx::embed

@@ -1,7 +1,7 @@
 #include "keys.h"
 
-#include "bundle.h"
 #include "error.h"
+#include "files.h"
 #include "sha256.h"
 
 #if defined(KDX_WITH_OPENSSL)
@@ -21,8 +21,8 @@ namespace kdx::embed {
 
 std::vector<PublicKey> read_public_keys(const char *const *, std::size_t) {
     throw Failure(KDX_ERROR_ARGUMENT,
-                  "a signature is required, and this library was built without OpenSSL: it cannot check one\n  fix: build it "
-                  "with OpenSSL's headers (libssl-dev) and -DKDX_WITH_OPENSSL=ON");
+                  "a signature is required, but this library was built without OpenSSL and cannot check it",
+                  {"", "", "build it with the headers of OpenSSL (libssl-dev) and -DKDX_WITH_OPENSSL=ON"});
 }
 
 bool is_signature_of(const PublicKey &, std::string_view, std::string_view) { return false; }
@@ -32,7 +32,7 @@ bool is_signature_of(const PublicKey &, std::string_view, std::string_view) { re
 namespace {
 
 constexpr std::size_t kKeyBytes = 32;
-constexpr std::size_t kLargestFile = 1 << 20;  // a PEM file has some hundred bytes
+constexpr std::size_t kLargestFile = 1 << 20;  // a PEM file has a few hundred bytes
 
 template <auto release>
 struct Free {
@@ -45,21 +45,22 @@ using Source = std::unique_ptr<BIO, Free<BIO_free>>;
 using Key = std::unique_ptr<EVP_PKEY, Free<EVP_PKEY_free>>;
 using Digest = std::unique_ptr<EVP_MD_CTX, Free<EVP_MD_CTX_free>>;
 
-// What goes wrong here is no business of whatever else uses OpenSSL in this thread.
-class OwnErrors {
+// Keeps the errors of this library out of OpenSSL's error queue, which other code in this thread
+// may use.
+class ErrorQueueGuard {
 public:
-    OwnErrors() { ERR_set_mark(); }
-    ~OwnErrors() { ERR_pop_to_mark(); }
-    OwnErrors(const OwnErrors &) = delete;
-    OwnErrors &operator=(const OwnErrors &) = delete;
+    ErrorQueueGuard() { ERR_set_mark(); }
+    ~ErrorQueueGuard() { ERR_pop_to_mark(); }
+    ErrorQueueGuard(const ErrorQueueGuard &) = delete;
+    ErrorQueueGuard &operator=(const ErrorQueueGuard &) = delete;
 };
 
-// OpenSSL would ask for a passphrase on the terminal.
+// Without this function OpenSSL would ask for a passphrase on the terminal.
 int no_passphrase(char *, int, int, void *) { return -1; }
 
 [[noreturn]] void refuse_key(const std::string &what, const std::string &received = "") {
-    throw Failure(KDX_ERROR_ARGUMENT, what + "\n  expected: the NAME.pub that kdx sign --new-key NAME has made: Ed25519 in PEM" +
-                                          (received.empty() ? "" : "\n  received: " + received));
+    throw Failure(KDX_ERROR_ARGUMENT, what,
+                  {"the NAME.pub that kdx sign --new-key NAME has made: Ed25519 in PEM", received, ""});
 }
 
 std::string der_of(EVP_PKEY *key) {
@@ -72,7 +73,8 @@ std::string der_of(EVP_PKEY *key) {
 }
 
 PublicKey key_from(const std::string &pem, const std::string &name) {
-    if (pem.find("PRIVATE KEY") != std::string::npos) refuse_key(name + " is a private key; what the line needs is public");
+    if (pem.find("PRIVATE KEY") != std::string::npos)
+        refuse_key(name + " is a private key; the line needs the public key");
     if (pem.size() > kLargestFile) refuse_key(name + " is not a public key");
     const Source source(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
     if (!source) throw std::bad_alloc();
@@ -80,7 +82,7 @@ PublicKey key_from(const std::string &pem, const std::string &name) {
     if (!key) refuse_key(name + " is not a public key");
     if (EVP_PKEY_id(key.get()) != EVP_PKEY_ED25519) {
         const auto *kind = OBJ_nid2ln(EVP_PKEY_base_id(key.get()));
-        refuse_key(name + " is a key of another kind", kind ? kind : "a kind without a name");
+        refuse_key(name + " is a key of another kind", kind ? kind : "an unknown kind");
     }
     std::string bytes(kKeyBytes, '\0');
     auto length = bytes.size();
@@ -96,12 +98,12 @@ PublicKey read_public_key(const char *given) {
     const auto path = std::filesystem::u8path(key);
     std::error_code error;
     if (!std::filesystem::is_regular_file(path, error))
-        throw Failure(KDX_ERROR_ARGUMENT, "there is no key '" + key +
-                                              "'\n  fix: name the file; kdx sign --new-key NAME makes NAME.key and NAME.pub");
+        throw Failure(KDX_ERROR_ARGUMENT, "there is no key '" + key + "'",
+                      {"", "", "name the file; kdx sign --new-key NAME makes NAME.key and NAME.pub"});
     try {
         return key_from(read_file(path), "'" + key + "'");
     } catch (const Failure &failure) {
-        throw Failure(KDX_ERROR_ARGUMENT, failure.what());  // no bundle's file
+        throw Failure(KDX_ERROR_ARGUMENT, failure.message, failure.details);  // the key is not a file of the bundle
     }
 }
 
@@ -109,9 +111,9 @@ PublicKey read_public_key(const char *given) {
 
 std::vector<PublicKey> read_public_keys(const char *const *keys, std::size_t count) {
     if (!count)
-        throw Failure(KDX_ERROR_ARGUMENT,
-                      "a signature is required, but no key is given\n  fix: name the public key of who signs");
-    const OwnErrors errors;
+        throw Failure(KDX_ERROR_ARGUMENT, "a signature is required, but no key is given",
+                      {"", "", "name the public key of the signer"});
+    const ErrorQueueGuard guard;
     std::vector<PublicKey> read;
     for (std::size_t i = 0; i < count; ++i) {
         if (!keys || !keys[i]) throw Failure(KDX_ERROR_ARGUMENT, "a public key is null");
@@ -121,7 +123,7 @@ std::vector<PublicKey> read_public_keys(const char *const *keys, std::size_t cou
 }
 
 bool is_signature_of(const PublicKey &key, std::string_view signature, std::string_view text) {
-    const OwnErrors errors;
+    const ErrorQueueGuard guard;
     const auto *bytes = reinterpret_cast<const unsigned char *>(key.bytes.data());
     const Key verifier(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, bytes, key.bytes.size()));
     const Digest digest(EVP_MD_CTX_new());

@@ -1,5 +1,6 @@
-// OpenVINO's CPU plugin: the FP32 and the INT8 graph, and the FP32 graph in BF16. The precision is always stated: left
-// to itself, OpenVINO computes an FP32 graph in BF16 on CPUs that can, and scores move.
+// OpenVINO's CPU plugin. It runs the FP32 and the INT8 graph, and the FP32 graph in BF16. The
+// precision is always set explicitly: by default, OpenVINO computes an FP32 graph in BF16 on CPUs
+// that support it, which changes scores.
 #include <algorithm>
 #include <mutex>
 #include <openvino/openvino.hpp>
@@ -17,27 +18,29 @@ namespace kdx::embed {
 namespace {
 
 constexpr const char *kDevice = "CPU";
-// A compiled model holds weights of its own, laid out for its batch size.
-constexpr std::size_t kKeptBatchSizes = 4;  // beside those that kdx_open compiles
+// Compiled models that are kept besides those that kdx_open compiles. Each holds its own weights,
+// laid out for its batch size.
+constexpr std::size_t kKeptBatchSizes = 4;
 
-bool computes(const std::string &precision) {
-    if (precision != "bf16") return true;
+bool computes(Precision precision) {
+    if (precision != Precision::bf16) return true;
     ov::Core core;
-    const auto found = core.get_property(kDevice, ov::device::capabilities);
-    return std::find(found.begin(), found.end(), "BF16") != found.end();
+    const auto capabilities = core.get_property(kDevice, ov::device::capabilities);
+    return std::find(capabilities.begin(), capabilities.end(), ov::device::capability::BF16) != capabilities.end();
 }
 
 // A model compiled for one batch size, and its inference requests.
 class Compiled {
 public:
     Compiled(std::size_t size, ov::CompiledModel model)
-        : batch(size), model_(std::move(model)), image_(model_.input().get_shape()), requests_([this] {
-              return std::make_unique<ov::InferRequest>(model_.create_infer_request());
-          }) {}
+        : batch(size),
+          model_(std::move(model)),
+          image_(model_.input().get_shape()),
+          requests_([this] { return std::make_unique<ov::InferRequest>(model_.create_infer_request()); }) {}
 
     void run(const std::uint8_t *images, const Sink &sink) {
         auto request = requests_.take();
-        // The images are read where they lie; OpenVINO does not write to an input.
+        // The request reads the caller's memory directly. OpenVINO does not write to an input.
         request->set_input_tensor(ov::Tensor(ov::element::u8, image_, const_cast<std::uint8_t *>(images)));
         request->infer();
         const auto maps = request->get_tensor("anomaly_map"), scores = request->get_tensor("anomaly_score");
@@ -55,11 +58,13 @@ private:
     Pool<ov::InferRequest> requests_;
 };
 
-// The bytes that were hashed when the bundle was opened: every batch size is compiled from them, whatever has become of the
-// file since. They are kept as they are until a size has to be compiled, which a start from the cache may never do, and from
-// then on as the model that was read from them. Compiled models keep the weights that they were compiled from; those of clones
-// are the same memory. With 99 MiB of weights, kept bytes that are read again for each size took 345 MiB for one compiled size
-// and 203 for each further one, and 1.2 s of reading each time; a kept model takes 246 and 104, and no time.
+// The bytes of the graph that were hashed when the bundle was opened. Every batch size is compiled
+// from them, even if the file has changed since. They stay as they are until the first size has to
+// be compiled, which may never happen after a start from the cache. From then on the model that was
+// read from them is kept instead, because compiled models share the weights of its clones. With 99
+// MiB of weights, keeping bytes and reading them for each size took 345 MiB for the first compiled
+// size, 203 MiB for each further size, and 1.2 s of reading each time. Keeping the model takes 246
+// and 104 MiB, and no time.
 class GraphSource {
 public:
     explicit GraphSource(std::string bytes) : bytes_(std::move(bytes)) {}
@@ -84,24 +89,26 @@ public:
     OpenVino(const Bundle &bundle, std::string graph, const BackendOptions &options)
         : graph_(std::move(graph)),
           sha256_(bundle.hash_of(Bundle::graph_name(options.precision))),
-          is_bf16_(options.precision == "bf16"),
+          is_bf16_(options.precision == Precision::bf16),
           threads_(options.threads),
           max_batch_(static_cast<std::size_t>(bundle.max_batch)),
           cache_(options.cache, options.is_signed),
-          models_(kKeptBatchSizes, [this](std::size_t batch) { return std::make_shared<Compiled>(batch, load(batch)); }) {
-        // Single images are judged at any time: batches of other sizes must not displace their model.
+          models_(kKeptBatchSizes,
+                  [this](std::size_t batch) { return std::make_shared<Compiled>(batch, load(batch)); }) {
+        // Single images are judged at any time, so batches of other sizes must not displace their
+        // model.
         prepare(1);
     }
 
-    const char *name() const override { return "openvino"; }
+    Runtime runtime() const override { return Runtime::openvino; }
     std::size_t max_batch() const override { return max_batch_; }
 
     void prepare(std::size_t count) override {
-        guarded("cannot compile the graph for " + std::to_string(count) + " images", [&] { models_.keep(count); });
+        guarded("cannot compile the graph for a batch of " + std::to_string(count), [&] { models_.keep(count); });
     }
 
     void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {
-        guarded("failed on " + std::to_string(count) + " images", [&] { models_.get(count)->run(images, sink); });
+        guarded("failed on a batch of " + std::to_string(count), [&] { models_.get(count)->run(images, sink); });
     }
 
 private:
@@ -119,27 +126,34 @@ private:
     }
 
     ov::AnyMap configuration() const {
-        ov::AnyMap config{
-            ov::hint::inference_precision(is_bf16_ ? ov::element::bf16 : ov::element::f32),
-            ov::hint::execution_mode(is_bf16_ ? ov::hint::ExecutionMode::PERFORMANCE : ov::hint::ExecutionMode::ACCURACY),
-            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-            ov::hint::enable_cpu_pinning(false)};  // pinned threads of two processes would share the first cores
+        ov::AnyMap config{ov::hint::inference_precision(is_bf16_ ? ov::element::bf16 : ov::element::f32),
+                          ov::hint::execution_mode(is_bf16_ ? ov::hint::ExecutionMode::PERFORMANCE
+                                                            : ov::hint::ExecutionMode::ACCURACY),
+                          ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                          // With pinning, the threads of two processes would share the first cores.
+                          ov::hint::enable_cpu_pinning(false)};
         if (threads_ > 0) config.insert(ov::inference_num_threads(threads_));
         return config;
     }
 
     ov::CompiledModel load(std::size_t batch) {
         std::ostringstream key;
-        // "2": earlier versions kept under a bundle's hash what they had compiled from a file that had replaced its graph.
-        key << "embed 2\n" << KDX_VERSION << '\n' << ov::get_openvino_version().buildNumber << '\n'
-            << core_.get_property(kDevice, ov::device::full_name) << '\n' << sha256_ << '\n' << batch << '\n'
-            << is_bf16_ << '\n' << threads_;
+        // "2": the first version could store a model under the hash of a graph whose file had been
+        // replaced.
+        key << "embed 2\n"
+            << KDX_VERSION << '\n'
+            << ov::get_openvino_version().buildNumber << '\n'
+            << core_.get_property(kDevice, ov::device::full_name) << '\n'
+            << sha256_ << '\n'
+            << batch << '\n'
+            << is_bf16_ << '\n'
+            << threads_;
         if (const auto blob = cache_.read(key.str())) {
             std::istringstream stream(*blob);
             try {
                 return core_.import_model(stream, kDevice, configuration());
             } catch (const std::exception &) {
-                // Whole, but not for this OpenVINO.
+                // The blob is complete but not for this OpenVINO: the graph is compiled again.
             }
         }
         auto model = graph_.read(core_);
@@ -158,10 +172,10 @@ private:
         return compiled;
     }
 
-    // A core of its own: nothing outlives the detector.
+    // Each detector has its own core, so that nothing outlives the detector.
     ov::Core core_;
     GraphSource graph_;
-    const std::string sha256_;  // of the bytes that the graph is read from, by which compiled models are cached
+    const std::string sha256_;  // of the graph's bytes; a part of the cache key
     const bool is_bf16_;
     const int threads_;
     const std::size_t max_batch_;
@@ -172,8 +186,8 @@ private:
 }  // namespace
 
 BackendKind openvino_kind() {
-    return {"openvino",
-            {"int8", "bf16", "fp32"},
+    return {Runtime::openvino,
+            {Precision::int8, Precision::bf16, Precision::fp32},
             computes,
             [](const Bundle &bundle, std::string graph, const BackendOptions &options) -> std::unique_ptr<Backend> {
                 return std::make_unique<OpenVino>(bundle, std::move(graph), options);

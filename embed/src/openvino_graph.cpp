@@ -40,7 +40,8 @@ bool is_not_negative(const std::shared_ptr<ov::Node> &node) {
     return ov::as_type_ptr<ov::op::v0::Relu>(node) != nullptr;
 }
 
-// Returns the one Convert to int8 behind a FakeQuantize of what cannot be negative; null for none.
+// Returns the only user of a FakeQuantize of non-negative values, if it is a Convert to int8; null
+// otherwise.
 std::shared_ptr<ov::Node> signed_convert(const std::shared_ptr<ov::op::v0::FakeQuantize> &quantise) {
     const auto users = quantise->output(0).get_target_inputs();
     if (users.size() != 1 || !is_not_negative(quantise->get_input_node_shared_ptr(0))) return nullptr;
@@ -48,8 +49,8 @@ std::shared_ptr<ov::Node> signed_convert(const std::shared_ptr<ov::op::v0::FakeQ
     return convert && convert->get_destination_type() == ov::element::i8 ? convert : nullptr;
 }
 
-// Returns an attribute's value in an element's start tag.
-std::string value_of(const std::string &tag, const std::string &attribute) {
+// Returns the value of an attribute in an XML start tag; empty if it has none.
+std::string attribute_of(const std::string &tag, const std::string &attribute) {
     const auto start = tag.find(' ' + attribute + "=\"");
     if (start == std::string::npos) return "";
     const auto first = start + attribute.size() + 3;
@@ -57,13 +58,13 @@ std::string value_of(const std::string &tag, const std::string &attribute) {
 }
 
 bool is_outside_the_networks(const std::string &layer) {
-    const auto kind = value_of(layer, "type"), name = value_of(layer, "name");
+    const auto kind = attribute_of(layer, "type"), name = attribute_of(layer, "name");
     if (kind == "Const" || kind == "Parameter" || kind == "Result") return false;
     return starts_with(name, "preprocess") || starts_with(name, "tail") || starts_with(name, "anomaly_map") ||
            starts_with(name, "anomaly_score");
 }
 
-// Returns OpenVINO's own XML of a graph with every layer outside the networks marked as precise.
+// Returns the XML of a graph in which every layer outside the networks is marked as precise.
 std::string marked(const std::string &xml) {
     const std::string mark = "<attribute name=\"precise\" version=\"0\" />";
     std::string result;
@@ -71,7 +72,7 @@ std::string marked(const std::string &xml) {
     for (auto start = xml.find("<layer "); start != std::string::npos; start = xml.find("<layer ", start + 1)) {
         const auto tag_end = xml.find('>', start) + 1;
         if (!is_outside_the_networks(xml.substr(start, tag_end - start))) continue;
-        // A layer's notes stand behind its data, if it has any of either.
+        // In a layer, <data> comes first and <rt_info> second. Either may be missing.
         const auto layer_end = xml.find("</layer>", tag_end);
         const auto notes = std::min(xml.find("<rt_info>", tag_end), layer_end);
         auto data = std::min(xml.find("<data", tag_end), layer_end);
@@ -110,8 +111,8 @@ void use_unsigned_activations(ov::Model &model) {
         const auto largest = ov::as_type_ptr<ov::op::v0::Constant>(quantise->get_input_node_shared_ptr(2));
         if (!largest) continue;
         auto tops = largest->cast_vector<float>();
-        const auto zeros = ov::op::v0::Constant::create(ov::element::f32, largest->get_shape(),
-                                                        std::vector<float>(tops.size(), 0.0f));
+        const auto zeros =
+            ov::op::v0::Constant::create(ov::element::f32, largest->get_shape(), std::vector<float>(tops.size(), 0.0f));
         for (auto &top : tops) top = top / kInt8Max * kUint8Max;
         const auto top = ov::op::v0::Constant::create(ov::element::f32, largest->get_shape(), tops);
         const auto none = ov::op::v0::Constant::create(ov::element::f32, {}, {0.0f});

@@ -1,5 +1,6 @@
-// What the OpenVINO backend changes in a graph when it loads it: how things are computed, never what. The same three
-// changes as kdx/runtime/openvino/graph.py, which gives their reasons and figures.
+// Three changes to a graph when the OpenVINO backend loads it. They change how values are computed,
+// never the values that the graph defines. The counterpart of kdx/runtime/openvino/graph.py, which
+// gives the reasons and figures.
 #pragma once
 
 #include <memory>
@@ -8,14 +9,16 @@
 
 namespace kdx::embed {
 
-// Replaces the tail's sums over channels, 1 x 1 convolutions with ones, by reductions.
+// Replaces the sums over channels in the tail, which are 1 x 1 convolutions with ones, by
+// reductions.
 void reduce_channel_sums(ov::Model &model);
 
-// Quantises to uint8 what cannot be negative, with the same step as before.
+// Quantises activations that cannot be negative to uint8 instead of int8, with the same step.
 void use_unsigned_activations(ov::Model &model);
 
-// Returns a model whose operations outside the networks keep FP32 whatever the precision hint says. The mark ("precise")
-// can be set in OpenVINO's own file format only; it is written and read in memory.
+// Returns a model whose operations outside the networks compute in FP32, whatever the precision
+// hint is. OpenVINO's file format is the only place for this mark ("precise"), so the model is
+// written and read in memory.
 std::shared_ptr<ov::Model> with_fp32_island(ov::Core &core, const std::shared_ptr<ov::Model> &model);
 
 }  // namespace kdx::embed

@@ -13,7 +13,8 @@ enum class Kind { model, training, graph, function, node, attribute, sparse, ten
 enum Wire { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 constexpr std::uint64_t kLastField = (1u << 29) - 1;
 
-// onnx.proto: what a message holds in a field, if that is a message that matters here.
+// Returns the kind of message in a field, as onnx.proto defines it; Kind::other for messages that
+// are not inspected.
 Kind child_of(Kind kind, std::uint64_t field) {
     switch (kind) {
         case Kind::model:
@@ -39,7 +40,7 @@ bool is_domain(Kind kind, std::uint64_t field) {
 struct NotOnnx {};
 
 struct Field {
-    std::uint64_t number, value;  // value: a varint's
+    std::uint64_t number, value;  // value: only of a varint
     int wire;
     std::string_view content;
 };
@@ -52,14 +53,14 @@ public:
     Field next() {
         const auto key = varint();
         Field field{key >> 3, 0, static_cast<int>(key & 7), {}};
-        // Other readers would take what is left of a larger number for a field.
+        // Other readers would truncate a larger number to a valid field.
         if (field.number < 1 || field.number > kLastField) throw NotOnnx{};
         switch (field.wire) {
             case kVarint: field.value = varint(); return field;
             case kBytes: field.content = take(varint()); return field;
             case kFixed32: field.content = take(4); return field;
             case kFixed64: field.content = take(8); return field;
-            default: throw NotOnnx{};  // groups, which ONNX has none of, or nothing that exists
+            default: throw NotOnnx{};  // groups, which ONNX does not use, or an invalid wire type
         }
     }
 
@@ -87,9 +88,9 @@ private:
     std::string_view data_;
 };
 
-// Returns what must not be there, or an empty text.
+// Returns what must not be in the graph; empty for nothing.
 std::string first_fault(std::string_view data) {
-    // A stack, not recursion: how deep graphs nest is up to who wrote the file.
+    // A stack instead of recursion: the writer of the file determines how deep graphs nest.
     std::vector<std::pair<Kind, std::string_view>> pending = {{Kind::model, data}};
     bool has_graph = false;
     while (!pending.empty()) {
@@ -97,7 +98,8 @@ std::string first_fault(std::string_view data) {
         pending.pop_back();
         for (Fields fields(message); !fields.is_done();) {
             const auto field = fields.next();
-            const bool is_external = field.number == 13 || (field.number == 14 && (field.wire != kVarint || field.value));
+            const bool is_external =
+                field.number == 13 || (field.number == 14 && (field.wire != kVarint || field.value));
             if (kind == Kind::tensor && is_external) return "a tensor in another file (external data)";
             if (field.wire != kBytes) continue;
             if (is_domain(kind, field.number) && !field.content.empty() && field.content != "ai.onnx")
@@ -113,16 +115,19 @@ std::string first_fault(std::string_view data) {
 
 }  // namespace
 
-void require_plain_graph(std::string_view data, const std::string &name) {
-    std::string found;
+void require_plain_graph(std::string_view data, const std::string &name, const std::filesystem::path &bundle) {
+    const auto file = "'" + name + "' of '" + bundle.string() + "'";
+    std::string fault;
     try {
-        found = first_fault(data);
+        fault = first_fault(data);
     } catch (const NotOnnx &) {
-        throw Failure(KDX_ERROR_BUNDLE, "'" + name + "' is not an ONNX graph\n  fix: export the bundle again");
+        throw Failure(KDX_ERROR_BUNDLE, "kdx cannot load " + file + ": it is not an ONNX graph",
+                      {"", "", "export the bundle again"});
     }
-    if (!found.empty())
-        throw Failure(KDX_ERROR_BUNDLE, "'" + name + "' could bring code or files from elsewhere\n  received: " + found +
-                                            "\n  fix: do not use this bundle; graphs that kdx exports have nothing of the kind");
+    if (!fault.empty())
+        throw Failure(KDX_ERROR_BUNDLE, file + " could load code or files from elsewhere",
+                      {"standard ONNX operations, and every weight inside the file", fault,
+                       "do not use this bundle; graphs that kdx exports contain nothing of this kind"});
 }
 
 }  // namespace kdx::embed

@@ -1,4 +1,4 @@
-// Things that one call at a time uses, kept for the next: inference requests, execution contexts.
+// A pool of objects of which each call uses one at a time, such as inference requests.
 #pragma once
 
 #include <functional>
@@ -14,7 +14,8 @@ class Pool {
 public:
     explicit Pool(std::function<std::unique_ptr<T>()> make) : make_(std::move(make)) {}
 
-    // A member on loan. It returns to the pool unless the call that used it failed: then its state is not known.
+    // A borrowed member. A call that succeeds gives it back; after a failed call it is dropped, as
+    // its state is not known.
     class Loan {
     public:
         Loan(Pool &pool, std::unique_ptr<T> member) : pool_(pool), member_(std::move(member)) {}
@@ -41,7 +42,7 @@ public:
                 return Loan(*this, std::move(member));
             }
         }
-        return Loan(*this, make_());  // outside the lock: it takes long
+        return Loan(*this, make_());  // outside the lock, because it takes long
     }
 
 private:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -26,7 +28,7 @@ struct Patch {
         ++pixels;
         top = std::min(top, row), bottom = std::max(bottom, row);
         left = std::min(left, column), right = std::max(right, column);
-        // Of equal values the first in reading order.
+        // If values are equal, the first in reading order is the peak.
         if (value > peak || (value == peak && std::pair(row, column) < std::pair(peak_row, peak_column)))
             peak = value, peak_row = row, peak_column = column;
     }
@@ -35,18 +37,21 @@ struct Patch {
 class Finder {
 public:
     Finder(const Bundle &bundle, const Level *level, const kdx_map &map, double threshold)
-        : lowest_(bundle.answer_limits.lowest_map), level_(level), height_(bundle.camera_map_height), width_(bundle.camera_map_width), data_(reinterpret_cast<const char *>(map.data)),
-          stride_(map.row_stride ? map.row_stride : static_cast<std::int64_t>(width_) * static_cast<std::int64_t>(sizeof(float))),
-          threshold_(threshold), seen_(static_cast<std::size_t>(height_) * width_) {}
+        : lowest_(bundle.answer_limits.lowest_map),
+          level_(level),
+          height_(bundle.camera_map_height),
+          width_(bundle.camera_map_width),
+          data_(reinterpret_cast<const char *>(map.data)),
+          stride_(map.row_stride ? map.row_stride : width_ * static_cast<std::int64_t>(sizeof(float))),
+          threshold_(threshold),
+          seen_(static_cast<std::size_t>(height_) * width_) {}
 
-    // Throws Failure where the method cannot have given a value: of such a map nobody can say where it exceeds anything.
+    // Throws Failure if the method cannot have computed a value of the map.
     std::vector<Patch> run() {
         for (int row = 0; row < height_; ++row)
             for (int column = 0; column < width_; ++column) {
-                if (!std::isfinite(at(row, column)))
-                    throw Failure(KDX_ERROR_ARGUMENT, "the map has values that are not finite: its image has no verdict");
-                if (is_below(row, column))
-                    throw Failure(KDX_ERROR_ARGUMENT, "the map has values below any that the method can give: its image has no verdict");
+                if (!std::isfinite(at(row, column))) refuse_map("that are not finite");
+                if (is_below(row, column)) refuse_map("below the lowest that the method can compute");
             }
         std::vector<Patch> patches;
         for (int row = 0; row < height_; ++row)
@@ -56,16 +61,23 @@ public:
     }
 
 private:
+    [[noreturn]] static void refuse_map(const char *values) {
+        throw Failure(KDX_ERROR_ARGUMENT, std::string("the map has values ") + values + ": its image has no verdict",
+                      {"", "", "run kdx verify: the runtime, its driver or the graph is at fault"});
+    }
+
     float at(int row, int column) const { return reinterpret_cast<const float *>(data_ + row * stride_)[column]; }
 
-    // Whether the graph's value is below any that the method can give. Rounding to FP32, by the division and by what
-    // stitches tiles, moves a value by less than 2^-20 of it.
+    // Whether the value before the division by the level is below the lowest that the method can
+    // compute. Rounding to FP32, in the division and in the stitching of tiles, changes a value by
+    // less than 2^-20 of it.
     bool is_below(int row, int column) const {
         const double divisor = level_ ? level_->values()[static_cast<std::size_t>(row) * width_ + column] : 1;
         return at(row, column) * divisor < lowest_ * (1 + 1.0 / (1 << 20));
     }
 
-    // Whether a pixel exceeds the threshold and belongs to no region yet; it does from now on.
+    // Whether a pixel exceeds the threshold and belongs to no region yet. Marks it as belonging to
+    // one.
     bool is_new(int row, int column) {
         auto &seen = seen_[static_cast<std::size_t>(row) * width_ + column];
         if (seen || !(at(row, column) > threshold_)) return false;
@@ -73,7 +85,7 @@ private:
         return true;
     }
 
-    // A stack, not recursion: a region may be the whole map.
+    // A stack instead of recursion, because a region may be the whole map.
     Patch fill(int row, int column) {
         Patch patch(row, column, at(row, column));
         waiting_.assign(1, {row, column});
@@ -102,17 +114,19 @@ private:
 
 std::vector<kdx_region> find_regions(const Bundle &bundle, const Level *level, const kdx_map &map, double threshold,
                                      double min_area, double pixel_size_um) {
-    const double top = bundle.camera_height * (1 - bundle.field_of_view) / 2, left = bundle.camera_width * (1 - bundle.field_of_view) / 2;
-    const double down = (bundle.camera_height - 2 * top) / bundle.camera_map_height, across = (bundle.camera_width - 2 * left) / bundle.camera_map_width;
+    const double top = bundle.camera_height * (1 - bundle.field_of_view) / 2;
+    const double left = bundle.camera_width * (1 - bundle.field_of_view) / 2;
+    const double down = (bundle.camera_height - 2 * top) / bundle.camera_map_height;
+    const double across = (bundle.camera_width - 2 * left) / bundle.camera_map_width;
     std::vector<kdx_region> regions;
     for (const auto &patch : Finder(bundle, level, map, threshold).run()) {
         const double area = static_cast<double>(patch.pixels) * down * across;
         if (area < min_area) continue;
         const double millimetres = pixel_size_um / 1e3;
-        regions.push_back({area, pixel_size_um > 0 ? area * (millimetres * millimetres) : kNone,
-                           top + patch.top * down, left + patch.left * across,
-                           (patch.bottom + 1 - patch.top) * down, (patch.right + 1 - patch.left) * across,
-                           patch.peak, top + (patch.peak_row + 0.5) * down, left + (patch.peak_column + 0.5) * across});
+        regions.push_back({area, pixel_size_um > 0 ? area * (millimetres * millimetres) : kNone, top + patch.top * down,
+                           left + patch.left * across, (patch.bottom + 1 - patch.top) * down,
+                           (patch.right + 1 - patch.left) * across, patch.peak, top + (patch.peak_row + 0.5) * down,
+                           left + (patch.peak_column + 0.5) * across});
     }
     std::sort(regions.begin(), regions.end(), [](const kdx_region &a, const kdx_region &b) {
         return std::tuple(-a.peak, a.top, a.left) < std::tuple(-b.peak, b.top, b.left);

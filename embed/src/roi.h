@@ -1,22 +1,26 @@
-// The region of interest: see kdx/decision/roi.py.
+// The region of interest. The counterpart of kdx/decision/roi.py.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
+
+#include "pair_spec.h"
 
 namespace kdx::embed {
 
 struct Bundle;
 
-// What became of a map's values that do not count.
+// Which pixels count, and the score of those that do.
 class Roi {
 public:
-    // mask: 255 for pixels that count and 0 for others, rows row_stride bytes apart, of the bundle's image size. Throws
-    // Failure (KDX_ERROR_ARGUMENT) where it has other values, excludes nothing or everything, or the method takes none.
+    // mask: 255 for pixels that count and 0 for others, in rows row_stride bytes apart, of the
+    // camera's size. Throws Failure (KDX_ERROR_ARGUMENT) if it has other values, if it excludes
+    // nothing or everything, or if the method takes no region.
     Roi(const Bundle &bundle, const std::uint8_t *mask, std::int64_t row_stride);
 
-    // The score of the pixels that count; score is the graph's, and stays where it is not finite.
+    // Returns the score of the pixels that count. `score` is the graph's own score; it is returned
+    // if it is not finite.
     float score_of(const float *map, float score) const;
 
     // Whether a pixel of the map counts.
@@ -24,13 +28,13 @@ public:
     bool is_same(const Roi &other) const { return included_ == other.included_; }
 
 private:
-    std::vector<char> included_;  // by pixel of the camera
-    std::vector<char> counted_;   // by pixel of the map
+    std::vector<char> included_;          // by pixel of the camera
+    std::vector<char> counted_;           // by pixel of the map
     std::vector<std::uint32_t> indices_;  // of the map's pixels that count
-    bool is_sum_ = false;
+    ScoreRule rule_;
 };
 
-// The region of a bundle's roi.png; throws Failure (KDX_ERROR_BUNDLE).
+// Reads roi.png of a bundle; throws Failure (KDX_ERROR_BUNDLE).
 Roi read_roi(const Bundle &bundle);
 
 }  // namespace kdx::embed

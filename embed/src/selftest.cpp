@@ -1,10 +1,10 @@
-// The check at the start of a shift, as kdx/loading/selftest.py makes it: files, golden images, latency.
+#include "selftest.h"
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 
-#include "detector.h"
 #include "error.h"
 #include "golden.h"
 #include "text.h"
@@ -16,15 +16,18 @@ namespace {
 
 constexpr int kWarmUp = 5;
 
-void say(kdx_selftest_report &report, const std::string &what) { copy_text(what.c_str(), report.said, sizeof report.said); }
+void fail(kdx_selftest_report &report, const std::string &why) {
+    copy_text(why.c_str(), report.said, sizeof report.said);
+}
 
-void note(const Comparison &compared, kdx_selftest_report &report) {
+void add_comparison(const Comparison &compared, kdx_selftest_report &report) {
     report.images = compared.images, report.flips = compared.flips;
     report.score_difference = compared.score_difference, report.score_allowed = compared.score_allowed;
     report.map_difference = compared.map_difference, report.map_allowed = compared.map_allowed;
 }
 
-// Images of the camera's size to time calls with: the golden images, or one frame paved with them.
+// Returns images of the camera's size for timing: the golden images, or one frame that they fill as
+// tiles.
 std::vector<std::uint8_t> camera_images(const Bundle &bundle, const Golden &golden) {
     if (!bundle.tiling.is_set()) return golden.images;
     const auto pixel = static_cast<std::size_t>(bundle.channels);
@@ -41,7 +44,8 @@ std::vector<std::uint8_t> camera_images(const Bundle &bundle, const Golden &gold
     return frame;
 }
 
-void time_calls(const Detector &detector, const Golden &golden, double percentile, int calls, kdx_selftest_report &report) {
+void time_calls(const Detector &detector, const Golden &golden, double percentile, int calls,
+                kdx_selftest_report &report) {
     const auto &bundle = detector.bundle();
     const auto images = camera_images(bundle, golden);
     const auto size = static_cast<std::size_t>(bundle.camera_height) * bundle.camera_width * bundle.channels;
@@ -56,37 +60,41 @@ void time_calls(const Detector &detector, const Golden &golden, double percentil
         const auto started = std::chrono::steady_clock::now();
         detector.infer(1, &image, &verdict, sizeof verdict, &target, detector.roi());
         if (call >= kWarmUp)
-            times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count());
+            times.push_back(
+                std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count());
     }
     report.median_ms = median_of(times);
     std::sort(times.begin(), times.end());
-    // A time that was measured, and that so many percent of the calls really kept.
-    const auto kept = static_cast<std::size_t>(std::ceil(percentile / 100 * calls - 1e-9));
-    report.latency_ms = times[std::max<std::size_t>(kept, 1) - 1];
+    // A latency that was measured, and that at least this percentage of the calls did not exceed.
+    const auto rank = static_cast<std::size_t>(std::ceil(percentile / 100 * calls - 1e-9));
+    report.latency_ms = times[std::max<std::size_t>(rank, 1) - 1];
     report.calls = calls;
 }
 
 }  // namespace
 
 void selftest(const Detector &detector, double budget_ms, double percentile, int calls, kdx_selftest_report &report) {
-    const bool is_possible = budget_ms >= 0 && std::isfinite(budget_ms) && percentile > 0 && percentile < 100 &&
-                             calls > 0 && calls <= 1'000'000;
-    if (!is_possible || calls < std::ceil(1 / (1 - percentile / 100) - 1e-9))
-        throw Failure(KDX_ERROR_ARGUMENT,
-                      "a budget of 0 or more milliseconds, a percentile above 0 and below 100, and enough calls for it");
+    const bool is_valid = budget_ms >= 0 && std::isfinite(budget_ms) && percentile > 0 && percentile < 100 &&
+                          calls > 0 && calls <= 1'000'000;
+    if (!is_valid || calls < std::ceil(1 / (1 - percentile / 100) - 1e-9))
+        throw Failure(KDX_ERROR_ARGUMENT, "invalid budget_ms, percentile or calls",
+                      {"a budget of at least 0 ms, a percentile above 0 and below 100, and at least "
+                       "1 / (1 - percentile / 100) calls",
+                       "", ""});
     try {
         detector.bundle().check_files();
-        const auto undecided = detector.bundle().why_undecided(detector.precision(), detector.backend().name());
-        if (!undecided.empty()) return say(report, undecided);
+        const auto undecided = detector.bundle().why_undecided(detector.precision(), detector.backend().runtime());
+        if (!undecided.empty()) return fail(report, undecided);
         const auto golden = read_golden(detector.bundle());
         const auto compared = compare(detector, golden);
-        note(compared, report);
-        if (!compared.is_passed()) return say(report, "the golden images do not score as they did when the bundle was exported");
+        add_comparison(compared, report);
+        if (!compared.is_passed())
+            return fail(report, "the golden images differ from the reference: " + compared.text());
         time_calls(detector, golden, percentile, calls, report);
-        if (budget_ms > 0 && report.latency_ms > budget_ms) return say(report, "the latency is over the budget");
+        if (budget_ms > 0 && report.latency_ms > budget_ms) return fail(report, "the latency exceeds the budget");
         report.passed = 1;
     } catch (const Failure &failure) {
-        say(report, failure.what());
+        fail(report, failure.what());
     }
 }
 

@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4), with which bundles name the content of their files.
+// SHA-256 (FIPS 180-4), with which a bundle identifies the content of its files.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@ namespace kdx::embed {
 class Sha256 {
 public:
     void update(const void *data, std::size_t size);
-    // Ends the digest: no update may follow.
+    // Returns the digest. No update may follow.
     std::array<std::uint8_t, 32> digest();
 
 private:
@@ -29,7 +29,7 @@ private:
 std::array<std::uint8_t, 32> sha256_of(std::string_view data);
 std::string hexadecimal(const std::array<std::uint8_t, 32> &digest);
 
-// Throws Failure (KDX_ERROR_BUNDLE) where the file cannot be read.
+// Throws Failure (KDX_ERROR_BUNDLE) if the file cannot be read.
 std::string sha256_of_file(const std::filesystem::path &file);
 
 }  // namespace kdx::embed

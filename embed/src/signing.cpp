@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "bundle.h"
 #include "error.h"
+#include "files.h"
 #include "sha256.h"
 
 namespace kdx::embed {
@@ -18,20 +18,20 @@ namespace {
 
 constexpr std::int64_t kSignatureSchema = 1;
 constexpr const char *kAlgorithm = "ed25519";
-constexpr const char *kSignAgain = "sign it again where the key is kept (kdx sign)";
 constexpr std::size_t kSignatureBytes = 64;
 
-[[noreturn]] void refuse_signature(const std::string &why, const std::string &expected, const std::string &received, const std::string &fix) {
-    throw Failure(KDX_ERROR_BUNDLE, why + "\n  expected: " + expected + "\n  received: " + received + "\n  fix: " + fix);
+[[noreturn]] void refuse_signature(const std::string &why, const Details &details) {
+    throw Failure(KDX_ERROR_BUNDLE, why, details);
 }
 
 [[noreturn]] void refuse_invalid(const fs::path &bundle, const std::string &why) {
-    throw Failure(KDX_ERROR_BUNDLE, "'" + (bundle / kSignature).string() + "' is not valid: " + why + "\n  fix: " + kSignAgain);
+    refuse_signature("'" + (bundle / kSignature).string() + "' is not valid: " + why, {"", "", kSignAgain});
 }
 
 std::string list(const std::vector<PublicKey> &keys) {
     std::string listed;
-    for (const auto &key : keys) listed += (listed.empty() ? "" : " or ") + (std::string(kAlgorithm) + ' ' + key.fingerprint);
+    for (const auto &key : keys)
+        listed += (listed.empty() ? "" : " or ") + std::string(kAlgorithm) + ' ' + key.fingerprint;
     return listed;
 }
 
@@ -45,22 +45,24 @@ File parse_file(const fs::path &bundle, const std::string &text) {
     try {
         const auto record = json::parse(text);
         const auto &schema = record.at("schema");
-        if (!schema.is_number_integer()) refuse_invalid(bundle, "its schema is no number");
-        // Whatever else a newer schema has changed.
+        if (!schema.is_number_integer()) refuse_invalid(bundle, "its schema is not an integer");
+        // Checked first, because a newer schema may have changed everything else.
         if (schema.get<std::int64_t>() > kSignatureSchema)
-            refuse_signature("'" + bundle.string() + "' was written by a newer kdx", "schema " + std::to_string(kSignatureSchema) + " or older",
-                   "schema " + schema.dump(), "update kdx on this machine");
+            refuse_signature("'" + bundle.string() + "' was written by a newer kdx",
+                             {"schema " + std::to_string(kSignatureSchema) + " or older", "schema " + schema.dump(),
+                              "update kdx on this machine"});
         const auto text_of = [&](const char *name) { return record.at(name).get<std::string>(); };
-        return {schema.get<std::int64_t>(), text_of("algorithm"), text_of("key_sha256"), text_of("statement"), text_of("signature")};
+        return {schema.get<std::int64_t>(), text_of("algorithm"), text_of("key_sha256"), text_of("statement"),
+                text_of("signature")};
     } catch (const json::exception &error) {
         refuse_invalid(bundle, error.what());
     }
 }
 
-// Returns the 64 bytes of a signature; nothing where the text is no base64 (RFC 4648) of so many.
+// Returns the 64 bytes of a signature; nothing if the text is not base64 (RFC 4648) of 64 bytes.
 std::optional<std::string> decoded(const std::string &text) {
     constexpr std::string_view alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    constexpr std::size_t digits = 86;  // and two for padding
+    constexpr std::size_t digits = 86;  // followed by two of padding
     if (text.size() != digits + 2 || text.compare(digits, 2, "==")) return std::nullopt;
     std::string bytes;
     std::uint32_t held = 0;
@@ -89,32 +91,41 @@ Seal parse_statement(const fs::path &bundle, const std::string &text) {
 
 }  // namespace
 
-Seal verify_signature(const fs::path &bundle, const std::string &text, std::string_view index, const std::vector<PublicKey> &keys) {
+Seal verify_signature(const fs::path &bundle, const std::string &text, std::string_view index,
+                      const std::vector<PublicKey> &keys) {
     const auto name = "'" + bundle.string() + "'";
     const auto file = parse_file(bundle, text);
-    const auto key = std::find_if(keys.begin(), keys.end(), [&](const PublicKey &each) { return each.fingerprint == file.key_sha256; });
+    const auto key = std::find_if(keys.begin(), keys.end(),
+                                  [&](const PublicKey &each) { return each.fingerprint == file.key_sha256; });
     if (file.algorithm != kAlgorithm || key == keys.end())
-        refuse_signature(name + " is signed by another key", list(keys), file.algorithm + ' ' + file.key_sha256,
-               "do not use this bundle unless you know that key; then name its public key");
-    // Beginning with what it is for, so that no signature for another purpose passes here.
-    const auto is_signed = "kdx bundle signature " + std::to_string(file.schema) + '\n' + file.statement;
+        refuse_signature(name + " is signed by another key",
+                         {list(keys), file.algorithm + ' ' + file.key_sha256,
+                          "do not use this bundle unless you know that key; then name its public key"});
+    // The signed text begins with its purpose, so that a signature for another purpose is not
+    // accepted.
+    const auto signed_text = "kdx bundle signature " + std::to_string(file.schema) + '\n' + file.statement;
     const auto signature = decoded(file.signature);
-    if (!signature || !is_signature_of(*key, *signature, is_signed))
-        refuse_signature("the signature of " + name + " is wrong", "one made by " + key->fingerprint,
-               std::string("a ") + kSignature + " that was altered or forged", "do not use this bundle, or have it signed again");
+    if (!signature || !is_signature_of(*key, *signature, signed_text))
+        refuse_signature(
+            "the signature of " + name + " is wrong",
+            {"one made by " + key->fingerprint, std::string("a ") + kSignature + " that was altered or forged",
+             "do not use this bundle, or have it signed again"});
     auto seal = parse_statement(bundle, file.statement);
     const auto received = hexadecimal(sha256_of(index));
     if (received != seal.index_sha256)
-        refuse_signature("bundle.json of " + name + " was altered after it was signed", "sha256 " + seal.index_sha256, "sha256 " + received,
-               std::string("do not use this bundle, or, if you changed it, ") + kSignAgain);
+        refuse_signature("bundle.json of " + name + " was altered after it was signed",
+                         {"sha256 " + seal.index_sha256, "sha256 " + received,
+                          std::string("do not use this bundle, or, if you changed it, ") + kSignAgain});
     return seal;
 }
 
 Seal verify_signature(const fs::path &bundle, std::string_view index, const std::vector<PublicKey> &keys) {
     std::error_code error;
     if (!fs::is_regular_file(bundle / kSignature, error))
-        refuse_signature("'" + bundle.string() + "' is not signed", std::string(kSignature) + ", by " + list(keys), "no signature",
-               "have it signed where the key is kept (kdx sign); calibrating a bundle takes its signature away");
+        refuse_signature(
+            "'" + bundle.string() + "' is not signed",
+            {std::string(kSignature) + ", by " + list(keys), "no signature",
+             "have it signed where the key is kept (kdx sign); calibrating a bundle removes its signature"});
     return verify_signature(bundle, read_file(bundle / kSignature), index, keys);
 }
 

@@ -1,4 +1,5 @@
-// Signatures: that a bundle comes from whoever holds a key, and is what it was then. See kdx/bundle/signing.py.
+// Signatures. They prove that a bundle comes from the holder of a key and was not altered since.
+// The counterpart of kdx/bundle/signing.py.
 #pragma once
 
 #include <filesystem>
@@ -12,18 +13,21 @@
 namespace kdx::embed {
 
 constexpr const char *kSignature = "bundle.sig";
+constexpr const char *kSignAgain = "sign it again where the key is kept (kdx sign)";  // advice in messages
 
-// What a signature that was verified says.
+// What a verified signature states.
 struct Seal {
     std::string index_sha256;                    // of bundle.json
     std::map<std::string, std::string> engines;  // SHA-256 of each engine's record and plan, by relative POSIX path
 };
 
-// Checks that a bundle is signed by one of some keys; index is the content of its bundle.json. Throws Failure
-// (KDX_ERROR_BUNDLE) where it is not signed, is signed by another key, or was altered since.
+// Checks that one of the given keys signed a bundle. index: the content of its bundle.json. Throws
+// Failure (KDX_ERROR_BUNDLE) if the bundle is not signed, was signed by another key, or was altered
+// after it was signed.
 Seal verify_signature(const std::filesystem::path &bundle, std::string_view index, const std::vector<PublicKey> &keys);
 
-// The same of the content of bundle.sig: no file is touched. What the fuzzer calls.
+// The same check with the content of bundle.sig in `file`. It opens no file, so a fuzzer can call
+// it.
 Seal verify_signature(const std::filesystem::path &bundle, const std::string &file, std::string_view index,
                       const std::vector<PublicKey> &keys);
 

@@ -1,7 +1,8 @@
-// TensorRT: a plain plan and its engine.json from the bundle. The second call in a row of a batch size is captured as a CUDA
-// graph; another batch size in the same profile drops it. The rule and its reasons are those of kdx/runtime/tensorrt/cuda/profile.py.
-// One call at a time: the card runs them one after another in any case, and TensorRT before 10 allows one context for
-// each optimisation profile.
+// TensorRT: it runs a plan of the bundle. The second call in a row with a batch size is captured as
+// a CUDA graph, and a different batch size in the same profile drops the graph. The rule and its
+// reasons are those of kdx/runtime/tensorrt/cuda/profile.py. The backend runs one call at a time:
+// the GPU would run them one after another anyway, and TensorRT before version 10 allows only one
+// context per optimisation profile.
 #include <NvInfer.h>
 
 #include <cstring>
@@ -24,7 +25,7 @@ void require(bool done, const char *what) {
     if (!done) throw Failure(KDX_ERROR_BACKEND, std::string("TensorRT: ") + what);
 }
 
-// Keeps TensorRT's last complaint instead of printing it.
+// Keeps TensorRT's last error message instead of printing it.
 class Log : public nvinfer1::ILogger {
 public:
     void log(Severity severity, const char *text) noexcept override {
@@ -32,7 +33,7 @@ public:
         try {
             const std::lock_guard lock(mutex_);
             last_ = text;
-        } catch (...) {  // no memory for words
+        } catch (...) {  // out of memory: the message is lost
         }
     }
     std::string last() {
@@ -47,7 +48,7 @@ private:
 
 std::string version_of_tensorrt() {
     const int version = getInferLibVersion();
-    // 8.6.1 is 8601, 10.16.1 is 101601.
+    // The number is 8601 for 8.6.1 and 101601 for 10.16.1.
     const int major = version < 10000 ? version / 1000 : version / 10000;
     const int rest = version < 10000 ? version % 1000 : version % 10000;
     return std::to_string(major) + '.' + std::to_string(rest / 100) + '.' + std::to_string(rest % 100);
@@ -55,8 +56,9 @@ std::string version_of_tensorrt() {
 
 Machine machine_of(int device) {
     cudaDeviceProp card{};
-    check(cudaGetDeviceProperties(&card, device), "the card");
-    Machine machine{version_of_tensorrt(), std::to_string(card.major) + '.' + std::to_string(card.minor), card.name, ""};
+    check(cudaGetDeviceProperties(&card, device), "the properties of the GPU");
+    Machine machine{version_of_tensorrt(), std::to_string(card.major) + '.' + std::to_string(card.minor), card.name,
+                    ""};
 #if defined(_WIN32)
     machine.system = "Windows AMD64";
 #else
@@ -67,7 +69,7 @@ Machine machine_of(int device) {
     return machine;
 }
 
-// Where an engine reads and writes; the same for every profile, and for as long as the detector lives.
+// The memory that an engine reads and writes. All profiles use it, as long as the detector lives.
 struct Buffers {
     Buffer images, maps, scores;
 
@@ -75,15 +77,17 @@ struct Buffers {
         : images(most * image_bytes), maps(most * map_bytes), scores(most * sizeof(float)) {}
 };
 
-// An optimisation profile's execution context: the batch it is set to, and the graph captured of it. A graph is bound to
-// the shapes and addresses that its context had: to launch it after they changed is undefined.
+// The execution context of an optimisation profile, the batch size that is set in it, and the CUDA
+// graph captured from it. A graph is bound to the shapes and addresses of its context: launching it
+// after they changed is undefined behaviour.
 class Profile {
 public:
     Profile(nvinfer1::ICudaEngine &engine, std::size_t index, const Buffers &buffers, cudaStream_t stream, Log &log)
         : context_(engine.createExecutionContext()), shape_(engine.getTensorShape("image")), log_(log) {
         require(context_ != nullptr, log.last().c_str());
-        require(context_->setOptimizationProfileAsync(static_cast<std::int32_t>(index), stream), "a profile was refused");
-        check(cudaStreamSynchronize(stream), "a profile");
+        require(context_->setOptimizationProfileAsync(static_cast<std::int32_t>(index), stream),
+                "the profile was refused");
+        check(cudaStreamSynchronize(stream), "setting the profile");
         require(context_->setTensorAddress("image", buffers.images.device.get()) &&
                     context_->setTensorAddress("anomaly_map", buffers.maps.device.get()) &&
                     context_->setTensorAddress("anomaly_score", buffers.scores.device.get()),
@@ -100,7 +104,7 @@ public:
 
     void enqueue(cudaStream_t stream) { require(context_->enqueueV3(stream), log_.last().c_str()); }
 
-    // Drops the graph, and what is believed of the context.
+    // Drops the graph and everything that is known about the context.
     void forget() {
         graph.reset();
         ran = false;
@@ -108,8 +112,8 @@ public:
     }
 
     Graph graph;
-    // Whether a plain call of this batch went well. TensorRT defers work to the first one after a change, which cannot be
-    // captured.
+    // Whether a plain call with this batch size succeeded. After a change TensorRT defers work to
+    // the first call, which cannot be captured.
     bool ran = false;
 
 private:
@@ -125,26 +129,26 @@ public:
         : device_(options.device),
           image_bytes_(static_cast<std::size_t>(bundle.height) * bundle.width * bundle.channels),
           map_values_(static_cast<std::size_t>(bundle.map_height) * bundle.map_width) {
-        check(cudaSetDevice(device_), "the card");
+        check(cudaSetDevice(device_), "selecting the GPU");
         const auto record = find_engine(bundle, options.precision, machine_of(device_));
         const auto plan = read_plan(record);
         batches_ = record.batches;
         runtime_.reset(nvinfer1::createInferRuntime(log_));
-        require(runtime_ != nullptr, "no runtime");
+        require(runtime_ != nullptr, "the runtime was not created");
         engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
         require(engine_ != nullptr, log_.last().c_str());
         require(engine_->getNbOptimizationProfiles() == static_cast<int>(batches_.size()),
-                "the plan has other optimisation profiles than its record names");
+                "the optimisation profiles of the plan differ from its record");
         buffers_ = std::make_unique<Buffers>(image_bytes_, map_values_ * sizeof(float), max_batch());
         profiles_.resize(batches_.size());
     }
 
     ~TensorRt() override { cudaSetDevice(device_); }
 
-    const char *name() const override { return "tensorrt"; }
+    Runtime runtime() const override { return Runtime::tensorrt; }
     std::size_t max_batch() const override { return static_cast<std::size_t>(batches_.back()); }
 
-    // One call makes what that size needs: an execution context and a CUDA graph.
+    // One call creates the execution context of that size.
     void prepare(std::size_t count) override {
         const std::vector<std::uint8_t> blank(count * image_bytes_);
         run(blank.data(), count, [](std::size_t, float, const float *) {});
@@ -152,19 +156,19 @@ public:
 
     void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {
         const std::lock_guard lock(mutex_);
-        check(cudaSetDevice(device_), "the card");  // of this thread
+        check(cudaSetDevice(device_), "selecting the GPU");  // for this thread
         auto &profile = profile_for(count);
         try {
             profile.set_batch(count);
             std::memcpy(buffers_->images.host.get(), images, count * image_bytes_);
             if (profile.ran && !profile.graph && captures_) capture(profile, count);
             if (profile.graph)
-                check(cudaGraphLaunch(profile.graph.get(), stream()), "a graph");
+                check(cudaGraphLaunch(profile.graph.get(), stream()), "launching the graph");
             else
                 enqueue(profile, count);
-            check(cudaStreamSynchronize(stream()), "an inference");
+            check(cudaStreamSynchronize(stream()), "the inference");
         } catch (...) {
-            start_afresh(profile);
+            reset(profile);
             throw;
         }
         profile.ran = true;
@@ -174,7 +178,7 @@ public:
     }
 
 private:
-    // Copies, inference and copies back, in order on the stream.
+    // Queues the copy to the device, the inference and the copy back.
     void enqueue(Profile &profile, std::size_t count) {
         const auto &[images, maps, scores] = *buffers_;
         copy(images.device.get(), images.host.get(), count * image_bytes_, cudaMemcpyHostToDevice);
@@ -187,7 +191,8 @@ private:
         check(cudaMemcpyAsync(target, source, bytes, kind, stream()), "a copy");
     }
 
-    // Captures what enqueue does as one graph. Where that cannot be, calls are plain from now on: slower, not wrong.
+    // Captures the work of enqueue() as one graph. If that fails, all further calls are plain:
+    // slower, but not wrong.
     void capture(Profile &profile, std::size_t count) {
         try {
             profile.graph = captured(profile, count);
@@ -195,37 +200,37 @@ private:
             captures_ = false;
             for (auto &each : profiles_)
                 if (each) each->graph.reset();
-            // Half a capture may have left its mark on context and stream.
-            start_afresh(profile);
+            // An incomplete capture may have changed the context and the stream.
+            reset(profile);
             profile.set_batch(count);
         }
     }
 
     Graph captured(Profile &profile, std::size_t count) {
-        check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "a capture");
+        check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "beginning the capture");
         cudaGraph_t graph = nullptr;
         try {
             enqueue(profile, count);
         } catch (...) {
-            // The stream is out of capture again, whatever this says.
+            // This call ends the capture even if it returns an error.
             if (cudaStreamEndCapture(stream(), &graph) == cudaSuccess && graph) cudaGraphDestroy(graph);
             throw;
         }
-        check(cudaStreamEndCapture(stream(), &graph), "the end of a capture");
+        check(cudaStreamEndCapture(stream(), &graph), "ending the capture");
         cudaGraphExec_t executable = nullptr;
         const auto status = cudaGraphInstantiateWithFlags(&executable, graph, 0);
         cudaGraphDestroy(graph);
-        check(status, "a graph");
+        check(status, "instantiating the graph");
         return Graph(executable);
     }
 
-    // After a failure: nothing of the failed call is left, and the next one begins with a plain call on another stream.
-    void start_afresh(Profile &profile) {
+    // Removes everything that a failed call left. The next call is a plain call on a new stream.
+    void reset(Profile &profile) {
         profile.forget();
         if (!stream_) return;
         cudaStreamSynchronize(*stream_);
         stream_.reset();
-        cudaGetLastError();  // or the next call reports it again
+        cudaGetLastError();  // otherwise the next call reports it again
     }
 
     cudaStream_t stream() {
@@ -233,7 +238,8 @@ private:
         return *stream_;
     }
 
-    // The smallest profile that takes so many images; made when it is first used, whole or not at all.
+    // Returns the smallest profile that accepts `count` images. It is created completely on first
+    // use, or not at all.
     Profile &profile_for(std::size_t count) {
         std::size_t index = 0;
         while (static_cast<std::size_t>(batches_[index]) < count) ++index;
@@ -245,7 +251,8 @@ private:
     const int device_;
     const std::size_t image_bytes_, map_values_;
     std::vector<int> batches_;
-    // Destroyed in the opposite order: graphs and contexts before the engine, the engine before its runtime and log.
+    // Members are destroyed in reverse order: graphs and contexts before the engine, the engine
+    // before its runtime and log.
     Log log_;
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
@@ -259,10 +266,10 @@ private:
 }  // namespace
 
 BackendKind tensorrt_kind() {
-    return {"tensorrt",
-            {"fp16", "fp32"},
-            [](const std::string &) { return true; },
-            // The plan was built from the graph; only its hash is needed here.
+    return {Runtime::tensorrt,
+            {Precision::fp16, Precision::fp32},
+            [](Precision) { return true; },
+            // The plan was built from the graph, of which only the hash is needed here.
             [](const Bundle &bundle, const std::string &, const BackendOptions &options) -> std::unique_ptr<Backend> {
                 return std::make_unique<TensorRt>(bundle, options);
             }};

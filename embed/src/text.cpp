@@ -9,16 +9,22 @@ namespace {
 
 unsigned char byte_at(const char *text, std::size_t index) { return static_cast<unsigned char>(text[index]); }
 
-// Returns the bytes of the UTF-8 character (RFC 3629) at the start of a text that ends with 0; 0 where there is none.
+// Returns the number of bytes of the UTF-8 character (RFC 3629) at the start of a 0-terminated
+// text; 0 if it is invalid.
 std::size_t length_of(const char *text) {
     const auto first = byte_at(text, 0), second = first < 0x80 ? first : byte_at(text, 1);
-    const std::size_t length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    const std::size_t length = first < 0x80   ? 1
+                               : first < 0xc2 ? 0
+                               : first < 0xe0 ? 2
+                               : first < 0xf0 ? 3
+                               : first < 0xf5 ? 4
+                                              : 0;
     for (std::size_t i = 1; i < length; ++i)
         if ((byte_at(text, i) & 0xc0) != 0x80) return 0;
-    // Longer than need be, a surrogate, or beyond the last character.
-    const bool is_none = (first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) || (first == 0xf0 && second < 0x90) ||
-                         (first == 0xf4 && second > 0x8f);
-    return is_none ? 0 : length;
+    // Overlong encodings, surrogates, and values above the last character.
+    const bool is_invalid = (first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
+                            (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f);
+    return is_invalid ? 0 : length;
 }
 
 bool is_control(const char *text, std::size_t length) {

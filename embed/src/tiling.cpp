@@ -8,13 +8,15 @@ namespace kdx::embed {
 
 namespace {
 
-// Where what is believed of a tile lies along an axis: in the tile's map, in the frame's, and its weights.
+// The part of a tile's map that the frame's map uses, along an axis: its start in both maps, and
+// its weights.
 struct Place {
-    int inside = 0, outside = 0;
+    int in_tile = 0, in_frame = 0;
     std::vector<float> weights;
 };
 
-// As _places of kdx/imaging/tiling.py: everything in pixels of the map; the weights sum up to 1 everywhere.
+// As _places of kdx/imaging/tiling.py. All lengths are in pixels of the map; the weights sum to 1
+// at every pixel.
 std::vector<Place> places(const std::vector<int> &starts, int scale, int length, int overlap, int halo) {
     const int total = starts.back() / scale + length, ramp = std::max(1, (overlap - 2 * halo) / scale);
     const int margin = halo / scale, count = static_cast<int>(starts.size());
@@ -27,39 +29,42 @@ std::vector<Place> places(const std::vector<int> &starts, int scale, int length,
     std::vector<double> sums(static_cast<std::size_t>(total));
     for (int tile = 0; tile < count; ++tile)
         for (int pixel = 0; pixel < length; ++pixel) sums[starts[tile] / scale + pixel] += raw(tile, pixel);
-    std::vector<Place> found(starts.size());
+    std::vector<Place> result(starts.size());
     for (int tile = 0; tile < count; ++tile) {
-        auto &place = found[tile];
+        auto &place = result[tile];
         int low = 0, high = length;
         while (raw(tile, low) == 0) ++low;
         while (raw(tile, high - 1) == 0) --high;
-        place.inside = low;
-        place.outside = starts[tile] / scale + low;
+        place.in_tile = low;
+        place.in_frame = starts[tile] / scale + low;
         for (int pixel = low; pixel < high; ++pixel)
             place.weights.push_back(static_cast<float>(raw(tile, pixel) / sums[starts[tile] / scale + pixel]));
     }
-    return found;
+    return result;
 }
 
 class TiledBackend : public Backend {
 public:
     TiledBackend(std::unique_ptr<Backend> graph, const Bundle &bundle)
-        : graph_(std::move(graph)), bundle_(bundle), at_once_(std::min<std::size_t>(bundle.tiling.batch, graph_->max_batch())) {
+        : graph_(std::move(graph)),
+          bundle_(bundle),
+          batch_(std::min<std::size_t>(bundle.tiling.batch, graph_->max_batch())) {
         const auto &tiling = bundle.tiling;
         rows_ = places(tiling.rows, bundle.height / bundle.map_height, bundle.map_height, tiling.overlap, tiling.halo);
-        columns_ = places(tiling.columns, bundle.width / bundle.map_width, bundle.map_width, tiling.overlap, tiling.halo);
+        columns_ =
+            places(tiling.columns, bundle.width / bundle.map_width, bundle.map_width, tiling.overlap, tiling.halo);
     }
 
-    const char *name() const override { return graph_->name(); }
-    // One frame, whose tiles make the batches.
+    Runtime runtime() const override { return graph_->runtime(); }
+    // One frame; its tiles fill the batches of the graph.
     std::size_t max_batch() const override { return 1; }
     Backend &graph() override { return *graph_; }
 
     std::vector<std::size_t> graph_batches(std::size_t) const override {
         const auto count = rows_.size() * columns_.size();
         std::vector<std::size_t> sizes;
-        if (count >= at_once_) sizes.push_back(at_once_);
-        if (count % at_once_) sizes.push_back(count % at_once_);
+        if (count >= batch_) sizes.push_back(batch_);
+        if (count % batch_) sizes.push_back(count % batch_);
         return sizes;
     }
 
@@ -76,34 +81,38 @@ private:
     void run_one(const std::uint8_t *frame, std::size_t index, const Sink &sink) const {
         const auto tile = static_cast<std::size_t>(bundle_.height) * bundle_.width * bundle_.channels;
         std::vector<float> whole(static_cast<std::size_t>(bundle_.camera_map_height) * bundle_.camera_map_width);
-        std::vector<std::uint8_t> tiles(at_once_ * tile);
+        std::vector<std::uint8_t> tiles(batch_ * tile);
         const auto map_size = static_cast<std::size_t>(bundle_.map_height) * bundle_.map_width;
         bool is_sound = true;
         const auto count = rows_.size() * columns_.size();
-        for (std::size_t first = 0; first < count; first += at_once_) {
-            const auto part = std::min(at_once_, count - first);
+        for (std::size_t first = 0; first < count; first += batch_) {
+            const auto part = std::min(batch_, count - first);
             for (std::size_t i = 0; i < part; ++i) cut(frame, first + i, tiles.data() + i * tile);
             graph_->run(tiles.data(), part, [&](std::size_t i, float score, const float *map) {
                 is_sound = is_sound && bundle_.answer_limits.fault_of(map, map_size, score) == KDX_REASON_NONE;
                 add(map, first + i, whole);
             });
         }
-        // NaN where one tile's answer is not one that the method can give: its edge, which is left out, may have hidden it.
+        // The score is NaN if a tile's answer has a fault, which stitching may have left out at the
+        // tile's edge.
         sink(index, is_sound ? *std::max_element(whole.begin(), whole.end()) : std::nanf(""), whole.data());
     }
 
     void cut(const std::uint8_t *frame, std::size_t number, std::uint8_t *target) const {
-        const auto top = bundle_.tiling.rows[number / columns_.size()], left = bundle_.tiling.columns[number % columns_.size()];
+        const auto top = bundle_.tiling.rows[number / columns_.size()];
+        const auto left = bundle_.tiling.columns[number % columns_.size()];
         const auto row = static_cast<std::size_t>(bundle_.width) * bundle_.channels;
         for (int y = 0; y < bundle_.height; ++y, target += row)
-            std::memcpy(target, frame + (static_cast<std::size_t>(top + y) * bundle_.camera_width + left) * bundle_.channels, row);
+            std::memcpy(target,
+                        frame + (static_cast<std::size_t>(top + y) * bundle_.camera_width + left) * bundle_.channels,
+                        row);
     }
 
     void add(const float *map, std::size_t number, std::vector<float> &whole) const {
         const auto &down = rows_[number / columns_.size()], &across = columns_[number % columns_.size()];
         for (std::size_t y = 0; y < down.weights.size(); ++y) {
-            const auto *source = map + (down.inside + y) * bundle_.map_width + across.inside;
-            auto *target = whole.data() + (down.outside + y) * bundle_.camera_map_width + across.outside;
+            const auto *source = map + (down.in_tile + y) * bundle_.map_width + across.in_tile;
+            auto *target = whole.data() + (down.in_frame + y) * bundle_.camera_map_width + across.in_frame;
             for (std::size_t x = 0; x < across.weights.size(); ++x)
                 target[x] += source[x] * down.weights[y] * across.weights[x];
         }
@@ -111,7 +120,7 @@ private:
 
     const std::unique_ptr<Backend> graph_;
     const Bundle &bundle_;
-    const std::size_t at_once_;
+    const std::size_t batch_;
     std::vector<Place> rows_, columns_;
 };
 

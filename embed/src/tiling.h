@@ -1,4 +1,5 @@
-// Frames larger than a graph's input: cut into tiles, and their maps put together, exactly as kdx/imaging/tiling.py does it.
+// Cuts frames that are larger than a graph's input into tiles and stitches the maps of the tiles.
+// The counterpart of kdx/imaging/tiling.py.
 #pragma once
 
 #include <memory>
@@ -8,7 +9,7 @@
 
 namespace kdx::embed {
 
-// A backend for frames, on one that holds the graph of a bundle with tiles.
+// Returns a backend for frames. `graph` is the backend that runs the graph of the tiles.
 std::unique_ptr<Backend> tiled(std::unique_ptr<Backend> graph, const Bundle &bundle);
 
 }  // namespace kdx::embed

@@ -10,22 +10,26 @@ namespace kdx::embed {
 
 namespace {
 
-// The same as TOLERANCES in kdx/verification/certificate.py, which gives the reasons; tests/embed/test_library.py compares the two.
+// The same as TOLERANCES in kdx/verification/certificate.py, which gives the reasons.
+// tests/embed/test_library.py compares the two.
 struct Tolerances {
     double score, map, tie;
 };
-Tolerances tolerances_of(const std::string &precision) {
-    if (precision == "fp16") return {6e-2, 1.2e-1, 2e-2};
-    if (precision == "bf16") return {0.25, 0.5, 0.10};
-    if (precision == "int8") return {0.35, 0.5, 0.15};
+Tolerances tolerances_of(Precision precision) {
+    switch (precision) {
+        case Precision::fp16: return {6e-2, 1.2e-1, 2e-2};
+        case Precision::bf16: return {0.25, 0.5, 0.10};
+        case Precision::int8: return {0.35, 0.5, 0.15};
+        case Precision::fp32: break;
+    }
     return {1e-4, 1e-4, 1e-5};
 }
 
 constexpr double kSmallest = 1e-30;
 
-// Keeps the larger value; NaN is larger than any.
-void note(double &largest, double found) {
-    if (std::isnan(found) || found > largest) largest = found;
+// Keeps the larger value; NaN counts as the largest.
+void raise_to(double &largest, double value) {
+    if (std::isnan(value) || value > largest) largest = value;
 }
 
 class Comparer {
@@ -39,12 +43,13 @@ public:
             ranges_.push_back(double{*most} - *least);
             scores.push_back(std::abs(golden.scores[i]));
         }
-        usual_score_ = median_of(scores), usual_range_ = median_of(ranges_);
+        median_score_ = median_of(scores), median_range_ = median_of(ranges_);
     }
 
     Comparison run(std::size_t batch) {
-        const auto reference = detector_.bundle().threshold_of("fp32");
-        // Golden images of a bundle for large frames are tiles: a level map is of frames, and its thresholds no tile's.
+        const auto reference = detector_.bundle().threshold_of(Precision::fp32);
+        // The golden images of a bundle for large frames are tiles. A level map and its threshold
+        // apply to whole frames.
         const bool is_decided = !detector_.level() || !detector_.bundle().tiling.is_set();
         Comparison compared;
         compared.images = static_cast<int>(golden_.count);
@@ -56,7 +61,7 @@ public:
             for (std::size_t i = 0; i < batch; ++i)
                 std::copy_n(&golden_.images[(start + i) % golden_.count * size], size, &images[i * size]);
             detector_.backend().graph().run(images.data(), batch, [&](std::size_t i, float score, const float *map) {
-                if (start + i < golden_.count) note_answer(start + i, score, map, reference, compared);
+                if (start + i < golden_.count) add_answer(start + i, score, map, reference, compared);
             });
         }
         return compared;
@@ -67,55 +72,55 @@ private:
         return static_cast<std::size_t>(detector_.bundle().map_height) * detector_.bundle().map_width;
     }
 
+    // The score that is compared with the threshold.
     float decided(const float *map, float score) const {
-        if (detector_.bundle().tiling.is_set()) return score;
         std::vector<float> normalised;
-        if (detector_.level()) {
-            score = detector_.level()->apply(map, score, normalised);
-            map = normalised.data();
-        }
-        return detector_.roi() ? detector_.roi()->score_of(map, score) : score;
+        return detector_.bundle().tiling.is_set() ? score
+                                                  : detector_.post_process(map, score, detector_.roi(), normalised);
     }
 
     bool is_tie(double score, const Threshold &threshold) const {
         return std::abs(score - threshold.score) <= allowed_.tie * std::abs(threshold.score);
     }
 
-    // Scores and maps as the graph gives them; decisions behind it: level map and region.
-    void note_answer(std::size_t index, float score, const float *map, const Threshold &reference, Comparison &compared) const {
-        note_difference(index, score, map, compared);
+    // Scores and maps are compared as the graph returns them, decisions after level map and region
+    // of interest.
+    void add_answer(std::size_t index, float score, const float *map, const Threshold &reference,
+                    Comparison &compared) const {
+        add_difference(index, score, map, compared);
         const auto expected = decided(&golden_.maps[index * map_size()], golden_.scores[index]);
         if (compared.flips < 0 || is_tie(expected, reference)) return;
         compared.flips += (decided(map, score) > detector_.threshold().score) != (expected > reference.score);
     }
 
-    void note_difference(std::size_t index, float score, const float *map, Comparison &compared) const {
+    void add_difference(std::size_t index, float score, const float *map, Comparison &compared) const {
         const double expected = golden_.scores[index];
-        const auto score_scale = std::max({std::abs(expected), usual_score_, kSmallest});
-        const auto map_scale = std::max({ranges_[index], usual_range_, kSmallest});
-        note(compared.score_difference, std::abs(score - expected) / score_scale);
+        const auto score_scale = std::max({std::abs(expected), median_score_, kSmallest});
+        const auto map_scale = std::max({ranges_[index], median_range_, kSmallest});
+        raise_to(compared.score_difference, std::abs(score - expected) / score_scale);
         const auto *reference = &golden_.maps[index * map_size()];
         for (std::size_t i = 0; i < map_size(); ++i)
-            note(compared.map_difference, std::abs(double{map[i]} - reference[i]) / map_scale);
+            raise_to(compared.map_difference, std::abs(double{map[i]} - reference[i]) / map_scale);
     }
 
     const Detector &detector_;
     const Golden &golden_;
     const Tolerances allowed_;
-    double usual_score_ = 0, usual_range_ = 0;
+    double median_score_ = 0, median_range_ = 0;
     std::vector<double> ranges_;
 };
 
 void require_passed(const Detector &detector, const Comparison &compared, std::size_t batch) {
     if (compared.is_passed()) return;
     char allowed[128];
-    std::snprintf(allowed, sizeof allowed, "scores within %.2g and maps within %.2g of the reference, relatively, and no verdict flipped",
-                  compared.score_allowed, compared.map_allowed);
-    throw Failure(KDX_ERROR_BACKEND,
-                  "'" + detector.bundle().path.string() + "' does not decide on this machine, in " + detector.backend().name() +
-                      " " + detector.precision() + ", what it decided when it was exported: its golden images differ\n  expected: " +
-                      allowed + "\n  received: in batches of " + std::to_string(batch) + ", " + compared.said() +
-                      "\n  fix: kdx verify shows the certificate; do not deploy this bundle here in this precision");
+    std::snprintf(allowed, sizeof allowed, "scores within %g, maps within %g, no verdict flipped on %d golden images",
+                  compared.score_allowed, compared.map_allowed, compared.images);
+    const auto path = detector.bundle().path.string();
+    throw Failure(KDX_ERROR_BACKEND, "'" + path + "' does not decide on this machine as it did when it was exported",
+                  {allowed,
+                   std::string(name_of(detector.backend().runtime())) + ", " + name_of(detector.precision()) +
+                       ", batch " + std::to_string(batch) + ": " + compared.text(),
+                   "do not deploy this bundle on this machine; kdx verify " + path + " shows the certificate"});
 }
 
 }  // namespace
@@ -126,10 +131,12 @@ double median_of(std::vector<double> values) {
     return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-std::string Comparison::said() const {
-    char text[256];
-    std::snprintf(text, sizeof text, "scores differ by up to %.2g, maps by up to %.2g", score_difference, map_difference);
-    return std::string(text) + (flips < 0 ? "" : ", " + std::to_string(flips) + " of " + std::to_string(images) + " verdicts flipped");
+std::string Comparison::text() const {
+    char differences[128];
+    std::snprintf(differences, sizeof differences, "scores differ by up to %.2g, maps by up to %.2g", score_difference,
+                  map_difference);
+    return std::string(differences) +
+           (flips < 0 ? ", no threshold" : ", " + std::to_string(flips) + " verdicts flipped");
 }
 
 Comparison compare(const Detector &detector, const Golden &golden, std::size_t batch) {

@@ -1,4 +1,5 @@
-// kdx_calls BUNDLE [BACKEND]: the exported functions, as a line calls them and as it should not; from many threads.
+// kdx_calls [BACKEND]: the exported functions as a line calls them, with wrong arguments, and from
+// many threads.
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -9,6 +10,7 @@
 
 #include "check.h"
 #include "pictures.h"
+#include "test_bundle.h"
 
 namespace {
 
@@ -44,7 +46,8 @@ void arguments_are_checked() {
         CHECK(std::string(kdx_last_error()).find("batch size") != std::string::npos);
     }
 
-    // Required, and by no key: refused, whether the library can check signatures or not.
+    // A signature is required but no key is given. Also a library that cannot check signatures
+    // refuses this.
     opened = reinterpret_cast<kdx_detector *>(1);
     CHECK(kdx_open_signed(bundle.c_str(), nullptr, nullptr, 0, &opened) == KDX_ERROR_ARGUMENT);
     CHECK(opened == nullptr && std::string(kdx_last_error()).find("signature") != std::string::npos);
@@ -86,7 +89,7 @@ void strides_and_orders_change_nothing(kdx::Detector &detector) {
     auto image = image_of(takes, padded);
     image.row_stride = static_cast<std::int64_t>(stride);
     if (takes.channels == 3) image.format = takes.format == KDX_RGB8 ? KDX_BGR8 : KDX_RGB8;
-    // A map with padded rows, its padding untouched.
+    // The rows of the map are padded. The call must not write to the padding.
     const auto map_row = static_cast<std::size_t>(takes.map_width) + 5;
     std::vector<float> wide(map_row * takes.map_height, -7.0f);
     const kdx_map target{wide.data(), static_cast<std::int64_t>(map_row * sizeof(float))};
@@ -95,7 +98,8 @@ void strides_and_orders_change_nothing(kdx::Detector &detector) {
     CHECK(kdx_infer(detector.handle(), &image, &verdict, &target) == KDX_OK);
     CHECK(verdict.score == expected.score);
     for (int y = 0; y < takes.map_height; ++y) {
-        CHECK(std::memcmp(&wide[y * map_row], &map[static_cast<std::size_t>(y) * takes.map_width], takes.map_width * sizeof(float)) == 0);
+        CHECK(std::memcmp(&wide[y * map_row], &map[static_cast<std::size_t>(y) * takes.map_width],
+                          takes.map_width * sizeof(float)) == 0);
         CHECK(wide[y * map_row + takes.map_width] == -7.0f);
     }
 }
@@ -110,7 +114,7 @@ void batches_are_judged_as_single_images_are(kdx::Detector &detector) {
     CHECK(verdicts.size() == images.size());
     for (std::size_t i = 0; i < images.size(); ++i) {
         const auto alone = detector(images[i]);
-        // Other batch sizes sum the same products in another order.
+        // Another batch size adds the same products in another order.
         CHECK(std::abs(verdicts[i].score - alone.score) <= 1e-4f * std::abs(alone.score));
         CHECK(verdicts[i].decision == alone.decision);
     }
@@ -141,7 +145,7 @@ void threads_get_the_same_answers(kdx::Detector &detector) {
         threads.emplace_back([&, i] {
             for (unsigned call = 0; call < kCalls; ++call) {
                 if (detector(image_of(takes, frames[i])).score != expected[i]) ++wrong;
-                // Errors belong to the thread in which they happen.
+                // Each thread has its own error message.
                 kdx_verdict verdict;
                 KDX_INIT(verdict);
                 auto image = image_of(takes, frames[i]);
@@ -154,7 +158,8 @@ void threads_get_the_same_answers(kdx::Detector &detector) {
     CHECK(wrong == 0);
 }
 
-// Several threads need the same new sizes at once, while others judge single images: nobody gets another answer for it.
+// Several threads need the same new batch sizes at once while others judge single images. No answer
+// changes.
 void new_batch_sizes_are_safe_beside_single_images() {
     auto given = options;
     given.batch_sizes = {2, 1, 2};
@@ -175,7 +180,8 @@ void new_batch_sizes_are_safe_beside_single_images() {
         threads.emplace_back([&, i] {
             for (std::size_t size = 2; size <= images.size(); ++size) {
                 const auto count = i % 2 ? size : 1;
-                const auto verdicts = detector.batch({images.begin(), images.begin() + static_cast<std::ptrdiff_t>(count)});
+                const auto verdicts =
+                    detector.batch({images.begin(), images.begin() + static_cast<std::ptrdiff_t>(count)});
                 for (std::size_t k = 0; k < count; ++k)
                     if (!(std::abs(verdicts[k].score - expected[k]) <= 1e-4f * std::abs(expected[k]))) ++wrong;
             }
@@ -219,9 +225,8 @@ void opening_and_closing_in_parallel_is_safe() {
 }  // namespace
 
 int main(int argc, char **argv) try {
-    if (argc < 2) return std::fprintf(stderr, "kdx_calls BUNDLE [BACKEND]\n"), 2;
-    bundle = argv[1];
-    options.backend = argc > 2 ? argv[2] : "";
+    bundle = test_bundle();
+    options.backend = argc > 1 ? argv[1] : "";
     options.precision = "fp32";
     options.threads = 1;
     arguments_are_checked();
@@ -233,7 +238,7 @@ int main(int argc, char **argv) try {
     new_batch_sizes_are_safe_beside_single_images();
     the_selftest_passes_and_can_fail(detector);
     opening_and_closing_in_parallel_is_safe();
-    return failures ? 1 : 0;
+    return status();
 } catch (const std::exception &error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

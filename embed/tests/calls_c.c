@@ -1,20 +1,21 @@
-/* kdx_calls_c BUNDLE: the header is C, and a C program gets a verdict. */
+/* kdx_calls_c: the header compiles as C99, and a C program gets a verdict. */
 #include <kdx/kdx.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-int main(int argc, char **argv) {
+#include "test_bundle.h"
+
+int main(void) {
     kdx_detector *detector = NULL;
     kdx_options options;
     kdx_description takes;
     kdx_verdict verdicts[2];
     kdx_image images[2];
-    if (argc != 2) return 2;
     KDX_INIT(options);
     options.threads = 1;
     options.precision = "fp32";
-    if (kdx_open(argv[1], &options, &detector) != KDX_OK) return fprintf(stderr, "%s\n", kdx_last_error()), 1;
+    if (kdx_open(test_bundle(), &options, &detector) != KDX_OK) return fprintf(stderr, "%s\n", kdx_last_error()), 1;
     KDX_INIT(takes);
     if (kdx_describe(detector, &takes) != KDX_OK || strcmp(takes.precision, "fp32") != 0) return 1;
     size_t size = (size_t)takes.height * takes.width * takes.channels;

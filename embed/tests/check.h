@@ -1,14 +1,16 @@
-// CHECK(condition): counts what does not hold and says where; the program's status tells whether all did.
+// CHECK(condition): reports a condition that does not hold, and counts it. main() returns status().
 #pragma once
 
 #include <cstdio>
 
 inline int failures = 0;
 
-#define CHECK(condition)                                                                   \
-    do {                                                                                   \
-        if (!(condition)) {                                                                \
-            ++failures;                                                                    \
+inline int status() { return failures ? 1 : 0; }
+
+#define CHECK(condition)                                                                        \
+    do {                                                                                        \
+        if (!(condition)) {                                                                     \
+            ++failures;                                                                         \
             std::fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #condition); \
-        }                                                                                  \
+        }                                                                                       \
     } while (0)

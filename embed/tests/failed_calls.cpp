@@ -1,4 +1,5 @@
-// kdx_failed_calls BUNDLE [BACKEND]: what callers find in their memory after a call that failed. Nothing lets a part pass.
+// kdx_failed_calls [BACKEND]: the state of the caller's memory after a call that failed. Nothing in
+// it lets a part pass.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,11 +9,12 @@
 
 #include "check.h"
 #include "pictures.h"
+#include "test_bundle.h"
 
 namespace {
 
-// A verdict as a line's program keeps it from the part before, and whether nothing of it is left.
-kdx_verdict good_of_before() {
+// The verdict of the previous part, as a line's program may keep it.
+kdx_verdict previous_verdict() {
     kdx_verdict verdict;
     KDX_INIT(verdict);
     verdict.decision = KDX_GOOD;
@@ -21,16 +23,19 @@ kdx_verdict good_of_before() {
     return verdict;
 }
 
-bool says_nothing(const kdx_verdict &verdict) {
-    return verdict.decision == KDX_UNDECIDED && verdict.frame_faults == 0 && verdict.reason == KDX_REASON_NONE && std::isnan(verdict.score) &&
-           std::isnan(verdict.threshold) && std::isnan(verdict.margin);
+// Whether nothing of the previous verdict is left.
+bool is_reset(const kdx_verdict &verdict) {
+    return verdict.decision == KDX_UNDECIDED && verdict.frame_faults == 0 && verdict.reason == KDX_REASON_NONE &&
+           std::isnan(verdict.score) && std::isnan(verdict.threshold) && std::isnan(verdict.margin);
 }
 
 bool is_blank(const std::vector<float> &map) {
     return std::all_of(map.begin(), map.end(), [](float value) { return std::isnan(value); });
 }
 
-std::size_t map_size(const kdx_description &takes) { return static_cast<std::size_t>(takes.map_height) * takes.map_width; }
+std::size_t map_size(const kdx_description &takes) {
+    return static_cast<std::size_t>(takes.map_height) * takes.map_width;
+}
 
 void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
     const auto &takes = detector.describe();
@@ -40,17 +45,18 @@ void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
     auto wide = image, empty = image;
     wide.width += 1;
     empty.data = nullptr;
-    const kdx_image mask{ones.data(), takes.height, takes.width, KDX_MONO8, 0};  // with values that no region has
+    const kdx_image mask{ones.data(), takes.height, takes.width, KDX_MONO8, 0};  // with values that no region may have
     std::vector<float> values(map_size(takes), 1.0f);
     const kdx_map map{values.data(), 0}, narrow{values.data(), 4};
     kdx_detector *const none = nullptr, *const here = detector.handle();
 
-    // What a call returns, and that it leaves nothing of the verdict, nor of a map whose place is known.
+    // Checks the status of a call, and that it resets the verdict, and the map if the library knows
+    // where its rows are.
     const auto fails = [&](kdx_status expected, bool is_map_known, auto &&call) {
-        auto verdict = good_of_before();
+        auto verdict = previous_verdict();
         std::fill(values.begin(), values.end(), 1.0f);
         CHECK(call(&verdict) == expected);
-        CHECK(says_nothing(verdict));
+        CHECK(is_reset(verdict));
         CHECK(is_blank(values) == is_map_known);
     };
     fails(KDX_ERROR_IMAGE, true, [&](auto *verdict) { return kdx_infer(here, &wide, verdict, &map); });
@@ -62,22 +68,23 @@ void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
     fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer_roi(here, &image, &mask, verdict, &map); });
     fails(KDX_ERROR_IMAGE, true, [&](auto *verdict) { return kdx_infer_roi(here, &image, &wide, verdict, &map); });
     fails(KDX_ERROR_ARGUMENT, false, [&](auto *verdict) { return kdx_infer_roi(none, &image, &mask, verdict, &map); });
-    fails(KDX_ERROR_ARGUMENT, false, [&](auto *verdict) { return kdx_infer_roi(here, &image, &mask, verdict, &narrow); });
+    fails(KDX_ERROR_ARGUMENT, false,
+          [&](auto *verdict) { return kdx_infer_roi(here, &image, &mask, verdict, &narrow); });
     fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer_batch(here, 1, nullptr, verdict, &map); });
     CHECK(kdx_infer(here, &image, nullptr, &map) == KDX_ERROR_ARGUMENT);
     CHECK(is_blank(values));
-    // Memory that was reused, and whose size was overwritten.
+    // The memory was reused, and its struct_size was overwritten.
     for (const auto size : {0u, 3u, 1u << 30}) {
-        auto verdict = good_of_before();
+        auto verdict = previous_verdict();
         verdict.struct_size = size, verdict.reason = KDX_REASON_NONE;
         CHECK(kdx_infer(here, &image, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
-        CHECK(says_nothing(verdict));
+        CHECK(is_reset(verdict));
     }
     // The next call succeeds.
-    auto verdict = good_of_before();
+    auto verdict = previous_verdict();
     CHECK(kdx_infer(here, &image, &verdict, &map) == KDX_OK);
     CHECK(std::isfinite(verdict.score) && std::isfinite(values.front()));
-    // A vector of the C++ interface keeps no map of an earlier image either.
+    // A map of the C++ interface keeps no values of an earlier image either.
     std::vector<float> kept;
     detector(image, kept);
     try {
@@ -98,45 +105,50 @@ void a_failed_batch_leaves_nothing_good(kdx::Detector &detector) {
     std::vector<kdx_map> maps;
     for (auto &each : values) maps.push_back({each.data(), 0});
     const auto fails = [&](kdx_status expected, kdx_detector *handle, const kdx_image *given, const kdx_map *targets) {
-        for (auto &each : verdicts) each = good_of_before();
+        for (auto &each : verdicts) each = previous_verdict();
         CHECK(kdx_infer_batch(handle, images.size(), given, verdicts.data(), targets) == expected);
-        CHECK(std::all_of(verdicts.begin(), verdicts.end(), says_nothing));
+        CHECK(std::all_of(verdicts.begin(), verdicts.end(), is_reset));
     };
     fails(KDX_ERROR_ARGUMENT, nullptr, images.data(), nullptr);
     fails(KDX_ERROR_ARGUMENT, detector.handle(), nullptr, maps.data());
     CHECK(std::all_of(values.begin(), values.end(), is_blank));
-    images.back().format = 77;  // all others can be judged
+    images.back().format = 77;  // all other images are valid
     fails(KDX_ERROR_IMAGE, detector.handle(), images.data(), maps.data());
     images.back() = images.front();
-    // A map that cannot be written to is left alone, and does not keep the others from being blank.
+    // A map with an invalid row_stride is not written. All other maps are.
     for (auto &each : values) std::fill(each.begin(), each.end(), 1.0f);
     maps[20].row_stride = 4;
     fails(KDX_ERROR_ARGUMENT, detector.handle(), images.data(), maps.data());
     for (std::size_t i = 0; i < values.size(); ++i) CHECK(is_blank(values[i]) == (i != 20));
     maps[20].row_stride = 0;
-    // Verdicts of a later version are longer; they are all reset, and what only that version knows is not touched.
+    // Verdicts of a later version are longer. All are reset, and fields that only that version
+    // knows stay as they are.
     struct Longer {
         kdx_verdict known;
         double later;
     };
-    std::vector<Longer> longer(3, {good_of_before(), 7.0});
+    std::vector<Longer> longer(3, {previous_verdict(), 7.0});
     for (auto &each : longer) each.known.struct_size = sizeof(Longer);
     CHECK(kdx_infer_batch(nullptr, longer.size(), images.data(), &longer.front().known, nullptr) == KDX_ERROR_ARGUMENT);
-    for (const auto &each : longer) CHECK(says_nothing(each.known) && each.later == 7.0);
-    // The first one's size was overwritten: the second's tells how far they lie apart.
-    std::vector<kdx_verdict> clobbered(5, good_of_before());
+    for (const auto &each : longer) CHECK(is_reset(each.known) && each.later == 7.0);
+    // The size of the first verdict was overwritten. The second one gives the distance between
+    // verdicts.
+    std::vector<kdx_verdict> clobbered(5, previous_verdict());
     clobbered.front().struct_size = 0;
-    CHECK(kdx_infer_batch(detector.handle(), clobbered.size(), images.data(), clobbered.data(), nullptr) == KDX_ERROR_ARGUMENT);
-    CHECK(std::all_of(clobbered.begin(), clobbered.end(), says_nothing));
+    CHECK(kdx_infer_batch(detector.handle(), clobbered.size(), images.data(), clobbered.data(), nullptr) ==
+          KDX_ERROR_ARGUMENT);
+    CHECK(std::all_of(clobbered.begin(), clobbered.end(), is_reset));
     for (std::size_t i = 1; i < clobbered.size(); ++i) CHECK(clobbered[i].struct_size == sizeof(kdx_verdict));
-    // A number of images that cannot be: all verdicts where there are so many, and no other memory where there are not.
-    std::vector<kdx_verdict> many((1u << 20) + 1, good_of_before());
+    // An invalid number of images: every verdict of the array is reset, and no memory after it is
+    // written.
+    std::vector<kdx_verdict> many((1u << 20) + 1, previous_verdict());
     CHECK(kdx_infer_batch(detector.handle(), many.size(), images.data(), many.data(), nullptr) == KDX_ERROR_ARGUMENT);
-    CHECK(std::all_of(many.begin(), many.end(), says_nothing));
-    std::vector<kdx_verdict> few(3, good_of_before());
-    few.back().struct_size = 1;  // whatever lies behind an array of two
-    CHECK(kdx_infer_batch(detector.handle(), static_cast<std::size_t>(-1), images.data(), few.data(), nullptr) == KDX_ERROR_ARGUMENT);
-    CHECK(says_nothing(few[0]) && says_nothing(few[1]) && few[2].decision == KDX_GOOD);
+    CHECK(std::all_of(many.begin(), many.end(), is_reset));
+    std::vector<kdx_verdict> few(3, previous_verdict());
+    few.back().struct_size = 1;  // stands for the memory after an array of two
+    CHECK(kdx_infer_batch(detector.handle(), static_cast<std::size_t>(-1), images.data(), few.data(), nullptr) ==
+          KDX_ERROR_ARGUMENT);
+    CHECK(is_reset(few[0]) && is_reset(few[1]) && few[2].decision == KDX_GOOD);
 }
 
 void other_answers_say_nothing_after_a_failure(kdx::Detector &detector) {
@@ -152,12 +164,12 @@ void other_answers_say_nothing_after_a_failure(kdx::Detector &detector) {
     CHECK(refused(nullptr, &map, 0.5));
     CHECK(refused(detector.handle(), nullptr, 0.5));
     CHECK(refused(detector.handle(), &map, std::nan("")));
-    // The map of a call that failed has no regions to tell, which is not the same as none.
+    // The map of a failed call is an error, which is different from no regions.
     values.back() = std::nanf("");
     CHECK(refused(detector.handle(), &map, 0.5));
     values.back() = HUGE_VALF;
     CHECK(refused(detector.handle(), &map, 0.5));
-    // A distance below 0: the answer of that image is none.
+    // A distance below 0 is not a valid answer.
     values.back() = -1.0f;
     CHECK(refused(detector.handle(), &map, 0.5));
 
@@ -171,24 +183,25 @@ void other_answers_say_nothing_after_a_failure(kdx::Detector &detector) {
 
     auto description = takes;
     CHECK(kdx_describe(nullptr, &description) == KDX_ERROR_ARGUMENT);
-    CHECK(description.height == 0 && description.max_batch == 0 && std::isnan(description.threshold) && std::isnan(description.pixel_threshold));
+    CHECK(description.height == 0 && description.max_batch == 0 && std::isnan(description.threshold) &&
+          std::isnan(description.pixel_threshold));
     const kdx::Verdict nothing;
-    CHECK(!nothing.is_good() && std::isnan(nothing.score) && std::isnan(nothing.threshold) && std::isnan(nothing.margin));
+    CHECK(!nothing.is_good() && std::isnan(nothing.score) && std::isnan(nothing.threshold) &&
+          std::isnan(nothing.margin));
 }
 
 }  // namespace
 
 int main(int argc, char **argv) try {
-    if (argc < 2) return std::fprintf(stderr, "kdx_failed_calls BUNDLE [BACKEND]\n"), 2;
     kdx::Options options;
-    options.backend = argc > 2 ? argv[2] : "";
+    options.backend = argc > 1 ? argv[1] : "";
     options.precision = "fp32";
     options.threads = 1;
-    kdx::Detector detector(argv[1], options);
+    kdx::Detector detector(test_bundle(), options);
     a_failed_call_leaves_nothing_good(detector);
     a_failed_batch_leaves_nothing_good(detector);
     other_answers_say_nothing_after_a_failure(detector);
-    return failures ? 1 : 0;
+    return status();
 } catch (const std::exception &error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -1,11 +1,11 @@
-// Images for a detector, made from a number.
+// Synthetic images for a detector.
 #pragma once
 
-#include <cstdint>
 #include <kdx/kdx.h>
+#include <cstdint>
 #include <vector>
 
-// Something with structure, of the detector's size; different for each number.
+// Returns an image with structure, of the detector's size. Each number gives a different image.
 inline std::vector<std::uint8_t> frame_of(const kdx_description &takes, unsigned number) {
     std::vector<std::uint8_t> pixels(static_cast<std::size_t>(takes.height) * takes.width * takes.channels);
     std::uint32_t state = 2654435761u * (number + 1);

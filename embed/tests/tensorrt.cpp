@@ -1,5 +1,5 @@
-// kdx_tensorrt BUNDLE: the TensorRT backend over fakes of TensorRT and CUDA (fake_tensorrt/), through the exported
-// functions. The bundle has an engine of the fakes with profiles for 2 and 32 images.
+// kdx_tensorrt: the TensorRT backend with fakes of TensorRT and CUDA (fake_tensorrt/), through the
+// exported functions.
 #include <algorithm>
 #include <cmath>
 #include <kdx/kdx.hpp>
@@ -9,12 +9,12 @@
 #include <vector>
 
 #include "check.h"
+#include "engine_bundle.h"
 #include "fake.h"
 #include "pictures.h"
+#include "test_bundle.h"
 
 namespace {
-
-constexpr std::size_t kSmall = 2, kLarge = 32;
 
 std::string bundle;
 
@@ -25,7 +25,7 @@ kdx::Options options() {
     return made;
 }
 
-// Frames of a detector, and what the fake engine says of each.
+// Frames of a detector, and the score that the fake engine returns for each.
 class Frames {
 public:
     explicit Frames(const kdx_description &takes) {
@@ -43,7 +43,7 @@ private:
     std::vector<std::vector<std::uint8_t>> pixels_;
 };
 
-// A batch through the C interface, with maps.
+// A batch that was judged through the C interface, with maps.
 struct Batch {
     std::vector<kdx_verdict> verdicts;
     std::vector<std::vector<float>> values;
@@ -63,7 +63,8 @@ struct Batch {
 
     bool is_right(const Frames &frames) const {
         for (std::size_t i = 0; i < verdicts.size(); ++i) {
-            const bool is_map = std::all_of(values[i].begin(), values[i].end(), [&](float value) { return value == frames.scores[i]; });
+            const bool is_map =
+                std::all_of(values[i].begin(), values[i].end(), [&](float value) { return value == frames.scores[i]; });
             if (verdicts[i].decision != KDX_GOOD || verdicts[i].score != frames.scores[i] || !is_map) return false;
         }
         return status == KDX_OK;
@@ -71,7 +72,8 @@ struct Batch {
 
     bool is_blank() const {
         for (std::size_t i = 0; i < verdicts.size(); ++i) {
-            const bool is_map = std::all_of(values[i].begin(), values[i].end(), [](float value) { return std::isnan(value); });
+            const bool is_map =
+                std::all_of(values[i].begin(), values[i].end(), [](float value) { return std::isnan(value); });
             if (verdicts[i].decision != KDX_UNDECIDED || !std::isnan(verdicts[i].score) || !is_map) return false;
         }
         return status == KDX_ERROR_BACKEND;
@@ -81,7 +83,7 @@ struct Batch {
 std::size_t launches() { return fake::calls("cudaGraphLaunch"); }
 std::size_t captures() { return fake::calls("cudaStreamBeginCapture"); }
 
-// Runs batches of so many images; every answer must be right.
+// Runs batches of several sizes. Every answer must be right.
 void run(kdx::Detector &detector, const Frames &frames, const std::vector<std::size_t> &counts) {
     for (const auto count : counts) CHECK(Batch(detector, frames, count).is_right(frames));
 }
@@ -99,7 +101,7 @@ void another_batch_in_a_profile_drops_its_graph() {
     kdx::Detector detector(bundle, options());
     const Frames frames(detector.describe());
     run(detector, frames, {5, 5, 5, 7, 5, 5, 5, 7, 7, 7, 5, 32, 32, 3});
-    // Of sizes that take turns none is captured: it would serve no call.
+    // No graph is captured for sizes that alternate, because no call could use it.
     const auto before = captures();
     run(detector, frames, {5, 7, 5, 7, 5, 7});
     CHECK(captures() == before);
@@ -121,7 +123,7 @@ void an_engine_that_cannot_be_captured_runs_plainly() {
     const auto before = launches(), made = captures();
     run(detector, frames, {5, 5, 5, 1, 1, 1, 5, 5});
     fake::refuse_captures(false);
-    CHECK(launches() == before && captures() == made + 1);  // and is not asked again
+    CHECK(launches() == before && captures() == made + 1);  // and captures are not tried again
 }
 
 void a_batch_whose_second_part_fails_leaves_nothing_good() {
@@ -135,7 +137,8 @@ void a_batch_whose_second_part_fails_leaves_nothing_good() {
     run(detector, frames, {40, 40});
 }
 
-// Whatever fails, the call says so and leaves nothing good, or is right; the next one is right.
+// Whichever function fails, the call reports it and leaves nothing good, or its answer is right.
+// The next call is right.
 void any_one_call_may_fail() {
     const std::vector<std::size_t> script = {kSmall, kSmall, kSmall, 5, 5, 5, 7, 5, kSmall};
     std::set<std::string> seen;
@@ -154,10 +157,10 @@ void any_one_call_may_fail() {
         if (failed.empty()) break;  // the script has no more calls
         seen.insert(failed);
     }
-    for (const auto *each : {"cudaSetDevice", "cudaMemcpyAsync", "cudaStreamSynchronize", "cudaStreamBeginCapture",
-                             "cudaStreamEndCapture", "cudaGraphInstantiateWithFlags", "cudaGraphLaunch",
-                             "createExecutionContext", "setOptimizationProfileAsync", "setInputShape", "setTensorAddress",
-                             "enqueueV3"})
+    for (const auto *each :
+         {"cudaSetDevice", "cudaMemcpyAsync", "cudaStreamSynchronize", "cudaStreamBeginCapture", "cudaStreamEndCapture",
+          "cudaGraphInstantiateWithFlags", "cudaGraphLaunch", "createExecutionContext", "setOptimizationProfileAsync",
+          "setInputShape", "setTensorAddress", "enqueueV3"})
         CHECK(seen.count(each) || (std::fprintf(stderr, "%s did not fail\n", each), false));
 }
 
@@ -190,9 +193,9 @@ void threads_take_turns() {
 
 }  // namespace
 
-int main(int argc, char **argv) try {
-    if (argc != 2) return std::fprintf(stderr, "kdx_tensorrt BUNDLE\n"), 2;
-    bundle = argv[1];
+int main() try {
+    const EngineBundle with_engine(test_bundle());
+    bundle = static_cast<const std::filesystem::path &>(with_engine).string();
     a_batch_is_plain_then_captured_then_replayed();
     another_batch_in_a_profile_drops_its_graph();
     profiles_do_not_disturb_each_other();
@@ -203,7 +206,7 @@ int main(int argc, char **argv) try {
     threads_take_turns();
     CHECK(fake::held() == 0);
     for (const auto &misuse : fake::misuses()) std::fprintf(stderr, "%s\n", misuse.c_str()), ++failures;
-    return failures ? 1 : 0;
+    return status();
 } catch (const std::exception &error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

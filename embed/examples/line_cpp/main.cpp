@@ -156,10 +156,13 @@ public:
         if (is_late(frame.captured, now)) return answer_undecided(frame.part, "late");
         const double total = Milliseconds(now - frame.captured).count();
         char score[32] = "null";  // JSON has no NaN; the reason says why there is no score
-        if (std::isfinite(verdict.score)) std::snprintf(score, sizeof score, "%.6g", static_cast<double>(verdict.score));
-        std::printf("{\"part\": %ld, \"verdict\": \"%s\", \"score\": %s, \"frame_faults\": %u, \"reason\": %u, \"ms\": %.3f, \"waited_ms\": %.3f}\n",
-                    frame.part, kdx::name_of(verdict.decision), score, verdict.frame_faults, verdict.reason,
-                    total, total - infer_ms);
+        if (std::isfinite(verdict.score))
+            std::snprintf(score, sizeof score, "%.6g", static_cast<double>(verdict.score));
+        std::printf(
+            "{\"part\": %ld, \"verdict\": \"%s\", \"score\": %s, \"frame_faults\": %u, \"reason\": %u, \"ms\": %.3f, "
+            "\"waited_ms\": %.3f}\n",
+            frame.part, kdx::name_of(verdict.decision), score, verdict.frame_faults, verdict.reason, total,
+            total - infer_ms);
         std::fflush(stdout);
         times_.push_back(total);
         ++counts_[kdx::name_of(verdict.decision)];
@@ -187,9 +190,15 @@ public:
     int summary() {
         const std::lock_guard lock(mutex_);
         std::sort(times_.begin(), times_.end());
-        const auto at = [&](double share) { return times_.empty() ? 0.0 : times_[static_cast<std::size_t>(share * static_cast<double>(times_.size() - 1))]; };
-        std::fprintf(stderr, "%zu judged: %ld good, %ld to review, %ld defective, %ld undecided; %ld unanswered in time; capture to verdict p50 %.2f ms, p99 %.2f ms, max %.2f ms\n",
-                     times_.size(), counts_["good"], counts_["review"], counts_["defective"], counts_["undecided"], unanswered_, at(0.5), at(0.99), at(1.0));
+        const auto at = [&](double share) {
+            return times_.empty() ? 0.0
+                                  : times_[static_cast<std::size_t>(share * static_cast<double>(times_.size() - 1))];
+        };
+        std::fprintf(stderr,
+                     "%zu judged: %ld good, %ld to review, %ld defective, %ld undecided; %ld unanswered in time; "
+                     "capture to verdict p50 %.2f ms, p99 %.2f ms, max %.2f ms\n",
+                     times_.size(), counts_["good"], counts_["review"], counts_["defective"], counts_["undecided"],
+                     unanswered_, at(0.5), at(0.99), at(1.0));
         return unanswered_ ? 1 : 0;
     }
 
@@ -245,20 +254,32 @@ void watch(Gate &gate, const std::atomic<bool> &done) {
 }
 
 Settings settings_of(int argc, char **argv) {
-    if (argc < 3 || argc % 2 == 0) throw std::runtime_error("line_cpp BUNDLE FRAMES [--fps N] [--frames N] [--queue N] [--timeout-ms N] [--threads N] [--backend NAME] [--precision NAME] [--cache DIR]");
+    if (argc < 3 || argc % 2 == 0)
+        throw std::runtime_error(
+            "line_cpp BUNDLE FRAMES [--fps N] [--frames N] [--queue N] [--timeout-ms N] [--threads N] [--backend NAME] "
+            "[--precision NAME] [--cache DIR]");
     Settings settings;
     settings.bundle = argv[1], settings.frames = argv[2];
     for (int i = 3; i < argc; i += 2) {
         const std::string name = argv[i], value = argv[i + 1];
-        if (name == "--fps") settings.fps = std::stod(value);
-        else if (name == "--frames") settings.count = std::stol(value);
-        else if (name == "--queue") settings.queue = std::stoul(value);
-        else if (name == "--timeout-ms") settings.timeout_ms = std::stod(value);
-        else if (name == "--threads") settings.options.threads = std::stoi(value);
-        else if (name == "--backend") settings.options.backend = value;
-        else if (name == "--precision") settings.options.precision = value;
-        else if (name == "--cache") settings.options.cache_dir = value;
-        else throw std::runtime_error("there is no option " + name);
+        if (name == "--fps")
+            settings.fps = std::stod(value);
+        else if (name == "--frames")
+            settings.count = std::stol(value);
+        else if (name == "--queue")
+            settings.queue = std::stoul(value);
+        else if (name == "--timeout-ms")
+            settings.timeout_ms = std::stod(value);
+        else if (name == "--threads")
+            settings.options.threads = std::stoi(value);
+        else if (name == "--backend")
+            settings.options.backend = value;
+        else if (name == "--precision")
+            settings.options.precision = value;
+        else if (name == "--cache")
+            settings.options.cache_dir = value;
+        else
+            throw std::runtime_error("there is no option " + name);
     }
     // Written so that a number that is none is refused too.
     if (!(settings.fps > 0) || settings.queue < 1 || !(settings.timeout_ms > 0) || settings.count < 0)
@@ -274,7 +295,8 @@ int main(int argc, char **argv) try {
     const auto settings = settings_of(argc, argv);
     const auto pictures = read_pictures(settings.frames);
     kdx::Detector detector(settings.bundle, settings.options);
-    detector(pictures.front().image());  // the first call is slow, and a camera of another size is found out before the line starts
+    detector(pictures.front()
+                 .image());  // the first call is slow, and a camera of another size is found out before the line starts
     Queue queue(settings.queue);
     Gate gate(settings.timeout_ms);
     std::atomic<bool> done{false};

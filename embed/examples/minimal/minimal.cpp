@@ -10,7 +10,8 @@ int main(int argc, char **argv) try {
     const auto &takes = detector.describe();
     std::ifstream file(argv[2], std::ios::binary);
     std::vector<char> frame{std::istreambuf_iterator<char>(file), {}};
-    if (frame.size() != std::size_t(takes.height) * takes.width * takes.channels) throw std::runtime_error("no such frame");
+    if (frame.size() != std::size_t(takes.height) * takes.width * takes.channels)
+        throw std::runtime_error("no such frame");
     const auto *pixels = reinterpret_cast<const std::uint8_t *>(frame.data());
     const auto verdict = detector(kdx::image_of(pixels, takes.height, takes.width, takes.format));
     std::cout << kdx::name_of(verdict.decision) << ' ' << verdict.score << '\n';

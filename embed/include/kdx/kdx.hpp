@@ -1,4 +1,5 @@
-// kdx in C++17: kdx.h with destructors, vectors and exceptions. Header only; nothing of it crosses the library's border.
+// The C++17 interface of kdx: kdx.h with destructors, vectors and exceptions. It is header-only, so
+// no C++ type crosses the boundary of the library.
 #ifndef KDX_KDX_HPP
 #define KDX_KDX_HPP
 
@@ -16,7 +17,7 @@
 
 namespace kdx {
 
-// What a call of the library returned other than KDX_OK.
+// A call of the library failed: its status, and its message as what().
 class Error : public std::runtime_error {
 public:
     Error(kdx_status status, const std::string &what) : std::runtime_error(what), status_(status) {}
@@ -26,23 +27,25 @@ private:
     kdx_status status_;
 };
 
-// Throws Error unless a call succeeded.
+// Throws Error if a call failed.
 inline void check(kdx_status status) {
     if (status != KDX_OK) throw Error(status, kdx_last_error());
 }
 
 struct Options {
     std::string backend;    // empty: the first that was compiled in
-    std::string precision;  // empty: the fastest that is calibrated
+    std::string precision;  // empty: the fastest that the bundle holds and that decides
     std::string cache_dir;  // empty: compiled models are not kept
     int threads = 0;
     int device = 0;
-    // Public keys, by one of which the bundle must be signed: paths of PEM files, or what is in them. Set and empty is an error.
+    // Public keys, one of which must have signed the bundle: paths of PEM files, or their content.
+    // An empty list is an error.
     std::optional<std::vector<std::string>> require_signature;
-    std::vector<std::int32_t> batch_sizes;  // numbers of images that batch() will be called with, compiled when opened
+    std::vector<std::int32_t> batch_sizes;  // sizes that batch() will be called with
 };
 
-// Says nothing until it is assigned. Where a call throws, what a variable held before stays: declare it inside the loop.
+// An undecided verdict, until a result is assigned. A call that throws leaves the variable as it
+// was: declare the variable inside the loop.
 struct Verdict {
     kdx_decision decision = KDX_UNDECIDED;
     std::uint32_t frame_faults = 0;
@@ -61,16 +64,17 @@ inline const char *name_of(kdx_decision decision) noexcept {
                                        : "undecided";
 }
 
-// A view of pixels that somebody else holds.
+// A view of pixels, which the caller owns.
 inline kdx_image image_of(const std::uint8_t *data, int height, int width, kdx_pixel_format format,
                           std::int64_t row_stride = 0) noexcept {
     return {data, height, width, format, row_stride};
 }
 
-// An open bundle. Calls from several threads at once are safe; moving and destroying it during one are not.
+// An open bundle. It may be called from several threads at once, but not moved or destroyed during
+// a call.
 class Detector {
 public:
-    // Throws Error where the bundle or the runtime cannot serve.
+    // Throws Error if the bundle is refused or the runtime fails.
     explicit Detector(const std::string &bundle, const Options &options = {}) {
         kdx_options given;
         KDX_INIT(given);
@@ -99,14 +103,16 @@ public:
     // Judges an image.
     Verdict operator()(const kdx_image &image) { return infer(image, nullptr); }
 
-    // Judges an image and fills its map: map_height rows of map_width values, all NaN where it throws.
+    // Judges an image and fills its map: map_height rows of map_width values, which are all NaN if
+    // the call throws.
     Verdict operator()(const kdx_image &image, std::vector<float> &anomaly_map) {
         anomaly_map.resize(static_cast<std::size_t>(description_.map_height) * description_.map_width);
         const kdx_map map{anomaly_map.data(), 0};
         return infer(image, &map);
     }
 
-    // Judges an image in another region of interest than the bundle's: a score, and no decision.
+    // Judges an image in a region of interest for this call only. In any other than the bundle's,
+    // the verdict is undecided.
     Verdict in_roi(const kdx_image &image, const kdx_image &roi) {
         kdx_verdict raw;
         KDX_INIT(raw);
@@ -114,7 +120,7 @@ public:
         return verdict_of(raw);
     }
 
-    // Judges several images at once.
+    // Judges several images in one call.
     std::vector<Verdict> batch(const std::vector<kdx_image> &images) {
         std::vector<kdx_verdict> raw(images.size());
         for (auto &each : raw) KDX_INIT(each);
@@ -125,22 +131,24 @@ public:
         return verdicts;
     }
 
-    // The regions of a map that operator() filled, that with the highest peak first.
-    std::vector<kdx_region> regions(const std::vector<float> &anomaly_map, double min_area = 0, double pixel_size_um = 0) {
+    // Finds the regions of a map that operator() filled, the region with the highest peak first.
+    std::vector<kdx_region> regions(const std::vector<float> &anomaly_map, double min_area = 0,
+                                    double pixel_size_um = 0) {
         const auto size = static_cast<std::size_t>(description_.map_height) * description_.map_width;
-        if (anomaly_map.size() != size) throw Error(KDX_ERROR_ARGUMENT, "the map has another size than the detector's");
-        const kdx_map map{const_cast<float *>(anomaly_map.data()), 0};  // it is read
+        if (anomaly_map.size() != size)
+            throw Error(KDX_ERROR_ARGUMENT, "the map does not have the size of the detector's map");
+        const kdx_map map{const_cast<float *>(anomaly_map.data()), 0};  // only read
         std::vector<kdx_region> found(64);
         for (std::size_t count = 0;;) {
             check(kdx_regions(handle_.get(), &map, description_.pixel_threshold, min_area, pixel_size_um, found.size(),
                               found.data(), &count));
-            const bool was_room = count <= found.size();
+            const bool has_all = count <= found.size();
             found.resize(count);
-            if (was_room) return found;
+            if (has_all) return found;
         }
     }
 
-    // The check at the start of a shift. A test that failed is no error: see the report.
+    // The check at the start of a shift. A failed test does not throw: see report.passed.
     kdx_selftest_report selftest(double budget_ms = 0, double percentile = 95, int calls = 40) {
         kdx_selftest_report report;
         KDX_INIT(report);

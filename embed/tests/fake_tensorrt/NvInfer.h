@@ -1,4 +1,5 @@
-// TensorRT's C++ interface as far as kdx uses it, under TensorRT's own names. fake.cpp computes something simple.
+// The part of TensorRT's C++ interface that kdx uses. tensorrt.cpp implements it with a simple
+// computation.
 #pragma once
 
 #include <cstddef>

@@ -48,7 +48,7 @@ cudaError_t cudaMallocHost(void **memory, std::size_t bytes) {
 
 static cudaError_t release(void *memory, const char *name) {
     const Lock lock(state().mutex);
-    if (let_go(memory, name)) std::free(memory);
+    if (release_object(memory, name)) std::free(memory);
     return cudaSuccess;
 }
 
@@ -71,28 +71,28 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     const Lock lock(state().mutex);
     if (stream->is_capturing || (!stream->pending.empty() && state().failed.empty()))
         misuse("a stream is destroyed while it captures or works");
-    if (let_go(stream, "cudaStreamDestroy")) delete stream;
+    if (release_object(stream, "cudaStreamDestroy")) delete stream;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     KDX_FAKE_CALL;
-    if (stream->is_capturing) misuse("someone waits for a stream that captures");
+    if (stream->is_capturing) misuse("a caller waits for a stream that captures");
     for (const auto &operation : std::exchange(stream->pending, {})) operation();
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     KDX_FAKE_CALL;
-    if (stream->is_capturing) misuse("a stream that captures is captured");
+    if (stream->is_capturing) misuse("a capture begins on a stream that already captures");
     stream->is_capturing = stream->is_valid = true;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     const Lock lock(state().mutex);
-    if (!stream->is_capturing) misuse("a capture is ended that was not begun");
-    // Ending takes the stream out of capture also where it fails.
+    if (!stream->is_capturing) misuse("a capture ends that did not begin");
+    // This function ends the capture even if it returns an error.
     stream->is_capturing = false;
     auto captured = std::exchange(stream->captured, {});
     *graph = nullptr;
@@ -110,13 +110,13 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
     const Lock lock(state().mutex);
-    if (let_go(graph, "cudaGraphDestroy")) delete graph;
+    if (release_object(graph, "cudaGraphDestroy")) delete graph;
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
     const Lock lock(state().mutex);
-    if (let_go(graph, "cudaGraphExecDestroy")) delete graph;
+    if (release_object(graph, "cudaGraphExecDestroy")) delete graph;
     return cudaSuccess;
 }
 

@@ -1,4 +1,4 @@
-// CUDA's runtime as far as kdx uses it, under CUDA's own names. fake.cpp plays it in the host's memory.
+// The part of the CUDA runtime that kdx uses. cuda.cpp implements it in host memory.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,8 @@ cudaError_t cudaMalloc(void **memory, std::size_t bytes);
 cudaError_t cudaMallocHost(void **memory, std::size_t bytes);
 cudaError_t cudaFree(void *memory);
 cudaError_t cudaFreeHost(void *memory);
-cudaError_t cudaMemcpyAsync(void *target, const void *source, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void *target, const void *source, std::size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);

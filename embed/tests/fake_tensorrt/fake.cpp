@@ -20,9 +20,9 @@ bool fails(const char *name) {
     return true;
 }
 
-bool let_go(const void *thing, const char *name) {
+bool release_object(const void *thing, const char *name) {
     if (state().held.erase(thing)) return true;
-    misuse(std::string(name) + " of what is not there");
+    misuse(std::string(name) + " of an object that does not exist");
     return false;
 }
 

@@ -1,9 +1,9 @@
-// What tests ask of the fakes, and tell them.
-//
-// The fakes keep the rules whose breach a GPU answers with wrong values, hangs or dead processes; they are those of
-// tests/kdx/runtime/tensorrt/fake_cuda.py and fake_tensorrt.py. What is queued on a stream happens only when someone waits
-// for it; graphs replay over what is in memory then; a captured graph belongs to the shapes and addresses that its
-// context had; whatever changes a context leaves work for the next plain enqueue, which cannot be captured.
+// How tests control the fakes of CUDA and TensorRT, and what they ask them. The fakes check the
+// rules whose violation leads to wrong values, hangs or dead processes on a GPU. They are the same
+// rules as in the Python fakes, fake_cuda.py and fake_tensorrt.py. Queued work runs only when a
+// caller waits for its stream. A graph replays with the memory content of that moment. A captured
+// graph is bound to the shapes and addresses that its context had. Every change of a context leaves
+// work for the next plain enqueue, which cannot be captured.
 #pragma once
 
 #include <cstddef>
@@ -12,25 +12,26 @@
 
 namespace fake {
 
-// Rules that were broken.
+// Violations of the rules so far.
 std::vector<std::string> misuses();
 
-// How often a function was called, by its name; all of them for an empty one.
+// Number of calls of a function; of all functions for an empty name.
 std::size_t calls(const std::string &name = "");
 
-// Lets the count-th call from now on fail, of one function or of all that can; 0: none. Only that call fails.
+// Lets one call fail: the count-th from now, of one function, or of all functions for an empty
+// name. 0: none fails.
 void fail_at(std::size_t count, const std::string &name = "");
 
-// The function that failed since, or empty.
+// Name of the function that failed since fail_at(); empty if none did.
 std::string failed();
 
-// Whether captures fail, as of an engine that allocates while it runs.
+// Lets captures fail, as they do for an engine that allocates memory while it runs.
 void refuse_captures(bool refused);
 
-// What is still allocated.
+// Number of objects that are still allocated.
 std::size_t held();
 
-// The score that the engine gives an image of so many bytes; every value of its map is the same.
+// The score that the engine returns for an image. Every value of the map equals the score.
 float score_of(const unsigned char *image, std::size_t bytes);
 
 }  // namespace fake

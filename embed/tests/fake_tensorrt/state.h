@@ -1,4 +1,4 @@
-// What the fakes of CUDA and TensorRT share.
+// State that the fakes of CUDA and TensorRT share.
 #pragma once
 
 #include <cstddef>
@@ -31,11 +31,12 @@ State &state();
 
 void misuse(const std::string &what);
 
-// Counts a call, and says whether it is the one to fail.
+// Counts a call, and returns whether it is the one that must fail.
 bool fails(const char *name);
 
-// Frees what is held; what is not was freed twice or never made.
-bool let_go(const void *thing, const char *name);
+// Removes an object from those that are allocated. An object that is not among them was freed twice
+// or never created.
+bool release_object(const void *thing, const char *name);
 
 }  // namespace fake
 

@@ -7,21 +7,22 @@
 #include "state.h"
 
 using fake::fails;
-using fake::let_go;
 using fake::Lock;
 using fake::misuse;
+using fake::release_object;
 using fake::state;
 
 namespace nvinfer1 {
 
-// "height width channels, height and width of the map, and the largest batch of each profile", as text.
+// "height width channels, height and width of the map, and the largest batch of each profile", as
+// text.
 struct ICudaEngine::Plan {
     std::size_t image_bytes, map_values;
     Dims image;
     std::vector<std::int64_t> batches;
 };
 
-// Outlives its context, so that a graph that replays afterwards is noticed.
+// Outlives its context, so that the fake detects a graph that replays afterwards.
 struct IExecutionContext::State {
     std::map<std::string, void *> addresses;
     std::size_t version = 0;
@@ -38,7 +39,7 @@ IExecutionContext::IExecutionContext(ICudaEngine &engine) : state_(std::make_sha
 IExecutionContext::~IExecutionContext() {
     const Lock lock(state().mutex);
     state_->is_there = false;
-    let_go(this, "a context's destructor");
+    release_object(this, "a context's destructor");
     if (!state().held.count(&engine_)) misuse("a context outlives its engine");
 }
 
@@ -55,9 +56,10 @@ bool IExecutionContext::setInputShape(const char *, const Dims &shape) noexcept 
     if (fails(__func__)) return false;
     const auto &plan = *engine_.plan;
     const bool is_image = std::equal(shape.d + 1, shape.d + 4, plan.image.d + 1);
-    if (!is_image || state_->profile < 0 || shape.d[0] < 1 || shape.d[0] > plan.batches[static_cast<std::size_t>(state_->profile)])
-        misuse("a shape that the profile does not take");
-    // To say the same again changes nothing.
+    if (!is_image || state_->profile < 0 || shape.d[0] < 1 ||
+        shape.d[0] > plan.batches[static_cast<std::size_t>(state_->profile)])
+        misuse("a shape that the profile does not accept");
+    // Setting the same value again changes nothing.
     if (std::exchange(state_->batch, shape.d[0]) != shape.d[0]) state_->changed();
     return true;
 }
@@ -81,7 +83,8 @@ bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
     auto *scores = static_cast<float *>(state_->addresses["anomaly_score"]);
     stream->queue([=, state = state_, version = state_->version, batch = static_cast<std::size_t>(state_->batch),
                    image = engine_.plan->image_bytes, map = engine_.plan->map_values] {
-        if (!state->is_there || state->version != version) return misuse("a graph replays after its context was changed");
+        if (!state->is_there || state->version != version)
+            return misuse("a graph replays after its context was changed");
         for (std::size_t i = 0; i < batch; ++i) {
             scores[i] = fake::score_of(images + i * image, image);
             std::fill_n(maps + i * map, map, scores[i]);
@@ -92,10 +95,12 @@ bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
 
 ICudaEngine::~ICudaEngine() {
     const Lock lock(state().mutex);
-    let_go(this, "an engine's destructor");
+    release_object(this, "an engine's destructor");
 }
 
-std::int32_t ICudaEngine::getNbOptimizationProfiles() const noexcept { return static_cast<std::int32_t>(plan->batches.size()); }
+std::int32_t ICudaEngine::getNbOptimizationProfiles() const noexcept {
+    return static_cast<std::int32_t>(plan->batches.size());
+}
 
 Dims ICudaEngine::getTensorShape(const char *) const noexcept { return plan->image; }
 
@@ -108,7 +113,7 @@ IRuntime::IRuntime(ILogger &log) : log_(log) { state().held.insert(this); }
 
 IRuntime::~IRuntime() {
     const Lock lock(state().mutex);
-    let_go(this, "a runtime's destructor");
+    release_object(this, "a runtime's destructor");
 }
 
 ICudaEngine *IRuntime::deserializeCudaEngine(const void *plan, std::size_t size) noexcept {

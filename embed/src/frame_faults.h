@@ -1,0 +1,29 @@
+// Decides whether a frame shows a part at all. The counterpart of kdx/imaging/frame_faults.py.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "frame.h"
+
+namespace kdx::embed {
+
+// Limits of one channel of a frame, as ChannelLimits in Python; NaN sets no limit.
+struct ChannelLimits {
+    static constexpr double kNoLimit = std::numeric_limits<double>::quiet_NaN();
+    double darkest = kNoLimit, brightest = kNoLimit, contrast = kNoLimit, structure = kNoLimit, roughness = kNoLimit,
+           lit = kNoLimit;
+};
+
+// What frames of real parts look like.
+struct FrameLimits {
+    double dark = 0, bright = 0;  // largest share of samples at the sensor's black, and at its white, in a golden image
+    std::vector<ChannelLimits> channels = {};  // learned by calibration, in the graph's channel order; or empty
+};
+
+// Returns KDX_FRAME_... bits. It counts the same samples as the Python function, which gives the
+// reasons.
+std::uint32_t faults_of(const Frame &frame, const FrameLimits &limits);
+
+}  // namespace kdx::embed

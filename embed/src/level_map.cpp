@@ -1,0 +1,64 @@
+#include "level_map.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "bundle.h"
+#include "error.h"
+#include "golden.h"
+
+namespace kdx::embed {
+
+namespace {
+
+[[noreturn]] void refuse_level(const Bundle &bundle, const std::string &why, const std::string &expected = "",
+                               const std::string &received = "") {
+    throw Failure(KDX_ERROR_BUNDLE, std::string("'") + kLevel + "' of '" + bundle.path.string() + "' " + why,
+                  {expected, received, "calibrate again: kdx calibrate BUNDLE DATA --per-position"});
+}
+
+}  // namespace
+
+float Level::apply(const float *map, float score, std::vector<float> &normalised) const {
+    normalised.resize(values_.size());
+    double sum = 0;
+    float most = -std::numeric_limits<float>::infinity();
+    bool is_number = true;
+    for (std::size_t i = 0; i < values_.size(); ++i) {
+        const auto value = normalised[i] = map[i] / values_[i];
+        is_number = is_number && !std::isnan(value);  // std::max ignores NaN
+        sum += double{value};
+        most = std::max(most, value);
+    }
+    if (!std::isfinite(score)) return score;
+    if (!is_number) return std::numeric_limits<float>::quiet_NaN();
+    return rule_ == ScoreRule::sum ? static_cast<float>(sum) : most;
+}
+
+Level read_level(const Bundle &bundle) {
+    if (!bundle.score_rule)
+        refuse_level(bundle, "cannot be used: this method does not compute its score from the returned map alone",
+                     "a method whose score is the maximum or the sum of one map, for example stpm");
+    const auto count = static_cast<std::size_t>(bundle.camera_map_height) * bundle.camera_map_width;
+    const auto shape =
+        "(" + std::to_string(bundle.camera_map_height) + ", " + std::to_string(bundle.camera_map_width) + ")";
+    const auto file = bundle.read(kLevel);
+    // decode_npy checks the number of values only, and the same number in another shape is another
+    // map.
+    if (file.substr(0, 1024).find("'shape': " + shape) == std::string::npos)
+        refuse_level(bundle, "does not fit the map", "float32 " + shape, "another shape");
+    std::vector<float> values;
+    try {
+        values = decode_npy(file, count);
+    } catch (const Failure &failure) {
+        refuse_level(bundle, "cannot be used: " + failure.message);
+    }
+    const auto wrong =
+        std::count_if(values.begin(), values.end(), [](float value) { return !(std::isfinite(value) && value > 0); });
+    if (wrong) refuse_level(bundle, "cannot be used", "finite values above 0", std::to_string(wrong) + " other values");
+    return Level(std::move(values), *bundle.score_rule);
+}
+
+}  // namespace kdx::embed

@@ -1,0 +1,258 @@
+#include "manifest.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+
+#include "error.h"
+
+namespace kdx::embed {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr int kSchema = 2;
+// No camera delivers more, and products of sizes cannot overflow.
+constexpr int kLargestSide = 1 << 15;
+constexpr std::size_t kMostTiles = 4096;  // along an axis
+constexpr const char *kExportAgain = "export the bundle again";
+
+// A value of the manifest is invalid. parse_manifest names the file and the fix.
+struct Invalid {
+    std::string why;
+};
+
+int side_of(const json &value) {
+    const auto found = value.get<std::int64_t>();
+    if (!value.is_number_integer() || found < 1 || found > kLargestSide) throw Invalid{"a size is out of range"};
+    return static_cast<int>(found);
+}
+
+// Reads a number from 0 to 1.
+double share_of(const json &value) {
+    const auto found = value.get<double>();
+    if (!(found >= 0 && found <= 1)) throw Invalid{"a fraction is out of range"};
+    return found;
+}
+
+double number_of(const json &record, const char *name) {
+    const auto found = record.find(name);
+    return found == record.end() || found->is_null() ? kNone : found->get<double>();
+}
+
+bool is_hash(const std::string &text) {
+    return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// Whether a name is a relative POSIX path inside the bundle, which no other system reads
+// differently.
+bool is_contained(const std::string &name) {
+    const std::string forbidden("\\:\0", 3);
+    if (name.empty() || name.front() == '/' || name.find_first_of(forbidden) != std::string::npos) return false;
+    for (const auto &part : fs::path(name))
+        if (part == "..") return false;
+    return true;
+}
+
+Threshold threshold_from(const json &record, const Bundle &bundle, Precision precision) {
+    Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone};
+    if (record.contains("review") && !record["review"].is_null())
+        threshold.review = record["review"].at("score").get<double>();
+    if (!std::isfinite(threshold.score)) throw Invalid{"a threshold is not finite"};
+    const auto graph = Bundle::graph_name(has_own_threshold(precision) ? precision : Precision::fp32);
+    if (record.at("graph_sha256").get<std::string>() != bundle.hash_of(graph))
+        throw Failure(KDX_ERROR_BUNDLE,
+                      "the threshold of '" + bundle.path.string() + "' was calibrated on another graph",
+                      {"", "", "export and calibrate again"});
+    return threshold;
+}
+
+void read_frame_limits(Bundle &bundle, const json &record) {
+    auto &limits = bundle.frame_limits;
+    limits.dark = share_of(record.at("dark")), limits.bright = share_of(record.at("bright"));
+    if (!record.contains("channels")) return;
+    for (const auto &channel : record["channels"])
+        limits.channels.push_back({number_of(channel, "darkest"), number_of(channel, "brightest"),
+                                   number_of(channel, "contrast"), number_of(channel, "structure"),
+                                   number_of(channel, "roughness"), number_of(channel, "lit")});
+    if (!limits.channels.empty() && limits.channels.size() != static_cast<std::size_t>(bundle.channels))
+        throw Invalid{"its frame limits are for " + std::to_string(limits.channels.size()) +
+                      " channels, its input has " + std::to_string(bundle.channels)};
+}
+
+void read_input(Bundle &bundle, const json &manifest) {
+    const auto &input = manifest.at("input");
+    bundle.height = side_of(input.at("height"));
+    bundle.width = side_of(input.at("width"));
+    bundle.channels = input.value("channels", 3);
+    const auto order = input.value("channel_order", std::string("rgb"));
+    if ((bundle.channels != 1 && bundle.channels != 3) || (order != "rgb" && order != "bgr"))
+        throw Invalid{"its input has an unknown layout"};
+    bundle.bgr = order == "bgr" && bundle.channels == 3;
+    const auto &size = manifest.at("map_size");
+    if (!size.is_array() || size.size() != 2) throw Invalid{"its map size is not two numbers"};
+    bundle.map_height = side_of(size[0]);
+    bundle.map_width = side_of(size[1]);
+    bundle.max_batch = side_of(manifest.at("max_batch"));
+    bundle.field_of_view = manifest.contains("field_of_view") ? share_of(manifest["field_of_view"]) : 1.0;
+    if (manifest.contains("frame_limits")) read_frame_limits(bundle, manifest["frame_limits"]);
+}
+
+// Reads where tiles begin along an axis. The tiles without their halos must cover the frame.
+std::vector<int> read_starts(const json &values, const Tiling &tiling, int frame, int tile, int scale) {
+    const auto starts = values.get<std::vector<int>>();
+    bool fits = !starts.empty() && starts.size() <= kMostTiles && starts.front() == 0 && starts.back() == frame - tile;
+    for (std::size_t i = 0; fits && i < starts.size(); ++i) {
+        fits = starts[i] % scale == 0;
+        if (i > 0) fits = fits && starts[i] > starts[i - 1] && starts[i] - starts[i - 1] <= tile - 2 * tiling.halo;
+    }
+    if (!fits || frame % scale || tiling.overlap % scale || tiling.halo % scale)
+        throw Invalid{"the tiles do not cover the frame"};
+    return starts;
+}
+
+void read_tiling(Bundle &bundle, const json &manifest) {
+    bundle.camera_height = bundle.height, bundle.camera_width = bundle.width;
+    bundle.camera_map_height = bundle.map_height, bundle.camera_map_width = bundle.map_width;
+    if (!manifest.contains("tiling") || manifest["tiling"].is_null()) return;
+    const auto &record = manifest["tiling"];
+    auto &tiling = bundle.tiling;
+    tiling.overlap = record.at("overlap").get<int>(), tiling.halo = record.at("halo").get<int>();
+    tiling.batch = record.contains("batch") ? side_of(record["batch"]) : 8;
+    if (bundle.height % bundle.map_height || bundle.width % bundle.map_width || tiling.halo < 0 ||
+        tiling.halo > kLargestSide || tiling.overlap < 2 * tiling.halo || tiling.overlap >= kLargestSide)
+        throw Invalid{"the maps of the tiles do not fit together"};
+    const int down = bundle.height / bundle.map_height, across = bundle.width / bundle.map_width;
+    bundle.camera_height = side_of(record.at("frame").at(0)), bundle.camera_width = side_of(record.at("frame").at(1));
+    tiling.rows = read_starts(record.at("rows"), tiling, bundle.camera_height, bundle.height, down);
+    tiling.columns = read_starts(record.at("columns"), tiling, bundle.camera_width, bundle.width, across);
+    bundle.camera_map_height = bundle.camera_height / down, bundle.camera_map_width = bundle.camera_width / across;
+}
+
+void read_files(Bundle &bundle, const json &manifest) {
+    for (const auto &[name, hash] : manifest.at("files").items()) {
+        if (!is_contained(name))
+            throw Failure(KDX_ERROR_BUNDLE,
+                          "'" + bundle.path.string() + "' names a file outside the bundle: '" + name + "'",
+                          {"", "", "do not use this bundle"});
+        bundle.files[name] = hash.get<std::string>();
+        if (!is_hash(bundle.files[name])) throw Invalid{"'" + name + "' has no SHA-256"};
+    }
+    bundle.golden = manifest.at("golden").get<std::vector<std::string>>();
+    bundle.precisions = {Precision::fp32};
+    if (manifest.contains("variants"))
+        for (const auto &[name, variant] : manifest["variants"].items()) {
+            const auto precision = precision_named(name);
+            if (!precision || *precision == Precision::fp32) throw Invalid{"it holds a graph of an unknown precision"};
+            bundle.precisions.push_back(*precision);
+        }
+    std::vector<std::string> required = {"golden/anomaly_map.npy", "golden/anomaly_score.npy", "training_images.json"};
+    for (const auto &name : bundle.golden) required.push_back("golden/" + name);
+    for (const auto precision : bundle.precisions) required.push_back(Bundle::graph_name(precision));
+    for (const auto &name : required)
+        if (!bundle.files.count(name))
+            throw Failure(KDX_ERROR_BUNDLE,
+                          std::string(kIndex) + " of '" + bundle.path.string() + "' does not list '" + name + "'",
+                          {"", "", kExportAgain});
+}
+
+// Returns the hash that a record holds under a name; empty for none.
+std::string recorded_hash(const json &record, const char *name) {
+    const auto found = record.find(name);
+    return found == record.end() || found->is_null() ? std::string() : found->get<std::string>();
+}
+
+// Adds a threshold. It holds only with the region of interest and the level map with which it was
+// calibrated.
+void add_threshold(Bundle &bundle, const json &record, Bundle::ThresholdKey key) {
+    Calibration calibration{threshold_from(record, bundle, key.first)};
+    const auto level = record.find("level");
+    const bool has_level = level != record.end() && !level->is_null();
+    const auto level_hash = has_level ? level->at("sha256").get<std::string>() : std::string();
+    if (recorded_hash(record, "roi_sha256") != (bundle.has_roi() ? bundle.hash_of(kRoi) : std::string()))
+        calibration.changed_since = Change::region_of_interest;
+    else if (level_hash != (bundle.has_level() ? bundle.hash_of(kLevel) : std::string()))
+        calibration.changed_since = Change::level_map;
+    bundle.calibrations[key] = calibration;
+}
+
+// Adds the thresholds of BF16 and INT8, which each runtime has measured for itself.
+void read_runtime_thresholds(Bundle &bundle, const json &records) {
+    for (const auto &[name, by_runtime] : records.items()) {
+        const auto precision = precision_named(name);
+        if (!precision || !has_own_threshold(*precision) || !bundle.has(*precision)) continue;
+        for (const auto &[runtime_name, record] : by_runtime.items()) {
+            // The thresholds of other runtimes are checked too, and then dropped: this library does
+            // not use them.
+            const auto runtime = runtime_named(runtime_name);
+            if (runtime)
+                add_threshold(bundle, record, {*precision, runtime});
+            else
+                threshold_from(record, bundle, *precision);
+        }
+    }
+}
+
+// Adds the thresholds of a bundle of schema 1, which did not record the runtime. They hold in
+// OpenVINO: it was the only runtime that computed BF16, and one of the two that may have measured
+// INT8.
+void read_schema_1_thresholds(Bundle &bundle, const json &records, const json &newer) {
+    for (const auto &[name, record] : records.items()) {
+        const auto precision = precision_named(name);
+        const bool is_used = precision && has_own_threshold(*precision) && bundle.has(*precision);
+        if (!is_used || newer.contains(name)) continue;
+        add_threshold(bundle, record, {*precision, Runtime::openvino});
+        if (*precision == Precision::int8) bundle.is_int8_runtime_known = false;
+    }
+}
+
+void read_thresholds(Bundle &bundle, const json &manifest) {
+    if (manifest.contains("threshold") && !manifest["threshold"].is_null())
+        for (const auto precision : {Precision::fp32, Precision::fp16})
+            add_threshold(bundle, manifest["threshold"], {precision, std::nullopt});
+    const auto newer = manifest.value("runtime_thresholds", json::object());
+    read_runtime_thresholds(bundle, newer);
+    read_schema_1_thresholds(bundle, manifest.value("thresholds", json::object()), newer);
+}
+
+void read_method(Bundle &bundle, const json &manifest) {
+    const auto declared = manifest.find("pair_spec");
+    if (declared == manifest.end() || !declared->is_object()) return;
+    const auto spec = parse_pair_spec(declared->dump());
+    bundle.answer_limits = answer_limits(spec, static_cast<std::size_t>(bundle.map_height) * bundle.map_width);
+    bundle.score_rule = spec.rule_of_returned_map();
+}
+
+}  // namespace
+
+Bundle parse_manifest(const std::string &text, const fs::path &path) {
+    const auto refuse = [&](const std::string &why) {
+        return Failure(KDX_ERROR_BUNDLE, "'" + (path / kIndex).string() + "' is not valid: " + why,
+                       {"", "", kExportAgain});
+    };
+    try {
+        const auto manifest = json::parse(text);
+        const auto schema = manifest.at("schema").get<std::int64_t>();
+        if (schema > kSchema)
+            throw Failure(KDX_ERROR_BUNDLE, "'" + path.string() + "' was written by a newer kdx",
+                          {"schema " + std::to_string(kSchema) + " or older", "schema " + std::to_string(schema),
+                           "update kdx on this machine"});
+        Bundle bundle;
+        bundle.path = path;
+        read_input(bundle, manifest);
+        read_tiling(bundle, manifest);
+        read_files(bundle, manifest);
+        read_method(bundle, manifest);
+        read_thresholds(bundle, manifest);
+        return bundle;
+    } catch (const json::exception &error) {
+        throw refuse(error.what());
+    } catch (const Invalid &invalid) {
+        throw refuse(invalid.why);
+    }
+}
+
+}  // namespace kdx::embed

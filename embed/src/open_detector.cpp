@@ -1,0 +1,88 @@
+#include "open_detector.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <set>
+
+#include "error.h"
+#include "verify.h"
+
+namespace kdx::embed {
+
+namespace {
+
+const BackendKind &backend_named(const char *name) {
+    const auto &kinds = backend_kinds();
+    if (kinds.empty()) throw Failure(KDX_ERROR_BACKEND, "this library was built without any runtime");
+    if (!name || !*name) return kinds.front();
+    const auto runtime = runtime_named(name);
+    std::string known;
+    for (const auto &kind : kinds) {
+        if (runtime == kind.runtime) return kind;
+        known += std::string(known.empty() ? "" : ", ") + name_of(kind.runtime);
+    }
+    throw Failure(KDX_ERROR_BACKEND, std::string("there is no backend '") + name + "' in this library",
+                  {known, "", ""});
+}
+
+bool runs(const BackendKind &kind, Precision precision) {
+    return std::find(kind.precisions.begin(), kind.precisions.end(), precision) != kind.precisions.end();
+}
+
+// Checks a precision that the caller asked for.
+Precision requested_precision(const Bundle &bundle, const BackendKind &kind, const char *name) {
+    const auto precision = precision_named(name);
+    if (!precision || !runs(kind, *precision)) {
+        std::string known;
+        for (const auto each : kind.precisions) known += std::string(known.empty() ? "" : " or ") + name_of(each);
+        throw Failure(KDX_ERROR_BACKEND,
+                      std::string("the backend '") + name_of(kind.runtime) + "' runs no " + name + " graphs",
+                      {known, "", ""});
+    }
+    bundle.graph_of(*precision);
+    if (!kind.offers(*precision))
+        throw Failure(KDX_ERROR_BACKEND, std::string("this machine does not compute ") + name,
+                      {"", "", "use another precision"});
+    return *precision;
+}
+
+Precision fastest_precision(const Bundle &bundle, const BackendKind &kind) {
+    for (const auto precision : kind.precisions)
+        if (bundle.has(precision) && bundle.is_calibrated_like_fp32(precision, kind.runtime) && kind.offers(precision))
+            return precision;
+    return Precision::fp32;
+}
+
+// Prepares the batch sizes that were asked for, and returns every size in which the graph will run.
+std::set<std::size_t> prepare_batches(const Detector &detector, const kdx_options &options) {
+    std::set<std::size_t> sizes = {1};
+    const auto prepare = [&](std::size_t count) {
+        for (const auto size : detector.prepare(count)) sizes.insert(size);
+    };
+    if (detector.bundle().tiling.is_set()) prepare(1);  // the tiles of one frame
+    for (std::size_t i = 0; i < options.batch_size_count; ++i)
+        prepare(static_cast<std::size_t>(options.batch_sizes[i]));
+    return sizes;
+}
+
+}  // namespace
+
+std::unique_ptr<Detector> open_detector(const std::string &path, const kdx_options &options,
+                                        const std::vector<PublicKey> *keys) {
+    auto bundle = open_bundle(std::filesystem::u8path(path), keys);
+    const auto &kind = backend_named(options.backend);
+    const bool is_requested = options.precision && *options.precision;
+    BackendOptions chosen;
+    chosen.precision =
+        is_requested ? requested_precision(bundle, kind, options.precision) : fastest_precision(bundle, kind);
+    if (options.cache_dir) chosen.cache = std::filesystem::u8path(options.cache_dir);
+    chosen.threads = options.threads, chosen.device = options.device, chosen.is_signed = keys != nullptr;
+    auto graph = bundle.check_files(Bundle::graph_name(chosen.precision));
+    auto detector = std::make_unique<Detector>(std::move(bundle), kind, std::move(graph), chosen);
+    const auto sizes = prepare_batches(*detector, options);
+    require_reference(*detector, {sizes.begin(), sizes.end()});
+    return detector;
+}
+
+}  // namespace kdx::embed

@@ -1,0 +1,160 @@
+// kdx_bundle_files: what the library reads of a bundle, and which changes to one it refuses. No
+// graph is run.
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "bundle.h"
+#include "check.h"
+#include "files.h"
+#include "golden.h"
+#include "manifest.h"
+#include "support.h"
+#include "test_bundle.h"
+
+namespace ke = kdx::embed;
+namespace fs = std::filesystem;
+
+namespace {
+
+using nlohmann::json;
+
+void manifests_are_checked(const fs::path &path) {
+    const auto text = ke::read_file(path / "bundle.json");
+    std::string message;
+    const auto check = [&](const std::string &changed) {
+        return status_of([&] { ke::parse_manifest(changed, path); }, &message);
+    };
+    // Checks the manifest after a change to it.
+    const auto check_after = [&](auto &&change) {
+        auto manifest = json::parse(text);
+        change(manifest);
+        return check(manifest.dump());
+    };
+    CHECK(check(text) == KDX_OK);
+    for (const int schema : {1, 2}) CHECK(check_after([&](json &manifest) { manifest["schema"] = schema; }) == KDX_OK);
+    CHECK(check_after([](json &manifest) { manifest["schema"] = 3; }) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "newer kdx") && contains(message, "fix: update kdx"));
+    for (const auto *outside : {"../model.onnx", "/etc/passwd", "a/../../b", "C:\\model.onnx", ""}) {
+        CHECK(check_after([&](json &manifest) { manifest["files"][outside] = manifest["files"]["model.onnx"]; }) ==
+              KDX_ERROR_BUNDLE);
+        CHECK(contains(message, "outside the bundle"));
+    }
+    CHECK(check_after([](json &manifest) { manifest["files"].erase("model.onnx"); }) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "does not list 'model.onnx'"));
+    for (const auto height : {-64, 0, 99999999}) {
+        CHECK(check_after([&](json &manifest) { manifest["input"]["height"] = height; }) == KDX_ERROR_BUNDLE);
+        CHECK(contains(message, "a size is out of range") && contains(message, "fix: export the bundle again"));
+    }
+    for (std::size_t length = 0; length + 2 < text.size(); length += 97)
+        CHECK(check(text.substr(0, length)) == KDX_ERROR_BUNDLE);
+    for (const auto *nothing : {"null", "[]", "{}", "1", "\"\"", "{\"schema\": \"1\"}", "{\"schema\": 1}"})
+        CHECK(check(nothing) == KDX_ERROR_BUNDLE);
+}
+
+// Thresholds of runtimes that this library does not know are checked too, and not used.
+void thresholds_are_read_by_runtime(const fs::path &path) {
+    auto manifest = json::parse(ke::read_file(path / "bundle.json"));
+    for (const auto *name : {ke::kRoi, ke::kLevel}) manifest["files"].erase(name);
+    const auto graph = manifest["files"]["model.onnx"];
+    manifest["variants"]["bf16"] = json::object();
+    manifest.erase("thresholds");
+    manifest["threshold"] = {{"score", 0.5}, {"graph_sha256", graph}};
+    const auto parse_with = [&](const json &thresholds) {
+        manifest["runtime_thresholds"] = {{"bf16", thresholds}};
+        return ke::parse_manifest(manifest.dump(), path);
+    };
+    const json threshold = {{"score", 0.25}, {"graph_sha256", graph}};
+    const auto bundle = parse_with({{"openvino", threshold}, {"other", threshold}});
+    const auto bf16 = ke::Precision::bf16;
+    CHECK(bundle.threshold_of(bf16, ke::Runtime::openvino).score == 0.25);
+    CHECK(bundle.is_calibrated_like_fp32(bf16, ke::Runtime::openvino) &&
+          bundle.why_undecided(bf16, ke::Runtime::openvino).empty());
+    CHECK(!bundle.threshold_of(bf16, ke::Runtime::tensorrt).is_set());
+    CHECK(contains(bundle.why_undecided(bf16, ke::Runtime::tensorrt), "bf16 has no threshold for tensorrt"));
+    CHECK(bundle.threshold_of(ke::Precision::fp16, ke::Runtime::tensorrt).score == 0.5);
+    CHECK(status_of([&] { parse_with({{"other", 1}}); }) == KDX_ERROR_BUNDLE);
+    // A threshold does not hold after the region of interest or the level map was changed.
+    const std::string hash(64, 'a');
+    const auto changed_with = [&](const char *name, const json &value) {
+        auto changed = threshold;
+        changed[name] = value;
+        return parse_with({{"openvino", changed}}).changed_since(bf16, ke::Runtime::openvino);
+    };
+    CHECK(changed_with("roi_sha256", hash) == ke::Change::region_of_interest);
+    CHECK(changed_with("level", {{"sha256", hash}}) == ke::Change::level_map);
+    CHECK(changed_with("level", nullptr) == ke::Change::none);
+}
+
+void altered_files_are_refused(const fs::path &path) {
+    const auto message_after = [&](auto &&change) {
+        const BundleCopy copy(path);
+        change(copy);
+        std::string message;
+        CHECK(status_of([&] { ke::open_bundle(copy).check_files(); }, &message) == KDX_ERROR_BUNDLE);
+        return message;
+    };
+    CHECK(contains(message_after([](auto &copy) { append_space(copy / "model.onnx"); }), "was altered"));
+    CHECK(contains(message_after([](auto &copy) { append_space(copy / "golden/anomaly_map.npy"); }), "was altered"));
+    CHECK(contains(message_after([](auto &copy) { fs::remove(copy / "model.onnx"); }), "'model.onnx' is missing"));
+    CHECK(contains(message_after([](auto &copy) { fs::remove(copy / "bundle.json"); }), "is missing"));
+    CHECK(contains(message_after([](auto &copy) {
+                       fs::remove(copy / "model.onnx");
+                       fs::create_symlink("/etc/passwd", copy / "model.onnx");
+                   }),
+                   "outside the bundle"));
+    // In the cache of a model hub, files are links to their content.
+    const BundleCopy copy(path);
+    fs::remove(copy / "model.onnx");
+    fs::create_symlink(fs::canonical(path / "model.onnx"), copy / "model.onnx");
+    CHECK(status_of([&] { ke::open_bundle(copy).check_files(); }) == KDX_OK);
+    CHECK(status_of([&] { ke::open_bundle("/no/such/bundle"); }) == KDX_ERROR_BUNDLE);
+}
+
+void files_are_hashed_each_time_they_are_read(const fs::path &path) {
+    const auto is_refused = [&](const std::string &name, auto &&read) {
+        const BundleCopy copy(path);
+        const auto bundle = ke::open_bundle(copy);
+        CHECK(bundle.check_files("model.onnx") == ke::read_file(path / "model.onnx"));
+        append_space(copy / name);
+        std::string message;
+        CHECK(status_of([&] { read(bundle); }, &message) == KDX_ERROR_BUNDLE);
+        return contains(message, "'" + name + "' in ") && contains(message, "was altered");
+    };
+    CHECK(is_refused("model.onnx", [](const ke::Bundle &bundle) { bundle.read("model.onnx"); }));
+    const auto golden = ke::open_bundle(path).golden.front();
+    for (const auto &name : {std::string("anomaly_map.npy"), std::string("anomaly_score.npy"), golden})
+        CHECK(is_refused("golden/" + name, [](const ke::Bundle &bundle) { ke::read_golden(bundle); }));
+}
+
+void golden_images_are_read(const fs::path &path) {
+    const auto bundle = ke::open_bundle(path);
+    const auto golden = ke::read_golden(bundle);
+    CHECK(golden.count == bundle.golden.size());
+    CHECK(golden.images.size() == golden.count * bundle.height * bundle.width * bundle.channels);
+    const auto file = ke::read_file(path / "golden" / bundle.golden.front());
+    std::vector<std::uint8_t> pixels;
+    const auto decode = [&](const std::string &content, int height) {
+        return status_of([&] { ke::decode_png(content, height, bundle.width, bundle.channels, pixels); });
+    };
+    CHECK(decode(file, bundle.height + 1) == KDX_ERROR_BUNDLE);
+    for (std::size_t length = 0; length < file.size() - 12; length += 211)
+        CHECK(decode(file.substr(0, length), bundle.height) == KDX_ERROR_BUNDLE);
+    const auto scores = ke::read_file(path / "golden/anomaly_score.npy");
+    CHECK(status_of([&] { ke::decode_npy(scores, golden.count + 1); }) == KDX_ERROR_BUNDLE);
+    CHECK(status_of([&] { ke::decode_npy(replaced(scores, "<f4", "<f8"), golden.count); }) == KDX_ERROR_BUNDLE);
+}
+
+}  // namespace
+
+int main() {
+    const fs::path bundle = test_bundle();
+    manifests_are_checked(bundle);
+    thresholds_are_read_by_runtime(bundle);
+    altered_files_are_refused(bundle);
+    files_are_hashed_each_time_they_are_read(bundle);
+    golden_images_are_read(bundle);
+    return status();
+}

@@ -1,0 +1,89 @@
+// A bundle with an engine of the fakes in fake_tensorrt/, made from a bundle without one.
+#pragma once
+
+#include <sys/utsname.h>
+
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "bundle.h"
+#include "fake.h"
+#include "files.h"
+#include "golden.h"
+#include "sha256.h"
+#include "support.h"
+
+// The largest batches of the engine's two profiles.
+constexpr std::size_t kSmall = 2, kLarge = 32;
+
+// A copy of a bundle. Its reference is replaced by the answers of the fake engine to the golden
+// images.
+class EngineBundle : public BundleCopy {
+public:
+    explicit EngineBundle(const std::filesystem::path &source)
+        : BundleCopy(source),
+          bundle_(kdx::embed::open_bundle(*this)),
+          index_(nlohmann::json::parse(read("bundle.json"))) {
+        write_reference();
+        write("bundle.json", index_.dump());
+        write_engine();
+    }
+
+private:
+    std::string read(const std::string &name) const { return kdx::embed::read_file(*this / name); }
+
+    void write(const std::string &name, const std::string &content) const {
+        std::ofstream(*this / name, std::ios::binary) << content;
+    }
+
+    void write_reference() {
+        const auto golden = kdx::embed::read_golden(bundle_);
+        const auto image = golden.images.size() / golden.count, map = golden.maps.size() / golden.count;
+        std::vector<float> scores, maps;
+        for (std::size_t i = 0; i < golden.count; ++i) {
+            scores.push_back(fake::score_of(golden.images.data() + i * image, image));
+            maps.insert(maps.end(), map, scores.back());
+        }
+        replace_values("golden/anomaly_score.npy", scores);
+        replace_values("golden/anomaly_map.npy", maps);
+    }
+
+    // Replaces the values of an .npy file and its hash. The header in front of the values stays.
+    void replace_values(const std::string &name, const std::vector<float> &values) {
+        auto content = read(name);
+        const auto bytes = values.size() * sizeof(float);
+        content.replace(content.size() - bytes, bytes, reinterpret_cast<const char *>(values.data()), bytes);
+        write(name, content);
+        index_["files"][name] = kdx::embed::hexadecimal(kdx::embed::sha256_of(content));
+    }
+
+    void write_engine() const {
+        const auto &b = bundle_;
+        std::string plan;  // the text that the fake engine reads
+        for (const auto size : {b.height, b.width, b.channels, b.map_height, b.map_width, int{kSmall}, int{kLarge}})
+            plan += std::to_string(size) + ' ';
+        utsname system{};
+        uname(&system);
+        const nlohmann::json fingerprint = {{"flavour", "tensorrt"},
+                                            {"tensorrt", "10.16.1.11"},
+                                            {"compute_capability", "8.6"},
+                                            {"gpu", "A card"},
+                                            {"system", std::string(system.sysname) + ' ' + system.machine}};
+        const nlohmann::json record = {{"schema", 1},
+                                       {"fingerprint", fingerprint},
+                                       {"precision", "fp32"},
+                                       {"batches", {kSmall, kLarge}},
+                                       {"onnx_sha256", b.hash_of("model.onnx")},
+                                       {"plan_sha256", kdx::embed::hexadecimal(kdx::embed::sha256_of(plan))}};
+        std::filesystem::create_directories(*this / "engines/fp32");
+        write("engines/fp32/model.plan", plan);
+        write("engines/fp32/engine.json", record.dump());
+    }
+
+    const kdx::embed::Bundle bundle_;
+    nlohmann::json index_;
+};
