@@ -1,9 +1,10 @@
-"""Builds ``embed/`` for the tests, and calls it as a C program does: through its header's structures."""
+"""Builds ``embed/`` for the tests, runs ctest, and calls the library through the structures of its header."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from kdx.runtime.backend_table import find_backend
 EMBED = Path(__file__).parents[2] / "embed"
 REASONS = (None, "not_finite", "below_range", "no_threshold", "other_region", "frame", "score_mismatch")
 DECISIONS = ("undecided", "good", "defective", "review")
-# In which the library runs graphs on this machine.
+# The precisions in which the library runs graphs on this machine.
 PRECISIONS = ("fp32", *(("bf16",) if find_backend("openvino").offers("bf16") else ()), "int8")
 FAULTS = {
     1: "black", 2: "white", 4: "uniform", 8: "saturated", 16: "dark", 32: "bright",
@@ -27,16 +28,16 @@ FAULTS = {
 
 
 def missing() -> str:
-    """Say what is missing to build it; empty for nothing."""
+    """Return what is missing for building the library; empty for nothing."""
     if sys.platform != "linux":
         return "embed/ is tested on Linux"
-    tools = [tool for tool in ("cmake", "ninja", "c++") if shutil.which(tool) is None]
+    tools = [tool for tool in ("cmake", "ctest", "ninja", "c++") if shutil.which(tool) is None]
     packages = [name for name in ("openvino", "nlohmann_json") if find_spec(name) is None]
     return f"not installed: {', '.join((*tools, *packages))}" if tools or packages else ""
 
 
 def signatures_missing(built: Path) -> str:
-    """Say why a library cannot check signatures; empty where it can."""
+    """Return why a library cannot check signatures; empty if it can."""
     cache = (built / "CMakeCache.txt").read_text()
     found = "OPENSSL_INCLUDE_DIR:PATH=/" in cache and "KDX_WITH_OPENSSL:STRING=OFF" not in cache
     return "" if found else "OpenSSL's headers are not installed (libssl-dev)"
@@ -60,13 +61,30 @@ def run(
     return done
 
 
-def build(folder: Path, targets: Sequence[str], *options: str, source: Path = EMBED) -> Path:
+def build(folder: Path, targets: Sequence[str], *options: str) -> Path:
     """Configure and build; return the build folder."""
-    # One translation unit a target: the runtime's headers are read once.
-    run("cmake", "-S", source, "-B", folder, "-G", "Ninja", f"-DPython3_EXECUTABLE={sys.executable}",
+    # With few translation units the headers of the runtime are compiled only a few times.
+    run("cmake", "-S", EMBED, "-B", folder, "-G", "Ninja", f"-DPython3_EXECUTABLE={sys.executable}",
         "-DCMAKE_UNITY_BUILD=ON", *options)  # fmt: skip
     run("cmake", "--build", folder, "--target", *targets)
     return folder
+
+
+def ctest(folder: Path, *options: str, timeout: float = 300, **environment: str) -> dict[str, str]:
+    """Run the C and C++ tests of a build folder.
+
+    Args:
+        folder: The build folder.
+        options: Of ctest, for example ``-L threads``.
+        timeout: Seconds for all tests.
+        environment: Variables for the tests: ``KDX_TEST_BUNDLE``, ``KDX_TEST_KEY``.
+
+    Returns:
+        Passed or Skipped by the name of a test. A test that failed raises an AssertionError.
+    """
+    command = ("ctest", "--test-dir", folder, "--output-on-failure", "--no-tests=error", *options)
+    done = run(*command, timeout=timeout, **environment)
+    return dict(re.findall(r"Test +#\d+: (\S+) \.+ *(?:\*\*\*)?(\w+)", done.stdout))
 
 
 class Options(ctypes.Structure):
@@ -141,7 +159,7 @@ class Report(ctypes.Structure):
 
 
 class CallError(Exception):
-    """A call returned another status than 0."""
+    """A call did not return KDX_OK."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -188,7 +206,7 @@ class Detector:
         self._check(self._library.kdx_describe(self._handle, ctypes.byref(self.takes)))
 
     def __call__(self, image: np.ndarray, roi: np.ndarray | None = None) -> tuple[Verdict, np.ndarray]:
-        """Judge one packed image, as numpy holds it, in the bundle's region of interest or another."""
+        """Judge one packed image ``(H, W, C)`` in the bundle's region of interest, or in another."""
         verdict = Verdict(ctypes.sizeof(Verdict))
         return verdict, self.call(image, verdict, roi)
 
@@ -222,7 +240,7 @@ class Detector:
         pixel_size_um: float = 0.0,
         room: int = 64,
     ) -> tuple[int, list[Region]]:
-        """Return how many regions there are, and as many of them as there is room for."""
+        """Return the number of regions, and as many of them as ``room`` allows."""
         found, count = (Region * max(room, 1))(), ctypes.c_size_t()
         view = Map(anomaly_map.ctypes.data, 0)
         self._check(

@@ -1,4 +1,4 @@
-"""What the tests of ``embed/`` share: the library, built once, and bundles for it."""
+"""Fixtures for the tests of ``embed/``: the library, built once, and bundles for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from tests.embed.build import PRECISIONS, build
 from tests.once import made_once
 
-TESTS = ("kdx_units", "kdx_loading", "kdx_calls", "kdx_calls_c", "kdx_failed_calls")
-TARGETS = ("kdx", *TESTS, "minimal_c", "minimal_cpp", "line_cpp")
+TARGETS = ("kdx", "kdx_tests", "minimal_c", "minimal_cpp", "line_cpp")
 
 
 @pytest.fixture(scope="session")

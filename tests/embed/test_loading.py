@@ -98,7 +98,7 @@ def test_a_verdict_that_flips_is_refused(library, bundle, tmp_path):
     index = json.loads((copy / "bundle.json").read_text())
     index["runtime_thresholds"]["int8"]["openvino"]["score"] = 1e-9  # defective, whatever FP32 says
     (copy / "bundle.json").write_text(json.dumps(index))
-    with pytest.raises(CallError, match=r"[1-9]\d* of \d+ verdicts flipped"):
+    with pytest.raises(CallError, match=r"[1-9]\d* verdicts flipped"):
         Detector(library, copy, "int8")
     with Detector(library, copy, "fp32") as detector:
         assert detector.selftest().passed
