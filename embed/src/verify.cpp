@@ -10,7 +10,7 @@ namespace kdx::embed {
 
 namespace {
 
-// The same as TOLERANCES in kdx/verification/certificate.py, which gives the reasons.
+// The same as TOLERANCES in kdx/verification/tolerances.py, which gives the reasons.
 // tests/embed/test_library.py compares the two.
 struct Tolerances {
     double score, map, tie;

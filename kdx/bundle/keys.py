@@ -34,7 +34,7 @@ def public_keys(keys: PublicKeys) -> dict[str, Ed25519PublicKey]:
     """
     given = [keys] if isinstance(keys, (str, Path, bytes)) else list(keys)
     if not given:
-        raise OptionError("a signature is required, but no key is given", fix="name the public key of who signs")
+        raise OptionError("a signature is required, but no key is given", fix="name the public key of the signer")
     read = [_public_key(key) for key in given]
     return {fingerprint(key): key for key in read}
 
@@ -132,7 +132,7 @@ def _public_key(key: PublicKey) -> Ed25519PublicKey:
     except (ValueError, UnsupportedAlgorithm) as error:
         secret = b"PRIVATE KEY" in data
         raise OptionError(
-            f"{name} is a private key; what the line needs is public" if secret else f"{name} is not a public key",
+            f"{name} is a private key; the line needs the public key" if secret else f"{name} is not a public key",
             expected="the NAME.pub that kdx sign --new-key NAME has made: Ed25519 in PEM",
         ) from error
     if not isinstance(found, Ed25519PublicKey):
