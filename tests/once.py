@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdx.storage.locks import lock
+from kdx.storage.locks import lock, open_folder
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
@@ -26,11 +26,12 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     folder, turnstile = root / "once" / name, root / "turnstiles" / name
     turnstile.mkdir(parents=True, exist_ok=True)
     done = turnstile / "done"
-    handle = os.open(turnstile, os.O_RDONLY)
+    handle = open_folder(turnstile)  # None on Windows, where tests run in one process
     try:
         while not done.exists():
             try:
-                lock(handle)
+                if handle is not None:
+                    lock(handle)
             except BlockingIOError:  # another process is at it
                 time.sleep(0.1)
                 continue
@@ -40,5 +41,6 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
                 make(folder)
                 done.touch()
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
     return folder

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import kdx
 
@@ -19,6 +21,8 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("kdx", "kd_train", "kd_export")
+# Extras that need a GPU, or that benchmarks alone need.
+UNTESTED = {"cuda", "tensorrt", "pycuda", "peers"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,23 @@ def test_classifiers_name_the_versions_of_python_that_are_supported(project):
     )
     named = [one.rpartition("::")[2].strip() for one in project["classifiers"] if "Python :: 3." in one]
     assert named == [f"3.{minor}" for minor in range(lowest, beyond)]
+
+
+@pytest.mark.parametrize("minor", range(10, 14))
+def test_each_python_has_one_tested_version_of_each_package(project, minor):
+    python = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0"}
+
+    def named(lines: list[str]) -> list[str]:
+        asked = [Requirement(line) for line in lines if not line.startswith("#")]
+        return [canonicalize_name(one.name) for one in asked if one.marker is None or one.marker.evaluate(python)]
+
+    pinned = named((ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    assert len(pinned) == len(set(pinned))
+    extras = [name for name in project["optional-dependencies"] if name not in UNTESTED]
+    needed = named(
+        [*project["dependencies"], *(each for name in extras for each in project["optional-dependencies"][name])]
+    )
+    assert set(needed) - {"kdx"} <= set(pinned)
 
 
 def test_the_citation_names_this_version_and_licence(project):

@@ -107,7 +107,8 @@ class OnnxRuntimeCuda(ClosesOnExit):
                 raise BackendError("the detector is closed", fix="load the bundle again")
             try:
                 bound = self._bound.get(len(images)) or self._bind(session, len(images))
-                bound.image.update_inplace(images)
+                # ONNX Runtime up to 1.23 (at least) copies memory here whatever the strides are.
+                bound.image.update_inplace(np.ascontiguousarray(images))
                 session.run_with_iobinding(bound.binding, bound.options)
                 maps, scores = (np.array(output.numpy()) for output in bound.outputs)
             except Exception as error:
