@@ -132,19 +132,17 @@ public:
     }
 
     // Finds the regions of a map that operator() filled, the region with the highest peak first.
-    std::vector<kdx_region> regions(const std::vector<float> &anomaly_map, double min_area = 0,
-                                    double pixel_size_um = 0) {
+    std::vector<kdx_region> regions(const std::vector<float> &anomaly_map, double min_area = 0, double pixel_size_um = 0) {
         const auto size = static_cast<std::size_t>(description_.map_height) * description_.map_width;
-        if (anomaly_map.size() != size)
-            throw Error(KDX_ERROR_ARGUMENT, "the map does not have the size of the detector's map");
+        if (anomaly_map.size() != size) throw Error(KDX_ERROR_ARGUMENT, "the map has another size than the detector's");
         const kdx_map map{const_cast<float *>(anomaly_map.data()), 0};  // only read
         std::vector<kdx_region> found(64);
         for (std::size_t count = 0;;) {
             check(kdx_regions(handle_.get(), &map, description_.pixel_threshold, min_area, pixel_size_um, found.size(),
                               found.data(), &count));
-            const bool has_all = count <= found.size();
+            const bool was_room = count <= found.size();
             found.resize(count);
-            if (has_all) return found;
+            if (was_room) return found;
         }
     }
 
