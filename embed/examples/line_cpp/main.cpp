@@ -1,19 +1,23 @@
-// line_cpp BUNDLE FRAMES [options]: a line, whole. A capture thread (here: a folder of .ppm or .pgm files, over and over,
-// at a frame rate), a bounded queue, an inference thread, verdicts with their timing, and a watchdog.
+// line_cpp BUNDLE FRAMES [options]: a complete inspection line. A capture thread reads the .ppm and
+// .pgm files of the folder FRAMES in a loop at a frame rate and puts them into a bounded queue. An
+// inference thread judges them. A watchdog answers for parts whose verdict is late.
 //
-//   --fps N          frames a second that the camera delivers (20)
-//   --frames N       stop after so many (100); 0: never
-//   --queue N        frames that may wait (4)
-//   --timeout-ms N   a verdict that takes longer, from capture, comes too late for the reject gate (200). The gate itself
-//                    compares: whoever is first, the late verdict or the watchdog, a late part is written as "undecided"
-//   --threads N, --backend NAME, --precision NAME, --cache DIR: as kdx_open takes them
+//   --fps N          frames per second that the camera delivers (20)
+//   --frames N       stop after N frames (100); 0: never
+//   --queue N        number of frames that may wait (4)
+//   --timeout-ms N   latest time of a verdict after the capture, in milliseconds (200). A later verdict
+//                    is too late for the reject gate: the part is written as "undecided"
+//   --threads N, --backend NAME, --precision NAME, --cache DIR: as in kdx_options
 //
-// Drop policy: where frames arrive faster than they are judged, the OLDEST waiting frame is dropped. A part that has long
-// passed the reject gate is of no use to anyone; the newest can still be judged in time. Every dropped or late part is
-// written as "undecided", so the PLC treats it as it treats any part that nobody vouches for.
+// Drop policy: if frames arrive faster than they are judged, the OLDEST waiting frame is dropped.
+// Its part passes the reject gate first, while the newest frame can still be judged in time. Every
+// dropped or late part is written as "undecided", which the PLC must treat as not good.
 //
-// Writes one JSON line a part: {"part": 17, "verdict": "good", "score": ..., "frame_faults": 0, "reason": 0, "ms": ..., "waited_ms": ...}, and a summary to
-// standard error. Exit status 0: every frame was judged in time; 1: some were not; 2: the line could not start.
+// The program writes one JSON line per part, for example
+//   {"part": 17, "verdict": "good", "score": 0.1, "frame_faults": 0, "reason": 0, "ms": 9.1,
+//    "waited_ms": 0.2}
+// and a summary to standard error. Exit status 0: every frame was judged in time; 1: some frames
+// were not; 2: the line could not start.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -61,10 +65,10 @@ struct Picture {
 struct Frame {
     long part;
     Clock::time_point captured;
-    const Picture *picture;  // a real camera's driver would lend its buffer here
+    const Picture *picture;  // with a real camera: the buffer of its driver
 };
 
-// Reads binary PGM and PPM of 8 bits, which every camera's software writes.
+// Reads a binary PGM or PPM file of 8 bits, a format that camera software can write.
 Picture read_picture(const std::filesystem::path &path) {
     std::ifstream file(path, std::ios::binary);
     std::string kind;
@@ -74,7 +78,7 @@ Picture read_picture(const std::filesystem::path &path) {
     file.get();
     picture.channels = kind == "P5" ? 1 : kind == "P6" ? 3 : 0;
     const bool is_known = file && picture.channels && largest == 255 && picture.width > 0 && picture.height > 0;
-    if (!is_known) throw std::runtime_error("'" + path.string() + "' is no 8-bit PGM or PPM without comments");
+    if (!is_known) throw std::runtime_error("'" + path.string() + "' is not an 8-bit PGM or PPM file without comments");
     picture.pixels.resize(static_cast<std::size_t>(picture.width) * picture.height * picture.channels);
     file.read(reinterpret_cast<char *>(picture.pixels.data()), static_cast<std::streamsize>(picture.pixels.size()));
     if (!file) throw std::runtime_error("'" + path.string() + "' ends early");
@@ -92,12 +96,12 @@ std::vector<Picture> read_pictures(const std::string &folder) {
     return pictures;
 }
 
-// A queue that never grows: the newest frame always finds a place.
+// A bounded queue. The newest frame always gets a place in it.
 class Queue {
 public:
     explicit Queue(std::size_t room) : room_(room) {}
 
-    // Returns the frame that had to make room, if any.
+    // Adds a frame. Returns the frame that was dropped for it, if any.
     std::optional<Frame> push(Frame frame) {
         std::optional<Frame> dropped;
         {
@@ -112,7 +116,7 @@ public:
         return dropped;
     }
 
-    // Waits for a frame; nothing once the queue is closed and empty.
+    // Waits for a frame. Returns nothing when the queue is closed and empty.
     std::optional<Frame> pop() {
         std::unique_lock lock(mutex_);
         ready_.wait(lock, [&] { return closed_ || !frames_.empty(); });
@@ -138,12 +142,13 @@ private:
     bool closed_ = false;
 };
 
-// Where verdicts go: here standard output, on a line the PLC. Each part is answered exactly once.
+// The receiver of verdicts: here standard output, on a real line the PLC. It answers for each part
+// exactly once.
 class Gate {
 public:
     explicit Gate(double timeout_ms) : timeout_(timeout_ms) {}
 
-    // Announces a part; from now on somebody owes an answer for it.
+    // Announces a part, for which an answer must follow.
     void expect(const Frame &frame) {
         const std::lock_guard lock(mutex_);
         open_[frame.part] = frame.captured;
@@ -151,11 +156,11 @@ public:
 
     void judged(const Frame &frame, const kdx::Verdict &verdict, double infer_ms) {
         const std::lock_guard lock(mutex_);
-        if (!open_.erase(frame.part)) return;  // the watchdog has answered
+        if (!open_.erase(frame.part)) return;  // the watchdog has already answered
         const auto now = Clock::now();
         if (is_late(frame.captured, now)) return answer_undecided(frame.part, "late");
         const double total = Milliseconds(now - frame.captured).count();
-        char score[32] = "null";  // JSON has no NaN; the reason says why there is no score
+        char score[32] = "null";  // JSON has no NaN; the reason explains the missing score
         if (std::isfinite(verdict.score))
             std::snprintf(score, sizeof score, "%.6g", static_cast<double>(verdict.score));
         std::printf(
@@ -173,7 +178,7 @@ public:
         if (open_.erase(part)) answer_undecided(part, why);
     }
 
-    // Answers for every part that has waited too long.
+    // Answers for every part whose verdict is late.
     void answer_late() {
         const std::lock_guard lock(mutex_);
         const auto now = Clock::now();
@@ -238,14 +243,14 @@ void judge(kdx::Detector &detector, Queue &queue, Gate &gate) {
         try {
             const auto verdict = detector(frame->picture->image());
             gate.judged(*frame, verdict, Milliseconds(Clock::now() - started).count());
-        } catch (const kdx::Error &error) {  // this frame is lost; the next call may succeed
+        } catch (const kdx::Error &error) {  // this frame has no verdict; the next call may succeed
             std::fprintf(stderr, "part %ld: %s\n", frame->part, error.what());
             gate.undecided(frame->part, "error");
         }
     }
 }
 
-// Answers for parts whose verdict does not come, whatever happens to the inference thread.
+// Answers for late parts, even if the inference thread hangs.
 void watch(Gate &gate, const std::atomic<bool> &done) {
     while (!done) {
         std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -281,9 +286,9 @@ Settings settings_of(int argc, char **argv) {
         else
             throw std::runtime_error("there is no option " + name);
     }
-    // Written so that a number that is none is refused too.
+    // The conditions are negated so that NaN is an error too.
     if (!(settings.fps > 0) || settings.queue < 1 || !(settings.timeout_ms > 0) || settings.count < 0)
-        throw std::runtime_error("--fps, --queue and --timeout-ms are above 0, --frames is not below");
+        throw std::runtime_error("--fps, --queue and --timeout-ms must be above 0, --frames must be at least 0");
     return settings;
 }
 
@@ -295,8 +300,8 @@ int main(int argc, char **argv) try {
     const auto settings = settings_of(argc, argv);
     const auto pictures = read_pictures(settings.frames);
     kdx::Detector detector(settings.bundle, settings.options);
-    detector(pictures.front()
-                 .image());  // the first call is slow, and a camera of another size is found out before the line starts
+    detector(
+        pictures.front().image());  // the first call is slow, and a wrong image size is detected before the line starts
     Queue queue(settings.queue);
     Gate gate(settings.timeout_ms);
     std::atomic<bool> done{false};

@@ -1,15 +1,16 @@
-"""A line in Python, whole: camera, bounded queue, an inference process, verdicts with their timing, and a watchdog.
+"""A complete inspection line in Python: camera, bounded queue, inference process and watchdog.
 
     python line.py BUNDLE FRAMES [--fps 20] [--frames 100] [--queue 4] [--timeout-ms 200] [--threads 1]
 
-The camera (here: a folder of images, over and over) writes its frames into shared memory; the inference process reads
-them there, so no pixel is copied between processes and a crash of the runtime cannot take the line down. Where frames
-arrive faster than they are judged, the OLDEST waiting frame is dropped: a part that has long passed the reject gate is
-of no use to anyone. A verdict that comes later than --timeout-ms after its frame comes too late for the gate. Every
-dropped, late or failed part is written as "undecided", and an inference process that died or hangs is replaced.
+The camera (here: a folder of images in a loop) writes its frames into shared memory, and the inference
+process reads them there. So no pixel is copied between processes, and a crash of the runtime does not
+stop the line. If frames arrive faster than they are judged, the OLDEST waiting frame is dropped: its
+part passes the reject gate first. A verdict that comes later than --timeout-ms after its frame is too
+late for the gate. Every dropped, late or failed part is written as "undecided", and an inference
+process that dies or hangs is replaced.
 
-Writes one JSON line a part, and a summary to standard error. Exit status 0: every part was judged in time; 1: some were
-not; 2: the line could not start.
+The program writes one JSON line per part, and a summary to standard error. Exit status 0: every part was
+judged in time; 1: some parts were not; 2: the line could not start.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ from numpy.typing import NDArray
 
 import kdx
 
-# Spawned, so that the child holds nothing of the parent but what it is given.
+# Spawned, so that the child inherits nothing from the parent except its arguments.
 PROCESSES = multiprocessing.get_context("spawn")
 POLL_SECONDS = 0.005
 MOST_FAILED_STARTS = 3
 START_SECONDS = 120.0  # the first start on a machine measures every backend
-LEAST_HANG_MS = 2000.0  # an answer later than ten timeouts and than this does not come: to start again takes as long
+LEAST_HANG_MS = 2000.0  # the shortest time after which a process is considered hung; a restart takes about as long
 READY = True
 
 
 def infer(
     pipe: Connection, memory: str, shape: tuple[int, ...], bundle: str, backend: str, threads: int, metrics_port: int
 ) -> None:
-    """Judge frames: takes (part, slot), answers (verdict, score, faults, milliseconds), or says why there is none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line tells it when to stop
+    """Receive (part, slot) and send (verdict, score, faults, reason, milliseconds), or the message of an error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line stops it
     frames = SharedMemory(memory)
     slots: NDArray[np.uint8] = np.ndarray(shape, np.uint8, frames.buf)
     if metrics_port:
@@ -62,12 +63,12 @@ def infer(
             started = time.perf_counter()
             try:
                 verdict = detector(slots[slot])
-            except kdx.KdxError as error:  # this frame is lost; the next call may succeed
+            except kdx.KdxError as error:  # this frame has no verdict; the next call may succeed
                 pipe.send(error.message)
                 continue
             milliseconds = (time.perf_counter() - started) * 1e3
             faults = [fault.value for fault in verdict.frame_faults]
-            # JSON has no NaN; the reason says why there is no score.
+            # JSON has no NaN; the reason explains the missing score.
             score = verdict.score if math.isfinite(verdict.score) else None
             reason = verdict.reason.value if verdict.reason else None
             pipe.send((verdict.decision.value, score, faults, reason, milliseconds))
@@ -77,7 +78,7 @@ def infer(
 
 @dataclass
 class Waiting:
-    """A part that nobody has answered for yet."""
+    """A part that has no answer yet."""
 
     part: int
     slot: int
@@ -91,7 +92,7 @@ class Waiting:
 
 @dataclass
 class Answers:
-    """What is written, each part once; and what was, for the summary."""
+    """Writes one answer per part and counts the answers for the summary."""
 
     timeout_ms: float
     times: list[float] = field(default_factory=list)
@@ -107,7 +108,7 @@ class Answers:
         reason: str | None,
         inferred_ms: float,
     ) -> None:
-        """Write a verdict, unless it comes too late."""
+        """Write a verdict, or that it is too late."""
         total = waiting.age_ms()
         if total > self.timeout_ms:
             self.undecided(waiting, "late")
@@ -125,11 +126,11 @@ class Answers:
 
 
 class Line:
-    """The line, in one loop: capture when it is time, hand over when the worker is idle, answer when it is late."""
+    """The line in one loop: it captures frames, hands them to the idle worker, and answers for late parts."""
 
     def __init__(self, arguments: argparse.Namespace, pictures: list[NDArray[np.uint8]]) -> None:
         self.arguments, self.pictures = arguments, pictures
-        # One slot more than may wait and be judged at once: the camera always has one to write to.
+        # The frames that wait, the one that is judged, and one for the camera to write to.
         self.shape = (arguments.queue + 2, *pictures[0].shape)
         self.memory = SharedMemory(create=True, size=int(np.prod(self.shape)))
         self.slots: NDArray[np.uint8] = np.ndarray(self.shape, np.uint8, self.memory.buf)
@@ -179,7 +180,7 @@ class Line:
                 self.answers.undecided(dropped, "dropped")
         used = {waiting.slot for waiting in (*self.queue, *([self.judging] if self.judging else []))}
         slot = next(free for free in range(len(self.slots)) if free not in used)
-        self.slots[slot] = self.pictures[part % len(self.pictures)]  # a real camera's driver writes here itself
+        self.slots[slot] = self.pictures[part % len(self.pictures)]  # the driver of a real camera writes here directly
         self.queue.append(Waiting(part, slot, time.perf_counter()))
 
     def hand_over(self) -> None:
@@ -187,7 +188,7 @@ class Line:
             waiting = self.queue.popleft()
             if not waiting.is_answered:
                 self.judging = waiting
-                with contextlib.suppress(BrokenPipeError):  # it just died; listen() sees to it
+                with contextlib.suppress(BrokenPipeError):  # it just died; listen() replaces it
                     self.pipe.send((waiting.part, waiting.slot))
 
     def answer_late(self) -> None:
@@ -195,7 +196,7 @@ class Line:
         for waiting in (*self.queue, *([self.judging] if self.judging else [])):
             if waiting.age_ms() > timeout_ms and not waiting.is_answered:
                 self.answers.undecided(waiting, "late")
-        # Ten times too late is no busy machine: the process hangs, and is replaced.
+        # After ten timeouts the process is considered hung, and is replaced.
         if self.judging and self.judging.age_ms() > max(10 * timeout_ms, LEAST_HANG_MS):
             self.worker.kill()
 
@@ -247,7 +248,7 @@ class Line:
 
 
 def read_pictures(bundle: str, folder: str) -> list[NDArray[np.uint8]]:
-    """Read the images that play the camera."""
+    """Read the images of the simulated camera."""
     spec = kdx.open_bundle(bundle).manifest.input
     paths = sorted(path for path in Path(folder).iterdir() if path.is_file())
     pictures = [kdx.read_image(path, spec) for path in paths]
@@ -269,9 +270,9 @@ def main() -> int:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics of judged parts there")
     arguments = parser.parse_args()
-    # Written so that a number that is none is refused too: nothing would ever be late.
+    # The condition is negated so that NaN is an error too: with NaN no verdict would be late.
     if not (arguments.fps > 0 and arguments.timeout_ms > 0 and arguments.queue > 0):
-        parser.error("--fps, --timeout-ms and --queue are above 0")
+        parser.error("--fps, --timeout-ms and --queue must be above 0")
     try:
         pictures = read_pictures(arguments.bundle, arguments.folder)
     except kdx.KdxError as error:

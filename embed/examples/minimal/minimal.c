@@ -1,4 +1,4 @@
-/* minimal_c tile.kdx frame.raw: judges one frame, raw bytes of the detector's size and format. */
+/* minimal_c tile.kdx frame.raw: judges one frame, which has the detector's size and pixel format. */
 #include <kdx/kdx.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +15,8 @@ int main(int argc, char **argv) {
     size_t size = (size_t)takes.height * takes.width * takes.channels;
     uint8_t *frame = malloc(size);
     FILE *file = fopen(argv[2], "rb");
-    if (!frame || !file || fread(frame, 1, size, file) != size) return fprintf(stderr, "no frame of that size\n"), 2;
+    if (!frame || !file || fread(frame, 1, size, file) != size)
+        return fprintf(stderr, "the file does not have the size of a frame\n"), 2;
     const kdx_image image = {frame, takes.height, takes.width, takes.format, 0};
     if (kdx_infer(detector, &image, &verdict, NULL) != KDX_OK) return fprintf(stderr, "%s\n", kdx_last_error()), 2;
     printf("%s %.6g\n", verdict.decision == KDX_GOOD ? "good" : "not good", verdict.score);

@@ -1,4 +1,4 @@
-// minimal_cpp tile.kdx frame.raw: judges one frame, raw bytes of the detector's size and format.
+// minimal_cpp tile.kdx frame.raw: judges one frame, which has the detector's size and pixel format.
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -11,7 +11,7 @@ int main(int argc, char **argv) try {
     std::ifstream file(argv[2], std::ios::binary);
     std::vector<char> frame{std::istreambuf_iterator<char>(file), {}};
     if (frame.size() != std::size_t(takes.height) * takes.width * takes.channels)
-        throw std::runtime_error("no such frame");
+        throw std::runtime_error("the file does not have the size of a frame");
     const auto *pixels = reinterpret_cast<const std::uint8_t *>(frame.data());
     const auto verdict = detector(kdx::image_of(pixels, takes.height, takes.width, takes.format));
     std::cout << kdx::name_of(verdict.decision) << ' ' << verdict.score << '\n';
