@@ -101,7 +101,9 @@ def command_line() -> dict[str, Any]:
 
 
 def _parameters(command: Any, declared: dict[str, Any]) -> list[dict[str, Any]]:
-    return [_option(each, declared[each.name]) for each in command.params]
+    # Arguments have an order, options have none.
+    listed = sorted(command.params, key=lambda each: each.opts[0] if each.param_type_name == "option" else "")
+    return [_option(each, declared[each.name]) for each in listed]
 
 
 def _option(parameter: Any, declared: Any) -> dict[str, Any]:

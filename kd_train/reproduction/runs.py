@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from kd_train.datasets import categories as categories_of
 from kd_train.datasets import open_data
 from kd_train.evaluation.evaluate import Evaluation, evaluate
@@ -22,14 +20,15 @@ from kd_train.evaluation.reference_detector import load_detector
 from kd_train.reproduction.choice import Choice, Variant, choose
 from kd_train.reproduction.papers import EVERY, data_sets
 from kd_train.reproduction.results import SCHEMA, Job, JobResult, Part, ResultFolder
-from kd_train.training.train import TrainOptions, TrainResult, train
+from kd_train.training.options import TrainOptions
+from kd_train.training.train import TrainResult, train
 from kdx.errors import OptionError
 from kdx.folders.data_folder import ImageFolder, require_good, require_test
 from kdx.progress import SILENT, Progress, Task
 from kdx.storage.json_records import now
 
-# Training options that do not decide a result, or that this command sets itself.
-_FREE = {"method", "category", "seed", "resume", "force", "device", "workers", "memory_mib", "max_bad_images"}
+# Recorded beside the training options, or set by this command.
+_RECORDED_ELSEWHERE = ("method", "category", "seed")
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,7 @@ class ReproduceOptions:
 
     def asked(self) -> dict[str, Any]:
         """Return the training options that the user gave and that decide a result."""
-        defaults = TrainOptions()
-        given = {name: getattr(self.training, name) for name in TrainOptions.__dataclass_fields__ if name not in _FREE}
-        builtins: dict[str, Any] = msgspec.to_builtins(
-            {name: value for name, value in given.items() if value != getattr(defaults, name)}
-        )
-        return builtins
+        return self.training.changed(without=_RECORDED_ELSEWHERE)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -17,93 +16,25 @@ from kd_export.onnx.halo import require_tileable
 from kd_train.data.golden_images import choose_golden
 from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.data.image_set import ImageSet
-from kd_train.data.odd_images import OddImages, settle
+from kd_train.data.odd_images import settle
 from kd_train.data.parts import parts_of, require_one_source
 from kd_train.datasets import open_data
 from kd_train.methods import find_method
 from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.checkpoints import EpochRecord
+from kd_train.training.options import TrainOptions, check_limits
 from kd_train.training.run import SCHEMA, Run, RunConfig, check_device, package_versions
 from kd_train.training.trained_pair import fuse
 from kd_train.training.trainer import Trainer
 from kdx import __version__
 from kdx.errors import CheckpointError, OptionError, OutputError
 from kdx.folders.copies import across, between, within
-from kdx.folders.data_folder import FolderOptions, require_good
+from kdx.folders.data_folder import require_good
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
 from kdx.storage.files import hash_of_hashes
 from kdx.storage.json_records import RUN_INDEX, encode_record, now
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What the user asked for. None leaves the recipe's value.
-
-    Attributes:
-        method: The method's name.
-        backbone: The teacher's timm name; one for each group of taps, separated by commas, or one for all.
-        weights: ``imagenet``, ``random`` or a file; likewise.
-        category: Of a data set that has several.
-        subfolders: Images in subfolders belong to the folder around them.
-        good_folders: Further names of folders of good images.
-        resume: Go on with an interrupted run.
-        force: Replace an existing run.
-        tile: Side of the squares that are cut from large images, in their pixels, and trained on; None: whole images.
-        taps: Names of the taps separated by commas, groups by ``/``.
-        crop_from: Side to which images are brought before the networks' input is cut from their centre; 0: no crop.
-        combine: ``sum`` or ``product``.
-        score: ``max`` or ``sum``.
-        method_options: Values of the method's own options.
-        train_fraction: Share of the training images to use, in (0, 1].
-        group_by: Regular expression on file names: images with the same match show one part and are held out together.
-        parts: CSV file of file names and parts, to the same end.
-        odd_images: What to do with few images that are unlike all others: ``stop``, ``skip`` or ``keep`` them.
-        channels: ``auto``, ``1`` or ``3``.
-        sixteen_bit_range: The 16-bit grey values that become 0 and 255.
-        max_bad_images: Images that may be unusable.
-        workers: Decoding processes.
-        memory_mib: Memory for decoded images, and again for the teacher's features.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
-    """
-
-    method: str = "stpm"
-    backbone: str | None = None
-    weights: str = "imagenet"
-    category: str | None = None
-    subfolders: bool = False
-    good_folders: tuple[str, ...] = ()
-    resume: bool = False
-    force: bool = False
-    seed: int = 0
-    epochs: int | None = None
-    image_size: int | None = None
-    crop_from: int | None = None
-    tile: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    taps: str | None = None
-    blur_sigma: float | None = None
-    combine: str | None = None
-    score: str | None = None
-    method_options: Mapping[str, str] = field(default_factory=dict)
-    validation_fraction: float | None = None
-    train_fraction: float = 1.0
-    group_by: str | None = None
-    parts: Path | None = None
-    odd_images: OddImages = "stop"
-    channels: Literal["auto", "1", "3"] = "auto"
-    sixteen_bit_range: tuple[int, int] = (0, 65535)
-    max_bad_images: int = 0
-    workers: int = 2
-    memory_mib: int = 4096
-    device: str = "auto"
-
-    @property
-    def folder_options(self) -> FolderOptions:
-        """What the user says about the data folder."""
-        return FolderOptions(self.subfolders, self.good_folders)
 
 
 @dataclass(frozen=True)
@@ -137,10 +68,10 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     if (out / RUN_INDEX).exists() and not options.resume and not options.force:
         raise OutputError(
             f"'{out}' holds a run already",
-            fix="add --resume to go on with it, --force to replace it, or choose another",
+            fix="pass `resume=True` to continue it, `force=True` to replace it, or choose another `out`",
         )
     if out.exists() and not (out / RUN_INDEX).exists() and any(out.iterdir()):
-        raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another name for --out")
+        raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another `out`")
     device = check_device(options.device)
     recipe = recipe_of(options)
     folder = open_data(data, options.category, options.folder_options, progress=progress)
@@ -291,27 +222,20 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 def check_options(options: TrainOptions) -> None:
-    """Check what no recipe decides; raise ``OptionError`` for what is not possible."""
-    limits = (
-        ("--seed", options.seed, 0, 2**32 - 1),  # NumPy's
-        ("--workers", options.workers, 0, 1024),
-        ("--memory-mib", options.memory_mib, 0, 2**30),
-        ("--max-bad-images", options.max_bad_images, 0, 2**31),
-        ("--tile", 32 if options.tile is None else options.tile, 32, 4096),
-    )
-    for name, value, low, high in limits:
-        if not low <= value <= high:
-            raise OptionError(f"{name} is out of range", expected=f"{low} to {high}", received=str(value))
+    """Check what no recipe decides.
+
+    Raises:
+        OptionError: A value is out of range, or two options exclude each other.
+    """
+    check_limits(options)
     if not 0 < options.train_fraction <= 1:
         raise OptionError(
-            "--train-fraction is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
+            "`train_fraction` is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
         )
     require_one_source(options.group_by, options.parts)
     low, high = options.sixteen_bit_range
     if not 0 <= low < high <= 65535:
-        raise OptionError(
-            "--sixteen-bit-range is not possible", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}"
-        )
+        raise OptionError("invalid `sixteen_bit_range`", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}")
 
 
 def _seed_everything(seed: int) -> None:
@@ -336,7 +260,7 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
             f"'{out}' cannot be resumed: {', '.join(changed)} changed since it began",
             expected=", ".join(f"{name} {began[name]}" for name in changed),
             received=", ".join(f"{name} {now_asked[name]}" for name in changed),
-            fix="give the images and options (--group-by and --parts too) of before, or replace the run with --force",
+            fix="give the same images and options (`group_by` and `parts` too), or replace the run: `force=True`",
         )
     return run
 

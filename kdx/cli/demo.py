@@ -125,7 +125,8 @@ class _Demo:
 
     def _train(self) -> dict[str, Any]:
         with needs("demo", "the demo"):
-            from kd_train.training.train import TrainOptions, train
+            from kd_train.training.options import TrainOptions
+            from kd_train.training.train import train
 
         options = TrainOptions(
             backbone=_BACKBONE,

@@ -42,7 +42,7 @@ def flag_table(command: Any) -> dict[str, str]:
             continue
         flag = parameter.opts[0]
         name = flag.lstrip("-").replace("-", "_")
-        table[name] = flag
+        table[parameter.name] = table[name] = flag
         table[f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"] = flag
     return table
 

@@ -11,9 +11,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from kd_train.training.options import TrainOptions
 from kdx.cli.errors import Interrupted
-from kdx.cli.options import JSON_OPTION, MAX_BAD_OPTION
+from kdx.cli.options import JSON_OPTION
 from kdx.cli.output import err, make_table, out, print_json, progress_for
+from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _TITLES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
 
 
+@with_train_options("reproduce")
 def reproduce(
     method: str = typer.Argument(help="Method of the papers, e.g. stpm or dskd."),
     data: Path = typer.Option(..., "--data", help="The data set as downloaded, or a folder in MVTec layout."),
@@ -38,48 +41,20 @@ def reproduce(
         None, "--out", "-o", help="Folder of runs and results. Default: reproduce/METHOD."
     ),
     all_systems: bool = typer.Option(False, "--all-systems", help="Print the paper's compared systems too."),
-    backbone: str | None = typer.Option(None, help="Another teacher than the paper's."),
-    weights: str = typer.Option("imagenet", help="The teacher's weights: imagenet, random, or a file."),
-    epochs: int | None = typer.Option(None, help="Another number of epochs than the paper's."),
-    image_size: int | None = typer.Option(None, help="Another image size than the paper's, in pixels."),
-    batch_size: int | None = typer.Option(None, help="Another batch size than the paper's."),
-    learning_rate: float | None = typer.Option(None, help="Another learning rate than the paper's."),
-    taps: str | None = typer.Option(None, help="Other taps than the paper's."),
-    sigma: float | None = typer.Option(None, help="Another blur than the paper's, in map pixels."),
-    validation_fraction: float | None = typer.Option(None, help="Another share of good images to hold out."),
-    max_bad_images: int = MAX_BAD_OPTION,
-    workers: int = typer.Option(2, min=0, help="Processes that decode images."),
-    memory_mib: int = typer.Option(4096, min=16, help="Memory for images, and again for cached features."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
-    force: bool = typer.Option(False, "--force", help="Discard the results in the output folder and begin anew."),
+    training: TrainOptions = TRAIN_OPTIONS,
+    force: bool = typer.Option(False, "--force", help="Discard the results in the output folder and begin again."),
     json: bool = JSON_OPTION,
 ) -> None:
     """Train for a paper's table, and print its figures beside ours.
 
-    One run for each category and seed; a second call goes on where the first stopped. Whatever differs from the paper
+    One run for each category and seed; a second call continues where the first stopped. Whatever differs from the paper
     (teacher, data, settings) is said above the table, and so is what the paper leaves open.
     """
     with needs("train,cpu", "training"):
         from kd_train.reproduction.comparison import compare
         from kd_train.reproduction.runs import ReproduceOptions
         from kd_train.reproduction.runs import reproduce as make_runs
-        from kd_train.training.train import TrainOptions
 
-    training = TrainOptions(
-        backbone=backbone,
-        weights=weights,
-        epochs=epochs,
-        image_size=image_size,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        taps=taps,
-        blur_sigma=sigma,
-        validation_fraction=validation_fraction,
-        max_bad_images=max_bad_images,
-        workers=workers,
-        memory_mib=memory_mib,
-        device=device,
-    )
     target = folder or Path("reproduce") / method
     options = ReproduceOptions(method, data, target, tuple(category), seeds, table, tuple(variant), force, training)
     try:

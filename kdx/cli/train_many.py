@@ -79,7 +79,6 @@ def _orders(catalog: Path, folder: Path, engine: str, workers: int | None, threa
     from kdx.errors import KdxError, OptionError
     from kdx.runtime.latency import usable_cores
     from kdx.workflows.many.catalog import read_catalog
-    from kdx.workflows.many.product import train_options
     from kdx.workflows.many.product_records import Order
 
     count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
@@ -87,7 +86,7 @@ def _orders(catalog: Path, folder: Path, engine: str, workers: int | None, threa
     for name, product in read_catalog(catalog).items():
         order = Order(name=name, product=product, out=str(folder.resolve()), threads=count)
         try:
-            options = train_options(order)
+            options = product.train_options()
             check_options(options)
             recipe_of(options)
         except KdxError as error:

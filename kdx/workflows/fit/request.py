@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from kd_train.methods import find_method, methods
 from kd_train.recipes import Recipe
+from kd_train.training.options import TrainOptions
 from kd_train.training.run import check_device
-from kd_train.training.train import TrainOptions, check_options, recipe_of
+from kd_train.training.train import check_options, recipe_of
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import OptionError
 from kdx.runtime.cycle_time import runs_needed
@@ -26,8 +25,8 @@ SIZES = (128, 160, 224, 256)
 _BUDGET_MS = (0.05, 60_000.0)
 _MOST_RUNS = 100_000
 _SIZE_LIMITS = (32, 4096)
-# Training options that decide no result, or that this command sets itself.
-_FREE = {"method", "image_size", "category", "resume", "force", "device", "workers", "memory_mib", "max_bad_images"}
+# Recorded beside the training options, or set by this command.
+_RECORDED_ELSEWHERE = ("method", "image_size", "category")
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,7 @@ class FitRequest:
 
     def asked(self) -> dict[str, Any]:
         """Return the training options that the user gave and that decide what runs hold."""
-        defaults = TrainOptions()
-        given = {name: getattr(self.training, name) for name in TrainOptions.__dataclass_fields__ if name not in _FREE}
-        changed = {name: value for name, value in given.items() if value != getattr(defaults, name)}
-        builtins: dict[str, Any] = msgspec.to_builtins(changed, enc_hook=str)
-        return builtins
+        return self.training.changed(without=_RECORDED_ELSEWHERE)
 
 
 def checked(request: FitRequest) -> FitRequest:

@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from kd_train.training.options import TrainOptions, declared
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import DataError, OptionError
 from kdx.imaging.images import ChannelOrder
@@ -35,83 +36,86 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# They decide where and how quickly a product is trained, not what comes out; of files, the content does.
-_FREE = ("data", "device", "memory_mib", "parts", "weights", "workers")
 # Once options of training; the reason is for whoever still gives them.
 REMOVED = {
     "distance": "leave it out: half the squared distance of unit vectors is their cosine distance",
 }
-# Keys that came later, with their defaults: where they are not used, what was trained before them is unchanged.
-_LATER: dict[str, object] = {"subfolders": False, "good_folders": (), "odd_images": "stop"}
+# What is hashed of a product, in this order: whoever changes it trains every finished product again.
+_HASHED = (
+    *("category", "subfolders", "good_folders", "method", "options", "backbone", "epochs", "image_size", "crop_from"),
+    *("batch_size", "learning_rate", "taps", "combine", "score", "sigma", "seed", "train_fraction"),
+    *("validation_fraction", "group_by", "odd_images", "channels", "sixteen_bit_range", "max_bad_images", "checkpoint"),
+    *("input_size", "channel_order", "max_batch", "precisions", "false_reject_rate", "review_rate", "backend"),
+)
+# Of these, and of every key that is not in the list above, only what is not the default: what was trained before there
+# was such a key is unchanged.
+_HASHED_IF_GIVEN = frozenset({"subfolders", "good_folders", "odd_images"})
+# What is hashed in another form: of files the content.
+_BY_CONTENT = frozenset({"data", "parts", "weights"})
 _NO_ESCAPES = (
     "in double quotes \\ begins an escape: write paths as 'D:\\parts\\tile' in single quotes, or as D:/parts/tile"
 )
 _NAMED_WEIGHTS = ("imagenet", "random")
 
 
-class Product(msgspec.Struct, frozen=True, kw_only=True):
+def _training_keys() -> list[tuple[str, Any, Any]]:
+    """Return name, type and default of the key of each training option; paths are texts in TOML."""
+    keys: list[tuple[str, Any, Any]] = [("options", dict[str, str], msgspec.field(default_factory=dict))]
+    for each, option, kind in declared():
+        if option.key is not None:
+            key_type = str | None if kind == Path | None else option.key_type or kind
+            keys.append((option.key or each.name, key_type, each.default))
+    return keys
+
+
+_TrainingKeys: Any = msgspec.defstruct("_TrainingKeys", _training_keys(), frozen=True, kw_only=True)
+
+
+class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, call-arg]
     """One product: the options of ``kdx train``, ``export`` and ``calibrate``, under their names with underscores.
+
+    The keys of training are those of the table in ``kd_train/training/options.py``, and ``options``: the method's own.
 
     Attributes:
         data: Its images, relative to the catalogue.
-        subfolders: Whether images in subfolders belong to the folder around them.
-        good_folders: Further names of folders of good images (``--good-folder``).
-        options: The method's own options.
         precisions: In which to export.
         input_size: Height and width of the camera's images; None for that of the training images.
+        frame: Height and width of large frames that are judged in tiles; None for that of the images trained on.
+        overlap: Least overlap of tiles in the camera's pixels; None for what the networks need.
+        tile_batch: Tiles that go through the graph at once; None for the default of ``kdx export``.
         checkpoint: ``last`` or ``best``; None as the method's recipe says.
         false_reject_rate: Share of good parts that may be rejected.
         review_rate: Share of good parts that may be rejected or put aside for review; None for no review band.
+        per_position: Whether maps are divided by how hot good parts get at each place.
         backend: Whose scores set the threshold.
     """
 
     data: str
-    category: str | None = None
-    subfolders: bool = False
-    good_folders: tuple[str, ...] = ()
-    method: str = "stpm"
-    options: dict[str, str] = {}
-    backbone: str | None = None
-    weights: str = "imagenet"
-    epochs: int | None = None
-    image_size: int | None = None
-    crop_from: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    taps: str | None = None
-    combine: Literal["sum", "product"] | None = None
-    score: Literal["max", "sum"] | None = None
-    sigma: float | None = None
-    seed: int = 0
-    train_fraction: float = 1.0
-    validation_fraction: float | None = None
-    group_by: str | None = None
-    parts: str | None = None
-    odd_images: Literal["stop", "skip", "keep"] = "stop"
-    channels: Literal["auto", 1, 3] = "auto"
-    sixteen_bit_range: tuple[int, int] = (0, 65535)
-    max_bad_images: int = 0
-    workers: int = 2
-    memory_mib: int = 4096
-    device: str = "auto"
     checkpoint: Literal["last", "best"] | None = None
     input_size: tuple[int, int] | None = None
     channel_order: ChannelOrder = "rgb"
     max_batch: int = 32
+    frame: tuple[int, int] | None = None
+    overlap: int | None = None
+    tile_batch: int | None = None
     precisions: tuple[str, ...] = ("fp32",)
     false_reject_rate: float = 0.01
     review_rate: float | None = None
+    per_position: bool = False
     backend: str = "auto"
 
     @property
     def decisive(self) -> dict[str, Any]:
         """What decides the product's bundle beside the content of its files, by name."""
-        options = {name: value for name, value in msgspec.structs.asdict(self).items() if name not in _FREE}
-        for name, default in _LATER.items():
-            if options[name] == default:
-                del options[name]
+        values = msgspec.structs.asdict(self)
+        hashed = {key: values[key] for key in _HASHED if key not in _HASHED_IF_GIVEN or values[key] != _DEFAULTS[key]}
         weights = [part if part in _NAMED_WEIGHTS else "file" for part in self.weights.split(",")]
-        return {**options, "weights": weights}
+        later = {
+            key: values[key]
+            for key in sorted(values.keys() - _NOT_HASHED - hashed.keys())
+            if values[key] != _DEFAULTS[key]
+        }
+        return {**hashed, "weights": weights, **later}
 
     @property
     def files(self) -> list[Path]:
@@ -119,8 +123,23 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
         weights = [Path(part) for part in self.weights.split(",") if part not in _NAMED_WEIGHTS]
         return [*weights, *([Path(self.parts)] if self.parts else [])]
 
+    def train_options(self, *, resume: bool = False, force: bool = False) -> TrainOptions:
+        """Return what training is asked for."""
+        values: dict[str, Any] = {"method_options": self.options, "resume": resume, "force": force}
+        for each, option, kind in declared():
+            if option.key is None:
+                continue
+            value = getattr(self, option.key or each.name)
+            if value is not None and kind == Path | None:
+                value = Path(value)
+            values[each.name] = str(value) if option.key_type else value
+        return TrainOptions(**values)
+
 
 _FIELDS = Product.__struct_fields__
+_DEFAULTS = msgspec.structs.asdict(Product(data=""))
+# They decide where and how fast a product is trained, not what comes out; max_bad_images was hashed from the start.
+_NOT_HASHED = _BY_CONTENT | {option.key or each.name for each, option, _ in declared() if not option.decides}
 
 
 def read_catalog(path: Path) -> dict[str, Product]:

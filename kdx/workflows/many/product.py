@@ -21,6 +21,7 @@ from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import open_bundle
 from kdx.errors import CheckpointError, GateError, KdxError, OutputError
 from kdx.folders.data_folder import FolderOptions, ImageFolder, require_good
+from kdx.imaging.tiling import TileRequest
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.progress import SILENT
 from kdx.remarks import Remark
@@ -31,7 +32,6 @@ from kdx.workflows.many.product_records import Order, ProductResult
 
 if TYPE_CHECKING:
     from kd_train.evaluation.evaluate import Evaluation
-    from kd_train.training.train import TrainOptions
     from kdx.bundle.bundle import Bundle
 
 
@@ -92,45 +92,6 @@ def failed(order: Order, error: dict[str, str], fingerprint: str = "") -> Produc
     return msgspec.structs.replace(_result(order, "failed", fingerprint), error=error)
 
 
-def train_options(order: Order, *, resume: bool = False, force: bool = False) -> TrainOptions:
-    """Return what a product's training is asked for."""
-    from kd_train.training.train import TrainOptions
-
-    product = order.product
-    return TrainOptions(
-        method=product.method,
-        backbone=product.backbone,
-        weights=product.weights,
-        category=product.category,
-        subfolders=product.subfolders,
-        good_folders=product.good_folders,
-        resume=resume,
-        force=force,
-        seed=product.seed,
-        epochs=product.epochs,
-        image_size=product.image_size,
-        crop_from=product.crop_from,
-        batch_size=product.batch_size,
-        learning_rate=product.learning_rate,
-        taps=product.taps,
-        blur_sigma=product.sigma,
-        combine=product.combine,
-        score=product.score,
-        method_options=product.options,
-        validation_fraction=product.validation_fraction,
-        train_fraction=product.train_fraction,
-        group_by=product.group_by,
-        parts=Path(product.parts) if product.parts else None,
-        odd_images=product.odd_images,
-        channels=str(product.channels),  # type: ignore[arg-type]
-        sixteen_bit_range=product.sixteen_bit_range,
-        max_bad_images=product.max_bad_images,
-        workers=product.workers,
-        memory_mib=product.memory_mib,
-        device=product.device,
-    )
-
-
 def _open(order: Order) -> ImageFolder:
     from kd_train.datasets import open_data
 
@@ -170,13 +131,15 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
         which=product.checkpoint,
         input_size=product.input_size,
         channel_order=product.channel_order,
-        max_batch=None if product.max_batch == 32 else product.max_batch,  # not said; tiles have a batch of their own
+        max_batch=None if product.max_batch == 32 else product.max_batch,  # not given; tiles have a batch of their own
+        tiles=TileRequest(product.frame, None, product.overlap, product.tile_batch),
         precisions=product.precisions,
         force=True,
     )
     request = CalibrationRequest(
         product.false_reject_rate,
         review_rate=product.review_rate,
+        per_position=product.per_position,
         backend=product.backend,
         threads=order.threads,
         max_bad_images=product.max_bad_images,
@@ -219,11 +182,13 @@ def _train(order: Order, *, resume: bool) -> list[Remark]:
 
     if resume:
         with contextlib.suppress(CheckpointError):
-            epochs = recipe_of(train_options(order)).epochs
+            epochs = recipe_of(order.product.train_options()).epochs
             if Run(order.run).checkpoint("last").epoch >= epochs:
                 return []
     order.run.parent.mkdir(parents=True, exist_ok=True)
-    return train(Path(order.product.data), order.run, train_options(order, resume=resume, force=not resume)).remarks
+    return train(
+        Path(order.product.data), order.run, order.product.train_options(resume=resume, force=not resume)
+    ).remarks
 
 
 def _evaluate(order: Order, bundle: Bundle, folder: ImageFolder) -> Evaluation | None:

@@ -17,7 +17,8 @@ from kd_train.recipes import Recipe, load_recipe
 from kd_train.reproduction import papers as module
 from kd_train.reproduction.choice import choose
 from kd_train.reproduction.papers import EVERY, MEAN, PAPERS, SHARES, Paper, Table, data_sets, papers
-from kd_train.training.train import TrainOptions, _overrides
+from kd_train.training.options import TrainOptions
+from kd_train.training.train import _overrides
 from kdx.errors import DataError, OptionError
 from kdx.imaging.images import InputSpec
 from tests.images import solar_cells

@@ -15,7 +15,7 @@ from kd_train.reproduction.comparison import compare
 from kd_train.reproduction.differences import expected_recipe
 from kd_train.reproduction.results import SCHEMA, JobResult
 from kd_train.reproduction.runs import ReproduceOptions, Reproduction, reproduce
-from kd_train.training.train import TrainOptions
+from kd_train.training.options import TrainOptions
 from kdx.errors import CheckpointError, DataError, OptionError, OutputError
 
 TINY = TrainOptions(

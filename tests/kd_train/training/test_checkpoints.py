@@ -21,8 +21,9 @@ import kd_train.training.checkpoints
 import kd_train.training.run
 from kd_train.models.backbones import create_backbone
 from kd_train.training.interrupts import Interrupts
+from kd_train.training.options import TrainOptions
 from kd_train.training.run import Run
-from kd_train.training.train import TrainOptions, train
+from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kd_train.training.trainer import Trainer
 from kdx.errors import CheckpointError

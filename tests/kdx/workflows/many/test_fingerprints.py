@@ -1,0 +1,106 @@
+"""What was trained stays trained: an update of kdx must not change what a product's options hash to.
+
+The hashes were computed before the options came from one table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kd_train.reproduction.runs import ReproduceOptions
+from kd_train.training.options import TrainOptions
+from kdx.storage.files import sha256_bytes
+from kdx.workflows.fit.request import FitRequest
+from kdx.workflows.many.catalog import read_catalog
+
+CATALOGUES = {
+    "defaults": "",
+    "train": 'category = "screw"\nmethod = "dual-det"\noptions = { part = "kd" }\nbackbone = "resnet18"\nepochs = 3\n'
+    "image_size = 64\ncrop_from = 80\nbatch_size = 4\nlearning_rate = 0.05\ntaps = 'layer1,layer2'\n"
+    "combine = 'sum'\nscore = 'max'\nsigma = 1.5\nseed = 7\ntrain_fraction = 0.5\nvalidation_fraction = 0.25\n"
+    "group_by = 'part(\\d+)'\nchannels = 3\nsixteen_bit_range = [0, 4095]\nmax_bad_images = 2\n",
+    "weights": "weights = 'imagenet, w.safetensors'\nparts = 'parts.csv'\n",
+    "later": "subfolders = true\ngood_folders = ['fine', 'gut']\nodd_images = 'skip'\nchannels = 'auto'\n",
+    "one of the later": "good_folders = ['fine']\nchannels = 1\n",
+    "bundle": "checkpoint = 'best'\ninput_size = [48, 64]\nchannel_order = 'bgr'\nmax_batch = 4\n"
+    "precisions = ['fp32', 'int8']\nfalse_reject_rate = 0.2\nreview_rate = 0.3\nbackend = 'onnxruntime-cpu'\n",
+    "machine": "workers = 0\nmemory_mib = 99\ndevice = 'cuda'\n",
+}
+RECORDED = {
+    "defaults": "4c345f2c33773ead",
+    "train": "a085f0d2bf8ebe97",
+    "weights": "356ce9ef741a0d90",
+    "later": "b2847e1a915c60fe",
+    "one of the later": "b9678f1da6bac77a",
+    "bundle": "50896051bfaddbbb",
+    "machine": "4c345f2c33773ead",
+}
+FIT = {
+    "backbone": "resnet18", "blur_sigma": 1.5, "channels": "1", "crop_from": 0, "good_folders": ["fine"],
+    "method_options": {"maps": "1"}, "odd_images": "keep", "parts": "parts.csv", "seed": 3,
+    "sixteen_bit_range": [0, 4095], "subfolders": True, "tile": 128,
+}  # fmt: skip
+PAPER = {name: value for name, value in FIT.items() if name not in {"parts", "seed"}} | {"image_size": 64}
+
+
+def decisive(folder: Path, keys: str) -> bytes:
+    path = folder / "catalog.toml"
+    path.write_text(f"[products.p]\ndata = 'x'\n{keys}", encoding="utf-8")
+    return msgspec.json.encode(read_catalog(path)["p"].decisive)
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+def test_a_product_has_the_fingerprint_that_it_had(tmp_path, name):
+    assert sha256_bytes(decisive(tmp_path, CATALOGUES[name]))[:16] == RECORDED[name]
+
+
+GIVEN = TrainOptions(
+    method="dskd",
+    category="screw",
+    subfolders=True,
+    good_folders=("fine",),
+    backbone="resnet18",
+    image_size=64,
+    tile=128,
+    crop_from=0,
+    blur_sigma=1.5,
+    seed=3,
+    parts=Path("parts.csv"),
+    sixteen_bit_range=(0, 4095),
+    channels="1",
+    odd_images="keep",
+    method_options={"maps": "1"},
+    resume=True,
+    force=True,
+    workers=0,
+    memory_mib=99,
+    max_bad_images=7,
+    device="cpu",
+)
+
+
+def as_json(value: object) -> object:
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def test_fit_records_the_training_options_that_it_recorded():
+    request = FitRequest(Path("x"), Path("y"), 1.0, 95.0, (), (64,), ("fp32",), 1, None, 0.01, training=GIVEN)
+    assert as_json(request.asked()) == FIT
+    assert replace(request, training=TrainOptions()).asked() == {}
+
+
+def test_reproduce_records_the_training_options_that_it_recorded():
+    options = ReproduceOptions("dskd", Path("x"), Path("y"), training=replace(GIVEN, parts=None))
+    assert as_json(options.asked()) == PAPER
+
+
+def test_a_later_key_is_hashed_where_it_is_given(tmp_path):
+    plain = decisive(tmp_path, "")
+    for keys in ("tile = 64", "frame = [96, 128]", "overlap = 8", "tile_batch = 2", "per_position = true"):
+        name = keys.partition(" ")[0]
+        assert name not in msgspec.json.decode(plain)
+        assert name in msgspec.json.decode(decisive(tmp_path, keys))
