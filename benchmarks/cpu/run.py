@@ -30,7 +30,7 @@ from benchmarks.cpu.shared_teacher import make_bundles, measure
 from benchmarks.results import Result, machine_of, read_record, run_parts
 from benchmarks.timing.turns import Candidate, time_in_turns
 from kdx.bundle.open import open_bundle
-from kdx.verification.golden import check_golden, require_passed
+from kdx.verification.golden import GoldenCheck
 
 SIZES = (128, 256, 512, 1024)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -182,7 +182,7 @@ def golden_cost(bundle: Path, backend: str, precision: str | None, threads: int)
         times = []
         for _ in range(6):
             started = time.perf_counter()
-            require_passed(opened, check_golden(opened, detector.backend, detector.precision))
+            GoldenCheck(opened).require(detector.backend, detector.precision)
             times.append((time.perf_counter() - started) * 1e3)
     return {"golden_images": len(opened.manifest.golden), "golden_ms": float(np.median(times))}
 

@@ -25,7 +25,7 @@ from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.backend_table import find_backend
 from kdx.runtime.openvino.graph import with_fp32_island
 from kdx.runtime.openvino.load import DEVICE, core, read_graph, require_bf16
-from kdx.verification.golden import check_golden, describe_difference, describe_tolerances
+from kdx.verification.golden import GoldenCheck, describe_difference, describe_tolerances
 
 XML, WEIGHTS = "model.xml", "model.bin"
 
@@ -69,7 +69,7 @@ def require_same_decisions(bundle: Bundle, precision: str, folder: Path, paramet
         GateError: Scores, maps or decisions are not the reference's.
     """
     served = _Served(folder / XML, parameters)
-    (comparison,) = check_golden(bundle, served, precision, runtime=find_backend("openvino").runtime)
+    (comparison,) = GoldenCheck(bundle).compare(served, precision, runtime=find_backend("openvino").runtime)
     if not comparison.passed:
         raise GateError(
             f"Triton's OpenVINO backend would not decide what was trained ({precision})",

@@ -27,7 +27,7 @@ from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import PLAN, Engine, engines_of
 from kdx.bundle.manifest import GRAPH, INDEX
-from kdx.calibration.validity import why_uncertain, why_undecided
+from kdx.calibration.validity import CalibrationValidity
 from kdx.errors import BackendError, OptionError
 from kdx.loading.served_answers import parameters_of
 from kdx.runtime.backend_table import find_backend
@@ -230,7 +230,8 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
     Raises:
         OptionError: The bundle is calibrated, but not for this precision in the server's runtime.
     """
-    undecided = why_undecided(bundle.manifest, precision, runtime)
+    validity = CalibrationValidity(bundle.manifest, precision, runtime)
+    undecided = validity.why_undecided
     if undecided is not None:
         raise OptionError(
             "a client could decide nothing", received=undecided, fix="calibrate with that runtime, or serve fp32"
@@ -239,7 +240,7 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
         **parameters_of(
             bundle.manifest,
             bundle.manifest.threshold_of(precision, runtime),
-            why_uncertain(bundle.manifest, precision, runtime),
+            validity.why_uncertain,
         ),
         "kdx.precision": precision,
         "kdx.method": bundle.manifest.method,

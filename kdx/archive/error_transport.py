@@ -36,7 +36,7 @@ def remote_error(error: Exception) -> RemoteError:
     if isinstance(error, OSError):
         where = f" '{error.filename}'" if error.filename else ""
         error = OutputError(
-            f"{error.strerror or error}{where}", fix="fix it, and call again: the same command continues"
+            f"{error.strerror or error}{where}", fix="fix it, and run the same command again to continue"
         )
     if isinstance(error, KdxError):
         return RemoteError(error.as_dict())

@@ -175,7 +175,7 @@ class LocalEngine:
                 raise BackendError(
                     f"processes die while they load '{self.work.bundle}': {how}",
                     received=f"{self._failed_starts} in a row",
-                    fix="kdx verify runs the bundle in this process; fewer workers need less memory",
+                    fix="kdx verify runs the bundle in this process; fewer `workers` need less memory",
                 )
         worker.is_ready = False
         if order is None:

@@ -88,7 +88,7 @@ class ShardPlan:
                 self._open[one.name] = parquet.ParquetFile(path)
             except (OSError, pyarrow.ArrowException) as error:
                 raise OutputError(
-                    f"'{path}' cannot be read: {error}", fix="start again with force, or in another output folder"
+                    f"'{path}' cannot be read: {error}", fix="start again with `force=True`, or with another `out`"
                 ) from error
         return self._open[one.name]
 

@@ -61,7 +61,7 @@ def _connect(address: str | None, cores: int | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise BackendError(
             f"the Ray cluster '{address or 'local'}' cannot be joined: {error}",
-            fix="start one with ray start --head and give its address, or leave the address out",
+            fix="start one with ray start --head and give its `address`, or leave `address` out",
         ) from error
 
 
@@ -76,7 +76,7 @@ def require_reachable(address: str) -> None:
         raise BackendError(
             f"no Ray cluster answers at '{address}': {error}",
             expected="HOST:PORT of the head, as ray start --head prints it, or auto on one of its machines",
-            fix="start it, or leave the address out for a cluster of this machine alone",
+            fix="start it, or leave `address` out for a cluster of this machine alone",
         ) from error
 
 

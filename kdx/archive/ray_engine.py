@@ -153,7 +153,7 @@ class RayEngine:
             except RayError as error:
                 raise BackendError(
                     f"Ray failed: {str(error).strip().splitlines()[0]}",
-                    fix="the same command continues with what is missing",
+                    fix="run the same command again to continue",
                 ) from error
         with contextlib.suppress(OSError):
             tries.rmdir()

@@ -81,7 +81,7 @@ class ScoreFolder:
             yield
         except BlockingIOError as error:
             raise OutputError(
-                f"another kdx score is working in '{self.path}'", fix="wait for it, or choose another output folder"
+                f"another kdx score is working in '{self.path}'", fix="wait for it, or choose another `out`"
             ) from error
         finally:
             if handle is not None:
@@ -92,7 +92,7 @@ class ScoreFolder:
         path = self.path / _INDEX
         if not path.is_file():
             return None
-        return read_record(path, Index, error=OutputError, fix="start again with force", supported=SCHEMA)
+        return read_record(path, Index, error=OutputError, fix="start again with `force=True`", supported=SCHEMA)
 
     def begin(self, settings: Settings) -> Index:
         """Write what decides the scores of this folder."""
@@ -135,7 +135,7 @@ class ScoreFolder:
         found = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else ["a file"]
         # A call that was killed before it wrote anything leaves one empty folder.
         if found and (found != [SHARDS] or any(self.shards.iterdir())):
-            raise OutputError(f"'{self.path}' exists and is not of kdx score", fix="choose another output folder")
+            raise OutputError(f"'{self.path}' exists and is not of kdx score", fix="choose another `out`")
 
     def _added(self, index: Index, left_out: LeftOut) -> Iterator[str]:
         return added(walk(Path(index.settings.archive), left_out), ShardPlan(self.path, index.listed).paths())
@@ -168,7 +168,7 @@ def require_same(path: Path, settings: Settings, asked: Asked) -> None:
             f"'{path}' holds scores of another {' and '.join(_WORDS[name] for name in changed)}",
             expected=", ".join(f"{_WORDS[name]} {began[name]}" for name in changed),
             received=", ".join(f"{_WORDS[name]} {given[name]}" for name in changed),
-            fix="use the options of the first call, choose another output folder, or start again with force",
+            fix="use the options of the first call, choose another `out`, or start again with `force=True`",
         )
 
 

@@ -19,7 +19,7 @@ from kdx.archive.table import read_bad, read_result, read_scores, shard_file
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
 from kdx.bundle.open import bundle_of
-from kdx.calibration.validity import why_uncertain, why_undecided
+from kdx.calibration.validity import CalibrationValidity
 from kdx.errors import DataError, GateError, OptionError
 from kdx.folders.image_search import LeftOut
 from kdx.imaging.lost_colour import COLOUR, COLOUR_TEXT
@@ -30,7 +30,7 @@ from kdx.runtime.backend_table import find_backend
 from kdx.runtime.latency import usable_cores
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record
-from kdx.verification.backend_choice import choose_backend
+from kdx.verification.backend_choice import BackendChooser
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
 _EXAMPLES = 20
@@ -113,10 +113,10 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
 def _check(request: ScoreRequest) -> None:
     if not 0 <= request.max_bad_share <= 1:
         raise OptionError(
-            "max_bad_share is out of range", expected="0 to 1, e.g. 0.01", received=f"{request.max_bad_share:g}"
+            "`max_bad_share` is out of range", expected="0 to 1, e.g. 0.01", received=f"{request.max_bad_share:g}"
         )
     if request.address is not None and request.engine != "ray":
-        raise OptionError("an address is only for the engine 'ray'", fix="take that engine, or leave the address out")
+        raise OptionError("an address is only for the engine 'ray'", fix="pass `engine='ray'`, or leave `address` out")
 
 
 def _begin(
@@ -137,9 +137,9 @@ def _begin(
         return begun
     say(f"choosing what runs '{request.bundle}' here")
     # Chosen once, and not by each process: scores of different backends differ in their last digits.
-    info, precision = choose_backend(bundle, request.backend, request.threads_per_worker, request.precision)
-    decided_by = bundle.manifest, precision, info.runtime
-    warning = why_undecided(*decided_by) or why_uncertain(*decided_by)
+    info, precision = BackendChooser(bundle, request.backend, request.threads_per_worker, request.precision).choose()
+    validity = CalibrationValidity(bundle.manifest, precision, info.runtime)
+    warning = validity.why_undecided or validity.why_uncertain
     if warning is not None:
         say(warning)
     settings = Settings(
@@ -242,7 +242,7 @@ def _require_few(bad: int, frames: int, request: ScoreRequest, work: Work) -> No
         f"{bad} of {frames} images could not be used",
         expected=f"at most a share of {request.max_bad_share:g}",
         received=f"{bad / frames:.3g} so far" + (f"; for example, {example['error']}" if example else ""),
-        fix="fix the images and call again with retry_bad, or raise max_bad_share: finished shards are kept",
+        fix="fix the images and call again with `retry_bad=True`, or raise `max_bad_share`: finished shards are kept",
     )
 
 

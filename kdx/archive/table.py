@@ -83,7 +83,7 @@ def write_shard(work: Work, result: ShardResult, rows: Sequence[ScoreRow]) -> No
     except OSError as error:
         raise OutputError(
             f"'{path}' cannot be written: {error.strerror or error}",
-            fix="free some space or fix the folder; the same command continues with what is missing",
+            fix="free some space or fix the folder; run the same command again to continue",
         ) from error
 
 

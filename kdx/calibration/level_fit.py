@@ -134,5 +134,5 @@ def _too_few(needed: int, received: int, what: str) -> DataError:
         "too few good images for a level map: one half fits the level map, the other chooses the threshold",
         expected=f"at least {needed}",
         received=f"{received} that {what}",
-        fix="add good images, ask for a higher false-reject rate, or calibrate without a level map",
+        fix="add good images, ask for a higher `false_reject_rate`, or calibrate without `per_position`",
     )

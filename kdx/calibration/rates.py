@@ -60,7 +60,7 @@ def quantile_with_interval(
             f"too few held-out good images for a false-reject rate of {false_reject_rate:g}",
             expected=f"at least {images_to_promise(false_reject_rate)}",
             received=f"{n} held-out good images{also}",
-            fix=f"add good images, or ask for a false-reject rate of {lowest:g}" if n else "add good images",
+            fix=f"add good images, or pass `false_reject_rate={lowest:g}`" if n else "add good images",
         )
     tail = (1 - CONFIDENCE) / 2
     quantile = 1 - false_reject_rate

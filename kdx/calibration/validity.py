@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import Manifest
+from kdx.bundle.manifest import Manifest, Threshold
 from kdx.decision.roi import StaleCalibrationWarning, stale_said
 from kdx.runtime.backend_table import BACKENDS
 
@@ -14,46 +15,74 @@ class CalibrationWarning(UserWarning):
     """A precision's threshold was not measured by the runtime that computes the scores, or that is not known."""
 
 
-def why_undecided(manifest: Manifest, precision: str, runtime: str) -> str | None:
-    """Return why a precision gives no verdict in a runtime where FP32 would; None where it gives one.
+@dataclass(frozen=True)
+class CalibrationValidity:
+    """Whether the calibration of a bundle holds for a precision in a runtime.
 
-    None for a bundle that was never calibrated, which promises no verdicts.
+    Attributes:
+        manifest: The bundle's manifest.
+        precision: The precision of the graph.
+        runtime: The runtime that computes the scores.
     """
-    if manifest.threshold_of(precision, runtime) is not None:
-        return None
-    stale = stale_said(manifest, precision, runtime) or stale_said(manifest)
-    if stale is not None or manifest.threshold is None:
-        return stale
-    others = sorted(manifest.own_thresholds(precision))
-    measured = f"it was measured by {' and '.join(others)}" if others else "kdx calibrate found none that holds"
-    return (
-        f"{precision} has no threshold for {runtime} ({measured}): every verdict is undecided until kdx calibrate on a "
-        f"machine with {runtime}"
-    )
 
+    manifest: Manifest
+    precision: str
+    runtime: str
 
-def why_uncertain(manifest: Manifest, precision: str, runtime: str) -> str | None:
-    """Return what is not known of the threshold that decides; None if everything is known."""
-    if manifest.is_runtime_known(precision) or manifest.threshold_of(precision, runtime) is None:
-        return None
-    possible = " or ".join(sorted(manifest.own_thresholds(precision)))
-    return (
-        f"the {precision} threshold was calibrated by an older kdx, which did not record whether {possible} measured "
-        f"it; their {precision} scores differ by up to 17 %, and so may verdicts near the threshold: calibrate again"
-    )
+    @property
+    def is_stale(self) -> bool:
+        """Whether the region of interest or the level map was changed after the calibration."""
+        return self._stale is not None
+
+    @property
+    def why_undecided(self) -> str | None:
+        """Why the precision gives no verdict in the runtime where FP32 would; None if it gives one.
+
+        None for a bundle that was never calibrated, which promises no verdicts.
+        """
+        if self._threshold is not None:
+            return None
+        if self._stale is not None or self.manifest.threshold is None:
+            return self._stale
+        precision, runtime = self.precision, self.runtime
+        others = sorted(self.manifest.own_thresholds(precision))
+        measured = f"it was measured by {' and '.join(others)}" if others else "kdx calibrate found none that holds"
+        return (
+            f"{precision} has no threshold for {runtime} ({measured}): every verdict is undecided until kdx calibrate "
+            f"on a machine with {runtime}"
+        )
+
+    @property
+    def why_uncertain(self) -> str | None:
+        """What is not known of the threshold that decides; None if everything is known."""
+        precision = self.precision
+        if self.manifest.is_runtime_known(precision) or self._threshold is None:
+            return None
+        possible = " or ".join(sorted(self.manifest.own_thresholds(precision)))
+        return (
+            f"the {precision} threshold was calibrated by an older kdx, which did not record whether {possible} "
+            f"measured it; their {precision} scores differ by up to 17 %, and so may verdicts near the threshold: "
+            "calibrate again"
+        )
+
+    @property
+    def _threshold(self) -> Threshold | None:
+        return self.manifest.threshold_of(self.precision, self.runtime)
+
+    @property
+    def _stale(self) -> str | None:
+        return stale_said(self.manifest, self.precision, self.runtime) or stale_said(self.manifest)
 
 
 def runtimes_for(precision: str) -> list[str]:
-    """Return every runtime that kdx knows to take a precision, installed here or not."""
+    """Return every runtime that runs a precision, installed here or not."""
     return list(dict.fromkeys(info.runtime for info in BACKENDS.values() if precision in info.precisions))
 
 
 def warn_of_calibration(bundle: Bundle, precision: str, runtime: str) -> None:
     """Warn if verdicts of a calibrated bundle are undecided, or if another runtime may have measured the threshold."""
-    manifest = bundle.manifest
-    problem = why_undecided(manifest, precision, runtime) or why_uncertain(manifest, precision, runtime)
+    validity = CalibrationValidity(bundle.manifest, precision, runtime)
+    problem = validity.why_undecided or validity.why_uncertain
     if problem is not None:
-        is_stale = stale_said(manifest, precision, runtime) or stale_said(manifest)
-        warnings.warn(
-            f"'{bundle.path}': {problem}", StaleCalibrationWarning if is_stale else CalibrationWarning, stacklevel=3
-        )
+        kind = StaleCalibrationWarning if validity.is_stale else CalibrationWarning
+        warnings.warn(f"'{bundle.path}': {problem}", kind, stacklevel=3)

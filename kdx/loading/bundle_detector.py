@@ -16,8 +16,8 @@ from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import Tiled, graph_backend, graph_batches
-from kdx.verification.backend_choice import choose_backend, forget_choice
-from kdx.verification.golden import check_golden, require_passed
+from kdx.verification.backend_choice import BackendChooser
+from kdx.verification.golden import GoldenCheck
 
 T = TypeVar("T")
 
@@ -44,9 +44,10 @@ def detector_of(
         OptionError: Invalid batch sizes.
     """
     sizes = require_batch_sizes(batch_sizes)
+    chooser = BackendChooser(bundle, backend, threads, precision)
 
     def opened() -> Detector:
-        info, used = choose_backend(bundle, backend, threads, precision)
+        info, used = chooser.choose()
         detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
         try:
             compile_and_check(bundle, detector, sizes)
@@ -56,21 +57,17 @@ def detector_of(
             raise
         return detector
 
-    return retry_without_memory(opened, [bundle] if backend == "auto" else [], threads, precision)
+    return retry_without_memory(opened, [chooser])
 
 
-def retry_without_memory(
-    open_them: Callable[[], T], bundles: Iterable[Bundle], threads: int | None, precision: str | None
-) -> T:
+def retry_without_memory(open_them: Callable[[], T], choosers: Iterable[BackendChooser]) -> T:
     """Open bundles; where that fails with a remembered choice of backend, forget the choice and try once more.
 
     Something may have changed that the remembered choice does not know of. A new choice excludes what fails.
 
     Args:
         open_them: Opens the bundles, and compares the golden images.
-        bundles: The bundles whose backend was chosen automatically.
-        threads: The threads that were asked for.
-        precision: The precision that was asked for.
+        choosers: What chooses the backends.
 
     Raises:
         BackendError: Nothing was remembered, or it fails again.
@@ -78,7 +75,7 @@ def retry_without_memory(
     try:
         return open_them()
     except BackendError:
-        forgotten = [forget_choice(bundle, threads, precision) for bundle in bundles]
+        forgotten = [chooser.forget() for chooser in choosers]
         if not any(forgotten):
             raise
     return open_them()
@@ -114,7 +111,7 @@ def compile_and_check(bundle: Bundle, detector: Detector, batch_sizes: Sequence[
     keep = getattr(graph_backend(detector.backend), "keep", None)
     if keep is not None:
         keep(batches)
-    require_passed(bundle, check_golden(bundle, detector.backend, detector.precision, batches))
+    GoldenCheck(bundle).require(detector.backend, detector.precision, batches)
 
 
 def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:

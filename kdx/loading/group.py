@@ -25,7 +25,7 @@ from kdx.loading.sharing import SHARING, one_teacher, shared_teacher_groups
 from kdx.runtime.backend import ClosesOnExit, require_threads
 from kdx.runtime.backend_table import find_backend, runtime_of
 from kdx.runtime.detector import Detector
-from kdx.verification.backend_choice import choose_backend
+from kdx.verification.backend_choice import BackendChooser
 
 if TYPE_CHECKING:
     from kdx.bundle.keys import PublicKeys
@@ -128,12 +128,13 @@ def load_many(
     sizes = require_batch_sizes(batch_sizes)
     require_threads(threads)
     opened = {name: _open(path, require_signature) for name, path in _by_name(bundles).items()}
+    choosers = {name: BackendChooser(bundle, backend, threads, precision) for name, bundle in opened.items()}
 
     def prepared() -> DetectorGroup:
         if shared_teacher:
             group = _share(opened, backend, threads, precision)
         else:
-            group = _load(opened, backend, threads, precision, may_share=shared_teacher is None)
+            group = _load(opened, choosers, threads, may_share=shared_teacher is None)
         try:
             for name, bundle in opened.items():
                 compile_and_check(bundle, group[name], sizes)
@@ -143,8 +144,7 @@ def load_many(
             raise
         return group
 
-    is_chosen = backend == "auto" and not shared_teacher
-    group = retry_without_memory(prepared, opened.values() if is_chosen else [], threads, precision)
+    group = retry_without_memory(prepared, [] if shared_teacher else choosers.values())
     try:
         for name, bundle in opened.items():
             warn_of_calibration(bundle, group[name].precision, runtime_of(group[name].backend.name))
@@ -155,10 +155,10 @@ def load_many(
 
 
 def _load(
-    opened: Mapping[str, Bundle], backend: str, threads: int | None, precision: str | None, *, may_share: bool
+    opened: Mapping[str, Bundle], choosers: Mapping[str, BackendChooser], threads: int | None, *, may_share: bool
 ) -> DetectorGroup:
     """Load each bundle on its own backend; those that can share a teacher do, if they may."""
-    chosen = {name: choose_backend(bundle, backend, threads, precision) for name, bundle in opened.items()}
+    chosen = {name: chooser.choose() for name, chooser in choosers.items()}
     detectors: dict[str, Detector] = {}
     teachers: list[SharedTeacher] = []
     try:

@@ -83,7 +83,7 @@ def load(
         _refuse_for_run(path, backend, precision, given)
         return _load_run(path, checkpoint, threads)
     if checkpoint is not None:
-        raise OptionError(f"'{path}' is not a run: it holds one checkpoint", fix="leave out the checkpoint")
+        raise OptionError(f"'{path}' is not a run: it holds one checkpoint", fix="leave out `checkpoint`")
     bundle = open_bundle(path, require_signature=require_signature)
     detector = detector_of(bundle, backend, threads, precision, batch_sizes)
     try:
@@ -104,7 +104,7 @@ def _refuse_for_run(path: Path, backend: str, precision: str | None, given: Mapp
     if given["log"] is not None or given["metrics"] is not None:
         raise OptionError(f"'{path}' is a run: only bundles keep a log or metrics", fix="export it first")
     if given["batch_sizes"] is not None:
-        raise OptionError(f"'{path}' is a run: nothing is compiled for it", fix="leave out the batch sizes")
+        raise OptionError(f"'{path}' is a run: nothing is compiled for it", fix="leave out `batch_sizes`")
     if given["require_signature"] is not None:
         raise BundleError(f"'{path}' is a run, and only bundles are signed", fix="export it, and sign the bundle")
     if precision not in {None, "fp32"}:

@@ -14,16 +14,16 @@ from typing import TypeVar
 
 import msgspec
 
-from kdx.bundle.bundle import Bundle, Golden
+from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
-from kdx.calibration.validity import why_uncertain, why_undecided
+from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.roi import stale_said
 from kdx.errors import BackendError, BundleError
 from kdx.loading.bundle_detector import detector_on
 from kdx.runtime.cycle_time import hold_to, runs_needed
 from kdx.runtime.detector import Detector
-from kdx.verification.backend_choice import choose_backend
-from kdx.verification.golden import check_golden, describe_difference, describe_tolerances
+from kdx.verification.backend_choice import BackendChooser
+from kdx.verification.golden import GoldenCheck, describe_difference, describe_tolerances
 
 PERCENTILE = 95.0
 _RUNS, _WARM_UP = 40, 5
@@ -96,8 +96,8 @@ def run_selftest(
     opened = _timed(checks, "files", lambda: _open(Path(path)))
     if opened is None:
         return _result(path, "", "", checks, started)
-    bundle, golden = opened
-    found = _timed(checks, "golden", lambda: _check_golden(bundle, golden, backend, threads, precision))
+    bundle, check = opened
+    found = _timed(checks, "golden", lambda: _check_golden(bundle, check, backend, threads, precision))
     if found is None:
         return _result(path, "", "", checks, started)
     detector, used = found
@@ -135,31 +135,33 @@ def _timed(checks: list[Check], name: str, check: Callable[[], tuple[_T, str]]) 
     return found
 
 
-def _open(path: Path) -> tuple[tuple[Bundle, Golden], str]:
+def _open(path: Path) -> tuple[tuple[Bundle, GoldenCheck], str]:
     bundle = open_bundle(path)
-    golden = bundle.golden()
-    return (bundle, golden), f"{len(bundle.manifest.files)} files as they were exported"
+    check = GoldenCheck(bundle)
+    _ = check.golden  # raises if the golden images cannot be read
+    return (bundle, check), f"{len(bundle.manifest.files)} files as they were exported"
 
 
 def _check_golden(
-    bundle: Bundle, golden: Golden, backend: str, threads: int | None, precision: str | None
+    bundle: Bundle, check: GoldenCheck, backend: str, threads: int | None, precision: str | None
 ) -> tuple[tuple[Detector, str], str]:
     # Before seconds are spent on choosing a backend: a stale calibration concerns every precision.
     stale = stale_said(bundle.manifest)
     if stale:
         raise _FailedError(stale)
-    info, used = choose_backend(bundle, backend, threads, precision)
-    undecided = why_undecided(bundle.manifest, used, info.runtime)
+    info, used = BackendChooser(bundle, backend, threads, precision).choose()
+    validity = CalibrationValidity(bundle.manifest, used, info.runtime)
+    undecided = validity.why_undecided
     if undecided:
         raise _FailedError(undecided)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
     try:
-        (compared,) = check_golden(bundle, detector.backend, used, golden=golden)
+        (compared,) = check.compare(detector.backend, used)
     except BaseException:
         detector.close()
         raise
     said = f"{compared.images} golden images: {describe_difference(compared)}"
-    uncertain = why_uncertain(bundle.manifest, used, info.runtime)
+    uncertain = validity.why_uncertain
     if uncertain:
         said = f"{said}; {uncertain}"
     if compared.passed:

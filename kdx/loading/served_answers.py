@@ -1,6 +1,6 @@
-"""Verdicts on the answers of a server, which runs a bundle's graph and nothing else.
+"""Verdicts on the answers of a server that runs only a bundle's graph.
 
-``kdx triton`` writes what decides into the parameters of the model; :func:`verdict_of_answer` reads it there, and
+``kdx triton`` writes the decision rule into the parameters of the model; :func:`verdict_of_answer` reads it there, and
 decides with the code of :class:`kdx.Detector`.
 """
 
@@ -20,11 +20,9 @@ from kdx.calibration.validity import CalibrationWarning
 from kdx.decision.answers import AnswerLimits, answer_limits
 from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Verdict
-from kdx.errors import BackendError, InputError
+from kdx.errors import InputError
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
-from kdx.runtime.backend import ClosesOnExit, Outputs
-from kdx.runtime.detector import Detector
 
 _VERSION = 1
 _PREFIX = "kdx."
@@ -32,7 +30,7 @@ _WRITE_AGAIN = "write the model again, with the same kdx as the client's: kdx tr
 
 
 class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PREFIX + name):
-    """What decides on an answer, as parameters: each by its name behind ``kdx.``, as JSON.
+    """The decision rule as parameters: each by its name after ``kdx.``, as JSON.
 
     Attributes:
         rules: Version of these parameters.
@@ -41,7 +39,7 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
         frame_limits: What frames of real parts look like.
         answer_limits: What holds of every answer that the method can give.
         threshold: The calibrated score, or None.
-        review_threshold: The calibrated beginning of the review band, or None.
+        review_threshold: The score at which the review band begins, or None.
         pixel_threshold: The calibrated map value, or None.
         doubt: What is not known of the thresholds, in words, or None.
     """
@@ -56,16 +54,16 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
     pixel_threshold: float | None = None
     doubt: str | None = None
 
-    def detector(self) -> Detector:
-        """Return a detector that decides on what the server answered."""
-        rule = DecisionRule(
+    @property
+    def rule(self) -> DecisionRule:
+        """The rule that turns the server's answer into a verdict."""
+        return DecisionRule(
             threshold=self.threshold,
             review_threshold=self.review_threshold,
             pixel_threshold=self.pixel_threshold,
             frame_limits=self.frame_limits,
             answer_limits=self.answer_limits,
         )
-        return Detector(_Elsewhere(), self.input, rule, max_batch=1)
 
 
 _NAMES = tuple(field.encode_name for field in msgspec.structs.fields(_Rules))
@@ -76,10 +74,10 @@ def parameters_of(manifest: Manifest, threshold: Threshold | None, doubt: str | 
     """Return the parameters from which :func:`verdict_of_answer` decides.
 
     Args:
-        manifest: Of a bundle without tiles, region of interest and level map: these change what a graph answered.
-        threshold: Of the precision and the runtime that is served; None leaves everything undecided.
-        doubt: What is not known of that threshold, see :func:`kdx.calibration.validity.why_uncertain`: clients are
-            warned of it.
+        manifest: The manifest of a bundle without tiles, region of interest and level map, which change a graph's map.
+        threshold: The threshold of the precision and the runtime that are served; None leaves everything undecided.
+        doubt: What is not known of that threshold, of which clients are warned, see
+            :class:`kdx.calibration.validity.CalibrationValidity`.
     """
     rules = _Rules(
         input=manifest.input,
@@ -93,8 +91,8 @@ def parameters_of(manifest: Manifest, threshold: Threshold | None, doubt: str | 
         rules = msgspec.structs.replace(
             rules, threshold=threshold.score, review_threshold=review, pixel_threshold=threshold.pixel
         )
-    told = msgspec.to_builtins(rules)
-    return {name: msgspec.json.encode(value).decode() for name, value in told.items() if value is not None}
+    values = msgspec.to_builtins(rules)
+    return {name: msgspec.json.encode(value).decode() for name, value in values.items() if value is not None}
 
 
 def verdict_of_answer(
@@ -103,56 +101,42 @@ def verdict_of_answer(
     frame: NDArray[np.uint8],
     parameters: Mapping[str, Any],
 ) -> Verdict:
-    """Return the verdict on what a server of ``kdx triton`` answered for one frame.
+    """Return the verdict on the answer of a server of ``kdx triton`` for one frame.
 
     Args:
-        anomaly_map: Its output of this name: float32 ``(h, w)`` or ``(1, h, w)``.
-        anomaly_score: Likewise: float32 of one value.
-        frame: What was sent: uint8 ``(H, W, C)``, or ``(H, W)`` for mono models. It is looked at too.
-        parameters: Those of the model's configuration, as ``tritonclient`` returns them over gRPC or HTTP.
+        anomaly_map: The output of this name: float32 ``(h, w)`` or ``(1, h, w)``.
+        anomaly_score: The output of this name: float32 of one value.
+        frame: The frame that was sent: uint8 ``(H, W, C)``, or ``(H, W)`` for mono models. It is checked for faults.
+        parameters: The parameters of the model's configuration, as ``tritonclient`` returns them over gRPC or HTTP.
 
     Raises:
-        InputError: The frame is not the model's; an output is missing or of another model; or the parameters do not say
-            everything that decides, as those of an older kdx.
+        InputError: The frame does not fit the model; an output is missing or of another model; or the parameters do
+            not hold the whole decision rule, for example those of an older kdx.
 
     Warns:
-        CalibrationWarning: The parameters say that something is not known of the thresholds.
+        CalibrationWarning: Something is not known of the thresholds.
     """
     rules = _rules_of(parameters)
     if rules.doubt is not None:
         warnings.warn(rules.doubt, CalibrationWarning, stacklevel=2)
-    detector = rules.detector()
-    image = np.ascontiguousarray(detector.input.check(frame))
+    image = np.ascontiguousarray(rules.input.check(frame))
     found = _output(MAP, anomaly_map, rules.map_size)
-    return detector.verdict(found, _output(SCORE, anomaly_score, (1,)), image)
-
-
-class _Elsewhere(ClosesOnExit):
-    """The backend of a detector that is only given answers."""
-
-    name = "server"
-
-    def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """Refuse: the server runs the graph."""
-        raise BackendError("the graph runs on a server", fix="send the frame there, and pass on what it answers")
-
-    def close(self) -> None:
-        """Do nothing: nothing is held."""
+    return rules.rule.verdict(found, _output(SCORE, anomaly_score, (1,)), image)
 
 
 def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
-    told = {name: _text_of(parameters[name]) for name in _NAMES if name in parameters}
+    texts = {name: _text_of(parameters[name]) for name in _NAMES if name in parameters}
     try:
-        values = {name: msgspec.json.decode(text) for name, text in told.items()}
+        values = {name: msgspec.json.decode(text) for name, text in texts.items()}
         if values.get(f"{_PREFIX}rules", 0) == _VERSION:
             return msgspec.convert(values, _Rules)
         problem = "they are those of another version of kdx"
     except (msgspec.MsgspecError, InputError) as error:
         problem = str(error)
     raise InputError(
-        f"the model's parameters do not say what decides: {problem}",
+        f"the model's parameters do not hold the decision rule: {problem}",
         expected=f"{', '.join(_REQUIRED)}, the first of them {_VERSION}, and the thresholds as finite numbers",
-        received=", ".join(f"{name} = {text}" for name, text in told.items()) or "none of them",
+        received=", ".join(f"{name} = {text}" for name, text in texts.items()) or "none of them",
         fix=_WRITE_AGAIN,
     )
 

@@ -11,87 +11,100 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.signature import require_signed_engines
 from kdx.errors import BackendError
 from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import BACKENDS, BackendInfo, find_backend, require_backends
 from kdx.runtime.latency import time_backends
 from kdx.storage.json_records import now
-from kdx.verification.golden import certificate_batches, check_golden, describe_difference
+from kdx.verification.golden import GoldenCheck, describe_difference
 from kdx.verification.remembered_choice import BackendCandidate, BackendChoice, ChoiceFile
 
 _RUNS, _WARM_UP = 60, 5
 
 
-def choose_backend(
-    bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
-) -> tuple[BackendInfo, str]:
-    """Return the backend and the precision that run a bundle.
+class BackendChooser:
+    """Chooses the backend and the precision that run a bundle.
 
     Args:
         bundle: The bundle.
-        backend: A backend's name, or ``auto`` for :func:`choose_fastest`.
+        backend: A backend's name, or ``auto`` for the fastest that decides what was trained.
         threads: Threads within an operation, as the detector will have them.
-        precision: The precision of the graph; None for the first that the backend is used for.
-
-    Raises:
-        BackendError: The backend is unknown, or does not run that precision; or no backend passes.
-        BundleError: The bundle holds no graph of that precision; or a signature was required, and it does not cover
-            an engine that could be run.
+        precision: The only precision to consider; None for what the backend is for, with ``auto`` for all.
     """
-    considered = BACKENDS.values() if backend == "auto" else [find_backend(backend)]
-    if bundle.seal is not None and any(info.engine and info.is_usable() for info in considered):
-        from kdx.bundle.signature import require_signed_engines
 
-        require_signed_engines(bundle)
-    if backend == "auto":
-        choice = choose_fastest(bundle, threads, precision)
-        backend, precision = choice.backend, choice.precision
-    info = find_backend(backend)
-    if precision is None:
-        manifest = bundle.manifest
-        decided = [each for each in manifest.precisions if manifest.decides_alike(each, info.runtime)]
-        precision = info.choose_precision(decided)
-    info.require_precision(precision)
-    return info, precision
+    def __init__(
+        self, bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
+    ) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._threads = threads
+        self._precision = precision
 
+    def choose(self) -> tuple[BackendInfo, str]:
+        """Return the backend and the precision.
 
-def choose_fastest(bundle: Bundle, threads: int | None = None, precision: str | None = None) -> BackendChoice:
-    """Return the fastest backend and precision that pass, measured here once and remembered.
+        Raises:
+            BackendError: The backend is unknown, or does not run that precision; or no backend passes.
+            BundleError: The bundle holds no graph of that precision; or a signature was required, and it does not
+                cover an engine that could be run.
+        """
+        bundle, precision = self._bundle, self._precision
+        considered = BACKENDS.values() if self._backend == "auto" else [find_backend(self._backend)]
+        if bundle.seal is not None and any(info.engine and info.is_usable() for info in considered):
+            require_signed_engines(bundle)
+        if self._backend == "auto":
+            choice = self.fastest()
+            return find_backend(choice.backend), choice.precision
+        info = find_backend(self._backend)
+        if precision is None:
+            precisions = bundle.manifest.precisions
+            precision = info.choose_precision([p for p in precisions if bundle.manifest.decides_alike(p, info.runtime)])
+        info.require_precision(precision)
+        return info, precision
 
-    Args:
-        bundle: The bundle.
-        threads: Threads within an operation, as the detector will have them.
-        precision: The only precision to consider; None for all.
+    def fastest(self) -> BackendChoice:
+        """Return the fastest backend and precision that pass, measured here once and remembered.
 
-    Raises:
-        BackendError: No backend is installed, or none decides what was trained.
-        BundleError: The bundle holds no graph of that precision.
-    """
-    if precision is not None:
-        bundle.graph_of(precision)
-    pairs = _calibrated_pairs(bundle, precision)
-    if not pairs and precision is not None:
-        # The user named it, so it is used even where another precision would be faster.
-        pairs = [(info, precision) for info in require_backends(bundle.path) if info.offers(precision)][:1]
-    if not pairs:
-        raise BackendError(f"no backend on this machine runs {precision} graphs", fix="kdx doctor says what can be run")
-    if len(pairs) == 1:
-        info, only = pairs[0]
-        candidates = [BackendCandidate(backend=info.name, precision=only)]
-        return BackendChoice(backend=info.name, precision=only, candidates=candidates, created=now())
-    file = ChoiceFile(bundle, pairs, threads)
-    remembered = file.read()
-    names = {(info.name, each) for info, each in pairs}
-    if remembered is not None and (remembered.backend, remembered.precision) in names:
-        return remembered
-    choice = _measure(bundle, pairs, threads)
-    file.write(choice)
-    return choice
+        Raises:
+            BackendError: No backend is installed, or none decides what was trained.
+            BundleError: The bundle holds no graph of the precision.
+        """
+        bundle, precision = self._bundle, self._precision
+        if precision is not None:
+            bundle.graph_of(precision)
+        pairs = self._calibrated_pairs()
+        if not pairs and precision is not None:
+            # The user named it, so it is used even where another precision would be faster.
+            pairs = [(info, precision) for info in require_backends(bundle.path) if info.offers(precision)][:1]
+        if not pairs:
+            raise BackendError(
+                f"no backend on this machine runs {precision} graphs", fix="kdx doctor says what can be run"
+            )
+        if len(pairs) == 1:
+            info, only = pairs[0]
+            candidates = [BackendCandidate(backend=info.name, precision=only)]
+            return BackendChoice(backend=info.name, precision=only, candidates=candidates, created=now())
+        file = ChoiceFile(bundle, pairs, self._threads)
+        remembered = file.read()
+        names = {(info.name, each) for info, each in pairs}
+        if remembered is not None and (remembered.backend, remembered.precision) in names:
+            return remembered
+        choice = _measure(bundle, pairs, self._threads)
+        file.write(choice)
+        return choice
 
+    def forget(self) -> bool:
+        """Forget what :meth:`fastest` remembers, so that it measures again; return whether there was anything."""
+        return self._backend == "auto" and ChoiceFile(self._bundle, self._calibrated_pairs(), self._threads).remove()
 
-def forget_choice(bundle: Bundle, threads: int | None = None, precision: str | None = None) -> bool:
-    """Forget what :func:`choose_fastest` remembers, so that it measures again; return whether there was anything."""
-    return ChoiceFile(bundle, _calibrated_pairs(bundle, precision), threads).remove()
+    def _calibrated_pairs(self) -> list[tuple[BackendInfo, str]]:
+        """Return the pairs that can decide wherever FP32 can."""
+        return [
+            (info, precision)
+            for info, precision in backend_precision_pairs(self._bundle)
+            if self._precision in {None, precision} and self._bundle.manifest.decides_alike(precision, info.runtime)
+        ]
 
 
 def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
@@ -107,19 +120,9 @@ def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
     ]
 
 
-def _calibrated_pairs(bundle: Bundle, precision: str | None) -> list[tuple[BackendInfo, str]]:
-    """Return the pairs that can decide wherever FP32 can, of one precision or of all."""
-    return [
-        (info, each)
-        for info, each in backend_precision_pairs(bundle)
-        if precision in {None, each} and bundle.manifest.decides_alike(each, info.runtime)
-    ]
-
-
 def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> BackendChoice:
     """Compare every candidate with the golden images, and time those that pass."""
-    golden = bundle.golden()
-    batches = certificate_batches(len(golden.images), bundle.manifest.max_batch)
+    check = GoldenCheck(bundle)
     failed: list[BackendCandidate] = []
     passed: list[tuple[str, str]] = []
     with ExitStack() as held:
@@ -127,7 +130,7 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
         for info, precision in pairs:
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
-                compared = check_golden(bundle, backend, precision, batches, golden=golden, runtime=info.runtime)
+                compared = check.compare(backend, precision, check.certificate_batches, runtime=info.runtime)
             except BackendError as error:
                 failed.append(BackendCandidate(backend=info.name, precision=precision, reason=error.message))
                 continue
@@ -144,7 +147,7 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
                 received="; ".join(f"{each.backend} {each.precision}: {each.reason}" for each in failed),
                 fix="kdx verify shows the certificate; do not deploy this bundle here",
             )
-        times = time_backends(opened, golden.images, batches=(1,), runs=_RUNS, warm_up=_WARM_UP)
+        times = time_backends(opened, check.golden.images, batches=(1,), runs=_RUNS, warm_up=_WARM_UP)
     timed = [
         BackendCandidate(backend=name, precision=precision, p50_ms=latency.p50_ms)
         for (name, precision), latency in zip(passed, times, strict=True)

@@ -15,7 +15,7 @@ from kdx.bundle.engine_record import engines_of
 from kdx.bundle.variants import Judged
 from kdx.errors import BackendError
 from kdx.runtime.backend_table import BackendInfo
-from kdx.verification.golden import Comparison, certificate_batches, check_golden
+from kdx.verification.golden import Comparison, GoldenCheck
 from kdx.verification.tolerances import TOLERANCES, Tolerances
 
 
@@ -49,14 +49,13 @@ def verify(
     precisions: Sequence[str] | None = None,
 ) -> Certificate:
     """Compare each backend with the bundle's reference, in every precision that both have or in those named."""
-    golden = bundle.golden()
-    batches = certificate_batches(len(golden.images), bundle.manifest.max_batch)
+    check = GoldenCheck(bundle)
     wanted = list(precisions or bundle.manifest.precisions)
     comparisons: list[Comparison] = []
     for info, precision in _pairs(bundle, backends, wanted):
         try:
             with info.open(bundle.graph_of(precision), threads, precision) as backend:
-                comparisons += check_golden(bundle, backend, precision, batches, golden=golden, runtime=info.runtime)
+                comparisons += check.compare(backend, precision, check.certificate_batches, runtime=info.runtime)
         except BackendError as error:
             reason = "; ".join(part for part in (error.message, error.received, error.fix) if part)
             comparisons.append(Comparison(backend=info.name, precision=precision, batch=1, images=0, error=reason))

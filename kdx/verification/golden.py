@@ -1,12 +1,13 @@
 """Does a backend decide the golden images on this machine as the reference did at export?
 
 The reference is FP32 in eager PyTorch; its maps and scores are stored with the golden images. Every
-load, the self-test, the choice of a backend and the certificate compare with :func:`check_golden`.
+load, the self-test, the choice of a backend and the certificate compare with :class:`GoldenCheck`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -56,47 +57,62 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool = False
 
 
-def check_golden(
-    bundle: Bundle,
-    backend: Backend,
-    precision: str,
-    batches: Iterable[int] = (1,),
-    *,
-    golden: Golden | None = None,
-    runtime: str | None = None,
-) -> list[Comparison]:
-    """Compare a backend's answers on the golden images with the reference's.
+class GoldenCheck:
+    """Compares backends with the reference on a bundle's golden images, which are read once.
 
     Args:
         bundle: The bundle.
-        backend: Runs the bundle's graph. Of a bundle for large frames, the graph of the tiles is compared.
-        precision: The precision of the graph.
-        batches: Batch sizes to compare at; golden images are repeated to fill the last batch.
-        golden: The bundle's golden images, where they were read already.
-        runtime: The runtime whose thresholds decide; None for the backend's own.
-
-    Raises:
-        BundleError: The golden images cannot be read.
-        BackendError: The backend failed.
     """
-    thresholds = thresholds_of(bundle.manifest, precision, runtime or runtime_of(backend.name))
-    graph, reference, post_processing = (
-        graph_backend(backend),
-        golden or bundle.golden(),
-        golden_post_processing(bundle),
-    )
-    return [compare_batch(graph, reference, batch, thresholds, precision, post_processing) for batch in batches]
 
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
 
-def require_passed(bundle: Bundle, comparisons: Sequence[Comparison]) -> None:
-    """Raise ``BackendError`` with the first comparison that did not pass."""
-    failed = next((each for each in comparisons if not each.passed), None)
-    if failed is not None:
+    @cached_property
+    def golden(self) -> Golden:
+        """The golden images with the reference's answers; raises ``BundleError`` if they cannot be read."""
+        return self._bundle.golden()
+
+    @property
+    def certificate_batches(self) -> list[int]:
+        """The batch sizes that a certificate compares at, see :func:`certificate_batches`."""
+        return certificate_batches(len(self.golden.images), self._bundle.manifest.max_batch)
+
+    def compare(
+        self, backend: Backend, precision: str, batches: Iterable[int] = (1,), *, runtime: str | None = None
+    ) -> list[Comparison]:
+        """Compare a backend's answers on the golden images with the reference's.
+
+        Args:
+            backend: Runs the bundle's graph. Of a bundle for large frames, the graph of the tiles is compared.
+            precision: The precision of the graph.
+            batches: Batch sizes to compare at; golden images are repeated to fill the last batch.
+            runtime: The runtime whose thresholds decide; None for the backend's own.
+
+        Raises:
+            BundleError: The golden images cannot be read.
+            BackendError: The backend failed.
+        """
+        thresholds = thresholds_of(self._bundle.manifest, precision, runtime or runtime_of(backend.name))
+        graph, post_processing = graph_backend(backend), golden_post_processing(self._bundle)
+        return [compare_batch(graph, self.golden, batch, thresholds, precision, post_processing) for batch in batches]
+
+    def require(self, backend: Backend, precision: str, batches: Iterable[int] = (1,)) -> None:
+        """Raise ``BackendError`` if a backend does not decide the golden images as the reference did.
+
+        Args:
+            backend: As for :meth:`compare`.
+            precision: As for :meth:`compare`.
+            batches: As for :meth:`compare`.
+        """
+        failed = next((each for each in self.compare(backend, precision, batches) if not each.passed), None)
+        if failed is None:
+            return
+        path = self._bundle.path
         raise BackendError(
-            f"'{bundle.path}' does not decide here what was trained",
-            expected=f"{describe_tolerances(failed.precision)} on {failed.images} golden images",
-            received=f"{failed.backend}, {failed.precision}, batch {failed.batch}: {describe_difference(failed)}",
-            fix=f"do not deploy this bundle here; kdx verify {bundle.path} shows the certificate",
+            f"'{path}' does not decide here what was trained",
+            expected=f"{describe_tolerances(precision)} on {failed.images} golden images",
+            received=f"{failed.backend}, {precision}, batch {failed.batch}: {describe_difference(failed)}",
+            fix=f"do not deploy this bundle here; kdx verify {path} shows the certificate",
         )
 
 

@@ -83,7 +83,7 @@ class HeldOutScores:
             return ""
         return (
             f"{self.count} held-out good images and {len(self.defects)} synthetic defects are too few, the least is "
-            f"{LEAST_GOOD} and {LEAST_DEFECTS}; train with more good images, or a larger validation fraction"
+            f"{LEAST_GOOD} and {LEAST_DEFECTS}; train with more good images, or a larger `validation_fraction`"
         )
 
 

@@ -527,11 +527,11 @@ def test_a_bgr_bundle_takes_rgb_frames_too(built, dataset, tiny_options, tmp_pat
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_selftest_measures_what_python_measures(library, bundle, precision):
-    from kdx.verification.golden import check_golden
+    from kdx.verification.golden import GoldenCheck
 
     opened = open_bundle(bundle)
     with kdx.load(bundle, backend="openvino", threads=1, precision=precision) as expected:
-        (compared,) = check_golden(opened, expected.backend, precision)
+        (compared,) = GoldenCheck(opened).compare(expected.backend, precision)
     with Detector(library, bundle, precision) as detector:
         report = detector.selftest()
     allowed = TOLERANCES[precision]

@@ -201,7 +201,7 @@ def test_a_choice_that_no_backend_here_can_carry_out_is_made_again(tiny_bundle, 
 
     monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path))
     opened = open_bundle(tiny_bundle)
-    first = choice.choose_fastest(opened, 1)
+    first = choice.BackendChooser(opened, threads=1).fastest()
     if len(first.candidates) < 2:
         pytest.skip("one backend is installed: nothing is chosen")
     (file,) = (tmp_path / "choices").iterdir()

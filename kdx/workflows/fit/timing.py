@@ -11,7 +11,7 @@ from kdx.loading.bundle_detector import detector_of, detector_on
 from kdx.runtime.backend_table import find_backend
 from kdx.runtime.cycle_time import Contract, hold_to, runs_needed
 from kdx.runtime.detector import Detector
-from kdx.verification.backend_choice import backend_precision_pairs, choose_fastest
+from kdx.verification.backend_choice import BackendChooser, backend_precision_pairs
 from kdx.workflows.fit.trial_records import Timing
 
 # A first look: enough calls for a median, so that what takes several times the budget costs seconds and not minutes.
@@ -118,7 +118,7 @@ def time_as_loaded(
     bundle: Bundle, images: NDArray[np.uint8], *, budget_ms: float, percentile: float, threads: int
 ) -> Timing:
     """Measure a bundle as ``kdx.load`` opens it, with the backend and precision that it chooses."""
-    choice = choose_fastest(bundle, threads)
+    choice = BackendChooser(bundle, threads=threads).fastest()
     with detector_of(bundle, choice.backend, threads, choice.precision) as detector:
         p50_ms = _look(detector, images, budget_ms).p50_ms
         return _final(detector, (choice.backend, choice.precision), images, budget_ms, percentile, p50_ms)

@@ -20,7 +20,7 @@ from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Threshold
 from kdx.calibration.rates import settable_thresholds
-from kdx.calibration.validity import why_uncertain, why_undecided
+from kdx.calibration.validity import CalibrationValidity
 from kdx.folders.data_folder import GOOD, FolderOptions
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
@@ -111,13 +111,14 @@ def notes_of(content: Content) -> list[str]:
     material, result, threshold = content.material, content.result, content.threshold
     found: list[str] = []
     manifest, precision = content.bundle.manifest, content.detector.precision
+    validity = CalibrationValidity(manifest, precision, content.runtime)
     changed = manifest.changed_since(precision, content.runtime)
     if changed is not None:
         found.append(
             f"{changed.capitalize()} was changed after the calibration, whose threshold decides nothing now: calibrate "
             "again. The threshold below is only where the slider begins."
         )
-    elif undecided := why_undecided(manifest, precision, content.runtime):
+    elif undecided := validity.why_undecided:
         found.append(f"{undecided}. The threshold below is only where the slider begins.")
     elif threshold is None:
         found.append(
@@ -129,9 +130,9 @@ def notes_of(content: Content) -> list[str]:
             f"The threshold was chosen on {threshold.defects.images:,} defective images (--with-defects): it fits "
             "those and promises no rate. The command below sets one from good images alone."
         )
-    doubt = why_uncertain(manifest, precision, content.runtime)
-    if doubt is not None:
-        found.append(f"{doubt[0].upper()}{doubt[1:]}.")
+    uncertain = validity.why_uncertain
+    if uncertain is not None:
+        found.append(f"{uncertain[0].upper()}{uncertain[1:]}.")
     if content.detector.roi is not None:
         share = 100 * content.detector.roi.included.mean()
         found.append(f"Only the region of interest counts, {share:.3g} % of the image; the rest is dark in heat maps.")

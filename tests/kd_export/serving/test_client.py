@@ -165,7 +165,7 @@ def test_a_model_of_an_older_kdx_is_refused(ask, banded, frame):
     for name in ("kdx.rules", "kdx.review_threshold", "kdx.frame_limits", "kdx.input", "kdx.map_size"):
         del config.parameters[name]
     file.write_text(text_format.MessageToString(config), encoding="utf-8")
-    with pytest.raises(InputError, match="do not say what decides"):
+    with pytest.raises(InputError, match="do not hold the decision rule"):
         ask(server, frame)
 
 

@@ -30,7 +30,7 @@ def test_the_rate_that_the_error_proposes_is_possible() -> None:
     for count in (1, 7, 58, 98):
         with pytest.raises(DataError) as error:
             quantile_with_interval(np.arange(float(count)), 0.001)
-        proposed = float(error.value.fix.rpartition(" ")[2])
+        proposed = float(error.value.fix.rpartition("=")[2].rstrip("`"))
         assert quantile_with_interval(np.arange(float(count)), proposed)[0] == count - 1
 
 

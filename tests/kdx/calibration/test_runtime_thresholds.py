@@ -16,7 +16,7 @@ import kdx
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
-from kdx.calibration.validity import CalibrationWarning, runtimes_for, why_uncertain
+from kdx.calibration.validity import CalibrationValidity, CalibrationWarning, runtimes_for
 from kdx.decision.verdict import Decision
 from kdx.loading.selftest import run_selftest
 from kdx.loading.served_answers import parameters_of, verdict_of_answer
@@ -171,7 +171,7 @@ def test_a_threshold_of_schema_1_is_doubted_in_the_self_test_and_on_a_server(tmp
     assert said not in run_selftest(bundle, "onnxruntime-cpu", 1, "fp32").checks[1].said
     for precision in ("int8", "fp32"):
         manifest = open_bundle(bundle).manifest
-        doubt = why_uncertain(manifest, precision, "onnxruntime")
+        doubt = CalibrationValidity(manifest, precision, "onnxruntime").why_uncertain
         told = parameters_of(manifest, manifest.threshold_of(precision, "onnxruntime"), doubt)
         anomaly_map = np.full(manifest.map_size, 0.1, np.float32)
         shape = (manifest.input.height, manifest.input.width, manifest.input.channels)

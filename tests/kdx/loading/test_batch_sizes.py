@@ -12,10 +12,9 @@ import pytest
 import kdx
 from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, OptionError
-from kdx.loading import bundle_detector
 from kdx.runtime.kept import Kept
 from kdx.runtime.tiled import graph_batches
-from kdx.verification.golden import check_golden
+from kdx.verification.golden import GoldenCheck
 from tests.students import other_bundle, other_student
 
 # Long enough on any machine; a test that needs it has failed.
@@ -222,11 +221,13 @@ def compared(monkeypatch) -> list[int]:
     """Batch sizes at which golden images were compared."""
     found: list[int] = []
 
-    def spy(bundle, backend, precision, batches):
-        found.extend(batches)
-        return check_golden(bundle, backend, precision, batches)
+    real = GoldenCheck.compare
 
-    monkeypatch.setattr(bundle_detector, "check_golden", spy)
+    def spy(check, backend, precision, batches):
+        found.extend(batches)
+        return real(check, backend, precision, batches)
+
+    monkeypatch.setattr(GoldenCheck, "compare", spy)
     return found
 
 

@@ -131,7 +131,7 @@ def test_parameters_are_taken_as_every_client_returns_them(manifest, told, frame
 @pytest.mark.parametrize("name", ["kdx.rules", "kdx.input", "kdx.map_size", "kdx.frame_limits", "kdx.answer_limits"])
 def test_parameters_that_say_too_little_are_refused(manifest, told, frame, name):
     less = {key: text for key, text in told.items() if key != name}
-    with pytest.raises(InputError, match="do not say what decides") as caught:
+    with pytest.raises(InputError, match="do not hold the decision rule") as caught:
         verdict_of_answer(*answer(manifest, 0.1), frame, less)
     assert "kdx triton" in caught.value.fix
 
@@ -147,7 +147,7 @@ def test_parameters_that_say_too_little_are_refused(manifest, told, frame, name)
     ],
 )  # fmt: skip
 def test_parameters_that_say_something_else_are_refused(manifest, told, frame, changed):
-    with pytest.raises(InputError, match="do not say what decides"):
+    with pytest.raises(InputError, match="do not hold the decision rule"):
         verdict_of_answer(*answer(manifest, 0.1), frame, {**told, **changed})
 
 

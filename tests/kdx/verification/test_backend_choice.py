@@ -15,7 +15,7 @@ from kdx.runtime.backend_table import BACKENDS, BackendInfo
 from kdx.runtime.latency import Latency
 from kdx.verification import backend_choice as module
 from kdx.verification import remembered_choice
-from kdx.verification.backend_choice import choose_fastest
+from kdx.verification.backend_choice import BackendChooser
 
 REAL = BACKENDS["onnxruntime-cpu"]
 
@@ -82,14 +82,14 @@ def machine(monkeypatch, tmp_path):
 
 def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
     machine(Way.make("slow", delay=0.05), Way.make("fast"))
-    first = choose_fastest(open_bundle(tiny_bundle), 1)
+    first = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert (first.backend, first.precision) == ("fast", "fp32")
     by_name = {candidate.backend: candidate for candidate in first.candidates}
     assert by_name["slow"].p50_ms > by_name["fast"].p50_ms
-    assert choose_fastest(open_bundle(tiny_bundle), 1) == first
+    assert BackendChooser(open_bundle(tiny_bundle), threads=1).fastest() == first
     assert Way.opened == {"slow": 1, "fast": 1}
     # Other threads are another question.
-    choose_fastest(open_bundle(tiny_bundle), 2)
+    BackendChooser(open_bundle(tiny_bundle), threads=2).fastest()
     assert Way.opened == {"slow": 2, "fast": 2}
 
 
@@ -97,7 +97,7 @@ def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeyp
     # One backend in two precisions has one name.
     machine(Way.make("slow", delay=0.05), Way.make("fast"))
     monkeypatch.setattr(Wrapped, "name", property(lambda self: "same", lambda self, value: None), raising=False)
-    found = choose_fastest(open_bundle(tiny_bundle), 1)
+    found = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert found.backend == "fast"
     slow, fast = found.candidates
     assert slow.p50_ms >= 50 > fast.p50_ms
@@ -105,7 +105,7 @@ def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeyp
 
 def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machine) -> None:
     machine(Way.make("wrong", factor=1.5), Way.make("right", delay=0.02))
-    found = choose_fastest(open_bundle(tiny_bundle), 1)
+    found = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert found.backend == "right"
     wrong = next(candidate for candidate in found.candidates if candidate.backend == "wrong")
     assert wrong.p50_ms is None
@@ -114,7 +114,7 @@ def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machin
 
 def test_one_that_cannot_be_opened_stands_in_nobodys_way(tiny_bundle, machine) -> None:
     machine(Way.make("broken", error="no driver"), Way.make("works"))
-    found = choose_fastest(open_bundle(tiny_bundle), 1)
+    found = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert found.backend == "works"
     assert any(candidate.reason == "no driver" for candidate in found.candidates)
 
@@ -122,7 +122,7 @@ def test_one_that_cannot_be_opened_stands_in_nobodys_way(tiny_bundle, machine) -
 def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
     machine(Way.make("wrong", factor=1.5), Way.make("broken", error="no driver"))
     with pytest.raises(BackendError, match="no backend on this machine") as error:
-        choose_fastest(open_bundle(tiny_bundle), 1)
+        BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert "wrong fp32" in error.value.received
     assert "no driver" in error.value.received
     assert not (remembered_choice.cache_folder() / "choices").exists()
@@ -130,22 +130,22 @@ def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
 
 def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, monkeypatch) -> None:
     machine(Way.make("a"), Way.make("b", delay=0.05))
-    choose_fastest(open_bundle(tiny_bundle), 1)
+    BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     (remembered,) = (remembered_choice.cache_folder() / "choices").iterdir()
     remembered.write_bytes(b"{")
-    assert choose_fastest(open_bundle(tiny_bundle), 1).backend == "a"
+    assert BackendChooser(open_bundle(tiny_bundle), threads=1).fastest().backend == "a"
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     remembered.unlink()
     monkeypatch.setattr(remembered_choice, "write_atomic", full)
-    assert choose_fastest(open_bundle(tiny_bundle), 1).backend == "a"
+    assert BackendChooser(open_bundle(tiny_bundle), threads=1).fastest().backend == "a"
 
 
 def test_a_single_way_costs_nothing(tiny_bundle, machine) -> None:
     machine(Way.make("only"))
-    assert choose_fastest(open_bundle(tiny_bundle)).backend == "only"
+    assert BackendChooser(open_bundle(tiny_bundle)).fastest().backend == "only"
     assert Way.opened == {}
 
 
@@ -160,13 +160,13 @@ def test_load_runs_what_was_chosen(tiny_bundle, machine) -> None:
 def test_a_precision_that_is_not_there(tiny_bundle, machine) -> None:
     machine(Way.make("a"), Way.make("b"))
     with pytest.raises(BundleError, match="no fp16 graph"):
-        choose_fastest(open_bundle(tiny_bundle), 1, "fp16")
+        BackendChooser(open_bundle(tiny_bundle), threads=1, precision="fp16").fastest()
 
 
 def test_a_precision_that_no_backend_here_runs(trained_int8, machine) -> None:
     machine(Way.make("a"), Way.make("b"))
     with pytest.raises(BackendError, match="no backend on this machine runs int8 graphs"):
-        choose_fastest(trained_int8, 1, "int8")
+        BackendChooser(trained_int8, threads=1, precision="int8").fastest()
 
 
 @pytest.fixture
