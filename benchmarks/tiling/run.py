@@ -37,8 +37,8 @@ from kdx.bundle.checked_files import Graph
 from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.imaging.masks import read_mask
-from kdx.loading.bundle_detector import for_frames
 from kdx.runtime.backend_table import find_backend
+from kdx.runtime.tiled import for_frames
 
 FRAME, SMALL, TILE = (2048, 2448), (768, 1024), 256
 _TRAIN, _TEST, _EPOCHS = 8, 4, 4

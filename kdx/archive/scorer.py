@@ -118,7 +118,8 @@ class ShardScorer(ClosesOnExit):
             error = _reason(found, file, path)
             if not self._root.is_dir():
                 raise DataError(
-                    f"the archive '{self._root}' is gone", fix="mount it again, and run the same command again to continue"
+                    f"the archive '{self._root}' is gone",
+                    fix="mount it, and run the same command again to continue",
                 ) from found
         # Any other error of a decoder or a file system concerns this image alone.
         except Exception as found:

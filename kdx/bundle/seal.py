@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from kdx.bundle.manifest import SIGNATURE
 from kdx.errors import BundleError
+from kdx.storage.json_records import UNREADABLE
 
 SIGN_AGAIN = "sign it again where the key is kept (kdx sign)"
 
@@ -59,3 +61,19 @@ class Seal:
                 received=f"sha256 {received}",
                 fix=fix,
             )
+
+
+def decode_statement(path: Path, text: str) -> Statement:
+    """Decode the signed text of a bundle's signature.
+
+    Args:
+        path: The bundle's folder, for messages.
+        text: The signed text.
+
+    Raises:
+        BundleError: The text is not valid.
+    """
+    try:
+        return msgspec.json.decode(text.encode(), type=Statement)
+    except UNREADABLE as error:
+        raise BundleError(f"'{path / SIGNATURE}' is not valid: {error}", fix=SIGN_AGAIN) from error

@@ -18,10 +18,10 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import PLAN, RECORD, Engine, engines_of
 from kdx.bundle.keys import PublicKeys, public_keys
 from kdx.bundle.manifest import INDEX, SIGNATURE
-from kdx.bundle.seal import SIGN_AGAIN, Seal, Statement
+from kdx.bundle.seal import SIGN_AGAIN, Seal, decode_statement
 from kdx.errors import BundleError
 from kdx.storage.files import sha256_bytes, sha256_file
-from kdx.storage.json_records import UNREADABLE, read_record
+from kdx.storage.json_records import read_record
 
 SCHEMA = 1
 ALGORITHM = "ed25519"
@@ -85,7 +85,7 @@ def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
             received=f"a {SIGNATURE} that was altered or forged",
             fix="do not use this bundle, or have it signed again",
         ) from error
-    seal = Seal(file.key_sha256, _statement(path, file.statement))
+    seal = Seal(file.key_sha256, decode_statement(path, file.statement))
     received = sha256_bytes(index)
     if received != seal.statement.index_sha256:
         raise BundleError(
@@ -106,7 +106,7 @@ def read_seal(path: Path, index: bytes) -> tuple[Seal, bool] | None:
     file = _read(path)
     if file is None:
         return None
-    statement = _statement(path, file.statement)
+    statement = decode_statement(path, file.statement)
     return Seal(file.key_sha256, statement), statement.index_sha256 == sha256_bytes(index)
 
 
@@ -140,13 +140,6 @@ def _read(path: Path) -> SignatureFile | None:
     if not file.is_file():
         return None
     return read_record(file, SignatureFile, error=BundleError, fix=SIGN_AGAIN, supported=SCHEMA)
-
-
-def _statement(path: Path, text: str) -> Statement:
-    try:
-        return msgspec.json.decode(text.encode(), type=Statement)
-    except UNREADABLE as error:
-        raise BundleError(f"'{path / SIGNATURE}' is not valid: {error}", fix=SIGN_AGAIN) from error
 
 
 def _list(keys: Iterable[str]) -> str:

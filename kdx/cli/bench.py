@@ -53,8 +53,8 @@ def bench(
     filter apart. With --budget-ms, one backend is held to a cycle time instead.
     """
     from kdx.bundle.open import open_bundle
-    from kdx.loading.bundle_detector import for_frames
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+    from kdx.runtime.tiled import for_frames
     from kdx.verification.backend_choice import backend_precision_pairs
 
     if output is not None:

@@ -157,8 +157,8 @@ def _gather(
 def _time(bundle: Bundle, threads: int | None, progress: Progress) -> Timing:
     from kdx.cli.bench import package_versions
     from kdx.errors import BackendError
-    from kdx.loading.bundle_detector import for_frames
     from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+    from kdx.runtime.tiled import for_frames
     from kdx.verification.backend_choice import backend_precision_pairs
     from kdx.workflows.report.page import Timing
 

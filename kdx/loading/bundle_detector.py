@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import Manifest
-from kdx.decision.answers import AnswerLimits, answer_limits
 from kdx.decision.rule import DecisionRule
 from kdx.errors import BackendError, BundleError, OptionError
-from kdx.imaging.tiling import Stitcher
 from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
-from kdx.runtime.tiled import Tiled, graph_backend, graph_batches
+from kdx.runtime.tiled import for_frames, graph_backend, graph_batches
 from kdx.verification.backend_choice import BackendChooser
 from kdx.verification.golden import GoldenCheck
 
@@ -129,16 +126,3 @@ def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
     return Detector(
         for_frames(backend, manifest), manifest.camera, rule, max_batch=manifest.max_batch, precision=precision
     )
-
-
-def for_frames(backend: Backend, manifest: Manifest) -> Backend:
-    """Return a backend for the camera's frames, given one that runs a bundle's graph: the same, or one on tiles."""
-    if manifest.tiling is None:
-        return backend
-    tile = manifest.input.height, manifest.input.width
-    return Tiled(backend, Stitcher(manifest.tiling, tile, manifest.map_size), limits_of_answers(manifest))
-
-
-def limits_of_answers(manifest: Manifest) -> AnswerLimits:
-    """Return the lowest map value and score that a bundle's method can give."""
-    return answer_limits(manifest.pair, manifest.map_size)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.decision.answers import AnswerLimits
+from kdx.bundle.manifest import Manifest
+from kdx.decision.answers import AnswerLimits, answer_limits
 from kdx.errors import BackendError
 from kdx.imaging.tiling import Stitcher
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
@@ -72,6 +73,16 @@ class Tiled(ClosesOnExit):
     def close(self) -> None:
         """Free the graph."""
         self.graph.close()
+
+
+def for_frames(backend: Backend, manifest: Manifest) -> Backend:
+    """Return a backend for the camera's frames, given one that runs a bundle's graph: the same, or one on tiles."""
+    if manifest.tiling is None:
+        return backend
+    tile = manifest.input.height, manifest.input.width
+    return Tiled(
+        backend, Stitcher(manifest.tiling, tile, manifest.map_size), answer_limits(manifest.pair, manifest.map_size)
+    )
 
 
 def graph_batches(backend: Backend, sizes: Iterable[int], most: int) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.signature import require_signed_engines
@@ -23,23 +24,21 @@ from kdx.verification.remembered_choice import BackendCandidate, BackendChoice, 
 _RUNS, _WARM_UP = 60, 5
 
 
+@dataclass(frozen=True)
 class BackendChooser:
     """Chooses the backend and the precision that run a bundle.
 
-    Args:
+    Attributes:
         bundle: The bundle.
         backend: A backend's name, or ``auto`` for the fastest that decides what was trained.
         threads: Threads within an operation, as the detector will have them.
         precision: The only precision to consider; None for what the backend is for, with ``auto`` for all.
     """
 
-    def __init__(
-        self, bundle: Bundle, backend: str = "auto", threads: int | None = None, precision: str | None = None
-    ) -> None:
-        self._bundle = bundle
-        self._backend = backend
-        self._threads = threads
-        self._precision = precision
+    bundle: Bundle
+    backend: str = "auto"
+    threads: int | None = None
+    precision: str | None = None
 
     def choose(self) -> tuple[BackendInfo, str]:
         """Return the backend and the precision.
@@ -49,14 +48,14 @@ class BackendChooser:
             BundleError: The bundle holds no graph of that precision; or a signature was required, and it does not
                 cover an engine that could be run.
         """
-        bundle, precision = self._bundle, self._precision
-        considered = BACKENDS.values() if self._backend == "auto" else [find_backend(self._backend)]
+        bundle, precision = self.bundle, self.precision
+        considered = BACKENDS.values() if self.backend == "auto" else [find_backend(self.backend)]
         if bundle.seal is not None and any(info.engine and info.is_usable() for info in considered):
             require_signed_engines(bundle)
-        if self._backend == "auto":
+        if self.backend == "auto":
             choice = self.fastest()
             return find_backend(choice.backend), choice.precision
-        info = find_backend(self._backend)
+        info = find_backend(self.backend)
         if precision is None:
             precisions = bundle.manifest.precisions
             precision = info.choose_precision([p for p in precisions if bundle.manifest.decides_alike(p, info.runtime)])
@@ -70,7 +69,7 @@ class BackendChooser:
             BackendError: No backend is installed, or none decides what was trained.
             BundleError: The bundle holds no graph of the precision.
         """
-        bundle, precision = self._bundle, self._precision
+        bundle, precision = self.bundle, self.precision
         if precision is not None:
             bundle.graph_of(precision)
         pairs = self._calibrated_pairs()
@@ -85,25 +84,25 @@ class BackendChooser:
             info, only = pairs[0]
             candidates = [BackendCandidate(backend=info.name, precision=only)]
             return BackendChoice(backend=info.name, precision=only, candidates=candidates, created=now())
-        file = ChoiceFile(bundle, pairs, self._threads)
+        file = ChoiceFile(bundle, pairs, self.threads)
         remembered = file.read()
         names = {(info.name, each) for info, each in pairs}
         if remembered is not None and (remembered.backend, remembered.precision) in names:
             return remembered
-        choice = _measure(bundle, pairs, self._threads)
+        choice = _measure(bundle, pairs, self.threads)
         file.write(choice)
         return choice
 
     def forget(self) -> bool:
         """Forget what :meth:`fastest` remembers, so that it measures again; return whether there was anything."""
-        return self._backend == "auto" and ChoiceFile(self._bundle, self._calibrated_pairs(), self._threads).remove()
+        return self.backend == "auto" and ChoiceFile(self.bundle, self._calibrated_pairs(), self.threads).remove()
 
     def _calibrated_pairs(self) -> list[tuple[BackendInfo, str]]:
         """Return the pairs that can decide wherever FP32 can."""
         return [
             (info, precision)
-            for info, precision in backend_precision_pairs(self._bundle)
-            if self._precision in {None, precision} and self._bundle.manifest.decides_alike(precision, info.runtime)
+            for info, precision in backend_precision_pairs(self.bundle)
+            if self.precision in {None, precision} and self.bundle.manifest.decides_alike(precision, info.runtime)
         ]
 
 

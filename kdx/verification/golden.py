@@ -7,6 +7,7 @@ load, the self-test, the choice of a backend and the certificate compare with :c
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
@@ -57,25 +58,25 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool = False
 
 
+@dataclass(frozen=True, eq=False)
 class GoldenCheck:
     """Compares backends with the reference on a bundle's golden images, which are read once.
 
-    Args:
+    Attributes:
         bundle: The bundle.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+    bundle: Bundle
 
     @cached_property
     def golden(self) -> Golden:
         """The golden images with the reference's answers; raises ``BundleError`` if they cannot be read."""
-        return self._bundle.golden()
+        return self.bundle.golden()
 
     @property
     def certificate_batches(self) -> list[int]:
         """The batch sizes that a certificate compares at, see :func:`certificate_batches`."""
-        return certificate_batches(len(self.golden.images), self._bundle.manifest.max_batch)
+        return certificate_batches(len(self.golden.images), self.bundle.manifest.max_batch)
 
     def compare(
         self, backend: Backend, precision: str, batches: Iterable[int] = (1,), *, runtime: str | None = None
@@ -92,8 +93,8 @@ class GoldenCheck:
             BundleError: The golden images cannot be read.
             BackendError: The backend failed.
         """
-        thresholds = thresholds_of(self._bundle.manifest, precision, runtime or runtime_of(backend.name))
-        graph, post_processing = graph_backend(backend), golden_post_processing(self._bundle)
+        thresholds = thresholds_of(self.bundle.manifest, precision, runtime or runtime_of(backend.name))
+        graph, post_processing = graph_backend(backend), golden_post_processing(self.bundle)
         return [compare_batch(graph, self.golden, batch, thresholds, precision, post_processing) for batch in batches]
 
     def require(self, backend: Backend, precision: str, batches: Iterable[int] = (1,)) -> None:
@@ -107,7 +108,7 @@ class GoldenCheck:
         failed = next((each for each in self.compare(backend, precision, batches) if not each.passed), None)
         if failed is None:
             return
-        path = self._bundle.path
+        path = self.bundle.path
         raise BackendError(
             f"'{path}' does not decide here what was trained",
             expected=f"{describe_tolerances(precision)} on {failed.images} golden images",
@@ -164,6 +165,7 @@ def compare_batch(
     relative = map_differences(golden.maps, outputs.maps)
     scale = np.maximum(np.abs(golden.scores), np.median(np.abs(golden.scores))).clip(1e-30)
     score_max, map_max = float((np.abs(outputs.scores - golden.scores) / scale).max()), float(relative.max())
+    map_sqnr_db = _sqnr_db(golden.maps, outputs.maps)
     flips = None
     if thresholds is not None:
         flips = _count_flips(golden, outputs, thresholds, tolerances.tie, post_processing or PostProcessing())
@@ -172,7 +174,7 @@ def compare_batch(
         score_max=score_max,
         map_max=map_max,
         map_p99=float(np.quantile(relative, 0.99)),
-        map_sqnr_db=_sqnr_db(golden.maps, outputs.maps),
+        map_sqnr_db=map_sqnr_db,
         flips=flips,
         passed=score_max <= tolerances.score and map_max <= tolerances.map and not flips,
     )

@@ -1,0 +1,57 @@
+"""Checks that the parts of a manifest fit together, beyond what its types say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdx.bundle.manifest import INDEX, Manifest
+from kdx.bundle.variants import OWN_THRESHOLD, graph_file
+from kdx.errors import BundleError, KdxError
+
+
+def require_consistent(manifest: Manifest, path: Path) -> None:
+    """Check that tiles, frame limits and thresholds fit the graphs.
+
+    Args:
+        manifest: The manifest.
+        path: The bundle's folder, for messages.
+
+    Raises:
+        BundleError: Something does not fit.
+    """
+    _require_tiling(manifest, path)
+    _require_frame_limits(manifest, path)
+    _require_thresholds(manifest, path)
+
+
+def _require_tiling(manifest: Manifest, path: Path) -> None:
+    if manifest.tiling is None:
+        return
+    try:
+        manifest.tiling.require_fits((manifest.input.height, manifest.input.width), manifest.map_size)
+        manifest.camera  # noqa: B018 - raises for a frame that is too large
+    except KdxError as error:
+        raise BundleError(
+            f"{INDEX} of '{path}' is not valid: {error.message}", fix="export the bundle again"
+        ) from error
+
+
+def _require_frame_limits(manifest: Manifest, path: Path) -> None:
+    channels = len(manifest.frame_limits.channels)
+    if channels not in {0, manifest.input.channels}:
+        raise BundleError(
+            f"{INDEX} of '{path}' is not valid: its frame limits have {channels} channels",
+            expected=f"{manifest.input.channels}, or none",
+            fix="calibrate again",
+        )
+
+
+def _require_thresholds(manifest: Manifest, path: Path) -> None:
+    for precision in manifest.precisions:
+        is_own = precision in OWN_THRESHOLD
+        stored = manifest.own_thresholds(precision).values() if is_own else [manifest.threshold]
+        calibrated_on = manifest.files[graph_file(precision if is_own else "fp32")]
+        if any(threshold is not None and threshold.graph_sha256 != calibrated_on for threshold in stored):
+            raise BundleError(
+                f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
+            )
