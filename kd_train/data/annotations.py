@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdx.errors import ImageError
 from kdx.folders.data_folder import TestImage
-from kdx.imaging.images import image_facts
+from kdx.imaging.images import read_header
 from kdx.imaging.masks import read_mask
 from kdx.imaging.resampling import any_within
 from kdx.progress import SILENT, Progress
@@ -131,7 +131,7 @@ def _checked(
             return None
         return np.zeros(map_size, dtype=bool)
     try:
-        size = image_facts(image.path)[:2]
+        size = read_header(image.path)[:2]
     except ImageError:
         size = None  # the image is counted where it is read
     mask = read_mask(image.mask, size)

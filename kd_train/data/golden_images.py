@@ -13,7 +13,7 @@ from kd_train.data.image_records import ImageRecord
 from kdx.bundle.bundle import Bundle
 from kdx.errors import ImageError
 from kdx.folders.data_folder import ImageFolder, TestImage
-from kdx.imaging.images import InputSpec, encode_png, image_facts, read_image
+from kdx.imaging.images import InputSpec, encode_png, read_header, read_image
 from kdx.imaging.masks import read_mask
 from kdx.remarks import Remark, remark
 
@@ -79,7 +79,7 @@ def golden_among(bundle: Bundle, test: Sequence[TestImage]) -> list[Path]:
 
 
 def _tile(path: Path, image: TestImage | None, spec: InputSpec) -> NDArray[np.uint8]:
-    width, height, _ = image_facts(path)
+    width, height, _ = read_header(path)
     whole = read_image(path, msgspec.structs.replace(spec, height=height, width=width))
     centre = height / 2, width / 2
     if image is not None and image.mask is not None:

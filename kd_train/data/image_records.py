@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from kdx.errors import DataError, ImageError, OptionError, TrainingError
-from kdx.imaging.image_identity import Identity, facts_of
-from kdx.imaging.images import InputSpec, image_facts
+from kdx.imaging.image_identity import Identity, content_of
+from kdx.imaging.images import InputSpec, read_header
 from kdx.progress import SILENT, Progress, track
 
 
@@ -94,8 +94,8 @@ def scan_images(paths: Sequence[Path], bad: BadImages, progress: Progress = SILE
 
 def _scan_one(path: Path) -> ImageRecord | tuple[Path, str]:
     try:
-        width, height, is_grey = image_facts(path)
-        facts = facts_of(path)
+        width, height, is_grey = read_header(path)
+        facts = content_of(path)
         if isinstance(facts, Identity):  # it will fail where it is decoded
             return ImageRecord(path, facts.file, width, height, is_grey)
         found = facts.identity

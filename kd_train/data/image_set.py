@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd_train.data.image_records import BadImages, ImageRecord
 from kdx.errors import ImageError, TrainingError
-from kdx.imaging.images import InputSpec, read_with_levels
+from kdx.imaging.images import InputSpec, read_with_range
 from kdx.imaging.tiling import plan_tiles
-from kdx.imaging.value_range import Levels, warn_if_narrow
+from kdx.imaging.value_range import ValueRange, warn_if_narrow
 from kdx.progress import SILENT, Progress
 
 
@@ -39,13 +39,13 @@ class Cuts:
     size: tuple[int, int]
     corners: tuple[tuple[int, int], ...] = ((0, 0),)
 
-    def read(self) -> tuple[NDArray[np.uint8], Levels | None]:
+    def read(self) -> tuple[NDArray[np.uint8], ValueRange | None]:
         """Return the images ``(K, H, W, C)``, and which 16-bit values the file holds.
 
         Raises:
             ImageError: The file cannot be read.
         """
-        whole, levels = read_with_levels(self.path, self.spec)
+        whole, levels = read_with_range(self.path, self.spec)
         height, width = self.size
         return np.stack([whole[row : row + height, column : column + width] for row, column in self.corners]), levels
 
@@ -62,7 +62,7 @@ def cuts_of(record: ImageRecord, spec: InputSpec, *, tiles: bool) -> Cuts:
 
 # Index of a file; all images of it, or why it cannot be read; which 16-bit values it holds, which is said here and not
 # by the process that decoded it.
-Decoded = tuple[int, NDArray[np.uint8] | str, Levels | None]
+Decoded = tuple[int, NDArray[np.uint8] | str, ValueRange | None]
 
 
 class _Decoding(Dataset[Any]):

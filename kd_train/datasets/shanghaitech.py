@@ -17,7 +17,7 @@ from kd_train.datasets.video import every_nth_frame
 from kdx.errors import DataError
 from kdx.folders.data_folder import GOOD, ImageFolder, folders, image_files, open_folder
 from kdx.folders.image_search import entries
-from kdx.imaging.images import encode_png, image_facts
+from kdx.imaging.images import encode_png, read_header
 from kdx.progress import track
 
 STEP = 5
@@ -92,7 +92,7 @@ def _unpack_test(home: Path, clip: Path, target: Path) -> None:
     is_anomalous = _read_array(_frame_labels(home, clip), (len(frames),))
     # The masks of all clips, or none: without them image scores can still be evaluated.
     has_masks = is_folder(home / "testing/test_pixel_mask")
-    width, height, _ = image_facts(frames[0])
+    width, height, _ = read_header(frames[0])
     masks = _read_array(_pixel_masks(home, clip), (len(frames), height, width)) if has_masks else None
     for index, frame in _every_nth_file(clip):
         kind = _ANOMALY if is_anomalous[index] else GOOD

@@ -22,7 +22,7 @@ from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
 from kdx.errors import DataError, GateError, OptionError
 from kdx.folders.image_search import LeftOut
-from kdx.imaging.lost_colour import COLOUR, COLOUR_TEXT
+from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
 from kdx.imaging.value_range import union
 from kdx.progress import Progress
 from kdx.remarks import FIRST, Remark

@@ -6,7 +6,7 @@ from collections import Counter
 
 import msgspec
 
-from kdx.imaging.value_range import Levels
+from kdx.imaging.value_range import ValueRange
 from kdx.remarks import Remark
 
 SCHEMA = 1
@@ -122,7 +122,7 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     sha256: str | None = None
     milliseconds: float = 0.0
-    levels: Levels | None = None
+    levels: ValueRange | None = None
     loses_colour: bool = False
 
 
@@ -150,7 +150,7 @@ class ShardResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     worker: str
     narrow: int = 0
-    narrow_levels: Levels | None = None
+    narrow_levels: ValueRange | None = None
     narrow_example: str = ""
     colour: tuple[str, ...] = ()
     colour_count: int = 0
@@ -220,7 +220,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     remarks: list[Remark]
     this_run: ThisRun
     narrow: int = 0
-    narrow_levels: Levels | None = None
+    narrow_levels: ValueRange | None = None
     narrow_example: str = ""
 
 

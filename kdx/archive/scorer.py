@@ -18,9 +18,9 @@ from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import bundle_of
 from kdx.errors import BackendError, BundleError, DataError, ImageError
-from kdx.imaging.images import read_with_levels
-from kdx.imaging.lost_colour import loses_colour
-from kdx.imaging.value_range import Levels
+from kdx.imaging.grey_conversion import is_converted_to_grey
+from kdx.imaging.images import read_with_range
+from kdx.imaging.value_range import ValueRange
 from kdx.loading.bundle_detector import detector_of
 from kdx.runtime.backend import ClosesOnExit
 from kdx.storage.files import sha256_bytes, sha256_file
@@ -45,7 +45,7 @@ class _Read:
     error: str
     sha256: str | None
     seconds: float
-    levels: Levels | None
+    levels: ValueRange | None
     loses_colour: bool
 
 
@@ -112,8 +112,8 @@ class ShardScorer(ClosesOnExit):
         file = self._root / path
         pixels, levels, error, in_grey = None, None, "", False
         try:
-            pixels, levels = read_with_levels(file, self._detector.input)
-            in_grey = loses_colour(file, self._detector.input)
+            pixels, levels = read_with_range(file, self._detector.input)
+            in_grey = is_converted_to_grey(file, self._detector.input)
         except ImageError as found:
             error = _reason(found, file, path)
             if not self._root.is_dir():

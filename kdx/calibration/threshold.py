@@ -25,8 +25,8 @@ from kdx.errors import DataError
 from kdx.folders.copies import unknown
 from kdx.folders.image_sizes import require_size
 from kdx.imaging.frame_faults import FrameLimits
+from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.imaging.image_identity import KnownImages, nearly_repeated
-from kdx.imaging.lost_colour import misfits
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark, remark
 from kdx.runtime.detector import Detector
@@ -138,7 +138,7 @@ def calibrate(
         defects=choice,
     )
     limits, outliers = frame_limits_of(bundle, good.frames)
-    colours = misfits([*good_images, *defective_images], detector.input)
+    colours = grey_conversion_remarks([*good_images, *defective_images], detector.input)
     remarks = (*colours, *_remarks(good, defective, scorer.trained))
     return Calibration(threshold, values, good.trained_on, scorer.bad, good.faults, limits, outliers, remarks)
 

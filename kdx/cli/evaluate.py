@@ -56,7 +56,7 @@ def evaluate(
         from kd_train.datasets import open_data
         from kd_train.evaluation.evaluate import evaluate as evaluate_detector
         from kdx.folders.copies import in_test
-        from kdx.imaging.lost_colour import misfits
+        from kdx.imaging.grey_conversion import grey_conversion_remarks
     from kdx.bundle.open import open_bundle
     from kdx.folders.data_folder import FolderOptions, require_test
     from kdx.loading.load import is_run, load
@@ -78,7 +78,7 @@ def evaluate(
     remarks = in_test(folder.test, _trained_on(detector), progress_for(json))
     if not is_run(detector):
         remarks += golden_remarks(open_bundle(detector), folder.test)
-    remarks += misfits([image.path for image in folder.test], loaded.input)
+    remarks += grey_conversion_remarks([image.path for image in folder.test], loaded.input)
     result = replace(result, remarks=(*folder.remarks, *remarks))
     if output is not None:
         write_json(output, result)

@@ -69,7 +69,7 @@ def predict(
     image reaches, and outlined at it. With --also, several bundles judge each image; teachers that they have in common
     are held once.
     """
-    from kdx.imaging.lost_colour import COLOUR, COLOUR_TEXT
+    from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
 
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
@@ -142,7 +142,7 @@ def judge(
     With other bundles, a record is one bundle's verdict on an image, and names the bundle.
     """
     from kdx.errors import ImageError
-    from kdx.imaging.lost_colour import loses_colour
+    from kdx.imaging.grey_conversion import is_converted_to_grey
 
     bundles = _bundle_names([bundle, *also])
     keys = require_signature or None
@@ -164,7 +164,7 @@ def judge(
                 if each is not None:
                     each({"image": str(path), "error": error.as_dict()})
                 continue
-            if colour is not None and any(loses_colour(path, group[name].input) for name in group):
+            if colour is not None and any(is_converted_to_grey(path, group[name].input) for name in group):
                 colour.append(path)
             for name, image, verdict in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}

@@ -22,7 +22,7 @@ from kdx.cli.output import (
     say_nothing,
     warn,
 )
-from kdx.imaging.value_range import narrow_said
+from kdx.imaging.value_range import describe_narrow
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def show(folder: Path, summary: Summary) -> None:
     if summary.threshold is None:
         err.print("[yellow]not calibrated:[/] no verdicts, only scores; calibrate first, and begin again with --force")
     if summary.narrow_levels is not None:
-        warn(narrow_said(summary.narrow, summary.narrow_example, summary.narrow_levels))
+        warn(describe_narrow(summary.narrow, summary.narrow_example, summary.narrow_levels))
     for example in summary.bad_examples:
         err.print(f"[yellow]skipped:[/] {escape(example['path'])}: {escape(example['error'])}")
     if summary.bad > len(summary.bad_examples):

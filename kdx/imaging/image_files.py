@@ -1,7 +1,7 @@
-"""Image files opened: one picture, the right way up, of a kind that is read without loss, or refused by name.
+"""Opening image files: one picture, turned upright, of a kind that is read without loss; others raise an error.
 
-Everything that Pillow would do in silence is decided here: it reads the first picture of several, drops transparency,
-keeps the high bytes of 16-bit colour, and leaves EXIF orientation to whoever asks.
+Pillow would silently read the first picture of several, drop transparency, keep only the high bytes of 16-bit colour,
+and ignore the EXIF orientation. This module handles or refuses each of these cases.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from kdx.errors import ImageError, KdxError
 from kdx.imaging.other_formats import CAMERA_RAW, HEAD, other_format
 from kdx.imaging.pages import require_one_picture, tags_of
 
-# A file that declares more pixels than this is refused before it is decoded: beyond the largest machine-vision
-# sensors (151 megapixels), and a decompression bomb otherwise.
+# A file that declares more pixels than this is refused before it is decoded: the largest machine-vision sensors have
+# 151 megapixels, so it is probably a decompression bomb.
 MAX_PIXELS = 160_000_000
-# What is decoded, whatever a file is called. Pillow knows formats that no camera writes; one of them (EPS) runs another
-# program to be decoded.
+# The formats that are decoded, whatever the name of the file. Pillow knows formats that no camera writes; for one of
+# them (EPS) it runs another program.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Pillow warns where this limit decides. Set once: changing filters around each call is not safe between threads.
+# Pillow warns about large pictures, which MAX_PIXELS decides here. The filter is set once, because changing filters
+# around each call is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 EIGHT_BIT_GREY = frozenset({"1", "L", "LA", "La"})
-_EXTRA_SAMPLES = "samples that are no colour and no alpha, such as near infrared"
+_EXTRA_SAMPLES = "samples that are neither colour nor alpha, such as near infrared"
 _UNSUPPORTED = {
-    _EXTRA_SAMPLES: "write the channels that are to be judged, one or three, to a file of their own",
-    "CMYK": "convert it to RGB with the profile that it was made for: magick FILE -colorspace sRGB FILE.png",
-    "F": "scale it to 16-bit integers by a range of your choice, and name that range (--sixteen-bit-range)",
+    _EXTRA_SAMPLES: "write the one or three channels that are to be inspected to a separate file",
+    "CMYK": "convert it to RGB with its own colour profile: magick FILE -colorspace sRGB FILE.png",
+    "F": "scale it to 16-bit integers by a range of your choice, and declare that range: `sixteen_bit_range`",
 }
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,25 +50,25 @@ _TURNS = {
 }
 _ORIENTATION = int(ExifTags.Base.Orientation)
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
-# TIFF tags that say what a picture's numbers mean, and values of them.
+# The TIFF tags that say what a picture's numbers mean, and two of their values.
 _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _SAMPLE_FORMAT = 258, 262, 277, 338, 339
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 @contextmanager
 def open_image(path: Path, data: bytes | None = None) -> Iterator[ImageFile]:
-    """Open a file and check what its header says: one picture, not too large.
+    """Open a file and check by its header that it holds one picture that is not too large.
 
     Args:
         path: The file.
-        data: Its content, where that was read already; the path is for messages then.
+        data: The content of the file, if it was read already; the path is only for messages then.
 
     Raises:
-        ImageError: Missing, empty, not an image that is read, too large, or several pictures.
+        ImageError: The file is missing, empty, not a readable image, too large, or holds several pictures.
     """
     with ExitStack() as held:
-        # Not by its name: Pillow would map an uncompressed TIFF into memory with its sides as they are once it is
-        # turned, and scramble it.
+        # Not opened by name: Pillow would map an uncompressed TIFF into memory with width and height already exchanged
+        # by its orientation, and scramble it.
         file = held.enter_context(_file_of(path) if data is None else io.BytesIO(data))
         image = held.enter_context(_identified(path, file))
         pixels = image.width * image.height
@@ -78,6 +79,26 @@ def open_image(path: Path, data: bytes | None = None) -> Iterator[ImageFile]:
         with decoding(path):
             require_one_picture(path, image)
         yield image
+
+
+@contextmanager
+def open_picture(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image, int | None]]:
+    """Decode a file to a picture without alpha channel, turned upright.
+
+    Args:
+        path: The file.
+        data: As for :func:`open_image`.
+
+    Yields:
+        The picture, and :func:`declared_maximum`.
+
+    Raises:
+        ImageError: As for :func:`open_image`; or the picture is of an unsupported kind, damaged, or transparent.
+    """
+    with open_image(path, data) as image:
+        require_supported(path, image)
+        maximum = declared_maximum(image)
+        yield without_alpha(path, load_upright(path, image)), maximum
 
 
 def _file_of(path: Path) -> BinaryIO:
@@ -100,11 +121,11 @@ def _identified(path: Path, file: BinaryIO) -> ImageFile:
         file.seek(0)
         other = other_format(path, file.read(HEAD))
         if other is not None:
-            raise ImageError(f"'{path}' is not an image that can be read, but {other.title}", fix=other.fix) from error
-        raise ImageError(f"'{path}' is not an image that can be read", fix="replace or remove the file") from error
+            raise ImageError(f"'{path}' is not a readable image, but {other.title}", fix=other.fix) from error
+        raise ImageError(f"'{path}' is not a readable image", fix="replace or remove the file") from error
     if path.suffix.lower() in CAMERA_RAW.suffixes:
         raise ImageError(
-            f"'{path}' is {CAMERA_RAW.title}: what opens as an image is a preview in it",
+            f"'{path}' is {CAMERA_RAW.title}: only the preview in it opens as an image",
             expected="one image",
             fix=CAMERA_RAW.fix,
         )
@@ -113,26 +134,26 @@ def _identified(path: Path, file: BinaryIO) -> ImageFile:
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises into an ``ImageError``."""
+    """Convert every error of a decoder to an ``ImageError``."""
     try:
         yield
     except KdxError:
         raise
     except MemoryError as error:
-        raise too_large(path, "more pixels than the memory is enough for: the memory is short") from error
-    except Exception as error:  # as above
+        raise too_large(path, "more pixels than fit into the free memory") from error
+    except Exception as error:  # Pillow raises nearly anything on damaged data
         raise ImageError(
             f"'{path}' is damaged: {str(error) or type(error).__name__}", fix="replace or remove the file"
         ) from error
 
 
 def require_supported(path: Path, image: ImageFile) -> None:
-    """Check, before loading, that a picture is of a kind whose values are read as they are.
+    """Check, before loading, that a picture is of a kind whose values Pillow reads unchanged.
 
     Raises:
-        ImageError: It is not.
+        ImageError: The picture is of another kind.
     """
-    # Pillow keeps the high bytes of 16-bit colour in silence; only before loading does it say so.
+    # Pillow silently keeps only the high bytes of 16-bit colour, and tells so only before loading.
     kind = "16-bit colour" if _is_wide_colour(image) else _odd_tiff(image)
     if kind is None and image.mode not in _UNSUPPORTED and image.mode not in {"HSV", "LAB", "YCbCr"}:
         return
@@ -148,11 +169,11 @@ def load_upright(path: Path, image: ImageFile) -> Image.Image:
     """Decode a picture, turned as its EXIF orientation says.
 
     Raises:
-        ImageError: It is damaged.
+        ImageError: The file is damaged.
     """
     with decoding(path):
         image.load()
-        # Pillow turns TIFF as it loads them.
+        # Pillow turns a TIFF while loading it.
         turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image))
         return image if turn is None else image.transpose(turn)
 
@@ -161,13 +182,13 @@ def without_alpha(path: Path, image: Image.Image) -> Image.Image:
     """Return a loaded picture without its alpha channel, which must be opaque everywhere.
 
     Raises:
-        ImageError: It is not: what colour lies under it, and whether it counts, nobody can tell.
+        ImageError: A pixel is transparent: which colour is under it, and whether that matters, is unknown.
     """
     with decoding(path):
         if "transparency" not in image.info and not image.mode.endswith(("A", "a")):
             return image
         bare = image
-        if image.mode in DEEP_GREY:  # a grey value that stands for transparent
+        if image.mode in DEEP_GREY:  # one grey value means transparent
             covers = not (np.asarray(image) == image.info["transparency"]).any()
         else:
             full = image if image.mode in {"RGBA", "LA"} else image.convert("LA" if image.mode == "La" else "RGBA")
@@ -187,20 +208,20 @@ def without_alpha(path: Path, image: Image.Image) -> Image.Image:
 
 
 def upright_size(path: Path, image: ImageFile) -> tuple[int, int]:
-    """Return the width and height that a picture has when it is the right way up, without decoding it."""
+    """Return the width and height of the upright picture, without decoding it."""
     with decoding(path):
         is_late = image.format == "PNG" and _has_late_metadata(image)
         if is_late:
             image.load()
-        # Pillow says a TIFF's size as it will be, by its own tag, but not by one in XMP.
+        # Pillow reports the upright size of a TIFF by its own orientation tag, but not by one in XMP.
         is_turned = image.format == "TIFF" and _ORIENTATION in tags_of(image)
-        # PNG's own getexif decodes the picture, in case metadata follows it.
+        # Pillow's getexif for PNG would decode the picture, in case metadata follows it.
         swaps = not is_turned and _orientation(image) in _SWAPS_SIDES
         return (image.height, image.width) if swaps else (image.width, image.height)
 
 
 def declared_maximum(image: ImageFile) -> int | None:
-    """Return the largest value that a netpbm file's header declares; None for other files. Before loading only."""
+    """Return the largest value that a netpbm file declares, None for other files. Call it before loading."""
     if image.format != "PPM" or image.mode != "I":
         return None
     arguments = image.tile[0].args
@@ -229,18 +250,18 @@ def _is_wide_colour(image: ImageFile) -> bool:
     if image.format == "PPM":
         maximum = arguments[-1] if isinstance(arguments, tuple) else 0
         return isinstance(maximum, int) and maximum > 255
-    # Of BMP, the same sign stands for 16 bits a pixel, five or six a channel, which are read without loss.
+    # In a BMP, ";16" means 16 bits a pixel, five or six a channel, which are read without loss.
     return image.format in {"PNG", "TIFF"} and ";16" in str(arguments)
 
 
 def _odd_tiff(image: ImageFile) -> str | None:
-    """Name a kind of TIFF whose numbers Pillow takes for others; None for any other picture."""
+    """Return the name of a kind of TIFF whose numbers Pillow misreads, or None for any other picture."""
     if image.format != "TIFF":
         return None
     tags = tags_of(image)
     bits = _numbers(tags.get(_BITS, 1))
     if image.mode not in DEEP_GREY | {"F"} and any(isinstance(each, int) and each > 8 for each in bits):
-        return "16-bit colour"  # in planes, which Pillow's raw modes do not say
+        return "16-bit colour"  # in planes, which Pillow's raw modes do not show
     if image.mode in DEEP_GREY and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         return "16-bit grey in which 0 is white"
     if _SIGNED in _numbers(tags.get(_SAMPLE_FORMAT)) and 8 in bits:
@@ -256,7 +277,7 @@ def _numbers(value: object) -> tuple[object, ...]:
 
 
 def _has_late_metadata(image: ImageFile) -> bool:
-    """Whether a PNG has text or EXIF behind its pixels, which only decoding it would find."""
+    """Whether a PNG has text or EXIF after its pixels, which Pillow finds only by decoding the picture."""
     file = image.fp
     if file is None:
         return False

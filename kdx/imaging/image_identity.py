@@ -1,13 +1,13 @@
-"""What makes two image files the same image, or nearly so: their bytes, their pixels, their look.
+"""Recognising copies of an image by hashes of the file, of its pixels, and of its look.
 
-Two files are the same image when their bytes or their pixels are equal. Pixels are compared as they are shown, upright
-and at the file's own size, whatever format, palette or number of equal channels stores them: a grey PNG, its copy as
-BMP and that copy as RGB are one image.
+Two files hold the same image if their bytes or their pixels are equal. Pixels are compared after decoding, upright and
+at the file's own size, whatever the format, palette or number of equal channels: a grey PNG, its copy as BMP and that
+copy as RGB are the same image.
 
-Near copies (compressed again, scaled, a little brighter) have hashes of their look that differ in few bits. The hash is
-the signs, against their median, of 256 low frequencies of the image reduced to 64 × 64 grey values (a DCT; Zauner,
-*Implementation and benchmarking of perceptual image hash functions*, 2010, with more frequencies: parts in one pose
-differ little in the lowest ones).
+Near copies (compressed again, scaled, or a little brighter) have perceptual hashes that differ in few bits. The hash
+holds the signs, relative to the median, of 256 low DCT frequencies of the image reduced to 64 × 64 grey values (Zauner,
+*Implementation and benchmarking of perceptual image hash functions*, 2010; with more frequencies here, because parts in
+one pose differ little in the lowest ones).
 """
 
 from __future__ import annotations
@@ -25,34 +25,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdx.errors import ImageError
-from kdx.imaging.image_files import (
-    DEEP_GREY,
-    EIGHT_BIT_GREY,
-    declared_maximum,
-    decoding,
-    load_upright,
-    open_image,
-    require_supported,
-    without_alpha,
-)
+from kdx.imaging.image_files import DEEP_GREY, EIGHT_BIT_GREY, decoding, open_picture
 from kdx.storage.files import sha256_bytes
 
-# Bits of 256 in which near copies differ at most. Measured on the good images of Magnetic Tile Defects and of DeepPCB:
-# all copies as JPEG of quality 75 or brighter by 5 grey levels lie within, 99 % of those as JPEG of quality 50, 92 and
-# 98 % of those at half the size. Of 283,881 pairs of different tile images 52 do, 51 of them exposures of one tile; of
-# 80,601 pairs of DeepPCB none does, the nearest differ in 42 bits.
+# The most bits of 256 in which near copies differ. Measured on the good images of Magnetic Tile Defects and of DeepPCB:
+# this includes all copies as JPEG of quality 75 or brighter by 5 grey levels, 99 % of those as JPEG of quality 50, and
+# 92 and 98 % of those at half the size. It includes 52 of 283,881 pairs of different tile images, 51 of them exposures
+# of one tile, and none of 80,601 pairs of DeepPCB, whose nearest differ in 42 bits.
 NEAR_BITS = 16
 _SIDE, _FREQUENCIES = 64, 17
 _KEPT = 4096
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Hashes by which an image is known again.
+    """The hashes by which copies of an image are recognised.
 
     Attributes:
-        file: SHA-256 of the file.
-        pixels: SHA-256 of what is shown; empty where it is not known.
-        look: 64 hexadecimal digits, of which those of near copies differ in few bits; empty likewise.
+        file: The SHA-256 of the file.
+        pixels: The SHA-256 of the decoded pixels; empty if it is unknown.
+        look: The perceptual hash, 64 hexadecimal digits; empty if it is unknown.
     """
 
     file: str
@@ -61,18 +52,18 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """What copies of one image have in common."""
+        """The hash that copies of one image share."""
         return self.pixels or self.file
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What an image file shows.
+class ImageContent:
+    """What an image file shows once it is decoded.
 
     Attributes:
-        identity: Its hashes.
-        is_grey: Whether every pixel is grey, whatever the file stores.
-        is_deep: Whether values have more than 8 bits.
+        identity: The hashes of the image.
+        is_grey: Whether the channels of every pixel are equal, whatever the file stores.
+        is_deep: Whether the file stores more than 8 bits for each value.
     """
 
     identity: Identity
@@ -81,7 +72,7 @@ class Facts:
 
 
 class Likeness(Enum):
-    """How an image relates to others."""
+    """How an image relates to known images: a copy, a near copy, or neither."""
 
     SAME = "same"
     NEAR = "near"
@@ -89,35 +80,35 @@ class Likeness(Enum):
 
 
 def identify(path: Path) -> Identity:
-    """Return an image file's hashes; of one that cannot be decoded, the file's alone.
+    """Return the hashes of an image file, or only that of the file if it cannot be decoded.
 
     Raises:
         OSError: The file cannot be read.
     """
-    facts = facts_of(path)
-    return facts if isinstance(facts, Identity) else facts.identity
+    content = content_of(path)
+    return content if isinstance(content, Identity) else content.identity
 
 
-def facts_of(path: Path) -> Facts | Identity:
-    """Return what a file shows; of one that cannot be decoded, the file's hash alone.
+def content_of(path: Path) -> ImageContent | Identity:
+    """Return what a file shows, or only the hash of the file if it cannot be decoded.
 
     Raises:
         OSError: The file cannot be read.
     """
     stat = path.stat()
-    return _facts(path, stat.st_mtime_ns, stat.st_size)
+    return _content(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=_KEPT)  # calibration and evaluation ask for the same files several times
-def _facts(path: Path, modified: int, size: int) -> Facts | Identity:
+def _content(path: Path, modified: int, size: int) -> ImageContent | Identity:
     data = path.read_bytes()
     file = sha256_bytes(data)
     try:
         shown, is_grey, is_deep = _shown(path, data)
-    except ImageError:  # said where the image is to be used
+    except ImageError:  # reported where the image is used
         return Identity(file=file)
     head = f"{shown.shape} {shown.dtype} ".encode()
-    return Facts(
+    return ImageContent(
         Identity(file=file, pixels=sha256_bytes(head + np.ascontiguousarray(shown).tobytes()), look=look_of(shown)),
         is_grey,
         is_deep,
@@ -125,31 +116,27 @@ def _facts(path: Path, modified: int, size: int) -> Facts | Identity:
 
 
 def _shown(path: Path, data: bytes) -> tuple[NDArray[Any], bool, bool]:
-    """Decode to what is shown, in the one form that all files of the same pixels share."""
-    with open_image(path, data) as image:
-        require_supported(path, image)
-        maximum = declared_maximum(image)
-        picture = without_alpha(path, load_upright(path, image))
-        with decoding(path):
-            if picture.mode in DEEP_GREY:
-                values = np.asarray(picture)
-                if maximum is not None:  # Pillow scales what a netpbm header declares to 65535
-                    values = np.rint(values * (maximum / 65535)).astype(np.int32)
-                if not (values % 257).any():  # 8-bit values that were widened
-                    return (values // 257).astype(np.uint8), True, True
-                return values.astype(np.int32), True, True
-            if picture.mode in EIGHT_BIT_GREY:
-                return np.asarray(picture.convert("L")), True, False
-            colour = np.asarray(picture.convert("RGB"))
+    """Decode a file to the one form that all files with the same pixels share."""
+    with open_picture(path, data) as (picture, maximum), decoding(path):
+        if picture.mode in DEEP_GREY:
+            values = np.asarray(picture)
+            if maximum is not None:  # Pillow scales what a netpbm header declares to 65535
+                values = np.rint(values * (maximum / 65535)).astype(np.int32)
+            if not (values % 257).any():  # 8-bit values that were widened
+                return (values // 257).astype(np.uint8), True, True
+            return values.astype(np.int32), True, True
+        if picture.mode in EIGHT_BIT_GREY:
+            return np.asarray(picture.convert("L")), True, False
+        colour = np.asarray(picture.convert("RGB"))
     is_grey = bool((colour == colour[..., :1]).all())
     return (colour[..., 0] if is_grey else colour), is_grey, False
 
 
 def look_of(shown: NDArray[Any]) -> str:
-    """Return the hash of an image's look.
+    """Return the perceptual hash of an image.
 
     Args:
-        shown: ``(H, W)`` or ``(H, W, 3)``.
+        shown: The decoded image, ``(H, W)`` or ``(H, W, 3)``.
     """
     grey = shown if shown.ndim == 2 else shown.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     small = Image.fromarray(grey.astype(np.float32)).resize((_SIDE, _SIDE), Image.Resampling.BOX)
@@ -166,10 +153,10 @@ def _cosines() -> NDArray[np.float64]:
 
 
 class KnownImages:
-    """Images by which others are known again.
+    """Images whose copies are recognised.
 
     Args:
-        images: Their hashes.
+        images: The hashes of the images.
     """
 
     def __init__(self, images: Iterable[Identity] = ()) -> None:
@@ -183,16 +170,16 @@ class KnownImages:
         return len(self._files)
 
     def __contains__(self, file: object) -> bool:
-        """Whether a file of this hash is one of them."""
+        """Whether one of the images is a file with this hash."""
         return file in self._files
 
     @property
     def knows_pixels(self) -> bool:
-        """Whether copies in another format are recognised; False where only the files' hashes were kept."""
+        """Whether copies in another format are recognised; False if only the files' hashes were kept."""
         return all(image.pixels for image in self.images)
 
     def likeness(self, image: Identity) -> Likeness:
-        """Say whether an image is one of them, nearly, or neither."""
+        """Return whether an image is a copy of a known image, a near copy, or neither."""
         if image.file in self._files or image.pixels in self._pixels:
             return Likeness.SAME
         if image.look and len(self._looks) and (self._looks ^ _bits(image.look)).sum(axis=1).min() <= NEAR_BITS:
@@ -205,7 +192,7 @@ def _bits(look: str) -> NDArray[np.bool_]:
 
 
 def distinct(images: Sequence[tuple[Path, Identity]]) -> tuple[list[Path], list[Path]]:
-    """Return the first of each image's copies, and the further ones."""
+    """Return the first file of each image, and the other files, which are copies."""
     seen: set[str] = set()
     first: list[Path] = []
     copies: list[Path] = []
@@ -220,13 +207,13 @@ def nearly_repeated(images: Sequence[tuple[Path, Identity]], block: int = 1024) 
     """Return the images that are nearly the same as an earlier one in the list.
 
     Args:
-        images: Images, each once (see :func:`distinct`); those whose look is not known are near to none.
-        block: How many are compared with all earlier ones at once, which bounds the memory.
+        images: The images, each once (see :func:`distinct`); one without a perceptual hash is never a near copy.
+        block: The number of images that are compared with all earlier ones at once, which bounds the memory.
     """
     known = [(path, identity.look) for path, identity in images if identity.look]
     if not known:
         return []
-    # The product of two hashes of +1 and -1 is 256 less twice the bits in which they differ.
+    # The product of two hashes of +1 and -1 is 256 minus twice the number of bits in which they differ.
     signs = np.where(np.stack([_bits(look) for _, look in known]), np.float32(1), np.float32(-1))
     found: list[Path] = []
     for start in range(0, len(signs), block):

@@ -1,7 +1,7 @@
 """Images between the disk and the graph: what a detector accepts, and how a file is brought to it.
 
 The graph takes uint8. Nothing is guessed from the pixels: 16-bit files are scaled by a declared range, and an array
-that is not what the detector was made for is refused.
+of another type, size or channel count raises an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,19 +21,17 @@ from kdx.errors import ImageError, InputError
 from kdx.imaging.image_files import (
     DEEP_GREY,
     EIGHT_BIT_GREY,
-    declared_maximum,
     decoding,
-    load_upright,
     open_image,
+    open_picture,
     require_supported,
     upright_size,
-    without_alpha,
 )
 from kdx.imaging.resampling import resize_image
-from kdx.imaging.sixteen_bits import apply_range, deep_grey, levels_of
-from kdx.imaging.value_range import FULL_RANGE, Levels, warn_if_narrow
+from kdx.imaging.sixteen_bits import apply_range, deep_grey, value_range_of
+from kdx.imaging.value_range import FULL_RANGE, ValueRange, warn_if_narrow
 
-# The largest input of a graph, in pixels; one a side.
+# The most pixels that the input of a graph has, and the longest side.
 _MOST_INPUT_PIXELS, _MOST_SIDE = 1 << 28, 1 << 17
 ChannelOrder = Literal["rgb", "bgr"]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=_MOST_SIDE)]
@@ -43,16 +41,16 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a detector accepts: uint8 images ``(height, width, channels)``.
 
     Attributes:
-        height: Rows in pixels.
-        width: Columns in pixels.
-        channels: 3 (colour) or 1 (mono, expanded inside the graph).
-        channel_order: ``rgb`` or ``bgr``: the order in which a colour array's channels come.
-        fixed_size: True where every image has the camera's size (the graph resizes); False where files of any size
-            are brought to ``height`` × ``width`` before the graph, in training as in use.
+        height: The number of rows.
+        width: The number of columns.
+        channels: The number of channels: 3 (colour) or 1 (mono, expanded inside the graph).
+        channel_order: The order of a colour array's channels, ``rgb`` or ``bgr``.
+        fixed_size: Whether every image has the camera's size and the graph resizes it. If False, files of any size are
+            resized to ``height`` × ``width`` before the graph, in training and in use.
         sixteen_bit_range: The two 16-bit grey values that become 0 and 255 (a 12-bit camera: 0 and 4095).
 
     Raises:
-        InputError: A range that is none, or more pixels than any camera has.
+        InputError: The range is invalid, or the input has too many pixels.
     """
 
     height: _Side
@@ -65,7 +63,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         low, high = self.sixteen_bit_range
         if not 0 <= low < high <= 65535:
-            raise InputError("the 16-bit range is not possible", expected="within 0:65535", received=f"{low}:{high}")
+            raise InputError("invalid 16-bit range", expected="within 0:65535", received=f"{low}:{high}")
         if self.height * self.width > _MOST_INPUT_PIXELS:
             raise InputError(
                 "the input is too large",
@@ -74,15 +72,15 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     def describe(self) -> str:
-        """Say in words which arrays are accepted."""
+        """Return a text that says which arrays are accepted."""
         colour = "mono" if self.channels == 1 else self.channel_order.upper()
         return f"uint8 ({self.height}, {self.width}, {self.channels}), {colour}"
 
     def check(self, image: object) -> NDArray[np.uint8]:
-        """Return an image as ``(height, width, channels)`` without copying it; a mono image may come as ``(H, W)``.
+        """Return an image as ``(height, width, channels)`` without copying it; a mono image may be ``(H, W)``.
 
         Raises:
-            InputError: Not a numpy array, not uint8, or another size or channel count.
+            InputError: The image is not a NumPy array, not uint8, or has another size or channel count.
         """
         if isinstance(image, (str, os.PathLike)):
             raise InputError(
@@ -102,10 +100,10 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         return image if image.ndim == len(shape) else image[:, :, None]
 
     def check_layout(self, dtype: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Return the ``(height, width, channels)`` of an image that has this type and shape, wherever it lies.
+        """Return the ``(height, width, channels)`` of an image of this type and shape, in whichever memory it is.
 
         Raises:
-            InputError: Not uint8, or another size or channel count.
+            InputError: The type is not uint8, or the size or channel count is another one.
         """
         received = f"{dtype} {shape}"
         if dtype != "uint8":
@@ -113,7 +111,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 "the image is not uint8",
                 expected=self.describe(),
                 received=received,
-                fix="bring it to 8 bits by the bundle's range: kdx.to_eight_bits(frame, detector.input)"
+                fix="convert it to 8 bits by the bundle's range: kdx.to_eight_bits(frame, detector.input)"
                 if dtype == "uint16"
                 else "pass the camera's 8-bit frame: kdx does not guess a value range from the pixels",
             )
@@ -126,13 +124,13 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 "the image has the wrong size",
                 expected=self.describe(),
                 received=received,
-                fix="export with --input-size for this camera, or use kdx.read_image, which resizes files where "
-                "training did",
+                fix="export the bundle for this camera (kdx export --input-size), or use kdx.read_image, which resizes "
+                "files if training did",
             )
         return self.height, self.width, self.channels
 
     def check_batch(self, images: Any) -> NDArray[np.uint8]:
-        """Return images as one ``(N, height, width, channels)`` array: a 4-D array as it is, a sequence stacked."""
+        """Return images as one ``(N, height, width, channels)`` array; a 4-D array is not copied."""
         if isinstance(images, np.ndarray) and images.ndim == 3 and self.channels == 1 and images.shape[2] != 1:
             images = images[..., None]
         if isinstance(images, np.ndarray) and images.ndim == 4:
@@ -153,77 +151,91 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
-    """Read a file into the array that a detector with this input takes, turned as its EXIF orientation says.
+    """Read a file into the array that a detector with this input accepts, turned as its EXIF orientation says.
 
     Returns:
         uint8 ``(spec.height, spec.width, spec.channels)`` in ``spec.channel_order``.
 
     Warns:
-        NarrowRangeWarning: A 16-bit file whose values fill less than a tenth of ``spec.sixteen_bit_range``.
+        NarrowRangeWarning: The values of a 16-bit file fill less than a tenth of ``spec.sixteen_bit_range``.
 
     Raises:
-        ImageError: Missing, empty, truncated, not an image, too large, of an unsupported kind, of several pictures, or
-            with transparent pixels; or of another size where the input has a fixed size.
+        ImageError: The file is missing, empty, truncated, not an image, too large, of an unsupported kind, or holds
+            several pictures or transparent pixels; or it has another size, and the input has a fixed size.
     """
-    image, levels = read_with_levels(path, spec)
-    warn_if_narrow(Path(path), levels)
+    image, value_range = read_with_range(path, spec)
+    warn_if_narrow(Path(path), value_range)
     return image
 
 
-def read_with_levels(
+def read_with_range(
     path: str | Path, spec: InputSpec, data: bytes | None = None
-) -> tuple[NDArray[np.uint8], Levels | None]:
-    """Read as :func:`read_image` without a warning, and return also which 16-bit values the file holds.
+) -> tuple[NDArray[np.uint8], ValueRange | None]:
+    """Read a file as :func:`read_image` does, without its warning, and return also the 16-bit values it holds.
 
     Args:
         path: The file.
         spec: As for :func:`read_image`.
-        data: Its content, where it was read already; the path is for messages then.
+        data: The content of the file, if it was read already; the path is only for messages then.
     """
-    image, levels = _decoded(Path(path), spec.channels, spec.sixteen_bit_range, data)
+    image, value_range = _decoded(Path(path), spec.channels, spec.sixteen_bit_range, data)
     if image.shape[:2] != (spec.height, spec.width):
         if spec.fixed_size:
             raise ImageError(
                 f"'{path}' has the wrong size",
                 expected=f"{spec.width} × {spec.height} pixels",
                 received=f"{image.shape[1]} × {image.shape[0]} pixels",
-                fix="use images from the same camera, or export again with --input-size",
+                fix="use images from the same camera, or export the bundle for this one (kdx export --input-size)",
             )
         image = resize_image(image, spec.height, spec.width)
     if spec.channel_order == "bgr" and spec.channels == 3:
         image = np.ascontiguousarray(image[..., ::-1])
-    return image, levels
+    return image, value_range
 
 
 def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int] = FULL_RANGE) -> NDArray[np.uint8]:
-    """Decode a file to uint8 RGB ``(H, W, 3)`` or mono ``(H, W, 1)`` at its own size, the right way up.
+    """Decode a file to uint8 RGB ``(H, W, 3)`` or mono ``(H, W, 1)`` at its own size, turned upright.
 
     Raises:
-        ImageError: As :func:`read_image`, but for the size.
+        ImageError: As for :func:`read_image`, except for the size.
     """
     return _decoded(path, channels, sixteen_bit_range)[0]
 
 
-def image_facts(path: Path) -> tuple[int, int, bool]:
-    """Return the width and height in pixels that a file decodes to, and whether it is grey, from its header alone.
+class ImageHeader(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        width: The number of columns of the upright picture.
+        height: The number of rows of the upright picture.
+        is_grey: Whether the file stores grey values.
+    """
+
+    width: int
+    height: int
+    is_grey: bool
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Return what a file's header says of the picture, without decoding it.
 
     Raises:
-        ImageError: As :func:`decode_image`, for whatever a header can tell.
+        ImageError: As for :func:`decode_image`, as far as the header tells.
     """
     with open_image(path) as image:
         require_supported(path, image)
         is_grey = image.mode in EIGHT_BIT_GREY | DEEP_GREY
-        return *upright_size(path, image), is_grey
+        return ImageHeader(*upright_size(path, image), is_grey)
 
 
 def to_eight_bits(values: NDArray[np.uint16], spec: InputSpec) -> NDArray[np.uint8]:
-    """Bring a camera's 16-bit frame to the uint8 that a detector takes, as :func:`read_image` does with 16-bit files.
+    """Convert a camera's 16-bit frame to the uint8 that a detector accepts, as :func:`read_image` converts files.
 
     Values at or below the lower end of ``spec.sixteen_bit_range`` become 0, those at or above the upper end 255, and
     those between are scaled linearly and rounded.
 
     Args:
-        values: uint16 of any shape; usually ``(H, W)``, or ``(H, W, C)`` in the spec's channel order.
+        values: The frame, uint16 of any shape; usually ``(H, W)``, or ``(H, W, C)`` in the spec's channel order.
         spec: The detector's input (``detector.input``).
 
     Returns:
@@ -233,22 +245,22 @@ def to_eight_bits(values: NDArray[np.uint16], spec: InputSpec) -> NDArray[np.uin
         NarrowRangeWarning: The values fill less than a tenth of the range.
 
     Raises:
-        InputError: Not a uint16 array.
+        InputError: ``values`` is not a uint16 array.
     """
     if not isinstance(values, np.ndarray) or values.dtype.kind != "u" or values.dtype.itemsize != 2:
         raise InputError(
-            "only 16-bit frames are brought to 8 bits",
+            "only 16-bit frames are converted to 8 bits",
             expected="a uint16 array",
             received=f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__,
             fix="pass 8-bit frames to the detector as they are",
         )
     if values.size:
-        warn_if_narrow(None, levels_of(values, spec.sixteen_bit_range))
+        warn_if_narrow(None, value_range_of(values, spec.sixteen_bit_range))
     return apply_range(values, spec.sixteen_bit_range)
 
 
 def centred_box(width: int, height: int, share: float) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of the centred part that has this share of each side."""
+    """Return left, top, right and bottom of the centred part that takes this share of each side."""
     left, top = width * (1 - share) / 2, height * (1 - share) / 2
     return left, top, width - left, height - top
 
@@ -262,17 +274,13 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 def _decoded(
     path: Path, channels: int, sixteen_bit_range: tuple[int, int], data: bytes | None = None
-) -> tuple[NDArray[np.uint8], Levels | None]:
-    with open_image(path, data) as image:
-        require_supported(path, image)
-        maximum = declared_maximum(image)
-        picture = without_alpha(path, load_upright(path, image))
-        with decoding(path):
-            if picture.mode not in DEEP_GREY:
-                mode = "L" if channels == 1 else "RGB"
-                pixels: NDArray[np.uint8] = np.asarray(picture if picture.mode == mode else picture.convert(mode))
-                return pixels[..., None] if channels == 1 else pixels, None
-            if maximum is not None and sixteen_bit_range == FULL_RANGE:  # the file itself names its range
-                sixteen_bit_range = (0, maximum)
-            grey, levels = deep_grey(path, np.asarray(picture), sixteen_bit_range, maximum)
-            return grey[..., None] if channels == 1 else np.repeat(grey[..., None], 3, axis=2), levels
+) -> tuple[NDArray[np.uint8], ValueRange | None]:
+    with open_picture(path, data) as (picture, maximum), decoding(path):
+        if picture.mode not in DEEP_GREY:
+            mode = "L" if channels == 1 else "RGB"
+            pixels: NDArray[np.uint8] = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+            return pixels[..., None] if channels == 1 else pixels, None
+        if maximum is not None and sixteen_bit_range == FULL_RANGE:  # the file itself names its range
+            sixteen_bit_range = (0, maximum)
+        grey, value_range = deep_grey(path, np.asarray(picture), sixteen_bit_range, maximum)
+        return grey[..., None] if channels == 1 else np.repeat(grey[..., None], 3, axis=2), value_range

@@ -1,7 +1,8 @@
-"""Which values 16-bit images hold, and a word when they hardly use the range that is declared for them.
+"""The values that 16-bit images hold, and a warning when they use little of the range that is declared for them.
 
-Ten or twelve bits of a camera come in files and arrays of sixteen. Without their range, a whole image becomes a few
-dark grey levels, and everything runs. No NumPy here: the command line counts these warnings.
+Files and arrays of 16 bits hold the ten or twelve bits of a camera. If the camera's range is not declared, all values
+become a few dark grey levels, and no step after that fails. This module does not import NumPy, because the command line
+counts these warnings.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ import msgspec
 from kdx.remarks import Remark, remark
 
 FULL_RANGE = (0, 65535)
-# Of a declared range, the share below which hardly any grey levels are left: 25 of 255.
+# The smallest share of a declared range that images may use without a warning: 25 of 255 grey levels.
 _LEAST_SHARE = 0.1
 
 
-class Levels(msgspec.Struct, frozen=True, kw_only=True):
+class ValueRange(msgspec.Struct, frozen=True, kw_only=True):
     """The values of one or several 16-bit images.
 
     Attributes:
-        lowest: Smallest value.
-        highest: Largest value.
+        lowest: The smallest value.
+        highest: The largest value.
         declared: The two values that become 0 and 255.
     """
 
@@ -37,96 +38,96 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_narrow(self) -> bool:
-        """Whether what is left within the declared range fills less than a tenth of it."""
+        """Whether the values fill less than a tenth of the declared range."""
         low, high = self.declared
         used = min(max(self.highest, low), high) - min(max(self.lowest, low), high)
         return used < _LEAST_SHARE * (high - low)
 
     def describe(self) -> str:
-        """Say which values were seen, which were declared, and what to do."""
+        """Return a text with the values, the declared range, and what the user can do."""
         bits = max(8, self.highest.bit_length())
         low, high = self.declared
         return (
             f"values from {self.lowest} to {self.highest}, less than a tenth of the declared range {low}:{high}; most "
-            f"of the 256 grey levels are unused. If the camera has {bits} bits, declare it when training: "
-            f"--sixteen-bit-range 0:{2**bits - 1}"
+            f"of the 256 grey levels are unused. If the camera has {bits} bits, train with its range: "
+            f"kdx train --sixteen-bit-range 0:{2**bits - 1}"
         )
 
 
-def union(found: Iterable[Levels]) -> Levels | None:
-    """Return the values of several images together; of differing declarations, the first stands. None for no images."""
-    levels = list(found)
-    if not levels:
+def union(ranges: Iterable[ValueRange]) -> ValueRange | None:
+    """Return the values of several images together, or None for no images. The first declared range is kept."""
+    ranges = list(ranges)
+    if not ranges:
         return None
-    lowest, highest = min(each.lowest for each in levels), max(each.highest for each in levels)
-    return Levels(lowest=lowest, highest=highest, declared=levels[0].declared)
+    lowest, highest = min(each.lowest for each in ranges), max(each.highest for each in ranges)
+    return ValueRange(lowest=lowest, highest=highest, declared=ranges[0].declared)
 
 
 class NarrowRangeWarning(UserWarning):
     """16-bit values fill less than a tenth of the range that is declared for them.
 
     Attributes:
-        levels: The values.
+        value_range: The values.
         path: The file; None for an array.
     """
 
-    def __init__(self, levels: Levels, path: Path | None = None) -> None:
-        self.levels, self.path = levels, path
-        # The same text for all files of a camera: Python shows, and remembers, each text once.
-        bits, (low, high) = levels.highest.bit_length(), levels.declared
+    def __init__(self, value_range: ValueRange, path: Path | None = None) -> None:
+        self.value_range, self.path = value_range, path
+        # All files of a camera get the same text: Python shows each text once.
+        bits, (low, high) = value_range.highest.bit_length(), value_range.declared
         super().__init__(
             f"16-bit values of at most {bits} bits fill less than a tenth of the declared range {low}:{high}; most of "
-            "the 256 grey levels are unused. Train with the camera's range: --sixteen-bit-range LOW:HIGH"
+            "the 256 grey levels are unused. Train with the camera's range: kdx train --sixteen-bit-range LOW:HIGH"
         )
 
 
-def warn_if_narrow(path: Path | None, levels: Levels | None) -> None:
-    """Warn where 16-bit values fill less than a tenth of their declared range."""
-    if levels is not None and levels.is_narrow:
-        warnings.warn(NarrowRangeWarning(levels, path), stacklevel=3)
+def warn_if_narrow(path: Path | None, value_range: ValueRange | None) -> None:
+    """Warn if 16-bit values fill less than a tenth of their declared range."""
+    if value_range is not None and value_range.is_narrow:
+        warnings.warn(NarrowRangeWarning(value_range, path), stacklevel=3)
 
 
 @dataclass
 class NarrowRanges:
-    """Images whose 16-bit values fill less than a tenth of the declared range, counted once each.
+    """Images whose 16-bit values fill less than a tenth of the declared range, each counted once.
 
     Attributes:
-        levels: The values of all of them; None before the first.
+        value_range: The values of all these images; None if there are none.
         images: Their files.
     """
 
-    levels: Levels | None = None
+    value_range: ValueRange | None = None
     images: dict[str, None] = field(default_factory=dict)
 
     def add(self, warning: NarrowRangeWarning) -> None:
-        """Count one."""
-        self.levels = union(each for each in (self.levels, warning.levels) if each is not None)
+        """Count the image of a warning."""
+        self.value_range = union(each for each in (self.value_range, warning.value_range) if each is not None)
         self.images[str(warning.path)] = None
 
     def describe(self) -> str:
-        """Say how many there are, and which values they hold; empty where there are none."""
-        if self.levels is None:
+        """Return a text with the number of images and their values; empty if there are none."""
+        if self.value_range is None:
             return ""
-        return narrow_said(len(self.images), next(iter(self.images)), self.levels)
+        return describe_narrow(len(self.images), next(iter(self.images)), self.value_range)
 
     def remarks(self) -> list[Remark]:
-        """Return the same as a remark; none where there are no such images."""
-        if self.levels is None:
+        """Return the text as a remark, in a list that is empty if there are no such images."""
+        if self.value_range is None:
             return []
-        return remark("narrow_range", f"16-bit images hold {self.levels.describe()}", self.images)
+        return remark("narrow_range", f"16-bit images hold {self.value_range.describe()}", self.images)
 
 
 @contextmanager
-def counted(narrow: NarrowRanges, plainly: Callable[..., None] | None = None) -> Iterator[None]:
-    """Count images that hardly use their declared range meanwhile, instead of warning of each.
+def counted(narrow: NarrowRanges, show_others: Callable[..., None] | None = None) -> Iterator[None]:
+    """Count the images that use little of their declared range, instead of warning of each, while the block runs.
 
     Args:
-        narrow: What counts them.
-        plainly: Shows other warnings; None as Python does.
+        narrow: The count.
+        show_others: Shows the other warnings; None shows them as Python does.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("always", NarrowRangeWarning)
-        shown = plainly or warnings.showwarning
+        shown = show_others or warnings.showwarning
 
         def show(message: Warning | str, *rest: Any, **more: Any) -> None:
             if isinstance(message, NarrowRangeWarning):
@@ -138,7 +139,7 @@ def counted(narrow: NarrowRanges, plainly: Callable[..., None] | None = None) ->
         yield
 
 
-def narrow_said(count: int, example: str, levels: Levels) -> str:
-    """Say that so many images hardly use their declared range."""
+def describe_narrow(count: int, example: str, value_range: ValueRange) -> str:
+    """Return a text that says how many images use little of their declared range."""
     images = "1 16-bit image holds" if count == 1 else f"{count:,} 16-bit images hold"
-    return f"{images} {levels.describe()}. For example '{example}'"
+    return f"{images} {value_range.describe()}. For example '{example}'"

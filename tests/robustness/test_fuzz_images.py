@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kdx.errors import ImageError
-from kdx.imaging.images import InputSpec, decode_image, image_facts, read_image
+from kdx.imaging.images import InputSpec, decode_image, read_header, read_image
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip install -e '.[test]'")
 if sys.platform != "linux":
@@ -55,7 +55,7 @@ def test_whole_images_of_every_kind(grey, tmp_path) -> None:
         for channels in (1, 3):
             pixels = decode_image(file, channels=channels)
             assert pixels.dtype == np.uint8
-            assert pixels.shape == (*image_facts(file)[1::-1], channels), name
+            assert pixels.shape == (*read_header(file)[1::-1], channels), name
         if name in {"png-grey", "png-16-bit", "bmp-grey", "tiff-grey", "tiff-deflate", "tiff-16-bit", "gif"}:
             np.testing.assert_array_equal(decode_image(file, channels=1)[..., 0], expected, err_msg=name)
 
@@ -80,7 +80,7 @@ def test_no_other_program_decodes_an_image(grey, tmp_path, monkeypatch) -> None:
     started = []
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: started.append(a))
     (tmp_path / "x.png").write_bytes(image_files(grey)["eps"])
-    with pytest.raises(ImageError, match="is not an image that can be read"):
+    with pytest.raises(ImageError, match="is not a readable image"):
         decode_image(tmp_path / "x.png", channels=1)
     assert started == []
 
@@ -106,16 +106,16 @@ def test_too_little_memory_is_not_called_damage(grey, tmp_path, monkeypatch) -> 
         raise MemoryError
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", short)
-    with pytest.raises(ImageError, match="the memory is short"):
+    with pytest.raises(ImageError, match="fit into the free memory"):
         decode_image(tmp_path / "x.png", channels=1)
 
 
 def test_turned_images_are_read_alike(grey, tmp_path) -> None:
-    """What image_facts says before training must be what decode_image gives in it."""
+    """What read_header says before training must be what decode_image gives in it."""
     from tests.robustness.tools.damage import image_files
 
     for name in ("jpeg-turned", "tiff-turned", "png-turned", "webp-turned"):
         file = Path(tmp_path / name)
         file.write_bytes(image_files(grey)[name])
-        width, height, _ = image_facts(file)
+        width, height, _ = read_header(file)
         assert decode_image(file, channels=1).shape == (height, width, 1), name

@@ -11,8 +11,8 @@ from kdx.bundle.bundle import Bundle
 from kdx.errors import DataError
 from kdx.folders.copies import unknown
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage
+from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.imaging.image_identity import Identity, Likeness, distinct, identify
-from kdx.imaging.lost_colour import misfits
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark
 from kdx.storage.files import hash_of_hashes
@@ -79,7 +79,7 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
         remarks=(
             *folder.remarks,
             *remark("near_trained_on", "images are nearly the same as images trained on", near),
-            *misfits([image.path for image in left], bundle.manifest.camera),
+            *grey_conversion_remarks([image.path for image in left], bundle.manifest.camera),
             *unknown(trained, len(left)),
         ),
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kdx.errors import DataError, KdxError
 from kdx.folders.data_folder import ImageFolder
-from kdx.imaging.images import decode_image, image_facts
+from kdx.imaging.images import decode_image, read_header
 from kdx.imaging.masks import read_mask
 from tests.images import cell_paths
 
@@ -94,7 +94,7 @@ def counts() -> Callable[[ImageFolder], dict[str, int]]:
         for path in folder.good:
             decode_image(path, channels=3)
         for image in folder.test:
-            width, height, _ = image_facts(image.path)
+            width, height, _ = read_header(image.path)
             if image.mask is not None:
                 assert read_mask(image.mask, (width, height)).any()
         assert len({path.name for path in folder.good}) == len(folder.good)  # runs record them by name

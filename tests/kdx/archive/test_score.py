@@ -156,7 +156,7 @@ def poison(archive: Path) -> dict[str, str]:
     return {
         "b/truncated.jpg": "is damaged",
         "small.png": "has the wrong size; expected 64 × 64 pixels; received 30 × 20 pixels",
-        "text.png": "is not an image that can be read",
+        "text.png": "is not a readable image",
         "empty.png": "is empty (0 bytes)",
         "bomb.png": "decompression bomb",
         "dangling.png": "does not exist",

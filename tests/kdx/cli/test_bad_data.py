@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdx.errors import ImageError
 from kdx.imaging.image_files import MAX_PIXELS
-from kdx.imaging.images import InputSpec, decode_image, image_facts, read_image
+from kdx.imaging.images import InputSpec, decode_image, read_header, read_image
 
 
 def write_png(path: Path, width: int, height: int, *, depth: int, colour: int, rows: bytes | None) -> Path:
@@ -45,7 +45,7 @@ def spoil(path: Path, how: str) -> Path:
 
 SPOILED = {
     "truncated": "is damaged",
-    "not an image": "is not an image that can be read",
+    "not an image": "is not a readable image",
     "empty": "is empty (0 bytes)",
     "bomb": "declares too many pixels",
     "16-bit colour": "unsupported kind: 16-bit colour",
@@ -197,7 +197,7 @@ def test_damaged_files_are_image_errors_and_nothing_else(make_images, tmp_path, 
 def test_bomb_limit_holds_below_what_pillow_refuses(tmp_path):
     assert MAX_PIXELS < 13_000 * 13_000
     with pytest.raises(ImageError, match="too many pixels"):
-        image_facts(write_png(tmp_path / "big.png", 13_000, 13_000, depth=8, colour=0, rows=None))
+        read_header(write_png(tmp_path / "big.png", 13_000, 13_000, depth=8, colour=0, rows=None))
 
 
 def test_an_image_without_mask_is_named_and_left_out_of_pixel_figures(cli, tiny_bundle, dataset_copy):

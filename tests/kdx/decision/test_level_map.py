@@ -293,7 +293,7 @@ def test_unreadable_images_count_once(cli, levelled, cells, tmp_path):
     for index in range(3):
         (folder / f"bad{index}.png").write_bytes(b"no image %d" % index)
     options = ("--per-position", "--false-reject-rate", 0.2, *ORT)
-    assert "not an image that can be read" in cli("calibrate", bundle, folder, *options, code=2).stderr
+    assert "not a readable image" in cli("calibrate", bundle, folder, *options, code=2).stderr
     shown = cli("calibrate", bundle, folder, *options, "--max-bad-images", 3, "--json").json
     assert len(shown["bad_images"]) == 3
     assert shown["threshold"]["images"] + shown["threshold"]["level"]["images"] == 16

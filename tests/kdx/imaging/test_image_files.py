@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 import kdx
 from kdx.errors import ImageError, InputError
-from kdx.imaging.images import InputSpec, decode_image, image_facts, read_image
+from kdx.imaging.images import InputSpec, decode_image, read_header, read_image
 from kdx.imaging.value_range import NarrowRangeWarning
 from tests.tiff import tiff
 
@@ -61,7 +61,7 @@ def test_an_image_is_read_the_right_way_up_once(tmp_path, kind, orientation):
     else:
         image.save(file, exif=exif)
     np.testing.assert_array_equal(decode_image(file, channels=1)[..., 0], UPRIGHT)
-    assert image_facts(file)[:2] == (4, 6)
+    assert read_header(file)[:2] == (4, 6)
     spec = InputSpec(height=6, width=4, channels=1)
     np.testing.assert_array_equal(read_image(file, spec)[..., 0], UPRIGHT)
 
@@ -72,7 +72,7 @@ def test_a_photograph_is_read_the_right_way_up(tmp_path, orientation):
     big = np.kron(stored, np.ones((8, 8), np.uint8))
     Image.fromarray(big).save(tmp_path / "x.jpg", exif=exif, quality=100)
     found = decode_image(tmp_path / "x.jpg", channels=1)[..., 0]
-    assert image_facts(tmp_path / "x.jpg")[:2] == (32, 48)
+    assert read_header(tmp_path / "x.jpg")[:2] == (32, 48)
     np.testing.assert_allclose(found[4::8, 4::8], UPRIGHT, atol=2)
 
 
@@ -120,7 +120,7 @@ def save_several(path: Path, **options) -> None:
 def test_a_file_of_several_pictures_is_refused_with_its_count(tmp_path, suffix):
     file = tmp_path / f"x.{suffix}"
     save_several(file)
-    for read in (image_facts, lambda path: decode_image(path, channels=1)):
+    for read in (read_header, lambda path: decode_image(path, channels=1)):
         with pytest.raises(ImageError, match="holds 3 pictures") as caught:
             read(file)
         assert "a file of its own" in caught.value.fix
@@ -153,7 +153,7 @@ def test_netpbm_pictures_in_a_row_are_refused_and_one_is_read(tmp_path, kind, be
     file.write_bytes(NETPBM[kind])
     decode_image(file, channels=1)
     file.write_bytes(NETPBM[kind] + between + NETPBM[kind])
-    for read in (image_facts, lambda path: decode_image(path, channels=1)):
+    for read in (read_header, lambda path: decode_image(path, channels=1)):
         with pytest.raises(ImageError, match="holds several pictures"):
             read(file)
 
@@ -322,7 +322,7 @@ def test_wider_integers_are_read_by_the_same_rule_or_refused(tmp_path, dtype):
         if np.iinfo(dtype).min <= odd <= np.iinfo(dtype).max:
             values[0, 0] = odd
             (tmp_path / "x.tif").write_bytes(tiff((values, {})))
-            with pytest.raises(ImageError, match="values that 16 bits do not hold"):
+            with pytest.raises(ImageError, match="values that do not fit into 16 bits"):
                 decode_image(tmp_path / "x.tif", channels=1)
 
 
@@ -339,7 +339,7 @@ def test_wider_integers_are_read_by_the_same_rule_or_refused(tmp_path, dtype):
 )
 def test_values_that_would_change_in_silence_are_refused(tmp_path, values, tags, kind):
     (tmp_path / "x.tif").write_bytes(tiff((values, tags)))
-    for read in (image_facts, lambda path: decode_image(path, channels=1)):
+    for read in (read_header, lambda path: decode_image(path, channels=1)):
         with pytest.raises(ImageError, match=f"unsupported kind: {kind}"):
             read(tmp_path / "x.tif")
 
@@ -351,18 +351,18 @@ def test_values_that_would_change_in_silence_are_refused(tmp_path, values, tags,
 )
 def test_samples_that_are_no_colour_are_refused(tmp_path, samples, tags):
     (tmp_path / "x.tif").write_bytes(tiff((np.full((4, 4, samples), 200, np.uint8), tags)))
-    for read in (image_facts, lambda path: decode_image(path, channels=3)):
+    for read in (read_header, lambda path: decode_image(path, channels=3)):
         with pytest.raises(ImageError) as caught:
             read(tmp_path / "x.tif")
         # Of some combinations Pillow knows nothing, and reads nothing.
-        assert "near infrared" in caught.value.message or "is not an image that can be read" in caught.value.message
+        assert "near infrared" in caught.value.message or "is not a readable image" in caught.value.message
 
 
 def test_four_samples_with_near_infrared_name_the_way_out(tmp_path):
     (tmp_path / "x.tif").write_bytes(tiff((np.full((4, 4, 4), 200, np.uint8), {338: 0})))
     with pytest.raises(ImageError, match="near infrared") as caught:
         decode_image(tmp_path / "x.tif", channels=3)
-    assert "a file of their own" in caught.value.fix
+    assert "separate file" in caught.value.fix
 
 
 def test_sixteen_bit_colour_of_netpbm_is_refused(tmp_path):
@@ -402,7 +402,7 @@ def test_sixteen_bits_a_pixel_are_not_sixteen_a_channel(tmp_path):
 def test_what_is_no_image_is_named_with_the_way_out(cli, tiny_bundle, tmp_path, name, head, said):
     (tmp_path / name).write_bytes(head.ljust(64, b"\0"))
     stderr = cli("predict", tiny_bundle, tmp_path / name, code=2).stderr
-    assert "is not an image that can be read, but" in stderr
+    assert "is not a readable image, but" in stderr
     assert said in stderr
 
 

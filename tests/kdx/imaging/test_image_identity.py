@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError
-from kdx.imaging.image_identity import Identity, KnownImages, Likeness, distinct, facts_of, identify, nearly_repeated
+from kdx.imaging.image_identity import Identity, KnownImages, Likeness, content_of, distinct, identify, nearly_repeated
 from kdx.storage.files import sha256_file
 from tests.conftest import cell_images
 
@@ -99,7 +99,7 @@ def test_facts_say_what_is_shown_and_not_what_stores_it(tmp_path, cell) -> None:
     cell.convert("RGB").save(tmp_path / "grey.png")
     Image.merge("RGB", (cell, cell, Image.new("L", cell.size))).save(tmp_path / "colour.png")
     Image.fromarray(np.asarray(cell).astype(np.uint16) * 16).save(tmp_path / "deep.png")
-    found = [facts_of(tmp_path / f"{name}.png") for name in ("grey", "colour", "deep")]
+    found = [content_of(tmp_path / f"{name}.png") for name in ("grey", "colour", "deep")]
     assert [(each.is_grey, each.is_deep) for each in found] == [(True, False), (False, False), (True, True)]
 
 

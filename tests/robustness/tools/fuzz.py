@@ -29,7 +29,7 @@ from kdx.bundle.manifest import GOLDEN_MAPS, INDEX, TRAINING_IMAGES
 from kdx.bundle.open import open_bundle
 from kdx.errors import ImageError, KdxError
 from kdx.imaging.image_identity import KnownImages
-from kdx.imaging.images import InputSpec, decode_image, image_facts, read_image
+from kdx.imaging.images import InputSpec, decode_image, read_header, read_image
 from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
 from kdx.storage.files import sha256_bytes, sha256_file
 from kdx.storage.json_records import encode_record, now
@@ -260,7 +260,7 @@ def image_target(image: Path, folder: Path) -> Target:
         try:
             with only_inside(folder):
                 decoded = decode_image(file, channels=spec.channels)
-                width, height, _ = image_facts(file)
+                width, height, _ = read_header(file)
                 assert (decoded.dtype, decoded.shape) == (np.uint8, (height, width, spec.channels))
                 read = read_image(file, spec)
         except ImageError:
