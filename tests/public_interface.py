@@ -97,7 +97,7 @@ def command_line() -> dict[str, Any]:
         name = str(info.name)
         found[f"kdx {name}"] = _parameters(root.commands[name], get_params_from_function(info.callback))  # type: ignore[arg-type]
     assert len(found) == len(root.commands) + 1
-    return found
+    return dict(sorted(found.items()))
 
 
 def _parameters(command: Any, declared: dict[str, Any]) -> list[dict[str, Any]]:

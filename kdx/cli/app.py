@@ -40,7 +40,7 @@ _HELP = """From a folder of good parts to a verdict on the line.
 Start with **kdx demo**, or with your own images:
 
 - **kdx train DATA --out runs/tile**: learn what good parts look like
-- **kdx evaluate runs/tile DATA**: how well defects are told (needs test images)
+- **kdx evaluate runs/tile DATA**: how well defects are detected (needs test images)
 - **kdx export runs/tile -o tile.kdx**: one ONNX graph, checked
 - **kdx calibrate tile.kdx DATA**: the threshold, from good images held out
 - **kdx predict tile.kdx IMAGES... --overlay out/**: verdicts and heat maps
@@ -70,17 +70,23 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-_COMMANDS = (
-    train, train_many, fit, methods, evaluate, export, roi, calibrate, verify, sign, build_engine, triton, predict,
-    score, bench, report, selftest, drift, reproduce, inspect, doctor, demo,
-)  # fmt: skip
-for _module in _COMMANDS:
-    _name = _module.__name__.rpartition(".")[2]
-    app.command(
-        _name.replace("_", "-"),
-        cls=getattr(_module, "COMMAND", Command),
-        context_settings=getattr(_module, "CONTEXT", None),
-    )(getattr(_module, _name))
+# The panels of `kdx --help`, in the order in which a detector is made and used.
+_PANELS = {
+    "Train": (demo, train, train_many, fit, evaluate),
+    "Deploy": (export, roi, calibrate, verify, bench, report, sign, build_engine, triton),
+    "Run": (predict, score, inspect, doctor),
+    "Monitor": (selftest, drift),
+    "Research": (methods, reproduce),
+}
+for _panel, _modules in _PANELS.items():
+    for _module in _modules:
+        _name = _module.__name__.rpartition(".")[2]
+        app.command(
+            _name.replace("_", "-"),
+            cls=getattr(_module, "COMMAND", Command),
+            context_settings=getattr(_module, "CONTEXT", None),
+            rich_help_panel=_panel,
+        )(getattr(_module, _name))
 
 
 def _show_version(value: bool) -> None:

@@ -15,13 +15,35 @@ from typer.core import TyperCommand
 
 from kdx.cli.flags import flags_of, with_flags
 from kdx.cli.output import STANDARD_OUTPUT, drop_output, err, print_json, print_json_line, show_warning, warn
-from kdx.errors import KdxError
+from kdx.errors import (
+    BackendError,
+    BundleError,
+    CheckpointError,
+    DataError,
+    GateError,
+    InputError,
+    KdxError,
+    TrainingError,
+    WeightsError,
+)
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.workflows.packages import MissingPackageError
 
 INTERRUPTED = 130  # as shells report Ctrl-C
 BROKEN_PIPE = 141  # as shells report SIGPIPE
 BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
+
+# The command, or the page of the documentation, that helps where an error itself names no fix.
+HELP: tuple[tuple[type[KdxError], str], ...] = (
+    (BackendError, "kdx doctor"),
+    (BundleError, "docs/bundle-format.md"),
+    (CheckpointError, "docs/guides/first-verdict.md"),
+    (DataError, "docs/images.md"),
+    (GateError, "docs/guarantees.md"),
+    (InputError, "docs/deployment/python.md"),
+    (TrainingError, "docs/methods.md"),
+    (WeightsError, "docs/methods.md"),
+)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,7 +68,7 @@ class Command(TyperCommand):
                     finally:
                         warn(narrow.describe())
             except BaseException as error:
-                _end(error, show)
+                _end(error, show, f"kdx {ctx.info_name} --help")
 
 
 class LinesCommand(Command):
@@ -55,12 +77,21 @@ class LinesCommand(Command):
     show_json = staticmethod(print_json_line)
 
 
-def _end(error: BaseException, show: Callable[[object], None] | None) -> NoReturn:
-    """Report an error and exit; let an exit that the command asked for pass."""
+def _end(error: BaseException, show: Callable[[object], None] | None, usage: str) -> NoReturn:
+    """Report an error and exit; let an exit that the command asked for pass.
+
+    Args:
+        error: What was raised.
+        show: Prints the record of an error, for ``--json``; None for a message on standard error.
+        usage: What prints the options of the command.
+    """
     if isinstance(error, KdxError):
         record = {name: with_flags(text) for name, text in error.as_dict().items()}
-        details = (f"\n  {name}: {text}" for name, text in record.items() if name not in {"type", "message"})
-        _fail(record, record["message"] + "".join(details), error.exit_status, show)
+        details = {name: text for name, text in record.items() if name not in {"type", "message"}}
+        if not error.fix:
+            details["help"] = next((text for kind, text in HELP if isinstance(error, kind)), usage)
+        lines = (f"\n  {name}: {text}" for name, text in details.items())
+        _fail(record, record["message"] + "".join(lines), error.exit_status, show)
     if isinstance(error, KeyboardInterrupt):
         hint = str(error) or "nothing was left half written"
         _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted; {hint}", INTERRUPTED, show)
