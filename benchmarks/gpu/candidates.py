@@ -183,12 +183,13 @@ def _session(backend: str, precision: str, device: str, seconds: float, *, cuda_
         absent = "it needs a CUDA device" if cuda_graph else ""
 
     def load(model: Model, batch: int) -> Any:
-        from kdx.runtime.onnxruntime.cuda import CUDA, PROVIDER, TENSORRT
+        from kdx.runtime.onnxruntime.cuda import CUDA, TENSORRT
+        from kdx.runtime.onnxruntime.session import CPU
 
         provider = TENSORRT if backend == "onnxruntime-tensorrt" else CUDA
         return _session_class()(
             model.bundle().graph_of(precision),
-            provider=PROVIDER if device == "cpu" else provider,
+            provider=CPU if device == "cpu" else provider,
             cuda_graph=cuda_graph,
         )
 

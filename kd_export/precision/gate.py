@@ -17,7 +17,6 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -28,6 +27,7 @@ from kdx.bundle.graph_contract import OUTPUTS
 from kdx.bundle.variants import KeptNode
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Outputs
+from kdx.runtime.onnxruntime.session import open_session
 from kdx.verification.held_out import HeldOut, HeldOutScores
 from kdx.verification.judge import Evidence, Judgement, judge
 from kdx.verification.tolerances import Limits
@@ -182,9 +182,7 @@ def runtimes() -> dict[str, Runner]:
 
 def run_onnxruntime(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
     """Run a graph in ONNX Runtime, one image at a time."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model.SerializeToString(), "a graph under test")
     return _joined(session.run(OUTPUTS, {model.graph.input[0].name: image[None]}) for image in images)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
@@ -13,6 +12,7 @@ from kd_export.graph import PairSpec
 from kdx.bundle.graph_contract import TAIL, distance_prefix
 from kdx.bundle.variants import FP16_MAX, TapRange
 from kdx.errors import GateError
+from kdx.runtime.onnxruntime.session import open_session
 
 
 def measure_ranges(model: ModelProto, tensors: Collection[str], images: NDArray[np.uint8]) -> dict[str, float]:
@@ -35,9 +35,7 @@ def measure_ranges(model: ModelProto, tensors: Collection[str], images: NDArray[
         graph.node.append(helper.make_node("Abs", [name], [magnitude]))
         graph.node.append(helper.make_node("ReduceMax", [magnitude], [largest], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(probe.SerializeToString(), "the graph that measures ranges")
     found = np.zeros(len(names))
     for image in images:
         # NaN must win, so that nothing that is not finite looks small.

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from kd_export.precision.quantize import put_back, quantised_nodes
+from kdx.runtime.onnxruntime.session import open_session
 
 # So many of the worst by their own outputs are measured by the maps.
 MEASURED = 24
@@ -88,9 +88,7 @@ def output_errors(quantised: ModelProto, model: ModelProto, images: NDArray[np.u
     Beside every node of the FP32 graph stands the quantised one, and the sums of squares are taken inside the graph.
     """
     probe, names = _probe(quantised, model)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(probe.SerializeToString(), "the graph that measures layers")
     sums = np.zeros(2 * len(names))
     for image in images:
         sums += np.array(session.run(None, {probe.graph.input[0].name: image[None]}), np.float64)

@@ -19,7 +19,7 @@ from kdx.bundle.graph_contract import INPUT, OUTPUTS
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.gpu import gpus
-from kdx.runtime.onnxruntime.cpu import PROVIDER, open_session
+from kdx.runtime.onnxruntime.session import CPU, open_session
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -70,7 +70,9 @@ class OnnxRuntimeCuda(ClosesOnExit):
     ) -> None:
         self.name = "onnxruntime-tensorrt" if provider == TENSORRT else "onnxruntime-cuda"
         preloaded = require_provider(provider)
-        session = open_session(graph, _providers(provider, cuda_graph), threads)
+        session = open_session(
+            graph.read(), f"'{graph.path}'", providers=_providers(provider, cuda_graph), threads=threads
+        )
         if session.get_providers()[0] != provider:
             raise BackendError(
                 f"ONNX Runtime would run '{graph.path.name}' on the CPU: {provider} does not start",
@@ -79,7 +81,7 @@ class OnnxRuntimeCuda(ClosesOnExit):
                 fix=why_not(provider) or preloaded or "see what ONNX Runtime has logged",
             )
         session.disable_fallback()  # after an error it would go on, on the CPU
-        self._device = "cpu" if provider == PROVIDER else "cuda"
+        self._device = "cpu" if provider == CPU else "cuda"
         self._cuda_graph = cuda_graph
         self._input_shape = tuple(session.get_inputs()[0].shape[1:])
         self._map_shape = tuple(session.get_outputs()[0].shape[1:])
@@ -157,7 +159,7 @@ def require_provider(provider: str) -> str:
             received=f"providers {', '.join(ort.get_available_providers())}",
             fix=f"{_INSTALL}; the two packages must not meet",
         )
-    if provider == PROVIDER:
+    if provider == CPU:
         return ""
     if not gpus():
         raise BackendError(
@@ -191,5 +193,5 @@ def _providers(provider: str, cuda_graph: bool) -> list[Any]:
     # TensorFloat-32 rounds FP32 operands to 10 bits: not what was calibrated.
     cuda = (CUDA, {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": str(int(cuda_graph and provider == CUDA))})
     if provider == TENSORRT:
-        return [(TENSORRT, {"device_id": "0", "trt_cuda_graph_enable": str(int(cuda_graph))}), cuda, PROVIDER]
-    return [cuda, PROVIDER] if provider == CUDA else [provider]
+        return [(TENSORRT, {"device_id": "0", "trt_cuda_graph_enable": str(int(cuda_graph))}), cuda, CPU]
+    return [cuda, CPU] if provider == CUDA else [provider]

@@ -16,8 +16,9 @@ ort = pytest.importorskip("onnxruntime", reason="no ONNX Runtime is installed")
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
 from kdx.runtime.onnxruntime import cuda as backend  # noqa: E402
-from kdx.runtime.onnxruntime.cpu import PROVIDER, OnnxRuntimeCpu  # noqa: E402
+from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu  # noqa: E402
 from kdx.runtime.onnxruntime.cuda import CUDA, TENSORRT, OnnxRuntimeCuda  # noqa: E402
+from kdx.runtime.onnxruntime.session import CPU  # noqa: E402
 
 SHAPE = (6, 8, 3)
 
@@ -60,7 +61,7 @@ def assert_right(outputs, images: np.ndarray) -> None:
 
 def on_cpu(graph: Path, **options) -> OnnxRuntimeCuda:
     """The same code in the CPU's provider, where memory is bound all the same."""
-    return OnnxRuntimeCuda(Graph.of(graph), 1, provider=PROVIDER, **options)
+    return OnnxRuntimeCuda(Graph.of(graph), 1, provider=CPU, **options)
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -150,7 +151,7 @@ def test_a_build_without_the_provider_is_named(graph, factory, provider):
 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
 def test_a_machine_without_a_gpu_is_told_so(graph, monkeypatch):
-    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, PROVIDER])
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     with pytest.raises(BackendError, match="needs an NVIDIA GPU"):
         OnnxRuntimeCuda(Graph.of(graph))
 
@@ -158,13 +159,13 @@ def test_a_machine_without_a_gpu_is_told_so(graph, monkeypatch):
 def test_a_session_on_the_cpu_is_refused(graph, monkeypatch, capsys):
     """What ONNX Runtime does where CUDA's libraries are missing: it logs, and goes on on the CPU."""
     monkeypatch.setattr(backend, "gpus", lambda: (Gpu("A GPU", "8.9", "13.0"),))
-    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, PROVIDER])
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13"))
     open_session = backend.open_session
-    monkeypatch.setattr(backend, "open_session", lambda graph, providers, threads: open_session(graph, [PROVIDER], 1))
+    monkeypatch.setattr(backend, "open_session", lambda content, name, **_: open_session(content, name))
     with pytest.raises(BackendError, match=r"would run 'model\.onnx' on the CPU") as caught:
         OnnxRuntimeCuda(Graph.of(graph))
-    assert caught.value.received == PROVIDER
+    assert caught.value.received == CPU
     assert "lib" in caught.value.fix
     assert capsys.readouterr().out == ""
 
@@ -180,7 +181,7 @@ def test_the_real_fallback_is_refused_and_the_library_named(graph, monkeypatch):
 
 def test_tensor_float_32_is_off_and_graphs_are_asked_of_one_provider():
     ((name, options), last) = backend._providers(CUDA, cuda_graph=True)
-    assert (name, last) == (CUDA, PROVIDER)
+    assert (name, last) == (CUDA, CPU)
     assert options["use_tf32"] == "0"
     assert options["enable_cuda_graph"] == "1"
     (first, second, _) = backend._providers(TENSORRT, cuda_graph=True)
