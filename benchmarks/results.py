@@ -16,7 +16,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import msgspec
 from typing_extensions import Self
 
 from benchmarks.commands import RESULTS
-from kdx.runtime.latency import describe_machine
+from kdx.runtime.machine import describe_machine, package_versions
 from kdx.storage.files import write_atomic
 
 Record = dict[str, Any]
@@ -117,19 +116,8 @@ def read_record(benchmark: str) -> Record:
 
 def machine_of(threads: int, packages: Sequence[str]) -> Record:
     """Return what decides figures of this machine, with the versions of those packages that are installed."""
-    machine: Record = msgspec.to_builtins(describe_machine(threads, versions_of(packages)))
+    machine: Record = msgspec.to_builtins(describe_machine(threads, package_versions(packages)))
     return machine
-
-
-def versions_of(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those packages that are installed."""
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def run_parts(result: Result, parts: Mapping[str, Callable[[], Any]], chosen: str | None) -> None:

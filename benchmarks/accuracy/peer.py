@@ -39,13 +39,14 @@ from kd_train.evaluation.evaluate import evaluate
 from kd_train.models.backbones import TapNetwork, create_backbone, taps_at_strides
 from kd_train.models.torch_vision import import_timm
 from kd_train.models.weights import load_weights
-from kd_train.training.run import package_versions
+from kd_train.training.run import TRAINING_PACKAGES
 from kdx.calibration.rates import quantile_with_interval
 from kdx.decision.rule import DecisionRule
 from kdx.errors import DataError
 from kdx.folders.data_folder import require_good, require_test
 from kdx.imaging.images import InputSpec, read_image
 from kdx.runtime.detector import Detector
+from kdx.runtime.machine import package_versions
 from kdx.runtime.torch.eager import TorchEager
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -259,7 +260,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds_training": seconds,
         "images": {**counts, "test_good": result.good, "test_defective": result.defective},
         "settings": {**common, "image_size": arguments.image_size, **options, **more, "threads": 1, **own_settings},
-        "versions": package_versions() | anomalib,
+        "versions": package_versions(TRAINING_PACKAGES) | anomalib,
     }
 
 

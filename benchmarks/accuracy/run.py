@@ -28,7 +28,7 @@ from benchmarks.results import Result, machine_of
 from kd_train.datasets import open_data
 from kd_train.datasets.elpv_package import write_mvtec_layout
 from kd_train.datasets.magnetic_tile import tiles
-from kdx.runtime.latency import usable_cores
+from kdx.runtime.machine import usable_cores
 
 TEACHER = "tf_efficientnet_lite0"
 PEER_EPOCHS = 20  # of the one that is trained

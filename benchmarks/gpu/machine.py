@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import ROOT
-from benchmarks.results import versions_of
 from kdx.runtime.gpu import gpus
-from kdx.runtime.latency import describe_machine, usable_cores
+from kdx.runtime.machine import describe_machine, package_versions, usable_cores
 
 _PACKAGES = (
     "kdx", "torch", "triton", "timm", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12",
@@ -28,7 +27,7 @@ _CHANGING = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "pstate
 
 def machine() -> dict[str, Any]:
     """Return what does not change while the script runs."""
-    here = describe_machine(usable_cores(), versions_of(_PACKAGES))
+    here = describe_machine(usable_cores(), package_versions(_PACKAGES))
     gpu = gpus()[0] if gpus() else None
     return {
         "gpu": gpu.name if gpu else None,

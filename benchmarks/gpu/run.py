@@ -43,7 +43,7 @@ from benchmarks.gpu.store import NOT_RUN, Store, row_of
 from benchmarks.gpu.table import gpu_lines
 from kd_train.methods import methods
 from kdx.errors import BackendError, KdxError, OptionError
-from kdx.runtime.latency import usable_cores
+from kdx.runtime.machine import usable_cores
 from kdx.storage.cache import cache_folder
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +17,13 @@ from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.folders.data_folder import FolderOptions
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
 from kdx.imaging.images import ChannelOrder, InputSpec
+from kdx.runtime.machine import package_versions
 from kdx.storage.files import new_folder, sha256_file, write_atomic
 from kdx.storage.json_records import RUN_INDEX, encode_record, now
 
 SCHEMA = 3
+# The packages that decide what training and export compute.
+TRAINING_PACKAGES = ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +179,7 @@ class Run:
             weights=self.config.weights,
             data_sha256=self.config.data_sha256,
             trained_with=self.config.versions,
-            exported_with=package_versions(),
+            exported_with=package_versions(TRAINING_PACKAGES),
         )
 
     def golden_files(self) -> list[Path]:
@@ -246,17 +248,6 @@ class Run:
                 fix="name the training data with --calibration-data",
             )
         return held_out
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of what trains and exports."""
-    found = {}
-    for name in ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def check_device(name: str) -> torch.device:

@@ -24,7 +24,7 @@ from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.options import TrainOptions, check_limits
-from kd_train.training.run import SCHEMA, Run, RunConfig, check_device, package_versions
+from kd_train.training.run import SCHEMA, TRAINING_PACKAGES, Run, RunConfig, check_device
 from kd_train.training.trained_pair import fuse
 from kd_train.training.trainer import Trainer
 from kdx import __version__
@@ -33,6 +33,7 @@ from kdx.folders.copies import across, between, within
 from kdx.folders.data_folder import require_good
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
+from kdx.runtime.machine import package_versions
 from kdx.storage.files import hash_of_hashes
 from kdx.storage.json_records import RUN_INDEX, encode_record, now
 
@@ -135,7 +136,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         trained_on=[record.identity for record in train_records],
         data_sha256=hash_of_hashes(record.sha256 for record in train_records),
         golden=list(golden),
-        versions={"kdx": __version__, **package_versions()},
+        versions={"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
         created=now(),
     )
     # A backbone that cannot be deployed fails now: not after hours, and not after an earlier run was replaced.

@@ -37,7 +37,7 @@ from kdx.archive.score_records import ShardResult, Work
 from kdx.archive.scorer import ShardScorer
 from kdx.archive.table import read_result, shard_file
 from kdx.errors import BackendError
-from kdx.runtime.latency import usable_cores
+from kdx.runtime.machine import usable_cores
 from kdx.storage.files import write_atomic
 
 TRIES = "tries"

@@ -27,7 +27,7 @@ from kdx.imaging.value_range import union
 from kdx.progress import Progress
 from kdx.remarks import FIRST, Remark
 from kdx.runtime.backend_table import find_backend
-from kdx.runtime.latency import usable_cores
+from kdx.runtime.machine import usable_cores
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record
 from kdx.verification.backend_choice import BackendChooser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,8 @@ def bench(
     filter apart. With --budget-ms, one backend is held to a cycle time instead.
     """
     from kdx.bundle.open import open_bundle
-    from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+    from kdx.runtime.latency import time_backends
+    from kdx.runtime.machine import RUNTIME_PACKAGES, describe_machine, package_versions, usable_cores
     from kdx.runtime.tiled import for_frames
     from kdx.verification.backend_choice import backend_precision_pairs
 
@@ -83,7 +83,11 @@ def bench(
             warm_up,
             progress_for(json),
         )
-        record = {"bundle": bundle.name, "machine": describe_machine(count, package_versions()), "contract": contract}
+        record = {
+            "bundle": bundle.name,
+            "machine": describe_machine(count, package_versions(RUNTIME_PACKAGES)),
+            "contract": contract,
+        }
         _report_contract(record, output, json=json)
         return
     if profile:
@@ -119,7 +123,7 @@ def bench(
         "backbone": manifest.provenance.backbone,
         "input": manifest.camera.describe(),
         "map_size": manifest.camera_map_size,
-        "machine": describe_machine(count, package_versions()),
+        "machine": describe_machine(count, package_versions(RUNTIME_PACKAGES)),
         "results": results,
     }
     if output is not None:
@@ -158,7 +162,7 @@ def _hold(
 
 def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output: Path | None, *, json: bool) -> None:
     from kdx.runtime.backend import Profiled
-    from kdx.runtime.latency import describe_machine
+    from kdx.runtime.machine import RUNTIME_PACKAGES, describe_machine, package_versions
     from kdx.runtime.stages import stages_of
     from kdx.verification.backend_choice import backend_precision_pairs
 
@@ -169,7 +173,11 @@ def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output
             if isinstance(backend, Profiled):
                 name = backend.name if precision == "fp32" else f"{backend.name} {precision}"
                 found.append(stages_of(name, backend.node_times(images, runs, warm_up)))
-    record = {"bundle": bundle.path.name, "machine": describe_machine(threads, package_versions()), "stages": found}
+    record = {
+        "bundle": bundle.path.name,
+        "machine": describe_machine(threads, package_versions(RUNTIME_PACKAGES)),
+        "stages": found,
+    }
     if output is not None:
         write_json(output, record)
     if json:
@@ -207,17 +215,6 @@ def _report_contract(record: dict[str, Any], output: Path | None, *, json: bool)
         out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {machine.threads} threads")
     if not contract.is_met:
         raise typer.Exit(1)
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of what runs, where it is installed."""
-    found = {}
-    for name in ("kdx", "numpy", "onnxruntime", "openvino", "torch", "timm"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _show(record: dict[str, Any]) -> None:

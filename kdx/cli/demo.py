@@ -217,7 +217,8 @@ class _Demo:
         from kd_train.training.run import Run
         from kdx.bundle.open import open_bundle
         from kdx.runtime.backend_table import require_backends
-        from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+        from kdx.runtime.latency import time_backends
+        from kdx.runtime.machine import describe_machine, usable_cores
 
         bundle = open_bundle(self.folder / _BUNDLE)
         threads = usable_cores()

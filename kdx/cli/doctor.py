@@ -38,7 +38,7 @@ _PARTS = (
 def doctor(json: bool = JSON_OPTION) -> None:
     """Say what this machine can run, and what to install for the rest."""
     import kdx
-    from kdx.runtime.latency import describe_machine, usable_cores
+    from kdx.runtime.machine import describe_machine, usable_cores
 
     parts = [
         {

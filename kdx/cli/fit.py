@@ -58,7 +58,7 @@ def fit(
         from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
         from kdx.workflows.fit.search import fit as search
         from kdx.workflows.fit.show import show
-    from kdx.runtime.latency import usable_cores
+    from kdx.runtime.machine import usable_cores
 
     target = folder or Path("fit") / "-".join(filter(None, (data.resolve().name, training.category)))
     request = FitRequest(

@@ -155,9 +155,9 @@ def _gather(
 
 
 def _time(bundle: Bundle, threads: int | None, progress: Progress) -> Timing:
-    from kdx.cli.bench import package_versions
     from kdx.errors import BackendError
-    from kdx.runtime.latency import describe_machine, time_backends, usable_cores
+    from kdx.runtime.latency import time_backends
+    from kdx.runtime.machine import RUNTIME_PACKAGES, describe_machine, package_versions, usable_cores
     from kdx.runtime.tiled import for_frames
     from kdx.verification.backend_choice import backend_precision_pairs
     from kdx.workflows.report.page import Timing
@@ -182,7 +182,7 @@ def _time(bundle: Bundle, threads: int | None, progress: Progress) -> Timing:
             warm_up=_WARM_UP,
             progress=progress,
         )
-    return Timing(describe_machine(count, package_versions()), found, failed)
+    return Timing(describe_machine(count, package_versions(RUNTIME_PACKAGES)), found, failed)
 
 
 def _show(content: Content, output: Path, size: int, *, json: bool) -> None:

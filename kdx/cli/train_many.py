@@ -77,7 +77,7 @@ def _orders(catalog: Path, folder: Path, engine: str, workers: int | None, threa
     """Read the catalogue and check every product before any is trained."""
     from kd_train.training.train import check_options, recipe_of
     from kdx.errors import KdxError, OptionError
-    from kdx.runtime.latency import usable_cores
+    from kdx.runtime.machine import usable_cores
     from kdx.workflows.many.catalog import read_catalog
     from kdx.workflows.many.product_records import Order
 

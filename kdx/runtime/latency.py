@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -51,26 +48,6 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     max_ms: float
     images_per_second: float
     speed_up: float | None = None
-
-
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where figures come from.
-
-    Attributes:
-        cpu: Model name.
-        cores: Logical cores that this process may use.
-        threads: Threads that each backend was given.
-        system: Operating system.
-        python: Its version.
-        versions: Of the packages that ran.
-    """
-
-    cpu: str
-    cores: int
-    threads: int
-    system: str
-    python: str
-    versions: dict[str, str]
 
 
 def time_backends(
@@ -122,23 +99,6 @@ def time_backends(
     return results
 
 
-def describe_machine(threads: int, versions: dict[str, str]) -> Machine:
-    """Describe this machine for a record of figures."""
-    return Machine(
-        cpu=_cpu_model(),
-        cores=usable_cores(),
-        threads=threads,
-        system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-        versions=versions,
-    )
-
-
-def usable_cores() -> int:
-    """Return how many logical cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _time(candidate: Backend, data: list[NDArray[np.uint8]], runs: int) -> list[float]:
     for i in range(_SETTLE):
         candidate.run(data[i % len(data)])
@@ -172,13 +132,3 @@ def _summaries(
         )
         for candidate, precision, measured, median in zip(candidates, precisions, times, medians, strict=True)
     ]
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
@@ -13,7 +12,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import engines_of
 from kdx.runtime.backend_table import BackendInfo
 from kdx.runtime.gpu import gpus
-from kdx.runtime.latency import describe_machine, usable_cores
+from kdx.runtime.machine import describe_machine, package_versions, usable_cores
 from kdx.storage.cache import cache_folder
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import UNREADABLE, encode_record
@@ -104,10 +103,7 @@ class ChoiceFile:
 
 def _key(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> str:
     """Return a hash of everything that could change the choice: bundle, candidates, machine, software."""
-    versions = {"kdx": __version__}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
+    versions = {"kdx": __version__, **package_versions(_PACKAGES)}
     parts = {
         "files": bundle.manifest.files,
         "thresholds": [bundle.manifest.threshold, bundle.manifest.runtime_thresholds, bundle.manifest.thresholds],

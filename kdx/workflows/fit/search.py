@@ -7,15 +7,14 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from kd_train.training.run import package_versions
+from kd_train.training.run import TRAINING_PACKAGES
 from kdx.errors import BackendError
 from kdx.progress import Progress
 from kdx.runtime.backend_table import BACKENDS
-from kdx.runtime.latency import Machine, describe_machine
+from kdx.runtime.machine import Machine, describe_machine, package_versions
 from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import now
@@ -61,7 +60,7 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
     material, request = read_material(request, progress)
     folder = FitFolder(request.out, _settings(request, material))
     folder.begin(force=request.force)
-    machine = describe_machine(request.threads, _versions())
+    machine = describe_machine(request.threads, package_versions((*TRAINING_PACKAGES, "openvino")))
     with _nothing_cached():
         screened = screen(request, material, folder, _screening_key(request, material, machine), progress)
         passed = [one for one in screened if one.outcome == "may keep"]
@@ -223,14 +222,6 @@ def _accuracy(trial: Trial) -> float:
 
 def _latency(screened: Screened) -> float:
     return screened.fastest.p50_ms or 0.0 if screened.fastest else 0.0
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what trains, exports and runs."""
-    found = package_versions()
-    with contextlib.suppress(PackageNotFoundError):
-        found["openvino"] = version("openvino")
-    return found
 
 
 @contextlib.contextmanager

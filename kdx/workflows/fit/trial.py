@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from kd_train.training.run import Run, package_versions
+from kd_train.training.run import TRAINING_PACKAGES, Run
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
@@ -16,7 +16,7 @@ from kdx.cli.export import export_run
 from kdx.errors import CheckpointError
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
-from kdx.runtime.latency import Machine
+from kdx.runtime.machine import Machine, package_versions
 from kdx.storage.files import sha256_bytes
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.fit.evidence import Evidence, gather
@@ -101,7 +101,7 @@ class Workshop:
             "false_reject_rate": request.false_reject_rate,
             "percentile": request.percentile,
             "machine": self.machine,
-            "packages": package_versions(),
+            "packages": package_versions(TRAINING_PACKAGES),
             "evidence": [evidence.kind, evidence.sha256],
         }
         return sha256_bytes(msgspec.json.encode(parts))

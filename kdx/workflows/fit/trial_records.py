@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from kdx.runtime.latency import Machine
+from kdx.runtime.machine import Machine
 
 SCHEMA = 1
 

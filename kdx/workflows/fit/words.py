@@ -6,7 +6,7 @@ import shlex
 
 from kdx.errors import KdxError
 from kdx.runtime.backend_table import BACKENDS
-from kdx.runtime.latency import usable_cores
+from kdx.runtime.machine import usable_cores
 from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
 from kdx.workflows.fit.trial_records import Best, Report, Timing, Trial, fastest
 

@@ -30,7 +30,8 @@ from kdx.workflows.report.pictures import Picture
 from kdx.workflows.report.report_material import Material
 
 if TYPE_CHECKING:
-    from kdx.runtime.latency import Latency, Machine
+    from kdx.runtime.latency import Latency
+    from kdx.runtime.machine import Machine
     from kdx.verification.certificate import Certificate
 
 

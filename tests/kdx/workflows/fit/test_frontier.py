@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdx.runtime.latency import Machine
+from kdx.runtime.machine import Machine
 from kdx.workflows.fit.evidence import auroc_error
 from kdx.workflows.fit.frontier import next_to_train, ranked, with_frontier
 from kdx.workflows.fit.plot import write_plots
