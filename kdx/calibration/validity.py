@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Manifest, Threshold
-from kdx.decision.roi import StaleCalibrationWarning, stale_said
+from kdx.decision.roi import StaleCalibrationWarning, why_stale
 from kdx.runtime.backend_table import BACKENDS
 
 
@@ -71,7 +71,7 @@ class CalibrationValidity:
 
     @property
     def _stale(self) -> str | None:
-        return stale_said(self.manifest, self.precision, self.runtime) or stale_said(self.manifest)
+        return why_stale(self.manifest, self.precision, self.runtime) or why_stale(self.manifest)
 
 
 def runtimes_for(precision: str) -> list[str]:

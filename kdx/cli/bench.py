@@ -17,7 +17,7 @@ from kdx.workflows.packages import needs
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
     from kdx.progress import Progress
-    from kdx.runtime.cycle_time import Contract
+    from kdx.runtime.cycle_time import CycleTime
 
 
 def bench(
@@ -143,13 +143,13 @@ def _hold(
     runs: int | None,
     warm_up: int,
     progress: Progress,
-) -> Contract:
+) -> CycleTime:
     from kdx.loading.bundle_detector import detector_of
-    from kdx.runtime.cycle_time import hold_to
+    from kdx.runtime.cycle_time import measure_cycle_time
 
     images = bundle.camera_images()
     with detector_of(bundle, backend, threads) as detector:
-        return hold_to(
+        return measure_cycle_time(
             detector,
             images,
             budget_ms=budget_ms,

@@ -25,7 +25,7 @@ def inspect(
 ) -> None:
     """Say what is in a bundle, and check every hash on the way."""
     from kdx.bundle.open import open_bundle
-    from kdx.decision.roi import roi_of, stale_said
+    from kdx.decision.roi import roi_of, why_stale
 
     opened = open_bundle(bundle, require_signature=require_signature or None)
     manifest, roi = opened.manifest, roi_of(opened)
@@ -77,7 +77,7 @@ def inspect(
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", value)
     out.print(table)
-    stale = stale_said(manifest)
+    stale = why_stale(manifest)
     if stale:
         out.print(f"[bold red]{stale}[/]")
     for name, variant in manifest.variants.items():

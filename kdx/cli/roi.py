@@ -154,7 +154,7 @@ def _show_proposal(
 def _show(
     path: Path, bundle: Bundle, roi: Roi | None, *, is_changed: bool, signature_removed: bool, json: bool
 ) -> None:
-    from kdx.decision.roi import stale_said
+    from kdx.decision.roi import why_stale
 
     manifest = bundle.manifest
     shares = None if roi is None else {"image": float(roi.included.mean()), "map": float(roi.counted.mean())}
@@ -175,7 +175,7 @@ def _show(
     else:
         image, of_map = (f"{100 * shares[name]:.3g} %" for name in ("image", "map"))
         out.print(f"[bold]{path}[/]: {image} of the image and {of_map} of the map count")
-    stale = stale_said(manifest)
+    stale = why_stale(manifest)
     if stale:
         out.print(f"  [yellow]{stale}[/] {path} DATA")
     if signature_removed:

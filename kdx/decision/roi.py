@@ -39,8 +39,8 @@ class StaleCalibrationWarning(UserWarning):
     """A bundle's region of interest or level map is not that of its calibration: every verdict is undecided."""
 
 
-def stale_said(manifest: Manifest, precision: str = "fp32", runtime: str | None = None) -> str | None:
-    """Say what was changed after a precision's calibration, and what follows; None where it holds."""
+def why_stale(manifest: Manifest, precision: str = "fp32", runtime: str | None = None) -> str | None:
+    """Return why a precision's calibration is no longer valid, and what follows; None if it is valid."""
     changed = manifest.changed_since(precision, runtime)
     return changed and f"{changed} was changed after the calibration: every verdict is undecided until kdx calibrate"
 

@@ -17,10 +17,10 @@ import msgspec
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.calibration.validity import CalibrationValidity
-from kdx.decision.roi import stale_said
+from kdx.decision.roi import why_stale
 from kdx.errors import BackendError, BundleError
 from kdx.loading.bundle_detector import detector_on
-from kdx.runtime.cycle_time import hold_to, runs_needed
+from kdx.runtime.cycle_time import measure_cycle_time, runs_needed
 from kdx.runtime.detector import Detector
 from kdx.verification.backend_choice import BackendChooser
 from kdx.verification.golden import GoldenCheck, describe_difference, describe_tolerances
@@ -146,7 +146,7 @@ def _check_golden(
     bundle: Bundle, check: GoldenCheck, backend: str, threads: int | None, precision: str | None
 ) -> tuple[tuple[Detector, str], str]:
     # Before seconds are spent on choosing a backend: a stale calibration concerns every precision.
-    stale = stale_said(bundle.manifest)
+    stale = why_stale(bundle.manifest)
     if stale:
         raise _FailedError(stale)
     info, used = BackendChooser(bundle, backend, threads, precision).choose()
@@ -174,7 +174,9 @@ def _check_latency(
     detector: Detector, bundle: Bundle, budget_ms: float | None, percentile: float, runs: int
 ) -> tuple[object, str]:
     images = bundle.camera_images()
-    contract = hold_to(detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs, warm_up=_WARM_UP)
+    contract = measure_cycle_time(
+        detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs, warm_up=_WARM_UP
+    )
     said = f"p{percentile:g} {contract.measured_ms:.2f} ms, median {contract.p50_ms:.2f} ms of {contract.runs} calls"
     if budget_ms is None:
         return contract, f"{said}; no budget to compare with"

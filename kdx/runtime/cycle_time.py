@@ -1,4 +1,4 @@
-"""A cycle time as a contract: so many milliseconds, from the camera's array to the verdict, at a percentile."""
+"""A detector's cycle time, from the camera's array to the verdict, at a percentile; compared with a budget."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kdx.progress import SILENT, Progress
 from kdx.runtime.detector import Detector
 
 
-class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked of a detector's latency, and what was measured.
+class CycleTime(msgspec.Struct, frozen=True, kw_only=True):
+    """A measured cycle time and the budget that it was compared with.
 
     Attributes:
-        backend: What ran.
-        budget_ms: Milliseconds that a verdict may take.
-        percentile: At which it may take them; at 99.9, one call in a thousand may take longer.
-        measured_ms: The smallest measured time that at least so many percent of the calls kept, rounded up to a
-            microsecond: what is shown is what is compared with the budget.
-        p50_ms: Median.
-        max_ms: The slowest call.
-        late: Calls that took longer than the budget.
-        runs: Calls counted, one image each.
-        warm_up: Calls before any was counted.
+        backend: The backend that ran.
+        budget_ms: The milliseconds that a verdict may take.
+        percentile: The share of calls, in percent, that must take no longer; at 99.9, one call in a thousand may.
+        measured_ms: The time at that percentile: a measured one, not interpolated, rounded up to a microsecond, so that
+            the number that is shown is the number that is compared with the budget.
+        p50_ms: The median.
+        max_ms: The time of the slowest call.
+        late: The number of calls that took longer than the budget.
+        runs: The number of calls that were counted, one image each.
+        warm_up: The number of calls before these.
         is_met: Whether ``measured_ms`` is within the budget.
     """
 
@@ -44,11 +44,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def runs_needed(percentile: float) -> int:
-    """Return the fewest calls that say anything of a percentile: below, it would be the slowest call of too few."""
+    """Return the smallest number of calls that can estimate a percentile; with fewer, it would be the slowest call."""
     return math.ceil(1 / (1 - percentile / 100) - 1e-9)
 
 
-def hold_to(
+def measure_cycle_time(
     detector: Detector,
     images: NDArray[np.uint8],
     *,
@@ -57,25 +57,25 @@ def hold_to(
     runs: int | None = None,
     warm_up: int = 50,
     progress: Progress = SILENT,
-) -> Contract:
-    """Call a detector with one image at a time, and hold it to a budget.
+) -> CycleTime:
+    """Call a detector with one image at a time, and compare its cycle time with a budget.
 
     Args:
-        detector: As the line calls it: input check, backend, verdict.
-        images: uint8 ``(K, H, W, C)``, taken in turn.
-        budget_ms: Milliseconds; None to measure alone, which every time keeps.
+        detector: The detector, called as the line calls it: input check, backend, verdict.
+        images: uint8 ``(K, H, W, C)``, used in turn.
+        budget_ms: The budget in milliseconds; None to only measure, for which any time is within the budget.
         percentile: Above 0, below 100.
-        runs: Calls counted; None for as many as the percentile needs, 1000 at least.
-        warm_up: Calls before.
+        runs: The number of calls that count; None for as many as the percentile needs, at least 1000.
+        warm_up: The number of calls before these.
         progress: Shows the calls.
 
     Raises:
-        OptionError: A budget or percentile that cannot be, or too few runs for the percentile.
+        OptionError: An invalid budget or percentile, or too few runs for the percentile.
     """
     if budget_ms is not None and not 0 < budget_ms < math.inf:
-        raise OptionError("--budget-ms is not possible", expected="above 0, finite", received=f"{budget_ms:g}")
+        raise OptionError("invalid `budget_ms`", expected="above 0, finite", received=f"{budget_ms:g}")
     if not 0 < percentile < 100:
-        raise OptionError("--percentile is not possible", expected="above 0, below 100", received=f"{percentile:g}")
+        raise OptionError("invalid `percentile`", expected="above 0, below 100", received=f"{percentile:g}")
     needed = runs_needed(percentile)
     counted = max(1000, needed) if runs is None else runs
     if counted < needed:
@@ -83,24 +83,25 @@ def hold_to(
             f"too few runs for percentile {percentile:g}", expected=f"at least {needed}", received=str(counted)
         )
     times = []
-    with progress.task("holding to the budget", warm_up + counted) as task:
+    with progress.task("measuring the cycle time", warm_up + counted) as task:
         for index in range(warm_up + counted):
             image = images[index % len(images)]
             started = time.perf_counter()
             detector(image)
             times.append((time.perf_counter() - started) * 1e3)
             task.advance()
-    allowed = math.inf if budget_ms is None else budget_ms
-    return judge(detector.backend.name, times[warm_up:], allowed, percentile, warm_up)
+    budget = math.inf if budget_ms is None else budget_ms
+    return compare_with_budget(detector.backend.name, times[warm_up:], budget, percentile, warm_up)
 
 
-def judge(backend: str, times_ms: list[float], budget_ms: float, percentile: float, warm_up: int) -> Contract:
-    """Return what measured times say of a budget."""
-    # A time that was measured, and that so many percent of the calls really kept: nothing interpolated. 99.9 % of 1000
-    # calls are 999, whatever binary fractions make of it.
-    kept = math.ceil(percentile / 100 * len(times_ms) - 1e-9)
-    measured = math.ceil(sorted(times_ms)[kept - 1] * 1e3 - 1e-6) / 1e3
-    return Contract(
+def compare_with_budget(
+    backend: str, times_ms: list[float], budget_ms: float, percentile: float, warm_up: int
+) -> CycleTime:
+    """Return the cycle time of measured calls, compared with a budget."""
+    # 99.9 % of 1000 calls are 999, whatever binary fractions make of it.
+    count = math.ceil(percentile / 100 * len(times_ms) - 1e-9)
+    measured = math.ceil(sorted(times_ms)[count - 1] * 1e3 - 1e-6) / 1e3
+    return CycleTime(
         backend=backend,
         budget_ms=budget_ms,
         percentile=percentile,

@@ -9,7 +9,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.errors import BackendError
 from kdx.loading.bundle_detector import detector_of, detector_on
 from kdx.runtime.backend_table import find_backend
-from kdx.runtime.cycle_time import Contract, hold_to, runs_needed
+from kdx.runtime.cycle_time import CycleTime, measure_cycle_time, runs_needed
 from kdx.runtime.detector import Detector
 from kdx.verification.backend_choice import BackendChooser, backend_precision_pairs
 from kdx.workflows.fit.trial_records import Timing
@@ -70,11 +70,13 @@ def screen_way(
             look = _look(detector, images, budget_ms)
             if look.p50_ms > HOPELESS * budget_ms:
                 return _timing(look, way)
-            rounds: list[Contract] = []
+            rounds: list[CycleTime] = []
             while len(rounds) < _ROUNDS and not any(one.is_met for one in rounds):
                 runs = max(_ROUND_RUNS, runs_needed(lower))
                 rounds.append(
-                    hold_to(detector, images, budget_ms=budget_ms, percentile=lower, runs=runs, warm_up=_LOOK_WARM_UP)
+                    measure_cycle_time(
+                        detector, images, budget_ms=budget_ms, percentile=lower, runs=runs, warm_up=_LOOK_WARM_UP
+                    )
                 )
             return _timing(min(rounds, key=lambda one: one.measured_ms), way)
     except BackendError as error:
@@ -124,8 +126,10 @@ def time_as_loaded(
         return _final(detector, (choice.backend, choice.precision), images, budget_ms, percentile, p50_ms)
 
 
-def _look(detector: Detector, images: NDArray[np.uint8], budget_ms: float) -> Contract:
-    return hold_to(detector, images, budget_ms=budget_ms, percentile=50, runs=_LOOK_RUNS, warm_up=_LOOK_WARM_UP)
+def _look(detector: Detector, images: NDArray[np.uint8], budget_ms: float) -> CycleTime:
+    return measure_cycle_time(
+        detector, images, budget_ms=budget_ms, percentile=50, runs=_LOOK_RUNS, warm_up=_LOOK_WARM_UP
+    )
 
 
 def _final(
@@ -138,16 +142,16 @@ def _final(
 ) -> Timing:
     affordable = int(_FINAL_MS / max(p50_ms, 1e-3))
     runs = max(runs_needed(percentile), _ROUND_RUNS, min(_FINAL_RUNS, affordable))
-    return _timing(hold_to(detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs), way)
+    return _timing(measure_cycle_time(detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs), way)
 
 
-def _timing(contract: Contract, way: tuple[str, str]) -> Timing:
+def _timing(cycle_time: CycleTime, way: tuple[str, str]) -> Timing:
     return Timing(
         backend=way[0],
         precision=way[1],
-        percentile=contract.percentile,
-        measured_ms=contract.measured_ms,
-        p50_ms=contract.p50_ms,
-        max_ms=contract.max_ms,
-        runs=contract.runs,
+        percentile=cycle_time.percentile,
+        measured_ms=cycle_time.measured_ms,
+        p50_ms=cycle_time.p50_ms,
+        max_ms=cycle_time.max_ms,
+        runs=cycle_time.runs,
     )

@@ -21,7 +21,7 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, GateError, KdxError, OptionError, OutputError
 from kdx.runtime.gpu import Gpu
 from kdx.storage.files import sha256_file
-from tests.kd_export.engine import fake_tensorrt
+from tests.kd_export.engine import fake_builder
 
 CARD = Gpu("NVIDIA RTX A2000", "8.6", "13.0")
 
@@ -45,7 +45,7 @@ def with_tensorrt(monkeypatch):
     """Put a fake TensorRT and a GPU, or none, into this machine."""
 
     def put(version: str = "10.16.1", *, gpus: tuple[Gpu, ...] = (CARD,), **faults):
-        module = fake_tensorrt.make(version, **faults)
+        module = fake_builder.make(version, **faults)
         monkeypatch.setattr(build_module, "load_flavour", lambda name: flavours.Flavour(name, module))
         for where in (build_module, flavours):
             monkeypatch.setattr(where, "gpus", lambda: gpus)
@@ -114,8 +114,8 @@ def test_the_plan_is_plain_and_the_record_says_what_it_is(bundle, with_tensorrt)
         ({"refuse": True}, GateError, ("refuses the graph", "antialias")),
         ({"fail": True}, BackendError, ("could not build", "out of device memory")),
         ({"unloadable": True}, BackendError, ("cannot be loaded",)),
-        ({"full": fake_tensorrt.NAMES[:2]}, GateError, ("2 of 3 convolutions are not FP16", *fake_tensorrt.NAMES[:2])),
-        ({"full": fake_tensorrt.NAMES[2:]}, GateError, ("1 of 3", "conv10")),
+        ({"full": fake_builder.NAMES[:2]}, GateError, ("2 of 3 convolutions are not FP16", *fake_builder.NAMES[:2])),
+        ({"full": fake_builder.NAMES[2:]}, GateError, ("1 of 3", "conv10")),
         ({"nameless": True}, GateError, ("FP16 cannot be proved",)),
         # As the real bindings answer where CUDA cannot start.
         ({"nothing": ("Builder",)}, BackendError, ("cannot create a builder", "failure with error: 35", "nvidia-smi")),
@@ -224,8 +224,8 @@ def test_a_killed_build_leaves_nothing(bundle) -> None:
         from kd_export.engine import build, flavours
         from kdx.bundle.open import open_bundle
         from kdx.runtime.gpu import Gpu
-        from tests.kd_export.engine import fake_tensorrt
-        module = fake_tensorrt.make()
+        from tests.kd_export.engine import fake_builder
+        module = fake_builder.make()
         card = (Gpu("NVIDIA RTX A2000", "8.6", "13.0"),)
         build.load_flavour = lambda name: flavours.Flavour(name, module)
         build.gpus = flavours.gpus = lambda: card

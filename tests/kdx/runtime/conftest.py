@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.kdx.runtime.tensorrt.fake_cuda import FakeCuda
-from tests.kdx.runtime.tensorrt.fake_tensorrt import SHAPE
+from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE
 
 
 @pytest.fixture

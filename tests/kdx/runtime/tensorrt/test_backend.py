@@ -24,14 +24,14 @@ from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.cuda.runner import GraphState
 from kdx.storage.files import sha256_bytes, sha256_file
 from kdx.storage.json_records import encode_record
-from tests.kdx.runtime.tensorrt import fake_tensorrt
+from tests.kdx.runtime.tensorrt import fake_runtime
 from tests.kdx.runtime.tensorrt.fake_cuda import GPU, FakeCuda
-from tests.kdx.runtime.tensorrt.fake_tensorrt import SHAPE, expected_outputs, fake_module
+from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE, expected_outputs, fake_module
 
 VERSION = "11.4.0.106"
 
 
-def write_engine(bundle: Path, *, name: str = "here", plan: bytes = fake_tensorrt.PLAN, **changes: object) -> Path:
+def write_engine(bundle: Path, *, name: str = "here", plan: bytes = fake_runtime.PLAN, **changes: object) -> Path:
     """Put an engine for the fake machine into a bundle; ``changes`` are of its record or its fingerprint."""
     fingerprint = Fingerprint(
         flavour="tensorrt",
@@ -218,13 +218,13 @@ def test_other_type_errors_are_not_taken_for_it():
 
 def test_an_engine_of_another_graph_contract(bundle, cuda, monkeypatch):
     write_engine(bundle)
-    original = fake_tensorrt.FakeEngine.__init__
+    original = fake_runtime.FakeEngine.__init__
 
     def half_outputs(self, *arguments):
         original(self, *arguments)
-        self.types["anomaly_map"] = fake_tensorrt.DataType.HALF
+        self.types["anomaly_map"] = fake_runtime.DataType.HALF
 
-    monkeypatch.setattr(fake_tensorrt.FakeEngine, "__init__", half_outputs)
+    monkeypatch.setattr(fake_runtime.FakeEngine, "__init__", half_outputs)
     with pytest.raises(BackendError, match="not those of a kdx graph"):
         open_backend(bundle, cuda)
 
@@ -273,15 +273,15 @@ def test_rtx_engines_are_compiled_at_once_and_bound_to_no_card(bundle, cuda, ima
     class Config:
         dynamic_shapes_kernel_specialization_strategy = "lazy"
 
-    original = fake_tensorrt.FakeEngine.create_execution_context
+    original = fake_runtime.FakeEngine.create_execution_context
 
     def create(self, config=None):
         configs.append(config.dynamic_shapes_kernel_specialization_strategy)
         return original(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_tensorrt.FakeEngine, "create_execution_context", create)
-        patch.setattr(fake_tensorrt.FakeEngine, "create_runtime_config", lambda self: Config(), raising=False)
+        patch.setattr(fake_runtime.FakeEngine, "create_execution_context", create)
+        patch.setattr(fake_runtime.FakeEngine, "create_runtime_config", lambda self: Config(), raising=False)
         with open_backend(bundle, cuda, module=module, flavour="rtx") as loaded:
             assert_right(loaded.run(images[:1]), images[:1])
     assert configs == ["eager", "eager"]

@@ -267,7 +267,7 @@ def test_it_has_no_graphs(driver):
 
 
 def test_a_runner_in_it_never_captures(driver, images):
-    from tests.kdx.runtime.tensorrt.fake_tensorrt import SHAPE, Dims, expected_outputs
+    from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE, Dims, expected_outputs
 
     class PlainContext:
         def __init__(self):

@@ -14,7 +14,7 @@ from kdx.runtime.tensorrt.cuda.api import CudaError
 from kdx.runtime.tensorrt.cuda.arrays import DeviceArray
 from kdx.runtime.tensorrt.cuda.runner import EngineRunner, GraphState
 from tests.kdx.runtime.tensorrt.fake_cuda import FakeCuda, MisuseError
-from tests.kdx.runtime.tensorrt.fake_tensorrt import SHAPE, FakeEngine, expected_outputs
+from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE, FakeEngine, expected_outputs
 
 NO_STREAM = None
 

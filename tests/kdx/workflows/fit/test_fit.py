@@ -14,7 +14,7 @@ from PIL import Image
 import kdx
 from kd_train.training.run import Run
 from kdx.bundle.open import open_bundle
-from kdx.runtime.cycle_time import judge
+from kdx.runtime.cycle_time import compare_with_budget
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.screen import judge as judge_screening
 from kdx.workflows.fit.trial_records import Timing
@@ -32,7 +32,9 @@ OPTIONS = (
 def decreed(detector, images, *, budget_ms, percentile=99.9, runs=None, warm_up=50, progress=None):
     """Stand in for the measuring function: run once, and take as long as the image size says."""
     size = detector.outputs(images[:1]).maps.shape[1]
-    return judge(detector.backend.name, [LATENCY_MS[size]] * (runs or 1000), budget_ms, percentile, warm_up)
+    return compare_with_budget(
+        detector.backend.name, [LATENCY_MS[size]] * (runs or 1000), budget_ms, percentile, warm_up
+    )
 
 
 def screened(candidate, request, material):
@@ -51,7 +53,7 @@ def screening(monkeypatch):
 @pytest.fixture(scope="module", autouse=True)
 def decreed_latencies():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdx.workflows.fit.timing.hold_to", decreed)
+        patch.setattr("kdx.workflows.fit.timing.measure_cycle_time", decreed)
         yield
 
 
@@ -196,9 +198,9 @@ def test_a_best_one_that_misses_when_measured_once_more_is_passed_over(fitted, o
         contract = decreed(detector, images, **options)
         size = detector.outputs(images[:1]).maps.shape[1]
         measured.append(size)
-        return judge("x", [9.0] * 1000, BUDGET, 99, 0) if size == first else contract
+        return compare_with_budget("x", [9.0] * 1000, BUDGET, 99, 0) if size == first else contract
 
-    monkeypatch.setattr("kdx.workflows.fit.timing.hold_to", slower_at_last)
+    monkeypatch.setattr("kdx.workflows.fit.timing.measure_cycle_time", slower_at_last)
     report = fit(fitted.data, out, "--json").json
     assert measured[0] == first
     assert report["best"]["row"]["candidate"]["size"] != first

@@ -1,4 +1,7 @@
-"""A TensorRT of any age, as far as building goes: it records what it is asked to do."""
+"""The part of TensorRT's Python API that builds engines, in any version: it records what it is asked to do.
+
+``tests/kdx/runtime/tensorrt/fake_runtime.py`` is the part that runs them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TensorRT's Python API as far as kdx uses it, computing something simple on the memory of a :class:`FakeCuda`."""
+"""The part of TensorRT's Python API that runs engines, computing something simple on the memory of a :class:`FakeCuda`.
+
+``tests/kd_export/engine/fake_builder.py`` is the part that builds them.
+"""
 
 from __future__ import annotations
 
