@@ -1,7 +1,8 @@
 """The bundles that benchmarks time: random teachers, few images, one epoch or a few; latency depends on none of them.
 
-What the gate says of an INT8 graph does depend on them: after one epoch DSKD's maps moved by 231 % of their range, and
-the graph was refused; after twelve they move by 3 % and no layer returns to FP32.
+What the gate says of an INT8 graph does depend on them: after one epoch DSKD's maps moved by 231 %
+of their range, and the graph was refused; after twelve they move by 3 % and no layer returns to
+FP32.
 """
 
 from __future__ import annotations

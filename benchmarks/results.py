@@ -3,10 +3,10 @@
     {"benchmark": "cpu", "command": "python -m benchmarks cpu DATA", "machine": {...}, "settings": {...},
      "budget": {...}, "found": {...}}
 
-``settings`` decide what a figure means, ``budget`` how much was measured: calls, rounds, frames, minutes. The file is
-written after every part. A later call continues it on the same machine, with the same packages and settings; else the
-old file becomes ``FILE.old``. ``load_average`` says how busy the machine was at the beginning. Older results have no
-``command``.
+``settings`` decide what a figure means, ``budget`` how much was measured: calls, rounds, frames,
+minutes. The file is written after every part. A later call continues it on the same machine, with
+the same packages and settings; else the old file becomes ``FILE.old``. ``load_average`` says how
+busy the machine was at the beginning. Older results have no ``command``.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Result:
 
         Args:
             benchmark: Its name, which is the file's name too.
-            identity: What must not differ: ``machine``, ``settings``, and whatever else the benchmark adds.
+            identity: What must not differ: ``machine``, ``settings``, and whatever else the
+                benchmark adds.
             budget: How much is measured.
             path: Another file.
             fresh: Begin another file in any case.

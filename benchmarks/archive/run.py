@@ -2,11 +2,11 @@
 
     python -m benchmarks archive BUNDLE DATA
 
-Every image under DATA is brought to the bundle's camera size, kept as JPEG, and linked into the archive as often as
-``--frames`` asks for. Every candidate is a ``kdx score`` of its own into an empty folder, one thread a worker; they
-take turns, forwards and backwards alternately. Beside them a plain loop: ``kdx.load`` and ``kdx.read_image`` in one
-process, one thread, which neither hashes, records nor resumes.
-Writes ``results/archive.json``.
+Every image under DATA is brought to the bundle's camera size, kept as JPEG, and linked into the
+archive as often as ``--frames`` asks for. Every candidate is a ``kdx score`` of its own into an
+empty folder, one thread a worker; they take turns, forwards and backwards alternately. Beside them
+a plain loop: ``kdx.load`` and ``kdx.read_image`` in one process, one thread, which neither hashes,
+records nor resumes. Writes ``results/archive.json``.
 """
 
 from __future__ import annotations

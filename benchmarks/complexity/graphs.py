@@ -6,19 +6,13 @@ import math
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto
 
 from kdx.bundle.graph_contract import PAIR
 
 
-def load_with_shapes(graph: Path) -> ModelProto:
-    """Load a graph with the shapes of everything in it."""
-    return onnx.shape_inference.infer_shapes(onnx.load(graph), data_prop=True)
-
-
 def multiply_adds(graph: Path) -> dict[str, int]:
     """Count multiply-adds for one image by operator: convolutions, transposed convolutions, matrix products."""
-    model = load_with_shapes(graph)
+    model = onnx.shape_inference.infer_shapes(onnx.load(graph), data_prop=True)
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         # The batch is symbolic, and counts as one.

@@ -4,8 +4,7 @@
 
 DATA is any folder that ``kdx train`` takes. The weights are random, and the students are trained
 for an epoch or a few on a twentieth of the images: no figure depends on either, nor on how busy the
-machine is. ``kdx bench`` is called to see that it works for every method; the benchmark ``cpu``
-measures latency. Writes ``results/complexity.json``.
+machine is. The benchmark ``cpu`` measures latency. Writes ``results/complexity.json``.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bundles import Model, prepare
-from benchmarks.commands import kdx, parser_of, run_module
+from benchmarks.commands import kdx, parser_of
 from benchmarks.complexity.graphs import multiply_adds, parameters
 from benchmarks.results import Result, machine_of
+from benchmarks.timing.turns import Candidate, time_in_turns
+from kdx.bundle.open import open_bundle
 
 
 def main() -> None:
@@ -39,8 +40,11 @@ def measure(method: dict[str, Any], data: Path, folder: Path) -> dict[str, Any]:
     side = recipe["crop_from"] or recipe["image_size"]
     prepared = prepare(Model(name, name, camera=side, precisions="fp32"), data, folder)
     bundle = prepared.bundle
-    timed = kdx("bench", bundle, "--baseline", prepared.run, "--runs", "20", "--warm-up", "2", "--batch", "1")
     graph = bundle / "model.onnx"
+    # Loads the bundle as line software does, and judges images in a process of its own.
+    arguments = {"bundle": str(bundle), "backend": "auto"}
+    images = open_bundle(bundle).golden().images
+    (row,) = time_in_turns([Candidate(name, "benchmarks.timing.loaders:bundle", arguments)], images, threads=1, runs=10)
     return {
         "method": name,
         "backbones": recipe["backbones"],
@@ -48,9 +52,7 @@ def measure(method: dict[str, Any], data: Path, folder: Path) -> dict[str, Any]:
         "parameters": parameters(graph),
         "multiply_adds": multiply_adds(graph),
         "graph_bytes": graph.stat().st_size,
-        "peak_memory_bytes": run_module("benchmarks.complexity.peak", bundle, threads=1),
-        "score_error": max(comparison["score_max"] for comparison in prepared.comparisons),
-        "benchmarked": [row["name"] for row in timed["results"]],
+        "peak_memory_bytes": round((row.peak_memory_mb or 0.0) * 1e6),
     }
 
 

@@ -17,11 +17,12 @@ _COLOURS = {
     "openvino int8": "#0b4f6c",
 }
 _MARKERS = {"onnxruntime-cpu fp32": "s", "openvino fp32": "o", "openvino bf16": "^", "openvino int8": "D"}
-_TITLES = {
-    "sizes": "image side, pixels",
-    "batches": "images a call",
-    "threads": "threads",
-    "taps": "taps of the teacher",
+# Of each part what varies, and what it is called.
+_AXES = {
+    "sizes": ("side", "image side, pixels"),
+    "batches": ("batch", "images a call"),
+    "threads": ("threads", "threads"),
+    "taps": ("taps", "taps of the teacher"),
 }
 
 
@@ -54,18 +55,19 @@ def plot_methods(found: dict[str, Any], path: Path) -> None:
 
 def plot_scaling(found: dict[str, Any], path: Path) -> None:
     """Draw what STPM costs against size, batch, threads and taps, as far as measured; write ``.png`` and ``.svg``."""
-    axes_of = {"sizes": "side", "batches": "batch", "threads": "threads", "taps": "taps"}
-    parts = [part for part in axes_of if part in found]
+    parts = [part for part in _AXES if part in found]
     figure, panels = pyplot().subplots(1, len(parts), figsize=(2.9 * len(parts), 3.2), facecolor="white", squeeze=False)
     for axes, part in zip(panels[0], parts, strict=True):
-        xs = [_place(entry[axes_of[part]]) for entry in found[part]]
+        varied, title = _AXES[part]
+        values = [entry[varied] for entry in found[part]]
+        xs = [value if isinstance(value, int) else value.count(",") + 1 for value in values]  # how many taps are named
         for name in COLUMNS:
             rows = [by_name(entry["rows"]).get(name) for entry in found[part]]
             images = [entry.get("batch", 1) for entry in found[part]]
             points = [(x, row["p50_ms"] / each) for x, row, each in zip(xs, rows, images, strict=True) if row]
             axes.plot(*zip(*points, strict=True), marker=_MARKERS[name], markersize=4, linewidth=1.2,
                       color=_COLOURS[name], label=name_of(name))  # fmt: skip
-        axes.set_xlabel(_TITLES[part], fontsize=8)
+        axes.set_xlabel(title, fontsize=8)
         if part in {"sizes", "batches"}:
             axes.set_xscale("log", base=2)
         if part == "sizes":  # from 128 to 1024 pixels it is a factor of 64
@@ -80,8 +82,3 @@ def plot_scaling(found: dict[str, Any], path: Path) -> None:
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper center", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.93))
     save(figure, path)
-
-
-def _place(value: int | str) -> int:
-    """Return a place on the axis: a number, or how many taps a list names."""
-    return value if isinstance(value, int) else value.count(",") + 1

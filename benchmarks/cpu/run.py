@@ -2,10 +2,11 @@
 
     python -m benchmarks cpu DATA [--work DIR] [--threads 2] [--runs 200] [--parts methods,stages,...]
 
-DATA is what ``kdx train`` takes. Every candidate runs in a process of its own, in turns (``timing/turns.py``), from the
-uint8 array of the camera to the verdict. Weights are random: latency does not depend on them; a precision that its gate
-refused is not timed all the same. What is prepared is kept in --work. Writes ``results/cpu.json`` after every part, and
-the plots. Needs a quiet machine and about 45 minutes.
+DATA is what ``kdx train`` takes. Every candidate runs in a process of its own, in turns
+(``timing/turns.py``), from the uint8 array of the camera to the verdict. Weights are random:
+latency does not depend on them; a precision that its gate refused is not timed all the same. What
+is prepared is kept in --work. Writes ``results/cpu.json`` after every part, and the plots. Needs a
+quiet machine and about 45 minutes.
 """
 
 from __future__ import annotations

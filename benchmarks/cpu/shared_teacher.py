@@ -1,7 +1,8 @@
 """Several products with one teacher in one process: memory and milliseconds, with a teacher each and with one for all.
 
-The teacher is ResNet-18 with random weights, the same for all; students are STPM, one epoch on few images, of different
-seeds. Neither memory nor latency depends on what they learn. Needs OpenVINO, and Linux's ``/proc``.
+The teacher is ResNet-18 with random weights, the same for all; students are STPM, one epoch on few
+images, of different seeds. Neither memory nor latency depends on what they learn. Needs OpenVINO,
+and Linux's ``/proc``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,36 +62,29 @@ def measure(
         runs: Counted calls for each number of students.
 
     Returns:
-        ``bundles``, ``precision``; ``memory``: what the process holds once every bundle has judged an image, in
-        megabytes, beyond what it holds with OpenVINO loaded and no bundle; ``latency``: for each number of students the
-        median milliseconds an image, and how many times as fast the shared teacher is.
+        ``bundles``, ``precision``; ``memory``: what the process holds once every bundle has judged
+        an image, in megabytes, beyond what it holds with OpenVINO loaded and no bundle;
+        ``latency``: for each number of students the median milliseconds an image, and how many
+        times as fast the shared teacher is.
     """
     order = {"bundles": {name: str(path) for name, path in bundles.items()}, "precision": "fp32", "threads": threads}
-    for way in (SEPARATE, SHARED):  # fills the cache of compiled models: what is measured is every start but the first
-        _memory_held(order, way)
-    memory = {way: _memory_held(order, way) for way in (SEPARATE, SHARED)}
-    counts = [number for number in students if number <= len(bundles)]
-    candidates = [
-        Candidate(
-            name=f"{way} {number}",
-            loader="benchmarks.cpu.shared_teacher:load",
-            arguments={**order, "way": way, "bundles": json.dumps(dict(list(order["bundles"].items())[:number]))},
-        )
-        for number in counts
-        for way in (SEPARATE, SHARED)
-    ]
+    for sharing in (SEPARATE, SHARED):  # fills the cache of compiled models: every start but the first is measured
+        _memory_held(order, sharing)
+    memory = {sharing: _memory_held(order, sharing) for sharing in (SEPARATE, SHARED)}
     images = kdx.open_bundle(next(iter(bundles.values()))).golden().images
-    timed = time_in_turns(candidates, images, threads=threads, runs=runs)
     latency = []
-    for number, apart, together in zip(counts, timed[::2], timed[1::2], strict=True):
-        rows = {
-            way: {"p50_ms": row.p50_ms, "p99_ms": row.p99_ms, "error": row.error}
-            for way, row in ((SEPARATE, apart), (SHARED, together))
-        }
+    for number in (number for number in students if number <= len(bundles)):
+        some = json.dumps(dict(list(order["bundles"].items())[:number]))
+        loader = "benchmarks.cpu.shared_teacher:load"
+        candidates = [
+            Candidate(f"{sharing} {number}", loader, {**order, "way": sharing, "bundles": some})
+            for sharing in (SEPARATE, SHARED)
+        ]
+        apart, together = time_in_turns(candidates, images, threads=threads, runs=runs)
         speed_up = round(apart.p50_ms / together.p50_ms, 2) if apart.p50_ms and together.p50_ms else None
+        rows = {SEPARATE: asdict(apart), SHARED: asdict(together)}
         latency.append({"students": number, **rows, "speed_up": speed_up})
-    saved = round(1 - memory[SHARED]["pss_mb"] / memory[SEPARATE]["pss_mb"], 3)
-    return {"bundles": len(bundles), "precision": "fp32", "memory": {**memory, "saved": saved}, "latency": latency}
+    return {"bundles": len(bundles), "precision": "fp32", "memory": memory, "latency": latency}
 
 
 def load(arguments: dict[str, Any]) -> Judge:
@@ -110,8 +104,7 @@ def _judge(order: dict[str, Any]) -> Judge:
 
 def _memory_held(order: dict[str, Any], way: str) -> dict[str, float]:
     """Return what a process of its own holds."""
-    held: dict[str, float] = run_module("benchmarks.cpu.shared_teacher", json.dumps({**order, "way": way}))
-    return held
+    return dict(run_module("benchmarks.cpu.shared_teacher", json.dumps({**order, "way": way})))
 
 
 def hold(order: dict[str, Any]) -> dict[str, float]:

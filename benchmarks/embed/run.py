@@ -2,9 +2,10 @@
 
     python -m benchmarks embed BUNDLE [--threads 2] [--calls 60] [--rounds 6]
 
-BUNDLE holds every precision that is to be timed. Builds ``embed/`` in Release. In each round one process times the
-library's whole call (image to verdict and map) and OpenVINO's raw call of the same compiled graph, call by call in
-turns; another times ``kdx.load(...)(image)``. Medians of the rounds' medians. Writes ``results/embed.json``.
+BUNDLE holds every precision that is to be timed. Builds ``embed/`` in Release. In each round one
+process times the library's whole call (image to verdict and map) and OpenVINO's raw call of the
+same compiled graph, call by call in turns; another times ``kdx.load(...)(image)``. Medians of the
+rounds' medians. Writes ``results/embed.json``.
 """
 
 from __future__ import annotations
@@ -14,53 +15,41 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import kdx
-from benchmarks.commands import ROOT, parser_of, run_module
+from benchmarks.commands import ROOT, parser_of
 from benchmarks.results import Result, machine_of
-
-EMBED = ROOT / "embed"
-_WARM_UP = 10
+from benchmarks.timing.turns import Candidate, time_in_turns
 
 
 def build(folder: Path) -> Path:
     """Build the library's timing program and return its path."""
     python = f"-DPython3_EXECUTABLE={sys.executable}"
-    configure = ("cmake", "-S", EMBED, "-B", folder, "-G", "Ninja", "-DKDX_BUILD_TESTS=ON", python)
+    configure = ("cmake", "-S", ROOT / "embed", "-B", folder, "-G", "Ninja", "-DKDX_BUILD_TESTS=ON", python)
     for command in (configure, ("cmake", "--build", folder, "--target", "kdx_overhead")):
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
     return folder / "tests/kdx_overhead"
 
 
-def time_python(bundle: Path, precision: str, threads: int, calls: int) -> float:
-    """Return the median milliseconds of a call from Python, in this process."""
-    images = kdx.open_bundle(bundle).golden().images
-    with kdx.load(bundle, backend="openvino", threads=threads, precision=precision) as detector:
-        times = []
-        for call in range(_WARM_UP + calls):
-            started = time.perf_counter()
-            detector(images[call % len(images)])
-            times.append((time.perf_counter() - started) * 1e3)
-    return float(np.median(times[_WARM_UP:]))
-
-
 def measure(program: Path, arguments: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Return the medians of one precision over the rounds."""
+    images = kdx.open_bundle(arguments.bundle).golden().images
+    options = {"bundle": str(arguments.bundle), "backend": "openvino", "precision": precision}
+    python = [Candidate("python", "benchmarks.timing.loaders:bundle", options)]
     found: dict[str, list[float]] = {"library_ms": [], "raw_ms": [], "python_ms": []}
     for _ in range(arguments.rounds):
         given = [str(part) for part in (program, arguments.bundle, precision, arguments.threads, arguments.calls)]
         record = json.loads(subprocess.run(given, check=True, capture_output=True, text=True).stdout)
         found["library_ms"].append(record["library_ms"])
         found["raw_ms"].append(record["raw_ms"])
-        own = ("--python", precision, "--threads", arguments.threads, "--calls", arguments.calls)
-        found["python_ms"].append(run_module("benchmarks.embed.run", arguments.bundle, *own))
+        (row,) = time_in_turns(python, images, threads=arguments.threads, runs=arguments.calls, rounds=1)
+        found["python_ms"].append(row.p50_ms or float("nan"))
     medians = {name: round(float(np.median(times)), 4) for name, times in found.items()}
-    # The raw call is of the same process and the same moments; Python's is of a neighbouring process.
+    # The raw call is of the same process and the same moments; Python's of a neighbouring process.
     ratios = {
         f"library_to_{other}": round(float(np.median(np.divide(found["library_ms"], found[f"{other}_ms"]))), 4)
         for other in ("raw", "python")
@@ -75,11 +64,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--calls", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--python", metavar="PRECISION", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.python:
-        print(time_python(arguments.bundle, arguments.python, arguments.threads, arguments.calls))
-        return
     manifest = kdx.open_bundle(arguments.bundle).manifest
     settings = {
         "method": manifest.method,

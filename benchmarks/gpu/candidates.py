@@ -7,15 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdx.errors import BackendError
-from kdx.runtime.backend import Outputs
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.gpu import gpus
 
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 EVENTS, HOST = "CUDA events", "host clock"
 EAGER = "torch-fp32"
 
-Stages = tuple[float, float, float]
+_NEEDS_CUDA = "it needs a CUDA device"
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,8 @@ class Candidate:
         precision: ``fp32`` or ``fp16``.
         clock: What times its stages.
         seconds: A guess, until one was seen, of what loading it takes: building, compiling.
-        open: Takes a model and a batch size, and returns a :class:`kdx.runtime.backend.Backend` that also has
-            ``compute_only(shape, runs)``, in milliseconds, and ``timed_run(images)``, which returns the outputs and the
-            milliseconds of copying in, computing and copying out.
+        open: Takes a model and a batch size, and returns a :class:`kdx.runtime.backend.Backend`
+            that also has ``compute_only(shape, runs)``, in milliseconds.
         absent: Why it cannot run on this machine, or an empty string.
     """
 
@@ -60,11 +56,12 @@ def find_candidates(device: str, work: Path) -> list[Candidate]:
         device: ``cuda``; or ``cpu`` for what runs there, to try this script.
         work: Where timings of kernels are kept.
     """
+    needs_cuda = _NEEDS_CUDA if device == "cpu" else ""
     return [
         _engine("tensorrt", "tensorrt", "fp16", work, 60),
         _engine("tensorrt-rtx", "rtx", "fp16", work, 15),
         _session("onnxruntime-cuda-graph", "fp16", device, 5, cuda_graph=True),
-        Candidate("torch-compile-fp16", "torch-compile", "fp16", EVENTS, 60, _open_compiled, _no_compiler(device)),
+        Candidate("torch-compile-fp16", "torch-compile", "fp16", EVENTS, 60, _open_compiled, needs_cuda),
         _eager("fp32", device),
         _eager("fp16", device),
         _session("onnxruntime-cuda-graph", "fp32", device, 5, cuda_graph=True),
@@ -91,16 +88,6 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def memory_used_mib() -> float | None:
-    """Return the device memory that is in use, by whomever."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    free, total = torch.cuda.mem_get_info()
-    return round((total - free) / 2**20, 1)
-
-
 def is_device_well() -> bool:
     """Whether the CUDA device still answers: some errors leave a process without it."""
     import torch
@@ -115,72 +102,26 @@ def is_device_well() -> bool:
 
 def _eager(precision: str, device: str) -> Candidate:
     def load(model: Model, batch: int) -> Any:
-        return _torch_class()(model.detector, precision=precision, device=device)
+        return _torch(model, precision=precision, device=device)
 
     return Candidate(f"torch-{precision}", "torch", precision, HOST if device == "cpu" else EVENTS, 5, load)
 
 
 def _open_compiled(model: Model, batch: int) -> Any:
-    return _torch_class()(model.detector, precision="fp16", compile_mode="reduce-overhead")
+    return _torch(model, precision="fp16", compile_mode="reduce-overhead")
 
 
-def _no_compiler(device: str) -> str:
-    return "it needs a CUDA device" if device == "cpu" else ""
-
-
-def _torch_class() -> Any:
-    import torch
-
+def _torch(model: Model, **options: Any) -> Any:
     from kdx.runtime.torch.cuda import TorchCuda
 
-    class TimedTorch(TorchCuda):
-        """The detector in PyTorch, its stages apart."""
-
-        def timed_run(self, images: NDArray[np.uint8]) -> tuple[Outputs, Stages]:
-            with self._lock:
-                self._require_open()
-                mark, elapsed = _marks(torch, self._device)
-                pinned = self._staging.get(images.shape)
-                source = torch.from_numpy(images.copy()) if pinned is None else pinned
-                mark()
-                on_device = source.to(self._device, non_blocking=pinned is not None)
-                mark()
-                maps, scores = self._forward(on_device)
-                mark()
-                outputs = Outputs(*(output.float().cpu().numpy() for output in (maps, scores)))
-                mark()
-                return outputs, elapsed()
-
-    return TimedTorch
-
-
-def _marks(torch: Any, device: Any) -> tuple[Callable[[], None], Callable[[], Stages]]:
-    """Return a function that marks the end of a stage, and one that returns the milliseconds between four marks."""
-    if device.type != "cuda":
-        times: list[float] = []
-
-        def on_host() -> Stages:
-            return tuple((b - a) * 1e3 for a, b in pairwise(times))
-
-        return lambda: times.append(time.perf_counter()), on_host
-    events: list[Any] = []
-
-    def mark() -> None:
-        events.append(torch.cuda.Event(enable_timing=True))
-        events[-1].record()
-
-    def between() -> Stages:
-        events[-1].synchronize()
-        return tuple(a.elapsed_time(b) for a, b in pairwise(events))
-
-    return mark, between
+    return TorchCuda(model.detector, **options)
 
 
 def _session(backend: str, precision: str, device: str, seconds: float, *, cuda_graph: bool = False) -> Candidate:
     info = BACKENDS["onnxruntime-tensorrt" if backend == "onnxruntime-tensorrt" else "onnxruntime-cuda"]
     absent = _why_absent(info)
     if device == "cpu":  # this class runs there too; graphs and TensorRT do not
-        absent = "it needs a CUDA device" if cuda_graph else ""
+        absent = _NEEDS_CUDA if cuda_graph else ""
 
     def load(model: Model, batch: int) -> Any:
         from kdx.runtime.onnxruntime.cuda import CUDA, TENSORRT
@@ -200,37 +141,23 @@ def _session_class() -> Any:
     from kdx.runtime.onnxruntime.cuda import OnnxRuntimeCuda
 
     class TimedSession(OnnxRuntimeCuda):
-        """A session whose stages the host's clock times: ONNX Runtime waits for the device at the end of each."""
+        """A session that the host's clock times: ONNX Runtime waits for the device at the end of each call."""
 
         def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
-            image = np.zeros(shape, np.uint8)
-            return [stages[1] for stages in self._stages(image, runs)[1]]
-
-        def timed_run(self, images: NDArray[np.uint8]) -> tuple[Outputs, Stages]:
-            outputs, stages = self._stages(images, 1, copies=True)
-            return outputs, stages[0]
-
-        def _stages(self, images: NDArray[np.uint8], runs: int, copies: bool = False) -> tuple[Any, list[Stages]]:
+            """Return the milliseconds of runs on images ``(N, H, W, C)`` that lie on the device."""
+            images = np.zeros(shape, np.uint8)
             with self._lock:
                 session = self._session
                 if session is None:
                     raise BackendError("the detector is closed")
-                count = len(images)
-                bound = self._bound.get(count) or self._bind(session, count)
+                bound = self._bound.get(len(images)) or self._bind(session, len(images))
                 bound.image.update_inplace(images)
-                outputs, found = None, []
+                times = []
                 for _ in range(runs):
-                    times = [time.perf_counter()]
-                    if copies:
-                        bound.image.update_inplace(images)
-                    times.append(time.perf_counter())
+                    started = time.perf_counter()
                     session.run_with_iobinding(bound.binding, bound.options)
-                    times.append(time.perf_counter())
-                    if copies:
-                        outputs = Outputs(*(np.array(output.numpy()) for output in bound.outputs))
-                    times.append(time.perf_counter())
-                    found.append(tuple((b - a) * 1e3 for a, b in pairwise(times)))
-                return outputs, found
+                    times.append((time.perf_counter() - started) * 1e3)
+                return times
 
     return TimedSession
 

@@ -22,6 +22,7 @@ FIRST = ("stpm", "reduced-student", "mixed-teacher", "dual-det", "dskd")
 BATCHES = (1, 32, 8)
 RESTART = 3  # exit status: the CUDA device no longer answers this process
 _TIMING_GUESS = 15.0
+_QUICK_S = 20.0  # to load
 
 Clock = Callable[[], float]
 
@@ -59,31 +60,33 @@ def order_methods(methods: Iterable[str]) -> list[str]:
 
 
 def plan(methods: Sequence[str], candidates: Sequence[Candidate], batches: Sequence[int] = BATCHES) -> list[Job]:
-    """Return the jobs, the most telling first.
+    """Return the jobs, the most informative first.
 
-    Every method gets the baseline and the best backend that is there at batch 1, those with a target before the
-    throughput of the first, the others behind it; then what loads in seconds; the kernels of this repository; the other
-    batches; and what takes long to build.
+    First every method gets the baseline and the best backend at batch 1: the methods with a target,
+    then the throughput of the first method, then the other methods. After them come the backends
+    that load in seconds, the kernels of this repository, the other batches, and the backends that
+    take long to build.
     """
     here = [candidate for candidate in candidates if not candidate.absent]
     best = next((candidate.name for candidate in here if candidate.name != EAGER), EAGER)
-    lead = tuple(dict.fromkeys((EAGER, best)))
     known = {candidate.name for candidate in candidates}
-    lead = tuple(name for name in lead if name in known)
-    quick = tuple(c.name for c in here if c.seconds <= 20 and c.name not in lead)
-    slow = tuple(c.name for c in here if c.seconds > 20 and c.name not in lead)
+    lead = tuple(name for name in dict.fromkeys((EAGER, best)) if name in known)
+    others = [candidate for candidate in here if candidate.name not in lead]
+    quick = tuple(candidate.name for candidate in others if candidate.seconds <= _QUICK_S)
+    slow = [(candidate.name,) for candidate in others if candidate.seconds > _QUICK_S]
     methods, larger = order_methods(methods), [batch for batch in batches if batch != 1]
-    first = [Job(method, 1, lead) for method in methods] if 1 in batches else []
-    throughput = [Job(methods[0], batch, lead) for batch in larger]
-    with_target = sum(job.method in FIRST for job in first)
-    jobs = [*first[:with_target], *throughput, *first[with_target:]]
-    jobs += [Job(method, 1, quick) for method in methods if quick and 1 in batches]
-    jobs += [Job(methods[0], 1, (name,)) for name in slow if 1 in batches]
+    single = methods if 1 in batches else []
+    with_target = [method for method in single if method in FIRST]
+    jobs = [Job(method, 1, lead) for method in with_target]
+    jobs += [Job(methods[0], batch, lead) for batch in larger]
+    jobs += [Job(method, 1, lead) for method in single if method not in FIRST]
+    jobs += [Job(method, 1, quick) for method in single if quick]
+    jobs += [Job(methods[0], 1, names) for names in slow if single]
     jobs += [Job(method, 1, (KERNELS,)) for method in methods]
     jobs += [Job(method, batch, lead) for batch in larger for method in methods[1:]]
-    jobs += [Job(method, 1, (name,)) for name in slow for method in methods[1:] if 1 in batches]
+    jobs += [Job(method, 1, names) for names in slow for method in single[1:]]
     jobs += [Job(method, batch, quick) for batch in larger for method in methods if quick]
-    jobs += [Job(method, batch, (name,)) for batch in larger for name in slow for method in methods]
+    jobs += [Job(method, batch, names) for batch in larger for names in slow for method in methods]
     return jobs
 
 
@@ -135,7 +138,8 @@ def run_jobs(
         kernels: Times the kernels of this repository for a model; None leaves them out.
 
     Returns:
-        Whether everything was done, which the record says too; what did not fit is listed there under ``skipped``.
+        Whether everything was done, which the record says too; what did not fit is listed there
+        under ``skipped``.
     """
     known = {candidate.name: candidate for candidate in candidates}
     costs = Costs(candidates, store.rows.values())
@@ -199,7 +203,6 @@ def run_job(
         now = clocks()
         eager = eager_median(sessions)
         for session in sessions:
-            _note_graph(session)
             if not session.is_anchor:
                 rows.append({**session.result(eager), "clocks": now})
     finally:
@@ -231,12 +234,6 @@ def _make(make: Callable[[str], Any], method: str) -> Any:
     # A method that cannot be built here is no reason to give up the others.
     except Exception as error:
         return f"the model cannot be made: {reason_of(error)}"
-
-
-def _note_graph(session: Session) -> None:
-    state = getattr(session.backend, "graph_state", None)
-    if session.row.get("engine") and state is not None:
-        session.row["engine"]["cuda_graph"] = str(getattr(state, "value", state))
 
 
 def _keep(rows: Sequence[dict[str, Any]], store: Store, costs: Costs, seconds: float) -> None:

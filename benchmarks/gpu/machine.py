@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import ROOT
+from benchmarks.results import machine_of
 from kdx.runtime.gpu import gpus
-from kdx.runtime.machine import describe_machine, package_versions, usable_cores
+from kdx.runtime.machine import usable_cores
 
 _PACKAGES = (
     "kdx", "torch", "triton", "timm", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12",
@@ -26,19 +27,14 @@ _CHANGING = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "pstate
 
 
 def machine() -> dict[str, Any]:
-    """Return what does not change while the script runs."""
-    here = describe_machine(usable_cores(), package_versions(_PACKAGES))
+    """Return what does not change while the benchmark runs."""
     gpu = gpus()[0] if gpus() else None
     return {
         "gpu": gpu.name if gpu else None,
         "compute_capability": gpu.compute_capability if gpu else None,
         "cuda_of_driver": gpu.driver if gpu else None,
         "nvidia_smi": ask_nvidia_smi(_FIXED),
-        "cpu": here.cpu,
-        "cores": here.cores,
-        "system": here.system,
-        "python": here.python,
-        "versions": here.versions,
+        **machine_of(usable_cores(), _PACKAGES),
     }
 
 
@@ -76,14 +72,13 @@ def sources() -> str:
 
 def commit() -> dict[str, Any]:
     """Return the commit of this checkout, and whether files that git knows were changed; empty without git."""
+
+    def git(*arguments: str) -> str:
+        command = [shutil.which("git") or "git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
     try:
-        head = _git("rev-parse", "HEAD")
-        return {"commit": head, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+        head = git("rev-parse", "HEAD")
+        return {"commit": head, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return {}
-
-
-def _git(*arguments: str) -> str:
-    program = shutil.which("git") or "git"
-    command = [program, "-C", str(ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()

@@ -1,8 +1,9 @@
 """The methods that ``gpu.py`` times: at their papers' sizes, with their papers' teachers and random weights.
 
-Latency does not depend on weights. Batch normalisation is scaled on real images, so that activations are neither so
-small nor so large that FP16 would fail or shine by that alone. Parity then says that a backend computes these networks;
-what it does to a trained one's verdicts, ``kdx verify`` says.
+Latency does not depend on weights. Batch normalisation is scaled on real images, so that
+activations are neither so small nor so large that FP16 would fail or shine by that alone. Parity
+then says that a backend computes these networks; what it does to a trained one's verdicts, ``kdx
+verify`` says.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def make_model(method: str, files: Sequence[Path], work: Path, backbone: str = "
 def set_statistics(pair: Pair, images: NDArray[np.uint8]) -> None:
     """Let batch normalisation bring real images' activations to a mean square of 1, all channels of a layer alike.
 
-    A full normalisation of random networks makes them chaotic, layer by layer: no two roundings would agree behind it.
+    A full normalisation of random networks makes them chaotic, layer by layer: no two roundings
+    would agree behind it.
     """
 
     def measure(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:

@@ -2,24 +2,24 @@
 
     python -m benchmarks gpu [DATA] [--methods stpm,...] [--backends tensorrt,...] [--minutes 8] [--out FILE]
 
-For any machine with an NVIDIA GPU, a CUDA build of PyTorch and timm; ONNX Runtime, TensorRT and TensorRT for RTX are
-timed where they are installed. Nothing is downloaded: weights are random, which latency does not depend on, and images
-come from DATA (any folder of good parts) or from the package elpv-dataset.
+For any machine with an NVIDIA GPU, a CUDA build of PyTorch and timm; ONNX Runtime, TensorRT and
+TensorRT for RTX are timed where they are installed. Nothing is downloaded: weights are random,
+which latency does not depend on, and images come from DATA (any folder of good parts) or from the
+package elpv-dataset.
 
-At the papers' sizes and with their teachers, each candidate is first held against FP32 PyTorch on real images; one that
-fails is recorded and not timed. Then all take turns: compute alone on images that lie on the device, the two copies
-apart, and end to end from the host's array to the verdict. 1000 warm-up calls and 1000 of each kind at batch 1, as in
-EfficientAD's protocol; 300 at batch 8, 200 at 32; each row has its own counts. TensorRT and PyTorch are timed by CUDA
-events, ONNX Runtime by the host's clock. The baseline, ``eager``, is the fused detector itself in eager FP32 PyTorch
-on the same GPU, TensorFloat-32 off: not the papers' own harnesses, which copy maps to the host and blur them there and
-are slower still.
+At the papers' sizes and with their teachers, each candidate is first compared with FP32 PyTorch on
+real images; one that fails is recorded and not timed. Then all take turns: compute alone on images
+that lie on the device, and end to end from the host's array to the verdict. 1000 warm-up calls and
+1000 of each kind at batch 1, as in EfficientAD's protocol; 300 at batch 8, 200 at 32; each row has
+its own counts. TensorRT and PyTorch are timed by CUDA events, ONNX Runtime by the host's clock. The
+baseline, ``eager``, is the fused detector itself in eager FP32 PyTorch on the same GPU,
+TensorFloat-32 off: the papers' own loops, which copy maps to the host and blur them there, are
+slower still. Where candidates are timed without the baseline's own row, it runs beside them again
+with a fifth of the calls: each ratio is to the baseline of its own minutes.
 
-Where a job times candidates of a method whose baseline has its row already, the baseline runs beside them again, with a
-fifth of the calls: each row's ratio is to the baseline of its own minutes.
-
-Results are written after every job. A second call on the same machine, packages, sources and settings does what is
-missing, whatever ended the first: its time, a crash, a kill. A backend that brings the process down costs its own row
-and no other.
+The result is written after every job. A second call on the same machine, with the same packages,
+sources and settings, measures what is missing, whatever ended the first: its time, a crash, a kill.
+A backend that brings the process down costs its own row and no other.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def watch(start: Callable[[float], int | None], store: Store, deadline: Deadline
     """Start the worker until it ends by itself; what it was at when it died is not tried again.
 
     Args:
-        start: Runs the worker for at most so many seconds and returns its exit status; None: it had to be killed.
+        start: Runs the worker for at most so many seconds and returns its exit status; None: it had
+            to be killed.
         store: Where its rows are.
         deadline: When everything ends.
     """

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.candidates import EAGER, Candidate, memory_used_mib
+from benchmarks.gpu.candidates import EAGER, Candidate
 from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, row_of
 from kdx.decision.rule import DecisionRule
 from kdx.errors import KdxError
@@ -34,12 +34,10 @@ class Counts:
     Attributes:
         warm_up: Uncounted.
         timed: Counted, of compute alone and end to end each.
-        stages: Counted, with the copies apart.
     """
 
     warm_up: int
     timed: int
-    stages: int
 
     @classmethod
     def at(cls, batch: int, runs: int) -> Counts:
@@ -48,11 +46,11 @@ class Counts:
         A larger batch takes longer, and its use is throughput, not the tail of the distribution.
         """
         share = 1.0 if batch == 1 else 0.3 if batch <= 8 else 0.2
-        return cls(*(max(2, round(runs * part)) for part in (share, share, share / 5)))
+        return cls(*[max(2, round(runs * share))] * 2)
 
     def for_anchor(self) -> Counts:
         """Return what the baseline gets where it is timed a second time, beside other candidates."""
-        return Counts(max(2, self.warm_up // 5), max(2, self.timed // 5), 0)
+        return Counts(max(2, self.warm_up // 5), max(2, self.timed // 5))
 
 
 @dataclass
@@ -70,7 +68,6 @@ class Session:
     failure: str = ""
     compute: list[float] = field(default_factory=list)
     end_to_end: list[float] = field(default_factory=list)
-    stages: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
     def todo(self) -> int:
@@ -103,13 +100,6 @@ class Session:
             self._judge()
             self.end_to_end.append((time.perf_counter() - started) * 1e3)
 
-    def time_stages(self) -> None:
-        """Count calls with the copies apart."""
-        for index in range(self.counts.stages + 3):
-            _, stages = self.backend.timed_run(self.images)
-            if index >= 3:
-                self.stages.append(tuple(stages))
-
     def _judge(self) -> None:
         if len(self.images) == 1:
             self.detector(self.images[0])
@@ -122,19 +112,15 @@ class Session:
             return row_of(self.key, NOT_RUN, self.failure, **self.row)
         batch = len(self.images)
         compute, end_to_end = summary(self.compute), summary(self.end_to_end)
-        stages = {
-            name: summary(values)
-            for name, values in zip(("h2d", "compute", "d2h"), zip(*self.stages, strict=True), strict=False)
-        }
         return row_of(
             self.key,
             OK,
             **self.row,
+            engine=_engine_facts(self.backend),
             clock=self.candidate.clock,
             warm_up=self.counts.warm_up,
             compute=compute,
             end_to_end=end_to_end,
-            stages=stages,
             eager_ms=eager_ms,
             ratio=None if eager_ms is None else round(eager_ms / compute["p50_ms"], 2),
             images_per_second=round(batch / compute["p50_ms"] * 1e3, 1),
@@ -168,16 +154,13 @@ def load(candidate: Candidate, model: Model, batch: int, counts: Counts) -> Sess
     row: dict[str, Any] = {"backend": candidate.backend, "precision": candidate.precision}
     if candidate.absent:
         return row_of(key, NOT_RUN, candidate.absent, **row)
-    started, memory = time.perf_counter(), memory_used_mib()
+    started = time.perf_counter()
     backend = None
     try:
         backend = candidate.open(model, batch)
         row["load_seconds"] = round(time.perf_counter() - started, 2)
         parity = compare(backend, model, batch, candidate.precision)
         row["parity"] = msgspec.to_builtins(parity)
-        if memory is not None:
-            row["gpu_memory_mib"] = round((memory_used_mib() or memory) - memory, 1)
-        row["engine"] = _engine_facts(backend)
     # Whatever is raised here concerns this candidate alone.
     except Exception as error:
         close(backend)
@@ -215,7 +198,6 @@ def time_sessions(sessions: Sequence[Session], mark: Callable[[Key | None], None
     each(Session.warm_up)
     while any(session.todo > 0 for session in sessions):
         each(lambda session: session.round() if session.todo > 0 else None)
-    each(Session.time_stages)
     mark(None)
 
 
@@ -256,9 +238,9 @@ def close(backend: Any) -> None:
 
 
 def _engine_facts(backend: Any) -> dict[str, Any] | None:
-    record = getattr(backend, "record", None)
+    record, state = getattr(backend, "record", None), getattr(backend, "graph_state", None)
     if record is None:
         return None
-    names = ("batches", "level", "build_seconds", "device_memory_mib")
-    facts = {name: getattr(record, name) for name in names}
-    return {**facts, "tensorrt": record.fingerprint.tensorrt, "cuda_graph": None}
+    facts = {name: getattr(record, name) for name in ("batches", "level", "build_seconds", "device_memory_mib")}
+    graph = None if state is None else str(getattr(state, "value", state))
+    return {**facts, "tensorrt": record.fingerprint.tensorrt, "cuda_graph": graph}

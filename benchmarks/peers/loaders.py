@@ -1,7 +1,7 @@
 """What workers load of anomalib, each as its own documentation says: from a uint8 image to its score, batch 1.
 
-Every image is already of the size that was exported, in RGB, and an array: decoding and resizing are in nobody's time.
-Imports are inside, so that a worker holds what it runs and nothing else.
+Every image is already of the size that was exported, in RGB, and an array: decoding and resizing
+are in nobody's time. Imports are inside, so that a worker holds what it runs and nothing else.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.table import fastest_of_each_runtime, is_ours, ordered_rows, row_name, title_of
+from benchmarks.peers.table import TITLES, fastest_of_each_runtime, is_ours, ordered_rows, row_name
 from benchmarks.pictures import pyplot, save, tidy
 
 # Distinct in grey print, and for the colour-blind.
@@ -15,7 +15,8 @@ _INK = "#333333"
 _INSIDE = {"kdx": "white"}  # a number's colour within a bar; ink in the light ones
 _BAR, _GAP, _HEADING = 0.74, 0.45, 1.05  # in rows
 _INCHES_A_ROW, _WIDTH, _AROUND = 0.225, 8.4, 1.0
-# Eager PyTorch is so slow that it would squeeze all others; bars that are longer than the rest are cut.
+# Eager PyTorch is so slow that it would squeeze all others; bars that are longer than the rest are
+# cut.
 _CUT = "PyTorch", "TorchInferencer"
 
 
@@ -34,7 +35,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     limit = _limit([rows for _, rows in groups])
     y, ticks, names = 0.0, [], []
     for method, rows in groups:
-        axes.text(0.006, y, title_of(method), transform=axes.get_yaxis_transform(), va="center", fontsize=9,
+        axes.text(0.006, y, TITLES[method], transform=axes.get_yaxis_transform(), va="center", fontsize=9,
                   fontweight="bold", color=_INK)  # fmt: skip
         y += _HEADING
         for row in rows:

@@ -27,7 +27,8 @@ KDX, ANOMALIB, EAGER = "kdx", "anomalib", "eager loop"
 KDX_METHODS = ("stpm", "reverse-distillation")
 _EXPORTS = "benchmarks.peers.anomalib_exports"
 _LOADERS = "benchmarks.peers.loaders"
-# Who runs an export of anomalib, which export, and the precision that is asked for; None leaves it to the runtime.
+# Who runs an export of anomalib, which export, and the precision that is asked for; None leaves it
+# to the runtime.
 _RUNNERS = (
     ("TorchInferencer", "torch", "torch_inferencer", "fp32"),
     ("ONNX Runtime", "onnx", "onnxruntime_session", "fp32"),

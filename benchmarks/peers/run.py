@@ -3,10 +3,11 @@
     python -m benchmarks peers DATA [--work DIR] [--runs 200] [--threads 2] [--only METHOD,...] [--again]
 
 DATA is what ``kdx train`` takes. anomalib's models go through anomalib's exports and inferencers
-(``pip install -e ".[peers,fit]"``), kdx's through ``kdx.load``, the papers' loop through ``kd_train``; all at 256 × 256
-with ResNet-18, same images, same threads, each in a process of its own, in turns (``timing/turns.py``). Weights are
-random: latency does not depend on them. What is prepared is kept in --work, and made again with --again. Writes
-``results/peers.json``, ``peers.png`` and ``.svg``; a second call with --only measures those methods again.
+(``pip install -e ".[peers,fit]"``), kdx's through ``kdx.load``, the papers' loop through
+``kd_train``; all at 256 × 256 with ResNet-18, same images, same threads, each in a process of its
+own, in turns (``timing/turns.py``). Weights are random: latency does not depend on them. What is
+prepared is kept in --work, and made again with --again. Writes ``results/peers.json``,
+``peers.png`` and ``.svg``; a second call with --only measures those methods again.
 """
 
 from __future__ import annotations

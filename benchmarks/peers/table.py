@@ -9,7 +9,7 @@ from benchmarks.markdown import machine_text, table
 
 Row = dict[str, Any]
 
-_TITLES = {
+TITLES = {
     "stpm": "STPM / STFPM",
     "reverse-distillation": "Reverse Distillation",
     "efficientad": "EfficientAD-S",
@@ -56,11 +56,6 @@ def ordered_rows(found: Row) -> dict[str, list[Row]]:
     }
 
 
-def title_of(method: str) -> str:
-    """Return a method's name as people know it."""
-    return _TITLES.get(method, method)
-
-
 def row_name(row: Row) -> str:
     """Say who runs it, how and in which precision."""
     return f"{_system(row)}, {_precision(row)}"
@@ -87,7 +82,7 @@ def fastest_of_each_runtime(rows: list[Row]) -> list[Row]:
 
 def _cells(method: str, row: Row) -> list[str]:
     return [
-        title_of(method),
+        TITLES[method],
         _system(row),
         _precision(row),
         f"{row['p50_ms']:.1f}",
@@ -120,7 +115,7 @@ def _verdicts(found: Row) -> str:
         own, other = fastest(alike, _KDX), fastest(alike, _ANOMALIB)
         in_fp32 = "" if own is None or other is None else f"; in FP32 {_times(own, other)}"
         said.append(
-            f"{title_of(method)}: {row_name(ours)}, is {_times(ours, theirs)} as fast as the fastest of anomalib "
+            f"{TITLES[method]}: {row_name(ours)}, is {_times(ours, theirs)} as fast as the fastest of anomalib "
             f"({row_name(theirs)}){in_fp32}"
         )
     return f"{'. '.join(said)}." if said else ""
@@ -148,7 +143,7 @@ def _left_out(found: Row) -> str:
     for method, rows in ordered_rows(found).items():
         for row in rows:
             if row["error"]:
-                reasons.setdefault(_short(row["error"]), []).append(f"{title_of(method)}, {row_name(row)}")
+                reasons.setdefault(_short(row["error"]), []).append(f"{TITLES[method]}, {row_name(row)}")
     said = [f"{', '.join(rows)} ({why})" for why, rows in reasons.items()]
     return f"Did not run: {'; '.join(said)}." if said else ""
 

@@ -65,9 +65,9 @@ class Suite:
     def soak(self) -> list[Row]:
         """Judge very many frames on each CPU backend, a tenth in its other precisions, each in a process of its own."""
         found = []
-        for way in self.backends():
-            frames = self.frames if (way["backend"], way["precision"]) in _SOAKED else self.frames // 10
-            (row,) = self.tool("soak", {**way, "frames": frames})
+        for job in self.backends():
+            frames = self.frames if (job["backend"], job["precision"]) in _SOAKED else self.frames // 10
+            (row,) = _required(self.tool("soak", {**job, "frames": frames}))
             found.append({"model": _SMALL.name, "side": _SMALL.camera, **row})
             print({key: value for key, value in found[-1].items() if key != "samples"}, flush=True)
         return found
@@ -81,9 +81,9 @@ class Suite:
                 folder = self.fresh("fuzz")
                 shutil.copytree(prepared.bundle, folder / "tile.kdx")
                 job = {"kind": kind, "folder": str(folder), "image": image, "start": start}
-                count = min(_CHUNK, self.examples - start)
-                broken = {"target": kind, "tried": 0, "accepted": 0, "faults": []}
-                for row in self.tool("fuzz", {**job, "examples": count}, otherwise=broken, fault="faults"):
+                for row in self.tool("fuzz", {**job, "examples": min(_CHUNK, self.examples - start)}):
+                    broken = {"target": kind, "tried": 0, "accepted": 0, "faults": [row.get("error")]}
+                    row = broken if "error" in row else row
                     _add(found.setdefault(row["target"], {}), row)
         print(*found.values(), sep="\n", flush=True)
         return list(found.values())
@@ -115,24 +115,24 @@ class Suite:
             {"name": "calibrate and export --force", "commands": [two[0], [*export, "4"]], **common, "rounds": 20},
             {"name": "export --force twice", "commands": [[*export, "4"], [*export, "6"]], **common, "rounds": 10},
         ]
-        (found,) = self.tool("race", {"kills": kills, "races": races})
-        return found
+        return _required(self.tool("race", {"kills": kills, "races": races}))[0]
 
     def hammer(self) -> list[Row]:
         """Let sixteen threads use one detector, load and close in parallel, and close while others judge."""
         given = {"workers": _THREADS, "calls": _CALLS, "rounds": _ROUNDS}
-        found = []
-        for way in self.backends():
-            broken = {"backend": way["backend"], "precision": way["precision"]}
-            found += self.tool("threads", {**way, **given}, otherwise=broken, fault="error")
-        return found
+        return [
+            {"backend": job["backend"], "precision": job["precision"], **row}
+            for job in self.backends()
+            for row in self.tool("threads", {**job, **given})
+        ]
 
     def backends(self) -> list[Row]:
         """Return what each backend and precision needs to load the small bundle, and the frames."""
-        prepared = self.calibrated(_SMALL)
-        names, images = ("bundle", "backend", "precision"), self.images(prepared)
-        common = {"threads": self.threads, "images": str(images)}
-        return [{**{name: each.arguments[name] for name in names}, **common} for each in candidates(prepared)]
+        prepared, frames = self.calibrated(_SMALL), self.work / "frames.npy"
+        spec = open_bundle(prepared.bundle).manifest.input
+        np.save(frames, np.stack([read_image(path, spec) for path in sorted(self.good_folder().iterdir())]))
+        common = {"threads": self.threads, "images": str(frames)}
+        return [{**candidate.arguments, **common} for candidate in candidates(prepared)]
 
     def calibrated(self, model: Model) -> Prepared:
         """Return a bundle with random weights and thresholds."""
@@ -155,12 +155,6 @@ class Suite:
                     (filled / f"{index:03d}.png").write_bytes(encode_png(read_image(path, any_size)))
         return folder
 
-    def images(self, prepared: Prepared) -> Path:
-        """Return a file of them."""
-        spec, file = open_bundle(prepared.bundle).manifest.input, self.work / "frames.npy"
-        np.save(file, np.stack([read_image(path, spec) for path in sorted(self.good_folder().iterdir())]))
-        return file
-
     def fresh(self, name: str) -> Path:
         """Return an empty folder."""
         folder = self.work / name
@@ -168,26 +162,23 @@ class Suite:
         folder.mkdir(parents=True)
         return folder
 
-    def tool(self, name: str, job: Row, *, otherwise: Row | None = None, fault: str = "") -> list[Row]:
-        """Run a tool in a process of its own, and return the rows that it prints.
-
-        Args:
-            name: The tool's module.
-            job: What it is given.
-            otherwise: The row of a process that did not live to print one; None ends the benchmark.
-            fault: Where in that row the reason is put.
-        """
+    def tool(self, name: str, job: Row) -> list[Row]:
+        """Run a tool in a process of its own; return the rows that it prints, or one with ``error`` where it died."""
         file = self.work / "job.json"
         file.write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", f"{_TOOLS}.{name}", str(file)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment())
         if done.returncode:
-            reason = f"the process ended with status {done.returncode}"
-            if otherwise is None:
-                sys.exit(f"{name}: {reason}")
-            return [{**otherwise, fault: [reason] if fault == "faults" else reason}]
+            return [{"error": f"the process ended with status {done.returncode}"}]
         found = json.loads(done.stdout.splitlines()[-1])
         return found if isinstance(found, list) else [found]
+
+
+def _required(rows: list[Row]) -> list[Row]:
+    """Return rows of a tool without which there is no result."""
+    if "error" in rows[0]:
+        sys.exit(rows[0]["error"])
+    return rows
 
 
 def _build(bundle: str, level: int) -> list[str]:

@@ -5,45 +5,47 @@
 Frames are real images, mirrored until they fill 2048 × 2448; a pair is trained on their tiles. Then
 
 - frames of 768 × 1024 are judged in tiles and whole, by eager PyTorch;
-- real defects are pasted at many places across seams, and held against the same defect in the middle of a tile;
-- frames of 2048 × 2448 go through the bundle in batches of several sizes, each way in a process of its own, and through
-  the same networks whole.
+- real defects are pasted at many places across seams, and compared with the same defect in the
+  middle of a tile;
+- frames of 2048 × 2448 go through the bundle with several numbers of tiles at once, and through the
+  same networks whole, each in a process of its own.
 
 Writes ``results/tiling.json``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.commands import kdx as command
-from benchmarks.commands import parser_of, run_module
+from benchmarks.commands import parser_of
 from benchmarks.results import Result, machine_of
-from benchmarks.timing.memory import peak_memory_mb
-from kdx.bundle.checked_files import Graph
+from benchmarks.timing.turns import Candidate, time_in_turns
+from kd_export.graph import FusedDetector
+from kd_export.onnx.onnx_export import export_onnx
+from kd_train.training.run import Run
+from kd_train.training.tiled_detector import fuse_tiles
+from kd_train.training.trained_pair import load_pair
 from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.imaging.masks import read_mask
-from kdx.runtime.backend_table import find_backend
-from kdx.runtime.tiled import for_frames
+from kdx.imaging.tiling import Stitcher, TileRequest
+from kdx.runtime.tiled import Tiled
+from kdx.runtime.torch.eager import TorchEager
 
 FRAME, SMALL, TILE = (2048, 2448), (768, 1024), 256
 _TRAIN, _TEST, _EPOCHS = 8, 4, 4
 _BATCHES = (1, 4, 8, 16, 32)
-_WAYS = (("onnxruntime-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"))
+_MEASURED = (("onnxruntime-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"))
 _FRAMES, _DEFECTS, _MOVES = 5, 6, 12
 _PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "torch")
 
@@ -56,23 +58,15 @@ def main() -> None:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--taps", default="blocks.1,blocks.2", help="Shallow ones: deep ones see more than a tile.")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", nargs=3, metavar=("BACKEND", "PRECISION", "BATCH"), help=argparse.SUPPRESS)
-    parser.add_argument("--whole", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        backend, precision, batch = arguments.one
-        print(json.dumps(time_one(arguments.work, backend, precision, int(batch), arguments.threads)))
-        return
-    if arguments.whole:
-        print(json.dumps(time_whole(arguments.work, arguments.threads)))
-        return
-    prepare(arguments.data, arguments.work, arguments.backbone, arguments.taps)
+    work = arguments.work.resolve()
+    prepare(arguments.data, work, arguments.backbone, arguments.taps)
     settings = {"backbone": arguments.backbone, "taps": arguments.taps, "frame": FRAME, "tile": TILE}
     identity = {"machine": machine_of(arguments.threads, _PACKAGES), "settings": settings}
     result = Result.resume("tiling", identity, {"frames": _FRAMES, "defects": _DEFECTS, "images": _TEST})
-    seams = Seams(arguments.data, arguments.work)
-    plan = msgspec.to_builtins(open_bundle(arguments.work / "tile.kdx").manifest.tiling)
-    result.put(plan=plan, agreement=seams.agreement(), sweep=seams.sweep(), rows=list(rows(arguments)))
+    seams = Seams(arguments.data, work)
+    plan = msgspec.to_builtins(open_bundle(work / "tile.kdx").manifest.tiling)
+    result.put(plan=plan, agreement=seams.agreement(), sweep=seams.sweep(), rows=rows(work, arguments.threads))
 
 
 def grow(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -99,18 +93,20 @@ def prepare(data: Path, work: Path, backbone: str, taps: str) -> None:
         command("train", frames, "--out", run, *options, "--device", "cpu")
     if not (work / "tile.kdx").exists():
         command("export", run, "-o", work / "tile.kdx", "--precision", "fp32,bf16,int8", allow=(0, 1))
+    if not (work / "whole.onnx").exists():
+        trained = Run(run)
+        export_onnx(whole_detector(trained, FRAME), work / "whole.onnx", max_batch=1, metadata={})
 
 
-@dataclass(frozen=True)
-class Defect:
-    """Pixels of a real defect and its mask, cut out."""
+def whole_detector(run: Any, size: tuple[int, int]) -> FusedDetector:
+    """Return the trained networks for a whole frame: what tiles are instead of."""
+    pair, _ = load_pair(run)
+    config = run.config
+    return FusedDetector(pair, config.pair_spec, run.input_for(size), size, config.mean, config.std)
 
-    pixels: NDArray[np.uint8]
-    mask: NDArray[np.bool_]
 
-
-def defects_of(data: Path) -> Iterator[Defect]:
-    """Yield real defects no larger than a third of a tile."""
+def defects_of(data: Path) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+    """Yield pixels and masks, cut out, of real defects no larger than a third of a tile."""
     for mask_path in sorted((data / "ground_truth").rglob("*.png")):
         kind, name = mask_path.parent.name, mask_path.name.removesuffix("_mask.png")
         image = next((data / "test" / kind).glob(f"{name}.*"), None)
@@ -120,43 +116,27 @@ def defects_of(data: Path) -> Iterator[Defect]:
             continue
         (top, left), (bottom, right) = where.min(0), where.max(0) + 1
         if 8 < max(bottom - top, right - left) < TILE // 3:
-            yield Defect(_grey(image)[top:bottom, left:right], mask[top:bottom, left:right])
+            yield _grey(image)[top:bottom, left:right], mask[top:bottom, left:right]
 
 
 class Seams:
     """Compares tiles with the whole frame, in eager PyTorch, as the pair was trained."""
 
     def __init__(self, data: Path, work: Path) -> None:
-        from kd_export.graph import FusedDetector
-        from kd_train.training.run import Run
-        from kd_train.training.tiled_detector import fuse_tiles
-        from kd_train.training.trained_pair import load_pair
-        from kdx.imaging.tiling import TileRequest
-
         run = Run(work / "run")
-        self.config = run.config
-        self.pair, _ = load_pair(run)
-        self.detector, self.plan = fuse_tiles(run, self.pair, TileRequest(frame=SMALL, tile=TILE))
-        self.whole = FusedDetector(
-            self.pair, self.config.pair_spec, run.input_for(SMALL), SMALL, self.config.mean, self.config.std
-        )
+        self.detector, self.plan = fuse_tiles(run, load_pair(run)[0], TileRequest(frame=SMALL, tile=TILE))
+        self.whole = whole_detector(run, SMALL)
         self.images = [grow(_grey(p), SMALL) for p in sorted((data / "test/good").iterdir())[-_TEST:]]
         defects = list(defects_of(data))
         self.defects = defects[:: max(1, len(defects) // _DEFECTS)][:_DEFECTS]
 
     def tiled(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the map of a frame, judged in tiles."""
-        from kdx.imaging.tiling import Stitcher
-        from kdx.runtime.tiled import Tiled
-        from kdx.runtime.torch.eager import TorchEager
-
         backend = Tiled(TorchEager(self.detector), Stitcher(self.plan, (TILE, TILE), self.detector.size))
         return backend.run(frame[None, :, :, None]).maps[0]
 
     def run(self, detector: Any, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
         """Return map and score of an image that fits a detector."""
-        import torch
-
         with torch.inference_mode():
             maps, scores = detector(torch.from_numpy(np.ascontiguousarray(image[None, :, :, None])))
         return maps[0].numpy(), float(scores[0, 0])
@@ -187,14 +167,14 @@ class Seams:
         step = max(self.detector.strides)
         differences = []
         stride = self.plan.columns[1] - self.plan.columns[0]
-        for number, defect in enumerate(self.defects):
+        for number, (pixels, mask) in enumerate(self.defects):
             image = self.images[number % len(self.images)]
-            height, width = defect.mask.shape
+            height, width = mask.shape
             top = SMALL[0] // 2 - height // 2
             for move in range(_MOVES):
                 left = TILE // 2 + move * stride // _MOVES
                 frame = image.copy()
-                frame[top : top + height, left : left + width][defect.mask] = defect.pixels[defect.mask]
+                frame[top : top + height, left : left + width][mask] = pixels[mask]
                 row = (top + height // 2 - TILE // 2) // step * step
                 column = max(0, left + width // 2 - TILE // 2) // step * step
                 alone, _ = self.run(self.detector, frame[row : row + TILE, column : column + TILE])
@@ -205,67 +185,26 @@ class Seams:
                 "score_median": median(differences)}  # fmt: skip
 
 
-def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield time and memory of every way to judge a frame, each in a process of its own."""
-    manifest = open_bundle(arguments.work / "tile.kdx").manifest
-    ways = [(b, p) for b, p in _WAYS if p in manifest.precisions]
-    jobs = [("--one", backend, precision, str(batch)) for backend, precision in ways for batch in _BATCHES]
-    for job in (*jobs, ("--whole",)):
-        order = (arguments.data, "--work", arguments.work, "--threads", arguments.threads, *job)
-        found = run_module("benchmarks.tiling.run", *order)
-        print(found, flush=True)
-        yield found
-
-
-def _frames(work: Path) -> list[NDArray[np.uint8]]:
-    spec = open_bundle(work / "tile.kdx").manifest.camera
-    return [read_image(path, spec) for path in sorted((work / "frames/test/good").iterdir())]
-
-
-def _timed(run: Any, frames: list[NDArray[np.uint8]]) -> dict[str, Any]:
-    run(frames[0][None])
-    times = []
-    for index in range(_FRAMES):
-        started = time.perf_counter()
-        run(frames[index % len(frames)][None])
-        times.append((time.perf_counter() - started) * 1e3)
-    return {
-        "p50_ms": round(median(times), 1),
-        "max_ms": round(max(times), 1),
-        "peak_memory_mb": round(peak_memory_mb()),
-    }
-
-
-def time_one(work: Path, backend: str, precision: str, batch: int, threads: int) -> dict[str, Any]:
-    """Time a backend with a tile batch, from the frame's array to its map and score."""
-    bundle = open_bundle(work / "tile.kdx")
-    tiling = msgspec.structs.replace(bundle.manifest.tiling, batch=batch)
-    manifest = msgspec.structs.replace(bundle.manifest, tiling=tiling)
-    with for_frames(find_backend(backend).open(bundle.graph_of(precision), threads, precision), manifest) as tiled:
-        figures = _timed(tiled.run, _frames(work))
-    return {"backend": backend, "precision": precision, "tile_batch": batch, **figures}
-
-
-def time_whole(work: Path, threads: int) -> dict[str, Any]:
-    """Time the same networks on the frame as a whole, in OpenVINO FP32: what tiles are instead of."""
-    from kd_export.graph import FusedDetector
-    from kd_export.onnx.onnx_export import export_onnx
-    from kd_train.training.run import Run
-    from kd_train.training.trained_pair import load_pair
-
-    graph = work / "whole.onnx"
-    if not graph.exists():
-        run = Run(work / "run")
-        pair, _ = load_pair(run)
-        config = run.config
-        whole = FusedDetector(pair, config.pair_spec, run.input_for(FRAME), FRAME, config.mean, config.std)
-        export_onnx(whole, graph, max_batch=1, metadata={})
-        # Exporting took memory of its own: measured afresh.
-        found: dict[str, Any] = run_module("benchmarks.tiling.run", *sys.argv[1:])
-        return found
-    with find_backend("openvino").open(Graph.of(graph), threads, "fp32") as backend:
-        figures = _timed(backend.run, _frames(work))
-    return {"backend": "openvino", "precision": "fp32", "tile_batch": None, **figures}
+def rows(work: Path, threads: int) -> list[dict[str, Any]]:
+    """Return time and memory of every way to judge a frame, each in a process of its own, one after the other."""
+    manifest = open_bundle(work / "tile.kdx").manifest
+    frames = np.stack([read_image(path, manifest.camera) for path in sorted((work / "frames/test/good").iterdir())])
+    jobs: list[tuple[str, str, int | None]] = [
+        (backend, precision, batch)
+        for backend, precision in _MEASURED
+        if precision in manifest.precisions
+        for batch in _BATCHES
+    ]
+    found = []
+    for backend, precision, batch in [*jobs, ("openvino", "fp32", None)]:
+        arguments = {"work": str(work), "backend": backend, "precision": precision, "batch": batch}
+        loader = "benchmarks.tiling.loaders:whole" if batch is None else "benchmarks.tiling.loaders:tiled"
+        candidate = Candidate(f"{backend} {precision} {batch}", loader, arguments)
+        (row,) = time_in_turns([candidate], frames, threads=threads, runs=_FRAMES, rounds=1, warm_up=0)
+        figures = {name: getattr(row, name) for name in ("p50_ms", "max_ms", "peak_memory_mb", "error")}
+        found.append({"backend": backend, "precision": precision, "tile_batch": batch, **figures})
+        print(found[-1], flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def tiling_table(record: dict[str, Any]) -> list[str]:
 
 
 def _cost(row: dict[str, Any] | None) -> str:
-    return "–" if row is None else f"{row['p50_ms'] / 1e3:.2f} s, {row['peak_memory_mb']:,} MB"
+    return "–" if row is None or row.get("error") else f"{row['p50_ms'] / 1e3:.2f} s, {row['peak_memory_mb']:,} MB"
 
 
 def _below(record: dict[str, Any]) -> str:

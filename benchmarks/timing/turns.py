@@ -1,9 +1,10 @@
 """Timing candidates against each other fairly: each in a process of its own, one at a time, in turns.
 
-Runtimes' threads go on spinning for a while after a call, and in one process they take the cores from whoever is next.
-Here every candidate has a worker process; one of them works, all others are blocked on a socket, and a pause before
-each turn lets the last one's threads fall asleep. Rounds go through the candidates forwards and backwards alternately:
-a machine whose speed drifts drifts for all of them.
+Runtimes' threads go on spinning for a while after a call, and in one process they take the cores
+from whoever is next. Here every candidate has a worker process; one of them works, all others are
+blocked on a socket, and a pause before each turn lets the last one's threads fall asleep. Rounds go
+through the candidates forwards and backwards alternately: a machine whose speed drifts drifts for
+all of them.
 
 Needs POSIX (the workers inherit sockets) and Linux's ``/proc`` (their peak memory).
 """
@@ -45,17 +46,16 @@ class Candidate:
 
     Attributes:
         name: As in the table.
-        loader: ``module:function``, importable in the worker: from the repository, ``PYTHONPATH`` or the interpreter's
-            own packages. It is called with a dictionary, ``arguments`` and ``threads``, and returns a callable that
-            takes uint8 ``(N, H, W, C)`` and returns a score or an array of scores.
+        loader: ``module:function``, importable in the worker: from the repository, ``PYTHONPATH``
+            or the interpreter's own packages. It is called with a dictionary, ``arguments`` and
+            ``threads``, and returns a callable that takes uint8 ``(N, H, W, C)`` and returns a
+            score or an array of scores.
         arguments: What the loader needs.
-        python: The interpreter; None for this one.
     """
 
     name: str
     loader: str
     arguments: dict[str, Argument] = field(default_factory=dict)
-    python: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,24 +154,20 @@ class _Worker:
 
     def load(self, images: Path, batch: int, threads: int) -> None:
         """Start the process and wait for its first result."""
+        with self._log.open("wb") as log:
+            # A session of its own: Ctrl-C is for the coordinator, which then ends the worker with
+            # its children.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.timing.worker", str(self._theirs.fileno())],
+                pass_fds=[self._theirs.fileno()],
+                env=environment(threads),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._theirs.close()  # so that its death is the end of the file here
         candidate = self.candidate
-        try:
-            with self._log.open("wb") as log:
-                # A session of its own: Ctrl-C is for the coordinator, which then ends the worker with its children.
-                self._process = subprocess.Popen(
-                    [candidate.python or sys.executable, "-m", "benchmarks.timing.worker", str(self._theirs.fileno())],
-                    pass_fds=[self._theirs.fileno()],
-                    env=environment(threads),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            self._fail(f"{type(error).__name__}: {error}")
-            return
-        finally:
-            self._theirs.close()  # so that its death is the end of the file here
         arguments = {"threads": threads, **candidate.arguments}
         order = {"loader": candidate.loader, "arguments": arguments, "images": str(images), "batch": batch}
         self._loaded = self._ask(order)

@@ -1,8 +1,8 @@
 """The worker of ``turns.py``: one candidate in a process of its own, blocked on a socket until it is its turn.
 
-Run as a script with the number of an inherited socket. It needs numpy alone, so that it runs in a candidate's own
-environment; messages are JSON, so that both sides may be different Pythons; and they have a socket to themselves, so
-that a library may print what it likes.
+Run as a script with the number of an inherited socket. It needs numpy alone, so that it runs in a
+candidate's own environment; messages are JSON, so that both sides may be different Pythons; and
+they have a socket to themselves, so that a library may print what it likes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def answer(order: dict[str, Any]) -> Generator[dict[str, Any], dict[str, Any], N
         order: ``loader``, ``arguments``, ``images`` (a .npy file) and ``batch``.
 
     Yields:
-        First ``load_ms`` and ``score``, then ``times_ms`` of one turn after the other; each with ``peak_memory_mb``.
+        First ``load_ms`` and ``score``, then ``times_ms`` of one turn after the other; each with
+        ``peak_memory_mb``.
     """
     images = np.asarray(np.load(order["images"], mmap_mode="r"))  # a plain array: runtimes know no memmap
     batches = _batches(images, order["batch"])

@@ -28,9 +28,10 @@ def on_small_disk(case: dict[str, Any]) -> dict[str, Any]:
     """Run one case in this process, which gets a disk of its own.
 
     Args:
-        case: ``disk``: an empty folder to mount it on; ``copy``: a bundle that goes there first, as ``tile.kdx``, or
-            none; ``command``; ``free_pages``: how many pages of 4 kB are left, or none for a disk that is not full;
-            ``again``: whether to call again once there is space; ``read_only``; ``setup`` as in ``kill.py``.
+        case: ``disk``: an empty folder to mount it on; ``copy``: a bundle that goes there first, as
+            ``tile.kdx``, or none; ``command``; ``free_pages``: how many pages of 4 kB are left, or
+            none for a disk that is not full; ``again``: whether to call again once there is space;
+            ``read_only``; ``setup`` as in ``kill.py``.
     """
     disk = Path(case["disk"])
     _mount(disk)

@@ -38,7 +38,8 @@ def test_damaged_files_are_refused_or_change_nothing(kind, bundle_copy, image) -
         found = fuzz(name, target, EXAMPLES[kind])
         assert found.faults == []
         assert found.tried >= 0.9 * EXAMPLES[kind]
-        # Both ends of the scale were reached: what is damaged is seen, what is harmless is not refused.
+        # Both ends of the scale were reached: what is damaged is seen, what is harmless is not
+        # refused.
         assert 0 < found.accepted < found.tried
     open_bundle(bundle_copy)  # the tools put back what they damaged
 

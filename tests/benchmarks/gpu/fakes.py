@@ -47,9 +47,6 @@ class FakeBackend:
         self.log.append((self.name, "compute", runs))
         return [self.ms * shape[0]] * runs
 
-    def timed_run(self, images: np.ndarray) -> tuple[Outputs, tuple[float, float, float]]:
-        return self.run(images), (0.01, self.ms, 0.02)
-
     def close(self) -> None:
         self.log.append((self.name, "close", 0))
 

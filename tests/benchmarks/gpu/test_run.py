@@ -61,9 +61,7 @@ def test_it_runs_on_the_cpu(tmp_path: Path, dataset: Path, monkeypatch, capsys) 
     names = {EAGER, "onnxruntime-cuda-fp16", "onnxruntime-cuda-fp32"}
     assert store.rows.keys() == {("stpm", batch, name) for batch in (1, 2) for name in names}
     assert set(statuses(store).values()) == {OK}
-    for row in store.rows.values():
-        assert row["stages"].keys() == {"h2d", "compute", "d2h"}
-        assert row["ratio"] > 0
+    assert all(row["ratio"] > 0 for row in store.rows.values())
     assert store.found["complete"]
     before = out.stat().st_size
     gpu.main(options)  # nothing is missing

@@ -1,7 +1,7 @@
 """Children of one process that has imported everything: a command in each costs what it computes, not what it imports.
 
-Threads do not survive a fork, and a library whose threads are gone waits for them for ever. So the parent loads
-libraries and never a network; and nobody waits for a child longer than a limit.
+Threads do not survive a fork, and a library whose threads are gone waits for them for ever. So the
+parent loads libraries and never a network; and nobody waits for a child longer than a limit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-# What commands import, late: the parent does it once. A large parent takes long to fork: what needs no torch has none.
+# What commands import, late: the parent does it once. A large parent takes long to fork: what needs
+# no torch has none.
 _LIGHT = (
     "onnxruntime",
     "scipy.stats",

@@ -1,8 +1,8 @@
 """Damaged input to everything that kdx reads: refused in words of its own, or answered as ever. Nothing else.
 
-A target takes one damaged file and says whether it was accepted. Whatever it raises, a file opened outside the bundle,
-memory or time out of proportion is a fault. Run as a script with a kind of file and a bundle as JSON; prints what was
-found.
+A target takes one damaged file and says whether it was accepted. Whatever it raises, a file opened
+outside the bundle, memory or time out of proportion is a fault. Run as a script with a kind of file
+and a bundle as JSON; prints what was found.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from kdx.storage.json_records import encode_record, now
 from tests.robustness.tools.damage import Damaged, damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
 from tests.robustness.tools.guards import alarm, only_inside, peak_mb
 
-# Far beyond what any of these files should need, and far below what a file that lies about its size asks for. An image
-# may declare what it likes up to a limit, here up to 25 megapixels: decoded, converted, and resized in float32.
+# Far beyond what any of these files should need, and far below what a file that lies about its size
+# asks for. An image may declare what it likes up to a limit, here up to 25 megapixels: decoded,
+# converted, and resized in float32.
 _MOST_SECONDS = 30
 _MOST_MEMORY_MB = 300.0
 _MOST_IMAGE_MEMORY_MB = 25 * 40.0

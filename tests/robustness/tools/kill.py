@@ -1,9 +1,10 @@
 """Commands that are killed wherever they change a file, and what is left of the bundle that they were changing.
 
-An audit hook counts what Python does to files, and ends the process by SIGKILL before the n-th such event, for every n
-until the command runs through: before a file is opened for writing, flushed, renamed, exchanged, removed. Random
-moments come on top, which hit what lies between two events. After each kill the bundle must be the old one or the new
-one, whole: every hash, and every score bit for bit.
+An audit hook counts what Python does to files, and ends the process by SIGKILL before the n-th such
+event, for every n until the command runs through: before a file is opened for writing, flushed,
+renamed, exchanged, removed. Random moments come on top, which hit what lies between two events.
+After each kill the bundle must be the old one or the new one, whole: every hash, and every score
+bit for bit.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class Report:
         old: After how many kills the bundle was the one before.
         new: After how many it was the complete new one.
         repeated: How many times the command was run again afterwards.
-        lost: Everything that went wrong, in words: a bundle that was neither, a command that did not run again,
-            something left behind after it had.
+        lost: Everything that went wrong, in words: a bundle that was neither, a command that did
+            not run again, something left behind after it had.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """Commands that change one bundle at the same moment: what is left is whole, and what one of their orders makes of it.
 
-Run as a script with a file of such races and of kills (``kill.py``) as JSON; prints what came of them.
+Run as a script with a file of such races and of kills (``kill.py``) as JSON; prints what came of
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One detector for very many frames: memory, file handles and threads over time, and every score to the bit.
 
-Now and then something goes wrong, as it does on a line: a frame of another size or type, a detector that was closed,
-a bundle that is loaded again. Run as a script with a JSON file of :class:`Soak`'s fields; prints what was found.
+Now and then something goes wrong, as it does on a line: a frame of another size or type, a detector
+that was closed, a bundle that is loaded again. Run as a script with a JSON file of :class:`Soak`'s
+fields; prints what was found.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from kdx.runtime.detector import Detector
 
 _SAMPLES, _LOADS = 200, 100
 _WARM_UP_SHARE = 0.1
-# From one load of a bundle to the next the same runtime holds up to 10 MB more or less; what is judged are medians over
-# many loads. A kilobyte lost per frame would be 200 MB.
+# From one load of a bundle to the next the same runtime holds up to 10 MB more or less; what is
+# judged are medians over many loads. A kilobyte lost per frame would be 200 MB.
 LEAK_MB = 8.0
 
 
@@ -42,7 +43,8 @@ class Soak:
         precision: Of its graphs.
         threads: Threads within an operation.
         frames: How many.
-        reload_every: After how many frames the detector is closed and loaded again; 0 for a hundred times in all.
+        reload_every: After how many frames the detector is closed and loaded again; 0 for a hundred
+            times in all.
         fault_every: After how many frames one comes that cannot be judged.
     """
 
@@ -88,7 +90,8 @@ class Soaked:
         hours: How long that took.
         reloads: How often the bundle was closed and loaded again.
         refused: Frames that could not be judged, were given all the same, and refused.
-        differing: Verdicts that were not those of the first time the same image was seen, to the bit.
+        differing: Verdicts that were not those of the first time the same image was seen, to the
+            bit.
         crashes: Frames that raised what they should not.
         growth_mb: By how much PSS grew from the second tenth of the time to the last, as medians.
         slope_mb: What a straight line through PSS after the first tenth gives for 100,000 frames.
@@ -166,7 +169,8 @@ def judge_growth(found: Soaked) -> Soaked:
 def sample(frame: int, seconds: float) -> Sample:
     """Return what this process holds now; Linux only.
 
-    What was freed is first given back to the system: else the allocator's own stock, twice the rest, is what is seen.
+    What was freed is first given back to the system: else the allocator's own stock, twice the
+    rest, is what is seen.
     """
     gc.collect()
     _trim()
