@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 # What a terminal would obey instead of showing: control characters but for the line feed and the tab, marks that change
@@ -23,3 +24,13 @@ def visible_json(text: str) -> str:
 def without_colours(text: str) -> str:
     """Return a library's message without the colours and bold letters that it set for a terminal."""
     return _COLOURS.sub("", text)
+
+
+def percent(value: float | None) -> str:
+    """Format a share for a table; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    """Format a number for a table; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.4g}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -12,12 +13,6 @@ from kdx.cli.output import make_table, out, print_json, progress_for
 from kdx.errors import OptionError
 from kdx.storage.files import refuse_existing
 from kdx.storage.json_output import write_json
-from kdx.workflows.packages import needs
-
-if TYPE_CHECKING:
-    from kdx.bundle.bundle import Bundle
-    from kdx.progress import Progress
-    from kdx.runtime.cycle_time import CycleTime
 
 
 def bench(
@@ -31,13 +26,13 @@ def bench(
     ),
     warm_up: int = typer.Option(20, min=1, help="Uncounted calls of each before."),
     budget_ms: float | None = typer.Option(
-        None, help="Hold one backend to this cycle time, from array to verdict; exit status 1 when it is missed."
+        None, help="Check one backend against this cycle time, from array to verdict; exit status 1 when it is missed."
     ),
     profile: bool = typer.Option(False, "--profile", help="Say instead where each backend spends its time, by stage."),
     percentile: float | None = typer.Option(
         None, help="With --budget-ms: share of the calls, in percent, that must keep the budget. Default: 99.9."
     ),
-    backend: str = typer.Option("auto", help="The backend that is held to the budget."),
+    backend: str = typer.Option("auto", help="The backend that must keep the budget."),
     threads: int | None = typer.Option(
         None, min=1, max=1024, help="Threads of each backend. Default: the cores of this machine."
     ),
@@ -49,13 +44,11 @@ def bench(
 
     Backends take turns in one process, on the bundle's golden images, with the same number of threads. The baseline
     is what people run today: eager PyTorch FP32, normalisation, F.normalize, F.interpolate and scipy's Gaussian
-    filter apart. With --budget-ms, one backend is held to a cycle time instead.
+    filter apart. With --budget-ms, one backend is checked against a cycle time instead.
     """
     from kdx.bundle.open import open_bundle
-    from kdx.runtime.latency import time_backends
-    from kdx.runtime.machine import RUNTIME_PACKAGES, describe_machine, package_versions, usable_cores
-    from kdx.runtime.tiled import for_frames
-    from kdx.verification.backend_choice import backend_precision_pairs
+    from kdx.runtime.machine import usable_cores
+    from kdx.workflows.bench import measure_budget, measure_latency, measure_stages
 
     if output is not None:
         refuse_existing(output, force=force)
@@ -72,149 +65,61 @@ def bench(
         )
     opened = open_bundle(bundle)
     count = threads or usable_cores()
+    progress = progress_for(json)
     if budget_ms is not None:
-        contract = _hold(
-            opened,
-            backend,
-            count,
-            budget_ms,
-            99.9 if percentile is None else percentile,
-            runs,
-            warm_up,
-            progress_for(json),
+        share = 99.9 if percentile is None else percentile
+        record = measure_budget(
+            opened, backend, count, budget_ms=budget_ms, percentile=share, runs=runs, warm_up=warm_up, progress=progress
         )
-        record = {
-            "bundle": bundle.name,
-            "machine": describe_machine(count, package_versions(RUNTIME_PACKAGES)),
-            "contract": contract,
-        }
-        _report_contract(record, output, json=json)
-        return
-    if profile:
-        _report_stages(opened, count, runs or 100, warm_up, output, json=json)
-        return
-    largest = 1 if opened.manifest.tiling else opened.manifest.max_batch
-    batches = batch_sizes(("1,8" if largest >= 8 else "1") if batch is None else batch, largest)
-    candidates: list[Any] = []
-    if baseline is not None and opened.manifest.tiling is not None:
-        raise OptionError("the eager baseline knows no tiles", fix="leave out --baseline")
-    if baseline is not None:
-        with needs("train,cpu", "the eager baseline"):
-            from kd_train.evaluation.baseline import eager_candidates
-            from kd_train.training.run import Run
-        candidates += eager_candidates(Run(baseline), opened.manifest, threads=count)
-    precisions = ["fp32"] * len(candidates)
-    for info, precision in backend_precision_pairs(opened):
-        candidates.append(for_frames(info.open(opened.graph_of(precision), count, precision), opened.manifest))
-        precisions.append(precision)
-    results = time_backends(
-        candidates,
-        opened.camera_images(),
-        precisions=precisions,
-        batches=batches,
-        runs=runs or 200,
-        warm_up=warm_up,
-        progress=progress_for(json),
-    )
-    manifest = opened.manifest
-    record = {
-        "bundle": bundle.name,
-        "method": manifest.method,
-        "backbone": manifest.provenance.backbone,
-        "input": manifest.camera.describe(),
-        "map_size": manifest.camera_map_size,
-        "machine": describe_machine(count, package_versions(RUNTIME_PACKAGES)),
-        "results": results,
-    }
-    if output is not None:
-        write_json(output, record)
-    if json:
-        print_json(record)
-        return
-    _show(record)
-
-
-def _hold(
-    bundle: Bundle,
-    backend: str,
-    threads: int,
-    budget_ms: float,
-    percentile: float,
-    runs: int | None,
-    warm_up: int,
-    progress: Progress,
-) -> CycleTime:
-    from kdx.loading.bundle_detector import detector_of
-    from kdx.runtime.cycle_time import measure_cycle_time
-
-    images = bundle.camera_images()
-    with detector_of(bundle, backend, threads) as detector:
-        return measure_cycle_time(
-            detector,
-            images,
-            budget_ms=budget_ms,
-            percentile=percentile,
-            runs=runs,
-            warm_up=warm_up,
-            progress=progress,
+        _report(record, output, _show_contract, json=json)
+        if not record["contract"].is_met:
+            raise typer.Exit(1)
+    elif profile:
+        _report(measure_stages(opened, count, runs or 100, warm_up), output, _show_stages, json=json)
+    else:
+        largest = 1 if opened.manifest.tiling else opened.manifest.max_batch
+        batches = batch_sizes(("1,8" if largest >= 8 else "1") if batch is None else batch, largest)
+        record = measure_latency(
+            opened, count, baseline=baseline, batches=batches, runs=runs or 200, warm_up=warm_up, progress=progress
         )
+        _report(record, output, _show, json=json)
 
 
-def _report_stages(bundle: Bundle, threads: int, runs: int, warm_up: int, output: Path | None, *, json: bool) -> None:
-    from kdx.runtime.backend import Profiled
-    from kdx.runtime.machine import RUNTIME_PACKAGES, describe_machine, package_versions
-    from kdx.runtime.stages import stages_of
-    from kdx.verification.backend_choice import backend_precision_pairs
-
-    images = bundle.golden().images
-    found = []
-    for info, precision in backend_precision_pairs(bundle):
-        with info.open(bundle.graph_of(precision), threads, precision) as backend:
-            if isinstance(backend, Profiled):
-                name = backend.name if precision == "fp32" else f"{backend.name} {precision}"
-                found.append(stages_of(name, backend.node_times(images, runs, warm_up)))
-    record = {
-        "bundle": bundle.path.name,
-        "machine": describe_machine(threads, package_versions(RUNTIME_PACKAGES)),
-        "stages": found,
-    }
-    if output is not None:
-        write_json(output, record)
-    if json:
-        print_json(record)
-        return
-    table = make_table(
-        f"{bundle.path.name}: milliseconds an image and share of it, one image a call, {threads} threads",
-        *("backend", "input", "networks", "tail", "layout", "total"),
-    )
-    for stages in found:
-        parts = (stages.input_ms, stages.networks_ms, stages.tail_ms, stages.layout_ms)
-        shares = (f"{part:.2f} ({100 * part / stages.total_ms:.1f} %)" for part in parts)
-        table.add_row(stages.backend, *shares, f"{stages.total_ms:.2f}")
-    out.print(table)
-    for stages in found:
-        slowest = ", ".join(f"{name} {value:.2f}" for name, value in stages.slowest)
-        out.print(f"{stages.backend}, slowest: {slowest}")
-    out.print("by the runtimes' own profilers, which slow a call down; layout: what a runtime adds between nodes")
-
-
-def _report_contract(record: dict[str, Any], output: Path | None, *, json: bool) -> None:
-    contract = record["contract"]
+def _report(record: dict[str, Any], output: Path | None, show: Callable[[dict[str, Any]], None], *, json: bool) -> None:
     if output is not None:
         write_json(output, record)
     if json:
         print_json(record)
     else:
-        verdict = "[green]kept[/]" if contract.is_met else "[bold red]MISSED[/]"
-        out.print(
-            f"{record['bundle']}, {contract.backend}: budget of {contract.budget_ms:g} ms {verdict}: "
-            f"p{contract.percentile:g} {contract.measured_ms:.2f} ms, p50 {contract.p50_ms:.2f}, "
-            f"max {contract.max_ms:.2f}; {contract.late} of {contract.runs} calls were late"
-        )
-        machine = record["machine"]
-        out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {machine.threads} threads")
-    if not contract.is_met:
-        raise typer.Exit(1)
+        show(record)
+
+
+def _show_stages(record: dict[str, Any]) -> None:
+    threads = record["machine"].threads
+    table = make_table(
+        f"{record['bundle']}: milliseconds an image and share of it, one image a call, {threads} threads",
+        *("backend", "input", "networks", "tail", "layout", "total"),
+    )
+    for stages in record["stages"]:
+        parts = (stages.input_ms, stages.networks_ms, stages.tail_ms, stages.layout_ms)
+        shares = (f"{part:.2f} ({100 * part / stages.total_ms:.1f} %)" for part in parts)
+        table.add_row(stages.backend, *shares, f"{stages.total_ms:.2f}")
+    out.print(table)
+    for stages in record["stages"]:
+        slowest = ", ".join(f"{name} {value:.2f}" for name, value in stages.slowest)
+        out.print(f"{stages.backend}, slowest: {slowest}")
+    out.print("by the runtimes' own profilers, which slow a call down; layout: what a runtime adds between nodes")
+
+
+def _show_contract(record: dict[str, Any]) -> None:
+    contract, machine = record["contract"], record["machine"]
+    verdict = "[green]kept[/]" if contract.is_met else "[bold red]MISSED[/]"
+    out.print(
+        f"{record['bundle']}, {contract.backend}: budget of {contract.budget_ms:g} ms {verdict}: "
+        f"p{contract.percentile:g} {contract.measured_ms:.2f} ms, p50 {contract.p50_ms:.2f}, "
+        f"max {contract.max_ms:.2f}; {contract.late} of {contract.runs} calls were late"
+    )
+    out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {machine.threads} threads")
 
 
 def _show(record: dict[str, Any]) -> None:

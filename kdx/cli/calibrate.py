@@ -10,7 +10,8 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.options import GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, THREADS_OPTION
-from kdx.cli.output import number, out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
+from kdx.text import number
 
 if TYPE_CHECKING:
     from kdx.calibration.threshold import Calibration

@@ -7,7 +7,8 @@ from pathlib import Path
 import typer
 
 from kdx.cli.options import JSON_OPTION
-from kdx.cli.output import make_table, out, percent, print_json
+from kdx.cli.output import make_table, out, print_json
+from kdx.text import percent
 
 
 def drift(

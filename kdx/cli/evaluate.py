@@ -17,9 +17,10 @@ from kdx.cli.options import (
     THREADS_OPTION,
     require_effect,
 )
-from kdx.cli.output import make_table, out, percent, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.output import make_table, out, print_json, progress_for, report_bad, report_remarks
 from kdx.storage.files import refuse_existing
 from kdx.storage.json_output import write_json
+from kdx.text import percent
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:

@@ -55,9 +55,9 @@ def fit(
     with needs("fit", "kdx fit"):
         import matplotlib  # noqa: F401  # missed now, and not after hours of training
 
+        from kdx.cli.fit_table import show
         from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
         from kdx.workflows.fit.search import fit as search
-        from kdx.workflows.fit.show import show
     from kdx.runtime.machine import usable_cores
 
     target = folder or Path("fit") / "-".join(filter(None, (data.resolve().name, training.category)))

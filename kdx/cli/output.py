@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -97,16 +96,6 @@ def say(line: str) -> None:
 
 def say_nothing(line: str) -> None:
     """Take the place of :func:`say` where ``--json`` was asked for."""
-
-
-def percent(value: float | None) -> str:
-    """Format a share for a table; a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def number(value: float | None) -> str:
-    """Format a number for a table; a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 def make_table(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 
 from kdx.cli.errors import LinesCommand
 from kdx.cli.options import FORCE_OPTION, MAX_BAD_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION
-from kdx.cli.output import err, make_table, out, print_json_line, progress_for, report_bad, report_remarks
+from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks
+from kdx.cli.verdict_table import show_verdicts
 from kdx.folders.image_search import LeftOut
-from kdx.progress import SILENT, Progress, track
 from kdx.remarks import remark
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from kdx.decision.verdict import Verdict
-    from kdx.imaging.images import InputSpec
-    from kdx.loading.group import DetectorGroup
-    from kdx.runtime.detector import Detector
-
-
-@dataclass(frozen=True)
-class RegionOptions:
-    """Which regions are printed, see :func:`kdx.decision.regions.find_regions`."""
-
-    min_area: float
-    pixel_size_um: float | None
-
+    from kdx.workflows.predict import RegionOptions
 
 COMMAND = LinesCommand
 
@@ -70,17 +51,18 @@ def predict(
     are held once.
     """
     from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
+    from kdx.workflows.predict import expand, judge, require_apart
 
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
     wanted = _region_options(regions, min_area, pixel_size_um, json=json)
     left_out = LeftOut()
     colour: list[Path] = []
-    _require_apart(overlay, images)
+    require_apart(overlay, images)
     try:
         judge(
             bundle,
-            _expand(images, left_out),
+            expand(images, left_out),
             records,
             bad,
             also=also,
@@ -95,12 +77,13 @@ def predict(
             progress=progress_for(json),
             each=print_json_line if json else None,
             colour=colour,
+            on_uncalibrated=_warn_uncalibrated,
         )
     finally:
         remarks = [*left_out.remarks, *remark(COLOUR, COLOUR_TEXT, colour)]
         # Verdicts that were reached before a damaged image or Ctrl-C are shown all the same.
         if not json and records:
-            show(records)
+            show_verdicts(records)
             report_bad(bad)
         if json and remarks:
             print_json_line({"remarks": remarks})
@@ -116,264 +99,18 @@ def predict(
             )
 
 
-def judge(
-    bundle: Path,
-    paths: list[Path],
-    records: list[dict[str, Any]],
-    bad: dict[str, str],
-    *,
-    also: Sequence[Path] = (),
-    shared_teacher: bool = False,
-    overlay: Path | None = None,
-    regions: RegionOptions | None = None,
-    backend: str = "auto",
-    threads: int | None = None,
-    require_signature: Sequence[Path] = (),
-    max_bad_images: int = 0,
-    force: bool = False,
-    progress: Progress = SILENT,
-    each: Callable[[dict[str, Any]], None] | None = None,
-    colour: list[Path] | None = None,
-) -> None:
-    """Judge image files one by one; add a record of each to ``records``, of those passed over a reason to ``bad``.
-
-    Colour images that a mono detector judged are added to ``colour``.
-
-    With other bundles, a record is one bundle's verdict on an image, and names the bundle.
-    """
-    from kdx.errors import ImageError
-    from kdx.imaging.grey_conversion import is_converted_to_grey
-
-    bundles = _bundle_names([bundle, *also])
-    keys = require_signature or None
-    with _load(bundles, backend, threads, shared_teacher=shared_teacher, require_signature=keys) as group:
-        for name, path in bundles.items():
-            if group[name].threshold is None:
-                err.print(
-                    f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {path} DATA"
-                )
-        targets = _overlay_targets(overlay, paths, list(bundles))
-        _prepare(targets, force=force)
-        for path in track(progress, paths, "judging", len(paths)):
-            try:
-                judged = list(_verdicts(group, path))
-            except ImageError as error:
-                bad[str(path)] = error.message
-                if len(bad) > max_bad_images:
-                    raise
-                if each is not None:
-                    each({"image": str(path), "error": error.as_dict()})
-                continue
-            if colour is not None and any(is_converted_to_grey(path, group[name].input) for name in group):
-                colour.append(path)
-            for name, image, verdict in judged:
-                record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
-                if regions is not None:
-                    record["regions"] = _regions(group[name], verdict, regions)
-                if overlay is not None:
-                    target = targets[path, name]
-                    record["overlay"] = str(target)
-                    record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
-                    _write_overlay(target, image, verdict, path.name, group[name])
-                if each is not None:
-                    each(record)
-                records.append(record)
-
-
-def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> list[dict[str, Any]] | None:
-    """Return the regions of a verdict; None where its answer is none, so that nothing is known of them."""
-    if verdict.reason is not None and verdict.reason.is_of_answer:
-        return None
-    found = detector.regions(verdict, min_area=options.min_area, pixel_size_um=options.pixel_size_um)
-    return [asdict(region) for region in found]
+def _warn_uncalibrated(bundle: Path) -> None:
+    err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {bundle} DATA")
 
 
 def _region_options(
     regions: bool, min_area: float | None, pixel_size_um: float | None, *, json: bool
 ) -> RegionOptions | None:
     from kdx.errors import OptionError
+    from kdx.workflows.predict import RegionOptions
 
     if not regions and (min_area is not None or pixel_size_um is not None):
         raise OptionError("--min-area and --pixel-size-um are of regions", fix="add --regions")
     if regions and not json:
         raise OptionError("--regions are printed as JSON", fix="add --json; heat maps show them too (--overlay)")
     return RegionOptions(min_area or 0.0, pixel_size_um) if regions else None
-
-
-def _record_of(verdict: Verdict) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "verdict": verdict.decision.value,
-        "score": verdict.score,
-        "threshold": verdict.threshold,
-        "margin": verdict.margin,
-    }
-    if verdict.review_threshold is not None:
-        record["review_threshold"] = verdict.review_threshold
-    if verdict.reason is not None:
-        record["reason"] = verdict.reason.value
-    if verdict.frame_faults:
-        record["frame_faults"] = [fault.value for fault in verdict.frame_faults]
-    return record
-
-
-def _bundle_names(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name each bundle after its folder; bundles of one name keep the folder around them too."""
-    stems = [path.name.removesuffix(".kdx") for path in paths]
-    found: dict[str, Path] = {}
-    for path, stem in zip(paths, stems, strict=True):
-        name = stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}"
-        while name in found:
-            name += "_"
-        found[name] = path
-    return found
-
-
-def _load(
-    bundles: dict[str, Path],
-    backend: str,
-    threads: int | None,
-    *,
-    shared_teacher: bool,
-    require_signature: Sequence[Path] | None,
-) -> DetectorGroup:
-    from kdx.errors import OptionError
-    from kdx.loading.group import DetectorGroup, load_many
-    from kdx.loading.load import load
-
-    if len(bundles) > 1:
-        shared = shared_teacher or None
-        return load_many(bundles, backend, threads, shared_teacher=shared, require_signature=require_signature)
-    if shared_teacher:
-        raise OptionError("--shared-teacher needs several bundles", fix="name the others: --also OTHER.kdx")
-    return DetectorGroup(
-        {name: load(path, backend, threads, require_signature=require_signature) for name, path in bundles.items()}
-    )
-
-
-def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[np.uint8], Verdict]]:
-    """Yield the image as a detector takes it, and its verdict, for each; a file is read once for each kind of input."""
-    from kdx.imaging.images import read_image
-
-    inputs: dict[InputSpec, list[str]] = {}
-    for name in group:
-        inputs.setdefault(group[name].input, []).append(name)
-    images = {spec: read_image(path, spec) for spec in inputs}
-    verdicts = {name: verdict for spec, names in inputs.items() for name, verdict in group(images[spec], names).items()}
-    for name in group:
-        yield name, images[group[name].input], verdicts[name]
-
-
-def _require_apart(overlay: Path | None, images: list[Path]) -> None:
-    """Refuse heat maps among the images, where the next command that is given the folder would judge them as parts.
-
-    Where single files are named, the folder around them counts too, unless it is the one that the user works in.
-    """
-    from kdx.errors import OutputError
-
-    if overlay is None:
-        return
-    around = {image.resolve() if image.is_dir() else image.resolve().parent for image in images}
-    named = {image.resolve() for image in images if image.is_dir()}
-    for folder in sorted(around - ({Path.cwd()} - named)):
-        if overlay.resolve().is_relative_to(folder):
-            raise OutputError(
-                f"the heat maps would lie among the images in '{folder}'",
-                expected="a folder for --overlay outside of it: whoever reads the images later would take heat maps "
-                "for parts",
-                received=f"--overlay {overlay}",
-                fix="choose a folder beside it",
-            )
-
-
-def _expand(images: list[Path], left_out: LeftOut) -> list[Path]:
-    """Return the files that were named and those in the folders that were."""
-    from kdx.errors import DataError
-    from kdx.folders.image_search import listing, walk
-
-    paths: list[Path] = []
-    for image in images:
-        if not image.is_dir():
-            paths.append(image)
-            continue
-        found = [image / name for name in walk(image, left_out)]
-        if not found:
-            raise DataError(f"no images were found in '{image}'", expected="image files", received=listing(image))
-        paths += found
-    return list(dict.fromkeys(paths))
-
-
-def _overlay_names(paths: list[Path]) -> dict[Path, str]:
-    """Name each heat map after its image; images of one name in several folders keep their folder's name too."""
-    stems = Counter(path.stem for path in paths)
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in paths:
-        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}-{path.name}"
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        names[path] = f"{name}.png"
-    return names
-
-
-def _overlay_targets(folder: Path | None, paths: list[Path], bundles: list[str]) -> dict[tuple[Path, str], Path]:
-    """Return the heat map's file of each image and bundle: several bundles have a folder each."""
-    if folder is None:
-        return {}
-    names = _overlay_names(paths)
-    several = len(bundles) > 1
-    return {(path, name): (folder / name if several else folder) / names[path] for path in paths for name in bundles}
-
-
-def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
-    """Make the heat maps' folders; refuse to replace the images themselves, and anything else unless it may be."""
-    from kdx.errors import OutputError
-    from kdx.storage.files import refuse_existing
-
-    inputs = {path.resolve() for path, _ in targets}
-    for (path, _), target in targets.items():
-        if target.resolve() in inputs:
-            raise OutputError(
-                f"the heat map of '{path}' would replace an image", fix="choose another folder for --overlay"
-            )
-        refuse_existing(target, force=force)
-    for folder in dict.fromkeys(target.parent for target in targets.values()):
-        folder.mkdir(parents=True, exist_ok=True)
-
-
-def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: Any) -> None:
-    import io
-
-    from kdx.decision.overlay import render_overlay
-    from kdx.storage.files import write_atomic
-
-    buffer = io.BytesIO()
-    bgr = detector.input.channel_order == "bgr" and image.shape[2] == 3
-    rgb = image[..., ::-1] if bgr else image
-    included = detector.roi.included if detector.roi else None
-    render_overlay(rgb, verdict, name, detector.field_of_view, included).save(buffer, format="PNG")
-    write_atomic(target, buffer.getvalue())
-
-
-_SAID_OF_ANSWERS = {
-    "not_finite": "map or score is not finite",
-    "below_range": "below any possible score",
-    "score_mismatch": "score is not the map's maximum",
-}
-
-
-def show(records: list[dict[str, Any]]) -> None:
-    """Print a table of verdicts."""
-    colours = {"good": "green", "review": "yellow", "defective": "bold red", "undecided": "yellow"}
-    bundles = ("bundle",) if "bundle" in records[0] else ()
-    table = make_table("", "verdict", *bundles, "image", "score", "threshold", "margin", left=("bundle", "image"))
-    for r in records:
-        threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
-        margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
-        faults = f" ({', '.join(r['frame_faults'])} frame)" if "frame_faults" in r else ""
-        if r.get("reason") in _SAID_OF_ANSWERS:
-            faults += f" ({_SAID_OF_ANSWERS[r['reason']]})"
-        verdict = f"[{colours[r['verdict']]}]{r['verdict']}{faults}[/]"
-        texts = (escape(r[column]) for column in (*bundles, "image"))
-        table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)
-    out.print(table)

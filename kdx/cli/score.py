@@ -10,19 +10,9 @@ from rich.markup import escape
 
 from kdx.cli.errors import Interrupted
 from kdx.cli.options import JSON_OPTION, one_of
-from kdx.cli.output import (
-    err,
-    make_table,
-    number,
-    out,
-    print_json,
-    progress_for,
-    report_remarks,
-    say,
-    say_nothing,
-    warn,
-)
+from kdx.cli.output import err, make_table, out, print_json, progress_for, report_remarks, say, say_nothing, warn
 from kdx.imaging.value_range import describe_narrow
+from kdx.text import number
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:

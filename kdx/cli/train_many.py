@@ -10,13 +10,13 @@ from rich.markup import escape
 
 from kdx.cli.errors import Interrupted
 from kdx.cli.options import JSON_OPTION, one_of, require_effect
-from kdx.cli.output import err, make_table, number, out, percent, print_json, progress_for
+from kdx.cli.output import make_table, out, print_json, progress_for, say
 from kdx.storage.json_output import write_json
+from kdx.text import number, percent
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
-    from kdx.progress import Progress
-    from kdx.workflows.many.product_records import Order, ProductResult, Summary
+    from kdx.workflows.many.product_records import Summary
 
 
 def train_many(
@@ -50,6 +50,8 @@ def train_many(
     finished, and of which neither catalogue nor images changed, are not trained again. Exit status 1 if one failed; the
     others are made all the same.
     """
+    from kdx.workflows.many.orders import make_all, orders_of
+
     with needs("train,cpu", "training"):
         import kd_train.training.train  # noqa: F401  # missed now, and not in every process
     if engine == "ray":
@@ -59,9 +61,11 @@ def train_many(
     if engine != "ray":
         ray_options = {"--address": address is not None, "--gpus-per-product": gpus_per_product > 0}
         require_effect(ray_options, "--engine ray")
-    orders = _orders(catalog, folder, engine, workers, threads)
+    orders = orders_of(catalog, folder, engine, workers, threads)
     try:
-        summary = _make(catalog, orders, engine, workers, max_retries, address, gpus_per_product, progress_for(json))
+        summary = make_all(
+            catalog, orders, engine, workers, max_retries, address, gpus_per_product, progress_for(json), say
+        )
     except KeyboardInterrupt:
         raise Interrupted(f"what is finished is in '{folder}': run the same command again to continue") from None
     write_json(folder / "summary.json", summary)
@@ -71,76 +75,6 @@ def train_many(
         show(folder, summary)
     if summary.failed:
         raise typer.Exit(1)
-
-
-def _orders(catalog: Path, folder: Path, engine: str, workers: int | None, threads: int | None) -> list[Order]:
-    """Read the catalogue and check every product before any is trained."""
-    from kd_train.training.train import check_options, recipe_of
-    from kdx.errors import KdxError, OptionError
-    from kdx.runtime.machine import usable_cores
-    from kdx.workflows.many.catalog import read_catalog
-    from kdx.workflows.many.product_records import Order
-
-    count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
-    orders = []
-    for name, product in read_catalog(catalog).items():
-        order = Order(name=name, product=product, out=str(folder.resolve()), threads=count)
-        try:
-            options = product.train_options()
-            check_options(options)
-            recipe_of(options)
-        except KdxError as error:
-            raise OptionError(
-                f"[products.{name}]: {error.message}",
-                expected=error.expected,
-                received=error.received,
-                fix=error.fix,
-            ) from error
-        orders.append(order)
-    return orders
-
-
-def _make(
-    catalog: Path,
-    orders: list[Order],
-    engine: str,
-    workers: int | None,
-    max_retries: int,
-    address: str | None,
-    gpus: float,
-    progress: Progress,
-) -> Summary:
-    import time
-
-    from kdx.storage.json_records import now
-    from kdx.workflows.many.engines import run_local, run_ray
-    from kdx.workflows.many.product_records import SCHEMA, Summary
-
-    Path(orders[0].out).mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    results: dict[str, ProductResult] = {}
-    with progress.task("products", len(orders)) as task:
-        found = (
-            run_ray(orders, workers, max_retries, address, gpus)
-            if engine == "ray"
-            else run_local(orders, workers or 1, max_retries, lambda line: err.print(escape(line)))
-        )
-        for result in found:
-            results[result.name] = result
-            task.advance(1, f"{result.name} {result.state}")
-    products = [results[order.name] for order in orders]
-    states = [product.state for product in products]
-    return Summary(
-        schema=SCHEMA,
-        catalog=str(catalog),
-        engine=engine,
-        trained=states.count("trained"),
-        unchanged=states.count("unchanged"),
-        failed=states.count("failed"),
-        seconds=round(time.perf_counter() - started, 1),
-        created=now(),
-        products=products,
-    )
 
 
 def show(folder: Path, summary: Summary) -> None:

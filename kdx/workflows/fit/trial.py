@@ -12,13 +12,13 @@ from kd_train.training.run import TRAINING_PACKAGES, Run
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
-from kdx.cli.export import export_run
 from kdx.errors import CheckpointError
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
 from kdx.runtime.machine import Machine, package_versions
 from kdx.storage.files import sha256_bytes
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
+from kdx.workflows.export import export_run
 from kdx.workflows.fit.evidence import Evidence, gather
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material

@@ -115,10 +115,10 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
     import torch
 
     from kd_train.training.run import Run
-    from kdx.cli.export import export_run
     from kdx.runtime.backend_table import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
+    from kdx.workflows.export import export_run
 
     torch.set_num_threads(order.threads)
     product = order.product

@@ -374,7 +374,7 @@ def test_doctor_names_what_to_install(cli, monkeypatch):
 
 
 def test_the_demo_removes_nothing_that_it_did_not_write(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr("kdx.cli.demo._Demo.run", lambda self: {})
+    monkeypatch.setattr("kdx.workflows.demo.Demo.run", lambda self: {})
     (tmp_path / "project/data").mkdir(parents=True)
     (tmp_path / "project/data/precious.png").write_bytes(b"an image")
     cli("demo", "--smallest", "--out", tmp_path / "project", code=None)

@@ -183,7 +183,7 @@ def test_the_figures_are_those_of_evaluate(cli, report, tiny_bundle, dataset):
 
 
 def test_latencies_are_measured_unless_skipped(cli, tiny_bundle, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("kdx.cli.report._RUNS", 20)
+    monkeypatch.setattr("kdx.workflows.report.gather._RUNS", 20)
     page = tmp_path / "page.html"
     result = cli("report", tiny_bundle, dataset, "-o", page, "--json", "--threads", 1).json
     assert {r["name"] for r in result["latency"]} >= {"onnxruntime-cpu"}
@@ -232,7 +232,7 @@ def test_without_masks_nothing_is_said_of_pixels(report, tiny_bundle, dataset_co
 
 
 def test_a_sample_of_too_many_images_is_said(report, tiny_bundle, dataset, monkeypatch):
-    monkeypatch.setattr("kdx.cli.report._MOST_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr("kdx.workflows.report.gather._MOST_PIXELS", 2 * 64 * 64)
     result, data = report(tiny_bundle, dataset, "--max-images", 5)
     assert (result["sampled"], result["images_found"], len(data["images"])) == (True, 8, 5)
     assert "A sample of 5 of 8 images" in result["notes"][0]

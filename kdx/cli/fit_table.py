@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.markup import escape
 
-from kdx.cli.output import make_table, out, percent
+from kdx.cli.output import make_table, out
+from kdx.text import percent
 from kdx.workflows.fit.trial_records import Report, Row
 from kdx.workflows.fit.words import quickest_found
 

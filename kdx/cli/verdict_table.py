@@ -1,0 +1,32 @@
+"""The table of verdicts that ``kdx predict`` and ``kdx demo`` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.markup import escape
+
+from kdx.cli.output import make_table, out
+
+_SAID_OF_ANSWERS = {
+    "not_finite": "map or score is not finite",
+    "below_range": "below any possible score",
+    "score_mismatch": "score is not the map's maximum",
+}
+
+
+def show_verdicts(records: list[dict[str, Any]]) -> None:
+    """Print a table of verdicts."""
+    colours = {"good": "green", "review": "yellow", "defective": "bold red", "undecided": "yellow"}
+    bundles = ("bundle",) if "bundle" in records[0] else ()
+    table = make_table("", "verdict", *bundles, "image", "score", "threshold", "margin", left=("bundle", "image"))
+    for r in records:
+        threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
+        margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
+        faults = f" ({', '.join(r['frame_faults'])} frame)" if "frame_faults" in r else ""
+        if r.get("reason") in _SAID_OF_ANSWERS:
+            faults += f" ({_SAID_OF_ANSWERS[r['reason']]})"
+        verdict = f"[{colours[r['verdict']]}]{r['verdict']}{faults}[/]"
+        texts = (escape(r[column]) for column in (*bundles, "image"))
+        table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)
+    out.print(table)

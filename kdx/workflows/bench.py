@@ -1,0 +1,120 @@
+"""Latency of a bundle: of every backend, of one backend against a cycle time, or by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdx.bundle.bundle import Bundle
+from kdx.errors import OptionError
+from kdx.loading.bundle_detector import detector_of
+from kdx.progress import Progress
+from kdx.runtime.backend import Profiled
+from kdx.runtime.cycle_time import measure_cycle_time
+from kdx.runtime.latency import time_backends
+from kdx.runtime.machine import RUNTIME_PACKAGES, Machine, describe_machine, package_versions
+from kdx.runtime.stages import stages_of
+from kdx.runtime.tiled import for_frames
+from kdx.verification.backend_choice import backend_precision_pairs
+from kdx.workflows.packages import needs
+
+
+def this_machine(threads: int) -> Machine:
+    """Describe this machine and the packages that run bundles on it."""
+    return describe_machine(threads, package_versions(RUNTIME_PACKAGES))
+
+
+def measure_latency(
+    bundle: Bundle,
+    threads: int,
+    *,
+    baseline: Path | None,
+    batches: Sequence[int],
+    runs: int,
+    warm_up: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Time every backend in every precision, in turns.
+
+    Args:
+        bundle: The bundle.
+        threads: Threads of each backend.
+        baseline: The run it was exported from, to time eager PyTorch too; or None.
+        batches: Batch sizes.
+        runs: Counted calls.
+        warm_up: Uncounted calls before.
+        progress: Shows the calls.
+
+    Raises:
+        OptionError: A baseline was asked for, and the bundle cuts frames into tiles.
+    """
+    manifest = bundle.manifest
+    candidates: list[Any] = []
+    if baseline is not None:
+        if manifest.tiling is not None:
+            raise OptionError("the eager baseline knows no tiles", fix="leave out `baseline`")
+        with needs("train,cpu", "the eager baseline"):
+            from kd_train.evaluation.baseline import eager_candidates
+            from kd_train.training.run import Run
+        candidates += eager_candidates(Run(baseline), manifest, threads=threads)
+    precisions = ["fp32"] * len(candidates)
+    for info, precision in backend_precision_pairs(bundle):
+        candidates.append(for_frames(info.open(bundle.graph_of(precision), threads, precision), manifest))
+        precisions.append(precision)
+    results = time_backends(
+        candidates,
+        bundle.camera_images(),
+        precisions=precisions,
+        batches=tuple(batches),
+        runs=runs,
+        warm_up=warm_up,
+        progress=progress,
+    )
+    return {
+        "bundle": bundle.path.name,
+        "method": manifest.method,
+        "backbone": manifest.provenance.backbone,
+        "input": manifest.camera.describe(),
+        "map_size": manifest.camera_map_size,
+        "machine": this_machine(threads),
+        "results": results,
+    }
+
+
+def measure_budget(
+    bundle: Bundle,
+    backend: str,
+    threads: int,
+    *,
+    budget_ms: float,
+    percentile: float,
+    runs: int | None,
+    warm_up: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compare one backend with a cycle time, from the array to the verdict."""
+    images = bundle.camera_images()
+    with detector_of(bundle, backend, threads) as detector:
+        contract = measure_cycle_time(
+            detector,
+            images,
+            budget_ms=budget_ms,
+            percentile=percentile,
+            runs=runs,
+            warm_up=warm_up,
+            progress=progress,
+        )
+    return {"bundle": bundle.path.name, "machine": this_machine(threads), "contract": contract}
+
+
+def measure_stages(bundle: Bundle, threads: int, runs: int, warm_up: int) -> dict[str, Any]:
+    """Measure where each backend that has a profiler spends its time."""
+    images = bundle.golden().images
+    found = []
+    for info, precision in backend_precision_pairs(bundle):
+        with info.open(bundle.graph_of(precision), threads, precision) as backend:
+            if isinstance(backend, Profiled):
+                name = backend.name if precision == "fp32" else f"{backend.name} {precision}"
+                found.append(stages_of(name, backend.node_times(images, runs, warm_up)))
+    return {"bundle": bundle.path.name, "machine": this_machine(threads), "stages": found}

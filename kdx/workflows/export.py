@@ -1,0 +1,119 @@
+"""From a run folder to a bundle: the checkpoint is loaded, fused, exported and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.variants import OWN_THRESHOLD
+from kdx.errors import DataError, OptionError
+from kdx.imaging.images import ChannelOrder, InputSpec
+from kdx.imaging.tiling import TileRequest, Tiling
+from kdx.progress import Progress
+from kdx.workflows.packages import needs
+
+if TYPE_CHECKING:
+    from kd_train.training.run import Run
+    from kdx.verification.certificate import Certificate
+    from kdx.verification.held_out import HeldOut
+
+
+def export_run(
+    run_path: Path,
+    bundle: Path,
+    *,
+    progress: Progress,
+    which: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    channel_order: ChannelOrder = "rgb",
+    max_batch: int | None = None,
+    tiles: TileRequest | None = None,
+    precisions: tuple[str, ...] = ("fp32",),
+    calibration_data: Path | None = None,
+    evaluation_images: Sequence[tuple[Path, bool]] = (),
+    force: bool = False,
+) -> tuple[Bundle, Certificate, dict[str, str]]:
+    """Load a run's checkpoint, fuse it, and export the bundle."""
+    with needs("train,cpu", "exporting"):
+        from kd_export.bundle_export import export_bundle
+        from kd_train.training.run import Run
+        from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
+        from kd_train.training.trained_pair import fuse, load_pair
+
+    run = Run(run_path)
+    if channel_order == "bgr" and run.config.input.channels == 1:
+        raise OptionError("--channel-order bgr would change nothing: the run is mono", fix="leave it out")
+    pair, checkpoint = load_pair(run, which)
+    tiling = None
+    tiles = tiles or TileRequest()
+    if are_tiles_asked(run.config, tiles):
+        if input_size is not None:
+            raise OptionError("--input-size is for whole images", fix="give --frame and --tile")
+        if max_batch is not None:
+            raise OptionError("--max-batch is for whole images", fix="give --tile-batch")
+        fused, tiling = fuse_tiles(run, pair, tiles, channel_order)
+        max_batch = tiling.batch
+    else:
+        fused = fuse(run.config, pair, run.input_for(input_size, channel_order))
+    held_out, missing = _held_out(run, fused.input_spec, tiling, precisions, calibration_data)
+    calibration_images = []
+    if "int8" in precisions and "int8" not in missing:
+        try:
+            calibration_images = run.training_files(calibration_data)
+        except DataError as error:
+            missing["int8"] = _said(error)
+    result, certificate, refused = export_bundle(
+        fused,
+        bundle,
+        method=run.config.method,
+        golden_images=run.golden_files(),
+        training_images=run.config.known_images().images,
+        provenance=run.provenance(checkpoint),
+        max_batch=32 if max_batch is None else max_batch,
+        tiling=tiling,
+        precisions=[each for each in precisions if each not in missing],
+        calibration_images=calibration_images,
+        held_out=held_out,
+        evaluation_images=evaluation_images,
+        force=force,
+        progress=progress,
+    )
+    return result, certificate, {**missing, **refused}
+
+
+def _held_out(
+    run: Run, spec: InputSpec, tiling: Tiling | None, precisions: Collection[str], data: Path | None
+) -> tuple[HeldOut | None, dict[str, str]]:
+    """Return the images on which BF16 and INT8 are judged, or why those are refused."""
+    from kd_train.data.gate_images import DrawnDefects, GoodImages
+    from kdx.verification.held_out import HeldOut
+
+    asked = OWN_THRESHOLD.intersection(precisions)
+    if not asked:
+        return None, {}
+    try:
+        paths = run.held_out_files(data)
+    except DataError as error:
+        reason = f"it is judged on images that were held out of training: {_said(error)}"
+        return None, dict.fromkeys(sorted(asked), reason)
+    good = GoodImages(paths, spec, tiling)
+    return HeldOut(good, DrawnDefects(good, run.config.seed), good.frames), {}
+
+
+def _said(error: DataError) -> str:
+    return "; ".join(part for part in (error.message, error.fix) if part)
+
+
+def labelled_images(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:
+    """Return the labelled test images of a data set, whose folders mean what those of the run's data do."""
+    if data is None:
+        return []
+    with needs("train,cpu", "evaluating"):
+        from kd_train.datasets import open_data
+        from kd_train.training.run import Run
+        from kdx.folders.data_folder import require_test
+
+    folder = open_data(data, category, Run(run).config.folder_options, progress=progress)
+    return [(image.path, image.is_defective) for image in require_test(folder)]

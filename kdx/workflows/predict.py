@@ -1,0 +1,240 @@
+"""Judging image files with one or several bundles: verdicts as records, and heat maps."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdx.decision.overlay import render_overlay
+from kdx.errors import DataError, ImageError, OptionError, OutputError
+from kdx.folders.image_search import LeftOut, listing, walk
+from kdx.imaging.grey_conversion import is_converted_to_grey
+from kdx.imaging.images import InputSpec, read_image
+from kdx.loading.group import DetectorGroup, load_many
+from kdx.loading.load import load
+from kdx.progress import SILENT, Progress, track
+from kdx.storage.files import refuse_existing, write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kdx.decision.verdict import Verdict
+    from kdx.runtime.detector import Detector
+
+
+@dataclass(frozen=True)
+class RegionOptions:
+    """Which regions are printed, see :func:`kdx.decision.regions.find_regions`."""
+
+    min_area: float
+    pixel_size_um: float | None
+
+
+def judge(
+    bundle: Path,
+    paths: list[Path],
+    records: list[dict[str, Any]],
+    bad: dict[str, str],
+    *,
+    also: Sequence[Path] = (),
+    shared_teacher: bool = False,
+    overlay: Path | None = None,
+    regions: RegionOptions | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    require_signature: Sequence[Path] = (),
+    max_bad_images: int = 0,
+    force: bool = False,
+    progress: Progress = SILENT,
+    each: Callable[[dict[str, Any]], None] | None = None,
+    colour: list[Path] | None = None,
+    on_uncalibrated: Callable[[Path], None] = lambda _bundle: None,
+) -> None:
+    """Judge image files one by one; add a record of each to ``records``, of those skipped a reason to ``bad``.
+
+    Colour images that a mono detector judged are added to ``colour``; ``on_uncalibrated`` is called with each bundle
+    that has no threshold.
+
+    With other bundles, a record is one bundle's verdict on an image, and names the bundle.
+    """
+    bundles = _bundle_names([bundle, *also])
+    keys = require_signature or None
+    with _load(bundles, backend, threads, shared_teacher=shared_teacher, require_signature=keys) as group:
+        for name, path in bundles.items():
+            if group[name].threshold is None:
+                on_uncalibrated(path)
+        targets = _overlay_targets(overlay, paths, list(bundles))
+        _prepare(targets, force=force)
+        for path in track(progress, paths, "judging", len(paths)):
+            try:
+                judged = list(_verdicts(group, path))
+            except ImageError as error:
+                bad[str(path)] = error.message
+                if len(bad) > max_bad_images:
+                    raise
+                if each is not None:
+                    each({"image": str(path), "error": error.as_dict()})
+                continue
+            if colour is not None and any(is_converted_to_grey(path, group[name].input) for name in group):
+                colour.append(path)
+            for name, image, verdict in judged:
+                record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
+                if regions is not None:
+                    record["regions"] = _regions(group[name], verdict, regions)
+                if overlay is not None:
+                    target = targets[path, name]
+                    record["overlay"] = str(target)
+                    record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
+                    _write_overlay(target, image, verdict, path.name, group[name])
+                if each is not None:
+                    each(record)
+                records.append(record)
+
+
+def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> list[dict[str, Any]] | None:
+    """Return the regions of a verdict; None where its answer is none, so that nothing is known of them."""
+    if verdict.reason is not None and verdict.reason.is_of_answer:
+        return None
+    found = detector.regions(verdict, min_area=options.min_area, pixel_size_um=options.pixel_size_um)
+    return [asdict(region) for region in found]
+
+
+def _record_of(verdict: Verdict) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "verdict": verdict.decision.value,
+        "score": verdict.score,
+        "threshold": verdict.threshold,
+        "margin": verdict.margin,
+    }
+    if verdict.review_threshold is not None:
+        record["review_threshold"] = verdict.review_threshold
+    if verdict.reason is not None:
+        record["reason"] = verdict.reason.value
+    if verdict.frame_faults:
+        record["frame_faults"] = [fault.value for fault in verdict.frame_faults]
+    return record
+
+
+def _bundle_names(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name each bundle after its folder; bundles of one name keep the folder around them too."""
+    stems = [path.name.removesuffix(".kdx") for path in paths]
+    found: dict[str, Path] = {}
+    for path, stem in zip(paths, stems, strict=True):
+        name = stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}"
+        while name in found:
+            name += "_"
+        found[name] = path
+    return found
+
+
+def _load(
+    bundles: dict[str, Path],
+    backend: str,
+    threads: int | None,
+    *,
+    shared_teacher: bool,
+    require_signature: Sequence[Path] | None,
+) -> DetectorGroup:
+    if len(bundles) > 1:
+        shared = shared_teacher or None
+        return load_many(bundles, backend, threads, shared_teacher=shared, require_signature=require_signature)
+    if shared_teacher:
+        raise OptionError("`shared_teacher` needs several bundles", fix="name the others: `also=OTHER.kdx`")
+    return DetectorGroup(
+        {name: load(path, backend, threads, require_signature=require_signature) for name, path in bundles.items()}
+    )
+
+
+def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[np.uint8], Verdict]]:
+    """Yield the image as a detector takes it, and its verdict, for each; a file is read once for each kind of input."""
+    inputs: dict[InputSpec, list[str]] = {}
+    for name in group:
+        inputs.setdefault(group[name].input, []).append(name)
+    images = {spec: read_image(path, spec) for spec in inputs}
+    verdicts = {name: verdict for spec, names in inputs.items() for name, verdict in group(images[spec], names).items()}
+    for name in group:
+        yield name, images[group[name].input], verdicts[name]
+
+
+def require_apart(overlay: Path | None, images: list[Path]) -> None:
+    """Refuse heat maps among the images, where the next command that is given the folder would judge them as parts.
+
+    Where single files are named, the folder around them counts too, unless it is the one that the user works in.
+    """
+    if overlay is None:
+        return
+    around = {image.resolve() if image.is_dir() else image.resolve().parent for image in images}
+    named = {image.resolve() for image in images if image.is_dir()}
+    for folder in sorted(around - ({Path.cwd()} - named)):
+        if overlay.resolve().is_relative_to(folder):
+            raise OutputError(
+                f"the heat maps would lie among the images in '{folder}'",
+                expected="a folder for `overlay` outside of it: whoever reads the images later would take heat maps "
+                "for parts",
+                received=f"`overlay={overlay}`",
+                fix="choose a folder beside it",
+            )
+
+
+def expand(images: list[Path], left_out: LeftOut) -> list[Path]:
+    """Return the files that were named and those in the folders that were."""
+    paths: list[Path] = []
+    for image in images:
+        if not image.is_dir():
+            paths.append(image)
+            continue
+        found = [image / name for name in walk(image, left_out)]
+        if not found:
+            raise DataError(f"no images were found in '{image}'", expected="image files", received=listing(image))
+        paths += found
+    return list(dict.fromkeys(paths))
+
+
+def _overlay_names(paths: list[Path]) -> dict[Path, str]:
+    """Name each heat map after its image; images of one name in several folders keep their folder's name too."""
+    stems = Counter(path.stem for path in paths)
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}-{path.name}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        names[path] = f"{name}.png"
+    return names
+
+
+def _overlay_targets(folder: Path | None, paths: list[Path], bundles: list[str]) -> dict[tuple[Path, str], Path]:
+    """Return the heat map's file of each image and bundle: several bundles have a folder each."""
+    if folder is None:
+        return {}
+    names = _overlay_names(paths)
+    several = len(bundles) > 1
+    return {(path, name): (folder / name if several else folder) / names[path] for path in paths for name in bundles}
+
+
+def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
+    """Make the heat maps' folders; refuse to replace the images themselves, and anything else unless it may be."""
+    inputs = {path.resolve() for path, _ in targets}
+    for (path, _), target in targets.items():
+        if target.resolve() in inputs:
+            raise OutputError(
+                f"the heat map of '{path}' would replace an image", fix="choose another folder for `overlay`"
+            )
+        refuse_existing(target, force=force)
+    for folder in dict.fromkeys(target.parent for target in targets.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: Any) -> None:
+    buffer = io.BytesIO()
+    bgr = detector.input.channel_order == "bgr" and image.shape[2] == 3
+    rgb = image[..., ::-1] if bgr else image
+    included = detector.roi.included if detector.roi else None
+    render_overlay(rgb, verdict, name, detector.field_of_view, included).save(buffer, format="PNG")
+    write_atomic(target, buffer.getvalue())
