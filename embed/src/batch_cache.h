@@ -1,6 +1,6 @@
 // Keeps one value per batch size, such as a compiled model. The first call that needs a value makes
 // it, outside the lock, so that calls for other sizes do not wait. The counterpart of
-// kdx/runtime/kept.py.
+// kdx/runtime/openvino/batch_cache.py.
 #pragma once
 
 #include <algorithm>

@@ -20,7 +20,7 @@ from kdx.errors import InputError
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
-from kdx.runtime.tensorrt.cuda.arrays import DeviceArray, device_array
+from kdx.runtime.device_arrays import DeviceArray, device_array
 
 if TYPE_CHECKING:
     from kdx.decision.regions import Region

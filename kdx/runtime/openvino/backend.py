@@ -21,7 +21,7 @@ from kdx.bundle.checked_files import Graph, HeldGraph
 from kdx.bundle.graph_contract import MODULES, OUTPUTS
 from kdx.errors import BackendError, KdxError
 from kdx.runtime.backend import ClosesOnExit, Outputs
-from kdx.runtime.kept import Kept
+from kdx.runtime.openvino.batch_cache import BatchCache
 from kdx.runtime.openvino.blob_cache import BlobCache
 from kdx.runtime.openvino.load import (
     KEPT_BATCH_SIZES,
@@ -77,7 +77,7 @@ class OpenVino(ClosesOnExit):
         blobs = BlobCache(cache, private=graph.seal is not None)
         # Without this object in it: a backend that is dropped and not closed is freed at once.
         make = functools.partial(_compiled, graph.sha256, self._content, blobs, self._config)
-        self._models: Kept[int, _Compiled] = Kept(make, KEPT_BATCH_SIZES)
+        self._models: BatchCache[int, _Compiled] = BatchCache(make, KEPT_BATCH_SIZES)
         self.keep([1])  # single images come at any time: batches of other sizes do not displace their model
         try:
             first = self._models.get(1)  # so that a graph that cannot run fails here

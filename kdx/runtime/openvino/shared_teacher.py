@@ -19,7 +19,7 @@ from kdx.bundle.checked_files import Graph
 from kdx.bundle.graph_contract import OUTPUTS
 from kdx.errors import BackendError, KdxError
 from kdx.runtime.backend import ClosesOnExit, Outputs
-from kdx.runtime.kept import Kept
+from kdx.runtime.openvino.batch_cache import BatchCache
 from kdx.runtime.openvino.blob_cache import BlobCache
 from kdx.runtime.openvino.load import (
     KEPT_BATCH_SIZES,
@@ -107,7 +107,7 @@ class SharedTeacher(ClosesOnExit):
         config = configuration("bf16" if first.precision == "bf16" else "f32", threads)
         self._parts = _Parts(plans, config, BlobCache(cache, private=first.graph.seal is not None))
         # Without this object in it: a teacher that is dropped and not closed is freed at once.
-        self._compiled: Kept[int, _Compiled] = Kept(self._parts.compile, KEPT_BATCH_SIZES)
+        self._compiled: BatchCache[int, _Compiled] = BatchCache(self._parts.compile, KEPT_BATCH_SIZES)
         self.keep([1])  # as kdx.runtime.openvino.backend.OpenVino does it
         try:
             # So that a graph that cannot run fails here.
@@ -230,7 +230,7 @@ class _Compiled:
 
     def __init__(self, teacher: Any, load_student: Callable[[str], Any], cuts: Mapping[str, list[Tensor]]) -> None:
         self.teacher = teacher
-        self.students = Kept(load_student)
+        self.students = BatchCache(load_student)
         self._cuts = cuts
         self._idle: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
 

@@ -15,9 +15,9 @@ from kdx.bundle.engine_record import Engine, Fingerprint, find_engine, rebuild_c
 from kdx.bundle.graph_contract import INPUT, OUTPUTS
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.device_arrays import DeviceArray, device_array
 from kdx.runtime.gpu import Gpu
 from kdx.runtime.tensorrt.cuda.api import CudaApi
-from kdx.runtime.tensorrt.cuda.arrays import DeviceArray, device_array
 from kdx.runtime.tensorrt.cuda.bindings import CudaBindings
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.cuda.pycuda import CudaPycuda
@@ -45,7 +45,7 @@ def tensorrt_pycuda_backend(graph: Graph, threads: int | None = None) -> TensorR
 class TensorRT(ClosesOnExit):
     """An engine out of a bundle. Calls from several threads at once are safe: they take turns.
 
-    Images may lie on the GPU already: see :func:`kdx.runtime.tensorrt.cuda.arrays.device_array`.
+    Images may lie on the GPU already: see :func:`kdx.runtime.device_arrays.device_array`.
 
     Args:
         graph: The graph in its bundle, beside which the engines lie.

@@ -331,7 +331,7 @@ def test_images_on_the_gpu_are_checked_by_their_answers(tiny_bundle):
         def run(self, images):
             return Outputs(np.full((1, 8, 8), np.nan, np.float32), np.full((1, 1), -3.4e38, np.float32))
 
-    from kdx.runtime.tensorrt.cuda.arrays import DeviceArray
+    from kdx.runtime.device_arrays import DeviceArray
 
     spec = open_bundle(tiny_bundle).manifest.input
     detector = Detector(OnDevice(), spec, DecisionRule(threshold=1.0), max_batch=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,112 +10,11 @@ import pytest
 
 import kdx
 from kdx.bundle.open import open_bundle
-from kdx.errors import BackendError, OptionError
-from kdx.runtime.kept import Kept
+from kdx.errors import OptionError
 from kdx.runtime.tiled import graph_batches
 from kdx.verification.golden import GoldenCheck
+from tests.kdx.runtime.openvino.gate import PATIENCE, Gate
 from tests.students import other_bundle, other_student
-
-# Long enough on any machine; a test that needs it has failed.
-PATIENCE = 60.0
-
-
-class Gate:
-    """Makes values, and waits in those of some keys until it is opened."""
-
-    def __init__(self, *closed: object) -> None:
-        self.closed = set(closed)
-        self.opened = threading.Event()
-        self.reached = threading.Event()
-        self.made: list[object] = []
-
-    def __call__(self, key: object) -> str:
-        self.made.append(key)
-        if key in self.closed:
-            self.reached.set()
-            assert self.opened.wait(PATIENCE)
-        return f"value {key}"
-
-
-def test_who_wants_another_key_does_not_wait() -> None:
-    gate = Gate(8)
-    kept = Kept(gate)
-    assert kept.get(1) == "value 1"
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(kept.get, 8)
-        assert gate.reached.wait(PATIENCE)
-        second = pool.submit(kept.get, 8)  # waits for the first
-        assert kept.get(1) == "value 1"  # here, while 8 is being made
-        assert kept.get(2) == "value 2"
-        assert kept.made() == {1: "value 1", 2: "value 2"}
-        gate.opened.set()
-        assert first.result(PATIENCE) == second.result(PATIENCE) == "value 8"
-    assert gate.made == [1, 8, 2]
-
-
-@pytest.mark.parametrize(("raised", "told"), [(ValueError, ValueError), (KeyboardInterrupt, BackendError)])
-def test_a_failure_ends_every_wait_and_the_next_call_tries_again(raised, told) -> None:
-    reached, fail = threading.Event(), threading.Event()
-    made: list[int] = []
-
-    def make(key: int) -> int:
-        made.append(key)
-        if len(made) == 1:
-            reached.set()
-            assert fail.wait(PATIENCE)
-            raise raised
-        return key
-
-    kept = Kept(make)
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(kept.get, 1)
-        assert reached.wait(PATIENCE)
-        second = pool.submit(kept.get, 1)
-        fail.set()
-        assert isinstance(first.exception(PATIENCE), raised)
-        # It waited for the first, or came so late that it tried again.
-        assert isinstance(second.exception(PATIENCE), (told, type(None)))
-    assert kept.get(1) == 1
-
-
-def test_the_least_recently_used_goes_unless_it_is_to_be_kept() -> None:
-    kept = Kept(Gate(), most=2)
-    kept.keep([1])
-    for key in (1, 2, 3, 2, 4):
-        kept.get(key)
-    assert set(kept.made()) == {1, 2, 4}
-    kept.close()
-    assert kept.made() == {}
-    with pytest.raises(BackendError, match="closed"):
-        kept.get(1)
-
-
-def test_what_is_being_made_is_not_dropped() -> None:
-    gate = Gate(1)
-    kept = Kept(gate, most=2)
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(kept.get, 1)
-        assert gate.reached.wait(PATIENCE)
-        for key in (2, 3, 4):
-            kept.get(key)
-        second = pool.submit(kept.get, 1)
-        gate.opened.set()
-        assert first.result(PATIENCE) == second.result(PATIENCE) == "value 1"
-    assert gate.made == [1, 2, 3, 4]
-    kept.get(5)
-    assert len(kept.made()) == 2
-
-
-def test_closing_while_it_is_made_keeps_nothing() -> None:
-    gate = Gate(1)
-    kept = Kept(gate)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(kept.get, 1)
-        assert gate.reached.wait(PATIENCE)
-        kept.close()
-        gate.opened.set()
-        assert waiting.result(PATIENCE) == "value 1"  # a call that is under way ends as usual
-    assert kept.made() == {}
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from kdx.bundle.graph_contract import INPUT, MAP
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import Outputs
+from kdx.runtime.device_arrays import DeviceArray
 from kdx.runtime.tensorrt.cuda.api import CudaApi
-from kdx.runtime.tensorrt.cuda.arrays import DeviceArray
 from kdx.runtime.tensorrt.cuda.buffers import Buffers
 from kdx.runtime.tensorrt.cuda.profile import Profile, Work, require
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kdx.errors import BackendError, InputError
+from kdx.runtime.device_arrays import DeviceArray
 from kdx.runtime.tensorrt.cuda.api import CudaError
-from kdx.runtime.tensorrt.cuda.arrays import DeviceArray
 from kdx.runtime.tensorrt.cuda.runner import EngineRunner, GraphState
 from tests.kdx.runtime.tensorrt.fake_cuda import FakeCuda, MisuseError
 from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE, FakeEngine, expected_outputs

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdx.errors import InputError
-from kdx.runtime.tensorrt.cuda.arrays import DeviceArray, device_array
+from kdx.runtime.device_arrays import DeviceArray, device_array
 
 CUDA, CUDA_HOST, MANAGED = 2, 3, 13
 
