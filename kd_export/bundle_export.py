@@ -1,4 +1,4 @@
-"""From a fused detector to a bundle that was checked before it appeared."""
+"""Exports a fused detector as a bundle, which appears only after it was checked."""
 
 from __future__ import annotations
 
@@ -53,32 +53,32 @@ def export_bundle(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Bundle, Certificate, dict[str, str]]:
-    """Export a detector, hold the graph against it in every backend present, and only then let the bundle appear.
+    """Export a detector, compare the graph with it in every backend present, and only then let the bundle appear.
 
     Args:
         detector: The FP32 reference, on the CPU.
         out: The bundle's folder, ``NAME.kdx``.
         method: The method's name.
-        golden_images: Real images.
+        golden_images: Real images to compare every backend on.
         training_images: Hashes of the images trained on.
-        provenance: Where the detector comes from.
+        provenance: The origin of the detector.
         max_batch: Largest batch of the graph.
-        tiling: How larger frames are cut for it, or None.
-        precisions: In which to write the graph; FP32 is always among them.
+        tiling: How larger frames are cut into tiles, or None.
+        precisions: Precisions in which to write the graph; FP32 is always among them.
         calibration_images: Good images that were trained on, whose activations set the scales of INT8.
         held_out: Good images that were not trained on, and synthetic defects on them: BF16 and INT8 must keep FP32's
-            verdicts on them, and without them are refused.
-        evaluation_images: Labelled images, and whether each is defective: BF16 and INT8 must tell them apart as FP32
+            verdicts on them, and are refused without them.
+        evaluation_images: Labelled images, and whether each is defective: BF16 and INT8 must separate them as FP32
             does.
-        force: Replace an existing bundle; nothing else is ever replaced.
+        force: Replace an existing bundle; nothing else is replaced.
         progress: Shows the steps.
 
     Returns:
-        The bundle, its certificate, and why BF16 or INT8 is not in it though asked for: the gate refused it, or another
-        backend or batch size than the gate's.
+        The bundle, its certificate, and why BF16 or INT8 is missing although it was asked for: the gate refused it, or
+        the comparison in another backend or at another batch size did.
 
     Raises:
-        OptionError: Labelled images cannot be told apart in tiles.
+        OptionError: Labelled images of whole frames, for a bundle of tiles.
         OutputError: ``out`` exists.
         BackendError: No backend is installed to check with.
         GateError: The graph breaks its contract, or FP32 or FP16 disagrees with the reference in a backend. Nothing is
@@ -87,7 +87,7 @@ def export_bundle(
     if tiling is not None and evaluation_images:
         raise OptionError(
             "the gate judges tiles, and labelled images are whole frames",
-            fix="export without --evaluation-data, then compare: kdx evaluate BUNDLE DATA --precision int8",
+            fix="export without labelled images, then compare: kdx evaluate BUNDLE DATA --precision int8",
         )
     refuse_existing(out, force=force and (out / INDEX).is_file())
     backends = require_backends()  # an export is checked before it appears
@@ -142,7 +142,7 @@ def export_bundle(
 
 
 def _arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Read images, brought to the detector's input where it was exported for another camera than trained."""
+    """Read images, resized if the detector was exported for another camera than it was trained for."""
     spec = detector.input_spec
     any_size = msgspec.structs.replace(spec, fixed_size=False)
     if not paths:
@@ -151,13 +151,13 @@ def _arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]
 
 
 def _calibrating(detector: FusedDetector, paths: Sequence[Path], tiling: Tiling | None) -> NDArray[np.uint8]:
-    """Read the images that set the scales of INT8; of frames, a tile each, spread over all places."""
+    """Read the images that set the scales of INT8; of each frame one tile, spread over all places."""
     spec = detector.input_spec
     return np.stack([read_sample(path, spec, tiling, index / len(paths)) for index, path in enumerate(paths)])
 
 
 class _Files:
-    """Images that are read when they are looped over; a labelled set need not fit into memory."""
+    """Images that are read when they are iterated over, so that a labelled set need not fit into memory."""
 
     def __init__(self, detector: FusedDetector, paths: Sequence[Path]) -> None:
         self.detector, self.paths = detector, paths
@@ -202,13 +202,13 @@ def _files(
 
 
 def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certificate, dict[str, str]]:
-    """Leave out variants that passed their gate and fail the certificate, in another backend or batch size.
+    """Leave out variants that passed their gate but fail the certificate, in another backend or at another batch size.
 
     Returns:
-        What is left, and why precisions were left out.
+        The bundle and the certificate without them, and why they were left out.
 
     Raises:
-        GateError: FP32 or FP16 fails: those are FP32's decisions or a fault, and not refused with a reason.
+        GateError: FP32 or FP16 fails, which is a fault and not a reason to leave it out.
     """
     failed = [comparison for comparison in certificate.comparisons if not comparison.passed]
     for comparison in failed:

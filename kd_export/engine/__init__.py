@@ -1,1 +1,1 @@
-"""TensorRT engines: built from a bundle's graph, held against what was asked for, and recorded. No torch here."""
+"""TensorRT engines: built from a bundle's graph, compared with the request, and recorded; without torch."""

@@ -1,4 +1,4 @@
-"""From a bundle's graph to an engine beside it."""
+"""Builds an engine from a bundle's graph, beside it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What to build.
+    """A request for an engine.
 
     Attributes:
         flavour: ``tensorrt`` or ``rtx``.
-        precision: Of the bundle's graphs.
-        batches: Batch sizes, each with an optimisation profile of its own that accepts 1 up to it.
+        precision: The precision of the graph to build from.
+        batches: Batch sizes; each gets an optimisation profile that accepts batches from 1 up to it.
         level: Builder optimisation level, 0 to 5: more time for faster kernels.
-        compute_capability: Of the GPU to build for; None for this machine's.
+        compute_capability: Compute capability of the GPU to build for; None for this machine's.
         timing_cache: A file of kernel timings to read and to update.
     """
 
@@ -56,7 +56,7 @@ class BuildPlan:
     Attributes:
         request: The request, its batches ascending.
         graph: The graph to build from.
-        fingerprint: Where the engine will run.
+        fingerprint: The system that the engine will run on.
         target: The engine's folder.
     """
 
@@ -67,11 +67,11 @@ class BuildPlan:
 
 
 def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavour]:
-    """Check a request against the bundle and this machine, and say what would be built.
+    """Check a request with the bundle and this machine, and return what would be built.
 
     Raises:
         BundleError: The bundle holds no graph of that precision.
-        OptionError: A batch, level or compute capability that is not possible.
+        OptionError: An invalid batch, level or compute capability.
         BackendError: TensorRT or the GPU is missing.
     """
     graph = bundle.graph_of(request.precision)
@@ -79,14 +79,14 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
     batches = tuple(sorted(set(request.batches)))
     if not batches or not all(1 <= batch <= largest for batch in batches):
         raise OptionError(
-            "--batch is out of range",
+            "the batch size is out of range",
             expected=f"1 to {largest} for this bundle",
             received=",".join(map(str, request.batches)),
         )
     if request.level not in LEVELS:
-        raise OptionError("--level is out of range", expected="0 to 5", received=str(request.level))
+        raise OptionError("`level` is out of range", expected="0 to 5", received=str(request.level))
     if request.timing_cache is not None and request.flavour == "rtx":
-        raise OptionError("TensorRT for RTX times no kernels at build time", fix="leave out --timing-cache")
+        raise OptionError("TensorRT for RTX times no kernels at build time", fix="leave out `timing_cache`")
     flavour = load_flavour(request.flavour)
     capability = target_capability(request.flavour, request.compute_capability)
     gpu = next((gpu for gpu in gpus() if gpu.compute_capability == capability), None)
@@ -158,9 +158,9 @@ def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
         raise GateError(f"TensorRT {flavour.version} refuses the graph: {errors}", fix="please report this backbone")
     config = make("a configuration", builder.create_builder_config)
     config.builder_optimization_level = plan.request.level
-    # On by default: products of FP32 numbers with 10 bits of mantissa, which is not what was verified.
+    # On by default: TF32 rounds the mantissa of FP32 products to 10 bits, which is not what was verified.
     config.clear_flag(trt.BuilderFlag.TF32)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells formats and types
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then reports formats and types
     _add_profiles(builder, config, network.get_input(0), plan.request.batches)
     flavour.set_target(config, plan.fingerprint.compute_capability)
     flavour.set_precision(network, config, plan.request.precision)
@@ -178,7 +178,7 @@ def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
 
 
 def _graph_for(plan: BuildPlan) -> bytes:
-    """Return the graph, changed where TensorRT for RTX cannot compile it as it is."""
+    """Return the graph, rewritten if TensorRT for RTX cannot compile it otherwise."""
     data = plan.graph.read()
     if (plan.request.flavour, plan.fingerprint.compute_capability) != ("rtx", "7.5"):
         return data
@@ -199,7 +199,7 @@ def _add_profiles(builder: Any, config: Any, image: Any, batches: Sequence[int])
     for batch in batches:
         profile = created("an optimisation profile", builder.create_optimization_profile)
         profile.set_shape(image.name, (1, *sizes), (batch, *sizes), (batch, *sizes))
-        if config.add_optimization_profile(profile) < 0:  # so it says that it does not take one
+        if config.add_optimization_profile(profile) < 0:  # TensorRT returns -1 for a profile that it does not accept
             raise BackendError(
                 f"TensorRT does not take an optimisation profile for batches of up to {batch}", fix="see kdx doctor"
             )
@@ -211,7 +211,7 @@ def _use_timing_cache(config: Any, file: Path | None) -> Any:
     cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise OptionError(
-            f"'{file}' is no timing cache of this TensorRT and GPU", fix="name another file; it will be made"
+            f"'{file}' is not a timing cache of this TensorRT and GPU", fix="name another file, which will be created"
         )
     return cache
 
@@ -219,7 +219,7 @@ def _use_timing_cache(config: Any, file: Path | None) -> Any:
 def _inspect(
     flavour: Flavour, data: bytes, demanded: list[Layer], *, loadable: bool
 ) -> tuple[list[Layer], str, float | None]:
-    """Return the layers, where they are known from, and the device memory of an execution context in MiB."""
+    """Return the layers, their source, and the device memory of an execution context in MiB."""
     if not loadable:
         return demanded, "network", None
     trt = flavour.module
@@ -230,14 +230,14 @@ def _inspect(
         raise BackendError("the engine that was built cannot be loaded here", received=log.last, fix="see kdx doctor")
     inspector = created("an engine inspector", engine.create_engine_inspector, lambda: log.last)
     information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    # TensorRT 11 knows the first alone, 8.6 the second.
+    # TensorRT 11 has only the first, 8.6 only the second.
     name = "device_memory_size_v2" if hasattr(engine, "device_memory_size_v2") else "device_memory_size"
     return engine_layers(information), "inspector", round(float(getattr(engine, name)) / _MIB, 1)
 
 
 @contextmanager
 def _interruptible(trt: Any, config: Any) -> Iterator[threading.Event]:
-    """Let Ctrl-C end a build, which can take minutes: Python sees no signal while TensorRT's code runs."""
+    """Let Ctrl-C end a build, which can take minutes: Python handles no signal while TensorRT's code runs."""
     interrupted = threading.Event()
     if not hasattr(trt, "IProgressMonitor") or threading.current_thread() is not threading.main_thread():
         yield interrupted
@@ -280,7 +280,7 @@ def _make_logger(trt: Any) -> Any:
 
 
 def _peak_memory_mib() -> float:
-    """Return this process's largest resident memory; 0 where the system does not tell."""
+    """Return this process's largest resident memory; 0 on systems that do not report it."""
     if sys.platform == "win32":
         return 0.0
     import resource

@@ -1,8 +1,8 @@
-"""The flavours of TensorRT behind one small interface: which package, which network, which configuration.
+"""One small interface for the flavours of TensorRT: their package, their network, their configuration.
 
-TensorRT 10, 11 and TensorRT for RTX take a strongly typed network: precision is what the graph's types say. TensorRT
-8.6 (JetPack 6.0) has no such thing. There FP16 is allowed by a flag, and everything outside the networks is pinned to
-FP32.
+TensorRT 10, 11 and TensorRT for RTX take a strongly typed network, whose precision is that of the graph's types.
+TensorRT 8.6 (JetPack 6.0) has no strongly typed networks. There a flag allows FP16, and everything outside the networks
+is pinned to FP32.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Flavour:
 
     Attributes:
         name: ``tensorrt`` or ``rtx``.
-        module: Its Python module.
+        module: The Python module of TensorRT.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Flavour:
 
     @property
     def version(self) -> str:
-        """Its version."""
+        """The version of TensorRT."""
         return str(self.module.__version__)
 
     @property
     def is_typed(self) -> bool:
-        """Whether networks are strongly typed; 8.6 knows no such flag."""
+        """Whether networks are strongly typed; 8.6 has no such flag."""
         return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
     def create_network(self, builder: Any) -> Any:
@@ -129,12 +129,12 @@ def target_capability(name: str, wanted: str | None) -> str:
         if here is None:
             raise BackendError(
                 "TensorRT builds on the GPU that the engine is for, and this machine shows none",
-                fix="build on the line PC; or, for RTX cards, --flavour rtx --compute-capability 8.6 builds anywhere",
+                fix="build on the line PC; for RTX cards, anywhere with `flavour='rtx'` and `compute_capability='8.6'`",
             )
         if wanted not in {None, here}:
             raise OptionError(
                 "TensorRT builds for the GPU at hand only",
-                expected=f"--compute-capability {here}",
+                expected=f"`compute_capability='{here}'`",
                 received=str(wanted),
             )
         return here
@@ -143,13 +143,13 @@ def target_capability(name: str, wanted: str | None) -> str:
         raise BackendError(
             "there is no GPU here whose compute capability could be taken",
             expected=f"one of {', '.join(RTX_CAPABILITIES)}",
-            fix="name that of the line PC's card: --compute-capability 8.6 (RTX 30), 8.9 (RTX 40), 12.0 (RTX 50)",
+            fix="name that of the line PC's card with `compute_capability`: 8.6 (RTX 30), 8.9 (RTX 40), 12.0 (RTX 50)",
         )
     if chosen not in RTX_CAPABILITIES:
         raise OptionError(
             "TensorRT for RTX does not build for this compute capability",
             expected=f"one of {', '.join(RTX_CAPABILITIES)}",
             received=chosen,
-            fix="" if wanted else "--flavour tensorrt, or name the line PC's card with --compute-capability",
+            fix="" if wanted else "`flavour='tensorrt'`, or name the line PC's card with `compute_capability`",
         )
     return chosen

@@ -1,4 +1,4 @@
-"""What an engine computes in: asked of the built engine where it can be loaded, else of the typed network."""
+"""The precisions of an engine's layers: from the built engine if it can be loaded, else from the typed network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kdx.bundle.graph_contract import TAIL
 from kdx.errors import GateError
 
 _CONVOLUTIONS = ("convolution", "deconvolution")
-# As TensorRT's Python types are called, and as its inspector writes them in formats, weights and tactics.
+# The names of TensorRT's Python types, and those of its inspector in formats, weights and tactics.
 _NAMES = {"float": "fp32", "float32": "fp32", "half": "fp16", "float16": "fp16", "fp16": "fp16", "fp32": "fp32"}
 
 
 def network_layers(network: Any) -> list[Layer]:
-    """Return a typed network's layers: what it demands of the engine.
+    """Return a typed network's layers, which it demands of the engine.
 
     A convolution counts as FP16 only where its input and its output are.
     """
@@ -50,19 +50,20 @@ def engine_layers(information: str) -> list[Layer]:
 
 
 def require_half_convolutions(demanded: Iterable[Layer], built: Iterable[Layer]) -> None:
-    """Check that the convolutions that the network demands in FP16 are.
+    """Check that the convolutions that the network demands in FP16 are FP16 in the engine.
 
     Args:
         demanded: The network's layers.
-        built: The engine's layers, or the network's again where the engine cannot be loaded.
+        built: The engine's layers, or the network's again if the engine cannot be loaded.
 
     Raises:
-        GateError: No convolution is FP16, none can be seen, or some that should be are not: named.
+        GateError: No convolution is FP16, the engine shows none, or the named ones are not FP16.
     """
     wanted = [layer.name for layer in demanded if layer.kind in _CONVOLUTIONS and layer.precision == "fp16"]
     if not wanted:
         raise GateError(
-            "the network holds no FP16 convolution", fix="export with --precision fp32,fp16 and build again"
+            "the network holds no FP16 convolution",
+            fix="export with 'fp16' in `precisions` and build again",
         )
     seen, wrong = 0, []
     built = list(built)
@@ -73,7 +74,7 @@ def require_half_convolutions(demanded: Iterable[Layer], built: Iterable[Layer])
             wrong.append(f"{name} ({homes[0].precision})")
     if not seen:
         raise GateError(
-            "the engine shows none of the network's convolutions: FP16 cannot be proved",
+            "the engine shows none of the network's convolutions: FP16 cannot be confirmed",
             received=f"{len(built)} layers, e.g. {built[0].name if built else 'none'}",
         )
     if wrong:
@@ -85,7 +86,7 @@ def require_half_convolutions(demanded: Iterable[Layer], built: Iterable[Layer])
 
 
 def summarise(layers: Iterable[Layer]) -> dict[str, int]:
-    """Count the networks' convolutions by precision; other layers, sums over channels behind the taps too, together."""
+    """Count the networks' convolutions by precision, and all other layers together."""
     counts: dict[str, int] = {}
     for layer in layers:
         is_counted = "conv" in layer.kind and not layer.name.startswith(TAIL)
@@ -95,7 +96,7 @@ def summarise(layers: Iterable[Layer]) -> dict[str, int]:
 
 
 def _holds(fused: str, name: str) -> bool:
-    """Tell whether a layer's name, which may join several with ' + ' and brackets, holds a node's whole name."""
+    """Whether a layer's name, which may join several with ' + ' and brackets, holds a node's whole name."""
     start = fused.find(name)
     while start >= 0:
         end = start + len(name)

@@ -55,7 +55,7 @@ def products_to_convolutions(model: ModelProto) -> ModelProto:
 def _convolve(
     graph: onnx.GraphProto, name: str, matrix: NDArray[np.float32], value: str, shape: list[int], output: str
 ) -> list[NodeProto]:
-    """Return nodes for ``matrix @ value``: value's rows become channels, whatever stands before them batch."""
+    """Return nodes for ``matrix @ value``: value's rows become channels, the axes before them the batch."""
     rows, columns = shape[-2:]
     weight = numpy_helper.from_array(np.ascontiguousarray(matrix)[:, :, None, None], f"{output}.weight")
     before = _constant(graph, f"{output}.before", [-1, rows, 1, columns])

@@ -16,7 +16,7 @@ from kdx.imaging.images import InputSpec
 
 
 class FusedDetector(nn.Module):
-    """uint8 image to anomaly map and score: preprocessing, both networks, and everything behind the taps.
+    """uint8 image to anomaly map and score: preprocessing, both networks, and everything after the last tap.
 
     Args:
         pair: A module that takes the normalised image ``(N, 3, h, w)`` and returns the (teacher, student) features of
@@ -25,12 +25,12 @@ class FusedDetector(nn.Module):
         input_spec: What comes from the camera.
         size: Height and width at which the networks run, and of the map.
         mean: The teacher's input mean per RGB channel, of values in [0, 1].
-        std: Likewise.
+        std: The teacher's input standard deviation per RGB channel, of values in [0, 1].
         resize_to: Height and width to which the image is brought before ``size`` is cut from its centre; None: no crop.
 
     Attributes:
         field_of_view: Share of each side of the image, centred, that the networks see and the map covers.
-        strides: Of each tap, in pixels of the map.
+        strides: The stride of each tap, in pixels of the map.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ def _require_equal_shapes(spec: PairSpec, compared: list[tuple[Tensor, Tensor]])
     for tap, (teacher, student) in zip(spec.taps, compared, strict=True):
         if teacher.shape != student.shape:
             raise OptionError(
-                f"the student's feature at '{tap.name}' cannot be held against the teacher's",
+                f"the student's feature at '{tap.name}' does not fit the teacher's",
                 expected=" × ".join(map(str, teacher.shape[1:])),
                 received=" × ".join(map(str, student.shape[1:])),
-                fix="choose a backbone whose convolutions pad, as all of timm's do, or --method stpm",
+                fix="choose a backbone whose convolutions pad, as all of timm's do, or `method='stpm'`",
             )

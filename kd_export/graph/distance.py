@@ -22,12 +22,12 @@ def unit_vectors(features: Tensor) -> Tensor:
 
 
 class _PerPosition(nn.Module):
-    """What both distances share: sums over the channels, and normalised vectors.
+    """The common part of both distances: sums over the channels, and normalised vectors.
 
     A sum over channels is a 1 × 1 convolution with ones. ONNX Runtime's ReduceSum over a strided axis took 1.9 of
     36 ms for STPM (ResNet-18, 256², 2 cores), this a tenth of it. The product of a vector of ones with the flattened
-    features is as fast there, but asks runtimes that keep channels last or in blocks to lay every feature out anew:
-    of OpenVINO's 15.6 ms for the INT8 graph that was 1.5 (FP32: 2 of 40).
+    features is as fast there, but makes runtimes that keep channels last or in blocks convert the layout of every
+    feature: of OpenVINO's 15.6 ms for the INT8 graph that took 1.5 (FP32: 2 of 40).
 
     Args:
         channels: C of the features.
@@ -72,5 +72,5 @@ def _as_map(distance: Tensor) -> Tensor:
 
 
 def distance_module(distance: Distance, channels: int) -> nn.Module:
-    """Return the module of a distance for features of so many channels."""
+    """Return the module of a distance for features of a number of channels."""
     return {Distance.HALF_SQUARED_L2: HalfSquaredL2, Distance.COSINE: Cosine}[distance](channels)

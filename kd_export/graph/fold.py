@@ -28,7 +28,7 @@ def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> No
     One that follows no convolution (a pre-activation network's) becomes a multiplication and an addition per channel.
 
     Args:
-        network: In eval mode. timm's ``BatchNormAct2d`` leaves its activation behind.
+        network: The network in eval mode. Of timm's ``BatchNormAct2d``, the activation remains.
         forward: Runs ``network`` and returns its features.
         example: Input of the networks' size.
 
@@ -86,7 +86,7 @@ def fold_input_scale(
     """Fold a per-channel input scale, and optionally the reversal of the channels, into the first convolution.
 
     Args:
-        network: In eval mode.
+        network: The network in eval mode.
         forward: Runs ``network`` and returns its features.
         example: Input as the network takes it before folding, ``(N, 3, h, w)``.
         scale: What the input will no longer be multiplied with, shape ``(3,)``.
@@ -117,7 +117,7 @@ def _activation(norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def _is_plain(convolution: nn.Conv2d | nn.ConvTranspose2d) -> bool:
-    """Whether a convolution uses its weights as they are; timm's weight-standardised ones do not.
+    """Whether a convolution uses its weights unchanged; timm's weight-standardised ones do not.
 
     A layer that only pads differently (``Conv2dSame``) scales its output with its weights; one that standardises its
     weights does not.

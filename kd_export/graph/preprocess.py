@@ -47,7 +47,7 @@ class Preprocess(nn.Module):
         input_spec: What comes in.
         size: Height and width of the networks' input.
         mean: Per RGB channel, of values in [0, 1], as timm declares it.
-        std: Likewise.
+        std: The teacher's input standard deviation per RGB channel, of values in [0, 1].
         scale_is_folded: The networks' first convolutions already hold ``1 / (255 std)``, see
             :func:`kd_export.graph.fold.fold_input_scale`. The mean is never folded into a bias: the zero padding of the
             first convolution would then mean black instead of the mean.

@@ -77,7 +77,7 @@ class Confirmed(nn.Module):
         """Take two maps ``(N, H, W)`` and return one."""
         flat = second.flatten(1)
         extent = flat.amax(dim=1) - flat.amin(dim=1)
-        # Behind the taps everything is FP32; the bound keeps a map of zeros finite.
+        # After the last tap everything is FP32; the bound keeps a map of zeros finite.
         factor = extent * torch.rsqrt((flat * flat).sum(dim=1).clamp_min(EPSILON))
         return first * (second * factor[:, None, None])
 
@@ -96,7 +96,7 @@ class Score(nn.Module):
 
 
 class Tail(nn.Module):
-    """Everything behind the taps: features to anomaly map and score.
+    """Everything after the last tap: features to anomaly map and score.
 
     Args:
         spec: The pair's declaration.

@@ -1,4 +1,4 @@
-"""How much of a tile's edge is wrong: where its map differs from that of a frame that goes on beyond the tile.
+"""How much of a tile's edge is wrong: where its map differs from that of a frame that extends beyond the tile.
 
 In theory a map's pixel sees the whole receptive field, more than half of a tile for the usual taps; the weight that
 it gives to what is far away is tiny (Luo et al., Understanding the Effective Receptive Field, NeurIPS 2016). So the
@@ -33,11 +33,11 @@ def require_tileable(
     Args:
         spec: The pair's declaration.
         tile: Height and width of a tile in the camera's pixels.
-        size: At which the networks run.
-        resize_to: As of :class:`FusedDetector`.
+        size: Height and width at which the networks run.
+        resize_to: As for :class:`FusedDetector`.
 
     Raises:
-        OptionError: Its maps cannot be put together, or its score is not their maximum.
+        OptionError: The maps of tiles do not make the frame's map, or the score is not the map's maximum.
     """
     if spec.score is not ScoreRule.MAX or spec.join not in {Join.SINGLE, Join.SCORE_FIRST}:
         raise OptionError(
@@ -48,19 +48,19 @@ def require_tileable(
         )
     if resize_to is not None:
         raise OptionError(
-            "this pair cuts its input from the centre, and tiles would have gaps", fix="train it with --crop-from 0"
+            "this pair cuts its input from the centre, and tiles would have gaps", fix="train it with `crop_from=0`"
         )
     if any(side % small for side, small in zip(tile, size, strict=True)):
         raise OptionError(
             "the tile does not fit the networks' input",
             expected=f"a multiple of {size[0]} × {size[1]}",
             received=f"{tile[0]} × {tile[1]}",
-            fix="another --tile, or train with another --image-size",
+            fix="choose another `tile`, or train with another `image_size`",
         )
 
 
 def choose_halo(errors: NDArray[np.float64], step: int) -> int:
-    """Return the smallest halo, in steps, behind which maps agree, or the largest that is worth its cost."""
+    """Return the smallest halo, in steps, inside which maps agree, or the largest that is worth its cost."""
     largest = len(errors) * 2 // _MOST // step * step
     return next((halo for halo in range(0, largest, step) if errors[halo] <= SEAM_TOLERANCE), largest)
 
@@ -72,16 +72,16 @@ def edge_errors(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> NDArray[np.float64]:
-    """Return by how much tiles' maps are wrong, from each distance to the edge inwards, as a share of their range.
+    """Return the largest relative error of tiles' maps at each distance from the edge and further inside.
 
     Each image is judged as a tile and, mirrored at its edges, as the middle of a frame twice as large.
 
     Args:
-        pair: What the detector was made of.
-        detector: Judges tiles.
+        pair: The pair that the detector was made of.
+        detector: The detector of tiles.
         images: uint8 ``(H, W, C)`` of the detector's size.
-        mean: As of :class:`FusedDetector`.
-        std: Likewise.
+        mean: As for :class:`FusedDetector`.
+        std: As for :class:`FusedDetector`.
 
     Returns:
         The largest difference at each distance, in pixels of the map, or further inside; up to the middle.

@@ -28,21 +28,21 @@ def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata
     """Write the detector's graph.
 
     Args:
-        detector: On the CPU.
+        detector: The detector, on the CPU.
         path: The file to write; weights are inside it.
         max_batch: The batch dimension is dynamic from 1 to this; 1 makes it static.
         metadata: Stored as the model's ``metadata_props``.
 
     Raises:
-        OptionError: ``max_batch`` is not possible.
+        OptionError: ``max_batch`` is out of range.
         GateError: The graph breaks the contract.
     """
     if not 1 <= max_batch <= MAX_BATCH:
-        raise OptionError("--max-batch is out of range", expected=f"1 to {MAX_BATCH}", received=str(max_batch))
+        raise OptionError("`max_batch` is out of range", expected=f"1 to {MAX_BATCH}", received=str(max_batch))
     spec = detector.input_spec
     example = torch.zeros(min(max_batch, 2), spec.height, spec.width, spec.channels, dtype=torch.uint8)
     dynamic = {INPUT: {0: torch.export.Dim("N", min=1, max=max_batch)}} if max_batch > 1 else None
-    # The exporter reports its progress and its deprecations on standard output; both would spoil --json.
+    # The exporter prints progress and deprecations to the standard output, which is for results.
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -131,7 +131,7 @@ def require_contract(model: ModelProto, detector: FusedDetector) -> None:
 
 
 def _unbounded_roots(model: ModelProto) -> list[str]:
-    """Return roots behind the taps whose argument has no lower bound: exporters take what is small for zero."""
+    """Return roots after the last tap whose argument has no lower bound: exporters treat small constants as zero."""
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     return [
         node.name

@@ -30,7 +30,7 @@ _FP32_OPS = frozenset(
         "Softmax", "Sqrt",
     }
 )  # fmt: skip
-# A teacher of other input statistics gets the image's difference: that is preprocessing, wherever it stands.
+# A teacher with other input statistics gets the image's difference: that is preprocessing, wherever it is computed.
 _PREPROCESSING = re.compile(rf"{re.escape(TEACHER)}\.adapt\b")
 # An activation beyond this on the golden images stays FP32: another image may be twice as large.
 ACTIVATION_LIMIT = FP16_MAX / 2
@@ -43,13 +43,13 @@ _SMALLEST_NORMAL = 2.0**-14
 
 
 @dataclass
-class Plan:
-    """Which nodes become FP16.
+class HalfPlan:
+    """The nodes that become FP16.
 
     Attributes:
-        half: Their names.
-        kept: Nodes of the networks that stay FP32.
-        flushed: Weights that become zero, by node.
+        half: Names of these nodes.
+        kept: Nodes of the networks that stay FP32, and why.
+        flushed: Number of weights that become zero, by node.
     """
 
     half: set[str] = field(default_factory=set)
@@ -64,14 +64,14 @@ def network_tensors(model: ModelProto) -> list[str]:
     return sorted({name for node in nodes for name in (*node.input, *node.output)} & activations)
 
 
-def plan_half(model: ModelProto, ranges: Mapping[str, float]) -> Plan:
+def plan_half(model: ModelProto, ranges: Mapping[str, float]) -> HalfPlan:
     """Decide which nodes of an FP32 graph become FP16.
 
     Args:
         model: The FP32 graph, its nodes named by module.
         ranges: Largest absolute value of each of :func:`network_tensors`, on real images.
     """
-    plan = Plan()
+    plan = HalfPlan()
     floats = _float_tensors(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -91,7 +91,7 @@ def plan_half(model: ModelProto, ranges: Mapping[str, float]) -> Plan:
     return plan
 
 
-def to_half(model: ModelProto, plan: Plan) -> ModelProto:
+def to_half(model: ModelProto, plan: HalfPlan) -> ModelProto:
     """Return the graph with the planned nodes in FP16 and casts where the precisions meet.
 
     Raises:
@@ -151,7 +151,7 @@ class _Rewriter:
         if name not in self.casts:
             suffix, kind = ("fp16", TensorProto.FLOAT16) if to_half else ("fp32", TensorProto.FLOAT)
             cast = f"{name}.{suffix}"
-            # It stands in the room of the FP32 side, whose island it bounds.
+            # It is named like the FP32 side, at whose border it lies.
             nodes.append(onnx.helper.make_node("Cast", [name], [cast], name=f"{PAIR}/Cast.{cast}", to=kind))
             self.casts[name] = cast
         return self.casts[name]

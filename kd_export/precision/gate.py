@@ -1,8 +1,8 @@
 """The gate before a faster variant: it must decide what FP32 decides, or it is not written.
 
 INT8 and BF16 move scores; each gets a threshold of its own. What must survive is the decision: no image further than
-a stated margin from the threshold changes sides, and where there is no threshold yet, no two images further apart than
-that change their order. Layers whose quantisation hurts most are put back to FP32 until that holds.
+a stated margin from the threshold changes sides; without a threshold yet, no two images further apart than that change
+their order. Layers whose quantisation changes the maps most are put back to FP32 until that holds.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _COMPARED_IMAGES = 4
 
 
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate found.
+    """The result of the gate.
 
     Attributes:
-        precision: Of the variant.
-        passed: Whether it may be written.
+        precision: The precision of the variant.
+        passed: Whether the variant may be written.
         kept: Nodes that were put back to FP32, worst first.
-        quantised: Nodes that are quantised.
-        attempts: Graphs that were judged.
-        judgements: Of the last graph, one for each runtime.
-        reason: Why it may not be written, or empty.
+        quantised: Number of nodes that are quantised.
+        attempts: Number of graphs that were judged.
+        judgements: The judgements of the last graph, one for each runtime.
+        reason: Why the variant may not be written, or an empty string.
     """
 
     precision: str
@@ -69,7 +69,7 @@ class Gate:
     Args:
         model: The FP32 graph.
         evidence: What to judge on.
-        limits: Of the precision.
+        limits: What a variant of this precision may change.
         runners: What runs graphs, by runtime; the first also runs FP32.
     """
 
@@ -87,14 +87,14 @@ class Gate:
         self._evaluated = self._evaluation_scores(self._reference, model)
 
     def judge(self, variant: ModelProto, runners: Mapping[str, Runner] | None = None) -> list[Judgement]:
-        """Hold a graph against FP32 in every runtime, or in those named."""
+        """Compare a graph with FP32 in every runtime, or in those named."""
         return [self._judge(name, runner, variant) for name, runner in (runners or self.runners).items()]
 
     def _judge(self, name: str, runner: Runner, variant: ModelProto) -> Judgement:
         outputs = runner(variant, self.evidence.golden)
         golden, maps = (self._golden, _scores_of(outputs)), (self._maps, outputs.maps)
         judgement = judge(name, self.limits, self.evidence, golden, maps)
-        # Further images are many; a graph that has failed already need not see them.
+        # There are many further images, which a graph that has failed already does not need.
         held_out = evaluated = None
         if judgement.passed and self._held_out is not None and self.evidence.held_out is not None:
             held_out = self._held_out, self._held_out_scores(runner, variant, self.evidence.held_out)
@@ -156,7 +156,7 @@ class Gate:
         return graph, _report("int8", worst[:count], len(worst) - count, attempts, found)
 
     def _mixed_images(self) -> NDArray[np.uint8]:
-        """Return a few golden images, spread over all of them, for the good ones stand first."""
+        """Return a few golden images, spread over all of them, because the good ones come first."""
         golden = self.evidence.golden
         chosen = np.linspace(0, len(golden) - 1, min(_COMPARED_IMAGES, len(golden)))
         mixed: NDArray[np.uint8] = golden[chosen.round().astype(int)]
@@ -173,7 +173,7 @@ class Gate:
 
 
 def runtimes() -> dict[str, Runner]:
-    """Return what can run graphs on this machine's CPU: ONNX Runtime, and OpenVINO where it is installed."""
+    """Return the runtimes of this machine's CPU: ONNX Runtime, and OpenVINO if it is installed."""
     found: dict[str, Runner] = {"onnxruntime-cpu": run_onnxruntime}
     if util.find_spec("openvino") is not None:
         found["openvino"] = run_openvino
@@ -207,7 +207,7 @@ def _run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]], precis
 
 
 def _scores_of_each(runner: Runner, model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Return the scores of images of which there may be none."""
+    """Return the scores of images; none for no images."""
     images = iter(images)
     first = next(images, None)
     return np.empty(0) if first is None else _scores_of(runner(model, itertools.chain([first], images)))

@@ -1,4 +1,4 @@
-"""What a bundle holds beside its FP32 graph: made, and judged where it could decide otherwise."""
+"""Makes the graphs of other precisions, and judges those that could decide differently from FP32."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Varia
     convolutions, _ = half_convolutions(half)
     if not convolutions:
         reason = plan.kept[0].reason
-        raise GateError("no convolution can be FP16", received=reason, fix="export without --precision fp16")
+        raise GateError("no convolution can be FP16", received=reason, fix="export without 'fp16' in `precisions`")
     onnx.save_model(half, str(folder / graph_file("fp16")))
     outputs = {node.output[0]: node.name for node in model.graph.node if node.name in plan.half}
     largest = max(outputs, key=lambda name: ranges.get(name, 0.0))
@@ -50,7 +50,7 @@ def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Varia
 
 
 def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
-    """Hold the FP32 graph of a bundle under construction, as OpenVINO computes it in BF16, against FP32.
+    """Compare the FP32 graph of a bundle under construction, as OpenVINO computes it in BF16, with FP32.
 
     Returns:
         The variant, or None and the reason.

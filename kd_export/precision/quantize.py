@@ -9,7 +9,7 @@ Why ONNX Runtime's quantiser with minima and maxima. Trained STPM on tf_efficien
 FP32 (image AUROC 0.9165): AUROC 0.918 and rank correlation 0.987; NNCF 3.4 (whose ranges are means of minima and
 maxima, with bias correction) 0.895 and 0.966: activations beyond a mean range are cut off, and defects have such.
 Percentiles of 99.999 are as good as maxima and take three times as long. In OpenVINO on 2 cores with AVX-512 VNNI the
-INT8 graph ran about 3 times as fast as FP32 on ResNet-18 and 1.6 to 2.2 times on lite0. Unsigned activations behind a
+INT8 graph ran about 3 times as fast as FP32 on ResNet-18 and 1.6 to 2.2 times on lite0. Unsigned activations after a
 ReLU would be 7 and 15 % faster there and no more accurate; TensorRT takes them for signed or refuses them. ONNX
 Runtime's CPU kernels fuse little but unsigned activations: there this graph is no faster than FP32, on lite0 slower.
 """
@@ -34,7 +34,7 @@ from kdx.errors import GateError
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _QUANTISED_OPS = (*sorted(CONVOLUTIONS), "Add", "MaxPool")
-# What onnxruntime.quantization's pre-processing leaves behind; without it, it logs advice that does not apply.
+# The note of onnxruntime.quantization's pre-processing; without it, it logs advice that does not apply.
 _PRE_PROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _NOTES = {_PRE_PROCESSED[0], "onnx.infer"}
 
@@ -59,7 +59,7 @@ def quantize(model: ModelProto, images: NDArray[np.uint8], *, keep: Collection[s
             received=f"{len(nodes)} nodes, {len(images)} images",
         )
     quantised = _statically_quantised(model, nodes, images)
-    _name_rooms(quantised.graph, model.graph)
+    _name_nodes(quantised.graph, model.graph)
     return put_back(quantised, model, {*keep, *(node.name for node in model.graph.node if node.name not in nodes)})
 
 
@@ -67,7 +67,7 @@ def put_back(quantised: ModelProto, model: ModelProto, keep: Collection[str]) ->
     """Return an INT8 graph with some nodes in FP32 again, on unquantised inputs.
 
     Args:
-        quantised: Of :func:`quantize`.
+        quantised: The graph that :func:`quantize` returned.
         model: The FP32 graph that it was made from.
         keep: Names of nodes.
 
@@ -103,7 +103,7 @@ def _quantisable(model: ModelProto) -> set[str]:
     """Return the networks' convolutions, residual additions and pools, by name.
 
     What takes a concatenation stays FP32: OpenVINO 2026.4 computes an INT8 one wrongly. In the bottleneck of reverse
-    distillation and DSKD the convolution behind it was off by 64 % of its output, where ONNX Runtime was by 1 %.
+    distillation and DSKD the next convolution was off by 64 % of its output, where ONNX Runtime was by 1 %.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     joined = {name for node in model.graph.node if node.op_type == "Concat" for name in node.output}
@@ -154,7 +154,7 @@ def _statically_quantised(model: ModelProto, nodes: Collection[str], images: NDA
 
 
 class _Reader:
-    """Hands the quantiser one image after the other."""
+    """Passes images to the quantiser one by one."""
 
     def __init__(self, name: str, images: NDArray[np.uint8]) -> None:
         self._feeds = ({name: image[None]} for image in images)
@@ -174,8 +174,8 @@ def _no_advice() -> Iterator[None]:
         logging.disable(before)
 
 
-def _name_rooms(graph: GraphProto, original: GraphProto) -> None:
-    """Name the quantiser's nodes like all others, by the room they stand in."""
+def _name_nodes(graph: GraphProto, original: GraphProto) -> None:
+    """Name the quantiser's nodes like all others, by the part of the graph that they belong to."""
     known = {node.name for node in original.node}
     for node in graph.node:
         if node.name not in known:
@@ -183,7 +183,7 @@ def _name_rooms(graph: GraphProto, original: GraphProto) -> None:
 
 
 def _drop_unused(graph: GraphProto, original: GraphProto) -> None:
-    """Remove nodes that lead to no output; hold the constants that are used, FP32 ones from the original."""
+    """Remove nodes that lead to no output, and keep the constants in use; FP32 ones come from the original."""
     wanted = {value.name for value in graph.output}
     nodes: list[NodeProto] = []
     for node in reversed(graph.node):

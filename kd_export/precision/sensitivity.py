@@ -1,8 +1,8 @@
-"""Which layers INT8 hurts most.
+"""Ranks layers by how much INT8 changes the maps.
 
-What quantising a node does to the maps takes two graphs a node to find out: minutes for a network of some hundred. So
-all nodes are first ranked by what quantising does to their own outputs, which one graph measures for all of them at
-once; and only the worst of those by the maps.
+Measuring what quantising a node does to the maps takes two graphs for each node: minutes for a network of some hundred
+nodes. So all nodes are first ranked by what quantising does to their own outputs, which one graph measures for all of
+them at once; only the worst of them are then ranked by the maps.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from kd_export.precision.quantize import put_back, quantised_nodes
 from kdx.runtime.onnxruntime.session import open_session
 
-# So many of the worst by their own outputs are measured by the maps.
+# How many of the worst nodes by their own outputs are measured by the maps.
 MEASURED = 24
 _FROM_QUANTISED = "quantised."
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What quantising one node does.
+    """The effect of quantising one node.
 
     Attributes:
-        node: Its name.
-        error: Root of the mean square difference of the maps, relative to the maps' own; of the node's own output where
-            that alone was measured.
-        of_maps: Which of the two.
+        node: The node's name.
+        error: Root of the mean square difference of the maps, relative to the maps themselves; or of the node's own
+            output, if only that was measured.
+        of_maps: Whether ``error`` is that of the maps.
     """
 
     node: str
@@ -46,19 +46,19 @@ def worst_layers(
     measured: int = MEASURED,
     step: Callable[[], None] = lambda: None,
 ) -> list[Sensitivity]:
-    """Return what quantising each node does, worst first; those measured by the maps stand before all others.
+    """Return the effect of quantising each node, worst first; those measured by the maps come before all others.
 
-    That is what it does alone. But where leaving out one node removes most of what all do together, its fault is one
-    that shows only among the others: a scale that is too large, which networks whose features are normalised do not
-    mind, drives those behind it beyond their range.
+    It is the effect of the node alone. But if leaving out one node removes most of the common effect of all nodes, its
+    fault shows only together with the others: a scale that is too large, which does not matter to networks whose
+    features are normalised, drives later nodes beyond their range.
 
     Args:
-        quantised: Of :func:`kd_export.precision.quantize.quantize`.
+        quantised: The graph that :func:`kd_export.precision.quantize.quantize` returned.
         model: The FP32 graph that it was made from.
         images: A few real images, defects among them where there are any.
         maps_of: Runs a graph on images.
         measured: How many of the worst by their own outputs are measured by the maps.
-        step: Called after each of those.
+        step: Called after each of these measurements.
     """
     reference = maps_of(model, images).astype(np.float64)
     energy = max(float(np.square(reference).sum()), float(np.finfo(np.float64).tiny))
@@ -85,7 +85,7 @@ def worst_layers(
 def output_errors(quantised: ModelProto, model: ModelProto, images: NDArray[np.uint8]) -> dict[str, float]:
     """Return how far each quantised node's output is from FP32's, given FP32 inputs; relative, root of mean square.
 
-    Beside every node of the FP32 graph stands the quantised one, and the sums of squares are taken inside the graph.
+    The graph that measures it holds every node twice, in FP32 and quantised, and computes the sums of squares itself.
     """
     probe, names = _probe(quantised, model)
     session = open_session(probe.SerializeToString(), "the graph that measures layers")
@@ -93,7 +93,7 @@ def output_errors(quantised: ModelProto, model: ModelProto, images: NDArray[np.u
     for image in images:
         sums += np.array(session.run(None, {probe.graph.input[0].name: image[None]}), np.float64)
     errors, energies = sums[0::2], sums[1::2].clip(np.finfo(np.float64).tiny)
-    # A sum that is not finite is the worst there is.
+    # A sum that is not finite counts as the worst error.
     relative = np.nan_to_num(np.sqrt(errors / energies), nan=np.inf)
     return dict(zip(names, relative.tolist(), strict=True))
 
@@ -130,7 +130,7 @@ def _probe(quantised: ModelProto, model: ModelProto) -> tuple[ModelProto, list[s
 
 
 def _add_chain(name: str, makers: dict[str, NodeProto], exact: set[str], graph: object) -> None:
-    """Add what quantises a tensor of the FP32 graph, once."""
+    """Add the nodes that quantise a tensor of the FP32 graph, once."""
     if name in exact or name not in makers:
         return
     maker = makers[name]

@@ -1,1 +1,1 @@
-"""Bundles for NVIDIA Triton Inference Server: a model repository, held against its protobuf and the graph. No torch."""
+"""Bundles for NVIDIA Triton Inference Server: a model repository, compared with its protobuf and the graph."""

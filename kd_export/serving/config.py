@@ -1,7 +1,7 @@
-"""A model's ``config.pbtxt`` for NVIDIA Triton: built as Triton's own protobuf message, and held against the graph.
+"""A model's ``config.pbtxt`` for NVIDIA Triton: built as Triton's own protobuf message, and compared with the graph.
 
-The message is ``ModelConfig`` of ``tritonclient``, generated from the file that the server reads by: a field that
-Triton does not have cannot be written. (PyPI's ``triton`` is another package.)
+The message is ``ModelConfig`` of ``tritonclient``, generated from the same file as the server's: only fields
+that Triton has can be written. (PyPI's ``triton`` is another package.)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Tensor(NamedTuple):
     """An input or an output of a graph.
 
     Attributes:
-        kind: In Triton's words: ``TYPE_UINT8``, ``TYPE_FP32``, ...
-        shape: With the batch; None for a dimension that is not fixed.
+        kind: The element type as Triton names it: ``TYPE_UINT8``, ``TYPE_FP32``, ...
+        shape: The shape including the batch; None for a dimension that is not fixed.
     """
 
     kind: str
@@ -40,11 +40,11 @@ class Tensors(NamedTuple):
 
 
 class WarmUp(NamedTuple):
-    """A request that Triton sends itself before it says that it is ready.
+    """A request that Triton sends to itself before it reports that it is ready.
 
     Attributes:
-        file: In the model's folder ``warmup``: one image as raw bytes.
-        batch: How often it is repeated, to make a batch.
+        file: A file in the model's folder ``warmup``: one image as raw bytes.
+        batch: How often the image is repeated to make a batch.
     """
 
     file: str
@@ -53,22 +53,22 @@ class WarmUp(NamedTuple):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a server is told of a model.
+    """The description of a model for a server.
 
     Attributes:
-        name: Under which clients ask for it.
+        name: The model's name for clients.
         backend: ``onnxruntime``, ``openvino`` or ``tensorrt``.
         file: The graph's name in the version's folder.
         input: What the graph accepts.
         map_size: Height and width of the anomaly map.
-        max_batch: Largest batch; 0 where the graph takes exactly one image, and its shapes say so.
-        gpu: Whether it runs on a GPU.
-        instances: How many run at once.
+        max_batch: Largest batch; 0 if the graph takes exactly one image, which its shapes include.
+        gpu: Whether the model runs on a GPU.
+        instances: Number of instances that run at once.
         max_queue_delay_us: How long a request may wait for others to share a batch with, in microseconds.
-        parameters: For the backend, and for clients.
+        parameters: Parameters for the backend and for clients.
         cuda: Options of ONNX Runtime's CUDA provider.
         profiles: TensorRT's optimisation profiles, by number.
-        warm_up: Requests before the first.
+        warm_up: Requests that are made before the first client's.
     """
 
     name: str
@@ -124,41 +124,41 @@ def config_of(model: ServedModel) -> Any:
 
 
 def text_of(config: Any) -> str:
-    """Return a configuration as text; raise ``GateError`` where Triton's protobuf would not read the same from it."""
+    """Return a configuration as text; raise ``GateError`` if Triton's protobuf would read something else from it."""
     from google.protobuf import text_format
 
     text = str(text_format.MessageToString(config))
     read = text_format.Parse(text, type(config)())
     if read != config:
-        raise GateError("config.pbtxt does not say what it should", fix="nothing was written; please report this")
+        raise GateError("config.pbtxt does not read back as written", fix="nothing was written; please report this")
     return text
 
 
 def require_fit(config: Any, tensors: Tensors, folder: Path) -> None:
-    """Hold a configuration against the graph that it is for, by the rules of Triton's backends.
+    """Compare a configuration with its graph, by the rules of Triton's backends.
 
     Args:
         config: The message.
-        tensors: Of the graph.
+        tensors: Inputs and outputs of the graph.
         folder: The model's folder, with the warm-up's files.
 
     Raises:
-        GateError: Naming every difference.
+        GateError: They differ; the message names every difference.
     """
     from tritonclient.grpc.model_config_pb2 import DataType
 
     faults: list[str] = []
     for word, entries, found in (("input", config.input, tensors.inputs), ("output", config.output, tensors.outputs)):
-        told = {
+        declared = {
             entry.name: Tensor(
                 DataType.Name(entry.data_type), (*((None,) if config.max_batch_size else ()), *entry.dims)
             )
             for entry in entries
         }
         faults += [
-            f"{word} '{name}': the configuration says {told.get(name)}, the graph {found.get(name)}"
-            for name in sorted(told.keys() | found.keys())
-            if told.get(name) != found.get(name)
+            f"{word} '{name}': the configuration says {declared.get(name)}, the graph {found.get(name)}"
+            for name in sorted(declared.keys() | found.keys())
+            if declared.get(name) != found.get(name)
         ]
     for sample in config.model_warmup:
         if sample.batch_size > max(1, config.max_batch_size):
@@ -166,7 +166,7 @@ def require_fit(config: Any, tensors: Tensors, folder: Path) -> None:
         for image in sample.inputs.values():
             needed, file = math.prod(image.dims), folder / WARM_UP / image.input_data_file
             if not file.is_file() or file.stat().st_size != needed:
-                faults.append(f"warm-up file '{image.input_data_file}' has not {needed} bytes")
+                faults.append(f"warm-up file '{image.input_data_file}' does not have {needed} bytes")
     if faults:
         raise GateError(
             f"the configuration does not fit the graph: {'; '.join(faults)}",

@@ -1,8 +1,9 @@
-"""Operations that stay FP32 in OpenVINO, whatever precision it is told or takes of its own accord.
+"""Keeps operations in FP32 in OpenVINO, whatever precision it is given or chooses itself.
 
-The mark ``precise`` keeps an operation in FP32; but what OpenVINO replaces when it compiles loses its mark. So what it
-would replace is written as it would write it, first. That was found out from compiled models: with every method of
-kdx, on ResNet and EfficientNet, nothing is left in BF16 whose rounding could be seen (OpenVINO 2026.4).
+The mark ``precise`` keeps an operation in FP32; but an operation that OpenVINO replaces when it compiles loses its
+mark. So those operations are replaced first, by what OpenVINO would write. Which ones they are was seen in compiled
+models: with every method of kdx, on ResNet and EfficientNet, no operation stays in BF16 whose rounding matters
+(OpenVINO 2026.4).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _SIGNS = np.array([1, -1], np.float32)
 
 
 def settle(model: Any) -> None:
-    """Write a model's operations as OpenVINO would when it compiles them, where that would lose the mark.
+    """Replace a model's operations by those that OpenVINO would replace them by when it compiles.
 
     The numbers stay the same: a subtraction becomes the addition of a negative, a division by a constant the product
     with its reciprocal, a pooling one of the first operation set, a slice a strided one, a squeeze a reshape.
 
     Args:
-        model: Of static shapes; it is changed.
+        model: A model of static shapes; it is changed.
     """
     for op in model.get_ordered_ops():
         settled = _SETTLED.get(op.get_type_name(), _as_it_is)(op)
@@ -39,7 +40,7 @@ def settle(model: Any) -> None:
 
 
 def mark_as_fp32(xml: Path) -> None:
-    """Mark every operation in a file of OpenVINO's format; the mark can be set in no other way."""
+    """Mark every operation in a file of OpenVINO's format; the mark can only be set there."""
     tree = ElementTree.parse(xml)  # noqa: S314  # OpenVINO just wrote it
     for layer in tree.getroot().iter("layer"):
         if layer.get("type") in _NO_OPERATIONS:
@@ -94,14 +95,14 @@ def _multiplied(op: Any) -> Any:
 
 
 def _pooled(op: Any) -> Any:
-    told = op.get_attributes()
-    first = {name: told[name] for name in ("strides", "pads_begin", "pads_end", "rounding_type", "auto_pad")}
-    if told["rounding_type"] not in {"floor", "ceil"} or any(step != 1 for step in told.get("dilations", ())):
+    given = op.get_attributes()
+    first = {name: given[name] for name in ("strides", "pads_begin", "pads_end", "rounding_type", "auto_pad")}
+    if given["rounding_type"] not in {"floor", "ceil"} or any(step != 1 for step in given.get("dilations", ())):
         return None
     if op.get_type_name() == "AvgPool":
-        exclude = told["exclude-pad"]
-        return opset1.avg_pool(op.input_value(0), kernel_shape=told["kernel"], exclude_pad=exclude, **first)
-    return opset1.max_pool(op.input_value(0), kernel_shape=told["kernel"], **first)
+        exclude = given["exclude-pad"]
+        return opset1.avg_pool(op.input_value(0), kernel_shape=given["kernel"], exclude_pad=exclude, **first)
+    return opset1.max_pool(op.input_value(0), kernel_shape=given["kernel"], **first)
 
 
 def _reshaped(op: Any) -> Any:

@@ -1,9 +1,9 @@
-"""A bundle's graph for Triton's OpenVINO backend, which cannot be told to compute in FP32.
+"""A bundle's graph for Triton's OpenVINO backend, which has no option to compute in FP32.
 
-Left to itself, OpenVINO computes an FP32 graph in BF16 on CPUs that can, and scores move by some percent. Triton's
-backend passes on neither ``INFERENCE_PRECISION_HINT`` nor ``EXECUTION_MODE_HINT`` (``HINT_BF16`` asks for more of the
-same), so the precision is written into the model, in OpenVINO's own format: every operation is marked to stay FP32.
-What is written is then compiled exactly as the server compiles it, and held against the golden images.
+By default, OpenVINO computes an FP32 graph in BF16 on CPUs that have it, and scores move by some percent. Triton's
+backend passes on neither ``INFERENCE_PRECISION_HINT`` nor ``EXECUTION_MODE_HINT`` (``HINT_BF16`` only asks for BF16),
+so the precision is written into the model, in OpenVINO's own format: every operation is marked to stay FP32.
+The model is then compiled exactly as the server compiles it, and compared with the golden images.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def write_ir(bundle: Bundle, precision: str, folder: Path) -> Tensors:
     Args:
         bundle: The bundle.
         precision: ``fp32``, ``bf16`` or ``int8``.
-        folder: Gets ``model.xml`` and ``model.bin``.
+        folder: The folder for ``model.xml`` and ``model.bin``.
 
     Returns:
         Inputs and outputs, read back from what was written.
 
     Raises:
-        BackendError: ``bf16``, and this CPU has none to try it with.
+        BackendError: ``bf16``, and this CPU does not have it.
     """
     model = read_graph(bundle.graph_of(precision).read(), 1)
     xml = folder / XML
@@ -61,9 +61,9 @@ def require_same_decisions(bundle: Bundle, precision: str, folder: Path, paramet
 
     Args:
         bundle: The bundle.
-        precision: Of what was written.
-        folder: Where it was written.
-        parameters: As the server is told them.
+        precision: The precision of the model that was written.
+        folder: The folder that it was written to.
+        parameters: The parameters of the server's configuration.
 
     Raises:
         GateError: Scores, maps or decisions are not the reference's.
@@ -75,7 +75,7 @@ def require_same_decisions(bundle: Bundle, precision: str, folder: Path, paramet
             f"Triton's OpenVINO backend would not decide what was trained ({precision})",
             expected=describe_tolerances(precision),
             received=describe_difference(comparison),
-            fix="nothing was written; serve another precision, or take --backend onnxruntime",
+            fix="nothing was written; serve another precision, or take `backend='onnxruntime'`",
         )
 
 

@@ -1,4 +1,4 @@
-"""From a bundle to a model in a Triton repository: ``REPOSITORY/NAME/config.pbtxt``, ``1/`` and ``warmup/``."""
+"""Writes a bundle as a model in a Triton repository: ``REPOSITORY/NAME/config.pbtxt``, ``1/`` and ``warmup/``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from kd_export.serving.config import (
     tensors_of_onnx,
     text_of,
 )
+from kd_export.serving.served_engine import find_served_engine
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.engine_record import PLAN, Engine, engines_of
+from kdx.bundle.engine_record import PLAN, Engine
 from kdx.bundle.manifest import GRAPH, INDEX
 from kdx.calibration.validity import CalibrationValidity
-from kdx.errors import BackendError, OptionError
+from kdx.errors import OptionError
 from kdx.loading.served_answers import parameters_of
 from kdx.runtime.backend_table import find_backend
 from kdx.storage.files import new_folder, refuse_existing, sha256_file
@@ -45,15 +46,15 @@ class ServingRequest:
     """How a bundle is to be served.
 
     Attributes:
-        backend: Triton's: one of :data:`BACKENDS`.
-        name: The model's; None for the bundle's.
-        precision: Of the bundle's graphs; None for FP32, and with ``tensorrt`` for its only engine's.
+        backend: Triton's backend: one of :data:`BACKENDS`.
+        name: The model's name; None for the bundle's.
+        precision: The precision of the graph; None for FP32, and with ``tensorrt`` for that of its only engine.
         max_batch: Largest batch; None for the largest that graph and backend take.
         max_queue_delay_us: How long a request may wait for others to share a batch with, in microseconds.
-        instances: How many run at once.
-        gpu: Whether on a GPU; None for what the backend is for.
-        threads: Of each CPU instance; None leaves it to the backend.
-        engine: Name of the engine, where several would do.
+        instances: Number of instances that run at once.
+        gpu: Whether to run on a GPU; None for what the backend is for.
+        threads: Threads of each CPU instance; None leaves it to the backend.
+        engine: Name of the engine, if several are suitable.
     """
 
     backend: str = "onnxruntime"
@@ -68,14 +69,14 @@ class ServingRequest:
 
 
 class Served(NamedTuple):
-    """What was written.
+    """A model that was written.
 
     Attributes:
-        folder: The model's.
-        model: What the server is told of it.
-        precision: In which it computes.
-        command: Runs the server on this repository.
-        note: What the command leaves open, or empty.
+        folder: The model's folder.
+        model: The description of the model for the server.
+        precision: The precision in which the server computes.
+        command: The command that runs the server on this repository.
+        note: What the user must fill in in the command, or an empty string.
     """
 
     folder: Path
@@ -86,39 +87,40 @@ class Served(NamedTuple):
 
 
 def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, *, force: bool = False) -> Served:
-    """Write a model into a Triton repository, once its configuration was held against Triton's protobuf and the graph.
+    """Write a model into a Triton repository, after comparing its configuration with Triton's protobuf and the graph.
 
     Args:
         bundle: The bundle.
         request: How to serve it.
         repository: The folder of models; others in it stay.
-        force: Replace a model of this name; nothing else is ever replaced.
+        force: Replace a model of this name; nothing else is replaced.
 
     Raises:
-        OptionError: The backend cannot do what is asked, or the bundle has tiles, a region of interest or a level map.
+        OptionError: The backend does not support the request, or the bundle has tiles, a region of interest or a level
+            map.
         BundleError: The bundle holds no graph of the precision.
         BackendError: There is no engine, or it was altered.
         OutputError: The model exists.
         GateError: The server would not decide what was trained. Nothing is written.
     """
     if request.backend not in BACKENDS:
-        raise OptionError("no such backend", expected=", ".join(BACKENDS), received=request.backend)
+        raise OptionError("unknown backend of Triton", expected=", ".join(BACKENDS), received=request.backend)
     if bundle.manifest.tiling is not None:
         raise OptionError(
-            "Triton serves the graph alone, which judges tiles: this bundle takes whole frames",
+            "Triton runs only the graph, which judges tiles: this bundle takes whole frames",
             fix="load the bundle in the line's own program",
         )
     if bundle.manifest.roi_sha256 is not None:
         raise OptionError(
-            "Triton serves the graph alone, which scores whole images: this bundle has a region of interest",
+            "Triton runs only the graph, which scores whole images: this bundle has a region of interest",
             fix=f"serve a copy without it: kdx roi {bundle.path} --remove, and calibrate the copy",
         )
     if bundle.manifest.level_sha256 is not None:
         raise OptionError(
-            "Triton serves the graph alone, which does not normalise: this bundle has a level map",
+            "Triton runs only the graph, which does not normalise: this bundle has a level map",
             fix=f"serve a copy without it: kdx calibrate {bundle.path} DATA, without --per-position",
         )
-    engine = _engine(bundle, request) if request.backend == "tensorrt" else None
+    engine = find_served_engine(bundle, request.precision, request.engine) if request.backend == "tensorrt" else None
     precision = engine.record.precision if engine else request.precision or "fp32"
     if precision not in BACKENDS[request.backend]:
         raise OptionError(
@@ -147,11 +149,9 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
 def _model(bundle: Bundle, request: ServingRequest, precision: str, engine: Engine | None, golden: int) -> ServedModel:
     name = bundle.path.resolve().name.removesuffix(".kdx") if request.name is None else request.name
     if not _NAME.fullmatch(name):
-        raise OptionError(
-            "the model's name is not possible", expected="letters, digits, '_', '.' and '-'", received=name
-        )
+        raise OptionError("invalid name of a model", expected="letters, digits, '_', '.' and '-'", received=name)
     if request.instances < 1 or request.max_queue_delay_us < 0 or (request.threads is not None and request.threads < 1):
-        raise OptionError("instances, threads and delay cannot be negative or none", expected="at least 1, 1 and 0")
+        raise OptionError("invalid `instances`, `threads` or `max_queue_delay_us`", expected="at least 1, 1 and 0")
     max_batch = _max_batch(bundle, request, engine)
     return ServedModel(
         name=name,
@@ -167,7 +167,7 @@ def _model(bundle: Bundle, request: ServingRequest, precision: str, engine: Engi
             **_backend_parameters(request, precision),
             **_client_parameters(bundle, precision, _runtime(request)),
         },
-        # TensorFloat-32 rounds FP32 operands to 10 bits: not what was calibrated.
+        # TensorFloat-32 rounds FP32 operands to 10 bits, which is not what was calibrated.
         cuda={"use_tf32": "0"} if request.backend == "onnxruntime" and _on_gpu(request) else {},
         profiles=[str(index) for index in range(len(engine.record.batches))] if engine else (),
         warm_up=[
@@ -180,14 +180,14 @@ def _max_batch(bundle: Bundle, request: ServingRequest, engine: Engine | None) -
     """Return Triton's ``max_batch_size``; 0 for a graph of exactly one image."""
     largest = min(bundle.manifest.max_batch, engine.record.batches[-1] if engine else bundle.manifest.max_batch)
     if request.backend == "openvino":
-        # It computes its largest batch for every request, and a batch that requests fill up comes back cut short
+        # It computes its largest batch for every request, and returns a batch made of several requests truncated
         # (github.com/triton-inference-server/openvino_backend/pull/115). Instances run in parallel instead.
         if request.max_batch not in {None, 1}:
             raise OptionError(
                 "Triton's OpenVINO backend cannot batch requests",
                 expected="batches of 1",
                 received=str(request.max_batch),
-                fix="use --instances, which run in parallel",
+                fix="use `instances`, which run in parallel",
             )
         return 0
     if request.max_batch is not None and not 1 <= request.max_batch <= largest:
@@ -200,9 +200,9 @@ def _max_batch(bundle: Bundle, request: ServingRequest, engine: Engine | None) -
 
 def _on_gpu(request: ServingRequest) -> bool:
     if request.gpu is False and request.backend == "tensorrt":
-        raise OptionError("TensorRT runs on GPUs", fix="leave out --cpu, or take --backend onnxruntime")
+        raise OptionError("TensorRT runs on GPUs", fix="do not ask for the CPU, or take `backend='onnxruntime'`")
     if request.gpu and request.backend == "openvino":
-        raise OptionError("Triton's OpenVINO backend runs on CPUs", fix="leave out --gpu, or take another backend")
+        raise OptionError("Triton's OpenVINO backend runs on CPUs", fix="leave out `gpu`, or take another backend")
     return request.backend == "tensorrt" if request.gpu is None else request.gpu
 
 
@@ -218,14 +218,14 @@ def _backend_parameters(request: ServingRequest, precision: str) -> dict[str, st
 
 
 def _runtime(request: ServingRequest) -> str:
-    """Return the runtime of the server that computes the scores, as kdx calls it."""
+    """Return the name in kdx of the server's runtime that computes the scores."""
     if request.backend == "onnxruntime":
         return find_backend("onnxruntime-cuda" if _on_gpu(request) else "onnxruntime-cpu").runtime
     return find_backend(request.backend).runtime
 
 
 def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str, str]:
-    """Return what a client needs for a verdict, and what tells which bundle is served.
+    """Return the parameters that a client needs for a verdict, and those that identify the bundle.
 
     Raises:
         OptionError: The bundle is calibrated, but not for this precision in the server's runtime.
@@ -234,7 +234,9 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
     undecided = validity.why_undecided
     if undecided is not None:
         raise OptionError(
-            "a client could decide nothing", received=undecided, fix="calibrate with that runtime, or serve fp32"
+            "every verdict of a client would be undecided",
+            received=undecided,
+            fix="calibrate with that runtime, or serve fp32",
         )
     return {
         **parameters_of(
@@ -250,7 +252,7 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
 
 
 def _warm_up_batches(max_batch: int) -> list[int]:
-    """Return 1, 2, 4, ... and the largest: memory is taken, and kernels are chosen, anew for each size."""
+    """Return 1, 2, 4, ... and the largest: memory is allocated and kernels are chosen for each size."""
     batches = [1]
     while batches[-1] < max_batch:
         batches.append(min(2 * batches[-1], max_batch))
@@ -258,11 +260,11 @@ def _warm_up_batches(max_batch: int) -> list[int]:
 
 
 def _write_graph(bundle: Bundle, precision: str, engine: Engine | None, model: ServedModel, folder: Path) -> Tensors:
-    """Write what the server runs, and return its inputs and outputs."""
+    """Write the graph that the server runs, and return its inputs and outputs."""
     graph = bundle.graph_of(precision).read()
     if engine is not None:
         (folder / model.file).write_bytes(engine.read_plan())
-        return tensors_of_onnx(graph)  # a plan can be read on its own GPU alone
+        return tensors_of_onnx(graph)  # a plan can only be read on its own GPU
     if model.backend == "openvino":
         from kd_export.serving.openvino_ir import require_same_decisions, write_ir
 
@@ -279,57 +281,15 @@ def _write_warm_up(requests: Sequence[WarmUp], images: NDArray[np.uint8], folder
         (folder / request.file).write_bytes(np.ascontiguousarray(images[index]).tobytes())
 
 
-def _engine(bundle: Bundle, request: ServingRequest) -> Engine:
-    """Return the one engine that is meant.
-
-    Raises:
-        BackendError: There is none, with the reason for each that is there.
-        OptionError: There are several.
-    """
-    found: dict[str, Engine] = {}
-    unreadable: dict[str, str] = {}
-    why_not: dict[str, str] = {}
-    for engine in engines_of(bundle.path, unreadable):
-        record, name = engine.record, engine.path.name
-        if request.engine not in {None, name}:
-            continue
-        if record.fingerprint.flavour != "tensorrt":
-            why_not[name] = "for TensorRT for RTX, which Triton has no backend for"
-        elif request.precision not in {None, record.precision}:
-            why_not[name] = record.precision
-        elif record.onnx_sha256 != _graph_sha256(bundle, record.precision):
-            why_not[name] = "stale: built from another graph"
-        else:
-            found[name] = engine
-    if len(found) > 1:
-        raise OptionError(
-            "several engines would do", expected="one", received=", ".join(found), fix="name one with --engine"
-        )
-    if not found:
-        reasons = {**why_not, **unreadable}
-        raise BackendError(
-            f"'{bundle.path}' holds no engine to serve",
-            expected=f"an engine of TensorRT{f', {request.precision}' if request.precision else ''}",
-            received="; ".join(f"engines/{name}: {reason}" for name, reason in reasons.items()) or "no engine",
-            fix=f"kdx build-engine {bundle.path}, on the GPU and with the TensorRT of the server",
-        )
-    return next(iter(found.values()))
-
-
-def _graph_sha256(bundle: Bundle, precision: str) -> str:
-    held = precision in bundle.manifest.precisions
-    return bundle.graph_of(precision).sha256 if held else ""
-
-
 def _command(repository: Path, model: ServedModel, engine: Engine | None) -> tuple[str, str]:
-    """Return the command of Triton's own documentation, and what it leaves open."""
+    """Return the command of Triton's documentation, and what the user must fill in."""
     container, note = CONTAINER, ""
     if engine is not None:
         container = CONTAINER.replace("26.07", "YY.MM")
         built = engine.record.fingerprint
         note = (
             f"YY.MM: the release with TensorRT {built.tensorrt}, by docs.nvidia.com/deeplearning/frameworks; "
-            f"on {built.gpu} alone"
+            f"only on {built.gpu}"
         )
     ports = " ".join(f"-p{port}:{port}" for port in (8000, 8001, 8002))
     gpus = "--gpus=1 " if model.gpu else ""

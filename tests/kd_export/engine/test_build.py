@@ -114,9 +114,9 @@ def test_the_plan_is_plain_and_the_record_says_what_it_is(bundle, with_tensorrt)
         ({"refuse": True}, GateError, ("refuses the graph", "antialias")),
         ({"fail": True}, BackendError, ("could not build", "out of device memory")),
         ({"unloadable": True}, BackendError, ("cannot be loaded",)),
-        ({"full": fake_builder.NAMES[:2]}, GateError, ("2 of 3 convolutions are not FP16", *fake_builder.NAMES[:2])),
+        ({"full": fake_builder.NAMES[:2]}, GateError, ("2 of 3 convolutions are not FP16", *fake_tensorrt.NAMES[:2])),
         ({"full": fake_builder.NAMES[2:]}, GateError, ("1 of 3", "conv10")),
-        ({"nameless": True}, GateError, ("FP16 cannot be proved",)),
+        ({"nameless": True}, GateError, ("FP16 cannot be confirmed",)),
         # As the real bindings answer where CUDA cannot start.
         ({"nothing": ("Builder",)}, BackendError, ("cannot create a builder", "failure with error: 35", "nvidia-smi")),
         ({"nothing": ("create_network",)}, BackendError, ("cannot create a network",)),
@@ -140,14 +140,14 @@ def test_what_fails_leaves_no_engine(bundle, with_tensorrt, faults, kind, said) 
 @pytest.mark.parametrize(
     ("request_", "gpus", "kind", "said"),
     [
-        ({"batches": (1, 9)}, (CARD,), OptionError, ("--batch", "1 to 8")),
-        ({"batches": ()}, (CARD,), OptionError, ("--batch",)),
-        ({"level": 6}, (CARD,), OptionError, ("--level", "0 to 5")),
+        ({"batches": (1, 9)}, (CARD,), OptionError, ("batch size", "1 to 8")),
+        ({"batches": ()}, (CARD,), OptionError, ("batch size",)),
+        ({"level": 6}, (CARD,), OptionError, ("`level`", "0 to 5")),
         ({"compute_capability": "8.9"}, (CARD,), OptionError, ("GPU at hand only", "8.6")),
-        ({}, (), BackendError, ("shows none", "--flavour rtx")),
-        ({"flavour": "rtx"}, (), BackendError, ("no GPU here", "--compute-capability 8.6")),
+        ({}, (), BackendError, ("shows none", "`flavour='rtx'`")),
+        ({"flavour": "rtx"}, (), BackendError, ("no GPU here", "8.6 (RTX 30)")),
         ({"flavour": "rtx", "compute_capability": "9.0"}, (), OptionError, ("8.6, 8.9", "9.0")),
-        ({"flavour": "rtx"}, (Gpu("NVIDIA H200", "9.0", "13.0"),), OptionError, ("9.0", "--flavour tensorrt")),
+        ({"flavour": "rtx"}, (Gpu("NVIDIA H200", "9.0", "13.0"),), OptionError, ("9.0", "`flavour='tensorrt'`")),
         ({"flavour": "rtx", "compute_capability": "8.6", "timing_cache": Path("t")}, (), OptionError, ("times no",)),
     ],
 )
@@ -184,7 +184,7 @@ def test_the_timing_cache_is_read_updated_and_refused(bundle, with_tensorrt, tmp
     build(bundle, timing_cache=cache, force=True)
     assert cache.read_bytes() == b"++"
     cache.write_bytes(b"foreign")
-    with pytest.raises(OptionError, match="is no timing cache"):
+    with pytest.raises(OptionError, match="is not a timing cache"):
         build(bundle, timing_cache=cache, force=True)
     assert cache.read_bytes() == b"foreign"
 

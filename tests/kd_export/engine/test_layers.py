@@ -55,7 +55,7 @@ def test_fp16_convolutions_are_seen(information) -> None:
 
 def test_a_name_that_only_begins_alike_is_another() -> None:
     layers = [Layer(name="pair.teacher.conv1/Conv_2", kind="convolution", precision="fp16")]
-    with pytest.raises(GateError, match="cannot be proved"):
+    with pytest.raises(GateError, match="cannot be confirmed"):
         require_half_convolutions([WANTED], layers)
 
 

@@ -156,6 +156,6 @@ def test_a_student_of_another_size_than_the_teacher_is_refused() -> None:
             return [(self.bare(x), self.padded(x))]
 
     spec = PairSpec((MapSpec((Tap("stem"),), Combine.SUM),))
-    with pytest.raises(OptionError, match="'stem' cannot be held against the teacher's") as caught:
+    with pytest.raises(OptionError, match="'stem' does not fit the teacher's") as caught:
         FusedDetector(Unequal(), spec, InputSpec(height=32, width=32), (32, 32), (0.5,) * 3, (0.5,) * 3)
     assert (caught.value.expected, caught.value.received) == ("4 × 30 × 30", "4 × 32 × 32")

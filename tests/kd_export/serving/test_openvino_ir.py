@@ -118,8 +118,8 @@ def test_a_model_that_decides_otherwise_is_refused(bundle_copy, tmp_path):
     write_ir(altered, "fp32", tmp_path)
     with pytest.raises(GateError, match="would not decide what was trained") as caught:
         require_same_decisions(altered, "fp32", tmp_path, PARAMETERS)
-    assert caught.value.expected == "scores within 0.0001, maps within 0.0001"
-    assert "scores 0.3" in caught.value.received
+    assert caught.value.expected == "scores within 0.0001, maps within 0.0001, no verdict flipped"
+    assert "scores off by 0.3" in caught.value.received
 
 
 def test_a_model_whose_marks_are_lost_is_refused(tiny_bundle, tmp_path, monkeypatch):
