@@ -65,24 +65,25 @@ def export_bundle(
         max_batch: Largest batch of the graph.
         tiling: How larger frames are cut into tiles, or None.
         precisions: Precisions in which to write the graph; FP32 is always among them.
-        calibration_images: Good images that were trained on, whose activations set the scales of INT8.
-        held_out: Good images that were not trained on, and synthetic defects on them: BF16 and INT8 must keep FP32's
-            verdicts on them, and are refused without them.
-        evaluation_images: Labelled images, and whether each is defective: BF16 and INT8 must separate them as FP32
-            does.
+        calibration_images: Good images that were trained on, whose activations set the scales of
+            INT8.
+        held_out: Good images that were not trained on, and synthetic defects on them: BF16 and INT8
+            must keep FP32's verdicts on them, and are refused without them.
+        evaluation_images: Labelled images, and whether each is defective: BF16 and INT8 must
+            separate them as FP32 does.
         force: Replace an existing bundle; nothing else is replaced.
         progress: Shows the steps.
 
     Returns:
-        The bundle, its certificate, and why BF16 or INT8 is missing although it was asked for: the gate refused it, or
-        the comparison in another backend or at another batch size did.
+        The bundle, its certificate, and why BF16 or INT8 is missing although it was asked for: the
+        gate refused it, or the comparison in another backend or at another batch size did.
 
     Raises:
         OptionError: Labelled images of whole frames, for a bundle of tiles.
         OutputError: ``out`` exists.
         BackendError: No backend is installed to check with.
-        GateError: The graph breaks its contract, or FP32 or FP16 disagrees with the reference in a backend. Nothing is
-            written.
+        GateError: The graph breaks its contract, or FP32 or FP16 disagrees with the reference in a
+            backend. Nothing is written.
     """
     if tiling is not None and evaluation_images:
         raise OptionError(

@@ -35,7 +35,8 @@ class EngineRequest:
     Attributes:
         flavour: ``tensorrt`` or ``rtx``.
         precision: The precision of the graph to build from.
-        batches: Batch sizes; each gets an optimisation profile that accepts batches from 1 up to it.
+        batches: Batch sizes; each gets an optimisation profile that accepts batches from 1 up to
+            it.
         level: Builder optimisation level, 0 to 5: more time for faster kernels.
         compute_capability: Compute capability of the GPU to build for; None for this machine's.
         timing_cache: A file of kernel timings to read and to update.
@@ -108,7 +109,8 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
 
     Raises:
         OutputError: There is one already.
-        GateError: TensorRT refuses the graph, or the engine does not run in the precision that was asked for.
+        GateError: TensorRT refuses the graph, or the engine does not run in the precision that was
+            asked for.
         BackendError: The build failed.
         Everything that :func:`plan_build` raises.
     """
@@ -158,7 +160,8 @@ def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
         raise GateError(f"TensorRT {flavour.version} refuses the graph: {errors}", fix="please report this backbone")
     config = make("a configuration", builder.create_builder_config)
     config.builder_optimization_level = plan.request.level
-    # On by default: TF32 rounds the mantissa of FP32 products to 10 bits, which is not what was verified.
+    # On by default: TF32 rounds the mantissa of FP32 products to 10 bits, which is not what was
+    # verified.
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then reports formats and types
     _add_profiles(builder, config, network.get_input(0), plan.request.batches)

@@ -1,8 +1,8 @@
 """One small interface for the flavours of TensorRT: their package, their network, their configuration.
 
-TensorRT 10, 11 and TensorRT for RTX take a strongly typed network, whose precision is that of the graph's types.
-TensorRT 8.6 (JetPack 6.0) has no strongly typed networks. There a flag allows FP16, and everything outside the networks
-is pinned to FP32.
+TensorRT 10, 11 and TensorRT for RTX take a strongly typed network, whose precision is that of the
+graph's types. TensorRT 8.6 (JetPack 6.0) has no strongly typed networks. There a flag allows FP16,
+and everything outside the networks is pinned to FP32.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Flavour:
     def set_target(self, config: Any, compute_capability: str) -> None:
         """Build for a compute capability that need not be this machine's; only TensorRT for RTX can."""
         if self.name == "rtx":
-            # Without it an engine takes memory of its own while it runs, and no CUDA graph can be captured.
+            # Without it an engine takes memory of its own while it runs, and no CUDA graph can be
+            # captured.
             config.set_flag(self.module.BuilderFlag.REQUIRE_USER_ALLOCATION)
             config.num_compute_capabilities = 1
             target = getattr(self.module.ComputeCapability, RTX_CAPABILITIES[compute_capability])
@@ -122,7 +123,8 @@ def target_capability(name: str, wanted: str | None) -> str:
 
     Raises:
         OptionError: The flavour cannot build for it.
-        BackendError: None was asked for, and there is no GPU here; or TensorRT, which times kernels, has no GPU.
+        BackendError: None was asked for, and there is no GPU here; or TensorRT, which times
+            kernels, has no GPU.
     """
     here = gpus()[0].compute_capability if gpus() else None
     if name == "tensorrt":

@@ -1,8 +1,9 @@
 """Matrix products as 1 × 1 convolutions, for cards of compute capability 7.5.
 
-TensorRT for RTX compiles no FP32 matrix product for Turing ("FP32 GEMM is not supported", 1.7.1), but FP32
-convolutions. The fused detector's products all have one constant side: resizing, upsampling, blurring, summing over
-channels. A constant times columns is a 1 × 1 convolution over those columns, exactly.
+TensorRT for RTX compiles no FP32 matrix product for Turing ("FP32 GEMM is not supported", 1.7.1),
+but FP32 convolutions. The fused detector's products all have one constant side: resizing,
+upsampling, blurring, summing over channels. A constant times columns is a 1 × 1 convolution over
+those columns, exactly.
 """
 
 from __future__ import annotations

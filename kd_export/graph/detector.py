@@ -19,17 +19,20 @@ class FusedDetector(nn.Module):
     """uint8 image to anomaly map and score: preprocessing, both networks, and everything after the last tap.
 
     Args:
-        pair: A module that takes the normalised image ``(N, 3, h, w)`` and returns the (teacher, student) features of
-            each of ``spec.taps``. It is copied; the copy's batch normalisation and input scale are folded.
+        pair: A module that takes the normalised image ``(N, 3, h, w)`` and returns the (teacher,
+            student) features of each of ``spec.taps``. It is copied; the copy's batch normalisation
+            and input scale are folded.
         spec: The pair's declaration.
         input_spec: What comes from the camera.
         size: Height and width at which the networks run, and of the map.
         mean: The teacher's input mean per RGB channel, of values in [0, 1].
         std: The teacher's input standard deviation per RGB channel, of values in [0, 1].
-        resize_to: Height and width to which the image is brought before ``size`` is cut from its centre; None: no crop.
+        resize_to: Height and width to which the image is brought before ``size`` is cut from its
+            centre; None: no crop.
 
     Attributes:
-        field_of_view: Share of each side of the image, centred, that the networks see and the map covers.
+        field_of_view: Share of each side of the image, centred, that the networks see and the map
+            covers.
         strides: The stride of each tap, in pixels of the map.
     """
 
@@ -51,7 +54,8 @@ class FusedDetector(nn.Module):
         self.pair = copy.deepcopy(pair).cpu().eval().requires_grad_(False)
         flip = input_spec.channels == 3 and input_spec.channel_order == "bgr"
         with torch.no_grad():
-            # Noise of the normalised image's statistics: it reaches every unit, where zeros would hide a fault.
+            # Noise of the normalised image's statistics: it reaches every unit, where zeros would
+            # hide a fault.
             example = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
             fold_batch_norm(self.pair, self._flat_features, example)
             scale = 1.0 / (255.0 * torch.tensor(std))
@@ -71,7 +75,8 @@ class FusedDetector(nn.Module):
             image: uint8 ``(N, H, W, C)`` as declared by ``input_spec``.
 
         Returns:
-            ``anomaly_map`` float32 ``(N, h, w)`` and ``anomaly_score`` float32 ``(N, 1)``; raw, no threshold.
+            ``anomaly_map`` float32 ``(N, h, w)`` and ``anomaly_score`` float32 ``(N, 1)``; raw, no
+            threshold.
         """
         outputs: tuple[Tensor, Tensor] = self.tail(self.pair(self.preprocess(image)))
         return outputs

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from kdx.bundle.pair_spec import Distance
 
-# Keeps a zero vector finite. A sum of squares in FP32 is at least this, far above the smallest number and far below the
-# square of any feature; in FP16 it would be zero, which is one reason why the tail is never FP16. Not an addition:
-# PyTorch's exporter removes one of less than 1e-8 as if it were one of zero.
+# Keeps a zero vector finite. A sum of squares in FP32 is at least this, far above the smallest
+# number and far below the square of any feature; in FP16 it would be zero, which is one reason why
+# the tail is never FP16. Not an addition: PyTorch's exporter removes one of less than 1e-8 as if it
+# were one of zero.
 EPSILON = 1e-20
 
 
@@ -24,10 +25,11 @@ def unit_vectors(features: Tensor) -> Tensor:
 class _PerPosition(nn.Module):
     """The common part of both distances: sums over the channels, and normalised vectors.
 
-    A sum over channels is a 1 × 1 convolution with ones. ONNX Runtime's ReduceSum over a strided axis took 1.9 of
-    36 ms for STPM (ResNet-18, 256², 2 cores), this a tenth of it. The product of a vector of ones with the flattened
-    features is as fast there, but makes runtimes that keep channels last or in blocks convert the layout of every
-    feature: of OpenVINO's 15.6 ms for the INT8 graph that took 1.5 (FP32: 2 of 40).
+    A sum over channels is a 1 × 1 convolution with ones. ONNX Runtime's ReduceSum over a strided
+    axis took 1.9 of 36 ms for STPM (ResNet-18, 256², 2 cores), this a tenth of it. The product of a
+    vector of ones with the flattened features is as fast there, but makes runtimes that keep
+    channels last or in blocks convert the layout of every feature: of OpenVINO's 15.6 ms for the
+    INT8 graph that took 1.5 (FP32: 2 of 40).
 
     Args:
         channels: C of the features.

@@ -1,7 +1,8 @@
 """Folding what is constant into the convolutions: batch normalisation, and the input's ``1 / (255 std)`` and BGR swap.
 
-Both find their convolutions by running the network once and watching which module's output is which module's input,
-so they work for any backbone without knowing its structure, and both are proved on that input afterwards.
+Both find their convolutions by running the network once and watching which module's output is which
+module's input, so they work for any backbone without knowing its structure, and both are proved on
+that input afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdx.errors import GateError
 
-# Folding reorders float32 products; real backbones differ by less than 1e-5 of the range afterwards.
+# Folding reorders float32 products; real backbones differ by less than 1e-5 of the range
+# afterwards.
 FOLD_TOLERANCE = 1e-4
 
 Forward = Callable[[Tensor], list[Tensor]]
@@ -25,7 +27,8 @@ _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> None:
     """Fold every batch normalisation into the convolution it directly follows, in place.
 
-    One that follows no convolution (a pre-activation network's) becomes a multiplication and an addition per channel.
+    One that follows no convolution (a pre-activation network's) becomes a multiplication and an
+    addition per channel.
 
     Args:
         network: The network in eval mode. Of timm's ``BatchNormAct2d``, the activation remains.
@@ -119,8 +122,8 @@ def _activation(norm: nn.BatchNorm2d) -> nn.Module:
 def _is_plain(convolution: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     """Whether a convolution uses its weights unchanged; timm's weight-standardised ones do not.
 
-    A layer that only pads differently (``Conv2dSame``) scales its output with its weights; one that standardises its
-    weights does not.
+    A layer that only pads differently (``Conv2dSame``) scales its output with its weights; one that
+    standardises its weights does not.
     """
     x = torch.randn(1, convolution.in_channels, 9, 9, generator=torch.Generator().manual_seed(0))
     bias = convolution.bias

@@ -13,8 +13,9 @@ from kdx.imaging.resampling import antialias_matrix
 def resize(size_in: tuple[int, int], size_out: tuple[int, int], crop: tuple[int, int]) -> nn.Module:
     """Return an antialiased bilinear resize of ``(N, C, H, W)`` and the cut of its centre.
 
-    Equal to ``F.interpolate(antialias=True)`` and torchvision's centre crop. TensorRT refuses ``Resize(antialias=1)``;
-    two constant-matrix products run everywhere, and rows that are cut off are not computed.
+    Equal to ``F.interpolate(antialias=True)`` and torchvision's centre crop. TensorRT refuses
+    ``Resize(antialias=1)``; two constant-matrix products run everywhere, and rows that are cut off
+    are not computed.
     """
     tops = [round((full - part) / 2) for full, part in zip(size_out, crop, strict=True)]
     if size_in == size_out:
@@ -49,10 +50,10 @@ class Preprocess(nn.Module):
         mean: Per RGB channel, of values in [0, 1], as timm declares it.
         std: The teacher's input standard deviation per RGB channel, of values in [0, 1].
         scale_is_folded: The networks' first convolutions already hold ``1 / (255 std)``, see
-            :func:`kd_export.graph.fold.fold_input_scale`. The mean is never folded into a bias: the zero padding of the
-            first convolution would then mean black instead of the mean.
-        resize_to: Height and width to which the image is brought before ``size`` is cut from its centre (the dual
-            model's 256 to 224); None: it is brought to ``size``.
+            :func:`kd_export.graph.fold.fold_input_scale`. The mean is never folded into a bias: the
+            zero padding of the first convolution would then mean black instead of the mean.
+        resize_to: Height and width to which the image is brought before ``size`` is cut from its
+            centre (the dual model's 256 to 224); None: it is brought to ``size``.
     """
 
     mean: Tensor

@@ -11,7 +11,8 @@ from kdx.imaging.resampling import Matrix
 class Separable(nn.Module):
     """``A_h X A_wᵀ`` for every image of a batch.
 
-    The width comes first: most cameras' longer side, and so the smaller product where an image is reduced.
+    The width comes first: most cameras' longer side, and so the smaller product where an image is
+    reduced.
     """
 
     rows: Tensor

@@ -1,7 +1,8 @@
 """From the taps to map and score: distance, upsampling, combination, blur.
 
-Upsampling U and blur G are linear and separable, so each is one constant matrix per axis. For a sum they are one
-matrix, ``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``; for a product the product comes between U and G.
+Upsampling U and blur G are linear and separable, so each is one constant matrix per axis. For a sum
+they are one matrix, ``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``; for a product the
+product comes between U and G.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def blur_module(sigma: float, size: tuple[int, int]) -> nn.Module:
 class Confirmed(nn.Module):
     """MixedTeacher Eq. 11: ``A₁ · (max A₂ − min A₂) · A₂ / ‖A₂‖``, each image for itself.
 
-    The text calls the last factor "the normalization" of the map without saying which; it is the L2 norm over the map
-    here. (The authors' published code divides each row by the row's norm, which makes a defect's brightness depend on
-    what else lies in its row.)
+    The text calls the last factor "the normalization" of the map without saying which; it is the L2
+    norm over the map here. (The authors' published code divides each row by the row's norm, which
+    makes a defect's brightness depend on what else lies in its row.)
     """
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -111,7 +112,8 @@ class Tail(nn.Module):
         joined_sigma = 0.0
         maps = list(spec.maps)
         if spec.join is Join.CONFIRMED:
-            # The product of the maps comes between upsampling and blur, as the product of taps does.
+            # The product of the maps comes between upsampling and blur, as the product of taps
+            # does.
             joined_sigma = maps[0].blur_sigma
             maps[0] = MapSpec(maps[0].taps, maps[0].combine)
         shapes = _groups(tap_shapes, self.counts)

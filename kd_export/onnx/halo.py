@@ -1,8 +1,9 @@
 """How much of a tile's edge is wrong: where its map differs from that of a frame that extends beyond the tile.
 
-In theory a map's pixel sees the whole receptive field, more than half of a tile for the usual taps; the weight that
-it gives to what is far away is tiny (Luo et al., Understanding the Effective Receptive Field, NeurIPS 2016). So the
-halo is measured: on the pair that was trained, on real images.
+In theory a map's pixel sees the whole receptive field, more than half of a tile for the usual taps;
+the weight that it gives to what is far away is tiny (Luo et al., Understanding the Effective
+Receptive Field, NeurIPS 2016). So the halo is measured: on the pair that was trained, on real
+images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from kd_export.graph import FusedDetector, Join, PairSpec, ScoreRule
 from kdx.errors import OptionError
 from kdx.imaging.tiling import SEAM_TOLERANCE
 
-# More of a tile's side is never thrown away: a quarter at each end makes four times as many tiles already.
+# More of a tile's side is never thrown away: a quarter at each end makes four times as many tiles
+# already.
 _MOST = 4
 # A map without any range would divide by zero.
 _LEAST_RANGE = 1e-12
@@ -37,7 +39,8 @@ def require_tileable(
         resize_to: As for :class:`FusedDetector`.
 
     Raises:
-        OptionError: The maps of tiles do not make the frame's map, or the score is not the map's maximum.
+        OptionError: The maps of tiles do not make the frame's map, or the score is not the map's
+            maximum.
     """
     if spec.score is not ScoreRule.MAX or spec.join not in {Join.SINGLE, Join.SCORE_FIRST}:
         raise OptionError(
@@ -74,7 +77,8 @@ def edge_errors(
 ) -> NDArray[np.float64]:
     """Return the largest relative error of tiles' maps at each distance from the edge and further inside.
 
-    Each image is judged as a tile and, mirrored at its edges, as the middle of a frame twice as large.
+    Each image is judged as a tile and, mirrored at its edges, as the middle of a frame twice as
+    large.
 
     Args:
         pair: The pair that the detector was made of.
@@ -84,7 +88,8 @@ def edge_errors(
         std: As for :class:`FusedDetector`.
 
     Returns:
-        The largest difference at each distance, in pixels of the map, or further inside; up to the middle.
+        The largest difference at each distance, in pixels of the map, or further inside; up to the
+        middle.
     """
     tile, size = detector.input_spec, detector.size
     larger = msgspec.structs.replace(tile, height=2 * tile.height, width=2 * tile.width)

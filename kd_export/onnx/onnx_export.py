@@ -155,8 +155,9 @@ def _dead_nodes(model: ModelProto) -> list[str]:
 def _name_nodes(model: ModelProto) -> None:
     """Name each node, and what it computes, by the module it comes from: ``pair.student.layer1.0.conv1/Conv``.
 
-    Profilers, engine inspectors and the precision pass speak of nodes by name; the exporter numbers them. Runtimes that
-    replace nodes (ONNX Runtime's blocked convolutions) name the new ones after their outputs.
+    Profilers, engine inspectors and the precision pass speak of nodes by name; the exporter numbers
+    them. Runtimes that replace nodes (ONNX Runtime's blocked convolutions) name the new ones after
+    their outputs.
     """
     taken: Counter[str] = Counter()
     renamed: dict[str, str] = {}

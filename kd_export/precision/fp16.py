@@ -1,8 +1,9 @@
 """The FP16 graph: precision written into the types, so that a strongly typed TensorRT runs exactly that.
 
-The networks' nodes become FP16, weights included. Everything else stays FP32: the preprocessing, everything from the
-taps on, and in the networks whatever FP16 cannot hold. What that is, is decided from the weights themselves and from
-the values on real images, for CPU runtimes compute FP16 graphs in FP32 and would show no fault.
+The networks' nodes become FP16, weights included. Everything else stays FP32: the preprocessing,
+everything from the taps on, and in the networks whatever FP16 cannot hold. What that is, is decided
+from the weights themselves and from the values on real images, for CPU runtimes compute FP16 graphs
+in FP32 and would show no fault.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from kdx.errors import GateError
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
-# Sums over a whole map or over channels, and roots: an FP16 accumulator overflows, and a small sum of squares is zero.
+# Sums over a whole map or over channels, and roots: an FP16 accumulator overflows, and a small sum
+# of squares is zero.
 _FP32_OPS = frozenset(
     {
         "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
@@ -30,14 +32,15 @@ _FP32_OPS = frozenset(
         "Softmax", "Sqrt",
     }
 )  # fmt: skip
-# A teacher with other input statistics gets the image's difference: that is preprocessing, wherever it is computed.
+# A teacher with other input statistics gets the image's difference: that is preprocessing, wherever
+# it is computed.
 _PREPROCESSING = re.compile(rf"{re.escape(TEACHER)}\.adapt\b")
 # An activation beyond this on the golden images stays FP32: another image may be twice as large.
 ACTIVATION_LIMIT = FP16_MAX / 2
-# Rounding to FP16 loses 2^-11 of a value, relatively, down to its smallest normal number. Below, weights lose more, up
-# to all of themselves; pretrained networks have many such, whole dead channels among them (tf_efficientnet_lite0:
-# weights below 3e-8 in most of its convolutions). They matter where what they lose can reach the rounding of the
-# layer's output.
+# Rounding to FP16 loses 2^-11 of a value, relatively, down to its smallest normal number. Below,
+# weights lose more, up to all of themselves; pretrained networks have many such, whole dead
+# channels among them (tf_efficientnet_lite0: weights below 3e-8 in most of its convolutions). They
+# matter where what they lose can reach the rounding of the layer's output.
 _ROUNDING = 2.0**-11
 _SMALLEST_NORMAL = 2.0**-14
 

@@ -1,8 +1,9 @@
 """The gate before a faster variant: it must decide what FP32 decides, or it is not written.
 
-INT8 and BF16 move scores; each gets a threshold of its own. What must survive is the decision: no image further than
-a stated margin from the threshold changes sides; without a threshold yet, no two images further apart than that change
-their order. Layers whose quantisation changes the maps most are put back to FP32 until that holds.
+INT8 and BF16 move scores; each gets a threshold of its own. What must survive is the decision: no
+image further than a stated margin from the threshold changes sides; without a threshold yet, no two
+images further apart than that change their order. Layers whose quantisation changes the maps most
+are put back to FP32 until that holds.
 """
 
 from __future__ import annotations

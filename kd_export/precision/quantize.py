@@ -1,17 +1,19 @@
 """The INT8 graph: one file of explicit QuantizeLinear and DequantizeLinear that every runtime reads.
 
-Weights are int8 per output channel, activations int8 per tensor, all symmetric: TensorRT takes no other zero point
-than 0. The inputs of the networks' convolutions, residual additions and pools are quantised, their outputs are not, so
-that a runtime fuses what follows a convolution into it. Everything outside the networks is FP32, the features that the
-tail compares included.
+Weights are int8 per output channel, activations int8 per tensor, all symmetric: TensorRT takes no
+other zero point than 0. The inputs of the networks' convolutions, residual additions and pools are
+quantised, their outputs are not, so that a runtime fuses what follows a convolution into it.
+Everything outside the networks is FP32, the features that the tail compares included.
 
-Why ONNX Runtime's quantiser with minima and maxima. Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, against
-FP32 (image AUROC 0.9165): AUROC 0.918 and rank correlation 0.987; NNCF 3.4 (whose ranges are means of minima and
-maxima, with bias correction) 0.895 and 0.966: activations beyond a mean range are cut off, and defects have such.
-Percentiles of 99.999 are as good as maxima and take three times as long. In OpenVINO on 2 cores with AVX-512 VNNI the
-INT8 graph ran about 3 times as fast as FP32 on ResNet-18 and 1.6 to 2.2 times on lite0. Unsigned activations after a
-ReLU would be 7 and 15 % faster there and no more accurate; TensorRT takes them for signed or refuses them. ONNX
-Runtime's CPU kernels fuse little but unsigned activations: there this graph is no faster than FP32, on lite0 slower.
+Why ONNX Runtime's quantiser with minima and maxima. Trained STPM on tf_efficientnet_lite0, 348
+magnetic tiles, against FP32 (image AUROC 0.9165): AUROC 0.918 and rank correlation 0.987; NNCF 3.4
+(whose ranges are means of minima and maxima, with bias correction) 0.895 and 0.966: activations
+beyond a mean range are cut off, and defects have such. Percentiles of 99.999 are as good as maxima
+and take three times as long. In OpenVINO on 2 cores with AVX-512 VNNI the INT8 graph ran about 3
+times as fast as FP32 on ResNet-18 and 1.6 to 2.2 times on lite0. Unsigned activations after a ReLU
+would be 7 and 15 % faster there and no more accurate; TensorRT takes them for signed or refuses
+them. ONNX Runtime's CPU kernels fuse little but unsigned activations: there this graph is no faster
+than FP32, on lite0 slower.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from kdx.errors import GateError
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _QUANTISED_OPS = (*sorted(CONVOLUTIONS), "Add", "MaxPool")
-# The note of onnxruntime.quantization's pre-processing; without it, it logs advice that does not apply.
+# The note of onnxruntime.quantization's pre-processing; without it, it logs advice that does not
+# apply.
 _PRE_PROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _NOTES = {_PRE_PROCESSED[0], "onnx.infer"}
 
@@ -44,8 +47,8 @@ def quantize(model: ModelProto, images: NDArray[np.uint8], *, keep: Collection[s
 
     Args:
         model: The FP32 graph, its nodes named by module.
-        images: uint8 ``(K, H, W, C)``, real good images that the student was trained on: their largest activations set
-            the scales. They run one at a time.
+        images: uint8 ``(K, H, W, C)``, real good images that the student was trained on: their
+            largest activations set the scales. They run one at a time.
         keep: Nodes of the networks that stay FP32.
 
     Raises:
@@ -102,8 +105,9 @@ def quantised_nodes(model: ModelProto) -> list[str]:
 def _quantisable(model: ModelProto) -> set[str]:
     """Return the networks' convolutions, residual additions and pools, by name.
 
-    What takes a concatenation stays FP32: OpenVINO 2026.4 computes an INT8 one wrongly. In the bottleneck of reverse
-    distillation and DSKD the next convolution was off by 64 % of its output, where ONNX Runtime was by 1 %.
+    What takes a concatenation stays FP32: OpenVINO 2026.4 computes an INT8 one wrongly. In the
+    bottleneck of reverse distillation and DSKD the next convolution was off by 64 % of its output,
+    where ONNX Runtime was by 1 %.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     joined = {name for node in model.graph.node if node.op_type == "Concat" for name in node.output}

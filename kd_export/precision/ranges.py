@@ -60,8 +60,9 @@ def tap_ranges(model: ModelProto, spec: PairSpec, ranges: dict[str, float]) -> l
 def _features_of(model: ModelProto, module: str, known: Collection[str]) -> tuple[str, str]:
     """Return the teacher's and the student's feature that a distance module compares.
 
-    They meet in the module's only operation whose two inputs each lead back to one feature; the first is the teacher's.
-    Operations on a teacher's feature that two modules share belong to the first of them, so names do not suffice.
+    They meet in the module's only operation whose two inputs each lead back to one feature; the
+    first is the teacher's. Operations on a teacher's feature that two modules share belong to the
+    first of them, so names do not suffice.
     """
     sources: dict[str, frozenset[str]] = {name: frozenset({name}) for name in known}
     for node in model.graph.node:

@@ -1,8 +1,9 @@
 """Ranks layers by how much INT8 changes the maps.
 
-Measuring what quantising a node does to the maps takes two graphs for each node: minutes for a network of some hundred
-nodes. So all nodes are first ranked by what quantising does to their own outputs, which one graph measures for all of
-them at once; only the worst of them are then ranked by the maps.
+Measuring what quantising a node does to the maps takes two graphs for each node: minutes for a
+network of some hundred nodes. So all nodes are first ranked by what quantising does to their own
+outputs, which one graph measures for all of them at once; only the worst of them are then ranked by
+the maps.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         node: The node's name.
-        error: Root of the mean square difference of the maps, relative to the maps themselves; or of the node's own
-            output, if only that was measured.
+        error: Root of the mean square difference of the maps, relative to the maps themselves; or
+            of the node's own output, if only that was measured.
         of_maps: Whether ``error`` is that of the maps.
     """
 
@@ -48,9 +49,10 @@ def worst_layers(
 ) -> list[Sensitivity]:
     """Return the effect of quantising each node, worst first; those measured by the maps come before all others.
 
-    It is the effect of the node alone. But if leaving out one node removes most of the common effect of all nodes, its
-    fault shows only together with the others: a scale that is too large, which does not matter to networks whose
-    features are normalised, drives later nodes beyond their range.
+    It is the effect of the node alone. But if leaving out one node removes most of the common
+    effect of all nodes, its fault shows only together with the others: a scale that is too large,
+    which does not matter to networks whose features are normalised, drives later nodes beyond their
+    range.
 
     Args:
         quantised: The graph that :func:`kd_export.precision.quantize.quantize` returned.
@@ -85,7 +87,8 @@ def worst_layers(
 def output_errors(quantised: ModelProto, model: ModelProto, images: NDArray[np.uint8]) -> dict[str, float]:
     """Return how far each quantised node's output is from FP32's, given FP32 inputs; relative, root of mean square.
 
-    The graph that measures it holds every node twice, in FP32 and quantised, and computes the sums of squares itself.
+    The graph that measures it holds every node twice, in FP32 and quantised, and computes the sums
+    of squares itself.
     """
     probe, names = _probe(quantised, model)
     session = open_session(probe.SerializeToString(), "the graph that measures layers")

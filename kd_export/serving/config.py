@@ -1,7 +1,7 @@
 """A model's ``config.pbtxt`` for NVIDIA Triton: built as Triton's own protobuf message, and compared with the graph.
 
-The message is ``ModelConfig`` of ``tritonclient``, generated from the same file as the server's: only fields
-that Triton has can be written. (PyPI's ``triton`` is another package.)
+The message is ``ModelConfig`` of ``tritonclient``, generated from the same file as the server's:
+only fields that Triton has can be written. (PyPI's ``triton`` is another package.)
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class ServedModel:
         max_batch: Largest batch; 0 if the graph takes exactly one image, which its shapes include.
         gpu: Whether the model runs on a GPU.
         instances: Number of instances that run at once.
-        max_queue_delay_us: How long a request may wait for others to share a batch with, in microseconds.
+        max_queue_delay_us: How long a request may wait for others to share a batch with, in
+            microseconds.
         parameters: Parameters for the backend and for clients.
         cuda: Options of ONNX Runtime's CUDA provider.
         profiles: TensorRT's optimisation profiles, by number.

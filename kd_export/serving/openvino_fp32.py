@@ -1,9 +1,9 @@
 """Keeps operations in FP32 in OpenVINO, whatever precision it is given or chooses itself.
 
-The mark ``precise`` keeps an operation in FP32; but an operation that OpenVINO replaces when it compiles loses its
-mark. So those operations are replaced first, by what OpenVINO would write. Which ones they are was seen in compiled
-models: with every method of kdx, on ResNet and EfficientNet, no operation stays in BF16 whose rounding matters
-(OpenVINO 2026.4).
+The mark ``precise`` keeps an operation in FP32; but an operation that OpenVINO replaces when it
+compiles loses its mark. So those operations are replaced first, by what OpenVINO would write. Which
+ones they are was seen in compiled models: with every method of kdx, on ResNet and EfficientNet, no
+operation stays in BF16 whose rounding matters (OpenVINO 2026.4).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _SIGNS = np.array([1, -1], np.float32)
 def settle(model: Any) -> None:
     """Replace a model's operations by those that OpenVINO would replace them by when it compiles.
 
-    The numbers stay the same: a subtraction becomes the addition of a negative, a division by a constant the product
-    with its reciprocal, a pooling one of the first operation set, a slice a strided one, a squeeze a reshape.
+    The numbers stay the same: a subtraction becomes the addition of a negative, a division by a
+    constant the product with its reciprocal, a pooling one of the first operation set, a slice a
+    strided one, a squeeze a reshape.
 
     Args:
         model: A model of static shapes; it is changed.

@@ -1,9 +1,10 @@
 """A bundle's graph for Triton's OpenVINO backend, which has no option to compute in FP32.
 
-By default, OpenVINO computes an FP32 graph in BF16 on CPUs that have it, and scores move by some percent. Triton's
-backend passes on neither ``INFERENCE_PRECISION_HINT`` nor ``EXECUTION_MODE_HINT`` (``HINT_BF16`` only asks for BF16),
-so the precision is written into the model, in OpenVINO's own format: every operation is marked to stay FP32.
-The model is then compiled exactly as the server compiles it, and compared with the golden images.
+By default, OpenVINO computes an FP32 graph in BF16 on CPUs that have it, and scores move by some
+percent. Triton's backend passes on neither ``INFERENCE_PRECISION_HINT`` nor ``EXECUTION_MODE_HINT``
+(``HINT_BF16`` only asks for BF16), so the precision is written into the model, in OpenVINO's own
+format: every operation is marked to stay FP32. The model is then compiled exactly as the server
+compiles it, and compared with the golden images.
 """
 
 from __future__ import annotations

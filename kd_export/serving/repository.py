@@ -48,9 +48,11 @@ class ServingRequest:
     Attributes:
         backend: Triton's backend: one of :data:`BACKENDS`.
         name: The model's name; None for the bundle's.
-        precision: The precision of the graph; None for FP32, and with ``tensorrt`` for that of its only engine.
+        precision: The precision of the graph; None for FP32, and with ``tensorrt`` for that of its
+            only engine.
         max_batch: Largest batch; None for the largest that graph and backend take.
-        max_queue_delay_us: How long a request may wait for others to share a batch with, in microseconds.
+        max_queue_delay_us: How long a request may wait for others to share a batch with, in
+            microseconds.
         instances: Number of instances that run at once.
         gpu: Whether to run on a GPU; None for what the backend is for.
         threads: Threads of each CPU instance; None leaves it to the backend.
@@ -96,8 +98,8 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
         force: Replace a model of this name; nothing else is replaced.
 
     Raises:
-        OptionError: The backend does not support the request, or the bundle has tiles, a region of interest or a level
-            map.
+        OptionError: The backend does not support the request, or the bundle has tiles, a region of
+            interest or a level map.
         BundleError: The bundle holds no graph of the precision.
         BackendError: There is no engine, or it was altered.
         OutputError: The model exists.
@@ -180,8 +182,9 @@ def _max_batch(bundle: Bundle, request: ServingRequest, engine: Engine | None) -
     """Return Triton's ``max_batch_size``; 0 for a graph of exactly one image."""
     largest = min(bundle.manifest.max_batch, engine.record.batches[-1] if engine else bundle.manifest.max_batch)
     if request.backend == "openvino":
-        # It computes its largest batch for every request, and returns a batch made of several requests truncated
-        # (github.com/triton-inference-server/openvino_backend/pull/115). Instances run in parallel instead.
+        # It computes its largest batch for every request, and returns a batch made of several
+        # requests truncated (github.com/triton-inference-server/openvino_backend/pull/115).
+        # Instances run in parallel instead.
         if request.max_batch not in {None, 1}:
             raise OptionError(
                 "Triton's OpenVINO backend cannot batch requests",

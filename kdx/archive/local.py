@@ -1,9 +1,9 @@
 """Shards in processes of this machine: one detector a process, one shard a process at a time.
 
-A process that dies is replaced, and its shard is tried again. If more than ``max_retries`` processes die with a shard,
-one of its images is to blame. Then the images are scored one by one, and each row is sent before the next image is
-read, so that the image at which a process dies is known. An image at which two processes in a row die is recorded, and
-skipped.
+A process that dies is replaced, and its shard is tried again. If more than ``max_retries``
+processes die with a shard, one of its images is to blame. Then the images are scored one by one,
+and each row is sent before the next image is read, so that the image at which a process dies is
+known. An image at which two processes in a row die is recorded, and skipped.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from kdx.archive.scorer import ShardScorer, printable
 from kdx.archive.table import count, write_shard
 from kdx.errors import BackendError
 
-# An image is blamed if this many processes in a row died while they scored it: a single one may have been killed for
-# another reason.
+# An image is blamed if this many processes in a row died while they scored it: a single one may
+# have been killed for another reason.
 _TO_BLAME = 2
 
 
@@ -66,8 +66,8 @@ class LocalEngine:
     Attributes:
         work: The run.
         workers: Number of processes.
-        max_retries: How many processes may die with a shard before its images are tried one by one; and how many may
-            die in a row while they load the bundle.
+        max_retries: How many processes may die with a shard before its images are tried one by one;
+            and how many may die in a row while they load the bundle.
         say: Takes lines on what went wrong.
         deaths: Number of processes that died so far.
     """
@@ -88,7 +88,8 @@ class LocalEngine:
             singly: Score their images one by one from the start.
 
         Raises:
-            KdxError: An error that ended the work of a process; or processes die while they load the bundle.
+            KdxError: An error that ended the work of a process; or processes die while they load
+                the bundle.
         """
         todo = (Order(plan.shard(number), rows=[] if singly else None) for number in numbers)
         again: deque[Order] = deque()

@@ -1,7 +1,8 @@
 """Which image is in which shard: written once, so that a resumed call scores the same shards.
 
-Each listing of the archive is a folder with a Parquet file of one column, ``path``, as bytes, with one row group for
-each shard: any process that sees the file reads a shard's images without the rest.
+Each listing of the archive is a folder with a Parquet file of one column, ``path``, as bytes, with
+one row group for each shard: any process that sees the file reads a shard's images without the
+rest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Child processes that may die: each works on orders from a pipe, and its death is noticed and explained.
 
-If one process of the standard library's process pool is killed, the whole pool fails, and nobody knows which order that
-process had. Here every process has a pipe of its own, so that whoever gave an order knows which one was lost.
+If one process of the standard library's process pool is killed, the whole pool fails, and nobody
+knows which order that process had. Here every process has a pipe of its own, so that whoever gave
+an order knows which one was lost.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 
 # What numerical libraries read when they are loaded.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# A death that closes no pipe, because a child's own children hold its ends open, is noticed within this time.
+# A death that closes no pipe, because a child's own children hold its ends open, is noticed within
+# this time.
 _POLL_S = 1.0
 _EXIT_S = 10.0
 
@@ -29,7 +31,8 @@ class Child:
     """A new process that dies with this one, together with its own children.
 
     Args:
-        serve: The function that it runs: one of a module, called with its end of the pipe and ``argument``.
+        serve: The function that it runs: one of a module, called with its end of the pipe and
+            ``argument``.
         argument: Anything that can be pickled.
         threads: For numerical libraries that ask the environment; None leaves it as it is.
     """
@@ -98,8 +101,8 @@ def wait_for(children: Sequence[Child]) -> list[Child]:
 def _run(serve: Serve, connection: Connection, argument: object) -> None:
     """Run in the child."""
     if hasattr(os, "setpgid"):
-        # Ctrl-C goes to the parent's group, and the parent decides. Not a session of its own: Linux would then ignore
-        # the parent's nice value when it schedules the child.
+        # Ctrl-C goes to the parent's group, and the parent decides. Not a session of its own: Linux
+        # would then ignore the parent's nice value when it schedules the child.
         os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     serve(connection, argument)

@@ -19,8 +19,8 @@ def joined(address: str | None, cores: int | None = None) -> Iterator[None]:
     """Connect to a Ray cluster inside the block; an existing connection of this process stays.
 
     Args:
-        address: Address of a running cluster (``auto`` finds one on this machine); None starts one, which ends with
-            the block.
+        address: Address of a running cluster (``auto`` finds one on this machine); None starts one,
+            which ends with the block.
         cores: Number of cores of a cluster that is started; None for all of this machine's.
 
     Raises:

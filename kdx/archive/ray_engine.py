@@ -1,19 +1,22 @@
 """Shards on a Ray cluster: Ray Data sends them to a pool of actors, one detector for each actor.
 
-**A row of the dataset is a shard, not an image.** The usual pipeline (read images, map, write Parquet) cannot be
-resumed after a kill: which images a file of its output holds is decided while it runs, and nothing is finished before
-everything is. Here a row is a shard's number, and a block is one row, so that Ray's unit of work, of retry and of
-back-pressure is a shard: an actor reads the shard's paths from the run's list, scores them, writes the shard's file in
-one step, and returns a small result. Pixels never enter the object store. A shard is finished if it has a file,
-whatever happens to Ray: a resumed call sends only the other numbers, and a task that Ray repeats, though its shard was
-finished just before its actor died, finds the file and returns its result.
+**A row of the dataset is a shard, not an image.** The usual pipeline (read images, map, write
+Parquet) cannot be resumed after a kill: which images a file of its output holds is decided while it
+runs, and nothing is finished before everything is. Here a row is a shard's number, and a block is
+one row, so that Ray's unit of work, of retry and of back-pressure is a shard: an actor reads the
+shard's paths from the run's list, scores them, writes the shard's file in one step, and returns a
+small result. Pixels never enter the object store. A shard is finished if it has a file, whatever
+happens to Ray: a resumed call sends only the other numbers, and a task that Ray repeats, though its
+shard was finished just before its actor died, finds the file and returns its result.
 
-**Back-pressure** is Ray Data's: an actor receives its next shard while it works on one, and the rest wait as numbers.
+**Back-pressure** is Ray Data's: an actor receives its next shard while it works on one, and the
+rest wait as numbers.
 
-**Retries.** Ray replaces dead actors and repeats their tasks, by default without end, so that an image which kills its
-process would keep a cluster busy forever. Therefore an actor records each try of a shard in a file before it starts.
-After ``max_retries`` repeats, the next actor scores the shard's images one by one in a process of its own
-(:mod:`kdx.archive.local`), which the image may kill without harming the actor.
+**Retries.** Ray replaces dead actors and repeats their tasks, by default without end, so that an
+image which kills its process would keep a cluster busy forever. Therefore an actor records each try
+of a shard in a file before it starts. After ``max_retries`` repeats, the next actor scores the
+shard's images one by one in a process of its own (:mod:`kdx.archive.local`), which the image may
+kill without harming the actor.
 
 Archive, bundle and output must be on storage that every machine sees under the same path.
 """
@@ -41,7 +44,8 @@ from kdx.runtime.machine import usable_cores
 from kdx.storage.files import write_atomic
 
 TRIES = "tries"
-# One in progress, one waiting: an actor is never idle between shards, and little is lost if it dies.
+# One in progress, one waiting: an actor is never idle between shards, and little is lost if it
+# dies.
 _IN_FLIGHT = 2
 # They log when a dataset is finished, and that there are no progress bars.
 _VERBOSE_LOGGERS = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
@@ -75,7 +79,8 @@ class ShardActor:
         self._work = msgspec.json.decode(work, type=Work)
         self._max_retries = max_retries
         self._plan = ShardPlan(Path(self._work.output), self._work.listed)
-        # Loaded with the first shard: an actor that died here would be replaced without end, uncounted.
+        # Loaded with the first shard: an actor that died here would be replaced without end,
+        # uncounted.
         self._scorer: ShardScorer | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
@@ -121,7 +126,8 @@ class RayEngine:
         workers: Largest number of actors; None for as many as the cluster's cores take.
         max_retries: How often a shard is tried again before its images are tried one by one.
         say: Takes lines on what went wrong.
-        address: Address of a running cluster (``auto`` finds one on this machine); None starts one here, for this run.
+        address: Address of a running cluster (``auto`` finds one on this machine); None starts one
+            here, for this run.
         deaths: Number of actors and processes that died so far.
     """
 
@@ -181,7 +187,8 @@ class RayEngine:
         now = fitting(self.work.threads)
         self.workers = self.workers or now
         most = min(self.workers, len(numbers))
-        # As many as fit now, so that all cores work at once; where a cluster grows, so does the pool.
+        # As many as fit now, so that all cores work at once; where a cluster grows, so does the
+        # pool.
         pool = ActorPoolStrategy(min_size=min(most, now), max_size=most, max_tasks_in_flight_per_actor=_IN_FLIGHT)
         shards = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
         return shards.map_batches(
@@ -190,6 +197,7 @@ class RayEngine:
             compute=pool,
             fn_constructor_args=(msgspec.json.encode(self.work), self.max_retries),
             num_cpus=self.work.threads,
-            # Ray Data restarts actors and repeats their tasks without end (max_restarts and max_task_retries are -1
-            # unless given): tries are counted by shard, where they mean something.
+            # Ray Data restarts actors and repeats their tasks without end (max_restarts and
+            # max_task_retries are -1 unless given): tries are counted by shard, where they mean
+            # something.
         )

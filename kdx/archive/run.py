@@ -49,8 +49,10 @@ class ScoreRequest:
         threads_per_worker: Threads of each process.
         batch: Images that go through the graph at once.
         shard_size: Images in a shard; None keeps that of the folder, or takes 1000.
-        backend: A backend's name; ``auto`` keeps that of the folder, or takes what ``kdx.load`` would take.
-        precision: The precision of the graph; None keeps that of the folder, or takes what ``kdx.load`` would take.
+        backend: A backend's name; ``auto`` keeps that of the folder, or takes what ``kdx.load``
+            would take.
+        precision: The precision of the graph; None keeps that of the folder, or takes what
+            ``kdx.load`` would take.
         address: Address of a running Ray cluster.
         max_retries: How often a shard whose process died is tried again.
         max_bad_share: Share of the images that may be skipped.
@@ -78,12 +80,14 @@ class ScoreRequest:
 def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str], None]) -> Summary:
     """Score every image of an archive that has no score yet.
 
-    A call that was stopped is resumed: its shards are finished first, and images that were added to the archive
-    meanwhile are counted. When all are finished, a further call lists the archive again, and those become new shards.
+    A call that was stopped is resumed: its shards are finished first, and images that were added to
+    the archive meanwhile are counted. When all are finished, a further call lists the archive
+    again, and those become new shards.
 
     Raises:
         DataError: The archive is not a folder, or holds no images.
-        OutputError: The output folder holds something else, or scores of something else; or cannot be written.
+        OutputError: The output folder holds something else, or scores of something else; or cannot
+            be written.
         GateError: More images than allowed could not be used. Finished shards are kept.
     """
     _check(request)
@@ -136,7 +140,8 @@ def _begin(
         require_same(folder.path, begun.settings, asked)
         return begun
     say(f"choosing what runs '{request.bundle}' here")
-    # Chosen once, and not by each process: scores of different backends differ in their last digits.
+    # Chosen once, and not by each process: scores of different backends differ in their last
+    # digits.
     info, precision = BackendChooser(bundle, request.backend, request.threads_per_worker, request.precision).choose()
     validity = CalibrationValidity(bundle.manifest, precision, info.runtime)
     warning = validity.why_undecided or validity.why_uncertain

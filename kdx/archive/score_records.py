@@ -18,7 +18,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         archive: The folder of images, absolute.
         bundle: The bundle's folder as it was first given; a copy elsewhere is the same bundle.
-        bundle_sha256: Hash of its ``bundle.json``, which holds the hash of every file in it, and the threshold.
+        bundle_sha256: Hash of its ``bundle.json``, which holds the hash of every file in it, and
+            the threshold.
         backend: The backend that runs the graph.
         precision: The precision of the graph.
         shard_size: Images in a shard.
@@ -100,16 +101,21 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: Relative to the archive.
         score: Raw anomaly score; None for an image that was skipped.
-        decision: A value of :class:`kdx.decision.verdict.Decision`; None for an image that was skipped.
+        decision: A value of :class:`kdx.decision.verdict.Decision`; None for an image that was
+            skipped.
         margin: Score / threshold - 1; None without a threshold.
         threshold: The calibrated score, or None.
         frame_faults: Why the frame shows no part, separated by commas; empty for nothing.
-        reason: Why the decision is undecided, a value of :class:`kdx.decision.verdict.Reason`; else empty.
+        reason: Why the decision is undecided, a value of :class:`kdx.decision.verdict.Reason`; else
+            empty.
         error: Why the image was skipped; empty for one that was scored.
         sha256: Hash of the file; None if it could not be read.
-        milliseconds: Time to read, decode, hash and score the image; in a batch, its share of the graph's time.
-        levels: Which values a 16-bit image holds; None for others. It is counted, and not in the shard's file.
-        loses_colour: Whether a mono detector saw a colour image in grey. It is counted, and not in the shard's file.
+        milliseconds: Time to read, decode, hash and score the image; in a batch, its share of the
+            graph's time.
+        levels: Which values a 16-bit image holds; None for others. It is counted, and not in the
+            shard's file.
+        loses_colour: Whether a mono detector saw a colour image in grey. It is counted, and not in
+            the shard's file.
     """
 
     path: str
@@ -167,7 +173,8 @@ class ThisRun(msgspec.Struct, frozen=True, kw_only=True):
         shards: Number of shards that this call finished.
         frames: Number of images in those shards.
         seconds: Time from the first process's start to the last shard's end.
-        frames_per_second: Rate of the whole call, including the start of processes; None if there was nothing to do.
+        frames_per_second: Rate of the whole call, including the start of processes; None if there
+            was nothing to do.
         busy_seconds: Total time that the processes spent on shards.
         frames_per_second_per_worker: Rate of one process while it worked.
         deaths: Number of processes that died and were replaced.
@@ -198,7 +205,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         bad: Number of images that were skipped.
         quantiles: Quantiles of the finite scores, by share.
         bad_examples: The first few images that were skipped, and why.
-        added_since: Number of images that were added to the archive since it was listed: the next call scores them.
+        added_since: Number of images that were added to the archive since it was listed: the next
+            call scores them.
         linked_folders: Number of symbolic links to folders, which were not followed.
         remarks: What the archive holds and kdx does not score.
         this_run: What this call did.

@@ -2,16 +2,16 @@
 
 See :mod:`kdx.imaging.frame_faults`.
 
-The rule for each value of each channel: the limit is half the smallest value of a good image (for the
-largest brightness, twice the largest value), or the value that one in a thousand further good images
-would exceed if the logarithms were normally distributed, whichever is further away. So few images, and
-images that differ much from each other, set wide limits. For the share of pixels that are not black,
-the factor is four fifths instead of a half: if a quarter of the frame that was never black turns black,
-it is detected. Every golden image is within the limits too.
+The rule for each value of each channel: the limit is half the smallest value of a good image (for
+the largest brightness, twice the largest value), or the value that one in a thousand further good
+images would exceed if the logarithms were normally distributed, whichever is further away. So few
+images, and images that differ much from each other, set wide limits. For the share of pixels that
+are not black, the factor is four fifths instead of a half: if a quarter of the frame that was never
+black turns black, it is detected. Every golden image is within the limits too.
 
-Rule and margins were chosen by reasoning and on the training images of three public data sets: with 50
-images to learn from, 0.0 to 0.4 % of the others would be taken for frames without a part, with 200
-images 0.0 to 0.2 %; that includes single images that are nearly black or blank.
+Rule and margins were chosen by reasoning and on the training images of three public data sets: with
+50 images to learn from, 0.0 to 0.4 % of the others would be taken for frames without a part, with
+200 images 0.0 to 0.2 %; that includes single images that are nearly black or blank.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def frame_limits_of(bundle: Bundle, good: Mapping[str, Sequence[ChannelValues]])
     """Return what frames of a bundle's parts look like, and the single images that widen the limits.
 
     Args:
-        bundle: The bundle. Its golden images are within the limits too, unless they are tiles of frames.
+        bundle: The bundle. Its golden images are within the limits too, unless they are tiles of
+            frames.
         good: Values of each channel of each good image, by path.
     """
     golden = [] if bundle.manifest.tiling else [values_of(image) for image in bundle.golden().images]
@@ -54,8 +55,10 @@ def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimit
     """Return limits that contain every one of these frames.
 
     Args:
-        good: Values of each channel of each good image, see :func:`kdx.imaging.frame_faults.values_of`.
-        golden: The same values of golden images, some of which show defects; they only widen limits.
+        good: Values of each channel of each good image, see
+            :func:`kdx.imaging.frame_faults.values_of`.
+        golden: The same values of golden images, some of which show defects; they only widen
+            limits.
         known: The bundle's limits, of which those that come from golden images stay.
 
     Returns:
@@ -126,7 +129,8 @@ def _limit(values: NDArray[np.float64], margin: float) -> float | None:
     if not values.min() > 0:
         return None
     logs = np.log(values)
-    # A further value of a normal distribution is this many sample deviations from the mean seldom enough.
+    # A further value of a normal distribution is this many sample deviations from the mean seldom
+    # enough.
     reach = float(student.ppf(1 - _PASSES, len(logs) - 1)) * math.sqrt(1 + 1 / len(logs))
     return float(min(values.min() / margin, math.exp(logs.mean() - reach * logs.std(ddof=1))))
 

@@ -53,9 +53,11 @@ def fit_level(
 
     Args:
         bundle: The bundle whose training images are skipped.
-        detector: The FP32 detector: the level is fitted to its graph's maps, in its region of interest.
+        detector: The FP32 detector: the level is fitted to its graph's maps, in its region of
+            interest.
         good_images: Files of good images; copies count once.
-        false_reject_rate: The rate that the other half must promise; None if defects choose the threshold.
+        false_reject_rate: The rate that the other half must promise; None if defects choose the
+            threshold.
         max_bad_images: How many images may be unreadable.
         progress: Shows every image.
 
@@ -93,8 +95,8 @@ def fit_level(
 def _stored(bundle: Bundle, level: Level, record: LevelFit) -> tuple[Level, LevelFit] | None:
     """Return the bundle's own level map if it was fitted on the same images and differs only by rounding, else None.
 
-    Thresholds belong to the level map's hash. FP32 maps of two machines or runtimes differ in their last
-    digits, so each would discard the thresholds that another runtime measured elsewhere.
+    Thresholds belong to the level map's hash. FP32 maps of two machines or runtimes differ in their
+    last digits, so each would discard the thresholds that another runtime measured elsewhere.
     """
     threshold = bundle.manifest.threshold
     if threshold is None or threshold.level is None or threshold.roi_sha256 != bundle.manifest.roi_sha256:

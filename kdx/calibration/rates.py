@@ -37,10 +37,10 @@ def quantile_with_interval(
 ) -> tuple[float, tuple[float | None, float | None]]:
     """Return the threshold at a false-reject rate and the confidence interval of that quantile.
 
-    The threshold is the k-th smallest of n scores with ``k = ceil((n + 1)(1 - rate))``: a further good
-    image from the same process exceeds it with probability at most ``rate`` (split conformal
-    prediction). The interval comes from order statistics: the number of scores below the true quantile
-    is binomial whatever their distribution.
+    The threshold is the k-th smallest of n scores with ``k = ceil((n + 1)(1 - rate))``: a further
+    good image from the same process exceeds it with probability at most ``rate`` (split conformal
+    prediction). The interval comes from order statistics: the number of scores below the true
+    quantile is binomial whatever their distribution.
 
     Args:
         scores: Scores of held-out good images, ``(n,)``.
@@ -92,8 +92,9 @@ def review_band(scores: NDArray[np.float64], rate: float, threshold: float) -> R
 def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
     """Return the score that best separates defective from good images: least miss rate plus false-reject rate.
 
-    That is the maximum of Youden's index (Cancer 1950). The score lies halfway between two neighbouring
-    scores of either kind; of several equally good ones, it is the lowest, which misses the fewest defects.
+    That is the maximum of Youden's index (Cancer 1950). The score lies halfway between two
+    neighbouring scores of either kind; of several equally good ones, it is the lowest, which misses
+    the fewest defects.
 
     Args:
         good: Scores of good images, ``(G,)``.
@@ -125,7 +126,8 @@ def images_to_promise(false_reject_rate: float) -> int:
 def images_to_bound(false_reject_rate: float) -> int:
     """Return how many held-out good images bound the threshold at a rate from above, with :data:`CONFIDENCE`.
 
-    The largest of n scores is above the quantile unless all n are below it: with probability ``(1 - rate)^n``.
+    The largest of n scores is above the quantile unless all n are below it: with probability ``(1 -
+    rate)^n``.
     """
     return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(1 - false_reject_rate))
 

@@ -43,12 +43,13 @@ class Calibration:
         scores: Scores of the held-out good images.
         trained_on: Number of images that were skipped because they were trained on.
         bad_images: Images that could not be read, and why.
-        frame_faults: Good images that the line will take for frames without a part, and why: they are
-            black, white or overexposed, as no golden image is. Limits of frames are not learned from them.
+        frame_faults: Good images that the line will take for frames without a part, and why: they
+            are black, white or overexposed, as no golden image is. Limits of frames are not learned
+            from them.
         frame_limits: What frames of real parts look like, learned from the others.
         frame_outliers: Single images that widen those limits: check whether they show a part.
-        remarks: Copies among the images, images nearly the same as images trained on, and what cannot
-            be known of them.
+        remarks: Copies among the images, images nearly the same as images trained on, and what
+            cannot be known of them.
     """
 
     threshold: Threshold
@@ -77,10 +78,11 @@ def calibrate(
 ) -> Calibration:
     """Choose the score that held-out good images exceed at a given rate.
 
-    Images that the student was trained on are recognised by their bytes or pixels and skipped: their
-    scores are too low. So are scores of further exposures of the same parts: hold out whole parts
-    (``kdx train --group-by``), or calibrate on parts that training never saw. If the recipe keeps the
-    best checkpoint, the held-out images have chosen it, which lowers their scores a little as well.
+    Images that the student was trained on are recognised by their bytes or pixels and skipped:
+    their scores are too low. So are scores of further exposures of the same parts: hold out whole
+    parts (``kdx train --group-by``), or calibrate on parts that training never saw. If the recipe
+    keeps the best checkpoint, the held-out images have chosen it, which lowers their scores a
+    little as well.
 
     Args:
         bundle: The bundle whose training images are skipped.
@@ -88,12 +90,13 @@ def calibrate(
         good_images: Files of good images.
         false_reject_rate: Share of further good images that may exceed the threshold.
         precision: The precision of the detector's graph.
-        review_rate: A larger rate, for a second score: somebody should look at what is between the two.
-        defective_images: Files of defective images. With them, the threshold is :func:`best_split` of
-            both kinds, and no rate is promised.
+        review_rate: A larger rate, for a second score: somebody should look at what is between the
+            two.
+        defective_images: Files of defective images. With them, the threshold is :func:`best_split`
+            of both kinds, and no rate is promised.
         level: The level map by which the detector's maps are divided.
-        fitted: File hashes of the images that the level map was fitted on. They are skipped: none of
-            their scores exceeds 1, and the threshold would be too low.
+        fitted: File hashes of the images that the level map was fitted on. They are skipped: none
+            of their scores exceeds 1, and the threshold would be too low.
         max_bad_images: How many images may be unreadable.
         progress: Shows every image.
 
@@ -115,7 +118,8 @@ def calibrate(
         defective = scorer.score(defective_images, "defective")
         score, choice = _choose(good, defective)
         false_reject_rate = choice.false_rejects / len(values)
-        # The hottest pixel is the score where that is the map's maximum; else as many good images exceed it.
+        # The hottest pixel is the score where that is the map's maximum; else as many good images
+        # exceed it.
         is_maximum = np.allclose(hottest, values, rtol=1e-6)
         pixel = score if is_maximum else float(np.sort(hottest)[-1 - choice.false_rejects])
     else:

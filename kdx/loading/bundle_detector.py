@@ -60,7 +60,8 @@ def detector_of(
 def retry_without_memory(open_them: Callable[[], T], choosers: Iterable[BackendChooser]) -> T:
     """Open bundles; where that fails with a remembered choice of backend, forget the choice and try once more.
 
-    Something may have changed that the remembered choice does not know of. A new choice excludes what fails.
+    Something may have changed that the remembered choice does not know of. A new choice excludes
+    what fails.
 
     Args:
         open_them: Opens the bundles, and compares the golden images.

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 class DetectorGroup(ClosesOnExit):
     """Detectors by name; detectors of one teacher share it. A context manager; as thread-safe as its backends.
 
-    ``group[name](image)`` judges by one bundle: a pass of its teacher, and one of its student. ``group(image)`` judges
-    by several: one pass of each teacher, however many students it has. Iterating gives the names.
+    ``group[name](image)`` judges by one bundle: a pass of its teacher, and one of its student.
+    ``group(image)`` judges by several: one pass of each teacher, however many students it has.
+    Iterating gives the names.
 
     Args:
         detectors: The detectors by name.
@@ -67,7 +68,8 @@ class DetectorGroup(ClosesOnExit):
         """Judge one image by several bundles.
 
         Args:
-            image: uint8 ``(H, W, C)``, or ``(H, W)`` for mono detectors; exactly the size of each one's ``input``.
+            image: uint8 ``(H, W, C)``, or ``(H, W)`` for mono detectors; exactly the size of each
+                one's ``input``.
             names: The bundles to judge by, in this order; None for all.
 
         Raises:
@@ -103,26 +105,30 @@ def load_many(
 ) -> DetectorGroup:
     """Load several bundles into one process.
 
-    A teacher can be shared by the bundles that were exported with the same one: the same weights, taps, input and
-    preprocessing, in the same precision. That is decided by the graphs, not by names. An INT8 teacher holds scales of
-    its own bundle's images, so two INT8 teachers hardly ever agree. Methods, students and thresholds may differ.
+    A teacher can be shared by the bundles that were exported with the same one: the same weights,
+    taps, input and preprocessing, in the same precision. That is decided by the graphs, not by
+    names. An INT8 teacher holds scales of its own bundle's images, so two INT8 teachers hardly ever
+    agree. Methods, students and thresholds may differ.
 
     Args:
-        bundles: Bundle folders by name; those of a sequence are named after their folders, without ``.kdx``.
-        backend: A backend's name or ``auto``, see :func:`kdx.load`. Teachers are shared in ``openvino``.
+        bundles: Bundle folders by name; those of a sequence are named after their folders, without
+            ``.kdx``.
+        backend: A backend's name or ``auto``, see :func:`kdx.load`. Teachers are shared in
+            ``openvino``.
         threads: Threads within an operation; None leaves it to the backend.
-        precision: As for :func:`kdx.load`. With ``shared_teacher=True``, None takes the first of INT8, BF16 and FP32
-            that every bundle holds and in which the teacher is the same.
-        shared_teacher: True: all share one teacher, or the call fails and names what differs; ``auto`` is ``openvino``
-            then. None: each bundle runs as :func:`kdx.load` runs it, and those that can share a teacher do. False:
-            nothing is shared.
+        precision: As for :func:`kdx.load`. With ``shared_teacher=True``, None takes the first of
+            INT8, BF16 and FP32 that every bundle holds and in which the teacher is the same.
+        shared_teacher: True: all share one teacher, or the call fails and names what differs;
+            ``auto`` is ``openvino`` then. None: each bundle runs as :func:`kdx.load` runs it, and
+            those that can share a teacher do. False: nothing is shared.
         require_signature: As for :func:`kdx.load`, of every bundle.
         batch_sizes: As for :func:`kdx.load`, of every bundle.
 
     Raises:
-        BundleError: A bundle is incomplete, altered, too new, or not signed as required; or no bundle.
-        BackendError: The backend is missing, cannot load a graph, or cannot share the teacher that was to be shared; or
-            a bundle's golden images are not decided as the reference did.
+        BundleError: A bundle is incomplete, altered, too new, or not signed as required; or no
+            bundle.
+        BackendError: The backend is missing, cannot load a graph, or cannot share the teacher that
+            was to be shared; or a bundle's golden images are not decided as the reference did.
         OptionError: No bundles, or two of one name; a batch size below 1.
     """
     sizes = require_batch_sizes(batch_sizes)

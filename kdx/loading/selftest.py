@@ -1,8 +1,8 @@
 """The check at the start of a shift: is the bundle unaltered, does it still decide correctly here, and in time?
 
-It takes about a second. It checks every hash; it runs the golden images through the backend that the line will use,
-one at a time as on the line, and compares them with the reference stored at export; and it compares the latency of the
-whole call with the cycle time.
+It takes about a second. It checks every hash; it runs the golden images through the backend that
+the line will use, one at a time as on the line, and compares them with the reference stored at
+export; and it compares the latency of the whole call with the cycle time.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def run_selftest(
         backend: A backend's name, or ``auto``, see :func:`kdx.load`.
         threads: Threads within an operation; None leaves it to the backend.
         precision: The precision of the graph; None as for :func:`kdx.load`.
-        budget_ms: Milliseconds that a call may take from the array to the verdict; None only measures.
+        budget_ms: Milliseconds that a call may take from the array to the verdict; None only
+            measures.
         percentile: The percentile of the calls that must be within the budget.
         runs: Calls that are timed; None for 40, or as many as the percentile needs.
 

@@ -1,7 +1,7 @@
 """Verdicts on the answers of a server that runs only a bundle's graph.
 
-``kdx triton`` writes the decision rule into the parameters of the model; :func:`verdict_of_answer` reads it there, and
-decides with the code of :class:`kdx.Detector`.
+``kdx triton`` writes the decision rule into the parameters of the model; :func:`verdict_of_answer`
+reads it there, and decides with the code of :class:`kdx.Detector`.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def parameters_of(manifest: Manifest, threshold: Threshold | None, doubt: str | 
     """Return the parameters from which :func:`verdict_of_answer` decides.
 
     Args:
-        manifest: The manifest of a bundle without tiles, region of interest and level map, which change a graph's map.
-        threshold: The threshold of the precision and the runtime that are served; None leaves everything undecided.
+        manifest: The manifest of a bundle without tiles, region of interest and level map, which
+            change a graph's map.
+        threshold: The threshold of the precision and the runtime that are served; None leaves
+            everything undecided.
         doubt: What is not known of that threshold, of which clients are warned, see
             :class:`kdx.calibration.validity.CalibrationValidity`.
     """
@@ -106,12 +108,14 @@ def verdict_of_answer(
     Args:
         anomaly_map: The output of this name: float32 ``(h, w)`` or ``(1, h, w)``.
         anomaly_score: The output of this name: float32 of one value.
-        frame: The frame that was sent: uint8 ``(H, W, C)``, or ``(H, W)`` for mono models. It is checked for faults.
-        parameters: The parameters of the model's configuration, as ``tritonclient`` returns them over gRPC or HTTP.
+        frame: The frame that was sent: uint8 ``(H, W, C)``, or ``(H, W)`` for mono models. It is
+            checked for faults.
+        parameters: The parameters of the model's configuration, as ``tritonclient`` returns them
+            over gRPC or HTTP.
 
     Raises:
-        InputError: The frame does not fit the model; an output is missing or of another model; or the parameters do
-            not hold the whole decision rule, for example those of an older kdx.
+        InputError: The frame does not fit the model; an output is missing or of another model; or
+            the parameters do not hold the whole decision rule, for example those of an older kdx.
 
     Warns:
         CalibrationWarning: Something is not known of the thresholds.

@@ -13,9 +13,9 @@ from kdx.runtime.backend_table import find_backend
 if TYPE_CHECKING:
     from kdx.runtime.openvino.shared_teacher import Plan
 
-# The backend that can share a teacher. ONNX Runtime is not suited: it prepares a convolution's weights
-# again for each session, and is slower by a third if told not to; and cutting a graph needs the package
-# onnx, which a line PC lacks.
+# The backend that can share a teacher. ONNX Runtime is not suited: it prepares a convolution's
+# weights again for each session, and is slower by a third if told not to; and cutting a graph needs
+# the package onnx, which a line PC lacks.
 SHARING = "openvino"
 
 
@@ -43,8 +43,9 @@ def one_teacher(bundles: Mapping[str, Bundle], precision: str | None = None) -> 
 
     Args:
         bundles: By name.
-        precision: The precision of the graphs. None takes the backend's first that every bundle holds, in which each
-            has a threshold wherever FP32 has one, and in which the teacher is the same.
+        precision: The precision of the graphs. None takes the backend's first that every bundle
+            holds, in which each has a threshold wherever FP32 has one, and in which the teacher is
+            the same.
 
     Raises:
         BackendError: The teachers are not the same; the message names two bundles and what differs.

@@ -1,8 +1,8 @@
 """Which backend and precision run a bundle: those that are named or, with ``auto``, the fastest that pass.
 
-Every candidate is compared with the golden images first, as ``kdx verify`` does it; one that fails is
-never chosen, however fast it is. The others are timed in turns. That takes seconds, so the choice is
-remembered for this bundle, machine and software.
+Every candidate is compared with the golden images first, as ``kdx verify`` does it; one that fails
+is never chosen, however fast it is. The others are timed in turns. That takes seconds, so the
+choice is remembered for this bundle, machine and software.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class BackendChooser:
         bundle: The bundle.
         backend: A backend's name, or ``auto`` for the fastest that decides what was trained.
         threads: Threads within an operation, as the detector will have them.
-        precision: The only precision to consider; None for what the backend is for, with ``auto`` for all.
+        precision: The only precision to consider; None for what the backend is for, with ``auto``
+            for all.
     """
 
     bundle: Bundle
@@ -44,9 +45,10 @@ class BackendChooser:
         """Return the backend and the precision.
 
         Raises:
-            BackendError: The backend is unknown, or does not run that precision; or no backend passes.
-            BundleError: The bundle holds no graph of that precision; or a signature was required, and it does not
-                cover an engine that could be run.
+            BackendError: The backend is unknown, or does not run that precision; or no backend
+                passes.
+            BundleError: The bundle holds no graph of that precision; or a signature was required,
+                and it does not cover an engine that could be run.
         """
         bundle, precision = self.bundle, self.precision
         considered = BACKENDS.values() if self.backend == "auto" else [find_backend(self.backend)]

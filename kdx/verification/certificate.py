@@ -1,7 +1,8 @@
 """The certificate: does what is deployed decide what was trained?
 
 Every backend is compared with the FP32 reference on real images: per output and per decision, with
-single images and at another batch size. It needs no PyTorch: the reference's outputs are stored in the bundle.
+single images and at another batch size. It needs no PyTorch: the reference's outputs are stored in
+the bundle.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ class GoldenCheck:
         """Compare a backend's answers on the golden images with the reference's.
 
         Args:
-            backend: Runs the bundle's graph. Of a bundle for large frames, the graph of the tiles is compared.
+            backend: Runs the bundle's graph. Of a bundle for large frames, the graph of the tiles
+                is compared.
             precision: The precision of the graph.
             batches: Batch sizes to compare at; golden images are repeated to fill the last batch.
             runtime: The runtime whose thresholds decide; None for the backend's own.
@@ -128,7 +129,8 @@ def certificate_batches(images: int, max_batch: int) -> list[int]:
 def thresholds_of(manifest: Manifest, precision: str, runtime: str) -> tuple[float, float] | None:
     """Return FP32's threshold and that of a precision in a runtime; None unless both exist.
 
-    Also None where golden images are tiles and there is a level map: its scores are those of whole frames.
+    Also None where golden images are tiles and there is a level map: its scores are those of whole
+    frames.
     """
     if manifest.tiling is not None and manifest.level_sha256 is not None:
         return None
@@ -183,7 +185,8 @@ def compare_batch(
 def map_differences(reference: NDArray[np.float32], maps: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return how far maps ``(K, h, w)`` are from the reference's, relative to the range of each reference map.
 
-    Where the median range of all maps is larger, it is used: the maps of very good images are nearly flat.
+    Where the median range of all maps is larger, it is used: the maps of very good images are
+    nearly flat.
     """
     exact = reference.astype(np.float64)
     extent = np.ptp(exact, axis=(1, 2), keepdims=True)

@@ -1,13 +1,13 @@
 """Does a variant give held-out good images, and synthetic defects on them, the verdicts that FP32 gives?
 
-The order of a few golden images says little about verdicts near a threshold, and a plain folder of good
-parts has no defects at all. So the export passes good images that were held out of training, and draws
-synthetic defects on them. FP32 and the variant each decide at the threshold that calibration would
-choose from their own scores.
+The order of a few golden images says little about verdicts near a threshold, and a plain folder of
+good parts has no defects at all. So the export passes good images that were held out of training,
+and draws synthetic defects on them. FP32 and the variant each decide at the threshold that
+calibration would choose from their own scores.
 
-An image must not choose the threshold that judges it: of few images the threshold is the largest score,
-which none of them exceeds. So each image, with the defects drawn on it, is judged at thresholds from the
-scores of all other images.
+An image must not choose the threshold that judges it: of few images the threshold is the largest
+score, which none of them exceeds. So each image, with the defects drawn on it, is judged at
+thresholds from the scores of all other images.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from scipy.stats import beta, rankdata
 
 from kdx.bundle.variants import HeldOutVerdicts
 
-# The least evidence for writing BF16 or INT8. Without a flip, 6 images bound the share of images that flip to 39 %; 5
-# bound it to 45 %, which is more than kdx.verification.judge.Limits.rate_bound allows. Three defects are drawn on each.
+# The least evidence for writing BF16 or INT8. Without a flip, 6 images bound the share of images
+# that flip to 39 %; 5 bound it to 45 %, which is more than kdx.verification.judge.Limits.rate_bound
+# allows. Three defects are drawn on each.
 LEAST_GOOD, LEAST_DEFECTS = 6, 18
 # The default of kdx calibrate.
 _FALSE_REJECT_RATE = 0.01
@@ -36,10 +37,10 @@ class HeldOut:
 
     Attributes:
         good: Good images that were not trained on.
-        defects: The good images with a synthetic defect each: the i-th on the i-th good image, starting
-            again after the last.
-        frames: Number of frames that the good images are tiles of, which repeat in this order; None for
-            whole images.
+        defects: The good images with a synthetic defect each: the i-th on the i-th good image,
+            starting again after the last.
+        frames: Number of frames that the good images are tiles of, which repeat in this order; None
+            for whole images.
     """
 
     good: Iterable[NDArray[np.uint8]]
@@ -139,7 +140,8 @@ def _rejected(scores: HeldOutScores, rate: float) -> tuple[NDArray[np.bool_], ND
 def _thresholds_without(good: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
     """Return for each score ``(N,)`` the threshold that all others give, as ``kdx calibrate`` chooses it.
 
-    N is at least 2. A further good image exceeds it at most at that rate, which is at least ``1 / N``.
+    N is at least 2. A further good image exceeds it at most at that rate, which is at least ``1 /
+    N``.
     """
     order = np.argsort(good, kind="stable")
     position = math.ceil(len(good) * (1 - rate) - 1e-9) - 1  # among the N - 1 others, from 0

@@ -56,7 +56,8 @@ class BackendChoice(msgspec.Struct, frozen=True, kw_only=True):
 class ChoiceFile:
     """The file in the user's cache that remembers a choice.
 
-    Where a signature was required of the bundle, the file is private to this user, or there is none.
+    Where a signature was required of the bundle, the file is private to this user, or there is
+    none.
 
     Args:
         bundle: The bundle.

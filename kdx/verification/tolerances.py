@@ -30,8 +30,8 @@ class Limits(msgspec.Struct, frozen=True):
             It makes no allowance for few images: what ``flips`` and ``rate_bound`` allow could all
             be defects, and a third of those detected.
         passed_by: With few images, the AUROC may fall by as much as one good image changes it that
-            moves past this share of the defects. Moving past all of them is a fall of
-            ``1 / images``: 0.17 for 6. A smaller share would refuse variants for the order of two or
+            moves past this share of the defects. Moving past all of them is a fall of ``1 /
+            images``: 0.17 for 6. A smaller share would refuse variants for the order of two or
             three scores that are close to each other; ``missed`` counts the lost defects.
     """
 
@@ -45,10 +45,10 @@ class Limits(msgspec.Struct, frozen=True):
     passed_by: float = 0.3
 
 
-# Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, every node quantised: the middle 90 % of
-# the scores moved by -6 to +57 % with a median of +11 % (which the variant's own threshold absorbs),
-# the upper end on scores of a tenth of the threshold; with the 8 worst of 108 nodes in FP32 by -4 to
-# +16 %, median +3 %. BF16: 3 % in the median, 29 % at most.
+# Trained STPM on tf_efficientnet_lite0, 348 magnetic tiles, every node quantised: the middle 90 %
+# of the scores moved by -6 to +57 % with a median of +11 % (which the variant's own threshold
+# absorbs), the upper end on scores of a tenth of the threshold; with the 8 worst of 108 nodes in
+# FP32 by -4 to +16 %, median +3 %. BF16: 3 % in the median, 29 % at most.
 LIMITS = {"bf16": Limits(margin=0.10, score=0.25), "int8": Limits(margin=0.15, score=0.35)}
 
 
@@ -70,9 +70,9 @@ class Tolerances(msgspec.Struct, frozen=True):
 
 
 # Two FP32 runtimes sum the same products in different orders. Over the depth of these networks that
-# came to at most a few 1e-6; the bound leaves room for other machines and stays far below what moves
-# a verdict. The threshold is the score of one held-out image, which may be a golden image: FP32
-# runtimes round it to either side.
+# came to at most a few 1e-6; the bound leaves room for other machines and stays far below what
+# moves a verdict. The threshold is the score of one held-out image, which may be a golden image:
+# FP32 runtimes round it to either side.
 FP32 = Tolerances(score=1e-4, map=1e-4, tie=1e-5)
 
 # FP16 rounds every value by up to 5e-4, and a distance is what is left of two features that nearly
@@ -83,7 +83,8 @@ FP32 = Tolerances(score=1e-4, map=1e-4, tie=1e-5)
 # whose large weights cancel (up to 17.7). Students alone move scores by 0.4 % at most.
 FP16 = Tolerances(score=6e-2, map=1.2e-1, tie=2e-2)
 
-# BF16 and INT8 have the limits of their gate, which also judges the order of scores or the decisions.
+# BF16 and INT8 have the limits of their gate, which also judges the order of scores or the
+# decisions.
 TOLERANCES = {
     "fp32": FP32,
     "fp16": FP16,
