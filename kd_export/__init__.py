@@ -1,1 +1,1 @@
-"""From a trained pair to artefacts: the fused detector, its ONNX graph, and the proof that both decide alike."""
+"""Exports a trained pair as one graph, in several precisions, as engines and for servers."""

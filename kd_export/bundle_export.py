@@ -53,7 +53,7 @@ def export_bundle(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Bundle, Certificate, dict[str, str]]:
-    """Export a detector, compare the graph with it in every backend present, and only then let the bundle appear.
+    """Export a detector as a bundle, which appears after its graph was compared in every backend.
 
     Args:
         detector: The FP32 reference, on the CPU.
@@ -143,7 +143,7 @@ def export_bundle(
 
 
 def _arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Read images, resized if the detector was exported for another camera than it was trained for."""
+    """Read images, resized if the detector was exported for a different camera."""
     spec = detector.input_spec
     any_size = msgspec.structs.replace(spec, fixed_size=False)
     if not paths:
@@ -152,13 +152,13 @@ def _arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]
 
 
 def _calibrating(detector: FusedDetector, paths: Sequence[Path], tiling: Tiling | None) -> NDArray[np.uint8]:
-    """Read the images that set the scales of INT8; of each frame one tile, spread over all places."""
+    """Read the images that set the scales of INT8: one tile of each frame, at changing places."""
     spec = detector.input_spec
     return np.stack([read_sample(path, spec, tiling, index / len(paths)) for index, path in enumerate(paths)])
 
 
 class _Files:
-    """Images that are read when they are iterated over, so that a labelled set need not fit into memory."""
+    """Images that are read while they are iterated over, so that they need not fit into memory."""
 
     def __init__(self, detector: FusedDetector, paths: Sequence[Path]) -> None:
         self.detector, self.paths = detector, paths
@@ -203,7 +203,7 @@ def _files(
 
 
 def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certificate, dict[str, str]]:
-    """Leave out variants that passed their gate but fail the certificate, in another backend or at another batch size.
+    """Leave out variants that passed their gate but fail the certificate.
 
     Returns:
         The bundle and the certificate without them, and why they were left out.

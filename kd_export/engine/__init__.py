@@ -1,1 +1,1 @@
-"""TensorRT engines: built from a bundle's graph, compared with the request, and recorded; without torch."""
+"""TensorRT engines, built from a bundle's graph, compared with the request, and recorded."""

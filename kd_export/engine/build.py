@@ -240,7 +240,7 @@ def _inspect(
 
 @contextmanager
 def _interruptible(trt: Any, config: Any) -> Iterator[threading.Event]:
-    """Let Ctrl-C end a build, which can take minutes: Python handles no signal while TensorRT's code runs."""
+    """Let Ctrl-C end a build: Python handles no signal while TensorRT's code runs."""
     interrupted = threading.Event()
     if not hasattr(trt, "IProgressMonitor") or threading.current_thread() is not threading.main_thread():
         yield interrupted

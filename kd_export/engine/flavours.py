@@ -1,4 +1,4 @@
-"""One small interface for the flavours of TensorRT: their package, their network, their configuration.
+"""One interface for the flavours of TensorRT: package, network and configuration.
 
 TensorRT 10, 11 and TensorRT for RTX take a strongly typed network, whose precision is that of the
 graph's types. TensorRT 8.6 (JetPack 6.0) has no strongly typed networks. There a flag allows FP16,
@@ -71,7 +71,7 @@ class Flavour:
                     layer.set_output_type(output, trt.float32)
 
     def set_target(self, config: Any, compute_capability: str) -> None:
-        """Build for a compute capability that need not be this machine's; only TensorRT for RTX can."""
+        """Build for a compute capability, with TensorRT for RTX also another machine's."""
         if self.name == "rtx":
             # Without it an engine takes memory of its own while it runs, and no CUDA graph can be
             # captured.

@@ -1,4 +1,4 @@
-"""The precisions of an engine's layers: from the built engine if it can be loaded, else from the typed network."""
+"""The precisions of an engine's layers, from the engine if it loads, else from the network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def network_layers(network: Any) -> list[Layer]:
 
 
 def engine_layers(information: str) -> list[Layer]:
-    """Return an engine's layers from its inspector's detailed JSON (TensorRT 8.6 to 11 and for RTX).
+    """Return an engine's layers from its inspector's JSON (TensorRT 8.6 to 11 and for RTX).
 
     Fused layers keep the names of what they hold, in their name or their metadata.
     """
@@ -96,7 +96,7 @@ def summarise(layers: Iterable[Layer]) -> dict[str, int]:
 
 
 def _holds(fused: str, name: str) -> bool:
-    """Whether a layer's name, which may join several with ' + ' and brackets, holds a node's whole name."""
+    """Whether a layer's name, which may join several names, holds a node's whole name."""
     start = fused.find(name)
     while start >= 0:
         end = start + len(name)

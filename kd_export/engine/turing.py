@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 
 def products_to_convolutions(model: ModelProto) -> ModelProto:
-    """Return the graph with every product of a constant matrix and a value as a convolution; others stay."""
+    """Return the graph with every product of a constant matrix and a value as a convolution."""
     rewritten = ModelProto()
     rewritten.CopyFrom(model)
     graph = rewritten.graph
@@ -56,7 +56,7 @@ def products_to_convolutions(model: ModelProto) -> ModelProto:
 def _convolve(
     graph: onnx.GraphProto, name: str, matrix: NDArray[np.float32], value: str, shape: list[int], output: str
 ) -> list[NodeProto]:
-    """Return nodes for ``matrix @ value``: value's rows become channels, the axes before them the batch."""
+    """Return nodes for ``matrix @ value``, with the rows of the value as channels."""
     rows, columns = shape[-2:]
     weight = numpy_helper.from_array(np.ascontiguousarray(matrix)[:, :, None, None], f"{output}.weight")
     before = _constant(graph, f"{output}.before", [-1, rows, 1, columns])

@@ -16,7 +16,7 @@ from kdx.imaging.images import InputSpec
 
 
 class FusedDetector(nn.Module):
-    """uint8 image to anomaly map and score: preprocessing, both networks, and everything after the last tap.
+    """Computes anomaly map and score of a uint8 image, from preprocessing to score.
 
     Args:
         pair: A module that takes the normalised image ``(N, 3, h, w)`` and returns the (teacher,
@@ -86,7 +86,10 @@ class FusedDetector(nn.Module):
 
 
 def _require_equal_shapes(spec: PairSpec, compared: list[tuple[Tensor, Tensor]]) -> None:
-    """Check that a student gives features of the teacher's size: one that mirrors it may not, where it does not pad."""
+    """Check that a student's features have the size of the teacher's.
+
+    A student that mirrors its teacher differs if its convolutions do not pad.
+    """
     for tap, (teacher, student) in zip(spec.taps, compared, strict=True):
         if teacher.shape != student.shape:
             raise OptionError(

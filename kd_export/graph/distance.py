@@ -16,7 +16,7 @@ EPSILON = 1e-20
 
 
 def unit_vectors(features: Tensor) -> Tensor:
-    """Take ``(N, C, h, w)`` and return ``features / max(‖features‖, 1e-10)`` of each position; computed in FP32."""
+    """Return ``features / max(‖features‖, 1e-10)`` of each position, computed in FP32."""
     exact = features.to(torch.float32)
     unit = exact * torch.rsqrt((exact * exact).sum(dim=1, keepdim=True).clamp_min(EPSILON))
     return unit.to(features.dtype)
@@ -46,13 +46,13 @@ class _PerPosition(nn.Module):
         return F.conv2d(x, self.ones)
 
     def normalise(self, features: Tensor) -> Tensor:
-        """Take and return ``(N, C, h, w)``: ``features / max(‖features‖, 1e-10)`` of each position, in FP32."""
+        """Return ``features / max(‖features‖, 1e-10)`` of each position, in FP32."""
         features = features.to(torch.float32)
         return features * torch.rsqrt(self.channel_sum(features * features).clamp_min(EPSILON))
 
 
 class HalfSquaredL2(_PerPosition):
-    """``½‖t̂ − ŝ‖²`` of the normalised vectors at each position (STPM Eq. 1); in [0, 2], on unit vectors 1 − cos."""
+    """``½‖t̂ − ŝ‖²`` of the normalised vectors at each position (STPM Eq. 1), in [0, 2]."""
 
     def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Take ``(N, C, h, w)`` twice and return ``(N, h, w)``."""
@@ -69,7 +69,7 @@ class Cosine(_PerPosition):
 
 
 def _as_map(distance: Tensor) -> Tensor:
-    """Take ``(N, 1, h, w)`` and return ``(N, h, w)``; not by ``squeeze``, which OpenVINO does not keep out of BF16."""
+    """Return ``(N, h, w)`` for ``(N, 1, h, w)``; OpenVINO may run ``squeeze`` in BF16."""
     return distance.reshape(-1, distance.shape[2], distance.shape[3])
 
 

@@ -1,4 +1,4 @@
-"""Folding what is constant into the convolutions: batch normalisation, and the input's ``1 / (255 std)`` and BGR swap.
+"""Folds batch normalisation, the input's ``1 / (255 std)`` and the BGR swap into convolutions.
 
 Both find their convolutions by running the network once and watching which module's output is which
 module's input, so they work for any backbone without knowing its structure, and both are proved on
@@ -86,7 +86,7 @@ class ChannelAffine(nn.Module):
 def fold_input_scale(
     network: nn.Module, forward: Forward, example: Tensor, scale: Tensor, *, flip_channels: bool
 ) -> bool:
-    """Fold a per-channel input scale, and optionally the reversal of the channels, into the first convolution.
+    """Fold a scale per channel, and optionally a channel reversal, into the first convolution.
 
     Args:
         network: The network in eval mode.
@@ -137,7 +137,7 @@ def _is_plain(convolution: nn.Conv2d | nn.ConvTranspose2d) -> bool:
 
 
 def _followed_pairs(network: nn.Module, forward: Forward, example: Tensor) -> list[tuple[str, str]]:
-    """Return the names of convolutions and of the batch normalisations whose input is their very output."""
+    """Return the names of convolutions and of the batch normalisations that take their output."""
     produced: list[tuple[str, Tensor]] = []
     pairs: list[tuple[str, str]] = []
     calls: dict[str, int] = {}
@@ -187,7 +187,7 @@ def _watching(
 
 
 def _difference(before: list[Tensor], after: list[Tensor]) -> float:
-    """Return the largest difference of any feature, relative to that feature's range; NaN if there is one anywhere."""
+    """Return the largest difference of any feature relative to its range, or NaN for any NaN."""
     tiny = torch.finfo(torch.float32).tiny
     relative = [
         (old - new).abs().max() / old.abs().max().clamp_min(tiny) for old, new in zip(before, after, strict=True)

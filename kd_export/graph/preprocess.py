@@ -1,4 +1,4 @@
-"""From the camera's uint8 image to the networks' input: cast, resize, normalise. There is no other preprocessing."""
+"""The only preprocessing: the camera's uint8 image is cast, resized and normalised."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Preprocess(nn.Module):
         self.flip = flip and not scale_is_folded
 
     def forward(self, image: Tensor) -> Tensor:
-        """Preprocess a batch. The cast comes first: TensorRT takes uint8 as network input, and only casts it."""
+        """Preprocess a batch, the cast first: TensorRT can only cast a uint8 network input."""
         # A mono image (N, 1, H, W) becomes three channels by broadcasting against the mean.
         x = self.resize(image.to(torch.float32).permute(0, 3, 1, 2)) - self.mean
         if self.scale is not None:

@@ -62,7 +62,7 @@ class AnomalyMap(nn.Module):
 
 
 def blur_module(sigma: float, size: tuple[int, int]) -> nn.Module:
-    """Return a Gaussian blur of ``(N, H, W)`` maps, reflected at the edges; nothing for a sigma of 0."""
+    """Return a Gaussian blur of ``(N, H, W)`` maps, reflected at the edges."""
     return Separable(*(gaussian_matrix(length, sigma) for length in size)) if sigma > 0 else nn.Identity()
 
 
@@ -123,7 +123,7 @@ class Tail(nn.Module):
         self.score = Score(spec.score)
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Take the two features of each tap and return the map ``(N, H, W)`` and the score ``(N, 1)``."""
+        """Return map ``(N, H, W)`` and score ``(N, 1)`` for the two features of each tap."""
         maps = [module(part) for module, part in zip(self.maps, _groups(features, self.counts), strict=True)]
         first: Tensor = maps[0]
         if self.confirm is not None:

@@ -1,4 +1,4 @@
-"""How much of a tile's edge is wrong: where its map differs from that of a frame that extends beyond the tile.
+"""How much of a tile's edge differs from the map of a frame that extends beyond the tile.
 
 In theory a map's pixel sees the whole receptive field, more than half of a tile for the usual taps;
 the weight that it gives to what is far away is tiny (Luo et al., Understanding the Effective
@@ -63,7 +63,7 @@ def require_tileable(
 
 
 def choose_halo(errors: NDArray[np.float64], step: int) -> int:
-    """Return the smallest halo, in steps, inside which maps agree, or the largest that is worth its cost."""
+    """Return the smallest halo inside which maps agree, or the largest that is worth its cost."""
     largest = len(errors) * 2 // _MOST // step * step
     return next((halo for halo in range(0, largest, step) if errors[halo] <= SEAM_TOLERANCE), largest)
 
@@ -75,7 +75,7 @@ def edge_errors(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> NDArray[np.float64]:
-    """Return the largest relative error of tiles' maps at each distance from the edge and further inside.
+    """Return the largest relative error of tiles' maps from each distance to the edge inwards.
 
     Each image is judged as a tile and, mirrored at its edges, as the middle of a frame twice as
     large.

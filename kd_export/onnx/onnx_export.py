@@ -131,7 +131,10 @@ def require_contract(model: ModelProto, detector: FusedDetector) -> None:
 
 
 def _unbounded_roots(model: ModelProto) -> list[str]:
-    """Return roots after the last tap whose argument has no lower bound: exporters treat small constants as zero."""
+    """Return roots after the last tap whose argument has no lower bound.
+
+    The bound may be missing because exporters treat small constants as zero.
+    """
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     return [
         node.name
@@ -153,7 +156,7 @@ def _dead_nodes(model: ModelProto) -> list[str]:
 
 
 def _name_nodes(model: ModelProto) -> None:
-    """Name each node, and what it computes, by the module it comes from: ``pair.student.layer1.0.conv1/Conv``.
+    """Name each node and its outputs by the module, as in ``pair.student.layer1.0.conv1/Conv``.
 
     Profilers, engine inspectors and the precision pass speak of nodes by name; the exporter numbers
     them. Runtimes that replace nodes (ONNX Runtime's blocked convolutions) name the new ones after

@@ -1,4 +1,4 @@
-"""The FP16 graph: precision written into the types, so that a strongly typed TensorRT runs exactly that.
+"""The FP16 graph, with types that make a strongly typed TensorRT run exactly these precisions.
 
 The networks' nodes become FP16, weights included. Everything else stays FP32: the preprocessing,
 everything from the taps on, and in the networks whatever FP16 cannot hold. What that is, is decided
@@ -61,7 +61,7 @@ class HalfPlan:
 
 
 def network_tensors(model: ModelProto) -> list[str]:
-    """Return the FP32 values that the networks' nodes take and compute, which FP16 must hold; no constants."""
+    """Return the FP32 values that the networks' nodes take and compute, except constants."""
     activations = _float_tensors(model) - {tensor.name for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if _in_networks(node)]
     return sorted({name for node in nodes for name in (*node.input, *node.output)} & activations)
@@ -161,7 +161,7 @@ class _Rewriter:
 
 
 def half_convolutions(model: ModelProto) -> tuple[list[str], list[str]]:
-    """Return the names of the networks' convolutions that are FP16, and of those that are not, by the graph's types."""
+    """Return the names of the networks' convolutions that are FP16, and of those that are not."""
     types = _element_types(model)
     half: list[str] = []
     others: list[str] = []
@@ -211,7 +211,7 @@ def _reason_of_weights(node: NodeProto, weights: Mapping[str, TensorProto], rang
 
 
 def _largest_loss(node: NodeProto, values: NDArray[np.float32]) -> float:
-    """Return how much of an output channel, for inputs up to 1, weights below FP16's normal range can lose at most.
+    """Return how much of an output channel small weights can lose at most, for inputs up to 1.
 
     A transposed convolution has its output channels, per group, second.
     """

@@ -1,4 +1,4 @@
-"""Makes the graphs of other precisions, and judges those that could decide differently from FP32."""
+"""Makes the graphs of other precisions, and judges those that could decide differently."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kdx.verification.tolerances import LIMITS
 
 
 def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Variant:
-    """Write the FP16 graph beside the FP32 one of a bundle under construction, and return its range report."""
+    """Write the FP16 graph of a bundle under construction, and return its range report."""
     model = onnx.load(folder / GRAPH)
     ranges = measure_ranges(model, network_tensors(model), images)
     plan = plan_half(model, ranges)
@@ -50,7 +50,7 @@ def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Varia
 
 
 def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
-    """Compare the FP32 graph of a bundle under construction, as OpenVINO computes it in BF16, with FP32.
+    """Judge the FP32 graph of a bundle under construction as OpenVINO computes it in BF16.
 
     Returns:
         The variant, or None and the reason.
@@ -72,7 +72,7 @@ def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
 def write_int8(
     folder: Path, evidence: Evidence, images: NDArray[np.uint8], progress: Progress
 ) -> tuple[Variant | None, str]:
-    """Write the INT8 graph beside the FP32 one of a bundle under construction, if it passes its gate.
+    """Write the INT8 graph of a bundle under construction, if it passes its gate.
 
     Returns:
         The variant, or None and the reason.

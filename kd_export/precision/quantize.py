@@ -1,4 +1,4 @@
-"""The INT8 graph: one file of explicit QuantizeLinear and DequantizeLinear that every runtime reads.
+"""The INT8 graph, with explicit QuantizeLinear and DequantizeLinear, which every runtime reads.
 
 Weights are int8 per output channel, activations int8 per tensor, all symmetric: TensorRT takes no
 other zero point than 0. The inputs of the networks' convolutions, residual additions and pools are
@@ -187,7 +187,7 @@ def _name_nodes(graph: GraphProto, original: GraphProto) -> None:
 
 
 def _drop_unused(graph: GraphProto, original: GraphProto) -> None:
-    """Remove nodes that lead to no output, and keep the constants in use; FP32 ones come from the original."""
+    """Remove nodes that lead to no output, and keep the constants that are used."""
     wanted = {value.name for value in graph.output}
     nodes: list[NodeProto] = []
     for node in reversed(graph.node):

@@ -47,7 +47,7 @@ def worst_layers(
     measured: int = MEASURED,
     step: Callable[[], None] = lambda: None,
 ) -> list[Sensitivity]:
-    """Return the effect of quantising each node, worst first; those measured by the maps come before all others.
+    """Return the effect of quantising each node, worst first: measured by maps before others.
 
     It is the effect of the node alone. But if leaving out one node removes most of the common
     effect of all nodes, its fault shows only together with the others: a scale that is too large,
@@ -85,7 +85,7 @@ def worst_layers(
 
 
 def output_errors(quantised: ModelProto, model: ModelProto, images: NDArray[np.uint8]) -> dict[str, float]:
-    """Return how far each quantised node's output is from FP32's, given FP32 inputs; relative, root of mean square.
+    """Return the relative error of each quantised node's output for FP32 inputs, by mean square.
 
     The graph that measures it holds every node twice, in FP32 and quantised, and computes the sums
     of squares itself.
@@ -102,7 +102,7 @@ def output_errors(quantised: ModelProto, model: ModelProto, images: NDArray[np.u
 
 
 def _probe(quantised: ModelProto, model: ModelProto) -> tuple[ModelProto, list[str]]:
-    """Return a graph whose outputs are two sums of squares for each quantised node: its error's, its output's."""
+    """Return a graph that outputs two sums of squares for each quantised node: error and output."""
     probe = ModelProto()
     probe.CopyFrom(model)
     graph = probe.graph

@@ -1,1 +1,1 @@
-"""Bundles for NVIDIA Triton Inference Server: a model repository, compared with its protobuf and the graph."""
+"""Model repositories for NVIDIA Triton Inference Server, written from bundles."""

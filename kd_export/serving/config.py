@@ -1,4 +1,4 @@
-"""A model's ``config.pbtxt`` for NVIDIA Triton: built as Triton's own protobuf message, and compared with the graph.
+"""A model's ``config.pbtxt`` for NVIDIA Triton, built as a message and compared with the graph.
 
 The message is ``ModelConfig`` of ``tritonclient``, generated from the same file as the server's:
 only fields that Triton has can be written. (PyPI's ``triton`` is another package.)
@@ -125,7 +125,7 @@ def config_of(model: ServedModel) -> Any:
 
 
 def text_of(config: Any) -> str:
-    """Return a configuration as text; raise ``GateError`` if Triton's protobuf would read something else from it."""
+    """Return a configuration as text, after checking that it reads back as the same message."""
     from google.protobuf import text_format
 
     text = str(text_format.MessageToString(config))

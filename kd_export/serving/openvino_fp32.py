@@ -69,7 +69,7 @@ def _constant(op: Any, index: int) -> Any:
 
 
 def _spread(op: Any, value: Any) -> Any:
-    """Return a constant along the last axis of an operation's output: one number would become a power, unmarked."""
+    """Return a constant along the last axis of an output: a scalar would lose the mark."""
     value = np.asarray(value, np.float32)
     return ops.constant(np.broadcast_to(value, np.broadcast_shapes(value.shape, op.get_output_shape(0)[-1:])))
 

@@ -32,7 +32,7 @@ XML, WEIGHTS = "model.xml", "model.bin"
 
 
 def write_ir(bundle: Bundle, precision: str, folder: Path) -> Tensors:
-    """Write a bundle's graph for batches of one image, as the backend ``openvino`` of kdx computes it.
+    """Write a bundle's graph for single images, as kdx's backend ``openvino`` computes it.
 
     Args:
         bundle: The bundle.
@@ -81,7 +81,7 @@ def require_same_decisions(bundle: Bundle, precision: str, folder: Path, paramet
 
 
 def properties_of(parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Return the properties with which Triton's backend compiles a model that has these parameters."""
+    """Return the properties with which Triton's backend compiles a model of these parameters."""
     known = ("PERFORMANCE_HINT", "NUM_STREAMS", "INFERENCE_NUM_THREADS")
     properties: dict[str, Any] = {name: parameters[name] for name in known if name in parameters}
     if parameters.get("HINT_BF16") == "YES":

@@ -1,4 +1,4 @@
-"""Writes a bundle as a model in a Triton repository: ``REPOSITORY/NAME/config.pbtxt``, ``1/`` and ``warmup/``."""
+"""Writes a bundle as a model in a Triton repository: ``config.pbtxt``, ``1/`` and ``warmup/``."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Served(NamedTuple):
 
 
 def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, *, force: bool = False) -> Served:
-    """Write a model into a Triton repository, after comparing its configuration with Triton's protobuf and the graph.
+    """Write a model into a Triton repository, after comparing its configuration with the graph.
 
     Args:
         bundle: The bundle.
@@ -255,7 +255,7 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
 
 
 def _warm_up_batches(max_batch: int) -> list[int]:
-    """Return 1, 2, 4, ... and the largest: memory is allocated and kernels are chosen for each size."""
+    """Return 1, 2, 4, ... and the largest: each size has its own memory and kernels."""
     batches = [1]
     while batches[-1] < max_batch:
         batches.append(min(2 * batches[-1], max_batch))

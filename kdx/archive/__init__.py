@@ -1,4 +1,4 @@
-"""Scoring archives: millions of stored images through one bundle, by several processes or a cluster, resumably.
+"""Scores archives of millions of images with one bundle, in processes or a cluster, resumably.
 
 A run is a folder. ``score.json`` holds what decides the scores, ``files/`` which image is in which
 shard. A shard's result is one Parquet file in ``shards/``, written in one step: a shard is finished

@@ -1,4 +1,4 @@
-"""The images of an archive that earlier listings do not hold, in the order in which an archive is walked."""
+"""The images of an archive that earlier listings do not hold, in the order of the walk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def order(path: str) -> list[str]:
 
 
 def added(found: Iterable[str], known: Sequence[Iterable[str]]) -> Iterator[str]:
-    """Yield the paths that were found and are in no earlier list; all lists are in the order of the walk."""
+    """Yield the paths that are in no earlier list; all lists are in the order of the walk."""
     earlier = heapq.merge(*known, key=order)
     next_known = next(earlier, None)
     for path in found:

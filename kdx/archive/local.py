@@ -161,7 +161,7 @@ class LocalEngine:
         return result
 
     def _handle_death(self, worker: _Worker, again: deque[Order]) -> ShardResult | None:
-        """Queue the shard of a dead process again; return its result if the blamed image was its last.
+        """Queue the shard of a dead process again, or return its result if no image is left.
 
         Raises:
             BackendError: Processes die before they score anything.
@@ -207,7 +207,7 @@ class LocalEngine:
 
 
 def serve(connection: Connection, work: Work) -> None:
-    """Score what comes through a pipe until it is closed: shards, or paths whose rows are sent one by one."""
+    """Score shards, or paths one by one, from a pipe until it is closed."""
     try:
         with ShardScorer(work) as scorer:
             connection.send(None)  # ready

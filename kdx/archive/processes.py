@@ -1,4 +1,4 @@
-"""Child processes that may die: each works on orders from a pipe, and its death is noticed and explained.
+"""Child processes that work on orders from a pipe, and whose death is noticed and explained.
 
 If one process of the standard library's process pool is killed, the whole pool fails, and nobody
 knows which order that process had. Here every process has a pipe of its own, so that whoever gave
@@ -65,7 +65,7 @@ class Child:
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
     def finish(self) -> None:
-        """Let an idle process exit by itself, so that it removes its semaphores; kill it if it does not."""
+        """Let an idle process exit and remove its semaphores; kill it if it does not."""
         if not self._is_closed:
             self.connection.close()
             self._process.join(_EXIT_S)
@@ -109,7 +109,7 @@ def _run(serve: Serve, connection: Connection, argument: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """End this process with its parent: nobody waits for its result, and it would keep the cores busy."""
+    """End this process with its parent, because nobody waits for its result any more."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -66,7 +66,7 @@ def _connect(address: str | None, cores: int | None) -> None:
 
 
 def require_reachable(address: str) -> None:
-    """Raise ``BackendError`` when nothing listens at ``HOST:PORT``: there, Ray would end this whole process."""
+    """Raise ``BackendError`` if nothing listens there: Ray would end the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():  # auto, or a name of Ray's own
         return

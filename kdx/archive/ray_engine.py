@@ -84,7 +84,7 @@ class ShardActor:
         self._scorer: ShardScorer | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Score the shards of a batch: ``shard`` holds their numbers, ``answer`` receives their results."""
+        """Score the shards whose numbers are in ``shard``; ``answer`` receives their results."""
         return {"answer": [msgspec.json.encode(self._answer(int(number))).decode() for number in batch["shard"]]}
 
     def _answer(self, number: int) -> _Answer:

@@ -1,4 +1,4 @@
-"""The output folder of ``kdx score``: what decides the scores, the lists of images, and the finished shards."""
+"""The output folder of ``kdx score``: settings, lists of images, and finished shards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARD_SIZE = 1000
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call asked for; None, and the backend ``auto``, keep what the output folder was started with.
+    """What a call asked for; None and ``auto`` keep what the output folder was started with.
 
     Attributes:
         archive: The folder of images, absolute.
@@ -61,7 +61,7 @@ class ScoreFolder:
 
     @contextlib.contextmanager
     def held(self, *, force: bool) -> Iterator[None]:
-        """Create the folder, or check that it is one of this command, and keep other calls out of it.
+        """Create the folder, or check that it is of this command, and keep other calls out of it.
 
         Args:
             force: Discard what earlier calls wrote.
@@ -101,7 +101,7 @@ class ScoreFolder:
         return index
 
     def list_added(self, index: Index) -> Index:
-        """List the images of the archive that no listing holds, and keep them as new shards, if there are any."""
+        """List the images of the archive that no listing holds, and keep them as new shards."""
         left_out = LeftOut()
         name = f"{len(index.listed):03d}"
         first = sum(one.shards for one in index.listed)

@@ -126,7 +126,7 @@ def _check(request: ScoreRequest) -> None:
 def _begin(
     folder: ScoreFolder, request: ScoreRequest, bundle: Bundle, sha256: str, say: Callable[[str], None]
 ) -> Index:
-    """Return what the folder was started with, after checking that this call asks for the same; or start it."""
+    """Start the folder, or check that this call asks for what it was started with."""
     asked = Asked(
         archive=str(request.archive.resolve()),
         bundle=str(bundle.path.resolve()),
@@ -161,7 +161,7 @@ def _begin(
 def _plan(
     folder: ScoreFolder, index: Index, request: ScoreRequest, bundle: Bundle
 ) -> tuple[Work, ShardPlan, list[int]]:
-    """Return what processes need to know, the shards, and the numbers of those that are not finished."""
+    """Return the work for processes, the shards, and the numbers of those not finished."""
     plan = ShardPlan(folder.path, index.listed)
     done = set(folder.done())
     work = Work(
@@ -238,7 +238,7 @@ def _engine(request: ScoreRequest, work: Work, say: Callable[[str], None]) -> Lo
 
 
 def _require_few(bad: int, frames: int, request: ScoreRequest, work: Work) -> None:
-    """Raise ``GateError`` once too many images cannot be used, whatever the others turn out to be."""
+    """Raise ``GateError`` as soon as too many images cannot be used."""
     if bad <= request.max_bad_share * frames:
         return
     folder = ScoreFolder(Path(work.output))

@@ -70,7 +70,7 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process needs to score any shard of a run. Folders are absolute: on a cluster, on shared storage.
+    """What a process needs to score any shard of a run; its folders are absolute.
 
     Attributes:
         archive: The folder of images.
@@ -194,7 +194,7 @@ class ThisRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``summary.json``: everything that is in the output folder, and what the last call did.
+    """The content of ``summary.json``: the results in the output folder, and the last call.
 
     Attributes:
         settings: What decided the scores.

@@ -94,7 +94,7 @@ class ShardScorer(ClosesOnExit):
         return result
 
     def score_singly(self, paths: Iterable[str]) -> Iterator[ScoreRow]:
-        """Yield the rows of images one by one; an image is not read before the row of the last was taken."""
+        """Yield the rows of images one by one; an image is read after the last row was taken."""
         for path in paths:
             yield from self._judged([self._read(path)])
 
@@ -166,7 +166,7 @@ def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> Sc
 
 
 def printable(path: str) -> str:
-    """Return a path as text that every reader can decode: bytes that are not UTF-8 become their numbers."""
+    """Return a path as UTF-8 text, in which other bytes are written as numbers."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -38,7 +38,7 @@ Frames = Sequence[Sequence[ChannelValues]]
 
 
 def frame_limits_of(bundle: Bundle, good: Mapping[str, Sequence[ChannelValues]]) -> tuple[FrameLimits, list[str]]:
-    """Return what frames of a bundle's parts look like, and the single images that widen the limits.
+    """Return the limits of frames of a bundle's parts, and the images that widen them.
 
     Args:
         bundle: The bundle. Its golden images are within the limits too, unless they are tiles of
@@ -85,7 +85,7 @@ def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimit
 
 
 def outliers_of(good: Frames) -> list[int]:
-    """Return the indices of frames beyond the limits that the others set; for each value, at most a tenth of them."""
+    """Return the indices of frames beyond the others' limits, at most a tenth for each value."""
     found: set[int] = set()
     if len(good) <= FEWEST:
         return []

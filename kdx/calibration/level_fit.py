@@ -49,7 +49,7 @@ def fit_level(
     max_bad_images: int = 0,
     progress: Progress = SILENT,
 ) -> FittedLevel:
-    """Fit a level map on one half of the good images that were not trained on, and leave the other to the threshold.
+    """Fit a level map on one half of the held-out good images, and leave the rest to the threshold.
 
     Args:
         bundle: The bundle whose training images are skipped.
@@ -93,7 +93,7 @@ def fit_level(
 
 
 def _stored(bundle: Bundle, level: Level, record: LevelFit) -> tuple[Level, LevelFit] | None:
-    """Return the bundle's own level map if it was fitted on the same images and differs only by rounding, else None.
+    """Return the bundle's level map if only rounding distinguishes it from the new one, else None.
 
     Thresholds belong to the level map's hash. FP32 maps of two machines or runtimes differ in their
     last digits, so each would discard the thresholds that another runtime measured elsewhere.
@@ -114,7 +114,7 @@ def _stored(bundle: Bundle, level: Level, record: LevelFit) -> tuple[Level, Leve
 
 
 def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: float | None) -> dict[str, Path]:
-    """Return half of the images that were not trained on, by hash: the half whose hashes come first."""
+    """Return the half of the held-out images whose hashes come first, by hash."""
     trained = bundle.training_images()
     held_out: dict[str, Path] = {}
     seen: set[str] = set()

@@ -90,7 +90,7 @@ def review_band(scores: NDArray[np.float64], rate: float, threshold: float) -> R
 
 
 def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
-    """Return the score that best separates defective from good images: least miss rate plus false-reject rate.
+    """Return the score with the smallest sum of miss rate and false-reject rate.
 
     That is the maximum of Youden's index (Cancer 1950). The score lies halfway between two
     neighbouring scores of either kind; of several equally good ones, it is the lowest, which misses
@@ -119,12 +119,12 @@ def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> flo
 
 
 def images_to_promise(false_reject_rate: float) -> int:
-    """Return the least number of held-out good images that promises a rate, see :func:`quantile_with_interval`."""
+    """Return the least number of held-out good images that promises a rate."""
     return math.ceil(1 / false_reject_rate - 1 - 1e-9)
 
 
 def images_to_bound(false_reject_rate: float) -> int:
-    """Return how many held-out good images bound the threshold at a rate from above, with :data:`CONFIDENCE`.
+    """Return how many held-out good images give the threshold at a rate an upper confidence bound.
 
     The largest of n scores is above the quantile unless all n are below it: with probability ``(1 -
     rate)^n``.
@@ -133,7 +133,7 @@ def images_to_bound(false_reject_rate: float) -> int:
 
 
 def scores_to_keep(scores: NDArray[np.float64]) -> list[float]:
-    """Return the scores that a bundle keeps, ascending: all of them, or as many quantiles as describe them."""
+    """Return the scores that a bundle keeps, ascending: all, or quantiles of very many."""
     ordered = np.sort(scores)
     if len(ordered) > _MOST_KEPT:
         ordered = ordered[np.linspace(0, len(ordered) - 1, _MOST_KEPT).round().astype(int)]
@@ -141,7 +141,7 @@ def scores_to_keep(scores: NDArray[np.float64]) -> list[float]:
 
 
 def settable_thresholds(threshold: Threshold) -> list[tuple[float, float, float]]:
-    """Return every threshold that ``kdx calibrate`` can set from the held-out images of a calibration.
+    """Return every threshold that ``kdx calibrate`` can set from a calibration's images.
 
     Its thresholds are scores of those images. The k-th smallest of n comes from every rate from
     ``(n + 1 - k)/(n + 1)`` to below ``(n + 2 - k)/(n + 1)``, see :func:`quantile_with_interval`.

@@ -95,7 +95,7 @@ class ImageScorer:
         return found
 
     def _new_image(self, path: Path, found: ScoredImages, seen: set[str]) -> Identity | None:
-        """Return the identity of an image; None for one that was trained on, or is a copy of an earlier image."""
+        """Return the identity of an image; None for a training image or a copy."""
         identity = identify(path)
         if self.trained.likeness(identity) is Likeness.SAME:
             found.trained_on += 1

@@ -148,7 +148,7 @@ def calibrate(
 
 
 def _choose(good: ScoredImages, defective: ScoredImages) -> tuple[float, DefectChoice]:
-    """Return the threshold that separates good from defective images best, and what it was chosen on.
+    """Return the threshold that separates both kinds best, and what it was chosen on.
 
     Raises:
         DataError: There are no images of a kind, or an image is of both.

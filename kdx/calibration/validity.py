@@ -12,7 +12,7 @@ from kdx.runtime.backend_table import BACKENDS
 
 
 class CalibrationWarning(UserWarning):
-    """A precision's threshold was not measured by the runtime that computes the scores, or that is not known."""
+    """Another runtime measured a precision's threshold, or it is not known which one did."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def runtimes_for(precision: str) -> list[str]:
 
 
 def warn_of_calibration(bundle: Bundle, precision: str, runtime: str) -> None:
-    """Warn if verdicts of a calibrated bundle are undecided, or if another runtime may have measured the threshold."""
+    """Warn if verdicts are undecided, or if another runtime may have measured the threshold."""
     validity = CalibrationValidity(bundle.manifest, precision, runtime)
     problem = validity.why_undecided or validity.why_uncertain
     if problem is not None:

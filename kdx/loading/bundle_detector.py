@@ -1,4 +1,4 @@
-"""From an open bundle to its detector: choose a backend, open it, decide by the bundle's rules, check golden images."""
+"""Makes the detector of an open bundle: backend, decision rule, and check of golden images."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def detector_of(
 
 
 def retry_without_memory(open_them: Callable[[], T], choosers: Iterable[BackendChooser]) -> T:
-    """Open bundles; where that fails with a remembered choice of backend, forget the choice and try once more.
+    """Open bundles; if that fails with a remembered backend, forget the choice and try once more.
 
     Something may have changed that the remembered choice does not know of. A new choice excludes
     what fails.
@@ -97,7 +97,7 @@ def require_batch_sizes(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 def compile_and_check(bundle: Bundle, detector: Detector, batch_sizes: Sequence[int] | None = None) -> None:
-    """Compile a detector for the batch sizes that it will see, and compare it with the golden images at each.
+    """Compile a detector for its batch sizes, and check the golden images at each.
 
     Single images, and the batches that a frame's tiles make, are always among them.
 

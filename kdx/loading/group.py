@@ -1,4 +1,4 @@
-"""Several bundles in one process: a teacher that they share is held once, and runs once for several of them."""
+"""Several bundles in one process, whose shared teachers are held once and run once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class DetectorGroup(ClosesOnExit):
-    """Detectors by name; detectors of one teacher share it. A context manager; as thread-safe as its backends.
+    """Detectors by name, which share teachers. A context manager, as thread-safe as its backends.
 
     ``group[name](image)`` judges by one bundle: a pass of its teacher, and one of its student.
     ``group(image)`` judges by several: one pass of each teacher, however many students it has.

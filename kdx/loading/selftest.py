@@ -1,4 +1,4 @@
-"""The check at the start of a shift: is the bundle unaltered, does it still decide correctly here, and in time?
+"""The check at the start of a shift: is the bundle unaltered, are verdicts right, and in time?
 
 It takes about a second. It checks every hash; it runs the golden images through the backend that
 the line will use, one at a time as on the line, and compares them with the reference stored at

@@ -146,7 +146,7 @@ def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
 
 
 def _text_of(value: Any) -> str:
-    """Return a parameter's text: a string, JSON's ``{"string_value": ...}``, or Triton's own message."""
+    """Return the text of a parameter, which may be a string, JSON or a message of Triton."""
     text = value.get("string_value") if isinstance(value, Mapping) else getattr(value, "string_value", value)
     return str(text)
 

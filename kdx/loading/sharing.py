@@ -1,4 +1,4 @@
-"""Which bundles have the same teacher and, if two do not, what differs. Decided by their graphs, not by names."""
+"""Finds bundles with the same teacher, by their graphs, and what differs between two others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARING = "openvino"
 
 
 def shared_teacher_groups(candidates: Mapping[str, tuple[Bundle, str]]) -> Iterator[tuple[dict[str, Plan], str]]:
-    """Yield the plans of bundles that have the same teacher, and their precision; groups of one are left out.
+    """Yield plans and precision of each group of two or more bundles with the same teacher.
 
     Args:
         candidates: By name, the bundle and the precision in which it is run.

@@ -1,1 +1,1 @@
-"""Whether what is deployed decides what was trained: comparison, certificate, choice of a backend."""
+"""Compares what is deployed with what was trained: golden images, certificate, gate, choice."""

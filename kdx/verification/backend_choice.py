@@ -1,4 +1,4 @@
-"""Which backend and precision run a bundle: those that are named or, with ``auto``, the fastest that pass.
+"""Chooses the backend and the precision of a bundle: the named ones, or the fastest that pass.
 
 Every candidate is compared with the golden images first, as ``kdx verify`` does it; one that fails
 is never chosen, however fast it is. The others are timed in turns. That takes seconds, so the
@@ -96,7 +96,7 @@ class BackendChooser:
         return choice
 
     def forget(self) -> bool:
-        """Forget what :meth:`fastest` remembers, so that it measures again; return whether there was anything."""
+        """Forget what :meth:`fastest` remembers, and return whether there was anything."""
         return self.backend == "auto" and ChoiceFile(self.bundle, self._calibrated_pairs(), self.threads).remove()
 
     def _calibrated_pairs(self) -> list[tuple[BackendInfo, str]]:
@@ -109,7 +109,7 @@ class BackendChooser:
 
 
 def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
-    """Return every backend of this machine with every precision of the bundle that can be faster than another.
+    """Return every backend of this machine with every precision of the bundle that may be worth it.
 
     CPUs compute FP16 graphs in FP32, which is never faster: FP16 is left to GPUs.
     """

@@ -49,7 +49,7 @@ def verify(
     threads: int | None = None,
     precisions: Sequence[str] | None = None,
 ) -> Certificate:
-    """Compare each backend with the bundle's reference, in every precision that both have or in those named."""
+    """Compare each backend with the reference, in every precision of both or in those named."""
     check = GoldenCheck(bundle)
     wanted = list(precisions or bundle.manifest.precisions)
     comparisons: list[Comparison] = []
@@ -88,7 +88,7 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
 def _pairs(
     bundle: Bundle, backends: Sequence[BackendInfo], precisions: Sequence[str]
 ) -> Iterator[tuple[BackendInfo, str]]:
-    """Yield each backend with each precision; a backend of engines with those that the bundle holds engines for."""
+    """Yield each backend with each precision, for which engines exist if it runs engines."""
     for info in backends:
         built = {e.record.precision for e in engines_of(bundle.path) if e.record.fingerprint.flavour == info.engine}
         for precision in precisions:

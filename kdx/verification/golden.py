@@ -70,7 +70,7 @@ class GoldenCheck:
 
     @cached_property
     def golden(self) -> Golden:
-        """The golden images with the reference's answers; raises ``BundleError`` if they cannot be read."""
+        """The golden images with the reference's answers; raises ``BundleError`` if unreadable."""
         return self.bundle.golden()
 
     @property
@@ -99,7 +99,7 @@ class GoldenCheck:
         return [compare_batch(graph, self.golden, batch, thresholds, precision, post_processing) for batch in batches]
 
     def require(self, backend: Backend, precision: str, batches: Iterable[int] = (1,)) -> None:
-        """Raise ``BackendError`` if a backend does not decide the golden images as the reference did.
+        """Raise ``BackendError`` if a backend decides golden images differently from the reference.
 
         Args:
             backend: As for :meth:`compare`.
@@ -119,7 +119,7 @@ class GoldenCheck:
 
 
 def certificate_batches(images: int, max_batch: int) -> list[int]:
-    """Return the batch sizes that a certificate compares at: single images and, where the graph allows it, several.
+    """Return the batch sizes of a certificate: single images and, if the graph allows it, several.
 
     Golden images are repeated where they are fewer. An uneven number meets no alignment by chance.
     """
@@ -183,7 +183,7 @@ def compare_batch(
 
 
 def map_differences(reference: NDArray[np.float32], maps: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return how far maps ``(K, h, w)`` are from the reference's, relative to the range of each reference map.
+    """Return how far maps ``(K, h, w)`` are from the reference's, relative to each one's range.
 
     Where the median range of all maps is larger, it is used: the maps of very good images are
     nearly flat.
@@ -210,7 +210,7 @@ def describe_tolerances(precision: str) -> str:
 
 
 def _run(backend: Backend, images: NDArray[np.uint8], size: int) -> Outputs:
-    """Run images in batches of exactly ``size``, repeating the first ones to fill the last batch."""
+    """Run images in batches of one size, repeating the first ones to fill the last batch."""
     count = len(images)
     maps, scores = [], []
     for start in range(0, count, size):

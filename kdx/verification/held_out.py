@@ -1,4 +1,4 @@
-"""Does a variant give held-out good images, and synthetic defects on them, the verdicts that FP32 gives?
+"""Does a variant give held-out images and synthetic defects the verdicts that FP32 gives?
 
 The order of a few golden images says little about verdicts near a threshold, and a plain folder of
 good parts has no defects at all. So the export passes good images that were held out of training,
@@ -33,7 +33,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images to judge verdicts on, as the graph takes them: uint8 ``(H, W, C)`` each, the same in every loop.
+    """Images to judge verdicts on, uint8 ``(H, W, C)`` each, the same in every loop.
 
     Attributes:
         good: Good images that were not trained on.
@@ -89,7 +89,7 @@ class HeldOutScores:
 
 
 def compare_verdicts(reference: HeldOutScores, variant: HeldOutScores) -> HeldOutVerdicts:
-    """Compare a variant's verdicts with FP32's, each image at thresholds from the other images' scores."""
+    """Compare a variant's verdicts with FP32's, each at thresholds from other images' scores."""
     count = reference.count
     rate = max(_FALSE_REJECT_RATE, 1 / count)
     rejected, caught = _rejected(reference, rate)
@@ -112,12 +112,12 @@ def compare_verdicts(reference: HeldOutScores, variant: HeldOutScores) -> HeldOu
 
 
 def rate_bound(events: int, trials: int) -> float:
-    """Return the rate that 95 % confidence bounds from above after this many events (Clopper and Pearson 1934)."""
+    """Return the upper 95 % bound of a rate after this many events (Clopper and Pearson 1934)."""
     return 1.0 if events >= trials else float(beta.ppf(CONFIDENCE, events + 1, trials - events))
 
 
 def auroc(is_defective: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    """Return the area under the ROC curve by ranks (Mann and Whitney); kd_train's metrics need scikit-learn."""
+    """Return the area under the ROC curve by ranks (Mann and Whitney), without scikit-learn."""
     positives = int(is_defective.sum())
     negatives = len(is_defective) - positives
     above = rankdata(scores)[is_defective].sum() - positives * (positives + 1) / 2
@@ -130,7 +130,7 @@ def _auroc(scores: HeldOutScores) -> float:
 
 
 def _rejected(scores: HeldOutScores, rate: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which good images ``(G,)`` and defects ``(D,)`` are rejected, each at its frame's thresholds."""
+    """Return which good images ``(G,)`` and defects ``(D,)`` are rejected at their thresholds."""
     frames = np.full(scores.count, -np.inf)
     np.maximum.at(frames, scores.frame_of_good, scores.good)  # a frame's score is that of its hottest tile
     thresholds = _thresholds_without(frames, rate)
@@ -138,7 +138,7 @@ def _rejected(scores: HeldOutScores, rate: float) -> tuple[NDArray[np.bool_], ND
 
 
 def _thresholds_without(good: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-    """Return for each score ``(N,)`` the threshold that all others give, as ``kdx calibrate`` chooses it.
+    """Return for each score ``(N,)`` the threshold that the others give in ``kdx calibrate``.
 
     N is at least 2. A further good image exceeds it at most at that rate, which is at least ``1 /
     N``.

@@ -1,4 +1,4 @@
-"""Does a variant decide what FP32 decides? Scores are compared with scores, whatever computed them."""
+"""Does a variant decide what FP32 decides? Compares scores, whatever computed them."""
 
 from __future__ import annotations
 
@@ -164,14 +164,14 @@ def judge(
 def _flips(
     reference: NDArray[np.float64], scores: NDArray[np.float64], thresholds: tuple[float, float], margin: float
 ) -> tuple[int, int]:
-    """Count images beyond the margin from FP32's threshold, and those of them that are decided otherwise."""
+    """Count images beyond the margin from the threshold, and those decided differently."""
     exact, own = thresholds
     clear = np.abs(reference - exact) > margin * abs(exact)
     return int(clear.sum()), int((clear & ((reference > exact) != (scores > own))).sum())
 
 
 def _inversions(reference: NDArray[np.float64], scores: NDArray[np.float64], margin: float) -> tuple[int, int]:
-    """Count the pairs of images whose FP32 scores differ by more than the margin, and those whose order changes."""
+    """Count pairs of images with FP32 scores beyond the margin, and those whose order changes."""
     apart = reference[:, None] > (1 + margin) * reference[None, :]
     return int(apart.sum()), int((apart & (scores[:, None] <= scores[None, :])).sum())
 
@@ -179,7 +179,7 @@ def _inversions(reference: NDArray[np.float64], scores: NDArray[np.float64], mar
 def _judge_verdicts(
     reference: HeldOutScores, variant: HeldOutScores, limits: Limits
 ) -> tuple[HeldOutVerdicts | None, list[str]]:
-    """Compare verdicts on held-out good images and synthetic defects, and say what is beyond the limits."""
+    """Compare verdicts on held-out images and synthetic defects, and name exceeded limits."""
     if reference.missing:
         return None, [reference.missing]
     if not (np.isfinite(variant.good).all() and np.isfinite(variant.defects).all()):

@@ -1,4 +1,4 @@
-"""Remembers which backend was the fastest for a bundle, with this machine, this software and these candidates."""
+"""Remembers the fastest backend for a bundle, a machine, software and candidates."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class ChoiceFile:
 
 
 def _key(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> str:
-    """Return a hash of everything that could change the choice: bundle, candidates, machine, software."""
+    """Return a hash of all that could change the choice: bundle, candidates, machine, software."""
     versions = {"kdx": __version__, **package_versions(_PACKAGES)}
     parts = {
         "files": bundle.manifest.files,
