@@ -114,7 +114,7 @@ def test_the_plan_is_plain_and_the_record_says_what_it_is(bundle, with_tensorrt)
         ({"refuse": True}, GateError, ("refuses the graph", "antialias")),
         ({"fail": True}, BackendError, ("could not build", "out of device memory")),
         ({"unloadable": True}, BackendError, ("cannot be loaded",)),
-        ({"full": fake_builder.NAMES[:2]}, GateError, ("2 of 3 convolutions are not FP16", *fake_tensorrt.NAMES[:2])),
+        ({"full": fake_builder.NAMES[:2]}, GateError, ("2 of 3 convolutions are not FP16", *fake_builder.NAMES[:2])),
         ({"full": fake_builder.NAMES[2:]}, GateError, ("1 of 3", "conv10")),
         ({"nameless": True}, GateError, ("FP16 cannot be confirmed",)),
         # As the real bindings answer where CUDA cannot start.
