@@ -31,7 +31,7 @@ from kdx.runtime.backend_table import require_backends
 from kdx.storage.files import new_folder, refuse_existing
 from kdx.storage.npy import encode_array
 from kdx.verification.certificate import Certificate, verify, without
-from kdx.verification.golden import Comparison
+from kdx.verification.comparison import Comparison, describe_difference, describe_tolerances
 from kdx.verification.held_out import HeldOut
 from kdx.verification.judge import Evidence
 
@@ -216,14 +216,14 @@ def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certif
         if comparison.precision not in OWN_THRESHOLD:
             raise GateError(
                 f"the exported graph does not decide what was trained ({_where(comparison)})",
-                expected=_allowed(certificate, comparison),
-                received=_found(comparison),
+                expected=describe_tolerances(comparison.precision),
+                received=describe_difference(comparison),
                 fix="nothing was written; please report this",
             )
     if not failed:
         return bundle, certificate, {}
     reasons = {
-        each.precision: f"{_where(each)}: {_found(each)}; allowed are {_allowed(certificate, each)}"
+        each.precision: f"{_where(each)}: {describe_difference(each)}; allowed: {describe_tolerances(each.precision)}"
         for each in reversed(failed)  # the first of each precision is named
     }
     for precision in reasons.keys() - COMPUTED:
@@ -235,14 +235,3 @@ def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certif
 
 def _where(comparison: Comparison) -> str:
     return f"{comparison.backend}, {comparison.precision}, batch {comparison.batch}"
-
-
-def _allowed(certificate: Certificate, comparison: Comparison) -> str:
-    allowed = certificate.tolerances[comparison.precision]
-    return f"scores within {allowed.score:g}, maps within {allowed.map:g}"
-
-
-def _found(comparison: Comparison) -> str:
-    return comparison.error or (
-        f"scores {comparison.score_max:.3g}, maps {comparison.map_max:.3g}, flips {comparison.flips}"
-    )

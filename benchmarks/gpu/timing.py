@@ -17,7 +17,8 @@ from kdx.decision.rule import DecisionRule
 from kdx.errors import KdxError
 from kdx.runtime.backend import Outputs
 from kdx.runtime.detector import Detector
-from kdx.verification.golden import Comparison, certificate_batches, compare_batch
+from kdx.verification.comparison import Comparison, compare_batch
+from kdx.verification.golden import certificate_batches
 from kdx.verification.tolerances import TOLERANCES
 
 if TYPE_CHECKING:

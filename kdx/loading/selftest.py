@@ -23,7 +23,8 @@ from kdx.loading.bundle_detector import detector_on
 from kdx.runtime.cycle_time import measure_cycle_time, runs_needed
 from kdx.runtime.detector import Detector
 from kdx.verification.backend_choice import BackendChooser
-from kdx.verification.golden import GoldenCheck, describe_difference, describe_tolerances
+from kdx.verification.comparison import describe_difference, describe_tolerances
+from kdx.verification.golden import GoldenCheck
 
 PERCENTILE = 95.0
 _RUNS, _WARM_UP = 40, 5

@@ -18,7 +18,8 @@ from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import BACKENDS, BackendInfo, find_backend, require_backends
 from kdx.runtime.latency import time_backends
 from kdx.storage.json_records import now
-from kdx.verification.golden import GoldenCheck, describe_difference
+from kdx.verification.comparison import describe_difference
+from kdx.verification.golden import GoldenCheck
 from kdx.verification.remembered_choice import BackendCandidate, BackendChoice, ChoiceFile
 
 _RUNS, _WARM_UP = 60, 5

@@ -16,7 +16,8 @@ from kdx.bundle.engine_record import engines_of
 from kdx.bundle.variants import Judged
 from kdx.errors import BackendError
 from kdx.runtime.backend_table import BackendInfo
-from kdx.verification.golden import Comparison, GoldenCheck
+from kdx.verification.comparison import Comparison
+from kdx.verification.golden import GoldenCheck
 from kdx.verification.tolerances import TOLERANCES, Tolerances
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.variants import HeldOutVerdicts
-from kdx.verification.golden import map_differences
+from kdx.verification.comparison import map_differences
 from kdx.verification.held_out import HeldOut, HeldOutScores, auroc, compare_verdicts
 from kdx.verification.tolerances import Limits
 

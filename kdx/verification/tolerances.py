@@ -19,7 +19,7 @@ class Limits(msgspec.Struct, frozen=True):
             they are far from any decision.
         auroc: Largest difference of the image AUROC on the evaluation images.
         map: Largest difference of a golden map's value, relative to the range of the map, see
-            :func:`kdx.verification.golden.map_differences`.
+            :func:`kdx.verification.comparison.map_differences`.
         flips: Largest share of verdicts on held-out good images and synthetic defects that may
             differ. One good image and the defects drawn on it may always differ: of few images, a
             single verdict is more than this share.

@@ -91,7 +91,7 @@ def test_a_variant_that_passes_its_gate_and_fails_the_certificate_is_left_out(ti
     monkeypatch.setattr(module, "compare_batch", at_batches)
     bundle = tmp_path / "tile.kdx"
     record = cli("export", tiny_run, "-o", bundle, "--precision", "fp32,int8", "--json", code=1).json
-    assert re.search(r"int8, batch \d+: scores 0.9, .*; allowed are scores within 0.35", record["refused"]["int8"])
+    assert re.search(r"int8, batch \d+: scores off by 0.9, .*; allowed: scores within 0.35", record["refused"]["int8"])
     assert record["certificate"]["passed"]
     assert list(record["certificate"]["graph_sha256"]) == ["fp32"]
     assert {compared["precision"] for compared in record["certificate"]["comparisons"]} == {"fp32"}

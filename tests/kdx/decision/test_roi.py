@@ -220,7 +220,7 @@ def test_calibration_is_of_the_region(cli, within, dataset):
 def test_a_flip_in_the_region_is_found(within):
     """Certificates compare the decisions that the line makes."""
     from kdx.runtime.backend import Outputs
-    from kdx.verification.golden import compare_batch
+    from kdx.verification.comparison import compare_batch
 
     opened = open_bundle(within)
     golden, roi = opened.golden(), roi_of(opened)

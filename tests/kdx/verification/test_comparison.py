@@ -7,7 +7,8 @@ import pytest
 
 from kdx.bundle.bundle import Golden
 from kdx.runtime.backend import Outputs
-from kdx.verification.golden import Comparison, certificate_batches, compare_batch
+from kdx.verification.comparison import Comparison, compare_batch
+from kdx.verification.golden import certificate_batches
 from kdx.verification.tolerances import FP32
 
 
