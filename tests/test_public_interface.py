@@ -14,8 +14,10 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -98,38 +100,74 @@ def test_headers(name):
     hold(f"{name}.txt", public.bare_header(header))
 
 
-@pytest.fixture(scope="module")
-def layouts(tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) -> dict[str, Any]:
-    """What commands print with ``--json``, their exit statuses, and files that they write, as layouts."""
-    folder = tmp_path_factory.mktemp("public")
-    bundle, cell, log = old_bundle("stpm", folder), SCHEMA1 / "images/cell-0.png", folder / "line.log"
-    good, on_cpu = RUN_V1 / "images/train/good", ("--backend", "onnxruntime-cpu")
+ON_CPU = ("--backend", "onnxruntime-cpu")
+GOOD = RUN_V1 / "images/train/good"
+HOTTEST = SCHEMA1 / "images/cell-hottest.png"
+# Commands whose JSON is recorded, with their arguments: BUNDLE is a bundle, and OUT a path to write to.
+WITH_JSON: dict[str, tuple[object, ...]] = {
+    "bench": ("BUNDLE", "--budget-ms", 1e-6, "--percentile", 50, "--runs", 20, *ON_CPU),
+    "calibrate": ("BUNDLE", GOOD, "--false-reject-rate", 0.2),
+    "doctor": (),
+    "drift": ("BUNDLE", "LOG", "--window", 60),
+    "evaluate": ("BUNDLE", RUN_V1 / "images", *ON_CPU),
+    "inspect": ("BUNDLE",),
+    "methods": (),
+    "predict": ("BUNDLE", SCHEMA1 / "images/cell-0.png", HOTTEST, "--regions", *ON_CPU),
+    "report": ("BUNDLE", RUN_V1 / "images", "-o", "OUT", "--no-latency", *ON_CPU),
+    "roi": ("BUNDLE", "--set", SCHEMA1 / "level/roi.png"),
+    "score": ("BUNDLE", GOOD, "-o", "OUT", "--workers", 1, "--precision", "fp32", *ON_CPU),
+    "selftest": ("BUNDLE", "--budget-ms", 1e-6, *ON_CPU),
+    "sign": ("BUNDLE", "--key", "KEY"),
+    "triton": ("BUNDLE", "-o", "OUT"),
+    "verify": ("BUNDLE", *ON_CPU),
+}
+
+
+@pytest.mark.parametrize("name", WITH_JSON)
+def test_exit_status_and_fields_of_json(tmp_path, cli, name):
+    places = {"BUNDLE": old_bundle("stpm", tmp_path), "OUT": tmp_path / "out"}
+    if name == "drift":
+        places["LOG"] = _logged(places["BUNDLE"], tmp_path / "line.log")
+    if name == "sign":
+        cli("sign", "--new-key", tmp_path / "line")
+        places["KEY"] = tmp_path / "line.key"
+    arguments = [places.get(str(each), each) for each in WITH_JSON[name]]
+    said = cli(name, *arguments, "--json", code=None)
+    record = said.lines if name == "predict" else said.json
+    hold(f"json/{name}.json", {"exit_status": said.exit_code, "json": public.fields_of(record, BY_NAME)})
+
+
+def test_tables_of_the_log(tmp_path):
+    log = _logged(old_bundle("stpm", tmp_path), tmp_path / "line.log")
+    with closing(sqlite3.connect(log)) as base:
+        tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        columns = {name: [row[1:] for row in base.execute(f"PRAGMA table_info({name})")] for name in tables}
+    hold("log_tables.json", columns)
+
+
+def _logged(bundle: Path, log: Path) -> Path:
+    """Judge one image 60 times, and return the log of the verdicts."""
     with kdx.load(bundle, log=log, backend="onnxruntime-cpu", precision="fp32") as detector:
         for _ in range(60):
-            detector(kdx.read_image(SCHEMA1 / "images/cell-hottest.png", detector.input))
-    commands: dict[str, tuple[object, ...]] = {
-        "inspect": (bundle,),
-        "predict": (bundle, cell, SCHEMA1 / "images/cell-hottest.png", "--regions", *on_cpu),
-        "verify": (bundle, *on_cpu),
-        "selftest": (bundle, "--budget-ms", 1e-6, *on_cpu),
-        "bench": (bundle, "--budget-ms", 1e-6, "--percentile", 50, "--runs", 20, *on_cpu),
-        "drift": (bundle, log, "--window", 60),
-        "roi": (bundle, "--set", SCHEMA1 / "level/roi.png"),
-        "calibrate": (bundle, good, "--false-reject-rate", 0.2),
-        "evaluate": (bundle, RUN_V1 / "images", *on_cpu),
-        "methods": (),
-        "doctor": (),
-    }
-    found: dict[str, Any] = {}
-    for name, arguments in commands.items():
-        said = cli(name, *arguments, "--json", code=None)
-        record = said.lines if name == "predict" else said.json
-        found[name] = {"exit_status": said.exit_code, "json": public.fields_of(record, BY_NAME)}
-    return found
+            detector(kdx.read_image(HOTTEST, detector.input))
+    return log
 
 
-def test_fields_of_json(layouts):
-    hold("json_fields.json", layouts)
+def test_fields_of_scores(tmp_path, cli):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    out = tmp_path / "scores"
+    cli("score", old_bundle("stpm", tmp_path), GOOD, "-o", out, "--workers", 1, "--precision", "fp32", *ON_CPU)
+    (shard,) = out.glob("shards/*.parquet")
+    columns = {field.name: str(field.type) for field in parquet.read_schema(shard)}
+    files = sorted(_without_hash(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    records = {path.name: public.fields_of(_json(path), BY_NAME) for path in sorted(out.glob("*.json"))}
+    hold("score_fields.json", {"files": files, "columns": columns, **records})
+
+
+def test_bytes_of_a_model_repository(tmp_path, cli):
+    cli("triton", old_bundle("stpm", tmp_path), "-o", tmp_path / "models")
+    (config,) = (tmp_path / "models").rglob("config.pbtxt")
+    hold("triton.pbtxt", config.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", ["stpm", "level", "tiled"])
