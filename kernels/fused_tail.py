@@ -70,7 +70,7 @@ class MapConstants(nn.Module):
 
 
 class FusedTail(nn.Module):
-    """Everything behind the taps, features to anomaly map and score, in two launches, or three where two maps meet.
+    """Everything after the taps, from features to map and score, in two or three launches.
 
     For inference only. Built and called as :class:`kd_export.graph.tail.Tail`, which is its reference.
 

@@ -28,8 +28,8 @@ class GroupedPair(nn.Module):
     Args:
         teacher: A network that takes ``(N, C, H, W)`` and returns a list of features. In eval mode, with its batch
             normalisation or after it was folded.
-        student: Likewise.
-        example: An image of the networks' size, on which the result is held against both.
+        student: The student, of the same architecture.
+        example: An image of the networks' size, on which the result is compared with both.
 
     Raises:
         OptionError: The networks are not of one structure, or have layers that are not known to act on each channel or

@@ -22,7 +22,7 @@ REQUIRED_SPEEDUP = 1.5
 
 
 def time_tail(spec: PairSpec, tap_shapes: list[Shape], size: tuple[int, int], batch: int) -> dict[str, Any]:
-    """Time everything behind the taps, on random FP16 features, channels_last as TensorRT and cuDNN prefer them.
+    """Time everything after the taps, on random FP16 features in channels_last.
 
     Args:
         spec: The pair's declaration.
@@ -210,7 +210,7 @@ def _half(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _grouped(pair: nn.Module, example: Tensor) -> nn.Module | None:
-    """Return teacher and student as one network, or None where they cannot be."""
+    """Return teacher and student as one network, or None where their architectures differ."""
     networks = getattr(getattr(pair, "teacher", None), "networks", None)
     student = getattr(pair, "student", None)
     if not isinstance(networks, nn.ModuleList) or len(networks) != 1 or not isinstance(student, nn.Module):

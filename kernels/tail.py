@@ -2,7 +2,7 @@
 
 A program makes one tile of the map. It upsamples the taps by looking up four neighbours, for the tile and as far around
 it as the blur reaches, combines them, and blurs by two products with the tile's parts of the constant matrices, which
-are dense: ``G_h P G_wᵀ``. Sums take the same way as products, though ``G U`` could be one matrix, so that there is one
+are dense: ``G_h P G_wᵀ``. Sums are computed as products are, though ``G U`` could be one matrix, so that there is one
 kernel to get right. What is recomputed around a tile (fourfold at sigma 4) costs less than a launch and a trip through
 memory.
 
