@@ -1,1 +1,1 @@
-"""The figures that kdx publishes, measured: ``python -m benchmarks NAME``; README.md lists the names."""
+"""The figures that kdx publishes: ``python -m benchmarks NAME``; README.md lists the names."""

@@ -1,7 +1,7 @@
 """The one form of a result: a JSON file with what was run, where and how, and what was found.
 
-    {"benchmark": "cpu", "command": "python -m benchmarks cpu DATA", "machine": {...}, "settings": {...},
-     "budget": {...}, "found": {...}}
+    {"benchmark": "cpu", "command": "python -m benchmarks cpu DATA", "machine": {...},
+     "settings": {...}, "budget": {...}, "found": {...}}
 
 ``settings`` decide what a figure means, ``budget`` how much was measured: calls, rounds, frames,
 minutes. The file is written after every part. A later call continues it on the same machine, with

@@ -73,7 +73,7 @@ class Suite:
         }
 
     def methods(self) -> list[Row]:
-        """Return each method's backends beside its eager loop; with ``--again`` of those models alone."""
+        """Return each method's backends beside its eager loop; with ``--again`` of some models."""
         found = [row for row in self.before.get("methods", []) if self.again and row["name"] not in self.again]
         chosen = [self.prepare(model) for model in methods() if not self.again or model.name in self.again]
         for prepared in chosen:
@@ -106,7 +106,7 @@ class Suite:
         ]
 
     def taps(self) -> list[Row]:
-        """Return what STPM costs with one to three taps: no layer after the last tap is computed."""
+        """Return what STPM costs with one to three taps; nothing after the last is computed."""
         return [
             {"taps": taps, "rows": self.scaled(stpm(f"stpm-taps{count}", taps=taps))}
             for count, taps in enumerate(TAPS, start=1)
@@ -142,7 +142,7 @@ class Suite:
         return {**row, "growth_calls": calls, "peak_memory_mb_after": peaks}
 
     def cold(self) -> list[Row]:
-        """Return the time from the import to the first verdict, with and without compiled models."""
+        """Return the time from import to first verdict, with and without compiled models."""
         prepared, found = self.prepare(stpm()), []
         for backend, precision in (*_SCALED, ("auto", None)):
             cache = self.work / "cold-cache"

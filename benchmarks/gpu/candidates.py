@@ -141,7 +141,7 @@ def _session_class() -> Any:
     from kdx.runtime.onnxruntime.cuda import OnnxRuntimeCuda
 
     class TimedSession(OnnxRuntimeCuda):
-        """A session timed by the host's clock: ONNX Runtime waits for the device after each call."""
+        """A session timed by the host's clock: each call ends when the device is done."""
 
         def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
             """Return the milliseconds of runs on images ``(N, H, W, C)`` that lie on the device."""

@@ -44,7 +44,7 @@ def clocks() -> dict[str, str]:
 
 
 def ask_nvidia_smi(fields: tuple[str, ...]) -> dict[str, str]:
-    """Return what ``nvidia-smi`` says of the GPU that is used; fields it does not know are omitted."""
+    """Return what ``nvidia-smi`` says of the used GPU; fields it does not know are omitted."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}

@@ -1,6 +1,6 @@
 """Every method on this machine's GPU, by every installed backend: parity first, then latency.
 
-    python -m benchmarks gpu [DATA] [--methods NAME,...] [--backends NAME,...] [--minutes 8] [--out FILE]
+    python -m benchmarks gpu [DATA] [--methods NAME] [--backends NAME] [--minutes 8] [--out FILE]
 
 For any machine with an NVIDIA GPU, a CUDA build of PyTorch and timm; ONNX Runtime, TensorRT and
 TensorRT for RTX are timed where they are installed. Nothing is downloaded: weights are random,
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def supervise(arguments: argparse.Namespace, given: Sequence[str]) -> None:
-    """Prepare, and let another process do the work: a crash of a backend does not reach this one."""
+    """Prepare, and let another process do the work, so that this one survives a crash."""
     deadline = Deadline(time.monotonic() + 60 * arguments.minutes)
     host = machine()
     if host["gpu"] is None and arguments.device != "cpu":

@@ -175,7 +175,7 @@ def anomalib_rows(setup: Setup, method: str, record: dict[str, Any]) -> list[Row
 
 
 def openvino_precision() -> str:
-    """Return OpenVINO's default precision for an FP32 model on this CPU: BF16 where there is BF16."""
+    """Return OpenVINO's default precision for an FP32 model on this CPU, which may be BF16."""
     if not find_spec("openvino"):
         return "fp32"
     import openvino as ov

@@ -142,7 +142,7 @@ class Seams:
         return maps[0].numpy(), float(scores[0, 0])
 
     def agreement(self) -> dict[str, Any]:
-        """Return how far maps of tiles differ from those of the whole frame, as shares of their range."""
+        """Return how far maps of tiles differ from that of the whole frame, by its range."""
         worst, usual, scores = [], [], []
         for frame in self.images:
             expected, score = self.run(self.whole, frame)
@@ -186,7 +186,7 @@ class Seams:
 
 
 def rows(work: Path, threads: int) -> list[dict[str, Any]]:
-    """Return time and memory of every backend, each in a process of its own, one after the other."""
+    """Return time and memory of every backend, each in a process of its own."""
     manifest = open_bundle(work / "tile.kdx").manifest
     frames = np.stack([read_image(path, manifest.camera) for path in sorted((work / "frames/test/good").iterdir())])
     jobs: list[tuple[str, str, int | None]] = [

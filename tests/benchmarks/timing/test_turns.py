@@ -1,4 +1,4 @@
-"""``benchmarks/timing/turns.py``: the order of calls, and candidates that fail. Nothing is timed."""
+"""``benchmarks/timing/turns.py``: the order of calls, and candidates that fail; no timing."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Child:
 
 
 def in_child(work: Callable[[], Any], limit_s: float = 300.0) -> Any:
-    """Return what work returns in a child; raise ``RuntimeError`` with its traceback if it fails."""
+    """Return what work returns in a child; raise ``RuntimeError`` with its traceback."""
     ended = Child(work).result(limit_s)
     if ended.error or ended.signal:
         raise RuntimeError(ended.error or f"ended by signal {ended.signal}")

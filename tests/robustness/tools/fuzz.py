@@ -211,7 +211,7 @@ def training_target(bundle: Path) -> Target:
 
 
 def engine_targets(bundle: Path) -> dict[str, Target]:
-    """Return the targets for an engine's record: as JSON and as bytes. The bundle gets an engine."""
+    """Return the targets for an engine's record, as JSON and as bytes; add an engine first."""
     graph, plan = bundle / "model.onnx", b"a plan is not read here"
     machine = Fingerprint(
         flavour="rtx", tensorrt="1.4", compute_capability="8.6", gpu=None, driver=None, system=this_system()
