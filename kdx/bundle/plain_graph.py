@@ -58,10 +58,10 @@ def require_plain_graph(data: bytes, name: str, bundle: Path) -> None:
         ) from error
     if found:
         raise BundleError(
-            f"'{name}' of '{bundle}' could bring code or files from elsewhere",
+            f"'{name}' of '{bundle}' could load code or files from elsewhere",
             expected="standard ONNX operations, and every weight inside the file",
             received=found,
-            fix="do not use this bundle; graphs that kdx exports have nothing of the kind",
+            fix="do not use this bundle; graphs that kdx exports contain nothing of this kind",
         )
 
 

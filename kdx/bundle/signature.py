@@ -66,7 +66,7 @@ def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
             f"'{path}' is not signed",
             expected=f"{SIGNATURE}, by {_list(trusted)}",
             received="no signature",
-            fix="have it signed where the key is kept (kdx sign); calibrating a bundle takes its signature away",
+            fix="have it signed where the key is kept (kdx sign); calibrating a bundle removes its signature",
         )
     if file.algorithm != ALGORITHM or file.key_sha256 not in trusted:
         raise BundleError(
