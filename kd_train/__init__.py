@@ -1,1 +1,1 @@
-"""Training, in PyTorch. Modules that only read data or evaluate do not import torch."""
+"""From images to a trained pair, in PyTorch. Modules that only evaluate or calibrate import no torch."""

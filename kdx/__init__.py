@@ -1,6 +1,7 @@
 """kdx: from a folder of good parts to a verdict on the line.
 
-The names below are the public Python interface. They load lazily: ``import kdx`` imports no torch, no ONNX Runtime
+The names below are the public Python interface. They load lazily: ``import kdx`` imports no torch,
+    no ONNX Runtime
 and initialises no device.
 """
 

@@ -1,4 +1,4 @@
-"""User errors: each says what went wrong and, where it helps, what was expected, received, and how to mend it."""
+"""User errors, each with a message and, where it helps, what was expected, received, and a fix."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from kdx.text import visible
 
 
 class KdxError(Exception):
-    """Base of every error that kdx raises on purpose.
+    """The base of every error that kdx raises for its users.
 
     Attributes:
-        exit_status: What the command line returns for it: 1 for a failed gate, 2 for a user error.
+        exit_status: The exit status of the command line: 1 for a failed gate, 2 for a user error.
     """
 
     exit_status = 2
 
     def __init__(self, message: str, *, expected: str = "", received: str = "", fix: str = "") -> None:
-        # Names and contents of files are quoted here, and end in terminals.
+        # The texts quote names and contents of files, and terminals show them.
         self.message = visible(message)
         self.expected = visible(expected)
         self.received = visible(received)
@@ -28,52 +28,52 @@ class KdxError(Exception):
         return (("expected", self.expected), ("received", self.received), ("fix", self.fix))
 
     def as_dict(self) -> dict[str, str]:
-        """Return the error for ``--json``: its type, message and whichever details it carries."""
+        """Return the error as a record for JSON: its type, its message, and its details."""
         details = {label: text for label, text in self._details() if text}
         return {"type": type(self).__name__, "message": self.message, **details}
 
 
 class DataError(KdxError):
-    """A folder, its layout, or the number of images in it cannot serve."""
+    """A folder, its layout, or the number of its images is not suitable."""
 
 
 class ImageError(DataError):
-    """One image (or mask) file cannot be used."""
+    """An image or mask file cannot be used."""
 
 
 class InputError(KdxError):
-    """An array handed to a detector has the wrong type, shape or channel count."""
+    """An array that was passed to a detector has the wrong type, shape or channel count."""
 
 
 class OptionError(KdxError):
-    """An option's value, a method's or a backbone's name is not known or not possible."""
+    """The value of an option is invalid, or the name of a method or backbone is unknown."""
 
 
 class WeightsError(KdxError):
-    """A teacher's weights could not be found or do not fit."""
+    """The weights of a teacher were not found, or do not fit its networks."""
 
 
 class CheckpointError(KdxError):
-    """A run folder is incomplete, altered, or does not fit what was asked."""
+    """A run folder is incomplete, altered, or does not fit the request."""
 
 
 class BundleError(KdxError):
-    """A bundle is incomplete, altered, too new, or reaches outside its own folder."""
+    """A bundle is incomplete, altered, too new, or names files outside its folder."""
 
 
 class BackendError(KdxError):
-    """A backend is missing on this machine or failed while running."""
+    """A backend is missing on this machine, or failed while running."""
 
 
 class OutputError(KdxError):
-    """An output exists already or cannot be written."""
+    """An output exists already, or cannot be written."""
 
 
 class TrainingError(KdxError):
-    """Training cannot go on (a loss that is not finite, too many bad images)."""
+    """Training cannot continue: the loss is not finite, or too many images are bad."""
 
 
 class GateError(KdxError):
-    """A check that guards an artefact failed; the artefact was not written."""
+    """A check of an artefact failed, so the artefact was not written."""
 
     exit_status = 1

@@ -1,4 +1,4 @@
-"""How long work tells how far it is, without knowing who shows it."""
+"""Reporting the progress of long work, independent of how it is shown."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 
 class Task(Protocol):
-    """One piece of work under way."""
+    """A running task."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Say that ``steps`` more of the total are done, and show ``note`` beside the bar."""
+        """Report that ``steps`` more steps are done, and show ``note`` beside the bar."""
         ...
 
 
 class Progress(Protocol):
-    """Something that shows tasks."""
+    """A display of running tasks."""
 
     def task(self, description: str, total: int) -> AbstractContextManager[Task]:
-        """Begin a task of ``total`` steps."""
+        """Start a task of ``total`` steps."""
         ...
 
 
@@ -31,10 +31,10 @@ class _SilentTask:
 
 
 class SilentProgress:
-    """Shows nothing: the default of every function, and of ``--json``."""
+    """A display that shows nothing: the default of every function, and used for JSON output."""
 
     def task(self, description: str, total: int) -> AbstractContextManager[Task]:
-        """Begin a task that nobody watches."""
+        """Start a task that is not shown."""
         return nullcontext(_SilentTask())
 
 
@@ -42,7 +42,7 @@ SILENT = SilentProgress()
 
 
 def track(progress: Progress, items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield the items of one task, a step each."""
+    """Yield items, each of which is one step of a task."""
     with progress.task(description, total) as task:
         for item in items:
             yield item

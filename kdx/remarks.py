@@ -1,4 +1,4 @@
-"""What a command left out or could not use: counted, and the first few named."""
+"""Remarks on things that a command left out or could not use: a count, and the first few names."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ FIRST = 5
 
 
 class Remark(msgspec.Struct, frozen=True, kw_only=True):
-    """Things of one kind that a user should know of.
+    """A remark on things of one kind that the user should know about.
 
     Attributes:
-        kind: Identifier of the kind, stable between versions of kdx.
-        text: What they are, in words that follow their number.
-        count: How many there are.
-        first: The first few by name.
+        kind: The identifier of the kind, the same in all versions of kdx.
+        text: The text that follows the number of things.
+        count: The number of things.
+        first: The names of the first few.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def remark(kind: str, text: str, names: Iterable[object]) -> list[Remark]:
-    """Return a remark on some things, in a list that is empty when there are none."""
+    """Return a list with a remark on the named things, or an empty list without names."""
     found = [str(name) for name in names]
     if not found:
         return []
@@ -39,6 +39,6 @@ def remark(kind: str, text: str, names: Iterable[object]) -> list[Remark]:
 
 
 def shorten(names: Iterable[str], count: int = 5) -> str:
-    """Name the first few of many."""
+    """Return a text with the first names, and the number of the others."""
     names = list(names)
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/bundle-format.md").read_text(encoding="utf-8")
 READER = "".join(
     (ROOT / "embed/src" / name).read_text(encoding="utf-8")
-    for name in ("bundle.cpp", "engine_record.cpp", "signing.cpp", "answer.cpp")
+    for name in ("bundle.cpp", "manifest.cpp", "engine_record.cpp", "signing.cpp", "answers.cpp")
 )
 TYPES: dict[str, type] = {
     "Manifest": manifest.Manifest,

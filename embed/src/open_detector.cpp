@@ -6,7 +6,6 @@
 #include <set>
 
 #include "error.h"
-#include "open_bundle.h"
 #include "verify.h"
 
 namespace kdx::embed {

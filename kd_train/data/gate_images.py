@@ -1,7 +1,6 @@
-"""Good images and synthetic defects on which BF16 and INT8 must keep FP32's verdicts.
+"""Images on which BF16 and INT8 must keep FP32's verdicts: held-out good ones, and synthetic defects on them.
 
-Images are read, and defects drawn, at each iteration with the same result, so they need not fit
-into memory.
+They are read and drawn when they are looped over, the same each time, so that they need not fit into memory.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from kdx.imaging.images import InputSpec
 from kdx.imaging.samples import read_sample
 from kdx.imaging.tiling import Tiling
 
-# If none of 400 verdicts flips, the rate of flips is below 0.75 % with 95 % confidence.
+# Without a flip in so many verdicts, the rate of flips is below 0.75 % with 95 % confidence.
 _MOST = 200
-# Several defects are drawn on each good image where there are few, and several tiles are taken of
-# each frame.
+# Several defects are drawn on each good image where there are few, and several tiles are taken of each frame.
 _DEFECTS_EACH, _TILES_EACH = 3, 4
 
 
@@ -28,9 +26,9 @@ class GoodImages:
     """Good images as the graph takes them: whole, or some tiles of each frame.
 
     Args:
-        paths: The paths of the files.
-        spec: The input that the graph accepts.
-        tiling: The plan by which frames are cut into tiles, or None.
+        paths: The files.
+        spec: What the graph accepts.
+        tiling: How frames are cut, or None.
     """
 
     def __init__(self, paths: Sequence[Path], spec: InputSpec, tiling: Tiling | None = None) -> None:
@@ -41,7 +39,7 @@ class GoodImages:
 
     @property
     def frames(self) -> int:
-        """The number of files; images repeat in their order."""
+        """Return how many files they are of; images repeat in their order."""
         return len(self._paths)
 
     def __len__(self) -> int:
@@ -50,8 +48,7 @@ class GoodImages:
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        # The index runs through all files before it reaches a second tile of one, at another place
-        # in the frame.
+        # Another place in each frame: index runs through all files before it comes to a second tile of one.
         place = (index / len(self)) if self._tiling is not None else 0.0
         return read_sample(self._paths[index % len(self._paths)], self._spec, self._tiling, place)
 
@@ -60,13 +57,11 @@ class GoodImages:
 
 
 class DrawnDefects:
-    """Good images with synthetic defects.
-
-    Where there are few images, each is used with every kind of defect.
+    """A synthetic defect on each of some good images; every kind on each where there are few.
 
     Args:
-        good: The good images.
-        seed: The seed of kinds, sizes and places.
+        good: The images.
+        seed: Of everything random.
     """
 
     def __init__(self, good: GoodImages, seed: int) -> None:

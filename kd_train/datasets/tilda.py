@@ -1,8 +1,7 @@
-"""TILDA: eight textiles, photographed without errors and with seven kinds of them.
+"""TILDA: eight textiles, photographed without (``e0``) and with seven kinds of errors (``e1`` to ``e7``).
 
-Images are recognised by their names: ``c1r1e0n1.tif`` is kind 1, representative 1, error class 0
-(none; ``e1`` to ``e7`` are errors), number 1. Copies of the data set differ in their folders and in
-upper or lower case.
+Images are known by their names, ``c1r1e0n1.tif``: kind 1, representative 1, error class 0, number 1. Copies differ in
+the folders around them, and in capitals.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_train.datasets.layout import DatasetInfo, Layout, Location, is_folder
+from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
 from kd_train.datasets.unpack import Unpacker
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
 
 _NAME = re.compile(r"(c\d)(r\d)(e\d)n(\d+)")
-# c1, c1r1, c1r1e0, r1, r1e0, e0: the folders that may contain images. No others are searched.
+# c1, c1r1, c1r1e0, r1, r1e0, e0: the folders in which images may lie. No others are entered.
 _FOLDER = re.compile(r"(c\d)?(r\d)?(e\d)?")
 _FREE = "e0"
 
@@ -40,13 +39,13 @@ def _shots(folder: Path) -> Iterator[_Shot]:
             yield from _shots(inner)
 
 
-def _find(root: Path) -> Location | None:
+def _find(root: Path) -> Found | None:
     shots = list(_shots(root))
-    # A folder that contains images of e0 alone is a folder of good images like any other.
+    # Images of e0 alone are a folder of good images like any other.
     if all(shot.error == _FREE for shot in shots):
         return None
     textiles = {shot.textile for shot in shots}
-    return Location(root, textiles.pop() if len(textiles) == 1 else None)
+    return Found(root, textiles.pop() if len(textiles) == 1 else None)
 
 
 def _categories(home: Path) -> tuple[str, ...]:
@@ -70,8 +69,7 @@ LAYOUT = Layout(
         "Computer Vision Group, University of Freiburg.",
         image_size=256,
         split="no published one: of each textile's error-free images (e0), in order of their numbers, the first half "
-        "is for training, so that neighbouring shots stay together; the second half and all of e1 to e7 are for "
-        "testing",
+        "is trained on, so that neighbouring shots stay together; the second half and all of e1 to e7 are tested on",
     ),
     looked_for="TILDA: images named c1r1e0n1.tif, in folders like c1/r1/e0, c1r1/e0 or none",
     find=_find,

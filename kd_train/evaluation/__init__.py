@@ -1,1 +1,1 @@
-"""The figures of merit of a detector, and the detectors that are measured for comparison."""
+"""Figures of merit of a detector, and the detectors they are measured with."""

@@ -1,1 +1,1 @@
-"""The bundle: what one folder on disk holds, how it is opened, checked, changed and signed."""
+"""The bundle, a folder that holds a detector: how it is opened, checked, changed and signed."""

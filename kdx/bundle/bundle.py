@@ -1,4 +1,4 @@
-"""The bundle: a folder ``NAME.kdx/`` with graphs, golden images, a threshold, provenance and the hash of each file.
+"""The bundle: a folder ``NAME.kdx/`` with graphs, golden images, thresholds and provenance.
 
 ``bundle.json`` is the index. :func:`kdx.bundle.open.open_bundle` checks everything that it names.
 """
@@ -118,9 +118,10 @@ class Bundle:
         return Golden(self.manifest.golden, np.stack(images), maps, scores)
 
     def camera_images(self) -> NDArray[np.uint8]:
-        """Return real images ``(K, H, W, C)`` of the camera's size, on which a detector can be timed.
+        """Return real images ``(K, H, W, C)`` of the camera's size, to time a detector with.
 
-        They are the golden images, or, in a bundle for large frames, one frame that is paved with them.
+        They are the golden images, or, in a bundle for large frames, one frame that is paved with
+        them.
         """
         golden, tiling = self.golden().images, self.manifest.tiling
         if tiling is None:
@@ -134,7 +135,8 @@ class Bundle:
     def training_images(self) -> KnownImages:
         """Return the images that the student was trained on, so that copies of them are recognised.
 
-        Schema 1 kept a list of the files' hashes, which does not recognise a copy in another format.
+        Schema 1 kept a list of the files' hashes, which does not recognise a copy in another
+        format.
 
         Raises:
             BundleError: The file's content is not valid.
@@ -161,7 +163,7 @@ class Bundle:
         return current_index(self.path, self.manifest.files, done=done, fix=fix)
 
     def uncalibrated(self) -> Bundle:
-        """Return the bundle without its thresholds, to be calibrated. The files on disk stay as they are."""
+        """Return the bundle without its thresholds, to be calibrated; the files do not change."""
         bare = msgspec.structs.replace(self.manifest, threshold=None, thresholds={}, runtime_thresholds={})
         return replace(self, manifest=bare)
 

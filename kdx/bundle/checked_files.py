@@ -1,4 +1,4 @@
-"""What was checked is what runs: a bundle's files, read again, are the bytes that were hashed, or an error."""
+"""Reading the files of an open bundle again: the content that was checked, or an error."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ def read_checked(path: Path, sha256: str) -> bytes:
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX graph whose content was checked. What a backend opens: never the path alone.
+    """An ONNX graph whose content was checked.
+
+    Backends read graphs through this class, never by the path alone.
 
     Attributes:
-        path: Where it is, for messages, and because engines lie beside it. Its content may change at any time.
-        sha256: Of the content that was checked.
+        path: The file, for messages and because engines are beside it. Its content may change at
+            any time.
+        sha256: The hash of the content that was checked.
         seal: The signature that was required of its bundle, or None.
     """
 
@@ -40,29 +43,29 @@ class Graph:
 
     @classmethod
     def of(cls, path: Path) -> Graph:
-        """Return a file's graph as it is now, for a file that belongs to no bundle."""
+        """Return the graph in a file that belongs to no bundle, with its present content."""
         return cls(path, sha256_file(path))
 
     def read(self) -> bytes:
-        """Return the content that was checked; raise ``BundleError`` when the file holds another by now."""
+        """Return the content that was checked; raise ``BundleError`` if it has changed."""
         return read_checked(self.path, self.sha256)
 
     def hold(self) -> HeldGraph:
-        """Keep the file open, for a backend that reads the graph again later."""
+        """Open the file for a backend that reads the graph again later."""
         return HeldGraph(self)
 
 
 class HeldGraph:
-    """A graph's file, open: it can be read again after the bundle was replaced, and takes no memory meanwhile.
+    """The open file of a graph, which can be read again after the bundle was replaced.
 
-    Windows refuses to replace a folder that holds an open file; there the path is opened again. In either case the
-    content is compared with the hash each time.
+    Windows cannot replace a folder that holds an open file, so there the path is opened again. In
+    both cases the content is compared with the hash each time.
 
     Args:
         graph: The graph.
 
     Attributes:
-        path: As the graph's.
+        path: The path of the graph.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -70,47 +73,47 @@ class HeldGraph:
         self.path = graph.path
         self._file: _OpenFile | None = None
         if os.name != "nt":
-            with contextlib.suppress(OSError):  # reading says why
+            with contextlib.suppress(OSError):  # read() reports the reason
                 self._file = _OpenFile(graph.path)
 
     def read(self) -> bytes:
         """Return the content that was checked.
 
         Raises:
-            BackendError: The file holds another by now, or is gone.
+            BackendError: The file has changed since, or is missing.
         """
         try:
-            file = self._file  # stays open to the end of this call, whoever closes meanwhile
+            file = self._file  # stays open until this call ends, even if close() is called meanwhile
             if file is None:
                 return self._graph.read()
             content = file.read()
         except (OSError, BundleError) as error:
             raise BackendError(
-                f"the graph '{self._graph.path}' cannot be read any more: {error}", fix="load the bundle again"
+                f"the graph '{self._graph.path}' cannot be read: {error}", fix="load the bundle again"
             ) from error
         if sha256_bytes(content) != self._graph.sha256:
             raise BackendError(
                 f"the graph '{self._graph.path}' was altered after the bundle was opened",
                 expected=f"sha256 {self._graph.sha256}",
                 received=f"sha256 {sha256_bytes(content)}",
-                fix="load the bundle again; replace bundles as a whole (kdx export --force), never file by file",
+                fix="load the bundle again; replace bundles as a whole (kdx export --force), not single files",
             )
         return content
 
     def close(self) -> None:
-        """Close the file, once no other thread is reading it. Closing twice is harmless."""
+        """Close the file as soon as no other thread reads it. Closing twice has no effect."""
         self._file = None
 
 
 class _OpenFile:
-    """A file's descriptor, closed when nothing refers to this any more."""
+    """A file descriptor that is closed when the object is no longer referenced."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._descriptor)
 
     def read(self) -> bytes:
-        # Not the file's own position: threads and forked processes read at the same time.
+        # pread does not use the position of the file, which threads and forked processes share.
         parts, position, size = [], 0, os.fstat(self._descriptor).st_size
         while part := os.pread(self._descriptor, size - position, position):
             parts.append(part)

@@ -1,8 +1,9 @@
-"""A TensorRT engine in a bundle: ``engines/NAME/model.plan``, a plain plan, and ``engine.json``, what belongs to it.
+"""A TensorRT engine in a bundle: ``engines/NAME/model.plan``, and its record ``engine.json``.
 
-A plan runs where it was built for and nowhere else; TensorRT says so late and badly, or not at all. The record beside
-it is a fingerprint: it is held against the machine before the plan is touched. The bundle's own index does not list
-engines: they are made on the line PC, and the bundle that was verified stays as it is.
+A plan runs only on machines like the one it was built for, and TensorRT reports a mismatch late or
+not at all. Therefore the fingerprint in the record is compared with the machine before the plan is
+read. The bundle's index does not list engines: they are built on the line PC, and the verified
+bundle stays unchanged.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ FLAVOURS = ("tensorrt", "rtx")
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan is bound to, or what a machine has.
+    """The properties of a machine that a plan depends on.
 
     Attributes:
         flavour: ``tensorrt``, or ``rtx`` for TensorRT for RTX.
-        tensorrt: Its version.
-        compute_capability: As in ``8.6``.
-        gpu: The card's name; None for a plan that was built without one.
-        driver: The CUDA driver's version; recorded, never refused: plans survive its updates.
-        system: Operating system and processor, ``Linux x86_64``.
+        tensorrt: The version of TensorRT.
+        compute_capability: The compute capability of the GPU, for example ``8.6``.
+        gpu: The name of the GPU; None for a plan that was built without one.
+        driver: The version of the CUDA driver, for information: plans remain valid after its
+            updates.
+        system: The operating system and processor, for example ``Linux x86_64``.
     """
 
     flavour: str
@@ -51,9 +53,9 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """One layer of an engine.
 
     Attributes:
-        name: As TensorRT calls it.
-        kind: Its type, lower case: ``convolution``, ``cast``, ...
-        precision: ``fp16``, ``fp32``, ``uint8``, ...: of what it computes.
+        name: TensorRT's name of the layer.
+        kind: The type of the layer in lower case: ``convolution``, ``cast``, ...
+        precision: The precision of its output: ``fp16``, ``fp32``, ``uint8``, ...
     """
 
     name: str
@@ -65,21 +67,23 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``engine.json``.
 
     Attributes:
-        schema: Version of this layout; a newer one is refused.
-        kdx_version: The kdx that built it.
-        created: UTC time, ISO 8601.
-        fingerprint: Where it runs.
+        schema: The version of this layout; a newer one is refused.
+        kdx_version: The version of kdx that built the engine.
+        created: The time of the build, UTC, ISO 8601.
+        fingerprint: The machines on which it runs.
         precision: ``fp32`` or ``fp16``.
-        batches: Batch size of each optimisation profile, which accepts 1 up to it; ascending.
-        level: Builder optimisation level.
-        onnx_sha256: Hash of the graph it was built from.
-        plan_sha256: Hash of the plan.
-        layers: Every layer.
-        layers_from: ``inspector``: what the built engine runs; ``network``: what the typed network demands, where there
-            was no GPU to load the engine and inspect it.
-        build_seconds: How long the build took.
-        peak_memory_mib: Largest resident memory of the build process.
-        device_memory_mib: Device memory that one execution context takes, beside the weights; None without a GPU.
+        batches: The largest batch size of each optimisation profile, ascending; a profile accepts
+            all from 1.
+        level: The builder optimisation level.
+        onnx_sha256: The hash of the graph from which it was built.
+        plan_sha256: The hash of the plan.
+        layers: The layers.
+        layers_from: ``inspector`` for the layers that the built engine runs, or ``network`` for
+            those of the typed network, if there was no GPU to load and inspect the engine.
+        build_seconds: The duration of the build.
+        peak_memory_mib: The largest resident memory of the build process.
+        device_memory_mib: The device memory that one execution context takes in addition to the
+            weights; None without a GPU.
     """
 
     schema: int
@@ -103,9 +107,9 @@ class Engine:
     """An engine on disk.
 
     Attributes:
-        path: Its folder.
-        record: What belongs to it.
-        record_sha256: Hash of the file that the record was read from.
+        path: The folder of the engine.
+        record: The content of ``engine.json``.
+        record_sha256: The hash of ``engine.json``.
     """
 
     path: Path
@@ -114,11 +118,11 @@ class Engine:
 
     @property
     def plan(self) -> Path:
-        """The plain plan."""
+        """The file of the plan."""
         return self.path / PLAN
 
     def read_plan(self) -> bytes:
-        """Read the plan; raise ``BackendError`` when it is not the one that was built."""
+        """Return the content of the plan; raise ``BackendError`` if it was altered."""
         data = self.plan.read_bytes() if self.plan.is_file() else b""
         if sha256_bytes(data) != self.record.plan_sha256:
             raise BackendError(f"'{self.plan}' is missing or was altered", fix=rebuild_command(self.record))
@@ -126,7 +130,7 @@ class Engine:
 
 
 def this_system() -> str:
-    """Return the operating system and processor as fingerprints keep them."""
+    """Return the operating system and processor as fingerprints store them."""
     return f"{platform.system()} {platform.machine()}"
 
 
@@ -134,14 +138,14 @@ def engines_of(bundle: Path, unreadable: dict[str, str] | None = None) -> Iterat
     """Yield the engines in a bundle's folder.
 
     Args:
-        bundle: The folder.
-        unreadable: Takes the names of engines whose record is damaged, of a newer kdx, or no readable file, with the
-            reason. One such must not stand in the way of the others, nor of a backend that needs none.
+        bundle: The bundle's folder.
+        unreadable: Receives the names of engines whose record cannot be read, with the reason. They
+            do not prevent the use of other engines, or of a backend without engines.
     """
     restore(bundle / FOLDER)
     for record in sorted((bundle / FOLDER).glob(f"*/{RECORD}")):
         if record.parent.name.startswith("."):
-            continue  # under construction, or what a kill left of that
+            continue  # an engine that is being written, or leftovers of a killed writer
         try:
             content = record.read_bytes()
             read = decode_record(
@@ -162,10 +166,11 @@ def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
 
     Args:
         graph: The graph in its bundle.
-        machine: What this machine has, of one flavour.
+        machine: The fingerprint of this machine for one flavour.
 
     Raises:
-        BackendError: There is none, with the reason for each that is there, and the command that builds one.
+        BackendError: No engine runs here; the message gives the reason for each, and the command
+            that builds one.
         BundleError: A signature was required of the bundle, and it does not cover the engine.
     """
     reasons = []
@@ -190,10 +195,10 @@ def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
 
 
 def mismatch(record: EngineRecord, machine: Fingerprint, onnx_sha256: str) -> str:
-    """Say why an engine may not run here, or return an empty string."""
+    """Return why an engine does not run on a machine, or an empty text."""
     built = record.fingerprint
     if record.onnx_sha256 != onnx_sha256:
-        return "stale or of another precision: built from another graph"
+        return "built from another graph: it is outdated or has another precision"
     for what, ours, theirs in (
         ("flavour", machine.flavour, built.flavour),
         ("TensorRT", machine.tensorrt, built.tensorrt),
@@ -202,20 +207,21 @@ def mismatch(record: EngineRecord, machine: Fingerprint, onnx_sha256: str) -> st
     ):
         if ours != theirs:
             return f"built for {what} {theirs}, here is {ours}"
-    # Tactics were timed on that card; another with the same capability may lack what they need.
+    # The tactics were chosen on that GPU; another one of the same compute capability may lack what
+    # they need.
     if built.flavour == "tensorrt" and machine.gpu != built.gpu:
         return f"built on {built.gpu}, here is {machine.gpu}"
     return ""
 
 
 def describe(machine: Fingerprint) -> str:
-    """Say a fingerprint in words."""
+    """Return a fingerprint in words."""
     name = "TensorRT for RTX" if machine.flavour == "rtx" else "TensorRT"
     gpu = f", {machine.gpu}" if machine.gpu else ""
     return f"{name} {machine.tensorrt}, compute capability {machine.compute_capability}{gpu}, {machine.system}"
 
 
 def rebuild_command(record: EngineRecord) -> str:
-    """Return the command that builds an engine of the same kind again."""
+    """Return the command that builds an engine of the same kind."""
     fp16 = " --fp16" if record.precision == "fp16" else ""
     return f"kdx build-engine BUNDLE{fp16} --flavour {record.fingerprint.flavour} --force"

@@ -1,7 +1,7 @@
-"""The contract of the exported graph: the names of its tensors, and what the names of its nodes begin with.
+"""The contract of the exported graph: its tensors' names, and the prefixes of its nodes' names.
 
-``kd_export`` writes graphs that keep it, and every runtime and precision pass relies on it. The input is uint8
-``(N, H, W, C)``; both outputs are float32.
+``kd_export`` writes graphs that keep it, and every runtime and precision pass relies on it. The
+input is uint8 ``(N, H, W, C)``; both outputs are float32.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ MAP = "anomaly_map"
 SCORE = "anomaly_score"
 OUTPUTS = (MAP, SCORE)
 
-# A node is named after the module of the fused detector that it comes from: ``pair.student.layer1.0.conv1/Conv``.
+# A node is named after the module of the fused detector that it comes from:
+# ``pair.student.layer1.0.conv1/Conv``.
 PREPROCESS = "preprocess"
 PAIR = "pair"
 TAIL = "tail"

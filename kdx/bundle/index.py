@@ -63,7 +63,7 @@ def current_index(path: Path, files: Mapping[str, str], *, done: str, fix: str) 
 def update_index(
     path: Path, files: Mapping[str, str], change: Callable[[Manifest], Manifest], *, done: str, fix: str
 ) -> Manifest:
-    """Replace the index on disk in one step, and remove the signature, which belonged to the old index.
+    """Replace the index on disk in one step, and remove the signature of the old one.
 
     Args:
         path: The bundle's folder.

@@ -1,6 +1,7 @@
 """Key files for signatures: Ed25519 in PEM, as OpenSSL reads and writes them.
 
-The package cryptography is imported where it is used: only who signs, or asks for a signature, needs it.
+The package cryptography is imported inside the functions, because only signing and verifying need
+it.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ def public_keys(keys: PublicKeys) -> dict[str, Ed25519PublicKey]:
     """Read public keys.
 
     Args:
-        keys: A PEM file's path, its content as bytes, or several of them (while one key replaces another).
+        keys: A PEM file's path, its content as bytes, or several of them (while one key replaces
+            another).
 
     Returns:
-        By fingerprint; at least one.
+        The keys by fingerprint; at least one.
 
     Raises:
-        OptionError: No keys, a key that cannot be read or is of another kind, or the package cryptography is missing.
+        OptionError: There is no key, a key cannot be read or is of another kind, or the package
+            cryptography is missing.
     """
     given = [keys] if isinstance(keys, (str, Path, bytes)) else list(keys)
     if not given:
@@ -40,7 +43,7 @@ def public_keys(keys: PublicKeys) -> dict[str, Ed25519PublicKey]:
 
 
 def fingerprint(key: Ed25519PublicKey) -> str:
-    """Return a public key's fingerprint: the hexadecimal SHA-256 of its DER form (SubjectPublicKeyInfo)."""
+    """Return a public key's fingerprint: the SHA-256 of its DER form (SubjectPublicKeyInfo)."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return sha256_bytes(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
@@ -50,11 +53,12 @@ def private_key(path: Path, passphrase: Callable[[], str]) -> Ed25519PrivateKey:
     """Read a private key.
 
     Args:
-        path: A PEM file.
-        passphrase: Called where the key is encrypted.
+        path: The PEM file.
+        passphrase: Returns the passphrase; called if the key is encrypted.
 
     Raises:
-        OptionError: It cannot be read, is of another kind, the passphrase is wrong, or cryptography is missing.
+        OptionError: The key cannot be read or is of another kind, the passphrase is wrong, or the
+            package cryptography is missing.
     """
     _require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -65,11 +69,11 @@ def private_key(path: Path, passphrase: Callable[[], str]) -> Ed25519PrivateKey:
     try:
         try:
             key = load_pem_private_key(data, None)
-        except TypeError:  # so cryptography says that it is encrypted
+        except TypeError:  # the key is encrypted
             key = load_pem_private_key(data, passphrase().encode())
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise OptionError(
-            f"'{path}' is not a private key that can be read, or the passphrase is wrong",
+            f"'{path}' is not a readable private key, or the passphrase is wrong",
             expected="Ed25519 in PEM (kdx sign --new-key NAME makes one)",
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -78,17 +82,17 @@ def private_key(path: Path, passphrase: Callable[[], str]) -> Ed25519PrivateKey:
 
 
 def make_keys(name: Path, passphrase: str | None = None) -> tuple[Path, Path, str]:
-    """Make ``NAME.key``, private, for its owner alone to read, and ``NAME.pub``, public.
+    """Create a private key ``NAME.key``, readable by its owner, and ``NAME.pub``.
 
     Args:
-        name: Their path without the ending.
-        passphrase: Encrypts the private key.
+        name: The path of both files without the suffix.
+        passphrase: The passphrase that encrypts the private key, or None.
 
     Returns:
-        Both paths and the fingerprint.
+        The paths of the private and the public key, and the fingerprint.
 
     Raises:
-        OutputError: One of them exists: a key is never replaced.
+        OutputError: One of the files exists: a key is never replaced.
         OptionError: The package cryptography is missing, or the passphrase is empty.
     """
     _require_cryptography()
@@ -102,7 +106,7 @@ def make_keys(name: Path, passphrase: str | None = None) -> tuple[Path, Path, st
     )
 
     if passphrase == "":
-        raise OptionError("the passphrase is empty", fix="give one, or none at all")
+        raise OptionError("the passphrase is empty", fix="enter a passphrase, or use none")
     stem = str(name).removesuffix(".key")
     secret, public = Path(f"{stem}.key"), Path(f"{stem}.pub")
     for path in (secret, public):
@@ -153,7 +157,7 @@ def _is_there(path: Path) -> OutputError:
 
 
 def _write_secret(path: Path, data: bytes) -> None:
-    """Write a file that only its owner may read, from its first byte on."""
+    """Write a file that only its owner may read, created with these permissions."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:

@@ -1,4 +1,4 @@
-"""Checks a file that a bundle's index lists: it is inside the bundle, unaltered, and a graph holds nothing foreign."""
+"""Checking a file that the index lists: it is inside the bundle, unaltered, and nothing foreign."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def require_listed_file(root: Path, name: str, sha256: str) -> None:
         sha256: The hash that the index lists.
 
     Raises:
-        BundleError: The file is outside the bundle, missing, altered, or a graph that refers to other files.
+        BundleError: The file is outside the bundle, missing, altered, or a graph that refers to
+            other files.
     """
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or any(character in name for character in "\\:\0"):
@@ -29,8 +30,8 @@ def require_listed_file(root: Path, name: str, sha256: str) -> None:
     if (target := _outside(file, root)) is None:
         content = read_hashed(root, name, sha256, error=BundleError, fix=_COPY_AGAIN)
     else:
-        # Caches of model hubs keep the content elsewhere and a link to it here: only the content counts. The hash of a
-        # foreign file is not disclosed.
+        # Caches of model hubs keep the content elsewhere and a link to it here: only the content
+        # counts. The hash of a foreign file is not disclosed.
         content = read_hashed(
             root,
             name,

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: the content of ``bundle.json``, and the names of the files that it always holds."""
+"""The content of ``bundle.json``, and the names of the files of a bundle."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ LEVEL = "position_level.npy"
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 _FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\:\x00]+$")]
-# Which runtimes may have measured a threshold of schema 1, which did not record it: only OpenVINO computes in BF16.
+# The runtimes that may have measured a threshold of schema 1, which did not record its runtime.
+# Only OpenVINO computes in BF16.
 _SCHEMA_1_RUNTIMES = {"bf16": ("openvino",), "int8": ("onnxruntime", "openvino")}
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class ReviewBand(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores that somebody should look at: above ``score``, up to the threshold. Fewer good parts are thrown away.
+    """The scores above ``score`` and up to the threshold, whose parts should be reviewed.
 
     Attributes:
-        score: Where the band begins, in the graph's raw score.
-        false_reject_rate: The rate of good images above it that was asked for.
-        interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None.
+        score: The lower end of the band, as a raw score of the graph.
+        false_reject_rate: The requested rate of good images above ``score``.
+        interval: The confidence interval of the score at that rate. An end that so few images
+            cannot bound is None.
     """
 
     score: float
@@ -46,15 +48,15 @@ class ReviewBand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DefectChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """What a threshold was chosen on that was chosen on defective images too.
+    """The defective images that a threshold was also chosen on.
 
     See ``kdx.calibration.rates.best_split``.
 
     Attributes:
-        images: Number of defective images.
-        misses: Of those, at or below the threshold.
-        false_rejects: Good images above it.
-        data_sha256: Hash over the defective images.
+        images: The number of defective images.
+        misses: The number of defective images at or below the threshold.
+        false_rejects: The number of good images above the threshold.
+        data_sha256: The hash over the defective images.
     """
 
     images: int
@@ -64,12 +66,15 @@ class DefectChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LevelFit(msgspec.Struct, frozen=True, kw_only=True):
-    """The level map of a threshold that was chosen with normalisation per position, see :mod:`kdx.decision.level_map`.
+    """The level map of a threshold that was chosen with normalisation per position.
+
+    See :mod:`kdx.decision.level_map`.
 
     Attributes:
-        sha256: Hash of the level map.
-        images: Number of good images that it was fitted on; none of them chose the threshold.
-        data_sha256: Hash over those images.
+        sha256: The hash of the level map.
+        images: The number of good images that the level map was fitted on; none of them chose the
+            threshold.
+        data_sha256: The hash over those images.
     """
 
     sha256: str
@@ -81,23 +86,27 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     """A calibrated decision: an image is defective when its score exceeds ``score``.
 
     Attributes:
-        score: The threshold, in the detector's score: the graph's own but for level map and region of interest.
-        false_reject_rate: The rate of rejected good images that was asked for; where defects chose the threshold, the
-            share of these good images.
-        interval: Confidence interval of the score at that rate; an end that so few images cannot bound is None, and
-            both of a threshold that was chosen on defects.
-        confidence: The interval's coverage, as a fraction.
-        images: Number of held-out good images.
-        data_sha256: Hash over those images.
-        graph_sha256: Hash of the graph whose scores were used.
-        created: UTC time, ISO 8601.
-        pixel: The map value that the hottest pixel of a good image exceeds at that rate: the score itself where it is
-            the map's maximum, and the scale of heat maps everywhere.
-        scores: Of those images, ascending; of very many, as many quantiles. What ``kdx drift`` compares with.
+        score: The threshold, as a score of the detector: the graph's score, or the one after level
+            map and region of interest.
+        false_reject_rate: The requested rate of rejected good images. If the threshold was chosen
+            on defective images, too, it is the share of rejected good images.
+        interval: The confidence interval of the score at that rate. An end that so few images
+            cannot bound is None; both ends are None if the threshold was chosen on defective
+            images, too.
+        confidence: The coverage of the interval, as a fraction.
+        images: The number of held-out good images.
+        data_sha256: The hash over those images.
+        graph_sha256: The hash of the graph whose scores were used.
+        created: The time of the calibration, UTC, ISO 8601.
+        pixel: The map value that the highest pixel of a good image exceeds at that rate. It scales
+            heat maps, and equals the score if the score is the map's maximum.
+        scores: The scores of those images, ascending, or quantiles of very many. ``kdx drift``
+            compares with them.
         review: The band below the threshold, or None.
-        roi_sha256: Hash of the region of interest in which those images were scored; None for whole images.
+        roi_sha256: The hash of the region of interest in which those images were scored; None for
+            whole images.
         level: The level map by which their maps were divided, or None.
-        defects: What it was chosen on beside good images, where that was asked for; else None.
+        defects: The defective images that the threshold was also chosen on, or None.
     """
 
     score: float
@@ -117,17 +126,17 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a bundle comes from.
+    """The origin of a bundle.
 
     Attributes:
-        created: UTC time of the export, ISO 8601.
-        checkpoint_sha256: Hash of the checkpoint's tensors.
-        epoch: Epochs trained at that checkpoint.
+        created: The time of the export, UTC, ISO 8601.
+        checkpoint_sha256: The hash of the checkpoint's tensors.
+        epoch: The number of trained epochs at that checkpoint.
         backbone: timm's names of the teacher's networks.
-        weights: Where the teacher's weights came from.
-        data_sha256: Hash over the training images.
-        trained_with: Versions of the packages that trained.
-        exported_with: Versions of the packages that exported.
+        weights: The source of the teacher's weights.
+        data_sha256: The hash over the training images.
+        trained_with: The versions of the packages that trained.
+        exported_with: The versions of the packages that exported.
     """
 
     created: str
@@ -144,25 +153,29 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``bundle.json``.
 
     Attributes:
-        schema: Version of this layout; a newer one is refused.
-        kdx_version: The kdx that wrote it.
-        method: The method's name.
-        pair_spec: The pair's declaration as JSON: taps, distances, combine and score rules; see :attr:`pair`.
-        input: What the graph accepts; of a bundle for large frames, a tile.
-        map_size: Height and width of the anomaly map.
-        field_of_view: Share of each side of the image, centred, that the map covers; below 1 for methods that crop.
-        max_batch: Largest batch the graph was declared for.
-        golden: Names of the golden images, in the order of the reference maps and scores.
-        files: SHA-256 of every other file in the bundle, by relative POSIX path.
-        provenance: Where it comes from.
-        threshold: The calibrated decision, or None. FP16 shares it, in every runtime.
+        schema: The version of this layout; a newer one is refused.
+        kdx_version: The version of kdx that wrote the bundle.
+        method: The name of the method.
+        pair_spec: The pair's declaration as JSON: taps, distances, combine and score rules; see
+            :attr:`pair`.
+        input: The input that the graph accepts; in a bundle for large frames, that of a tile.
+        map_size: The height and width of the anomaly map.
+        field_of_view: The share of each side of the image, centred, that the map covers; below 1
+            for methods that crop.
+        max_batch: The largest batch that the graph was exported for.
+        golden: The names of the golden images, in the order of the reference maps and scores.
+        files: The SHA-256 of every other file in the bundle, by relative POSIX path.
+        provenance: The origin of the bundle.
+        threshold: The calibrated threshold of FP32 and FP16 in every runtime, or None.
         variants: The graphs in other precisions than FP32, by precision.
-        runtime_thresholds: Those of BF16 and INT8, by precision and by the runtime that measured it: their scores
-            differ from runtime to runtime by more than a threshold's own uncertainty.
-        thresholds: Those of BF16 and INT8 in bundles of schema 1, by precision; see :meth:`own_thresholds`.
-        frame_limits: What golden images and, once it is calibrated, good images look like: frames that show no part
-            look otherwise.
-        tiling: How frames larger than the graph's input are cut, or None.
+        runtime_thresholds: The thresholds of BF16 and INT8, by precision and by the runtime that
+            measured them: their scores differ between runtimes by more than the uncertainty of a
+            threshold.
+        thresholds: The thresholds of BF16 and INT8 in bundles of schema 1, by precision; see
+            :meth:`own_thresholds`.
+        frame_limits: The limits by which frames without a part are detected, from the golden images
+            and, after the calibration, from good images.
+        tiling: How frames larger than the graph's input are cut into tiles, or None.
     """
 
     schema: int
@@ -190,12 +203,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def map_rule(self) -> ScoreRule | None:
-        """How the returned map becomes the score; None where the score does not come from that map alone."""
+        """How the returned map becomes the score; None if the score needs more than that map."""
         return None if self.pair is None else self.pair.map_rule
 
     @property
     def camera(self) -> InputSpec:
-        """What the detector accepts: what the graph does, or the frames from which its tiles are cut."""
+        """The input of the detector: that of the graph, or the frames that are cut into tiles."""
         if self.tiling is None:
             return self.input
         height, width = self.tiling.frame
@@ -203,53 +216,55 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def camera_map_size(self) -> tuple[int, int]:
-        """Height and width of the map that the detector returns."""
+        """The height and width of the map that the detector returns."""
         if self.tiling is None:
             return self.map_size
         height, width = self.tiling.frame
         return height * self.map_size[0] // self.input.height, width * self.map_size[1] // self.input.width
 
     def threshold_of(self, precision: str, runtime: str | None = None) -> Threshold | None:
-        """Return the threshold at which a precision's scores are decided in a runtime, or None without one.
+        """Return the threshold of a precision in a runtime, or None if there is no valid one.
 
-        One that was calibrated in another region of interest, or with another level map, decides nothing.
+        A threshold that was calibrated with another region of interest or level map is not valid.
 
         Args:
-            precision: Of the graph.
-            runtime: What computes the scores, see :func:`kdx.runtime.backend_table.runtime_of`. FP32 and FP16 have one
-                threshold for all, and need none.
+            precision: The precision of the graph.
+            runtime: The runtime that computes the scores, see
+                :func:`kdx.runtime.backend_table.runtime_of`. FP32 and FP16 have one threshold for
+                all runtimes, and need none.
         """
         return None if self.changed_since(precision, runtime) else self.stored_threshold(precision, runtime)
 
     def stored_threshold(self, precision: str, runtime: str | None = None) -> Threshold | None:
-        """Return the latest calibration, whatever region of interest and level map it was made with."""
+        """Return the latest threshold, even if region of interest or level map changed since."""
         if precision not in OWN_THRESHOLD:
             return self.threshold
         if runtime is None:
-            raise ValueError(f"{precision} has a threshold for each runtime: name one")
+            raise ValueError(f"{precision} has one threshold for each runtime: name the runtime")
         return self.own_thresholds(precision).get(runtime)
 
     def own_thresholds(self, precision: str) -> Mapping[str, Threshold]:
         """Return the stored thresholds of BF16 or INT8 by runtime.
 
-        Schema 1 had one for all, measured by a runtime that it did not record. It counts for those that may have
-        measured it, and :meth:`is_runtime_known` says where that is a guess.
+        Schema 1 had one threshold for all runtimes, and did not record the runtime that measured
+        it. It is returned for each runtime that may have; :meth:`is_runtime_known` tells whether
+        only one may have.
         """
         if precision in self.runtime_thresholds or precision not in self.thresholds:
             return self.runtime_thresholds.get(precision, {})
         return dict.fromkeys(_SCHEMA_1_RUNTIMES.get(precision, ()), self.thresholds[precision])
 
     def is_runtime_known(self, precision: str) -> bool:
-        """Whether it is recorded, or certain, which runtime measured a precision's threshold."""
+        """Whether the runtime that measured a precision's threshold is recorded, or certain."""
         is_recorded = precision in self.runtime_thresholds or precision not in self.thresholds
         return is_recorded or len(_SCHEMA_1_RUNTIMES.get(precision, ())) == 1
 
     def decides_alike(self, precision: str, runtime: str) -> bool:
-        """Whether a precision has a threshold in a runtime wherever FP32 has one; else it could only be undecided."""
+        """Whether a precision has a threshold in a runtime, if FP32 has one."""
         return self.threshold_of("fp32") is None or self.threshold_of(precision, runtime) is not None
 
     def changed_since(self, precision: str = "fp32", runtime: str | None = None) -> str | None:
-        """Say in words what was changed after a calibration, which does not hold since; None: nothing."""
+        """Return in words what was changed since the calibration and makes it invalid, or None."""
         stored = self.stored_threshold(precision, runtime)
         if stored is None:
             return None
@@ -263,12 +278,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         own: Mapping[str, Mapping[str, Threshold]] | None = None,
         frame_limits: FrameLimits | None = None,
     ) -> Manifest:
-        """Return this, in the present schema, with a new calibration.
+        """Return a manifest of the present schema with a new calibration.
 
         Args:
-            threshold: FP32's.
-            own: All of BF16 and INT8 by precision and runtime; others are removed. None leaves them as they are.
-            frame_limits: What frames of real parts look like; None leaves the limits as they are.
+            threshold: The threshold of FP32.
+            own: All thresholds of BF16 and INT8, by precision and runtime; others are removed. None
+                keeps the stored ones.
+            frame_limits: The limits by which frames without a part are detected; None keeps the
+                stored ones.
         """
         limits = frame_limits or self.frame_limits
         changed = msgspec.structs.replace(self, schema=SCHEMA, threshold=threshold, frame_limits=limits)
@@ -279,15 +296,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def roi_sha256(self) -> str | None:
-        """Hash of the region of interest, or None."""
+        """The hash of the region of interest, or None."""
         return self.files.get(ROI)
 
     @property
     def level_sha256(self) -> str | None:
-        """Hash of the level map, or None."""
+        """The hash of the level map, or None."""
         return self.files.get(LEVEL)
 
     @property
     def precisions(self) -> list[str]:
-        """The precisions in which the bundle holds a graph."""
+        """The precisions of the bundle's graphs."""
         return ["fp32", *self.variants]

@@ -18,12 +18,12 @@ from kdx.errors import BundleError
 
 
 def open_bundle(path: str | Path, *, require_signature: PublicKeys | None = None) -> Bundle:
-    """Open a bundle and check its schema, its paths, the hash of every file, and that graphs hold nothing foreign.
+    """Open a bundle and check its schema, its paths, the hash of every file, and its graphs.
 
     Args:
         path: The bundle's folder.
-        require_signature: Public keys, by one of which the bundle must be signed: a PEM file's path, its content as
-            bytes, or several of them. None requires no signature.
+        require_signature: Public keys, by one of which the bundle must be signed: a PEM file's
+            path, its content as bytes, or several of them. None requires no signature.
 
     Raises:
         BundleError: A check failed; the message names the file.

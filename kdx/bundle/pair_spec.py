@@ -1,4 +1,4 @@
-"""The declaration of a pair: everything after the taps is built from it, and every bundle stores it."""
+"""The declaration of a pair, from which everything after the taps is built."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class ScoreRule(str, enum.Enum):
 class Join(str, enum.Enum):
     """How a pair's maps become its anomaly map and its score.
 
-    ``SINGLE``: there is one map. ``CONFIRMED``: the first, multiplied by the second, which is normalised and weighted
-    by its extent (MixedTeacher Eq. 11); the first's blur comes last. The other three take the first as the anomaly map,
-    and the score from the first, from the second, or the product of both scores.
+    ``SINGLE``: there is one map. ``CONFIRMED``: the first map is multiplied by the second one,
+    which is normalised and weighted by its extent (MixedTeacher Eq. 11); the first map's blur is
+    applied last. The other three use the first map as the anomaly map, and the score of the first
+    map, of the second, or the product of both.
     """
 
     SINGLE = "single"
@@ -51,11 +52,11 @@ class Tap:
     """One comparison of two features.
 
     Attributes:
-        name: The module's name in timm's model, e.g. ``layer2`` or ``blocks.4``, and what is compared with it where a
-            method has several students: ``blocks.4 autoencoder``.
-        distance: The distance used there.
-        weight: Its weight in a summed map.
-        loss_weight: Its weight in the loss (STPM Eq. 3).
+        name: The module's name in timm's model, for example ``layer2`` or ``blocks.4``. A method
+            with several students adds the student: ``blocks.4 autoencoder``.
+        distance: The distance between both features.
+        weight: The weight of the tap in a summed map.
+        loss_weight: The weight of the tap in the loss (STPM Eq. 3).
     """
 
     name: str
@@ -66,12 +67,12 @@ class Tap:
 
 @dataclass(frozen=True)
 class MapSpec:
-    """One map: its taps and how they become one.
+    """One map: its taps, and how their maps are combined.
 
     Attributes:
-        taps: Where features are compared.
-        combine: How the taps' maps become one.
-        blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels; 0 for none.
+        taps: The taps at which features are compared.
+        combine: How the maps of the taps are combined.
+        blur_sigma: The standard deviation of the map's Gaussian blur, in map pixels; 0 for no blur.
     """
 
     taps: Annotated[tuple[Tap, ...], msgspec.Meta(min_length=1)]
@@ -85,9 +86,9 @@ class PairSpec:
 
     Attributes:
         maps: One map, or two that are joined.
-        join: How they become the anomaly map and the score.
+        join: How the maps become the anomaly map and the score.
         score: How a map becomes a score.
-        trained: Comparisons that are trained but do not appear in a map.
+        trained: The taps that are trained but are not part of a map.
     """
 
     maps: Annotated[tuple[MapSpec, ...], msgspec.Meta(min_length=1, max_length=2)]
@@ -97,22 +98,22 @@ class PairSpec:
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """The comparisons of every map, in order."""
+        """The taps of every map, in order."""
         return tuple(tap for map_spec in self.maps for tap in map_spec.taps)
 
     @property
     def loss_taps(self) -> tuple[Tap, ...]:
-        """Every comparison that is trained: the maps', then the others."""
+        """All taps that are trained: those of the maps, then the others."""
         return self.taps + self.trained
 
     @property
     def map_rule(self) -> ScoreRule | None:
-        """How the returned map becomes the score; None where the score does not come from that map alone."""
+        """How the returned map becomes the score; None if the score needs more than that map."""
         # The other joins multiply two maps, or score a map that is not returned.
         return self.score if self.join in (Join.SINGLE, Join.SCORE_FIRST) else None
 
     def describe(self) -> str:
-        """Say in words how features become a score."""
+        """Return a text that says how features become a score."""
         parts = [
             f"{m.combine.value} over {', '.join(tap.name for tap in m.taps)}"
             + (f", blur sigma {m.blur_sigma:g}" if m.blur_sigma else "")

@@ -1,9 +1,11 @@
-"""Whether an ONNX file is nothing but standard operations on weights of its own: the only kind that a bundle may hold.
+"""Checking that an ONNX file holds only standard operations and its own weights.
 
-An operation of another domain is code from elsewhere: a custom operation's library, or a compiled blob (``EPContext``)
-that a runtime would execute. External data is a path, to any file of the machine. Both are legal ONNX and are refused
-before any runtime sees the file. It is read as protobuf's wire format, for a line PC has no onnx package; strictly, so
-that nothing is read here otherwise than by a runtime.
+An operation of another domain is foreign code: the library of a custom operation, or a compiled
+    blob (``EPContext``)
+that a runtime would execute. External data is a path to any file of the machine. Both are valid
+ONNX, and are refused before a runtime reads the file. The file is parsed in protobuf's wire format,
+because a line PC has no onnx package. The parser is strict, so that it cannot interpret a file
+differently from a runtime.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from kdx.errors import BundleError
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 
-# onnx.proto: of each message, the fields that hold others, by number.
+# The fields of each message in onnx.proto that hold other messages, by number.
 _CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -27,8 +29,8 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _DOMAIN = {"node": 7, "function": 10}
-_GRAPH = 7  # of a model
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
+_GRAPH = 7  # the field of a model
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # the fields of a tensor
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _VARINT_BYTES = 10
 _LAST_FIELD = (1 << 29) - 1
@@ -42,13 +44,13 @@ def require_plain_graph(data: bytes, name: str, bundle: Path) -> None:
     """Check an ONNX file's content.
 
     Args:
-        data: The whole file.
-        name: The file, relative to its bundle, for the message.
+        data: The content of the file.
+        name: The path of the file relative to its bundle, for the message.
         bundle: The bundle's folder, for the message.
 
     Raises:
-        BundleError: It is no ONNX graph, has an operation of another domain than ONNX's own, or keeps a tensor in
-            another file.
+        BundleError: The content is not an ONNX graph, has an operation of a domain other than
+            ONNX's own, or stores a tensor in another file.
     """
     try:
         found = _first_fault(data)
@@ -58,16 +60,16 @@ def require_plain_graph(data: bytes, name: str, bundle: Path) -> None:
         ) from error
     if found:
         raise BundleError(
-            f"'{name}' of '{bundle}' could load code or files from elsewhere",
+            f"'{name}' of '{bundle}' could execute foreign code or read other files",
             expected="standard ONNX operations, and every weight inside the file",
             received=found,
-            fix="do not use this bundle; graphs that kdx exports contain nothing of this kind",
+            fix="do not use this bundle; kdx does not export such graphs",
         )
 
 
 def _first_fault(data: bytes) -> str:
-    """Return what must not be there, or an empty string."""
-    # A stack, not recursion: how deep graphs nest is up to who wrote the file.
+    """Return the first content that is not allowed, or an empty text."""
+    # A stack instead of recursion, because a hostile file may nest graphs to any depth.
     pending = [("model", 0, len(data))]
     has_graph = False
     while pending:
@@ -90,11 +92,11 @@ def _first_fault(data: bytes) -> str:
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each field's number, wire type, and the content's start and end; a varint's value stands in the end."""
+    """Yield each field's number, wire type, start and end; for a varint, the end is its value."""
     while position < end:
         key, position = _varint(data, position, end)
         number, wire = key >> 3, key & 7
-        if not 1 <= number <= _LAST_FIELD:  # other readers would take what is left of a larger one for a field
+        if not 1 <= number <= _LAST_FIELD:  # other parsers would truncate a larger number to a valid one
             raise _NotOnnxError
         if wire == _VARINT:
             value, position = _varint(data, position, end)
@@ -104,7 +106,7 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
             length, position = _varint(data, position, end)
         elif wire in {_FIXED32, _FIXED64}:
             length = 4 if wire == _FIXED32 else 8
-        else:  # groups, which ONNX has none of, or nothing that exists
+        else:  # groups, which ONNX does not use, or an unknown wire type
             raise _NotOnnxError
         if position + length > end:
             raise _NotOnnxError
@@ -113,7 +115,7 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the number that begins at a position, and where it ends."""
+    """Return the number that starts at a position, and the position after it."""
     value = 0
     for index in range(_VARINT_BYTES):
         if position + index >= end:

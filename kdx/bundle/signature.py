@@ -1,9 +1,10 @@
-"""Verifying a signature: a bundle comes from whoever holds a key, and is what it was when it was signed.
+"""Verifying that a bundle was signed by the holder of a key, and has not changed since.
 
-Hashes find damage, not forgery: whoever alters a bundle can write new hashes. ``bundle.sig`` holds a statement, with
-the hash of ``bundle.json`` (which holds the hash of every other file) and of each engine that was there, and its
-Ed25519 signature (RFC 8032). What is verified is what is used: the statement is parsed from the signed bytes, and the
-bundle from the very bytes of ``bundle.json`` that were hashed.
+Hashes detect damage, but not forgery: whoever alters a bundle can write new hashes. ``bundle.sig``
+    holds a statement
+and its Ed25519 signature (RFC 8032). The statement holds the hashes of ``bundle.json``, which holds
+the hash of every other file, and of each engine. Exactly the verified bytes are used: the statement
+is parsed from the signed bytes, and the bundle from the bytes of ``bundle.json`` that were hashed.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
     Args:
         path: The bundle's folder.
         index: The content of its ``bundle.json``.
-        keys: As in :func:`kdx.bundle.keys.public_keys`.
+        keys: The trusted public keys, as for :func:`kdx.bundle.keys.public_keys`.
 
     Raises:
-        BundleError: It is not signed, by another key, or was altered since.
+        BundleError: The bundle is not signed, is signed by another key, or was altered since.
         OptionError: A key cannot be read, or the package cryptography is missing.
     """
     trusted = public_keys(keys)
@@ -78,7 +79,7 @@ def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
     try:
         signature = base64.b64decode(file.signature, validate=True)
         trusted[file.key_sha256].verify(signature, signed_bytes(file.schema, file.statement))
-    except (InvalidSignature, ValueError) as error:  # no base64 is a ValueError
+    except (InvalidSignature, ValueError) as error:  # a ValueError for invalid Base64
         raise BundleError(
             f"the signature of '{path}' is wrong",
             expected=f"one made by {file.key_sha256}",
@@ -98,10 +99,10 @@ def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
 
 
 def read_seal(path: Path, index: bytes) -> tuple[Seal, bool] | None:
-    """Return what a bundle's signature says of itself, without any proof, and whether it is of this ``bundle.json``.
+    """Return a bundle's unverified signature, and whether it belongs to this ``bundle.json``.
 
     Raises:
-        BundleError: ``bundle.sig`` is damaged or of a newer kdx.
+        BundleError: ``bundle.sig`` is damaged, or was written by a newer kdx.
     """
     file = _read(path)
     if file is None:
@@ -111,7 +112,7 @@ def read_seal(path: Path, index: bytes) -> tuple[Seal, bool] | None:
 
 
 def require_signed_engines(bundle: Bundle) -> None:
-    """Check that the signature which was required of a bundle covers every engine in it: a plan is code for the GPU.
+    """Check that the required signature covers every engine, because a plan is code for the GPU.
 
     Raises:
         BundleError: The signature does not cover an engine; the message names it.
@@ -125,13 +126,13 @@ def require_signed_engines(bundle: Bundle) -> None:
 
 
 def hashes_of(engine: Engine, bundle: Path) -> dict[str, str]:
-    """Return the hashes of an engine's record and plan by POSIX path relative to the bundle; ``none`` if missing."""
+    """Return the hashes of an engine's record and plan by relative POSIX path, or ``none``."""
     files = (engine.path / RECORD, engine.path / PLAN)
     return {file.relative_to(bundle).as_posix(): sha256_file(file) if file.is_file() else "none" for file in files}
 
 
 def signed_bytes(schema: int, statement: str) -> bytes:
-    """Return what is signed. It begins with its purpose, so that a signature for another purpose is not accepted."""
+    """Return what is signed, after its purpose, so that no signature for another one passes."""
     return f"kdx bundle signature {schema}\n{statement}".encode()
 
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def sign_bundle(path: Path, key: Ed25519PrivateKey) -> Seal:
-    """Check a bundle and the engines in it, and sign both; an earlier signature is replaced.
+    """Check a bundle and its engines, and sign both. An earlier signature is replaced.
 
     Raises:
         BundleError: The bundle is incomplete, altered or too new.
-        BackendError: An engine's plan was altered.
+        BackendError: The plan of an engine was altered.
     """
     index = read_index(path)
     bundle_of(path, index)

@@ -42,18 +42,18 @@ def with_file(
     content: bytes | None,
     calibrated: tuple[Threshold, Mapping[str, Mapping[str, Threshold]], FrameLimits | None] | None = None,
 ) -> Bundle:
-    """Give a bundle on disk another file of a name, or none, in one step, and return it. A signature is removed.
+    """Replace, add or remove a file of a bundle in one step; this removes its signature.
 
     Args:
         bundle: The bundle.
-        name: Of the file.
-        content: Of the file; None removes it.
-        calibrated: FP32's new threshold, those of BF16 and INT8, and what frames of real parts look like; None leaves
-            all as they are.
+        name: The name of the file.
+        content: The content of the file; None removes it.
+        calibrated: The arguments of :meth:`kdx.bundle.manifest.Manifest.with_thresholds` for a new
+            calibration; None keeps the stored one.
 
     Raises:
-        BundleError: The bundle on disk is another one by now.
-        OutputError: The folder around it cannot be written.
+        BundleError: The folder holds another bundle now.
+        OutputError: The folder around the bundle cannot be written.
     """
     with new_folder(bundle.path, force=True) as folder:
         manifest = bundle.require_present("changed", fix="call again")
@@ -71,7 +71,7 @@ def with_file(
 
 
 def _copy_listed(bundle: Bundle, name: str, target: Path) -> None:
-    """Copy a file that the index lists. One behind a link is copied out of there: it is not the bundle's to share."""
+    """Copy a file that the index lists; of a link, its content, because the target may change."""
     source = bundle.path / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.resolve() != bundle.path.resolve() / name:
@@ -81,12 +81,12 @@ def _copy_listed(bundle: Bundle, name: str, target: Path) -> None:
 
 
 def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
-    """Copy what lies in a bundle and is not listed, such as engines; links stay links, and are not followed."""
+    """Copy the files that the index does not list, such as engines. Links are copied as links."""
     folders = {parent.as_posix() for name in left_out for parent in PurePosixPath(name).parents}
 
     def ignored(folder: str, names: list[str]) -> list[str]:
         paths = {name: Path(folder, name).relative_to(source).as_posix() for name in names}
-        # A link in the place of a folder of listed files: that folder was copied.
+        # A link to a folder of listed files is left out: their content was copied.
         return [
             name
             for name, path in paths.items()
@@ -97,7 +97,7 @@ def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """Give a file a second name; files of a bundle are replaced, never changed. A copy where that is not possible."""
+    """Link a file, which is never changed in place, or copy it if the system has no links."""
     try:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""The level map that a bundle stores, checked: see :mod:`kdx.decision.level_map` for what it does."""
+"""The level map that a bundle stores, checked; see :mod:`kdx.decision.level_map`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def read_level(bundle: Bundle) -> NDArray[np.float32] | None:
     """Return the bundle's level map, float32 ``(h, w)``, or None if it stores none.
 
     Raises:
-        BundleError: The stored level map does not fit the map, has invalid values, or the method takes none.
+        BundleError: The stored level map does not fit the map, has invalid values, or the method
+            takes none.
     """
     manifest = bundle.manifest
     if LEVEL not in manifest.files:

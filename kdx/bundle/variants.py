@@ -1,4 +1,4 @@
-"""What a bundle says of its graphs in other precisions than FP32."""
+"""The graphs of a bundle in other precisions than FP32, and what their export measured."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import msgspec
 
 FP16_MAX = 65504.0
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-# What a runtime computes in of its own accord, from the FP32 graph.
+# The precisions in which a runtime computes the FP32 graph, so that they need no graph file.
 COMPUTED = frozenset({"bf16"})
-# These move scores by more than a threshold's own uncertainty: each is calibrated for itself.
+# The precisions that change scores by more than the uncertainty of a threshold, so each has its own
+# threshold.
 OWN_THRESHOLD = frozenset({"bf16", "int8"})
 
 
 class TapRange(msgspec.Struct, frozen=True, kw_only=True):
-    """How large the features of one comparison get on the golden images.
+    """The range of the features of one tap on the golden images.
 
     Attributes:
-        tap: Its name, as in the pair's declaration.
-        teacher: Largest absolute value of the teacher's feature.
-        student: Likewise of the student's.
-        headroom: How many times the larger of both fits below FP16's largest number, 65504.
+        tap: The name of the tap, as in the pair's declaration.
+        teacher: The largest absolute value of the teacher's feature.
+        student: The largest absolute value of the student's feature.
+        headroom: The largest number of FP16, 65504, divided by the larger of both.
     """
 
     tap: str
@@ -32,8 +33,8 @@ class KeptNode(msgspec.Struct, frozen=True, kw_only=True):
     """A node of the networks that was kept in FP32.
 
     Attributes:
-        node: Its name.
-        reason: Why, in words.
+        node: The name of the node.
+        reason: The reason, in words.
     """
 
     node: str
@@ -41,13 +42,14 @@ class KeptNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RangeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How large values get, and how small weights are, in an FP16 graph.
+    """The ranges of values and weights in an FP16 graph.
 
     Attributes:
         largest: The node with the largest FP16 output on the golden images.
-        largest_value: That output's largest absolute value.
-        flushed: Weights that FP16 turns into zero, by node, where that changes less than rounding does.
-        taps: The features that are compared.
+        largest_value: The largest absolute value of that output.
+        flushed: The number of weights that FP16 rounds to zero, by node; this changes less than
+            rounding does.
+        taps: The ranges of the features that are compared.
     """
 
     largest: str
@@ -57,24 +59,28 @@ class RangeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeldOutVerdicts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate found of a variant's verdicts on held-out good images and on synthetic defects drawn on them.
+    """The verdicts of a variant and of FP32 on held-out good images, and on synthetic defects.
 
-    FP32 and the variant each decide at the threshold that calibration would choose from their own scores, see
-    :attr:`false_reject_rate`: for each good image and the defects on it, from the scores of all other good images.
+    Each decides at the threshold that calibration would choose from its own scores at
+    :attr:`false_reject_rate`. For a good image and the defects on it, the threshold comes from the
+    scores of all other good images.
 
     Attributes:
-        good: Held-out good images; of large frames, tiles of them.
-        frames: How many of them are independent: the images, or the frames that the tiles are of.
-        defects: Synthetic defects on these.
-        false_reject_rate: For which both thresholds are: 1 %, or what so few images can promise.
-        flips: Verdicts that differ, however near to the threshold.
-        caught: Defects that FP32 rejects.
-        missed: Of these, those that the variant passes.
-        flipped_images: Of :attr:`frames`, those of which a verdict flips, their own or that of a defect drawn on them.
-        rate_bound: With 95 % confidence, the share of such images is below this (Clopper and Pearson). It is of images:
-            verdicts on one image are not independent. Nothing is bounded for real defects, nor at other thresholds.
-        auroc: Image AUROC of the variant, synthetic defects against good images.
-        auroc_reference: Of FP32.
+        good: The number of held-out good images, or of tiles of large frames.
+        frames: The number of independent images among them: the images, or the frames of the tiles.
+        defects: The number of synthetic defects on these.
+        false_reject_rate: The false reject rate of both thresholds: 1 %, or the lowest that so few
+            images allow.
+        flips: The number of verdicts that differ, also near the threshold.
+        caught: The number of defects that FP32 rejects.
+        missed: The number of these defects that the variant accepts.
+        flipped_images: The number of :attr:`frames` with a verdict that differs, on the image or on
+            a defect drawn on it.
+        rate_bound: The upper bound of the share of such images, with 95 % confidence (Clopper and
+            Pearson). It counts images, because the verdicts on one image are not independent. It
+            does not hold for real defects or at other thresholds.
+        auroc: The image AUROC of the variant, synthetic defects against good images.
+        auroc_reference: The image AUROC of FP32.
     """
 
     good: int
@@ -90,27 +96,30 @@ class HeldOutVerdicts(msgspec.Struct, frozen=True, kw_only=True):
     auroc_reference: float
 
     def describe(self) -> str:
-        """Say in words what was found and what it bounds."""
+        """Return a text with the counts and the bound."""
         tiles = "" if self.good == self.frames else f"{self.good} tiles of "
         return (
             f"{self.flips} of {self.good + self.defects} verdicts flipped on {tiles}{self.frames} held-out good images "
             f"and {self.defects} synthetic defects on them ({self.missed} missed of {self.caught} that FP32 rejects): "
-            f"with 95 % confidence, on less than {100 * self.rate_bound:.2g} % of such images; nothing is bounded for "
-            "real defects"
+            f"with 95 % confidence, on less than {100 * self.rate_bound:.2g} % of such images; this bound does not "
+            "hold for real defects"
         )
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate found of a BF16 or an INT8 variant in one runtime.
+    """The gate's results for a BF16 or an INT8 variant in one runtime.
 
     Attributes:
-        runtime: Which.
-        compared: Pairs of golden images whose FP32 scores are apart by more than the margin.
-        flips: Those of them that it orders otherwise.
-        score_max: Largest difference of a golden score, relative to it or, where larger, to the median of all.
-        auroc: Of the variant on the labelled images that were given, or None.
-        auroc_reference: Of FP32.
-        verdicts: On held-out good images and synthetic defects; None in bundles of schema 1, whose gate saw neither.
+        runtime: The runtime.
+        compared: The number of pairs of golden images whose FP32 scores differ by more than the
+            margin.
+        flips: The number of these pairs that the variant orders differently.
+        score_max: The largest difference of a golden score, relative to that score or, if it is
+            larger, to the median of all.
+        auroc: The image AUROC of the variant on the labelled images that were given, or None.
+        auroc_reference: The image AUROC of FP32 on the same images, or None.
+        verdicts: The verdicts on held-out good images and synthetic defects; None in bundles of
+            schema 1, whose gate used neither.
     """
 
     runtime: str
@@ -123,14 +132,14 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """A graph in another precision, or FP32's computed in another, and what was found when it was exported.
+    """A graph in another precision, or the FP32 graph computed in it, and its export's results.
 
     Attributes:
-        file: The graph, relative to the bundle.
-        convolutions: How many of its convolutions are in that precision.
-        kept: Nodes of the networks that were kept in FP32.
-        ranges: Of an FP16 graph.
-        judged: Of BF16 and INT8.
+        file: The file of the graph, relative to the bundle.
+        convolutions: The number of convolutions in that precision.
+        kept: The nodes of the networks that were kept in FP32.
+        ranges: The ranges of an FP16 graph, else None.
+        judged: The gate's results for BF16 or INT8, one for each runtime.
     """
 
     file: str
@@ -141,5 +150,5 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def graph_file(precision: str) -> str:
-    """Return a precision's graph, relative to its bundle."""
+    """Return the file of a precision's graph, relative to its bundle."""
     return "model.onnx" if precision == "fp32" or precision in COMPUTED else f"model.{precision}.onnx"

@@ -1,4 +1,4 @@
-"""Images that occur twice, where that makes a figure or a threshold better than it is."""
+"""Finding images that occur twice: they make figures and thresholds look better than they are."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _Identified = Sequence[tuple[Path, Identity]]
 
 
 def within(images: _Identified) -> list[Remark]:
-    """Return remarks on the copies among some good images, of which one each is used, and on near copies."""
+    """Return remarks on copies among good images, which are used once, and on near copies."""
     first, copies = distinct(images)
     identities = dict(images)
     return [
         *remark("copies", "images are copies of others and are not used again", copies),
         *remark(
             "near_copies",
-            "good images are nearly the same as another of them (if they show one part, name it with --group-by or "
-            "--parts; if they are copies of one picture, remove them)",
+            "good images are nearly the same as another of them (if they show one part, name the part: `group_by` or "
+            "`parts`; if they are copies of one picture, remove them)",
             nearly_repeated([(path, identities[path]) for path in first]),
         ),
     ]
@@ -35,17 +35,17 @@ def across(training: _Identified, held_out: _Identified) -> list[Remark]:
     near = [path for path, identity in held_out if known.likeness(identity) is Likeness.NEAR]
     return remark(
         "held_out_near_copies",
-        "held-out images are nearly the same as images trained on, so that their scores are too low (if they show one "
-        "part, name it with --group-by or --parts)",
+        "held-out images are nearly the same as images trained on, so their scores are too low (if they show one "
+        "part, name the part: `group_by` or `parts`)",
         near,
     )
 
 
 def identified(paths: Iterable[Path], progress: Progress = SILENT) -> list[tuple[Path, Identity]]:
-    """Return the hashes of image files; one that cannot be read is left out, and is said where it is to be used."""
+    """Return the hashes of image files; unreadable ones are reported where they are used."""
     paths = list(paths)
     found = []
-    for path in track(progress, paths, "looking at files", len(paths)):
+    for path in track(progress, paths, "reading files", len(paths)):
         try:
             found.append((path, identify(path)))
         except OSError:
@@ -54,11 +54,11 @@ def identified(paths: Iterable[Path], progress: Progress = SILENT) -> list[tuple
 
 
 def between(folder: ImageFolder, good: _Identified, progress: Progress = SILENT) -> list[Remark]:
-    """Return remarks on test images that are among the good images to train on and to hold out.
+    """Return remarks on test images that are among the good images.
 
     Raises:
-        DataError: Images called defective in the test split are among the good ones, and the data set is not a
-            published one, which is as it is.
+        DataError: A defective test image is among the good ones, and the data set is not a
+            published one, which the user does not change.
     """
     known = KnownImages(identity for _, identity in good)
     by_path = {image.path: image for image in folder.test}
@@ -72,7 +72,7 @@ def between(folder: ImageFolder, good: _Identified, progress: Progress = SILENT)
     if defective and folder.dataset is None:
         raise DataError(
             f"{len(defective)} images are both good and defective in '{folder.root}'",
-            expected="each image on one side",
+            expected="each image either good or defective",
             received=shorten(map(str, defective)),
             fix="remove them from the good images, or from the test images",
         )
@@ -83,12 +83,12 @@ def between(folder: ImageFolder, good: _Identified, progress: Progress = SILENT)
 
 
 def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress = SILENT) -> list[Remark]:
-    """Return remarks on test images that were trained on, or are nearly the same, or occur twice.
+    """Return remarks on test images that were trained on, nearly or exactly, or occur twice.
 
     Args:
-        test: The images.
-        trained: What the detector was trained on.
-        progress: Shows the reading.
+        test: The test images.
+        trained: The images that the detector was trained on.
+        progress: Shows how many files were read.
     """
     images = identified((image.path for image in test), progress)
     likeness = {path: trained.likeness(identity) for path, identity in images}
@@ -101,7 +101,7 @@ def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress 
     return [
         *remark(
             "trained_on",
-            "test images were trained on, so that the figures are too good",
+            "test images were trained on, so the figures are too good",
             [path for path, found in likeness.items() if found is Likeness.SAME],
         ),
         *remark(
@@ -111,13 +111,13 @@ def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress 
         ),
         *remark(
             "good_and_defective",
-            "test images are called good and defective, in two copies",
+            "test images are labelled good in one copy and defective in another",
             [path for path, identity in images if len(types[identity.key]) == 2],
         ),
         *remark("copies", "test images are copies of others and count twice", copies),
         *remark(
             "near_copies",
-            "test images are nearly the same as another of them, so that the figures rest on fewer images than are "
+            "test images are nearly the same as another of them, so the figures are based on fewer images than are "
             "counted",
             nearly_repeated([(path, identities[path]) for path in first]),
         ),
@@ -126,14 +126,14 @@ def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress 
 
 
 def unknown(trained: KnownImages, images: int) -> list[Remark]:
-    """Return a remark on what cannot be known where only the hashes of files were kept."""
+    """Return a remark if copies in other formats are not recognised, for lack of pixel hashes."""
     if trained.knows_pixels or not images:
         return []
     return [
         Remark(
             kind="pixels_unknown",
-            text="images were compared with the images trained on by their files alone, for no hashes of pixels were "
-            "kept: copies in another format are not recognised (train and export again to keep them)",
+            text="images were compared with the images trained on only by the files' bytes, because no hashes of "
+            "pixels were kept: copies in another format are not recognised (train and export again to keep hashes)",
             count=images,
             first=(),
         )

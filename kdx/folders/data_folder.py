@@ -1,4 +1,4 @@
-"""A folder of images: the MVTec layout (``train/good``, ``test/*``, ``ground_truth/*``) or plain good images."""
+"""Opening a folder of images: the layout of MVTec AD, or plain good images."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def open_folder(
 
     Args:
         root: The folder.
-        options: What the user says about the folders in it.
-        looked_for: Layouts that the caller has looked for already, for the message when there is nothing.
+        options: What the user specified about its folders.
+        looked_for: The layouts that the caller has looked for already, for the message.
 
     Raises:
-        DataError: The folder is missing, is not a folder, or holds no images in either layout; or it does not say which
-            of its images are good.
+        DataError: The folder is missing, is not a folder, or holds no images in either layout; or
+            it is unclear which of its images are good.
     """
     reader = _reader(Path(root), options)
     found = reader.mvtec() if reader.is_mvtec else reader.plain()
@@ -49,10 +49,10 @@ def open_folder(
 
 
 def open_defects(root: str | Path, options: FolderOptions | None = None) -> tuple[Path, ...]:
-    """Return the defective images of a folder: those under ``test/DEFECT_TYPE``, or all, if it holds nothing else.
+    """Return the defective images of a folder: those under ``test/DEFECT_TYPE``, or all.
 
     Raises:
-        DataError: There are none, or the folder holds good images too.
+        DataError: The folder holds no defective images, or also good ones.
     """
     reader = _reader(Path(root), options)
     return require_defective(reader.mvtec()) if reader.is_mvtec else reader.defects()
@@ -66,13 +66,13 @@ def _reader(root: Path, options: FolderOptions | None) -> FolderReader:
         raise DataError(
             f"'{root}' is not a folder" + (f", but {other.title}" if other else ""),
             expected="a folder of images",
-            fix=other.fix if other else "name the folder that the file lies in",
+            fix=other.fix if other else "name the folder that holds the file",
         )
     return FolderReader(root, options or FolderOptions())
 
 
 def require_good(folder: ImageFolder) -> tuple[Path, ...]:
-    """Return the good images; raise ``DataError`` when there are none."""
+    """Return the good images; raise ``DataError`` if there are none."""
     if not folder.good:
         raise DataError(
             f"'{folder.root}' holds no good images",
@@ -84,12 +84,12 @@ def require_good(folder: ImageFolder) -> tuple[Path, ...]:
 
 
 def require_defective(folder: ImageFolder) -> tuple[Path, ...]:
-    """Return the defective test images; raise ``DataError`` when there are none."""
+    """Return the defective test images; raise ``DataError`` if there are none."""
     found = tuple(image.path for image in folder.test if image.is_defective)
     if not found:
         raise DataError(
             f"'{folder.root}' holds no defective images",
-            expected="test/DEFECT_TYPE with images, or a folder of nothing but defective images",
+            expected="test/DEFECT_TYPE with images, or a folder of only defective images",
             received=listing(folder.root),
         )
     return found
@@ -101,7 +101,7 @@ def require_test(folder: ImageFolder) -> tuple[TestImage, ...]:
     good = len(folder.test) - defective
     if not good or not defective:
         raise DataError(
-            f"'{folder.root}' cannot be evaluated on",
+            f"'{folder.root}' does not hold both good and defective test images",
             expected="test/good and at least one test/DEFECT_TYPE, each with images",
             received=f"{good} good and {defective} defective test images",
             fix="add the images that are missing, or name the folder that has them",

@@ -1,4 +1,4 @@
-"""The two layouts of a user's own folder: MVTec AD's (``train``, ``test``, ``ground_truth``), and plain images."""
+"""The layouts of a user's own folder: that of MVTec AD, or plain images."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class FolderReader:
 
     Args:
         root: The folder.
-        options: What the user says about the folders in it.
+        options: What the user specified about its folders.
 
     Raises:
-        DataError: Two of its folders have names that differ only in case (``train`` and ``Train``).
+        DataError: The names of two of its folders differ only in case (``train`` and ``Train``).
     """
 
     def __init__(self, root: Path, options: FolderOptions) -> None:
         self.root = root
-        self.own = Path(os.path.abspath(root))  # noqa: PTH100  # '.' has a name, a link keeps its own
+        self.own = Path(os.path.abspath(root))  # noqa: PTH100  # gives '.' a name, and does not follow links
         self.options = options
         self.left_out = LeftOut()
         self.parts: dict[str, Path] = {}
@@ -51,7 +51,7 @@ class FolderReader:
                     f"'{root}' holds two folders that could be '{name}'",
                     expected="one of them",
                     received=f"{self.parts[name].name}/ and {folder.name}/",
-                    fix="bring their images into one folder",
+                    fix="move their images into one folder",
                 )
             self.parts[name] = folder
 
@@ -64,8 +64,8 @@ class FolderReader:
         """Read the layout of MVTec AD.
 
         Raises:
-            DataError: A folder looks good by its name and is none of the usual ones, or images lie in its subfolders;
-                or masks belong to nothing.
+            DataError: A folder's name resembles a usual name for good images, a folder has
+                subfolders with images, or no mask belongs to a test image.
         """
         good: list[Path] = []
         by_type: dict[str, list[Path]] = {}
@@ -82,7 +82,7 @@ class FolderReader:
         test, unused = self._with_masks(by_type)
         for path in image_files(self.root):
             self.left_out.add("unused_image", self._name(path))
-        self._pass_over(self.root, beside=set(self.parts.values()))
+        self._note_folders(self.root, beside=set(self.parts.values()))
         return ImageFolder(
             self.root, "mvtec", tuple(good), tuple(test), unused_masks=unused, remarks=tuple(self.left_out.remarks)
         )
@@ -91,12 +91,12 @@ class FolderReader:
         """Read a folder of good images.
 
         Raises:
-            DataError: It has subfolders with images, and nothing says which of them are good; or its own name or place
-                says that its images are defective.
+            DataError: It has subfolders with images, and it is unclear which of them are good; or
+                its own name or place says that its images are defective.
         """
         inside = [folder for folder in folders(self.root) if holds_images(folder)]
         direct = image_files(self.root)
-        # The folder itself may be the one that the user calls good.
+        # The folder itself may be the one that the user declared good.
         wanted = [name for name in self.options.good_folders if name != self.own.name or (self.root / name).is_dir()]
         if not wanted and (direct or self.options.subfolders):
             self._require_no_defects()
@@ -114,25 +114,25 @@ class FolderReader:
         return ImageFolder(self.root, "plain", tuple(good), (), remarks=tuple(self.left_out.remarks))
 
     def defects(self) -> tuple[Path, ...]:
-        """Return all images of a folder that holds nothing but defective ones, in subfolders by type or not.
+        """Return all images of a folder that holds only defective images, also in subfolders.
 
         Raises:
-            DataError: The folder's own name, or that of one in it, says that its images are good, or looks like it.
+            DataError: The name of the folder, or of one in it, is or resembles one for good images.
         """
         images = list(walk(self.root, self.left_out))
         named = [self.own.name, *sorted({part for name in images for part in name.split("/")[:-1]})]
         good = [name for name in named if by_name(name, self.options.good_folders) is not Named.OTHER]
         if good:
             raise DataError(
-                f"'{self.root}' is not a folder of nothing but defective images, by the names of folders",
-                expected="test/DEFECT_TYPE with images, or a folder of nothing but defective images",
+                f"'{self.root}' is not a folder of only defective images: the names of folders say otherwise",
+                expected="test/DEFECT_TYPE with images, or a folder of only defective images",
                 received=", ".join(f"{name}/" for name in good),
                 fix="name the folder of the defective images; if these are defective, rename the folder",
             )
         return tuple(self.root / name for name in images)
 
     def _require_no_defects(self) -> None:
-        """Raise ``DataError`` where the folder's name, or its place beside test/good, says that it holds defects."""
+        """Raise ``DataError`` if the folder's name or place says that it holds defects."""
         name, around = self.own.name, self.own.parent
         is_type = (
             not is_good(name) and around.name.casefold() == "test" and any(is_good(f.name) for f in folders(around))
@@ -141,12 +141,12 @@ class FolderReader:
             raise DataError(
                 f"'{self.root}' holds defective images by its name" + ("" if is_bad(name) else " and place"),
                 expected="a folder of good images",
-                received=f"{name}/" if is_bad(name) else f"test/{name}/, which lies beside a folder of good images",
-                fix=f'name a folder of good images; if these are good, add --good-folder "{name}"',
+                received=f"{name}/" if is_bad(name) else f"test/{name}/, beside a folder of good images",
+                fix=f'name a folder of good images; if these are good, add "{name}" to `good_folders`',
             )
 
     def _sorted(self, part: str) -> list[tuple[Path, Named]]:
-        """Return the folders of a part with what their names say; note what else is in it."""
+        """Return the folders of a part with what their names say; note what else the part holds."""
         if part not in self.parts:
             return []
         found = []
@@ -162,16 +162,16 @@ class FolderReader:
         if unclear:
             name = unclear[0].name
             raise DataError(
-                f"'{unclear[0]}' looks like a folder of good images by its name, but is none of the usual ones",
+                f"'{unclear[0]}' resembles a usual name for a folder of good images, but is not one",
                 expected="good, ok, pass, normal or another usual name (in any case) for good images",
                 received=", ".join(folder.name for folder in unclear),
-                fix=f'add --good-folder "{name}" if its images are good; if they are not, rename it, or name another '
-                "folder with --good-folder: every other one is then a type of defect",
+                fix=f'add "{name}" to `good_folders` if its images are good; otherwise rename it, or add another '
+                "folder to `good_folders`: every other one is then a type of defect",
             )
         return found
 
     def _require_good_folders(self) -> None:
-        """Raise ``DataError`` for a name of ``--good-folder`` that is nowhere."""
+        """Raise ``DataError`` for a folder that the user declared good and that does not exist."""
         there = {
             folder.name for part in ("train", "test") if part in self.parts for folder in folders(self.parts[part])
         }
@@ -180,11 +180,11 @@ class FolderReader:
             raise DataError(
                 f"there is no folder '{missing[0]}' under train or test of '{self.root}'",
                 expected=", ".join(sorted(there)) or "folders of images",
-                received=f"--good-folder {missing[0]}",
+                received=f'"{missing[0]}" in `good_folders`',
             )
 
     def _with_masks(self, by_type: dict[str, list[Path]]) -> tuple[list[TestImage], tuple[Path, ...]]:
-        """Return the test images with their masks, and the masks that belong to none."""
+        """Return the test images with their masks, and the masks that belong to no test image."""
         truth = self.parts.get("groundtruth")
         masks = {folder.name: self._images(folder) for folder in folders(truth)} if truth else {}
         test: list[TestImage] = []
@@ -196,7 +196,7 @@ class FolderReader:
             test += [TestImage(path, kind, mask) for path, mask in paired.masks.items()]
             unused += paired.unused
         unused += [path for paths in masks.values() for path in paths]
-        if truth:  # what lies directly in it is of no type of defect
+        if truth:  # masks directly in it belong to no type of defect
             unused += image_files(truth)
             self._note_files(truth)
         if unused and any(image.is_defective for image in test) and not any(image.mask for image in test):
@@ -209,7 +209,7 @@ class FolderReader:
         return test, tuple(unused)
 
     def _masks_of(self, kind: str, masks: dict[str, list[Path]]) -> list[Path]:
-        """Take a type's masks: of the folder of its name, or else of the only one whose name differs in case."""
+        """Take the masks of a type: those in the folder of its name, ignoring case if needed."""
         if kind == GOOD:
             named = [name for name in masks if by_name(name, self.options.good_folders) is Named.GOOD]
         else:
@@ -218,10 +218,10 @@ class FolderReader:
         return [path for name in named for path in masks.pop(name)]
 
     def _images(self, folder: Path) -> list[Path]:
-        """Return the images of a folder, with those of its subfolders where the user asked for them.
+        """Return the images of a folder, with those of its subfolders if the user asked for them.
 
         Raises:
-            DataError: There are images in subfolders, and the user did not.
+            DataError: Subfolders hold images, and the user did not ask for them.
         """
         if self.options.subfolders:
             found = LeftOut()
@@ -234,50 +234,50 @@ class FolderReader:
                 f"'{folder}' has subfolders with images",
                 expected="images directly in it",
                 received=_counted(inside, len(image_files(folder))),
-                fix=("" if _are_links(inside) else "add --subfolders to take all of them as one folder, or ")
+                fix=("" if _are_links(inside) else "pass `subfolders=True` to read all of them as one folder, or ")
                 + "name the folder that holds the images",
             )
         self._note_files(folder)
         return list(image_files(folder))
 
     def _everything(self) -> list[Path]:
-        """Return all images at any depth; refuse names that can only mean defective ones."""
+        """Return all images at any depth; raise ``DataError`` for a name that means defects."""
         images = self._images(self.root)
         bad = sorted({part for path in images for part in path.relative_to(self.root).parts[:-1] if is_bad(part)})
         if bad:
             raise DataError(
-                f"'{self.root}' holds defective images by the names of its folders",
-                expected="folders of nothing but good images with --subfolders",
+                f"the names of folders in '{self.root}' say that it holds defective images",
+                expected="only folders of good images with `subfolders=True`",
                 received=", ".join(f"{name}/" for name in bad),
-                fix="give the folders of good images instead: --good-folder NAME",
+                fix="name the folders of good images instead: `good_folders`",
             )
         return images
 
     def _named(self, wanted: Sequence[str], direct: Sequence[Path]) -> list[Path]:
-        """Return the images of the folders that the user calls good; everything else is left out."""
+        """Return the images of the folders that the user declared good; all others are left out."""
         chosen = [self.root / name for name in wanted]
         missing = [name for name, folder in zip(wanted, chosen, strict=True) if not folder.is_dir()]
         if missing:
             raise DataError(
                 f"there is no folder '{missing[0]}' in '{self.root}'",
                 expected=", ".join(folder.name for folder in folders(self.root)) or "subfolders with images",
-                received=f"--good-folder {missing[0]}",
+                received=f'"{missing[0]}" in `good_folders`',
             )
         images = [path for folder in chosen for path in self._images(folder)]
         for path in direct:
             self.left_out.add("unused_image", self._name(path))
-        self._pass_over(self.root, beside={self.root / Path(name).parts[0] for name in wanted})
+        self._note_folders(self.root, beside={self.root / Path(name).parts[0] for name in wanted})
         return list(dict.fromkeys(images))
 
-    def _pass_over(self, folder: Path, *, beside: set[Path]) -> None:
-        """Note the folders of images that are not part of the layout, and files that are no images."""
+    def _note_folders(self, folder: Path, *, beside: set[Path]) -> None:
+        """Note folders of images outside the layout, and files that are not images."""
         for other in folders(folder):
             if other not in beside and holds_images(other):
                 self.left_out.add("unused_folder", self._name(other))
         self._note_files(folder)
 
     def _note_files(self, folder: Path) -> None:
-        """Note what is directly in a folder and is neither an image nor a folder."""
+        """Note the files directly in a folder that are not images."""
         for path in entries(folder):
             if is_hidden(path.name):
                 self.left_out.add("hidden", self._name(path))
@@ -295,7 +295,7 @@ def nothing_found(root: Path, looked_for: Sequence[str]) -> DataError:
         f"no images were found in '{root}'",
         expected="; or ".join([own, *looked_for]),
         received=listing(root),
-        fix="name the folder that holds the images, or bring them into one of these layouts",
+        fix="name the folder that holds the images, or arrange them in one of these layouts",
     )
 
 
@@ -303,7 +303,7 @@ def _counted(inside: Sequence[Path], direct: int) -> str:
     links = {folder for folder in inside if folder.is_symlink()}
     counts = [
         f"{folder.name}/ ({sum(1 for _ in walk(folder))} images"
-        + (", a symbolic link, which --subfolders does not follow)" if folder in links else ")")
+        + (", a symbolic link, which is not followed)" if folder in links else ")")
         for folder in inside[:8]
     ]
     more = [f"{len(inside) - 8} more folders"] if len(inside) > 8 else []
@@ -311,16 +311,17 @@ def _counted(inside: Sequence[Path], direct: int) -> str:
 
 
 def _which_are_good(root: Path, inside: Sequence[Path], direct: int) -> DataError:
-    good = next((folder.name for folder in inside if is_good(folder.name)), "NAME")
+    good = next((folder.name for folder in inside if is_good(folder.name)), "")
     return DataError(
-        f"'{root}' has subfolders with images, and nothing says which of them are good",
+        f"'{root}' has subfolders with images, and it is unclear which of them are good",
         expected="good images directly in the folder; or train/good (and test/good, test/DEFECT_TYPE)",
         received=_counted(inside, direct),
-        fix=f"add --good-folder {good} for each folder of good images"
-        + ("" if _are_links(inside) else ", or --subfolders if all of them are good"),
+        fix="add the name of each folder of good images to `good_folders`"
+        + (f', such as "{good}"' if good else "")
+        + ("" if _are_links(inside) else ", or pass `subfolders=True` if all of them are good"),
     )
 
 
 def _are_links(inside: Sequence[Path]) -> bool:
-    """Whether all folders are symbolic links, so that nothing is found in them with ``--subfolders``."""
+    """Whether all folders are symbolic links, which are not followed."""
     return all(folder.is_symlink() for folder in inside)

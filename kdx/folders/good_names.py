@@ -1,8 +1,9 @@
-"""Which folders hold good images, by their names.
+"""Recognising folders of good images by their names.
 
-A folder is good by its name when the name, without regard to case and to anything but letters and digits, is one of
-:data:`GOOD_NAMES`. A name that merely resembles these (``good_parts``, ``0_good``, ``good2``) is neither: the user says
-which folders are good, for an error in either direction spoils a detector or its figures.
+A folder holds good images if its name is one of :data:`GOOD_NAMES`; case and all characters but
+letters and digits are ignored. A name that only resembles these (``good_parts``, ``0_good``,
+``good2``) is unclear: the user has to say whether the folder is good, because an error in either
+direction spoils a detector or its figures.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ GOOD_NAMES = frozenset(
         *("良品", "合格", "合格品", "正常", "정상", "양품"),
     }
 )
-# Never good, also where --subfolders says that every folder is.
+# Never good, even if the option ``subfolders`` declares every folder good.
 _BAD_NAMES = frozenset(
     {
         *("bad", "ng", "nok", "notok", "notgood", "nogood", "ko", "nio", "reject", "rejected", "rejects"),
@@ -29,7 +30,8 @@ _BAD_NAMES = frozenset(
         *("faulty", "schlecht", "ausschuss", "scrap", "不良", "不良品", "不合格", "異常", "异常", "불량"),
     }
 )
-# Words of a name that is hardly a defect's: alone, or beside another that takes a defect back.
+# Names that are unlikely for a type of defect, and words that turn a word for defects into its
+# opposite.
 _UNCLEAR_NAMES = frozenset({"clean", "perfect", "golden", "reference", "referenz"})
 _FREE = frozenset({"free", "frei", "no", "non", "without", "ohne"})
 _NOT = frozenset({"no", "not", "non", "un", "n", "ab", "kein", "keine", "nicht", "without"})
@@ -39,7 +41,7 @@ _NEARLY_GOOD = re.compile(r"(?P<before>.*?)go+ds?(?P<after>.*)")
 
 
 class Named(Enum):
-    """What the name of a folder says of its images."""
+    """What the name of a folder says about its images."""
 
     GOOD = "good"
     UNCLEAR = "unclear"
@@ -47,12 +49,12 @@ class Named(Enum):
 
 
 def by_name(name: str, good_folders: Collection[str] = ()) -> Named:
-    """Say what a folder's name tells of its images.
+    """Return what a folder's name says about its images.
 
     Args:
         name: The folder's name.
-        good_folders: Folders that the user calls good; with any of them, every other folder is what its name says,
-            whatever it resembles.
+        good_folders: The folders that the user declared good; if there are any, no other name is
+            unclear.
     """
     if name in good_folders or is_good(name):
         return Named.GOOD
@@ -60,12 +62,12 @@ def by_name(name: str, good_folders: Collection[str] = ()) -> Named:
 
 
 def is_good(name: str) -> bool:
-    """Whether a name is one of the usual ones for good images."""
+    """Whether a name is one of the usual names for good images."""
     return _plain(name) in GOOD_NAMES
 
 
 def is_bad(name: str) -> bool:
-    """Whether a name is one that can only mean defective images."""
+    """Whether a name can only mean defective images."""
     return _plain(name) in _BAD_NAMES
 
 
@@ -74,7 +76,7 @@ def _plain(name: str) -> str:
 
 
 def _resembles_good(name: str) -> bool:
-    """Whether one of a name's words is one of good's, and none before it takes that back (``not_ok``, ``nogood``)."""
+    """Whether a word of a name means good, and no earlier word negates it (``not_ok``)."""
     if is_bad(name):
         return False
     words = [word.casefold() for word in _WORD.findall(_CAMEL.sub(" ", name))]

@@ -1,4 +1,4 @@
-"""What was found in a data folder, and what a user may say about it."""
+"""The images of a data folder, and what a user may specify about it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ GOOD = "good"
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """What a user says about the folders that their images are in.
+    """What a user specifies about the folders of their images.
 
     Attributes:
-        subfolders: Images in subfolders belong to the folder around them: of a folder of good images, all are good.
-        good_folders: Names of the folders whose images are good, beside the usual ones (:mod:`kdx.folders.good_names`).
+        subfolders: Whether images in subfolders belong to the folder around them.
+        good_folders: The names of folders of good images, in addition to the usual ones
+            (:mod:`kdx.folders.good_names`).
     """
 
     subfolders: bool = False
@@ -25,21 +26,21 @@ class FolderOptions:
 
     @property
     def are_given(self) -> bool:
-        """Whether anything was said."""
+        """Whether the user specified anything."""
         return self != FolderOptions()
 
 
 @dataclass(frozen=True)
 class TestImage:
-    """An image to evaluate on.
+    """An image for evaluation.
 
     Attributes:
         path: The image file.
         defect_type: ``good``, or the name of its folder under ``test/``.
-        mask: Its mask, or None where it has none.
+        mask: The mask of the image, or None without one.
     """
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
+    __test__ = False  # pytest would take the class for a test case by its name
 
     path: Path
     defect_type: str
@@ -53,18 +54,19 @@ class TestImage:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What was found in a data folder.
+    """The images of a data folder.
 
     Attributes:
         root: The folder.
-        layout: ``mvtec``, ``plain``, or the key of the published data set in whose layout it is.
-        good: Good images to train and calibrate on, sorted by name.
-        test: Images to evaluate on (none in a plain folder).
-        dataset: Key of the published data set (``kd_train.datasets``), or None for anything else.
-        category: Which category of a data set that has several, or None.
-        parts: Which part a good image shows, by file name, where the data set says so.
-        unused_masks: Masks that belong to no test image.
-        remarks: What was left out.
+        layout: ``mvtec``, ``plain``, or the key of the published data set that has this layout.
+        good: The good images for training and calibration, sorted by name.
+        test: The images for evaluation (none in a plain folder).
+        dataset: The key of the published data set (``kd_train.datasets``), or None for another
+            folder.
+        category: The category, if the data set has several, else None.
+        parts: The part that a good image shows, by file name, if the data set tells it.
+        unused_masks: The masks that belong to no test image.
+        remarks: Remarks on files that were left out.
     """
 
     root: Path

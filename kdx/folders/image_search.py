@@ -1,4 +1,4 @@
-"""Which files are images: one rule for every command, and a count of whatever a search leaves out."""
+"""Finding image files by one rule for all commands, and counting the files that are left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdx.errors import DataError
 from kdx.imaging.image_files import FORMATS
 from kdx.remarks import FIRST, Remark
 
-# What operating systems, archivers and network drives leave beside a user's files.
+# The files of operating systems, archivers and network drives beside those of the user.
 _SYSTEM = frozenset(
     {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "system volume information", "thumbs.db"}
 )
@@ -30,36 +30,36 @@ _TEXTS = {
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """Return the suffixes, in lower case, of the formats that kdx reads: all that Pillow knows for them."""
+    """Return all suffixes that Pillow knows for the formats that kdx reads, in lower case."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
+    """Whether a file of this name counts as an image."""
     return os.path.splitext(name)[1].lower() in image_suffixes()  # noqa: PTH122  # millions of names
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or one of the operating system's own."""
+    """Whether a file or folder of this name is hidden, or belongs to the operating system."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 class LeftOut:
-    """What a search left out: counted by kind, the first few of each kind by name."""
+    """The files and folders that a search left out: counts by kind, and the first names."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._first: dict[str, list[str]] = {}
 
     def add(self, kind: str, name: str) -> None:
-        """Count one; ``kind`` is a key of the texts above."""
+        """Count a file or folder; ``kind`` is a key of the texts above."""
         self._counts[kind] += 1
         first = self._first.setdefault(kind, [])
         if len(first) < FIRST:
             first.append(name)
 
     def add_all(self, other: LeftOut, prefix: str) -> None:
-        """Add what another search left out, in a folder of this one."""
+        """Add the counts of another search, in a folder of this one."""
         for kind, count in other._counts.items():
             self._counts[kind] += count
             first = self._first.setdefault(kind, [])
@@ -71,7 +71,7 @@ class LeftOut:
 
     @property
     def remarks(self) -> list[Remark]:
-        """A remark on each kind."""
+        """One remark for each kind."""
         return [
             Remark(kind=kind, text=text, count=self._counts[kind], first=tuple(self._first[kind]))
             for kind, text in _TEXTS.items()
@@ -82,12 +82,13 @@ class LeftOut:
 def walk(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
     """Yield the image files under a folder, at any depth, as paths relative to it with ``/``.
 
-    Names are sorted within each folder, a subfolder stands among the files of its own folder. Hidden files and folders
-    are left out, and whatever does not have an image's suffix; links to folders may lead in a circle and are not
-    followed. Names that are not UTF-8 keep their bytes as Python does (surrogate escapes).
+    Files and subfolders of each folder are sorted together by name. Hidden files and folders are
+    left out, and files without the suffix of an image. Links to folders are not followed, because
+    they may lead back to a folder above. Names that are not UTF-8 keep their bytes as surrogate
+    escapes.
 
     Raises:
-        DataError: The folder is missing, or one of its folders may not be listed.
+        DataError: The folder is missing, or the user may not list one of the folders.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder '{root}'", fix="name the folder that holds the images")
@@ -109,10 +110,10 @@ def _walk(folder: Path, prefix: str, left_out: LeftOut) -> Iterator[str]:
 
 
 def scan(folder: Path) -> list[tuple[str, bool, bool]]:
-    """Return name, whether it is a folder and whether it is a link, of everything in a folder, sorted by name.
+    """Return the entries of a folder by name, each with whether it is a folder, and a link.
 
     Raises:
-        DataError: It may not be listed.
+        DataError: The user may not list the folder.
     """
     try:
         with os.scandir(folder) as found:
@@ -122,7 +123,7 @@ def scan(folder: Path) -> list[tuple[str, bool, bool]]:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image file in a folder, at any depth; it may itself be a link."""
+    """Whether a folder, which may be a link, holds an image file at any depth."""
     return next(walk(folder), None) is not None
 
 
@@ -130,7 +131,7 @@ def entries(folder: Path) -> list[Path]:
     """Return everything directly in a folder, sorted by name.
 
     Raises:
-        DataError: It may not be listed.
+        DataError: The user may not list the folder.
     """
     try:
         return sorted(folder.iterdir())
@@ -139,7 +140,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """Return the image files directly in a folder, sorted by name; hidden files and others are left out."""
+    """Return the image files directly in a folder, sorted by name, without hidden files."""
     if not folder.is_dir():
         return ()
     return tuple(
@@ -148,14 +149,14 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 
 
 def folders(folder: Path) -> tuple[Path, ...]:
-    """Return the folders directly in a folder, sorted by name; hidden ones are left out."""
+    """Return the folders directly in a folder, sorted by name, without hidden ones."""
     if not folder.is_dir():
         return ()
     return tuple(path for path in entries(folder) if path.is_dir() and not is_hidden(path.name))
 
 
 def listing(folder: Path) -> str:
-    """Say in a few words what is directly in a folder."""
+    """Return a short text that lists what is directly in a folder."""
     names = [path.name + ("/" if path.is_dir() else "") for path in entries(folder)]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return shown or "an empty folder"
@@ -164,7 +165,7 @@ def listing(folder: Path) -> str:
 def _unreadable(folder: Path, error: OSError) -> DataError:
     return DataError(
         f"the folder '{folder}' cannot be listed: {(error.strerror or type(error).__name__).lower()}",
-        expected="folders that this user may list",
+        expected="folders that the user may list",
         received=type(error).__name__,
         fix="change its permissions, or copy the data to where you may read it",
     )

@@ -11,10 +11,15 @@ from kdx.remarks import shorten
 
 
 def require_size(paths: Sequence[Path], spec: InputSpec, max_bad_images: int = 0) -> None:
-    """Check that images have the size that a detector accepts, before inference that may take hours.
+    """Check that images have the size that a detector accepts, before long inference.
+
+    Args:
+        paths: The image files.
+        spec: The input that the detector accepts.
+        max_bad_images: The number of images that may have another size.
 
     Raises:
-        ImageError: More images than allowed have another size.
+        ImageError: More images than allowed have another size; the message names some.
     """
     if not spec.fixed_size:
         return

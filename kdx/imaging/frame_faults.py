@@ -1,11 +1,12 @@
-"""Frames that show no part: a dead camera, a covered lens, a lamp that is off or too bright, half a transfer.
+"""Detecting frames that show no part: a dead camera, a covered lens, an incomplete transfer.
 
-A score says how much an image differs from good parts *in the networks' features*, and such a frame may well score low.
-So frames are looked at before they are judged. What is black, white, burnt out or of one value is told by fixed limits
-and by what the bundle's golden images look like: dark-field images are nearly black, backlit ones largely white.
-Calibration learns the rest from its good images, each channel for itself, see ``kdx/calibration/frame_limits.py``.
-About
-128 × 128 samples suffice. ``embed/src/frame.cpp`` counts the very same samples, in whole numbers as here.
+A score measures how much an image differs from good parts *in the networks' features*, so such a
+frame may score low. Therefore each frame is checked before its score is used. Frames that are
+black, white, overexposed or of one value are detected by fixed limits and by the bundle's golden
+images, because dark-field images are nearly black and backlit ones largely white. Calibration
+learns the other limits of each channel from its good images, see
+``kdx/calibration/frame_limits.py``. About 128 × 128 samples of a frame suffice.
+``embed/src/frame.cpp`` uses the same samples, and both compute exact sums.
 """
 
 from __future__ import annotations
@@ -18,24 +19,27 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-# A sensor's black is not quite 0 and its white not quite 255.
+# The black of a sensor is slightly above 0 and its white slightly below 255.
 _DARK, _BRIGHT = 4, 251
-# Each side is sampled at about so many places; at 255 at most.
+# The approximate number of samples along each side; at most 255 are taken.
 _SAMPLES = 128
-# Of a frame without a part nearly every sample is dark, or bright; a few are stuck pixels.
+# A frame without a part has nearly all samples dark, or bright; the others are stuck pixels.
 _NEARLY_ALL = 0.999
-# An image is overexposed when more than this is burnt out, and more than twice as much as in any golden image.
+# An image is overexposed if more than this share of it is saturated, and more than twice that of
+# any golden image.
 _BURNT_OUT, _TIMES_GOLDEN = 0.25, 2.0
 
 
 class FrameFault(str, enum.Enum):
-    """What is wrong with a frame, whatever it scores.
+    """What is wrong with a frame, whatever its score.
 
-    ``BLACK``, ``WHITE``: nearly every sample is at the sensor's black, or white. ``UNIFORM``: all samples are the same.
-    ``SATURATED``: burnt out. The others compare one channel with good images: ``DARK`` and ``BRIGHT`` its mean,
-    ``FLAT`` its contrast. ``NOISE``: neighbouring samples differ as much as distant ones, which is what a sensor gives
-    without light. ``SMOOTH``: it varies over the frame and shows no details, as under a covered lens that lets in
-    light at one side. ``PARTLY_BLACK``: more of it is black than ever, as after half a transfer.
+    ``BLACK``, ``WHITE``: nearly every sample is at the sensor's black or white. ``UNIFORM``: all
+    samples are equal. ``SATURATED``: the frame is overexposed. The other faults compare one channel
+    with good images: ``DARK`` and ``BRIGHT`` its mean, ``FLAT`` its contrast. ``NOISE``:
+    neighbouring samples differ as much as distant ones, as in the signal of a sensor without light.
+    ``SMOOTH``: the frame varies but shows no details, as when light enters beside a covered lens.
+    ``PARTLY_BLACK``: more of the frame is black than in any good image, as after an incomplete
+    transfer.
     """
 
     BLACK = "black"
@@ -51,15 +55,15 @@ class FrameFault(str, enum.Enum):
 
 
 class ChannelLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one channel of a frame must be like; None sets no limit. Values as :class:`ChannelValues` has them.
+    """The limits of one channel, in the units of :class:`ChannelValues`; None sets no limit.
 
     Attributes:
-        darkest: Least brightness.
-        brightest: Largest brightness.
-        contrast: The least.
-        structure: The least.
-        roughness: The least.
-        lit: The least.
+        darkest: The smallest brightness.
+        brightest: The largest brightness.
+        contrast: The smallest contrast.
+        structure: The smallest structure.
+        roughness: The smallest roughness.
+        lit: The smallest share of samples above the sensor's black.
     """
 
     darkest: float | None = None
@@ -71,13 +75,14 @@ class ChannelLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FrameLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What frames of real parts look like.
+    """The limits that frames of real parts keep.
 
     Attributes:
-        dark: Largest share of samples at the sensor's black in a golden image.
-        bright: Likewise at its white.
-        channels: What calibration learned of each channel, in the graph's order; empty where it learned nothing.
-        images: Good images that it learned from.
+        dark: The largest share of samples at the sensor's black in a golden image.
+        bright: The largest share of samples at the sensor's white in a golden image.
+        channels: The limits that calibration learned for each channel, in the graph's order; empty
+            without any.
+        images: The number of good images that calibration learned from.
     """
 
     dark: float = 0.0
@@ -87,16 +92,17 @@ class FrameLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelValues(NamedTuple):
-    """What is measured of one channel.
+    """The measured values of one channel.
 
     Attributes:
-        brightness: Mean of the samples, in grey levels.
-        contrast: Their standard deviation, in grey levels.
-        structure: 1 − the mean squared difference of neighbouring samples / that of samples two steps apart. About 0
-            for the noise of a sensor; 0.5 for edges, up to 0.75 for what is smooth.
-        roughness: Half the mean squared difference of neighbouring samples / the variance: 1 for noise, nearly 0 for
-            gradients.
-        lit: Share of samples above the sensor's black.
+        brightness: The mean of the samples, in grey levels.
+        contrast: The standard deviation of the samples, in grey levels.
+        structure: 1 − the mean squared difference of neighbouring samples / that of samples two
+            steps apart. It is about 0 for the noise of a sensor, 0.5 for edges, and up to 0.75 for
+            smooth images.
+        roughness: Half the mean squared difference of neighbouring samples / the variance: 1 for
+            noise, nearly 0 for gradients.
+        lit: The share of samples above the sensor's black.
     """
 
     brightness: float
@@ -107,19 +113,19 @@ class ChannelValues(NamedTuple):
 
 
 def limits_of(images: NDArray[np.uint8]) -> FrameLimits:
-    """Return the limits that images ``(K, H, W, C)`` of real parts set."""
+    """Return the limits that images of real parts set, uint8 ``(K, H, W, C)``."""
     shares = [_shares(_sampled(image)) for image in images]
     return FrameLimits(dark=max(dark for dark, _ in shares), bright=max(bright for _, bright in shares))
 
 
 def values_of(image: NDArray[np.uint8]) -> list[ChannelValues]:
-    """Return what is measured of each channel of a frame, uint8 ``(H, W, C)``."""
+    """Return the measured values of each channel of a frame, uint8 ``(H, W, C)``."""
     samples = _sampled(image)
     return [_values(samples[..., channel]) for channel in range(samples.shape[2])]
 
 
 def faults_of(image: NDArray[np.uint8], limits: FrameLimits) -> tuple[FrameFault, ...]:
-    """Return what is wrong with a frame, uint8 ``(H, W, C)``; empty for nothing."""
+    """Return the faults of a frame, uint8 ``(H, W, C)``."""
     samples = _sampled(image)
     dark, bright = _shares(samples)
     found = []
@@ -160,16 +166,18 @@ def _shares(samples: NDArray[np.uint8]) -> tuple[float, float]:
 
 
 def _values(samples: NDArray[np.uint8]) -> ChannelValues:
-    """Return what is measured of one channel's samples ``(h, w)``, from sums that are exact.
+    """Return the measured values of one channel's samples ``(h, w)``, from exact sums.
 
-    A row has 255 samples at most, so its sums of squares are whole numbers below 2^24, which float32 holds.
+    A row has at most 255 samples, so its sums of squares are whole numbers below 2^24, which
+    float32 represents.
     """
     values = samples.astype(np.float32)
     count = samples.size
     total = float(values.sum(axis=1).sum(dtype=np.float64))
     variance = (count * _squares(values) - total * total) / (count * count)
     near, far = _difference(values, 1), _difference(values, 2)
-    # All the same, or too small to tell; else a pattern that repeats at every second sample.
+    # Equal or too few samples; otherwise, with far at 0, a pattern that repeats at every second
+    # sample.
     plain = 1.0 if near == 0.0 or max(samples.shape) <= 2 else -math.inf
     structure = 1.0 - near / far if far > 0.0 else plain
     return ChannelValues(
@@ -186,7 +194,7 @@ def _squares(values: NDArray[np.float32]) -> float:
 
 
 def _difference(values: NDArray[np.float32], step: int) -> float:
-    """Return the mean squared difference of samples so many steps apart, along both axes; 0 where there are none."""
+    """Return the mean squared difference of samples ``step`` apart along both axes, or 0."""
     across, down = values[:, step:] - values[:, :-step], values[step:] - values[:-step]
     count = across.size + down.size
     return (_squares(across) + _squares(down)) / count if count else 0.0

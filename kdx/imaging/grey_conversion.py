@@ -1,4 +1,4 @@
-"""Colour images that a mono detector converts to grey: they are counted, because their colour is not judged."""
+"""Counting colour images that a mono detector converts to grey, so that colour is not judged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def grey_conversion_remarks(paths: Sequence[Path], spec: InputSpec) -> list[Rema
 
 
 def is_converted_to_grey(path: Path, spec: InputSpec) -> bool:
-    """Whether a detector converts an image to grey that shows colour: a pixel whose channels differ."""
+    """Whether a detector converts an image to grey that shows colour."""
     if spec.channels != 1:
         return False
     try:

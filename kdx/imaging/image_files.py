@@ -1,7 +1,8 @@
-"""Opening image files: one picture, turned upright, of a kind that is read without loss; others raise an error.
+"""Opening image files: one picture, turned upright, of a kind that is read without loss.
 
-Pillow would silently read the first picture of several, drop transparency, keep only the high bytes of 16-bit colour,
-and ignore the EXIF orientation. This module handles or refuses each of these cases.
+Pillow would silently read the first picture of several, drop transparency, keep only the high bytes
+of 16-bit colour, and ignore the EXIF orientation. This module handles or refuses each of these
+cases.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from kdx.errors import ImageError, KdxError
 from kdx.imaging.other_formats import CAMERA_RAW, HEAD, other_format
 from kdx.imaging.pages import require_one_picture, tags_of
 
-# A file that declares more pixels than this is refused before it is decoded: the largest machine-vision sensors have
-# 151 megapixels, so it is probably a decompression bomb.
+# A file that declares more pixels than this is refused before it is decoded: the largest
+# machine-vision sensors have 151 megapixels, so it is probably a decompression bomb.
 MAX_PIXELS = 160_000_000
-# The formats that are decoded, whatever the name of the file. Pillow knows formats that no camera writes; for one of
-# them (EPS) it runs another program.
+# The formats that are decoded, whatever the name of the file. Pillow knows formats that no camera
+# writes; for one of them (EPS) it runs another program.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Pillow warns about large pictures, which MAX_PIXELS decides here. The filter is set once, because changing filters
-# around each call is not thread-safe.
+# Pillow warns about large pictures, which MAX_PIXELS decides here. The filter is set once, because
+# changing filters around each call is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 DEEP_GREY = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
@@ -64,11 +65,12 @@ def open_image(path: Path, data: bytes | None = None) -> Iterator[ImageFile]:
         data: The content of the file, if it was read already; the path is only for messages then.
 
     Raises:
-        ImageError: The file is missing, empty, not a readable image, too large, or holds several pictures.
+        ImageError: The file is missing, empty, not a readable image, too large, or holds several
+            pictures.
     """
     with ExitStack() as held:
-        # Not opened by name: Pillow would map an uncompressed TIFF into memory with width and height already exchanged
-        # by its orientation, and scramble it.
+        # Not opened by name: Pillow would map an uncompressed TIFF into memory with width and
+        # height already exchanged by its orientation, and scramble it.
         file = held.enter_context(_file_of(path) if data is None else io.BytesIO(data))
         image = held.enter_context(_identified(path, file))
         pixels = image.width * image.height
@@ -93,7 +95,8 @@ def open_picture(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.
         The picture, and :func:`declared_maximum`.
 
     Raises:
-        ImageError: As for :func:`open_image`; or the picture is of an unsupported kind, damaged, or transparent.
+        ImageError: As for :func:`open_image`; or the picture is of an unsupported kind, damaged, or
+            transparent.
     """
     with open_image(path, data) as image:
         require_supported(path, image)
@@ -182,7 +185,8 @@ def without_alpha(path: Path, image: Image.Image) -> Image.Image:
     """Return a loaded picture without its alpha channel, which must be opaque everywhere.
 
     Raises:
-        ImageError: A pixel is transparent: which colour is under it, and whether that matters, is unknown.
+        ImageError: A pixel is transparent: which colour is under it, and whether that matters, is
+            unknown.
     """
     with decoding(path):
         if "transparency" not in image.info and not image.mode.endswith(("A", "a")):
@@ -213,7 +217,8 @@ def upright_size(path: Path, image: ImageFile) -> tuple[int, int]:
         is_late = image.format == "PNG" and _has_late_metadata(image)
         if is_late:
             image.load()
-        # Pillow reports the upright size of a TIFF by its own orientation tag, but not by one in XMP.
+        # Pillow reports the upright size of a TIFF by its own orientation tag, but not by one in
+        # XMP.
         is_turned = image.format == "TIFF" and _ORIENTATION in tags_of(image)
         # Pillow's getexif for PNG would decode the picture, in case metadata follows it.
         swaps = not is_turned and _orientation(image) in _SWAPS_SIDES
@@ -221,7 +226,7 @@ def upright_size(path: Path, image: ImageFile) -> tuple[int, int]:
 
 
 def declared_maximum(image: ImageFile) -> int | None:
-    """Return the largest value that a netpbm file declares, None for other files. Call it before loading."""
+    """Return the largest value that a netpbm file declares, before it is loaded, or None."""
     if image.format != "PPM" or image.mode != "I":
         return None
     arguments = image.tile[0].args
@@ -255,7 +260,7 @@ def _is_wide_colour(image: ImageFile) -> bool:
 
 
 def _odd_tiff(image: ImageFile) -> str | None:
-    """Return the name of a kind of TIFF whose numbers Pillow misreads, or None for any other picture."""
+    """Return the name of a kind of TIFF whose numbers Pillow misreads, or None."""
     if image.format != "TIFF":
         return None
     tags = tags_of(image)
@@ -277,7 +282,7 @@ def _numbers(value: object) -> tuple[object, ...]:
 
 
 def _has_late_metadata(image: ImageFile) -> bool:
-    """Whether a PNG has text or EXIF after its pixels, which Pillow finds only by decoding the picture."""
+    """Whether a PNG has text or EXIF after its pixels, which Pillow finds only by decoding."""
     file = image.fp
     if file is None:
         return False

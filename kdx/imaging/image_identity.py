@@ -1,13 +1,14 @@
 """Recognising copies of an image by hashes of the file, of its pixels, and of its look.
 
-Two files hold the same image if their bytes or their pixels are equal. Pixels are compared after decoding, upright and
-at the file's own size, whatever the format, palette or number of equal channels: a grey PNG, its copy as BMP and that
-copy as RGB are the same image.
+Two files hold the same image if their bytes or their pixels are equal. Pixels are compared after
+decoding, upright and at the file's own size, whatever the format, palette or number of equal
+channels: a grey PNG, its copy as BMP and that copy as RGB are the same image.
 
-Near copies (compressed again, scaled, or a little brighter) have perceptual hashes that differ in few bits. The hash
-holds the signs, relative to the median, of 256 low DCT frequencies of the image reduced to 64 × 64 grey values (Zauner,
-*Implementation and benchmarking of perceptual image hash functions*, 2010; with more frequencies here, because parts in
-one pose differ little in the lowest ones).
+Near copies (compressed again, scaled, or a little brighter) have perceptual hashes that differ in
+few bits. The hash holds the signs, relative to the median, of 256 low DCT frequencies of the image
+reduced to 64 × 64 grey values (Zauner, *Implementation and benchmarking of perceptual image hash
+functions*, 2010; with more frequencies here, because parts in one pose differ little in the lowest
+ones).
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from kdx.errors import ImageError
 from kdx.imaging.image_files import DEEP_GREY, EIGHT_BIT_GREY, decoding, open_picture
 from kdx.storage.files import sha256_bytes
 
-# The most bits of 256 in which near copies differ. Measured on the good images of Magnetic Tile Defects and of DeepPCB:
-# this includes all copies as JPEG of quality 75 or brighter by 5 grey levels, 99 % of those as JPEG of quality 50, and
-# 92 and 98 % of those at half the size. It includes 52 of 283,881 pairs of different tile images, 51 of them exposures
-# of one tile, and none of 80,601 pairs of DeepPCB, whose nearest differ in 42 bits.
+# The most bits of 256 in which near copies differ. Measured on the good images of Magnetic Tile
+# Defects and of DeepPCB: this includes all copies as JPEG of quality 75 or brighter by 5 grey
+# levels, 99 % of those as JPEG of quality 50, and 92 and 98 % of those at half the size. It
+# includes 52 of 283,881 pairs of different tile images, 51 of them exposures of one tile, and none
+# of 80,601 pairs of DeepPCB, whose nearest differ in 42 bits.
 NEAR_BITS = 16
 _SIDE, _FREQUENCIES = 64, 17
 _KEPT = 4096
@@ -175,7 +177,7 @@ class KnownImages:
 
     @property
     def knows_pixels(self) -> bool:
-        """Whether copies in another format are recognised; False if only the files' hashes were kept."""
+        """Whether copies in other formats are recognised; False without hashes of pixels."""
         return all(image.pixels for image in self.images)
 
     def likeness(self, image: Identity) -> Likeness:
@@ -207,13 +209,16 @@ def nearly_repeated(images: Sequence[tuple[Path, Identity]], block: int = 1024) 
     """Return the images that are nearly the same as an earlier one in the list.
 
     Args:
-        images: The images, each once (see :func:`distinct`); one without a perceptual hash is never a near copy.
-        block: The number of images that are compared with all earlier ones at once, which bounds the memory.
+        images: The images, each once (see :func:`distinct`); one without a perceptual hash is never
+            a near copy.
+        block: The number of images that are compared with all earlier ones at once, which bounds
+            the memory.
     """
     known = [(path, identity.look) for path, identity in images if identity.look]
     if not known:
         return []
-    # The product of two hashes of +1 and -1 is 256 minus twice the number of bits in which they differ.
+    # The product of two hashes of +1 and -1 is 256 minus twice the number of bits in which they
+    # differ.
     signs = np.where(np.stack([_bits(look) for _, look in known]), np.float32(1), np.float32(-1))
     found: list[Path] = []
     for start in range(0, len(signs), block):

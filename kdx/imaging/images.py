@@ -1,6 +1,7 @@
 """Images between the disk and the graph: what a detector accepts, and how a file is brought to it.
 
-The graph takes uint8. Nothing is guessed from the pixels: 16-bit files are scaled by a declared range, and an array
+The graph takes uint8. Nothing is guessed from the pixels: 16-bit files are scaled by a declared
+    range, and an array
 of another type, size or channel count raises an error.
 """
 
@@ -45,9 +46,11 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         width: The number of columns.
         channels: The number of channels: 3 (colour) or 1 (mono, expanded inside the graph).
         channel_order: The order of a colour array's channels, ``rgb`` or ``bgr``.
-        fixed_size: Whether every image has the camera's size and the graph resizes it. If False, files of any size are
-            resized to ``height`` × ``width`` before the graph, in training and in use.
-        sixteen_bit_range: The two 16-bit grey values that become 0 and 255 (a 12-bit camera: 0 and 4095).
+        fixed_size: Whether every image has the camera's size and the graph resizes it. If False,
+            files of any size are resized to ``height`` × ``width`` before the graph, in training
+            and in use.
+        sixteen_bit_range: The two 16-bit grey values that become 0 and 255 (a 12-bit camera: 0 and
+            4095).
 
     Raises:
         InputError: The range is invalid, or the input has too many pixels.
@@ -77,10 +80,11 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"uint8 ({self.height}, {self.width}, {self.channels}), {colour}"
 
     def check(self, image: object) -> NDArray[np.uint8]:
-        """Return an image as ``(height, width, channels)`` without copying it; a mono image may be ``(H, W)``.
+        """Return an image as ``(height, width, channels)``, not copied; mono may be ``(H, W)``.
 
         Raises:
-            InputError: The image is not a NumPy array, not uint8, or has another size or channel count.
+            InputError: The image is not a NumPy array, not uint8, or has another size or channel
+                count.
         """
         if isinstance(image, (str, os.PathLike)):
             raise InputError(
@@ -100,7 +104,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         return image if image.ndim == len(shape) else image[:, :, None]
 
     def check_layout(self, dtype: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Return the ``(height, width, channels)`` of an image of this type and shape, in whichever memory it is.
+        """Return the ``(height, width, channels)`` of an image of this type and shape.
 
         Raises:
             InputError: The type is not uint8, or the size or channel count is another one.
@@ -130,7 +134,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.height, self.width, self.channels
 
     def check_batch(self, images: Any) -> NDArray[np.uint8]:
-        """Return images as one ``(N, height, width, channels)`` array; a 4-D array is not copied."""
+        """Return images as one ``(N, height, width, channels)`` array, not copied if it is one."""
         if isinstance(images, np.ndarray) and images.ndim == 3 and self.channels == 1 and images.shape[2] != 1:
             images = images[..., None]
         if isinstance(images, np.ndarray) and images.ndim == 4:
@@ -151,17 +155,19 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
-    """Read a file into the array that a detector with this input accepts, turned as its EXIF orientation says.
+    """Read a file, turned by its EXIF orientation, into an array that a detector accepts.
 
     Returns:
         uint8 ``(spec.height, spec.width, spec.channels)`` in ``spec.channel_order``.
 
     Warns:
-        NarrowRangeWarning: The values of a 16-bit file fill less than a tenth of ``spec.sixteen_bit_range``.
+        NarrowRangeWarning: The values of a 16-bit file fill less than a tenth of
+            ``spec.sixteen_bit_range``.
 
     Raises:
-        ImageError: The file is missing, empty, truncated, not an image, too large, of an unsupported kind, or holds
-            several pictures or transparent pixels; or it has another size, and the input has a fixed size.
+        ImageError: The file is missing, empty, truncated, not an image, too large, of an
+            unsupported kind, or holds several pictures or transparent pixels; or it has another
+            size, and the input has a fixed size.
     """
     image, value_range = read_with_range(path, spec)
     warn_if_narrow(Path(path), value_range)
@@ -171,7 +177,7 @@ def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
 def read_with_range(
     path: str | Path, spec: InputSpec, data: bytes | None = None
 ) -> tuple[NDArray[np.uint8], ValueRange | None]:
-    """Read a file as :func:`read_image` does, without its warning, and return also the 16-bit values it holds.
+    """Read a file like :func:`read_image`, without its warning; return also its value range.
 
     Args:
         path: The file.
@@ -194,7 +200,7 @@ def read_with_range(
 
 
 def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int] = FULL_RANGE) -> NDArray[np.uint8]:
-    """Decode a file to uint8 RGB ``(H, W, 3)`` or mono ``(H, W, 1)`` at its own size, turned upright.
+    """Decode a file upright, at its own size, to uint8 RGB ``(H, W, 3)`` or mono ``(H, W, 1)``.
 
     Raises:
         ImageError: As for :func:`read_image`, except for the size.
@@ -229,13 +235,14 @@ def read_header(path: Path) -> ImageHeader:
 
 
 def to_eight_bits(values: NDArray[np.uint16], spec: InputSpec) -> NDArray[np.uint8]:
-    """Convert a camera's 16-bit frame to the uint8 that a detector accepts, as :func:`read_image` converts files.
+    """Convert a camera's 16-bit frame to uint8, as :func:`read_image` converts files.
 
-    Values at or below the lower end of ``spec.sixteen_bit_range`` become 0, those at or above the upper end 255, and
-    those between are scaled linearly and rounded.
+    Values at or below the lower end of ``spec.sixteen_bit_range`` become 0, those at or above the
+    upper end 255, and those between are scaled linearly and rounded.
 
     Args:
-        values: The frame, uint16 of any shape; usually ``(H, W)``, or ``(H, W, C)`` in the spec's channel order.
+        values: The frame, uint16 of any shape; usually ``(H, W)``, or ``(H, W, C)`` in the spec's
+            channel order.
         spec: The detector's input (``detector.input``).
 
     Returns:

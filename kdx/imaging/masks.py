@@ -1,7 +1,8 @@
-"""Defect masks: which file belongs to which image, how it is read, and how it is brought to a map's size.
+"""Defect masks: finding the mask of each image, and reading it.
 
-In a mask, whatever is not zero is defect: of grey values, of any channel, of a palette's colours. Nothing is scaled
-before that is decided, and nothing vanishes when a mask is reduced.
+Every pixel of a mask that is not zero marks a defect: a grey value, any channel, or a colour of the
+    palette. A mask is
+not scaled before that is decided.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from PIL.ImageFile import ImageFile
 from kdx.errors import DataError, ImageError
 from kdx.imaging.image_files import decoding, load_upright, open_image, require_supported, without_alpha
 
-# What may follow an image's name in that of its mask.
+# The endings that a mask's name may add to that of its image.
 _ENDINGS = ("", "_mask")
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 
@@ -28,8 +29,8 @@ class Pairing:
     """Images and their masks.
 
     Attributes:
-        masks: Of each image, its mask; None for one that has none.
-        unused: Masks that belong to no image.
+        masks: The mask of each image, or None for an image without one.
+        unused: The masks that belong to no image.
     """
 
     masks: dict[Path, Path | None]
@@ -37,14 +38,14 @@ class Pairing:
 
 
 def pair_by_name(images: Sequence[Path], masks: Sequence[Path]) -> Pairing:
-    """Find the mask of each image: a file of the same name, or with ``_mask`` behind it, whatever the two suffixes.
+    """Find the mask of each image: a file named like it, or with ``_mask``, with any suffix.
 
     Args:
-        images: Image files.
-        masks: Files that may be masks of them.
+        images: The image files.
+        masks: The files that may be their masks.
 
     Raises:
-        DataError: Two files could be the mask of one image, or two images could have one mask.
+        DataError: Two files could be the mask of one image, or one file the mask of two images.
     """
     by_stem: dict[str, list[Path]] = {}
     for mask in masks:
@@ -67,14 +68,14 @@ def pair_by_name(images: Sequence[Path], masks: Sequence[Path]) -> Pairing:
                     f"the mask '{mask}' fits two images",
                     expected="names that differ in more than their suffix or case",
                     received=f"'{owners[mask]}' and '{image}'",
-                    fix="rename one of the images, and its mask likewise",
+                    fix="rename one of the images, and its mask in the same way",
                 )
             owners[mask] = image
     return Pairing(found, tuple(mask for mask in masks if mask not in owners))
 
 
 def masks_beside(files: Sequence[Path]) -> frozenset[Path]:
-    """Return those among the images of one folder that are masks of others: ``NAME_mask`` beside ``NAME``."""
+    """Return the files that are masks of other files of their folder: ``NAME_mask`` of ``NAME``."""
     stems = {path.stem.lower() for path in files}
     return frozenset(
         path for path in files if (stem := path.stem.lower()).endswith("_mask") and stem.removesuffix("_mask") in stems
@@ -82,15 +83,15 @@ def masks_beside(files: Sequence[Path]) -> frozenset[Path]:
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
-    """Read a defect mask ``(H, W)``: a pixel is defective where any channel is not zero, and of a palette, not black.
+    """Read a defect mask ``(H, W)``: pixels with a channel or palette colour other than zero.
 
     Args:
         path: The file.
-        size: Width and height of the image it belongs to, where they are known.
+        size: The width and height of the image, if they are known.
 
     Raises:
-        ImageError: Missing, damaged, of another size than its image, of a lossy format, with transparent pixels, or of
-            a kind whose values are not read as they are.
+        ImageError: The file is missing, damaged, of another size than its image, in a lossy format,
+            has transparent pixels, or is of a kind whose values Pillow does not read unchanged.
     """
     if not path.is_file():
         raise ImageError(
@@ -98,7 +99,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.boo
         )
     with open_image(path) as image:
         _require_lossless(path, image)
-        if image.mode != "F":  # whether a number is zero can be said of any
+        if image.mode != "F":  # floating-point numbers need no range to be compared with zero
             require_supported(path, image)
         picture = without_alpha(path, load_upright(path, image))
         with decoding(path):
@@ -108,7 +109,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.boo
             f"the mask '{path}' has another size than its image",
             expected=f"{size[0]} × {size[1]} pixels",
             received=f"{mask.shape[1]} × {mask.shape[0]} pixels",
-            fix="draw it on the image as it is shown, turned by its EXIF orientation where it has one"
+            fix="draw it on the image as it is displayed, turned by its EXIF orientation if it has one"
             if mask.shape == size
             else "draw it at the image's size",
         )
@@ -123,7 +124,7 @@ def _not_zero(path: Path, picture: Image.Image) -> NDArray[np.bool_]:
         if len(is_black) > 1:
             raise ImageError(
                 f"the mask '{path}' has several palette entries that are black",
-                expected="black for good pixels, and one entry of the palette for it",
+                expected="one black entry of the palette, for good pixels",
                 received=f"black entries {', '.join(map(str, is_black[:8]))}",
                 fix="save the mask as grey PNG: 0 for good pixels, 255 for defective ones",
             )
@@ -134,7 +135,7 @@ def _not_zero(path: Path, picture: Image.Image) -> NDArray[np.bool_]:
 
 
 def _require_lossless(path: Path, image: ImageFile) -> None:
-    """Check that a file's format keeps zeros zero: lossy ones put noise around every defect, and everywhere else."""
+    """Check that a file's format is lossless: lossy formats put noise around every defect."""
     how = ""
     if image.format in {"JPEG", "MPO"}:
         how = "JPEG"
@@ -152,9 +153,9 @@ def _require_lossless(path: Path, image: ImageFile) -> None:
 
 
 def _is_lossless_webp(path: Path) -> bool:
-    """Whether a WebP file's picture is in the lossless coding."""
+    """Whether a WebP file is in the lossless format."""
     with path.open("rb") as file:
-        file.seek(12)  # behind RIFF, its length, and WEBP
+        file.seek(12)  # after RIFF, its length, and WEBP
         while len(head := file.read(8)) == 8:
             if head[:4] in {b"VP8 ", b"VP8L"}:
                 return head[:4] == b"VP8L"

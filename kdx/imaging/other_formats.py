@@ -1,23 +1,23 @@
-"""Files that users have and kdx does not read: what each is, and how its pictures become files that kdx reads."""
+"""File formats that kdx does not read, and for each of them how to get images that it reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-HEAD = 16  # bytes that it takes to recognise a file
+HEAD = 16  # the number of bytes by which a file is recognised
 
 
 @dataclass(frozen=True)
 class OtherFormat:
-    """A kind of file that is not read.
+    """A file format that kdx does not read.
 
     Attributes:
-        title: What it is, with its article.
-        fix: How to get images from it.
-        suffixes: Of its files.
-        brands: Brands of the ISO base media file format (``ftyp``) by which it is recognised.
-        heads: First bytes by which it is recognised.
+        title: The name of the format, with its article.
+        fix: How to get images from such a file.
+        suffixes: The suffixes of its files.
+        brands: The brands of the ISO base media file format (``ftyp``) by which it is recognised.
+        heads: The first bytes by which it is recognised.
     """
 
     title: str
@@ -27,7 +27,7 @@ class OtherFormat:
     heads: tuple[bytes, ...] = ()
 
 
-# Some of them open as TIFF, whose first page is a preview of the picture.
+# Some of these files open as TIFF, whose first page is a preview of the picture.
 CAMERA_RAW = OtherFormat(
     "a camera raw file",
     "develop it to a 16-bit TIFF or PNG with the camera's program, darktable or rawpy",
@@ -47,7 +47,7 @@ _FORMATS = (
     CAMERA_RAW,
     OtherFormat(
         "a video",
-        "write its frames as images first, for example: ffmpeg -i VIDEO frames/%06d.png",
+        "write its frames to image files first, for example: ffmpeg -i VIDEO frames/%06d.png",
         (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".mts", ".m2ts"),
         brands=(b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ", b"qt  ", b"dash"),
         heads=(b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x00\x00\x01\xba"),
@@ -75,9 +75,9 @@ _FORMATS = (
 
 
 def other_format(path: Path, head: bytes) -> OtherFormat | None:
-    """Recognise a file that is no image, by its first bytes or its suffix; None for one that is nothing in particular.
+    """Return the format of a file that kdx does not read, or None if it is unknown.
 
-    First bytes come first: a phone's HEIC is often called ``.jpg``.
+    The first bytes take precedence, because a phone's HEIC is often named ``.jpg``.
     """
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     for one in _FORMATS:

@@ -1,4 +1,4 @@
-"""How many pictures an image file holds: pages, frames, views. kdx judges one picture a file."""
+"""Counting the pictures in an image file; kdx judges one picture in each file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL.ImageFile import ImageFile
 
 from kdx.errors import ImageError
 
-# TIFF tags by which a page says that it is a smaller copy of another, or that the file is a camera's raw data.
+# The TIFF tags that mark a page as a smaller copy of another, or the file as a camera's raw data.
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _DNG_VERSION = 254, 255, 50706
-_MAGIC, _COMMENT = re.compile(rb"P[1-7]\s"), re.compile(rb"#[^\r\n]*")  # of netpbm files
-_REDUCED = 2  # of the older tag
-_MP_ENTRIES = 0xB002  # of a JPEG of several pictures (CIPA DC-007)
-_MOST_PAGES = 100  # are looked at one by one; of more, each counts as a picture
+_MAGIC, _COMMENT = re.compile(rb"P[1-7]\s"), re.compile(rb"#[^\r\n]*")  # in netpbm files
+_REDUCED = 2  # the value of the older tag
+_MP_ENTRIES = 0xB002  # in a JPEG of several pictures (CIPA DC-007)
+_MOST_PAGES = 100  # each is checked; every further page counts as a picture
 
 
 def require_one_picture(path: Path, image: ImageFile) -> None:
     """Check that an opened file holds one picture; smaller copies of it do not count.
 
     Raises:
-        ImageError: It holds several, or a preview comes first.
+        ImageError: The file holds several pictures, or begins with a preview.
     """
     if image.format == "TIFF":
         if _DNG_VERSION in tags_of(image) or _is_reduced(image):
@@ -45,21 +45,21 @@ def require_one_picture(path: Path, image: ImageFile) -> None:
     if count > 1:
         raise ImageError(
             f"'{path}' holds {count} pictures",
-            expected="one picture a file",
+            expected="one picture in each file",
             received=f"{image.format} with {count} pictures, of which only the first would be judged",
-            fix="save each as a file of its own: magick FILE picture-%03d.png",
+            fix="save each as a separate file: magick FILE picture-%03d.png",
         )
 
 
 def _require_one_in_a_row(path: Path, image: ImageFile) -> None:
-    """Check that no second picture follows in a netpbm file, which programs write one behind the other."""
+    """Check that no second picture follows in a netpbm file, which may hold several."""
     file = image.fp
     if file is None or not image.tile:
         return
     tile, place = image.tile[0], file.tell()
     file.seek(0)
     is_plain = file.read(2) in {b"P1", b"P2", b"P3"}
-    if is_plain:  # digits, spaces and comments are all that belongs to one picture
+    if is_plain:  # one picture consists of digits, spaces and comments
         file.seek(tile.offset)
         is_followed = _MAGIC.search(_COMMENT.sub(b"", file.read())) is not None
     else:
@@ -72,25 +72,25 @@ def _require_one_in_a_row(path: Path, image: ImageFile) -> None:
     if is_followed:
         raise ImageError(
             f"'{path}' holds several pictures",
-            expected="one picture a file",
-            received="netpbm with pictures in a row, of which only the first would be judged",
-            fix="save each as a file of its own: magick FILE picture-%03d.png",
+            expected="one picture in each file",
+            received="netpbm with several pictures, of which only the first would be judged",
+            fix="save each as a separate file: magick FILE picture-%03d.png",
         )
 
 
 def tags_of(image: Image.Image) -> Any:
-    """Return the tags of a TIFF's current page by number; nothing for other files."""
+    """Return the tags of a TIFF's current page by number; empty for other files."""
     return getattr(image, "tag_v2", {})
 
 
 def _count_pages(image: ImageFile) -> int:
-    """Count the pages of a TIFF that are pictures, and not smaller copies of one."""
+    """Return the number of pages of a TIFF that are not smaller copies of others."""
     pages = int(getattr(image, "n_frames", 1))
     if pages == 1:
         return 1
     reduced = 0
     for page in range(1, min(pages, _MOST_PAGES)):
-        with contextlib.suppress(Exception):  # a page that Pillow cannot read is a picture all the same
+        with contextlib.suppress(Exception):  # a page that Pillow cannot read counts as a picture
             image.seek(page)
             reduced += _is_reduced(image)
     image.seek(0)

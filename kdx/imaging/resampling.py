@@ -1,8 +1,8 @@
-"""Every resampling in kdx: image reduction, map upsampling, Gaussian blur; and the reduction of masks.
+"""All resampling in kdx: image reduction, map upsampling, Gaussian blur, mask reduction.
 
-The first three are linear and separable, so each is one matrix per axis and an image operation is ``A_h X A_wᵀ``. The
-graph holds these matrices as constants, and files of other sizes are brought to the network's size with the same ones,
-so there is a single definition. Built in float64, used in float32.
+The first three are linear and separable, so each is one matrix per axis, applied as ``A_h X A_wᵀ``.
+The graph holds these matrices as constants, and files of other sizes are resized with the same
+matrices, so there is one definition. The matrices are built in float64 and used in float32.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-# A map's cell that ends where an image's pixel begins does not touch it, whatever binary fractions make of it.
+# A cell of the map that ends where a pixel begins does not touch it, in spite of rounding.
 _TOUCHES = 1e-6
 
 
-@functools.lru_cache(maxsize=16)  # a folder of many image sizes must not fill the memory
+@functools.lru_cache(maxsize=16)  # bounded, because a folder may hold images of many sizes
 def antialias_matrix(size_in: int, size_out: int) -> Matrix:
     """Return the ``(size_out, size_in)`` matrix of an antialiased bilinear resize.
 
-    A triangle filter whose support widens with the reduction (and is the plain bilinear one when enlarging): the same
-    numbers as ``F.interpolate(mode="bilinear", antialias=True, align_corners=False)``.
+    It is a triangle filter whose support grows with the reduction, and plain bilinear interpolation
+    for enlarging. The weights equal those of ``F.interpolate(mode="bilinear", antialias=True,
+    align_corners=False)``.
     """
     scale = size_in / size_out
     support = max(scale, 1.0)
     centres = (np.arange(size_out) + 0.5) * scale
-    # The filter's window in whole pixels, as in Pillow and ATen: pixels outside it have weight zero.
+    # The filter's window in whole pixels, as in Pillow and ATen; pixels outside it have the weight
+    # 0.
     first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centres + support + 0.5).astype(np.int64), size_in)
     columns = np.arange(size_in)
@@ -40,7 +42,10 @@ def antialias_matrix(size_in: int, size_out: int) -> Matrix:
 
 @functools.lru_cache(maxsize=16)
 def bilinear_matrix(size_in: int, size_out: int) -> Matrix:
-    """Return the ``(size_out, size_in)`` matrix of ``F.interpolate(mode="bilinear", align_corners=False)``."""
+    """Return the ``(size_out, size_in)`` matrix of bilinear interpolation.
+
+    It equals ``F.interpolate(mode="bilinear", align_corners=False)``.
+    """
     source = np.clip((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0.0, None)
     low = np.minimum(np.floor(source).astype(np.int64), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
@@ -54,12 +59,14 @@ def bilinear_matrix(size_in: int, size_out: int) -> Matrix:
 
 @functools.lru_cache(maxsize=16)
 def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Matrix:
-    """Return the ``(size, size)`` matrix of ``scipy.ndimage.gaussian_filter1d(mode="reflect")``; identity for sigma 0.
+    """Return the ``(size, size)`` matrix of a Gaussian blur; the identity for sigma 0.
+
+    It equals ``scipy.ndimage.gaussian_filter1d(mode="reflect")``.
 
     Args:
-        size: Length of the axis in pixels.
-        sigma: Standard deviation in pixels.
-        truncate: Radius of the kernel in standard deviations.
+        size: The length of the axis, in pixels.
+        sigma: The standard deviation, in pixels.
+        truncate: The radius of the kernel, in standard deviations.
     """
     if sigma <= 0:
         return _frozen(np.eye(size))
@@ -70,7 +77,8 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Matrix:
     matrix = np.zeros((size, size))
     rows = np.arange(size)
     for offset, weight in zip(offsets, kernel, strict=True):
-        # Reflection about the edges of the outermost pixels (d c b a | a b c d | d c b a), period 2·size.
+        # Reflection at the edges of the outermost pixels (d c b a | a b c d | d c b a), with the
+        # period 2·size.
         column = np.mod(rows + offset, 2 * size)
         np.add.at(matrix, (rows, np.where(column < size, column, 2 * size - 1 - column)), weight)
     return _frozen(matrix)
@@ -90,21 +98,23 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
 def any_within(pixels: NDArray[np.bool_], size: tuple[int, int], share: float = 1.0) -> NDArray[np.bool_]:
     """Return for each cell of a map whether any pixel that it covers, wholly or in part, is True.
 
-    The map's ``h × w`` cells divide the centred part of the image that has ``share`` of each side evenly; a map may be
-    finer than the image. What is True within that part is True in at least one cell: a reduction loses nothing.
+    The map's ``h × w`` cells evenly divide the centred part of the image that takes ``share`` of
+    each side; a map may be finer than the image. Each pixel of that part which is True makes at
+    least one cell True.
 
     Args:
-        pixels: bool ``(H, W)``.
-        size: Height and width of the map.
-        share: Share of each side that the map covers, centred: a detector's field of view.
+        pixels: The pixels, bool ``(H, W)``.
+        size: The height and width of the map.
+        share: The share of each side that the map covers, centred: a detector's field of view.
 
     Returns:
-        bool ``(h, w)``.
+        The cells, bool ``(h, w)``.
     """
     height, width = pixels.shape
     first, last = covered_pixels(size[0], height, height * (1 - share) / 2)
     start, end = covered_pixels(size[1], width, width * (1 - share) / 2)
-    # True pixels above and to the left of each corner: those of a rectangle are four of these.
+    # The number of True pixels above and to the left of each corner; four of these give that of a
+    # rectangle.
     corners = np.zeros((height + 1, width + 1), np.int64)
     corners[1:, 1:] = pixels.cumsum(axis=0).cumsum(axis=1)
     below, above = corners[last], corners[first]
@@ -113,12 +123,12 @@ def any_within(pixels: NDArray[np.bool_], size: tuple[int, int], share: float = 
 
 
 def covered_pixels(count: int, length: int, margin: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the first pixel that each cell of a map touches along an axis, and the one behind the last.
+    """Return the first pixel that each cell of a map touches, and the one after the last.
 
     Args:
-        count: Cells.
-        length: Pixels.
-        margin: Pixels on either side that no cell covers.
+        count: The number of cells.
+        length: The number of pixels.
+        margin: The number of pixels at either end that no cell covers.
     """
     edges = margin + np.arange(count + 1) * ((length - 2 * margin) / count)
     first = np.clip(np.floor(edges[:-1] + _TOUCHES), 0, length - 1).astype(np.intp)

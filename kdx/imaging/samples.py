@@ -1,4 +1,4 @@
-"""Reading image files as input of a graph: resized to its input, or one tile of each large frame."""
+"""Reading image files as input of a graph: resized, or one tile of each large frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdx.imaging.tiling import Tiling
 
 
 def read_sample(path: Path, spec: InputSpec, tiling: Tiling | None = None, place: float = 0.0) -> NDArray[np.uint8]:
-    """Read an image as uint8 ``(H, W, C)`` of the graph's input, also if the graph was exported for another camera.
+    """Read an image as uint8 ``(H, W, C)`` of the graph's input, also from another camera.
 
     Args:
         path: The file.

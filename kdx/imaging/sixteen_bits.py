@@ -30,7 +30,8 @@ def deep_grey(
         path: The file, for messages.
         values: The values ``(H, W)`` as Pillow decoded them.
         sixteen_bit_range: The two values that become 0 and 255.
-        maximum: The value in the file that Pillow has scaled to 65535; None if Pillow has not scaled the values.
+        maximum: The value in the file that Pillow has scaled to 65535; None if Pillow has not
+            scaled the values.
 
     Returns:
         uint8 ``(H, W)``, and the values that the file holds.
@@ -56,7 +57,7 @@ def deep_grey(
 
 
 def _looked_up(table: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return ``table[values]``, computed in parts, because NumPy takes eight bytes for each index."""
+    """Return ``table[values]``, in parts, because NumPy takes eight bytes for each index."""
     found = np.empty(values.shape, np.uint8)
     whole, parts = values.reshape(-1), found.reshape(-1)
     for start in range(0, whole.size, _PART):

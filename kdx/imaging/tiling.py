@@ -1,8 +1,9 @@
-"""Frames larger than a network's input: cut into overlapping tiles, and their maps put together as one.
+"""Cutting frames larger than a network's input into overlapping tiles, and blending their maps.
 
-A network pads its input, so a map is wrong near its tile's edges. That margin, the *halo*, is thrown away; what two
-tiles both believe is blended, linearly along each axis. At the frame's own edges there is nothing else to believe.
-``embed/src/tiling.cpp`` cuts the very same tiles and blends them in the same order.
+A network pads its input, so a map is inexact near the edges of its tile. That margin, the *halo*,
+is discarded, except at the frame's own edges. Where the rest of two tiles overlaps, their maps are
+blended linearly along each axis. ``embed/src/tiling.cpp`` cuts the same tiles and blends them in
+the same order.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from kdx.errors import OptionError
 
-# Of a map's range: what a tile's map may be off by where it is believed.
+# The largest error of a tile's map outside the halo, as a share of the map's range.
 SEAM_TOLERANCE = 0.01
 
 _Start = Annotated[int, msgspec.Meta(ge=0)]
@@ -27,16 +28,18 @@ _Length = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Tiling(msgspec.Struct, frozen=True, kw_only=True):
-    """How a frame is cut. Everything in pixels of the camera.
+    """How a frame is cut into tiles, in pixels of the camera.
 
     Attributes:
-        frame: Height and width of the frame.
-        rows: First row of each row of tiles, ascending; the first is 0, the last tile ends with the frame.
-        columns: Likewise.
-        overlap: The least that neighbours share.
-        halo: What of a tile's edge is not believed, at most half the overlap.
-        batch: Tiles that go through the graph at once: what bounds the memory.
-        seam: By how much a tile's map is wrong at the halo's inner edge, measured at export, as a share of its range.
+        frame: The height and width of the frame.
+        rows: The first pixel row of each row of tiles, ascending. The first is 0; the last tile
+            ends with the frame.
+        columns: The first pixel column of each column of tiles, ascending, like ``rows``.
+        overlap: The smallest overlap of neighbouring tiles.
+        halo: The width of the margin of each tile that is discarded, at most half the overlap.
+        batch: The number of tiles that the graph processes at once, which bounds the memory.
+        seam: The error of a tile's map at the inner edge of the halo, measured at export, as a
+            share of its range.
     """
 
     frame: tuple[_Length, _Length]
@@ -49,11 +52,11 @@ class Tiling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def count(self) -> int:
-        """Tiles of a frame."""
+        """The number of tiles of a frame."""
         return len(self.rows) * len(self.columns)
 
     def require_fits(self, tile: tuple[int, int], map_size: tuple[int, int]) -> None:
-        """Raise ``OptionError`` where the tiles do not cover the frame, or their maps do not fit together."""
+        """Raise ``OptionError`` if the tiles do not cover the frame, or their maps do not fit."""
         for axis, starts in enumerate((self.rows, self.columns)):
             gaps = [after - before for before, after in pairwise(starts)]
             covers = bool(starts) and starts[0] == 0 and starts[-1] + tile[axis] == self.frame[axis]
@@ -63,20 +66,21 @@ class Tiling(msgspec.Struct, frozen=True, kw_only=True):
             if rest or any(value % scale for value in (*starts, self.halo, self.overlap, self.frame[axis])):
                 raise OptionError(
                     "the tiles' maps do not fit together",
-                    expected=f"everything in steps of a map's pixel, {tile[axis] / map_size[axis]:g} of the camera's",
+                    expected=f"multiples of {tile[axis] / map_size[axis]:g} pixels, which are one pixel of the map",
                     received=f"tiles of {tile[axis]} at {starts}, overlap {self.overlap}, map {map_size[axis]}",
                 )
 
 
 @dataclass(frozen=True)
 class TileRequest:
-    """What the user asked for.
+    """The tiling that the user asked for.
 
     Attributes:
-        frame: Height and width of the camera's frames; None for those that were trained on.
-        tile: Side of a tile in the camera's pixels; likewise.
-        overlap: The least that neighbours share, in the camera's pixels; None to measure what it takes.
-        batch: Tiles that go through the graph at once; None for 8.
+        frame: The height and width of the camera's frames; None for those of training.
+        tile: The side of a tile, in the camera's pixels; None for that of training.
+        overlap: The smallest overlap of neighbouring tiles, in the camera's pixels; None to measure
+            the one needed.
+        batch: The number of tiles that the graph processes at once; None for 8.
     """
 
     frame: tuple[int, int] | None = None
@@ -95,17 +99,17 @@ def plan_tiles(
     batch: int = 8,
     seam: float = 0.0,
 ) -> Tiling:
-    """Lay as few tiles as cover a frame with an overlap, evenly.
+    """Cover a frame evenly with the fewest tiles that overlap enough.
 
     Args:
-        frame: Height and width of the frame.
-        tile: Height and width of a tile.
-        overlap: The least that neighbours share.
-        halo: What of a tile's edge is not believed.
-        step: Tiles begin at multiples of it, so that the network's grid of strides is the same in all; only the last
-            of a row may have to begin elsewhere.
-        batch: Tiles that go through the graph at once.
-        seam: As of :class:`Tiling`.
+        frame: The height and width of the frame.
+        tile: The height and width of a tile.
+        overlap: The smallest overlap of neighbouring tiles.
+        halo: The width of the margin of each tile that is discarded.
+        step: Tiles begin at multiples of this number of pixels, so that the network's strides fall
+            on the same grid in all tiles; only the last tile of a row may begin elsewhere.
+        batch: The number of tiles that the graph processes at once.
+        seam: As for :class:`Tiling`.
 
     Raises:
         OptionError: The frame is smaller than a tile, or the overlap does not fit.
@@ -115,44 +119,45 @@ def plan_tiles(
             "the frame is smaller than a tile",
             expected=f"at least {tile[0]} × {tile[1]}",
             received=f"{frame[0]} × {frame[1]}",
-            fix="a smaller --tile, or no tiles at all",
+            fix="use a smaller `tile`, or no tiles at all",
         )
     if not 2 * halo <= overlap < min(tile):
         raise OptionError(
             "the overlap does not fit",
             expected=f"at least {2 * halo} pixels, and less than a tile's {min(tile)}",
             received=f"{overlap} pixels",
-            fix="a larger --tile",
+            fix="use a larger `tile`",
         )
     if batch < 1:
-        raise OptionError("the tile batch is not possible", expected="1 or more", received=str(batch))
+        raise OptionError("invalid tile batch", expected="1 or more", received=str(batch))
     rows, columns = (_starts(*sizes, overlap, step) for sizes in zip(frame, tile, strict=True))
     return Tiling(frame=frame, rows=rows, columns=columns, overlap=overlap, halo=halo, batch=batch, seam=seam)
 
 
 def _starts(frame: int, tile: int, overlap: int, step: int) -> list[int]:
-    """Return where tiles begin along an axis."""
+    """Return the first pixel of each tile along an axis."""
     stride = max(step, (tile - overlap) // step * step)
     if tile - stride < overlap:
         raise OptionError(
             "the overlap does not fit",
             expected=f"an overlap of at most {tile - step} pixels: tiles begin every {step} pixels",
             received=str(overlap),
-            fix="a larger --tile, or a smaller --overlap",
+            fix="use a larger `tile`, or a smaller `overlap`",
         )
     last = frame - tile
     gaps = math.ceil(last / stride)
-    # Evenly, rounded up to the next step: no gap gets longer than the stride, and none is empty.
+    # Evenly spaced and rounded up to a multiple of the step: each gap is above 0 and at most the
+    # stride.
     return [*(-(-last * index // (gaps * step)) * step for index in range(gaps)), last]
 
 
 class Stitcher:
-    """Cuts frames and puts maps together. Holds constants only: safe for any number of threads.
+    """Cuts frames into tiles and blends the maps of the tiles; it is thread-safe.
 
     Args:
         tiling: How frames are cut.
-        tile: Height and width of a tile.
-        map_size: Height and width of a tile's map.
+        tile: The height and width of a tile.
+        map_size: The height and width of a tile's map.
     """
 
     def __init__(self, tiling: Tiling, tile: tuple[int, int], map_size: tuple[int, int]) -> None:
@@ -167,7 +172,10 @@ class Stitcher:
         ]
 
     def batches(self, frame: NDArray[np.uint8], most: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield the tiles ``(B, h, w, C)`` of a frame ``(H, W, C)``, row by row, each batch with its first's number."""
+        """Yield batches of the tiles ``(B, h, w, C)`` of a frame ``(H, W, C)``, row by row.
+
+        Each batch comes with the number of its first tile.
+        """
         corners = [(row, column) for row in self.tiling.rows for column in self.tiling.columns]
         height, width = self.tile
         for first in range(0, len(corners), most):
@@ -175,20 +183,20 @@ class Stitcher:
             yield first, np.stack([frame[r : r + height, c : c + width] for r, c in part])
 
     def new_map(self) -> NDArray[np.float32]:
-        """Return a frame's map to which tiles' maps are added."""
+        """Return an empty map of a frame, to which the maps of tiles are added."""
         return np.zeros(self.map_size, np.float32)
 
     def add(self, whole: NDArray[np.float32], number: int, maps: NDArray[np.float32]) -> None:
-        """Add the maps ``(B, h, w)`` of the tiles from a number on to a frame's map."""
+        """Add maps ``(B, h, w)`` to a frame's map: those of the tiles from ``number`` on."""
         for offset, one in enumerate(maps):
             row, column = divmod(number + offset, len(self.tiling.columns))
             down, across = self._places[0][row], self._places[1][column]
-            believed = one[down.inside, across.inside]
-            whole[down.outside, across.outside] += believed * down.weights[:, None] * across.weights[None, :]
+            used = one[down.inside, across.inside]
+            whole[down.outside, across.outside] += used * down.weights[:, None] * across.weights[None, :]
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """Where what is believed of a tile lies along an axis, in the tile's map and in the frame's, and its weights."""
+    """The used part of a tile along one axis, in the tile's and the frame's map."""
 
     inside: slice
     outside: slice
@@ -196,7 +204,7 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 def _places(starts: list[int], length: int, overlap: int, halo: int) -> list[_Place]:
-    """Return the place of every tile along an axis, in pixels of the map; the weights sum up to 1 everywhere."""
+    """Return the place of every tile along an axis, in map pixels; the weights add up to 1."""
     total = starts[-1] + length
     ramp = max(1, overlap - 2 * halo)
     raw = np.zeros((len(starts), total))

@@ -1,8 +1,8 @@
-"""The values that 16-bit images hold, and a warning when they use little of the range that is declared for them.
+"""The values that 16-bit images hold, and a warning if they use little of the declared range.
 
-Files and arrays of 16 bits hold the ten or twelve bits of a camera. If the camera's range is not declared, all values
-become a few dark grey levels, and no step after that fails. This module does not import NumPy, because the command line
-counts these warnings.
+Files and arrays of 16 bits hold the ten or twelve bits of a camera. If the camera's range is not
+declared, all values become a few dark grey levels, and no step after that fails. This module does
+not import NumPy, because the command line counts these warnings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import msgspec
 from kdx.remarks import Remark, remark
 
 FULL_RANGE = (0, 65535)
-# The smallest share of a declared range that images may use without a warning: 25 of 255 grey levels.
+# The smallest share of a declared range that images may use without a warning: 25 of 255 grey
+# levels.
 _LEAST_SHARE = 0.1
 
 
@@ -55,7 +56,7 @@ class ValueRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def union(ranges: Iterable[ValueRange]) -> ValueRange | None:
-    """Return the values of several images together, or None for no images. The first declared range is kept."""
+    """Return the values of several images together, with the first declared range, or None."""
     ranges = list(ranges)
     if not ranges:
         return None
@@ -119,7 +120,7 @@ class NarrowRanges:
 
 @contextmanager
 def counted(narrow: NarrowRanges, show_others: Callable[..., None] | None = None) -> Iterator[None]:
-    """Count the images that use little of their declared range, instead of warning of each, while the block runs.
+    """Count the images that use little of their declared range, instead of warning of each.
 
     Args:
         narrow: The count.

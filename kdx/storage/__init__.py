@@ -1,1 +1,1 @@
-"""Files on disk: written in one step, locked, versioned, cached."""
+"""Files on disk: atomic writes, locks, versioned records, hashes and the cache."""

@@ -1,4 +1,4 @@
-"""Where what a machine measured or compiled once is kept."""
+"""The folder in which kdx keeps measurements and compiled models of a machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ VARIABLE = "KDX_CACHE_DIR"
 
 
 def cache_folder() -> Path | None:
-    """Return where kdx keeps what it can make again: ``KDX_CACHE_DIR``, or a folder in the user's cache.
+    """Return the cache folder of kdx: ``KDX_CACHE_DIR``, or a folder in the user's cache.
 
     Returns:
-        None where the variable is set and empty: nothing is kept.
+        The folder, or None if the variable is set and empty, so that nothing is kept.
     """
     if (chosen := os.environ.get(VARIABLE)) is not None:
         return Path(chosen).expanduser() if chosen else None

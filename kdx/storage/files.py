@@ -1,7 +1,8 @@
-"""Writing so that a crash, a kill or a full disk leaves either the old content or the new, never half of it.
+"""Atomic writes: a crash, a kill or a full disk leaves the old content or all of the new one.
 
-What is being written has a name of its own beside its target, and is locked for as long as its writer lives. So what a
-kill left behind is told from what another process is writing, and goes when the target is written again.
+While a file or folder is written, it has a temporary name beside its target, and its writer holds a
+lock on it. The lock distinguishes it from the leftovers of a killed writer, which are removed by
+the next write.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kdx.errors import OutputError
 from kdx.storage.locks import lock, locked, open_folder
 
 _PARTIAL = ".part"  # being written, or replaced and being removed
-_OLD = ".old"  # holds what stood in a folder's place, where two folders cannot be exchanged in one step
+_OLD = ".old"  # holds the replaced folder where the system cannot exchange two folders in one step
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -38,20 +39,20 @@ def sha256_file(path: Path) -> str:
 
 
 def hash_of_hashes(hashes: Iterable[str]) -> str:
-    """Return one hash over files' content hashes, whatever their order."""
+    """Return one hash over the hashes of files, independent of their order."""
     return sha256_bytes("\n".join(sorted(hashes)).encode())
 
 
 def write_atomic(path: Path, *data: bytes, private: bool = False) -> None:
-    """Replace a file's content in one step; on any failure the old content stands and nothing is left behind.
+    """Replace a file's content in one step; after a failure the old content is unchanged.
 
     Args:
         path: The file.
-        data: Its new content, in one part or several.
-        private: Let nobody but this user read or write it, whatever the umask says.
+        data: The new content, in one or several parts.
+        private: Whether only this user may read or write the file, whatever the umask is.
 
     Raises:
-        OSError: It could not be written; the error names the file.
+        OSError: The file could not be written; the error names it.
     """
     try:
         handle, temporary = _make_file(path)
@@ -59,14 +60,14 @@ def write_atomic(path: Path, *data: bytes, private: bool = False) -> None:
         _blame(error, f".{path.name}.", path)
         raise
     try:
-        # The lock lasts until the file has its name.
+        # The lock is held until the file has its final name.
         with os.fdopen(handle, "wb") as file:
             file.writelines(data)
             file.flush()
             os.fsync(file.fileno())
             if os.name != "nt":
                 _publish(temporary, path, private=private)
-        if os.name == "nt":  # which does not rename open files
+        if os.name == "nt":  # Windows does not rename open files
             _publish(temporary, path, private=private)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -77,15 +78,19 @@ def write_atomic(path: Path, *data: bytes, private: bool = False) -> None:
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """Fill a temporary folder beside ``target`` and rename it into place when the block ends well.
+    """Fill a temporary folder, and rename it to ``target`` if the block ends without an error.
 
     Args:
-        target: The folder to appear. Its parents are made. Where it is a link, the folder that it leads to is meant.
-        force: Replace an existing folder; it stands until the new one is complete.
+        target: The folder to create, with its parents. If it is a link, the folder that it leads to
+            is replaced.
+        force: Whether to replace an existing folder, which remains until the new one is complete.
+
+    Yields:
+        The temporary folder.
 
     Raises:
-        OutputError: ``target`` exists, is not an empty folder, and ``force`` is not given.
-        OSError: Something could not be written; the error names ``target``.
+        OutputError: ``target`` exists, is not an empty folder, and ``force`` is False.
+        OSError: A file could not be written; the error names ``target``.
     """
     named, target = target, Path(os.path.realpath(target))
     tidy(target)
@@ -105,7 +110,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
             _sync_folder(path) if path.is_dir() else _sync_file(path)
         temporary.chmod(0o777 & ~_umask())
         with locked(target.parent):
-            refuse_existing(target, force=force)  # another process may have been faster
+            refuse_existing(target, force=force)  # another process may have created it meanwhile
             replaced = _swap(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -121,9 +126,9 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def tidy(target: Path) -> None:
-    """Finish what killed writers of a file or a folder left undone beside it; what is being written stays.
+    """Remove what killed writers of a file or folder left beside it, but nothing else.
 
-    Where a kill hit a folder's replacement in between, the old folder gets its name back.
+    If a writer was killed while it replaced a folder, the old folder gets its name back.
     """
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}({re.escape(_PARTIAL)}|{re.escape(_OLD)})")
     with contextlib.suppress(OSError, OutputError), locked(target.parent):
@@ -134,40 +139,40 @@ def tidy(target: Path) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Give the folders in a folder their names back whose replacement was killed in between, see :func:`tidy`."""
+    """Restore the folders in a folder whose replacement was interrupted, see :func:`tidy`."""
     with contextlib.suppress(OSError):
         for replaced in folder.glob(f".*{_OLD}/*"):
             tidy(folder / replaced.name)
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:
-    """Raise ``OutputError`` when ``target`` holds something and may not be replaced."""
+    """Raise ``OutputError`` if ``target`` holds something and must not be replaced."""
     is_empty_folder = target.is_dir() and not any(target.iterdir())
     if target.exists() and not is_empty_folder and not force:
         raise OutputError(
             f"'{target}' exists already",
-            fix="choose another name; --force replaces what is of the same kind, nothing else",
+            fix="choose another name; `force=True` replaces an output of the same kind, and nothing else",
         )
 
 
 def require_writable(folder: Path) -> None:
-    """Raise ``OutputError`` when files cannot be made in a folder: better said before minutes of work than after."""
+    """Raise ``OutputError`` if files cannot be created in a folder, before long work."""
     if not os.access(folder, os.W_OK):
         raise OutputError(
             f"'{folder}' cannot be written",
-            fix="ask for the permission, or work on a copy in a folder that you may write to",
+            fix="ask for permission, or work on a copy in a folder that you may write to",
         )
 
 
 def _publish(temporary: Path, path: Path, *, private: bool) -> None:
-    # mkstemp creates private files; an artefact is as readable as any other the user writes.
+    # mkstemp creates private files; outputs get the permissions of the user's other files.
     if not private:
         temporary.chmod(0o666 & ~_umask())
     temporary.replace(path)
 
 
 def _make_file(path: Path) -> tuple[int, Path]:
-    """Make and lock a file to be written, beside its target; return its handle and its path."""
+    """Create and lock a temporary file beside the target; return its handle and its path."""
     while True:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
         if _is_ours(handle, Path(name)):
@@ -176,7 +181,7 @@ def _make_file(path: Path) -> tuple[int, Path]:
 
 
 def _make_folder(target: Path) -> tuple[int | None, Path]:
-    """Make and lock a folder to be filled, beside its target; return its handle, where there can be one, and path."""
+    """Create and lock a temporary folder beside the target; return its handle and path."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
         handle = open_folder(path)
@@ -187,7 +192,7 @@ def _make_folder(target: Path) -> tuple[int | None, Path]:
 
 
 def _is_ours(handle: int, path: Path) -> bool:
-    """Lock what was just made; False where another process was faster and takes it for something left behind."""
+    """Lock a new file or folder; return False if another process took it for leftovers first."""
     try:
         lock(handle)
         return os.path.samestat(os.fstat(handle), path.stat())
@@ -196,7 +201,7 @@ def _is_ours(handle: int, path: Path) -> bool:
 
 
 def _remove_left(path: Path) -> None:
-    """Remove what is under construction if its writer is dead; where nothing can be locked, let it be."""
+    """Remove a temporary file or folder whose writer is dead, if the system has locks."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         try:
@@ -207,7 +212,7 @@ def _remove_left(path: Path) -> None:
 
 
 def _make_parents(target: Path) -> list[Path]:
-    """Make a folder's parents, and return those that were missing, the innermost first."""
+    """Create the parents of a folder, and return those that were missing, the innermost first."""
     missing = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     return missing
@@ -220,13 +225,13 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _blame(error: BaseException, temporary: str, path: Path) -> None:
-    """Let an error of the system name what was to be written: a full disk says nothing, or a name nobody knows."""
+    """Make a system error name the target instead of no file or the temporary one."""
     if isinstance(error, OSError) and (not error.filename or temporary in str(error.filename)):
         error.filename = str(path)
 
 
 def _swap(temporary: Path, target: Path) -> Path | None:
-    """Put ``temporary`` in the place of ``target``, and return where the old ``target`` is now, to be removed."""
+    """Rename ``temporary`` to ``target``; return where the old ``target`` is, to be removed."""
     if not target.exists():
         temporary.rename(target)
         return None
@@ -244,7 +249,7 @@ def _swap(temporary: Path, target: Path) -> Path | None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step, where the system can (Linux, most file systems)."""
+    """Exchange two folders in one step, if the system can (Linux, most file systems)."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
@@ -254,13 +259,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sync_file(path: Path) -> None:
-    # Windows flushes only what was opened for writing.
+    # Windows flushes only files that are open for writing.
     with path.open("r+b") as file:
         os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Not every platform can open a folder; then the rename is atomic all the same."""
+    """Make a rename durable. Where the platform cannot open a folder, the rename is only atomic."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

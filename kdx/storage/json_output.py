@@ -13,7 +13,7 @@ from kdx.storage.files import tidy, write_atomic
 
 
 def encode_json(value: object, *, on_one_line: bool = False) -> bytes:
-    """Return a JSON document of records, dataclasses, paths and builtins; numbers that are not finite become null."""
+    """Return a JSON document of records, dataclasses, paths and builtins; NaN becomes null."""
     document = msgspec.json.encode(_plain(value))
     return document if on_one_line else msgspec.json.format(document, indent=2)
 

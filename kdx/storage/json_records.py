@@ -1,4 +1,4 @@
-"""Reading JSON records whose layout has a version."""
+"""JSON records whose layout has a version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from kdx.errors import KdxError
 # The file that makes a folder a training run.
 RUN_INDEX = "run.json"
 
-# What decoding JSON of unknown origin raises: text that is not UTF-8, or nested too deep, is no MsgspecError.
+# The errors of decoding JSON of unknown origin: text that is not UTF-8 or nested too deep raises no
+# MsgspecError.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -27,14 +28,14 @@ def read_record(path: Path, kind: type[R], *, error: type[KdxError], fix: str, s
     """Read a record.
 
     Args:
-        path: The JSON file; it exists.
-        kind: What it holds.
-        error: What to raise.
-        fix: What the user can do about a damaged one.
-        supported: The newest schema that is understood; None for records without one.
+        path: The JSON file, which exists.
+        kind: The type of the record.
+        error: The type of error to raise.
+        fix: What the user can do about a damaged record.
+        supported: The newest schema that is supported; None for records without a schema.
 
     Raises:
-        KdxError: Of the kind given: damaged, or of a newer schema, whatever else that schema changed.
+        KdxError: Of the given type: the record is damaged, or has a newer schema.
     """
     return decode_record(path.read_bytes(), path, kind, error=error, fix=fix, supported=supported)
 
@@ -49,7 +50,7 @@ def decode_record(
             return msgspec.json.decode(data, type=kind)
     except UNREADABLE as cause:
         raise error(f"'{path}' is not valid: {cause}", fix=fix) from cause
-    except KdxError as cause:  # a value that its type allows and its class does not
+    except KdxError as cause:  # a value that the type allows and the class does not
         raise error(
             f"'{path}' is not valid: {cause.message}", expected=cause.expected, received=cause.received, fix=fix
         ) from cause
@@ -62,7 +63,7 @@ def decode_record(
 
 
 def encode_record(record: msgspec.Struct) -> bytes:
-    r"""Encode a record as indented JSON; bytes of a file's name that are not UTF-8 are written as ``\udcff``."""
+    r"""Encode a record as indented JSON; bytes that are not UTF-8 become ``\udcff``."""
     try:
         encoded = msgspec.json.encode(record)
     except UnicodeEncodeError:
@@ -71,7 +72,7 @@ def encode_record(record: msgspec.Struct) -> bytes:
 
 
 def _as_text(value: object) -> object:
-    """Return builtins in which every string is text that JSON can hold."""
+    """Return builtins whose strings JSON can represent."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
@@ -82,5 +83,5 @@ def _as_text(value: object) -> object:
 
 
 def now() -> str:
-    """Return the UTC time as records keep it: ISO 8601, to the second."""
+    """Return the UTC time as records store it: ISO 8601, in seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
-"""Locks between processes, which a killed one lets go of. Where the system has none, nothing is locked.
+"""Locks between processes, which the system releases when a process ends.
 
-They are ``flock``'s, on folders and files that are there anyway: no lock file is ever left behind. Windows and some
-network drives have none; there, what locks prevent stays as unlikely as it is.
+They are made by ``flock`` on folders and files that exist anyway, so no lock file remains. Windows
+and some network drives have no such locks; there, nothing is locked.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from kdx.errors import OutputError
 if sys.platform != "win32":
     import fcntl
 
-# Whoever holds a folder's lock renames something; nobody who is well takes this long.
+# The holder of a folder's lock renames something, which never takes this long.
 _PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock: of those who change what stands in it, one goes at a time. Not to be nested.
+    """Hold a folder's lock, so that one process at a time changes it; it must not be nested.
 
     Raises:
-        OutputError: Another process has held it for half a minute.
+        OutputError: Another process has held the lock for half a minute.
     """
     handle = open_folder(folder)
     try:
@@ -41,7 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def open_folder(folder: Path) -> int | None:
-    """Open a folder to be locked; None where the system, or the user, cannot."""
+    """Open a folder to be locked; return None if the system or the permissions do not allow it."""
     try:
         return os.open(folder, os.O_RDONLY)
     except OSError:
@@ -49,13 +49,13 @@ def open_folder(folder: Path) -> int | None:
 
 
 def lock(handle: int) -> bool:
-    """Lock an open file or folder until it is closed, at once or not at all.
+    """Lock an open file or folder until it is closed, without waiting.
 
     Returns:
-        Whether it is locked; False where the system has no locks.
+        Whether it is locked; False if the system has no locks.
 
     Raises:
-        BlockingIOError: Another holds the lock.
+        BlockingIOError: Another process holds the lock.
     """
     if sys.platform == "win32":
         return False
@@ -77,7 +77,7 @@ def _wait(handle: int, folder: Path) -> None:
             if time.monotonic() > give_up:
                 raise OutputError(
                     f"another process is changing what is in '{folder}' and does not finish",
-                    fix="wait for it or end it, and call again",
+                    fix="wait for that process or end it, and try again",
                 ) from error
             time.sleep(_PAUSE_SECONDS)
         else:

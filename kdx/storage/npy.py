@@ -1,8 +1,8 @@
-"""Arrays in ``.npy`` files, which numpy and a page of C++ can read, from a file that may be damaged or hostile.
+"""Arrays in ``.npy`` files, which NumPy and a few lines of C++ can read.
 
-``np.load`` believes a header: it takes memory for what the file does not hold, or, where it maps the file, ends the
-process by a division by zero for a type of no bytes (NumPy 2.4). Here nothing is made of a header but float32, in the
-size that the file has.
+``np.load`` trusts the header: it allocates memory for values that the file does not hold or, if it
+maps the file, ends the process with a division by zero for a type of no bytes (NumPy 2.4). This
+module accepts only float32 arrays of the size that the file has.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ def encode_array(array: NDArray[np.float32]) -> bytes:
 
 
 def decode_array(data: bytes, path: Path) -> NDArray[np.float32]:
-    """Decode what :func:`encode_array` wrote.
+    """Decode the content of a file that :func:`encode_array` wrote.
 
     Args:
         data: The file's content.
         path: The file, for messages.
 
     Raises:
-        BundleError: It is not such a file, is not float32, or is not as large as it says.
+        BundleError: The content is not a ``.npy`` file, not float32, or of another size than
+            declared.
     """
     try:
         file = io.BytesIO(data)
@@ -44,7 +45,7 @@ def decode_array(data: bytes, path: Path) -> NDArray[np.float32]:
     held = len(data) - file.tell()
     if dtype != np.float32 or is_fortran or min(shape, default=0) < 0 or 4 * math.prod(shape) != held:
         raise BundleError(
-            f"'{path}' cannot be read: it is no float32 array of the size that it declares",
+            f"'{path}' cannot be read: it is not a float32 array of the declared size",
             received=f"{dtype} {shape} in {held} bytes",
             fix="export the bundle again",
         )

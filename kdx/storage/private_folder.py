@@ -1,7 +1,7 @@
-"""Whether a folder is one's own: nobody else can write to it, replace it, or change what its path leads to.
+"""Checking that a folder is private: no other user can write to it or replace it.
 
-Under a required signature, what was compiled earlier is code that the signature does not cover. It is used only where
-nobody but this user (and the administrator, who can do anything) can have written it.
+A signature does not cover compiled models in the cache, which are code. If a signature is required,
+they are used only if no other user but the administrator can have written them.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ _MOST_LINKS = 40
 
 
 def private_cache(name: str) -> Path | None:
-    """Return a folder of the cache, made if need be; None, with a ``RuntimeWarning``, where others can write to it.
+    """Return a private folder of the cache, or None with a ``RuntimeWarning``.
 
-    On Windows, which tells rights in another way, it is the folder in the user's profile; one that ``KDX_CACHE_DIR``
-    names is not used.
+    On Windows, whose permissions are not checked, only the folder in the user's profile is used,
+    and not one that ``KDX_CACHE_DIR`` names.
     """
     cache = cache_folder()
     if cache is None:
         return None
     folder = cache / name
     if os.name == "nt":
-        fault = f"{VARIABLE} names it, and Windows does not say who can write to it" if VARIABLE in os.environ else ""
+        fault = (
+            f"{VARIABLE} names it, and kdx does not check its permissions on Windows" if VARIABLE in os.environ else ""
+        )
     else:
         fault = _make(folder) or open_to_others(folder)
     if not fault:
         return folder
     warnings.warn(
-        f"a signature is required, and others could have written what is kept in '{folder}': {fault}. Nothing is taken "
-        f"from it or kept in it, so loading takes longer. Set {VARIABLE} to a folder that only you can write to",
+        f"a signature is required, and other users could have written to '{folder}': {fault}. The folder is not used, "
+        f"so loading takes longer. Set {VARIABLE} to a folder that only you can write to",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -44,10 +46,11 @@ def private_cache(name: str) -> Path | None:
 
 
 def open_to_others(folder: Path) -> str:
-    """Say why a folder is not one's own alone; empty where it is. Files in it that others can write to are removed.
+    """Return why a folder is not private, or an empty text, and remove exposed files in it.
 
-    Every folder on the way counts, also behind symbolic links: it must belong to this user or to root, and not be
-    writable for others unless it is sticky, as ``/tmp`` is: there nobody can replace what another owns.
+    Every folder of the path is checked, also where symbolic links lead. It must belong to this user
+    or to root. Others must not be able to write to it, unless it is sticky like ``/tmp``, where
+    users cannot replace the files of others.
     """
     here = Path(os.path.sep)
     left = list((Path.cwd() / folder).parts[:0:-1])  # innermost first, without the root
@@ -71,7 +74,7 @@ def open_to_others(folder: Path) -> str:
 
 
 def _make(folder: Path) -> str:
-    """Make a folder and its parents, for this user alone whatever the umask says; return why that is not possible."""
+    """Create a private folder and its parents; return why that failed, or an empty text."""
     try:
         for part in (*reversed(folder.parents), folder):
             if not part.exists():
@@ -95,9 +98,9 @@ def _foreign(found: os.stat_result, path: Path) -> str:
 
 
 def _remove_exposed(folder: Path) -> str:
-    """Remove files that others own or can write to, from before the folder was one's own; return what stays."""
+    """Remove files that others own or can write to; return why that failed, or an empty text."""
     for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
             found = file.lstat()
             if _foreign(found, file) or found.st_mode & _OTHERS_MAY_WRITE:
                 if stat.S_ISDIR(found.st_mode):

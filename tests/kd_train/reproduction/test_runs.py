@@ -235,7 +235,7 @@ def test_data_without_test_images_is_refused(tmp_path, make_images):
     good.mkdir(parents=True)
     for index, image in enumerate(make_images(4)):
         image.save(good / f"{index}.png")
-    with pytest.raises(DataError, match="cannot be evaluated on"):
+    with pytest.raises(DataError, match="does not hold both good and defective"):
         reproduce(options_of(tmp_path / "parts", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

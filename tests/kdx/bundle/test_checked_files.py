@@ -237,13 +237,13 @@ def test_a_file_that_is_closed_meanwhile_is_read_to_its_end(tiny_bundle, monkeyp
 def test_a_bundle_that_is_replaced_while_several_are_loaded_is_refused(
     bundle_copy, tiny_bundle, another, monkeypatch
 ) -> None:
-    real = group_module.prepare
+    real = group_module.compile_and_check
 
     def replaced_meanwhile(*arguments) -> None:
         monkeypatch.undo()
         real(*arguments)
         by_export(bundle_copy, another)
 
-    monkeypatch.setattr(group_module, "prepare", replaced_meanwhile)
+    monkeypatch.setattr(group_module, "compile_and_check", replaced_meanwhile)
     with pytest.raises(BundleError, match="was replaced while it was loaded"):
         kdx.load_many({"a": bundle_copy, "b": tiny_bundle}, backend="onnxruntime-cpu", threads=1)

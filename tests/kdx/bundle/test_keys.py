@@ -96,7 +96,7 @@ def test_a_key_that_cannot_serve_is_refused(signed, line, tmp_path, kind):
     if kind == "private":
         with pytest.raises(OptionError, match="another kind"):
             private_key(file, never)
-        with pytest.raises(OptionError, match="not a private key"):
+        with pytest.raises(OptionError, match="not a readable private key"):
             private_key(line[1], never)
         return
     messages = {"missing": "there is no key", "rubbish": "not a public key", "private for public": "is a private key"}

@@ -86,9 +86,9 @@ def test_what_cannot_be_chosen_on(cli, tiny_bundle, dataset, apart, tmp_path):
     shutil.copy(next((dataset / "test/good").iterdir()), tmp_path / "good")
     said = {
         ("--with-defects", apart, "--false-reject-rate", 0.1): "chooses the false-reject rate itself",
-        ("--with-defects", good): "not a folder of nothing but defective images",
+        ("--with-defects", good): "not a folder of only defective images",
         ("--with-defects", good_by_another_name): "both good and defective",
-        ("--with-defects", tmp_path): "not a folder of nothing but defective images",
+        ("--with-defects", tmp_path): "not a folder of only defective images",
         ("--with-defects", tmp_path / "none"): "does not exist",
         ("--with-defects", apart, "--review-rate", 1.5): "review rate is out of range",
     }

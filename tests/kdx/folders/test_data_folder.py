@@ -142,9 +142,9 @@ def test_usual_names_of_good_images_in_any_case(tmp_path, name):
 @pytest.mark.parametrize("name", RESEMBLING)
 def test_a_name_that_looks_good_is_refused_until_the_user_says_so(tmp_path, name):
     make(tmp_path, "train/good/0.png", f"test/{name}/1.png", "test/crack/2.png")
-    with pytest.raises(DataError, match="looks like a folder of good images") as caught:
+    with pytest.raises(DataError, match="resembles a usual name") as caught:
         open_folder(tmp_path)
-    assert f'--good-folder "{name}"' in str(caught.value)
+    assert f'add "{name}" to `good_folders`' in str(caught.value)
     found = open_folder(tmp_path, good_folders(name))
     assert {image.path.parent.name for image in found.test if not image.is_defective} == {name}
     # With the option given for another folder, every other is a type of defect whatever it resembles.
@@ -205,7 +205,7 @@ def test_published_layouts_do_not_claim_a_users_folder_called_ok(tmp_path):
 @pytest.mark.parametrize("files", PLAIN)
 def test_a_plain_folder_with_subfolders_of_images_is_refused(tmp_path, files):
     make(tmp_path, *files)
-    with pytest.raises(DataError, match="nothing says which of them are good") as caught:
+    with pytest.raises(DataError, match="it is unclear which of them are good") as caught:
         open_folder(tmp_path)
     for file in files:
         if "/" in file:
@@ -241,7 +241,7 @@ def test_the_user_says_that_all_subfolders_are_good(tmp_path):
 @pytest.mark.parametrize("bad", ["ng", "NG", "bad", "n.i.O.", "defects", "cam1/reject"])
 def test_names_that_can_only_mean_defects_are_refused_even_then(tmp_path, bad):
     make(tmp_path, "cam1/0.png", f"{bad}/1.png")
-    with pytest.raises(DataError, match="holds defective images by the names"):
+    with pytest.raises(DataError, match=r"the names of folders in .* say that it holds defective images"):
         open_folder(tmp_path, ALL)
 
 
@@ -266,7 +266,7 @@ def test_defective_images_may_lie_in_subfolders_by_type(tmp_path):
     make(tmp_path, "crack/0.png", "dent/1.png", "2.png")
     assert names(open_defective(tmp_path), tmp_path) == ["2.png", "crack/0.png", "dent/1.png"]
     make(tmp_path, "OK/3.png")
-    with pytest.raises(DataError, match="not a folder of nothing but defective images"):
+    with pytest.raises(DataError, match="not a folder of only defective images"):
         open_defective(tmp_path)
 
 
@@ -277,7 +277,7 @@ def test_defective_images_may_lie_in_subfolders_by_type(tmp_path):
 def test_a_folder_that_is_good_by_its_own_name_holds_no_defects(tmp_path, monkeypatch, name):
     make(tmp_path, f"base/{name}/1.png")
     root = tmp_path / "base" / name.split("/")[0]
-    with pytest.raises(DataError, match="not a folder of nothing but defective images"):
+    with pytest.raises(DataError, match="not a folder of only defective images"):
         open_defective(root)
     monkeypatch.chdir(root)
     with pytest.raises(DataError, match="if these are defective, rename the folder"):
@@ -290,7 +290,7 @@ def test_a_folder_that_is_bad_by_its_own_name_holds_no_good_images(tmp_path, mon
     root = make(tmp_path / name, "1.png")
     for path in (root, Path(f"../{name}"), Path()):
         monkeypatch.chdir(root)
-        with pytest.raises(DataError, match=f'add --good-folder "{name}"'):
+        with pytest.raises(DataError, match=f'add "{name}" to `good_folders`'):
             open_data(path, options=options)
     assert names(open_data(root, options=good_folders(name)).good, root) == ["1.png"]
 
@@ -318,7 +318,7 @@ def test_commands_refuse_a_folder_by_its_own_name(cli, tiny_bundle, dataset_copy
     assert "holds defective images by its name" in cli("train", tmp_path / "reject", *tiny_options, *run, code=2).stderr
     assert "by its name and place" in cli("calibrate", bundle, dataset_copy / "test/scratch", code=2).stderr
     refused = cli("calibrate", bundle, dataset_copy, "--with-defects", dataset_copy / "test/good", code=2).stderr
-    assert "not a folder of nothing but defective images" in refused
+    assert "not a folder of only defective images" in refused
 
 
 def test_training_refuses_good_and_defective_images_together(cli, make_images, tmp_path, tiny_options):
@@ -329,12 +329,12 @@ def test_training_refuses_good_and_defective_images_together(cli, make_images, t
     command = ("train", tmp_path / "parts", "--out", tmp_path / "run", *tiny_options, "--epochs", 1)
     refused = cli(*command, code=2).stderr
     assert "ng/ (2 images), ok/ (6 images)" in refused
-    assert "--good-folder ok" in refused
+    assert 'to --good-folder, such as "ok"' in refused
     record = cli(*command, "--good-folder", "ok", "--json").json
     assert record["train_images"] + record["held_out_images"] == 6
     assert [(one["kind"], one["first"]) for one in record["remarks"]] == [("unused_folder", ["ng"])]
     changed = cli(*command, "--resume", code=2).stderr
-    assert "nothing says which of them are good" in changed
+    assert "it is unclear which of them are good" in changed
     (tmp_path / "parts/ng").rename(tmp_path / "parts/more")
     message = cli(*command, "--resume", "--subfolders", code=2).stderr
     assert "good_folders" in message
@@ -375,13 +375,11 @@ def test_one_image_of_the_working_folder_may_have_its_heat_map_below(cli, tiny_b
 def test_links_are_not_counted_as_what_subfolders_would_take(tmp_path):
     make(tmp_path, "elsewhere/1.png", "parts/a/2.png")
     (tmp_path / "parts/b").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(
-        DataError, match=r"b/ \(1 images, a symbolic link, which --subfolders does not follow\)"
-    ) as some:
+    with pytest.raises(DataError, match=r"b/ \(1 images, a symbolic link, which is not followed\)") as some:
         open_folder(tmp_path / "parts")
-    assert "--subfolders if all" in str(some.value)
+    assert "`subfolders=True` if all" in str(some.value)
     shutil.rmtree(tmp_path / "parts/a")
-    with pytest.raises(DataError, match=r"--good-folder NAME for each folder of good images$"):
+    with pytest.raises(DataError, match=r"add the name of each folder of good images to `good_folders`$"):
         open_folder(tmp_path / "parts")
     assert len(open_folder(tmp_path / "parts", good_folders("b")).good) == 1
     make(tmp_path, "cells/train/good/3.png")

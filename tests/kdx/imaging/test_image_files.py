@@ -123,7 +123,7 @@ def test_a_file_of_several_pictures_is_refused_with_its_count(tmp_path, suffix):
     for read in (read_header, lambda path: decode_image(path, channels=1)):
         with pytest.raises(ImageError, match="holds 3 pictures") as caught:
             read(file)
-        assert "a file of its own" in caught.value.fix
+        assert "separate file" in caught.value.fix
 
 
 def test_a_file_of_several_pictures_is_found_whatever_its_name(tmp_path):
@@ -406,7 +406,9 @@ def test_what_is_no_image_is_named_with_the_way_out(cli, tiny_bundle, tmp_path, 
     assert said in stderr
 
 
-@pytest.mark.parametrize(("name", "said"), [("line.mp4", "ffmpeg"), ("parts.zip", "unpack it"), ("a.png", "lies in")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("line.mp4", "ffmpeg"), ("parts.zip", "unpack it"), ("a.png", "holds the file")]
+)
 def test_a_file_where_a_folder_belongs_is_named_with_the_way_out(cli, tmp_path, name, said):
     (tmp_path / name).write_bytes(b"x")
     stderr = cli("train", tmp_path / name, "-o", tmp_path / "run", code=2).stderr

@@ -66,7 +66,7 @@ def test_a_folder_that_others_can_write_to_is_not(signed, cache, frame, mode) ->
     (cache / "choices").mkdir()
     for folder in (cache / "openvino", cache / "choices"):
         folder.chmod(mode)
-    with pytest.warns(RuntimeWarning, match=r"others could have written(.|\n)*can be written by others"):
+    with pytest.warns(RuntimeWarning, match=r"other users could have written(.|\n)*can be written by others"):
         kdx.load(**signed, backend="openvino").close()
     with pytest.warns(RuntimeWarning) as told:
         kdx.load(**signed).close()

@@ -107,7 +107,7 @@ def test_defects_drawn_on_one_image_are_not_independent() -> None:
     assert (found.flips, found.flipped_images) == (3, 1)
     assert found.rate_bound == pytest.approx(rate_bound(1, 10))
     assert "3 of 40 verdicts flipped" in found.describe()
-    assert "nothing is bounded for real defects" in found.describe()
+    assert "does not hold for real defects" in found.describe()
 
 
 def test_an_image_does_not_choose_the_threshold_that_judges_it() -> None:

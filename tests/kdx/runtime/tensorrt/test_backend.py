@@ -163,7 +163,7 @@ def test_engines_for_elsewhere_are_refused(bundle, cuda, changes, message):
 def test_a_changed_graph_makes_its_engine_stale(bundle, cuda):
     write_engine(bundle)
     (bundle / "model.onnx").write_bytes(b"another graph")
-    with pytest.raises(BackendError, match="stale") as caught:
+    with pytest.raises(BackendError, match="outdated") as caught:
         open_backend(bundle, cuda)
     assert "kdx build-engine" in caught.value.fix
 

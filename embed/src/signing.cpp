@@ -1,4 +1,4 @@
-#include "signature.h"
+#include "signing.h"
 
 #include <algorithm>
 #include <cstdint>
