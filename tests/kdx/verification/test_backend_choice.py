@@ -34,16 +34,16 @@ class Wrapped(ClosesOnExit):
         self.inner.close()
 
 
-class Way(BackendInfo):
+class FakeBackend(BackendInfo):
     """A backend for these tests; counts how often it is opened."""
 
     opened: ClassVar[dict[str, int]] = {}
 
     @classmethod
-    def make(cls, name: str, delay: float = 0.0, factor: float = 1.0, error: str = "") -> Way:
-        way = cls(name=name, package="onnxruntime", install="", factory="", purpose="", precisions=("fp32",))
-        object.__setattr__(way, "settings", (delay, factor, error))
-        return way
+    def make(cls, name: str, delay: float = 0.0, factor: float = 1.0, error: str = "") -> FakeBackend:
+        info = cls(name=name, package="onnxruntime", install="", factory="", purpose="", precisions=("fp32",))
+        object.__setattr__(info, "settings", (delay, factor, error))
+        return info
 
     def open(self, graph, threads, precision="fp32"):
         delay, factor, error = self.settings  # type: ignore[attr-defined]
@@ -68,34 +68,34 @@ def stated_latency(name: str, ms: float, runs: int) -> Latency:
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Install backends into this machine, with a cache of its own."""
-    Way.opened.clear()
+    FakeBackend.opened.clear()
     monkeypatch.setattr(module, "time_backends", stated_latencies)
     monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path / "cache"))
 
-    def put(*ways: BackendInfo) -> None:
-        monkeypatch.setattr(module, "require_backends", lambda path: list(ways))
-        for way in ways:
-            monkeypatch.setitem(BACKENDS, way.name, way)
+    def put(*installed: BackendInfo) -> None:
+        monkeypatch.setattr(module, "require_backends", lambda path: list(installed))
+        for info in installed:
+            monkeypatch.setitem(BACKENDS, info.name, info)
 
     return put
 
 
 def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
-    machine(Way.make("slow", delay=0.05), Way.make("fast"))
+    machine(FakeBackend.make("slow", delay=0.05), FakeBackend.make("fast"))
     first = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert (first.backend, first.precision) == ("fast", "fp32")
     by_name = {candidate.backend: candidate for candidate in first.candidates}
     assert by_name["slow"].p50_ms > by_name["fast"].p50_ms
     assert BackendChooser(open_bundle(tiny_bundle), threads=1).fastest() == first
-    assert Way.opened == {"slow": 1, "fast": 1}
+    assert FakeBackend.opened == {"slow": 1, "fast": 1}
     # Other threads are another question.
     BackendChooser(open_bundle(tiny_bundle), threads=2).fastest()
-    assert Way.opened == {"slow": 2, "fast": 2}
+    assert FakeBackend.opened == {"slow": 2, "fast": 2}
 
 
 def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeypatch) -> None:
     # One backend in two precisions has one name.
-    machine(Way.make("slow", delay=0.05), Way.make("fast"))
+    machine(FakeBackend.make("slow", delay=0.05), FakeBackend.make("fast"))
     monkeypatch.setattr(Wrapped, "name", property(lambda self: "same", lambda self, value: None), raising=False)
     found = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert found.backend == "fast"
@@ -104,7 +104,7 @@ def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeyp
 
 
 def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machine) -> None:
-    machine(Way.make("wrong", factor=1.5), Way.make("right", delay=0.02))
+    machine(FakeBackend.make("wrong", factor=1.5), FakeBackend.make("right", delay=0.02))
     found = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert found.backend == "right"
     wrong = next(candidate for candidate in found.candidates if candidate.backend == "wrong")
@@ -113,14 +113,14 @@ def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machin
 
 
 def test_one_that_cannot_be_opened_stands_in_nobodys_way(tiny_bundle, machine) -> None:
-    machine(Way.make("broken", error="no driver"), Way.make("works"))
+    machine(FakeBackend.make("broken", error="no driver"), FakeBackend.make("works"))
     found = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert found.backend == "works"
     assert any(candidate.reason == "no driver" for candidate in found.candidates)
 
 
 def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
-    machine(Way.make("wrong", factor=1.5), Way.make("broken", error="no driver"))
+    machine(FakeBackend.make("wrong", factor=1.5), FakeBackend.make("broken", error="no driver"))
     with pytest.raises(BackendError, match="no backend on this machine") as error:
         BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert "wrong fp32" in error.value.received
@@ -129,7 +129,7 @@ def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
 
 
 def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, monkeypatch) -> None:
-    machine(Way.make("a"), Way.make("b", delay=0.05))
+    machine(FakeBackend.make("a"), FakeBackend.make("b", delay=0.05))
     BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     (remembered,) = (remembered_choice.cache_folder() / "choices").iterdir()
     remembered.write_bytes(b"{")
@@ -144,13 +144,13 @@ def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, mon
 
 
 def test_a_single_way_costs_nothing(tiny_bundle, machine) -> None:
-    machine(Way.make("only"))
+    machine(FakeBackend.make("only"))
     assert BackendChooser(open_bundle(tiny_bundle)).fastest().backend == "only"
-    assert Way.opened == {}
+    assert FakeBackend.opened == {}
 
 
 def test_load_runs_what_was_chosen(tiny_bundle, machine) -> None:
-    machine(Way.make("slow", delay=0.05), Way.make("fast"))
+    machine(FakeBackend.make("slow", delay=0.05), FakeBackend.make("fast"))
     with kdx.load(tiny_bundle, threads=1) as detector:
         assert detector.backend.name == "fast"
     with kdx.load(tiny_bundle, backend="slow", threads=1) as detector:
@@ -158,13 +158,13 @@ def test_load_runs_what_was_chosen(tiny_bundle, machine) -> None:
 
 
 def test_a_precision_that_is_not_there(tiny_bundle, machine) -> None:
-    machine(Way.make("a"), Way.make("b"))
+    machine(FakeBackend.make("a"), FakeBackend.make("b"))
     with pytest.raises(BundleError, match="no fp16 graph"):
         BackendChooser(open_bundle(tiny_bundle), threads=1, precision="fp16").fastest()
 
 
 def test_a_precision_that_no_backend_here_runs(trained_int8, machine) -> None:
-    machine(Way.make("a"), Way.make("b"))
+    machine(FakeBackend.make("a"), FakeBackend.make("b"))
     with pytest.raises(BackendError, match="no backend on this machine runs int8 graphs"):
         BackendChooser(trained_int8, threads=1, precision="int8").fastest()
 
@@ -192,14 +192,14 @@ def test_a_remembered_choice_that_fails_is_measured_again(tiny_bundle, machine, 
         with kdx.load(tiny_bundle, threads=1) as detector:
             return detector.backend.name
 
-    fast = Way.make("fast")
-    machine(Way.make("slow", delay=0.05), fast)
+    fast = FakeBackend.make("fast")
+    machine(FakeBackend.make("slow", delay=0.05), fast)
     assert used() == "fast"
     object.__setattr__(fast, "settings", (0.0, 1.5, ""))  # as an update of a driver may make it
     assert used() == "slow"
-    Way.opened.clear()
+    FakeBackend.opened.clear()
     assert used() == "slow"
-    assert Way.opened == {"slow": 1}  # remembered
+    assert FakeBackend.opened == {"slow": 1}  # remembered
     object.__setattr__(BACKENDS["slow"], "settings", (0.0, 1.5, ""))
     with pytest.raises(BackendError, match="no backend on this machine decides what was trained"):
         used()
