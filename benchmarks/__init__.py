@@ -1,1 +1,1 @@
-"""What kdx claims, measured: ``python -m benchmarks NAME`` from the repository's root; README.md lists the names."""
+"""The figures that kdx publishes: ``python -m benchmarks NAME``; README.md lists the names."""

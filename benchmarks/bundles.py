@@ -1,4 +1,4 @@
-"""The bundles that benchmarks time: random teachers, few images, one epoch or a few; latency depends on none of them.
+"""The bundles that benchmarks time: random teachers, few images and epochs; latency needs no more.
 
 What the gate says of an INT8 graph does depend on them: after one epoch DSKD's maps moved by 231 %
 of their range, and the graph was refused; after twelve they move by 3 % and no layer returns to
@@ -80,7 +80,7 @@ def stpm_lite0(name: str = "stpm-lite0", *, side: int = 256) -> Model:
 
 
 def methods() -> list[Model]:
-    """Return every method with its paper's teachers, for a camera of 256 × 256, and STPM with a small teacher."""
+    """Return every method with its paper's teachers, and STPM with a small one, for 256 × 256."""
     found = []
     for method in kdx("methods"):
         # Papers that crop take 224 from the middle of 256.
@@ -107,14 +107,14 @@ def prepare(model: Model, data: Path, work: Path) -> Prepared:
             str(model.max_batch), "--force", allow=(0, 1),
         )  # fmt: skip
         if "refused" not in exported:
-            raise SystemExit(f"{model.name} cannot be exported: {exported['error']['message']}")
+            raise SystemExit(f"{model.name} was not exported: {exported['error']['message']}")
         found = {"refused": exported["refused"], "comparisons": exported["certificate"]["comparisons"]}
         kept.write_text(json.dumps(found), encoding="utf-8")
     return Prepared(model, run, bundle, **json.loads(kept.read_text(encoding="utf-8")))
 
 
 def candidates(prepared: Prepared, *, eager: bool = False, only: tuple[tuple[str, str], ...] = ()) -> list[Candidate]:
-    """Return a bundle's backends and precisions on this machine, after the eager loop where that is wanted.
+    """Return a bundle's backends and precisions on this machine, after the eager loop if wanted.
 
     Args:
         prepared: The bundle.

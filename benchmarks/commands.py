@@ -22,7 +22,7 @@ def parser_of(doc: str | None) -> ArgumentParser:
 
 
 def kdx(*arguments: str | Path, allow: tuple[int, ...] = (0,), threads: int | None = None) -> Any:
-    """Run a ``kdx`` command with ``--json`` and return what it printed: a document, or a list for JSON Lines.
+    """Run a ``kdx`` command with ``--json``; return its document, or a list for JSON Lines.
 
     Args:
         *arguments: Of the command.
@@ -43,14 +43,14 @@ def kdx(*arguments: str | Path, allow: tuple[int, ...] = (0,), threads: int | No
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """Return the environment of a child that imports ``benchmarks`` and computes with ``threads`` threads."""
+    """Return the environment of a child that imports ``benchmarks`` and uses so many threads."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     counts = dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {}
     return {**os.environ, **counts, "PYTHONPATH": paths}
 
 
 def run_module(name: str, *arguments: object, threads: int | None = None, python: str = sys.executable) -> Any:
-    """Run a module of the benchmarks in a process of its own, and return the JSON document that it prints last.
+    """Run a module in a process of its own, and return the JSON document that it prints last.
 
     Args:
         name: As in ``python -m NAME``.

@@ -1,4 +1,4 @@
-"""The command ``python benchmarks/gpu.py``, which scripts for GPU machines call; see ``benchmarks/gpu/run.py``.
+"""The command ``python benchmarks/gpu.py``, which scripts for GPU machines call: ``gpu/run.py``.
 
 Whoever imports ``benchmarks.gpu`` gets the package of that name: Python prefers a package to a
 module.

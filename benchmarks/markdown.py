@@ -27,7 +27,7 @@ def runtime_name(backend: str, precision: str = "") -> str:
 
 
 def machine_text(record: dict[str, Any], *packages: str) -> str:
-    """Return threads, processor and the versions of some packages, as far as they were installed."""
+    """Return threads, processor and the versions of some packages, where they were installed."""
     machine = record["machine"]
     return f"{machine['threads']} threads of {machine['cpu']} ({versions_text(record, *packages)})"
 

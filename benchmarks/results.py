@@ -1,7 +1,7 @@
-"""The one form of a result: a JSON file with what was run, where, with which settings and budget, and what was found.
+"""The one form of a result: a JSON file with what was run, where and how, and what was found.
 
-    {"benchmark": "cpu", "command": "python -m benchmarks cpu DATA", "machine": {...}, "settings": {...},
-     "budget": {...}, "found": {...}}
+    {"benchmark": "cpu", "command": "python -m benchmarks cpu DATA", "machine": {...},
+     "settings": {...}, "budget": {...}, "found": {...}}
 
 ``settings`` decide what a figure means, ``budget`` how much was measured: calls, rounds, frames,
 minutes. The file is written after every part. A later call continues it on the same machine, with
@@ -116,7 +116,7 @@ def read_record(benchmark: str) -> Record:
 
 
 def machine_of(threads: int, packages: Sequence[str]) -> Record:
-    """Return what decides figures of this machine, with the versions of those packages that are installed."""
+    """Return what decides figures of this machine, with versions of the installed packages."""
     machine: Record = msgspec.to_builtins(describe_machine(threads, package_versions(packages)))
     return machine
 

@@ -1,1 +1,1 @@
-"""From images to a trained pair, in PyTorch. Modules that only evaluate or calibrate import no torch."""
+"""Training, in PyTorch. Modules that only read data or evaluate do not import torch."""

@@ -1,1 +1,1 @@
-"""GPU kernels in Triton, candidates until measured. Nothing here is needed for a correct result, or installed."""
+"""GPU kernels in Triton, candidates until measured; not needed for a correct result."""

@@ -1,4 +1,4 @@
-"""Kernels compiled for a GPU that is not there: to PTX, and by the ptxas that Triton brings to machine code."""
+"""Kernels compiled without a GPU: to PTX, and by Triton's ptxas to machine code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32
 
 
 def compile_launch(launch: Launch, capability: int) -> Any:
-    """Compile a launch's kernel, exactly as it would be launched, and return Triton's compiled kernel.
+    """Compile a launch's kernel as it would be launched; return Triton's compiled kernel.
 
     Args:
-        launch: Its arguments' types and its constants are what is compiled; its tensors may be anywhere.
+        launch: Its arguments' types and its constants are what is compiled; its tensors may be
+            anywhere.
         capability: Compute capability times ten.
     """
     names = list(inspect.signature(launch.kernel.fn).parameters)

@@ -1,11 +1,12 @@
-"""Every tap's per-position distance in one launch: features in, FP16 or FP32, one flat FP32 buffer of maps out.
+"""Every tap's distance in one launch: features in FP16 or FP32, one flat FP32 buffer of maps.
 
-A program holds all channels of a few positions of one tap, so memory is read once and the second pass over the
-difference of the unit vectors runs in registers. That pass is not a luxury. In FP32, ``1 - t·s / (‖t‖‖s‖)`` from three
-sums is off by 3e-7 whatever the distance (64 to 512 channels, FP16 features, against float64); a good student's
-distance of 1e-3 then has a relative error of 3e-4, one of 1e-5 of 3e-2, and a product of three taps adds them up.
-Subtracting the unit vectors leaves 1e-6 and 7e-6. Sums of ``(t - s)²`` and ``(t - s)(t + s)``, also one pass, are no
-better than the first: a student's norm is free, and may be three times the teacher's.
+A program holds all channels of a few positions of one tap, so memory is read once and the second
+pass over the difference of the unit vectors runs in registers. That pass is not a luxury. In FP32,
+``1 - t·s / (‖t‖‖s‖)`` from three sums is off by 3e-7 whatever the distance (64 to 512 channels,
+FP16 features, against float64); a good student's distance of 1e-3 then has a relative error of
+3e-4, one of 1e-5 of 3e-2, and a product of three taps adds them up. Subtracting the unit vectors
+leaves 1e-6 and 7e-6. Sums of ``(t - s)²`` and ``(t - s)(t + s)``, also one pass, are no better than
+the first: a student's norm is free, and may be three times the teacher's.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from kernels.launch import Launch
 
 Strides = tuple[int, int, int]
 
-# 16 FP16 positions are one 32-byte sector of memory; more of them would leave fewer programs than a GPU has processors.
+# 16 FP16 positions are one 32-byte sector of memory; more of them would leave fewer programs than a
+# GPU has processors.
 POSITIONS_PER_PROGRAM = 16
-# Teacher's and student's features are then 64 registers a thread: 256 channels with four warps, 512 with eight. Of more
-# channels the rest is read again in the second pass, from the second-level cache.
+# Teacher's and student's features are then 64 registers a thread: 256 channels with four warps, 512
+# with eight. Of more channels the rest is read again in the second pass, from the second-level
+# cache.
 MAX_CHANNELS_IN_REGISTERS = 512
 
 
@@ -149,8 +152,8 @@ def distance_launch(
     """Return the launch that computes every tap's distances.
 
     Args:
-        features: Teacher's and student's of each tap, ``(N, C, h, w)``, FP16, BF16 or FP32, NCHW or channels_last in
-            memory, also as slices of the channels; others are copied.
+        features: Teacher's and student's of each tap, ``(N, C, h, w)``, FP16, BF16 or FP32, NCHW or
+            channels_last in memory, also as slices of the channels; others are copied.
         kinds: The distance at each tap.
         distances: FP32, takes each tap's ``(N, h, w)``, one tap after another.
         finished: int32 ``(N,)``, set to zero.
@@ -182,7 +185,7 @@ def first_positions(counts: Sequence[int]) -> tuple[int, ...]:
 
 
 def _collapsible(features: Tensor) -> Tensor:
-    """Return features whose rows follow one another at one distance, as those of a convolution do."""
+    """Return features whose rows have one stride, as those of a convolution do."""
     height, width = features.shape[2:]
     if height == 1 or width == 1 or features.stride(2) == width * features.stride(3):
         return features

@@ -1,4 +1,4 @@
-"""The tail as two launches: what ``kd_export.graph.tail.Tail`` computes, by the kernels of this folder."""
+"""The tail as two launches: what ``kd_export.graph.tail.Tail`` computes, by kernels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class MapConstants(nn.Module):
 
     @property
     def bands(self) -> tuple[Tensor, ...] | None:
-        """Of the blur: weights and first row of each tile, then of the columns; None without blur."""
+        """The blur's weights and first row of each tile, then of the columns; None without blur."""
         return tuple(self.get_buffer(name) for name in self._names["bands"]) or None
 
     def _register(self, kind: str, tensors: tuple[Tensor, ...]) -> None:
@@ -70,9 +70,10 @@ class MapConstants(nn.Module):
 
 
 class FusedTail(nn.Module):
-    """Everything behind the taps, features to anomaly map and score, in two launches, or three where two maps meet.
+    """Everything after the taps, from features to map and score, in two or three launches.
 
-    For inference only. Built and called as :class:`kd_export.graph.tail.Tail`, which is its reference.
+    For inference only. Built and called as :class:`kd_export.graph.tail.Tail`, which is its
+    reference.
 
     Args:
         spec: The pair's declaration.
@@ -100,7 +101,7 @@ class FusedTail(nn.Module):
         )
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Take the two features of each tap and return the map ``(N, H, W)`` and the score ``(N, 1)``.
+        """Take two features of each tap; return the map ``(N, H, W)`` and the score ``(N, 1)``.
 
         Raises:
             BackendError: The features are not on a CUDA device.

@@ -1,8 +1,9 @@
-"""Teacher and student of equal architecture as one network of grouped convolutions: half the launches.
+"""Teacher and student of equal architecture as one network of grouped convolutions.
 
-A candidate to be measured, not a default: it is kept only until a GPU has said whether it is faster. Whether two groups
-in one convolution cost as much as two convolutions is up to cuDNN, which has fewer kernels for groups; and two
-networks that do not depend on each other can also overlap, on two streams of one CUDA graph.
+A candidate to be measured, not a default: it is kept only until a GPU has said whether it is
+faster. Whether two groups in one convolution cost as much as two convolutions is up to cuDNN, which
+has fewer kernels for groups; and two networks that do not depend on each other can also overlap, on
+two streams of one CUDA graph.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ Pairs = list[tuple[Tensor, Tensor]]
 class GroupedPair(nn.Module):
     """Two networks of equal structure that see the same image, as one.
 
-    The channels of every feature are the teacher's, then the student's. Convolutions of the image share it; every other
-    has twice the groups. What works on channels one by one (activations, pooling, sums of branches) stays as it is.
+    The channels of every feature are the teacher's, then the student's. Convolutions of the image
+    share it; every other has twice the groups. What works on channels one by one (activations,
+    pooling, sums of branches) stays as it is.
 
     Args:
-        teacher: A network that takes ``(N, C, H, W)`` and returns a list of features. In eval mode, with its batch
-            normalisation or after it was folded.
-        student: Likewise.
-        example: An image of the networks' size, on which the result is held against both.
+        teacher: A network that takes ``(N, C, H, W)`` and returns a list of features. In eval mode,
+            with its batch normalisation or after it was folded.
+        student: The student, of the same architecture.
+        example: An image of the networks' size, on which the result is compared with both.
 
     Raises:
-        OptionError: The networks are not of one structure, or have layers that are not known to act on each channel or
-            group by itself.
-        GateError: The result computes something else; concatenations and shuffles of channels mix the two networks.
+        OptionError: The networks are not of one structure, or have layers that are not known to act
+            on each channel or group by itself.
+        GateError: The result computes something else; concatenations and shuffles of channels mix
+            the two networks.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, example: Tensor) -> None:
@@ -58,7 +61,7 @@ class GroupedPair(nn.Module):
                     )
 
     def forward(self, x: Tensor) -> Pairs:
-        """Take ``(N, C, H, W)`` and return teacher's and student's features of each tap; views, not copies."""
+        """Take ``(N, C, H, W)``; return teacher's and student's features of each tap, as views."""
         return [feature.chunk(2, dim=1) for feature in self.network(x)]
 
 

@@ -1,4 +1,4 @@
-"""One kernel launch as data: what is run, counted in tests, and compiled without a GPU are the same."""
+"""One kernel launch as data: it can be run, counted in tests, or compiled without a GPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from kdx.errors import BackendError
 
-# Loops over tiles of a blur wider than one block, or of more channels than registers hold, are rare and short. Triton
-# would pipeline them through 217 KiB of shared memory, which an sm_75 (64 KiB) or sm_86 (99 KiB) does not have.
+# Loops over tiles of a blur wider than one block, or of more channels than registers hold, are rare
+# and short. Triton would pipeline them through 217 KiB of shared memory, which an sm_75 (64 KiB) or
+# sm_86 (99 KiB) does not have.
 STAGES = 1
 
 
@@ -23,7 +24,8 @@ class Launch:
     Attributes:
         kernel: What ``triton.jit`` made.
         grid: Programs per axis.
-        arguments: In the kernel's order: tensors, tuples of tensors, or None for what its constants exclude.
+        arguments: In the kernel's order: tensors, tuples of tensors, or None for what its constants
+            exclude.
         constants: The kernel's constexprs by name.
         warps: Warps per program.
     """
@@ -40,7 +42,7 @@ class Launch:
 
 
 def is_interpreted(kernel: Any) -> bool:
-    """Return whether the kernel was defined under Triton's interpreter, which takes tensors of the CPU."""
+    """Return whether the kernel was defined under Triton's interpreter, which runs on the CPU."""
     return type(kernel).__name__ == "InterpretedFunction"
 
 

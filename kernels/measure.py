@@ -1,4 +1,4 @@
-"""Whether the kernels are worth having: timed on a CUDA device against the tail in the graph, end to end and alone."""
+"""Whether the kernels are worth having: timed on a CUDA device beside the tail in the graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUIRED_SPEEDUP = 1.5
 
 
 def time_tail(spec: PairSpec, tap_shapes: list[Shape], size: tuple[int, int], batch: int) -> dict[str, Any]:
-    """Time everything behind the taps, on random FP16 features, channels_last as TensorRT and cuDNN prefer them.
+    """Time everything after the taps, on random FP16 features in channels_last.
 
     Args:
         spec: The pair's declaration.
@@ -31,10 +31,11 @@ def time_tail(spec: PairSpec, tap_shapes: list[Shape], size: tuple[int, int], ba
         batch: Images at once.
 
     Returns:
-        ``times``: ``median_us``, ``p10_us`` and ``p90_us`` of ``eager``, ``compiled`` and ``fused``, and of each as a
-        replayed CUDA graph (``... graph``), which is what counts at batch 1. ``speedup`` of ``fused graph`` over the
-        faster other graph; ``launches`` of the fused tail; ``max_difference``, relative, of map and score to the tail
-        in the graph; ``device``.
+        ``times``: ``median_us``, ``p10_us`` and ``p90_us`` of ``eager``, ``compiled`` and
+        ``fused``, and of each as a replayed CUDA graph (``... graph``), which is what counts at
+        batch 1. ``speedup`` of ``fused graph`` over the faster other graph; ``launches`` of the
+        fused tail; ``max_difference``, relative, of map and score to the tail in the graph;
+        ``device``.
 
     Raises:
         BackendError: There is no CUDA device.
@@ -66,17 +67,18 @@ def time_tail(spec: PairSpec, tap_shapes: list[Shape], size: tuple[int, int], ba
 
 
 def time_detector(detector: FusedDetector, batch: int) -> dict[str, Any]:
-    """Time networks and tail, networks in FP16, from a normalised image on the device to map and score.
+    """Time FP16 networks and tail, from a normalised image on the device to map and score.
 
     Args:
         detector: Its weights are read, not changed.
         batch: Images at once.
 
     Returns:
-        As :func:`time_tail`, of CUDA graphs of ``in-graph tail``, ``compiled tail``, ``fused tail``, and, where teacher
-        and student are of one structure, ``grouped`` (with the in-graph tail) and ``grouped, fused tail``. ``speedup``
-        is that of ``fused tail`` over the faster of the first two, ``is_fast_enough`` whether it reaches
-        ``REQUIRED_SPEEDUP``, ``grouped_speedup`` that of ``grouped`` over ``in-graph tail``, or None.
+        As :func:`time_tail`, of CUDA graphs of ``in-graph tail``, ``compiled tail``, ``fused
+        tail``, and, where teacher and student are of one structure, ``grouped`` (with the in-graph
+        tail) and ``grouped, fused tail``. ``speedup`` is that of ``fused tail`` over the faster of
+        the first two, ``is_fast_enough`` whether it reaches ``REQUIRED_SPEEDUP``,
+        ``grouped_speedup`` that of ``grouped`` over ``in-graph tail``, or None.
 
     Raises:
         BackendError: There is no CUDA device.
@@ -140,7 +142,7 @@ def require_cuda() -> torch.device:
 
 
 def captured(run: Run, warm_up: int = 3) -> Run:
-    """Return the replay of a CUDA graph of what ``run`` launches; its inputs and outputs stay where they are."""
+    """Return the replay of a CUDA graph of what ``run`` launches; inputs and outputs stay."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -162,8 +164,8 @@ def time_runs(runs: dict[str, Run], rounds: int = 50, repeats: int = 20) -> dict
     """Time several things in turn, so that a clock that drifts drifts for all of them.
 
     Returns:
-        Of each the median, 10 % and 90 % quantile, in µs, over rounds of the mean of ``repeats`` runs between two CUDA
-        events.
+        Of each the median, 10 % and 90 % quantile, in µs, over rounds of the mean of ``repeats``
+        runs between two CUDA events.
     """
     found: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -210,7 +212,7 @@ def _half(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _grouped(pair: nn.Module, example: Tensor) -> nn.Module | None:
-    """Return teacher and student as one network, or None where they cannot be."""
+    """Return teacher and student as one network, or None where their architectures differ."""
     networks = getattr(getattr(pair, "teacher", None), "networks", None)
     student = getattr(pair, "student", None)
     if not isinstance(networks, nn.ModuleList) or len(networks) != 1 or not isinstance(student, nn.Module):

@@ -1,4 +1,4 @@
-"""The constant matrices of ``kdx.imaging.resampling`` as the kernels read them: without their zeros."""
+"""The constant matrices of ``kdx.imaging.resampling`` as the kernels read them, without zeros."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def bilinear_tables(small: Sequence[int], large: int) -> tuple[Tensor, Tensor]:
         large: Its length in the map.
 
     Returns:
-        int32 ``(taps, large)``, the lower neighbour; FP32 likewise, the weight of the one above it. Taken from the
-        matrices rather than computed again, in FP32, on the GPU.
+        int32 ``(taps, large)``, the lower neighbour; FP32 of the same shape, the weight of the one
+        above it. Taken from the matrices rather than computed again, in FP32, on the GPU.
     """
     low = np.zeros((len(small), large), np.int32)
     fraction = np.zeros((len(small), large), np.float32)
@@ -35,8 +35,9 @@ def blur_bands(length: int, sigma: float, tile: int, block: int) -> tuple[Tensor
     """Return an axis' blur, tile by tile.
 
     Returns:
-        FP32 ``(tiles · tile, reach)``, the rows of the matrix from each tile's first column that is not zero; int32
-        ``(tiles,)``, those columns; and the reach, in whole blocks. Rows beyond the axis are zero.
+        FP32 ``(tiles · tile, reach)``, the rows of the matrix from each tile's first column that is
+        not zero; int32 ``(tiles,)``, those columns; and the reach, in whole blocks. Rows beyond the
+        axis are zero.
     """
     matrix = gaussian_matrix(length, sigma)
     starts = range(0, length, tile)

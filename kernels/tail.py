@@ -1,13 +1,14 @@
-"""From every tap's distances to map and score in one launch: upsampling, combination, blur, maximum.
+"""From every tap's distances to map and score in one launch: upsample, combine, blur, maximum.
 
-A program makes one tile of the map. It upsamples the taps by looking up four neighbours, for the tile and as far around
-it as the blur reaches, combines them, and blurs by two products with the tile's parts of the constant matrices, which
-are dense: ``G_h P G_wᵀ``. Sums take the same way as products, though ``G U`` could be one matrix, so that there is one
-kernel to get right. What is recomputed around a tile (fourfold at sigma 4) costs less than a launch and a trip through
-memory.
+A program makes one tile of the map. It upsamples the taps by looking up four neighbours, for the
+tile and as far around it as the blur reaches, combines them, and blurs by two products with the
+tile's parts of the constant matrices, which are dense: ``G_h P G_wᵀ``. Sums are computed as
+products are, though ``G U`` could be one matrix, so that there is one kernel to get right. What is
+recomputed around a tile (fourfold at sigma 4) costs less than a launch and a trip through memory.
 
-The score needs every tile. The last program to finish an image reduces what all of them left, in a fixed order, so the
-same input gives the same score to the last bit, as a sum by atomic additions would not.
+The score needs every tile. The last program to finish an image reduces what all of them left, in a
+fixed order, so the same input gives the same score to the last bit, as a sum by atomic additions
+would not.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _upsampled(
     distances, tables, image, rows, columns, size: tl.constexpr, tap: tl.constexpr, height: tl.constexpr,
     width: tl.constexpr, first: tl.constexpr,
 ):  # fmt: skip
-    """Return one tap's distances, upsampled, at some rows and columns; any of them outside the map."""
+    """Return one tap's distances, upsampled, at some rows and columns; anything outside."""
     low_rows, row_fractions, low_columns, column_fractions = tables
     top = tl.load(low_rows + tap * size[0] + rows, mask=rows < size[0], other=0)
     below = tl.load(row_fractions + tap * size[0] + rows, mask=rows < size[0], other=0.0)[:, None]
@@ -57,7 +58,7 @@ def _combined(
     distances, factor_map, factor, tables, image, rows, columns, size: tl.constexpr, taps: tl.constexpr,
     is_product: tl.constexpr,
 ):  # fmt: skip
-    """Return the taps, upsampled and combined, at some rows and columns; anything finite outside the map."""
+    """Return the taps, upsampled and combined, at some rows and columns; finite outside."""
     for tap in tl.static_range(len(taps)):
         part = _upsampled(distances, tables, image, rows, columns, size, tap, taps[tap][0], taps[tap][1], taps[tap][2])
         if not is_product:
@@ -115,7 +116,8 @@ def _read_score(statistics, is_sum: tl.constexpr, tiles: tl.constexpr, block: tl
     """Return an image's score from what its tiles left."""
     index = tl.arange(0, block)
     inside = index < tiles
-    # Other programs of this launch may have written them: the first-level cache does not know of that.
+    # Other programs of this launch may have written them: the first-level cache does not know of
+    # that.
     total = tl.sum(tl.load(statistics + index + 2 * tiles, mask=inside, other=0.0, cache_modifier=".cg"))
     if is_sum:
         return total
@@ -126,7 +128,7 @@ def _read_score(statistics, is_sum: tl.constexpr, tiles: tl.constexpr, block: tl
 
 @triton.jit
 def _read_factor(statistics, epsilon: tl.constexpr, tiles: tl.constexpr, block: tl.constexpr):
-    """Return what a map is normalised and weighted with (MixedTeacher Eq. 11, kd_export.graph.tail.Confirmed)."""
+    """Return a map's normalisation and weight (MixedTeacher Eq. 11; ``Confirmed`` of the tail)."""
     index = tl.arange(0, block)
     inside = index < tiles
     maximum = tl.max(tl.load(statistics + index, mask=inside, other=-float("inf")))
@@ -165,7 +167,8 @@ def map_kernel(
     own = statistics + image * 4 * tiles
     _write_statistics(own, tile_y * tl.num_programs(0) + tile_x, result, inside, tiles)
     if score_rule != _NO_SCORE:
-        # All stores of this program come before its count, and the last to count sees those of all the others.
+        # All stores of this program come before its count, and the last to count sees those of all
+        # the others.
         tl.debug_barrier()
         before = tl.atomic_add(finished + image, 1, sem="acq_rel")
         if before == tiles - 1:
@@ -181,7 +184,8 @@ class MapPlan:
 
     Attributes:
         size: Its height and width.
-        taps: Of each tap: height, width, where it begins among one image's positions, and its weight in a sum.
+        taps: Of each tap: height, width, where it begins among one image's positions, and its
+            weight in a sum.
         is_product: Whether the taps are multiplied.
         reach: How many rows and columns a tile's blur reads, in whole blocks; (0, 0) without blur.
     """
@@ -231,8 +235,10 @@ def map_launch(
     Args:
         plan: The map.
         distances: Every tap's, as :func:`kernels.distance.distance_launch` leaves them.
-        tables: Where each row and column of the map lies in each tap: :func:`kernels.tables.bilinear_tables`.
-        bands: The blur: :func:`kernels.tables.blur_bands` of the rows and of the columns; None for none.
+        tables: Where each row and column of the map lies in each tap:
+            :func:`kernels.tables.bilinear_tables`.
+        bands: The blur: :func:`kernels.tables.blur_bands` of the rows and of the columns; None for
+            none.
         outputs: What it writes.
         confirmed_by: The map that multiplies this one before the blur (``Join.CONFIRMED``).
         score_rule: ``NO_SCORE``, ``OWN_SCORE`` or ``PRODUCT_OF_SCORES``.

@@ -15,6 +15,7 @@ import platform
 import re
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -92,6 +93,18 @@ def test_exit_statuses_of_errors():
 
     found = {type(each).__name__: status(each) for each in (OSError(), KeyboardInterrupt(), RuntimeError())}
     hold("exit_statuses.json", {**public.error_classes(), **found})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGPIPE")
+def test_exit_status_when_nobody_reads_the_output(tmp_path):
+    command = [sys.executable, "-m", "kdx", "inspect", str(old_bundle("stpm", tmp_path)), "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("name", ["kdx.h", "kdx.hpp"])

@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: its name, its folder, the share held out, and the file that says which part each image shows."""
+    """A data set: name, folder, the share held out, and the file that names each image's part."""
 
     name: str
     root: Path
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def data_sets(magnetic_tile: Path, work: Path) -> list[Data]:
-    """Return both data sets; a tile's exposures are held out together, whoever laid the images out."""
+    """Return both data sets; all exposures of a tile are held out together."""
     parts = work / "tiles.csv"
     with parts.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(sorted(tiles(open_data(magnetic_tile).good).items()))

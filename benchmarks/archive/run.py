@@ -1,4 +1,4 @@
-"""How quickly an archive is scored, and how that grows from one worker to two: local processes and a Ray cluster.
+"""How quickly an archive is scored by one worker and by two: local processes and Ray.
 
     python -m benchmarks archive BUNDLE DATA
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def make_archive(bundle: Path, data: Path, folder: Path, frames: int) -> Path:
-    """Bring images to a bundle's input size, and link them into an archive, round and round, a thousand a folder."""
+    """Resize images to a bundle's input, and link them into an archive, a thousand a folder."""
     spec = kdx.open_bundle(bundle).manifest.input
     images, archive = folder / "images", folder / "archive"
     images.mkdir()
@@ -133,7 +133,7 @@ def loop(bundle: Path, archive: Path, backend: str, precision: str) -> dict[str,
 
 
 def summarise(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return each candidate's medians over the rounds, and each engine's growth from one worker to two.
+    """Return each candidate's medians over the rounds, and each engine's gain from a second worker.
 
     Growth is the median of the rounds' own ratios: a machine whose speed drifts drifts for both.
     """

@@ -11,7 +11,7 @@ from kdx.bundle.graph_contract import PAIR
 
 
 def multiply_adds(graph: Path) -> dict[str, int]:
-    """Count multiply-adds for one image by operator: convolutions, transposed convolutions, matrix products."""
+    """Count multiply-adds for one image by operator: convolutions and matrix products."""
     model = onnx.shape_inference.infer_shapes(onnx.load(graph), data_prop=True)
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
@@ -32,7 +32,7 @@ def multiply_adds(graph: Path) -> dict[str, int]:
 
 
 def parameters(graph: Path) -> int:
-    """Count the weights of the networks: what their convolutions hold. The constants of the tail are none."""
+    """Count the weights of the networks' convolutions; the constants of the tail do not count."""
     model = onnx.load(graph)
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     used = {

@@ -27,7 +27,7 @@ _AXES = {
 
 
 def plot_methods(found: dict[str, Any], path: Path) -> None:
-    """Draw how many times as fast as its own eager loop each method is, by backend; write ``.png`` and ``.svg``."""
+    """Draw how many times as fast as its own eager loop each method is, by backend."""
     models = found["methods"]
     figure, axes = pyplot().subplots(figsize=(8.6, 0.8 + 0.62 * len(models)), facecolor="white")
     height = 0.8 / len(COLUMNS)
@@ -54,7 +54,7 @@ def plot_methods(found: dict[str, Any], path: Path) -> None:
 
 
 def plot_scaling(found: dict[str, Any], path: Path) -> None:
-    """Draw what STPM costs against size, batch, threads and taps, as far as measured; write ``.png`` and ``.svg``."""
+    """Draw what STPM costs by size, batch, threads and taps, as far as measured."""
     parts = [part for part in _AXES if part in found]
     figure, panels = pyplot().subplots(1, len(parts), figsize=(2.9 * len(parts), 3.2), facecolor="white", squeeze=False)
     for axes, part in zip(panels[0], parts, strict=True):

@@ -1,6 +1,6 @@
-"""What the CPU runtimes cost, all of it by one command: methods, stages, scaling, steadiness, cold start, sharing.
+"""What the CPU runtimes cost: methods, stages, scaling, steadiness, cold start, sharing.
 
-    python -m benchmarks cpu DATA [--work DIR] [--threads 2] [--runs 200] [--parts methods,stages,...]
+    python -m benchmarks cpu DATA [--work DIR] [--threads N] [--runs N] [--parts methods,stages,...]
 
 DATA is what ``kdx train`` takes. Every candidate runs in a process of its own, in turns
 (``timing/turns.py``), from the uint8 array of the camera to the verdict. Weights are random:
@@ -73,7 +73,7 @@ class Suite:
         }
 
     def methods(self) -> list[Row]:
-        """Return each method's backends beside its own eager loop; of ``--again`` those models alone are measured."""
+        """Return each method's backends beside its eager loop; with ``--again`` of some models."""
         found = [row for row in self.before.get("methods", []) if self.again and row["name"] not in self.again]
         chosen = [self.prepare(model) for model in methods() if not self.again or model.name in self.again]
         for prepared in chosen:
@@ -106,7 +106,7 @@ class Suite:
         ]
 
     def taps(self) -> list[Row]:
-        """Return what STPM costs with one, two and three taps: no layer after the last tap is computed."""
+        """Return what STPM costs with one to three taps; nothing after the last is computed."""
         return [
             {"taps": taps, "rows": self.scaled(stpm(f"stpm-taps{count}", taps=taps))}
             for count, taps in enumerate(TAPS, start=1)
@@ -127,7 +127,7 @@ class Suite:
         ]
 
     def steady(self) -> Row:
-        """Return how the slowest calls of the fastest backend compare with its median, and whether memory grows.
+        """Return how slow the fastest backend's slowest calls are, and whether memory grows.
 
         Memory is watched with the small teacher: ten times as many calls in the same time.
         """
@@ -142,7 +142,7 @@ class Suite:
         return {**row, "growth_calls": calls, "peak_memory_mb_after": peaks}
 
     def cold(self) -> list[Row]:
-        """Return the time from the beginning of the import to the first verdict, with and without compiled models."""
+        """Return the time from import to first verdict, with and without compiled models."""
         prepared, found = self.prepare(stpm()), []
         for backend, precision in (*_SCALED, ("auto", None)):
             cache = self.work / "cold-cache"
@@ -177,7 +177,7 @@ class Suite:
 
 
 def golden_cost(bundle: Path, backend: str, precision: str | None, threads: int) -> Row:
-    """Return what comparing the golden images adds to every load: how many there are, and the median time."""
+    """Return what comparing the golden images adds to every load: their number, the median time."""
     opened = open_bundle(bundle)
     with runtime.load(bundle, backend, threads, precision=precision) as detector:
         times = []
@@ -189,7 +189,7 @@ def golden_cost(bundle: Path, backend: str, precision: str | None, threads: int)
 
 
 def matrix_product_gflops(size: int = 2048, repeats: int = 15) -> float:
-    """Return what this machine's cores reach in a large FP32 matrix product: the ceiling of any FP32 convolution."""
+    """Return what the cores reach in a large FP32 matrix product: the limit of a convolution."""
     a, b = (np.random.default_rng(seed).random((size, size), dtype=np.float32) for seed in (0, 1))
     times = []
     for _ in range(repeats):

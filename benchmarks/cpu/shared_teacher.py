@@ -1,4 +1,4 @@
-"""Several products with one teacher in one process: memory and milliseconds, with a teacher each and with one for all.
+"""Several products with one teacher: memory and time, with a copy each and with one for all.
 
 The teacher is ResNet-18 with random weights, the same for all; students are STPM, one epoch on few
 images, of different seeds. Neither memory nor latency depends on what they learn. Needs OpenVINO,
@@ -31,7 +31,7 @@ Judge = Callable[[NDArray[np.uint8]], list[float]]
 
 
 def make_bundles(data: Path, folder: Path, count: int, size: int = 256) -> dict[str, Path]:
-    """Train and export students of one teacher, or take those that are there; return the bundles by name."""
+    """Train and export students of one teacher, or take those that are there."""
     weights = folder / "teacher.safetensors"
     if not weights.is_file():
         from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""What the C library adds to the runtime's own call, and how it compares with Python: in turns, on one bundle.
+"""What the C library adds to the runtime's own call, and how it compares with Python.
 
     python -m benchmarks embed BUNDLE [--threads 2] [--calls 60] [--rounds 6]
 

@@ -1,4 +1,4 @@
-"""What ``gpu.py`` times: every way in which a machine can run a method, and how each one's stages are timed."""
+"""What the GPU benchmark times: every backend and precision, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def find_candidates(device: str, work: Path) -> list[Candidate]:
 
 
 def release() -> None:
-    """Give back what closed candidates left: compiled code, and memory that PyTorch keeps for itself."""
+    """Release what closed candidates left: compiled code, and memory that PyTorch keeps."""
     import gc
 
     import torch
@@ -141,7 +141,7 @@ def _session_class() -> Any:
     from kdx.runtime.onnxruntime.cuda import OnnxRuntimeCuda
 
     class TimedSession(OnnxRuntimeCuda):
-        """A session that the host's clock times: ONNX Runtime waits for the device at the end of each call."""
+        """A session timed by the host's clock: each call ends when the device is done."""
 
         def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
             """Return the milliseconds of runs on images ``(N, H, W, C)`` that lie on the device."""

@@ -231,9 +231,9 @@ def time_kernels(model: Model, key: Key, kernels: Callable[[Model], dict[str, An
 def _make(make: Callable[[str], Any], method: str) -> Any:
     try:
         return make(method)
-    # A method that cannot be built here is no reason to give up the others.
+    # A method that fails to build is no reason to give up the others.
     except Exception as error:
-        return f"the model cannot be made: {reason_of(error)}"
+        return f"the model was not built: {reason_of(error)}"
 
 
 def _keep(rows: Sequence[dict[str, Any]], store: Store, costs: Costs, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The machine that ``gpu.py`` runs on: what decides its figures. Everything is read, nothing is set."""
+"""The machine of the GPU benchmark. Everything is read, nothing is set."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def machine() -> dict[str, Any]:
 
 
 def clocks() -> dict[str, str]:
-    """Return the GPU's clocks, temperature and power at this moment; empty without ``nvidia-smi``."""
+    """Return the GPU's clocks, temperature and power now; empty without ``nvidia-smi``."""
     return ask_nvidia_smi(_CHANGING)
 
 
 def ask_nvidia_smi(fields: tuple[str, ...]) -> dict[str, str]:
-    """Return what ``nvidia-smi`` says of the GPU that is used, with units; what it does not know is left out."""
+    """Return what ``nvidia-smi`` says of the used GPU; fields it does not know are omitted."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
@@ -60,7 +60,7 @@ def ask_nvidia_smi(fields: tuple[str, ...]) -> dict[str, str]:
 
 
 def sources() -> str:
-    """Return a hash over everything that is timed or times: the code, not the results that lie beside it."""
+    """Return a hash over the code that is timed or times, without the results beside it."""
     digest = hashlib.sha256()
     rooms = [ROOT / room for room in ("kdx", "kd_train", "kd_export", "kernels")]
     files = [file for room in rooms for file in room.rglob("*") if file.suffix in {".py", ".toml"}]
@@ -71,7 +71,7 @@ def sources() -> str:
 
 
 def commit() -> dict[str, Any]:
-    """Return the commit of this checkout, and whether files that git knows were changed; empty without git."""
+    """Return the commit of this checkout, and whether tracked files were changed."""
 
     def git(*arguments: str) -> str:
         command = [shutil.which("git") or "git", "-C", str(ROOT), *arguments]

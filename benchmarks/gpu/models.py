@@ -1,7 +1,7 @@
-"""The methods that ``gpu.py`` times: at their papers' sizes, with their papers' teachers and random weights.
+"""The methods that are timed on GPUs: papers' sizes, papers' teachers, random weights.
 
 Latency does not depend on weights. Batch normalisation is scaled on real images, so that
-activations are neither so small nor so large that FP16 would fail or shine by that alone. Parity
+activations are neither so small nor so large that FP16 would fail or excel by that alone. Parity
 then says that a backend computes these networks; what it does to a trained one's verdicts, ``kdx
 verify`` says.
 """
@@ -108,10 +108,10 @@ def make_model(method: str, files: Sequence[Path], work: Path, backbone: str = "
 
 
 def set_statistics(pair: Pair, images: NDArray[np.uint8]) -> None:
-    """Let batch normalisation bring real images' activations to a mean square of 1, all channels of a layer alike.
+    """Let batch normalisation scale real images' activations to a mean square of 1 in each layer.
 
     A full normalisation of random networks makes them chaotic, layer by layer: no two roundings
-    would agree behind it.
+    would agree after it.
     """
 
     def measure(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
@@ -144,9 +144,9 @@ def answer(detector: FusedDetector, images: NDArray[np.uint8]) -> Golden:
 
 
 def write_bundle(model: Model) -> None:
-    """Write a method's graphs as a bundle; it is not verified here, for every candidate is held against the reference.
+    """Write a method's graphs as a bundle, without verification: each candidate is compared later.
 
-    Where the FP16 graph cannot be made, the bundle holds the FP32 one alone.
+    Where the FP16 graph fails, the bundle holds the FP32 graph alone.
     """
     from kd_export.onnx.onnx_export import export_onnx, metadata_of
 

@@ -1,6 +1,6 @@
-"""Every method on this machine's GPU, by every backend that is installed: parity first, then latency.
+"""Every method on this machine's GPU, by every installed backend: parity first, then latency.
 
-    python -m benchmarks gpu [DATA] [--methods stpm,...] [--backends tensorrt,...] [--minutes 8] [--out FILE]
+    python -m benchmarks gpu [DATA] [--methods NAME] [--backends NAME] [--minutes 8] [--out FILE]
 
 For any machine with an NVIDIA GPU, a CUDA build of PyTorch and timm; ONNX Runtime, TensorRT and
 TensorRT for RTX are timed where they are installed. Nothing is downloaded: weights are random,
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=1000, help="Warm-up and counted calls at batch 1.")
     parser.add_argument("--out", type=Path, default=None, help="Default: results/gpu-NAME.json beside this script.")
     parser.add_argument("--work", type=Path, default=None, help="Keep graphs and engines here. Default: kdx's cache.")
-    parser.add_argument("--fresh", action="store_true", help="Begin anew; the old file becomes FILE.old.")
+    parser.add_argument("--fresh", action="store_true", help="Begin again; the old file becomes FILE.old.")
     for hidden, kind, default in (("--device", str, "cuda"), ("--backbone", str, ""), ("--size", int, 0)):
         parser.add_argument(hidden, type=kind, default=default, help=argparse.SUPPRESS)  # to try this script itself
     parser.add_argument("--worker", type=float, default=None, help=argparse.SUPPRESS)
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def supervise(arguments: argparse.Namespace, given: Sequence[str]) -> None:
-    """Prepare, and let a process of its own do the work: nothing that a backend does reaches this one."""
+    """Prepare, and let another process do the work, so that this one survives a crash."""
     deadline = Deadline(time.monotonic() + 60 * arguments.minutes)
     host = machine()
     if host["gpu"] is None and arguments.device != "cpu":
@@ -139,7 +139,7 @@ def watch(start: Callable[[float], int | None], store: Store, deadline: Deadline
 
 
 def spawn(command: Sequence[str], seconds: float) -> int | None:
-    """Run the worker; return its exit status, or None where it was killed when its time was over."""
+    """Run the worker; return its exit status, or None where it had to be killed in the end."""
     with subprocess.Popen([*command, "--worker", f"{seconds - MARGIN_S:.1f}"], env=environment()) as process:
         try:
             return process.wait(seconds)
@@ -179,7 +179,7 @@ def time_fused(model: Any) -> dict[str, Any]:
 
 
 def prepare_bundles(arguments: argparse.Namespace, candidates: Sequence[Candidate]) -> None:
-    """Write the graphs of all methods at once, where something runs graphs and there are cores for it.
+    """Write the graphs of all methods in parallel, where a backend needs them.
 
     Else, and where it fails here, a graph is written when it is needed.
     """
@@ -221,7 +221,7 @@ def chosen_candidates(arguments: argparse.Namespace) -> list[Candidate]:
 
 
 def work_folder(arguments: argparse.Namespace) -> Path:
-    """Return where graphs and engines are kept: those of other sources or settings are never met."""
+    """Return where graphs and engines are kept, by the sources and settings they are made of."""
     # Weights are scaled on the images, so other images make other networks.
     data = str(arguments.data.resolve()) if arguments.data else ""
     decisive = sha256_bytes(repr((sources(), data, arguments.backbone, arguments.size)).encode())

@@ -42,7 +42,7 @@ class Store(Result):
         super().save()
 
     def mark(self, key: Key | None) -> None:
-        """Note what is being done, for whoever finds this process dead; None: nothing that could be the cause."""
+        """Note what is being done, in case this process dies; None for nothing of note."""
         if key is None:
             self._running.unlink(missing_ok=True)
         else:

@@ -1,4 +1,4 @@
-"""Timing candidates against each other: parity first, then in rounds that alternate, until each has its calls."""
+"""Timing candidates: parity first, then rounds that alternate, until each has its calls."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Counts:
 
     @classmethod
     def at(cls, batch: int, runs: int) -> Counts:
-        """Return what a batch size gets, where batch 1 gets ``runs`` of each kind: as in EfficientAD's protocol, 1000.
+        """Return the counts of a batch size, where batch 1 gets ``runs`` of each kind.
 
         A larger batch takes longer, and its use is throughput, not the tail of the distribution.
         """
@@ -50,7 +50,7 @@ class Counts:
         return cls(*[max(2, round(runs * share))] * 2)
 
     def for_anchor(self) -> Counts:
-        """Return what the baseline gets where it is timed a second time, beside other candidates."""
+        """Return the counts of the baseline where it is timed again, beside other candidates."""
         return Counts(max(2, self.warm_up // 5), max(2, self.timed // 5))
 
 
@@ -76,7 +76,7 @@ class Session:
         return 0 if self.failure else min(-(-self.counts.timed // ROUNDS), self.counts.timed - len(self.compute))
 
     def guard(self, work: Callable[[], None]) -> None:
-        """Do something with the candidate; an exception of whatever kind is its own, never the script's."""
+        """Do something with the candidate, and keep the reason where it raises an exception."""
         if self.failure:
             return
         try:
@@ -146,7 +146,7 @@ class InBatches:
 
 
 def load(candidate: Candidate, model: Model, batch: int, counts: Counts) -> Session | dict[str, Any]:
-    """Open a candidate and hold it against the FP32 reference at this batch size.
+    """Open a candidate and compare it with the FP32 reference at this batch size.
 
     Returns:
         The session, or the row that says why there is none.
@@ -181,7 +181,7 @@ def load(candidate: Candidate, model: Model, batch: int, counts: Counts) -> Sess
 
 
 def compare(backend: Any, model: Model, batch: int, precision: str) -> Comparison:
-    """Return the worst comparison with the reference, at one image and at several where the batch holds them."""
+    """Return the worst comparison with the reference, at one image and at several."""
     sizes = certificate_batches(len(model.golden.images), min(batch, SEVERAL))
     found = [compare_batch(InBatches(backend, batch), model.golden, size, None, precision) for size in sizes]
     worst = min(found, key=lambda comparison: (comparison.passed, -comparison.map_max))

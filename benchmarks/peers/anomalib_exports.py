@@ -26,7 +26,7 @@ LAYERS = ["layer1", "layer2", "layer3"]
 # anomalib asks for opset 14 and, when the conversion down to it has failed, keeps what torch made:
 # 18.
 _OPSET = {"opset_version": 18}
-# A batch size that is fixed lets OpenVINO plan ahead; anomalib leaves it open unless told.
+# A batch size that is fixed lets OpenVINO plan ahead; anomalib leaves it open by default.
 _FIXED = {**_OPSET, "dynamic_axes": {}}
 _BATCH = 16
 _CHUNK = 4096
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def build(peer: Peer) -> Any:
-    """Return one of anomalib's Lightning modules, with random weights and nothing that inference does without."""
+    """Return one of anomalib's Lightning modules, with random weights and for inference only."""
     from kd_train.models.torch_vision import import_timm
 
     timm = import_timm()  # before anomalib, which imports torchvision as it comes
@@ -121,7 +121,7 @@ def fit(module: Any, images: Any) -> dict[str, Any]:
 
 
 def normalise_scores(module: Any, images: Any) -> None:
-    """Set what anomalib's validation sets: the range of scores and the thresholds, so that post-processing works."""
+    """Set the range of scores and the thresholds, which anomalib's validation sets otherwise."""
     import torch
 
     module.eval()
@@ -140,7 +140,7 @@ def normalise_scores(module: Any, images: Any) -> None:
 
 
 def export(module: Any, images: Any, out: Path) -> dict[str, dict[str, str]]:
-    """Export in every way that anomalib has; one that fails says why."""
+    """Export in every form that anomalib has; one that fails says why."""
     from anomalib.deploy import CompressionType
 
     size = tuple(images.shape[-2:])
@@ -164,7 +164,7 @@ def export(module: Any, images: Any, out: Path) -> dict[str, dict[str, str]]:
 
 
 class Calibration:
-    """The images as anomalib's quantisation asks for them: it reads these of its data modules' names.
+    """The images as anomalib's quantisation asks for them, by its data modules' names.
 
     Args:
         images: float32 ``(N, 3, H, W)`` in 0 to 1.

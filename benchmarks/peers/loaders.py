@@ -1,4 +1,4 @@
-"""What workers load of anomalib, each as its own documentation says: from a uint8 image to its score, batch 1.
+"""What workers load of anomalib, as its documentation says: from a uint8 image to its score.
 
 Every image is already of the size that was exported, in RGB, and an array: decoding and resizing
 are in nobody's time. Imports are inside, so that a worker holds what it runs and nothing else.
@@ -31,7 +31,7 @@ def torch_inferencer(arguments: dict[str, Any]) -> Predict:
 
 
 def openvino_inferencer(arguments: dict[str, Any]) -> Predict:
-    """Load an export in anomalib's ``OpenVINOInferencer``; arguments: ``model``, ``threads``, ``precision``.
+    """Load an export in ``OpenVINOInferencer``; arguments: ``model``, ``threads``, ``precision``.
 
     A ``precision`` of None leaves it to OpenVINO, as the inferencer does.
     """
@@ -47,7 +47,7 @@ def openvino_inferencer(arguments: dict[str, Any]) -> Predict:
 
 
 def onnxruntime_session(arguments: dict[str, Any]) -> Predict:
-    """Load an export in plain ONNX Runtime, for which anomalib has no inferencer; arguments: ``model``, ``threads``."""
+    """Load an export in ONNX Runtime, without an inferencer; arguments: ``model``, ``threads``."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -60,7 +60,7 @@ def onnxruntime_session(arguments: dict[str, Any]) -> Predict:
 
 
 def as_floats(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return ``(N, 3, H, W)`` in 0 to 1: what anomalib's exports take, as its OpenVINO inferencer makes it."""
+    """Return ``(N, 3, H, W)`` in 0 to 1, as anomalib's OpenVINO inferencer makes it."""
     scaled = images.astype(np.float32)
     scaled /= 255.0
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

@@ -64,7 +64,7 @@ def _groups(found: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def _limit(groups: Sequence[list[dict[str, Any]]]) -> float:
-    """Return where the axis ends: past every bar of kdx's methods but eager PyTorch's, with room for the numbers."""
+    """Return where the axis ends: past every bar of kdx's methods except those of eager PyTorch."""
     groups = [rows for rows in groups if is_ours(rows)] or groups
     every = [row for rows in groups for row in rows]
     shown = [row for row in every if row["runs_in"] not in _CUT] or every
@@ -72,7 +72,7 @@ def _limit(groups: Sequence[list[dict[str, Any]]]) -> float:
 
 
 def _bar(axes: Any, row: dict[str, Any], y: float, limit: float) -> None:
-    """Draw one bar with its whisker and its number; one that does not fit is cut, and the number stands in it."""
+    """Draw one bar with its whisker and its number; a bar that does not fit is cut."""
     p50, p99 = row["p50_ms"], row["p99_ms"]
     axes.barh(y, min(p50, limit), height=_BAR, color=_COLOURS[row["system"]])
     room = 0.09 * limit  # a number's

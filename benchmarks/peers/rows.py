@@ -1,4 +1,4 @@
-"""What the peers benchmark measures: prepared once and kept, then a row for each way to run each method."""
+"""What the peers benchmark measures: a row for each method, system, runtime and precision."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Setup:
     precisions: str = CPU_PRECISIONS
 
     def images(self, count: int) -> NDArray[np.uint8]:
-        """Return good images, evenly from the whole set, uint8 ``(N, size, size, 3)``: what a camera would send."""
+        """Return good images, evenly from the whole set, uint8 ``(N, size, size, 3)``."""
         paths = require_good(open_data(self.data))
         count = min(count, len(paths))
         spec = InputSpec(height=self.size, width=self.size, channels=3, fixed_size=False)
@@ -83,7 +83,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run one method.
+    """One method in one system, runtime and precision.
 
     Attributes:
         method: The method; its rows are timed against each other.
@@ -109,7 +109,7 @@ class Row:
 
 
 def kdx_rows(setup: Setup, method: str) -> list[Row]:
-    """Return the eager loop, and every backend and precision of this machine that runs kdx's bundle."""
+    """Return the eager loop, and every backend and precision that runs kdx's bundle here."""
     prepared = setup.prepared(method)
     loop, *others = candidates(prepared, eager=True)
     rows = [Row(method, EAGER, method, "PyTorch", "fp32", candidate=loop)]
@@ -150,7 +150,7 @@ def export_peer(setup: Setup, method: str) -> dict[str, Any]:
 
 
 def anomalib_rows(setup: Setup, method: str, record: dict[str, Any]) -> list[Row]:
-    """Return every way that anomalib has to run a model of its own.
+    """Return a row for each inferencer or runtime, export and precision of anomalib's model.
 
     Args:
         setup: What everything is prepared from.
@@ -175,7 +175,7 @@ def anomalib_rows(setup: Setup, method: str, record: dict[str, Any]) -> list[Row
 
 
 def openvino_precision() -> str:
-    """Return what OpenVINO computes an FP32 model in on this CPU by default: BF16 where the CPU has it."""
+    """Return OpenVINO's default precision for an FP32 model on this CPU, which may be BF16."""
     if not find_spec("openvino"):
         return "fp32"
     import openvino as ov

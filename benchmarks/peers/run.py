@@ -1,6 +1,6 @@
-"""kdx's CPU runtimes beside anomalib's own, from the camera's uint8 array to the score, one image at a time.
+"""kdx's CPU runtimes beside anomalib's own, from the camera's uint8 array to the score.
 
-    python -m benchmarks peers DATA [--work DIR] [--runs 200] [--threads 2] [--only METHOD,...] [--again]
+    python -m benchmarks peers DATA [--work DIR] [--runs N] [--threads N] [--only METHOD] [--again]
 
 DATA is what ``kdx train`` takes. anomalib's models go through anomalib's exports and inferencers
 (``pip install -e ".[peers,fit]"``), kdx's through ``kdx.load``, the papers' loop through
@@ -74,7 +74,7 @@ def settings_of(setup: Setup) -> dict[str, Any]:
 
 
 def prepare(setup: Setup, method: str, models: dict[str, Any]) -> list[Row]:
-    """Make whatever a method's candidates load, put anomalib's settings into ``models``, and return the rows."""
+    """Make what a method's candidates load, note anomalib's settings in ``models``; return rows."""
     rows = kdx_rows(setup, method) if method in KDX_METHODS else kdx_rows(setup, ANCHOR)[:1]
     record = export_peer(setup, method)
     models[PEERS[method].title] = record["settings"]
@@ -82,7 +82,7 @@ def prepare(setup: Setup, method: str, models: dict[str, Any]) -> list[Row]:
 
 
 def measure(setup: Setup, method: str, rows: Sequence[Row], runs: int) -> list[dict[str, Any]]:
-    """Time a method's candidates in turns, and return all of its rows, those that cannot run included."""
+    """Time a method's candidates in turns; return all of its rows, with those that did not run."""
     candidates = [row.candidate for row in rows if row.candidate is not None]
     images = setup.images(setup.timed)
     timed = time_in_turns(candidates, images, threads=setup.threads, runs=runs, say=lambda line: print(f"  {line}"))
@@ -92,7 +92,7 @@ def measure(setup: Setup, method: str, rows: Sequence[Row], runs: int) -> list[d
 
 
 def _joined(rows: Sequence[Row], timed: Sequence[Timed]) -> Iterator[dict[str, Any]]:
-    """Yield each row with its figures; ``timed`` has those of the rows with a candidate, in order."""
+    """Yield each row with its figures; ``timed`` has those of rows with a candidate, in order."""
     results = iter(timed)
     for row in rows:
         facts = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "candidate"}

@@ -24,7 +24,7 @@ _HEADINGS = ("method", "", "precision", "p50 ms", "p99 ms", "first result after 
 
 
 def peers_table(record: Row, *, every: bool = False) -> list[str]:
-    """Return the table, what it says of kdx beside anomalib, how it was measured, and what did not run.
+    """Return the table, a comparison in words, how it was measured, and what did not run.
 
     All rows of kdx's methods have a line; of anomalib's other models the fastest row.
 
@@ -41,7 +41,7 @@ def peers_table(record: Row, *, every: bool = False) -> list[str]:
 
 
 def ordered_rows(found: Row) -> dict[str, list[Row]]:
-    """Return each method's rows, fastest first, those that did not run last; without loops of other methods."""
+    """Return each method's rows, fastest first, without the eager loops of other methods."""
     methods = list(dict.fromkeys(row["method"] for row in found["rows"]))
     return {
         method: sorted(
@@ -62,7 +62,7 @@ def row_name(row: Row) -> str:
 
 
 def fastest(rows: list[Row], system: str) -> Row | None:
-    """Return the fastest row of one system; of kdx's only those that were held against FP32."""
+    """Return the fastest row of one system; of kdx's rows only those that passed the gate."""
     mine = [row for row in rows if row["system"] == system and not row["error"] and row["gated"] is not False]
     return min(mine, key=lambda row: row["p50_ms"], default=None)
 

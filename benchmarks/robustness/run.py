@@ -1,6 +1,6 @@
-"""What kdx survives, by one command: very many frames, many threads, damaged files, commands killed at every step.
+"""What kdx survives: very many frames, many threads, damaged files, commands killed at every step.
 
-    python -m benchmarks robustness DATA [--work DIR] [--frames 200000] [--examples 3000] [--parts soak,fuzz,...]
+    python -m benchmarks robustness DATA [--work DIR] [--frames N] [--examples N] [--parts soak]
 
 DATA is what ``kdx train`` takes; it must hold good test images. The tools are those of
 ``tests/robustness/tools``, which the tests use for shorter runs. Writes ``results/robustness.json``
@@ -63,7 +63,7 @@ class Suite:
         return {"soak": self.soak, "fuzz": self.fuzz, "kill": self.kill, "threads": self.hammer}
 
     def soak(self) -> list[Row]:
-        """Judge very many frames on each CPU backend, a tenth in its other precisions, each in a process of its own."""
+        """Judge very many frames on each CPU backend, a tenth of them in its other precisions."""
         found = []
         for job in self.backends():
             frames = self.frames if (job["backend"], job["precision"]) in _SOAKED else self.frames // 10
@@ -89,7 +89,7 @@ class Suite:
         return list(found.values())
 
     def kill(self) -> Row:
-        """Kill every command that changes a bundle wherever it changes a file, and let commands race."""
+        """Kill commands that change a bundle wherever they change a file, and let commands race."""
         prepared = self.calibrated(_TINY)
         kept: Row = {"bundle": str(prepared.bundle), "work": str(self.fresh("kill"))}
         calibrate = ["calibrate", "{bundle}", str(self.good_folder()), "--false-reject-rate"]
@@ -118,7 +118,7 @@ class Suite:
         return _required(self.tool("race", {"kills": kills, "races": races}))[0]
 
     def hammer(self) -> list[Row]:
-        """Let sixteen threads use one detector, load and close in parallel, and close while others judge."""
+        """Let threads use one detector, load and close in parallel, and close during calls."""
         given = {"workers": _THREADS, "calls": _CALLS, "rounds": _ROUNDS}
         return [
             {"backend": job["backend"], "precision": job["precision"], **row}
@@ -142,7 +142,7 @@ class Suite:
         return prepared
 
     def good_folder(self) -> Path:
-        """Return a folder with some good test images, which no student has seen, at the detectors' size."""
+        """Return a folder with some good test images, which no student has seen, resized."""
         folder = self.work / "good"
         if not folder.is_dir():
             from kd_train.datasets import open_data
@@ -163,7 +163,7 @@ class Suite:
         return folder
 
     def tool(self, name: str, job: Row) -> list[Row]:
-        """Run a tool in a process of its own; return the rows that it prints, or one with ``error`` where it died."""
+        """Run a tool in another process; return its rows, or one with ``error`` where it died."""
         file = self.work / "job.json"
         file.write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", f"{_TOOLS}.{name}", str(file)]

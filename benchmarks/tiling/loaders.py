@@ -1,4 +1,4 @@
-"""What workers load to judge a large frame: in tiles, or the same networks on the frame as a whole."""
+"""What workers load to judge a large frame: in tiles, or the same networks on the whole frame."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Predict = Callable[[NDArray[np.uint8]], Any]
 
 
 def tiled(arguments: dict[str, Any]) -> Predict:
-    """Load a bundle for tiles; arguments: ``work``, ``backend``, ``precision``, ``threads``, ``batch``."""
+    """Load a bundle; arguments: ``work``, ``backend``, ``precision``, ``threads``, ``batch``."""
     bundle, precision = open_bundle(Path(arguments["work"]) / "tile.kdx"), arguments["precision"]
     tiling = msgspec.structs.replace(bundle.manifest.tiling, batch=arguments["batch"])
     manifest = msgspec.structs.replace(bundle.manifest, tiling=tiling)
@@ -29,7 +29,7 @@ def tiled(arguments: dict[str, Any]) -> Predict:
 
 
 def whole(arguments: dict[str, Any]) -> Predict:
-    """Load the same networks for the whole frame; arguments: ``work``, ``backend``, ``precision``, ``threads``."""
+    """Load the whole networks; arguments: ``work``, ``backend``, ``precision``, ``threads``."""
     graph = Graph.of(Path(arguments["work"]) / "whole.onnx")
     backend = find_backend(arguments["backend"]).open(graph, arguments["threads"], arguments["precision"])
     return lambda frames: backend.run(frames).scores

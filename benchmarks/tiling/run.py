@@ -1,4 +1,4 @@
-"""What large frames cost, and whether their tiles show: agreement with the whole frame, seams, time and memory.
+"""What large frames cost, and whether their tiles show: agreement, seams, time and memory.
 
     python -m benchmarks tiling DATA --work DIR
 
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def grow(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a frame that a real image, mirrored again and again, fills: no edge in it that the part does not have."""
+    """Return a frame filled with a real image, mirrored so that no new edge appears."""
     return np.pad(
         image, [(0, max(0, large - small)) for large, small in zip(size, image.shape, strict=True)], "symmetric"
     )[: size[0], : size[1]]
@@ -142,7 +142,7 @@ class Seams:
         return maps[0].numpy(), float(scores[0, 0])
 
     def agreement(self) -> dict[str, Any]:
-        """Return how far maps of tiles are from those of the whole frame, as shares of their range."""
+        """Return how far maps of tiles differ from that of the whole frame, divided by its range."""
         worst, usual, scores = [], [], []
         for frame in self.images:
             expected, score = self.run(self.whole, frame)
@@ -163,7 +163,7 @@ class Seams:
         }
 
     def sweep(self) -> dict[str, Any]:
-        """Return how far a defect's score at a seam is from that in the middle of a tile, at the same phase."""
+        """Return how far a defect's score at a seam differs from that in the middle of a tile."""
         step = max(self.detector.strides)
         differences = []
         stride = self.plan.columns[1] - self.plan.columns[0]
@@ -186,7 +186,7 @@ class Seams:
 
 
 def rows(work: Path, threads: int) -> list[dict[str, Any]]:
-    """Return time and memory of every way to judge a frame, each in a process of its own, one after the other."""
+    """Return time and memory of every backend, each in a process of its own."""
     manifest = open_bundle(work / "tile.kdx").manifest
     frames = np.stack([read_image(path, manifest.camera) for path in sorted((work / "frames/test/good").iterdir())])
     jobs: list[tuple[str, str, int | None]] = [

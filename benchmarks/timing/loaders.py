@@ -17,7 +17,7 @@ Predict = Callable[[NDArray[np.uint8]], Any]
 
 
 def bundle(arguments: dict[str, Any]) -> Predict:
-    """Load a bundle; arguments: ``bundle``, ``backend``, ``precision``, ``threads`` and, where given, ``cache``.
+    """Load a bundle; arguments: ``bundle``, ``backend``, ``precision``, ``threads``, ``cache``.
 
     Single images go through the detector's call for one image, as a line's do.
     """
@@ -36,7 +36,7 @@ def bundle(arguments: dict[str, Any]) -> Predict:
 
 
 def eager_loop(arguments: dict[str, Any]) -> Predict:
-    """Load the papers' loop, eager PyTorch with every step apart; arguments: ``run``, ``bundle``, ``threads``."""
+    """Load the papers' eager PyTorch loop; arguments: ``run``, ``bundle``, ``threads``."""
     from kd_train.evaluation.baseline import eager_candidates
     from kd_train.training.run import Run
     from kdx.bundle.open import open_bundle

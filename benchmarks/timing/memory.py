@@ -16,7 +16,7 @@ def peak_memory_mb() -> float:
 
 
 def memory_mb() -> dict[str, float]:
-    """Return the resident set size, and the same with shared pages counted in proportion, as ``rss`` and ``pss``."""
+    """Return the resident (``rss``) and the proportional (``pss``) set size, in megabytes."""
     text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
     sizes = {name: int(size) for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
     return {name.lower(): sizes[name] * 1024 / 1e6 for name in ("Rss", "Pss")}

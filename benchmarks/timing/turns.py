@@ -1,4 +1,4 @@
-"""Timing candidates against each other fairly: each in a process of its own, one at a time, in turns.
+"""Timing candidates fairly: each in a process of its own, one at a time, in turns.
 
 Runtimes' threads go on spinning for a while after a call, and in one process they take the cores
 from whoever is next. Here every candidate has a worker process; one of them works, all others are
@@ -60,7 +60,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Timed:
-    """One candidate's figures, from the uint8 array to the score; None where ``error`` says why there are none.
+    """One candidate's figures, from the uint8 array to the score; None where there is an error.
 
     Attributes:
         name: The candidate's.
@@ -114,7 +114,7 @@ def time_in_turns(
         warm_up: Uncounted calls of each, after the first.
         batch: Images a call.
         limit_s: Seconds after which a worker that has not answered counts as hung.
-        say: Is told what happens, a line at a time.
+        say: Called with what happens, a line at a time.
 
     Returns:
         One row for each candidate, in their order; one that died, hung or raised has ``error``.

@@ -1,4 +1,4 @@
-"""The worker of ``turns.py``: one candidate in a process of its own, blocked on a socket until it is its turn.
+"""The worker of ``turns.py``: one candidate in a process that waits on a socket for its turn.
 
 Run as a script with the number of an inherited socket. It needs numpy alone, so that it runs in a
 candidate's own environment; messages are JSON, so that both sides may be different Pythons; and
@@ -72,7 +72,7 @@ def answer(order: dict[str, Any]) -> Generator[dict[str, Any], dict[str, Any], N
 
 
 def _batches(images: NDArray[np.uint8], batch: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield batches round and round, each in fresh memory, as a camera's driver would hand them over."""
+    """Yield batches without end, each in fresh memory, as a camera's driver hands them over."""
     start = 0
     while True:
         yield images[[(start + index) % len(images) for index in range(batch)]]

@@ -1,5 +1,5 @@
-# kdx_python_package(NAME RESULT): sets RESULT to the folder of a Python package of the interpreter in use, or to an empty
-# text. The package is located but not imported.
+# kdx_python_package(NAME RESULT): sets RESULT to the folder of a Python package of the interpreter
+# in use, or to an empty text. The package is located but not imported.
 function(kdx_python_package name result)
   find_package(Python3 QUIET COMPONENTS Interpreter)
   set(found "")

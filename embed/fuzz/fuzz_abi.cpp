@@ -49,7 +49,8 @@ extern "C" int LLVMFuzzerInitialize(int *, char ***) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
     Bytes bytes(data, size);
-    constexpr std::int64_t kPadding = 128;  // the buffers have room for strides that exceed a row by this many bytes
+    // The buffers have room for strides that exceed a row by this many bytes.
+    constexpr std::int64_t kPadding = 128;
     const std::int64_t row = std::int64_t{takes.width} * takes.channels, map_row = std::int64_t{takes.map_width} * 4;
     static std::vector<std::uint8_t> pixels(static_cast<std::size_t>((row + kPadding) * takes.height), 90);
     static std::vector<float> map(static_cast<std::size_t>((map_row + kPadding) / 4 * takes.map_height));
@@ -60,7 +61,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     image.width = static_cast<std::int32_t>(bytes.near(takes.width));
     image.format = static_cast<kdx_pixel_format>(bytes.near(takes.format));
     image.row_stride = bytes.near(row);
-    if (image.row_stride > row + kPadding) image.row_stride = row + kPadding;  // a larger stride exceeds the buffer
+    // A larger stride exceeds the buffer.
+    if (image.row_stride > row + kPadding) image.row_stride = row + kPadding;
     kdx_map target{bytes.byte() < 200 ? map.data() : nullptr, bytes.near(map_row) / 4 * 4};
     if (target.row_stride > map_row + kPadding) target.row_stride = map_row + kPadding;
     kdx_verdict verdict;

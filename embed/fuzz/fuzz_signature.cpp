@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "error.h"
-#include "signing.h"
+#include "signature.h"
 #include "test_bundle.h"
 
 namespace ke = kdx::embed;

@@ -4,7 +4,6 @@
 
 #include "error.h"
 #include "files.h"
-#include "manifest.h"
 #include "plain_graph.h"
 #include "sha256.h"
 
@@ -46,8 +45,9 @@ fs::path Bundle::graph_of(Precision precision) const {
     if (!has(precision)) {
         std::string held;
         for (const auto each : precisions) held += std::string(held.empty() ? "" : " or ") + name_of(each);
-        throw Failure(KDX_ERROR_BUNDLE, "'" + path.string() + "' holds no " + name_of(precision) + " graph",
-                      {held, "", std::string("export it with --precision fp32,") + name_of(precision)});
+        throw Failure(
+            KDX_ERROR_BUNDLE, "'" + path.string() + "' holds no " + name_of(precision) + " graph",
+            {held, "", std::string("export it again: kdx export RUN --precision fp32,") + name_of(precision)});
     }
     return path / graph_name(precision);
 }
@@ -121,26 +121,10 @@ std::string Bundle::check_files(const std::string &wanted) const {
             require_hash(name, sha256_of_file(file_of(name)));
             continue;
         }
-        auto content = read(name);  // the content of a graph is checked too, in the bytes that were hashed
+        auto content = read(name);  // the hashed bytes are also checked as a graph
         if (name == wanted) kept = std::move(content);
     }
     return kept;
-}
-
-Bundle open_bundle(const fs::path &path, const std::vector<PublicKey> *keys) {
-    std::error_code error;
-    if (!fs::is_directory(path, error))
-        throw Failure(KDX_ERROR_BUNDLE, "there is no bundle '" + path.string() + "'",
-                      {"", "", "make one with kdx export"});
-    if (!fs::is_regular_file(path / kIndex, error))
-        throw Failure(KDX_ERROR_BUNDLE, "'" + path.string() + "' is not a bundle: " + kIndex + " is missing",
-                      {"", "", "export it again with kdx export"});
-    const auto index = read_file(path / kIndex);
-    std::optional<Seal> seal;
-    if (keys) seal = verify_signature(path, index, *keys);
-    auto bundle = parse_manifest(index, path);
-    bundle.seal = std::move(seal);
-    return bundle;
 }
 
 }  // namespace kdx::embed

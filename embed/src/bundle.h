@@ -13,7 +13,7 @@
 #include "frame_faults.h"
 #include "pair_spec.h"
 #include "precision.h"
-#include "signing.h"
+#include "signature.h"
 
 namespace kdx::embed {
 
@@ -55,13 +55,13 @@ struct Bundle {
     double field_of_view = 1;
     FrameLimits frame_limits;
     AnswerLimits answer_limits;
-    std::optional<ScoreRule> score_rule;  // nothing: the score is not computed from the returned map alone
+    std::optional<ScoreRule> score_rule;  // nothing: the returned map alone does not give the score
     std::vector<std::string> golden;      // file names under golden/
     std::vector<Precision> precisions;    // of the graphs in the bundle; fp32 first
     // FP32 and FP16 share one threshold in every runtime; it is stored under no runtime.
     using ThresholdKey = std::pair<Precision, std::optional<Runtime>>;
     std::map<ThresholdKey, Calibration> calibrations;
-    bool is_int8_runtime_known = true;         // schema 1 did not record which runtime measured INT8's threshold
+    bool is_int8_runtime_known = true;         // false: schema 1 did not record it
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
     std::optional<Seal> seal;                  // the verified signature, if one was required
 
@@ -100,11 +100,5 @@ private:
     std::filesystem::path file_of(const std::string &name) const;
     void require_hash(const std::string &name, const std::string &received) const;
 };
-
-// Reads the index of a bundle and checks the schema, the paths and the values in it; throws Failure
-// (KDX_ERROR_BUNDLE). No other file is read before check_files() is called. keys: the bundle must
-// be signed by one of them; null: it need not be signed. The text that was verified is the text
-// that is parsed.
-Bundle open_bundle(const std::filesystem::path &path, const std::vector<PublicKey> *keys = nullptr);
 
 }  // namespace kdx::embed

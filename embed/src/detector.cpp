@@ -34,7 +34,7 @@ Detector::Detector(Bundle bundle, const BackendKind &kind, std::string graph, co
 std::vector<std::size_t> Detector::prepare(std::size_t count) const {
     const auto most = backend_->max_batch();
     std::vector<std::size_t> sizes;
-    for (const auto part : {count >= most ? most : 0, count % most}) {  // infer() splits batches in the same way
+    for (const auto part : {count >= most ? most : 0, count % most}) {  // as infer() splits
         if (!part) continue;
         backend_->prepare(part);
         for (const auto size : backend_->graph_batches(part)) sizes.push_back(size);

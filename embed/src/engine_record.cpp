@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kRecordSchema = 1;
 constexpr const char *kRecord = "engine.json", *kPlan = "model.plan";
-constexpr const char *kFlavour = "tensorrt";  // of the engines that this library runs; others are for TensorRT for RTX
+// The flavour of the engines that this library runs. Others are for TensorRT for RTX.
+constexpr const char *kFlavour = "tensorrt";
 
 // Returns the first three numbers of a version such as 10.16.1.11. The fourth is the build.
 std::string release_of(const std::string &version) {
@@ -109,7 +110,7 @@ EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machin
         if (entry.path().filename().string().front() != '.' && fs::is_regular_file(entry.path() / kRecord, error))
             folders.push_back(entry.path());
     std::sort(folders.begin(), folders.end());
-    // All records are checked against the signature before one is chosen, as kdx/bundle/signing.py
+    // All records are checked against the signature before one is chosen, as kdx/bundle/signature.py
     // does.
     std::vector<std::string> texts;
     for (const auto &folder : folders) texts.push_back(read_record(bundle, folder));

@@ -18,8 +18,10 @@ struct ChannelLimits {
 
 // What frames of real parts look like.
 struct FrameLimits {
-    double dark = 0, bright = 0;  // largest share of samples at the sensor's black, and at its white, in a golden image
-    std::vector<ChannelLimits> channels = {};  // learned by calibration, in the graph's channel order; or empty
+    // The largest share of samples at the sensor's black, and at its white, in a golden image.
+    double dark = 0, bright = 0;
+    // Limits that calibration learned, in the graph's channel order; or empty.
+    std::vector<ChannelLimits> channels = {};
 };
 
 // Returns KDX_FRAME_... bits. It counts the same samples as the Python function, which gives the

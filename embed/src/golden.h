@@ -12,7 +12,7 @@ namespace kdx::embed {
 
 struct Golden {
     std::size_t count = 0;
-    std::vector<std::uint8_t> images;  // (count, height, width, channels), in the graph's channel order
+    std::vector<std::uint8_t> images;  // (count, height, width, channels), as the graph takes them
     std::vector<float> maps;           // (count, map_height, map_width)
     std::vector<float> scores;         // (count)
 };

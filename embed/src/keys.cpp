@@ -103,7 +103,8 @@ PublicKey read_public_key(const char *given) {
     try {
         return key_from(read_file(path), "'" + key + "'");
     } catch (const Failure &failure) {
-        throw Failure(KDX_ERROR_ARGUMENT, failure.message, failure.details);  // the key is not a file of the bundle
+        // The key is an argument, not a file of the bundle.
+        throw Failure(KDX_ERROR_ARGUMENT, failure.message, failure.details);
     }
 }
 

@@ -39,8 +39,12 @@ float Level::apply(const float *map, float score, std::vector<float> &normalised
 
 Level read_level(const Bundle &bundle) {
     if (!bundle.score_rule)
-        refuse_level(bundle, "cannot be used: this method does not compute its score from the returned map alone",
-                     "a method whose score is the maximum or the sum of one map, for example stpm");
+        throw Failure(KDX_ERROR_BUNDLE,
+                      "'" + bundle.path.string() +
+                          "' stores a level map, but its method takes none: its score does not "
+                          "come from the returned map alone",
+                      {"a method whose score is the maximum or the sum of one map, for example stpm", "",
+                       "export the bundle again"});
     const auto count = static_cast<std::size_t>(bundle.camera_map_height) * bundle.camera_map_width;
     const auto shape =
         "(" + std::to_string(bundle.camera_map_height) + ", " + std::to_string(bundle.camera_map_width) + ")";
@@ -57,7 +61,8 @@ Level read_level(const Bundle &bundle) {
     }
     const auto wrong =
         std::count_if(values.begin(), values.end(), [](float value) { return !(std::isfinite(value) && value > 0); });
-    if (wrong) refuse_level(bundle, "cannot be used", "finite values above 0", std::to_string(wrong) + " other values");
+    if (wrong)
+        refuse_level(bundle, "has invalid values", "finite values above 0", std::to_string(wrong) + " other values");
     return Level(std::move(values), *bundle.score_rule);
 }
 

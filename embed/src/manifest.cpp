@@ -79,8 +79,10 @@ void read_frame_limits(Bundle &bundle, const json &record) {
                                    number_of(channel, "contrast"), number_of(channel, "structure"),
                                    number_of(channel, "roughness"), number_of(channel, "lit")});
     if (!limits.channels.empty() && limits.channels.size() != static_cast<std::size_t>(bundle.channels))
-        throw Invalid{"its frame limits are for " + std::to_string(limits.channels.size()) +
-                      " channels, its input has " + std::to_string(bundle.channels)};
+        throw Failure(KDX_ERROR_BUNDLE,
+                      std::string(kIndex) + " of '" + bundle.path.string() + "' is not valid: its frame limits have " +
+                          std::to_string(limits.channels.size()) + " channels",
+                      {std::to_string(bundle.channels) + ", or none", "", "calibrate again"});
 }
 
 void read_input(Bundle &bundle, const json &manifest) {

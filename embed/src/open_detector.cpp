@@ -6,6 +6,7 @@
 #include <set>
 
 #include "error.h"
+#include "open_bundle.h"
 #include "verify.h"
 
 namespace kdx::embed {

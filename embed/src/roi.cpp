@@ -41,7 +41,7 @@ std::vector<Span> covered(int count, int length, double share) {
 Roi::Roi(const Bundle &bundle, const std::uint8_t *mask, std::int64_t row_stride)
     : rule_(bundle.score_rule.value_or(ScoreRule::max)) {
     if (!bundle.score_rule)
-        refuse_roi("this method takes no region of interest: its score is not computed from the returned map alone",
+        refuse_roi("this method takes no region of interest: its score does not come from the returned map alone",
                    {"a method whose score is the maximum or the sum of one map, for example stpm", "",
                     "train another method; kdx methods lists them"});
     const auto width = static_cast<std::size_t>(bundle.camera_width);
@@ -77,7 +77,7 @@ Roi::Roi(const Bundle &bundle, const std::uint8_t *mask, std::int64_t row_stride
         }
     const bool includes_any = corners.back() < static_cast<std::int64_t>(included_.size());
     if (indices_.empty())
-        refuse_roi(includes_any ? "no pixel of the map lies entirely within the region of interest"
+        refuse_roi(includes_any ? "no pixel of the map lies wholly within the region of interest"
                                 : "the region of interest includes nothing",
                    {"255 where parts may be rejected", "", ""});
 }

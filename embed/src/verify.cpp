@@ -116,11 +116,11 @@ void require_passed(const Detector &detector, const Comparison &compared, std::s
     std::snprintf(allowed, sizeof allowed, "scores within %g, maps within %g, no verdict flipped on %d golden images",
                   compared.score_allowed, compared.map_allowed, compared.images);
     const auto path = detector.bundle().path.string();
-    throw Failure(KDX_ERROR_BACKEND, "'" + path + "' does not decide on this machine as it did when it was exported",
+    throw Failure(KDX_ERROR_BACKEND, "'" + path + "' does not decide here what was trained",
                   {allowed,
                    std::string(name_of(detector.backend().runtime())) + ", " + name_of(detector.precision()) +
                        ", batch " + std::to_string(batch) + ": " + compared.text(),
-                   "do not deploy this bundle on this machine; kdx verify " + path + " shows the certificate"});
+                   "do not deploy this bundle here; kdx verify " + path + " shows the certificate"});
 }
 
 }  // namespace
@@ -133,10 +133,10 @@ double median_of(std::vector<double> values) {
 
 std::string Comparison::text() const {
     char differences[128];
-    std::snprintf(differences, sizeof differences, "scores differ by up to %.2g, maps by up to %.2g", score_difference,
+    std::snprintf(differences, sizeof differences, "scores off by %.2g, maps off by %.2g", score_difference,
                   map_difference);
     return std::string(differences) +
-           (flips < 0 ? ", no threshold" : ", " + std::to_string(flips) + " verdicts flipped");
+           (flips < 0 ? ", no threshold yet" : ", " + std::to_string(flips) + " verdicts flipped");
 }
 
 Comparison compare(const Detector &detector, const Golden &golden, std::size_t batch) {

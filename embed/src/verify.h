@@ -14,8 +14,10 @@ namespace kdx::embed {
 
 struct Comparison {
     int images = 0;
-    int flips = -1;                                   // decisions that differ from the reference; -1: no threshold
-    double score_difference = 0, map_difference = 0;  // largest, relative; NaN if an answer is not finite
+    // Decisions that differ from the reference; -1: no threshold.
+    int flips = -1;
+    // The largest relative differences; NaN if an answer is not finite.
+    double score_difference = 0, map_difference = 0;
     double score_allowed = 0, map_allowed = 0;
 
     bool is_passed() const { return score_difference <= score_allowed && map_difference <= map_allowed && flips <= 0; }

@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "bundle.h"
 #include "check.h"
 #include "files.h"
 #include "golden.h"
 #include "manifest.h"
+#include "open_bundle.h"
 #include "support.h"
 #include "test_bundle.h"
 

@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "bundle.h"
 #include "fake.h"
 #include "files.h"
 #include "golden.h"
+#include "open_bundle.h"
 #include "sha256.h"
 #include "support.h"
 

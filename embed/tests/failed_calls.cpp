@@ -45,7 +45,7 @@ void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
     auto wide = image, empty = image;
     wide.width += 1;
     empty.data = nullptr;
-    const kdx_image mask{ones.data(), takes.height, takes.width, KDX_MONO8, 0};  // with values that no region may have
+    const kdx_image mask{ones.data(), takes.height, takes.width, KDX_MONO8, 0};  // invalid values
     std::vector<float> values(map_size(takes), 1.0f);
     const kdx_map map{values.data(), 0}, narrow{values.data(), 4};
     kdx_detector *const none = nullptr, *const here = detector.handle();

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "bundle.h"
 #include "check.h"
 #include "engine_record.h"
 #include "keys.h"
+#include "open_bundle.h"
 #include "support.h"
 #include "test_bundle.h"
 

@@ -1,4 +1,4 @@
-"""The masks of a test split: read and checked before anything is scored, and brought to the maps' size."""
+"""The masks of a test split, which are checked and resampled before images are scored."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from kdx.remarks import Remark, remark
 
 
 class MaskWarning(UserWarning):
-    """Masks that are missing, belong to nothing, or contradict the folder that their image lies in."""
+    """Masks that are missing, belong to no image, or contradict their image's folder."""
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is to be said of a test split's masks.
+    """What is unusual about a test split's masks.
 
     Attributes:
-        defective: Defective images.
+        defective: The number of defective images.
         without: Defective images that have no mask; pixel figures leave them out.
         empty: Defective images whose mask marks no pixel; pixel figures leave them out.
         full: Defective images whose mask marks every pixel.
@@ -48,14 +48,14 @@ class Annotations:
     unused: list[str] = field(default_factory=list)
 
     def remarks(self) -> list[Remark]:
-        """Return what a reader of pixel figures must know."""
+        """Return the remarks that a reader of pixel figures must know."""
         left_out = "left out of pixel AUROC and PRO"
         outside = "masks mark pixels only outside the field of view, where the map cannot show them"
         marked = self.defective - len(self.without) - len(self.empty)
         large = self.large if 2 * (len(self.large) + len(self.full)) > marked else []  # a few may show large defects
         inverted = (
-            "masks mark more than half of their image, as most masks of these data do: where defects are black on "
-            "white, invert the masks, for whatever is not black counts as defective"
+            "masks mark more than half of their image, as most masks of this data set do: every pixel that is not "
+            "black counts as defective, so masks with black defects on white must be inverted"
         )
         return [
             *remark("without_mask", f"of {self.defective} defective images have no mask, {left_out}", self.without),
@@ -73,12 +73,13 @@ class ReadMasks:
     """The masks of a test split, at the maps' size.
 
     Attributes:
-        by_image: Of each image that pixel figures may be of, its mask ``(h, w)``; of good ones nothing is defective.
-        found: What is to be said of them.
+        by_image: The mask ``(h, w)`` of each image that counts in pixel figures; all False for good
+            images.
+        annotations: What is unusual about the masks.
     """
 
     by_image: dict[Path, NDArray[np.bool_]]
-    found: Annotations
+    annotations: Annotations
 
 
 def read_masks(
@@ -90,15 +91,15 @@ def read_masks(
     unused: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> ReadMasks:
-    """Read every mask, and warn of what is odd among them: before hours of inference.
+    """Read every mask and warn of unusual ones before hours of inference.
 
     Args:
-        test: Test images.
-        map_size: Height and width of a map.
-        field_of_view: Share of each side of an image, centred, that its map covers.
+        test: The test images.
+        map_size: The height and width of a map.
+        field_of_view: The share of each side of an image, centred, that its map covers.
         keeps_map: Whether an image's map is kept; the masks of the others are only checked.
-        unused: Masks that belong to no image.
-        progress: Told how far it is.
+        unused: The masks that belong to no image.
+        progress: The progress display.
 
     Warns:
         MaskWarning: Masks that are missing, belong to nothing, or contradict their image's folder.
@@ -108,46 +109,46 @@ def read_masks(
     """
     nothing = np.zeros(map_size, dtype=bool)
     nothing.setflags(write=False)
-    found = Annotations(sum(image.is_defective for image in test), unused=[str(path) for path in unused])
+    annotations = Annotations(sum(image.is_defective for image in test), unused=[str(path) for path in unused])
     by_image: dict[Path, NDArray[np.bool_]] = {}
     with progress.task("reading masks", len(test)) as task:
         for image in test:
             task.advance()
-            cells = _checked(image, found, map_size, field_of_view)
+            cells = _check_mask(image, annotations, map_size, field_of_view)
             if cells is not None and keeps_map(image):
                 by_image[image.path] = cells if cells.any() else nothing
-    for one in found.remarks():
+    for one in annotations.remarks():
         warnings.warn(str(one), MaskWarning, stacklevel=4)
-    return ReadMasks(by_image, found)
+    return ReadMasks(by_image, annotations)
 
 
-def _checked(
-    image: TestImage, found: Annotations, map_size: tuple[int, int], field_of_view: float
+def _check_mask(
+    image: TestImage, annotations: Annotations, map_size: tuple[int, int], field_of_view: float
 ) -> NDArray[np.bool_] | None:
-    """Return an image's mask at the map's size, or None where pixel figures leave it out; note what is odd."""
+    """Return an image's mask at the map's size, or None if it does not count; note odd masks."""
     if image.mask is None:
         if image.is_defective:
-            found.without.append(str(image.path))
+            annotations.without.append(str(image.path))
             return None
         return np.zeros(map_size, dtype=bool)
     try:
         size = read_header(image.path)[:2]
     except ImageError:
-        size = None  # the image is counted where it is read
+        size = None  # an unreadable image is counted where its pixels are read
     mask = read_mask(image.mask, size)
     cells = any_within(mask, map_size, field_of_view)
     if not image.is_defective:
         if not mask.any():
             return cells
-        found.on_good.append(str(image.path))
+        annotations.on_good.append(str(image.path))
         return None
     if not mask.any():
-        found.empty.append(str(image.path))
+        annotations.empty.append(str(image.path))
         return None
     if mask.all():
-        found.full.append(str(image.path))
+        annotations.full.append(str(image.path))
     elif 2 * np.count_nonzero(mask) > mask.size:
-        found.large.append(str(image.path))
+        annotations.large.append(str(image.path))
     if not cells.any():
-        found.outside.append(str(image.path))
+        annotations.outside.append(str(image.path))
     return cells

@@ -1,6 +1,7 @@
-"""Images on which BF16 and INT8 must keep FP32's verdicts: held-out good ones, and synthetic defects on them.
+"""Good images and synthetic defects on which BF16 and INT8 must keep FP32's verdicts.
 
-They are read and drawn when they are looped over, the same each time, so that they need not fit into memory.
+Images are read, and defects drawn, at each iteration with the same result, so they need not fit
+into memory.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from kdx.imaging.images import InputSpec
 from kdx.imaging.samples import read_sample
 from kdx.imaging.tiling import Tiling
 
-# Without a flip in so many verdicts, the rate of flips is below 0.75 % with 95 % confidence.
+# If none of 400 verdicts flips, the rate of flips is below 0.75 % with 95 % confidence.
 _MOST = 200
-# Several defects are drawn on each good image where there are few, and several tiles are taken of each frame.
+# Several defects are drawn on each good image where there are few, and several tiles are taken of
+# each frame.
 _DEFECTS_EACH, _TILES_EACH = 3, 4
 
 
@@ -26,9 +28,9 @@ class GoodImages:
     """Good images as the graph takes them: whole, or some tiles of each frame.
 
     Args:
-        paths: The files.
-        spec: What the graph accepts.
-        tiling: How frames are cut, or None.
+        paths: The paths of the files.
+        spec: The input that the graph accepts.
+        tiling: The plan by which frames are cut into tiles, or None.
     """
 
     def __init__(self, paths: Sequence[Path], spec: InputSpec, tiling: Tiling | None = None) -> None:
@@ -39,7 +41,7 @@ class GoodImages:
 
     @property
     def frames(self) -> int:
-        """Return how many files they are of; images repeat in their order."""
+        """The number of files; images repeat in their order."""
         return len(self._paths)
 
     def __len__(self) -> int:
@@ -48,7 +50,8 @@ class GoodImages:
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        # Another place in each frame: index runs through all files before it comes to a second tile of one.
+        # The index runs through all files before it reaches a second tile of one, at another place
+        # in the frame.
         place = (index / len(self)) if self._tiling is not None else 0.0
         return read_sample(self._paths[index % len(self._paths)], self._spec, self._tiling, place)
 
@@ -57,11 +60,13 @@ class GoodImages:
 
 
 class DrawnDefects:
-    """A synthetic defect on each of some good images; every kind on each where there are few.
+    """Good images with synthetic defects.
+
+    Where there are few images, each is used with every kind of defect.
 
     Args:
-        good: The images.
-        seed: Of everything random.
+        good: The good images.
+        seed: The seed of kinds, sizes and places.
     """
 
     def __init__(self, good: GoodImages, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Real images on which every later artefact is held against the reference."""
+"""Golden images: real images on which every later artefact is compared with the reference."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ _DEFECTIVE_NAME = "defective"
 def choose_golden(
     folder: ImageFolder, held_out: Sequence[ImageRecord], spec: InputSpec, *, tiles: bool
 ) -> dict[str, bytes]:
-    """Choose golden images, as PNGs of the input's size by name.
+    """Choose golden images; return PNG files of the input's size by name.
 
-    Held-out good images, evenly spread, and one image of each defect type where the folder has a test split. Of images
-    that are judged in tiles, the tile in the middle, or that around the defect where there is a mask.
+    The choice is of held-out good images, evenly spread, and of one image for each defect type if
+    the folder has a test split. Where images are judged in tiles, the tile around the defect is
+    taken if there is a mask, otherwise the tile in the middle.
     """
     good = [(record.path, None) for record in _spread(held_out, _GOOD)]
     types = sorted({image.defect_type for image in folder.test if image.is_defective})
@@ -46,18 +47,19 @@ def choose_golden(
 
 
 def golden_remarks(bundle: Bundle, test: Sequence[TestImage]) -> list[Remark]:
-    """Say beside figures which of the images they are of chose precisions and layers; see :func:`golden_among`."""
+    """Return a remark on the test images that decided precisions; see :func:`golden_among`."""
     if not bundle.manifest.variants:
         return []  # nothing was chosen on them
-    text = "of these are golden images, on which precisions and layers were chosen"
+    text = "of these are golden images, which decided precisions and layers at export"
     return remark("golden", text, golden_among(bundle, test))
 
 
 def golden_among(bundle: Bundle, test: Sequence[TestImage]) -> list[Path]:
-    """Return the defective test images that are golden images of a bundle, known by their pixels.
+    """Return the defective test images that are golden images of a bundle.
 
-    Which layers of INT8 stay in FP32, and whether a variant is written, was decided on them: figures that they count in
-    again are a little optimistic. In a bundle that was exported for another camera size they are not known again.
+    Images are compared by their pixels. Golden images decided which layers of INT8 stay in FP32,
+    and which variants were written, so figures that include them are slightly optimistic. They are
+    not recognised if the bundle was exported for another camera size.
     """
     manifest = bundle.manifest
     golden = zip(manifest.golden, bundle.golden().images, strict=True)

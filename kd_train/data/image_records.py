@@ -21,15 +21,15 @@ class ImageRecord:
     """An image file that can be used.
 
     Attributes:
-        path: Where it is.
-        sha256: Hash of the file's content.
-        width: In pixels.
-        height: In pixels.
-        is_grey: Whether the file is grey.
-        pixels: Hash of what is shown; empty where it is not known.
-        look: Hash of its look, likewise; see :mod:`kdx.imaging.image_identity`.
-        shows_grey: Whether every pixel is grey, whatever the file stores; None where that is not known.
-        is_deep: Whether values have more than 8 bits, likewise.
+        path: The file's path.
+        sha256: The hash of the file's content.
+        width: The width in pixels.
+        height: The height in pixels.
+        is_grey: Whether the file stores a single channel.
+        pixels: The hash of the decoded pixels; empty if unknown.
+        look: The perceptual hash, see :mod:`kdx.imaging.image_identity`; empty if unknown.
+        shows_grey: Whether every pixel is grey, whatever the file stores; None if unknown.
+        is_deep: Whether values have more than 8 bits; None if unknown.
     """
 
     path: Path
@@ -44,20 +44,20 @@ class ImageRecord:
 
     @property
     def shows_colour(self) -> bool:
-        """Whether there is colour in the image, as far as that is known."""
+        """Whether the image contains colour, as far as is known."""
         return not (self.is_grey if self.shows_grey is None else self.shows_grey)
 
     @property
     def identity(self) -> Identity:
-        """Its hashes."""
+        """The hashes by which copies of the image are recognised."""
         return Identity(file=self.sha256, pixels=self.pixels, look=self.look)
 
 
 class BadImages:
-    """Images that could not be used: named, counted, and fatal past a limit.
+    """Images that could not be used; training stops when there are more than a limit.
 
     Args:
-        limit: How many are passed over.
+        limit: The number of images that may be skipped.
     """
 
     def __init__(self, limit: int) -> None:
@@ -65,10 +65,10 @@ class BadImages:
         self.reasons: dict[Path, str] = {}
 
     def add(self, path: Path, reason: str) -> None:
-        """Note one.
+        """Add an image with the reason why it cannot be used.
 
         Raises:
-            TrainingError: There are more than the limit.
+            TrainingError: There are more images than the limit.
         """
         self.reasons[path] = reason
         if len(self.reasons) > self.limit:
@@ -76,19 +76,19 @@ class BadImages:
             raise TrainingError(
                 f"{len(self.reasons)} images cannot be used: {listed}",
                 expected=f"at most {self.limit} bad images",
-                fix="repair or remove them, or allow more with --max-bad-images",
+                fix="repair or remove them, or allow more: a larger `max_bad_images`",
             )
 
 
 def scan_images(paths: Sequence[Path], bad: BadImages, progress: Progress = SILENT) -> list[ImageRecord]:
-    """Read every file's header, and hash its bytes and what it shows."""
+    """Read every file's header, and hash its bytes and its pixels."""
     records: list[ImageRecord] = []
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for found in track(progress, pool.map(_scan_one, paths), "reading images", len(paths)):
-            if isinstance(found, ImageRecord):
-                records.append(found)
+        for scanned in track(progress, pool.map(_scan_one, paths), "reading images", len(paths)):
+            if isinstance(scanned, ImageRecord):
+                records.append(scanned)
             else:
-                bad.add(*found)
+                bad.add(*scanned)
     return records
 
 
@@ -96,11 +96,11 @@ def _scan_one(path: Path) -> ImageRecord | tuple[Path, str]:
     try:
         width, height, is_grey = read_header(path)
         facts = content_of(path)
-        if isinstance(facts, Identity):  # it will fail where it is decoded
+        if isinstance(facts, Identity):  # the pixels cannot be decoded; ImageSet reports that
             return ImageRecord(path, facts.file, width, height, is_grey)
-        found = facts.identity
+        hashes = facts.identity
         return ImageRecord(
-            path, found.file, width, height, is_grey, found.pixels, found.look, facts.is_grey, facts.is_deep
+            path, hashes.file, width, height, is_grey, hashes.pixels, hashes.look, facts.is_grey, facts.is_deep
         )
     except ImageError as error:
         return path, error.message
@@ -116,12 +116,12 @@ def choose_input(
     channels: Literal["auto", "1", "3"] = "auto",
     sixteen_bit_range: tuple[int, int] = (0, 65535),
 ) -> InputSpec:
-    """Say what the networks will be given, from the images they are trained on.
+    """Return the detector's input, as the training images suggest.
 
-    Images of one size are a camera's: the graph takes that size and resizes. Images of many sizes are brought to the
-    network's size when they are read. Grey images make a mono detector (see :mod:`kd_train.data.odd_images`). With
-    ``tile``,
-    squares of that side are cut from the images instead.
+    If all images have one size, it is taken as the camera's, and the graph resizes. Images of
+    several sizes are resized to the networks' size when they are read. Grey images make a mono
+    detector (see :mod:`kd_train.data.odd_images`). With ``tile``, squares of that side are cut from
+    the images instead.
 
     Raises:
         OptionError: An image is smaller than a tile.
@@ -135,10 +135,11 @@ def choose_input(
             f"'{small.path}' is smaller than a tile",
             expected=f"at least {tile} × {tile} pixels",
             received=f"{small.width} × {small.height}",
-            fix="a smaller --tile",
+            fix="choose a smaller `tile`",
         )
     if channels == "auto":
-        # Where nothing shows colour, most files decide: what they store is what the camera delivers.
+        # If no image contains colour, the majority of the files decides: they store what the camera
+        # delivers.
         stored_grey = sum(record.is_grey for record in records)
         grey = not any(record.shows_colour for record in records) and 2 * stored_grey > len(records)
     else:
@@ -162,19 +163,20 @@ def split_images(
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Split good images into training and held-out ones.
 
-    Copies of one image, by bytes or by pixels, count once, and images of one part stay on one side. ``train_fraction``
-    then keeps a part of the training side (STPM Table 9 uses 5 and 10 %); the held-out side does not shrink with it.
+    Copies of one image, by bytes or by pixels, count once, and images of one part stay on one side.
+    ``train_fraction`` then reduces the training side (STPM Table 9 uses 5 and 10 %); the held-out
+    side keeps its size.
 
     Args:
         records: The images.
-        validation_fraction: Share of the images to hold out.
-        train_fraction: Share of the rest to train on.
-        seed: Of the shuffle.
-        parts: Which part an image shows, see :mod:`kd_train.data.parts`; an image that is not there is a part of its
-            own.
+        validation_fraction: The share of the images to hold out.
+        train_fraction: The share of the remaining images to train on.
+        seed: The seed of the shuffle.
+        parts: The part that each image shows, see :mod:`kd_train.data.parts`; an image without an
+            entry is a part of its own.
 
     Raises:
-        DataError: Too few images or parts for two to train on and one to hold out.
+        DataError: There are too few images or parts to train on two and to hold out one.
     """
     unique = {record.identity.key: record for record in records}
     groups: dict[tuple[str, str], list[ImageRecord]] = {}
@@ -195,7 +197,7 @@ def split_images(
             expected="at least 2 different images to train on and 1 to hold out",
             received=f"{len(unique)} different images{grouped}, of which a validation fraction of "
             f"{validation_fraction:g} holds out {len(held_out)}",
-            fix="add good images" if len(unique) < 3 else "add good images, or lower --validation-fraction",
+            fix="add good images" if len(unique) < 3 else "add good images, or lower `validation_fraction`",
         )
     by_name = [sorted(side, key=lambda record: record.path.as_posix()) for side in (training[:kept], held_out)]
     return by_name[0], by_name[1]

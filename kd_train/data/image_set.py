@@ -1,4 +1,4 @@
-"""Decoded images, or the tiles of large ones: read in worker processes, kept in memory when they fit."""
+"""Decoded images or tiles, read by worker processes and kept in memory if they fit."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from kdx.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class Cuts:
-    """A file, and where the images are cut from it; an image that is used whole is cut at its corner.
+    """The images that are cut from one file.
+
+    A whole image is a single cut at the upper left corner.
 
     Attributes:
-        path: The file.
-        spec: What it is read as.
-        size: Height and width of what is cut.
-        corners: Upper left corners.
+        path: The file's path.
+        spec: The size and channels at which the file is read.
+        size: The height and width of each cut.
+        corners: The row and column of each cut's upper left corner.
     """
 
     path: Path
@@ -40,7 +42,7 @@ class Cuts:
     corners: tuple[tuple[int, int], ...] = ((0, 0),)
 
     def read(self) -> tuple[NDArray[np.uint8], ValueRange | None]:
-        """Return the images ``(K, H, W, C)``, and which 16-bit values the file holds.
+        """Return the images ``(K, H, W, C)`` and the range of the file's 16-bit values.
 
         Raises:
             ImageError: The file cannot be read.
@@ -51,7 +53,7 @@ class Cuts:
 
 
 def cuts_of(record: ImageRecord, spec: InputSpec, *, tiles: bool) -> Cuts:
-    """Say how a file becomes images: whole, or as few tiles of the spec's size as cover it."""
+    """Return a file's cuts: the whole image, or as few tiles of the spec's size as cover it."""
     size = (spec.height, spec.width)
     if not tiles:
         return Cuts(record.path, spec, size)
@@ -60,13 +62,13 @@ def cuts_of(record: ImageRecord, spec: InputSpec, *, tiles: bool) -> Cuts:
     return Cuts(record.path, whole, size, tuple((row, column) for row in plan.rows for column in plan.columns))
 
 
-# Index of a file; all images of it, or why it cannot be read; which 16-bit values it holds, which is said here and not
-# by the process that decoded it.
+# The index of a file; its images, or the reason why it cannot be read; and the range of its 16-bit
+# values. The main process warns of that range: warnings of a worker process would be lost.
 Decoded = tuple[int, NDArray[np.uint8] | str, ValueRange | None]
 
 
-class _Decoding(Dataset[Any]):
-    """Files by index."""
+class _DecodedFiles(Dataset[Any]):
+    """The decoded content of files by index."""
 
     def __init__(self, files: Sequence[Cuts]) -> None:
         self.files = files
@@ -82,23 +84,27 @@ class _Decoding(Dataset[Any]):
 
 
 def decode_images(files: Sequence[Cuts], *, batch_size: int, workers: int) -> Iterator[list[Decoded]]:
-    """Decode files in worker processes, in order; a file that cannot be read yields the reason instead of pixels."""
-    # Torch copies tensors between processes through shared memory; arrays in lists travel as plain bytes.
-    loader = DataLoader(_Decoding(files), batch_size=batch_size, num_workers=workers, collate_fn=list)
+    """Decode files in worker processes, in order.
+
+    A file that cannot be read yields the reason instead of pixels.
+    """
+    # PyTorch passes tensors between processes through shared memory; arrays in lists are sent as
+    # plain bytes.
+    loader = DataLoader(_DecodedFiles(files), batch_size=batch_size, num_workers=workers, collate_fn=list)
     yield from loader
 
 
 class ImageSet:
-    """Decoded images by index: kept in memory when they fit, otherwise decoded again in every epoch.
+    """Decoded images by index: kept in memory if they fit, otherwise decoded again in every epoch.
 
     Args:
-        records: The files. Those that turn out to be damaged are dropped from :attr:`records`.
-        spec: What they are read as, or what is cut from them.
-        bad: Takes note of damaged files.
-        memory_mib: Memory that the pixels may take.
-        workers: Decoding processes; 0 decodes here.
+        records: The files. Damaged files are removed from :attr:`records`.
+        spec: The size and channels of the images, or of the tiles that are cut from them.
+        bad: The record of damaged files.
+        memory_mib: The memory in MiB that the pixels may take.
+        workers: The number of decoding processes; 0 decodes in this process.
         tiles: Whether each file is cut into tiles.
-        progress: Shows the decoding.
+        progress: The progress display.
     """
 
     def __init__(
@@ -119,8 +125,8 @@ class ImageSet:
         self.in_memory = int(np.prod(shape)) <= memory_mib * 2**20
         pixels = np.empty(shape, dtype=np.uint8) if self.in_memory else None
         good: list[ImageRecord] = []
-        self._images: list[Cuts] = []  # every image by itself
-        # Few images decode faster here than processes start.
+        self._images: list[Cuts] = []  # one entry for each image
+        # A few images are decoded before worker processes would have started.
         workers = workers if len(records) > 64 else 0
         with progress.task("decoding images", len(records)) as task:
             for batch in decode_images(files, batch_size=1 if tiles else 16, workers=workers):
@@ -159,16 +165,16 @@ class ImageSet:
                 yield self._pixels[[self._rows[index] for index in batch]]
             return
         loader = DataLoader(
-            _Decoding([self._images[row] for row in self._rows]),
+            _DecodedFiles([self._images[row] for row in self._rows]),
             batch_sampler=[list(batch) for batch in indices],
             num_workers=self.workers,
-            collate_fn=_joined,
+            collate_fn=_join,
         )
         yield from loader
 
 
-def _joined(batch: list[Decoded]) -> Tensor:
+def _join(batch: list[Decoded]) -> Tensor:
     for _, images, _ in batch:
         if isinstance(images, str):
-            raise TrainingError(f"an image changed while training: {images}")
+            raise TrainingError(f"an image changed during training: {images}")
     return torch.from_numpy(np.concatenate([images for _, images, _ in batch]))

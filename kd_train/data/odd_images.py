@@ -1,11 +1,11 @@
-"""The few images that are unlike all others, and would decide what a detector accepts.
+"""Odd images: the few that differ from all others and would change what a detector accepts.
 
-A detector takes what its training images have in common: one odd size among a hundred images makes a detector of files
-of any size that refuses the camera, and one colour image among grey ones makes it refuse mono frames. Where two thirds
-of the images or more agree in size, in colour or in depth, the others are odd. Where fewer do, the images are mixed and
-are used as they are.
+A detector accepts what its training images have in common. One image of another size among a
+hundred makes a detector of files of any size, which refuses the camera's frames; one colour image
+among grey ones makes it refuse mono frames. If at least two thirds of the images agree in size,
+colour or depth, the others are odd. Otherwise the images are mixed and all of them are used.
 
-Grey is what shows grey: an image whose three channels are equal everywhere is no colour image among grey ones.
+An image whose three channels are equal everywhere counts as grey.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Odd:
-    """Images that are odd in one respect."""
+    """Images that are odd in one respect.
+
+    Attributes:
+        kind: The kind of the remark on them.
+        what: What distinguishes them, as a predicate.
+        expected: What the other images have in common.
+        kept: The effect of training on them.
+        records: The images.
+    """
 
     kind: str
     what: str
@@ -36,19 +44,20 @@ class _Odd:
     records: tuple[ImageRecord, ...]
 
 
-def settle(
+def handle_odd_images(
     records: Sequence[ImageRecord], choice: OddImages, *, channels: str = "auto"
 ) -> tuple[list[ImageRecord], list[Remark]]:
     """Return the images to train on, and remarks on the odd ones.
 
     Args:
         records: All images.
-        choice: ``stop``: raise; ``skip``: leave the odd ones out; ``keep``: use them, whatever that makes of the
-            detector.
-        channels: With a number of channels that the user chose, colour decides nothing.
+        choice: ``stop`` to raise an error, ``skip`` to leave the odd images out, ``keep`` to use
+            them, whatever the effect on the detector.
+        channels: The number of channels that the user chose, in which case colour is not compared;
+            or ``auto``.
 
     Raises:
-        DataError: There are odd images, and the choice is ``stop``.
+        DataError: There are odd images, and ``choice`` is ``stop``.
     """
     odd = [one for one in (_sizes(records), _colours(records, channels), _depths(records)) if one is not None]
     if odd and choice == "stop":
@@ -57,7 +66,8 @@ def settle(
             f"{len(first.records)} of {len(records)} images {first.what}",
             expected=first.expected,
             received=shorten(_described(record) for record in first.records),
-            fix=f"remove or repair them; or --odd-images skip leaves them out; or --odd-images keep: {first.kept}",
+            fix="remove or repair them, or leave them out: `odd_images='skip'`, or use them: "
+            f"`odd_images='keep'` ({first.kept})",
         )
     if choice == "keep":
         return list(records), [
@@ -82,7 +92,7 @@ def _sizes(records: Sequence[ImageRecord]) -> _Odd | None:
         "odd_size",
         "have another size than the others",
         f"{most[0]} × {most[1]} pixels, as {len(records) - len(odd)} images",
-        "the detector reads files of any size and takes no camera's frames",
+        "the detector then reads files of any size and takes no camera's frames",
         odd,
     )
 
@@ -96,17 +106,17 @@ def _colours(records: Sequence[ImageRecord], channels: str) -> _Odd | None:
             "odd_colour",
             "are in colour, the others grey",
             f"grey images, as {len(grey)} are",
-            "the detector takes colour frames and refuses those of a mono camera",
+            "the detector then takes colour frames and refuses those of a mono camera",
             colour,
         )
-    # A colour camera may see a grey part; a file without colour is of another camera.
+    # A colour camera may see a grey part, but a file with one channel comes from another camera.
     mono = tuple(record for record in grey if record.is_grey)
     if mono and len(colour) >= _MOST * len(records):
         return _Odd(
             "odd_colour",
             "are grey, the others in colour",
             f"colour images, as {len(colour)} are",
-            "they are trained on as colour images without colour",
+            "they are used as colour images whose channels are equal",
             mono,
         )
     return None
@@ -121,13 +131,13 @@ def _depths(records: Sequence[ImageRecord]) -> _Odd | None:
         "odd_depth",
         f"have {8 if most else 16} bits, the others {16 if most else 8}",
         f"{16 if most else 8} bits, as {len(known) - len(odd)} images",
-        "their grey values are brought to 8 bits by another rule than those of the others",
+        "their values are converted to 8 bits by another rule than those of the others",
         odd,
     )
 
 
 def _minority(values: Sequence[T], records: Sequence[ImageRecord]) -> tuple[T | None, tuple[ImageRecord, ...]]:
-    """Return the value that most images share, and those that have another; None where there is no such value."""
+    """Return the value that most images share, or None, and the images that have another."""
     if not values:
         return None, ()
     most, count = Counter(values).most_common(1)[0]

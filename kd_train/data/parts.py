@@ -1,4 +1,4 @@
-"""Which images show the same part: a regular expression on their names, or a table of file names and parts."""
+"""The part that each image shows, from a regular expression on file names or from a table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Line:
     """A line of a table of parts.
 
     Attributes:
-        number: Its number in the file, from 1.
-        name: The image as it is written there.
+        number: The line's number in the file, from 1.
+        name: The image's name as the file writes it.
         part: The part that the image shows.
     """
 
@@ -35,62 +35,67 @@ class Line:
 
     @property
     def components(self) -> list[str]:
-        """The image's path from its end: file name, folder, folder of that."""
+        """The components of the image's path from its end: the file name, then the folders."""
         return [word for word in reversed(_SEPARATORS.split(self.name)) if word not in ("", ".")]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Which part each image shows.
+    """The part that each image shows.
 
     Attributes:
-        of: The part by image; an image that is not there is a part of its own.
-        remarks: Lines of the table that name no image, and images without a line.
+        by_image: The part of each image; an image without an entry is a part of its own.
+        remarks: The remarks on lines of the table that name no image and on images without a line.
     """
 
-    of: Mapping[Path, str] = field(default_factory=dict)
+    by_image: Mapping[Path, str] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
 
 
 def parts_of(folder: ImageFolder, images: Sequence[Path], *, group_by: str | None, table: Path | None) -> Parts:
-    """Say which part each image shows.
+    """Return the part that each image shows.
 
     Args:
-        folder: The data folder, which may know its parts itself.
+        folder: The data folder; a published data set may know its parts.
         images: The images to divide.
-        group_by: Regular expression searched in each file's name; images with the same match (of its first group, if it
-            has one) show the same part.
-        table: CSV file of file names and parts.
+        group_by: A regular expression that is searched in each file's name. Images with the same
+            match (of the first group, if the expression has one) show the same part.
+        table: A CSV file of file names and parts.
 
     Raises:
         OptionError: Both were given, or the expression is invalid.
-        DataError: A name without a match; or a table that is invalid, matches nothing, or is ambiguous.
+        DataError: A name has no match; or the table is invalid, matches nothing, or is ambiguous.
     """
     require_one_source(group_by, table)
     if group_by is not None:
-        found = {path: _group(path, group_by) for path in images}
-        return Parts(found, tuple(_without_effect(found, "--group-by")))
+        by_image = {path: _group(path, group_by) for path in images}
+        return Parts(by_image, tuple(_without_effect(by_image, "`group_by`")))
     if table is not None:
         others = [image.path for image in folder.test]
         matched = match_parts(read_parts(table), images, others=others, table=table)
-        return Parts(matched.of, (*matched.remarks, *_without_effect(matched.of, "--parts"), *_alike(matched.of)))
+        by_image = dict(matched.by_image)
+        return Parts(by_image, (*matched.remarks, *_without_effect(by_image, "`parts`"), *_alike(by_image)))
     return Parts({path: folder.parts[path.name] for path in images if path.name in folder.parts})
 
 
 def require_one_source(group_by: str | None, table: Path | None) -> None:
-    """Raise ``OptionError`` where both say which images show one part, or the expression is invalid."""
+    """Check that at most one of the two is given, and that the expression is valid.
+
+    Raises:
+        OptionError: Both were given, or the expression is invalid.
+    """
     if group_by is not None and table is not None:
-        raise OptionError("--group-by and --parts both say which images show one part", fix="give one of them")
+        raise OptionError("`group_by` and `parts` both define which images show one part", fix="give one of them")
     try:
         re.compile(group_by or "")
     except re.error as error:
-        raise OptionError(f"--group-by is not a regular expression: {error}", received=str(group_by)) from error
+        raise OptionError(f"`group_by` is not a regular expression: {error}", received=str(group_by)) from error
 
 
 def _without_effect(parts: Mapping[Path, str], option: str) -> list[Remark]:
     if len(set(parts.values())) < len(parts):
         return []
-    return remark("parts_of_one_image", f"images are each a part of their own, so {option} changes nothing", parts)
+    return remark("parts_of_one_image", f"images are each a part of their own, so {option} has no effect", parts)
 
 
 def _alike(parts: Mapping[Path, str]) -> list[Remark]:
@@ -104,24 +109,25 @@ def _alike(parts: Mapping[Path, str]) -> list[Remark]:
 
 def _group(path: Path, group_by: str) -> str:
     match = re.search(group_by, path.name)
-    found = match and (match[1] if match.re.groups else match[0])
-    if not found:  # an expression that matches nothing, or the empty text, says nothing about this image
+    group = match and (match[1] if match.re.groups else match[0])
+    if not group:  # no match, or a match of the empty text
         raise DataError(
             f"'{path.name}' belongs to no group",
             expected=f"a name that matches {group_by!r}",
             received="no match" if match is None else "a match of no characters",
-            fix="correct --group-by",
+            fix="correct `group_by`",
         )
-    return found
+    return group
 
 
 def read_parts(file: Path) -> list[Line]:
     """Read a table of two columns, file name and part, as text editors and spreadsheets write it.
 
-    Columns are separated by commas, semicolons or tabs; text is UTF-8, UTF-16 with a byte order mark, or Windows-1252.
+    The columns are separated by commas, semicolons or tabs. The text is UTF-8, UTF-16 with a byte
+    order mark, or Windows-1252.
 
     Raises:
-        DataError: It cannot be read, or a line does not have two columns.
+        DataError: The file cannot be read, or a line does not have two columns.
     """
     try:
         text = _decode(file.read_bytes())
@@ -131,7 +137,7 @@ def read_parts(file: Path) -> list[Line]:
     wrong = [(number, row) for number, row in rows if len(row) != 2 or not all(row)]
     if wrong or not rows:
         raise DataError(
-            f"'{file}' does not say which part each image shows",
+            f"'{file}' is not a table of images and parts",
             expected="two columns, file name and part, e.g. 0001.png,part 17",
             received=f"line {wrong[0][0]}: {','.join(wrong[0][1])}" if wrong else "an empty file",
         )
@@ -141,32 +147,36 @@ def read_parts(file: Path) -> list[Line]:
 def match_parts(
     lines: Sequence[Line], images: Sequence[Path], *, others: Iterable[Path] = (), table: Path | None = None
 ) -> Parts:
-    """Find the image that each line names.
+    """Match the lines of a table to images.
 
-    Names are compared after the last slash or backslash, without regard to case; a name without the image's suffix, or
-    with that of another image format, names it too where nothing fits better. Of several images of that name, a line
-    names the one with which the end of its path agrees furthest; of several lines, an image takes the one that agrees
-    furthest.
+    The file name, after the last slash or backslash, is compared without regard to case. A name
+    without a suffix, or with the suffix of another image format, matches too if nothing matches
+    better. Of several images with that name, a line matches the one whose path agrees with the
+    line's in most components from the end; of several lines, an image takes the one that agrees in
+    most components.
 
     Args:
-        lines: Of the table. A first line that looks like a heading and names no image is one.
+        lines: The lines of the table. A first line that looks like a heading and names no image is
+            skipped.
         images: The images to divide.
-        others: Images of the same folder that are not to be divided (its test images); a line may name them.
+        others: The images of the same folder that are not divided (its test images); lines may
+            name them.
         table: The table's file, for messages.
 
     Raises:
-        DataError: No line names an image; or a line names several images equally well; or an image is given two parts.
+        DataError: No line names an image; a line names several images equally well; or an image
+            has two parts.
     """
     where = f"'{table}'" if table else "the table of parts"
-    named = _Named(images, others)
+    index = _ImageIndex(images, others)
     chosen: dict[Path, list[tuple[int, Line]]] = {}
     unmatched: list[Line] = []
     for line in lines:
-        agreement, paths = named.by(line)
+        agreement, paths = index.best_matches(line)
         if len(paths) > 1:
             raise DataError(
                 f"line {line.number} of {where} names {len(paths)} images",
-                expected="as much of the path as it takes to distinguish them",
+                expected="enough of the path to distinguish them",
                 received=f"{line.name}: {shorten(map(str, paths))}",
                 fix=f"write the folder too, e.g. {paths[0].parent.name}/{paths[0].name}",
             )
@@ -176,7 +186,7 @@ def match_parts(
             unmatched.append(line)
     if unmatched and unmatched[0] is lines[0] and not is_image_name(lines[0].name) and chosen:
         unmatched.pop(0)  # the heading
-    found: dict[Path, str] = {}
+    by_image: dict[Path, str] = {}
     for path, candidates in chosen.items():
         best = max(agreement for agreement, _ in candidates)
         taken = [line for agreement, line in candidates if agreement == best]
@@ -188,9 +198,9 @@ def match_parts(
                 received="; ".join(f"line {line.number}: {line.name}, {line.part}" for line in taken[:2]),
                 fix="remove one of the lines, or write more of the path",
             )
-        if named.is_divided(path):
-            found[path] = taken[0].part
-    if not found:
+        if index.is_divided(path):
+            by_image[path] = taken[0].part
+    if not by_image:
         raise DataError(
             f"no line of {where} names one of the {len(images)} images",
             expected=f"file names such as {images[0].name}" if images else "images",
@@ -199,24 +209,24 @@ def match_parts(
         )
     unmatched.sort(key=lambda line: line.number)
     return Parts(
-        found,
+        by_image,
         (
             *remark("parts_without_image", f"lines of {where} name no image", [line.name for line in unmatched]),
             *remark(
                 "images_without_part",
                 f"images have no line in {where}, and each of them counts as a part of its own",
-                [path for path in images if path not in found],
+                [path for path in images if path not in by_image],
             ),
         ),
     )
 
 
-class _Named:
-    """Images by name.
+class _ImageIndex:
+    """Images by file name.
 
     Args:
-        images: Those to divide.
-        others: Further ones that a line may mean.
+        images: The images to divide.
+        others: Further images that a line may name.
     """
 
     def __init__(self, images: Sequence[Path], others: Iterable[Path]) -> None:
@@ -228,11 +238,11 @@ class _Named:
             self._stems.setdefault(_folded(path.stem), []).append(path)
 
     def is_divided(self, path: Path) -> bool:
-        """Whether an image is one of those to divide."""
+        """Whether an image is to be divided."""
         return path in self._divided
 
-    def by(self, line: Line) -> tuple[int, list[Path]]:
-        """Return how many components of its path a line agrees in, and the images with which it does."""
+    def best_matches(self, line: Line) -> tuple[int, list[Path]]:
+        """Return the number of components that agree, from the file's name backwards."""
         words = line.components
         if not words:
             return 0, []
@@ -242,14 +252,15 @@ class _Named:
         agreements = {path: _agreement(words, path) for path in candidates}
         best = max(agreements.values(), default=0)
         paths = [path for path, agreement in agreements.items() if agreement == best]
-        # Numbers begin at 000 in every folder of a data set: a bare one means the images that are divided.
+        # Many data sets number images from 000 in every folder: a bare number means an image that
+        # is divided.
         paths = [path for path in paths if path in self._divided] or paths
         exact = [path for path in paths if words[0] in (path.name, path.stem)]
         return best, exact if len(exact) == 1 else paths
 
 
 def _agreement(words: Sequence[str], path: Path) -> int:
-    """Return how many components agree from the end, the file's name being one."""
+    """Return the number of components that agree from the end, including the file's name."""
     folders = zip(words[1:], reversed(path.absolute().parent.parts), strict=False)
     agreement = 1
     for written, there in folders:
@@ -260,7 +271,7 @@ def _agreement(words: Sequence[str], path: Path) -> int:
 
 
 def _folded(name: str) -> str:
-    """Return a name without regard to case, and to how file systems compose letters and accents."""
+    """Return a name in which case, and the Unicode form of accents, make no difference."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -270,16 +281,17 @@ def _decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("cp1252")  # what spreadsheets on Windows call CSV
+        return data.decode("cp1252")  # the encoding of CSV files from spreadsheets on Windows
 
 
 def _rows(text: str) -> list[tuple[int, list[str]]]:
-    """Return each line that is not empty with its number, cut by the separator that gives most of them two columns."""
-    separator = re.match(r"sep=(.)\r?\n", text)  # for spreadsheets, which hide it
+    """Return each line that is not empty, with its number, split at the likeliest separator."""
+    separator = re.match(r"sep=(.)\r?\n", text)  # a first line for spreadsheets, which do not show it
     if separator:
-        return _cut(text, separator[1])[1:]
-    by_delimiter = [_cut(text, delimiter) for delimiter in _DELIMITERS]
-    # Parts may hold commas ("1,5"), and so may names: the separator is what leaves images' names in the first column.
+        return _split_columns(text, separator[1])[1:]
+    by_delimiter = [_split_columns(text, delimiter) for delimiter in _DELIMITERS]
+    # Parts ("1,5") and names may contain commas: the right separator leaves images' names in the
+    # first column.
     return max(by_delimiter, key=lambda rows: [sum(len(r) == 2 for _, r in rows), sum(map(_names_image, rows))])
 
 
@@ -287,12 +299,12 @@ def _names_image(row: tuple[int, list[str]]) -> bool:
     return is_image_name(row[1][0])
 
 
-def _cut(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+def _split_columns(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     rows = []
     for row in reader:
         cells = [cell.strip().strip("\ufeff") for cell in row]
-        while len(cells) > 2 and not cells[-1]:  # columns that were cleared
+        while len(cells) > 2 and not cells[-1]:  # columns that a spreadsheet left empty
             cells.pop()
         if any(cells):
             rows.append((reader.line_num, cells))

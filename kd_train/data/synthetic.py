@@ -1,8 +1,9 @@
-"""Synthetic defects on good images, for choosing among detectors where no defective part was ever photographed.
+"""Synthetic defects, for choosing among detectors without photographs of defective parts.
 
-Three kinds, after CutPaste (Li et al., CVPR 2021, section 2.1): a patch of another good image; a scar, which is the
-same in a long and thin rotated rectangle with its brightness changed; and a blob of changed brightness with a soft
-edge. A detector that misses them is poor; figures measured on them promise nothing for real defects.
+There are three kinds, after CutPaste (Li et al., CVPR 2021, section 2.1): a patch of another good
+image; a scar, which is a long, thin, rotated patch with changed brightness; and a blob of changed
+brightness with a soft edge. A detector that misses them is poor, but figures measured on them
+predict nothing about real defects.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from kdx.imaging.images import InputSpec, decode_image, encode_png
 from kdx.progress import SILENT, Progress, track
 from kdx.storage.files import new_folder
 
-# Shares of the image's area, and of its shorter side. Larger ones are found by every detector and tell none apart.
+# Shares of the image's area and of its shorter side. Every detector finds larger defects, so they
+# distinguish none.
 _PATCH_AREA = (0.005, 0.06)
 _PATCH_ASPECT = (0.3, 3.3)
 _SCAR_LENGTH = (0.10, 0.35)
 _SCAR_WIDTH = (0.01, 0.03)
 _BLOB_RADIUS = (0.02, 0.08)
-# Grey levels by which brightness changes: from hardly visible to plain.
+# The change of brightness in grey levels, from hardly visible to obvious.
 _PATCH_SHIFT = (0, 20)
 _SHIFT = (20, 70)
 _SOFT_EDGE = 0.4  # share of a blob's radius over which it fades out
@@ -35,19 +37,19 @@ Mask = NDArray[np.bool_]
 
 
 def paste_patch(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """Paste an upright rectangle of another image, its brightness changed a little.
+    """Paste an upright rectangle of another image with slightly changed brightness.
 
     Args:
-        image: uint8 ``(H, W, C)``.
-        other: Where the patch comes from; any size, as many channels.
-        rng: Decides size, place and brightness.
+        image: The image, uint8 ``(H, W, C)``.
+        other: The image that the patch is taken from; any size, the same number of channels.
+        rng: The generator that decides size, place and brightness.
 
     Returns:
-        The defective image, and the mask ``(H, W)`` beyond which nothing was changed.
+        The defective image, and the mask ``(H, W)`` of the pixels that were changed.
     """
     height, width = image.shape[:2]
     area, aspect = rng.uniform(*_PATCH_AREA) * height * width, np.exp(rng.uniform(*np.log(_PATCH_ASPECT)))
-    # The patch must lie within both images.
+    # The patch must fit into both images.
     rows = int(np.clip(round(np.sqrt(area / aspect)), 1, min(height, other.shape[0])))
     columns = int(np.clip(round(np.sqrt(area * aspect)), 1, min(width, other.shape[1])))
     top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
@@ -60,10 +62,10 @@ def paste_patch(image: Image, other: Image, rng: np.random.Generator) -> tuple[I
 
 
 def draw_scar(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """Draw a long, thin, rotated rectangle of another image, brighter or darker; as :func:`paste_patch`."""
+    """Draw a long, thin, rotated patch, brighter or darker; see :func:`paste_patch`."""
     side = min(image.shape[:2])
     length, width = (side * rng.uniform(*share) for share in (_SCAR_LENGTH, _SCAR_WIDTH))
-    along, across = _turned(image, rng)
+    along, across = _rotated_coordinates(image, rng)
     mask = (np.abs(along) <= max(length, 1) / 2) & (np.abs(across) <= max(width, 1) / 2)
     rows, columns = (np.arange(size) % limit for size, limit in zip(image.shape[:2], other.shape[:2], strict=True))
     content = other[np.ix_(rows, columns)].astype(np.float64)
@@ -71,11 +73,11 @@ def draw_scar(image: Image, other: Image, rng: np.random.Generator) -> tuple[Ima
 
 
 def draw_blob(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """Brighten or darken an ellipse that fades out at its edge; as :func:`paste_patch`, but for the other image."""
+    """Brighten or darken an ellipse with a soft edge; see :func:`paste_patch`."""
     del other
     side = min(image.shape[:2])
     radii = [max(side * rng.uniform(*_BLOB_RADIUS), 1.0) for _ in range(2)]
-    along, across = _turned(image, rng)
+    along, across = _rotated_coordinates(image, rng)
     distance = np.hypot(along / radii[0], across / radii[1])
     weight = np.clip((1 - distance) / _SOFT_EDGE, 0, 1)
     mask = weight > 0
@@ -92,19 +94,21 @@ KINDS: dict[str, Callable[[Image, Image, np.random.Generator], tuple[Image, Mask
 def write_synthetic(
     good: Sequence[Path], target: Path, spec: InputSpec, *, seed: int = 0, most: int = 200, progress: Progress = SILENT
 ) -> None:
-    """Write a test split in MVTec layout: good images, and of each one defective image of each kind with its mask.
+    """Write a test split in MVTec layout.
+
+    It contains good images, and each of them with one defect of each kind and its mask.
 
     Args:
-        good: Good images that were not trained on, two at least.
-        target: The folder to make; an earlier one is replaced.
-        spec: Channels and 16-bit range as the detector takes them. Images keep their own size.
-        seed: Of everything random: the same images and seed make the same files.
-        most: How many of the good images to use, spread over all.
-        progress: Shows the images.
+        good: At least two good images that were not trained on.
+        target: The folder to write; an earlier one is replaced.
+        spec: The channels and the 16-bit range that the detector takes. Images keep their size.
+        seed: The seed of all randomness: the same images and seed give the same files.
+        most: The number of good images to use, evenly spread.
+        progress: The progress display.
 
     Raises:
-        DataError: Fewer than two images.
-        ImageError: One cannot be read.
+        DataError: There are fewer than two images.
+        ImageError: An image cannot be read.
     """
     if len(good) < 2:
         raise DataError(
@@ -137,11 +141,11 @@ def write_synthetic(
                 (folder / "ground_truth" / kind / f"{name}_mask.png").write_bytes(encode_png(white))
 
 
-def _turned(image: Image, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each pixel's coordinates in a system with a random origin within the image and a random direction."""
+def _rotated_coordinates(image: Image, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each pixel's coordinates along and across a random direction from a random pixel."""
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float64)
-    # On a pixel, so that what is narrower than one still covers one.
+    # The origin is on a pixel, so that a defect narrower than a pixel still covers one.
     y -= rng.integers(height)
     x -= rng.integers(width)
     angle = rng.uniform(0, np.pi)
@@ -149,13 +153,13 @@ def _turned(image: Image, rng: np.random.Generator) -> tuple[NDArray[np.float64]
 
 
 def _shift(replaced: NDArray[np.generic], rng: np.random.Generator, levels: tuple[int, int]) -> float:
-    """Return a change of brightness towards the side that has room for it: on white, brighter would not show."""
+    """Return a visible change of brightness: darker on bright pixels, brighter on dark ones."""
     sign = -1.0 if float(replaced.astype(np.float64).mean()) > 127.5 else 1.0
     return sign * rng.uniform(*levels)
 
 
 def _blend(image: Image, content: NDArray[np.float64], weight: NDArray[np.float64]) -> Image:
-    """Return the image with the content in its place where the weight is 1; where it is 0, nothing changes."""
+    """Blend content into an image by weight: 0 keeps the image, 1 takes the content."""
     alpha = weight[..., None]
     mixed = image * (1 - alpha) + content * alpha
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)

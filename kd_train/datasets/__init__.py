@@ -1,6 +1,6 @@
-"""The published data sets, in the layouts in which they are downloaded; one file each.
+"""The published data sets, in the layouts in which they are downloaded.
 
-Every module here that defines ``LAYOUT`` is one. No torch here.
+Every module of this package that defines ``LAYOUT`` is a data set. None of them imports torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder, require_whole
+from kd_train.datasets.layout import DatasetInfo, Layout, Location, is_folder, require_complete
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
 from kdx.folders.data_folder import (
@@ -26,7 +26,7 @@ from kdx.folders.data_folder import (
 )
 from kdx.progress import SILENT, Progress
 
-# Archives unpack into a folder of their own, sometimes into two.
+# An archive unpacks into a folder of its own, some archives into two nested folders.
 _WRAPPERS = 2
 
 __all__ = ["DatasetInfo", "categories", "open_data", "open_defective", "recognise"]
@@ -40,21 +40,24 @@ def open_data(
     cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> ImageFolder:
-    """Find the images of a published data set as downloaded, or of a folder in MVTec layout or of good images.
+    """Find the images of a published data set, or of a folder of one's own.
+
+    A folder of one's own has the MVTec layout or contains good images.
 
     Args:
-        root: The data set's folder, a folder that holds only it, one category of it; or any folder of images.
-        category: Which category, where there are several.
-        options: What the user says about the folders; with any of it, the folder is not taken for a published data set
-            whose layout says already which images are good.
-        cache: Where images that come inside videos or batches are unpacked to. Default: ``.kdx-cache`` beside the data,
-            or under the user's cache folder where nothing may be written there.
-        progress: Told how far the unpacking is.
+        root: The data set's folder, the folder around it, one category of it, or any folder of
+            images.
+        category: The category of a data set that has several.
+        options: The user's description of the folders. If any of it is given, the folder is not
+            taken for a published data set whose layout already says which images are good.
+        cache: The folder that images in videos or batches are unpacked to. Default: ``.kdx-cache``
+            beside the data, or the user's cache folder if that cannot be written.
+        progress: The progress display of the unpacking.
 
     Raises:
-        DataError: Nothing is there in any known layout, a category must be named, the named one is not there, or the
-            data set is not whole.
-        OutputError: Images must be unpacked and nothing may be written.
+        DataError: The folder has no known layout, a category must be named, the named category does
+            not exist, or the data set is incomplete.
+        OutputError: Images must be unpacked, and no folder can be written.
     """
     root = Path(root)
     options = options or FolderOptions()
@@ -63,30 +66,30 @@ def open_data(
         folder = open_folder(root, options, looked_for=[layout.looked_for for layout in layouts()])
         if category is not None:
             raise DataError(
-                f"'{root}' has no categories, so --category {category} cannot be chosen",
+                f"'{root}' has no categories, but `category={category}` was given",
                 expected="a data set of several categories",
                 received=f"{len(folder.good)} good images and {len(folder.test)} test images in the folder itself",
-                fix="leave --category out",
+                fix="leave `category` out",
             )
         return folder
-    layout, found = match
-    chosen = _choose(root, layout, found, category)
+    layout, location = match
+    chosen = _choose_category(root, layout, location, category)
     if options.are_given:
-        folder = open_folder(found.home / chosen, options)
+        folder = open_folder(location.home / chosen, options)
     else:
-        folder = layout.open(found.home, chosen, Unpacker(cache, progress))
-    if found.is_published:
-        require_whole(folder, layout, found.home, chosen)
-    return replace(folder, dataset=layout.info.key if found.is_published else None, category=chosen or None)
+        folder = layout.open(location.home, chosen, Unpacker(cache, progress))
+    if location.is_published:
+        require_complete(folder, layout, location.home, chosen)
+    return replace(folder, dataset=layout.info.key if location.is_published else None, category=chosen or None)
 
 
 def open_defective(
     root: Path, category: str | None = None, options: FolderOptions | None = None, *, progress: Progress = SILENT
 ) -> tuple[Path, ...]:
-    """Return the defective images of a data set's test split, or of a folder that holds nothing else.
+    """Return a data set's defective test images, or the images of a folder of defective ones.
 
     Raises:
-        DataError: As :func:`open_data`; or there are none, or the folder holds good images too.
+        DataError: See :func:`open_data`; or there are none, or the folder contains good images too.
     """
     root = Path(root)
     if category is None and _match(root, options or FolderOptions()) is None:
@@ -95,7 +98,7 @@ def open_defective(
 
 
 def categories(root: Path) -> tuple[str, ...]:
-    """Return the categories of the data set in a folder: none where it has none, or where the folder is itself one."""
+    """Return a data set's categories; none if the folder is itself a category."""
     match = _match(Path(root), FolderOptions())
     if match is None or match[1].category is not None:
         return ()
@@ -103,20 +106,20 @@ def categories(root: Path) -> tuple[str, ...]:
 
 
 def recognise(root: Path) -> DatasetInfo | None:
-    """Say which published data set a folder holds; None for any other."""
+    """Return the published data set that a folder contains; None for any other folder."""
     match = _match(Path(root), FolderOptions())
     return match[0].info if match is not None and match[1].is_published else None
 
 
 @functools.cache
 def layouts() -> tuple[Layout, ...]:
-    """Return every known layout, by the name of its module."""
+    """Return every known layout, in the order of the modules' names."""
     modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    found = (getattr(import_module(f"{__name__}.{name}"), "LAYOUT", None) for name in modules)
-    return tuple(layout for layout in found if isinstance(layout, Layout))
+    defined = (getattr(import_module(f"{__name__}.{name}"), "LAYOUT", None) for name in modules)
+    return tuple(layout for layout in defined if isinstance(layout, Layout))
 
 
-def _match(root: Path, options: FolderOptions) -> tuple[Layout, Found] | None:
+def _match(root: Path, options: FolderOptions) -> tuple[Layout, Location] | None:
     """Find the layout of a folder, or of the only folder in it."""
     for _ in range(_WRAPPERS + 1):
         if not is_folder(root):
@@ -124,34 +127,34 @@ def _match(root: Path, options: FolderOptions) -> tuple[Layout, Found] | None:
         for layout in layouts():
             if options.are_given and not layout.is_mvtec:
                 continue
-            found = layout.find(root)
-            if found is not None:
-                return layout, found
+            location = layout.find(root)
+            if location is not None:
+                return layout, location
         inside = folders(root)
-        # A folder of images, or one in MVTec layout, is what the user means and not a wrapper.
+        # A folder of images or in MVTec layout is the user's data, not a folder around a data set.
         if len(inside) != 1 or image_files(root) or any((root / name).exists() for name in ("train", "test", "good")):
             return None
         root = inside[0]
     return None
 
 
-def _choose(root: Path, layout: Layout, found: Found, category: str | None) -> str:
-    """Return the category to open; empty where the data set has none.
+def _choose_category(root: Path, layout: Layout, location: Location, category: str | None) -> str:
+    """Return the category to open; empty if the data set has none.
 
     Raises:
-        DataError: It must be named, or the named one is not there.
+        DataError: A category must be named, or the named one does not exist.
     """
-    if found.category is not None:
-        if category in (None, found.category):
-            return found.category
+    if location.category is not None:
+        if category in (None, location.category):
+            return location.category
         raise DataError(
-            f"'{root}' is the category '{found.category}' itself",
-            expected=f"--category {found.category}, or none",
-            received=f"--category {category}",
-            fix="leave --category out, or give the folder that holds all categories",
+            f"'{root}' is the category '{location.category}' itself",
+            expected=f"`category={location.category}`, or none",
+            received=f"`category={category}`",
+            fix="leave `category` out, or give the folder that contains all categories",
         )
-    known = layout.categories(found.home)
-    title = layout.info.title if found.is_published else "the data"
+    known = layout.categories(location.home)
+    title = layout.info.title if location.is_published else "the data"
     if category is None:
         if len(known) <= 1:
             return known[0] if known else ""
@@ -159,7 +162,7 @@ def _choose(root: Path, layout: Layout, found: Found, category: str | None) -> s
             f"'{root}' holds {len(known)} categories of {title}",
             expected=f"one of {', '.join(known)}",
             received="no category",
-            fix=f"add --category {known[0]}, or another of them",
+            fix=f"name one: `category={known[0]}`",
         )
     if category in known:
         return category
@@ -167,6 +170,6 @@ def _choose(root: Path, layout: Layout, found: Found, category: str | None) -> s
     raise DataError(
         f"{title} in '{root}' has no category '{category}'",
         expected=" or ".join(near or known) or "no category",
-        received=f"--category {category}",
-        fix=f"choose one of {', '.join(known)}" if known else "leave --category out",
+        received=f"`category={category}`",
+        fix=f"choose one of {', '.join(known)}" if known else "leave `category` out",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder, pair_masks
+from kd_train.datasets.layout import DatasetInfo, Layout, Location, is_folder, pair_masks
 from kd_train.datasets.unpack import Unpacker
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
 
@@ -12,15 +12,16 @@ from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image
 def _is_category(folder: Path) -> bool:
     if not any(is_folder(folder / part) for part in ("train/ok", "test/ok", "test/ko")):
         return False
-    # "ok" is also what users call their own good images: beside folders that BTAD does not have, it is theirs.
-    found = {(part, each.name) for part in ("train", "test") for each in folders(folder / part)}
-    return found <= {("train", "ok"), ("test", "ok"), ("test", "ko")}
+    # Users call their own folders of good images "ok" too: with folders that BTAD does not have,
+    # the data are theirs.
+    present = {(part, each.name) for part in ("train", "test") for each in folders(folder / part)}
+    return present <= {("train", "ok"), ("test", "ok"), ("test", "ko")}
 
 
-def _find(root: Path) -> Found | None:
+def _find(root: Path) -> Location | None:
     if _is_category(root):
-        return Found.of_category(root)
-    return Found(root) if _categories(root) else None
+        return Location.of_category(root)
+    return Location(root) if _categories(root) else None
 
 
 def _categories(home: Path) -> tuple[str, ...]:
@@ -30,7 +31,7 @@ def _categories(home: Path) -> tuple[str, ...]:
 def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
     root = home / category
     defective = image_files(root / "test" / "ko")
-    # Images are .bmp or .png, and so are masks, not always alike.
+    # Images and masks are .bmp or .png, not always of the same format.
     truth = root / "ground_truth" / "ko"
     masks = pair_masks(defective, {path.stem.removesuffix("_mask"): path for path in image_files(truth)}, truth)
     test = [TestImage(path, "ko", mask) for path, mask in zip(defective, masks, strict=True)]
@@ -45,7 +46,7 @@ LAYOUT = Layout(
         source="P. Mishra, R. Verk, D. Fornasier, C. Piciarelli, G. L. Foresti: VT-ADL, a vision transformer network "
         "for image anomaly detection and localization. ISIE 2021.",
         image_size=256,
-        split="as published: train/ok to train on, test/ok and test/ko to test on",
+        split="as published: train/ok for training, test/ok and test/ko for testing",
     ),
     looked_for="BTAD: 01, 02, 03, each with train/ok, test/ok, test/ko, ground_truth/ko",
     find=_find,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle  # only through _Unpickler, and only for files whose sums are the published ones
+import pickle  # only through _Unpickler, and only for files with the published checksums
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_train.datasets.layout import AGAIN, DatasetInfo, Found, Layout, is_folder
+from kd_train.datasets.layout import AGAIN, DatasetInfo, Layout, Location, is_folder
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
@@ -20,7 +20,7 @@ from kdx.imaging.images import encode_png
 _FOLDER = "cifar-10-batches-py"
 _TRAIN, _TEST = "train", "test"
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# As torchvision.datasets.CIFAR10 checks them.
+# The checksums of the published files, as in torchvision.datasets.CIFAR10.
 _MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -32,9 +32,12 @@ _MD5 = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes arrays, and nothing else: a pickle may name any function, and these batches need only these three."""
+    """Unpickles arrays and nothing else.
 
-    # numpy 2 moved the first; asking an array for it finds it in every version.
+    A pickle may call any function; the data set's files need only three.
+    """
+
+    # NumPy 2 moved the first one; an array's own __reduce__ gives it in every version.
     _ALLOWED = {  # noqa: RUF012 (never changed)
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
@@ -44,14 +47,14 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it calls {module}.{name}")
         return self._ALLOWED[module, name]
 
 
-def _find(root: Path) -> Found | None:
+def _find(root: Path) -> Location | None:
     for home in (root / _FOLDER, root):
         if is_folder(home) and (home.name == _FOLDER or (home / "data_batch_1").is_file()):
-            return Found(home)
+            return Location(home)
     return None
 
 
@@ -71,7 +74,10 @@ def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
 
 
 def _unpack(home: Path, target: Path, unpacker: Unpacker) -> None:
-    """Write every image as ``train/CLASS/NNNNN.png`` or ``test/CLASS/NNNNN.png``, numbered in the batches' order."""
+    """Write every image as ``train/CLASS/NNNNN.png`` or ``test/CLASS/NNNNN.png``.
+
+    The numbers follow the order of the images in the batches.
+    """
     count = {_TRAIN: 0, _TEST: 0}
     batches = {name: _read(home / name, md5) for name, md5 in _MD5.items()}
     for part in count:
@@ -91,7 +97,7 @@ def _read(path: Path, md5: str) -> tuple[NDArray[np.uint8], list[int]]:
     """Read a batch: images ``(N, 32, 32, 3)`` and their labels.
 
     Raises:
-        DataError: It is missing, may not be read, or is not the published file.
+        DataError: The file is missing, cannot be read, or is not the published one.
     """
     try:
         data = path.read_bytes()
@@ -100,12 +106,12 @@ def _read(path: Path, md5: str) -> tuple[NDArray[np.uint8], list[int]]:
             f"'{path}' cannot be read: {error.strerror}",
             expected=f"the files {', '.join(_MD5)} in '{path.parent}'",
             received=type(error).__name__,
-            fix="unpack cifar-10-python.tar.gz again, and see that you may read its files",
+            fix="unpack cifar-10-python.tar.gz again, and check that you have permission to read its files",
         ) from error
     received = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if received != md5:
         raise DataError(
-            f"'{path}' is not the published file: it was altered, or the download broke off",
+            f"'{path}' is not the published file: it was altered, or the download is incomplete",
             expected=f"MD5 {md5}",
             received=f"MD5 {received}, {len(data):,} bytes",
             fix=AGAIN,
@@ -116,7 +122,8 @@ def _read(path: Path, md5: str) -> tuple[NDArray[np.uint8], list[int]]:
         labels = [int(label) for label in batch["labels"]]
         if len(labels) != len(images) or not all(0 <= label < len(_CLASSES) for label in labels):
             raise ValueError(f"{len(images)} images and {len(labels)} labels")
-    # What a damaged pickle raises is not documented: "including but not necessarily limited to" these and more.
+    # The errors of a damaged pickle are not all documented ("including but not necessarily limited
+    # to").
     except Exception as error:
         raise DataError(
             f"'{path}' cannot be unpacked",

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from kd_train.datasets.elpv_package import CELL_TYPES, DEFECTIVE, read_labels, split_cells
-from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
+from kd_train.datasets.layout import DatasetInfo, Layout, Location, is_folder
 from kd_train.datasets.unpack import Unpacker
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage
 
-# The repository's root now, and in its earlier versions.
+# The places of the data in the repository, now and in earlier versions.
 _PLACES = (".", "data", "src/elpv_dataset/data")
 
 
-def _find(root: Path) -> Found | None:
+def _find(root: Path) -> Location | None:
     for place in _PLACES:
         home = root / place
         if is_folder(home / "images") and (home / "labels.csv").exists():
-            return Found(home)
+            return Location(home)
     return None
 
 
@@ -41,8 +41,9 @@ LAYOUT = Layout(
         "Brabec: A benchmark for visual identification of defective solar cells in electroluminescence imagery. "
         "EU PVSEC 2018.",
         image_size=256,
-        split="no published one: of the cells with probability 0, a seeded half is trained on and the other half "
-        "tested on, with all cells of probability 1; the probabilities between are left out: the experts were unsure",
+        split="no published one: of the cells with probability 0, a random half (with a fixed seed) is for training "
+        "and the other half for testing, with all cells of probability 1; cells with probabilities between are left "
+        "out, because the experts were unsure",
     ),
     looked_for="ELPV: labels.csv and images (also under src/elpv_dataset/data)",
     find=_find,

@@ -1,6 +1,7 @@
-"""ELPV (Buerhop-Lutz et al. 2018): electroluminescence images of solar cells, from the package ``elpv-dataset``.
+"""ELPV (Buerhop-Lutz et al. 2018), from the package ``elpv-dataset``: images of solar cells.
 
-300 × 300 pixels, grey, each with a cell type and a probability of being defective.
+The images are grey and have 300 × 300 pixels. Each has a cell type and a probability of being
+defective.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CELL_TYPES = ("mono", "poly")
 
 
 class Cell(NamedTuple):
-    """A solar cell: its image, the experts' probability that it is defective, and ``mono`` or ``poly``."""
+    """A solar cell: image, probability of being defective, and ``mono`` or ``poly``."""
 
     path: Path
     probability: float
@@ -39,19 +40,20 @@ class Split(NamedTuple):
 def write_mvtec_layout(
     root: Path, *, cell_type: str = "mono", max_train: int | None = None, max_test: int | None = None, seed: int = 0
 ) -> dict[str, int]:
-    """Lay the cells of one type out as a folder of good parts.
+    """Copy the cells of one type into a folder in MVTec layout.
 
-    :func:`split_cells` decides which cell goes to ``train/good``, ``test/good`` and ``test/defective``.
+    :func:`split_cells` decides which cell goes to ``train/good``, ``test/good`` and
+    ``test/defective``.
 
     Args:
-        root: The folder to fill.
+        root: The folder to write to.
         cell_type: ``mono`` or ``poly``.
-        max_train: Training images at most.
-        max_test: Images of each test class at most.
-        seed: Of the shuffle.
+        max_train: The maximum number of training images.
+        max_test: The maximum number of images of each test class.
+        seed: The seed of the shuffle.
 
     Returns:
-        Number of images by folder.
+        The number of images in each folder.
 
     Raises:
         DataError: The package is not installed.
@@ -71,17 +73,17 @@ def write_mvtec_layout(
 
 
 def _package_folder() -> Path:
-    found = util.find_spec("elpv_dataset")
-    if found is None or not found.submodule_search_locations:
+    package = util.find_spec("elpv_dataset")
+    if package is None or not package.submodule_search_locations:
         raise DataError("the solar-cell images are not installed", fix='pip install "kdx[demo]"')
-    return Path(next(iter(found.submodule_search_locations))) / "data"
+    return Path(next(iter(package.submodule_search_locations))) / "data"
 
 
 def read_labels(folder: Path) -> list[Cell]:
-    """Read ``labels.csv``: path, probability and cell type, separated by blanks.
+    """Read ``labels.csv``; each line has a path, a probability and a cell type.
 
     Raises:
-        DataError: It may not be read, a line is not of this form, or names an image that is not there.
+        DataError: The file cannot be read, a line has another form, or an image is missing.
     """
     path = folder / "labels.csv"
     cells: list[Cell] = []
@@ -106,10 +108,11 @@ def read_labels(folder: Path) -> list[Cell]:
 
 
 def split_cells(cells: Sequence[Cell], cell_type: str, *, seed: int = 0) -> Split:
-    """Divide the cells of one type, the same way for the same seed.
+    """Split the cells of one type, the same way for the same seed.
 
-    Half of the cells with probability 0 are good parts to train on, the other half good parts to test on; all cells
-    with probability 1 are defective. The probabilities between are left out: the experts were unsure.
+    Half of the cells with probability 0 are good parts for training, the other half good parts for
+    testing; all cells with probability 1 are defective. Cells with probabilities between are left
+    out, because the experts were unsure.
     """
     good = [cell.path for cell in cells if cell.kind == cell_type and cell.probability == 0.0]
     defective = [cell.path for cell in cells if cell.kind == cell_type and cell.probability == 1.0]

@@ -1,4 +1,4 @@
-"""What a published data set is to kdx: facts, how its folder is recognised, and how its images are found."""
+"""The interface of a data set: its description, and how its folder and images are found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdx.errors import DataError
 from kdx.folders.data_folder import ImageFolder, listing
 from kdx.remarks import shorten
 
-AGAIN = "download the data set again, or give the folder that is whole"
+AGAIN = "download the data set again, or name the folder of a complete copy"
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class DatasetInfo:
     """A published data set.
 
     Attributes:
-        key: Its name in records and in code.
-        title: Its name in sentences.
-        source: Who published it.
-        image_size: Side of the square, in pixels, to which the papers bring its images.
-        split: Which images are trained on and which are tested on.
+        key: The data set's identifier in records and in code.
+        title: The data set's name in texts.
+        source: The publication of the data set.
+        image_size: The side of the square, in pixels, to which the papers resize its images.
+        split: A description of which images are for training and which for testing.
     """
 
     key: str
@@ -35,13 +35,13 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a data set lies.
+class Location:
+    """The location of a data set.
 
     Attributes:
-        home: Its own folder.
-        category: The category, where the folder that was named is itself one.
-        is_published: False where only the layout is the published one, not what it holds.
+        home: The data set's own folder.
+        category: The category, if the folder that the user named is itself a category.
+        is_published: False if only the layout is the published one, not the images.
     """
 
     home: Path
@@ -49,36 +49,40 @@ class Found:
     is_published: bool = True
 
     @classmethod
-    def of_category(cls, folder: Path) -> Found:
-        """Say that a folder is itself a category, of a data set that lies in the folder around it."""
-        # Not resolved: where the folder is a link, its name says which category it is, and not the name behind it.
+    def of_category(cls, folder: Path) -> Location:
+        """Return the location of a category's folder; the data set is the folder around it."""
+        # Links are not resolved: the category is the name of the link, not of its target.
         folder = Path(os.path.normpath(folder.absolute()))
         return cls(folder.parent, folder.name)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one data set is laid out on disk as downloaded.
+    """The layout of a data set on disk, as downloaded.
 
     Attributes:
-        info: What it is.
-        looked_for: The layout in a phrase, for the message when nothing was found.
-        find: From a folder to where the data set lies, or None where this layout is not there. Reads names only.
-        categories: From the data set's own folder to its categories; empty where it has none.
-        open: From the data set's own folder and a category (empty where it has none) to its images.
-        is_mvtec: Whether a category is a folder in MVTec AD's layout, in which users have images of their own too.
+        info: The description of the data set.
+        looked_for: The layout in a phrase, for the message if no data set was found.
+        find: A function from a folder to the location of the data set, or None if the folder does
+            not have this layout. It reads names only.
+        categories: A function from the data set's own folder to its categories; empty if it has
+            none.
+        open: A function from the data set's own folder and a category (empty if it has none) to its
+            images.
+        is_mvtec: Whether a category is a folder in MVTec AD's layout, which users have for their
+            own images too.
     """
 
     info: DatasetInfo
     looked_for: str
-    find: Callable[[Path], Found | None]
+    find: Callable[[Path], Location | None]
     categories: Callable[[Path], tuple[str, ...]]
     open: Callable[[Path, str, Unpacker], ImageFolder]
     is_mvtec: bool = False
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder; one that may not be looked at is none, for recognising must not fail on it."""
+    """Return whether a path is a folder; a folder without permission counts as none."""
     try:
         return path.is_dir()
     except PermissionError:
@@ -95,13 +99,16 @@ def pair_masks(images: Sequence[Path], masks: Mapping[str, Path], folder: Path) 
 
     Args:
         images: The defective images.
-        masks: Mask files by the name of their image; none at all means that the masks were not downloaded.
-        folder: Where they lie, for the message.
+        masks: The mask files by the name of their image; empty if the masks were not downloaded.
+        folder: The masks' folder, for the message.
+
+    Returns:
+        The mask of each image, or None for every image if there are no masks.
 
     Raises:
-        DataError: Some images have no mask, or some masks no image.
+        DataError: Some images have no mask, or some masks have no image.
     """
-    if not masks or not images:  # an empty part of the test split is said to be that, and not a fault of its masks
+    if not masks or not images:  # a test split without defective images is reported by require_complete
         return [None] * len(images)
     without = [image.name for image in images if image.stem not in masks]
     spare = sorted(path.name for stem, path in masks.items() if stem not in {image.stem for image in images})
@@ -116,11 +123,12 @@ def pair_masks(images: Sequence[Path], masks: Mapping[str, Path], folder: Path) 
     return [masks[image.stem] for image in images]
 
 
-def require_whole(folder: ImageFolder, layout: Layout, home: Path, category: str) -> None:
-    """Refuse a category without good images or without a test split: before training, not hours after.
+def require_complete(folder: ImageFolder, layout: Layout, home: Path, category: str) -> None:
+    """Check, before hours of training, that a category has good images and a test split.
 
     Raises:
-        DataError: The published data set has both, so this copy of it is not whole.
+        DataError: One of them is missing; published data sets have both, so this copy is
+            incomplete.
     """
     defective = sum(image.is_defective for image in folder.test)
     good = len(folder.test) - defective

@@ -1,4 +1,4 @@
-"""Magnetic Tile Defects: each tile under up to six exposures, a mask beside every image, and no split of its own."""
+"""Magnetic Tile Defects: up to six exposures of a tile, a mask for each image, no split."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_train.datasets.layout import AGAIN, DatasetInfo, Found, Layout, is_folder, no_categories, pair_masks
+from kd_train.datasets.layout import AGAIN, DatasetInfo, Layout, Location, is_folder, no_categories, pair_masks
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
 
 _NAME = re.compile(r"exp(\d+)_num_(\d+)")
 _FREE = "free"
-# Exposures of one tile follow each other: exp rises, num by a few dozen. In the published set this gives 206 tiles, 181
-# of them with exactly six images; where two tiles are taken for one, nothing leaks.
+# Exposures of one tile follow each other: exp increases, num increases by a few dozen. In the
+# published set this gives 206 tiles, 181 of them with exactly six images. If two tiles are taken
+# for one, they stay on one side of the split.
 _SAME_TILE = 100
 _TEST_EVERY = 5
 
@@ -28,12 +29,12 @@ class _Shot:
     path: Path
 
 
-def _find(root: Path) -> Found | None:
-    return Found(root) if any(True for _ in _kinds(root)) else None
+def _find(root: Path) -> Location | None:
+    return Location(root) if any(True for _ in _kinds(root)) else None
 
 
 def _kinds(home: Path) -> list[tuple[str, Path]]:
-    """Return free, blowhole, break, crack, fray and uneven, each with its folder of images."""
+    """Return free, blowhole, break, crack, fray and uneven, each with its folder."""
     return [
         (folder.name.removeprefix("MT_").lower(), folder / "Imgs")
         for folder in folders(home)
@@ -56,17 +57,17 @@ def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
 
 
 def tiles(paths: Iterable[Path]) -> dict[str, str]:
-    """Say which tile each image shows, by file name, also where the images were laid out anew under their names."""
-    cut = _cut(sorted(_shot(GOOD, path) for path in paths))
-    return {shot.path.name: f"tile {tile[0].number}" for tile in cut for shot in tile}
+    """Return the tile that each image shows, by file name; the images may lie in any folder."""
+    by_tile = _group_by_tile(sorted(_shot(GOOD, path) for path in paths))
+    return {shot.path.name: f"tile {tile[0].number}" for tile in by_tile for shot in tile}
 
 
 def _divide(shots: list[_Shot]) -> tuple[list[Path], list[Path]]:
-    """Divide the good images so that no tile is on both sides, whichever exposures of it are called good."""
+    """Split the good images, with all exposures of a tile on one side."""
     train: list[Path] = []
     test: list[Path] = []
     free_tiles = 0
-    for tile in _cut(shots):
+    for tile in _group_by_tile(shots):
         is_free = all(shot.kind == _FREE for shot in tile)
         free_tiles += is_free
         is_test = not is_free or free_tiles % _TEST_EVERY == 0
@@ -74,15 +75,15 @@ def _divide(shots: list[_Shot]) -> tuple[list[Path], list[Path]]:
     return train, test
 
 
-def _cut(shots: Iterable[_Shot]) -> list[list[_Shot]]:
-    """Cut a sorted row of images into tiles."""
-    cut: list[list[_Shot]] = []
+def _group_by_tile(shots: Iterable[_Shot]) -> list[list[_Shot]]:
+    """Group images, sorted by number, into tiles."""
+    by_tile: list[list[_Shot]] = []
     for shot in shots:
-        last = cut[-1][-1] if cut else None
+        last = by_tile[-1][-1] if by_tile else None
         if last is None or (shot.number - last.number > _SAME_TILE and shot.exposure <= last.exposure):
-            cut.append([])
-        cut[-1].append(shot)
-    return cut
+            by_tile.append([])
+        by_tile[-1].append(shot)
+    return by_tile
 
 
 def _is_mask(path: Path) -> bool:
@@ -97,10 +98,10 @@ def _shot(kind: str, path: Path) -> _Shot:
     match = _NAME.fullmatch(path.stem)
     if match is None:
         raise DataError(
-            f"'{path}' does not say which tile it shows, so good images cannot be divided by tiles",
-            expected="a name like exp1_num_12345.jpg: exposure 1, and a number that neighbours those of its tile",
+            f"the name of '{path}' does not say which tile it shows, so good images cannot be split by tiles",
+            expected="a name like exp1_num_12345.jpg: the exposure, and a number close to those of the same tile",
             received=path.name,
-            fix=f"{AGAIN}; images of your own go into the MVTec layout",
+            fix=f"{AGAIN}; put images of your own into the MVTec layout",
         )
     return _Shot(int(match[2]), int(match[1]), kind, path)
 
@@ -112,7 +113,7 @@ LAYOUT = Layout(
         source="Y. Huang, C. Qiu, K. Yuan: Surface defect saliency of magnetic tile. The Visual Computer 36, 2020.",
         image_size=128,
         split="no published one: all exposures of a tile stay on one side; tiles with a defect in any exposure and "
-        "every fifth of the others, in order of their numbers, are tested on; the rest is trained on",
+        "every fifth of the others, in order of their numbers, are for testing; the rest is for training",
     ),
     looked_for="Magnetic Tile Defects: MT_Free/Imgs, MT_Blowhole/Imgs and so on, .jpg with a .png mask beside each",
     find=_find,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
+from kd_train.datasets.layout import DatasetInfo, Layout, Location, is_folder
 from kd_train.datasets.unpack import Unpacker
 from kdx.folders.data_folder import GOOD, ImageFolder, folders, image_files, open_folder
 from kdx.folders.good_names import is_good
@@ -22,18 +22,18 @@ def _is_category(folder: Path) -> bool:
     return bool(good) and not is_folder(good[0] / "rgb")
 
 
-def _find(root: Path) -> Found | None:
+def _find(root: Path) -> Location | None:
     if _is_category(root):
-        found = Found.of_category(root)
-        return found if _is_published(found.home / str(found.category)) else None
+        location = Location.of_category(root)
+        return location if _is_published(location.home / str(location.category)) else None
     if any(is_folder(root / name) for name in ("train", "test", GOOD)) or image_files(root):
         return None
     known = _categories(root)
-    return Found(root, is_published=set(known) <= set(CATEGORIES)) if known else None
+    return Location(root, is_published=set(known) <= set(CATEGORIES)) if known else None
 
 
 def _is_published(folder: Path) -> bool:
-    """Whether one folder is a category of MVTec AD, and not a part of the user's own that is called 'screw'."""
+    """Return whether a folder is a category of MVTec AD, not a user's own of that name."""
     siblings = (folder.parent / name for name in CATEGORIES if name != folder.name)
     return folder.name in CATEGORIES and ((folder / "license.txt").exists() or any(map(_is_category, siblings)))
 
@@ -53,7 +53,7 @@ LAYOUT = Layout(
         source="P. Bergmann, M. Fauser, D. Sattlegger, C. Steger: MVTec AD, a comprehensive real-world dataset for "
         "unsupervised anomaly detection. CVPR 2019.",
         image_size=256,
-        split="as published: train/good to train on, test/good and test/DEFECT_TYPE to test on",
+        split="as published: train/good for training, test/good and test/DEFECT_TYPE for testing",
     ),
     looked_for="MVTec AD: CATEGORY/train/good, CATEGORY/test/DEFECT_TYPE",
     find=_find,

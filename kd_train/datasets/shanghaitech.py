@@ -1,4 +1,4 @@
-"""ShanghaiTech Campus: surveillance videos of a dozen scenes, of which every fifth frame is used."""
+"""ShanghaiTech Campus: every fifth frame of surveillance videos of a dozen scenes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_train.datasets.layout import AGAIN, DatasetInfo, Found, Layout, is_folder
+from kd_train.datasets.layout import AGAIN, DatasetInfo, Layout, Location, is_folder
 from kd_train.datasets.unpack import Unpacker
 from kd_train.datasets.video import every_nth_frame
 from kdx.errors import DataError
@@ -26,19 +26,19 @@ _CLIP = re.compile(r"(\d\d)_\d+")
 _VIDEOS = frozenset({".avi", ".mp4"})
 
 
-def _find(root: Path) -> Found | None:
+def _find(root: Path) -> Location | None:
     parts = ("training/videos", "training/frames", "testing/frames")
-    return Found(root) if any(is_folder(root / part) for part in parts) else None
+    return Location(root) if any(is_folder(root / part) for part in parts) else None
 
 
 def _categories(home: Path) -> tuple[str, ...]:
-    """Return the scenes that are tested on; one further scene of the published set has training videos only."""
+    """Return the scenes with test clips; one more scene has training videos only."""
     clips = _test_clips(home) or _train_clips(home)
     return tuple(sorted({clip.name[:2] for clip in clips}))
 
 
 def _train_clips(home: Path) -> list[Path]:
-    """Return the training clips: folders of frames where they were extracted, the videos otherwise."""
+    """Return the training clips: folders of extracted frames, or else the videos."""
     extracted = [path for path in folders(home / "training/frames") if _CLIP.fullmatch(path.name)]
     if extracted or not is_folder(home / "training/videos"):
         return extracted
@@ -53,7 +53,7 @@ def _test_clips(home: Path) -> list[Path]:
 def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
     train = [path for path in _train_clips(home) if path.name.startswith(f"{category}_")]
     test = [path for path in _test_clips(home) if path.name.startswith(f"{category}_")]
-    if not train or not test:  # said where every data set's gaps are said, before anything is unpacked
+    if not train or not test:  # require_complete reports it, as for every data set
         return ImageFolder(home, "shanghaitech", tuple(train), ())
     masks = [path for clip in test for path in (_frame_labels(home, clip), _pixel_masks(home, clip)) if path.exists()]
     facts = (STEP, [(path.relative_to(home).as_posix(), *_facts(path)) for path in (*train, *test, *masks)])
@@ -71,7 +71,7 @@ def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
 
 
 def _facts(path: Path) -> tuple[int, int]:
-    """Return what tells a changed source from the one that was unpacked: its size or number of files, and its date."""
+    """Return a source's size (or number of files) and date, by which changes are noticed."""
     facts = path.stat()
     return (len(entries(path)) if path.is_dir() else facts.st_size), facts.st_mtime_ns
 
@@ -83,14 +83,15 @@ def _unpack_training(clip: Path, folder: Path) -> None:
             shutil.copyfile(frame, folder / f"{clip.name}_{index:05d}{frame.suffix}")
         return
     for index, image in every_nth_frame(clip, STEP):
-        # The videos are lossy already, and the published test frames are JPEGs; PNG would take five times the space.
+        # The videos are lossy and the published test frames are JPEG files; PNG would take five
+        # times the space.
         image.save(folder / f"{clip.stem}_{index:05d}.jpg", quality=95, subsampling=0)
 
 
 def _unpack_test(home: Path, clip: Path, target: Path) -> None:
     frames = _frames(clip)
     is_anomalous = _read_array(_frame_labels(home, clip), (len(frames),))
-    # The masks of all clips, or none: without them image scores can still be evaluated.
+    # Either all clips have masks or none; without masks, image scores can still be evaluated.
     has_masks = is_folder(home / "testing/test_pixel_mask")
     width, height, _ = read_header(frames[0])
     masks = _read_array(_pixel_masks(home, clip), (len(frames), height, width)) if has_masks else None
@@ -111,7 +112,7 @@ def _every_nth_file(clip: Path) -> list[tuple[int, Path]]:
 
 
 def _frames(clip: Path) -> list[Path]:
-    """Return a clip's frames in their order; numbers of one clip may differ in length."""
+    """Return a clip's frames in order; the frame numbers of one clip may differ in length."""
     frames = sorted(image_files(clip), key=lambda path: (len(path.stem), path.stem))
     if not frames:
         raise DataError(
@@ -135,11 +136,12 @@ def _read_array(path: Path, shape: Sequence[int]) -> NDArray[np.generic]:
     """Read a ``.npy`` file of a known shape.
 
     Raises:
-        DataError: It is missing, may not be read, is damaged, or has another shape.
+        DataError: The file is missing, cannot be read, is damaged, or has another shape.
     """
     expected = f"a .npy file of numbers, shape {tuple(shape)}: one entry for each frame of the clip"
     try:
-        # Mapped, because one clip's masks take hundreds of megabytes and only every fifth is used.
+        # Memory-mapped: the masks of one clip take hundreds of megabytes, and only every fifth is
+        # used.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         state = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
@@ -159,8 +161,8 @@ LAYOUT = Layout(
         source="W. Luo, W. Liu, S. Gao: A revisit of sparse coding based anomaly detection in stacked RNN framework. "
         "ICCV 2017; with the pixel masks of W. Liu, W. Luo, D. Lian, S. Gao: Future frame prediction. CVPR 2018.",
         image_size=256,
-        split="as published, every fifth frame of each clip: training to train on; testing to test on, frames that "
-        "test_frame_mask marks as defective ones",
+        split="as published, every fifth frame of each clip: training for training, testing for testing; frames that "
+        "test_frame_mask marks are defective",
     ),
     looked_for="ShanghaiTech Campus: training/videos/01_*.avi or training/frames/01_*, testing/frames/01_*, "
     "testing/test_frame_mask/*.npy, testing/test_pixel_mask/*.npy",

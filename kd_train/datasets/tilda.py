@@ -1,7 +1,8 @@
-"""TILDA: eight textiles, photographed without (``e0``) and with seven kinds of errors (``e1`` to ``e7``).
+"""TILDA: eight textiles, photographed without errors and with seven kinds of them.
 
-Images are known by their names, ``c1r1e0n1.tif``: kind 1, representative 1, error class 0, number 1. Copies differ in
-the folders around them, and in capitals.
+Images are recognised by their names: ``c1r1e0n1.tif`` is kind 1, representative 1, error class 0
+(none; ``e1`` to ``e7`` are errors), number 1. Copies of the data set differ in their folders and in
+upper or lower case.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_train.datasets.layout import DatasetInfo, Found, Layout, is_folder
+from kd_train.datasets.layout import DatasetInfo, Layout, Location, is_folder
 from kd_train.datasets.unpack import Unpacker
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, folders, image_files
 
 _NAME = re.compile(r"(c\d)(r\d)(e\d)n(\d+)")
-# c1, c1r1, c1r1e0, r1, r1e0, e0: the folders in which images may lie. No others are entered.
+# c1, c1r1, c1r1e0, r1, r1e0, e0: the folders that may contain images. No others are searched.
 _FOLDER = re.compile(r"(c\d)?(r\d)?(e\d)?")
 _FREE = "e0"
 
@@ -39,13 +40,13 @@ def _shots(folder: Path) -> Iterator[_Shot]:
             yield from _shots(inner)
 
 
-def _find(root: Path) -> Found | None:
+def _find(root: Path) -> Location | None:
     shots = list(_shots(root))
-    # Images of e0 alone are a folder of good images like any other.
+    # A folder that contains images of e0 alone is a folder of good images like any other.
     if all(shot.error == _FREE for shot in shots):
         return None
     textiles = {shot.textile for shot in shots}
-    return Found(root, textiles.pop() if len(textiles) == 1 else None)
+    return Location(root, textiles.pop() if len(textiles) == 1 else None)
 
 
 def _categories(home: Path) -> tuple[str, ...]:
@@ -69,7 +70,8 @@ LAYOUT = Layout(
         "Computer Vision Group, University of Freiburg.",
         image_size=256,
         split="no published one: of each textile's error-free images (e0), in order of their numbers, the first half "
-        "is trained on, so that neighbouring shots stay together; the second half and all of e1 to e7 are tested on",
+        "is for training, so that neighbouring shots stay together; the second half and all of e1 to e7 are for "
+        "testing",
     ),
     looked_for="TILDA: images named c1r1e0n1.tif, in folders like c1/r1/e0, c1r1/e0 or none",
     find=_find,

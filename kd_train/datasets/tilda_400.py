@@ -1,11 +1,11 @@
-"""TILDA 400: 400 photographs of TILDA cut into 8 × 8 patches of 64 × 64 pixels, sorted by what each patch shows."""
+"""TILDA 400: 400 photographs of TILDA, cut into 64 × 64 patches and sorted by defect."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from kd_train.datasets.layout import AGAIN, DatasetInfo, Found, Layout, is_folder, no_categories
+from kd_train.datasets.layout import AGAIN, DatasetInfo, Layout, Location, is_folder, no_categories
 from kd_train.datasets.unpack import Unpacker
 from kdx.errors import DataError
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage, image_files
@@ -14,11 +14,11 @@ _DEFECTS = ("hole", "objects", "oil spot", "thread error")
 _NAME = re.compile(r"(\d+)_patch\d+-\d+")
 
 
-def _find(root: Path) -> Found | None:
+def _find(root: Path) -> Location | None:
     if not is_folder(root / GOOD) or not any(is_folder(root / defect) for defect in _DEFECTS):
         return None
     patches = image_files(root / GOOD)
-    return Found(root) if patches and _NAME.fullmatch(patches[0].stem) else None
+    return Location(root) if patches and _NAME.fullmatch(patches[0].stem) else None
 
 
 def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
@@ -39,7 +39,8 @@ def _photo(path: Path) -> int:
     match = _NAME.fullmatch(path.stem)
     if match is None:
         raise DataError(
-            f"'{path}' does not say which photograph it was cut from, so patches cannot be divided by photographs",
+            f"the name of '{path}' does not say from which photograph it was cut, so patches cannot be split by "
+            "photographs",
             expected="a name like 128_patch2-3.png",
             received=path.name,
             fix=AGAIN,
@@ -55,7 +56,7 @@ LAYOUT = Layout(
         "angelolmg/tilda-400-64x64-patches.",
         image_size=64,
         split="no published one: all patches of a photograph stay on one side; the good patches of every other "
-        "photograph are trained on, all patches of the photographs between are tested on, the rest is left out",
+        "photograph are for training, all patches of the photographs between are for testing, the rest is not used",
     ),
     looked_for="TILDA 400: good, hole, objects, oil spot, thread error, with images named 128_patch2-3.png",
     find=_find,

@@ -1,4 +1,4 @@
-"""Images that come inside videos, arrays or batches are unpacked once, into a cache folder, and found there again."""
+"""Images in videos, arrays or batches are unpacked once, into a cache folder."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ FOLDER = ".kdx-cache"
 
 @dataclass(frozen=True)
 class Unpacker:
-    """Where unpacked images go, and who watches.
+    """Unpacks images into a cache folder.
 
     Attributes:
-        cache: The cache folder; None: ``.kdx-cache`` beside the data, or under the user's cache folder where nothing
-            may be written there.
-        progress: Shows how far it is.
+        cache: The cache folder; None for ``.kdx-cache`` beside the data, or the user's cache folder
+            if that cannot be written.
+        progress: The progress display.
     """
 
     cache: Path | None = None
     progress: Progress = SILENT
 
     def folder(self, home: Path, name: str, facts: object, fill: Callable[[Path], None]) -> Path:
-        """Return the folder of unpacked images; fill it first where it is not there yet.
+        """Return the folder of unpacked images; unpack them first if it does not exist.
 
-        It appears in one step, so one that is there is complete.
+        The folder appears in one step, so an existing folder is complete.
 
         Args:
             home: The data set's own folder.
-            name: What is unpacked.
-            facts: What it is unpacked from: another file, size or date, and it is unpacked anew.
-            fill: Writes the images into a folder.
+            name: The first part of the folder's name.
+            facts: The files, sizes and dates of the source. If they change, images are unpacked
+                again.
+            fill: A function that writes the images into a given folder.
 
         Raises:
-            OutputError: Neither place may be written to.
+            OutputError: Neither place can be written.
         """
         name = f"{name}-{sha256_bytes(repr(facts).encode())[:16]}"
         places = [self.cache] if self.cache is not None else [home.resolve().parent / FOLDER, user_cache()]
@@ -53,7 +54,7 @@ class Unpacker:
 
 
 def user_cache() -> Path:
-    """Return where this user's unpacked data sets go when nothing may be written beside the data."""
+    """Return the user's cache folder for unpacked data sets."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "kdx" / "datasets"
 
@@ -68,10 +69,10 @@ def _writable(places: list[Path]) -> Path:
             continue
         if os.access(place, os.W_OK):
             return place
-        reasons.append(f"'{place}': it may not be written to")
+        reasons.append(f"'{place}': no write permission")
     raise OutputError(
-        "there is no place for the unpacked images",
+        "the unpacked images cannot be written anywhere",
         expected="a folder that this user may write to",
         received="; ".join(reasons),
-        fix="make one of these writable; the environment variable XDG_CACHE_HOME moves the user's",
+        fix="make one of these folders writable; the environment variable XDG_CACHE_HOME moves the user's cache",
     )

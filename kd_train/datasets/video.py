@@ -1,4 +1,4 @@
-"""Single frames of videos, through PyAV."""
+"""Single frames of videos, decoded by PyAV."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from PIL import Image
 
 from kdx.errors import DataError
 
-# The container counts a few frames that some encoders leave empty; a video that lacks more than these broke off.
+# Some encoders leave a few frames empty that the container counts; a video that lacks more is
+# incomplete.
 _DECODED_AT_LEAST = 0.9
 
 
 def every_nth_frame(video: Path, step: int) -> Iterator[tuple[int, Image.Image]]:
-    """Yield frames 0, ``step``, 2 · ``step`` and so on of a video, RGB, each with its number.
+    """Yield the RGB frames 0, ``step``, 2 · ``step`` and so on of a video, each with its number.
 
     Raises:
         DataError: The package ``av`` is not installed, or the video cannot be decoded.
@@ -53,7 +54,7 @@ def _pyav() -> Any:
 def _damaged(video: Path, received: str) -> DataError:
     return DataError(
         f"the video '{video}' cannot be decoded",
-        expected="a whole video file that FFmpeg can read",
+        expected="a complete video file that FFmpeg can read",
         received=received,
         fix="download the video again",
     )

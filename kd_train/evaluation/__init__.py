@@ -1,1 +1,1 @@
-"""Figures of merit of a detector, and the detectors they are measured with."""
+"""The figures of merit of a detector, and the detectors that are measured for comparison."""

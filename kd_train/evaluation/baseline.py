@@ -1,7 +1,8 @@
-"""What people run today, for ``kdx bench`` to be held against; nothing else uses it.
+"""The usual implementation without kdx, which ``kdx bench`` times for comparison.
 
-Eager PyTorch in FP32 with every step apart: normalisation, both networks with their batch normalisations,
-``F.normalize``, ``F.interpolate`` per tap, the product or sum, and ``scipy.ndimage.gaussian_filter`` on the map.
+Eager PyTorch in FP32 with separate steps: normalisation, both networks with their batch
+normalisations, ``F.normalize``, ``F.interpolate`` of each tap, the product or sum, and
+``scipy.ndimage.gaussian_filter`` on the map.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from kdx.runtime.torch.eager import TorchEager
 
 
 def eager_candidates(run: Run, manifest: Manifest, threads: int) -> list[Backend]:
-    """Return what a bundle is timed against: the naive loop, and the fused detector in eager PyTorch.
+    """Return the two backends that a bundle is timed against: baseline and eager detector.
 
     Raises:
         CheckpointError: The bundle was not exported from this run.
@@ -39,19 +40,20 @@ def eager_candidates(run: Run, manifest: Manifest, threads: int) -> list[Backend
         f"the bundle was not exported from '{run.path}'",
         expected=f"checkpoint {manifest.provenance.checkpoint_sha256[:16]}",
         received=f"checkpoint {run.checkpoint('last').sha256[:16]}",
-        fix="name the run it was exported from, or export again",
+        fix="name the run that it was exported from, or export again",
     )
 
 
 class EagerBaseline(ClosesOnExit):
-    """The naive loop as a backend, so that it is timed like one.
+    """The usual implementation as a backend, so that it is timed like one.
 
     Args:
-        pair: A trained pair, as it was trained.
-        input_spec: What comes from the camera.
-        size: Height and width at which the networks run.
-        threads: Threads of PyTorch, for the whole process.
-        resize_to: Height and width to which images are brought before ``size`` is cut from their centre.
+        pair: The trained pair.
+        input_spec: The camera's images.
+        size: The height and width at which the networks run.
+        threads: The number of PyTorch's threads, for the whole process.
+        resize_to: The height and width to which images are resized before ``size`` is cut from
+            their centre.
     """
 
     name = "eager baseline"
@@ -126,7 +128,7 @@ class EagerBaseline(ClosesOnExit):
         return scores
 
     def close(self) -> None:
-        """Hold on to nothing."""
+        """Do nothing: there is nothing to release."""
 
 
 def _confirmation(maps: Tensor) -> Tensor:

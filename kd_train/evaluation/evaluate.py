@@ -1,4 +1,4 @@
-"""Scoring a test split through a detector, whatever runs it. No torch here."""
+"""Scoring a test split with a detector of any runtime. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ from kdx.runtime.detector import Detector
 
 @dataclass(frozen=True)
 class TypeResult:
-    """Results of one defect type against all good images (NaN where there is no mask)."""
+    """Results of one defect type against all good images.
+
+    Attributes:
+        images: The number of images of the type.
+        image_auroc: The AUROC of the images' scores.
+        pixel_auroc: The AUROC of the maps' pixels; NaN without masks.
+        pro: The per-region overlap; NaN without masks.
+        detection_rate: The share of images above the threshold; None without a threshold.
+    """
 
     images: int
     image_auroc: float
@@ -34,7 +42,7 @@ class TypeResult:
 
 @dataclass(frozen=True)
 class Bands:
-    """Shares of images in the three bands of a bundle that has a review band."""
+    """Shares of images that a bundle with a review band accepts, leaves to review, and rejects."""
 
     accept: float
     review: float
@@ -46,21 +54,22 @@ class Evaluation:
     """Results of a test split.
 
     Attributes:
-        good: Number of good images.
-        defective: Number of defective images.
-        image_auroc: Over the images' scores.
-        pixel_auroc: Over all pixels of the maps that count (in the region of interest, where there is one); a map's
-            pixel is defective where any pixel of the mask that it covers is. NaN without masks.
-        pro: Per-region overlap up to a false-positive rate of 0.3; NaN without masks.
-        false_reject_rate: Good images above the threshold; None without a threshold.
-        detection_rate: Defective images above the threshold; None without a threshold.
-        types: The same per defect type.
-        scores: Score by file, relative to the data folder.
-        bad_images: Files that could not be used, with the reason.
-        bands: Shares of good and of defective images in each band, by ``good`` and ``defective``; None without a review
-            band. Frames that show no part are counted by their score, as everywhere here.
-        masks: What is to be said of the masks; None where the set has none.
-        remarks: What was left out, and what is to be said of the images.
+        good: The number of good images.
+        defective: The number of defective images.
+        image_auroc: The AUROC of the images' scores.
+        pixel_auroc: The AUROC of the maps' pixels, within the region of interest if there is one. A
+            pixel of the map is defective if any pixel of the mask that it covers is. NaN without
+            masks.
+        pro: The per-region overlap up to a false-positive rate of 0.3; NaN without masks.
+        false_reject_rate: The share of good images above the threshold; None without a threshold.
+        detection_rate: The share of defective images above the threshold; None without a threshold.
+        types: The results of each defect type.
+        scores: The score of each file, by its path relative to the data folder.
+        bad_images: The files that could not be used, with the reason for each.
+        bands: The shares of images in each band, under ``good`` and ``defective``; None without a
+            review band. Frames that show no part count by their score, as in all figures.
+        masks: What is unusual about the masks; None if the set has none.
+        remarks: The remarks on images that were left out or are unusual.
     """
 
     good: int
@@ -80,16 +89,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Scored:
-    """Test images with what a detector said of them.
+    """Test images with their scores and maps.
 
     Attributes:
-        images: Those that could be read, in order.
-        scores: Of each, ``(N,)``.
-        has_faults: Whether each would be undecided at best, being a frame that shows no part.
-        maps: Anomaly maps ``(h, w)`` of those images whose map was to be kept, by position.
-        masks: Of those among them that pixel figures are of, at the maps' size; None where the set has no masks at all.
-        bad_images: Files that could not be used, with the reason.
-        annotations: What is to be said of the masks; None where the set has none.
+        images: The images that could be read, in order.
+        scores: The score of each image, ``(N,)``.
+        has_faults: Whether each image shows no part, so that its verdict would be undecided at
+            best.
+        maps: The anomaly maps ``(h, w)`` of the images whose map was kept, by position.
+        masks: The masks, at the maps' size, of those images that count in pixel figures, by
+            position; None if the set has no masks.
+        bad_images: The files that could not be used, with the reason for each.
+        annotations: What is unusual about the masks; None if the set has none.
     """
 
     images: list[TestImage]
@@ -102,7 +113,7 @@ class Scored:
 
     @property
     def types(self) -> NDArray[np.str_]:
-        """Defect type of each image, ``good`` for good ones."""
+        """The defect type of each image; ``good`` for good images."""
         return np.array([image.defect_type for image in self.images], dtype=np.str_)
 
 
@@ -116,13 +127,10 @@ def evaluate(
     unused_masks: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """Score every test image and compare with the folder it came from and its mask.
+    """Score every test image, and compare its score and map with its defect type and mask.
 
-    Warns:
-        MaskWarning: As :func:`score_images`.
-
-    Raises:
-        ImageError: A mask cannot be used; or more images than allowed cannot be read.
+    The arguments, warnings and errors are those of :func:`score_images`; ``root`` is the folder
+    that file names in the result are relative to.
     """
     scored = score_images(
         detector,
@@ -148,26 +156,27 @@ def score_images(
     """Score every test image.
 
     Args:
-        detector: What scores.
+        detector: The detector.
         test: The images.
-        keeps_map: Whether an image's map and mask are kept: of very many images they would not fit into memory.
-        max_bad_images: How many may be unreadable.
-        batch_size: Images a call.
-        unused_masks: Masks in the data folder that belong to no image.
-        progress: Told how far it is.
+        keeps_map: Whether an image's map and mask are kept; those of very many images would not fit
+            into memory.
+        max_bad_images: The number of images that may be unreadable.
+        batch_size: The number of images in a call of the detector.
+        unused_masks: The masks in the data folder that belong to no image.
+        progress: The progress display.
 
     Warns:
-        MaskWarning: Masks that are missing, belong to nothing, or contradict their image's folder.
+        MaskWarning: Masks are missing, belong to no image, or contradict their image's folder.
 
     Raises:
-        ImageError: A mask cannot be used; or more images than allowed cannot be read.
+        ImageError: A mask cannot be used, or more images than allowed cannot be read.
         GateError: A score is not finite.
     """
     require_size([image.path for image in test], detector.input, max_bad_images)
-    read = None
+    read_in = None
     if any(image.mask for image in test) or unused_masks:
         size = _map_size(detector)
-        read = read_masks(
+        read_in = read_masks(
             test, size, detector.field_of_view, keeps_map=keeps_map, unused=unused_masks, progress=progress
         )
     used: list[TestImage] = []
@@ -187,10 +196,11 @@ def score_images(
             task.advance(len(images))
     _require_finite(used, scores)
     masks = None
-    if read is not None and any(image.mask for image in used):
-        masks = {index: read.by_image[used[index].path] for index in maps if used[index].path in read.by_image}
-    found = read.found if read else None
-    return Scored(used, np.array(scores), np.array(faults, dtype=bool), maps, masks, bad, found)
+    if read_in is not None and any(image.mask for image in used):
+        by_image = read_in.by_image
+        masks = {index: by_image[used[index].path] for index in maps if used[index].path in by_image}
+    annotations = read_in.annotations if read_in else None
+    return Scored(used, np.array(scores), np.array(faults, dtype=bool), maps, masks, bad, annotations)
 
 
 def _read_batches(
@@ -212,7 +222,7 @@ def _read_batches(
 
 
 def _map_size(detector: Detector) -> tuple[int, int]:
-    """Return the height and width of a detector's maps, in the way that every backend and tiling can say it."""
+    """Return the height and width of a detector's maps, measured on an empty image."""
     spec = detector.input
     height, width = detector.outputs([np.zeros((spec.height, spec.width, spec.channels), np.uint8)]).maps.shape[1:]
     return height, width
@@ -222,18 +232,18 @@ def _require_finite(images: Sequence[TestImage], scores: Sequence[float]) -> Non
     bad = [str(image.path) for image, score in zip(images, scores, strict=True) if not np.isfinite(score)]
     if bad:
         raise GateError(
-            f"{len(bad)} images have scores that are not finite, for example '{bad[0]}'", fix="run kdx verify"
+            f"{len(bad)} images have scores that are not finite, for example '{bad[0]}'", fix="run `kdx verify`"
         )
 
 
 def summarise(scored: Scored, detector: Detector, root: Path, progress: Progress = SILENT) -> Evaluation:
-    """Return the figures of scored images; NaN for what cannot be said of them.
+    """Return the figures of scored images; a figure that is not defined is NaN.
 
     Args:
-        scored: The images, scored.
-        detector: What scored them: its thresholds and its region of interest.
-        root: Folder that file names are relative to.
-        progress: Told how far it is.
+        scored: The scored images.
+        detector: The detector, for its thresholds and region of interest.
+        root: The folder that file names in the result are relative to.
+        progress: The progress display.
     """
     scores, masks, types = scored.scores, scored.masks, scored.types
     is_defective = types != GOOD

@@ -1,4 +1,4 @@
-"""How well scores and maps tell defects: AUROC by scikit-learn, PRO by hand."""
+"""How well scores and maps separate defects from good parts: AUROC (scikit-learn) and PRO."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ def per_region_overlap(
     max_false_positive_rate: float = 0.3,
     counted: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Return the normalised area under the per-region-overlap curve (STPM §4.1, after Bergmann et al. 2020).
+    """Return the normalised area under the per-region-overlap curve.
 
-    The area under :func:`overlap_curve` up to ``max_false_positive_rate``, divided by it.
+    The area under :func:`overlap_curve` up to ``max_false_positive_rate`` is divided by that rate
+    (STPM §4.1, after Bergmann et al. 2020).
 
     Args:
-        masks: Defect masks ``(h, w)``; all False for good images.
-        maps: Anomaly maps of the same sizes.
-        max_false_positive_rate: Where the integration ends, in (0, 1].
-        counted: ``(h, w)``: pixels that are looked at; None for all.
+        masks: The defect masks ``(h, w)``; all False for good images.
+        maps: The anomaly maps, of the same sizes.
+        max_false_positive_rate: The upper end of the integration, in (0, 1].
+        counted: The pixels ``(h, w)`` that count; None for all.
 
     Returns:
-        Between 0 and 1; NaN without any region or any good pixel.
+        A value between 0 and 1; NaN without any region or any good pixel.
     """
     curve = overlap_curve(masks, maps, counted)
     if curve is None:
@@ -51,10 +52,12 @@ def overlap_curve(
     maps: Sequence[NDArray[np.float32]],
     counted: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return false-positive rates, rising from 0, and the overlap at each; None without any region or any good pixel.
+    """Return false-positive rates, rising from 0, and the overlap at each.
 
-    At each threshold, the mean share of a defect region's pixels that exceed it is held against the share of good
-    pixels that do. Exact: every distinct value of the maps is a threshold. Only pixels in ``counted`` are looked at.
+    At each threshold, the false-positive rate is the share of good pixels above it, and the overlap
+    is the share of a defect region's pixels above it, averaged over regions. The curve is exact:
+    every distinct value of the maps is a threshold. Only pixels in ``counted`` count. The result is
+    None without any region or any good pixel.
     """
     weights: list[NDArray[np.float64]] = []
     regions = 0
@@ -74,7 +77,7 @@ def overlap_curve(
         return None
     values = np.concatenate([map_.ravel() for map_ in maps])
     order = np.argsort(values, kind="stable")[::-1]
-    # Equal values are passed by the same threshold: only the last of each counts as a point of the curve.
+    # Equal values share a threshold: only the last of them is a point of the curve.
     last_of_value = np.append(np.diff(values[order]) != 0, True)
     overlap = np.cumsum(np.concatenate(weights)[order])[last_of_value] / regions
     false_positives = np.cumsum(good[order], dtype=np.float64)[last_of_value] / good.sum()
@@ -82,7 +85,7 @@ def overlap_curve(
 
 
 def area_up_to(false_positives: NDArray[np.float64], overlap: NDArray[np.float64], end: float) -> float:
-    """Return the area under an :func:`overlap_curve` up to a false-positive rate, divided by that rate."""
+    """Return the normalised area under a curve up to a false-positive rate."""
     inside = false_positives < end
     x = np.append(false_positives[inside], end)
     y = np.append(overlap[inside], np.interp(end, false_positives, overlap))

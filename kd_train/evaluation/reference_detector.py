@@ -1,4 +1,4 @@
-"""A run as a detector in eager PyTorch: the reference of everything exported."""
+"""A run as a detector in eager PyTorch, the reference for everything that is exported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from kdx.runtime.torch.eager import TorchEager
 
 
 def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
-    """Load a run as a detector, FP32, without a threshold; one that was trained on tiles judges whole frames."""
+    """Load a run as an FP32 detector without a threshold.
+
+    A run that was trained on tiles judges whole frames.
+    """
     run = Run(path)
     pair, _ = load_pair(run, which)
     spec, options = run.config.pair_spec, TileRequest()

@@ -1,6 +1,7 @@
-"""The methods of the papers, one file each; every module here that defines ``METHOD`` is one.
+"""The methods of the papers, one file each.
 
-Other packages add theirs by an entry point of the group ``kdx.methods`` that names such an object.
+Every module of this package that defines ``METHOD`` is a method. Other packages add methods by an
+entry point of the group ``kdx.methods`` that names a :class:`~kd_train.models.pair.Method`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ def methods() -> dict[str, Method]:
     """Return every method by name.
 
     Raises:
-        OptionError: An installed package's entry point is no method, or takes a name that exists.
+        OptionError: An installed package's entry point is not a method, or its name exists already.
     """
-    found: dict[str, Method] = {}
+    by_name: dict[str, Method] = {}
     for module in pkgutil.iter_modules(__path__):
         method = getattr(import_module(f"{__name__}.{module.name}"), "METHOD", None)
         if isinstance(method, Method):
-            found[method.name] = method
+            by_name[method.name] = method
     for point in entry_points(group=_GROUP):
         method = point.load()
         if not isinstance(method, Method):
@@ -35,17 +36,17 @@ def methods() -> dict[str, Method]:
                 expected="a kd_train.models.pair.Method",
                 received=type(method).__name__,
             )
-        if method.name in found:
-            raise OptionError(f"'{point.value}' adds a method '{method.name}', which exists", fix="rename it")
-        found[method.name] = method
-    return found
+        if method.name in by_name:
+            raise OptionError(f"'{point.value}' adds a method '{method.name}', which exists already", fix="rename it")
+        by_name[method.name] = method
+    return by_name
 
 
 def find_method(name: str) -> Method:
     """Return a method by name.
 
     Raises:
-        OptionError: Unknown; the message lists the near ones.
+        OptionError: There is no such method; the message lists similar names.
     """
     known = methods()
     if name not in known:

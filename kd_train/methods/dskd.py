@@ -1,18 +1,21 @@
-"""DSKD: two students, one the other's inverse (Yao: Dual-Student Knowledge Distillation Networks).
+"""DSKD: two students, the second the inverse of the first (Yao, 2024).
 
-``S_e`` has the teacher's network, random at first, and sees the image; its features are L2-normalised (Eq. 3, read as
-division by the norm, not by its square), embedded (section 3.2, Fig. 4) and decoded by ``S_d``, the inverted network.
-Each student is distilled by itself: no gradient of ``S_d``'s loss reaches ``S_e`` ("separately and independently").
+The student ``S_e`` has the teacher's network with random initial weights and takes the image. Its
+features are L2-normalised (Eq. 3, read as division by the norm, not by its square), embedded
+(section 3.2, Fig. 4) and decoded by ``S_d``, the inverted network. Each student is distilled by
+itself: no gradient of ``S_d``'s loss reaches ``S_e`` ("separately and independently").
 
-At each position ``lambda · ½‖t̂ − ŝ‖² + (1 − cos)`` (Eq. 4 to 6, lambda 0.1). On unit vectors ``½‖t̂ − ŝ‖² = 1 − cos``,
-so this is ``1.1 · (1 − cos)``, and that is what is computed. The loss is the mean over positions and taps (Eq. 7), the
-map the sum of the upsampled distances between the teacher and ``S_d`` (Eq. 8), blurred with sigma 4 (Eq. 9); the score
-its maximum (Eq. 10). ``S_e``'s own comparisons are trained, and are not in the deployed graph.
+The distance at each position is ``lambda · ½‖t̂ − ŝ‖² + (1 − cos)`` (Eq. 4 to 6, lambda 0.1). For
+unit vectors ``½‖t̂ − ŝ‖² = 1 − cos``, so ``1.1 · (1 − cos)`` is computed. The loss is the mean over
+positions and taps (Eq. 7). The map is the sum of the upsampled distances between the teacher and
+``S_d`` (Eq. 8), blurred with sigma 4 (Eq. 9), and the score is its maximum (Eq. 10). The
+comparisons of ``S_e`` are only for training and not in the deployed graph.
 
-Structures of Table 7: ``t-e`` has no decoder; ``t-d`` has no ``S_e``, the teacher's own features are embedded; ``e-d``
-holds ``S_d`` against ``S_e``, which is distilled from the teacher, for else there would be nothing to learn. The size
-of the embedding is not given; with the one of the reverse distillation that is cited (512 channels at stride 32) the
-deployed graph has 6.16 G multiply-adds at 256 × 256, the paper's "6.17 GFLOP", so that is the embedding here.
+The structures of Table 7: ``t-e`` has no decoder; ``t-d`` has no ``S_e``, and the teacher's own
+features are embedded; ``e-d`` compares ``S_d`` with ``S_e``, which is distilled from the teacher,
+because otherwise there would be nothing to learn. The paper does not give the size of the
+embedding. With that of the reverse distillation that it cites (512 channels at stride 32) the
+deployed graph has 6.16 G multiply-adds at 256 × 256, which agrees with the paper's "6.17 GFLOP".
 """
 
 from __future__ import annotations
@@ -32,15 +35,15 @@ _EVERY = "all"
 
 
 class DualStudentPair(Pair):
-    """The teacher, and as many students as the structure has.
+    """The teacher, and the students of the structure.
 
     Args:
         teacher: The teacher.
-        encoder: ``S_e``, or None.
+        encoder: The student ``S_e``, or None.
         structure: ``ds``, ``t-e``, ``t-d`` or ``e-d``.
-        fuse: Whether the embedding takes every feature.
-        mapped: Indices of the taps in the map.
-        spec: The declaration.
+        fuse: Whether the embedding takes every feature, not only the last one.
+        mapped: The indices of the taps in the map.
+        spec: The declaration of the map.
     """
 
     def __init__(
@@ -63,33 +66,33 @@ class DualStudentPair(Pair):
         self.decoder = None if self.embedding is None else Decoder(self.embedding.channels, features)
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Compare what the structure compares, at the taps of the map."""
+        """Return the two features that the structure compares at each tap of the map."""
         encoded = None if self.encoder is None else self.encoder(x)
         compared = self._compare_decoded(encoded, teacher)
         return [compared[index] for index in self.mapped]
 
     def compare_training(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Compare at every tap, and the teacher with ``S_e`` where that is trained beside it."""
+        """Return the two features at every tap, and teacher and ``S_e`` if both students exist."""
         encoded = None if self.encoder is None else self.encoder(x)
         compared = self._compare_decoded(encoded, teacher)
         order = _in_order(self.mapped, len(compared))
-        found = [compared[index] for index in order]
+        comparisons = [compared[index] for index in order]
         if encoded is not None and self.decoder is not None:
-            found += [(teacher[index], encoded[index]) for index in order]
-        return found
+            comparisons += [(teacher[index], encoded[index]) for index in order]
+        return comparisons
 
     def _compare_decoded(self, encoded: list[Tensor] | None, teacher: list[Tensor]) -> Comparisons:
         if self.embedding is None or self.decoder is None:
             assert encoded is not None
             return list(zip(teacher, encoded, strict=True))
-        # Detached: the first student does not learn from the second's mistakes.
+        # Detached: the first student does not learn from the second one's loss.
         source = teacher if encoded is None else [feature.detach() for feature in encoded]
         decoded = self.decoder(self.embedding([unit_vectors(feature) for feature in source]), source)
         return list(zip(source if self.structure == "e-d" else teacher, decoded, strict=True))
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
-    """Build the pair."""
+    """Build the method's pair; see :class:`kd_train.models.pair.Method`."""
     teacher, source = build_teacher(options.teacher, groups=1)
     structure = options.choices["structure"]
     names = [feature.name for feature in teacher.features]
@@ -119,12 +122,14 @@ def _mapped(choice: str, count: int) -> list[int]:
     if choice == _EVERY:
         return list(range(count))
     if int(choice) > count:
-        raise OptionError(f"--maps {choice} does not exist", expected=f"{_EVERY}, or 1 to {count}")
+        raise OptionError(
+            "invalid value of the method's option 'maps'", expected=f"{_EVERY}, or 1 to {count}", received=choice
+        )
     return [int(choice) - 1]
 
 
 def _in_order(mapped: list[int], count: int) -> list[int]:
-    """Return every index, those of the map first."""
+    """Return all indices, those of the map's taps first."""
     return mapped + [index for index in range(count) if index not in mapped]
 
 
@@ -133,8 +138,10 @@ METHOD = Method(
     paper="Yao, Dual-Student Knowledge Distillation Networks for Unsupervised Anomaly Detection, 2024",
     build=build,
     options=(
-        MethodOption("structure", ("ds", "t-e", "t-d", "e-d"), "which networks are compared (DSKD Table 7)"),
-        MethodOption("dfe", ("yes", "no"), "fuse every feature for the embedding, or take the last (DSKD Table 8)"),
-        MethodOption("maps", (_EVERY, "1", "2", "3"), "which taps' maps are summed (DSKD Table 9)"),
+        MethodOption("structure", ("ds", "t-e", "t-d", "e-d"), "the networks that are compared (DSKD Table 7)"),
+        MethodOption(
+            "dfe", ("yes", "no"), "whether the embedding fuses every feature or takes the last (DSKD Table 8)"
+        ),
+        MethodOption("maps", (_EVERY, "1", "2", "3"), "the taps whose maps are summed (DSKD Table 9)"),
     ),
 )

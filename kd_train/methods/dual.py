@@ -1,9 +1,10 @@
-"""The dual model: detection and localisation in one graph (Thomine, Snoussi, 2024, section 3, Fig. 2).
+"""The dual model: detection and localisation in one graph (Thomine, Snoussi, 2024, section 3).
 
-The anomaly map is that of :mod:`kd_train.methods.dual_loc`, ResNet-18 and its reduced student. The score is that of
-:mod:`kd_train.methods.dual_det`, EfficientNet-b0 and its students, which the paper reports for textures; or that of the
-localisation model; or both, which the paper says objects need without saying how: here the product of the two, which
-asks nothing of their scales.
+The anomaly map is that of :mod:`kd_train.methods.dual_loc`: ResNet-18 and its reduced student. The
+score is that of :mod:`kd_train.methods.dual_det`, EfficientNet-b0 and its students, which the paper
+reports for textures; or that of the localisation model; or a combination of both. The paper says
+that objects need both, but not how they are combined; here it is their product, which does not
+depend on their scales.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class DualPair(HalvedPair):
         self.deep = deep
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Compare both models."""
+        """Return the two features of each comparison, the localisation model's first."""
         count = len(self.teacher.groups[0])
         located: Comparisons = list(zip(teacher[:count], self.shallow(x), strict=True))
         detected: Comparisons = self.deep(x, teacher[count:])
@@ -37,7 +38,7 @@ class DualPair(HalvedPair):
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
-    """Build the pair."""
+    """Build the method's pair; see :class:`kd_train.models.pair.Method`."""
     teacher, source = build_teacher(options.teacher, groups=2)
     shallow = [feature.name for feature in teacher.groups[0]]
     deep = DeepStudents(teacher, 1, options.choices["part"])
@@ -55,6 +56,6 @@ METHOD = Method(
     build=build,
     options=(
         PART,
-        MethodOption("scored-by", ("det", "loc", "both"), "whose map gives the score (section 3.2)"),
+        MethodOption("scored-by", ("det", "loc", "both"), "the model whose map gives the score (section 3.2)"),
     ),
 )

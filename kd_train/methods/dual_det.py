@@ -1,18 +1,19 @@
-"""The detection half of the dual model (Thomine, Snoussi: Dual model knowledge distillation, 2024, section 3.1).
+"""The detection half of the dual model (Thomine, Snoussi, 2024, section 3.1).
 
-Teacher: EfficientNet-b0 at deep taps (the paper says "the top layers"; here timm's features of strides 16 and 32). Two
-kinds of students: a residual network of 5 × 5 convolutions with the teacher's widths and sizes, which sees the image
-(``--part kd``), and for each tap a small autoencoder of the teacher's own feature (``--part ae``). Loss: Eq. 1 to 3
-with every factor 1. The map is the product over taps and parts of ``1 - cos`` (Eq. 4, 5); the score its maximum. Adding
-(Table 8) is ``--combine sum``.
+The teacher is EfficientNet-b0 at deep taps (the paper says "the top layers"; here they are timm's
+features of strides 16 and 32). There are two kinds of students: a residual network of 5 × 5
+convolutions with the teacher's widths and sizes, which takes the image (``--part kd``), and for
+each tap a small autoencoder of the teacher's feature (``--part ae``). The loss is Eq. 1 to 3 with
+every factor 1. The map is the product over taps and parts of ``1 - cos`` (Eq. 4, 5), and the score
+is its maximum. ``--combine sum`` gives the sum of Table 8.
 
-Table 8 also has the "mean squared error" as distance. The only one that the paper defines is Eq. 1, of normalised
-features. It prints no square; with the square, as in STPM, which the paper cites for it, it is ``½‖t̂ − ŝ‖² = 1 − cos``:
-the same distance. So there is no option for it.
+Table 8 also has the "mean squared error" as a distance. The only such distance that the paper
+defines is Eq. 1, of normalised features, without a square. With the square, as in STPM, which the
+paper cites for it, it is ``½‖t̂ − ŝ‖² = 1 − cos``, the same distance. So there is no option for it.
 
-The paper does not say how the two parts' maps meet; "feature multiplication to ensure equal influence" is read as one
-product over all of them. It does not give the autoencoder's layers: here the feature is halved in size and to a quarter
-of its channels.
+The paper does not say how the maps of the two parts are combined; "feature multiplication to ensure
+equal influence" is read as one product over all of them. Nor does it give the autoencoder's layers;
+here the feature is reduced to half its size and a quarter of its channels.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from kd_train.models.teacher import Teacher, build_teacher
 
 
 class FeatureAutoencoder(nn.Module):
-    """Reconstructs one of the teacher's features from half its size and a quarter of its channels."""
+    """An autoencoder of a feature, through half its size and a quarter of its channels."""
 
     def __init__(self, feature: Feature) -> None:
         super().__init__()
@@ -47,14 +48,24 @@ class FeatureAutoencoder(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take and return ``(N, C, h, w)``."""
-        # An odd size is one larger on the way back.
+        """Return the reconstruction of a feature; both are ``(N, C, h, w)``."""
+        # The decoder returns an odd size enlarged by one.
         decoded: Tensor = self.decoder(self.encoder(x))[:, :, : x.shape[2], : x.shape[3]]
         return F.relu(decoded) if self.rectified else decoded
 
 
 class DeepStudents(nn.Module):
-    """The parts of the detection model: student, autoencoders, or both."""
+    """The parts of the detection model: the student, the autoencoders, or both.
+
+    Args:
+        teacher: The teacher.
+        group: The index of the teacher's group of taps.
+        part: ``kd``, ``ae`` or ``kd+ae``.
+
+    Attributes:
+        names: The names of the comparisons.
+        channels: The number of channels of each comparison's features.
+    """
 
     def __init__(self, teacher: Teacher, group: int, part: str) -> None:
         super().__init__()
@@ -75,13 +86,13 @@ class DeepStudents(nn.Module):
         self.channels = tuple(tap.channels for tap in taps) * (len(self.names) // len(taps))
 
     def forward(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Take the image and the teacher's features; return what is compared, in the order of :attr:`names`."""
-        found: Comparisons = []
+        """Return the two features of each comparison, in the order of :attr:`names`."""
+        comparisons: Comparisons = []
         if self.student is not None:
-            found += zip(teacher, self.student(x), strict=True)
+            comparisons += zip(teacher, self.student(x), strict=True)
         if self.autoencoders is not None:
-            found += [(t, autoencoder(t)) for t, autoencoder in zip(teacher, self.autoencoders, strict=True)]
-        return found
+            comparisons += [(t, autoencoder(t)) for t, autoencoder in zip(teacher, self.autoencoders, strict=True)]
+        return comparisons
 
 
 class DetectionPair(Pair):
@@ -92,16 +103,16 @@ class DetectionPair(Pair):
         self.students = students
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Compare every part."""
+        """Return the two features of each comparison of every part."""
         compared: Comparisons = self.students(x, teacher)
         return compared
 
 
-PART = MethodOption("part", ("kd+ae", "kd", "ae"), "student, autoencoders or both (dual model, Table 7)")
+PART = MethodOption("part", ("kd+ae", "kd", "ae"), "the student, the autoencoders or both (dual model, Table 7)")
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
-    """Build the pair."""
+    """Build the method's pair; see :class:`kd_train.models.pair.Method`."""
     teacher, source = build_teacher(options.teacher, groups=1)
     students = DeepStudents(teacher, 0, options.choices["part"])
     maps = declare_map(students.names, options, distance=Distance.COSINE, combine=Combine.PRODUCT)

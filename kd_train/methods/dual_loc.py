@@ -1,9 +1,9 @@
-"""The localisation half of the dual model (Thomine, Snoussi: Dual model knowledge distillation, 2024, section 3.2).
+"""The localisation half of the dual model (Thomine, Snoussi, 2024, section 3.2).
 
-The reduced student on ResNet-18's layer1 and layer2, without the stem. Half the squared distance of the normalised
-features (Eq. 1), summed over taps (Eq. 6), blurred; the score is the map's maximum. The paper normalises the map before
-the blur, for display: both are linear up to an image's own scale, and a scale of its own would make its score
-meaningless, so the map stays raw.
+It is the reduced student on layer1 and layer2 of ResNet-18, without the stem. The map is half the
+squared distance of the normalised features (Eq. 1), summed over taps (Eq. 6) and blurred; the score
+is its maximum. The paper normalises each image's map before the blur, for display. With a scale of
+its own for each image, scores could not be compared, so the map is not normalised here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""MixedTeacher: two teachers against the bias of one (Thomine, Snoussi, Soua, VISAPP 2023, section 4).
+"""MixedTeacher: two teachers against the bias of one (Thomine et al., VISAPP 2023, section 4).
 
-ResNet-18 with the reduced student, and EfficientNet-b0 at "blocks 5 and 6" with one convolution a block and no pooling.
-The paper does not say from where it counts; the authors' published code takes timm's features of strides 16 and 32,
-``blocks.4`` and ``blocks.6``, and so do we (``--taps act1,layer1,layer2/blocks.5,blocks.6`` is another reading). The
-students share nothing. The loss adds the second teacher's part with alpha = 0.1 (Eq. 8). Each teacher's taps are
-summed (Eq. 9, 10), the second's map confirms the first's (Eq. 11, :class:`kd_export.graph.tail.Confirmed`), and the
-score is the map's sum (Eq. 12; ``--score max`` is the option).
+The first teacher is ResNet-18 with the reduced student. The second is EfficientNet-b0 at "blocks 5
+and 6", with one convolution for each block and no pooling. The paper does not say from where it
+counts; the authors' published code takes timm's features of strides 16 and 32, ``blocks.4`` and
+``blocks.6``, as kdx does (``--taps act1,layer1,layer2/blocks.5,blocks.6`` is another reading). The
+students share no weights. The loss adds the second teacher's part with alpha = 0.1 (Eq. 8). The
+maps of each teacher's taps are summed (Eq. 9, 10), the second teacher's map confirms the first
+one's (Eq. 11, :class:`kd_export.graph.tail.Confirmed`), and the score is the sum of the map (Eq.
+12; ``--score max`` gives the maximum).
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ _ALPHA = 0.1  # Eq. 8: "feature difference in efficientNet was about 10 times bi
 
 
 class MixedPair(HalvedPair):
-    """Two teachers, two students."""
+    """Two teachers, each with its student."""
 
     def __init__(self, teacher: Teacher, students: list[nn.Module], spec: PairSpec) -> None:
         super().__init__(teacher, spec, tuple(feature.channels for feature in teacher.features))
         self.students = nn.ModuleList(students)
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Compare each teacher with its student."""
+        """Return the features of each teacher with those of its student."""
         students = [feature for student in self.students for feature in student(x)]
         return list(zip(teacher, students, strict=True))
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
-    """Build the pair."""
+    """Build the method's pair; see :class:`kd_train.models.pair.Method`."""
     teacher, source = build_teacher(options.teacher, groups=2)
     shallow, deep = ([feature.name for feature in group] for group in teacher.groups)
     convolutions = Pyramid(

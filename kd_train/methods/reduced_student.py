@@ -1,10 +1,12 @@
 """The reduced student (Thomine, Snoussi, Soua: MixedTeacher, VISAPP 2023, section 3).
 
-Teacher: ResNet-18, tapped behind its first activation, layer1 and layer2. Student: a stem and one residual block a
-stage, where the teacher has two. Behind the stem, average pooling halves both the student's and the teacher's features
-(Eq. 1). Half the squared distance of the normalised features (Eq. 2; printed without the square, read as in STPM, which
-it cites), mean over positions, summed over taps (Eq. 3, 4). The map is the sum, blurred; the score its maximum, as in
-the authors' published code (Eq. 12 sums the map: ``--score sum``).
+The teacher is ResNet-18 with taps after its first activation, layer1 and layer2. The student has a
+stem and one residual block for each stage, where the teacher has two. After the stem, average
+pooling halves the features of both (Eq. 1). The distance is half the squared distance of the
+normalised features (Eq. 2; printed without the square, read as in STPM, which the paper cites); the
+loss is its mean over positions, summed over taps (Eq. 3, 4). The map is the sum over taps, blurred,
+and the score is its maximum, as in the authors' published code (Eq. 12 sums the map: ``--score
+sum``).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ class ReducedPair(StudentPair, HalvedPair):
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
-    """Build the pair."""
+    """Build the method's pair; see :class:`kd_train.models.pair.Method`."""
     teacher, source = build_teacher(options.teacher, groups=1)
     names = [feature.name for feature in teacher.features]
     maps = declare_map(names, options, distance=Distance.HALF_SQUARED_L2, combine=Combine.SUM)

@@ -1,9 +1,11 @@
-"""Reverse distillation (Deng, Li: Anomaly Detection via Reverse Distillation from One-Class Embedding, CVPR 2022).
+"""Reverse distillation (Deng, Li: Reverse Distillation from One-Class Embedding, CVPR 2022).
 
-The student never sees the image: the teacher's features at layer1 to layer3 are fused and embedded (its MFF and OCE
-blocks, section 3.3), and a decoder, the teacher's network inverted, gives them back. Loss and map are ``1 - cos`` at
-each position (Eq. 1), averaged over positions and summed over taps; the map is the sum of the upsampled ones, blurred
-with sigma 4, and the score its maximum. Since the frozen teacher's features can be kept, training needs the image once.
+The student does not take the image. The teacher's features at layer1 to layer3 are fused and
+embedded (the paper's MFF and OCE blocks, section 3.3), and a decoder, the teacher's network
+inverted, reconstructs them. The distance at each position is ``1 - cos`` (Eq. 1). The loss is its
+mean over positions, summed over taps; the map is the sum of the upsampled distances, blurred with
+sigma 4, and the score is its maximum. The features of the frozen teacher can be cached, so training
+needs each image only once.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from kd_train.models.teacher import Teacher, build_teacher
 
 
 class ReversePair(Pair):
-    """Teacher, embedding, decoder."""
+    """The teacher, the embedding and the decoder."""
 
     def __init__(self, teacher: Teacher, spec: PairSpec) -> None:
         features = teacher.features
@@ -26,12 +28,12 @@ class ReversePair(Pair):
         self.decoder = Decoder(self.embedding.channels, features)
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Compare the teacher's features with their reconstructions."""
+        """Return the teacher's features with their reconstructions."""
         return list(zip(teacher, self.decoder(self.embedding(teacher), teacher), strict=True))
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
-    """Build the pair."""
+    """Build the method's pair; see :class:`kd_train.models.pair.Method`."""
     teacher, source = build_teacher(options.teacher, groups=1)
     names = [feature.name for feature in teacher.features]
     maps = declare_map(names, options, distance=Distance.COSINE, combine=Combine.SUM)

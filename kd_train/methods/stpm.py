@@ -1,11 +1,12 @@
 """STPM: student-teacher feature pyramid matching (Wang et al., BMVC 2021).
 
-The student is the teacher's network with random weights. At each tap both features are L2-normalised over the channels
-and compared by half the squared distance (Eq. 1); the loss is the mean over positions, summed over taps (Eq. 2, 3 with
-every weight 1). The map is the product of the taps' bilinearly upsampled distances (Eq. 4); the score its maximum.
+The student is the teacher's network with random initial weights. At each tap both features are
+L2-normalised over the channels and compared by half the squared distance (Eq. 1); the loss is its
+mean over positions, summed over taps (Eq. 2, 3 with every weight 1). The map is the product of the
+taps' bilinearly upsampled distances (Eq. 4), and the score is its maximum.
 
-Other taps (Table 6) and other backbones (Table 7) are options of every method, and so is the share of the training
-images (Table 9).
+Other taps (Table 6), other backbones (Table 7) and the share of the training images (Table 9) are
+options of every method.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kd_train.models.teacher import build_teacher
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
-    """Build the pair."""
+    """Build the method's pair; see :class:`kd_train.models.pair.Method`."""
     teacher, source = build_teacher(options.teacher, groups=1)
     names = [feature.name for feature in teacher.features]
     student = TapNetwork(create_backbone(options.teacher.backbones[0]), tuple(names))

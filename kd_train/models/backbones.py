@@ -1,4 +1,4 @@
-"""Teachers and the networks cut from them: which modules run up to the last tap, and what timm knows of them."""
+"""Backbones from timm, cut after their last tap, and the features that they compute."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from kd_train.models import squeezenet
 from kd_train.models.torch_vision import import_timm
 from kdx.errors import OptionError
 
-# Any image will do for asking shapes; large enough for the deepest stride of timm's backbones.
+# The side of the random image by which shapes are found; large enough for the deepest stride of
+# timm's backbones.
 _PROBE_SIZE = 128
-# Names of transformers in the libraries that have them; timm's own are recognised by their modules.
+# Names of transformers in other libraries; timm's own are recognised by their modules.
 _TRANSFORMERS = re.compile(r"(^|[/:_.-])(vit|deit|swin|beit|dino|clip|siglip|eva|mae|sam)", re.IGNORECASE)
 _CHOOSE_CONVOLUTIONAL = (
-    "this is a transformer, whose features are tokens, and students imitate feature maps: choose a convolutional "
-    "backbone, e.g. resnet18, wide_resnet50_2, convnext_tiny or tf_efficientnet_lite0"
+    "choose a convolutional backbone, e.g. resnet18, wide_resnet50_2, convnext_tiny or tf_efficientnet_lite0: this is "
+    "a transformer, whose features are tokens, and students imitate feature maps"
 )
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What a network computes at one module.
+    """The output of one module of a network.
 
     Attributes:
         name: The module's name.
-        channels: Its channels.
-        stride: Its reduction of the image.
-        is_rectified: Whether it is never negative, as behind a ReLU.
-        is_stem: Whether no block of convolutions has come yet: the first convolution alone, its norm, its activation.
+        channels: The number of channels.
+        stride: The factor by which the image's height and width are reduced.
+        is_rectified: Whether no value is negative, as after a ReLU.
+        is_stem: Whether the module comes before the first block of convolutions: the first
+            convolution, its normalisation or its activation.
     """
 
     name: str
@@ -46,26 +48,27 @@ class Feature:
 class TapNetwork(nn.Module):
     """A timm backbone that ends at its last tap and returns the features at each tap.
 
-    Its parameters keep timm's own names. Modules behind the last tap do not exist.
+    Its parameters keep timm's names. Modules after the last tap are removed.
 
     Args:
         model: A timm model whose stages run in the order in which they are registered.
-        taps: Names of top-level modules (``layer2``) or of children of a top-level Sequential (``blocks.4``).
+        taps: The names of top-level modules (``layer2``) or of children of a top-level Sequential
+            (``blocks.4``).
 
     Raises:
-        OptionError: A tap is not among them, or the model does not run in registration order.
+        OptionError: A tap does not exist, or the model does not run in registration order.
 
     Attributes:
         taps: The taps in the order in which they run, which is the order of the features.
-        mean: Input mean per RGB channel, of values in [0, 1], as timm declares it.
-        std: Likewise.
+        mean: The mean of each RGB channel, of values in [0, 1], by which timm normalises the input.
+        std: The standard deviation of each RGB channel by which timm normalises the input.
     """
 
     def __init__(self, model: Any, taps: tuple[str, ...]) -> None:
         super().__init__()
         nested = [tap for tap in taps if any(other.startswith(f"{tap}.") for other in taps)]
         if nested:
-            raise OptionError(f"'{nested[0]}' and a part of it cannot both be taps")
+            raise OptionError(f"'{nested[0]}' and a part of it are both taps", fix="leave one of them out of `taps`")
         stages = _stages(model, taps)
         names = [name for name, _ in stages]
         missing = [tap for tap in taps if tap not in names]
@@ -80,8 +83,9 @@ class TapNetwork(nn.Module):
         self.mean = tuple(float(value) for value in model.pretrained_cfg["mean"])
         self.std = tuple(float(value) for value in model.pretrained_cfg["std"])
         try:
-            self._computed = self._prove(model)
-        # Whatever a model raises that takes one size only, returns lists, or runs its stages in another order.
+            self._features = self._measure_features(model)
+        # A model may raise anything if it takes one size only, returns lists, or runs its stages in
+        # another order.
         except Exception as error:
             raise OptionError(
                 f"this backbone cannot be tapped at {', '.join(self.taps)}: {error or type(error).__name__}",
@@ -92,7 +96,7 @@ class TapNetwork(nn.Module):
             ) from error
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Take ``(N, 3, H, W)`` and return the features of each tap."""
+        """Return the features at each tap of normalised images ``(N, 3, H, W)``."""
         features: list[Tensor] = []
         for name in self._stages:
             x = self.get_submodule(name)(x)
@@ -101,19 +105,20 @@ class TapNetwork(nn.Module):
         return features
 
     def feature(self, tap: str) -> Feature:
-        """Return what is known of a tap's feature."""
-        return self._computed[tap]
+        """Return the description of a tap's feature."""
+        return self._features[tap]
 
     def levels_to(self, taps: tuple[str, ...]) -> list[Feature]:
-        """Return the features on the way to the last of some taps: of each module that holds convolutions, and taps.
+        """Return the levels up to the last of some taps.
 
-        The stem, a bare convolution, is none.
+        A level is a tap, or a module that contains convolutions. The stem, which is itself a
+        convolution, is not a level.
         """
         last = max(self._stages.index(tap) for tap in taps)
         return [
-            self._computed[name]
+            self._features[name]
             for name in self._stages[: last + 1]
-            if name in taps or _holds_convolutions(self.get_submodule(name))
+            if name in taps or _contains_convolutions(self.get_submodule(name))
         ]
 
     def _register(self, name: str, module: nn.Module) -> None:
@@ -126,13 +131,13 @@ class TapNetwork(nn.Module):
         self.get_submodule(parent_name).add_module(child, module)
 
     @torch.no_grad()
-    def _prove(self, model: Any) -> dict[str, Feature]:
-        """Check that running the stages in turn is what the model does; return what each stage computes."""
+    def _measure_features(self, model: Any) -> dict[str, Feature]:
+        """Return each stage's feature; check that the stages in order give the model's features."""
         probe = torch.randn(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=torch.Generator().manual_seed(0))
         expected: dict[str, Tensor] = {}
-        computed: dict[str, Feature] = {}
+        features: dict[str, Feature] = {}
         hooks = [
-            # Cloned, for a later stage may work in place.
+            # Cloned, because a later stage may work in place.
             model.get_submodule(tap).register_forward_hook(
                 lambda _module, _inputs, output, tap=tap: expected.update({tap: output.clone()})
             )
@@ -149,22 +154,24 @@ class TapNetwork(nn.Module):
             if name in self.taps and not torch.allclose(x, expected[name]):
                 raise ValueError(f"'{name}' gives other features when the stages run one after another")
             if x.ndim != 4:
-                raise ValueError(f"'{name}' gives no maps")
-            is_stem = is_stem and not _holds_convolutions(self.get_submodule(name))
-            computed[name] = Feature(name, x.shape[1], _PROBE_SIZE // x.shape[2], bool((x >= 0).all()), is_stem)
+                raise ValueError(f"the output of '{name}' is not a feature map")
+            is_stem = is_stem and not _contains_convolutions(self.get_submodule(name))
+            features[name] = Feature(name, x.shape[1], _PROBE_SIZE // x.shape[2], bool((x >= 0).all()), is_stem)
         model.train(was_training)
-        return computed
+        return features
 
 
-def _holds_convolutions(module: nn.Module) -> bool:
+def _contains_convolutions(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d) for part in module.modules() if part is not module)
 
 
 def create_backbone(name: str, *, pretrained: bool = False) -> Any:
-    """Return a timm model with random weights (drawn from torch's current seed), or with those of its hub.
+    """Return a timm model with random weights, or with pretrained weights from the hub.
+
+    Random weights are drawn from torch's current random state.
 
     Raises:
-        OptionError: timm has no such model; the message lists the near ones.
+        OptionError: timm has no such model; the message lists similar names.
     """
     if name in squeezenet.NAMES:
         return squeezenet.create_squeezenet(name, pretrained=pretrained)
@@ -174,22 +181,22 @@ def create_backbone(name: str, *, pretrained: bool = False) -> Any:
         raise OptionError(
             f"timm has no backbone '{name}'",
             expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
-            fix=_way_out(name),
+            fix=_fix_for_unknown(name),
         )
     try:
         return timm.create_model(name, pretrained=pretrained)
     except RuntimeError as error:  # for example a tag, NAME.TAG, that does not exist
         if pretrained:
             raise
-        raise OptionError(f"timm cannot make the backbone '{name}': {error}") from error
+        raise OptionError(f"timm cannot create the backbone '{name}': {error}") from error
 
 
-def _way_out(name: str) -> str:
-    """Say what to do about a name that timm does not know."""
+def _fix_for_unknown(name: str) -> str:
+    """Return the fix for a name that timm does not know, or an empty text."""
     if _TRANSFORMERS.search(name):
         return _CHOOSE_CONVOLUTIONAL
     if "/" in name or ":" in name:
-        return "give the network's name in timm alone, and a file of weights with --weights"
+        return "give the network's name in timm alone, and its file of weights: `weights=FILE`"
     return ""
 
 
@@ -199,10 +206,10 @@ def _is_transformer(model: Any) -> bool:
 
 
 def taps_at_strides(model: Any, strides: tuple[int, ...]) -> tuple[str, ...]:
-    """Return timm's own feature modules at the given strides.
+    """Return timm's feature modules at the given strides.
 
     Raises:
-        OptionError: The backbone has no feature at one of them.
+        OptionError: The backbone has no features at one of the strides.
     """
     info = {entry["reduction"]: entry["module"] for entry in model.feature_info}
     missing = [stride for stride in strides if stride not in info]
@@ -210,13 +217,13 @@ def taps_at_strides(model: Any, strides: tuple[int, ...]) -> tuple[str, ...]:
         raise OptionError(
             f"this backbone has no features at stride {missing[0]}",
             expected=", ".join(f"{stride}: {module}" for stride, module in info.items()),
-            fix=_CHOOSE_CONVOLUTIONAL if _is_transformer(model) else "name the taps with --taps",
+            fix=_CHOOSE_CONVOLUTIONAL if _is_transformer(model) else "name modules: `taps`",
         )
     return tuple(info[stride] for stride in strides)
 
 
 def tap_names(model: Any) -> list[str]:
-    """Return the names that can be tapped: top-level modules and children of top-level Sequentials."""
+    """Return the possible taps: top-level modules and children of top-level Sequentials."""
     names: list[str] = []
     for name, module in model.named_children():
         names.append(name)
@@ -226,7 +233,7 @@ def tap_names(model: Any) -> list[str]:
 
 
 def _stages(model: Any, taps: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
-    """Return the model's stages in order; a Sequential is taken apart where a tap lies inside it."""
+    """Return the model's stages in order; a Sequential that contains a tap is split."""
     opened = {tap.split(".")[0] for tap in taps if "." in tap}
     stages: list[tuple[str, nn.Module]] = []
     for name, module in model.named_children():

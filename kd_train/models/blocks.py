@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Return a convolution, padded to keep the size apart from its stride, with batch normalisation."""
+    """Return a padded convolution with batch normalisation; stride 1 keeps the size."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)
     )

@@ -1,4 +1,4 @@
-"""Students that take features: an embedding of several features and the decoder that restores them."""
+"""Students that take features: an embedding of several features and its decoder."""
 
 from __future__ import annotations
 

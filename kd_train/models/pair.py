@@ -39,12 +39,12 @@ class Pair(nn.Module):
         self.std = teacher.std
 
     def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the teacher's features of ``(N, 3, H, W)`` images, as students are trained on them."""
+        """Return the teacher's features of ``(N, 3, H, W)`` images, which students are trained on."""
         features: list[Tensor] = self.teacher(x)
         return features
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Return the two features of each of ``spec.taps``, given the image and the teacher's features."""
+        """Return the features of ``spec.taps``, given the image and the teacher's features."""
         raise NotImplementedError
 
     def compare_training(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
@@ -63,7 +63,7 @@ class Pair(nn.Module):
 
 
 class StudentPair(Pair):
-    """The usual pair: one student takes the image and returns a feature for each of the teacher's."""
+    """The usual pair: one student takes the image and returns a feature for each tap."""
 
     def __init__(self, teacher: Teacher, student: nn.Module, spec: PairSpec) -> None:
         super().__init__(teacher, spec, tuple(feature.channels for feature in teacher.features))

@@ -91,7 +91,7 @@ class HalvedPair(Pair):
 
 
 def reduced_student(teacher: Teacher, group: int) -> Pyramid:
-    """Return MixedTeacher's reduced student (section 3.2), with one residual block for each level."""
+    """Return MixedTeacher's reduced student (section 3.2), one residual block for each level."""
     return Pyramid(
         teacher.levels(group),
         [feature.name for feature in teacher.groups[group]],

@@ -1,4 +1,4 @@
-"""SqueezeNet, the one backbone of the papers that timm does not have: torchvision's, spoken to as timm's are."""
+"""SqueezeNet, which timm does not have: torchvision's, with the interface of timm's models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from kd_train.models.torch_vision import import_timm
 
 NAMES = ("squeezenet1_0", "squeezenet1_1")
-# torchvision's own, the statistics of ImageNet.
+# torchvision's normalisation, the statistics of ImageNet.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The last Fire module of each size.
 _LEVELS = {
@@ -17,12 +17,13 @@ _LEVELS = {
 
 
 def create_squeezenet(name: str, *, pretrained: bool) -> Any:
-    """Return a SqueezeNet with what kdx asks of timm's models: ``feature_info``, ``pretrained_cfg``, features alone."""
-    import_timm()  # makes torchvision importable where its compiled part does not fit torch
+    """Return a SqueezeNet with those attributes of timm's models that kdx uses."""
+    import_timm()  # makes torchvision importable if its compiled part does not fit torch
     from torchvision import models
 
     model: Any = models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
-    # Every other backbone pads, so that sizes halve; unpadded, mirrored and inverted students would miss by a pixel.
+    # Every other backbone pads, so that sizes halve. Without padding, mirrored and inverted
+    # students would have features of another size by a pixel.
     first = model.features[0]
     first.padding = tuple(side // 2 for side in first.kernel_size)
     model.feature_info = [

@@ -70,7 +70,7 @@ class Teacher(nn.Module):
         return [found[index][tap] for index, taps in self._groups for tap in taps]
 
     def levels(self, group: int) -> list[Feature]:
-        """Return every level of the group's network up to its last tap, for students that mirror it."""
+        """Return the levels of the group's network to its last tap, for students that mirror it."""
         index, taps = self._groups[group]
         network = self.networks[index]
         assert isinstance(network, TapNetwork)
@@ -113,8 +113,8 @@ def build_teacher(options: TeacherOptions, groups: int) -> tuple[Teacher, str]:
             does not exist.
         WeightsError: No weights were found.
     """
-    backbones = _per_group("--backbone", options.backbones, groups)
-    weights = None if options.weights is None else _per_group("--weights", options.weights, groups)
+    backbones = _per_group("`backbone`", options.backbones, groups)
+    weights = None if options.weights is None else _per_group("`weights`", options.weights, groups)
     wanted = [(name, weights[index] if weights else None) for index, name in enumerate(backbones)]
     distinct = list(dict.fromkeys(wanted))
     models = [create_backbone(name) for name, _ in distinct]
@@ -125,7 +125,7 @@ def build_teacher(options: TeacherOptions, groups: int) -> tuple[Teacher, str]:
     given = options.taps or ((),) * groups
     if len(given) != groups or len(options.strides or given) != groups:
         raise OptionError(
-            "--taps does not fit the method",
+            "`taps` does not fit the method",
             expected=f"{groups} groups of taps, separated by '/'" if groups > 1 else "one list of taps",
             received="/".join(",".join(group) for group in given),
         )

@@ -1,8 +1,9 @@
-"""Importing timm beside a torch that torchvision was not built for.
+"""Importing timm with a PyTorch that torchvision was not built for.
 
-torchvision's wheels on PyPI are built for CUDA torch. Beside a CPU-only torch their compiled operators do not load, and
-``import torchvision`` (which timm does) fails while it registers shape functions for them. kdx uses none of those
-operators, so the registration is left out and everything else imports; a call to such an operator still fails loudly.
+torchvision's wheels on PyPI are built for PyTorch with CUDA. With a CPU-only PyTorch their compiled
+operators do not load, and ``import torchvision``, which timm needs, fails while it registers shape
+functions for them. kdx uses none of those operators, so the registration is skipped and everything
+else is imported; a call of such an operator still raises an error.
 """
 
 from __future__ import annotations

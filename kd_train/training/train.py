@@ -16,7 +16,7 @@ from kd_export.onnx.halo import require_tileable
 from kd_train.data.golden_images import choose_golden
 from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.data.image_set import ImageSet
-from kd_train.data.odd_images import settle
+from kd_train.data.odd_images import handle_odd_images
 from kd_train.data.parts import parts_of, require_one_source
 from kd_train.datasets import open_data
 from kd_train.methods import find_method
@@ -80,7 +80,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     # A published data set is used as it is.
     odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
     scanned = scan_images(require_good(folder), bad, progress)
-    records, odd_remarks = settle(scanned, odd, channels=options.channels)
+    records, odd_remarks = handle_odd_images(scanned, odd, channels=options.channels)
     spec = choose_input(
         records,
         recipe.crop_from or recipe.image_size,
@@ -104,7 +104,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         validation_fraction=recipe.validation_fraction,
         train_fraction=options.train_fraction,
         seed=options.seed,
-        parts=parts.of,
+        parts=parts.by_image,
     )
     good = [(record.path, record.identity) for record in image_set.records]
     sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]

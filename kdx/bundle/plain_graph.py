@@ -60,10 +60,10 @@ def require_plain_graph(data: bytes, name: str, bundle: Path) -> None:
         ) from error
     if found:
         raise BundleError(
-            f"'{name}' of '{bundle}' could execute foreign code or read other files",
+            f"'{name}' of '{bundle}' could load code or files from elsewhere",
             expected="standard ONNX operations, and every weight inside the file",
             received=found,
-            fix="do not use this bundle; kdx does not export such graphs",
+            fix="do not use this bundle; graphs that kdx exports contain nothing of this kind",
         )
 
 

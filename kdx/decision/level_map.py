@@ -72,7 +72,7 @@ def rule_of(manifest: Manifest) -> ScoreRule:
     """Return how a bundle's map becomes its score; raise ``InputError`` where its score is not of the map alone."""
     if manifest.map_rule is None:
         raise InputError(
-            "this method takes no normalisation per position: its score is not of the returned map alone",
+            "this method takes no normalisation per position: its score does not come from the returned map alone",
             expected="a method whose score is the maximum or the sum of one map, for example stpm",
             fix="calibrate without --per-position",
         )

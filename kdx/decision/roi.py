@@ -79,7 +79,7 @@ class RoiFrame:
         """
         if self.rule is None:
             raise InputError(
-                "this method takes no region of interest: its score is not of the returned map alone",
+                "this method takes no region of interest: its score does not come from the returned map alone",
                 expected="a method whose score is the maximum or the sum of one map, for example stpm",
                 fix="train another method; kdx methods lists them",
             )

@@ -70,7 +70,7 @@ def build(folder: Path, targets: Sequence[str], *options: str) -> Path:
     return folder
 
 
-def ctest(folder: Path, *options: str, timeout: float = 300, **environment: str) -> dict[str, str]:
+def ctest(folder: Path, *options: str, timeout: float = 1800, **environment: str) -> dict[str, str]:
     """Run the C and C++ tests of a build folder.
 
     Args:

@@ -1,4 +1,4 @@
-"""What ``kdx_open`` checks is what the C library runs: for every batch size, and as the bundle's reference says."""
+"""The C library runs the bytes that ``kdx_open`` checked, and refuses a bundle that differs from its reference."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ BUNDLE_ERROR, BACKEND_ERROR = 3, 4
 
 @pytest.fixture(scope="module")
 def other(dataset, tmp_path_factory, cli, tiny_options) -> Path:
-    """A bundle of the same shapes that decides otherwise."""
+    """A bundle of the same shapes with other scores."""
     folder = tmp_path_factory.mktemp("other")
     cli("train", dataset, "--out", folder / "run", "--epochs", 1, "--seed", 7, *tiny_options)
     cli("export", folder / "run", "-o", folder / "tile.kdx", "--precision", ",".join(PRECISIONS))
     return folder / "tile.kdx"
 
 
-# What was checked is what runs
+# The checked bytes are the bytes that run
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -76,10 +76,10 @@ def test_another_reference_is_refused(library, bundle, tmp_path, precision, chan
             changed[:-1] = golden.maps[:-1]
         (copy / GOLDEN_MAPS).write_bytes(encode_array(changed))
     write_manifest(copy, opened.manifest)
-    with pytest.raises(CallError, match="does not decide on this machine") as caught:
+    with pytest.raises(CallError, match="does not decide here what was trained") as caught:
         Detector(library, copy, precision)
     assert caught.value.status == BACKEND_ERROR
-    differ = r"scores differ by up to 0\.6[67]" if change == "scores" else r"maps by up to (0\.[67]|\d)"
+    differ = r"scores off by 0\.6[67]" if change == "scores" else r"maps off by (0\.[67]|\d)"
     assert re.search(differ, str(caught.value))
     assert "kdx verify" in str(caught.value)
 
@@ -89,7 +89,7 @@ def test_another_reference_of_tiles_is_refused(library, tiled, tmp_path):
     opened = open_bundle(copy)
     (copy / GOLDEN_SCORES).write_bytes(encode_array(opened.golden().scores * np.float32(1.01)))
     write_manifest(copy, opened.manifest)
-    with pytest.raises(CallError, match="does not decide on this machine"):
+    with pytest.raises(CallError, match="does not decide here what was trained"):
         Detector(library, copy, "fp32")
 
 

@@ -22,7 +22,7 @@ def address(tmp_path_factory) -> Path:
 
 
 def test_addresses_leaks_and_undefined_behaviour(address, tiny_bundle):
-    results = ctest(address, timeout=600, KDX_TEST_BUNDLE=str(tiny_bundle))
+    results = ctest(address, timeout=3600, KDX_TEST_BUNDLE=str(tiny_bundle))
     assert {name for name, result in results.items() if result == "Skipped"} == NEED_A_KEY
     assert {"units", "calls", "tensorrt", "fuzz_manifest"} < {
         name for name, result in results.items() if result == "Passed"

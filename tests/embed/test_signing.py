@@ -1,4 +1,4 @@
-"""The C library refuses what Python refuses where a signature is required: see tests/kdx/bundle/test_signing.py."""
+"""With a required signature, the C library refuses the bundles that Python refuses in test_signing.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WRONG = r"the signature of .* is wrong"
 
 
 def never() -> str:
-    raise AssertionError("nobody must be asked for a passphrase")
+    raise AssertionError("a passphrase was requested")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def line(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory) -> tuple[Path, Path]:
-    """Somebody else's."""
+    """A private and a public key of somebody else."""
     return make_keys(tmp_path_factory.mktemp("keys") / "stranger")[:2]
 
 
@@ -60,7 +60,7 @@ def edit(file: Path, **changes: object) -> None:
 
 
 def refused(library: Path, bundle: Path, key: object, said: str, status: int = BUNDLE_ERROR) -> str:
-    """Check that C and Python refuse a bundle for the same reason; return what C says."""
+    """Check that C and Python refuse a bundle for the same reason; return the message of C."""
     with pytest.raises((BundleError, OptionError), match=said):
         open_bundle(bundle, require_signature=key)
     with pytest.raises(CallError, match=said) as caught:
@@ -69,7 +69,7 @@ def refused(library: Path, bundle: Path, key: object, said: str, status: int = B
     return str(caught.value)
 
 
-# Bundles that are as they were signed
+# Bundles as they were signed
 
 
 @pytest.mark.parametrize("form", ["path", "text", "several"])
@@ -86,7 +86,7 @@ def test_without_the_requirement_nothing_is_verified(signing_library, signed):
         assert detector.selftest().passed
 
 
-# Bundles that are not
+# Bundles that were altered, or signed by another key
 
 
 def test_an_unsigned_bundle_is_refused(signing_library, bundle_copy, line):

@@ -1,4 +1,4 @@
-"""What these tests share: the tools of ``benchmarks/robustness``, which try the same things for longer."""
+"""What these tests share. ``benchmarks/robustness`` runs the same tools for longer."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def every_precision(tiny_bundle, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def load(every_precision, tiny_run) -> Callable[[str, str], Any]:
-    """Load a bundle, or for ``torch`` a run, on a backend in a precision; skip where this machine cannot."""
+    """Load a bundle, or for ``torch`` a run, on a backend; skip where this machine has none."""
     import kdx
     from kdx.runtime.backend_table import find_backend
 

@@ -1,4 +1,4 @@
-"""Commands on a disk of their own that is full, or may only be read: a mount in a namespace that ends with its process.
+"""Commands on a disk that is full or read-only: a mount in a namespace that ends with its process.
 
 Run as a script with a JSON list of cases; prints what came of each. Needs root, or user namespaces.
 """

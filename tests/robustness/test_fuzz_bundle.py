@@ -130,7 +130,7 @@ def test_inputs_that_no_camera_gives(bundle_copy, changes) -> None:
 
 
 def test_a_golden_image_elsewhere_is_not_read(bundle_copy, tmp_path) -> None:
-    """``golden//tmp/x.png`` is inside the bundle, ``/tmp/x.png`` is not, and pathlib makes one of the other."""
+    """``golden//tmp/x.png`` is inside the bundle, ``/tmp/x.png`` is not; pathlib confuses them."""
     inside, name = bundle_copy / "golden", str(tmp_path / "x.png")
     shutil.copy(inside / "0-good.png", name)
     (inside / name[1:]).parent.mkdir(parents=True)

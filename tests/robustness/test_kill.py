@@ -34,7 +34,7 @@ def with_engine(tiny_bundle, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(tool, tiny_bundle, with_engine, tiny_run, dataset, tmp_path_factory) -> dict[str, Any]:
-    """What came of kills and of races. What a process of torch's size does not need to fork is done in a small one."""
+    """The results of kills and races. Commands without torch run in a process without torch."""
     work = str(tmp_path_factory.mktemp("work"))
     plain, built = ({"bundle": str(path), "work": work} for path in (tiny_bundle, with_engine))
     calibrate = ["calibrate", "{bundle}", str(dataset), "--false-reject-rate"]

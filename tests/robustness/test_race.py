@@ -34,7 +34,7 @@ def replace(bundle: Path) -> None:
 
 
 def test_an_index_never_meets_another_graph(bundle_copy, monkeypatch) -> None:
-    """An export that replaces a bundle between a calibration's look and its write waits until that has written."""
+    """An export waits while a calibration of the bundle that it replaces is being written."""
     opened = open_bundle(bundle_copy)
     real, events = bundle_module.write_atomic, []
 
@@ -131,5 +131,5 @@ def test_where_nothing_can_be_locked_the_work_goes_on(tmp_path, monkeypatch) -> 
     (tmp_path / ".x.abcd_123.part").mkdir()
     with new_folder(tmp_path / "x") as folder:
         (folder / "1").write_text("1")
-    # Whether its writer lives cannot be told: it stays.
+    # Whether its writer lives is unknown: it stays.
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.abcd_123.part", "x"]

@@ -1,4 +1,4 @@
-"""Disks that are full, folders that may only be read: said with the path, and nothing is lost or left behind."""
+"""Full disks and read-only folders: an error names the path, and nothing is lost or left over."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def disk(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(tool, disk, tiny_bundle, tiny_run, dataset, tiny_options) -> dict[str, Any]:
-    """What came of every command that writes, by name: on a full disk, and on one that may only be read."""
+    """The result of every command that writes, by name: on a full disk and on a read-only one."""
     bundle, good = str(disk / "tile.kdx"), str(dataset / "test/good")
     export, train = ["export", str(tiny_run), "-o"], ["train", str(dataset), "-o", str(disk / "run"), "--epochs", "1"]
     bench = ["bench", str(tiny_bundle), "--runs", "20", "--batch", "1"]

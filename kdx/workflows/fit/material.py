@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
-from kd_train.data.odd_images import settle
+from kd_train.data.odd_images import handle_odd_images
 from kd_train.data.parts import parts_of
 from kd_train.datasets import open_data
 from kd_train.recipes import Recipe
@@ -87,7 +87,7 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     folder = open_data(request.data, options.category, options.folder_options, progress=progress)
     odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
     scanned = scan_images(require_good(folder), BadImages(options.max_bad_images), progress)
-    records, odd_remarks = settle(scanned, odd, channels=options.channels)
+    records, odd_remarks = handle_odd_images(scanned, odd, channels=options.channels)
     if not records:
         raise DataError(f"'{request.data}' holds no good image that can be read", fix="repair or add images")
     different = len({record.identity.key for record in records})
@@ -102,7 +102,7 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
         validation_fraction=share,
         train_fraction=options.train_fraction,
         seed=options.seed,
-        parts=parts.of,
+        parts=parts.by_image,
     )
     if len(held_out) < _needed(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)

@@ -1,4 +1,4 @@
-"""``benchmarks/cpu/shared_teacher.py``: both ways judge alike, and memory is counted. Nothing is timed."""
+"""Shared teachers judge as separate ones do, and memory is counted. Nothing is timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row for each way to run anomalib's models."""
+"""A row for each runtime and export of anomalib's models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``benchmarks/timing/turns.py``: who is called when, and what becomes of candidates that fail. Nothing is timed."""
+"""``benchmarks/timing/turns.py``: the order of calls, and candidates that fail; no timing."""
 
 from __future__ import annotations
 

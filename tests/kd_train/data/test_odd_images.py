@@ -11,7 +11,7 @@ from PIL import Image
 
 import kdx
 from kd_train.data.image_records import BadImages, choose_input, scan_images
-from kd_train.data.odd_images import settle
+from kd_train.data.odd_images import handle_odd_images
 from kdx.errors import DataError
 
 
@@ -49,22 +49,22 @@ def test_odd_images_are_named_or_left_out_or_kept(tmp_path, case) -> None:
     images, kind, named = CASES[case]
     records = scanned(tmp_path, *images)
     with pytest.raises(DataError, match=f"1 of {len(records)} images") as caught:
-        settle(records, "stop")
+        handle_odd_images(records, "stop")
     assert named in caught.value.received
-    assert "--odd-images skip" in caught.value.fix
-    kept, (skipped,) = settle(records, "skip")
+    assert "`odd_images='skip'`" in caught.value.fix
+    kept, (skipped,) = handle_odd_images(records, "skip")
     assert (len(kept), skipped.kind, skipped.count) == (len(records) - 1, kind, 1)
     assert named in skipped.first[0]
-    kept, (used,) = settle(records, "keep")
+    kept, (used,) = handle_odd_images(records, "keep")
     assert (kept, used.kind, used.count) == (records, kind, 1)
 
 
 @pytest.mark.parametrize("case", ["size", "colour"])
 def test_without_the_odd_image_the_contract_is_the_cameras(tmp_path, case) -> None:
     records = scanned(tmp_path, *CASES[case][0])
-    spec = choose_input(settle(records, "skip")[0], 64)
+    spec = choose_input(handle_odd_images(records, "skip")[0], 64)
     assert (spec.height, spec.width, spec.channels, spec.fixed_size) == (96, 96, 1, True)
-    kept = choose_input(settle(records, "keep")[0], 64)
+    kept = choose_input(handle_odd_images(records, "keep")[0], 64)
     assert (kept.channels, kept.fixed_size) == ((1, False) if case == "size" else (3, True))
 
 
@@ -81,27 +81,27 @@ def test_without_the_odd_image_the_contract_is_the_cameras(tmp_path, case) -> No
 )
 def test_images_that_are_mixed_are_used_as_they_are(tmp_path, images) -> None:
     records = scanned(tmp_path, *images)
-    assert settle(records, "stop") == (records, [])
+    assert handle_odd_images(records, "stop") == (records, [])
 
 
 @pytest.mark.parametrize("stored_as_colour", [0, 1, 3, 5, 6])
 def test_grey_stored_as_colour_is_grey_and_most_files_decide(tmp_path, stored_as_colour) -> None:
     images = [grey(i).convert("RGB") if i < stored_as_colour else grey(i) for i in range(6)]
     records = scanned(tmp_path, *images)
-    assert settle(records, "stop") == (records, [])
+    assert handle_odd_images(records, "stop") == (records, [])
     assert choose_input(records, 64).channels == (1 if stored_as_colour < 3 else 3)
 
 
 def test_colour_decides_nothing_where_the_user_chose_the_channels(tmp_path) -> None:
     records = scanned(tmp_path, *map(grey, range(9)), colour(9))
-    assert settle(records, "stop", channels="1") == (records, [])
+    assert handle_odd_images(records, "stop", channels="1") == (records, [])
 
 
 def test_a_damaged_file_has_no_depth(tmp_path) -> None:
     paths = [record.path for record in scanned(tmp_path, *map(deep, range(6)))]
     paths[0].write_bytes(paths[0].read_bytes()[:-2000])
     records = scan_images(paths, BadImages(0))
-    assert settle(records, "stop") == (records, [])
+    assert handle_odd_images(records, "stop") == (records, [])
 
 
 @pytest.fixture

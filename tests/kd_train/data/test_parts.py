@@ -27,7 +27,7 @@ def table(tmp_path: Path, content: str | bytes) -> Path:
 
 def matched(tmp_path: Path, content: str | bytes, *names: str) -> dict[str, str]:
     found = match_parts(read_parts(table(tmp_path, content)), images(*names))
-    return {path.relative_to(ROOT).as_posix(): part for path, part in found.of.items()}
+    return {path.relative_to(ROOT).as_posix(): part for path, part in found.by_image.items()}
 
 
 def kinds(remarks) -> dict[str, int]:
@@ -77,7 +77,7 @@ def test_a_line_names_an_image_however_it_is_written(tmp_path, written) -> None:
 def test_a_table_is_read_as_spreadsheets_write_it(tmp_path, encode) -> None:
     lines = "".join(f"{name},{part}\n" for name, part in EXPECTED.items())
     found = match_parts(read_parts(table(tmp_path, encode(lines))), images(*SIX))
-    assert {path.relative_to(ROOT).as_posix(): part for path, part in found.of.items()} == EXPECTED
+    assert {path.relative_to(ROOT).as_posix(): part for path, part in found.by_image.items()} == EXPECTED
     assert found.remarks == ()
 
 
@@ -101,7 +101,7 @@ def test_the_line_that_agrees_furthest_decides(tmp_path) -> None:
     found = match_parts(
         read_parts(table(tmp_path, "cam1/000.png,A\ncam2/000.png,B\n")), [ROOT / "cam2/000.png"], others=()
     )
-    assert found.of == {ROOT / "cam2/000.png": "B"}
+    assert found.by_image == {ROOT / "cam2/000.png": "B"}
     assert kinds(found.remarks) == {"parts_without_image": 1}
 
 
@@ -119,11 +119,11 @@ def test_lines_of_test_images_are_of_those_and_not_left_over(tmp_path) -> None:
     train, test = images("train/good/000.png", "train/good/001.png"), images("test/good/000.png", "test/good/001.png")
     folder = ImageFolder(ROOT, "mvtec", tuple(train), tuple(TestImage(path, "good", None) for path in test))
     found = parts_of(folder, train, group_by=None, table=table(tmp_path, lines))
-    assert found.of == {train[0]: "A"}
+    assert found.by_image == {train[0]: "A"}
     assert kinds(found.remarks) == {"images_without_part": 1, "parts_of_one_image": 1}
     # A bare name means the images that are divided, though test images begin at 000 too.
     bare = parts_of(folder, train, group_by=None, table=table(tmp_path, "000.png,A\n001.png,A\n"))
-    assert set(bare.of.values()) == {"A"}
+    assert set(bare.by_image.values()) == {"A"}
     assert bare.remarks == ()
 
 
@@ -144,7 +144,7 @@ def test_a_table_that_matches_nothing_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize("text", ["", "only-a-name.png\n", "a.png,part 1,surplus\n", "a.png,\n", ",part 1\n"])
 def test_a_file_that_is_no_list_of_parts_is_refused(tmp_path, text) -> None:
-    with pytest.raises(DataError, match="does not say which part"):
+    with pytest.raises(DataError, match="is not a table of images and parts"):
         read_parts(table(tmp_path, text))
     with pytest.raises(DataError, match="cannot be read"):
         read_parts(tmp_path / "missing.csv")
@@ -159,8 +159,8 @@ def grouped(group_by: str, *names: str):
 
 
 def test_an_expression_groups_by_its_match_or_its_first_group() -> None:
-    assert set(grouped(r"part\d", "part1-a.png", "part1-b.png").of.values()) == {"part1"}
-    assert set(grouped(r"part(\d)", "part1-a.png", "part1-b.png").of.values()) == {"1"}
+    assert set(grouped(r"part\d", "part1-a.png", "part1-b.png").by_image.values()) == {"part1"}
+    assert set(grouped(r"part(\d)", "part1-a.png", "part1-b.png").by_image.values()) == {"1"}
 
 
 @pytest.mark.parametrize("group_by", [r"part(\d+)", r"x*", r"(part\d+)|img", "^$"])
@@ -175,7 +175,7 @@ def test_an_expression_that_leaves_every_image_alone_says_so() -> None:
 
 
 def test_an_expression_and_a_table_exclude_each_other(tmp_path) -> None:
-    with pytest.raises(OptionError, match="both say which images show one part"):
+    with pytest.raises(OptionError, match="both define which images show one part"):
         parts_of(ImageFolder(ROOT, "plain", (), ()), [], group_by="x", table=tmp_path / "parts.csv")
 
 
@@ -187,7 +187,7 @@ def test_images_of_one_part_are_never_on_both_sides(tmp_path, seed) -> None:
     names = [f"{part}-{shot}.png" for part in range(8) for shot in range(5)]
     records = [ImageRecord(path, path.name, 8, 8, True) for path in images(*names)]
     lines = "".join(f"D:\\line\\{name},part {name[0]}\n" for name in names)
-    parts = match_parts(read_parts(table(tmp_path, lines)), images(*names)).of
+    parts = match_parts(read_parts(table(tmp_path, lines)), images(*names)).by_image
     sides = split_images(records, validation_fraction=0.3, train_fraction=1.0, seed=seed, parts=parts)
     training, held_out = ({record.path.name[0] for record in side} for side in sides)
     assert not training & held_out
@@ -218,4 +218,4 @@ def test_the_commands_take_a_table_and_say_what_did_not_match(dataset, tmp_path,
     refused = cli(*command, "--force", "--parts", table(tmp_path, "x.png,1\n"), code=2)
     assert "names one of the 12 images" in refused.stderr
     both = cli(*command, "--force", "--parts", file, "--group-by", "x", code=2)
-    assert "both say which images show one part" in both.stderr
+    assert "both define which images show one part" in both.stderr

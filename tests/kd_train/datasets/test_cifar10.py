@@ -112,7 +112,7 @@ def test_cache_of_the_user_where_the_data_may_not_be_written(root, tmp_path, mon
 
 def test_nothing_may_be_written(root, refused, tmp_path):
     (tmp_path / "file").touch()
-    with refused("no place for the unpacked images", str(tmp_path / "file"), error=OutputError):
+    with refused("the unpacked images cannot be written anywhere", str(tmp_path / "file"), error=OutputError):
         open_data(root, "bird", cache=tmp_path / "file")
 
 
@@ -145,7 +145,7 @@ class Malicious:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (Malicious(), "it asks for posix.mkdir"),
+        (Malicious(), "it calls posix.mkdir"),
         ({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, "2 images and 1 labels"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "1 images and 1 labels"),
         ({"data": np.zeros((1, 3000), np.uint8), "labels": [0]}, "ValueError"),

@@ -42,7 +42,7 @@ def test_calibrate(cli, bundle_copy, root):
 def test_category_is_needed(cli, bundle_copy, root, command):
     stderr = cli(command, bundle_copy, root, code=2).stderr
     assert "2 categories of BTAD" in stderr
-    assert "fix: add --category 01" in stderr
+    assert "fix: name one: --category 01" in stderr
 
 
 @pytest.mark.parametrize("command", ["evaluate", "calibrate"])

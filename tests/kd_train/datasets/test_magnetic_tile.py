@@ -74,7 +74,7 @@ def test_facts(root):
 
 
 def test_it_has_no_categories(root, refused):
-    with refused("no category 'crack'", "leave --category out"):
+    with refused("no category 'crack'", "leave `category` out"):
         open_data(root, "crack")
 
 

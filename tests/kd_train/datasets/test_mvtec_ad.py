@@ -44,7 +44,7 @@ def test_one_category_is_a_data_set_of_its_own(root):
 
 
 def test_a_category_must_be_named(root, refused):
-    with refused("2 categories of MVTec AD", "bottle, screw", "--category bottle"):
+    with refused("2 categories of MVTec AD", "bottle, screw", "`category=bottle`"):
         open_data(root)
 
 
@@ -54,7 +54,7 @@ def test_unknown_category_gets_near_ones(root, refused):
 
 
 def test_another_category_than_the_folder(root, refused):
-    with refused("is the category 'bottle' itself", "--category screw"):
+    with refused("is the category 'bottle' itself", "`category=screw`"):
         open_data(root / "bottle", "screw")
 
 

@@ -73,7 +73,7 @@ def test_forbidden_folder(refused, forbid, tmp_path):
 
 
 def test_a_category_of_a_folder_without_categories(refused, dataset):
-    with refused("has no categories", "leave --category out"):
+    with refused("has no categories", "leave `category` out"):
         open_data(dataset, "bottle")
 
 

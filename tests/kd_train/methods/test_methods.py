@@ -128,19 +128,25 @@ def test_the_command_line_takes_a_methods_own_options(method, choices, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--method", "dual-det", "--part", "both"), ("--part is not possible", "kd+ae, kd, ae", "both")),
+        (
+            ("--method", "dual-det", "--part", "both"),
+            ("invalid value of the method's option 'part'", "kd+ae, kd, ae", "both"),
+        ),
         (("--method", "stpm", "--part", "ae"), ("stpm has no option --part",)),
         (("--method", "dskd", "--strcture", "ds"), ("dskd has no option --strcture", "--structure")),
         (("--epohcs", "3"), ("stpm has no option --epohcs", "--epochs")),
         (("--method", "dskd", "--structure"), ("--structure needs a value",)),
         (("surplus",), ("'surplus' was not expected",)),
-        (("--combine", "mean"), ("--combine is not possible", "sum, product")),
+        (("--combine", "mean"), ("invalid --combine", "sum, product")),
         (("--distance", "cosine"), ("--distance is no longer an option", "leave it out: half the squared distance")),
         (("--taps", "layer1/layer2"), ("--taps does not fit the method", "one list of taps")),
         (("--method", "dual", "--taps", "layer1"), ("--taps does not fit the method", "2 groups")),
         (("--method", "dual", "--backbone", "a,b,c"), ("--backbone does not fit the method", "one, or 2")),
-        (("--crop-from", "32"), ("crop_from is out of range", "64 to 4096")),
-        (("--method", "dskd", "--taps", "layer1,layer2", "--maps", "3"), ("--maps 3 does not exist",)),
+        (("--crop-from", "32"), ("--crop-from is out of range", "64 to 4096")),
+        (
+            ("--method", "dskd", "--taps", "layer1,layer2", "--maps", "3"),
+            ("invalid value of the method's option 'maps'", "1 to 2"),
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments, said, tmp_path, dataset, cli, tiny_options) -> None:

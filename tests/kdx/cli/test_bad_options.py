@@ -93,13 +93,13 @@ def test_unknown_tap_lists_the_possible_ones(train):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--epochs", 0), "epochs is out of range"),
-        (("--batch-size", 1), "batch_size is out of range"),
-        (("--image-size", 8), "image_size is out of range"),
-        (("--learning-rate", 0), "learning_rate is out of range"),
-        (("--learning-rate", "nan"), "learning_rate is out of range"),
-        (("--validation-fraction", 1), "validation_fraction is out of range"),
-        (("--sigma", -1), "blur_sigma is out of range"),
+        (("--epochs", 0), "--epochs is out of range"),
+        (("--batch-size", 1), "--batch-size is out of range"),
+        (("--image-size", 8), "--image-size is out of range"),
+        (("--learning-rate", 0), "--learning-rate is out of range"),
+        (("--learning-rate", "nan"), "--learning-rate is out of range"),
+        (("--validation-fraction", 1), "--validation-fraction is out of range"),
+        (("--sigma", -1), "--sigma is out of range"),
         (("--train-fraction", 0), "--train-fraction is out of range"),
         (("--channels", 2), "invalid --channels"),
         (("--device", "warp"), "device 'warp' cannot be used"),
@@ -298,7 +298,7 @@ def test_imagenet_offline_names_three_ways(train, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     stderr = train("--backbone", "resnet18", "--weights", "imagenet").stderr
     assert "no ImageNet weights for 'resnet18' were found" in stderr
-    for way in ("(1) --weights FILE", "(2) use a backbone with a weights package", "(3) connect"):
+    for way in ("(1) --weights FILE", "weights are a package: --backbone tf_efficientnet_lite0", "(3) connect"):
         assert way in stderr
 
 

@@ -303,7 +303,7 @@ def test_unreadable_images_count_once(cli, levelled, cells, tmp_path):
 def test_methods_that_score_another_map_take_none(tiny_bundle, join):
     bundle = open_bundle(tiny_bundle)
     manifest = msgspec.structs.replace(bundle.manifest, pair_spec={**bundle.manifest.pair_spec, "join": join})
-    with pytest.raises(InputError, match="not of the returned map alone"):
+    with pytest.raises(InputError, match="does not come from the returned map alone"):
         fit_level(Synthetic(bundle.path, manifest), None, [], 0.1)
 
 

@@ -121,7 +121,7 @@ def test_methods_that_score_another_map_take_none(tiny_bundle):
         rules[join] = RoiFrame.of(msgspec.structs.replace(manifest, pair_spec=spec)).rule
     taken = {"single": "sum", "score_first": "sum"}
     assert rules == {**dict.fromkeys(rules), **taken}
-    with pytest.raises(InputError, match="not of the returned map alone"):
+    with pytest.raises(InputError, match="does not come from the returned map alone"):
         RoiFrame((8, 8), (4, 4), 1.0, None).roi(mask_of((0, 0)))
 
 

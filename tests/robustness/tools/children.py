@@ -1,4 +1,4 @@
-"""Children of one process that has imported everything: a command in each costs what it computes, not what it imports.
+"""Children of one process that has imported everything: a command in a child imports nothing.
 
 Threads do not survive a fork, and a library whose threads are gone waits for them for ever. So the
 parent loads libraries and never a network; and nobody waits for a child longer than a limit.
@@ -111,7 +111,7 @@ class Child:
 
 
 def in_child(work: Callable[[], Any], limit_s: float = 300.0) -> Any:
-    """Return what a piece of work returns in a child; raise ``RuntimeError`` with its traceback when it fails."""
+    """Return what work returns in a child; raise ``RuntimeError`` with its traceback."""
     ended = Child(work).result(limit_s)
     if ended.error or ended.signal:
         raise RuntimeError(ended.error or f"ended by signal {ended.signal}")
@@ -119,7 +119,7 @@ def in_child(work: Callable[[], Any], limit_s: float = 300.0) -> Any:
 
 
 def prepare_process(commands: Collection[str]) -> None:
-    """Import what commands need. Call it first thing: some libraries read the thread counts when they load."""
+    """Import what commands need. Call it first: libraries read the thread counts when they load."""
     os.environ.update(dict.fromkeys(_SINGLE, "1"))
     for name in _LIGHT:
         import_module(name)
@@ -150,7 +150,7 @@ def run_command(arguments: Sequence[object]) -> dict[str, Any]:
 
 
 def _answer(work: Callable[[], Any], pipe: int) -> None:
-    """Work, answer, and leave without what Python does at an end: the parent's buffers are in here too."""
+    """Work, answer, and leave without Python's clean-up, which would flush the parent's buffers."""
     try:
         answer = {"value": work()}
     except BaseException:

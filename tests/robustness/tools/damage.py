@@ -47,7 +47,7 @@ _BYTES = (0x00, 0x01, 0x7F, 0x80, 0xFE, 0xFF, 0x20, 0x22, 0x2C, 0x2E, 0x2F, 0x5B
 
 
 def damaged_json(document: Any) -> st.SearchStrategy[bytes]:
-    """Return a strategy for a document with one to three of its values deleted, replaced, renamed or doubled."""
+    """Return a strategy for a document with one to three of its values damaged."""
     paths = list(_paths(document))
 
     @st.composite
@@ -92,7 +92,7 @@ def damaged_bytes(data: bytes) -> st.SearchStrategy[Damaged]:
 
 
 def damaged_npy(array: NDArray[np.float32]) -> st.SearchStrategy[bytes | Damaged]:
-    """Return a strategy for a ``.npy`` file whose header is not the one that belongs to its data."""
+    """Return a strategy for a ``.npy`` file whose header does not fit its data."""
     pieces = {
         "descr": ["'<f4'", "'>f4'", "'<f8'", "'|O'", "'<U9'", "'<f4,<f4'", "[('a','<f4')]", "'|V0'", "None", "7"],
         "fortran_order": ["False", "True", "0", "None", "[]"],
@@ -130,7 +130,7 @@ def damaged_npy(array: NDArray[np.float32]) -> st.SearchStrategy[bytes | Damaged
 
 
 def image_files(grey: Image.Image) -> dict[str, bytes]:
-    """Return a small real image in every format, mode and compression that may come from a camera or an archive."""
+    """Return a small real image in every format, mode and compression of cameras and archives."""
     colour = Image.merge("RGB", (grey, grey.point(lambda v: 255 - v), grey.point(lambda v: v // 2)))
     wide = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     turned = Image.Exif()
@@ -176,7 +176,7 @@ def image_files(grey: Image.Image) -> dict[str, bytes]:
 
 
 def declares(name: str, data: bytes, width: int, height: int) -> bytes:
-    """Return an image file that declares another size, checksums and all; as it is where its kind is not known here."""
+    """Return an image file that declares another size, with checksums, where its kind is known."""
     found = bytearray(data)
     if name.startswith("png"):
         found[16:24] = struct.pack(">II", width & 0xFFFFFFFF, height & 0xFFFFFFFF)
@@ -203,7 +203,7 @@ def declares(name: str, data: bytes, width: int, height: int) -> bytes:
 
 
 def damaged_images(files: dict[str, bytes]) -> st.SearchStrategy[bytes]:
-    """Return a strategy for image files as they are, stirred, cut, of a size that they have not, or all of it."""
+    """Return a strategy for image files: whole, stirred, cut, of a wrong size, or all of it."""
     sizes = st.sampled_from([0, 1, 2, 63, 65, 300, 5000, 40000, 65535, 2**31 - 1, 2**32 - 1])
 
     @st.composite

@@ -1,4 +1,4 @@
-"""Damaged input to everything that kdx reads: refused in words of its own, or answered as ever. Nothing else.
+"""Damaged input to everything that kdx reads: refused by an error of kdx, or judged as before.
 
 A target takes one damaged file and says whether it was accepted. Whatever it raises, a file opened
 outside the bundle, memory or time out of proportion is a fault. Run as a script with a kind of file
@@ -165,7 +165,7 @@ def index_targets(bundle: Path, backend: str = "onnxruntime-cpu") -> dict[str, T
 
 
 def reference_target(bundle: Path) -> Target:
-    """Return the target for a bundle's reference maps, with hashes that say they are as they should be."""
+    """Return the target for a bundle's reference maps, with hashes that match the damage."""
     file, index = bundle / GOLDEN_MAPS, bundle / INDEX
     whole, record = file.read_bytes(), index.read_bytes()
     maps = open_bundle(bundle).golden().maps
@@ -191,7 +191,7 @@ def reference_target(bundle: Path) -> Target:
 
 
 def training_target(bundle: Path) -> Target:
-    """Return the target for a bundle's list of training images, with a hash that says it is as it should be."""
+    """Return the target for a bundle's list of training images, with a hash that matches."""
     file = bundle / TRAINING_IMAGES
     whole = file.read_bytes()
     opened = open_bundle(bundle)
@@ -211,7 +211,7 @@ def training_target(bundle: Path) -> Target:
 
 
 def engine_targets(bundle: Path) -> dict[str, Target]:
-    """Return the targets for an engine's record, damaged as JSON, and as bytes. The bundle gets an engine first."""
+    """Return the targets for an engine's record, as JSON and as bytes; add an engine first."""
     graph, plan = bundle / "model.onnx", b"a plan is not read here"
     machine = Fingerprint(
         flavour="rtx", tensorrt="1.4", compute_capability="8.6", gpu=None, driver=None, system=this_system()

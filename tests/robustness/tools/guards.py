@@ -17,7 +17,7 @@ import kdx
 
 
 class _Opened:
-    """Which files are opened, by an audit hook: it stays for good, and looks only while it is asked to."""
+    """Which files are opened, by an audit hook, which is never removed but can be idle."""
 
     def __init__(self) -> None:
         self.allowed: tuple[str, ...] | None = None
@@ -37,7 +37,7 @@ _opened = _Opened()
 
 @contextlib.contextmanager
 def only_inside(folder: Path) -> Iterator[None]:
-    """Fail where a file outside the folder is opened meanwhile, but for what Python itself opens."""
+    """Fail where a file outside the folder is opened, except for what Python itself opens."""
     if not _opened.hooked:
         sys.addaudithook(_opened)
         _opened.hooked = True
@@ -54,7 +54,7 @@ def only_inside(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alarm(seconds: int) -> Iterator[None]:
-    """Raise ``TimeoutError`` in a block that takes longer. It is an exception, which the block may take for its own."""
+    """Raise ``TimeoutError`` in a block that takes longer; the block may catch it."""
 
     def late(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not finished after {seconds} s")

@@ -1,4 +1,4 @@
-"""Commands that are killed wherever they change a file, and what is left of the bundle that they were changing.
+"""Commands that are killed wherever they change a file, and what becomes of their bundle.
 
 An audit hook counts what Python does to files, and ends the process by SIGKILL before the n-th such
 event, for every n until the command runs through: before a file is opened for writing, flushed,
@@ -90,7 +90,7 @@ class Report:
 
 
 class Watch:
-    """An audit hook that counts changes of files under a folder, and ends this process before one of them.
+    """An audit hook that counts changes of files under a folder, and kills this process at one.
 
     Args:
         folder: What is watched.
@@ -150,7 +150,7 @@ def explore(job: Job) -> Report:
             raise RuntimeError(f"{job.name}: {ended.error or ended.value}")
         events, status, new = ended.value["events"], ended.value["status"], _facts(bundle)
     if new == old:
-        raise RuntimeError(f"{job.name} changes nothing: a kill could not be told from a success")
+        raise RuntimeError(f"{job.name} changes nothing: a kill could not be distinguished from a success")
     points = _spread(events, job.points)
     moments = [random.Random(seed).uniform(0.0, ended.seconds) for seed in range(job.random)]
     found, lost = {"old": 0, "new": 0}, []
@@ -218,7 +218,7 @@ def _facts(bundle: Path) -> Any:
 
 
 def facts_of(bundle: Path) -> dict[str, Any]:
-    """Open a bundle with all its hashes and its engines, judge its golden images, and say what came out, to the bit."""
+    """Open a bundle with hashes and engines, judge its golden images, and return all of it."""
     import kdx
     from kdx.bundle.engine_record import engines_of
     from kdx.bundle.open import open_bundle
@@ -256,7 +256,7 @@ def copied(bundle: str, work: str) -> Iterator[Path]:
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    """Return some of the numbers from 1 to ``count``, evenly spread, both ends among them; 0 wants all."""
+    """Return numbers from 1 to ``count``, evenly spread with both ends; 0 means all of them."""
     if not wanted or wanted >= count:
         return list(range(1, count + 1))
     return sorted({1 + round(index * (count - 1) / max(wanted - 1, 1)) for index in range(wanted)})

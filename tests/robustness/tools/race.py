@@ -1,4 +1,4 @@
-"""Commands that change one bundle at the same moment: what is left is whole, and what one of their orders makes of it.
+"""Commands that change one bundle at the same time: the result is that of one of their orders.
 
 Run as a script with a file of such races and of kills (``kill.py``) as JSON; prints what came of
 them.

@@ -12,7 +12,7 @@ def call_setup(setup: str) -> None:
 
 
 def graph_at_hand(graph: str) -> None:
-    """Take a graph that torch has traced before: tracing is most of an export's time, and touches no file."""
+    """Take a graph that was traced before: tracing takes most of an export's time, and no file."""
     import onnx
 
     from kd_export import bundle_export
@@ -21,7 +21,7 @@ def graph_at_hand(graph: str) -> None:
 
 
 def one_backend() -> None:
-    """Be a machine with ONNX Runtime alone: nothing is compiled, and there is nothing to choose from."""
+    """Be a machine with ONNX Runtime alone: there is nothing to compile or to choose from."""
     from kdx.runtime.backend_table import BACKENDS
 
     for name in set(BACKENDS) - {"onnxruntime-cpu"}:

@@ -1,4 +1,4 @@
-"""One detector for very many frames: memory, file handles and threads over time, and every score to the bit.
+"""One detector for very many frames: memory, handles and threads over time, and every score.
 
 Now and then something goes wrong, as it does on a line: a frame of another size or type, a detector
 that was closed, a bundle that is loaded again. Run as a script with a JSON file of :class:`Soak`'s
@@ -96,7 +96,7 @@ class Soaked:
         growth_mb: By how much PSS grew from the second tenth of the time to the last, as medians.
         slope_mb: What a straight line through PSS after the first tenth gives for 100,000 frames.
         handles_grown: Open handles at the end more than after the first tenth.
-        threads_grown: Likewise threads.
+        threads_grown: Threads at the end more than after the first tenth.
         leaks: How many of the three have grown.
         samples: A few of the moments.
         errors: Of the crashes, the first ones, in words.

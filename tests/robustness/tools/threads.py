@@ -1,4 +1,4 @@
-"""Many threads on one detector: the same answers as one thread gets, to the bit, while others load and close.
+"""Many threads on one detector: the same answers as one thread gets, to the bit.
 
 Run as a script with a backend and its bundle as JSON; prints what came of it.
 """
@@ -63,7 +63,7 @@ def hammer(detector: Detector, images: NDArray[np.uint8], calls: int) -> Threade
 
 
 def close_while_judging(load: Callable[[], Detector], images: NDArray[np.uint8], calls: int) -> Threaded:
-    """Close a detector under the threads that use it: each call gives the right answer or is refused."""
+    """Close a detector while threads use it: each call gives the right answer or is refused."""
     with load() as detector:
         expected = [_answer(detector(image)) for image in images]
     found = Threaded(len(images) + 1)

@@ -1,5 +1,5 @@
 // Signatures. They prove that a bundle comes from the holder of a key and was not altered since.
-// The counterpart of kdx/bundle/signing.py.
+// The counterpart of kdx/bundle/signature.py.
 #pragma once
 
 #include <filesystem>
@@ -13,12 +13,13 @@
 namespace kdx::embed {
 
 constexpr const char *kSignature = "bundle.sig";
-constexpr const char *kSignAgain = "sign it again where the key is kept (kdx sign)";  // advice in messages
+// Advice in messages.
+constexpr const char *kSignAgain = "sign it again where the key is kept (kdx sign)";
 
 // What a verified signature states.
 struct Seal {
     std::string index_sha256;                    // of bundle.json
-    std::map<std::string, std::string> engines;  // SHA-256 of each engine's record and plan, by relative POSIX path
+    std::map<std::string, std::string> engines;  // SHA-256 of records and plans, by relative path
 };
 
 // Checks that one of the given keys signed a bundle. index: the content of its bundle.json. Throws

@@ -1,0 +1,29 @@
+#include "open_bundle.h"
+
+#include <string>
+
+#include "error.h"
+#include "files.h"
+#include "manifest.h"
+
+namespace kdx::embed {
+
+namespace fs = std::filesystem;
+
+Bundle open_bundle(const fs::path &path, const std::vector<PublicKey> *keys) {
+    std::error_code error;
+    if (!fs::is_directory(path, error))
+        throw Failure(KDX_ERROR_BUNDLE, "there is no bundle '" + path.string() + "'",
+                      {"", "", "make one with kdx export"});
+    if (!fs::is_regular_file(path / kIndex, error))
+        throw Failure(KDX_ERROR_BUNDLE, "'" + path.string() + "' is not a bundle: " + kIndex + " is missing",
+                      {"", "", "export it again with kdx export"});
+    const auto index = read_file(path / kIndex);
+    std::optional<Seal> seal;
+    if (keys) seal = verify_signature(path, index, *keys);
+    auto bundle = parse_manifest(index, path);
+    bundle.seal = std::move(seal);
+    return bundle;
+}
+
+}  // namespace kdx::embed
