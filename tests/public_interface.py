@@ -14,10 +14,24 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, Union, get_args, get_origin
 
 import kdx
 
+# The modules that methods and data sets of other packages import; CONTRIBUTING.md lists them too.
+EXTENSION_MODULES = (
+    "kd_export.graph",
+    "kd_train.datasets.layout",
+    "kd_train.methods",
+    "kd_train.models.backbones",
+    "kd_train.models.blocks",
+    "kd_train.models.bottleneck",
+    "kd_train.models.pair",
+    "kd_train.models.pyramid",
+    "kd_train.models.teacher",
+    "kd_train.recipes",
+)
 # Their constructors are not public: these functions make them.
 MADE_BY = {"Bundle": "open_bundle", "Detector": "load", "DetectorGroup": "load_many"}
 
@@ -57,6 +71,42 @@ def class_members(owner: type) -> dict[str, Any]:
             member = getattr(owner, name)
         members[name] = signature(member) if callable(member) else "attribute"
     return members
+
+
+def extension_names() -> dict[str, Any]:
+    """Return the names of each of :data:`EXTENSION_MODULES`, with signatures and the classes' own members."""
+    return {name: _names_of(import_module(name)) for name in EXTENSION_MODULES}
+
+
+def _names_of(module: types.ModuleType) -> dict[str, Any]:
+    # What a module imports is not part of it; aliases such as list[...] have the module of their class.
+    own = {module.__name__, "builtins"}
+    names = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, types.ModuleType)
+        and getattr(value, "__module__", module.__name__) in own
+    ]
+    return {name: _describe_extension(getattr(module, name)) for name in sorted(names)}
+
+
+def _describe_extension(value: Any) -> Any:
+    if isinstance(value, types.FunctionType) or hasattr(value, "__wrapped__"):
+        return {"function": signature(value)}
+    if not isinstance(value, type) or get_origin(value) is not None:
+        return "value"
+    if issubclass(value, enum.Enum):
+        return {"enum": {member.name: member.value for member in value}}
+    # PyTorch's own members differ between its versions.
+    ours = [base for base in value.__mro__ if base.__module__.partition(".")[0] in {"kdx", "kd_train", "kd_export"}]
+    declared = {name for base in ours for name in (*vars(base), *getattr(base, "__annotations__", ()))}
+    members = class_members(value)
+    return {
+        "class": [base.__name__ for base in ours[1:]],
+        "constructor": signature(value),
+        "members": {name: members[name] for name in sorted(declared & members.keys())},
+    }
 
 
 def attributes(value: object) -> list[str]:

@@ -72,6 +72,15 @@ def test_attributes_of_objects(tmp_path):
     hold("attributes.json", found)
 
 
+def test_names_for_methods_and_data_sets_of_other_packages():
+    hold("extension_names.json", public.extension_names())
+
+
+def test_contributors_read_which_modules_are_for_other_packages():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [name for name in public.EXTENSION_MODULES if f"`{name}`" not in guide] == []
+
+
 def test_options():
     hold("command_line.json", public.command_line())
 

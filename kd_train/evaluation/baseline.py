@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from kd_export.graph import Combine, Distance, Join, MapSpec, ScoreRule
+from kd_export.graph.distance import distance_module
 from kd_train.models.pair import Pair
 from kd_train.training.run import Run
 from kd_train.training.trained_pair import fuse, load_pair
@@ -111,8 +112,10 @@ class EagerBaseline(ClosesOnExit):
         for (teacher, student), tap in zip(features, part.taps, strict=True):
             if tap.distance is Distance.COSINE:
                 distance = 1 - F.cosine_similarity(teacher, student, dim=1)
-            else:
+            elif tap.distance is Distance.HALF_SQUARED_L2:
                 distance = 0.5 * (F.normalize(teacher, dim=1) - F.normalize(student, dim=1)).pow(2).sum(dim=1)
+            else:
+                distance = distance_module(tap.distance, teacher.shape[1])(teacher, student)
             scaled = F.interpolate(distance[:, None], size=self.size, mode="bilinear", align_corners=False)
             if part.combine is Combine.SUM:
                 scaled = tap.weight * scaled
