@@ -93,7 +93,8 @@ class Suite:
         prepared = self.calibrated(_TINY)
         kept: Row = {"bundle": str(prepared.bundle), "work": str(self.fresh("kill"))}
         calibrate = ["calibrate", "{bundle}", str(self.good_folder()), "--false-reject-rate"]
-        export = ["export", str(prepared.run), "-o", "{bundle}", "--force", "--max-batch"]
+        size = f"{_TINY.camera}x{_TINY.camera}"
+        export = ["export", str(prepared.run), "-o", "{bundle}", "--input-size", size, "--force", "--max-batch"]
         with_engine = self.fresh("engine") / "tile.kdx"
         shutil.copytree(prepared.bundle, with_engine)
         kdx(*_build(str(with_engine), 3))
