@@ -77,7 +77,7 @@ def measure(
         some = json.dumps(dict(list(order["bundles"].items())[:number]))
         loader = "benchmarks.cpu.shared_teacher:load"
         candidates = [
-            Candidate(f"{sharing} {number}", loader, {**order, "way": sharing, "bundles": some})
+            Candidate(f"{sharing} {number}", loader, {**order, "sharing": sharing, "bundles": some})
             for sharing in (SEPARATE, SHARED)
         ]
         apart, together = time_in_turns(candidates, images, threads=threads, runs=runs)
@@ -95,16 +95,16 @@ def load(arguments: dict[str, Any]) -> Judge:
 
 def _judge(order: dict[str, Any]) -> Judge:
     options = {"backend": _BACKEND, "precision": order["precision"], "threads": order["threads"]}
-    if order["way"] == SHARED:
+    if order["sharing"] == SHARED:
         group = kdx.load_many(order["bundles"], **options, shared_teacher=True)
         return lambda image: [verdict.score for verdict in group(image).values()]
     detectors = [kdx.load(path, **options) for path in order["bundles"].values()]
     return lambda image: [detector(image).score for detector in detectors]
 
 
-def _memory_held(order: dict[str, Any], way: str) -> dict[str, float]:
+def _memory_held(order: dict[str, Any], sharing: str) -> dict[str, float]:
     """Return what a process of its own holds."""
-    return dict(run_module("benchmarks.cpu.shared_teacher", json.dumps({**order, "way": way})))
+    return dict(run_module("benchmarks.cpu.shared_teacher", json.dumps({**order, "sharing": sharing})))
 
 
 def hold(order: dict[str, Any]) -> dict[str, float]:

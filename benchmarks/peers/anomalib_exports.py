@@ -145,7 +145,7 @@ def export(module: Any, images: Any, out: Path) -> dict[str, dict[str, str]]:
 
     size = tuple(images.shape[-2:])
     int8 = {"compression_type": CompressionType.INT8_PTQ, "datamodule": Calibration(images[:_CALIBRATED])}
-    ways: dict[str, Callable[[], Path]] = {
+    forms: dict[str, Callable[[], Path]] = {
         "torch": lambda: module.to_torch(out),
         "onnx": lambda: module.to_onnx(out, input_size=size, **_OPSET),
         "onnx-fixed": lambda: module.to_onnx(out, "fixed", size, **_FIXED),
@@ -154,9 +154,9 @@ def export(module: Any, images: Any, out: Path) -> dict[str, dict[str, str]]:
         "int8": lambda: module.to_openvino(out, "int8", size, onnx_kwargs=dict(_FIXED), **int8),
     }
     exports = {}
-    for name, way in ways.items():
+    for name, form in forms.items():
         try:
-            exports[name] = {"path": str(way().resolve())}
+            exports[name] = {"path": str(form().resolve())}
         # Whatever is raised here concerns this export alone.
         except Exception as error:
             exports[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

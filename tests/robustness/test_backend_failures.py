@@ -8,7 +8,7 @@ import pytest
 from kdx.bundle.checked_files import Graph
 from kdx.errors import BackendError, InputError
 from tests.images import solar_cells
-from tests.robustness.ways import WAYS
+from tests.robustness.cpu_backends import BACKEND_PRECISION_PAIRS
 
 
 class BoomError(Exception):
@@ -54,7 +54,7 @@ def break_once(monkeypatch, backend, error: Exception) -> None:
 @pytest.mark.parametrize(
     "error", [BoomError("gone"), RuntimeError("gone"), MemoryError("gone")], ids=lambda e: type(e).__name__
 )
-@pytest.mark.parametrize(("backend", "precision"), WAYS)
+@pytest.mark.parametrize(("backend", "precision"), BACKEND_PRECISION_PAIRS)
 def test_a_failure_is_a_backend_error_and_the_next_call_works(
     load, images, backend, precision, error, monkeypatch
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_graph_that_does_not_load_is_tried_once_and_spoils_no_output(tiny_bund
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("backend", "precision"), WAYS)
+@pytest.mark.parametrize(("backend", "precision"), BACKEND_PRECISION_PAIRS)
 def test_wrong_frames_between_right_ones(load, images, backend, precision) -> None:
     wrong = [
         None,
@@ -130,7 +130,7 @@ def test_wrong_frames_between_right_ones(load, images, backend, precision) -> No
             assert detector(images[0]).score == before
 
 
-@pytest.mark.parametrize(("backend", "precision"), WAYS)
+@pytest.mark.parametrize(("backend", "precision"), BACKEND_PRECISION_PAIRS)
 def test_a_closed_detector_says_so_every_time(load, images, backend, precision) -> None:
     detector = load(backend, precision)
     detector.close()

@@ -7,7 +7,7 @@ import pytest
 
 from kdx.runtime.backend_table import BACKENDS
 from tests.images import solar_cells
-from tests.robustness.ways import WAYS
+from tests.robustness.cpu_backends import BACKEND_PRECISION_PAIRS
 
 THREADS, CALLS = 16, 100  # the benchmark makes more
 
@@ -19,12 +19,11 @@ def images() -> np.ndarray:
 
 
 def test_no_backend_for_cpus_is_forgotten() -> None:
-    assert {backend for backend, _ in WAYS} == {info.name for info in BACKENDS.values() if not info.needs_gpu} | {
-        "torch"
-    }
+    for_cpus = {info.name for info in BACKENDS.values() if not info.needs_gpu}
+    assert {backend for backend, _ in BACKEND_PRECISION_PAIRS} == for_cpus | {"torch"}
 
 
-@pytest.mark.parametrize(("backend", "precision"), WAYS)
+@pytest.mark.parametrize(("backend", "precision"), BACKEND_PRECISION_PAIRS)
 def test_sixteen_threads_get_what_one_gets(load, images, backend, precision) -> None:
     from tests.robustness.tools.threads import hammer
 
@@ -35,7 +34,7 @@ def test_sixteen_threads_get_what_one_gets(load, images, backend, precision) -> 
     assert found.calls == THREADS * (CALLS if backend != "torch" else CALLS // 10)
 
 
-@pytest.mark.parametrize(("backend", "precision"), WAYS)
+@pytest.mark.parametrize(("backend", "precision"), BACKEND_PRECISION_PAIRS)
 def test_a_detector_that_is_closed_under_its_threads_refuses_or_answers(load, images, backend, precision) -> None:
     from tests.robustness.tools.threads import close_while_judging
 

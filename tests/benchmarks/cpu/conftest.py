@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-WAYS = ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16", "openvino int8")
+CANDIDATES = ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16", "openvino int8")
 
 
 def row(name: str, p50: float, **more):
@@ -12,7 +12,7 @@ def row(name: str, p50: float, **more):
 
 
 def rows(*times: float, eager: float | None = None):
-    found = [row(name, time) for name, time in zip(WAYS, times, strict=False)]
+    found = [row(name, time) for name, time in zip(CANDIDATES, times, strict=False)]
     return found if eager is None else [row("eager", eager), *found]
 
 

@@ -21,16 +21,16 @@ def order(tiny_bundle, tmp_path) -> dict:
     return {"bundles": {"first": str(tiny_bundle), "second": str(second)}, "precision": "fp32", "threads": 1}
 
 
-def test_both_ways_judge_alike(order, frame) -> None:
+def test_separate_and_shared_teachers_judge_alike(order, frame) -> None:
     arguments = {**order, "bundles": json.dumps(order["bundles"])}
-    scores = [shared_teacher.load({**arguments, "way": way})(frame[None]) for way in (SEPARATE, SHARED)]
+    scores = [shared_teacher.load({**arguments, "sharing": sharing})(frame[None]) for sharing in (SEPARATE, SHARED)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     assert len(set(scores[0])) == 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux counts memory there")
 def test_what_a_process_holds_is_counted(order) -> None:
-    for way in (SEPARATE, SHARED):
-        held = shared_teacher.hold({**order, "way": way})
+    for sharing in (SEPARATE, SHARED):
+        held = shared_teacher.hold({**order, "sharing": sharing})
         assert set(held) == {"rss_mb", "pss_mb", "load_s"}
         assert held["rss_mb"] > 1

@@ -11,8 +11,8 @@ from benchmarks.robustness.table import robustness_table
 @pytest.fixture
 def record():
     threads = {"threads": 16, "calls": 3200, "differing": 1, "errors": ["x"]}
-    way = {"backend": "openvino", "precision": "int8"}
-    soaked = {**way, "frames": 200_000, "hours": 0.25, "crashes": 1, "differing": 2, "leaks": 0, "growth_mb": 1.25}
+    openvino = {"backend": "openvino", "precision": "int8"}
+    soaked = {**openvino, "frames": 200_000, "hours": 0.25, "crashes": 1, "differing": 2, "leaks": 0, "growth_mb": 1.25}
     found = {
         "soak": [soaked],
         "fuzz": [
@@ -24,8 +24,8 @@ def record():
             "races": [{"name": "two", "rounds": 5, "lost": ["b", "c"]}],
         },
         "threads": [
-            {**way, "one detector": threads, "closed meanwhile": [threads], "loaded and closed": threads},
-            {**way, "error": "signal 11"},
+            {**openvino, "one detector": threads, "closed meanwhile": [threads], "loaded and closed": threads},
+            {**openvino, "error": "signal 11"},
         ],
     }
     versions = {"onnxruntime": "1", "openvino": "2", "pillow": "3"}

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import kdx
+from benchmarks.timing.memory import peak_memory_mb
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import PLAN, RECORD, EngineRecord, Fingerprint, Layer, find_engine, this_system
 from kdx.bundle.manifest import GOLDEN_MAPS, INDEX, TRAINING_IMAGES
@@ -34,7 +35,7 @@ from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
 from kdx.storage.files import sha256_bytes, sha256_file
 from kdx.storage.json_records import encode_record, now
 from tests.robustness.tools.damage import Damaged, damaged_bytes, damaged_images, damaged_json, damaged_npy, image_files
-from tests.robustness.tools.guards import alarm, only_inside, peak_mb
+from tests.robustness.tools.guards import alarm, only_inside
 
 # Far beyond what any of these files should need, and far below what a file that lies about its size
 # asks for. An image may declare what it likes up to a limit, here up to 25 megapixels: decoded,
@@ -96,12 +97,12 @@ def fuzz(name: str, target: Target, examples: int, start: int | None = None) -> 
         found.tried += 1
         found.slowest_ms = max(found.slowest_ms, round((time.perf_counter() - started) * 1e3, 1))
 
-    before = peak_mb()
+    before = peak_memory_mb()
     try:
         (one if start is None else seed(start)(one))()
     except Exception:
         found.faults.append(traceback.format_exc())
-    found.memory_mb = round(peak_mb() - before, 1)
+    found.memory_mb = round(peak_memory_mb() - before, 1)
     # The alarm may have been taken for an error of the file's.
     if found.slowest_ms > _MOST_SECONDS * 1e3:
         found.faults.append(f"one file took {found.slowest_ms / 1e3:.0f} s")

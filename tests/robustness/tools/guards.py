@@ -1,10 +1,9 @@
-"""What a piece of work may use: files, time, memory."""
+"""What a piece of work may use: files and time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sys
 import sysconfig
@@ -66,8 +65,3 @@ def alarm(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def peak_mb() -> float:
-    """Return the most memory that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kdx
+from benchmarks.timing.memory import memory_mb
 from kdx.errors import BackendError, InputError
 from kdx.runtime.detector import Detector
 
@@ -174,13 +174,12 @@ def sample(frame: int, seconds: float) -> Sample:
     """
     gc.collect()
     _trim()
-    text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
-    rss, pss = (int(re.search(rf"^{name}:\s*(\d+) kB", text, re.MULTILINE)[1]) for name in ("Rss", "Pss"))  # type: ignore[index]
+    held = memory_mb()
     return Sample(
         frame=frame,
         seconds=round(seconds, 1),
-        rss_mb=round(rss * 1024 / 1e6, 2),
-        pss_mb=round(pss * 1024 / 1e6, 2),
+        rss_mb=round(held["rss"], 2),
+        pss_mb=round(held["pss"], 2),
         handles=len(list(Path("/proc/self/fd").iterdir())),
         threads=len(list(Path("/proc/self/task").iterdir())),
     )

@@ -1,8 +1,8 @@
-"""Every way to run a detector on a CPU."""
+"""Every backend and precision that runs a detector on a CPU."""
 
 from __future__ import annotations
 
-WAYS = [
+BACKEND_PRECISION_PAIRS = [
     ("onnxruntime-cpu", "fp32"),
     ("onnxruntime-cpu", "int8"),
     ("openvino", "fp32"),
