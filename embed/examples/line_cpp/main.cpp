@@ -300,8 +300,8 @@ int main(int argc, char **argv) try {
     const auto settings = settings_of(argc, argv);
     const auto pictures = read_pictures(settings.frames);
     kdx::Detector detector(settings.bundle, settings.options);
-    detector(
-        pictures.front().image());  // the first call is slow, and a wrong image size is detected before the line starts
+    // The first call is slow, and a wrong image size is detected before the line starts.
+    detector(pictures.front().image());
     Queue queue(settings.queue);
     Gate gate(settings.timeout_ms);
     std::atomic<bool> done{false};
