@@ -104,7 +104,7 @@ def choose(method: str, dataset: str | None, number: int | None = None, names: S
     if number is not None:
         return _from_table(method, paper, _find_table(method, paper, number), names)
     if names:
-        raise OptionError("--variant needs a table", fix="choose it with --table")
+        raise OptionError("`variants` needs a table", fix="choose it with `table`")
     data = dataset or next(t.data for t in paper.table if t.is_measured and t.system_of(method) in t.own)
     return Choice(method, paper, paper.method[method], data, _as_proposed(method, paper, data), {})
 

@@ -38,7 +38,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """One row of the table.
 
     Attributes:
@@ -97,7 +97,7 @@ class Comparison:
     notes: tuple[str, ...]
     not_trained: dict[str, str]
     seeds: int
-    rows: tuple[Row, ...]
+    rows: tuple[PaperRow, ...]
     printed: tuple[PrintedTable, ...]
 
 
@@ -131,13 +131,13 @@ def compare(made: Reproduction) -> Comparison:
     )
 
 
-def _rows(made: Reproduction, variant: Variant) -> Iterable[Row]:
+def _rows(made: Reproduction, variant: Variant) -> Iterable[PaperRow]:
     results = [result for result in made.results if result.variant == variant.slug]
     for category in made.categories:
         of_it = [result for result in results if result.category == category]
         if of_it:
             cells = {m: _cell(_printed(variant, category, m), _values(of_it, m), is_comparable=True) for m in SHARES}
-            yield Row(variant.name, category, category, False, cells)
+            yield PaperRow(variant.name, category, category, False, cells)
     for group, (here, is_complete) in means(made, variant).items():
         cells = {
             metric: _cell(
@@ -147,7 +147,7 @@ def _rows(made: Reproduction, variant: Variant) -> Iterable[Row]:
         }
         if len(here) > 1 or any(cell.paper is not None for cell in cells.values()):
             name = MEAN if group == EVERY else f"{MEAN} of {group}"
-            yield Row(variant.name, name, _row_of(variant, group), True, cells)
+            yield PaperRow(variant.name, name, _row_of(variant, group), True, cells)
 
 
 def _row_of(variant: Variant, group: str) -> str:

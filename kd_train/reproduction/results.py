@@ -137,14 +137,14 @@ class ResultFolder:
         """
         index = self.path / INDEX
         if not index.is_file() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise OutputError(f"'{self.path}' exists and holds no reproduction", fix="choose another name for --out")
+            raise OutputError(f"'{self.path}' exists and holds no reproduction", fix="choose another `out`")
         if index.is_file() and force:
             # Only what this command made; whatever else a user keeps beside it stays.
             for run in [path.parent for path in self.path.glob(f"*/*/seed-*/{RUN_INDEX}")]:
                 shutil.rmtree(run)
             index.unlink()
         if index.is_file():
-            began = read_record(index, _Settings, error=CheckpointError, fix="choose another --out", supported=SCHEMA)
+            began = read_record(index, _Settings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)
             self._require_same(began.settings)
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ class ResultFolder:
         path = job.folder / RESULT
         if not path.is_file():
             return None
-        again = f"remove '{job.folder}' to make it again, or choose another --out"
+        again = f"remove '{job.folder}' to make it again, or choose another `out`"
         result = read_record(path, JobResult, error=CheckpointError, fix=again, supported=SCHEMA)
         if result.settings_sha256 != self.settings_sha256:
             raise CheckpointError(f"'{path}' is a result of other settings", fix=again)
@@ -183,7 +183,7 @@ class ResultFolder:
                 f"'{self.path}' holds results of other settings: {', '.join(changed)} changed",
                 expected=", ".join(f"{name} {began.get(name, 'as the paper')}" for name in changed),
                 received=", ".join(f"{name} {asked.get(name, 'as the paper')}" for name in changed),
-                fix="give the options of the first call, choose another --out, or begin anew with --force",
+                fix="give the options of the first call, choose another `out`, or begin again with `force=True`",
             )
 
 

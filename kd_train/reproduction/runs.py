@@ -120,14 +120,14 @@ def reproduce(
 def _prepare(options: ReproduceOptions, progress: Progress) -> tuple[Choice, tuple[Part, ...]]:
     """Check the whole request before anything is trained: method, table, categories, images, clashing options."""
     if not 1 <= options.seeds <= 1000:
-        raise OptionError("--seeds is out of range", expected="1 to 1000", received=str(options.seeds))
+        raise OptionError("`seeds` is out of range", expected="1 to 1000", received=str(options.seeds))
     choose(options.method, None, options.table, options.variants)  # a wrong method or table is named before the data
     names = categories_of(options.data)
     unknown = [name for name in options.categories if name not in names]
     if unknown:
         raise OptionError(
             f"there is no category '{unknown[0]}' in '{options.data}'",
-            expected=", ".join(names) or "no --category: the folder has one category",
+            expected=", ".join(names) or "no `categories`: the folder has one category",
         )
     wanted: tuple[str | None, ...] = tuple(dict.fromkeys(options.categories)) or names or (None,)
     first = open_data(options.data, wanted[0], progress=progress)
@@ -154,9 +154,9 @@ def _refuse_clash(options: ReproduceOptions, choice: Choice) -> None:
         clash = [name for name in variant.settings if name in asked]
         if clash:
             raise OptionError(
-                f"--{clash[0].replace('_', '-')} is what column '{variant.name}' of table {options.table} sets",
+                f"`{clash[0]}` is what column '{variant.name}' of table {options.table} sets",
                 received=f"{asked[clash[0]]}, against the column's {variant.settings[clash[0]]}",
-                fix="leave the option out, or choose columns with --variant",
+                fix="leave the option out, or choose columns with `variants`",
             )
 
 

@@ -220,7 +220,7 @@ class Run:
         if not found:
             raise DataError(
                 f"'{data or self.config.data}' holds none of the images trained on",
-                fix="name the training data with --calibration-data",
+                fix="name the training data with `calibration_data`",
             )
         return found
 
@@ -237,7 +237,10 @@ class Run:
 
         wanted = set(self.config.validation_images.values())
         if not wanted:
-            raise DataError("training held out no good images", fix="train with --validation-fraction")
+            raise DataError(
+                "training held out no good images",
+                fix="train with a share held out: kdx train DATA --validation-fraction 0.2",
+            )
         where = data or Path(self.config.data)
         folder = open_data(where, self.config.category, self.config.folder_options)
         found = {sha256_file(path): path for path in sorted(folder.good)}
@@ -245,7 +248,7 @@ class Run:
         if not held_out:
             raise DataError(
                 f"'{where}' holds none of the {len(wanted)} good images that were held out",
-                fix="name the training data with --calibration-data",
+                fix="name the training data with `calibration_data`",
             )
         return held_out
 

@@ -20,19 +20,19 @@ _BATCH, _MOST = 8, 1024  # tiles at once
 
 def are_tiles_asked(config: RunConfig, options: TileRequest) -> bool:
     """Tell whether frames are to be cut; raise ``OptionError`` where something is missing for it."""
-    for name, value, low, high in (("--tile", options.tile, 32, 4096), ("--tile-batch", options.batch, 1, _MOST)):
+    for name, value, low, high in (("tile", options.tile, 32, 4096), ("tile_batch", options.batch, 1, _MOST)):
         if value is not None and not low <= value <= high:
-            raise OptionError(f"{name} is out of range", expected=f"{low} to {high}", received=str(value))
+            raise OptionError(f"`{name}` is out of range", expected=f"{low} to {high}", received=str(value))
     frame, tile = options.frame or config.frame, options.tile or config.tile
     if frame and tile:
         return True
     if options.batch is not None and not (options.frame or options.tile or config.tile):
-        raise OptionError("--tile-batch is of tiles, and nothing is cut here", fix="leave it out, or see --max-batch")
+        raise OptionError("`tile_batch` is of tiles, and nothing is cut here", fix="leave it out, or see `max_batch`")
     if options.frame or options.tile or options.overlap is not None or config.tile:
         raise OptionError(
             "tiles need the frame's size and the tile's",
-            expected="--frame 2048x2448 --tile 256",
-            received="no --frame" if not frame else "no --tile",
+            expected="`frame=2048x2448` and `tile=256`",
+            received="no `frame`" if not frame else "no `tile`",
         )
     return False
 
@@ -48,7 +48,7 @@ def fuse_tiles(
     config = run.config
     frame, tile = options.frame or config.frame, options.tile or config.tile
     if frame is None or tile is None:
-        raise OptionError("tiles need the frame's size and the tile's", expected="--frame 2048x2448 --tile 256")
+        raise OptionError("tiles need the frame's size and the tile's", expected="`frame=2048x2448` and `tile=256`")
     size = config.recipe.size
     require_tileable(pair.spec, (tile, tile), size, config.recipe.resize_to)
     _require_scale(config, tile)
@@ -83,6 +83,6 @@ def _require_scale(config: RunConfig, tile: int) -> None:
     raise OptionError(
         "the pair was trained at another scale",
         expected=f"tiles of about {trained.height} pixels: the height of the images trained on",
-        received=f"--tile {tile}",
+        received=f"`tile={tile}`",
         fix=f"train on tiles: kdx train DATA --tile {tile}",
     )

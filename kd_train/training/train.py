@@ -182,7 +182,7 @@ def recipe_of(options: TrainOptions) -> Recipe:
     """Return the method's recipe with what the user asked for.
 
     Raises:
-        OptionError: The method is unknown, or a value is not possible.
+        OptionError: The method is unknown, or a value is invalid.
     """
     return load_recipe(find_method(options.method), _overrides(options))
 

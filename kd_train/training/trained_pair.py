@@ -22,7 +22,7 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
     """
     config = run.config
     if which not in {None, "last", "best"}:
-        raise OptionError("--checkpoint is not possible", expected="last or best", received=str(which))
+        raise OptionError("invalid `checkpoint`", expected="last or best", received=str(which))
     checkpoint = run.checkpoint(which or config.recipe.checkpoint)
     method = find_method(config.method)
     with torch.random.fork_rng(devices=[]):

@@ -256,7 +256,7 @@ class Trainer:
         kept = f"the checkpoint of epoch {len(self.history)} stands" if self.history else "nothing was saved yet"
         raise TrainingError(
             f"the loss became {loss} in epoch {epoch}, step {step + 1}; {kept}",
-            fix=f"train with a lower --learning-rate than {self.recipe.learning_rate:g}",
+            fix=f"train with a lower `learning_rate` than {self.recipe.learning_rate:g}",
         )
 
     def _save(self, *, best: bool) -> None:

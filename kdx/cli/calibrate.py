@@ -53,7 +53,7 @@ def calibrate(
 ) -> None:
     """Choose the threshold from good images that the student has not seen, through the exported graph.
 
-    Images that were trained on are recognised by their content and passed over. The threshold is stored in the bundle
+    Images that were trained on are recognised by their content and skipped. The threshold is stored in the bundle
     with its 95 % confidence interval; the graph is not touched, so it can be done again at any time. A signature is
     removed: it was for another threshold.
 
@@ -191,7 +191,7 @@ def _show_choice(bundle: Path, result: Calibration) -> None:
     threshold, chosen = result.threshold, result.threshold.defects
     if threshold.level is not None:
         out.print(f"per position: {threshold.level.images} other good images say how hot each place gets; that is 1")
-    passed_over = f"({result.trained_on} that were trained on passed over)"
+    passed_over = f"({result.trained_on} that were trained on skipped)"
     if chosen is not None:
         out.print(f"[bold]{bundle}[/]: threshold {threshold.score:.6g}, [bold yellow]chosen on defects[/]")
         out.print(

@@ -46,7 +46,7 @@ def evaluate(
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
-    """Measure how well defects are told from good parts.
+    """Measure how well defects are distinguished from good parts.
 
     Image AUROC; with masks also pixel AUROC and PRO (per-region overlap up to a false-positive rate of 0.3); overall
     and for each defect type; in a calibrated bundle also false rejects and detections at the threshold, and with a

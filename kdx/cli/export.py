@@ -29,10 +29,12 @@ def export(
     frame: str | None = typer.Option(
         None,
         metavar="HxW",
-        help="Size of large frames that are judged in tiles. Default: that of the tiles trained on.",
+        help="Size of large frames that are judged in tiles. Default: that of the images whose tiles were trained on.",
     ),
     tile: int | None = typer.Option(
-        None, help="Side of a tile in the camera's pixels, a multiple of the networks' input. Default: likewise."
+        None,
+        help="Side of a tile in the camera's pixels, a multiple of the networks' input. Default: that of the tiles "
+        "trained on.",
     ),
     overlap: str = typer.Option(
         "auto", help="Least overlap of tiles in the camera's pixels; auto measures what these networks need."
@@ -59,8 +61,8 @@ def export(
 ) -> None:
     """Write one ONNX graph, from uint8 image to anomaly map and score, as a bundle.
 
-    Every backend installed here is held against FP32 PyTorch on real images first; if one disagrees, nothing is written
-    and the exit status is 1.
+    Every backend installed here is compared with FP32 PyTorch on real images first; if one disagrees, nothing is
+    written and the exit status is 1.
     """
     precisions = _precisions(precision)
     data_options = {
@@ -140,7 +142,7 @@ def _say_tiles(tiling: Tiling, tile: int) -> None:
     cost = tiling.count * tile * tile / (height * width)
     out.print(
         f"  {tiling.count} tiles of {tile} × {tile}, overlapping by {tiling.overlap} and more: {cost:.1f} times the "
-        f"frame's pixels, {tiling.batch} tiles at once; {tiling.halo} pixels at their edges are not believed"
+        f"frame's pixels, {tiling.batch} tiles at once; {tiling.halo} pixels at their edges are not used"
     )
     if tiling.seam > SEAM_TOLERANCE:
         out.print(
@@ -153,7 +155,7 @@ def _overlap(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdigit():
-        raise OptionError("--overlap is not possible", expected="auto, or pixels of the camera", received=text)
+        raise OptionError("invalid --overlap", expected="auto, or pixels of the camera", received=text)
     return int(text)
 
 

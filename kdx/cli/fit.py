@@ -49,8 +49,8 @@ def fit(
     other sizes; exported through the gate, calibrated, evaluated and timed again. Where there are no defective test
     images, accuracy is that of synthetic defects, and every figure says so.
 
-    The output folder gets fit.json, frontier.png and .svg, and best.kdx, ready for use. Call it again to go on where it
-    stopped. Exit status 1 when nothing keeps the budget.
+    The output folder gets fit.json, frontier.png and .svg, and best.kdx, ready for use. Run the same command again to
+    continue where it stopped. Exit status 1 when nothing keeps the budget.
     """
     with needs("fit", "kdx fit"):
         import matplotlib  # noqa: F401  # missed now, and not after hours of training

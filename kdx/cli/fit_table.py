@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.markup import escape
 
+from kdx.cli.flags import with_flags
 from kdx.cli.output import make_table, out
 from kdx.text import percent
-from kdx.workflows.fit.trial_records import Report, Row
+from kdx.workflows.fit.trial_records import LABELLED, FrontierRow, Report
 from kdx.workflows.fit.words import quickest_found
 
 _ON_FRONTIER, _BEST = "•", "best"
@@ -26,7 +27,7 @@ def show(report: Report) -> None:
         return
     best, confirmed = report.best, report.best.confirmed
     for missed in best.passed_over:
-        out.print(f"passed over: {escape(missed)}")
+        out.print(f"skipped: {escape(missed)}")
     out.print(
         f"[bold]{escape(best.bundle)}[/]: {best.row.candidate}, {best.row.timing.precision}; as kdx.load opens it "
         f"({confirmed.backend}, {confirmed.precision}) p{confirmed.percentile:g} {confirmed.measured_ms:.2f} ms "
@@ -38,7 +39,7 @@ def show(report: Report) -> None:
 def _table(report: Report) -> None:
     p = f"p{report.percentile:g} ms"
     title = f"{escape(report.data)}, percent, on {report.evidence}; {_ON_FRONTIER}: nothing is faster and as accurate"
-    detected = "detected" if report.evidence.startswith("labelled") else "detected (synthetic)"
+    detected = "detected" if report.evidence == LABELLED else "detected (synthetic)"
     table = make_table(
         title, "", "size", "precision", "backend", p, "p50", "image AUROC", "pixel AUROC", "PRO", "false rejects",
         detected, "", left=("precision", "backend"),
@@ -64,7 +65,7 @@ def _table(report: Report) -> None:
         out.print(f"dim: over the budget of {report.budget_ms:g} ms")
 
 
-def _is_best(report: Report, row: Row) -> bool:
+def _is_best(report: Report, row: FrontierRow) -> bool:
     return report.best is not None and (report.best.row.candidate, report.best.row.timing.precision) == (
         row.candidate,
         row.timing.precision,
@@ -76,7 +77,7 @@ def _dropped(report: Report) -> None:
         out.print("not in the table:" if report.rows else "not trained:")
     for one in report.dropped:
         precision = f" {one.precision}" if one.precision else ""
-        out.print(f"  {one.candidate}{precision}: {escape(one.reason)}")
+        out.print(f"  {one.candidate}{precision}: {escape(with_flags(one.reason))}")
 
 
 def _nothing_kept(report: Report) -> None:
@@ -95,4 +96,4 @@ def _nothing_kept(report: Report) -> None:
         measured = f"p{timing.percentile:g} {timing.measured_ms:.2f} ms"
         out.print(f"fastest: {name} in {timing.backend}, {timing.precision}: {measured}")
     for line in report.advice:
-        out.print(f"  what would help: {escape(line)}")
+        out.print(f"  what would help: {escape(with_flags(line))}")

@@ -8,14 +8,14 @@ parameter that the command does not have keeps its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
-_MARKED = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
-_QUOTES = str.maketrans("", "", "()'\"")
+_MARKED = re.compile(r"`([a-z][a-z0-9_-]*)(?:=([^`]+))?`")
+_QUOTES = str.maketrans("", "", "'\"")
 _NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 _current: ContextVar[Mapping[str, str]] = ContextVar("flags of the command that runs", default=_NO_FLAGS)
 
@@ -28,6 +28,11 @@ def flags_of(command: Any) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def add_flags(names: Iterable[str]) -> None:
+    """Add options that the command that runs takes beside those it declares: a method's own."""
+    _current.set({**_current.get(), **{name: f"--{name}" for name in names}})
 
 
 def flag_table(command: Any) -> dict[str, str]:
@@ -59,5 +64,8 @@ def _flag(marked: re.Match[str]) -> str:
         return marked.group()
     if value is None or value == "True":
         return flag
-    # A tuple of Python is a list with commas on the command line, and texts need no quotes there.
-    return f"{flag} {value.translate(_QUOTES).replace(', ', ',').rstrip(',')}"
+    if value.startswith("("):  # a tuple of Python is a list with commas on the command line
+        value = value.strip("()").replace(", ", ",").rstrip(",").translate(_QUOTES)
+    elif value[0] in "'\"" and value.endswith(value[0]):
+        value = value[1:-1]
+    return f"{flag} {value}"

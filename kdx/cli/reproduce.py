@@ -19,7 +19,7 @@ from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
-    from kd_train.reproduction.comparison import Cell, Comparison, PrintedTable, Row
+    from kd_train.reproduction.comparison import Cell, Comparison, PaperRow, PrintedTable
     from kd_train.reproduction.results import JobResult
 
 _TITLES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
@@ -134,7 +134,7 @@ def _cell(cell: Cell) -> tuple[str, str, str]:
     return ours, paper + ("*" if cell.quoted else ""), difference
 
 
-def _systems(printed: PrintedTable, rows: tuple[Row, ...]) -> Table:
+def _systems(printed: PrintedTable, rows: tuple[PaperRow, ...]) -> Table:
     """Make one of the paper's tables as it stands there, ours in the last column."""
     title = f"{printed.place}: {printed.caption}; {_TITLES[printed.metric]}, percent"
     table = make_table(escape(title), "", *(escape(system) for system in printed.systems), "kdx")

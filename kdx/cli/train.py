@@ -10,6 +10,7 @@ import typer
 
 from kd_train.training.options import TrainOptions
 from kdx.cli.errors import Interrupted
+from kdx.cli.flags import add_flags
 from kdx.cli.options import JSON_OPTION
 from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
@@ -92,6 +93,7 @@ def method_options(context: typer.Context, method: str) -> dict[str, str]:
     from kdx.workflows.many.catalog import REMOVED
 
     own = {option.name for option in find_method(method).options}
+    add_flags(own)
     found: dict[str, str] = {}
     rest = list(context.args)
     while rest:

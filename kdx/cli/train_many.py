@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.errors import Interrupted
+from kdx.cli.flags import with_flags
 from kdx.cli.options import JSON_OPTION, one_of, require_effect
 from kdx.cli.output import make_table, out, print_json, progress_for, say
 from kdx.storage.json_output import write_json
@@ -16,7 +17,7 @@ from kdx.text import number, percent
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
-    from kdx.workflows.many.product_records import Summary
+    from kdx.workflows.many.product_records import CatalogSummary
 
 
 def train_many(
@@ -46,9 +47,9 @@ def train_many(
     false_reject_rate, review_rate, backend. Paths are relative to the catalogue; on a cluster they, and --out, must be
     on storage that every machine sees under the same path.
 
-    The folder gets NAME.kdx for each product, runs/NAME, and summary.json. Call again to go on: products that are
-    finished, and of which neither catalogue nor images changed, are not trained again. Exit status 1 if one failed; the
-    others are made all the same.
+    The folder gets NAME.kdx for each product, runs/NAME, and summary.json. Run the same command again to
+    continue: products that are finished, and of which neither catalogue nor images changed, are not trained again. Exit
+    status 1 if one failed; the others are made all the same.
     """
     from kdx.workflows.many.orders import make_all, orders_of
 
@@ -77,7 +78,7 @@ def train_many(
         raise typer.Exit(1)
 
 
-def show(folder: Path, summary: Summary) -> None:
+def show(folder: Path, summary: CatalogSummary) -> None:
     """Print the products and what became of them."""
     headings = ("product", "method", "images", "image AUROC", "threshold", "false rejects", "detected", "s", "state")
     table = make_table(f"{folder}: percent", *headings, left=("method", "state"))
@@ -96,7 +97,7 @@ def show(folder: Path, summary: Summary) -> None:
             out.print(f"{one.name}: no {precision}: {escape(reason)}")
         if one.error is not None:
             detail = "; ".join(one.error[key] for key in ("message", "received", "fix") if one.error.get(key))
-            out.print(f"[bold red]{one.name} failed:[/] {escape(detail)}")
+            out.print(f"[bold red]{one.name} failed:[/] {escape(with_flags(detail))}")
     out.print(
         f"{summary.trained} trained, {summary.unchanged} unchanged, {summary.failed} failed; {folder / 'summary.json'}"
     )

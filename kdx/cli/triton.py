@@ -46,7 +46,7 @@ def triton(
     """Write a model repository for NVIDIA Triton Inference Server.
 
     Writes REPOSITORY/NAME with config.pbtxt, the graph (or the plan of an engine) and golden images with which the
-    server warms up. The configuration is built as Triton's protobuf message, read back, and held against the names,
+    server warms up. The configuration is built as Triton's protobuf message, read back, and compared with the names,
     types and shapes of the graph. What decides is in the model's parameters: threshold, review threshold, frame limits.
     Clients get their verdicts with kdx.verdict_of_answer, which decides as the bundle does in a program of its own.
     Bundles with tiles, a region of interest or a level map are refused: Triton runs the graph alone.

@@ -38,7 +38,7 @@ class Calibrations:
     Attributes:
         exact: FP32's.
         own: Those of BF16 and INT8 that hold, by precision and runtime.
-        refused: Why others do not, likewise.
+        refused: Why others do not hold, by precision and runtime.
         kept: Thresholds of runtimes that are not here, measured elsewhere on the same images at the same rates.
         missing: Runtimes that are not here and have no such threshold, by precision.
     """
@@ -189,11 +189,11 @@ def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibratio
     """
     # Level and region are of frames; the golden images of a bundle for large ones are tiles.
     golden, is_tiled = bundle.golden(), bundle.manifest.tiling is not None
-    behind = PostProcessing() if is_tiled else PostProcessing(detector.level, detector.roi)
+    processing = PostProcessing() if is_tiled else PostProcessing(detector.level, detector.roi)
     graph = graph_backend(detector.backend)
     answers = [graph.run(image[None]) for image in golden.images]
     found = np.concatenate([each.maps for each in answers]), np.concatenate([each.scores for each in answers])
-    found, expected = behind.apply(*found), behind.apply(golden.maps, golden.scores)
+    found, expected = processing.apply(*found), processing.apply(golden.maps, golden.scores)
     scores, reference = (each[:, 0].astype(float) for _, each in (found, expected))
     thresholds = exact.threshold.score, own.threshold.score
     evidence = Evidence(golden.images, thresholds=None if is_tiled and detector.level else thresholds)

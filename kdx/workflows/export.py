@@ -44,15 +44,15 @@ def export_run(
 
     run = Run(run_path)
     if channel_order == "bgr" and run.config.input.channels == 1:
-        raise OptionError("--channel-order bgr would change nothing: the run is mono", fix="leave it out")
+        raise OptionError("`channel_order=bgr` would change nothing: the run is mono", fix="leave it out")
     pair, checkpoint = load_pair(run, which)
     tiling = None
     tiles = tiles or TileRequest()
     if are_tiles_asked(run.config, tiles):
         if input_size is not None:
-            raise OptionError("--input-size is for whole images", fix="give --frame and --tile")
+            raise OptionError("`input_size` is for whole images", fix="give `frame` and `tile`")
         if max_batch is not None:
-            raise OptionError("--max-batch is for whole images", fix="give --tile-batch")
+            raise OptionError("`max_batch` is for whole images", fix="give `tile_batch`")
         fused, tiling = fuse_tiles(run, pair, tiles, channel_order)
         max_batch = tiling.batch
     else:

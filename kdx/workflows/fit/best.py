@@ -16,10 +16,10 @@ from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.frontier import ranked
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.timing import time_as_loaded
-from kdx.workflows.fit.trial_records import Best, Row
+from kdx.workflows.fit.trial_records import Best, FrontierRow
 
 
-def keep_best(rows: Sequence[Row], request: FitRequest, folder: FitFolder) -> Best | None:
+def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolder) -> Best | None:
     """Leave the best line's bundle, or none where none keeps the budget.
 
     Of many measured latencies the lowest were lucky as well as low. The best bundle is therefore measured once more, as

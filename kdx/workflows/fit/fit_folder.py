@@ -1,4 +1,4 @@
-"""The output folder of ``kdx fit``: runs, bundles and results, from which a second call goes on."""
+"""The output folder of ``kdx fit``: runs, bundles and results, from which a second call continues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdx.errors import CheckpointError, OutputError
 from kdx.storage.files import write_atomic
 from kdx.storage.json_output import write_json
 from kdx.storage.json_records import encode_record, read_record
-from kdx.workflows.fit.trial_records import SCHEMA, Candidate, Report, Screened, Trial
+from kdx.workflows.fit.trial_records import SCHEMA, MethodSize, Report, Screened, Trial
 
 _INDEX = "fit-settings.json"
 _SCREENING = "screening.json"
@@ -55,7 +55,7 @@ class FitFolder:
         """
         index = self.path / _INDEX
         if not index.is_file() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise OutputError(f"'{self.path}' exists and is not of kdx fit", fix="choose another name for --out")
+            raise OutputError(f"'{self.path}' exists and is not of kdx fit", fix="choose another `out`")
         if index.is_file() and force:
             # Only what this command made; whatever else a user keeps beside it stays.
             for name in _FOLDERS:
@@ -64,21 +64,21 @@ class FitFolder:
                 (self.path / name).unlink(missing_ok=True)
         if index.is_file():
             self._require_same(
-                read_record(index, _Settings, error=CheckpointError, fix="choose another --out", supported=SCHEMA)
+                read_record(index, _Settings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)
             )
             return
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(index, encode_record(_Settings(schema=SCHEMA, settings=self.settings)))
 
-    def run(self, candidate: Candidate) -> Path:
+    def run(self, candidate: MethodSize) -> Path:
         """Return where a candidate's run stands."""
         return self.path / "runs" / candidate.name
 
-    def bundle(self, candidate: Candidate) -> Path:
+    def bundle(self, candidate: MethodSize) -> Path:
         """Return where a candidate's bundle stands."""
         return self.path / "bundles" / f"{candidate.name}.kdx"
 
-    def trial(self, candidate: Candidate, key: str) -> Trial | None:
+    def trial(self, candidate: MethodSize, key: str) -> Trial | None:
         """Return a candidate's result, or None where there is none of that key with its bundle."""
         path = self._result(candidate)
         if not path.is_file() or not self.bundle(candidate).is_dir():
@@ -94,7 +94,7 @@ class FitFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, encode_record(trial))
 
-    def screened(self, key: str) -> dict[Candidate, Screened]:
+    def screened(self, key: str) -> dict[MethodSize, Screened]:
         """Return what was screened under this key; nothing of any other."""
         path = self.path / _SCREENING
         if path.is_file():
@@ -112,7 +112,7 @@ class FitFolder:
         """Write ``fit.json``."""
         write_json(self.report, report)
 
-    def _result(self, candidate: Candidate) -> Path:
+    def _result(self, candidate: MethodSize) -> Path:
         return self.path / "results" / f"{candidate.name}.json"
 
     def _require_same(self, kept: _Settings) -> None:
@@ -123,5 +123,5 @@ class FitFolder:
                 f"'{self.path}' holds runs of other settings: {', '.join(changed)} changed",
                 expected=", ".join(f"{name} {began.get(name, 'by default')}" for name in changed),
                 received=", ".join(f"{name} {asked.get(name, 'by default')}" for name in changed),
-                fix="give the options of the first call, choose another --out, or begin anew with --force",
+                fix="give the options of the first call, choose another `out`, or begin again with `force=True`",
             )

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kdx.workflows.fit.trial_records import Candidate, Row, Trial, fastest
+from kdx.workflows.fit.trial_records import FrontierRow, MethodSize, Trial, fastest
 
 # Image AUROCs that agree to a tenth of a percent are the same: a thousand test images cannot tell them apart.
 _DECIMALS = 3
 
 
-def rows_of(trial: Trial, bundle: str, budget_ms: float) -> list[Row]:
+def rows_of(trial: Trial, bundle: str, budget_ms: float) -> list[FrontierRow]:
     """Return a trial's lines, one for each precision, in the fastest backend that runs it."""
     rows = []
     for measured in trial.measured:
         timing = fastest(measured.timings)
         if timing is not None:
             rows.append(
-                Row(
+                FrontierRow(
                     candidate=trial.candidate,
                     timing=timing,
                     scores=measured.scores,
@@ -30,7 +30,7 @@ def rows_of(trial: Trial, bundle: str, budget_ms: float) -> list[Row]:
     return rows
 
 
-def with_frontier(rows: Sequence[Row]) -> list[Row]:
+def with_frontier(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
     """Return the lines from the fastest to the slowest, those on the frontier marked.
 
     A line is on the frontier unless another is at least as fast and at least as accurate, and better in one of the two:
@@ -45,17 +45,19 @@ def with_frontier(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
+def ranked(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
     """Return the lines within the budget, the best first: by image AUROC, and of equals the faster."""
     kept = [row for row in rows if row.keeps_budget]
     return sorted(kept, key=lambda row: (-round(row.scores.image_auroc, _DECIMALS), _latency(row), row.candidate))
 
 
-def next_to_train(waiting: Sequence[tuple[Candidate, float]], results: Sequence[tuple[Candidate, float]]) -> Candidate:
+def next_to_train(
+    waiting: Sequence[tuple[MethodSize, float]], results: Sequence[tuple[MethodSize, float]]
+) -> MethodSize:
     """Return the most promising of the candidates that are not trained.
 
     Every method comes once before any comes again, at its largest size that may keep the budget, the quickest method
-    first. Then the best method so far goes on with its other sizes, the larger first, and so do the others after it.
+    first. Then the best method so far continues with its other sizes, the larger first, and so do the others after it.
 
     Args:
         waiting: Candidates with their screened latency; at least one.
@@ -73,11 +75,11 @@ def next_to_train(waiting: Sequence[tuple[Candidate, float]], results: Sequence[
     return min((ms, candidate) for candidate, ms in untried if candidate.size == largest[candidate.method])[1]
 
 
-def _latency(row: Row) -> float:
+def _latency(row: FrontierRow) -> float:
     return row.timing.measured_ms or 0.0
 
 
-def _dominates(one: Row, other: Row) -> bool:
+def _dominates(one: FrontierRow, other: FrontierRow) -> bool:
     faster, equal_speed = _latency(one) < _latency(other), _latency(one) == _latency(other)
     better = one.scores.image_auroc > other.scores.image_auroc
     equal_accuracy = one.scores.image_auroc == other.scores.image_auroc

@@ -127,7 +127,7 @@ def _needed(false_reject_rate: float) -> int:
 def _too_few(images: int, held_out: int, false_reject_rate: float) -> DataError:
     needed = _needed(false_reject_rate)
     possible = math.ceil(1e4 / (held_out + 1)) / 1e4
-    rate = f"ask for --false-reject-rate {possible:g}" if held_out and possible < 1 else ""
+    rate = f"ask for `false_reject_rate={possible:g}`" if held_out and possible < 1 else ""
     return DataError(
         f"too few good images for a false-reject rate of {false_reject_rate:g}",
         expected=f"at least {needed} to hold out for the threshold, and as many to train on",

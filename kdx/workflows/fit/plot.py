@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdx.bundle.variants import PRECISIONS
 from kdx.storage.files import write_atomic
-from kdx.workflows.fit.trial_records import Report, Row
+from kdx.workflows.fit.trial_records import FrontierRow, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def write_plots(report: Report, files: Sequence[Path]) -> None:
     import matplotlib
 
     figure = draw(report)
-    # SVG identifiers are random and files carry the date, unless told otherwise.
+    # SVG identifiers are random and files carry the date, unless set otherwise.
     with matplotlib.rc_context({"svg.hashsalt": "kdx"}):
         for file in files:
             content = io.BytesIO()
@@ -103,7 +103,7 @@ def _budget_label(axes: Axes, budget_ms: float) -> None:
     )
 
 
-def _legend(axes: Axes, rows: Sequence[Row]) -> None:
+def _legend(axes: Axes, rows: Sequence[FrontierRow]) -> None:
     """Explain colours and markers, outside of the points."""
     from matplotlib.artist import Artist
     from matplotlib.lines import Line2D
@@ -133,7 +133,7 @@ def _legend(axes: Axes, rows: Sequence[Row]) -> None:
     axes.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
 
 
-def _labels(axes: Axes, rows: Sequence[Row], budget_ms: float) -> None:
+def _labels(axes: Axes, rows: Sequence[FrontierRow], budget_ms: float) -> None:
     """Name the frontier's points first and then the others; a name for which there is no room is left out."""
     from matplotlib.transforms import Bbox
 
@@ -163,7 +163,7 @@ def _labels(axes: Axes, rows: Sequence[Row], budget_ms: float) -> None:
             label.remove()
 
 
-def _methods(rows: Sequence[Row]) -> list[str]:
+def _methods(rows: Sequence[FrontierRow]) -> list[str]:
     return sorted({row.candidate.method for row in rows})
 
 
@@ -171,9 +171,9 @@ def _marker(precision: str) -> str:
     return _MARKERS[PRECISIONS.index(precision) % len(_MARKERS)]
 
 
-def _x(row: Row) -> float:
+def _x(row: FrontierRow) -> float:
     return row.timing.measured_ms or 0.0
 
 
-def _y(row: Row) -> float:
+def _y(row: FrontierRow) -> float:
     return 100 * row.scores.image_auroc

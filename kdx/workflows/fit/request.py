@@ -15,7 +15,7 @@ from kd_train.training.train import check_options, recipe_of
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import OptionError
 from kdx.runtime.cycle_time import runs_needed
-from kdx.workflows.fit.trial_records import Candidate
+from kdx.workflows.fit.trial_records import MethodSize
 
 # FP16 graphs are for GPUs, whose engines are built from a finished bundle; CPUs compute them in FP32.
 CPU_PRECISIONS = tuple(precision for precision in PRECISIONS if precision != "fp16")
@@ -61,17 +61,17 @@ class FitRequest:
     force: bool = False
     training: TrainOptions = field(default_factory=TrainOptions)
 
-    def options_of(self, candidate: Candidate) -> TrainOptions:
+    def options_of(self, candidate: MethodSize) -> TrainOptions:
         """Return what a candidate is trained with, on from where an earlier call stopped."""
         return replace(self.training, method=candidate.method, image_size=candidate.size, resume=True, force=False)
 
-    def recipe_of(self, candidate: Candidate) -> Recipe:
+    def recipe_of(self, candidate: MethodSize) -> Recipe:
         """Return a candidate's recipe."""
         return recipe_of(self.options_of(candidate))
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[MethodSize]:
         """Return every candidate, each method's sizes from the smallest."""
-        return [Candidate(method, size) for method in self.methods for size in self.sizes]
+        return [MethodSize(method, size) for method in self.methods for size in self.sizes]
 
     def asked(self) -> dict[str, Any]:
         """Return the training options that the user gave and that decide what runs hold."""
@@ -82,27 +82,25 @@ def checked(request: FitRequest) -> FitRequest:
     """Return the request with its lists in order, or say what is wrong with it.
 
     Raises:
-        OptionError: A value, a name or a combination is not possible.
+        OptionError: A value, a name or a combination is invalid.
     """
-    _require("--budget-ms", request.budget_ms, *_BUDGET_MS)
-    _require("--percentile", request.percentile, 50, 100)
+    _require("budget_ms", request.budget_ms, *_BUDGET_MS)
+    _require("percentile", request.percentile, 50, 100)
     if request.percentile == 100 or runs_needed(request.percentile) > _MOST_RUNS:
         raise OptionError(
-            "--percentile is too high to be measured for every candidate",
-            expected=f"one that {_MOST_RUNS:,} calls can tell, e.g. 99.99",
+            "`percentile` is too high to be measured for every candidate",
+            expected=f"one that {_MOST_RUNS:,} calls can measure, e.g. 99.99",
             received=f"{request.percentile:g}",
         )
-    _require_inside("--false-reject-rate", request.false_reject_rate, 0, 1)
+    _require_inside("false_reject_rate", request.false_reject_rate, 0, 1)
     if request.hours is not None and not 0 <= request.hours < math.inf:
-        raise OptionError("--hours is out of range", expected="0 or more", received=f"{request.hours:g}")
+        raise OptionError("`hours` is out of range", expected="0 or more", received=f"{request.hours:g}")
     for size in request.sizes:
-        _require("--sizes", size, *_SIZE_LIMITS)
+        _require("sizes", size, *_SIZE_LIMITS)
     for precision in request.precisions:
         if precision not in CPU_PRECISIONS:
             fix = "build an engine from the finished bundle: kdx build-engine" if precision == "fp16" else ""
-            raise OptionError(
-                "--precision is not possible", expected=", ".join(CPU_PRECISIONS), received=precision, fix=fix
-            )
+            raise OptionError("invalid `precisions`", expected=", ".join(CPU_PRECISIONS), received=precision, fix=fix)
     for name in request.methods:
         find_method(name)
     found = replace(
@@ -112,7 +110,7 @@ def checked(request: FitRequest) -> FitRequest:
         precisions=tuple(dict.fromkeys(("fp32", *request.precisions))),
     )
     if not found.sizes:
-        raise OptionError("--sizes names no size", expected="e.g. 128,160,256")
+        raise OptionError("`sizes` names no size", expected="e.g. 128,160,256")
     check_options(found.training)
     check_device(found.training.device)
     for candidate in found.candidates():
@@ -122,9 +120,11 @@ def checked(request: FitRequest) -> FitRequest:
 
 def _require(option: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also false for what is not a number
-        raise OptionError(f"{option} is out of range", expected=f"{low:g} to {high:g}", received=f"{value:g}")
+        raise OptionError(f"`{option}` is out of range", expected=f"{low:g} to {high:g}", received=f"{value:g}")
 
 
 def _require_inside(option: str, value: float, low: float, high: float) -> None:
     if not low < value < high:
-        raise OptionError(f"{option} is out of range", expected=f"above {low:g}, below {high:g}", received=f"{value:g}")
+        raise OptionError(
+            f"`{option}` is out of range", expected=f"above {low:g}, below {high:g}", received=f"{value:g}"
+        )

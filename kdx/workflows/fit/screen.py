@@ -28,7 +28,7 @@ from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.timing import HOPELESS, cpu_ways, screen_way
-from kdx.workflows.fit.trial_records import Candidate, Screened, Timing
+from kdx.workflows.fit.trial_records import MethodSize, Screened, Timing
 from kdx.workflows.fit.words import reason_of
 
 # As kdx export writes it.
@@ -51,7 +51,7 @@ def screen(request: FitRequest, material: Material, folder: FitFolder, key: str,
                 task.advance(0, str(candidate))
                 one = _screen(candidate, request, material)
             found.append(one)
-            if one.outcome != "failed":  # what failed may be mended, and is tried again
+            if one.outcome != "failed":  # what failed may be fixed by now, and is tried again
                 kept[candidate] = one
                 folder.write_screened(key, list(kept.values()))
             task.advance()
@@ -61,7 +61,7 @@ def screen(request: FitRequest, material: Material, folder: FitFolder, key: str,
     return found
 
 
-def judge(candidate: Candidate, timings: list[Timing], budget_ms: float) -> Screened:
+def judge(candidate: MethodSize, timings: list[Timing], budget_ms: float) -> Screened:
     """Return what timings say of a candidate: it may keep the budget if any backend does in any precision."""
     if any(timing.measured_ms is not None and timing.measured_ms <= budget_ms for timing in timings):
         return Screened(candidate=candidate, outcome="may keep", timings=timings)
@@ -77,7 +77,7 @@ def judge(candidate: Candidate, timings: list[Timing], budget_ms: float) -> Scre
     return msgspec.structs.replace(screened, reason=reason)
 
 
-def _foreseen(candidate: Candidate, found: list[Screened], request: FitRequest) -> Screened | None:
+def _foreseen(candidate: MethodSize, found: list[Screened], request: FitRequest) -> Screened | None:
     """Return what smaller sizes of the method foretell: larger images take longer; None where they say nothing."""
     for smaller in found:
         fastest = smaller.fastest
@@ -89,7 +89,7 @@ def _foreseen(candidate: Candidate, found: list[Screened], request: FitRequest) 
     return None
 
 
-def _screen(candidate: Candidate, request: FitRequest, material: Material) -> Screened:
+def _screen(candidate: MethodSize, request: FitRequest, material: Material) -> Screened:
     try:
         with tempfile.TemporaryDirectory(prefix="kdx-fit-") as temporary:
             bundle, images = _untrained(candidate, request, material, Path(temporary))
@@ -107,13 +107,13 @@ def _screen(candidate: Candidate, request: FitRequest, material: Material) -> Sc
         return judge(candidate, timings, request.budget_ms)
     except OSError:  # a full disk is nobody's fault but the disk's
         raise
-    except Exception as error:  # a backbone can fail in as many ways as it has layers; the others go on
+    except Exception as error:  # every backbone can fail in its own way; the others continue
         return Screened(candidate=candidate, outcome="failed", reason=reason_of(error))
     finally:
         gc.collect()
 
 
-def _failure_of(candidate: Candidate, request: FitRequest) -> KdxError:
+def _failure_of(candidate: MethodSize, request: FitRequest) -> KdxError:
     """Return the error itself that no candidate was spared, for its own words."""
     try:
         build_pair(request.options_of(candidate), request.recipe_of(candidate))
@@ -123,7 +123,7 @@ def _failure_of(candidate: Candidate, request: FitRequest) -> KdxError:
 
 
 def _untrained(
-    candidate: Candidate, request: FitRequest, material: Material, root: Path
+    candidate: MethodSize, request: FitRequest, material: Material, root: Path
 ) -> tuple[Bundle, NDArray[np.uint8]]:
     """Export the pair that training would begin with, and return it as a bundle with some images.
 
@@ -153,7 +153,7 @@ def _variants(root: Path, precisions: tuple[str, ...], images: NDArray[np.uint8]
     return found
 
 
-def _manifest(candidate: Candidate, detector: FusedDetector, variants: Mapping[str, Variant]) -> Manifest:
+def _manifest(candidate: MethodSize, detector: FusedDetector, variants: Mapping[str, Variant]) -> Manifest:
     nothing = Provenance(
         created=now(), checkpoint_sha256="", epoch=0, backbone="", weights="", data_sha256="", trained_with={},
         exported_with={},

@@ -30,10 +30,10 @@ from kdx.workflows.fit.trial_records import (
     LABELLED,
     SCHEMA,
     SYNTHETIC,
-    Candidate,
     Dropped,
+    FrontierRow,
+    MethodSize,
     Report,
-    Row,
     Screened,
     Trial,
 )
@@ -73,11 +73,11 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
 
 def _train_in_order(
     workshop: Workshop, passed: list[Screened], started: float
-) -> tuple[dict[Candidate, Trial], list[Dropped]]:
+) -> tuple[dict[MethodSize, Trial], list[Dropped]]:
     """Make every trial, the most promising first, until the hours are spent."""
     request, say = workshop.request, workshop.say
     waiting = {one.candidate: one for one in passed}
-    trials: dict[Candidate, Trial] = {}
+    trials: dict[MethodSize, Trial] = {}
     dropped: list[Dropped] = []
     while waiting:
         latencies = [(candidate, _latency(one)) for candidate, one in waiting.items()]
@@ -87,7 +87,7 @@ def _train_in_order(
         spent = (time.monotonic() - started) / 3600
         if request.hours is not None and spent >= request.hours and not workshop.is_trained(screened):
             reason = f"not trained: the {request.hours:g} hours were spent"
-            dropped.append(Dropped(candidate=candidate, reason=reason, measured_ms=_latency(screened)))
+            dropped.append(Dropped(candidate=candidate, reason=reason, cause="hours", measured_ms=_latency(screened)))
             continue
         say(f"[{len(passed) - len(waiting)}/{len(passed)}] {candidate}")
         try:
@@ -95,14 +95,14 @@ def _train_in_order(
             say(trial_line(trials[candidate]))
         except OSError:  # a full disk is nobody's fault but the disk's
             raise
-        except Exception as error:  # training and export can fail in as many ways as there are backbones
+        except Exception as error:  # training and export can fail differently with every backbone
             dropped.append(Dropped(candidate=candidate, reason=reason_of(error), measured_ms=_latency(screened)))
             say(f"{candidate} failed: {reason_of(error)}")
         gc.collect()
     return trials, dropped
 
 
-def _undisturbed(workshop: Workshop, screened: Screened, trials: Mapping[Candidate, Trial]) -> Trial:
+def _undisturbed(workshop: Workshop, screened: Screened, trials: Mapping[MethodSize, Trial]) -> Trial:
     """Return a trial, its latencies measured once more where the machine was busy the first time."""
     trial = trials[screened.candidate]
     disturbed = was_disturbed(screened, trial)
@@ -113,7 +113,7 @@ def _undisturbed(workshop: Workshop, screened: Screened, trials: Mapping[Candida
 
 
 def _report(
-    workshop: Workshop, screened: list[Screened], trials: Mapping[Candidate, Trial], dropped: list[Dropped]
+    workshop: Workshop, screened: list[Screened], trials: Mapping[MethodSize, Trial], dropped: list[Dropped]
 ) -> Report:
     """Put the report together, choose the best, and write everything."""
     request, folder = workshop.request, workshop.folder
@@ -152,7 +152,7 @@ def _report(
     return report
 
 
-def _notes(workshop: Workshop, rows: list[Row]) -> list[str]:
+def _notes(workshop: Workshop, rows: list[FrontierRow]) -> list[str]:
     notes = workshop.evidence.notes() if workshop.evidence and rows else []
     notes += map(str, workshop.material.remarks)
     sizes = {(record.height, record.width) for record in workshop.material.good}
@@ -166,11 +166,11 @@ def _notes(workshop: Workshop, rows: list[Row]) -> list[str]:
     return notes
 
 
-def _busy(screened: list[Screened], trials: Mapping[Candidate, Trial]) -> list[str]:
-    told = [was_disturbed(one, trials[one.candidate]) for one in screened if one.candidate in trials]
+def _busy(screened: list[Screened], trials: Mapping[MethodSize, Trial]) -> list[str]:
+    lines = [was_disturbed(one, trials[one.candidate]) for one in screened if one.candidate in trials]
     return [
         f"{line}: the machine was busy; on an idle one, the same command measures latencies again"
-        for line in told
+        for line in lines
         if line
     ]
 
@@ -178,16 +178,19 @@ def _busy(screened: list[Screened], trials: Mapping[Candidate, Trial]) -> list[s
 def _screened_out(screened: list[Screened]) -> list[Dropped]:
     return [
         Dropped(
-            candidate=one.candidate, reason=one.reason, measured_ms=one.fastest.measured_ms if one.fastest else None
+            candidate=one.candidate,
+            reason=one.reason,
+            cause="screened",
+            measured_ms=one.fastest.measured_ms if one.fastest else None,
         )
         for one in screened
         if one.outcome != "may keep"
     ]
 
 
-def _refused(trials: Mapping[Candidate, Trial]) -> list[Dropped]:
+def _refused(trials: Mapping[MethodSize, Trial]) -> list[Dropped]:
     return [
-        Dropped(candidate=candidate, precision=precision, reason=reason)
+        Dropped(candidate=candidate, precision=precision, reason=reason, cause="refused")
         for candidate, trial in trials.items()
         for precision, reason in trial.refused.items()
     ]

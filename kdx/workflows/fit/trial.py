@@ -93,7 +93,7 @@ class Workshop:
         )
 
     def _key(self, run: Run, precisions: Sequence[str], evidence: Evidence) -> str:
-        """Return a hash of what decides a result, but for the budget, which is held against it afterwards."""
+        """Return a hash of what decides a result, except the budget, with which it is compared afterwards."""
         request = self.request
         parts = {
             "checkpoint": run.checkpoint(run.config.recipe.checkpoint).sha256,

@@ -1,4 +1,4 @@
-"""What ``kdx fit`` finds, as records: kept beside the runs so that a second call goes on, and reported as JSON."""
+"""What ``kdx fit`` finds, as records: kept beside the runs so that a second call can continue, and reported as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = 1
 LABELLED, SYNTHETIC = "labelled test images", "synthetic defects"
 
 
-class Candidate(msgspec.Struct, frozen=True, order=True):
+class MethodSize(msgspec.Struct, frozen=True, order=True):
     """What is trained: a method at an image size (the side of the networks' square, in pixels)."""
 
     method: str
@@ -63,7 +63,7 @@ class Screened(msgspec.Struct, frozen=True, kw_only=True):
         reason: Of every other outcome than ``may keep``, in words.
     """
 
-    candidate: Candidate
+    candidate: MethodSize
     outcome: Literal["may keep", "misses", "failed", "skipped"]
     timings: list[Timing] = []
     reason: str = ""
@@ -81,14 +81,14 @@ class Screened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """How well defects are told; shares between 0 and 1, None where there are none.
+    """How well defects are distinguished from good parts; shares between 0 and 1, None where there are none.
 
     Attributes:
         good: Good images.
         defective: Defective images, each synthetic kind counted.
         image_auroc: Area under the ROC curve of the images' scores.
-        image_auroc_error: Its standard error: of as many images drawn anew.
-        pixel_auroc: Likewise of the maps' pixels; None without masks.
+        image_auroc_error: Its standard error, for as many images drawn again.
+        pixel_auroc: Area under the ROC curve of the maps' pixels; None without masks.
         pro: Per-region overlap; None without masks.
         false_reject_rate: Of good images at the calibrated threshold; None for those that it was calibrated on.
         detection_rate: Of defective images at that threshold.
@@ -132,7 +132,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         refused: Why others are missing, by precision.
     """
 
-    candidate: Candidate
+    candidate: MethodSize
     key: str
     epochs: int
     train_images: int
@@ -142,19 +142,19 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, str] = {}
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class FrontierRow(msgspec.Struct, frozen=True, kw_only=True):
     """A line of the table: a candidate in one precision, in its fastest backend.
 
     Attributes:
         candidate: Which.
         timing: Of the fastest backend.
-        scores: How well defects are told.
+        scores: How well defects are distinguished from good parts.
         bundle: Where it is, relative to the output folder.
         keeps_budget: Whether the measured percentile is within the budget.
         on_frontier: Whether no other line is at least as fast and as accurate, and better in one of the two.
     """
 
-    candidate: Candidate
+    candidate: MethodSize
     timing: Timing
     scores: Scores
     bundle: str
@@ -166,14 +166,16 @@ class Dropped(msgspec.Struct, frozen=True, kw_only=True):
     """What is not in the table, and why.
 
     Attributes:
-        candidate: Which.
-        reason: In words.
-        precision: Which of its precisions, or None for all of it.
+        candidate: The method and size that was dropped.
+        reason: Why, in words.
+        cause: Whether the screening dropped it, the hours were spent, it failed, or a gate refused a precision.
+        precision: The precision that was refused, or None where none is left.
         measured_ms: The screening's fastest percentile, or None.
     """
 
-    candidate: Candidate
+    candidate: MethodSize
     reason: str
+    cause: Literal["screened", "hours", "failed", "refused"] = "failed"
     precision: str | None = None
     measured_ms: float | None = None
 
@@ -189,7 +191,7 @@ class Best(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     bundle: str
-    row: Row
+    row: FrontierRow
     confirmed: Timing
     passed_over: list[str] = []
 
@@ -226,7 +228,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     machine: Machine
     screened: list[Screened]
-    rows: list[Row]
+    rows: list[FrontierRow]
     dropped: list[Dropped]
     best: Best | None
     advice: list[str]

@@ -1,4 +1,4 @@
-"""What ``kdx fit`` says: of a trial, of a failure, of what would help, of what to do next."""
+"""What ``kdx fit`` prints of a trial and of a failure, and what it advises."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trial_line(trial: Trial) -> str:
 
 
 def next_command(best: Best | None, request: FitRequest) -> str:
-    """Return the command that holds the best bundle to its contract; empty without one."""
+    """Return the command that checks the best bundle against the budget; empty without one."""
     if best is None:
         return ""
     contract = f"--budget-ms {request.budget_ms:g} --percentile {request.percentile:g} --threads {request.threads}"
@@ -47,24 +47,24 @@ def quickest_found(report: Report) -> tuple[str, Timing] | None:
 
 def advice(report: Report, request: FitRequest) -> list[str]:
     """Say what would help where nothing keeps the budget, the cheapest first."""
-    if any(one.reason.startswith("not trained") for one in report.dropped):
-        return ["more time for training: call again with more --hours, what is finished stands"]
+    if any(one.cause == "hours" for one in report.dropped):
+        return ["more time for training: run the command again with more `hours`; what is finished is kept"]
     if not report.rows and any(one.outcome == "may keep" for one in report.screened):
-        return ["to mend what failed, and to call again: what is finished stands"]
+        return ["to fix what failed, and to run the command again: what is finished is kept"]
     found = []
     if request.threads < usable_cores():
-        found.append(f"more threads: --threads {usable_cores()}")
+        found.append(f"more threads: `threads={usable_cores()}`")
     missing = [precision for precision in CPU_PRECISIONS if precision not in request.precisions]
     if missing:
-        found.append(f"lower precision: --precision {','.join((*request.precisions, *missing))}")
+        found.append(f"lower precision: `precisions={','.join((*request.precisions, *missing))}`")
     absent = [info for info in BACKENDS.values() if not info.needs_gpu and not info.is_usable()]
     found += [f"the backend {info.name}: {info.install}" for info in absent]
     smallest = min(request.sizes)
     if smallest > _SMALLEST_SENSIBLE:
-        found.append(f"smaller images: --sizes {max(_SMALLEST_SENSIBLE, smallest // 2 // 32 * 32)},{smallest}")
+        found.append(f"smaller images: `sizes={max(_SMALLEST_SENSIBLE, smallest // 2 // 32 * 32)},{smallest}`")
     if request.training.taps is None:
-        found.append("shallower taps, which cut the networks behind them: --taps")
-    found.append("a smaller teacher: --backbone, any convolutional network of timm")
+        found.append("shallower `taps`: the networks end at the last one")
+    found.append("a smaller teacher: `backbone`, any convolutional network of timm")
     quickest = quickest_found(report)
     if quickest is not None and quickest[1].max_ms is not None:
         found.append(f"a budget of {quickest[1].max_ms:.1f} ms, in which {quickest[0]} did every call")

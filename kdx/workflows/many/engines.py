@@ -9,18 +9,18 @@ import msgspec
 
 from kdx.archive.processes import Child, wait_for
 from kdx.workflows.many.product import failed, keep, make, serve
-from kdx.workflows.many.product_records import Order, ProductResult
+from kdx.workflows.many.product_records import ProductOrder, ProductResult
 
 Say = Callable[[str], None]
 
 
-def run_local(orders: Sequence[Order], workers: int, max_retries: int, say: Say) -> Iterator[ProductResult]:
+def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, say: Say) -> Iterator[ProductResult]:
     """Make products, each in a process of its own, so many at a time; yield each one's result.
 
-    A process that is killed is started again, and its training goes on, ``max_retries`` times.
+    A process that is killed is started again, and its training continues, ``max_retries`` times.
     """
     todo = deque((order, 0) for order in orders)
-    running: dict[int, tuple[Child, Order, int]] = {}
+    running: dict[int, tuple[Child, ProductOrder, int]] = {}
     try:
         while todo or running:
             while todo and len(running) < workers:
@@ -45,14 +45,14 @@ def run_local(orders: Sequence[Order], workers: int, max_retries: int, say: Say)
 
 
 def run_ray(
-    orders: Sequence[Order], workers: int | None, max_retries: int, address: str | None, gpus: float
+    orders: Sequence[ProductOrder], workers: int | None, max_retries: int, address: str | None, gpus: float
 ) -> Iterator[ProductResult]:
     """Make products, each a task on a Ray cluster in a process of its own; yield each one's result.
 
     Args:
         orders: The products.
         workers: Tasks at a time; None leaves it to the cluster's cores.
-        max_retries: How often Ray repeats a task whose process or machine died; its training goes on.
+        max_retries: How often Ray repeats a task whose process or machine died; its training continues.
         address: Of a running cluster; None starts one on this machine.
         gpus: Share of a GPU, or number of them, that each task is given: without one, Ray shows a task no GPU.
     """
@@ -67,7 +67,7 @@ def run_ray(
         # A process a product: what one leaves in memory or breaks is gone with it.
         task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=max_retries, max_calls=1)(make_encoded)
         todo = deque(orders)
-        running: dict[ray.ObjectRef[bytes], Order] = {}
+        running: dict[ray.ObjectRef[bytes], ProductOrder] = {}
         while todo or running:
             while todo and (workers is None or len(running) < workers):
                 order = todo.popleft()
@@ -82,7 +82,7 @@ def run_ray(
 
 def make_encoded(order: bytes) -> bytes:
     """Make a product's bundle; order and result as JSON."""
-    return msgspec.json.encode(make(msgspec.json.decode(order, type=Order)))
+    return msgspec.json.encode(make(msgspec.json.decode(order, type=ProductOrder)))
 
 
 def _received(child: Child) -> ProductResult | None:
@@ -96,7 +96,7 @@ def _received(child: Child) -> ProductResult | None:
     return None
 
 
-def _died(order: Order, how: str) -> ProductResult:
+def _died(order: ProductOrder, how: str) -> ProductResult:
     error = {
         "type": "ProcessDied",
         "message": f"its process died: {how}",

@@ -12,17 +12,17 @@ from kdx.runtime.machine import usable_cores
 from kdx.storage.json_records import now
 from kdx.workflows.many.catalog import read_catalog
 from kdx.workflows.many.engines import run_local, run_ray
-from kdx.workflows.many.product_records import SCHEMA, Order, ProductResult, Summary
+from kdx.workflows.many.product_records import SCHEMA, CatalogSummary, ProductOrder, ProductResult
 
 
-def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, threads: int | None) -> list[Order]:
+def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, threads: int | None) -> list[ProductOrder]:
     """Read the catalogue and check every product before any is trained."""
     from kd_train.training.train import check_options, recipe_of
 
     count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
     orders = []
     for name, product in read_catalog(catalog).items():
-        order = Order(name=name, product=product, out=str(folder.resolve()), threads=count)
+        order = ProductOrder(name=name, product=product, out=str(folder.resolve()), threads=count)
         try:
             options = product.train_options()
             check_options(options)
@@ -40,7 +40,7 @@ def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, thr
 
 def make_all(
     catalog: Path,
-    orders: list[Order],
+    orders: list[ProductOrder],
     engine: str,
     workers: int | None,
     max_retries: int,
@@ -48,7 +48,7 @@ def make_all(
     gpus: float,
     progress: Progress,
     say: Callable[[str], None],
-) -> Summary:
+) -> CatalogSummary:
     """Make every product's bundle; one that fails does not stop the others."""
     Path(orders[0].out).mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -64,7 +64,7 @@ def make_all(
             task.advance(1, f"{result.name} {result.state}")
     products = [results[order.name] for order in orders]
     states = [product.state for product in products]
-    return Summary(
+    return CatalogSummary(
         schema=SCHEMA,
         catalog=str(catalog),
         engine=engine,

@@ -28,19 +28,19 @@ from kdx.remarks import Remark
 from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
 from kdx.storage.files import hash_of_hashes, new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.storage.json_records import encode_record, read_record
-from kdx.workflows.many.product_records import Order, ProductResult
+from kdx.workflows.many.product_records import ProductOrder, ProductResult
 
 if TYPE_CHECKING:
     from kd_train.evaluation.evaluate import Evaluation
     from kdx.bundle.bundle import Bundle
 
 
-def serve(connection: Connection, order: Order) -> None:
+def serve(connection: Connection, order: ProductOrder) -> None:
     """Make a product's bundle and send what became of it."""
     connection.send(make(order))
 
 
-def make(order: Order) -> ProductResult:
+def make(order: ProductOrder) -> ProductResult:
     """Make a product's bundle, unless it is there and nothing changed; what fails is in the result."""
     started = time.perf_counter()
     # Times taken beside other products' training say nothing, and must not be remembered.
@@ -66,7 +66,7 @@ def make(order: Order) -> ProductResult:
     return result
 
 
-def fingerprint_of(order: Order, folder: ImageFolder) -> str:
+def fingerprint_of(order: ProductOrder, folder: ImageFolder) -> str:
     """Return a hash of everything that decides a product's bundle: the catalogue's options, images, weights, parts."""
     product = order.product
     files = [*folder.good, *(path for image in folder.test for path in (image.path, image.mask) if path is not None)]
@@ -74,35 +74,35 @@ def fingerprint_of(order: Order, folder: ImageFolder) -> str:
     return sha256_bytes(msgspec.json.encode([product.decisive, contents]))
 
 
-def kept_result(order: Order) -> ProductResult | None:
+def kept_result(order: ProductOrder) -> ProductResult | None:
     """Return what an earlier call kept of a product; None for nothing, and for a file that cannot be read."""
     with contextlib.suppress(OSError, KdxError):
         return read_record(order.result, ProductResult, error=OutputError, fix="")
     return None
 
 
-def keep(order: Order, result: ProductResult) -> None:
+def keep(order: ProductOrder, result: ProductResult) -> None:
     """Keep what became of a product."""
     order.result.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(order.result, encode_record(result))
 
 
-def failed(order: Order, error: dict[str, str], fingerprint: str = "") -> ProductResult:
+def failed(order: ProductOrder, error: dict[str, str], fingerprint: str = "") -> ProductResult:
     """Return the result of a product that failed."""
     return msgspec.structs.replace(_result(order, "failed", fingerprint), error=error)
 
 
-def _open(order: Order) -> ImageFolder:
+def _open(order: ProductOrder) -> ImageFolder:
     from kd_train.datasets import open_data
 
     if order.bundle.exists() and not (order.bundle / INDEX).is_file():
-        raise OutputError(f"'{order.bundle}' exists and is no bundle", fix="choose another --out, or another name")
+        raise OutputError(f"'{order.bundle}' exists and is no bundle", fix="choose another `out`, or another name")
     product = order.product
     return open_data(Path(product.data), product.category, FolderOptions(product.subfolders, product.good_folders))
 
 
-def _is_finished(order: Order, kept: ProductResult) -> bool:
-    """Whether the bundle of a result is there; its threshold may have been calibrated anew since."""
+def _is_finished(order: ProductOrder, kept: ProductResult) -> bool:
+    """Whether the bundle of a result is there; its threshold may have been calibrated again since."""
     if kept.state != "trained":
         return False
     try:
@@ -111,7 +111,7 @@ def _is_finished(order: Order, kept: ProductResult) -> bool:
         return False
 
 
-def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) -> ProductResult:
+def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume: bool) -> ProductResult:
     import torch
 
     from kd_train.training.run import Run
@@ -175,7 +175,7 @@ def _make(order: Order, folder: ImageFolder, fingerprint: str, *, resume: bool) 
     )
 
 
-def _train(order: Order, *, resume: bool) -> list[Remark]:
+def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
     """Train, or continue where a call of the same fingerprint stopped; a run of another is replaced."""
     from kd_train.training.run import Run
     from kd_train.training.train import recipe_of, train
@@ -191,7 +191,7 @@ def _train(order: Order, *, resume: bool) -> list[Remark]:
     ).remarks
 
 
-def _evaluate(order: Order, bundle: Bundle, folder: ImageFolder) -> Evaluation | None:
+def _evaluate(order: ProductOrder, bundle: Bundle, folder: ImageFolder) -> Evaluation | None:
     """Measure on labelled test images, where there are good and defective ones."""
     from kd_train.data.annotations import MaskWarning
     from kd_train.evaluation.evaluate import evaluate
@@ -214,7 +214,7 @@ def _evaluate(order: Order, bundle: Bundle, folder: ImageFolder) -> Evaluation |
         )
 
 
-def _result(order: Order, state: str, fingerprint: str) -> ProductResult:
+def _result(order: ProductOrder, state: str, fingerprint: str) -> ProductResult:
     return ProductResult(
         name=order.name,
         method=order.product.method,

@@ -13,7 +13,7 @@ from kdx.workflows.many.catalog import Product
 SCHEMA = 1
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class ProductOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What a process needs to make one product's bundle.
 
     Attributes:
@@ -62,7 +62,7 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
         train_images: Trained on.
         held_out_images: Held out for the threshold.
         image_auroc: On its labelled test images.
-        pixel_auroc: Likewise; None without masks.
+        pixel_auroc: On their masks; None without masks.
         asked_false_reject_rate: For which the threshold was calibrated.
         false_reject_rate: Of its good test images.
         detection_rate: Of its defective test images.
@@ -95,7 +95,7 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
     error: dict[str, str] | None = None
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
+class CatalogSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``summary.json``.
 
     Attributes:

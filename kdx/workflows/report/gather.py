@@ -12,7 +12,7 @@ from kdx.progress import Progress
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
     from kdx.folders.data_folder import FolderOptions, ImageFolder
-    from kdx.workflows.report.page import Content, Timing
+    from kdx.workflows.report.page import BackendLatencies, Content
 
 _RUNS, _WARM_UP = 100, 20
 # So many values of maps, float32, and what sorting them takes: about a gigabyte and a half.
@@ -58,7 +58,7 @@ def gather(
     from kdx.verification.certificate import verify
     from kdx.workflows.report.page import Content
     from kdx.workflows.report.pictures import take_pictures
-    from kdx.workflows.report.report_material import choose_images, sample
+    from kdx.workflows.report.report_images import choose_images, sample
 
     material = choose_images(bundle, folder, max_images, progress)
     height, width = bundle.manifest.camera_map_size
@@ -91,14 +91,14 @@ def gather(
     )
 
 
-def _time(bundle: Bundle, threads: int | None, progress: Progress) -> Timing:
+def _time(bundle: Bundle, threads: int | None, progress: Progress) -> BackendLatencies:
     from kdx.errors import BackendError
     from kdx.runtime.latency import time_backends
     from kdx.runtime.machine import usable_cores
     from kdx.runtime.tiled import for_frames
     from kdx.verification.backend_choice import backend_precision_pairs
     from kdx.workflows.bench import this_machine
-    from kdx.workflows.report.page import Timing
+    from kdx.workflows.report.page import BackendLatencies
 
     count = threads or usable_cores()
     failed: dict[str, str] = {}
@@ -120,4 +120,4 @@ def _time(bundle: Bundle, threads: int | None, progress: Progress) -> Timing:
             warm_up=_WARM_UP,
             progress=progress,
         )
-    return Timing(this_machine(count), found, failed)
+    return BackendLatencies(this_machine(count), found, failed)

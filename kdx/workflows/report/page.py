@@ -27,7 +27,7 @@ from kdx.runtime.detector import Detector
 from kdx.storage.json_records import now
 from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
 from kdx.workflows.report.pictures import Picture
-from kdx.workflows.report.report_material import Material
+from kdx.workflows.report.report_images import ReportImages
 
 if TYPE_CHECKING:
     from kdx.runtime.latency import Latency
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Timing:
+class BackendLatencies:
     """How long verdicts take on this machine."""
 
     machine: Machine
@@ -52,12 +52,12 @@ class Content:
     data: Path
     category: str | None
     options: FolderOptions
-    material: Material
+    material: ReportImages
     scored: Scored
     result: Evaluation
     pictures: list[Picture]
     certificate: Certificate
-    timing: Timing | None
+    timing: BackendLatencies | None
     detector: Detector
 
     @property
@@ -160,7 +160,7 @@ def notes_of(content: Content) -> list[str]:
             "images that set the threshold, hardly more than the asked rate can be rejected."
         )
     if material.trained_on:
-        found.append(f"{material.trained_on:,} images were passed over: the student was trained on them.")
+        found.append(f"{material.trained_on:,} images were skipped: the student was trained on them.")
     if material.is_sampled:
         found.append(
             f"A sample of {len(material.images):,} of {material.found:,} images was scored, the rarer types of defect "

@@ -36,7 +36,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
         index: Of the image among those that were scored.
         name: Its file, relative to the data folder.
         width: Of the pictures, in pixels.
-        height: Likewise.
+        height: Height of the picture.
         image: JPEG.
         heat: What is laid over it: WebP with transparency.
         mask: PNG; empty where there is none.

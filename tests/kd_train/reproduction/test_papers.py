@@ -319,7 +319,7 @@ def test_folders_of_one_table_are_distinct():
         (("mixed-teacher", None, 2), "has no column of 'mixed-teacher'"),
         (("dual-det", None, 6), "cannot be trained: mirror student"),
         (("dskd", None, 7, ["X"]), "has no column 'X'"),
-        (("dskd", None, None, ["T-E"]), "--variant needs a table"),
+        (("dskd", None, None, ["T-E"]), "`variants` needs a table"),
     ],
 )
 def test_what_cannot_be_chosen_is_said(arguments, message):

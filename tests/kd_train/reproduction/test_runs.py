@@ -174,7 +174,7 @@ def test_changed_settings_are_refused_until_forced(mvtec, tmp_path, fake_runs):
     with pytest.raises(OutputError, match="epochs, taps changed") as caught:
         reproduce(changed)
     assert caught.value.expected == "epochs 1, taps as the paper"
-    assert "--force" in caught.value.fix
+    assert "`force=True`" in caught.value.fix
     # What decides no result may change.
     reproduce(options_of(mvtec, out, seeds=1, training=replace(TINY, workers=1, memory_mib=64)))
     assert len(fake_runs) == 2
@@ -212,14 +212,14 @@ def test_a_damaged_result_is_named(dataset_copy, tmp_path, fake_runs):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"seeds": 0}, OptionError, "--seeds is out of range"),
+        ({"seeds": 0}, OptionError, "`seeds` is out of range"),
         ({"method": "moon"}, OptionError, "no detection figures of 'moon'"),
         ({"table": 12}, OptionError, "has no table 12"),
         ({"categories": ("zebra",)}, OptionError, "no category 'zebra'"),
         (
             {"table": 7, "variants": ("ResNet-34",)},
             OptionError,
-            "--backbone is what column 'ResNet-34' of table 7 sets",
+            "`backbone` is what column 'ResNet-34' of table 7 sets",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_the_graph_is_below_the_tiles(tiled):
     [
         (("--frame", "40x300"), "smaller than a tile"),
         (("--overlap", "63"), "overlap does not fit"),
-        (("--overlap", "much"), "--overlap is not possible"),
+        (("--overlap", "much"), "invalid --overlap"),
         (("--tile", "100"), "does not fit the networks"),
         (("--tile-batch", "0"), "--tile-batch is out of range"),
         (("--frame", "x"), "--frame is not a size"),

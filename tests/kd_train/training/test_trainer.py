@@ -270,7 +270,7 @@ def test_resuming_with_other_held_out_images_is_refused(dataset_copy, sgd_copy):
 def test_resuming_with_another_division_names_the_held_out_images(dataset, sgd_copy):
     with pytest.raises(CheckpointError, match="resumed: validation_sha256 changed") as caught:
         train(dataset, sgd_copy, replace(SGD, resume=True, group_by=r"(\d)\.png"))
-    assert "--group-by" in caught.value.fix
+    assert "`group_by`" in caught.value.fix
 
 
 def test_ctrl_c_in_the_command_line_says_how_to_go_on(cli, dataset, tiny_options, tmp_path, monkeypatch):

@@ -58,6 +58,8 @@ def test_in_json_too():
         ("without marks, resume=True stays", "without marks, resume=True stays"),
         ("run `kdx calibrate BUNDLE DATA`", "run `kdx calibrate BUNDLE DATA`"),
         ("`image_size=None`", "--image-size None"),
+        ("`precision='fp16'`", "--precision fp16"),
+        ("`category=the 'new' (one)`", "--category the 'new' (one)"),
         ("`resume` and `resume`", "--resume and --resume"),
     ],
 )

@@ -217,7 +217,7 @@ def test_images_of_one_name_in_two_folders_are_both_known(cli, make_images, tmp_
 def test_the_report_and_calibration_agree_on_copies(tiny_bundle, dataset_copy) -> None:
     from kdx.calibration.level_fit import _first_half
     from kdx.folders.data_folder import open_folder
-    from kdx.workflows.report.report_material import choose_images
+    from kdx.workflows.report.report_images import choose_images
 
     Image.open(dataset_copy / "train/good/003.png").save(dataset_copy / "train/good/zz.bmp")
     shutil.rmtree(dataset_copy / "test")

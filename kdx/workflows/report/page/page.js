@@ -114,7 +114,7 @@ function sayCommand() {
   if (reject === null) {
     $("command").textContent = `${data.command} --false-reject-rate 0.01`;
     says.push(data.calibrated
-      ? "The bundle's calibration kept no scores, so which rate gives this threshold cannot be told: calibrate once more, and report again."
+      ? "The bundle's calibration kept no scores, so the rate of this threshold is unknown: calibrate once more, and report again."
       : "Which rate gives this threshold is known once the bundle is calibrated: kdx calibrate takes a rate, not a score. Calibrate, and report again.");
     $("said").textContent = says.join("\n");
     return;

@@ -300,7 +300,7 @@ def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(data
         (("--sizes", "8"), "--sizes is out of range"),
         (("--sizes", ","), "--sizes names no size"),
         (("--precision", "fp16"), "kdx build-engine"),
-        (("--precision", "fp4"), "--precision is not possible"),
+        (("--precision", "fp4"), "invalid --precision"),
         (("--epochs", "0"), "epochs is out of range"),
         (("--backbone", "resnet1"), "resnet1"),
         (("--group-by", "("), "--group-by is not a regular expression"),

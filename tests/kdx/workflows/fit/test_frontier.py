@@ -17,10 +17,10 @@ from kdx.workflows.fit.trial_records import (
     SCHEMA,
     SYNTHETIC,
     Best,
-    Candidate,
+    FrontierRow,
     Measured,
+    MethodSize,
     Report,
-    Row,
     Scores,
     Screened,
     Timing,
@@ -43,8 +43,8 @@ def row(ms, auroc, method="stpm", size=128, precision="fp32"):
         good=10, defective=10, image_auroc=auroc, image_auroc_error=0.01, pixel_auroc=None, pro=None,
         false_reject_rate=None, detection_rate=0.5,
     )  # fmt: skip
-    return Row(
-        candidate=Candidate(method, size),
+    return FrontierRow(
+        candidate=MethodSize(method, size),
         timing=timing(ms, precision=precision),
         scores=scores,
         bundle=f"bundles/{method}-{size}.kdx",
@@ -100,7 +100,7 @@ def test_a_median_never_counts_as_a_percentile():
 
 def test_each_method_comes_once_at_its_largest_size_quickest_first_then_the_best_goes_on():
     waiting = {
-        Candidate(m, s): ms for m, s, ms in [("a", 64, 1), ("a", 96, 4), ("b", 64, 2), ("b", 96, 3), ("c", 64, 5)]
+        MethodSize(m, s): ms for m, s, ms in [("a", 64, 1), ("a", 96, 4), ("b", 64, 2), ("b", 96, 3), ("c", 64, 5)]
     }
     accuracy = {"a": 0.9, "b": 0.7, "c": 0.8}
     order, results = [], []
@@ -113,8 +113,8 @@ def test_each_method_comes_once_at_its_largest_size_quickest_first_then_the_best
 
 
 def test_a_method_that_failed_comes_last():
-    waiting = [(Candidate("a", 64), 1.0), (Candidate("b", 64), 2.0)]
-    assert next_to_train(waiting, [(Candidate("a", 96), -1.0), (Candidate("b", 96), 0.1)]).method == "b"
+    waiting = [(MethodSize("a", 64), 1.0), (MethodSize("b", 64), 2.0)]
+    assert next_to_train(waiting, [(MethodSize("a", 96), -1.0), (MethodSize("b", 96), 0.1)]).method == "b"
 
 
 # The screening
@@ -122,25 +122,25 @@ def test_a_method_that_failed_comes_last():
 
 def test_one_precision_within_the_budget_is_enough():
     timings = [timing(9.0), timing(BUDGET, precision="int8")]
-    assert judge(Candidate("a", 64), timings, BUDGET).outcome == "may keep"
+    assert judge(MethodSize("a", 64), timings, BUDGET).outcome == "may keep"
 
 
 def test_what_misses_says_by_how_much():
-    screened = judge(Candidate("a", 64), [timing(9.0), timing(12.0, precision="int8")], BUDGET)
+    screened = judge(MethodSize("a", 64), [timing(9.0), timing(12.0, precision="int8")], BUDGET)
     assert screened.outcome == "misses"
     assert "p99 9.0 ms in x, fp32" in screened.reason
 
 
 def test_what_ran_nowhere_failed():
     broken = Timing(backend="x", precision="fp32", error="no such operator")
-    screened = judge(Candidate("a", 64), [broken], BUDGET)
+    screened = judge(MethodSize("a", 64), [broken], BUDGET)
     assert (screened.outcome, screened.reason) == ("failed", "x fp32: no such operator")
-    assert judge(Candidate("a", 64), [broken, timing(3.0, precision="int8")], BUDGET).precisions == ["int8"]
+    assert judge(MethodSize("a", 64), [broken, timing(3.0, precision="int8")], BUDGET).precisions == ["int8"]
 
 
 @pytest.mark.parametrize(("p50", "is_told"), [(4.0, False), (4.5, False), (12.0, True)])
 def test_a_busy_machine_is_told_by_the_graph_that_was_screened(p50, is_told):
-    candidate = Candidate("stpm", 64)
+    candidate = MethodSize("stpm", 64)
     screened = Screened(candidate=candidate, outcome="may keep", timings=[timing(5.0, p50=4.0)])
     measured = Measured(precision="fp32", timings=[timing(20.0, p50=p50)], scores=row(1, 0.5).scores)
     trial = Trial(

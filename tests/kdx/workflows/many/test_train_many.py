@@ -16,7 +16,7 @@ from kdx.errors import DataError, OptionError
 from kdx.folders.data_folder import open_folder
 from kdx.workflows.many import product
 from kdx.workflows.many.catalog import read_catalog
-from kdx.workflows.many.product_records import Order
+from kdx.workflows.many.product_records import ProductOrder
 from tests.kdx.archive.faults import arm, write_hook
 
 DEFAULTS = """
@@ -152,9 +152,9 @@ def test_products_are_made_each_for_itself_and_a_second_call_goes_on(cli, datase
     assert (out / "tile.kdx/bundle.json").stat().st_mtime_ns == began
 
 
-def order_of(folder: Path, data: Path, text: str = "") -> Order:
+def order_of(folder: Path, data: Path, text: str = "") -> ProductOrder:
     entry = read_catalog(catalog(folder, f'[products.a]\ndata = "{data}"\n{text}'))["a"]
-    return Order(name="a", product=entry, out=str(folder / "out"), threads=1)
+    return ProductOrder(name="a", product=entry, out=str(folder / "out"), threads=1)
 
 
 def test_what_decides_a_bundle_is_in_its_fingerprint(dataset_copy, tmp_path):

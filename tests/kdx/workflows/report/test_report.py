@@ -18,7 +18,7 @@ from kdx.errors import DataError
 from kdx.folders.data_folder import TestImage, open_folder
 from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
 from kdx.workflows.report.pictures import take_pictures, worst_first
-from kdx.workflows.report.report_material import choose_images, sample
+from kdx.workflows.report.report_images import choose_images, sample
 
 
 def scored_of(scores: dict[str, list[float]]) -> Scored:

@@ -19,14 +19,14 @@ from kdx.storage.files import hash_of_hashes
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportImages:
     """The images of a report.
 
     Attributes:
         images: What is scored.
         found: How many there were to choose from.
         is_test: Whether they are a test split; else they are the folder's good images.
-        trained_on: Images that were passed over because the student was trained on them.
+        trained_on: Images that were skipped because the student was trained on them.
         holds_calibration: Whether the folder holds exactly the images that the bundle was calibrated on.
         remarks: What was left out, and what is to be said of the images.
     """
@@ -44,7 +44,7 @@ class Material:
         return len(self.images) < self.found
 
 
-def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress: Progress = SILENT) -> Material:
+def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress: Progress = SILENT) -> ReportImages:
     """Return the test images, or where there are none the good ones, without those that were trained on.
 
     Raises:
@@ -70,7 +70,7 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
     ]
     near = [image.path for image in left if likeness.get(image.path) is Likeness.NEAR]
     threshold = bundle.manifest.threshold_of("fp32")  # every precision is calibrated on the same images
-    return Material(
+    return ReportImages(
         images=tuple(sample(left, max_images)),
         found=len(left),
         is_test=bool(folder.test),
