@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 import kdx
+from kdx.bundle.open import open_bundle
 from kdx.errors import DataError, OptionError
 from kdx.folders.data_folder import open_folder
 from kdx.workflows.many import product
@@ -191,6 +192,19 @@ def test_training_goes_on_where_a_call_stopped_and_begins_anew_for_other_options
     product.make(order_of(tmp_path, dataset, "seed = 1"))
     assert (order.run / "last.json").stat().st_mtime_ns != began
     assert trained == [False, True, False]
+
+
+@pytest.mark.slow
+def test_frames_in_tiles_with_a_level_map(large_frames, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
+    keys = 'tile = 64\nframe = [96, 160]\noverlap = 32\ntile_batch = 2\nper_position = true\nbackbone = "test_resnet"\n'
+    result = product.make(order_of(tmp_path, large_frames, keys))
+    assert result.error is None
+    manifest = open_bundle(tmp_path / "out/a.kdx").manifest
+    assert (manifest.input.height, manifest.camera.height, manifest.camera.width) == (64, 96, 160)
+    assert (manifest.tiling.batch, manifest.tiling.overlap) == (2, 32)
+    assert manifest.level_sha256 is not None
+    assert product.make(order_of(tmp_path, large_frames, keys)).state == "unchanged"
 
 
 def test_a_folder_in_a_bundles_place_is_not_touched(dataset, tmp_path, monkeypatch):
