@@ -11,4 +11,5 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from benchmarks.gpu.run import main
 
+    sys.argv[0] = "python benchmarks/gpu.py"
     main()

@@ -139,8 +139,8 @@ def run_parts(result: Result, parts: Mapping[str, Callable[[], Any]], chosen: st
 
 
 def command_line() -> str:
-    """Return the command that is running; of paths elsewhere the last name alone."""
-    words = [Path(word).name if os.sep in word and Path(word).exists() else word for word in sys.argv[1:]]
+    """Return the command that is running; of paths the last name alone."""
+    words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
     return f"{sys.argv[0]} {shlex.join(words)}".strip()
 
 
