@@ -187,9 +187,9 @@ def test_bundle_with_a_link_that_leads_to_other_content(bundle_copy):
         (bundle_copy / name).symlink_to(secret)
         with pytest.raises(
             BundleError, match=rf"'{name}' .* is a link to a file outside the bundle(.|\n)*cp -rL"
-        ) as told:
+        ) as caught:
             open_bundle(bundle_copy)
-        assert sha256_file(secret) not in str(told.value)
+        assert sha256_file(secret) not in str(caught.value)
         kept.replace(bundle_copy / name)
     open_bundle(bundle_copy)
 

@@ -90,7 +90,7 @@ def test_nothing_outside_a_bundle_is_linked_into_it(bundle_copy, tmp_path) -> No
     (bundle_copy / "nothing").symlink_to("nowhere")
     (bundle_copy / "engines/one").mkdir(parents=True)
     (bundle_copy / "engines/one/model.plan").write_bytes(b"plan")
-    # Listed, behind a link in the place of its folder.
+    # A listed file whose folder is a link.
     shutil.move(bundle_copy / "golden", outside / "kept")
     (bundle_copy / "golden").symlink_to(outside / "kept")
     before = {file: (file.read_bytes(), file.stat().st_nlink) for file in outside.rglob("*") if file.is_file()}
@@ -111,6 +111,6 @@ def test_nothing_outside_a_bundle_is_linked_into_it(bundle_copy, tmp_path) -> No
 def test_a_file_in_the_place_of_an_image(tiny_bundle, path) -> None:
     with kdx.load(tiny_bundle, backend="onnxruntime-cpu", threads=1) as detector:
         for judge in (detector, detector.batch, detector.outputs, lambda image: detector.batch([image])):
-            with pytest.raises(InputError, match="arrays, not as files") as told:
+            with pytest.raises(InputError, match="arrays, not as files") as caught:
                 judge(path)
-            assert f"kdx.read_image({os.fspath(path)!r}, detector.input)" in told.value.fix
+            assert f"kdx.read_image({os.fspath(path)!r}, detector.input)" in caught.value.fix

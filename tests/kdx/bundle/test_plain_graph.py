@@ -132,7 +132,7 @@ def test_half_of_an_external_tensor_is_refused_as_well(part):
 
 
 def test_what_protobuf_would_merge_is_looked_at():
-    # Two messages behind one another are one to protobuf, whose later values win.
+    # Protobuf reads two consecutive messages as one, whose later values win.
     evil = helper.make_model(graph_of(identity(domain="custom.ops")))
     with pytest.raises(BundleError, match=r"custom\.ops"):
         check(PLAIN.SerializeToString() + evil.SerializeToString())

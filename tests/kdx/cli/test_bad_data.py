@@ -142,7 +142,7 @@ def test_bad_images_up_to_the_limit_are_named_counted_and_passed_over(train, dat
     spoil(dataset_copy / "train/good/005.png", "not an image")
     stderr = train(dataset_copy, "--max-bad-images", 2, code=0).stderr
     assert "003.png' is damaged" in stderr
-    assert "005.png' is not an image" in stderr
+    assert "005.png' is not a readable image" in stderr
     assert "2 images could not be used" in stderr
 
 
@@ -168,7 +168,7 @@ def test_bad_images_are_passed_over_up_to_the_limit_wherever_images_are_read(cli
     spoiled = spoil(sorted((dataset_copy / folder).iterdir())[0], "not an image")
     images = dataset_copy / folder if command == "predict" else dataset_copy
     extra = ("--false-reject-rate", 0.3) if command == "calibrate" else ()
-    assert "is not an image" in cli(command, bundle_copy, images, *extra, code=2).stderr
+    assert "is not a readable image" in cli(command, bundle_copy, images, *extra, code=2).stderr
     stderr = cli(command, bundle_copy, images, *extra, "--max-bad-images", 1).stderr
     assert str(spoiled) in stderr
     assert "1 images could not be used" in stderr

@@ -1,4 +1,4 @@
-"""Frames that show no part are told, and are never good; real images are not among them."""
+"""Frames that show no part are detected, and are never good; real images pass."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ def test_calibration_says_which_good_images_will_not_pass(cli, tiny_bundle, make
     bright = data / "train/good/019.png"
     Image.fromarray(np.clip(np.asarray(Image.open(bright)).astype(int) + 200, 0, 255).astype(np.uint8)).save(bright)
     options = ("--false-reject-rate", 0.3, "--backend", "onnxruntime-cpu")
-    told = cli("calibrate", bundle, data, *options, "--json").json["frame_faults"]
-    assert list(told) == [str(bright)]
-    assert set(told[str(bright)]) <= {"saturated", "white"}
+    found = cli("calibrate", bundle, data, *options, "--json").json["frame_faults"]
+    assert list(found) == [str(bright)]
+    assert set(found[str(bright)]) <= {"saturated", "white"}
     assert "1 of these good images will be undecided" in cli("calibrate", bundle, data, *options).stdout
 
 
@@ -282,11 +282,11 @@ def test_calibration_learns_and_replaces_limits(cli, tiny_bundle, make_dataset, 
     bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
     data = make_dataset(tmp_path / "data", train=28, good=1, scratch=2)
     options = ("--false-reject-rate", 0.2, "--backend", "onnxruntime-cpu")
-    told = cli("calibrate", bundle, data, *options, "--json").json
+    found = cli("calibrate", bundle, data, *options, "--json").json
     manifest = open_bundle(bundle).manifest
-    assert told["frame_limits"]["images"] == manifest.frame_limits.images == manifest.threshold.images
-    assert told["frame_faults"] == {}
-    assert told["frame_outliers"] == []
+    assert found["frame_limits"]["images"] == manifest.frame_limits.images == manifest.threshold.images
+    assert found["frame_faults"] == {}
+    assert found["frame_outliers"] == []
     assert not any(faults_of(image, manifest.frame_limits) for image in open_bundle(bundle).golden().images)
     with kdx.load(bundle, backend="onnxruntime-cpu") as detector:
         covered = noise(16, 0.7, (detector.input.height, detector.input.width, 1))

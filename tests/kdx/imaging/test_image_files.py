@@ -34,7 +34,7 @@ def turned(orientation: int) -> tuple[np.ndarray, Image.Exif]:
 
 
 def png_with(image: Image.Image, path: Path, kind: bytes, data: bytes) -> None:
-    """Write a PNG with a chunk behind its pixels, where only decoding finds it."""
+    """Write a PNG with a chunk after its pixels, which only decoding finds."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     whole = buffer.getvalue()

@@ -68,9 +68,9 @@ def test_a_folder_that_others_can_write_to_is_not(signed, cache, frame, mode) ->
         folder.chmod(mode)
     with pytest.warns(RuntimeWarning, match=r"other users could have written(.|\n)*can be written by others"):
         kdx.load(**signed, backend="openvino").close()
-    with pytest.warns(RuntimeWarning) as told:
+    with pytest.warns(RuntimeWarning) as warned:
         kdx.load(**signed).close()
-    assert any("choices" in str(each.message) for each in told)
+    assert any("choices" in str(each.message) for each in warned)
     assert not list(cache.rglob("*.*"))  # nothing was kept there either
 
 

@@ -242,12 +242,12 @@ def test_a_sample_of_too_many_images_is_said(report, tiny_bundle, dataset, monke
 def test_unreadable_images_are_named_or_stop_it(cli, report, tiny_bundle, dataset_copy, tmp_path):
     (dataset_copy / "test/good/012.png").write_bytes(b"<b>no image</b>")
     stderr = cli("report", tiny_bundle, dataset_copy, "-o", tmp_path / "x.html", "--no-latency", code=2).stderr
-    assert "012.png' is not an image" in stderr
+    assert "012.png' is not a readable image" in stderr
     assert not (tmp_path / "x.html").exists()
     result, data = report(tiny_bundle, dataset_copy, "--max-bad-images", 1)
     assert len(result["evaluation"]["bad_images"]) == 1
     assert len(data["images"]) == 7
-    assert "012.png' is not an image" in unescape((tmp_path / "page.html").read_text())
+    assert "012.png' is not a readable image" in unescape((tmp_path / "page.html").read_text())
 
 
 def left_half(size: tuple[int, int], target: Path) -> Path:
