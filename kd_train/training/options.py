@@ -1,9 +1,10 @@
 """The options of training: one table for Python, for the command line and for catalogues. No torch here.
 
-A field of :class:`TrainOptions` declares an option whole: name, type and default as in every dataclass, and help,
-limits and commands in its :class:`Option`. ``kdx train``, ``fit`` and ``reproduce`` make their options of the fields
-(``kdx/cli/train_options.py``), ``kdx train-many`` its keys (``kdx/workflows/many/catalog.py``), and results are
-recorded with the options that decide them. A new option is a new field here, and the code that uses it.
+A field of :class:`TrainOptions` declares an option whole: name, type and default as in every
+dataclass, and help, limits and commands in its :class:`Option`. ``kdx train``, ``fit`` and
+``reproduce`` make their options of the fields (``kdx/cli/train_options.py``), ``kdx train-many``
+its keys (``kdx/workflows/many/catalog.py``), and results are recorded with the options that decide
+them. A new option is a new field here, and the code that uses it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Option:
         metavar: What stands for its value in ``--help``; None: its type.
         limits: The least and the largest value, checked wherever it comes from.
         shell_limits: Limits that the command line checks itself; None: no limit.
-        decides: Whether it decides what a training results in, and not only where and how fast it runs.
+        decides: Whether it decides what a training results in, and not only where and how fast it
+            runs.
         commands: The commands that offer it.
         key_type: Its type in a catalogue, where that is another.
     """

@@ -42,9 +42,10 @@ def bench(
 ) -> None:
     """Measure latency, end to end from the uint8 array to map and score.
 
-    Backends take turns in one process, on the bundle's golden images, with the same number of threads. The baseline
-    is what people run today: eager PyTorch FP32, normalisation, F.normalize, F.interpolate and scipy's Gaussian
-    filter apart. With --budget-ms, one backend is checked against a cycle time instead.
+    Backends take turns in one process, on the bundle's golden images, with the same number of
+    threads. The baseline is what people run today: eager PyTorch FP32, normalisation, F.normalize,
+    F.interpolate and scipy's Gaussian filter apart. With --budget-ms, one backend is checked
+    against a cycle time instead.
     """
     from kdx.bundle.open import open_bundle
     from kdx.runtime.machine import usable_cores

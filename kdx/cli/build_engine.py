@@ -31,8 +31,9 @@ def build_engine(
 ) -> None:
     """Build a TensorRT engine from a bundle's graph, and prove that it is FP16 where it should be.
 
-    Writes engines/NAME/model.plan, a plain plan that trtexec and C++ read, and engine.json beside it: what it was built
-    for, every layer's precision, hashes. A plan for another GPU, TensorRT or graph is refused when it is loaded.
+    Writes engines/NAME/model.plan, a plain plan that trtexec and C++ read, and engine.json beside
+    it: what it was built for, every layer's precision, hashes. A plan for another GPU, TensorRT or
+    graph is refused when it is loaded.
     """
     from kd_export.engine.build import EngineRequest, plan_build
     from kd_export.engine.build import build_engine as build

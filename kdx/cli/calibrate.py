@@ -53,22 +53,25 @@ def calibrate(
 ) -> None:
     """Choose the threshold from good images that the student has not seen, through the exported graph.
 
-    Images that were trained on are recognised by their content and skipped. The threshold is stored in the bundle
-    with its 95 % confidence interval; the graph is not touched, so it can be done again at any time. A signature is
-    removed: it was for another threshold.
+    Images that were trained on are recognised by their content and skipped. The threshold is stored
+    in the bundle with its 95 % confidence interval; the graph is not touched, so it can be done
+    again at any time. A signature is removed: it was for another threshold.
 
-    BF16 and INT8 get a threshold for each runtime installed here (ONNX Runtime, OpenVINO), measured by it, if they
-    then decide the golden images as FP32 does; else they get none there, are not chosen automatically, and the exit
-    status is 1. A runtime without its own threshold gives no verdict. Those that are not installed here are named:
-    calibrate with the same images on a machine that has them, and each keeps what the other measured.
+    BF16 and INT8 get a threshold for each runtime installed here (ONNX Runtime, OpenVINO), measured
+    by it, if they then decide the golden images as FP32 does; else they get none there, are not
+    chosen automatically, and the exit status is 1. A runtime without its own threshold gives no
+    verdict. Those that are not installed here are named: calibrate with the same images on a
+    machine that has them, and each keeps what the other measured.
 
-    With --review-rate 0.05, parts between two thresholds are neither good nor defective but "review": somebody looks.
+    With --review-rate 0.05, parts between two thresholds are neither good nor defective but
+    "review": somebody looks.
 
-    Defects choose no threshold unless --with-defects asks for it: it then fits these defects, and promises nothing for
-    others. Measure it on images that had no part in it.
+    Defects choose no threshold unless --with-defects asks for it: it then fits these defects, and
+    promises nothing for others. Measure it on images that had no part in it.
 
-    What frames of real parts look like is learned from the same images: brightness, contrast and structure of each
-    channel, with a margin of two. Frames beyond that, such as those of a covered lens, are never good.
+    What frames of real parts look like is learned from the same images: brightness, contrast and
+    structure of each channel, with a margin of two. Frames beyond that, such as those of a covered
+    lens, are never good.
 
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """

@@ -21,8 +21,9 @@ def drift(
 ) -> None:
     """Say whether parts still score as they did at calibration, and if not, since when.
 
-    The effect is the share of parts that score where calibration's did not (Kolmogorov-Smirnov). Exit status 1 on
-    alarm: then look at the lighting, the lens and the parts, and calibrate again once they are as they should be.
+    The effect is the share of parts that score where calibration's did not (Kolmogorov-Smirnov).
+    Exit status 1 on alarm: then look at the lighting, the lens and the parts, and calibrate again
+    once they are as they should be.
     """
     from kdx.bundle.open import open_bundle
     from kdx.monitoring.drift import find_drift

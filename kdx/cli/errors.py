@@ -61,7 +61,8 @@ class Command(TyperCommand):
         narrow = NarrowRanges()
         with flags_of(self):
             try:
-                # Images that hardly use their declared range are counted, and reported once at the end.
+                # Images that hardly use their declared range are counted, and reported once at the
+                # end.
                 with counted(narrow, functools.partial(show_warning, warnings.showwarning)):
                     try:
                         return super().invoke(ctx)

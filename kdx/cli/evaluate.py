@@ -48,9 +48,10 @@ def evaluate(
 ) -> None:
     """Measure how well defects are distinguished from good parts.
 
-    Image AUROC; with masks also pixel AUROC and PRO (per-region overlap up to a false-positive rate of 0.3); overall
-    and for each defect type; in a calibrated bundle also false rejects and detections at the threshold, and with a
-    review band the shares in each of the three bands. In percent.
+    Image AUROC; with masks also pixel AUROC and PRO (per-region overlap up to a false-positive rate
+    of 0.3); overall and for each defect type; in a calibrated bundle also false rejects and
+    detections at the threshold, and with a review band the shares in each of the three bands. In
+    percent.
     """
     with needs("train,cpu", "evaluation"):
         from kd_train.data.golden_images import golden_remarks

@@ -61,8 +61,8 @@ def export(
 ) -> None:
     """Write one ONNX graph, from uint8 image to anomaly map and score, as a bundle.
 
-    Every backend installed here is compared with FP32 PyTorch on real images first; if one disagrees, nothing is
-    written and the exit status is 1.
+    Every backend installed here is compared with FP32 PyTorch on real images first; if one
+    disagrees, nothing is written and the exit status is 1.
     """
     precisions = _precisions(precision)
     data_options = {

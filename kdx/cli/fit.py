@@ -44,13 +44,14 @@ def fit(
 ) -> None:
     """Find the most accurate detector that keeps a cycle time on this machine's CPU.
 
-    First every method at every size is exported untrained and timed, in minutes: what cannot keep the budget is never
-    trained. The others are trained, every method once at its largest size, the quickest first, then the best method's
-    other sizes; exported through the gate, calibrated, evaluated and timed again. Where there are no defective test
-    images, accuracy is that of synthetic defects, and every figure says so.
+    First every method at every size is exported untrained and timed, in minutes: what cannot keep
+    the budget is never trained. The others are trained, every method once at its largest size, the
+    quickest first, then the best method's other sizes; exported through the gate, calibrated,
+    evaluated and timed again. Where there are no defective test images, accuracy is that of
+    synthetic defects, and every figure says so.
 
-    The output folder gets fit.json, frontier.png and .svg, and best.kdx, ready for use. Run the same command again to
-    continue where it stopped. Exit status 1 when nothing keeps the budget.
+    The output folder gets fit.json, frontier.png and .svg, and best.kdx, ready for use. Run the
+    same command again to continue where it stopped. Exit status 1 when nothing keeps the budget.
     """
     with needs("fit", "kdx fit"):
         import matplotlib  # noqa: F401  # missed now, and not after hours of training

@@ -1,8 +1,8 @@
 """Parameters in the library's messages become the options of the command that was called.
 
-The library serves Python callers and the command line, so its messages name parameters, in backticks: "pass
-`force=True`". The command line writes its option instead: "pass --force". Nothing else in a text is changed, and a
-parameter that the command does not have keeps its name.
+The library serves Python callers and the command line, so its messages name parameters, in
+backticks: "pass `force=True`". The command line writes its option instead: "pass --force". Nothing
+else in a text is changed, and a parameter that the command does not have keeps its name.
 """
 
 from __future__ import annotations

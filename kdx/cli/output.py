@@ -56,8 +56,8 @@ class SafeConsole(Console):
             yield segment if segment.is_control else segment._replace(text=visible(segment.text))
 
 
-# kdx does not break lines: a path must survive being copied, and a pipe has no width. Where rich would assume 80
-# columns, a table gets more.
+# kdx does not break lines: a path must survive being copied, and a pipe has no width. Where rich
+# would assume 80 columns, a table gets more.
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 out = SafeConsole(highlight=False, soft_wrap=True, width=_WIDTH)
 err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)

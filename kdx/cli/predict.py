@@ -46,9 +46,9 @@ def predict(
 ) -> None:
     """Judge images: verdict, score, and margin to the threshold.
 
-    The margin is score / threshold - 1: below zero is good. Heat maps are scaled by the map value that hardly any good
-    image reaches, and outlined at it. With --also, several bundles judge each image; teachers that they have in common
-    are held once.
+    The margin is score / threshold - 1: below zero is good. Heat maps are scaled by the map value
+    that hardly any good image reaches, and outlined at it. With --also, several bundles judge each
+    image; teachers that they have in common are held once.
     """
     from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
     from kdx.workflows.predict import expand, judge, require_apart

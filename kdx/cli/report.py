@@ -44,9 +44,9 @@ def report(
 ) -> None:
     """Write one page that opens offline: how well a bundle decides, and what another threshold would change.
 
-    Curves, scores with a threshold slider and the kdx calibrate command for it, the worst mistakes as pictures, defect
-    types, the certificate and latencies on this machine. Without defective images, or without masks, the page says what
-    it cannot show.
+    Curves, scores with a threshold slider and the kdx calibrate command for it, the worst mistakes
+    as pictures, defect types, the certificate and latencies on this machine. Without defective
+    images, or without masks, the page says what it cannot show.
     """
     with needs("report,cpu", "the report"):
         from kd_train.datasets import open_data

@@ -47,8 +47,9 @@ def reproduce(
 ) -> None:
     """Train for a paper's table, and print its figures beside ours.
 
-    One run for each category and seed; a second call continues where the first stopped. Whatever differs from the paper
-    (teacher, data, settings) is said above the table, and so is what the paper leaves open.
+    One run for each category and seed; a second call continues where the first stopped. Whatever
+    differs from the paper (teacher, data, settings) is said above the table, and so is what the
+    paper leaves open.
     """
     with needs("train,cpu", "training"):
         from kd_train.reproduction.comparison import compare

@@ -56,9 +56,9 @@ def roi(
 ) -> None:
     """Show, propose, set or remove the region of interest: pixels outside it never count towards score or map.
 
-    A proposal is written to a file, to be looked at and then set. A threshold holds for the region that it was
-    calibrated in: after a change every verdict is undecided until kdx calibrate. A signature is removed. The blur leaks
-    heat across the border of the region: leave a margin.
+    A proposal is written to a file, to be looked at and then set. A threshold holds for the region
+    that it was calibrated in: after a change every verdict is undecided until kdx calibrate. A
+    signature is removed. The blur leaks heat across the border of the region: leave a margin.
     """
     from kdx.bundle.manifest import SIGNATURE
     from kdx.bundle.open import open_bundle

@@ -49,12 +49,13 @@ def score(
 ) -> None:
     """Score an archive of images, by several processes or a cluster, into Parquet files.
 
-    Ctrl-C, a kill or a full disk lose the shards that were being scored, at most: the same command continues.
-    Images that cannot be read, or that kill their process, are recorded with the reason and skipped. Images that
-    are added to the archive between two calls are counted, and scored by the next call after all others are done.
+    Ctrl-C, a kill or a full disk lose the shards that were being scored, at most: the same command
+    continues. Images that cannot be read, or that kill their process, are recorded with the reason
+    and skipped. Images that are added to the archive between two calls are counted, and scored by
+    the next call after all others are done.
 
-    Read the scores with anything that reads Parquet: shards/*.parquet. On a cluster, archive, bundle and output must be
-    on storage that every machine sees under the same path.
+    Read the scores with anything that reads Parquet: shards/*.parquet. On a cluster, archive,
+    bundle and output must be on storage that every machine sees under the same path.
     """
     with needs("ray" if engine == "ray" else "archive", f"kdx score --engine {engine}"):
         import pyarrow  # noqa: F401  # missed now, and not in every process

@@ -29,9 +29,10 @@ def sign(
 ) -> None:
     """Sign a bundle, so that a line can refuse what was altered or comes from elsewhere.
 
-    Writes bundle.sig into the bundle: an Ed25519 signature over bundle.json, which holds the hash of every other file,
-    and over the engines that are in it. Sign last: calibrating takes the signature away, and an engine built later is
-    not covered. Use it with kdx.load(..., require_signature="NAME.pub"), or --require-signature.
+    Writes bundle.sig into the bundle: an Ed25519 signature over bundle.json, which holds the hash
+    of every other file, and over the engines that are in it. Sign last: calibrating takes the
+    signature away, and an engine built later is not covered. Use it with kdx.load(...,
+    require_signature="NAME.pub"), or --require-signature.
 
     A passphrase is asked for, or taken from the environment variable KDX_KEY_PASSPHRASE.
     """

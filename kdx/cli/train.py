@@ -17,7 +17,8 @@ from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.storage.json_records import RUN_INDEX
 from kdx.workflows.packages import needs
 
-# A method's own options (--part of dual-det, --structure of dskd) are read from what the command line does not know.
+# A method's own options (--part of dual-det, --structure of dskd) are read from what the command
+# line does not know.
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -33,9 +34,10 @@ def train(
 ) -> None:
     """Learn what good parts look like.
 
-    The teacher is a network that knows ImageNet; the student learns to imitate it on good parts only, and fails on
-    what it has never seen. Some good images are held out for the threshold (kdx calibrate). Ctrl-C and SIGTERM keep
-    every complete epoch. A kill costs up to ten minutes of training, and the epoch that was running.
+    The teacher is a network that knows ImageNet; the student learns to imitate it on good parts
+    only, and fails on what it has never seen. Some good images are held out for the threshold (kdx
+    calibrate). Ctrl-C and SIGTERM keep every complete epoch. A kill costs up to ten minutes of
+    training, and the epoch that was running.
     """
     with needs("train,cpu", "training"):
         from kd_train.training.train import train as train_pair

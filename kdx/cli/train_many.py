@@ -41,16 +41,17 @@ def train_many(
 ) -> None:
     """Train a bundle for each product of a catalogue.
 
-    Each product is trained, exported, calibrated, evaluated where it has labelled test images, and verified, in a
-    process of its own. Keys of a product are the options of kdx train, with underscores (good_folders is a list of what
-    --good-folder takes); options (the method's own); and, of kdx export and kdx calibrate, precisions, input_size,
-    channel_order, max_batch, frame, overlap, tile_batch, checkpoint, false_reject_rate, review_rate, per_position and
-    backend. Paths are relative to the catalogue; on a cluster they, and --out, must be on storage that every machine
-    sees under the same path.
+    Each product is trained, exported, calibrated, evaluated where it has labelled test images, and
+    verified, in a process of its own. Keys of a product are the options of kdx train, with
+    underscores (good_folders is a list of what --good-folder takes); options (the method's own);
+    and, of kdx export and kdx calibrate, precisions, input_size, channel_order, max_batch, frame,
+    overlap, tile_batch, checkpoint, false_reject_rate, review_rate, per_position and backend. Paths
+    are relative to the catalogue; on a cluster they, and --out, must be on storage that every
+    machine sees under the same path.
 
-    The folder gets NAME.kdx for each product, runs/NAME, and summary.json. Run the same command again to
-    continue: products that are finished, and of which neither catalogue nor images changed, are not trained again. Exit
-    status 1 if one failed; the others are made all the same.
+    The folder gets NAME.kdx for each product, runs/NAME, and summary.json. Run the same command
+    again to continue: products that are finished, and of which neither catalogue nor images
+    changed, are not trained again. Exit status 1 if one failed; the others are made all the same.
     """
     from kdx.workflows.many.orders import make_all, orders_of
 

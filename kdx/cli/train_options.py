@@ -18,7 +18,8 @@ _RANGE, _NAMES = tuple[int, int], tuple[str, ...]
 def with_train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the training options that it offers.
 
-    The command has a parameter ``training`` of type ``TrainOptions``; the options stand in its place.
+    The command has a parameter ``training`` of type ``TrainOptions``; the options stand in its
+    place.
 
     Args:
         name: The command's name in the table of options.

@@ -45,14 +45,16 @@ def triton(
 ) -> None:
     """Write a model repository for NVIDIA Triton Inference Server.
 
-    Writes REPOSITORY/NAME with config.pbtxt, the graph (or the plan of an engine) and golden images with which the
-    server warms up. The configuration is built as Triton's protobuf message, read back, and compared with the names,
-    types and shapes of the graph. What decides is in the model's parameters: threshold, review threshold, frame limits.
-    Clients get their verdicts with kdx.verdict_of_answer, which decides as the bundle does in a program of its own.
-    Bundles with tiles, a region of interest or a level map are refused: Triton runs the graph alone.
+    Writes REPOSITORY/NAME with config.pbtxt, the graph (or the plan of an engine) and golden images
+    with which the server warms up. The configuration is built as Triton's protobuf message, read
+    back, and compared with the names, types and shapes of the graph. What decides is in the model's
+    parameters: threshold, review threshold, frame limits. Clients get their verdicts with
+    kdx.verdict_of_answer, which decides as the bundle does in a program of its own. Bundles with
+    tiles, a region of interest or a level map are refused: Triton runs the graph alone.
 
-    With openvino the precision is written into the model, for Triton cannot state it, and the golden images are judged
-    with what the server will run; if it does not decide what was trained, nothing is written and the exit status is 1.
+    With openvino the precision is written into the model, for Triton cannot state it, and the
+    golden images are judged with what the server will run; if it does not decide what was trained,
+    nothing is written and the exit status is 1.
     """
     from kdx.bundle.open import open_bundle
 

@@ -25,9 +25,9 @@ def verify(
 ) -> None:
     """Prove that what is deployed decides what was trained.
 
-    Every installed backend runs the bundle's golden images, at batch 1 and a larger batch, and is compared with the
-    FP32 reference stored at export: scores, maps, values that are not finite, verdicts at the threshold. Exit status
-    1 if one fails.
+    Every installed backend runs the bundle's golden images, at batch 1 and a larger batch, and is
+    compared with the FP32 reference stored at export: scores, maps, values that are not finite,
+    verdicts at the threshold. Exit status 1 if one fails.
     """
     from kdx.bundle.open import open_bundle
     from kdx.runtime.backend_table import find_backend, require_backends

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Calibrations:
-    """What was found for a bundle.
+    """The calibrations of a bundle.
 
     Attributes:
         exact: FP32's.
         own: Those of BF16 and INT8 that hold, by precision and runtime.
         refused: Why others do not hold, by precision and runtime.
-        kept: Thresholds of runtimes that are not here, measured elsewhere on the same images at the same rates.
+        kept: Thresholds of runtimes that are not here, measured elsewhere on the same images at the
+            same rates.
         missing: Runtimes that are not here and have no such threshold, by precision.
     """
 
@@ -66,7 +67,7 @@ class Calibrations:
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What is asked of a calibration; the fields are the options of ``kdx calibrate``."""
+    """The options of ``kdx calibrate``."""
 
     false_reject_rate: float
     review_rate: float | None = None
@@ -90,7 +91,7 @@ def calibrate_each(
         bundle: The bundle.
         images: Good images; those that were trained on are left out.
         request: How.
-        defective_images: On which thresholds are chosen too, or none.
+        defective_images: Defective images on which the threshold is chosen too; empty for none.
         progress: Shows the images.
 
     Raises:
@@ -117,7 +118,8 @@ def calibrate_each(
             progress=progress,
         )
 
-    # Verdicts at the old thresholds do not matter any more; scores and maps must be the reference's.
+    # Verdicts at the old thresholds do not matter any more; scores and maps must be the
+    # reference's.
     bare = bundle.uncalibrated()
     with detector_of(bare, request.backend, request.threads, "fp32") as detector:
         if request.per_position:
@@ -185,7 +187,8 @@ def _is_of_same_images(one: Threshold, other: Threshold) -> bool:
 def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:
     """Say why a precision, with its new threshold, does not decide as FP32 does; empty if it does.
 
-    Decided are the golden images and the held-out good ones: beyond the margin, none may change sides.
+    Decided are the golden images and the held-out good ones: beyond the margin, none may change
+    sides.
     """
     # Level and region are of frames; the golden images of a bundle for large ones are tiles.
     golden, is_tiled = bundle.golden(), bundle.manifest.tiling is not None

@@ -57,8 +57,8 @@ def judge(
 ) -> None:
     """Judge image files one by one; add a record of each to ``records``, of those skipped a reason to ``bad``.
 
-    Colour images that a mono detector judged are added to ``colour``; ``on_uncalibrated`` is called with each bundle
-    that has no threshold.
+    Colour images that a mono detector judged are added to ``colour``; ``on_uncalibrated`` is called
+    with each bundle that has no threshold.
 
     With other bundles, a record is one bundle's verdict on an image, and names the bundle.
     """
@@ -164,7 +164,8 @@ def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[n
 def require_apart(overlay: Path | None, images: list[Path]) -> None:
     """Refuse heat maps among the images, where the next command that is given the folder would judge them as parts.
 
-    Where single files are named, the folder around them counts too, unless it is the one that the user works in.
+    Where single files are named, the folder around them counts too, unless it is the one that the
+    user works in.
     """
     if overlay is None:
         return

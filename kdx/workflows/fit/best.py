@@ -22,8 +22,8 @@ from kdx.workflows.fit.trial_records import Best, FrontierRow
 def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolder) -> Best | None:
     """Leave the best line's bundle, or none where none keeps the budget.
 
-    Of many measured latencies the lowest were lucky as well as low. The best bundle is therefore measured once more, as
-    ``kdx.load`` opens it; where it misses then, the next one is taken.
+    Of many measured latencies the lowest were lucky as well as low. The best bundle is therefore
+    measured once more, as ``kdx.load`` opens it; where it misses then, the next one is taken.
     """
     shutil.rmtree(folder.best, ignore_errors=True)  # one of an earlier budget would be taken for this one's
     passed_over: list[str] = []
@@ -48,7 +48,8 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
 def copy_with(bundle: Bundle, precision: str, target: Path) -> Bundle:
     """Copy a bundle with its FP32 graph and one other precision, so that ``kdx.load`` takes what was chosen.
 
-    It takes the fastest precision in a bundle, whatever its accuracy; where FP32 was chosen, no other must be there.
+    It takes the fastest precision in a bundle, whatever its accuracy; where FP32 was chosen, no
+    other must be there.
     """
     manifest = bundle.manifest
     variants = {name: variant for name, variant in manifest.variants.items() if name == precision}

@@ -29,8 +29,8 @@ class Evidence:
         kind: ``labelled test images`` or ``synthetic defects``.
         root: The folder that they are in.
         test: The images.
-        good_are_held_out: Whether the good ones are those that the threshold was calibrated on: how many of them it
-            rejects is then decided, not measured.
+        good_are_held_out: Whether the good ones are those that the threshold was calibrated on: how
+            many of them it rejects is then decided, not measured.
     """
 
     kind: str
@@ -81,7 +81,7 @@ def gather(
         held_out: Good images that no candidate was trained on.
         spec: What the detectors accept.
         progress: Shows the drawing.
-        seed: Of the defects.
+        seed: Seed of the synthetic defects.
     """
     test = material.folder.test
     if any(image.is_defective for image in test):

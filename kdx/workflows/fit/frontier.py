@@ -8,7 +8,8 @@ import msgspec
 
 from kdx.workflows.fit.trial_records import FrontierRow, MethodSize, Trial, fastest
 
-# Image AUROCs that agree to a tenth of a percent are the same: a thousand test images cannot tell them apart.
+# Image AUROCs that agree to a tenth of a percent are the same: a thousand test images cannot tell
+# them apart.
 _DECIMALS = 3
 
 
@@ -33,8 +34,8 @@ def rows_of(trial: Trial, bundle: str, budget_ms: float) -> list[FrontierRow]:
 def with_frontier(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
     """Return the lines from the fastest to the slowest, those on the frontier marked.
 
-    A line is on the frontier unless another is at least as fast and at least as accurate, and better in one of the two:
-    of equals, all are on it.
+    A line is on the frontier unless another is at least as fast and at least as accurate, and
+    better in one of the two: of equals, all are on it.
     """
     ordered = sorted(
         rows, key=lambda row: (_latency(row), -row.scores.image_auroc, row.candidate, row.timing.precision)
@@ -56,8 +57,9 @@ def next_to_train(
 ) -> MethodSize:
     """Return the most promising of the candidates that are not trained.
 
-    Every method comes once before any comes again, at its largest size that may keep the budget, the quickest method
-    first. Then the best method so far continues with its other sizes, the larger first, and so do the others after it.
+    Every method comes once before any comes again, at its largest size that may keep the budget,
+    the quickest method first. Then the best method so far continues with its other sizes, the
+    larger first, and so do the others after it.
 
     Args:
         waiting: Candidates with their screened latency; at least one.

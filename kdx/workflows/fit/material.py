@@ -24,7 +24,8 @@ from kdx.remarks import Remark
 from kdx.storage.files import hash_of_hashes
 from kdx.workflows.fit.request import FitRequest
 
-# One share for all candidates, whatever their recipes hold out: they must be compared on the same images.
+# One share for all candidates, whatever their recipes hold out: they must be compared on the same
+# images.
 _HELD_OUT = 0.2
 _MOST_HELD_OUT = 0.5
 # Images on which latency is measured and an untrained INT8 graph finds its scales.

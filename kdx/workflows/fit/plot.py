@@ -19,8 +19,9 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 _BUDGET = "#B00020"
 _RADIUS = 4.0  # of a point, in pixels
-# Where a label may stand beside its point, in points (1/72 inch): the first place that is free is taken. Above and to
-# the left of the frontier no other point stands, or it would not be the frontier.
+# Where a label may stand beside its point, in points (1/72 inch): the first place that is free is
+# taken. Above and to the left of the frontier no other point stands, or it would not be the
+# frontier.
 _PLACES = ((-7, 5), (7, -12), (7, 5), (-7, -12), (0, 12), (0, -19), (-14, 18), (14, -26), (14, 18), (-14, -26))
 
 

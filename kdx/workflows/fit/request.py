@@ -1,4 +1,4 @@
-"""What the user asked of ``kdx fit``, checked before anything takes time."""
+"""The request to ``kdx fit``, checked before anything takes time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from kdx.errors import OptionError
 from kdx.runtime.cycle_time import runs_needed
 from kdx.workflows.fit.trial_records import MethodSize
 
-# FP16 graphs are for GPUs, whose engines are built from a finished bundle; CPUs compute them in FP32.
+# FP16 graphs are for GPUs, whose engines are built from a finished bundle; CPUs compute them in
+# FP32.
 CPU_PRECISIONS = tuple(precision for precision in PRECISIONS if precision != "fp16")
 SIZES = (128, 160, 224, 256)
 
-# A call of an empty Python function and a glance at the array take some microseconds; a minute is no cycle time.
+# A call of an empty Python function and a glance at the array take some microseconds; a minute is
+# no cycle time.
 _BUDGET_MS = (0.05, 60_000.0)
 _MOST_RUNS = 100_000
 _SIZE_LIMITS = (32, 4096)
@@ -31,21 +33,23 @@ _RECORDED_ELSEWHERE = ("method", "image_size", "category")
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What the user asked for.
+    """The options of ``kdx fit``.
 
     Attributes:
         data: The data folder.
         out: Where everything goes.
         budget_ms: Milliseconds that a verdict may take.
         percentile: Share of the calls, in percent, that must keep it.
-        methods: Their names; empty for every one.
+        methods: Names of the methods to try; empty for every method.
         sizes: Sides of the networks' square, in pixels.
-        precisions: To try; FP32, which every bundle holds, is always among them.
+        precisions: Precisions to try; FP32, which every bundle holds, is always among them.
         threads: Threads of each backend.
-        hours: When they are spent, no further training begins; None for no limit, 0 for what is trained already.
+        hours: When they are spent, no further training begins; None for no limit, 0 for what is
+            trained already.
         false_reject_rate: Share of good parts that may be rejected.
         force: Discard what an earlier call left.
-        training: Everything else that training takes; method and image size are each candidate's own.
+        training: Everything else that training takes; method and image size are each candidate's
+            own.
     """
 
     data: Path

@@ -39,7 +39,8 @@ def screen(request: FitRequest, material: Material, folder: FitFolder, key: str,
     """Say of every candidate whether it may keep the budget; what was screened under this key is not measured again.
 
     Raises:
-        KdxError: No candidate could be built, for one and the same reason: weights, backbone or taps.
+        KdxError: No candidate could be built, for one and the same reason: weights, backbone or
+            taps.
     """
     kept = folder.screened(key)
     found: list[Screened] = []
@@ -127,7 +128,8 @@ def _untrained(
 ) -> tuple[Bundle, NDArray[np.uint8]]:
     """Export the pair that training would begin with, and return it as a bundle with some images.
 
-    Only the graphs are there, and no gate was asked: an untrained student has no decisions that INT8 could lose.
+    Only the graphs are there, and no gate was asked: an untrained student has no decisions that
+    INT8 could lose.
     """
     recipe = request.recipe_of(candidate)
     spec = material.input_of(recipe, request)

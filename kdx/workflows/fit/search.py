@@ -51,7 +51,8 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
         say: Takes a line for each thing that is done.
 
     Raises:
-        KdxError: Of the kind that fits: options, data, an output folder of something else, or no candidate at all.
+        KdxError: Invalid options or data, an output folder of something else, or no candidate at
+            all.
     """
     started = time.monotonic()
     request = checked(request)

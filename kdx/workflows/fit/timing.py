@@ -14,16 +14,18 @@ from kdx.runtime.detector import Detector
 from kdx.verification.backend_choice import BackendChooser, backend_precision_pairs
 from kdx.workflows.fit.trial_records import Timing
 
-# A first look: enough calls for a median, so that what takes several times the budget costs seconds and not minutes.
+# A first look: enough calls for a median, so that what takes several times the budget costs seconds
+# and not minutes.
 _LOOK_RUNS, _LOOK_WARM_UP = 10, 5
 # No noise of a machine doubles a median.
 HOPELESS = 2.0
-# A percentile of few calls varies. What is over the budget in every one of these rounds is so by more than noise, and
-# where even the lower percentile is, the wanted one is all the more.
+# A percentile of few calls varies. What is over the budget in every one of these rounds is so by
+# more than noise, and where even the lower percentile is, the wanted one is all the more.
 _ROUNDS = 3
 _ROUND_RUNS = 100
 SCREENING_PERCENTILE = 99.0
-# Of two backends whose medians are further apart than this, no percentile is going to prefer the slower.
+# Of two backends whose medians are further apart than this, no percentile is going to prefer the
+# slower.
 _NEAR = 1.5
 # As kdx bench measures, unless that takes longer than this for one backend.
 _FINAL_RUNS = 1000
@@ -56,8 +58,8 @@ def screen_way(
         way: Backend and precision.
         images: uint8 ``(K, H, W, C)``.
         budget_ms: Milliseconds.
-        percentile: At which they are to be kept.
-        threads: Of the backend.
+        percentile: The percentile at which the budget must be kept.
+        threads: Threads of the backend.
 
     Returns:
         The best of up to three rounds; the first that keeps the budget ends it.
@@ -95,8 +97,8 @@ def time_precision(
     """Measure a precision of a finished bundle in every backend; arguments as of :func:`screen_way`.
 
     Returns:
-        The wanted percentile of the fastest backend, and of every other whose median comes near it; of the others the
-        median alone.
+        The wanted percentile of the fastest backend, and of every other whose median comes near it;
+        of the others the median alone.
     """
     looks: list[Timing] = []
     for way in cpu_ways(bundle, [precision]):

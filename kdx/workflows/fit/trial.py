@@ -167,7 +167,8 @@ class Workshop:
 def was_disturbed(screened: Screened, trial: Trial) -> str:
     """Say where a trained FP32 graph took much longer than the untrained one, which computes the same; empty otherwise.
 
-    Something else kept the machine busy then. Other precisions tell nothing: their gates put layers back to FP32.
+    Something else kept the machine busy then. Other precisions tell nothing: their gates put layers
+    back to FP32.
     """
     before = {timing.backend: timing.p50_ms for timing in screened.timings if timing.precision == "fp32"}
     for measured in trial.measured:

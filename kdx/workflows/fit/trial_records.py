@@ -1,4 +1,4 @@
-"""What ``kdx fit`` finds, as records: kept beside the runs so that a second call can continue, and reported as JSON."""
+"""Records of what ``kdx fit`` finds: kept beside the runs so that a second call can continue, and reported as JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LABELLED, SYNTHETIC = "labelled test images", "synthetic defects"
 
 
 class MethodSize(msgspec.Struct, frozen=True, order=True):
-    """What is trained: a method at an image size (the side of the networks' square, in pixels)."""
+    """A candidate for training: a method at an image size (the side of the networks' square, in pixels)."""
 
     method: str
     size: int
 
     @property
     def name(self) -> str:
-        """As its run folder is called."""
+        """The name of its run folder."""
         return f"{self.method}-{self.size}"
 
     def __str__(self) -> str:
@@ -29,13 +29,13 @@ class MethodSize(msgspec.Struct, frozen=True, order=True):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one way to run a candidate takes, from the uint8 array to the verdict, one image a call.
+    """The latency of a candidate in one backend and precision, from the uint8 array to the verdict, one image a call.
 
     Attributes:
-        backend: Its name.
-        precision: Of the graph.
-        percentile: At which ``measured_ms`` was measured.
-        measured_ms: Milliseconds; None where it could not run.
+        backend: The name of the backend.
+        precision: The precision of the graph.
+        percentile: The percentile of ``measured_ms``.
+        measured_ms: Milliseconds at that percentile; None where it could not run.
         p50_ms: Median.
         max_ms: The slowest call.
         runs: Calls counted.
@@ -53,14 +53,15 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Screened(msgspec.Struct, frozen=True, kw_only=True):
-    """What the screening found of a candidate.
+    """The result of screening a candidate.
 
     Attributes:
-        candidate: Which.
-        outcome: ``may keep`` the budget in one precision at least; ``misses`` it in every one; ``failed`` to be built,
-            exported or run; ``skipped``, for a smaller size was hopeless already.
+        candidate: The candidate.
+        outcome: ``may keep`` the budget in one precision at least; ``misses`` it in every one;
+            ``failed`` to be built, exported or run; ``skipped``, for a smaller size was hopeless
+            already.
         timings: Every backend in every precision.
-        reason: Of every other outcome than ``may keep``, in words.
+        reason: The reason in words, for every outcome but ``may keep``.
     """
 
     candidate: MethodSize
@@ -87,11 +88,12 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
         good: Good images.
         defective: Defective images, each synthetic kind counted.
         image_auroc: Area under the ROC curve of the images' scores.
-        image_auroc_error: Its standard error, for as many images drawn again.
+        image_auroc_error: The standard error of ``image_auroc``, for samples of as many images.
         pixel_auroc: Area under the ROC curve of the maps' pixels; None without masks.
         pro: Per-region overlap; None without masks.
-        false_reject_rate: Of good images at the calibrated threshold; None for those that it was calibrated on.
-        detection_rate: Of defective images at that threshold.
+        false_reject_rate: Share of good images rejected at the calibrated threshold; None for
+            images that it was calibrated on.
+        detection_rate: Share of defective images rejected at that threshold.
     """
 
     good: int
@@ -108,8 +110,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """A trained candidate in one precision.
 
     Attributes:
-        precision: Of the graph.
-        timings: Every backend that runs it.
+        precision: The precision of the graph.
+        timings: The latencies in every backend that runs it.
         scores: Measured through the fastest of them.
     """
 
@@ -122,12 +124,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate that was trained, exported, calibrated, evaluated and timed.
 
     Attributes:
-        candidate: Which.
+        candidate: The candidate.
         key: Hash of everything that decides what follows, the checkpoint included.
         epochs: Trained.
         train_images: Trained on.
         held_out_images: Held out.
-        seconds: Of training.
+        seconds: Duration of the training.
         measured: Every precision that passed its gate.
         refused: Why others are missing, by precision.
     """
@@ -146,12 +148,13 @@ class FrontierRow(msgspec.Struct, frozen=True, kw_only=True):
     """A line of the table: a candidate in one precision, in its fastest backend.
 
     Attributes:
-        candidate: Which.
-        timing: Of the fastest backend.
+        candidate: The candidate.
+        timing: The latency in the fastest backend.
         scores: How well defects are distinguished from good parts.
         bundle: Where it is, relative to the output folder.
         keeps_budget: Whether the measured percentile is within the budget.
-        on_frontier: Whether no other line is at least as fast and as accurate, and better in one of the two.
+        on_frontier: Whether no other line is at least as fast and as accurate, and better in one of
+            the two.
     """
 
     candidate: MethodSize
@@ -168,7 +171,8 @@ class Dropped(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         candidate: The method and size that was dropped.
         reason: Why, in words.
-        cause: Whether the screening dropped it, the hours were spent, it failed, or a gate refused a precision.
+        cause: Whether the screening dropped it, the hours were spent, it failed, or a gate refused
+            a precision.
         precision: The precision that was refused, or None where none is left.
         measured_ms: The screening's fastest percentile, or None.
     """
@@ -202,10 +206,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         schema: Version of this layout.
         data: The data folder.
-        category: Its category, or None.
+        category: The category of the data set, or None.
         budget_ms: Milliseconds that a verdict may take.
         percentile: Share of the calls, in percent, that must keep it.
-        false_reject_rate: For which the thresholds were calibrated.
+        false_reject_rate: The rate for which the thresholds were calibrated.
         evidence: What accuracy was measured on: labelled test images, or synthetic defects.
         notes: What a reader of the figures must know.
         machine: Where latencies were measured.

@@ -1,4 +1,4 @@
-"""A catalogue of products, what ``kdx train-many`` trains: TOML with defaults, and a table a product. No torch here.
+"""The catalogue that ``kdx train-many`` trains: TOML with defaults, and a table for each product. No torch here.
 
 [defaults]
 backbone = "tf_efficientnet_lite0"
@@ -36,19 +36,20 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Once options of training; the reason is for whoever still gives them.
+# Options of training that were removed, each with the advice for users who still give it.
 REMOVED = {
     "distance": "leave it out: half the squared distance of unit vectors is their cosine distance",
 }
-# What is hashed of a product, in this order: whoever changes it trains every finished product again.
+# What is hashed of a product, in this order: whoever changes it trains every finished product
+# again.
 _HASHED = (
     *("category", "subfolders", "good_folders", "method", "options", "backbone", "epochs", "image_size", "crop_from"),
     *("batch_size", "learning_rate", "taps", "combine", "score", "sigma", "seed", "train_fraction"),
     *("validation_fraction", "group_by", "odd_images", "channels", "sixteen_bit_range", "max_bad_images", "checkpoint"),
     *("input_size", "channel_order", "max_batch", "precisions", "false_reject_rate", "review_rate", "backend"),
 )
-# Of these, and of every key that is not in the list above, only what is not the default: what was trained before there
-# was such a key is unchanged.
+# Of these, and of every key that is not in the list above, only what is not the default: what was
+# trained before there was such a key is unchanged.
 _HASHED_IF_GIVEN = frozenset({"subfolders", "good_folders", "odd_images"})
 # What is hashed in another form: of files the content.
 _BY_CONTENT = frozenset({"data", "parts", "weights"})
@@ -74,18 +75,21 @@ _TrainingKeys: Any = msgspec.defstruct("_TrainingKeys", _training_keys(), frozen
 class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, call-arg]
     """One product: the options of ``kdx train``, ``export`` and ``calibrate``, under their names with underscores.
 
-    The keys of training are those of the table in ``kd_train/training/options.py``, and ``options``: the method's own.
+    The keys of training are those of the table in ``kd_train/training/options.py``, and
+    ``options``: the method's own.
 
     Attributes:
-        data: Its images, relative to the catalogue.
-        precisions: In which to export.
+        data: Folder of the images, relative to the catalogue.
+        precisions: Precisions to export.
         input_size: Height and width of the camera's images; None for that of the training images.
-        frame: Height and width of large frames that are judged in tiles; None for that of the images trained on.
+        frame: Height and width of large frames that are judged in tiles; None for that of the
+            images trained on.
         overlap: Least overlap of tiles in the camera's pixels; None for what the networks need.
         tile_batch: Tiles that go through the graph at once; None for the default of ``kdx export``.
         checkpoint: ``last`` or ``best``; None as the method's recipe says.
         false_reject_rate: Share of good parts that may be rejected.
-        review_rate: Share of good parts that may be rejected or put aside for review; None for no review band.
+        review_rate: Share of good parts that may be rejected or put aside for review; None for no
+            review band.
         per_position: Whether maps are divided by how hot good parts get at each place.
         backend: Whose scores set the threshold.
     """
@@ -106,7 +110,7 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """What decides the product's bundle beside the content of its files, by name."""
+        """The options that decide the product's bundle beside the content of its files, by name."""
         values = msgspec.structs.asdict(self)
         hashed = {key: values[key] for key in _HASHED if key not in _HASHED_IF_GIVEN or values[key] != _DEFAULTS[key]}
         weights = [part if part in _NAMED_WEIGHTS else "file" for part in self.weights.split(",")]
@@ -138,7 +142,8 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
 
 _FIELDS = Product.__struct_fields__
 _DEFAULTS = msgspec.structs.asdict(Product(data=""))
-# They decide where and how fast a product is trained, not what comes out; max_bad_images was hashed from the start.
+# They decide where and how fast a product is trained, not what comes out; max_bad_images was hashed
+# from the start.
 _NOT_HASHED = _BY_CONTENT | {option.key or each.name for each, option, _ in declared() if not option.decides}
 
 
@@ -147,7 +152,8 @@ def read_catalog(path: Path) -> dict[str, Product]:
 
     Raises:
         DataError: There is no such file, or it is no TOML.
-        OptionError: A table or key is unknown, a value of the wrong type or not possible, or there is no product.
+        OptionError: A table or key is unknown, a value of the wrong type or not possible, or there
+            is no product.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a mark

@@ -52,9 +52,11 @@ def run_ray(
     Args:
         orders: The products.
         workers: Tasks at a time; None leaves it to the cluster's cores.
-        max_retries: How often Ray repeats a task whose process or machine died; its training continues.
-        address: Of a running cluster; None starts one on this machine.
-        gpus: Share of a GPU, or number of them, that each task is given: without one, Ray shows a task no GPU.
+        max_retries: How often Ray repeats a task whose process or machine died; its training
+            continues.
+        address: Address of a running cluster; None starts one on this machine.
+        gpus: Share of a GPU, or number of them, that each task is given: without one, Ray shows a
+            task no GPU.
     """
     import ray
     from ray.exceptions import RayError

@@ -1,6 +1,7 @@
 """One product, in a process of its own: train, export, calibrate, evaluate, verify; then let the bundle appear.
 
-A bundle under its own name is finished: trained, calibrated and verified. Until then it is ``staged/``.
+A bundle under its own name is finished: trained, calibrated and verified. Until then it is
+``staged/``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ``kdx train-many`` keeps and reports."""
+"""Records that ``kdx train-many`` keeps and reports."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SCHEMA = 1
 
 
 class ProductOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process needs to make one product's bundle.
+    """Everything that a process needs to make the bundle of one product.
 
     Attributes:
-        name: The product's.
-        product: What the catalogue says of it.
+        name: Name of the product.
+        product: The table of the catalogue.
         out: The output folder, absolute.
-        threads: Of training and of the backends.
+        threads: Threads of training and of the backends.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ProductOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def result(self) -> Path:
-        """What became of the product."""
+        """File of the product's result."""
         return Path(self.out) / "results" / f"{self.name}.json"
 
     @property
@@ -50,27 +50,28 @@ class ProductOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a product. Shares lie between 0 and 1; None where something was not measured or not reached.
+    """The result of a product. Shares lie between 0 and 1; None where something was not measured or not reached.
 
     Attributes:
-        name: The product's.
-        method: Its method.
-        state: ``trained`` now; ``unchanged`` since it was; ``begun`` and not finished; or ``failed``.
-        fingerprint: Hash of what the catalogue says of it and of its images.
+        name: Name of the product.
+        method: The method that it is trained with.
+        state: ``trained`` now; ``unchanged`` since it was; ``begun`` and not finished; or
+            ``failed``.
+        fingerprint: Hash of its options in the catalogue and of its images.
         backbone: The teacher's networks.
-        epochs: Trained.
-        train_images: Trained on.
-        held_out_images: Held out for the threshold.
-        image_auroc: On its labelled test images.
-        pixel_auroc: On their masks; None without masks.
-        asked_false_reject_rate: For which the threshold was calibrated.
-        false_reject_rate: Of its good test images.
-        detection_rate: Of its defective test images.
-        threshold: FP32's.
+        epochs: Epochs trained.
+        train_images: Images trained on.
+        held_out_images: Images held out for the threshold.
+        image_auroc: Image AUROC on the labelled test images.
+        pixel_auroc: Pixel AUROC on the same images; None without masks.
+        asked_false_reject_rate: The rate for which the threshold was calibrated.
+        false_reject_rate: Share of the good test images that are rejected.
+        detection_rate: Share of the defective test images that are rejected.
+        threshold: The threshold of FP32.
         refused: Why other precisions are not in the bundle, or have no threshold.
         remarks: What was left out or could not be used, in training.
-        checkpoint_sha256: Of the trained student in the bundle.
-        seconds: From the beginning to the bundle, or to the failure, in the last call that worked on it.
+        checkpoint_sha256: Hash of the trained student in the bundle.
+        seconds: Duration until the bundle, or the failure, in the last call that worked on it.
         error: Type, message, expected, received and fix of a failure.
     """
 
@@ -105,7 +106,7 @@ class CatalogSummary(msgspec.Struct, frozen=True, kw_only=True):
         trained: Products trained by this call.
         unchanged: Products that were finished already.
         failed: Products that failed.
-        seconds: Of the call.
+        seconds: Duration of the call.
         created: UTC time, ISO 8601.
         products: Every product, in the catalogue's order.
     """

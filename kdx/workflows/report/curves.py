@@ -17,7 +17,8 @@ from kdx.folders.data_folder import GOOD
 LEFT, TOP, WIDTH, HEIGHT = 42, 10, 284, 230
 _MOST_POINTS = 500
 _BINS = 60
-# Scores over more than this range are read on a logarithmic axis: a defect may score a hundred times as a good part.
+# Scores over more than this range are read on a logarithmic axis: a defect may score a hundred
+# times as a good part.
 _LARGEST_LINEAR_RATIO = 20.0
 PRO_END = 0.3
 
@@ -28,7 +29,7 @@ class Curve:
 
     Attributes:
         key: ``roc``, ``pr`` or ``pro``.
-        title: Of the plot.
+        title: Title of the plot.
         x: What its horizontal axis shows.
         y: What its vertical axis shows.
         figure: The area under it, in words; empty where there is no curve.
@@ -57,8 +58,8 @@ class Axis:
     """Where a score stands on the histogram's axis.
 
     Attributes:
-        low: Its left end, in the raw score.
-        high: Its right end.
+        low: Left end of the axis, in the raw score.
+        high: Right end of the axis.
         is_log: Whether it is logarithmic.
     """
 
@@ -107,7 +108,8 @@ def axis_of(scores: NDArray[np.float64]) -> Axis:
 def histogram(positions: NDArray[np.float64], is_defective: NDArray[np.bool_]) -> dict[str, str]:
     """Return the outline of good and of defective images' histograms as SVG paths, in a box of 1000 × 200.
 
-    Good ones stand upwards from the middle, defective ones hang down from it; each is a share of its own kind.
+    Good ones stand upwards from the middle, defective ones hang down from it; each is a share of
+    its own kind.
     """
     shares: dict[str, NDArray[np.float64]] = {}
     for name, chosen in (("good", positions[~is_defective]), ("defective", positions[is_defective])):

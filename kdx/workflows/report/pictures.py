@@ -33,10 +33,10 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """One image of the gallery; pictures are data URLs.
 
     Attributes:
-        index: Of the image among those that were scored.
-        name: Its file, relative to the data folder.
-        width: Of the pictures, in pixels.
-        height: Height of the picture.
+        index: Index of the image among those that were scored.
+        name: Path of the file, relative to the data folder.
+        width: Width of the pictures, in pixels.
+        height: Height of the pictures, in pixels.
         image: JPEG.
         heat: What is laid over it: WebP with transparency.
         mask: PNG; empty where there is none.

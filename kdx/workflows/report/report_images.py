@@ -27,7 +27,8 @@ class ReportImages:
         found: How many there were to choose from.
         is_test: Whether they are a test split; else they are the folder's good images.
         trained_on: Images that were skipped because the student was trained on them.
-        holds_calibration: Whether the folder holds exactly the images that the bundle was calibrated on.
+        holds_calibration: Whether the folder holds exactly the images that the bundle was
+            calibrated on.
         remarks: What was left out, and what is to be said of the images.
     """
 
