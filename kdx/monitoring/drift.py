@@ -1,9 +1,10 @@
 """Do parts still score as they did at calibration? A lamp ages, a lens gathers dust, a supplier changes.
 
-The scores of the held-out good images stand in the bundle. The line's recent scores are held against them with the
-two-sample Kolmogorov-Smirnov test: its statistic, the largest difference between the two distribution functions, is the
-size of the effect, and comes first. With thousands of parts any difference is significant; only a large one matters. A
-few defective parts among the good ones move it by their share at most.
+The bundle stores the scores of the held-out good images. The line's recent scores are compared with
+them by the two-sample Kolmogorov-Smirnov test. Its statistic, the largest difference between the two
+distribution functions, is the size of the effect and the main criterion: with thousands of parts any
+difference is significant, and only a large one matters. A few defective parts among the good ones
+increase the statistic by at most their share.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kdx.monitoring.verdict_log import LoggedVerdicts
 
 WINDOW = 500
 FEWEST = 50
-# A quarter of the parts score where calibration's did not: far beyond any usual share of defective parts.
+# A quarter of the parts score unlike those at calibration, far more than any usual share of defective parts.
 EFFECT = 0.25
 SIGNIFICANCE = 1e-3
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -32,9 +33,9 @@ class QuantileShift(msgspec.Struct, frozen=True, kw_only=True):
     """A quantile of the scores, at calibration and now.
 
     Attributes:
-        share: Of the parts that score below.
-        calibration: Score at calibration.
-        recent: Score now.
+        share: The share of the parts that score below.
+        calibration: The score at calibration.
+        recent: The score now.
     """
 
     share: float
@@ -46,17 +47,18 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     """How recent scores differ from those at calibration.
 
     Attributes:
-        effect: Largest difference of the two distribution functions, 0 to 1.
-        p_value: Of the Kolmogorov-Smirnov test, two-sided.
-        effect_limit: From which on it is an alarm, if significant.
-        significance: Largest p-value of an alarm.
-        direction: ``higher`` or ``lower``: where recent scores lie; ``same`` within half a percent.
-        calibrated: Scores of held-out good images compared with.
-        recent: Scores compared.
-        since: UTC time, ISO 8601, from which on every window differs so much; None without an alarm.
-        quantiles: Of both.
-        rejected: Share of recent parts that were defective, undecided ones apart; None where none was decided.
-        undecided: Share of recent parts that were undecided.
+        effect: The largest difference of the two distribution functions, 0 to 1.
+        p_value: The p-value of the two-sided Kolmogorov-Smirnov test.
+        effect_limit: The smallest effect that raises an alarm, if it is significant.
+        significance: The largest p-value that raises an alarm.
+        direction: Where recent scores lie: ``higher``, ``lower``, or ``same`` within half a percent.
+        calibrated: The number of scores of held-out good images.
+        recent: The number of recent scores.
+        since: The UTC time, ISO 8601, since which every window differs by the effect limit; None
+            without an alarm.
+        quantiles: The quantiles of both distributions.
+        rejected: The share of defective parts among recent parts that were decided; None if none was.
+        undecided: The share of recent parts that were undecided.
         alarm: Whether the effect reaches its limit and is significant.
     """
 
@@ -82,23 +84,25 @@ def find_drift(
     effect_limit: float = EFFECT,
     significance: float = SIGNIFICANCE,
 ) -> Drift:
-    """Hold the latest scores of a log against the bundle's calibration.
+    """Compare the latest scores of a log with the bundle's calibration.
 
     Args:
-        bundle: Calibrated.
-        log: Of the same graph.
-        window: How many of the latest verdicts; and of each window that is looked at to say since when.
-        effect_limit: Above 0, at most 1.
-        significance: Above 0, below 1.
+        bundle: The bundle, calibrated.
+        log: A log of the same graph.
+        window: The number of latest verdicts to compare, and the length of the earlier windows that
+            show since when scores differ.
+        effect_limit: The smallest effect that raises an alarm, above 0 and at most 1.
+        significance: The largest p-value that raises an alarm, above 0 and below 1.
 
     Raises:
-        OptionError: A window or limit that cannot be.
-        DataError: The log is of another graph, or too short; or the bundle's threshold holds no scores.
+        OptionError: An invalid window or limit.
+        DataError: The log belongs to another graph, or is too short; or the bundle does not store the
+            scores of its calibration.
     """
     if window < FEWEST or not 0 < effect_limit <= 1 or not 0 < significance < 1:
         raise OptionError(
-            "the window or a limit is not possible",
-            expected=f"a window of {FEWEST} or more, an effect above 0 and at most 1, a significance between 0 and 1",
+            "invalid window or limit",
+            expected=f"a window of at least {FEWEST}, an effect above 0 and at most 1, a significance between 0 and 1",
             received=f"{window}, {effect_limit:g}, {significance:g}",
         )
     calibrated = _calibrated(bundle, log)
@@ -144,30 +148,30 @@ def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
         or (facts.roi_sha256, facts.level_sha256) != (manifest.roi_sha256, manifest.level_sha256)
     ):
         raise DataError(
-            "the log is of another bundle, or of this one before it was exported again or its region of interest or "
-            "level map set",
+            "the log belongs to another bundle, or to an earlier state of this one: its graph, region of interest or "
+            "level map has changed",
             expected=f"{bundle.path.name} in {' or '.join(manifest.precisions)}, as it is now",
             received=facts.describe(),
         )
     if facts.precision in OWN_THRESHOLD and facts.runtime is None:
         raise DataError(
-            f"the log is of an older kdx and does not say which runtime computed its {facts.precision} scores",
+            f"the log was begun by an older kdx, which did not record the runtime of its {facts.precision} scores",
             fix="begin another log: kdx.load(BUNDLE, log=PATH)",
         )
     threshold = manifest.threshold_of(facts.precision, facts.runtime)
     if threshold is None or not threshold.scores:
         raise DataError(
-            f"'{bundle.path}' does not hold the scores of its calibration", fix=f"kdx calibrate {bundle.path} DATA"
+            f"'{bundle.path}' does not store the scores of its calibration", fix=f"kdx calibrate {bundle.path} DATA"
         )
     return np.array(threshold.scores)
 
 
 def _direction(recent: NDArray[np.float64], calibrated: NDArray[np.float64]) -> str:
-    """Return to which side recent scores lie: the chance that one of them is above one of calibration's."""
+    """Return where recent scores lie, by the probability that one is above a score of calibration."""
     ordered = np.sort(calibrated)
     below, up_to = (np.searchsorted(ordered, recent, side=side) for side in ("left", "right"))
-    higher = float((below + up_to).mean()) / (2 * len(ordered))
-    return "same" if abs(higher - 0.5) < 0.005 else "higher" if higher > 0.5 else "lower"
+    probability = float((below + up_to).mean()) / (2 * len(ordered))
+    return "same" if abs(probability - 0.5) < 0.005 else "higher" if probability > 0.5 else "lower"
 
 
 def _since(
@@ -177,7 +181,7 @@ def _since(
     window: int,
     effect_limit: float,
 ) -> str:
-    """Return the time from which on every window, counted back from the latest, differs as much."""
+    """Return the time since which every window, counted back from the latest, differs by the effect limit."""
     start = max(0, len(scores) - window)
     while start > 0:
         before = scores[max(0, start - window) : start]

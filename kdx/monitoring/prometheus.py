@@ -1,4 +1,4 @@
-"""Prometheus metrics of detectors: how many verdicts of which kind, what they took, and whether scores have drifted.
+"""Prometheus metrics of detectors: verdicts by decision, their latency, and drift of the scores.
 
     detector = kdx.load("tile.kdx", metrics=True)
     prometheus_client.start_http_server(9000)
@@ -32,7 +32,7 @@ _BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0
 
 
 class _Families:
-    """The metrics of one registry, which knows a name once; and the latest scores of each set of labels."""
+    """The metrics of one registry, in which a name exists once, and the latest scores for each set of labels."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         from prometheus_client import Counter, Gauge, Histogram
@@ -53,13 +53,13 @@ class _Families:
 
 @dataclass
 class _Window:
-    """The latest scores, and those of the calibration."""
+    """The latest scores and the scores of the calibration."""
 
     calibrated: tuple[float, ...]
     recent: deque[float] = field(default_factory=deque)
 
     def effect(self) -> float:
-        """Return how far the latest scores are from calibration's; NaN for too few."""
+        """Return the drift of the latest scores from those at calibration; NaN while there are too few."""
         from kdx.monitoring.drift import FEWEST, effect_of
 
         recent = np.array(tuple(self.recent))
@@ -71,18 +71,19 @@ _lock = threading.Lock()
 
 
 class Metrics:
-    """Counts a detector's verdicts. Detectors of one bundle, precision and runtime are counted together.
+    """Counts a detector's verdicts. Detectors of one bundle, precision and runtime share their counts.
 
-    Runtimes are kept apart: each has its own latency, and in BF16 and INT8 its own scores and threshold.
+    Each runtime has its own counts, because it has its own latency and, in BF16 and INT8, its own
+    scores and threshold.
 
     Args:
-        registry: Where the metrics are registered; True for Prometheus' own.
-        bundle: The detector's bundle; it is named after its folder.
-        precision: In which its graph runs.
-        runtime: What computes its scores.
+        registry: Where the metrics are registered; True for the default registry of Prometheus.
+        bundle: The detector's bundle, which is labelled by its folder's name.
+        precision: The precision of its graph.
+        runtime: The runtime that computes its scores.
 
     Raises:
-        OptionError: The package ``prometheus_client`` is missing, or the registry is none.
+        OptionError: The package ``prometheus_client`` is missing, or the registry is of another type.
     """
 
     def __init__(self, registry: Registry, bundle: Bundle, precision: str, runtime: str) -> None:
@@ -91,30 +92,30 @@ class Metrics:
         families = _families_of(registry)
         labels = (bundle.path.name, precision, runtime)
         threshold = bundle.manifest.threshold_of(precision, runtime)
-        self._verdicts = {one.value: families.verdicts.labels(*labels, one.value) for one in Decision}
+        self._verdicts = {each.value: families.verdicts.labels(*labels, each.value) for each in Decision}
         self._seconds = families.seconds.labels(*labels)
         self._recent = _window(families, labels, threshold.scores if threshold else ()).recent
 
     def add(self, verdict: Verdict, milliseconds: float) -> None:
-        """Count a verdict and what it took."""
+        """Count a verdict and the time that it took."""
         self._verdicts[verdict.decision.value].inc()
         self._seconds.observe(milliseconds / 1e3)
         if np.isfinite(verdict.score):
             self._recent.append(verdict.score)
 
     def close(self) -> None:
-        """Do nothing: the registry holds the counts, and other detectors of the bundle may add to them."""
+        """Do nothing: the registry keeps the counts, and other detectors of the bundle may add to them."""
 
 
 def _window(families: _Families, labels: tuple[str, str, str], calibrated: Sequence[float]) -> _Window:
-    """Return the window of a bundle, precision and runtime: a new one where it was calibrated again."""
+    """Return the window of a bundle, precision and runtime; a new one after another calibration."""
     from kdx.monitoring.drift import WINDOW
 
     with _lock:
         window = families.windows.get(labels)
         if window is None or window.calibrated != tuple(calibrated):
             window = families.windows[labels] = _Window(tuple(calibrated), deque(maxlen=WINDOW))
-            if calibrated:  # computed when it is asked for
+            if calibrated:  # computed when Prometheus reads it
                 families.drift.labels(*labels).set_function(window.effect)
         return window
 
@@ -126,14 +127,14 @@ def _families_of(registry: Registry) -> _Families:
         raise OptionError(
             "metrics need the package 'prometheus_client', which is not installed", fix='pip install "kdx[metrics]"'
         ) from error
-    found = REGISTRY if registry is True else registry
-    if not isinstance(found, CollectorRegistry):
+    collector = REGISTRY if registry is True else registry
+    if not isinstance(collector, CollectorRegistry):
         raise OptionError(
-            "metrics are registered somewhere else",
+            "invalid registry for metrics",
             expected="True, or a prometheus_client.CollectorRegistry",
             received=type(registry).__name__,
         )
     with _lock:
-        if found not in _families:
-            _families[found] = _Families(found)
-        return _families[found]
+        if collector not in _families:
+            _families[collector] = _Families(collector)
+        return _families[collector]

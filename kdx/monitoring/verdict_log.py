@@ -1,7 +1,8 @@
-"""A log of verdicts on the line PC: SQLite, bounded, written behind the line's back, whole after a power cut.
+"""A log of verdicts on the line PC: an SQLite file of bounded size, intact after a power cut.
 
-A detector hands over each verdict in microseconds; a thread writes them once a second. What is lost when the power
-goes is that second. A disk that is full or slow costs verdicts in the log, and says how many, never a verdict.
+A detector passes each verdict to the log in microseconds, and a thread writes them once a second. A
+power cut loses at most that second. If the disk is full or slow, verdicts are missing from the log,
+which counts them; the detector is never delayed.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from kdx.decision.verdict import Verdict
 
 SCHEMA = 1
-_APPLICATION = 0x6B6478  # "kdx": SQLite's own mark for whose file it is
+_APPLICATION = 0x6B6478  # "kdx": by this number SQLite marks the application that a file belongs to
 MOST = 1_000_000
 _SECONDS = 1.0
-# Verdicts that may wait to be written; beyond, the oldest are lost.
+# Verdicts that may wait to be written; if there are more, the oldest are lost.
 _WAITING = 100_000
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -48,12 +49,14 @@ class LogFacts:
     """What a log belongs to.
 
     Attributes:
-        bundle: The bundle's folder name.
-        graph_sha256: Hash of the graph whose scores it holds: those of another cannot be compared.
-        precision: In which the graph ran.
-        roi_sha256: Hash of the region of interest that was scored; None for whole images.
-        level_sha256: Hash of the level map by which maps were divided, or None.
-        runtime: What computed the scores; None in FP32 and FP16, which agree in all, and in logs of older versions.
+        bundle: The name of the bundle's folder.
+        graph_sha256: The hash of the graph that computed the scores; scores of different graphs are
+            not comparable.
+        precision: The precision in which the graph ran.
+        roi_sha256: The hash of the region of interest that was scored; None for whole images.
+        level_sha256: The hash of the level map by which maps were divided, or None.
+        runtime: The runtime that computed the scores; None for FP32 and FP16, in which all runtimes
+            agree, and in logs of older versions.
     """
 
     bundle: str
@@ -64,7 +67,7 @@ class LogFacts:
     runtime: str | None = None
 
     def describe(self) -> str:
-        """Say in words what a log belongs to."""
+        """Return a description of what a log belongs to."""
         region = f", region of interest {self.roi_sha256[:8]}" if self.roi_sha256 else ""
         level = f", level map {self.level_sha256[:8]}" if self.level_sha256 else ""
         runtime = f" of {self.runtime}" if self.runtime else ""
@@ -75,15 +78,17 @@ class VerdictLog:
     """Writes verdicts to a file. Any number of threads and processes may write to one.
 
     Args:
-        path: The file; made where it is missing.
-        facts: What it belongs to.
-        most: Verdicts that are kept; the oldest go first.
+        path: The file, which is created if it is missing.
+        facts: What the log belongs to.
+        most: The number of verdicts to keep; the oldest are deleted first.
 
     Attributes:
-        lost: Verdicts that could not be written.
+        path: The file.
+        most: The number of verdicts to keep.
+        lost: The number of verdicts that could not be written.
 
     Raises:
-        OutputError: The file cannot be written, is no log, or belongs to another graph.
+        OutputError: The file cannot be written, is not a log, or belongs to another graph.
     """
 
     def __init__(self, path: str | Path, facts: LogFacts, most: int = MOST) -> None:
@@ -92,14 +97,14 @@ class VerdictLog:
         self.lost = 0
         self._waiting: deque[tuple[object, ...]] = deque()
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._closing = threading.Event()
         with _explained(self.path, OutputError), contextlib.closing(_connect(self.path)) as database:
             _prepare(database, self.path, facts)
-        self._thread = threading.Thread(target=self._write_on, name="kdx verdict log", daemon=True)
+        self._thread = threading.Thread(target=self._write_until_closed, name="kdx verdict log", daemon=True)
         self._thread.start()
 
     def add(self, verdict: Verdict, milliseconds: float) -> None:
-        """Hand over a verdict and what it took; never waits for the disk."""
+        """Take a verdict and the time that it took; never waits for the disk."""
         faults = ",".join(fault.value for fault in verdict.frame_faults)
         row = (time.time(), verdict.decision.value, verdict.score, verdict.threshold, milliseconds, faults)
         with self._lock:
@@ -109,21 +114,21 @@ class VerdictLog:
             self._waiting.append(row)
 
     def close(self) -> None:
-        """Write what is waiting, and stop."""
-        self._ended.set()
+        """Write the verdicts that wait, and stop the thread."""
+        self._closing.set()
         self._thread.join()
 
-    def _write_on(self) -> None:
+    def _write_until_closed(self) -> None:
         database: sqlite3.Connection | None = None
         while True:
-            is_last = self._ended.wait(_SECONDS)
+            is_last = self._closing.wait(_SECONDS)
             with self._lock:
                 rows, self._waiting = self._waiting, deque()
             if rows:
                 try:
                     database = database or _connect(self.path)
                     self._write(database, rows)
-                except sqlite3.Error:  # full, locked for long, taken away: the next second may be better
+                except sqlite3.Error:  # the disk is full, the file locked or removed: the next attempt may succeed
                     self.lost += len(rows)
                     _close(database)
                     database = None
@@ -139,14 +144,14 @@ class VerdictLog:
 
 @dataclass(frozen=True)
 class LoggedVerdicts:
-    """What a log holds.
+    """The verdicts of a log, the oldest first.
 
     Attributes:
-        facts: What it belongs to.
-        times: Seconds since 1970, ``(N,)``, the oldest first.
-        scores: ``(N,)``; NaN where a score was not finite.
-        decisions: ``(N,)`` of text.
-        milliseconds: ``(N,)``, from the array to the verdict.
+        facts: What the log belongs to.
+        times: The times of the verdicts in seconds since 1970, ``(N,)``.
+        scores: The scores, ``(N,)``; NaN for a score that was not finite.
+        decisions: The decisions as text, ``(N,)``.
+        milliseconds: The times from the array to the verdict, ``(N,)``.
     """
 
     facts: LogFacts
@@ -160,11 +165,11 @@ def read_log(path: str | Path) -> LoggedVerdicts:
     """Read a log, also while it is written.
 
     Raises:
-        DataError: It is missing, damaged, locked, or no log of verdicts.
+        DataError: The file is missing, damaged or locked, or is not a log of verdicts.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"there is no log '{path}'", fix="write one: kdx.load(BUNDLE, log=PATH)")
+        raise DataError(f"there is no log '{path}'", fix="begin one: kdx.load(BUNDLE, log=PATH)")
     with _explained(path, DataError), contextlib.closing(_connect(path, read_only=True)) as database:
         facts = _facts(database, path, DataError)
         rows = database.execute(
@@ -182,7 +187,7 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     if read_only:
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
     database = sqlite3.connect(path, timeout=5, check_same_thread=False)
-    # A power cut costs what was not yet written, and never the file.
+    # A power cut loses what was not yet written, and never damages the file.
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     return database
@@ -195,7 +200,7 @@ def _close(database: sqlite3.Connection | None) -> None:
 
 
 def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
-    """Make the tables of a new file, or check that the file is a log of this graph."""
+    """Create the tables of a new file, or check that the file is a log of this graph."""
     with database:
         is_new = not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if is_new:
@@ -204,21 +209,23 @@ def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
             database.execute(f"PRAGMA user_version = {SCHEMA}")
             named = {name: value for name, value in asdict(facts).items() if value is not None}
             database.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", named.items())
-    found = _facts(database, path, OutputError)
-    # A log of an older kdx does not say the runtime. It is written to as before, so that an update stops no line;
-    # ``kdx drift`` refuses to compare its scores.
-    expected = facts if found.runtime else replace(facts, runtime=None)
-    if replace(found, bundle=facts.bundle) != expected:
+    stored = _facts(database, path, OutputError)
+    # A log that an older kdx began does not name the runtime. Verdicts are still added, so that an
+    # update stops no line; ``kdx drift`` refuses to compare its scores.
+    expected = facts if stored.runtime else replace(facts, runtime=None)
+    if replace(stored, bundle=facts.bundle) != expected:
         raise OutputError(
-            f"'{path}' is the log of another graph, runtime, region of interest or level: scores cannot be compared",
+            f"'{path}' is the log of another graph, runtime, region of interest or level map: its scores are not "
+            "comparable with these",
             expected=facts.describe(),
-            received=found.describe(),
+            received=stored.describe(),
             fix="name another file for this bundle",
         )
     if expected != facts:
         warnings.warn(
-            f"the log '{path}' is of an older kdx and does not say which runtime computed its {facts.precision} "
-            "scores: verdicts are added, and kdx drift does not compare them; name a new file for one that it compares",
+            f"the log '{path}' was begun by an older kdx, which did not record the runtime of its {facts.precision} "
+            "scores: verdicts are added, but kdx drift does not compare them; name a new file to begin a log that it "
+            "compares",
             stacklevel=2,
         )
 
@@ -227,7 +234,7 @@ def _facts(database: sqlite3.Connection, path: Path, error: type[DataError] | ty
     application = database.execute("PRAGMA application_id").fetchone()[0]
     schema = database.execute("PRAGMA user_version").fetchone()[0]
     if application != _APPLICATION:
-        raise error(f"'{path}' is no log of verdicts", fix="name another file")
+        raise error(f"'{path}' is not a log of verdicts", fix="name another file")
     if schema > SCHEMA:
         raise error(f"'{path}' was written by a newer kdx", fix="update kdx on this machine")
     named = dict(database.execute("SELECT name, value FROM facts").fetchall())
@@ -235,7 +242,9 @@ def _facts(database: sqlite3.Connection, path: Path, error: type[DataError] | ty
         required = named["bundle"], named["graph_sha256"], named["precision"]
         return LogFacts(*required, named.get("roi_sha256"), named.get("level_sha256"), named.get("runtime"))
     except KeyError as missing:
-        raise error(f"'{path}' does not say what it belongs to: {missing}", fix="name another file") from missing
+        raise error(
+            f"'{path}' does not record what it belongs to: {missing} is missing", fix="name another file"
+        ) from missing
 
 
 @contextlib.contextmanager
@@ -244,5 +253,5 @@ def _explained(path: Path, error: type[DataError] | type[OutputError]) -> Iterat
         yield
     except sqlite3.DatabaseError as cause:
         is_busy = "locked" in str(cause) or "busy" in str(cause)
-        fix = "end the program that holds it" if is_busy else "move the file away; a new one is made"
-        raise error(f"the log '{path}' cannot be used: {cause}", fix=fix) from cause
+        fix = "end the program that uses it" if is_busy else "move the file away; a new one is created"
+        raise error(f"the log '{path}' cannot be read or written: {cause}", fix=fix) from cause

@@ -1,4 +1,4 @@
-"""The log of verdicts: whole, bounded, of one graph; and drift: told by its size, with the time since when."""
+"""The log of verdicts: intact, bounded, of one graph; and drift: detected by its size, with the time since when."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ def test_a_locked_log_costs_the_log_and_not_the_line(tmp_path, monkeypatch):
     assert len(read_log(tmp_path / "line.log").scores) == 0
 
 
-def test_a_damaged_log_is_told(tmp_path):
+def test_a_damaged_log_is_an_error(tmp_path):
     write(tmp_path / "line.log", range(2000))
     data = bytearray((tmp_path / "line.log").read_bytes())
     data[4096 : len(data) // 2] = bytes(len(data) // 2 - 4096)
     (tmp_path / "line.log").write_bytes(data)
-    with pytest.raises(DataError, match="cannot be used"):
+    with pytest.raises(DataError, match="cannot be read or written"):
         read_log(tmp_path / "line.log")
 
 
