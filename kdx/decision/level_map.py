@@ -1,8 +1,10 @@
-"""Normalisation per position: of parts that always lie at the same place, some places are naturally hotter than others.
+"""Normalisation per position, for parts that always lie in the same place.
 
-The map is divided by a level: how hot good parts get there. 1 is as hot as they get, so that a faint defect in a calm
-place counts as much as a strong one on an edge. Like the region of interest, and before it, this is applied behind the
-graph, and the score is taken anew by the bundle's own rule. ``embed/src/position.cpp`` has the same definition.
+Good parts have higher map values in some places, such as edges, than in others. Dividing the map by the
+level map, the highest values of good parts at each position, lets a faint defect in a uniform area count
+as much as a strong one on an edge: 1 is the highest value that good parts reach. The division is part of
+the post-processing after the graph, before the region of interest, and the score is computed again from
+the divided map by the bundle's own rule. ``embed/src/level_map.cpp`` has the same definition.
 """
 
 from __future__ import annotations
@@ -23,19 +25,19 @@ from kdx.imaging.frame_faults import FrameLimits
 from kdx.storage.files import sha256_bytes
 from kdx.storage.npy import encode_array
 
-# A level is widened by this share of the map's shorter side: parts lie a little differently each time.
+# Maxima are widened by this share of the map's shorter side, because the position of parts varies a little.
 RADIUS = 0.02
-# Of the median: calm places are not divided by nearly nothing.
+# The lowest level, as a share of the median: nothing is divided by a value near zero.
 FLOOR = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """How hot good parts get, by pixel of the map.
+    """A level map: the highest map values of good parts, by pixel of the map.
 
     Attributes:
-        values: float32 ``(h, w)``, above 0.
-        rule: How the map becomes the score: ``max`` or ``sum``.
+        values: The level of each pixel, float32 ``(h, w)``, above 0.
+        rule: How the map becomes the score: its maximum or its sum.
     """
 
     values: NDArray[np.float32] = field(repr=False)
@@ -44,11 +46,11 @@ class Level:
     def apply(
         self, maps: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return normalised maps and their scores; a score that is not finite stays.
+        """Return normalised maps and their scores; a score that is not finite stays as it is.
 
         Args:
-            maps: float32 ``(..., h, w)``.
-            scores: float32 ``(..., 1)``.
+            maps: Anomaly maps, float32 ``(..., h, w)``.
+            scores: Their scores, float32 ``(..., 1)``.
         """
         maps = maps / self.values
         if self.rule == "max":
@@ -59,33 +61,37 @@ class Level:
 
     @property
     def encoded(self) -> bytes:
-        """The file's content."""
+        """The content of the level map's file."""
         return encode_array(self.values)
 
     @property
     def sha256(self) -> str:
-        """The file's hash."""
+        """The SHA-256 of the level map's file."""
         return sha256_bytes(self.encoded)
 
 
 def rule_of(manifest: Manifest) -> ScoreRule:
-    """Return how a bundle's map becomes its score; raise ``InputError`` where its score is not of the map alone."""
+    """Return how a bundle's map becomes its score.
+
+    Raises:
+        InputError: The score is not computed from the returned map alone.
+    """
     if manifest.map_rule is None:
         raise InputError(
             "this method takes no normalisation per position: its score does not come from the returned map alone",
             expected="a method whose score is the maximum or the sum of one map, for example stpm",
-            fix="calibrate without --per-position",
+            fix="calibrate without `per_position`",
         )
     return manifest.map_rule
 
 
 def level_from(hottest: NDArray[np.float32], rule: ScoreRule, counted: NDArray[np.bool_] | None = None) -> Level:
-    """Return the level of good parts: widened by :data:`RADIUS`, and nowhere below :data:`FLOOR` of its median.
+    """Return the level map of good parts: maxima widened by :data:`RADIUS`, at least :data:`FLOOR` of their median.
 
     Args:
-        hottest: float32 ``(h, w)``, the maximum over maps of good images.
-        rule: As for :class:`Level`.
-        counted: bool ``(h, w)``, of whose pixels the median is; None for all.
+        hottest: The maximum over the maps of good images, float32 ``(h, w)``.
+        rule: How the map becomes the score.
+        counted: The pixels of which the median is taken, bool ``(h, w)``; None for all.
 
     Raises:
         DataError: The maps are not finite, or 0 nearly everywhere.
@@ -97,17 +103,17 @@ def level_from(hottest: NDArray[np.float32], rule: ScoreRule, counted: NDArray[n
     least = np.float32(FLOOR * np.median(level if counted is None else level[counted]))
     if not (np.isfinite(hottest).all() and least > 0):
         raise DataError(
-            "the maps of these good images give no level", expected="finite, and above 0 in most places",
+            "the maps of these good images yield no level map", expected="finite, and above 0 in most places",
             received=f"{hottest.min():.3g} to {hottest.max():.3g}", fix="run kdx verify",
         )  # fmt: skip
     return Level(np.maximum(level, least).astype(np.float32), rule)
 
 
 def level_of(bundle: Bundle) -> Level | None:
-    """Return a bundle's level, or None.
+    """Return a bundle's level map, or None.
 
     Raises:
-        BundleError: The stored level map is not valid.
+        BundleError: The stored level map is invalid.
     """
     values = read_level(bundle)
     return None if values is None else Level(values, rule_of(bundle.manifest))
@@ -120,13 +126,18 @@ def store_calibration(
     level: Level | None,
     frame_limits: FrameLimits | None = None,
 ) -> Bundle:
-    """Store thresholds and the level map, or none, in one step.
+    """Store thresholds and the level map in one step.
 
-    Thresholds are stored as by :meth:`kdx.bundle.bundle.Bundle.with_thresholds`.
+    Args:
+        bundle: The bundle.
+        threshold: FP32's threshold; see :meth:`kdx.bundle.bundle.Bundle.with_thresholds`.
+        own: The other precisions' thresholds, by precision and runtime.
+        level: The level map; None removes a stored one.
+        frame_limits: What frames that show a part look like; None for no change.
 
     Raises:
-        BundleError: The bundle on disk is another one by now.
-        OutputError: The folder around it cannot be written.
+        BundleError: The bundle on disk was replaced meanwhile.
+        OutputError: The folder that contains it is not writable.
     """
     if (level and level.sha256) == bundle.manifest.level_sha256:
         return bundle.with_thresholds(threshold, own, frame_limits)

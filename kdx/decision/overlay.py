@@ -1,4 +1,4 @@
-"""Heat maps: the anomaly map over its image, scaled by the threshold so that a colour means the same on all."""
+"""Heat maps: the anomaly map drawn over its image, on a scale that is the same for all images of a bundle."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from scipy.ndimage import binary_erosion
 from kdx.decision.verdict import Decision, Verdict
 from kdx.imaging.images import centred_box
 
-# Anchor colours from unremarkable to far above the threshold; interpolated linearly. Readable in grey as well.
+# Colours from low values to values far above the threshold, interpolated linearly; readable in grey as well.
 _COLOURS = np.array([[20, 11, 52], [90, 16, 110], [187, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
-_STRONGEST_BLEND = 0.75  # some of the image always shows
+_STRONGEST_BLEND = 0.75  # the image stays visible everywhere
 _CAPTION_HEIGHT = 40
 _CAPTION_COLOURS = {
     Decision.GOOD: (24, 104, 58),
@@ -22,7 +22,7 @@ _CAPTION_COLOURS = {
     Decision.DEFECTIVE: (158, 27, 40),
     Decision.UNDECIDED: (84, 84, 92),
 }
-_UNSEEN = 0.35  # of their brightness is left to the parts that the detector does not see
+_UNSEEN = 0.35  # share of the brightness that is kept where the detector does not see
 _SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be read
 
 
@@ -33,17 +33,17 @@ def render_overlay(
     field_of_view: float = 1.0,
     included: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
-    """Draw an image and, beside it, the same with its heat map, its outline at the map's threshold, and a caption.
+    """Draw an image and, beside it, the image with its heat map, an outline at the pixel threshold, and a caption.
 
-    Colour begins at half that threshold and is strongest at twice of it. Without a threshold it is strongest at the
-    map's own maximum, however low that is, and the caption says so.
+    Colour begins at half the pixel threshold and is strongest at twice the threshold. Without a threshold,
+    it is strongest at the map's own maximum, however low that is, and the caption says so.
 
     Args:
-        image: uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
-        verdict: What the detector said of it.
+        image: The image, uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
+        verdict: The verdict on it.
         name: The file's name, for the caption.
-        field_of_view: Share of each side, centred, that the map covers; the rest stays dark.
-        included: bool ``(H, W)``: the region of interest, likewise; None for all of it.
+        field_of_view: The share of each side, centred, that the map covers; the rest is darkened.
+        included: The region of interest, bool ``(H, W)``; the rest is darkened. None for the whole image.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
@@ -68,14 +68,14 @@ def heat_layer(
     field_of_view: float = 1.0,
     included: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
-    """Return what :func:`render_overlay` lays over an image as a layer of its own: RGBA ``(height, width, 4)``.
+    """Return the heat map of :func:`render_overlay` as a separate layer, RGBA ``(height, width, 4)``.
 
     Args:
-        anomaly_map: float32 ``(h, w)``.
-        size: Width and height of the image.
-        pixel_threshold: The map value at which the colours' scale and the outline are, or None.
-        field_of_view: Share of each side, centred, that the map covers.
-        included: bool ``(H, W)``: the region of interest; None for all of it.
+        anomaly_map: The map, float32 ``(h, w)``.
+        size: The width and height of the image.
+        pixel_threshold: The map value that defines the colour scale and the outline, or None.
+        field_of_view: The share of each side, centred, that the map covers.
+        included: The region of interest, bool ``(H, W)``; None for the whole image.
     """
     layer = _layer(anomaly_map, size, pixel_threshold, field_of_view, included)
     drawn = np.zeros((*layer.heat.shape, 4))
@@ -88,7 +88,14 @@ def heat_layer(
 
 @dataclass(frozen=True)
 class _Layer:
-    """How hot each pixel is, 0 to 1, and the map value of 1; where the threshold is crossed; what is not covered."""
+    """What is drawn over an image.
+
+    Attributes:
+        heat: The colour of each pixel, 0 to 1.
+        outline: The pixels at which the map crosses the threshold.
+        outside: The pixels that the map or the region of interest does not cover.
+        full: The map value at which ``heat`` is 1.
+    """
 
     heat: NDArray[np.float64]
     outline: NDArray[np.bool_]
@@ -110,7 +117,7 @@ def _layer(
     is_finite = np.isfinite(values)
     full = 2 * limit if limit else float(values.max(where=is_finite, initial=0.0))
     faintest = full / 4
-    # What is not finite is shown as hot as anything can be.
+    # Values that are not finite get the strongest colour.
     values = np.where(is_finite, values, np.float64(full or 1.0))
     heat = np.clip((values - faintest) / (full - faintest), 0.0, 1.0) if full > 0 else (~is_finite).astype(np.float64)
     outside = np.ones(values.shape, dtype=bool)
@@ -133,7 +140,7 @@ def _colours(heat: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _weight(heat: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unremarkable regions stay as they are; the heat's weight grows with it."""
+    """Return the weight of the colour, which grows with the heat; cold regions stay unchanged."""
     weight: NDArray[np.float64] = _STRONGEST_BLEND * np.sqrt(heat)
     return weight
 
@@ -142,9 +149,9 @@ def caption_lines(verdict: Verdict, name: str, own_scale: float | None) -> tuple
     """Return the two lines of a caption.
 
     Args:
-        verdict: What the detector said.
+        verdict: The verdict.
         name: The file's name.
-        own_scale: The map's maximum, where that scales the colours for want of a threshold; else None.
+        own_scale: The map's maximum, if it defines the colour scale because there is no threshold; else None.
     """
     margin = ""
     if verdict.margin is not None:

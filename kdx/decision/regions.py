@@ -1,6 +1,6 @@
-"""Where the defect is: connected parts of a map above its pixel threshold, in the camera's pixels and in mm².
+"""The defects in a map: connected regions above the pixel threshold, in the camera's pixels and in mm².
 
-``embed/src/regions.cpp`` finds the very same regions in the same order.
+``embed/src/regions.cpp`` finds the same regions in the same order.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from scipy.ndimage import find_objects, label
 from kdx.errors import InputError, OptionError
 from kdx.imaging.images import centred_box
 
-# Diagonal neighbours belong together: a thin scratch is one defect.
+# Diagonal neighbours are connected: a thin scratch is one defect.
 _NEIGHBOURS = np.ones((3, 3), int)
 
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of a map above the pixel threshold.
+    """A connected region of a map above the pixel threshold. Lengths are in pixels of the camera.
 
     Attributes:
-        area: In pixels of the camera.
-        area_mm2: The same in mm²; None where the size of a pixel is not known.
-        top: First row of its box, in pixels of the camera.
-        left: First column.
-        height: Rows of its box.
-        width: Columns.
-        peak: Largest value of the map in it.
-        peak_row: Where that is, the middle of the map's pixel, in pixels of the camera.
-        peak_column: Likewise.
+        area: The area in pixels.
+        area_mm2: The area in mm²; None if the size of a pixel is not known.
+        top: The first row of the bounding box.
+        left: The first column of the bounding box.
+        height: The height of the bounding box.
+        width: The width of the bounding box.
+        peak: The largest value of the map in the region.
+        peak_row: The row of that value, at the middle of the map's pixel.
+        peak_column: The column of that value, at the middle of the map's pixel.
     """
 
     area: float
@@ -55,19 +55,19 @@ def find_regions(
     min_area: float = 0.0,
     pixel_size_um: float | None = None,
 ) -> list[Region]:
-    """Return the regions of a map, that with the highest peak first.
+    """Return the regions of a map, the region with the highest peak first.
 
     Args:
-        anomaly_map: float32 ``(h, w)``.
-        pixel_threshold: A region's values exceed it.
-        image_size: Height and width of the camera's image.
-        field_of_view: Share of each side of the image, centred, that the map covers.
-        min_area: Smaller regions are left out; in pixels of the camera.
-        pixel_size_um: Side of what a pixel of the camera shows of the part, in micrometres.
+        anomaly_map: The map, float32 ``(h, w)``.
+        pixel_threshold: The value that all values of a region exceed.
+        image_size: The height and width of the camera's image.
+        field_of_view: The share of each side of the image, centred, that the map covers.
+        min_area: The smallest area of a region, in pixels of the camera; smaller regions are omitted.
+        pixel_size_um: The length on the part that one pixel of the camera shows, in micrometres.
 
     Raises:
-        InputError: The map holds values that are not finite: where they lie, nothing is known.
-        OptionError: An area or a pixel's size that is not possible.
+        InputError: The map contains values that are not finite.
+        OptionError: An invalid area or pixel size.
     """
     if not np.isfinite(anomaly_map).all():
         raise InputError(
@@ -76,13 +76,13 @@ def find_regions(
             fix="run kdx verify: the runtime, its driver or the graph is at fault",
         )
     if not (math.isfinite(min_area) and min_area >= 0):
-        raise OptionError("the smallest area is not possible", expected="0 or above", received=f"{min_area:g}")
+        raise OptionError("invalid `min_area`", expected="0 or above", received=f"{min_area:g}")
     if pixel_size_um is not None and not (math.isfinite(pixel_size_um) and pixel_size_um > 0):
-        raise OptionError("the pixel size is not possible", expected="above 0 µm", received=f"{pixel_size_um:g}")
+        raise OptionError("invalid `pixel_size_um`", expected="above 0 µm", received=f"{pixel_size_um:g}")
     left, top, right, bottom = centred_box(image_size[1], image_size[0], field_of_view)
     down, across = (bottom - top) / anomaly_map.shape[0], (right - left) / anomaly_map.shape[1]
     labels, _ = label(anomaly_map > pixel_threshold, _NEIGHBOURS)
-    found = []
+    regions = []
     for number, (rows, columns) in enumerate(find_objects(labels), start=1):
         inside = labels[rows, columns] == number
         area = float(inside.sum()) * down * across
@@ -90,7 +90,7 @@ def find_regions(
             continue
         values = np.where(inside, anomaly_map[rows, columns], -np.inf)
         row, column = np.unravel_index(int(values.argmax()), values.shape)
-        found.append(
+        regions.append(
             Region(
                 area=area,
                 area_mm2=None if pixel_size_um is None else area * (pixel_size_um / 1e3) ** 2,
@@ -103,4 +103,4 @@ def find_regions(
                 peak_column=left + (columns.start + float(column) + 0.5) * across,
             )
         )
-    return sorted(found, key=lambda region: (-region.peak, region.top, region.left))
+    return sorted(regions, key=lambda region: (-region.peak, region.top, region.left))

@@ -1,11 +1,11 @@
-"""The region of interest: which pixels of the camera may reject a part. The others never count.
+"""The region of interest: the pixels of the camera's image that may reject a part; the others are ignored.
 
-It is applied to the map that the graph returns, behind every backend alike: the score is taken anew, by the bundle's
-own rule, from the pixels that count. So it needs no input of the graph, and changes without an export.
-``embed/src/roi.cpp`` has the same definition.
+It is part of the post-processing after the graph, the same for every backend: the score is computed
+again, by the bundle's own rule, from the pixels that count. The graph needs no additional input, and the
+region can change without another export. ``embed/src/roi.cpp`` has the same definition.
 
-A pixel of the map counts when every pixel of the camera that it covers, wholly or in part, is included. The map's
-``h × w`` pixels divide the field of view evenly.
+A pixel of the map counts if every pixel of the camera's image that it covers, in whole or in part, is
+included. The map's ``h × w`` pixels divide the field of view evenly.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from kdx.imaging.image_files import decoding, load_upright, open_image, upright_
 from kdx.imaging.images import encode_png
 from kdx.imaging.resampling import any_within
 
-# Grey levels: the noise of a camera's pixel stays below, what a part does to it seldom.
+# In grey levels: the noise of a pixel usually stays below this limit, and variation between parts exceeds it.
 VARIES = 4.0
 _FEWEST = 5
-# What is proposed is widened by this share of the shorter side: parts lie a little differently each time.
+# A proposed mask is widened by this share of the shorter side, because the position of parts varies a little.
 _MARGIN = 0.02
 
 
 class StaleCalibrationWarning(UserWarning):
-    """A bundle's region of interest or level map is not that of its calibration: every verdict is undecided."""
+    """A bundle's region of interest or level map was changed after its calibration: every verdict is undecided."""
 
 
 def why_stale(manifest: Manifest, precision: str = "fp32", runtime: str | None = None) -> str | None:
@@ -47,13 +47,13 @@ def why_stale(manifest: Manifest, precision: str = "fp32", runtime: str | None =
 
 @dataclass(frozen=True)
 class RoiFrame:
-    """What a detector's regions of interest must fit.
+    """What the regions of interest of a detector must fit.
 
     Attributes:
-        image_size: Height and width of the camera's image.
-        map_size: Height and width of the map.
-        field_of_view: Share of each side of the image, centred, that the map covers.
-        rule: How the returned map becomes the score: ``max`` or ``sum``; None where the score is not of that map alone.
+        image_size: The height and width of the camera's image.
+        map_size: The height and width of the map.
+        field_of_view: The share of each side of the image, centred, that the map covers.
+        rule: How the returned map becomes the score; None if the score is not computed from it alone.
     """
 
     image_size: tuple[int, int]
@@ -68,14 +68,14 @@ class RoiFrame:
         return cls(size, manifest.camera_map_size, manifest.field_of_view, manifest.map_rule)
 
     def roi(self, mask: object) -> Roi:
-        """Return a region of interest that may be used for any number of images.
+        """Return a region of interest, which may be used for any number of images.
 
         Args:
             mask: uint8 ``(H, W)`` of the camera's size: 255 for pixels that count, 0 for others.
 
         Raises:
-            InputError: Another type, size or value; nothing or everything is included, or too little for one pixel of
-                the map; or the method's score is not of its map alone.
+            InputError: Another type, size or value; the mask includes nothing, everything, or less
+                than one pixel of the map; or the method's score is not computed from its map alone.
         """
         if self.rule is None:
             raise InputError(
@@ -85,28 +85,31 @@ class RoiFrame:
             )
         height, width = self.image_size
         if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8 or mask.shape != self.image_size:
-            given = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            received = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
             raise InputError(
                 "the region of interest does not fit the camera's image",
                 expected=f"uint8 ({height}, {width}): {width} × {height} pixels, grey",
-                received=given,
+                received=received,
             )
-        others = np.setdiff1d(mask, (0, 255))
-        if len(others):
+        invalid = np.setdiff1d(mask, (0, 255))
+        if len(invalid):
             raise InputError(
                 "the region of interest has other values than 0 and 255",
                 expected="255 for pixels that count, 0 for others",
-                received=f"{', '.join(map(str, others[:4]))}{' …' if len(others) > 4 else ''}",
+                received=f"{', '.join(map(str, invalid[:4]))}{' …' if len(invalid) > 4 else ''}",
                 fix="save it as PNG without smoothing; JPEG does not keep values",
             )
         included = mask == 255
         if included.all():
-            raise InputError("the region of interest excludes nothing", fix="use none: kdx roi BUNDLE --remove")
+            raise InputError(
+                "the region of interest excludes nothing",
+                fix="use none: kdx roi BUNDLE --remove",
+            )
         roi = Roi(included, self)
         if not roi.counted.any():
             raise InputError(
                 "the region of interest includes nothing" if not included.any() else
-                "no pixel of the map lies wholly within the region of interest",
+                "no pixel of the map lies completely within the region of interest",
                 expected="255 where parts may be rejected; a pixel of the map covers about "
                 f"{width * self.field_of_view / self.map_size[1]:.3g} × "
                 f"{height * self.field_of_view / self.map_size[0]:.3g} of the camera's",
@@ -116,11 +119,11 @@ class RoiFrame:
 
 @dataclass(frozen=True, eq=False)
 class Roi:
-    """A region of interest that was checked.
+    """A region of interest, checked.
 
     Attributes:
-        included: bool ``(H, W)``: the camera's pixels that count.
-        frame: What it fits.
+        included: The pixels of the camera's image that count, bool ``(H, W)``.
+        frame: The images and maps that the region fits.
     """
 
     included: NDArray[np.bool_] = field(repr=False)
@@ -128,35 +131,35 @@ class Roi:
 
     @cached_property
     def counted(self) -> NDArray[np.bool_]:
-        """The map's pixels that count, ``(h, w)``."""
+        """The pixels of the map that count, bool ``(h, w)``."""
         return ~any_within(~self.included, self.frame.map_size, self.frame.field_of_view)
 
     @cached_property
     def _indices(self) -> NDArray[np.intp]:
-        """Of the pixels that count: taking these is nine times as fast as by ``counted``."""
+        """The flat indices of the pixels that count; indexing by them is nine times as fast as by ``counted``."""
         return np.flatnonzero(self.counted)
 
     def apply(
         self, maps: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return maps that are 0 where no pixel counts, and the scores of the others.
+        """Return maps that are 0 outside the region, and scores that are computed inside it.
 
-        A score that is not finite stays: something is wrong with it, wherever that lies.
+        A score that is not finite stays as it is: it shows an error, inside the region or outside.
 
         Args:
-            maps: float32 ``(..., h, w)``.
-            scores: float32 ``(..., 1)``.
+            maps: Anomaly maps, float32 ``(..., h, w)``.
+            scores: Their scores, float32 ``(..., 1)``.
         """
         inside = maps.reshape(*maps.shape[:-2], -1).take(self._indices, axis=-1)
         if self.frame.rule == "max":
             own = inside.max(axis=-1, keepdims=True)
         else:
             own = inside.sum(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-        kept = np.where(self.counted, maps, np.float32(0))
-        return kept, np.where(np.isfinite(scores), own, scores)
+        masked = np.where(self.counted, maps, np.float32(0))
+        return masked, np.where(np.isfinite(scores), own, scores)
 
     def is_same(self, other: Roi | None) -> bool:
-        """Whether the same pixels are included."""
+        """Whether another region includes the same pixels."""
         return other is self or (other is not None and np.array_equal(self.included, other.included))
 
 
@@ -164,7 +167,7 @@ def roi_of(bundle: Bundle) -> Roi | None:
     """Return a bundle's region of interest, or None.
 
     Raises:
-        BundleError: It cannot be used.
+        BundleError: The stored region of interest is invalid.
     """
     if ROI not in bundle.manifest.files:
         return None
@@ -180,8 +183,8 @@ def read_roi(path: Path, frame: RoiFrame) -> Roi:
     """Read a region of interest from a grey image file of 8 bits: 255 for pixels that count, 0 for others.
 
     Raises:
-        ImageError: The file cannot be read, or is not grey.
-        InputError: As for :meth:`RoiFrame.roi`.
+        ImageError: The file is not readable, or is not grey.
+        InputError: The mask is not valid, see :meth:`RoiFrame.roi`.
     """
     return _decode_roi(path, None, frame)
 
@@ -208,13 +211,14 @@ def _decode_roi(path: Path, data: bytes | None, frame: RoiFrame) -> Roi:
 
 
 def set_roi(bundle: Bundle, roi: Roi | None) -> Bundle:
-    """Give a bundle on disk another region of interest, or none, in one step, and return it.
+    """Set or remove the region of interest of a bundle on disk, in one step, and return the bundle.
 
-    Its thresholds stay, and do not hold until they are of this region. A signature is taken away.
+    Its thresholds stay, but are not valid until the bundle is calibrated in this region. A signature is
+    removed.
 
     Raises:
-        BundleError: The bundle on disk is another one by now.
-        OutputError: The folder around it cannot be written.
+        BundleError: The bundle on disk was replaced meanwhile.
+        OutputError: The folder that contains it is not writable.
     """
     return with_file(bundle, ROI, None if roi is None else encode_roi(roi))
 
@@ -225,33 +229,35 @@ def encode_roi(roi: Roi) -> bytes:
 
 
 def propose_mask(images: Iterable[NDArray[np.uint8]], varies: float = VARIES) -> NDArray[np.uint8]:
-    """Return a mask ``(H, W)`` that excludes the background: pixels that are the same in all images of good parts.
+    """Return a mask ``(H, W)`` that excludes the background: pixels that are equal in all images of good parts.
 
-    A pixel varies when its standard deviation over the images exceeds ``varies`` in any channel. Specks are dropped,
-    gaps and holes closed, and a margin is added around what varies.
+    A pixel varies if its standard deviation over the images exceeds ``varies`` in any channel. Isolated
+    pixels are removed, gaps and holes are closed, and a margin is added around what varies.
 
     Args:
-        images: uint8 ``(H, W, C)``, all of one size.
-        varies: In grey levels.
+        images: Images of good parts, uint8 ``(H, W, C)``, all of one size.
+        varies: The smallest standard deviation of a pixel that varies, in grey levels.
 
     Raises:
-        OptionError: A limit that cannot be.
-        DataError: Too few images; or everything varies, or nothing does.
+        OptionError: An invalid limit.
+        DataError: Too few images; or all pixels vary, or none does.
     """
     from scipy.ndimage import binary_closing, binary_dilation, binary_fill_holes, binary_opening
 
     if not (math.isfinite(varies) and varies > 0):
-        raise OptionError("--varies is not possible", expected="above 0 grey levels", received=f"{varies:g}")
+        raise OptionError("invalid `varies`", expected="above 0 grey levels", received=f"{varies:g}")
     count, total, squares = 0, np.zeros(()), np.zeros(())
     for image in images:
         values = image.astype(np.float64)
         count, total, squares = count + 1, total + values, squares + values * values
     if count < _FEWEST:
-        raise DataError("too few images to tell what never varies", expected=f"{_FEWEST} at least", received=str(count))
+        raise DataError(
+            "too few images to detect what never varies", expected=f"at least {_FEWEST}", received=str(count)
+        )
     deviation = np.sqrt(np.clip(squares / count - (total / count) ** 2, 0, None)).max(axis=2)
     margin = max(1, round(_MARGIN * min(deviation.shape)))
     square = np.ones((2 * margin + 1, 2 * margin + 1), bool)
-    # Padded, for closing takes what lies beyond an edge for background and would eat into parts that reach it.
+    # Padded, because closing treats what lies beyond an edge as background and would erode parts that reach it.
     varied = np.pad(binary_opening(deviation > varies), 2 * margin, mode="edge")
     varied = binary_fill_holes(binary_closing(varied, square))[2 * margin : -2 * margin, 2 * margin : -2 * margin]
     included = binary_dilation(varied, square)
@@ -260,8 +266,8 @@ def propose_mask(images: Iterable[NDArray[np.uint8]], varies: float = VARIES) ->
             "everything in these images varies: there is no background to exclude" if included.any() else
             "nothing in these images varies: they show no parts",
             received=f"a standard deviation over {count} images of {deviation.min():.3g} to {deviation.max():.3g} grey "
-            f"levels, held to {varies:g}",
-            fix="change --varies, or draw the region by hand (--set)",
+            f"levels, compared with {varies:g}",
+            fix="change `varies`, or draw the region by hand: kdx roi BUNDLE --set PNG",
         )  # fmt: skip
     mask: NDArray[np.uint8] = included.astype(np.uint8) * np.uint8(255)
     return mask

@@ -1,4 +1,4 @@
-"""What is said of an image, and why: the one place where a score becomes a decision."""
+"""The verdict on an image: the one place where a score becomes a decision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdx.imaging.frame_faults import FrameFault
 
 
 class Decision(str, enum.Enum):
-    """What is said of an image. Only ``GOOD`` lets a part pass."""
+    """The decision on an image. Only ``GOOD`` lets a part pass."""
 
     GOOD = "good"
     REVIEW = "review"
@@ -24,13 +24,14 @@ class Decision(str, enum.Enum):
 
 
 class Reason(str, enum.Enum):
-    """Why a verdict is undecided; where several hold, the first of these.
+    """Why a verdict is undecided; if several reasons apply, the first in this list.
 
-    ``NOT_FINITE``: the map or the score holds NaN or infinity. ``BELOW_RANGE``: the map or the score is below any that
-    the method can give. ``SCORE_MISMATCH``: the score is not the maximum of the map, as the method says it is. All
-    three mean that the runtime, its driver or the graph is at fault. ``NO_THRESHOLD``: there is no
-    calibration, or it does not hold any more. ``OTHER_REGION``: the threshold is of another region of interest.
-    ``FRAME``: the frame shows no part, see :attr:`Verdict.frame_faults`.
+    ``NOT_FINITE``: the map or the score contains NaN or infinity. ``BELOW_RANGE``: the map or the score is
+    lower than the method can give. ``SCORE_MISMATCH``: the score is not the maximum of the map, although
+    the method defines it so. These three mean that the runtime, its driver or the graph is at fault.
+    ``NO_THRESHOLD``: there is no calibration, or it is no longer valid. ``OTHER_REGION``: the threshold
+    belongs to another region of interest. ``FRAME``: the frame shows no part, see
+    :attr:`Verdict.frame_faults`.
     """
 
     NOT_FINITE = "not_finite"
@@ -42,7 +43,7 @@ class Reason(str, enum.Enum):
 
     @property
     def is_of_answer(self) -> bool:
-        """Whether map and score are not an answer of the method, so that neither says anything of the part."""
+        """Whether the answer is invalid, so that neither map nor score says anything about the part."""
         return self in _OF_ANSWER
 
 
@@ -51,21 +52,24 @@ _OF_ANSWER = frozenset(Reason(fault.value) for fault in AnswerFault)
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer for one image.
+    """The verdict on one image.
 
     Attributes:
-        decision: Undecided where the bundle has no threshold, or none for this region of interest, the map or the score
-            is not one that the method can give, or the frame shows no part: never silently good.
-        score: The raw anomaly score, of the region of interest where there is one; where the bundle has a level map, of
-            the normalised map. NaN where the map or the score is not one that the method can give.
+        decision: The decision; undecided if the bundle has no threshold, or none for this region of
+            interest, if the answer is not one that the method can give, or if the frame shows no part.
+            Such an image is never called good.
+        score: The anomaly score, computed inside the region of interest if there is one, and from the
+            normalised map if the bundle has a level map. NaN if the answer is not one that the method
+            can give.
         threshold: The calibrated score above which an image is defective, or None.
-        anomaly_map: float32 ``(h, w)``, at the network's resolution: raw, or divided by the level map where there is
-            one; 0 where the region of interest excludes it. Values that are not finite stay in it.
+        anomaly_map: The anomaly map, float32 ``(h, w)``, at the network's resolution: divided by the
+            level map if there is one, and 0 outside the region of interest. Values that are not finite
+            stay in it.
         pixel_threshold: The map value that hardly any good image reaches anywhere, or None.
-        frame_faults: Why the frame shows no part, whatever it scored; empty for nothing.
-        review_threshold: The score above which somebody should look, or None without such a band.
-        reason: Why the decision is undecided; None where it is not.
-        frame_checked: Whether the frame was looked at for faults; False for frames that lie on the GPU.
+        frame_faults: Why the frame shows no part, whatever its score; empty if there is no fault.
+        review_threshold: The score above which somebody should look, or None without a review band.
+        reason: Why the decision is undecided; None for other decisions.
+        frame_checked: Whether the frame was checked for faults; False for frames that lie on the GPU.
     """
 
     decision: Decision
@@ -85,7 +89,7 @@ class Verdict:
 
     @property
     def margin(self) -> float | None:
-        """Relative distance to the threshold, ``score / threshold - 1``: negative on the good side; None without."""
+        """Relative distance to the threshold, ``score / threshold - 1``, negative for good scores; None without one."""
         return None if not self.threshold else self.score / self.threshold - 1.0
 
 
@@ -97,8 +101,8 @@ def decide(
 ) -> Decision:
     """Return the decision for a score.
 
-    Defective when it exceeds the threshold; undecided in a frame with faults, which is never good; to be reviewed when
-    it exceeds the review threshold; else good.
+    An image is defective if its score exceeds the threshold. Otherwise it is undecided if the frame has
+    faults, to be reviewed if the score exceeds the review threshold, and else good.
     """
     if threshold is None or not math.isfinite(score):
         return Decision.UNDECIDED
@@ -117,14 +121,14 @@ def reason_for(
     *,
     other_region: bool = False,
 ) -> Reason | None:
-    """Return why a decision is undecided, or None where it is not.
+    """Return why a decision is undecided, or None for other decisions.
 
     Args:
-        decision: Of :func:`decide`.
-        score: As it was decided.
-        threshold: Likewise.
+        decision: The result of :func:`decide`.
+        score: The score that was decided upon.
+        threshold: The threshold that was used.
         fault: What is wrong with the answer, see :mod:`kdx.decision.answers`.
-        other_region: Whether the threshold was left out for being of another region of interest.
+        other_region: Whether the threshold was not used because it belongs to another region of interest.
     """
     if decision is not Decision.UNDECIDED:
         return None

@@ -59,7 +59,7 @@ def test_a_level_is_the_widened_maximum_and_nowhere_nearly_nothing():
 
 @pytest.mark.parametrize("hottest", [np.zeros((8, 8)), np.full((8, 8), np.nan), np.full((8, 8), np.inf)])
 def test_maps_that_give_no_level(hottest):
-    with pytest.raises(DataError, match="give no level"):
+    with pytest.raises(DataError, match="yield no level map"):
         level_from(hottest.astype(np.float32), "max")
 
 

@@ -293,7 +293,7 @@ def test_triton_serves_no_tiles(cli, tiled, tmp_path):
         ([[255]], "does not fit"),
         (np.full((8, 8), 255, np.uint8), "excludes nothing"),
         (np.zeros((8, 8), np.uint8), "includes nothing"),
-        (mask_of(*((y, x) for y in range(8) for x in range(0, 8, 2))), "no pixel of the map lies wholly"),
+        (mask_of(*((y, x) for y in range(8) for x in range(0, 8, 2))), "no pixel of the map lies completely"),
         (np.full((8, 8), 1, np.uint8), "other values than 0 and 255"),
     ],
 )
