@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs this machine has, asked of the driver itself: that needs no package and makes no context."""
+"""The NVIDIA GPUs of this machine, as the driver reports them: that needs no package and creates no context."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU.
+    """An NVIDIA GPU.
 
     Attributes:
         name: The card's name.
-        compute_capability: As in ``8.6``.
-        driver: The newest CUDA version that the driver serves, as in ``13.0``.
+        compute_capability: The compute capability, for example ``8.6``.
+        driver: The newest CUDA version that the driver supports, for example ``13.0``.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Gpu:
 
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that the driver shows; none without a driver."""
+    """Return the GPUs that the driver reports; none without a driver."""
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

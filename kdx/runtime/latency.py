@@ -1,4 +1,4 @@
-"""Timing backends against each other: alternately, in one process, by medians."""
+"""Compares the latencies of backends: in one process, alternately, by medians."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from kdx.errors import OptionError
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Backend
 
-# Each candidate runs this many uncounted times when its turn comes: the other's threads may still spin, and caches are
-# cold. Rounds alternate the candidates, so that a machine whose speed drifts drifts for all of them.
+# The number of uncounted calls of each candidate when its turn comes: the other's threads may still spin, and
+# caches are cold. Rounds alternate the candidates, so that a drift of the machine's speed affects all of them.
 _SETTLE = 3
 _ROUNDS = 10
 _LEAST_FOR_P99 = 100
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """One candidate's figures at one batch size; milliseconds a call, from the uint8 array to map and score.
+    """The latency of one candidate at one batch size, per call, from the uint8 array to map and score.
 
     Attributes:
-        name: The backend.
-        precision: Of the graph that it ran.
-        batch: Images a call.
-        runs: Calls counted.
-        warm_up: Calls before any was counted.
-        p50_ms: Median.
-        p95_ms: 95th percentile.
-        p99_ms: 99th percentile.
-        max_ms: Slowest.
-        images_per_second: Batch divided by the median.
-        speed_up: The baseline's median divided by this one's; None without a baseline.
+        name: The backend's name.
+        precision: The precision of the graph that it ran.
+        batch: The number of images per call.
+        runs: The number of calls that were counted.
+        warm_up: The number of calls before these.
+        p50_ms: The median in milliseconds.
+        p95_ms: The 95th percentile in milliseconds.
+        p99_ms: The 99th percentile in milliseconds.
+        max_ms: The slowest call in milliseconds.
+        images_per_second: The batch size divided by the median.
+        speed_up: The baseline's median divided by this median; None without a baseline.
     """
 
     name: str
@@ -60,15 +60,18 @@ def time_backends(
     warm_up: int = 20,
     progress: Progress = SILENT,
 ) -> list[Latency]:
-    """Time candidates on real images; the first one is the baseline of the ratios where its name says so.
+    """Measure the latencies of candidates on real images.
+
+    A candidate named "eager baseline" is the baseline of the ratios.
 
     Args:
         candidates: Loaded backends.
         images: uint8 ``(K, H, W, C)``; batches cycle through them.
-        precisions: Of each candidate's graph, for the record; None for FP32.
-        batches: Batch sizes.
-        runs: Counted calls of each candidate at batch 1; larger batches take fewer, down to 100.
-        warm_up: Uncounted calls of each candidate first.
+        precisions: The precision of each candidate's graph, for the record; None for FP32.
+        batches: The batch sizes.
+        runs: The number of counted calls of each candidate at batch 1; larger batches need fewer, at
+            least 100.
+        warm_up: The number of uncounted calls of each candidate at the beginning.
         progress: Shows the calls.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a record of figures says of the machine that they come from."""
+"""A description of the machine on which something was measured, for the record."""
 
 from __future__ import annotations
 

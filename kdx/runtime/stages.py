@@ -1,4 +1,4 @@
-"""Where a graph spends its time, by part: the input's cast, mean and resize; the networks; the tail."""
+"""The time that a graph takes, by stage: the input's cast, mean and resize; the networks; the tail."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ OTHER = "layout"
 
 
 class Stages(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds a call, as the runtime's own profiler counts them; profiling slows a call down.
+    """Milliseconds per call, measured by the runtime's own profiler, which slows the call down.
 
     Attributes:
-        backend: Its name.
-        input_ms: Cast, resize, crop, mean.
-        networks_ms: Teacher and students.
-        tail_ms: Distances, upsampling, blur, combination, score.
-        layout_ms: What the runtime put in between to change a tensor's layout or type.
-        slowest: The nodes that take longest, and their milliseconds.
+        backend: The backend's name.
+        input_ms: The time of cast, resize, crop and mean.
+        networks_ms: The time of teacher and students.
+        tail_ms: The time of distances, upsampling, blur, combination and score.
+        layout_ms: The time of nodes that the runtime inserted to change a tensor's layout or type.
+        slowest: The slowest nodes and their milliseconds.
     """
 
     backend: str
@@ -33,7 +33,7 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total_ms(self) -> float:
-        """The sum of all."""
+        """The sum of all stages."""
         return self.input_ms + self.networks_ms + self.tail_ms + self.layout_ms
 
 
@@ -42,8 +42,8 @@ def stages_of(backend: str, node_ms: Mapping[str, float], slowest: int = 5) -> S
 
     Args:
         backend: The backend's name.
-        node_ms: Milliseconds a call of each node that the runtime ran.
-        slowest: How many nodes to name.
+        node_ms: The milliseconds per call of each node that the runtime ran.
+        slowest: The number of slowest nodes to name.
     """
     sums = dict.fromkeys((*_STAGES.values(), OTHER), 0.0)
     for name, value in node_ms.items():

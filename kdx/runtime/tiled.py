@@ -17,21 +17,21 @@ from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 class Tiled(ClosesOnExit):
     """Runs a graph on a frame's tiles and returns the frame's map, whose maximum is the score.
 
-    The score is NaN where one tile's answer is not one that the method can give: stitching leaves out a tile's edge,
-    and what is wrong there would be hidden.
+    The score is NaN if the answer for one tile is not one that the method can give: stitching omits the
+    edges of tiles, and would hide an error there.
 
-    As safe between threads as the backend below. Memory is that of one batch of tiles and one map, however large the
-    frame.
+    It is as thread-safe as the backend of the graph. It needs memory for one batch of tiles and one map,
+    however large the frame is.
 
     Args:
-        graph: Runs the graph on tiles. Closed with this.
-        stitcher: Cuts frames and puts maps together.
-        limits: The lowest map value and score that the graph can give; None where its declaration is not known.
+        graph: The backend that runs the graph on tiles; it is closed with this one.
+        stitcher: Cuts frames into tiles and joins their maps.
+        limits: What holds of every answer of the graph; None if its declaration is not known.
 
     Attributes:
-        graph: The backend below.
-        name: Its name.
-        max_batch: Frames that are judged at once: one, whose tiles make the batches.
+        graph: The backend that runs the graph on tiles.
+        name: The name of that backend.
+        max_batch: The number of frames that are judged at once: one, whose tiles form the batches.
     """
 
     max_batch = 1
@@ -46,7 +46,7 @@ class Tiled(ClosesOnExit):
 
     @property
     def graph_batches(self) -> set[int]:
-        """How many tiles of a frame go through the graph at once: as many as it takes, and those that are left."""
+        """The batch sizes in which the tiles of a frame go through the graph."""
         count = len(self.stitcher.tiling.rows) * len(self.stitcher.tiling.columns)
         return _parts(count, self._batch)
 
@@ -55,7 +55,7 @@ class Tiled(ClosesOnExit):
         expected = self.stitcher.tiling.frame
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:3] != expected or not len(images):
             raise BackendError(
-                "these are not the frames that the tiles were laid for",
+                "the frames have another size than the one that the tiles were planned for",
                 expected=f"uint8 (N, {expected[0]}, {expected[1]}, C)",
                 received=f"{images.dtype} {images.shape}",
             )
@@ -89,9 +89,9 @@ def graph_batches(backend: Backend, sizes: Iterable[int], most: int) -> list[int
     """Return the batch sizes in which a graph is run, ascending; one image is always among them.
 
     Args:
-        backend: Runs the graph, on tiles or not.
-        sizes: How many images, or frames, are judged at once.
-        most: More than these go through in several batches.
+        backend: The backend, which runs the graph on tiles or on whole images.
+        sizes: The numbers of images, or frames, that are judged at once.
+        most: The largest batch; larger numbers of images go through in several batches.
     """
     if isinstance(backend, Tiled):
         return sorted({1, *backend.graph_batches})
@@ -99,10 +99,10 @@ def graph_batches(backend: Backend, sizes: Iterable[int], most: int) -> list[int
 
 
 def _parts(count: int, most: int) -> set[int]:
-    """Return the sizes of the batches into which so many images are divided."""
+    """Return the sizes of the batches into which a number of images is divided."""
     return {min(count, most), count % most} - {0}
 
 
 def graph_backend(backend: Backend) -> Backend:
-    """Return what runs the bundle's graph itself, on the graph's own input: below the tiles, where there are any."""
+    """Return the backend that runs the bundle's graph on the graph's own input, which is a tile if there are tiles."""
     return backend.graph if isinstance(backend, Tiled) else backend

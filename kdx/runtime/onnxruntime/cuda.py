@@ -34,13 +34,13 @@ def onnxruntime_cuda_backend(graph: Graph, threads: int | None = None) -> OnnxRu
 
 
 def onnxruntime_tensorrt_backend(graph: Graph, threads: int | None = None) -> OnnxRuntimeCuda:
-    """Return the backend ``onnxruntime-tensorrt``; it builds an engine for each batch size when that first comes."""
+    """Return the backend ``onnxruntime-tensorrt``; it builds an engine at the first call of each batch size."""
     return OnnxRuntimeCuda(graph, threads, provider=TENSORRT)
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """Memory on the GPU for one batch size; with CUDA graphs its addresses must not change."""
+    """Memory on the GPU for one batch size; CUDA graphs require that its addresses do not change."""
 
     binding: Any
     image: Any
@@ -51,25 +51,27 @@ class _Bound:
 class OnnxRuntimeCuda(ClosesOnExit):
     """A graph in an ONNX Runtime session on the GPU. Calls from several threads are safe: they take turns.
 
-    FP32 convolutions and products are FP32: TensorFloat-32, which ONNX Runtime would use, is off.
+    Convolutions and matrix products of FP32 graphs are computed in FP32: TensorFloat-32, ONNX Runtime's
+    default, is off.
 
     Args:
-        graph: Graph of the ONNX file.
-        threads: Threads of what runs on the CPU; None leaves it to ONNX Runtime.
-        provider: The one that must run the graph; operations it has not run in the CUDA or the CPU provider.
-        cuda_graph: Whether ONNX Runtime shall capture a CUDA graph for each batch size; it refuses where an operation
-            runs on the CPU.
+        graph: The graph, whose checked content is loaded.
+        threads: Threads of operations that run on the CPU; None leaves it to ONNX Runtime.
+        provider: The provider that must run the graph; operations that it lacks run in the CUDA or the
+            CPU provider.
+        cuda_graph: Whether ONNX Runtime captures a CUDA graph for each batch size; it refuses to if an
+            operation runs on the CPU.
 
     Raises:
-        BackendError: The provider does not work here (ONNX Runtime would silently take the CPU), or the graph cannot be
-            loaded.
+        BackendError: The provider does not work here, and ONNX Runtime would silently use the CPU; or
+            the graph does not load.
     """
 
     def __init__(
         self, graph: Graph, threads: int | None = None, *, provider: str = CUDA, cuda_graph: bool = False
     ) -> None:
         self.name = "onnxruntime-tensorrt" if provider == TENSORRT else "onnxruntime-cuda"
-        preloaded = require_provider(provider)
+        load_failures = require_provider(provider)
         session = open_session(
             graph.read(), f"'{graph.path}'", providers=_providers(provider, cuda_graph), threads=threads
         )
@@ -78,9 +80,9 @@ class OnnxRuntimeCuda(ClosesOnExit):
                 f"ONNX Runtime would run '{graph.path.name}' on the CPU: {provider} does not start",
                 expected=f"{provider} first",
                 received=", ".join(session.get_providers()),
-                fix=why_not(provider) or preloaded or "see what ONNX Runtime has logged",
+                fix=missing_library(provider) or load_failures or "see the log of ONNX Runtime",
             )
-        session.disable_fallback()  # after an error it would go on, on the CPU
+        session.disable_fallback()  # otherwise it would continue on the CPU after an error
         self._device = "cpu" if provider == CPU else "cuda"
         self._cuda_graph = cuda_graph
         self._input_shape = tuple(session.get_inputs()[0].shape[1:])
@@ -95,11 +97,11 @@ class OnnxRuntimeCuda(ClosesOnExit):
 
         Raises:
             InputError: Another type or shape than the graph's.
-            BackendError: ONNX Runtime failed; the next call binds memory anew.
+            BackendError: ONNX Runtime failed; the next call binds memory again.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self._input_shape or not len(images):
             raise InputError(
-                "the graph does not take this batch",
+                "the batch does not fit the graph",
                 expected=f"uint8 (N, {', '.join(map(str, self._input_shape))})",
                 received=f"{images.dtype} {images.shape}",
             )
@@ -130,7 +132,7 @@ class OnnxRuntimeCuda(ClosesOnExit):
             binding.bind_ortvalue_output(name, output)
         options = ort.RunOptions()
         if self._cuda_graph:
-            # A number of its own for each memory: a graph replays over the addresses it was captured with.
+            # Each memory has its own number: a graph replays over the addresses with which it was captured.
             self._graphs += 1
             options.add_run_config_entry("gpu_graph_id", str(self._graphs))
         self._bound[count] = _Bound(binding, image, outputs, options)
@@ -144,10 +146,10 @@ class OnnxRuntimeCuda(ClosesOnExit):
 
 
 def require_provider(provider: str) -> str:
-    """Check that a provider can be expected to work, and load the CUDA libraries of NVIDIA's wheels for it.
+    """Check that a provider should work here, and load the CUDA libraries of NVIDIA's wheels for it.
 
     Returns:
-        What could not be loaded, in words; empty when all was.
+        ONNX Runtime's text about libraries that failed to load; empty if all were loaded.
 
     Raises:
         BackendError: This ONNX Runtime was built without the provider, or there is no GPU.
@@ -157,26 +159,27 @@ def require_provider(provider: str) -> str:
             f"this ONNX Runtime was built without {provider}",
             expected="the package onnxruntime-gpu",
             received=f"providers {', '.join(ort.get_available_providers())}",
-            fix=f"{_INSTALL}; the two packages must not meet",
+            fix=f"{_INSTALL}; the two packages must not be installed together",
         )
     if provider == CPU:
         return ""
     if not gpus():
         raise BackendError(
-            f"{provider} needs an NVIDIA GPU, and the driver shows none",
-            fix="see what nvidia-smi lists; --backend onnxruntime-cpu runs anywhere",
+            f"{provider} needs an NVIDIA GPU, and the driver reports none",
+            fix="see what nvidia-smi lists; the backend onnxruntime-cpu runs on every machine",
         )
     preload = getattr(ort, "preload_dlls", None)
     if preload is None:  # before 1.21
         return ""
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):  # it prints what it does not find; commands answer in JSON there
+    printed = io.StringIO()
+    # It prints what it does not find on standard output, where commands write JSON.
+    with contextlib.redirect_stdout(printed):
         preload()
-    return told.getvalue().strip()
+    return printed.getvalue().strip()
 
 
-def why_not(provider: str) -> str:
-    """Say what a provider's library lacks, or return an empty string: ONNX Runtime itself only logs that."""
+def missing_library(provider: str) -> str:
+    """Return what a provider's library lacks, or an empty string; ONNX Runtime itself only logs that."""
     folder = Path(ort.__file__).parent / "capi"
     library = folder / _LIBRARIES.get(provider, "")
     if not library.is_file():
@@ -190,7 +193,7 @@ def why_not(provider: str) -> str:
 
 
 def _providers(provider: str, cuda_graph: bool) -> list[Any]:
-    # TensorFloat-32 rounds FP32 operands to 10 bits: not what was calibrated.
+    # TensorFloat-32 would round FP32 operands to 10 bits, and scores would differ from the calibration's.
     cuda = (CUDA, {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": str(int(cuda_graph and provider == CUDA))})
     if provider == TENSORRT:
         return [(TENSORRT, {"device_id": "0", "trt_cuda_graph_enable": str(int(cuda_graph))}), cuda, CPU]

@@ -1,7 +1,7 @@
 """Backend ``openvino``: the FP32 and the INT8 graph on CPUs, and the FP32 graph in BF16 where the CPU has it.
 
-The precision is always stated. Left to itself, OpenVINO computes an FP32 graph in BF16 on CPUs that can: scores move by
-some percent, and nothing says so.
+The precision is always set. By default, OpenVINO computes an FP32 graph in BF16 on CPUs that support it, and
+scores change by a few percent without any notice.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ from kdx.runtime.openvino.load import (
 class OpenVino(ClosesOnExit):
     """A graph in OpenVINO's CPU plugin.
 
-    Shapes are static: each batch size is compiled when it is first met, and the last few are kept. Calls from several
-    threads at once are safe; each has an inference request of its own while it runs, and none waits while a batch size
-    that it does not use is compiled.
+    Shapes are static: each batch size is compiled at its first call, and the last few models are kept. Calls
+    from several threads at once are safe: each call has its own inference request, and does not wait while
+    another batch size is compiled.
 
     Args:
-        graph: Its content is read when a batch size is compiled, and only what was checked is compiled.
+        graph: The graph. Its content is read when a batch size is compiled, and only content that was
+            checked is compiled.
         threads: Threads of one inference; None leaves it to OpenVINO (one per physical core).
-        precision: ``f32``, for INT8 graphs too, whose types say what is INT8; or ``bf16``.
-        mode: ``latency``: a batch goes through at once, on all threads. ``throughput``: a batch's images go through one
-            by one, several at a time; for large batches and many cores.
-        pinning: Whether threads stay on their cores. Pinned threads of two processes or backends share the first cores
-            while others idle.
-        cache: Where compiled models are kept; None for nowhere.
+        precision: ``f32``, also for INT8 graphs, whose types determine what is INT8; or ``bf16``.
+        mode: ``latency``: a batch is computed at once, on all threads. ``throughput``: the images of a
+            batch are computed one by one, several at a time; for large batches and many cores.
+        pinning: Whether threads stay on their cores. Pinned threads of two processes or backends share
+            the first cores while others idle.
+        cache: The folder in which compiled models are kept; None keeps none.
 
     Raises:
         BackendError: OpenVINO cannot load the graph, or the CPU lacks the precision.
@@ -75,24 +76,24 @@ class OpenVino(ClosesOnExit):
         self._mode = mode
         self._config = configuration(precision, threads, mode, pinning)
         blobs = BlobCache(cache, private=graph.seal is not None)
-        # Without this object in it: a backend that is dropped and not closed is freed at once.
+        # It must not refer to this object, so that a backend that is dropped without closing is freed at once.
         make = functools.partial(_compiled, graph.sha256, self._content, blobs, self._config)
         self._models: BatchCache[int, _Compiled] = BatchCache(make, KEPT_BATCH_SIZES)
-        self.keep([1])  # single images come at any time: batches of other sizes do not displace their model
+        self.keep([1])  # single images come at any time: the models of other batch sizes never displace theirs
         try:
-            first = self._models.get(1)  # so that a graph that cannot run fails here
+            first = self._models.get(1)  # so that an invalid graph fails here
         except KdxError:
             raise
-        except Exception as error:  # OpenVINO's exceptions share no base but Exception
+        except Exception as error:  # OpenVINO's exceptions have no common base but Exception
             raise BackendError(f"OpenVINO cannot load '{graph.path}': {error}") from error
         self._image_shape = first.image_shape
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Run a batch; see :class:`kdx.runtime.backend.Backend`."""
-        # OpenVINO would convert other types without a word.
+        # OpenVINO would silently convert other types.
         if images.dtype != np.uint8 or images.shape[1:] != self._image_shape or not len(images):
             raise BackendError(
-                "OpenVINO cannot run this batch",
+                "the batch does not fit the graph",
                 expected=f"uint8 (N, {', '.join(map(str, self._image_shape))})",
                 received=f"{images.dtype} {images.shape}",
             )
@@ -106,22 +107,22 @@ class OpenVino(ClosesOnExit):
             raise BackendError(f"OpenVINO failed on a batch of shape {images.shape}: {error}") from error
 
     def close(self) -> None:
-        """Free the compiled models. Calls that are under way end as usual."""
+        """Free the compiled models. Calls that are running finish as usual."""
         self._models.close()
         self._content.close()
 
     def keep(self, batches: Sequence[int]) -> None:
-        """Keep what is compiled for these batch sizes, however many others come."""
+        """Keep the models of these batch sizes, however many others are used."""
         self._models.keep(batches)
 
     def compiled_model(self, batch: int = 1) -> Any:
-        """Return OpenVINO's own object for a batch size."""
+        """Return OpenVINO's compiled model for a batch size."""
         return self._models.get(batch).model
 
     def node_times(self, images: NDArray[np.uint8], runs: int, warm_up: int) -> dict[str, float]:
-        """Return the mean milliseconds a call of each node, of images one at a time, in a compiled model of its own.
+        """Return the mean milliseconds per call of each node; images run one at a time, in a separate compiled model.
 
-        What OpenVINO fused counts for the first of the fused nodes.
+        The time of nodes that OpenVINO fused counts for the first of them.
         """
         model = compile_model(read_graph(self._content.read(), 1), {**self._config, "PERF_COUNT": True})
         notes = {op.get_friendly_name(): op.get_rt_info() for op in model.get_runtime_model().get_ops()}
@@ -153,7 +154,7 @@ class _Compiled:
             request = self._idle.get_nowait()
         except queue.Empty:
             request = self.model.create_infer_request()
-        # The input is read in place; the outputs are copies.
+        # The input is not copied; the outputs are copies.
         results = request.infer({0: images}, share_inputs=True)
         outputs = Outputs(*(results[port] for port in self._ports))
         self._idle.put(request)
@@ -162,9 +163,9 @@ class _Compiled:
     def run_each(self, images: NDArray[np.uint8]) -> Outputs:
         outputs = Outputs(*(np.empty((len(images), *tuple(port.shape)[1:]), np.float32) for port in self._ports))
 
-        ports = self._ports  # the requests hold this function, and must not hold what holds them
+        ports = self._ports  # the requests refer to this function, which must not refer to the object that holds them
 
-        def keep(request: Any, index: int) -> None:
+        def store(request: Any, index: int) -> None:
             for array, port in zip(outputs, ports, strict=True):
                 array[index] = request.get_tensor(port).data[0]
 
@@ -172,12 +173,12 @@ class _Compiled:
             if self._all is None:
                 self._all = ov.AsyncInferQueue(self.model)
             try:
-                self._all.set_callback(keep)
+                self._all.set_callback(store)
                 for index in range(len(images)):
                     self._all.start_async({0: images[index : index + 1]}, index)
                 self._all.wait_all()
             except BaseException:
-                self._all = None  # some of its requests may still be under way: the next call gets others
+                self._all = None  # some of its requests may still run: the next call gets a new queue
                 raise
         return outputs
 
@@ -192,7 +193,7 @@ def openvino_backend(graph: Graph, threads: int | None = None) -> OpenVino:
 
 
 def openvino_throughput_backend(graph: Graph, threads: int | None = None) -> OpenVino:
-    """Return the backend that takes the images of a batch one by one, several at a time."""
+    """Return the backend that computes the images of a batch one by one, several at a time."""
     backend = OpenVino(graph, threads, mode="throughput", cache=blob_folder(graph))
     backend.name = "openvino-throughput"
     return backend

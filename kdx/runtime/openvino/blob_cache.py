@@ -1,8 +1,9 @@
-"""Compiled models on disk, so that the next start need not compile: only whole ones, and only for their own key.
+"""Compiled models on disk, so that the next start need not compile: only complete models, each for its own key.
 
-OpenVINO's own ``CACHE_DIR`` finds a model by a hash of its content and writes it in place: two processes that start
-together can meet a half-written file, and a blob with damaged weights is run as it is (4 kB of zeros in the middle
-moved a score by 1 %, and nothing said so). Here a blob is written in one step and carries its own SHA-256.
+OpenVINO's own ``CACHE_DIR`` identifies a model by a hash of its content and writes it in place. Two processes
+that start together can read a file that is partly written, and a model with damaged weights runs without an
+error (4 kB of zeros in the middle changed a score by 1 %). Here a file is written in one step, and contains
+its own SHA-256.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from kdx.storage.files import tidy, write_atomic
 
 _SUFFIX = ".blob"
 _DIGEST_BYTES = 32
-# Enough for some ten bundles at a few batch sizes; the least recently used go first.
+# Enough for about ten bundles at a few batch sizes; the least recently used files are deleted first.
 _MOST_BYTES = 1 << 30
 
 
 class BlobCache:
-    """A folder of compiled models. Whatever goes wrong with it costs time, never an answer.
+    """A folder of compiled models. A failure of the cache costs time, and never changes a result.
 
     Args:
-        folder: Made when the first blob is written; None keeps nothing.
-        private: Let nobody else read or write what is kept.
+        folder: The folder, which is created with the first file; None keeps nothing.
+        private: Whether other users must not read or write the files.
     """
 
     def __init__(self, folder: Path | None, *, private: bool = False) -> None:
@@ -34,7 +35,7 @@ class BlobCache:
         self._private = private
 
     def read(self, *key: object) -> bytes | None:
-        """Return a blob, or None where there is none that is whole."""
+        """Return a compiled model, or None if there is no complete one."""
         path = self._path(key)
         if path is None:
             return None
@@ -46,11 +47,11 @@ class BlobCache:
         if hashlib.sha256(blob).digest() != digest:
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # used now
+            os.utime(path)  # mark it as used
         return blob
 
     def write(self, blob: bytes, *key: object) -> None:
-        """Keep a blob; where the folder cannot be written, do nothing."""
+        """Store a compiled model; do nothing if the folder is not writable."""
         path = self._path(key)
         if path is None or self.folder is None:
             return
@@ -66,12 +67,12 @@ class BlobCache:
 
     def _make_room(self, newest: Path) -> None:
         assert self.folder is not None
-        found = sorted(
+        files = sorted(
             ((file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.glob(f"*{_SUFFIX}")),
             reverse=True,
         )
         total = 0
-        for _, size, file in found:
+        for _, size, file in files:
             total += size
             if total > _MOST_BYTES and file != newest:
                 file.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""What the OpenVINO backend changes in a graph when it loads it: how things are computed, never what.
+"""Changes that the OpenVINO backend makes to a graph: they affect how it is computed, and never what it computes.
 
-Figures are STPM's (ResNet-18, 256², INT8, 2 cores with AVX-512 VNNI).
+The figures are for STPM (ResNet-18, 256², INT8, 2 cores with AVX-512 VNNI).
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from openvino import opset13 as ops
 
 from kdx.bundle.graph_contract import OUTPUTS, PREPROCESS, TAIL
 
-# What of the graph is FP32 in every precision; the last operations have the outputs' names.
+# The operations that are FP32 in every precision; the last ones are named like the outputs.
 _ISLAND = (PREPROCESS, TAIL, *OUTPUTS)
 _NO_OPERATIONS = frozenset({"Const", "Parameter", "Result"})
 _INT8_MAX, _UINT8_MAX = 127, 255
 
 
 def reduce_channel_sums(model: Any) -> int:
-    """Replace the tail's sums over channels, 1 × 1 convolutions with ones, by reductions; return how many there were.
+    """Replace the tail's sums over channels, 1 × 1 convolutions with ones, by reductions; return their number.
 
-    They are convolutions for ONNX Runtime's sake. OpenVINO reduces features in whatever layout the networks left them,
-    2 % of the run faster, and in FP32 where its convolutions would become BF16.
+    They are convolutions because these are faster in ONNX Runtime. OpenVINO reduces features in the layout of
+    the networks' outputs, which makes a run 2 % faster, and in FP32 where its convolutions would become BF16.
     """
-    found = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution" and _is_channel_sum(op)]
-    for convolution in found:
+    sums = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution" and _is_channel_sum(op)]
+    for convolution in sums:
         reduced = ops.reduce_sum(convolution.input_value(0), np.array([1], np.int64), keep_dims=True)
         reduced.set_friendly_name(convolution.get_friendly_name())
         _replace(convolution, reduced)
-    if found:
+    if sums:
         model.validate_nodes_and_infer_types()
-    return len(found)
+    return len(sums)
 
 
 def use_unsigned_activations(model: Any) -> int:
-    """Quantise to uint8 what cannot be negative, with the same step as before; return how many tensors that were.
+    """Quantise activations that are never negative to uint8, with the same step; return the number of tensors.
 
-    The graph's activations are int8, for TensorRT takes no other. The CPU's dot product multiplies unsigned by signed
-    bytes, so signed activations cost a correction for each output: 3 to 7 % of the run. Values up to the calibrated
-    maximum come out the same; those above it are cut off at twice that maximum now rather than at once.
+    The graph's activations are int8, the only type that TensorRT takes. The CPU's dot product multiplies
+    unsigned by signed bytes, so that signed activations need a correction for each output: 3 to 7 % of the
+    run. Values up to the calibrated maximum do not change; larger ones are clipped at twice that maximum
+    rather than at the maximum.
     """
-    found = []
+    pairs = []
     for quantise in model.get_ordered_ops():
         users = [target.get_node() for target in quantise.output(0).get_target_inputs()] if quantise.outputs() else []
         if (
@@ -54,8 +55,8 @@ def use_unsigned_activations(model: Any) -> int:
             and [user.get_type_name() for user in users] == ["Convert"]
             and users[0].get_element_type() == ov.Type.i8
         ):
-            found.append((quantise, users[0]))
-    for quantise, convert in found:
+            pairs.append((quantise, users[0]))
+    for quantise, convert in pairs:
         step = quantise.input_value(2).get_node().data / _INT8_MAX
         zero, top = np.zeros_like(step), (step * _UINT8_MAX).astype(np.float32)
         levels = np.float32(0), np.float32(_UINT8_MAX)
@@ -64,15 +65,15 @@ def use_unsigned_activations(model: Any) -> int:
         converted = ops.convert(unsigned, "u8")
         converted.set_friendly_name(convert.get_friendly_name())
         _replace(convert, converted)
-    if found:
+    if pairs:
         model.validate_nodes_and_infer_types()
-    return len(found)
+    return len(pairs)
 
 
 def with_fp32_island(core: Any, model: Any) -> Any:
-    """Return a model whose operations outside the networks keep FP32 whatever the hint says.
+    """Return a model whose operations outside the networks stay in FP32 whatever the precision hint.
 
-    The mark (``precise``) can be set in OpenVINO's own file format only.
+    The attribute for this, ``precise``, exists only in OpenVINO's own file format.
     """
     with tempfile.TemporaryDirectory() as folder:
         xml, weights = Path(folder) / "model.xml", Path(folder) / "model.bin"

@@ -1,4 +1,4 @@
-"""Reading, compiling and keeping OpenVINO models; what whole graphs and parts of graphs have in common."""
+"""Reads, compiles and caches OpenVINO models: whole graphs and parts of graphs alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdx.storage.cache import cache_folder
 from kdx.storage.private_folder import private_cache
 
 DEVICE = "CPU"
-# A compiled model holds weights of its own, laid out for its batch size.
+# A small number, because each compiled model holds its own weights in the layout for its batch size.
 KEPT_BATCH_SIZES = 4
 Precision = Literal["f32", "bf16"]
 Mode = Literal["latency", "throughput"]
@@ -27,28 +27,31 @@ Mode = Literal["latency", "throughput"]
 
 @lru_cache(maxsize=1)
 def core() -> Any:
-    """Return OpenVINO's core, of which a process needs one."""
+    """Return OpenVINO's core; a process needs only one."""
     return ov.Core()
 
 
 def offers_bf16() -> bool:
-    """Whether this CPU computes BF16."""
+    """Whether this CPU supports BF16."""
     return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
 def require_bf16() -> None:
-    """Raise ``BackendError`` where this CPU computes no BF16."""
+    """Raise ``BackendError`` if this CPU does not support BF16."""
     if not offers_bf16():
-        raise BackendError("this CPU computes no BF16", expected="AVX-512 BF16 or AMX", fix="use another precision")
+        raise BackendError(
+            "this CPU does not support BF16", expected="AVX-512 BF16 or AMX", fix="use another precision"
+        )
 
 
 def configuration(
     precision: Precision, threads: int | None, mode: Mode = "latency", pinning: bool = False
 ) -> dict[str, Any]:
-    """Return what a model is compiled with; neither precision nor pinning is left to OpenVINO.
+    """Return the configuration with which a model is compiled; it always sets precision and pinning.
 
-    OpenVINO pins by itself, each model's threads to the first cores: two processes of a thread each would share one
-    core and leave the next idle (19 instead of 42 frames a second, measured). Unpinned, one alone is as fast.
+    By default, OpenVINO pins the threads of each model to the first cores: two processes of one thread each
+    share one core and leave the next one idle (19 instead of 42 frames per second, measured). A single
+    process is as fast without pinning.
     """
     return {
         "INFERENCE_PRECISION_HINT": precision,
@@ -60,8 +63,8 @@ def configuration(
 
 
 def read_graph(content: bytes, batch: int) -> Any:
-    """Return a graph for one batch size, as it is computed here, from the ONNX file's content."""
-    # As a stream: while it takes plain bytes apart, OpenVINO keeps every other thread of the program waiting.
+    """Return the model of an ONNX file's content for one batch size, with the changes of kdx."""
+    # As a stream: while OpenVINO parses plain bytes, it blocks every other thread of the program.
     model = core().read_model(io.BytesIO(content))
     shape = model.input(0).partial_shape
     shape[0] = batch
@@ -72,7 +75,7 @@ def read_graph(content: bytes, batch: int) -> Any:
 
 
 def compile_model(model: Any, config: dict[str, Any]) -> Any:
-    """Compile what :func:`read_graph` returned, or a part of it."""
+    """Compile the result of :func:`read_graph`, or a part of it."""
     if config["INFERENCE_PRECISION_HINT"] == "bf16":
         model = with_fp32_island(core(), model)
     return core().compile_model(model, DEVICE, config)
@@ -81,22 +84,22 @@ def compile_model(model: Any, config: dict[str, Any]) -> Any:
 def load_compiled(
     cache: BlobCache, config: dict[str, Any], content: tuple[object, ...], model: Callable[[], Any]
 ) -> Any:
-    """Take a compiled model from the cache, or compile it and keep it there.
+    """Take a compiled model from the cache, or compile it and store it there.
 
     Args:
-        cache: Where compiled models are kept, if anywhere.
-        config: Of :func:`configuration`.
-        content: What tells this model from every other.
+        cache: The cache of compiled models.
+        config: The result of :func:`configuration`.
+        content: A key that distinguishes this model from every other.
         model: Returns the model to compile.
     """
-    # "blob 2": earlier versions kept under a graph's hash what they had compiled from a file that had replaced it.
+    # "blob 2": earlier versions could store under a graph's hash what they had compiled from another file.
     key = ("blob 2", __version__, ov.__version__, *_cpu(), *content, sorted(config.items()))
     blob = cache.read(*key)
     if blob is not None:
         try:
             return core().import_model(io.BytesIO(blob), DEVICE, config)
         except RuntimeError:
-            pass  # whole, but not for this OpenVINO
+            pass  # complete, but not for this OpenVINO
     compiled = compile_model(model(), config)
     if cache.folder is not None:
         cache.write(compiled.export_model().getvalue(), *key)
@@ -104,9 +107,9 @@ def load_compiled(
 
 
 def blob_folder(graph: Graph) -> Path | None:
-    """Return the folder where what is compiled from a graph is kept; None for nowhere.
+    """Return the folder for models that are compiled from a graph; None if they are not kept.
 
-    Of a bundle whose signature was required, one that nobody else can write to.
+    For a bundle whose signature was required, it is one to which no other user can write.
     """
     if graph.seal is not None:
         return private_cache("openvino")
@@ -116,5 +119,5 @@ def blob_folder(graph: Graph) -> Path | None:
 
 @lru_cache(maxsize=1)
 def _cpu() -> tuple[str, ...]:
-    found = core()
-    return (found.get_property(DEVICE, "FULL_DEVICE_NAME"), *found.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+    get = core().get_property
+    return (get(DEVICE, "FULL_DEVICE_NAME"), *get(DEVICE, "OPTIMIZATION_CAPABILITIES"))

@@ -1,6 +1,6 @@
-"""One teacher and several students in OpenVINO: the teacher's weights are held once, and one pass of it serves all.
+"""One teacher and several students in OpenVINO: the teacher's weights exist once, and one pass serves all students.
 
-Each student is compiled with what is its own of the tail. It reads the features where the teacher left them.
+Each student is compiled together with its own part of the tail, and reads the teacher's features without a copy.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _CLOSED = ("the detector is closed", "load the bundles again")
 
 @dataclass(frozen=True)
 class Plan:
-    """A graph as it will be compiled, and what it computes.
+    """A graph that will be compiled, and an outline of its operations.
 
     Attributes:
         graph: The graph, whose content was checked.
-        precision: ``fp32``, ``int8``, or ``bf16``, in which the FP32 graph is computed.
-        outline: Of the graph.
-        image_shape: Height, width and channels.
+        precision: ``fp32``, ``int8``, or ``bf16``, for the FP32 graph computed in BF16.
+        outline: The outline of the graph.
+        image_shape: The height, width and channels of its images.
     """
 
     graph: Graph
@@ -52,16 +52,16 @@ class Plan:
 
     @property
     def teacher(self) -> str:
-        """A digest of the teacher's weights and structure, and of the preprocessing before it; empty without one."""
+        """A digest of the teacher, its weights and the preprocessing before it; empty if there is no teacher."""
         return hashlib.sha256(b"".join(sorted(self.outline.teacher))).hexdigest() if self.outline.teacher else ""
 
 
 def plan_of(graph: Graph, precision: str) -> Plan:
-    """Read a graph.
+    """Read a graph and outline it.
 
     Raises:
-        BackendError: OpenVINO cannot read it, or the CPU lacks the precision.
-        BundleError: Its file was replaced or altered since the bundle was opened.
+        BackendError: OpenVINO cannot read the graph, or the CPU does not support the precision.
+        BundleError: The graph's file was replaced or altered since the bundle was opened.
     """
     if precision == "bf16":
         require_bf16()
@@ -70,32 +70,32 @@ def plan_of(graph: Graph, precision: str) -> Plan:
         return Plan(graph, precision, Outline(model), tuple(model.input(0).shape)[1:])
     except KdxError:
         raise
-    except Exception as error:  # OpenVINO's exceptions share no base but Exception
+    except Exception as error:  # OpenVINO's exceptions have no common base but Exception
         raise BackendError(f"OpenVINO cannot load '{graph.path}': {error}") from error
 
 
 def first_difference(plan: Plan, other: Plan) -> str:
-    """Return the name of the first of a teacher's operations that the other graph does not hold; empty for none."""
+    """Return the name of the teacher's first operation that the other graph lacks; empty if it lacks none."""
     return next((name for digest, name in plan.outline.teacher.items() if digest not in other.outline.digests), "")
 
 
 class SharedTeacher(ClosesOnExit):
-    """A teacher and its students, compiled apart.
+    """A teacher and its students, compiled separately.
 
-    Calls from several threads at once are safe. Each batch size is compiled when it is first met, and the last few are
-    kept, as :class:`kdx.runtime.openvino.backend.OpenVino` does it; a student of a batch size, when it is first
-    asked for.
+    Calls from several threads at once are safe. Each batch size is compiled at its first call, and the last
+    few are kept, as in :class:`kdx.runtime.openvino.backend.OpenVino`; a student is compiled for a batch size
+    at its first call.
 
     Args:
-        plans: By student. All of one precision, with one teacher.
+        plans: The plans by student, all of one precision and with one teacher.
         threads: Threads of one inference; None leaves it to OpenVINO (one per physical core).
-        cache: Where compiled models are kept; None for nowhere.
+        cache: The folder in which compiled models are kept; None keeps none.
 
     Attributes:
-        names: The students.
+        names: The names of the students.
 
     Raises:
-        BackendError: The teachers are not the same, or OpenVINO cannot compile a graph.
+        BackendError: The teachers differ, or OpenVINO cannot compile a graph.
     """
 
     def __init__(self, plans: Mapping[str, Plan], threads: int | None = None, *, cache: Path | None = None) -> None:
@@ -106,11 +106,11 @@ class SharedTeacher(ClosesOnExit):
         self._image_shape = first.image_shape
         config = configuration("bf16" if first.precision == "bf16" else "f32", threads)
         self._parts = _Parts(plans, config, BlobCache(cache, private=first.graph.seal is not None))
-        # Without this object in it: a teacher that is dropped and not closed is freed at once.
+        # It must not refer to this object, so that a teacher that is dropped without closing is freed at once.
         self._compiled: BatchCache[int, _Compiled] = BatchCache(self._parts.compile, KEPT_BATCH_SIZES)
-        self.keep([1])  # as kdx.runtime.openvino.backend.OpenVino does it
+        self.keep([1])  # as in kdx.runtime.openvino.backend.OpenVino
         try:
-            # So that a graph that cannot run fails here.
+            # So that an invalid graph fails here.
             compiled = self._compiled.get(1)
             for name in self.names:
                 compiled.students.get(name)
@@ -120,18 +120,18 @@ class SharedTeacher(ClosesOnExit):
             raise BackendError(f"OpenVINO cannot load '{first.graph.path}' in parts: {error}") from error
 
     def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, Outputs]:
-        """Run the teacher once, and some students behind it.
+        """Run the teacher once, and then some students on its features.
 
         Args:
             images: uint8 ``(N, H, W, C)``, C-contiguous.
-            names: Of the students; None for all.
+            names: The names of the students; None for all.
 
         Raises:
-            BackendError: A batch that cannot be run, or OpenVINO failed. The next call may succeed.
+            BackendError: The batch does not fit the graphs, or OpenVINO failed. The next call may succeed.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self._image_shape or not len(images):
             raise BackendError(
-                "OpenVINO cannot run this batch",
+                "the batch does not fit the graphs",
                 expected=f"uint8 (N, {', '.join(map(str, self._image_shape))})",
                 received=f"{images.dtype} {images.shape}",
             )
@@ -144,21 +144,21 @@ class SharedTeacher(ClosesOnExit):
             raise BackendError(f"OpenVINO failed on a batch of shape {images.shape}: {error}") from error
 
     def student(self, name: str) -> Student:
-        """Return one student as a backend of its own."""
+        """Return one student as a separate backend."""
         return Student(self, name)
 
     def close(self) -> None:
-        """Free the compiled models. Calls that are under way end as usual."""
+        """Free the compiled models. Calls that are running finish as usual."""
         self._compiled.close()
         self._parts.close()
 
     def keep(self, batches: Sequence[int]) -> None:
-        """Keep what is compiled for these batch sizes, however many others come."""
+        """Keep the models of these batch sizes, however many others are used."""
         self._compiled.keep(batches)
 
 
 class Student(ClosesOnExit):
-    """One student of a shared teacher, as a backend: a call is a pass of the teacher and one of the student."""
+    """One student of a shared teacher as a backend: a call runs the teacher once and the student once."""
 
     name = "openvino"
 
@@ -174,22 +174,22 @@ class Student(ClosesOnExit):
         return teacher.run(images, [self._student])[self._student]
 
     def keep(self, batches: Sequence[int]) -> None:
-        """Keep what is compiled for these batch sizes, however many others come."""
+        """Keep the models of these batch sizes, however many others are used."""
         if self._teacher is not None:
             self._teacher.keep(batches)
 
     def close(self) -> None:
-        """Leave the teacher, which serves the other students on."""
+        """Release the teacher, which continues to serve the other students."""
         self._teacher = None
 
 
 class _Parts:
-    """Compiles a teacher and its students from the graphs that they are parts of.
+    """Compiles a teacher and its students as parts of their graphs.
 
     Args:
-        plans: By student.
-        config: What to compile with.
-        cache: Where compiled models are kept.
+        plans: The plans by student.
+        config: The configuration with which to compile.
+        cache: The cache of compiled models.
     """
 
     def __init__(self, plans: Mapping[str, Plan], config: dict[str, Any], cache: BlobCache) -> None:
@@ -202,7 +202,7 @@ class _Parts:
         self._contents = {name: plan.graph.hold() for name, plan in plans.items()}
 
     def compile(self, batch: int) -> _Compiled:
-        """Compile the teacher for a batch size; its students, when they are first asked for."""
+        """Compile the teacher for a batch size; each student is compiled at its first call."""
         return _Compiled(self._load_teacher(batch), lambda name: self._load_student(name, batch), self._cuts)
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ class _Parts:
             content.close()
 
     def _load_teacher(self, batch: int) -> Any:
-        # The digests of the features say what the teacher computes, down to its weights, whosever graph it is in.
+        # The digests of the features identify what the teacher computes, including its weights, in whichever graph.
         content = next(iter(self._contents.values()))
         return self._load(lambda: shared_part(read_graph(content.read(), batch), self._features), batch, self._features)
 
@@ -226,7 +226,7 @@ class _Parts:
 
 
 class _Compiled:
-    """The compiled models of a batch size, and inference requests that are tied together."""
+    """The compiled models of a batch size, and inference requests that share tensors."""
 
     def __init__(self, teacher: Any, load_student: Callable[[str], Any], cuts: Mapping[str, list[Tensor]]) -> None:
         self.teacher = teacher
@@ -239,13 +239,13 @@ class _Compiled:
             lane = self._idle.get_nowait()
         except queue.Empty:
             lane = _Lane(self.teacher.create_infer_request(), {})
-        # The image and the features are read in place; the outputs are copies.
+        # The image and the features are not copied; the outputs are copies.
         lane.teacher.infer({0: images}, share_inputs=True, share_outputs=True)
-        outputs = {name: self._judge(lane, name) for name in names}
+        outputs = {name: self._run_student(lane, name) for name in names}
         self._idle.put(lane)
         return outputs
 
-    def _judge(self, lane: _Lane, name: str) -> Outputs:
+    def _run_student(self, lane: _Lane, name: str) -> Outputs:
         if name not in lane.students:
             request = self.students.get(name).create_infer_request()
             for tensor in self._cuts[name]:
@@ -257,13 +257,13 @@ class _Compiled:
 
 @dataclass(frozen=True)
 class _Lane:
-    """A request of the teacher, and requests of students that read its outputs. One thread at a time uses it."""
+    """A request of the teacher, and requests of students that read its outputs, for one thread at a time."""
 
     teacher: Any
     students: dict[str, Any]
 
 
 def shared_teacher(plans: Mapping[str, Plan], threads: int | None = None) -> SharedTeacher:
-    """Return a shared teacher that keeps what it compiles where the backend ``openvino`` does."""
+    """Return a shared teacher that keeps compiled models in the same folder as the backend ``openvino``."""
     folders = [blob_folder(plan.graph) for plan in plans.values()]
     return SharedTeacher(plans, threads, cache=None if None in folders else folders[0])

@@ -1,9 +1,9 @@
-"""Cutting graphs in two: what several of them compute alike, and what each computes by itself.
+"""Cuts graphs into a part that several of them compute alike and a part that each computes separately.
 
-Two operations compute the same when their types, their attributes and all that they compute from are the same, down to
-the bytes of the constants. A digest of each operation over its own facts and its inputs' digests proves just that,
-whatever the operations are called and in whatever order they stand. Graphs of one teacher and of different students
-have in common the preprocessing, the teacher, and what the tail makes of the teacher's features alone.
+Two operations compute the same if their types, their attributes and all their inputs are equal, including
+the bytes of constants. A digest of each operation over these, and over the digests of its inputs, proves
+it, whatever the names and the order of the operations. Graphs of one teacher and different students share
+the preprocessing, the teacher, and the part of the tail that depends on the teacher's features alone.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from openvino import opset13 as ops
 from kdx.bundle.graph_contract import TEACHER
 from kdx.errors import BackendError
 
-# What a DequantizeLinear is made of, and the second half of a QuantizeLinear; the first is a FakeQuantize.
+# The operations of a DequantizeLinear and the second half of a QuantizeLinear, whose first is a FakeQuantize.
 _DEQUANTISING = frozenset({"Convert", "Subtract", "Multiply", "Reshape"})
-# Operations with graphs of their own inside: no graph of kdx's has any, and their attributes would say too little.
+# Operations that contain graphs: no graph of kdx has any, and their attributes would not identify them.
 _WITH_BODY = frozenset({"If", "Loop", "TensorIterator"})
 
 
 class Tensor(NamedTuple):
-    """What an operation computes: its digest, and which of its outputs."""
+    """An output of an operation, identified by the operation's digest and the output's index."""
 
     digest: bytes
     output: int
 
     @property
     def name(self) -> str:
-        """What it is called where it leaves one model and enters another."""
+        """The tensor's name as an output of one model and an input of another."""
         return f"{self.digest.hex()}:{self.output}"
 
 
@@ -43,11 +43,11 @@ class _Step:
     """An operation.
 
     Attributes:
-        kind: Its type.
-        digest: Of what it computes.
-        inputs: Of each input, the position of the operation that it comes from, and which of its outputs.
-        may_be_cut: Of each output, whether it is a feature: FP32, computed from the image, and not on its way from
-            QuantizeLinear to DequantizeLinear.
+        kind: The operation's type.
+        digest: The digest of what it computes.
+        inputs: For each input, the position of the operation that computes it, and the output's index.
+        may_be_cut: For each output, whether it is a feature: FP32, computed from the image, and not between
+            QuantizeLinear and DequantizeLinear.
     """
 
     kind: str
@@ -57,14 +57,14 @@ class _Step:
 
 
 class Outline:
-    """What a graph computes, without its weights.
+    """An outline of what a graph computes, without its weights.
 
     Args:
-        model: OpenVINO's, of static shapes.
+        model: OpenVINO's model, of static shapes.
 
     Attributes:
-        digests: Of every operation. The batch size does not enter into them.
-        teacher: Names of the teacher's operations by digest, each after those that it computes from.
+        digests: The digests of all operations, which do not depend on the batch size.
+        teacher: The names of the teacher's operations by digest, each after its inputs.
 
     Raises:
         BackendError: The graph has branches or loops.
@@ -98,13 +98,13 @@ class Outline:
         return sorted({tensor for _, _, tensor in self.crossings(shared)}, key=self.position_of)
 
     def crossings(self, shared: Collection[bytes]) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield where the graph's own operations take what shared ones compute: position, number of the input, tensor.
+        """Yield where the graph's own operations use results of shared ones: position, number of the input, tensor.
 
-        What is quantised behind a cut is quantised on either side of it. The last operations are the graph's own even
-        where they are shared: a model cannot pass on what it is given.
+        If a tensor is quantised after a cut, each side quantises it. The last operations always belong to
+        the graph's own part, because a model cannot have an input as its output.
 
         Raises:
-            BackendError: More than the shared operations takes the image as it comes.
+            BackendError: An operation that is not shared uses the image itself.
         """
         waiting = [position for position, step in enumerate(self._steps) if step.kind == "Result"]
         last = {source for position in waiting for source, _ in self._steps[position].inputs}
@@ -112,7 +112,7 @@ class Outline:
         while waiting:
             position = waiting.pop()
             if self._steps[position].kind == "Parameter":
-                raise BackendError("the graph cannot be cut: more than its teacher takes the image as it comes")
+                raise BackendError("the graph cannot be split: not only its teacher uses the image itself")
             for number, (source, index) in enumerate(self._steps[position].inputs):
                 step = self._steps[source]
                 if step.digest in shared and step.may_be_cut[index] and source not in last:
@@ -122,28 +122,28 @@ class Outline:
                     waiting.append(source)
 
     def position_of(self, tensor: Tensor) -> tuple[int, int]:
-        """Return the position of the first operation that computes a tensor, and which of its outputs it is."""
+        """Return the position of the first operation that computes a tensor, and the output's index."""
         return next(i for i, step in enumerate(self._steps) if step.digest == tensor.digest), tensor.output
 
 
 def shared_part(model: Any, tensors: Sequence[Tensor]) -> Any:
-    """Return the part of a model from the image to some tensors, as outputs of those tensors' names."""
-    outline, found = Outline(model), model.get_ordered_ops()
+    """Return the part of a model from the image to some tensors, which become outputs with these tensors' names."""
+    outline, operations = Outline(model), model.get_ordered_ops()
     results = []
     for tensor in tensors:
         position, index = outline.position_of(tensor)
-        output = found[position].output(index)
+        output = operations[position].output(index)
         output.add_names({tensor.name})
         results.append(ops.result(output))
     return ov.Model(results, model.get_parameters(), "teacher")
 
 
 def own_part(model: Any, shared: Collection[bytes]) -> Any:
-    """Return the part of a model behind what is shared: inputs of the cut tensors' names, the model's outputs."""
-    outline, found = Outline(model), model.get_ordered_ops()
+    """Return the part of a model after the shared part: its inputs have the names of the cut tensors."""
+    outline, operations = Outline(model), model.get_ordered_ops()
     parameters: dict[Tensor, Any] = {}
     for position, number, tensor in list(outline.crossings(shared)):
-        taken = found[position].input(number)
+        taken = operations[position].input(number)
         if tensor not in parameters:
             source = taken.get_source_output()
             parameters[tensor] = ops.parameter(source.get_shape(), source.get_element_type())
@@ -156,7 +156,9 @@ def own_part(model: Any, shared: Collection[bytes]) -> Any:
 
 def _digest_of(op: Any, kind: str, inputs: Sequence[Tensor]) -> bytes:
     if kind in _WITH_BODY:
-        raise BackendError(f"the graph cannot be cut: it has a {kind}", fix="load its bundle by itself")
+        raise BackendError(
+            f"the graph cannot be split: it contains the operation {kind}", fix="load its bundle by itself"
+        )
     digest = hashlib.sha256(kind.encode())
     if kind == "Constant":
         digest.update(repr((op.get_element_type(), tuple(op.get_output_shape(0)))).encode())

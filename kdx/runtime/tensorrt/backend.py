@@ -1,4 +1,4 @@
-"""Backends ``tensorrt``, ``tensorrt-rtx`` and ``tensorrt-pycuda``: a bundle's engine, with CUDA graphs if possible."""
+"""Backends ``tensorrt``, ``tensorrt-rtx`` and ``tensorrt-pycuda``: a bundle's engine, if possible with CUDA graphs."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.cuda.pycuda import CudaPycuda
 from kdx.runtime.tensorrt.cuda.runner import EngineRunner, GraphState, StageTimes
 
-# The graph contract: every tensor, its type in TensorRT's words, and whether it is an input.
+# The tensors of the graph, with TensorRT's names of their types and directions.
 _TENSORS = {INPUT: ("UINT8", "INPUT"), **dict.fromkeys(OUTPUTS, ("FLOAT", "OUTPUT"))}
 
 
 def tensorrt_backend(graph: Graph, threads: int | None = None) -> TensorRT:
-    """Return the backend ``tensorrt``: the engine of a bundle's graph for this machine; threads mean nothing to it."""
+    """Return the backend ``tensorrt``: the engine of a bundle's graph for this machine; it does not use threads."""
     return TensorRT(graph, _import("tensorrt"), CudaBindings(), name="tensorrt", flavour="tensorrt")
 
 
 def tensorrt_rtx_backend(graph: Graph, threads: int | None = None) -> TensorRT:
-    """Return the backend ``tensorrt-rtx``: likewise, in TensorRT for RTX."""
+    """Return the backend ``tensorrt-rtx``: the engine of a bundle's graph in TensorRT for RTX."""
     return TensorRT(graph, _import("tensorrt_rtx"), CudaBindings(), name="tensorrt-rtx", flavour="rtx")
 
 
 def tensorrt_pycuda_backend(graph: Graph, threads: int | None = None) -> TensorRT:
-    """Return the backend ``tensorrt-pycuda``: TensorRT in the PyCUDA context that is current; without CUDA graphs."""
+    """Return the backend ``tensorrt-pycuda``: TensorRT in the current PyCUDA context, without CUDA graphs."""
     return TensorRT(graph, _import("tensorrt"), CudaPycuda(), name="tensorrt-pycuda", flavour="tensorrt")
 
 
 class TensorRT(ClosesOnExit):
-    """An engine out of a bundle. Calls from several threads at once are safe: they take turns.
+    """An engine of a bundle. Calls from several threads at once are safe: they take turns.
 
-    Images may lie on the GPU already: see :func:`kdx.runtime.device_arrays.device_array`.
+    Images may already lie on the GPU, see :func:`kdx.runtime.device_arrays.device_array`.
 
     Args:
-        graph: The graph in its bundle, beside which the engines lie.
-        trt: The module ``tensorrt`` or ``tensorrt_rtx``; both have one API.
-        api: The CUDA context. It becomes the backend's, and is closed with it, also where loading fails.
+        graph: The graph in its bundle, which also contains the engines.
+        trt: The module ``tensorrt`` or ``tensorrt_rtx``, which have the same API.
+        api: The CUDA context. The backend owns it and closes it, also if loading fails.
         name: The backend's name.
-        flavour: Of the engine, ``tensorrt`` or ``rtx``.
-        cuda_graph: Whether to capture CUDA graphs, where the API has them.
+        flavour: The engine's flavour, ``tensorrt`` or ``rtx``.
+        cuda_graph: Whether to capture CUDA graphs, if the API supports them.
 
     Attributes:
-        record: What the engine was built from and for.
-        max_batch: The largest batch it takes.
+        record: The record of what the engine was built from and for.
+        max_batch: The largest batch that it takes.
 
     Raises:
         BackendError: There is no engine for this machine, it is damaged, or TensorRT or CUDA cannot load it.
@@ -71,8 +71,8 @@ class TensorRT(ClosesOnExit):
         self.name = name
         self._runner: EngineRunner | None = None
         self._log = make_log(trt)
-        with ExitStack() as held:
-            held.callback(api.close)
+        with ExitStack() as resources:
+            resources.callback(api.close)
             with api.current():
                 engine = find_engine(graph, fingerprint_of(trt, flavour, api.device()))
                 self.record = engine.record
@@ -87,8 +87,8 @@ class TensorRT(ClosesOnExit):
                 cuda_graph=cuda_graph,
                 explain=self._log.take,
             )
-            held.callback(self._runner.close)
-            self._held: ExitStack = held.pop_all()
+            resources.callback(self._runner.close)
+            self._resources: ExitStack = resources.pop_all()
 
     def _deserialize(self, trt: Any, engine: Engine) -> Any:
         loaded = self._runtime.deserialize_cuda_engine(engine.read_plan())
@@ -101,12 +101,12 @@ class TensorRT(ClosesOnExit):
 
     @property
     def graph_state(self) -> GraphState:
-        """How calls are launched."""
+        """How calls are launched on the GPU."""
         return self._open().graph_state
 
     @property
     def graph_failure(self) -> str:
-        """Why CUDA graphs are off although they were asked for, or an empty string."""
+        """Why CUDA graphs are off although they were requested, or an empty string."""
         return self._open().graph_failure
 
     def _open(self) -> EngineRunner:
@@ -119,42 +119,42 @@ class TensorRT(ClosesOnExit):
         """Run a batch; see :class:`kdx.runtime.backend.Backend`.
 
         Args:
-            images: On the host, or anything that lies on the GPU and says so.
+            images: An array on the host, or an array on the GPU that supports one of its protocols.
         """
         return self._open().run(_array(images))
 
     def timed_run(self, images: NDArray[np.uint8] | DeviceArray) -> tuple[Outputs, StageTimes]:
-        """Run a batch without CUDA graphs, and say how long each stage took on the GPU."""
+        """Run a batch without CUDA graphs, and return the time of each stage on the GPU."""
         return self._open().timed_run(_array(images))
 
     def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
-        """Return the milliseconds of runs on images ``(N, H, W, C)`` that lie on the GPU, results not copied back."""
+        """Return the milliseconds of runs on images ``(N, H, W, C)`` on the GPU, without copying results back."""
         runner = self._open()
         if shape[1:] != runner.image_shape:
             raise InputError(
-                "the engine does not take this shape",
+                "the shape does not fit the engine",
                 expected=f"(N, {str(runner.image_shape)[1:]}",
                 received=f"{shape}",
             )
         return runner.compute_only(shape[0], runs)
 
     def close(self) -> None:
-        """Free the engine, its memory, and the hold on the CUDA context."""
+        """Free the engine and its memory, and release the CUDA context."""
         runner, self._runner = self._runner, None
         if runner is not None:
             try:
-                self._held.close()
+                self._resources.close()
             finally:
                 self._runtime = None
 
     def __del__(self) -> None:
-        # A program that reloads detectors and forgets to close them must not run out of GPU memory.
+        # A program that reloads detectors without closing them must not run out of GPU memory.
         with suppress(Exception):
             self.close()
 
 
 def fingerprint_of(trt: Any, flavour: str, gpu: Gpu) -> Fingerprint:
-    """Return what engines of a flavour must be built for to run here."""
+    """Return the fingerprint that engines of a flavour must have to run here."""
     return Fingerprint(
         flavour=flavour,
         tensorrt=trt.__version__,
@@ -166,12 +166,13 @@ def fingerprint_of(trt: Any, flavour: str, gpu: Gpu) -> Fingerprint:
 
 
 def make_log(trt: Any) -> Any:
-    """Return a TensorRT logger that keeps the last errors for our messages instead of printing them.
+    """Return a TensorRT logger that keeps the last errors for messages of kdx instead of printing them.
 
-    It has ``take()``, which returns them and forgets them. TensorRT needs it for as long as what was made with it.
+    Its method ``take()`` returns the errors and removes them. TensorRT needs the logger for as long as the
+    objects that were created with it.
     """
 
-    class Log(trt.ILogger):  # type: ignore[misc] # the base is known only now
+    class Log(trt.ILogger):  # type: ignore[misc] # the base class is known only here
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._errors: deque[str] = deque(maxlen=3)
@@ -191,7 +192,7 @@ def make_log(trt: Any) -> Any:
 def _import(module: str) -> Any:
     try:
         return import_module(module)
-    # Its libraries are looked for while it is imported; which exception says so has changed between versions.
+    # Importing it loads its libraries; the exception that this raises differs between versions.
     except (ImportError, OSError, RuntimeError) as error:
         raise BackendError(
             f"'{module}' cannot be loaded: {error}", fix="install it again, with its libraries"
@@ -199,34 +200,35 @@ def _import(module: str) -> Any:
 
 
 def _array(images: Any) -> NDArray[np.uint8] | DeviceArray:
-    found = device_array(images)
-    if found is None and not isinstance(images, np.ndarray):
+    on_device = device_array(images)
+    if on_device is None and not isinstance(images, np.ndarray):
         raise InputError("the backend takes arrays on host or GPU", received=type(images).__name__)
-    return images if found is None else found
+    return images if on_device is None else on_device
 
 
 def _require_contract(trt: Any, loaded: Any, engine: Engine) -> None:
-    """Check the engine's tensors against the graph contract: it is run by addresses, where a wrong type is not seen."""
-    found = {}
+    """Compare the engine's tensors with those of the graph: it runs on addresses, where a wrong type has no error."""
+    tensors = {}
     for index in range(loaded.num_io_tensors):
         name = loaded.get_tensor_name(index)
-        found[name] = (loaded.get_tensor_dtype(name), loaded.get_tensor_mode(name))
-    wanted = {
+        tensors[name] = (loaded.get_tensor_dtype(name), loaded.get_tensor_mode(name))
+    expected = {
         name: (getattr(trt.DataType, kind), getattr(trt.TensorIOMode, mode)) for name, (kind, mode) in _TENSORS.items()
     }
-    if found != wanted:
+    if tensors != expected:
         raise BackendError(
             f"the tensors of '{engine.plan}' are not those of a kdx graph",
-            expected=str(wanted),
-            received=str(found),
+            expected=str(expected),
+            received=str(tensors),
             fix=rebuild_command(engine.record),
         )
 
 
 def _create_context(trt: Any, loaded: Any) -> Any:
-    """Create an execution context; TensorRT for RTX, which compiles kernels where they run, shall do so at once.
+    """Create an execution context in which TensorRT for RTX compiles its kernels at once.
 
-    Its default runs a slow kernel until the compiler is done, and a graph captured meanwhile would keep the slow one.
+    By default, it runs a slow kernel until its compiler has finished, and a CUDA graph that is captured
+    meanwhile would keep the slow kernel.
     """
     strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
     if strategies is None:

@@ -1,4 +1,4 @@
-"""The fused detector in PyTorch on the GPU, eager or compiled: what the other GPU backends are compared with."""
+"""The fused detector in PyTorch on the GPU, eager or compiled; the other GPU backends are compared with it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _WARM_UP = 3  # compilation, and capture at the second call
 
 
 class HalfDetector(nn.Module):
-    """A fused detector whose networks run in FP16; preprocessing, and everything from the taps on, stay FP32.
+    """A fused detector whose networks run in FP16; preprocessing and everything after the taps stay in FP32.
 
     Args:
-        detector: A :class:`kd_export.graph.FusedDetector`; it is taken apart.
+        detector: A :class:`kd_export.graph.FusedDetector`, whose modules are reused and changed.
     """
 
     def __init__(self, detector: Any) -> None:
@@ -34,7 +34,7 @@ class HalfDetector(nn.Module):
         self.tail = detector.tail
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Take uint8 ``(N, H, W, C)``, return map and score in FP32."""
+        """Return map and score in FP32 for images, uint8 ``(N, H, W, C)``."""
         x = self.preprocess(image).half().contiguous(memory_format=torch.channels_last)
         outputs: tuple[Tensor, Tensor] = self.tail(self.pair(x))
         return outputs
@@ -44,11 +44,11 @@ class TorchCuda(ClosesOnExit):
     """A fused detector on a device. Calls take turns; compiled, they must all come from one thread.
 
     Args:
-        module: The fused detector. It is copied.
-        precision: ``fp32``, with TensorFloat-32 off for the whole process; or ``fp16``.
-        compile_mode: A mode of ``torch.compile``, where ``reduce-overhead`` and ``max-autotune`` use CUDA graphs; None
-            runs eagerly.
-        device: Where to run.
+        module: The fused detector, which is copied.
+        precision: ``fp32``, which turns TensorFloat-32 off for the whole process, or ``fp16``.
+        compile_mode: A mode of ``torch.compile``, of which ``reduce-overhead`` and ``max-autotune`` use
+            CUDA graphs; None runs eagerly.
+        device: The device to run on.
 
     Raises:
         BackendError: PyTorch has no such device here.
@@ -76,7 +76,7 @@ class TorchCuda(ClosesOnExit):
         if precision == "fp16":
             prepared = HalfDetector(prepared)
         self._compiled = compile_mode is not None
-        # Static shapes: a batch size is compiled once, and its CUDA graph replays.
+        # Static shapes: each batch size is compiled once, and its CUDA graph is replayed.
         run: Any = torch.compile(prepared, mode=compile_mode, dynamic=False) if compile_mode else prepared
         self._run: Any = run
         self._staging: dict[tuple[int, ...], Tensor] = {}
@@ -94,7 +94,7 @@ class TorchCuda(ClosesOnExit):
                 raise BackendError(f"PyTorch failed on a batch of shape {images.shape}: {error}") from error
 
     def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
-        """Return the milliseconds of runs on images ``(N, H, W, C)`` that lie on the device, results left there."""
+        """Return the milliseconds of runs on images ``(N, H, W, C)`` on the device, without copying results back."""
         with self._lock:
             self._require_open()
             images = torch.zeros(shape, dtype=torch.uint8, device=self._device)
@@ -110,21 +110,21 @@ class TorchCuda(ClosesOnExit):
             raise BackendError("the detector is closed", fix="load the run again")
         if self._compiled and self._thread not in {None, threading.get_ident()}:
             raise BackendError(
-                "a compiled detector keeps its CUDA graphs to the thread that ran it first",
+                "the CUDA graphs of a compiled detector belong to the thread that ran it first",
                 fix="call it from one thread, or load one in each",
             )
         self._thread = threading.get_ident()
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self._compiled:
-            # The next run may overwrite the last one's outputs, which have been copied by then.
+            # This run may overwrite the outputs of the last one, which were copied by then.
             torch.compiler.cudagraph_mark_step_begin()
         with torch.no_grad() if self._compiled else torch.inference_mode():
             outputs: tuple[Tensor, Tensor] = self._run(images)
             return outputs
 
     def _upload(self, images: NDArray[np.uint8]) -> Tensor:
-        # PyTorch takes no read-only memory without a warning.
+        # PyTorch warns about read-only memory.
         source = torch.from_numpy(images if images.flags.writeable else images.copy())
         if self._device.type != "cuda":
             return source.to(self._device)

@@ -12,12 +12,12 @@ from kdx.runtime.backend import ClosesOnExit, Outputs
 
 
 class TorchEager(ClosesOnExit):
-    """A module run eagerly. Calls from several threads at once are safe: the module is not changed by running.
+    """Runs a module eagerly. Calls from several threads at once are safe, because running does not change the module.
 
     Args:
-        module: Takes uint8 ``(N, H, W, C)``, returns map and score.
-        threads: Threads of PyTorch, for the whole process; None leaves them.
-        device: Where to run.
+        module: Takes uint8 ``(N, H, W, C)`` and returns map and score.
+        threads: PyTorch's threads, for the whole process; None does not change them.
+        device: The device to run on.
     """
 
     name = "torch"
@@ -33,13 +33,13 @@ class TorchEager(ClosesOnExit):
         module = self._module
         if module is None:
             raise BackendError("the detector is closed", fix="load the run again")
-        # PyTorch takes no read-only memory without a warning.
+        # PyTorch warns about read-only memory.
         tensor = torch.from_numpy(images if images.flags.writeable else images.copy())
         try:
             with torch.inference_mode():
                 maps, scores = module(tensor.to(self._device))
                 return Outputs(maps.cpu().numpy(), scores.cpu().numpy())
-        except Exception as error:  # most of PyTorch's are RuntimeErrors, not all
+        except Exception as error:  # most of PyTorch's exceptions are RuntimeErrors, but not all
             raise BackendError(f"PyTorch failed on a batch of shape {images.shape}: {error}") from error
 
     def close(self) -> None:

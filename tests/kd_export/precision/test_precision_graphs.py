@@ -172,7 +172,7 @@ def test_a_machine_without_bf16_passes_over_it(int8_bundle, tiny_run, dataset, t
     assert after.runtime_thresholds["int8"] != before.runtime_thresholds["int8"]
     with pytest.raises(kdx.KdxError, match="no backend on this machine runs bf16"):
         kdx.load(bundle, precision="bf16")
-    with pytest.raises(kdx.KdxError, match="this CPU computes no BF16"):
+    with pytest.raises(kdx.KdxError, match="this CPU does not support BF16"):
         kdx.load(bundle, backend="openvino", precision="bf16")
     options = ("export", tiny_run, "-o", tmp_path / "other.kdx", "--precision", "fp32,bf16")
     assert "no bf16: it is judged where it runs" in cli(*options, code=1).stdout

@@ -354,7 +354,7 @@ def test_without_a_background_nothing_is_proposed():
         propose_mask(textured[:1] * 8)
     with pytest.raises(DataError, match="too few"):
         propose_mask(textured[:4])
-    with pytest.raises(OptionError, match="--varies"):
+    with pytest.raises(OptionError, match="varies"):
         propose_mask(textured, 0.0)
 
 
