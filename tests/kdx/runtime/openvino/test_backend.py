@@ -110,7 +110,7 @@ def test_bf16_is_the_networks_alone(graph) -> None:
 
 def test_bf16_is_refused_where_the_cpu_has_none(graph, monkeypatch) -> None:
     monkeypatch.setattr(openvino_load, "offers_bf16", lambda: False)
-    with pytest.raises(BackendError, match="no BF16"):
+    with pytest.raises(BackendError, match="does not support BF16"):
         kdx_openvino.openvino_bf16_backend(Graph.of(graph), 1)
 
 
