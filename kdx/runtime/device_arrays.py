@@ -1,6 +1,6 @@
-"""Images that lie on the GPU already: what CuPy, Numba, PyCUDA, torch and GPU frame grabbers hand over, without a copy.
+"""Images on the GPU, taken without a copy from CuPy, Numba, PyCUDA, torch and GPU frame grabbers.
 
-Two protocols tell where an array lies: ``__cuda_array_interface__`` (Numba) and ``__dlpack__`` (the array API).
+Two protocols describe such arrays: ``__cuda_array_interface__`` (Numba) and ``__dlpack__`` (the array API).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from kdx.errors import InputError
 
-# DLPack's numbers: memory that kernels can read by its address, and the legacy default stream.
+# DLPack's numbers of memory that kernels can read by its address, and of the legacy default stream.
 _DLPACK_CUDA = frozenset({2, 13})  # kDLCUDA, kDLCUDAManaged
 _LEGACY_STREAM = 1
 _DLPACK_UINT = 1
@@ -27,11 +27,11 @@ class DeviceArray:
     """C-contiguous uint8 values in device memory.
 
     Attributes:
-        pointer: Address of the first.
-        shape: Of one or more dimensions.
-        stream: The stream on which it is being written, to be waited for; None where it is complete.
-        ordinal: The number of its device; None where its maker does not say.
-        owner: What keeps the memory alive.
+        pointer: The address of the first value.
+        shape: The shape, of one or more dimensions.
+        stream: The stream that writes the array, for which readers must wait; None if it is complete.
+        ordinal: The number of the device; None if the array does not state it.
+        owner: The object that keeps the memory alive.
     """
 
     pointer: int
@@ -42,7 +42,7 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """The size in bytes."""
         return prod(self.shape)
 
     def reshape(self, *shape: int) -> DeviceArray:
@@ -57,19 +57,19 @@ class DeviceArray:
 
 
 def device_array(thing: object) -> DeviceArray | None:
-    """Return where an array lies on the GPU, or None for anything that does not lie there.
+    """Return the device array that an object describes, or None if the object does not lie on the GPU.
 
     Raises:
-        InputError: It does, and is not uint8, not C-contiguous, empty, or does not keep to its protocol.
+        InputError: The array is not uint8, not C-contiguous, empty, or violates its protocol.
     """
-    if isinstance(thing, np.ndarray):  # numpy speaks DLPack too
+    if isinstance(thing, np.ndarray):  # NumPy supports DLPack too
         return None
     if isinstance(thing, DeviceArray):
         return thing
-    # torch raises from the property itself where a tensor is on the CPU.
+    # torch's property raises an exception for a tensor on the CPU.
     interface = getattr(thing, "__cuda_array_interface__", None)
     ordinal = _dlpack_device(thing)
-    # Before its third version the interface says nothing of streams: DLPack does.
+    # Before version 3, the interface does not state the stream; DLPack does.
     if interface is not None and (interface.get("version", 0) >= 3 or ordinal is None):
         return _from_interface(thing, interface)
     return None if ordinal is None else _from_dlpack(thing, ordinal)
@@ -82,7 +82,7 @@ def _from_interface(thing: object, interface: dict[str, Any]) -> DeviceArray:
     if interface.get("mask") is not None:
         raise _refused("is masked", f"uint8 {shape} with a mask")
     _require_contiguous(shape, interface.get("strides"))
-    # A missing stream means nothing to wait for, but only since the interface has had one.
+    # A missing stream means that there is nothing to wait for, but only since version 3.
     old = interface.get("version", 0) < 3
     stream = interface.get("stream", _LEGACY_STREAM if old else None)
     if stream == 0:
@@ -108,7 +108,7 @@ class _Tensor(ctypes.Structure):
 
 
 def _dlpack_device(thing: object) -> int | None:
-    """Return the number of the CUDA device on which DLPack places an object, or None."""
+    """Return the number of the CUDA device of an object that supports DLPack, or None."""
     if not (hasattr(thing, "__dlpack__") and hasattr(thing, "__dlpack_device__")):
         return None
     kind, ordinal = thing.__dlpack_device__()
@@ -117,7 +117,7 @@ def _dlpack_device(thing: object) -> int | None:
 
 def _from_dlpack(thing: Any, ordinal: int) -> DeviceArray:
     try:
-        # The producer makes the legacy default stream wait for its own: that is the one to wait for then.
+        # The producer makes the legacy default stream wait for its own stream, so readers wait for that one.
         capsule = thing.__dlpack__(stream=_LEGACY_STREAM)
         address = _capsule_pointer(capsule, b"dltensor")
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
@@ -128,7 +128,7 @@ def _from_dlpack(thing: Any, ordinal: int) -> DeviceArray:
         raise _refused("is not uint8", f"type {tensor.code}, {tensor.bits} bits, {shape}")
     strides = tuple(tensor.strides[index] for index in range(tensor.ndim)) if tensor.strides else None
     _require_contiguous(shape, strides)
-    # A capsule that nobody consumes frees its tensor when it is itself freed: it is the owner.
+    # A capsule that is not consumed frees its tensor when it is freed itself, so it is the owner.
     pointer = (tensor.data or 0) + tensor.byte_offset
     return _checked(DeviceArray(pointer, shape, _LEGACY_STREAM, ordinal, (capsule, thing)))
 
@@ -140,7 +140,7 @@ def _capsule_pointer(capsule: object, name: bytes) -> int:
 
 
 def _require_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
-    """Check strides, which for uint8 are the same in bytes and in values."""
+    """Check strides, which are the same in bytes and in values for uint8."""
     if strides is None or 0 in shape:
         return
     dense = [prod(shape[axis + 1 :]) for axis in range(len(shape))]

@@ -92,7 +92,7 @@ def test_bf16_is_what_kdx_runs(variants, tmp_path):
 
 def test_bf16_is_not_served_from_a_cpu_that_cannot_try_it(variants, tmp_path, monkeypatch):
     monkeypatch.setattr(openvino_load, "offers_bf16", lambda: False)
-    with pytest.raises(BackendError, match="no BF16"):
+    with pytest.raises(BackendError, match="does not support BF16"):
         write_ir(open_bundle(variants), "bf16", tmp_path)
 
 

@@ -1,6 +1,6 @@
-"""What running an engine needs of CUDA, and nothing else, as one Protocol.
+"""The CUDA functions that running an engine needs, as one Protocol.
 
-Handles (pointers, streams, events, graphs) are plain integers: TensorRT takes them as they are.
+Handles (pointers, streams, events, graphs) are plain integers, which TensorRT accepts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdx.errors import BackendError
 from kdx.runtime.gpu import Gpu
 
-# After these the driver answers every call of the process with the same error.
+# After one of these errors, the driver returns it from every call of the process.
 _FATAL = frozenset(
     {
         "CUDA_ERROR_ASSERT",
@@ -36,8 +36,8 @@ class CudaError(BackendError):
     """A CUDA call failed.
 
     Attributes:
-        call: The function, ``cuMemAlloc``.
-        code: What it returned, ``CUDA_ERROR_OUT_OF_MEMORY``.
+        call: The name of the function, for example ``cuMemAlloc``.
+        code: The code that it returned, for example ``CUDA_ERROR_OUT_OF_MEMORY``.
     """
 
     def __init__(self, call: str, code: str, detail: str = "") -> None:
@@ -47,15 +47,15 @@ class CudaError(BackendError):
         if code in _FATAL:
             fix = "start the process again: CUDA does not recover from this error"
         elif code == "CUDA_ERROR_OUT_OF_MEMORY":
-            fix = "close other detectors, or build an engine of smaller batches"
+            fix = "close other detectors, or build an engine for smaller batches"
         super().__init__(f"CUDA's {call} failed: {code}{f' ({detail})' if detail else ''}", fix=fix)
 
 
 class CudaApi(Protocol):
-    """One CUDA context. Every method but ``close`` is called inside ``current``; every one raises ``CudaError``.
+    """A CUDA context. Every method except ``close`` is called inside ``current``; each may raise ``CudaError``.
 
     Attributes:
-        supports_graphs: Whether capture and launch exist; where not, the methods of graphs are never called.
+        supports_graphs: Whether capture and launch exist; if not, the methods for graphs are never called.
         ordinal: The device's number.
     """
 
@@ -63,11 +63,11 @@ class CudaApi(Protocol):
     ordinal: int
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the context current in the calling thread for a block, and restore what was current before."""
+        """Make the context current in the calling thread for a block, and restore the previous one after it."""
         ...
 
     def device(self) -> Gpu:
-        """Return what the device is."""
+        """Return a description of the device."""
         ...
 
     def allocate(self, nbytes: int) -> int:
@@ -79,15 +79,15 @@ class CudaApi(Protocol):
         ...
 
     def allocate_pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        """Return an array on page-locked host memory. Free it only when no view of it is used any more."""
+        """Return an array on page-locked host memory. It must not be freed while a view of it is in use."""
         ...
 
     def free_pinned(self, array: NDArray[Any]) -> None:
-        """Free what ``allocate_pinned`` returned."""
+        """Free an array of ``allocate_pinned``."""
         ...
 
     def create_stream(self) -> int:
-        """Create a stream that does not wait for the default stream."""
+        """Create a stream that does not synchronize with the default stream."""
         ...
 
     def destroy_stream(self, stream: int) -> None:
@@ -95,11 +95,11 @@ class CudaApi(Protocol):
         ...
 
     def synchronize(self, stream: int) -> None:
-        """Wait until a stream is done; errors of what ran on it come out here."""
+        """Wait until a stream is done; errors of its work are raised here."""
         ...
 
     def wait_for(self, stream: int, producer: int) -> None:
-        """Let a stream wait for what a foreign stream holds so far."""
+        """Let a stream wait for the work that another library's stream holds so far."""
         ...
 
     def copy_to_device(self, pointer: int, array: NDArray[Any], stream: int) -> None:
@@ -115,11 +115,11 @@ class CudaApi(Protocol):
         ...
 
     def begin_capture(self, stream: int) -> None:
-        """Record what this thread queues on the stream from now on, instead of running it."""
+        """From now on, record what this thread queues on the stream, without running it."""
         ...
 
     def end_capture(self, stream: int) -> int:
-        """End recording, well or not, and return the executable graph."""
+        """End recording, also after an error, and return the executable graph."""
         ...
 
     def launch(self, graph: int, stream: int) -> None:
@@ -131,7 +131,7 @@ class CudaApi(Protocol):
         ...
 
     def create_event(self) -> int:
-        """Create an event that keeps the time."""
+        """Create an event that records the time."""
         ...
 
     def destroy_event(self, event: int) -> None:
@@ -143,9 +143,9 @@ class CudaApi(Protocol):
         ...
 
     def elapsed_ms(self, start: int, end: int) -> float:
-        """Return the milliseconds between two events that have passed."""
+        """Return the milliseconds between two events that have occurred."""
         ...
 
     def close(self) -> None:
-        """Let go of the context. Closing twice is harmless."""
+        """Release the context. Closing twice is harmless."""
         ...

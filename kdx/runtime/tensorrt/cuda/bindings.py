@@ -1,6 +1,6 @@
-"""CUDA through NVIDIA's ``cuda-bindings``, in the device's primary context: the one that torch and CuPy use too."""
+"""CUDA through NVIDIA's ``cuda-bindings``, in the device's primary context, which torch and CuPy use too."""
 
-# ruff: noqa: D102 - CudaApi says what the methods do
+# ruff: noqa: D102 - CudaApi documents the methods
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ INSTALL = "pip install cuda-bindings"
 
 
 class CudaBindings:
-    """The primary context of a device, retained until ``close``: never created, for it is shared by the whole process.
+    """The primary context of a device, retained until ``close``. The whole process shares it.
 
     Args:
-        ordinal: The device's number; ``CUDA_VISIBLE_DEVICES`` chooses among several.
+        ordinal: The device's number; ``CUDA_VISIBLE_DEVICES`` selects among several devices.
 
     Raises:
         BackendError: The package or the driver is missing, or there is no such device.
@@ -41,10 +41,10 @@ class CudaBindings:
         except CudaError as error:
             raise BackendError(
                 f"CUDA finds no device {ordinal}: {error.code}",
-                expected="an NVIDIA GPU that the driver shows",
+                expected="an NVIDIA GPU that the driver reports",
                 fix="see what nvidia-smi lists, and what CUDA_VISIBLE_DEVICES hides",
             ) from error
-        # The package finds the driver's library only when it first calls it, and says so in exceptions of its own.
+        # The package loads the driver's library at its first call, and raises its own exceptions if that fails.
         except (RuntimeError, OSError) as error:
             raise BackendError(
                 f"the CUDA driver cannot be loaded: {error}", fix="install the NVIDIA driver on this machine"
@@ -52,7 +52,7 @@ class CudaBindings:
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the driver, check what it returns, and return its result or None."""
+        """Call a function of the driver, check its code, and return its result or None."""
         code, *results = getattr(self._driver, name)(*arguments)
         if code != self._driver.CUresult.CUDA_SUCCESS:
             raise CudaError(name, getattr(code, "name", str(code)), self._explain(code))
@@ -65,7 +65,7 @@ class CudaBindings:
     @contextmanager
     def current(self) -> Iterator[None]:
         if self._context is None:
-            raise BackendError("the CUDA context was let go of", fix="load the bundle again")
+            raise BackendError("the CUDA context was released", fix="load the bundle again")
         self._call("cuCtxPushCurrent", self._context)
         try:
             yield
@@ -116,7 +116,7 @@ class CudaBindings:
             self._call("cuEventRecord", event, producer)
             self._call("cuStreamWaitEvent", stream, event, 0)
         finally:
-            # The driver keeps an event that is waited for until it has passed.
+            # The driver keeps an event until the streams that wait for it have passed it.
             self._call("cuEventDestroy", event)
 
     def copy_to_device(self, pointer: int, array: NDArray[Any], stream: int) -> None:
@@ -129,7 +129,7 @@ class CudaBindings:
         self._call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
     def begin_capture(self, stream: int) -> None:
-        # Thread-local: what other threads do meanwhile, allocations of another detector included, does not spoil it.
+        # Thread-local, so that calls of other threads, such as allocations of another detector, do not invalidate it.
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call("cuStreamBeginCapture", stream, mode)
 

@@ -1,4 +1,4 @@
-"""The fixed memory of an engine: for each tensor one block on the device and one on page-locked host memory."""
+"""The fixed memory of an engine: for each tensor one block on the device and one in page-locked host memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Twin:
     """A tensor's memory for the largest batch; smaller batches use its beginning.
 
     Attributes:
-        host: Page-locked, ``(largest batch, ...)``.
-        pointer: On the device, as large.
+        host: The page-locked host memory, ``(largest batch, ...)``.
+        pointer: The address of the device memory of the same size.
     """
 
     host: NDArray[Any]
@@ -28,23 +28,26 @@ class Twin:
 
 
 class Buffers:
-    """Allocated once, so that addresses never change: CUDA graphs replay over them, whatever the batch.
+    """Memory that is allocated once, so that its addresses never change: CUDA graphs replay over them.
 
     Args:
         api: The CUDA context.
-        held: Frees everything when it is closed; it holds what was allocated even where a later allocation fails.
-        image_shape: ``(largest batch, H, W, C)``.
-        map_shape: ``(largest batch, h, w)``.
+        resources: Frees all memory when it is closed, also if a later allocation fails.
+        image_shape: The shape of the images, ``(largest batch, H, W, C)``.
+        map_shape: The shape of the maps, ``(largest batch, h, w)``.
 
     Attributes:
-        pointers: Each tensor's address on the device, by name.
+        image_pointer: The address of the images on the device.
+        pointers: The address of each tensor on the device, by name.
     """
 
-    def __init__(self, api: CudaApi, held: ExitStack, image_shape: tuple[int, ...], map_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, api: CudaApi, resources: ExitStack, image_shape: tuple[int, ...], map_shape: tuple[int, ...]
+    ) -> None:
         self._api = api
-        self._image = _allocate(api, held, image_shape, np.uint8)
-        self._maps = _allocate(api, held, map_shape, np.float32)
-        self._scores = _allocate(api, held, (image_shape[0], 1), np.float32)
+        self._image = _allocate(api, resources, image_shape, np.uint8)
+        self._maps = _allocate(api, resources, map_shape, np.float32)
+        self._scores = _allocate(api, resources, (image_shape[0], 1), np.float32)
         self.image_pointer = self._image.pointer
         self.pointers = {
             INPUT: self._image.pointer,
@@ -53,26 +56,26 @@ class Buffers:
         }
 
     def stage(self, images: NDArray[np.uint8]) -> None:
-        """Put images into page-locked memory."""
+        """Copy images into page-locked memory."""
         np.copyto(self._image.host[: len(images)], images, casting="no")
 
     def copy_in(self, count: int, stream: int) -> None:
-        """Queue the copy of so many staged images to the device."""
+        """Queue the copy of the first ``count`` staged images to the device."""
         self._api.copy_to_device(self._image.pointer, self._image.host[:count], stream)
 
     def copy_out(self, count: int, stream: int) -> None:
-        """Queue the copies of so many maps and scores to the host."""
+        """Queue the copies of the first ``count`` maps and scores to the host."""
         self._api.copy_to_host(self._maps.host[:count], self._maps.pointer, stream)
         self._api.copy_to_host(self._scores.host[:count], self._scores.pointer, stream)
 
     def outputs(self, count: int) -> Outputs:
-        """Return so many maps and scores in memory of their own: the next call overwrites this one."""
+        """Return copies of the first ``count`` maps and scores, which the next call would overwrite."""
         return Outputs(self._maps.host[:count].copy(), self._scores.host[:count].copy())
 
 
-def _allocate(api: CudaApi, held: ExitStack, shape: tuple[int, ...], dtype: type[np.generic]) -> Twin:
+def _allocate(api: CudaApi, resources: ExitStack, shape: tuple[int, ...], dtype: type[np.generic]) -> Twin:
     host = api.allocate_pinned(shape, dtype)
-    held.callback(api.free_pinned, host)
+    resources.callback(api.free_pinned, host)
     pointer = api.allocate(host.nbytes)
-    held.callback(api.free, pointer)
+    resources.callback(api.free, pointer)
     return Twin(host, pointer)

@@ -1,4 +1,4 @@
-"""What TensorRT creates, or a proper error: its Python bindings refuse in two ways, neither of which says why."""
+"""Errors for objects that TensorRT fails to create: its bindings report that in two ways, without a reason."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from kdx.errors import BackendError
 
-# What pybind11 says where a class's factory gave nothing.
+# The message of pybind11 if a class's factory returns nothing.
 _NOTHING = "factory function returned nullptr"
 
 
 def created(what: str, make: Callable[[], Any], explain: Callable[[], str] = lambda: "") -> Any:
-    """Return what TensorRT makes.
+    """Return an object that TensorRT creates.
 
     Args:
-        what: In words, with its article.
-        make: Makes it. Constructors of the bindings raise ``TypeError`` where TensorRT makes nothing, for example
-            where CUDA cannot start; methods return None.
+        what: The object's name for messages, with its article.
+        make: Creates it. If TensorRT fails, for example because CUDA does not start, constructors of the
+            bindings raise ``TypeError``, and methods return None.
         explain: Returns what TensorRT logged.
 
     Raises:
-        BackendError: It makes nothing.
+        BackendError: TensorRT did not create it.
     """
     try:
         made = make()
@@ -32,7 +32,7 @@ def created(what: str, make: Callable[[], Any], explain: Callable[[], str] = lam
     if made is None:
         raise BackendError(
             f"TensorRT cannot create {what}",
-            received=explain() or "nothing, and no reason in its log",
+            received=explain() or "nothing, without a reason in its log",
             fix="CUDA may not start here: see what nvidia-smi lists, whether its driver is new enough for this "
             "TensorRT, and kdx doctor; or another process may hold the GPU's memory",
         )

@@ -1,4 +1,4 @@
-"""An optimisation profile's execution context: the batch it is set to, and the graphs captured of it."""
+"""The execution context of an optimisation profile, its current batch, and the CUDA graphs captured of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdx.runtime.tensorrt.cuda.api import CudaApi
 
 
 class Work(enum.Enum):
-    """What is queued, or captured, at once."""
+    """The work that is queued, or captured, as one unit."""
 
     FROM_HOST = "copy in, layers, copy out"
     FROM_DEVICE = "layers, copy out"
@@ -21,18 +21,20 @@ class Work(enum.Enum):
 
 
 class Profile:
-    """A graph belongs to the batch that its context is set to: another batch drops it.
+    """An execution context and its CUDA graphs, which belong to the current batch: another batch drops them.
 
     Args:
         api: The CUDA context.
-        context: TensorRT's ``IExecutionContext``, switched to its profile.
+        context: TensorRT's ``IExecutionContext``, switched to the profile.
         capacity: The profile's largest batch.
         explain: Returns what TensorRT logged last, for messages.
 
     Attributes:
-        ran: Whether a plain enqueue of this batch went well. TensorRT defers work to the first one after a change: it
-            cannot be captured.
-        graphs: What was captured.
+        context: The execution context.
+        capacity: The profile's largest batch.
+        ran: Whether a plain enqueue of the current batch succeeded. TensorRT defers work to the first
+            enqueue after a change, which therefore must not be captured.
+        graphs: The captured graphs, by what they contain.
     """
 
     def __init__(self, api: CudaApi, context: Any, capacity: int, explain: Callable[[], str]) -> None:
@@ -57,14 +59,14 @@ class Profile:
         require(self.context.execute_async_v3(stream), f"run a batch of {self._batch}", self._explain)
 
     def capture(self, work: Work, stream: int, queue: Callable[[], None]) -> None:
-        """Capture what ``queue`` queues; the stream is out of capture again whatever happens.
+        """Capture what ``queue`` queues, and end the capture in any case.
 
         Raises:
-            BackendError: It cannot be captured.
+            BackendError: The capture failed.
         """
         capturable = getattr(self.context, "is_stream_capturable", None)  # TensorRT for RTX
         if capturable is not None and not capturable(stream):
-            raise BackendError("the engine needs memory of its own while it runs", fix="build the engine again")
+            raise BackendError("the engine allocates memory while it runs", fix="build the engine again")
         self._api.begin_capture(stream)
         try:
             queue()
@@ -75,12 +77,12 @@ class Profile:
         self.graphs[work] = self._api.end_capture(stream)
 
     def forget(self) -> None:
-        """Drop the graphs, and what is believed of the context."""
+        """Drop the graphs, and what is known about the state of the context."""
         self.drop_graphs()
         self.ran, self._batch = False, None
 
     def drop_graphs(self) -> None:
-        """Destroy the graphs; one that cannot be destroyed is forgotten."""
+        """Destroy the graphs, and forget those that fail to be destroyed."""
         while self.graphs:
             _, graph = self.graphs.popitem()
             with suppress(BackendError):
@@ -88,7 +90,7 @@ class Profile:
 
 
 def require(done: bool, what: str, explain: Callable[[], str]) -> None:
-    """Raise ``BackendError`` with what TensorRT logged unless it says that something was done."""
+    """Raise ``BackendError`` with TensorRT's log if TensorRT reports that something failed."""
     if not done:
         log = explain()
         raise BackendError(f"TensorRT could not {what}{f': {log}' if log else ''}")

@@ -1,8 +1,8 @@
 """Runs an engine: fixed memory, one stream, an execution context for each optimisation profile, and CUDA graphs.
 
-The first call of a shape is a plain enqueue: TensorRT does what it deferred, and errors show, before a capture. The
-second call in a row captures; from then on the whole call (copies and layers) is one launch. A graph belongs to the
-shape that its context is set to: another batch size in the same profile drops it.
+The first call of a shape is a plain enqueue, so that TensorRT completes deferred work, and errors occur, before a
+capture. The second call in a row is captured, and later calls launch the copies and the layers as one graph. A
+graph belongs to the current shape of its context: another batch size in the same profile drops it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from kdx.runtime.tensorrt.cuda.profile import Profile, Work, require
 class GraphState(str, enum.Enum):
     """How calls are launched."""
 
-    OFF = "off"  # not asked for, or not possible with this CUDA API
-    WAITING = "waiting"  # no shape was called twice in a row so far
+    OFF = "off"  # not requested, or not supported by this CUDA API
+    WAITING = "waiting"  # no shape was used twice in a row so far
     CAPTURED = "captured"
-    FAILED = "failed"  # plain enqueues; the reason was warned of
+    FAILED = "failed"  # calls are plain enqueues; a warning gave the reason
 
 
 class StageTimes(NamedTuple):
-    """Where a call's time goes on the GPU, by CUDA events, in milliseconds."""
+    """The times of a call's stages on the GPU, measured with CUDA events, in milliseconds."""
 
     h2d_ms: float
     compute_ms: float
@@ -47,19 +47,22 @@ class EngineRunner:
     """An engine ready to run. Calls from several threads are safe, one after the other.
 
     Args:
-        api: The CUDA context. It stays the caller's: ``close`` does not close it.
-        engine: TensorRT's ``ICudaEngine``, with the tensors of the graph contract. It becomes the runner's: no one else
-            may hold it after ``close``.
+        api: The CUDA context. The caller owns it: ``close`` does not close it.
+        engine: TensorRT's ``ICudaEngine``, with the tensors of a kdx graph. The runner owns it: the caller
+            must not keep it after ``close``.
         batches: The largest batch of each optimisation profile, ascending.
-        create_context: Makes an execution context of the engine.
-        cuda_graph: Whether to capture.
+        create_context: Creates an execution context of the engine.
+        cuda_graph: Whether to capture CUDA graphs.
         explain: Returns what TensorRT logged last, for messages.
 
     Attributes:
         graph_failure: Why capture failed, or an empty string.
+        image_shape: The height, width and channels of the images.
+        max_batch: The largest batch.
 
     Raises:
-        BackendError: The engine is not what ``batches`` say, or memory does not suffice. Nothing stays allocated.
+        BackendError: The engine's profiles differ from ``batches``, or there is not enough memory. Nothing
+            stays allocated.
     """
 
     def __init__(
@@ -83,22 +86,26 @@ class EngineRunner:
         _require_profiles(engine, batches)
         self.image_shape = tuple(engine.get_tensor_shape(INPUT))[1:]
         self.max_batch = batches[-1]
-        with api.current(), ExitStack() as held:
-            held.callback(self._release)
+        with api.current(), ExitStack() as resources:
+            resources.callback(self._release)
             for index, capacity in enumerate(batches):
                 self._profiles.append(Profile(api, self._make_context(create_context, index), capacity, explain))
             largest = (self.max_batch, *self.image_shape)
             self._profiles[-1].set_batch(largest)
             map_shape = tuple(self._profiles[-1].context.get_tensor_shape(MAP))
-            self._buffers = Buffers(api, held, largest, map_shape)
+            self._buffers = Buffers(api, resources, largest, map_shape)
             for profile in self._profiles:
                 for name, pointer in self._buffers.pointers.items():
                     require(profile.context.set_tensor_address(name, pointer), f"take the address of {name}", explain)
-            self._held: ExitStack = held.pop_all()
+            self._resources: ExitStack = resources.pop_all()
 
     def _make_context(self, create_context: Callable[[Any], Any], index: int) -> Any:
         context, stream = create_context(self._engine), self._current_stream()
-        require(context is not None, "create an execution context, perhaps for want of memory", self._explain)
+        require(
+            context is not None,
+            "create an execution context, possibly because there is not enough memory",
+            self._explain,
+        )
         require(context.set_optimization_profile_async(index, stream), f"switch to profile {index}", self._explain)
         self._api.synchronize(stream)
         return context
@@ -117,13 +124,13 @@ class EngineRunner:
 
         Raises:
             InputError: Another type or shape than the engine's, or too many images.
-            BackendError: CUDA or TensorRT failed. The next call starts afresh.
+            BackendError: CUDA or TensorRT failed. The next call begins with a plain enqueue.
         """
         on_device = isinstance(images, DeviceArray)
         work = Work.FROM_DEVICE if on_device else Work.FROM_HOST
         with self._ready(images) as profile:
             count = images.shape[0]
-            # Capturing runs nothing, so it may come before the images; where it fails, the stream is another after it.
+            # Capturing runs nothing, so it may precede the images. If it fails, the current stream is a new one.
             graph = self._graph(profile, images.shape, work)
             stream = self._current_stream()
             self._stage(images, stream)
@@ -136,11 +143,11 @@ class EngineRunner:
             return self._buffers.outputs(count)
 
     def timed_run(self, images: NDArray[np.uint8] | DeviceArray) -> tuple[Outputs, StageTimes]:
-        """Run a batch by plain enqueues and time its three stages; of images on the device the first is a copy there.
+        """Run a batch with a plain enqueue, and time its three stages; images on the device are copied within it.
 
         Raises:
-            InputError: As ``run``.
-            BackendError: As ``run``.
+            InputError: The batch does not fit the engine, see ``run``.
+            BackendError: CUDA or TensorRT failed.
         """
         with self._ready(images) as profile, self._events(4) as events:
             count = images.shape[0]
@@ -163,10 +170,10 @@ class EngineRunner:
             return self._buffers.outputs(count), StageTimes(*times)
 
     def compute_only(self, count: int, runs: int) -> list[float]:
-        """Time the layers alone on so many images that lie on the device already.
+        """Time the layers alone on ``count`` images that already lie on the device.
 
         Returns:
-            Milliseconds of each run, launched as ``run`` launches: as a graph, where that is possible.
+            The milliseconds of each run, which is launched as a graph if possible, as in ``run``.
         """
         images = np.zeros((count, *self.image_shape), np.uint8)
         with self._ready(images) as profile, self._events(2) as (start, end):
@@ -189,14 +196,14 @@ class EngineRunner:
             return times
 
     def close(self) -> None:
-        """Free everything, whatever fails while doing so. Closing twice is harmless."""
+        """Free all resources, even if freeing one of them fails. Closing twice is harmless."""
         with self._lock:
             if self._engine is None:
                 return
-            # Inside, for contexts and engine free device memory as they go; graphs before what they run over.
+            # In the context, because execution contexts and engine free device memory; graphs before their memory.
             with self._api.current():
                 try:
-                    with self._held:
+                    with self._resources:
                         self._release()
                 finally:
                     self._engine = None
@@ -211,7 +218,7 @@ class EngineRunner:
 
     @contextmanager
     def _ready(self, images: NDArray[np.uint8] | DeviceArray) -> Iterator[Profile]:
-        """Hold the engine for one call, with its smallest profile that takes the images set to their number."""
+        """Lock the engine for one call, and yield its smallest profile that takes the images, set to their number."""
         with self._lock:
             if self._engine is None:
                 raise BackendError("the detector is closed", fix="load the bundle again")
@@ -221,9 +228,9 @@ class EngineRunner:
                 try:
                     profile.set_batch(images.shape)
                     yield profile
-                # Also an interrupt leaves work in the stream that must not meet the next call's.
+                # Even an interrupt leaves work in the stream, which must not mix with the work of the next call.
                 except BaseException:
-                    self._start_afresh(profile)
+                    self._reset(profile)
                     raise
 
     def _check(self, images: NDArray[np.uint8] | DeviceArray) -> None:
@@ -231,7 +238,7 @@ class EngineRunner:
         dtype = "uint8" if isinstance(images, DeviceArray) else str(images.dtype)
         if dtype != "uint8" or shape[1:] != self.image_shape or not 1 <= shape[0] <= self.max_batch:
             raise InputError(
-                "the engine does not take this batch",
+                "the batch does not fit the engine",
                 expected=f"uint8 (1 to {self.max_batch}, {height}, {width}, {channels})",
                 received=f"{dtype} {shape}",
             )
@@ -243,11 +250,11 @@ class EngineRunner:
             )
 
     def _stage(self, images: NDArray[np.uint8] | DeviceArray, stream: int) -> None:
-        """Bring images to where every graph and enqueue reads them."""
+        """Copy images to the memory from which every graph and enqueue reads them."""
         if not isinstance(images, DeviceArray):
             self._buffers.stage(images)
             return
-        # A copy within the device takes microseconds, keeps addresses fixed, and asks no alignment of the producer.
+        # A copy within the device takes microseconds, keeps addresses fixed, and requires no alignment.
         if images.stream is not None:
             self._api.wait_for(stream, images.stream)
         self._api.copy_on_device(self._buffers.image_pointer, images.pointer, images.nbytes, stream)
@@ -260,14 +267,14 @@ class EngineRunner:
             self._buffers.copy_out(count, stream)
 
     def _graph(self, profile: Profile, shape: tuple[int, ...], work: Work) -> int | None:
-        """Return the graph of this batch, captured now if need be, or None where a plain enqueue is due."""
+        """Return the graph of this batch, which may be captured now, or None if a plain enqueue is needed."""
         if work not in profile.graphs and profile.ran and self._cuda_graph:
             stream = self._current_stream()
             try:
                 profile.capture(work, stream, lambda: self._queue(profile, shape[0], work, stream))
             except BackendError as error:
-                # Half a capture may have left its mark on context and stream.
-                self._start_afresh(profile)
+                # A failed capture may have changed the state of context and stream.
+                self._reset(profile)
                 profile.set_batch(shape)
                 self._give_up_graphs(error)
         return profile.graphs.get(work)
@@ -278,13 +285,13 @@ class EngineRunner:
         for profile in self._profiles:
             profile.drop_graphs()
         warnings.warn(
-            f"CUDA graphs are off for this detector, which makes it slower and changes no result: {error.message}",
+            f"CUDA graphs are off for this detector, which is slower but has the same results: {error.message}",
             RuntimeWarning,
             stacklevel=2,
         )
 
-    def _start_afresh(self, profile: Profile) -> None:
-        """After a failure: nothing of the failed call is left, and the next one begins with a plain enqueue."""
+    def _reset(self, profile: Profile) -> None:
+        """Discard the work of a failed call; the next call begins with a plain enqueue."""
         profile.forget()
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -300,23 +307,23 @@ class EngineRunner:
 
     @contextmanager
     def _events(self, count: int) -> Iterator[list[int]]:
-        with ExitStack() as held:
+        with ExitStack() as resources:
             events = []
             for _ in range(count):
                 events.append(self._api.create_event())
-                held.callback(self._api.destroy_event, events[-1])
+                resources.callback(self._api.destroy_event, events[-1])
             yield events
 
 
 def _require_profiles(engine: Any, batches: Sequence[int]) -> None:
-    """Check that the engine has the profiles that its record names."""
+    """Check that the engine has the optimisation profiles of its record."""
     profiles = range(engine.num_optimization_profiles)
     largest = [engine.get_tensor_profile_shape(INPUT, index)[2] for index in profiles]
-    found = [tuple(shape)[0] for shape in largest]  # noqa: RUF015 - TensorRT's Dims are no sequence
-    if found != list(batches) or sorted(set(found)) != found or not found:
+    actual = [tuple(shape)[0] for shape in largest]  # noqa: RUF015 - TensorRT's Dims are not a sequence
+    if actual != list(batches) or sorted(set(actual)) != actual or not actual:
         raise BackendError(
-            "the engine's optimisation profiles are not those of its record",
+            "the engine's optimisation profiles differ from its record",
             expected=f"largest batches {list(batches)}",
-            received=f"{found}",
-            fix="build the engine again with --force",
+            received=f"{actual}",
+            fix="build the engine again with `force=True`",
         )

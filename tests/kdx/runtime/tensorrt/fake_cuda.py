@@ -131,7 +131,7 @@ class FakeCuda:
     @contextmanager
     def current(self) -> Iterator[None]:
         if not self.retained:
-            raise self.misuse("a context that was let go of is made current")
+            raise self.misuse("a released context is made current")
         if self.fails("push"):
             raise CudaError("push", "CUDA_ERROR_UNKNOWN")
         self._thread.depth = getattr(self._thread, "depth", 0) + 1

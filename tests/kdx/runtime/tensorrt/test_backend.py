@@ -231,7 +231,7 @@ def test_an_engine_of_another_graph_contract(bundle, cuda, monkeypatch):
 
 def test_profiles_that_are_not_those_of_the_record(bundle, cuda):
     write_engine(bundle, batches=[1, 8])
-    with pytest.raises(BackendError, match="not those of its record"):
+    with pytest.raises(BackendError, match="differ from its record"):
         open_backend(bundle, cuda)
 
 

@@ -205,7 +205,7 @@ def test_it_lives_in_the_current_context_and_ends_none(driver):
     cuda.close()
     cuda.close()
     assert Context.stack() == [context]
-    with pytest.raises(BackendError, match="let go of"), cuda.current():
+    with pytest.raises(BackendError, match="was released"), cuda.current():
         pass
 
 
@@ -262,7 +262,7 @@ def test_it_has_no_graphs(driver):
     Context().push()
     cuda = CudaPycuda()
     for call in (lambda: cuda.begin_capture(1), lambda: cuda.end_capture(1), lambda: cuda.launch(1, 1)):
-        with pytest.raises(BackendError, match="no CUDA graphs"):
+        with pytest.raises(BackendError, match="does not support CUDA graphs"):
             call()
 
 

@@ -179,7 +179,7 @@ def test_an_engine_that_says_that_it_cannot_be_captured_is_not(cuda, runner, ima
     for profile in runner._profiles:
         profile.context.is_stream_capturable = lambda stream: False
     runner.run(images[:1])
-    with pytest.warns(RuntimeWarning, match="needs memory of its own"):
+    with pytest.warns(RuntimeWarning, match="allocates memory while it runs"):
         assert_right(runner.run(images[:1]), images[:1])
     assert "begin_capture" not in cuda.calls
 
