@@ -38,7 +38,7 @@ def write(path: Path, scores, **options) -> None:
 
 def test_what_is_written_is_read_in_order(tmp_path):
     write(tmp_path / "line.log", [0.5, float("nan"), 0.25])
-    write(tmp_path / "line.log", [float("inf"), 1.0])  # the next shift goes on
+    write(tmp_path / "line.log", [float("inf"), 1.0])  # the next shift continues the log
     found = read_log(tmp_path / "line.log")
     np.testing.assert_array_equal(found.scores, [0.5, np.nan, 0.25, np.nan, 1.0])
     assert (np.diff(found.times) >= 0).all()

@@ -92,7 +92,7 @@ def test_dlpack(kind):
     thing = OnGpu(values, (kind, 3))
     array = device_array(thing)
     assert (array.pointer, array.shape, array.ordinal) == (values.ctypes.data, (2, 4, 3), 3)
-    # The producer was told which stream is waited for.
+    # The producer was given the stream that waits for it.
     assert thing.asked == [array.stream] == [1]
 
 

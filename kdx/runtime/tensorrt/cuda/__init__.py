@@ -1,1 +1,1 @@
-"""CUDA without torch: memory, streams, events and graphs behind one Protocol, and what runs an engine on them."""
+"""CUDA without torch: memory, streams, events and graphs through one Protocol, and the runner of engines."""

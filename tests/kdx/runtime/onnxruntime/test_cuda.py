@@ -150,14 +150,14 @@ def test_a_build_without_the_provider_is_named(graph, factory, provider):
 
 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
-def test_a_machine_without_a_gpu_is_told_so(graph, monkeypatch):
+def test_a_machine_without_a_gpu_is_an_error(graph, monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     with pytest.raises(BackendError, match="needs an NVIDIA GPU"):
         OnnxRuntimeCuda(Graph.of(graph))
 
 
 def test_a_session_on_the_cpu_is_refused(graph, monkeypatch, capsys):
-    """What ONNX Runtime does where CUDA's libraries are missing: it logs, and goes on on the CPU."""
+    """What ONNX Runtime does where CUDA's libraries are missing: it logs that, and continues on the CPU."""
     monkeypatch.setattr(backend, "gpus", lambda: (Gpu("A GPU", "8.9", "13.0"),))
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13"))

@@ -219,7 +219,7 @@ def test_another_context_is_put_back(driver):
     assert Context.get_current() is theirs
 
 
-def test_errors_are_told_with_call_and_code(driver):
+def test_errors_name_call_and_code(driver):
     Context().push()
     cuda = CudaPycuda()
     with pytest.raises(CudaError, match=r"cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY \(out of memory\)"):

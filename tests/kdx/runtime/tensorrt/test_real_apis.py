@@ -101,7 +101,7 @@ class Recorder:
 
         def call(*arguments):
             self.calls.append(name)
-            # Without a driver this gets as far as the call into its library, behind the conversion of the arguments.
+            # Without a driver this gets as far as the call into its library, after the conversion of the arguments.
             try:
                 real(*arguments)
             except (TypeError, ValueError, OverflowError):
@@ -172,13 +172,13 @@ def test_a_code_that_is_not_success_is_raised(driver, monkeypatch):
 
 
 @pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
-def test_a_machine_without_a_driver_is_told_so(driver):
+def test_a_machine_without_a_driver_is_an_error(driver):
     with pytest.raises(BackendError, match=r"driver cannot be loaded|finds no device") as caught:
         CudaBindings()
     assert "nvidia" in caught.value.fix.lower()
 
 
-def test_a_missing_package_is_told(monkeypatch):
+def test_a_missing_package_is_an_error(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f"No module named '{name}'")
 

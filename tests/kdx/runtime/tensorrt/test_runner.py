@@ -248,7 +248,7 @@ def test_compute_only_replays_the_layers_alone(cuda, runner, images):
 
 
 def script(cuda: FakeCuda, images: np.ndarray, failure: int | None) -> tuple[list[str], list[str]]:
-    """Load, run in all ways, close; return what was raised and warned of. What must hold after a failure is checked."""
+    """Load, run in every mode, close; return errors and warnings. What must be true after a failure is checked."""
     raised: list[str] = []
     array = upload(cuda, images[:2])
     del cuda.calls[:]
@@ -320,7 +320,7 @@ def test_any_one_call_may_fail(cuda, images, failure):
     raised, warned = script(cuda, images, failure)
     failed = CALLS[failure - 1]
     assert cuda.calls[failure - 1] == failed
-    # A graph that cannot be destroyed is forgotten; everything else is told, once, one way or the other.
+    # A graph that cannot be destroyed is forgotten; every other failure is reported, once, as an error or a warning.
     assert len(raised) + len(warned) == (failed != "destroy_graph")
 
 
@@ -425,10 +425,10 @@ def test_closing_while_others_run(cuda, images):
         return "never closed"
 
     with ThreadPoolExecutor(4) as pool:
-        told = [pool.submit(work, index) for index in range(4)]
+        messages = [pool.submit(work, index) for index in range(4)]
         begun.wait()
         runner.close()
-        assert {future.result() for future in told} == {"the detector is closed"}
+        assert {future.result() for future in messages} == {"the detector is closed"}
 
 
 # The fake itself: what it is there to notice, it notices

@@ -118,7 +118,7 @@ def test_a_compiled_detector_stays_in_its_thread(detector, frames, reference, mo
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_machine_without_cuda_is_told_so(detector):
+def test_a_machine_without_cuda_is_an_error(detector):
     with pytest.raises(BackendError, match="no CUDA device"):
         TorchCuda(detector)
 
