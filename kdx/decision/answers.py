@@ -1,11 +1,11 @@
 """Checks of a graph's answer for one image, the map and the score, before a decision is based on it.
 
-A runtime may return NaN everywhere in the map and still a finite score: OpenVINO's maximum over NaN is
--3.4e38. Map and score are therefore both checked, before stitching, level map and region of interest, each
-of which could hide a value that is not finite. Distances are never negative, and the lowest value that a
-method builds from them is derived here from the pair's declaration. A lower answer was not computed by that
-method; neither was a score that is not the maximum of its map although the declaration says that it is.
-``embed/src/answers.cpp`` is the counterpart.
+A runtime may return NaN everywhere in the map and still a finite score: OpenVINO's maximum over NaN
+is -3.4e38. Map and score are therefore both checked, before stitching, level map and region of
+interest, each of which could hide a value that is not finite. Distances are never negative, and the
+lowest value that a method builds from them is derived here from the pair's declaration. A lower
+answer was not computed by that method; neither was a score that is not the maximum of its map
+although the declaration says that it is. ``embed/src/answers.cpp`` is the counterpart.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from numpy.typing import NDArray
 
 from kdx.bundle.pair_spec import Combine, Distance, Join, MapSpec, PairSpec, ScoreRule
 
-# The largest distance by which rounding may move a cosine distance, which is 0 to 2, below 0. After the taps,
-# every precision computes in FP32: the error of a sum over C channels is at most (C + 8) / 2^24, which is half
-# of this for 16,000 channels. Half a squared distance, a sum of squares, never becomes negative.
+# The largest distance by which rounding may move a cosine distance, which is 0 to 2, below 0. After
+# the taps, every precision computes in FP32: the error of a sum over C channels is at most (C + 8)
+# / 2^24, which is half of this for 16,000 channels. Half a squared distance, a sum of squares,
+# never becomes negative.
 ROUNDING = 2.0**-9
 _DISTANCES = {
     Distance.HALF_SQUARED_L2: (0.0, 2.0 + ROUNDING),
     Distance.COSINE: (-ROUNDING, 2.0 + ROUNDING),
 }
 
-# The largest difference of a score from the maximum of its map, relative to the score. The maximum is one of
-# the map's values, and every precision computes in FP32 after the taps: the two differ by a few roundings of
-# FP32 at most, where a runtime computes the map's last step twice. The bound is twice the error of rounding a
-# score to BF16, the coarsest format here.
+# The largest difference of a score from the maximum of its map, relative to the score. The maximum
+# is one of the map's values, and every precision computes in FP32 after the taps: the two differ by
+# a few roundings of FP32 at most, where a runtime computes the map's last step twice. The bound is
+# twice the error of rounding a score to BF16, the coarsest format here.
 SCORE_TOLERANCE = 2.0**-8
 # The smallest normal number of FP32: a runtime may replace smaller ones by zero.
 _SMALLEST = 2.0**-126
@@ -96,7 +97,8 @@ def answer_limits(spec: PairSpec | None, map_size: tuple[int, int]) -> AnswerLim
     first, second = ranges[0], ranges[-1]
     if spec.join is Join.CONFIRMED:
         first = _times(first, _confirming(second))
-    # The score of a frame in tiles is a maximum of its tiles' scores, and therefore not below these.
+    # The score of a frame in tiles is a maximum of its tiles' scores, and therefore not below
+    # these.
     cells = 1 if spec.score is ScoreRule.MAX else map_size[0] * map_size[1]
     scores = [(cells * low, cells * high) for low, high in (first, second)]
     score = {Join.SCORE_SECOND: scores[1], Join.SCORE_BOTH: _times(*scores)}.get(spec.join, scores[0])

@@ -1,10 +1,11 @@
 """Normalisation per position, for parts that always lie in the same place.
 
-Good parts have higher map values in some places, such as edges, than in others. Dividing the map by the
-level map, the highest values of good parts at each position, lets a faint defect in a uniform area count
-as much as a strong one on an edge: 1 is the highest value that good parts reach. The division is part of
-the post-processing after the graph, before the region of interest, and the score is computed again from
-the divided map by the bundle's own rule. ``embed/src/level_map.cpp`` has the same definition.
+Good parts have higher map values in some places, such as edges, than in others. Dividing the map by
+the level map, the highest values of good parts at each position, lets a faint defect in a uniform
+area count as much as a strong one on an edge: 1 is the highest value that good parts reach. The
+division is part of the post-processing after the graph, before the region of interest, and the
+score is computed again from the divided map by the bundle's own rule. ``embed/src/level_map.cpp``
+has the same definition.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from kdx.imaging.frame_faults import FrameLimits
 from kdx.storage.files import sha256_bytes
 from kdx.storage.npy import encode_array
 
-# Maxima are widened by this share of the map's shorter side, because the position of parts varies a little.
+# Maxima are widened by this share of the map's shorter side, because the position of parts varies a
+# little.
 RADIUS = 0.02
 # The lowest level, as a share of the median: nothing is divided by a value near zero.
 FLOOR = 0.25

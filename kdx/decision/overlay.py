@@ -12,7 +12,8 @@ from scipy.ndimage import binary_erosion
 from kdx.decision.verdict import Decision, Verdict
 from kdx.imaging.images import centred_box
 
-# Colours from low values to values far above the threshold, interpolated linearly; readable in grey as well.
+# Colours from low values to values far above the threshold, interpolated linearly; readable in grey
+# as well.
 _COLOURS = np.array([[20, 11, 52], [90, 16, 110], [187, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
 _STRONGEST_BLEND = 0.75  # the image stays visible everywhere
 _CAPTION_HEIGHT = 40
@@ -35,15 +36,17 @@ def render_overlay(
 ) -> Image.Image:
     """Draw an image and, beside it, the image with its heat map, an outline at the pixel threshold, and a caption.
 
-    Colour begins at half the pixel threshold and is strongest at twice the threshold. Without a threshold,
-    it is strongest at the map's own maximum, however low that is, and the caption says so.
+    Colour begins at half the pixel threshold and is strongest at twice the threshold. Without a
+    threshold, it is strongest at the map's own maximum, however low that is, and the caption says
+    so.
 
     Args:
         image: The image, uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
         verdict: The verdict on it.
         name: The file's name, for the caption.
         field_of_view: The share of each side, centred, that the map covers; the rest is darkened.
-        included: The region of interest, bool ``(H, W)``; the rest is darkened. None for the whole image.
+        included: The region of interest, bool ``(H, W)``; the rest is darkened. None for the whole
+            image.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
@@ -151,7 +154,8 @@ def caption_lines(verdict: Verdict, name: str, own_scale: float | None) -> tuple
     Args:
         verdict: The verdict.
         name: The file's name.
-        own_scale: The map's maximum, if it defines the colour scale because there is no threshold; else None.
+        own_scale: The map's maximum, if it defines the colour scale because there is no threshold;
+            else None.
     """
     margin = ""
     if verdict.margin is not None:

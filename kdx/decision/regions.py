@@ -62,7 +62,8 @@ def find_regions(
         pixel_threshold: The value that all values of a region exceed.
         image_size: The height and width of the camera's image.
         field_of_view: The share of each side of the image, centred, that the map covers.
-        min_area: The smallest area of a region, in pixels of the camera; smaller regions are omitted.
+        min_area: The smallest area of a region, in pixels of the camera; smaller regions are
+            omitted.
         pixel_size_um: The length on the part that one pixel of the camera shows, in micrometres.
 
     Raises:

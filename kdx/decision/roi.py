@@ -1,11 +1,11 @@
 """The region of interest: the pixels of the camera's image that may reject a part; the others are ignored.
 
 It is part of the post-processing after the graph, the same for every backend: the score is computed
-again, by the bundle's own rule, from the pixels that count. The graph needs no additional input, and the
-region can change without another export. ``embed/src/roi.cpp`` has the same definition.
+again, by the bundle's own rule, from the pixels that count. The graph needs no additional input,
+and the region can change without another export. ``embed/src/roi.cpp`` has the same definition.
 
-A pixel of the map counts if every pixel of the camera's image that it covers, in whole or in part, is
-included. The map's ``h × w`` pixels divide the field of view evenly.
+A pixel of the map counts if every pixel of the camera's image that it covers, in whole or in part,
+is included. The map's ``h × w`` pixels divide the field of view evenly.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from kdx.imaging.image_files import decoding, load_upright, open_image, upright_
 from kdx.imaging.images import encode_png
 from kdx.imaging.resampling import any_within
 
-# In grey levels: the noise of a pixel usually stays below this limit, and variation between parts exceeds it.
+# In grey levels: the noise of a pixel usually stays below this limit, and variation between parts
+# exceeds it.
 VARIES = 4.0
 _FEWEST = 5
-# A proposed mask is widened by this share of the shorter side, because the position of parts varies a little.
+# A proposed mask is widened by this share of the shorter side, because the position of parts varies
+# a little.
 _MARGIN = 0.02
 
 
@@ -53,7 +55,8 @@ class RoiFrame:
         image_size: The height and width of the camera's image.
         map_size: The height and width of the map.
         field_of_view: The share of each side of the image, centred, that the map covers.
-        rule: How the returned map becomes the score; None if the score is not computed from it alone.
+        rule: How the returned map becomes the score; None if the score is not computed from it
+            alone.
     """
 
     image_size: tuple[int, int]
@@ -213,8 +216,8 @@ def _decode_roi(path: Path, data: bytes | None, frame: RoiFrame) -> Roi:
 def set_roi(bundle: Bundle, roi: Roi | None) -> Bundle:
     """Set or remove the region of interest of a bundle on disk, in one step, and return the bundle.
 
-    Its thresholds stay, but are not valid until the bundle is calibrated in this region. A signature is
-    removed.
+    Its thresholds stay, but are not valid until the bundle is calibrated in this region. A
+    signature is removed.
 
     Raises:
         BundleError: The bundle on disk was replaced meanwhile.
@@ -231,8 +234,9 @@ def encode_roi(roi: Roi) -> bytes:
 def propose_mask(images: Iterable[NDArray[np.uint8]], varies: float = VARIES) -> NDArray[np.uint8]:
     """Return a mask ``(H, W)`` that excludes the background: pixels that are equal in all images of good parts.
 
-    A pixel varies if its standard deviation over the images exceeds ``varies`` in any channel. Isolated
-    pixels are removed, gaps and holes are closed, and a margin is added around what varies.
+    A pixel varies if its standard deviation over the images exceeds ``varies`` in any channel.
+    Isolated pixels are removed, gaps and holes are closed, and a margin is added around what
+    varies.
 
     Args:
         images: Images of good parts, uint8 ``(H, W, C)``, all of one size.
@@ -257,7 +261,8 @@ def propose_mask(images: Iterable[NDArray[np.uint8]], varies: float = VARIES) ->
     deviation = np.sqrt(np.clip(squares / count - (total / count) ** 2, 0, None)).max(axis=2)
     margin = max(1, round(_MARGIN * min(deviation.shape)))
     square = np.ones((2 * margin + 1, 2 * margin + 1), bool)
-    # Padded, because closing treats what lies beyond an edge as background and would erode parts that reach it.
+    # Padded, because closing treats what lies beyond an edge as background and would erode parts
+    # that reach it.
     varied = np.pad(binary_opening(deviation > varies), 2 * margin, mode="edge")
     varied = binary_fill_holes(binary_closing(varied, square))[2 * margin : -2 * margin, 2 * margin : -2 * margin]
     included = binary_dilation(varied, square)

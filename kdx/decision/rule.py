@@ -21,13 +21,18 @@ class DecisionRule:
     """How verdicts are reached. A rule does not change; :func:`dataclasses.replace` makes another one.
 
     Attributes:
-        threshold: The calibrated score above which an image is defective; None without a calibration.
-        review_threshold: The calibrated score above which somebody should look; None without a review band.
-        pixel_threshold: The calibrated map value that hardly any good image reaches; None without a calibration.
+        threshold: The calibrated score above which an image is defective; None without a
+            calibration.
+        review_threshold: The calibrated score above which somebody should look; None without a
+            review band.
+        pixel_threshold: The calibrated map value that hardly any good image reaches; None without a
+            calibration.
         level: The level map by which anomaly maps are divided, or None.
         roi: The region of interest, outside of which nothing counts, or None.
-        roi_frame: What regions of interest for single images must fit; None where none are accepted.
-        field_of_view: Share of each side of the image, centred, that the map covers; below 1 for methods that crop.
+        roi_frame: What regions of interest for single images must fit; None where none are
+            accepted.
+        field_of_view: Share of each side of the image, centred, that the map covers; below 1 for
+            methods that crop.
         frame_limits: What frames that show a part look like.
         answer_limits: What holds of every answer that the method can give.
     """
@@ -80,9 +85,10 @@ class DecisionRule:
         Args:
             anomaly_map: The graph's map, float32 ``(h, w)``.
             score: The graph's score, float32 ``(1,)``.
-            image: The frame, uint8 ``(H, W, C)``, which is checked for faults; None if it lies on the GPU.
-            roi: A region of interest for this image; None for the rule's own. The thresholds do not apply in a
-                different region.
+            image: The frame, uint8 ``(H, W, C)``, which is checked for faults; None if it lies on
+                the GPU.
+            roi: A region of interest for this image; None for the rule's own. The thresholds do not
+                apply in a different region.
         """
         fault = self.answer_limits.fault_of(anomaly_map, float(score[0]))
         is_calibrated = roi is None or roi.is_same(self.roi)

@@ -26,12 +26,12 @@ class Decision(str, enum.Enum):
 class Reason(str, enum.Enum):
     """Why a verdict is undecided; if several reasons apply, the first in this list.
 
-    ``NOT_FINITE``: the map or the score contains NaN or infinity. ``BELOW_RANGE``: the map or the score is
-    lower than the method can give. ``SCORE_MISMATCH``: the score is not the maximum of the map, although
-    the method defines it so. These three mean that the runtime, its driver or the graph is at fault.
-    ``NO_THRESHOLD``: there is no calibration, or it is no longer valid. ``OTHER_REGION``: the threshold
-    belongs to another region of interest. ``FRAME``: the frame shows no part, see
-    :attr:`Verdict.frame_faults`.
+    ``NOT_FINITE``: the map or the score contains NaN or infinity. ``BELOW_RANGE``: the map or the
+    score is lower than the method can give. ``SCORE_MISMATCH``: the score is not the maximum of the
+    map, although the method defines it so. These three mean that the runtime, its driver or the
+    graph is at fault. ``NO_THRESHOLD``: there is no calibration, or it is no longer valid.
+    ``OTHER_REGION``: the threshold belongs to another region of interest. ``FRAME``: the frame
+    shows no part, see :attr:`Verdict.frame_faults`.
     """
 
     NOT_FINITE = "not_finite"
@@ -56,20 +56,21 @@ class Verdict:
 
     Attributes:
         decision: The decision; undecided if the bundle has no threshold, or none for this region of
-            interest, if the answer is not one that the method can give, or if the frame shows no part.
-            Such an image is never called good.
-        score: The anomaly score, computed inside the region of interest if there is one, and from the
-            normalised map if the bundle has a level map. NaN if the answer is not one that the method
-            can give.
+            interest, if the answer is not one that the method can give, or if the frame shows no
+            part. Such an image is never called good.
+        score: The anomaly score, computed inside the region of interest if there is one, and from
+            the normalised map if the bundle has a level map. NaN if the answer is not one that the
+            method can give.
         threshold: The calibrated score above which an image is defective, or None.
-        anomaly_map: The anomaly map, float32 ``(h, w)``, at the network's resolution: divided by the
-            level map if there is one, and 0 outside the region of interest. Values that are not finite
-            stay in it.
+        anomaly_map: The anomaly map, float32 ``(h, w)``, at the network's resolution: divided by
+            the level map if there is one, and 0 outside the region of interest. Values that are not
+            finite stay in it.
         pixel_threshold: The map value that hardly any good image reaches anywhere, or None.
         frame_faults: Why the frame shows no part, whatever its score; empty if there is no fault.
         review_threshold: The score above which somebody should look, or None without a review band.
         reason: Why the decision is undecided; None for other decisions.
-        frame_checked: Whether the frame was checked for faults; False for frames that lie on the GPU.
+        frame_checked: Whether the frame was checked for faults; False for frames that lie on the
+            GPU.
     """
 
     decision: Decision
@@ -101,8 +102,8 @@ def decide(
 ) -> Decision:
     """Return the decision for a score.
 
-    An image is defective if its score exceeds the threshold. Otherwise it is undecided if the frame has
-    faults, to be reviewed if the score exceeds the review threshold, and else good.
+    An image is defective if its score exceeds the threshold. Otherwise it is undecided if the frame
+    has faults, to be reviewed if the score exceeds the review threshold, and else good.
     """
     if threshold is None or not math.isfinite(score):
         return Decision.UNDECIDED
@@ -128,7 +129,8 @@ def reason_for(
         score: The score that was decided upon.
         threshold: The threshold that was used.
         fault: What is wrong with the answer, see :mod:`kdx.decision.answers`.
-        other_region: Whether the threshold was not used because it belongs to another region of interest.
+        other_region: Whether the threshold was not used because it belongs to another region of
+            interest.
     """
     if decision is not Decision.UNDECIDED:
         return None

@@ -1,10 +1,10 @@
 """Do parts still score as they did at calibration? A lamp ages, a lens gathers dust, a supplier changes.
 
 The bundle stores the scores of the held-out good images. The line's recent scores are compared with
-them by the two-sample Kolmogorov-Smirnov test. Its statistic, the largest difference between the two
-distribution functions, is the size of the effect and the main criterion: with thousands of parts any
-difference is significant, and only a large one matters. A few defective parts among the good ones
-increase the statistic by at most their share.
+them by the two-sample Kolmogorov-Smirnov test. Its statistic, the largest difference between the
+two distribution functions, is the size of the effect and the main criterion: with thousands of
+parts any difference is significant, and only a large one matters. A few defective parts among the
+good ones increase the statistic by at most their share.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from kdx.monitoring.verdict_log import LoggedVerdicts
 
 WINDOW = 500
 FEWEST = 50
-# A quarter of the parts score unlike those at calibration, far more than any usual share of defective parts.
+# A quarter of the parts score unlike those at calibration, far more than any usual share of
+# defective parts.
 EFFECT = 0.25
 SIGNIFICANCE = 1e-3
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -51,13 +52,15 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
         p_value: The p-value of the two-sided Kolmogorov-Smirnov test.
         effect_limit: The smallest effect that raises an alarm, if it is significant.
         significance: The largest p-value that raises an alarm.
-        direction: Where recent scores lie: ``higher``, ``lower``, or ``same`` within half a percent.
+        direction: Where recent scores lie: ``higher``, ``lower``, or ``same`` within half a
+            percent.
         calibrated: The number of scores of held-out good images.
         recent: The number of recent scores.
         since: The UTC time, ISO 8601, since which every window differs by the effect limit; None
             without an alarm.
         quantiles: The quantiles of both distributions.
-        rejected: The share of defective parts among recent parts that were decided; None if none was.
+        rejected: The share of defective parts among recent parts that were decided; None if none
+            was.
         undecided: The share of recent parts that were undecided.
         alarm: Whether the effect reaches its limit and is significant.
     """
@@ -96,8 +99,8 @@ def find_drift(
 
     Raises:
         OptionError: An invalid window or limit.
-        DataError: The log belongs to another graph, or is too short; or the bundle does not store the
-            scores of its calibration.
+        DataError: The log belongs to another graph, or is too short; or the bundle does not store
+            the scores of its calibration.
     """
     if window < FEWEST or not 0 < effect_limit <= 1 or not 0 < significance < 1:
         raise OptionError(

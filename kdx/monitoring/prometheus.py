@@ -83,7 +83,8 @@ class Metrics:
         runtime: The runtime that computes its scores.
 
     Raises:
-        OptionError: The package ``prometheus_client`` is missing, or the registry is of another type.
+        OptionError: The package ``prometheus_client`` is missing, or the registry is of another
+            type.
     """
 
     def __init__(self, registry: Registry, bundle: Bundle, precision: str, runtime: str) -> None:

@@ -45,7 +45,8 @@ class Backend(Protocol):
         """Run a batch.
 
         Args:
-            images: uint8 ``(N, H, W, C)``, C-contiguous, N between 1 and the bundle's largest batch.
+            images: uint8 ``(N, H, W, C)``, C-contiguous, N between 1 and the bundle's largest
+                batch.
 
         Raises:
             BackendError: The runtime failed. The next call may succeed.

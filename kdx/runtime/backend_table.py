@@ -36,12 +36,15 @@ class BackendInfo:
         name: The name by which users choose it.
         package: The module that must be importable.
         install: The command that installs it.
-        factory: ``module:function`` that takes a graph and a number of threads (None for the runtime's choice).
+        factory: ``module:function`` that takes a graph and a number of threads (None for the
+            runtime's choice).
         purpose: One line for ``kdx doctor``.
         precisions: The precisions of the graphs that it takes; the preferred one first.
         needs_gpu: Whether it runs on NVIDIA GPUs only.
-        engine: The flavour of TensorRT engine that it runs, which must have been built; None for graphs.
-        distribution: The package's name for pip, where the module does not tell which of several packages is installed.
+        engine: The flavour of TensorRT engine that it runs, which must have been built; None for
+            graphs.
+        distribution: The package's name for pip, where the module does not tell which of several
+            packages is installed.
         on_request: Whether it is used only by name, and never chosen automatically.
         computed: The precisions, among :attr:`precisions`, that have no graph of their own.
         of_runtime: The runtime that computes the scores, if its name differs from the backend's.
@@ -100,9 +103,11 @@ class BackendInfo:
         """Load a graph.
 
         Args:
-            graph: A bundle's graph, checked. Its checked content is what is compiled, for every batch size.
+            graph: A bundle's graph, checked. Its checked content is what is compiled, for every
+                batch size.
             threads: Threads within an operation; None leaves it to the backend.
-            precision: The graph's precision or, for one of :attr:`computed`, that in which to compute the FP32 graph.
+            precision: The graph's precision or, for one of :attr:`computed`, that in which to
+                compute the FP32 graph.
 
         Raises:
             BackendError: The package is missing or cannot load the graph.
@@ -227,7 +232,8 @@ def require_backends(bundle: Path | None = None) -> list[BackendInfo]:
     """Return the backends that this machine can use; raise ``BackendError`` if there are none.
 
     Args:
-        bundle: A bundle's folder: backends that run engines are returned only if it holds one for them.
+        bundle: A bundle's folder: backends that run engines are returned only if it holds one for
+            them.
     """
     flavours = {engine.record.fingerprint.flavour for engine in engines_of(bundle)} if bundle else set()
     usable = [

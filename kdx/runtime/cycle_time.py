@@ -20,9 +20,11 @@ class CycleTime(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         backend: The backend that ran.
         budget_ms: The milliseconds that a verdict may take.
-        percentile: The share of calls, in percent, that must take no longer; at 99.9, one call in a thousand may.
-        measured_ms: The time at that percentile: a measured one, not interpolated, rounded up to a microsecond, so that
-            the number that is shown is the number that is compared with the budget.
+        percentile: The share of calls, in percent, that must take no longer; at 99.9, one call in a
+            thousand may.
+        measured_ms: The time at that percentile: a measured one, not interpolated, rounded up to a
+            microsecond, so that the number that is shown is the number that is compared with the
+            budget.
         p50_ms: The median.
         max_ms: The time of the slowest call.
         late: The number of calls that took longer than the budget.
@@ -63,9 +65,11 @@ def measure_cycle_time(
     Args:
         detector: The detector, called as the line calls it: input check, backend, verdict.
         images: uint8 ``(K, H, W, C)``, used in turn.
-        budget_ms: The budget in milliseconds; None to only measure, for which any time is within the budget.
+        budget_ms: The budget in milliseconds; None to only measure, for which any time is within
+            the budget.
         percentile: Above 0, below 100.
-        runs: The number of calls that count; None for as many as the percentile needs, at least 1000.
+        runs: The number of calls that count; None for as many as the percentile needs, at least
+            1000.
         warm_up: The number of calls before these.
         progress: Shows the calls.
 

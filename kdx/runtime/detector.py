@@ -64,13 +64,14 @@ class _FieldOfRule(Generic[T]):
 class Detector(ClosesOnExit):
     """A loaded bundle (or run folder). A context manager; as thread-safe as its backend, which all backends of kdx are.
 
-    A backend that declares ``accepts_device_arrays`` also takes images that lie on the GPU: whatever has
-    ``__cuda_array_interface__`` or ``__dlpack__``, an image or a batch in one array.
+    A backend that declares ``accepts_device_arrays`` also takes images that lie on the GPU:
+    whatever has ``__cuda_array_interface__`` or ``__dlpack__``, an image or a batch in one array.
 
     Attributes:
         backend: The backend that runs the graph.
         input: The images that it accepts.
-        rule: How the graph's answers become verdicts. Its fields are attributes of the detector too.
+        rule: How the graph's answers become verdicts. Its fields are attributes of the detector
+            too.
         max_batch: The number of images that go through the graph at once; longer batches are split.
         precision: The precision in which the graph runs.
         log: The log to which verdicts are written, or None.
@@ -80,11 +81,12 @@ class Detector(ClosesOnExit):
         pixel_threshold: The calibrated map value that hardly any good image reaches, or None.
         level: The bundle's level map, by which anomaly maps are divided, or None.
         roi: The bundle's region of interest, outside of which nothing counts, or None.
-        roi_frame: What regions of interest for single calls must fit; None where none are accepted (run folders).
-        field_of_view: Share of each side of the image, centred, that the networks see and the map covers; below 1 for
-            methods that crop.
-        frame_limits: What frames that show a part look like. Frames on the GPU are not checked, and their verdicts
-            say so.
+        roi_frame: What regions of interest for single calls must fit; None where none are accepted
+            (run folders).
+        field_of_view: Share of each side of the image, centred, that the networks see and the map
+            covers; below 1 for methods that crop.
+        frame_limits: What frames that show a part look like. Frames on the GPU are not checked, and
+            their verdicts say so.
         answer_limits: What holds of every answer that the method can give.
     """
 
@@ -122,11 +124,12 @@ class Detector(ClosesOnExit):
         """Judge one image.
 
         Args:
-            image: uint8 ``(H, W, C)``, or ``(H, W)`` for a mono detector; exactly the size of :attr:`input`.
-            roi: A region of interest for this call: uint8 ``(H, W)``, 255 for pixels that count and 0 for others, or
-                the result of :meth:`region_of_interest`, which saves the time of checking the mask at each call. None
-                takes the bundle's. The threshold does not apply in a different region: the verdict has a score, and
-                its decision is undecided.
+            image: uint8 ``(H, W, C)``, or ``(H, W)`` for a mono detector; exactly the size of
+                :attr:`input`.
+            roi: A region of interest for this call: uint8 ``(H, W)``, 255 for pixels that count and
+                0 for others, or the result of :meth:`region_of_interest`, which saves the time of
+                checking the mask at each call. None takes the bundle's. The threshold does not
+                apply in a different region: the verdict has a score, and its decision is undecided.
 
         Raises:
             InputError: Another type, size or channel count; an invalid region.
@@ -182,8 +185,8 @@ class Detector(ClosesOnExit):
         """Return a region of interest for calls: uint8 ``(H, W)``, 255 for pixels that count and 0 for others.
 
         Raises:
-            InputError: The mask does not fit the camera's image, has other values, or excludes nothing or everything;
-                or the method accepts no regions.
+            InputError: The mask does not fit the camera's image, has other values, or excludes
+                nothing or everything; or the method accepts no regions.
         """
         if self.roi_frame is None:
             raise InputError("a run takes no region of interest", fix="export it: kdx export RUN -o NAME.kdx")
@@ -220,7 +223,8 @@ class Detector(ClosesOnExit):
         Args:
             anomaly_map: The graph's map, float32 ``(h, w)``.
             score: The graph's score, float32 ``(1,)``.
-            image: The frame, uint8 ``(H, W, C)``, which is checked for faults; None if it lies on the GPU.
+            image: The frame, uint8 ``(H, W, C)``, which is checked for faults; None if it lies on
+                the GPU.
             roi: A region of interest for this image; None for the bundle's.
         """
         return self.rule.verdict(anomaly_map, score, image, roi)
@@ -229,8 +233,8 @@ class Detector(ClosesOnExit):
         """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.decision.regions.find_regions`.
 
         Raises:
-            InputError: The bundle is not calibrated, so that there is no pixel threshold; or the answer is not one
-                that the method can give.
+            InputError: The bundle is not calibrated, so that there is no pixel threshold; or the
+                answer is not one that the method can give.
             OptionError: An invalid area or pixel size.
         """
         from kdx.decision.regions import find_regions

@@ -1,6 +1,7 @@
 """Images on the GPU, taken without a copy from CuPy, Numba, PyCUDA, torch and GPU frame grabbers.
 
-Two protocols describe such arrays: ``__cuda_array_interface__`` (Numba) and ``__dlpack__`` (the array API).
+Two protocols describe such arrays: ``__cuda_array_interface__`` (Numba) and ``__dlpack__`` (the
+array API).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class DeviceArray:
     Attributes:
         pointer: The address of the first value.
         shape: The shape, of one or more dimensions.
-        stream: The stream that writes the array, for which readers must wait; None if it is complete.
+        stream: The stream that writes the array, for which readers must wait; None if it is
+            complete.
         ordinal: The number of the device; None if the array does not state it.
         owner: The object that keeps the memory alive.
     """
@@ -117,7 +119,8 @@ def _dlpack_device(thing: object) -> int | None:
 
 def _from_dlpack(thing: Any, ordinal: int) -> DeviceArray:
     try:
-        # The producer makes the legacy default stream wait for its own stream, so readers wait for that one.
+        # The producer makes the legacy default stream wait for its own stream, so readers wait for
+        # that one.
         capsule = thing.__dlpack__(stream=_LEGACY_STREAM)
         address = _capsule_pointer(capsule, b"dltensor")
     except (BufferError, RuntimeError, TypeError, ValueError) as error:

@@ -13,8 +13,9 @@ from kdx.errors import OptionError
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Backend
 
-# The number of uncounted calls of each candidate when its turn comes: the other's threads may still spin, and
-# caches are cold. Rounds alternate the candidates, so that a drift of the machine's speed affects all of them.
+# The number of uncounted calls of each candidate when its turn comes: the other's threads may still
+# spin, and caches are cold. Rounds alternate the candidates, so that a drift of the machine's speed
+# affects all of them.
 _SETTLE = 3
 _ROUNDS = 10
 _LEAST_FOR_P99 = 100
@@ -69,8 +70,8 @@ def time_backends(
         images: uint8 ``(K, H, W, C)``; batches cycle through them.
         precisions: The precision of each candidate's graph, for the record; None for FP32.
         batches: The batch sizes.
-        runs: The number of counted calls of each candidate at batch 1; larger batches need fewer, at
-            least 100.
+        runs: The number of counted calls of each candidate at batch 1; larger batches need fewer,
+            at least 100.
         warm_up: The number of uncounted calls of each candidate at the beginning.
         progress: Shows the calls.
 

@@ -17,11 +17,11 @@ from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 class Tiled(ClosesOnExit):
     """Runs a graph on a frame's tiles and returns the frame's map, whose maximum is the score.
 
-    The score is NaN if the answer for one tile is not one that the method can give: stitching omits the
-    edges of tiles, and would hide an error there.
+    The score is NaN if the answer for one tile is not one that the method can give: stitching omits
+    the edges of tiles, and would hide an error there.
 
-    It is as thread-safe as the backend of the graph. It needs memory for one batch of tiles and one map,
-    however large the frame is.
+    It is as thread-safe as the backend of the graph. It needs memory for one batch of tiles and one
+    map, however large the frame is.
 
     Args:
         graph: The backend that runs the graph on tiles; it is closed with this one.

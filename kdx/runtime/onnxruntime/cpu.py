@@ -24,7 +24,8 @@ class OnnxRuntimeCpu(ClosesOnExit):
 
     Args:
         graph: The graph, whose checked content is loaded.
-        threads: Threads within an operation; None leaves it to ONNX Runtime (one per physical core).
+        threads: Threads within an operation; None leaves it to ONNX Runtime (one per physical
+            core).
 
     Raises:
         BackendError: ONNX Runtime cannot load the graph.

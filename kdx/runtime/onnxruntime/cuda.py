@@ -51,20 +51,20 @@ class _Bound:
 class OnnxRuntimeCuda(ClosesOnExit):
     """A graph in an ONNX Runtime session on the GPU. Calls from several threads are safe: they take turns.
 
-    Convolutions and matrix products of FP32 graphs are computed in FP32: TensorFloat-32, ONNX Runtime's
-    default, is off.
+    Convolutions and matrix products of FP32 graphs are computed in FP32: TensorFloat-32, ONNX
+    Runtime's default, is off.
 
     Args:
         graph: The graph, whose checked content is loaded.
         threads: Threads of operations that run on the CPU; None leaves it to ONNX Runtime.
-        provider: The provider that must run the graph; operations that it lacks run in the CUDA or the
-            CPU provider.
-        cuda_graph: Whether ONNX Runtime captures a CUDA graph for each batch size; it refuses to if an
-            operation runs on the CPU.
+        provider: The provider that must run the graph; operations that it lacks run in the CUDA or
+            the CPU provider.
+        cuda_graph: Whether ONNX Runtime captures a CUDA graph for each batch size; it refuses to if
+            an operation runs on the CPU.
 
     Raises:
-        BackendError: The provider does not work here, and ONNX Runtime would silently use the CPU; or
-            the graph does not load.
+        BackendError: The provider does not work here, and ONNX Runtime would silently use the CPU;
+            or the graph does not load.
     """
 
     def __init__(
@@ -132,7 +132,8 @@ class OnnxRuntimeCuda(ClosesOnExit):
             binding.bind_ortvalue_output(name, output)
         options = ort.RunOptions()
         if self._cuda_graph:
-            # Each memory has its own number: a graph replays over the addresses with which it was captured.
+            # Each memory has its own number: a graph replays over the addresses with which it was
+            # captured.
             self._graphs += 1
             options.add_run_config_entry("gpu_graph_id", str(self._graphs))
         self._bound[count] = _Bound(binding, image, outputs, options)
@@ -193,7 +194,8 @@ def missing_library(provider: str) -> str:
 
 
 def _providers(provider: str, cuda_graph: bool) -> list[Any]:
-    # TensorFloat-32 would round FP32 operands to 10 bits, and scores would differ from the calibration's.
+    # TensorFloat-32 would round FP32 operands to 10 bits, and scores would differ from the
+    # calibration's.
     cuda = (CUDA, {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": str(int(cuda_graph and provider == CUDA))})
     if provider == TENSORRT:
         return [(TENSORRT, {"device_id": "0", "trt_cuda_graph_enable": str(int(cuda_graph))}), cuda, CPU]

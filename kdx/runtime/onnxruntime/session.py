@@ -28,8 +28,10 @@ def open_session(
         content: The ONNX file's content.
         name: What the graph is called in messages.
         providers: ONNX Runtime's execution providers, the preferred one first.
-        threads: Threads within an operation; None leaves it to ONNX Runtime (one per physical core).
-        profile: Prefix of the file into which ONNX Runtime profiles the session; None for no profile.
+        threads: Threads within an operation; None leaves it to ONNX Runtime (one per physical
+            core).
+        profile: Prefix of the file into which ONNX Runtime profiles the session; None for no
+            profile.
 
     Raises:
         BackendError: ONNX Runtime cannot load the graph.
@@ -42,7 +44,8 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
-        # With its fallback, ONNX Runtime would print the failure on standard output, and try once more.
+        # With its fallback, ONNX Runtime would print the failure on standard output, and try once
+        # more.
         return ort.InferenceSession(content, options, providers=list(providers), enable_fallback=0)
     # ONNX Runtime's exceptions have no common base but Exception.
     except Exception as error:

@@ -1,7 +1,7 @@
 """Backend ``openvino``: the FP32 and the INT8 graph on CPUs, and the FP32 graph in BF16 where the CPU has it.
 
-The precision is always set. By default, OpenVINO computes an FP32 graph in BF16 on CPUs that support it, and
-scores change by a few percent without any notice.
+The precision is always set. By default, OpenVINO computes an FP32 graph in BF16 on CPUs that
+support it, and scores change by a few percent without any notice.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from kdx.runtime.openvino.load import (
 class OpenVino(ClosesOnExit):
     """A graph in OpenVINO's CPU plugin.
 
-    Shapes are static: each batch size is compiled at its first call, and the last few models are kept. Calls
-    from several threads at once are safe: each call has its own inference request, and does not wait while
-    another batch size is compiled.
+    Shapes are static: each batch size is compiled at its first call, and the last few models are
+    kept. Calls from several threads at once are safe: each call has its own inference request, and
+    does not wait while another batch size is compiled.
 
     Args:
-        graph: The graph. Its content is read when a batch size is compiled, and only content that was
-            checked is compiled.
+        graph: The graph. Its content is read when a batch size is compiled, and only content that
+            was checked is compiled.
         threads: Threads of one inference; None leaves it to OpenVINO (one per physical core).
         precision: ``f32``, also for INT8 graphs, whose types determine what is INT8; or ``bf16``.
-        mode: ``latency``: a batch is computed at once, on all threads. ``throughput``: the images of a
-            batch are computed one by one, several at a time; for large batches and many cores.
-        pinning: Whether threads stay on their cores. Pinned threads of two processes or backends share
-            the first cores while others idle.
+        mode: ``latency``: a batch is computed at once, on all threads. ``throughput``: the images
+            of a batch are computed one by one, several at a time; for large batches and many cores.
+        pinning: Whether threads stay on their cores. Pinned threads of two processes or backends
+            share the first cores while others idle.
         cache: The folder in which compiled models are kept; None keeps none.
 
     Raises:
@@ -76,7 +76,8 @@ class OpenVino(ClosesOnExit):
         self._mode = mode
         self._config = configuration(precision, threads, mode, pinning)
         blobs = BlobCache(cache, private=graph.seal is not None)
-        # It must not refer to this object, so that a backend that is dropped without closing is freed at once.
+        # It must not refer to this object, so that a backend that is dropped without closing is
+        # freed at once.
         make = functools.partial(_compiled, graph.sha256, self._content, blobs, self._config)
         self._models: BatchCache[int, _Compiled] = BatchCache(make, KEPT_BATCH_SIZES)
         self.keep([1])  # single images come at any time: the models of other batch sizes never displace theirs

@@ -90,8 +90,8 @@ class BatchCache(Generic[K, V]):
         if self._room is None:
             return
         used = [key for key in self._values if key not in self._never_dropped]
-        # A value that is being made stays, because the next call for it would make it a second time;
-        # so does the value that was used last.
+        # A value that is being made stays, because the next call for it would make it a second
+        # time; so does the value that was used last.
         droppable = [key for key in used[:-1] if self._values[key].done()]
         for key in droppable[: max(0, len(used) - self._room)]:
             del self._values[key]

@@ -1,9 +1,9 @@
 """Compiled models on disk, so that the next start need not compile: only complete models, each for its own key.
 
-OpenVINO's own ``CACHE_DIR`` identifies a model by a hash of its content and writes it in place. Two processes
-that start together can read a file that is partly written, and a model with damaged weights runs without an
-error (4 kB of zeros in the middle changed a score by 1 %). Here a file is written in one step, and contains
-its own SHA-256.
+OpenVINO's own ``CACHE_DIR`` identifies a model by a hash of its content and writes it in place. Two
+processes that start together can read a file that is partly written, and a model with damaged
+weights runs without an error (4 kB of zeros in the middle changed a score by 1 %). Here a file is
+written in one step, and contains its own SHA-256.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from kdx.storage.files import tidy, write_atomic
 
 _SUFFIX = ".blob"
 _DIGEST_BYTES = 32
-# Enough for about ten bundles at a few batch sizes; the least recently used files are deleted first.
+# Enough for about ten bundles at a few batch sizes; the least recently used files are deleted
+# first.
 _MOST_BYTES = 1 << 30
 
 

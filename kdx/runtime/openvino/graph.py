@@ -25,8 +25,9 @@ _INT8_MAX, _UINT8_MAX = 127, 255
 def reduce_channel_sums(model: Any) -> int:
     """Replace the tail's sums over channels, 1 × 1 convolutions with ones, by reductions; return their number.
 
-    They are convolutions because these are faster in ONNX Runtime. OpenVINO reduces features in the layout of
-    the networks' outputs, which makes a run 2 % faster, and in FP32 where its convolutions would become BF16.
+    They are convolutions because these are faster in ONNX Runtime. OpenVINO reduces features in the
+    layout of the networks' outputs, which makes a run 2 % faster, and in FP32 where its
+    convolutions would become BF16.
     """
     sums = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution" and _is_channel_sum(op)]
     for convolution in sums:
@@ -41,10 +42,10 @@ def reduce_channel_sums(model: Any) -> int:
 def use_unsigned_activations(model: Any) -> int:
     """Quantise activations that are never negative to uint8, with the same step; return the number of tensors.
 
-    The graph's activations are int8, the only type that TensorRT takes. The CPU's dot product multiplies
-    unsigned by signed bytes, so that signed activations need a correction for each output: 3 to 7 % of the
-    run. Values up to the calibrated maximum do not change; larger ones are clipped at twice that maximum
-    rather than at the maximum.
+    The graph's activations are int8, the only type that TensorRT takes. The CPU's dot product
+    multiplies unsigned by signed bytes, so that signed activations need a correction for each
+    output: 3 to 7 % of the run. Values up to the calibrated maximum do not change; larger ones are
+    clipped at twice that maximum rather than at the maximum.
     """
     pairs = []
     for quantise in model.get_ordered_ops():

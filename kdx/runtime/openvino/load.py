@@ -19,7 +19,8 @@ from kdx.storage.cache import cache_folder
 from kdx.storage.private_folder import private_cache
 
 DEVICE = "CPU"
-# A small number, because each compiled model holds its own weights in the layout for its batch size.
+# A small number, because each compiled model holds its own weights in the layout for its batch
+# size.
 KEPT_BATCH_SIZES = 4
 Precision = Literal["f32", "bf16"]
 Mode = Literal["latency", "throughput"]
@@ -49,9 +50,9 @@ def configuration(
 ) -> dict[str, Any]:
     """Return the configuration with which a model is compiled; it always sets precision and pinning.
 
-    By default, OpenVINO pins the threads of each model to the first cores: two processes of one thread each
-    share one core and leave the next one idle (19 instead of 42 frames per second, measured). A single
-    process is as fast without pinning.
+    By default, OpenVINO pins the threads of each model to the first cores: two processes of one
+    thread each share one core and leave the next one idle (19 instead of 42 frames per second,
+    measured). A single process is as fast without pinning.
     """
     return {
         "INFERENCE_PRECISION_HINT": precision,
@@ -92,7 +93,8 @@ def load_compiled(
         content: A key that distinguishes this model from every other.
         model: Returns the model to compile.
     """
-    # "blob 2": earlier versions could store under a graph's hash what they had compiled from another file.
+    # "blob 2": earlier versions could store under a graph's hash what they had compiled from
+    # another file.
     key = ("blob 2", __version__, ov.__version__, *_cpu(), *content, sorted(config.items()))
     blob = cache.read(*key)
     if blob is not None:

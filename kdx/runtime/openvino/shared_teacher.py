@@ -1,6 +1,7 @@
 """One teacher and several students in OpenVINO: the teacher's weights exist once, and one pass serves all students.
 
-Each student is compiled together with its own part of the tail, and reads the teacher's features without a copy.
+Each student is compiled together with its own part of the tail, and reads the teacher's features
+without a copy.
 """
 
 from __future__ import annotations
@@ -82,9 +83,9 @@ def first_difference(plan: Plan, other: Plan) -> str:
 class SharedTeacher(ClosesOnExit):
     """A teacher and its students, compiled separately.
 
-    Calls from several threads at once are safe. Each batch size is compiled at its first call, and the last
-    few are kept, as in :class:`kdx.runtime.openvino.backend.OpenVino`; a student is compiled for a batch size
-    at its first call.
+    Calls from several threads at once are safe. Each batch size is compiled at its first call, and
+    the last few are kept, as in :class:`kdx.runtime.openvino.backend.OpenVino`; a student is
+    compiled for a batch size at its first call.
 
     Args:
         plans: The plans by student, all of one precision and with one teacher.
@@ -106,7 +107,8 @@ class SharedTeacher(ClosesOnExit):
         self._image_shape = first.image_shape
         config = configuration("bf16" if first.precision == "bf16" else "f32", threads)
         self._parts = _Parts(plans, config, BlobCache(cache, private=first.graph.seal is not None))
-        # It must not refer to this object, so that a teacher that is dropped without closing is freed at once.
+        # It must not refer to this object, so that a teacher that is dropped without closing is
+        # freed at once.
         self._compiled: BatchCache[int, _Compiled] = BatchCache(self._parts.compile, KEPT_BATCH_SIZES)
         self.keep([1])  # as in kdx.runtime.openvino.backend.OpenVino
         try:
@@ -127,7 +129,8 @@ class SharedTeacher(ClosesOnExit):
             names: The names of the students; None for all.
 
         Raises:
-            BackendError: The batch does not fit the graphs, or OpenVINO failed. The next call may succeed.
+            BackendError: The batch does not fit the graphs, or OpenVINO failed. The next call may
+                succeed.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self._image_shape or not len(images):
             raise BackendError(
@@ -211,7 +214,8 @@ class _Parts:
             content.close()
 
     def _load_teacher(self, batch: int) -> Any:
-        # The digests of the features identify what the teacher computes, including its weights, in whichever graph.
+        # The digests of the features identify what the teacher computes, including its weights, in
+        # whichever graph.
         content = next(iter(self._contents.values()))
         return self._load(lambda: shared_part(read_graph(content.read(), batch), self._features), batch, self._features)
 

@@ -1,9 +1,10 @@
 """Cuts graphs into a part that several of them compute alike and a part that each computes separately.
 
-Two operations compute the same if their types, their attributes and all their inputs are equal, including
-the bytes of constants. A digest of each operation over these, and over the digests of its inputs, proves
-it, whatever the names and the order of the operations. Graphs of one teacher and different students share
-the preprocessing, the teacher, and the part of the tail that depends on the teacher's features alone.
+Two operations compute the same if their types, their attributes and all their inputs are equal,
+including the bytes of constants. A digest of each operation over these, and over the digests of its
+inputs, proves it, whatever the names and the order of the operations. Graphs of one teacher and
+different students share the preprocessing, the teacher, and the part of the tail that depends on
+the teacher's features alone.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from openvino import opset13 as ops
 from kdx.bundle.graph_contract import TEACHER
 from kdx.errors import BackendError
 
-# The operations of a DequantizeLinear and the second half of a QuantizeLinear, whose first is a FakeQuantize.
+# The operations of a DequantizeLinear and the second half of a QuantizeLinear, whose first is a
+# FakeQuantize.
 _DEQUANTISING = frozenset({"Convert", "Subtract", "Multiply", "Reshape"})
-# Operations that contain graphs: no graph of kdx has any, and their attributes would not identify them.
+# Operations that contain graphs: no graph of kdx has any, and their attributes would not identify
+# them.
 _WITH_BODY = frozenset({"If", "Loop", "TensorIterator"})
 
 
@@ -45,9 +48,10 @@ class _Step:
     Attributes:
         kind: The operation's type.
         digest: The digest of what it computes.
-        inputs: For each input, the position of the operation that computes it, and the output's index.
-        may_be_cut: For each output, whether it is a feature: FP32, computed from the image, and not between
-            QuantizeLinear and DequantizeLinear.
+        inputs: For each input, the position of the operation that computes it, and the output's
+            index.
+        may_be_cut: For each output, whether it is a feature: FP32, computed from the image, and not
+            between QuantizeLinear and DequantizeLinear.
     """
 
     kind: str
@@ -100,8 +104,8 @@ class Outline:
     def crossings(self, shared: Collection[bytes]) -> Iterator[tuple[int, int, Tensor]]:
         """Yield where the graph's own operations use results of shared ones: position, number of the input, tensor.
 
-        If a tensor is quantised after a cut, each side quantises it. The last operations always belong to
-        the graph's own part, because a model cannot have an input as its output.
+        If a tensor is quantised after a cut, each side quantises it. The last operations always
+        belong to the graph's own part, because a model cannot have an input as its output.
 
         Raises:
             BackendError: An operation that is not shared uses the image itself.

@@ -60,7 +60,8 @@ class TensorRT(ClosesOnExit):
         max_batch: The largest batch that it takes.
 
     Raises:
-        BackendError: There is no engine for this machine, it is damaged, or TensorRT or CUDA cannot load it.
+        BackendError: There is no engine for this machine, it is damaged, or TensorRT or CUDA cannot
+            load it.
     """
 
     accepts_device_arrays = True
@@ -168,8 +169,8 @@ def fingerprint_of(trt: Any, flavour: str, gpu: Gpu) -> Fingerprint:
 def make_log(trt: Any) -> Any:
     """Return a TensorRT logger that keeps the last errors for messages of kdx instead of printing them.
 
-    Its method ``take()`` returns the errors and removes them. TensorRT needs the logger for as long as the
-    objects that were created with it.
+    Its method ``take()`` returns the errors and removes them. TensorRT needs the logger for as long
+    as the objects that were created with it.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc] # the base class is known only here
@@ -227,8 +228,8 @@ def _require_contract(trt: Any, loaded: Any, engine: Engine) -> None:
 def _create_context(trt: Any, loaded: Any) -> Any:
     """Create an execution context in which TensorRT for RTX compiles its kernels at once.
 
-    By default, it runs a slow kernel until its compiler has finished, and a CUDA graph that is captured
-    meanwhile would keep the slow kernel.
+    By default, it runs a slow kernel until its compiler has finished, and a CUDA graph that is
+    captured meanwhile would keep the slow kernel.
     """
     strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
     if strategies is None:

@@ -46,8 +46,8 @@ class TorchCuda(ClosesOnExit):
     Args:
         module: The fused detector, which is copied.
         precision: ``fp32``, which turns TensorFloat-32 off for the whole process, or ``fp16``.
-        compile_mode: A mode of ``torch.compile``, of which ``reduce-overhead`` and ``max-autotune`` use
-            CUDA graphs; None runs eagerly.
+        compile_mode: A mode of ``torch.compile``, of which ``reduce-overhead`` and ``max-autotune``
+            use CUDA graphs; None runs eagerly.
         device: The device to run on.
 
     Raises:

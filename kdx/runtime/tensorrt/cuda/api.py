@@ -55,7 +55,8 @@ class CudaApi(Protocol):
     """A CUDA context. Every method except ``close`` is called inside ``current``; each may raise ``CudaError``.
 
     Attributes:
-        supports_graphs: Whether capture and launch exist; if not, the methods for graphs are never called.
+        supports_graphs: Whether capture and launch exist; if not, the methods for graphs are never
+            called.
         ordinal: The device's number.
     """
 

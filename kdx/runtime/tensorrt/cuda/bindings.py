@@ -44,7 +44,8 @@ class CudaBindings:
                 expected="an NVIDIA GPU that the driver reports",
                 fix="see what nvidia-smi lists, and what CUDA_VISIBLE_DEVICES hides",
             ) from error
-        # The package loads the driver's library at its first call, and raises its own exceptions if that fails.
+        # The package loads the driver's library at its first call, and raises its own exceptions if
+        # that fails.
         except (RuntimeError, OSError) as error:
             raise BackendError(
                 f"the CUDA driver cannot be loaded: {error}", fix="install the NVIDIA driver on this machine"
@@ -129,7 +130,8 @@ class CudaBindings:
         self._call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
     def begin_capture(self, stream: int) -> None:
-        # Thread-local, so that calls of other threads, such as allocations of another detector, do not invalidate it.
+        # Thread-local, so that calls of other threads, such as allocations of another detector, do
+        # not invalidate it.
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call("cuStreamBeginCapture", stream, mode)
 

@@ -16,8 +16,8 @@ def created(what: str, make: Callable[[], Any], explain: Callable[[], str] = lam
 
     Args:
         what: The object's name for messages, with its article.
-        make: Creates it. If TensorRT fails, for example because CUDA does not start, constructors of the
-            bindings raise ``TypeError``, and methods return None.
+        make: Creates it. If TensorRT fails, for example because CUDA does not start, constructors
+            of the bindings raise ``TypeError``, and methods return None.
         explain: Returns what TensorRT logged.
 
     Raises:

@@ -32,8 +32,8 @@ class Profile:
     Attributes:
         context: The execution context.
         capacity: The profile's largest batch.
-        ran: Whether a plain enqueue of the current batch succeeded. TensorRT defers work to the first
-            enqueue after a change, which therefore must not be captured.
+        ran: Whether a plain enqueue of the current batch succeeded. TensorRT defers work to the
+            first enqueue after a change, which therefore must not be captured.
         graphs: The captured graphs, by what they contain.
     """
 

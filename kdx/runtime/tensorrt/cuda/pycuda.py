@@ -109,7 +109,8 @@ class CudaPycuda:
         self._call(self._objects[stream].synchronize)
 
     def wait_for(self, stream: int, producer: int) -> None:
-        # PyCUDA cannot record an event on another library's stream, so it waits for the whole context.
+        # PyCUDA cannot record an event on another library's stream, so it waits for the whole
+        # context.
         self._call(self._driver.Context.synchronize)
 
     def copy_to_device(self, pointer: int, array: NDArray[Any], stream: int) -> None:

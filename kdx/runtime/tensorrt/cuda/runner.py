@@ -1,8 +1,9 @@
 """Runs an engine: fixed memory, one stream, an execution context for each optimisation profile, and CUDA graphs.
 
-The first call of a shape is a plain enqueue, so that TensorRT completes deferred work, and errors occur, before a
-capture. The second call in a row is captured, and later calls launch the copies and the layers as one graph. A
-graph belongs to the current shape of its context: another batch size in the same profile drops it.
+The first call of a shape is a plain enqueue, so that TensorRT completes deferred work, and errors
+occur, before a capture. The second call in a row is captured, and later calls launch the copies and
+the layers as one graph. A graph belongs to the current shape of its context: another batch size in
+the same profile drops it.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class EngineRunner:
 
     Args:
         api: The CUDA context. The caller owns it: ``close`` does not close it.
-        engine: TensorRT's ``ICudaEngine``, with the tensors of a kdx graph. The runner owns it: the caller
-            must not keep it after ``close``.
+        engine: TensorRT's ``ICudaEngine``, with the tensors of a kdx graph. The runner owns it: the
+            caller must not keep it after ``close``.
         batches: The largest batch of each optimisation profile, ascending.
         create_context: Creates an execution context of the engine.
         cuda_graph: Whether to capture CUDA graphs.
@@ -61,8 +62,8 @@ class EngineRunner:
         max_batch: The largest batch.
 
     Raises:
-        BackendError: The engine's profiles differ from ``batches``, or there is not enough memory. Nothing
-            stays allocated.
+        BackendError: The engine's profiles differ from ``batches``, or there is not enough memory.
+            Nothing stays allocated.
     """
 
     def __init__(
@@ -130,7 +131,8 @@ class EngineRunner:
         work = Work.FROM_DEVICE if on_device else Work.FROM_HOST
         with self._ready(images) as profile:
             count = images.shape[0]
-            # Capturing runs nothing, so it may precede the images. If it fails, the current stream is a new one.
+            # Capturing runs nothing, so it may precede the images. If it fails, the current stream
+            # is a new one.
             graph = self._graph(profile, images.shape, work)
             stream = self._current_stream()
             self._stage(images, stream)
@@ -200,7 +202,8 @@ class EngineRunner:
         with self._lock:
             if self._engine is None:
                 return
-            # In the context, because execution contexts and engine free device memory; graphs before their memory.
+            # In the context, because execution contexts and engine free device memory; graphs
+            # before their memory.
             with self._api.current():
                 try:
                     with self._resources:
@@ -228,7 +231,8 @@ class EngineRunner:
                 try:
                     profile.set_batch(images.shape)
                     yield profile
-                # Even an interrupt leaves work in the stream, which must not mix with the work of the next call.
+                # Even an interrupt leaves work in the stream, which must not mix with the work of
+                # the next call.
                 except BaseException:
                     self._reset(profile)
                     raise
@@ -254,7 +258,8 @@ class EngineRunner:
         if not isinstance(images, DeviceArray):
             self._buffers.stage(images)
             return
-        # A copy within the device takes microseconds, keeps addresses fixed, and requires no alignment.
+        # A copy within the device takes microseconds, keeps addresses fixed, and requires no
+        # alignment.
         if images.stream is not None:
             self._api.wait_for(stream, images.stream)
         self._api.copy_on_device(self._buffers.image_pointer, images.pointer, images.nbytes, stream)
