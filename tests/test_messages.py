@@ -1,4 +1,4 @@
-"""Errors of the library name parameters, not options of the command line: it serves Python callers too."""
+"""Errors of the library name parameters, because it serves Python callers too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def modules() -> list[Path]:
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and text of the details of each error that a module raises; values in them are X."""
+    """Yield line and text of each detail of an error; X stands for values."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             for keyword in node.keywords:

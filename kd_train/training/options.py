@@ -1,4 +1,4 @@
-"""The options of training: one table for Python, for the command line and for catalogues. No torch here.
+"""The options of training: one table for Python, the command line and catalogues.
 
 A field of :class:`TrainOptions` declares an option whole: name, type and default as in every
 dataclass, and help, limits and commands in its :class:`Option`. ``kdx train``, ``fit`` and
@@ -58,7 +58,7 @@ def _option(default: Any, help: str, **more: Any) -> Any:  # noqa: A002  # as ty
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the user asked for. None leaves the recipe's value. The help of each option says what it does.
+    """The options of a training, explained by their help; None leaves the recipe's value.
 
     Attributes:
         method_options: Values of the method's own options, by name.
@@ -193,7 +193,7 @@ class TrainOptions:
         return FolderOptions(self.subfolders, self.good_folders)
 
     def changed(self, *, without: Collection[str] = ()) -> dict[str, Any]:
-        """Return the options that are not at their defaults and decide a result, as JSON would hold them.
+        """Return the options that decide a result and differ from their defaults, as JSON.
 
         Args:
             without: Names of options that are recorded elsewhere, or set by the caller.

@@ -51,7 +51,7 @@ def calibrate(
     max_bad_images: int = MAX_BAD_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
-    """Choose the threshold from good images that the student has not seen, through the exported graph.
+    """Choose the threshold from good images that the student has not seen.
 
     Images that were trained on are recognised by their content and skipped. The threshold is stored
     in the bundle with its 95 % confidence interval; the graph is not touched, so it can be done

@@ -85,7 +85,7 @@ def _version(package: str) -> str:
 
 
 def _check_onnxruntime() -> str:
-    """Say which providers ONNX Runtime has, and whether two of its packages overwrite each other."""
+    """Name the providers of ONNX Runtime, and report packages that overwrite each other."""
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name) != "present"]
     if util.find_spec("onnxruntime") is None:
         return 'bundles cannot run here: no backend is installed; pip install "kdx[cpu]"'

@@ -36,7 +36,7 @@ def add_flags(names: Iterable[str]) -> None:
 
 
 def flag_table(command: Any) -> dict[str, str]:
-    """Return what a user writes for each parameter of a Click command: ``{"good_folders": "--good-folder", ...}``.
+    """Return the flag of each parameter of a Click command: ``{"good_folders": "--good-folder"}``.
 
     Python's name of an option that may be repeated is its plural.
     """
@@ -53,7 +53,7 @@ def flag_table(command: Any) -> dict[str, str]:
 
 
 def with_flags(text: str) -> str:
-    """Write the parameters that a text marks, as in `resume` or `epochs=3`, as options of the command that runs."""
+    """Replace marked parameters, like `resume` or `epochs=3`, by the command's options."""
     return _MARKED.sub(_flag, text)
 
 

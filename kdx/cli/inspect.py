@@ -95,7 +95,7 @@ def inspect(
 
 
 def _signature(bundle: Bundle) -> dict[str, Any] | None:
-    """Return who signed a bundle, and whether that was checked; without a key to check it, it is what it says."""
+    """Return who signed a bundle, and whether a key has verified it."""
     from kdx.bundle.index import read_index
     from kdx.bundle.signature import read_seal
 

@@ -50,7 +50,7 @@ def require_effect(given: Mapping[str, bool], needed: str) -> None:
 
 
 def batch_sizes(text: str, largest: int) -> list[int]:
-    """Return the batch sizes of ``--batch 1,8``; raise ``OptionError`` when they are none, or beyond the bundle's."""
+    """Return the batch sizes of ``--batch 1,8``; raise ``OptionError`` for invalid ones."""
     try:
         sizes = [int(part) for part in text.split(",")]
     except ValueError as error:

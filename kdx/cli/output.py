@@ -1,4 +1,4 @@
-"""What the commands print: results to standard output, everything that accompanies them to standard error."""
+"""Results are printed to standard output, everything that accompanies them to standard error."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SafeConsole(Console):
             super().print(*objects, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make a rich text of a string, before rich drops some control characters and miscounts the others."""
+        """Make a rich text of a string, with its control characters written out."""
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -80,7 +80,7 @@ def _write_output(text: str) -> None:
 
 
 def drop_output() -> None:
-    """Discard what standard output still buffers: Python would fail at exit where it takes no more."""
+    """Discard the buffer of standard output, so that Python does not fail at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -99,7 +99,7 @@ def say_nothing(line: str) -> None:
 
 
 def make_table(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
-    """Return a table whose first column is never cut; columns but the first and those in ``left`` align right."""
+    """Return a table; columns but the first and those in ``left`` align right."""
     table = Table(title=title or None, title_justify="left", pad_edge=False)
     for index, heading in enumerate(headings):
         is_left = index == 0 or heading in left

@@ -42,7 +42,7 @@ def report(
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
-    """Write one page that opens offline: how well a bundle decides, and what another threshold would change.
+    """Write one page that opens offline: how a bundle decides, and the effect of other thresholds.
 
     Curves, scores with a threshold slider and the kdx calibrate command for it, the worst mistakes
     as pictures, defect types, the certificate and latencies on this machine. Without defective

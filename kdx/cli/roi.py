@@ -54,7 +54,7 @@ def roi(
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
-    """Show, propose, set or remove the region of interest: pixels outside it never count towards score or map.
+    """Show, propose, set or remove the region of interest; pixels outside it never count.
 
     A proposal is written to a file, to be looked at and then set. A threshold holds for the region
     that it was calibrated in: after a change every verdict is undecided until kdx calibrate. A

@@ -1,4 +1,4 @@
-"""The options of training on the command line, made of the table in ``kd_train/training/options.py``."""
+"""The options of training on the command line, made of ``kd_train/training/options.py``."""
 
 from __future__ import annotations
 

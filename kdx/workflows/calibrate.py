@@ -85,7 +85,7 @@ def calibrate_each(
     defective_images: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> Calibrations:
-    """Calibrate FP32, and BF16 and INT8 in each runtime that is here, and store the thresholds in the bundle.
+    """Calibrate every precision in each runtime of this machine, and store the thresholds.
 
     Args:
         bundle: The bundle.
@@ -146,7 +146,7 @@ def calibrate_each(
 
 
 def _own_ways(bundle: Bundle) -> Iterator[tuple[str, BackendInfo]]:
-    """Yield each precision that has thresholds of its own with one backend of each runtime that runs it here."""
+    """Yield each precision with thresholds of its own, and one backend of each runtime for it."""
     for precision in sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants)):
         runtimes: set[str] = set()
         for info in require_backends(bundle.path):
@@ -170,7 +170,7 @@ def _add_others(bundle: Bundle, found: Calibrations) -> None:
 
 
 def _is_of_same_images(one: Threshold, other: Threshold) -> bool:
-    """Whether two thresholds were asked for at the same rates, on the same images, in the same region and level."""
+    """Whether two thresholds have the same rates, images, region and level map."""
     first, second = (
         (
             each.data_sha256,

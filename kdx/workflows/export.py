@@ -107,7 +107,7 @@ def _said(error: DataError) -> str:
 
 
 def labelled_images(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:
-    """Return the labelled test images of a data set, whose folders mean what those of the run's data do."""
+    """Return the labelled test images of a data set, opened as the data of the run."""
     if data is None:
         return []
     with needs("train,cpu", "evaluating"):

@@ -55,7 +55,7 @@ def judge(
     colour: list[Path] | None = None,
     on_uncalibrated: Callable[[Path], None] = lambda _bundle: None,
 ) -> None:
-    """Judge image files one by one; add a record of each to ``records``, of those skipped a reason to ``bad``.
+    """Judge image files; add records to ``records``, and reasons of skipped files to ``bad``.
 
     Colour images that a mono detector judged are added to ``colour``; ``on_uncalibrated`` is called
     with each bundle that has no threshold.
@@ -97,7 +97,7 @@ def judge(
 
 
 def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> list[dict[str, Any]] | None:
-    """Return the regions of a verdict; None where its answer is none, so that nothing is known of them."""
+    """Return the regions of a verdict; None if its answer is invalid."""
     if verdict.reason is not None and verdict.reason.is_of_answer:
         return None
     found = detector.regions(verdict, min_area=options.min_area, pixel_size_um=options.pixel_size_um)
@@ -151,7 +151,7 @@ def _load(
 
 
 def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[np.uint8], Verdict]]:
-    """Yield the image as a detector takes it, and its verdict, for each; a file is read once for each kind of input."""
+    """Yield name, image and verdict of each detector; a file is read once for each input."""
     inputs: dict[InputSpec, list[str]] = {}
     for name in group:
         inputs.setdefault(group[name].input, []).append(name)
@@ -162,7 +162,7 @@ def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[n
 
 
 def require_apart(overlay: Path | None, images: list[Path]) -> None:
-    """Refuse heat maps among the images, where the next command that is given the folder would judge them as parts.
+    """Refuse heat maps among the images: the next command would judge them as parts.
 
     Where single files are named, the folder around them counts too, unless it is the one that the
     user works in.
@@ -197,7 +197,7 @@ def expand(images: list[Path], left_out: LeftOut) -> list[Path]:
 
 
 def _overlay_names(paths: list[Path]) -> dict[Path, str]:
-    """Name each heat map after its image; images of one name in several folders keep their folder's name too."""
+    """Name each heat map after its image, and its folder if several images have that name."""
     stems = Counter(path.stem for path in paths)
     names: dict[Path, str] = {}
     taken: set[str] = set()
@@ -220,7 +220,7 @@ def _overlay_targets(folder: Path | None, paths: list[Path], bundles: list[str])
 
 
 def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
-    """Make the heat maps' folders; refuse to replace the images themselves, and anything else unless it may be."""
+    """Make the heat maps' folders; refuse to replace images, and other files without ``force``."""
     inputs = {path.resolve() for path, _ in targets}
     for (path, _), target in targets.items():
         if target.resolve() in inputs:

@@ -46,7 +46,7 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
 
 
 def copy_with(bundle: Bundle, precision: str, target: Path) -> Bundle:
-    """Copy a bundle with its FP32 graph and one other precision, so that ``kdx.load`` takes what was chosen.
+    """Copy a bundle with FP32 and the chosen precision, so that ``kdx.load`` takes that one.
 
     It takes the fastest precision in a bundle, whatever its accuracy; where FP32 was chosen, no
     other must be there.

@@ -1,4 +1,4 @@
-"""What accuracy is measured on: labelled test images where there are defective ones, else synthetic defects."""
+"""The images that accuracy is measured on: labelled test images, or synthetic defects."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Evidence:
 
     @property
     def sha256(self) -> str:
-        """Hash of the images' names and sizes: cheap, and enough to notice that some came or went."""
+        """Hash of the images' names and sizes: cheap, and enough to notice changes."""
         files = [path for image in self.test for path in (image.path, image.mask) if path is not None]
         return hash_of_hashes(
             sha256_bytes(f"{path.parent.name}/{path.name} {path.stat().st_size}".encode())
@@ -73,7 +73,7 @@ class Evidence:
 def gather(
     material: Material, folder: FitFolder, held_out: Sequence[Path], spec: InputSpec, progress: Progress, *, seed: int
 ) -> Evidence:
-    """Return the labelled test images, or draw synthetic defects on held-out good images once for all candidates.
+    """Return the labelled test images, or synthetic defects on held-out good images.
 
     Args:
         material: The images.
@@ -109,7 +109,7 @@ def scores_of(evaluation: Evaluation) -> Scores:
 
 
 def auroc_error(auroc: float, good: int, defective: int) -> float:
-    """Return the standard error of an area under the ROC curve (Hanley and McNeil, Radiology 1982, equation 1)."""
+    """Return the standard error of an AUROC (Hanley and McNeil, Radiology 1982, equation 1)."""
     both_defective, both_good = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
     variance = (
         auroc * (1 - auroc) + (defective - 1) * (both_defective - auroc**2) + (good - 1) * (both_good - auroc**2)

@@ -1,4 +1,4 @@
-"""The output folder of ``kdx fit``: runs, bundles and results, from which a second call continues."""
+"""The output folder of ``kdx fit``: runs, bundles and results; a second call continues it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FitFolder:
         self.synthetic = path / "synthetic"
 
     def begin(self, *, force: bool) -> None:
-        """Make the folder, or see that it is of the same settings; ``force`` discards what an earlier call left.
+        """Make the folder, or check that it has the same settings; ``force`` discards its content.
 
         Raises:
             OutputError: It holds something else, or runs of other settings.

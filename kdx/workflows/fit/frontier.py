@@ -1,4 +1,4 @@
-"""Which lines of the table are worth having: the frontier of latency and accuracy, and the best within the budget."""
+"""The frontier of latency and accuracy, and the best detector within the budget."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def with_frontier(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
 
 
 def ranked(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
-    """Return the lines within the budget, the best first: by image AUROC, and of equals the faster."""
+    """Return the rows within the budget by image AUROC, then by latency."""
     kept = [row for row in rows if row.keeps_budget]
     return sorted(kept, key=lambda row: (-round(row.scores.image_auroc, _DECIMALS), _latency(row), row.candidate))
 

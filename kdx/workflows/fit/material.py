@@ -1,4 +1,4 @@
-"""The images that ``kdx fit`` works on, and how many of the good ones it holds out for the threshold."""
+"""The images of ``kdx fit``, and how many good ones it holds out for the threshold."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _share(images: int, false_reject_rate: float) -> float:
 
 
 def _needed(false_reject_rate: float) -> int:
-    """Return how many held-out images a threshold for a rate takes; see :mod:`kdx.calibration.rates`."""
+    """Return how many held-out images a threshold needs; see :mod:`kdx.calibration.rates`."""
     return math.ceil(1 / false_reject_rate - 1 - 1e-9)
 
 

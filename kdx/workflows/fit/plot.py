@@ -26,7 +26,7 @@ _PLACES = ((-7, 5), (7, -12), (7, 5), (-7, -12), (0, 12), (0, -19), (-14, 18), (
 
 
 def write_plots(report: Report, files: Sequence[Path]) -> None:
-    """Write the plot into files, each in the format of its suffix; without lines to draw, remove earlier ones."""
+    """Write the plot into files, in the format of their suffix; remove them if there is no row."""
     if not report.rows:
         for file in files:
             file.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ def _legend(axes: Axes, rows: Sequence[FrontierRow]) -> None:
 
 
 def _labels(axes: Axes, rows: Sequence[FrontierRow], budget_ms: float) -> None:
-    """Name the frontier's points first and then the others; a name for which there is no room is left out."""
+    """Label the frontier's points, then the others; leave out labels that have no room."""
     from matplotlib.transforms import Bbox
 
     line = axes.transData.transform((budget_ms, 0))[0]

@@ -1,4 +1,4 @@
-"""The first stage: the latency of every candidate untrained, so that only what may keep the budget is trained."""
+"""The first stage: the latency of every candidate, untrained, and which may keep the budget."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MAX_BATCH = 32
 
 
 def screen(request: FitRequest, material: Material, folder: FitFolder, key: str, progress: Progress) -> list[Screened]:
-    """Say of every candidate whether it may keep the budget; what was screened under this key is not measured again.
+    """Screen every candidate; results under the same key are not measured again.
 
     Raises:
         KdxError: No candidate could be built, for one and the same reason: weights, backbone or
@@ -63,7 +63,7 @@ def screen(request: FitRequest, material: Material, folder: FitFolder, key: str,
 
 
 def judge(candidate: MethodSize, timings: list[Timing], budget_ms: float) -> Screened:
-    """Return what timings say of a candidate: it may keep the budget if any backend does in any precision."""
+    """Return a candidate's outcome: it may keep the budget if any timing does."""
     if any(timing.measured_ms is not None and timing.measured_ms <= budget_ms for timing in timings):
         return Screened(candidate=candidate, outcome="may keep", timings=timings)
     errors = [f"{timing.backend} {timing.precision}: {timing.error}" for timing in timings if timing.error]
@@ -79,7 +79,7 @@ def judge(candidate: MethodSize, timings: list[Timing], budget_ms: float) -> Scr
 
 
 def _foreseen(candidate: MethodSize, found: list[Screened], request: FitRequest) -> Screened | None:
-    """Return what smaller sizes of the method foretell: larger images take longer; None where they say nothing."""
+    """Return the outcome that a smaller size implies: larger images take longer; or None."""
     for smaller in found:
         fastest = smaller.fastest
         if smaller.candidate.method != candidate.method or smaller.outcome != "misses" or fastest is None:
@@ -141,7 +141,7 @@ def _untrained(
 
 
 def _variants(root: Path, precisions: tuple[str, ...], images: NDArray[np.uint8]) -> dict[str, Variant]:
-    """Write the graphs of other precisions; those that need none of their own run the FP32 graph."""
+    """Write the graphs of precisions that do not run the FP32 graph."""
     found = {}
     for precision in precisions:
         if precision == "fp32":

@@ -1,4 +1,4 @@
-"""The two stages put together: screen, train in the stated order, and leave the report and the best bundle."""
+"""The search: screen, train the most promising first, write the report and the best bundle."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _FAILED = -1.0  # below every AUROC
 
 
 def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> Report:
-    """Find the most accurate detector within a latency budget, and leave report, plots and bundle in the output folder.
+    """Find the most accurate detector within a latency budget; write report, plots and bundle.
 
     Args:
         request: What the user asked for.
@@ -104,7 +104,7 @@ def _train_in_order(
 
 
 def _undisturbed(workshop: Workshop, screened: Screened, trials: Mapping[MethodSize, Trial]) -> Trial:
-    """Return a trial, its latencies measured once more where the machine was busy the first time."""
+    """Return a trial; measure its latencies again if the machine was busy."""
     trial = trials[screened.candidate]
     disturbed = was_disturbed(screened, trial)
     if not disturbed:
@@ -230,7 +230,7 @@ def _latency(screened: Screened) -> float:
 
 @contextlib.contextmanager
 def _nothing_cached() -> Iterator[None]:
-    """Keep what is compiled for a candidate out of the user's cache, from which it would drive what is in use."""
+    """Keep the compiled models of candidates out of the user's cache."""
     before = os.environ.get(CACHE_VARIABLE)
     os.environ[CACHE_VARIABLE] = ""
     try:

@@ -33,7 +33,7 @@ _FINAL_MS = 30_000.0
 
 
 def cpu_ways(bundle: Bundle, precisions: list[str]) -> list[tuple[str, str]]:
-    """Return every CPU backend of this machine with every one of these precisions that it runs and can decide in."""
+    """Return the pairs of CPU backend and precision that can decide on this machine."""
     decides = bundle.manifest.decides_alike
     return [
         (info.name, precision)
@@ -94,7 +94,7 @@ def time_precision(
     percentile: float,
     threads: int,
 ) -> list[Timing]:
-    """Measure a precision of a finished bundle in every backend; arguments as of :func:`screen_way`.
+    """Measure a precision of a finished bundle in every backend; see :func:`screen_way`.
 
     Returns:
         The wanted percentile of the fastest backend, and of every other whose median comes near it;

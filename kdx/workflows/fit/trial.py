@@ -1,4 +1,4 @@
-"""The second stage for one candidate: train it, export it through the gate, calibrate, evaluate and time it."""
+"""The second stage for one candidate: train, export, calibrate, evaluate and time it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Workshop:
         )
 
     def _key(self, run: Run, precisions: Sequence[str], evidence: Evidence) -> str:
-        """Return a hash of what decides a result, except the budget, with which it is compared afterwards."""
+        """Return a hash of everything that decides a result, except the budget."""
         request = self.request
         parts = {
             "checkpoint": run.checkpoint(run.config.recipe.checkpoint).sha256,
@@ -143,7 +143,7 @@ class Workshop:
         return trial
 
     def _measured(self, bundle: Bundle, precision: str, evidence: Evidence) -> Measured | None:
-        """Time a precision by every backend and score it through the fastest; None where nothing runs it."""
+        """Time a precision in every backend, score it in the fastest; None if nothing runs."""
         timings = self._timings(bundle, precision)
         quickest = fastest(timings)
         if quickest is None:
@@ -165,7 +165,7 @@ class Workshop:
 
 
 def was_disturbed(screened: Screened, trial: Trial) -> str:
-    """Say where a trained FP32 graph took much longer than the untrained one, which computes the same; empty otherwise.
+    """Report a trained FP32 graph that is much slower than the untrained one, or return ``""``.
 
     Something else kept the machine busy then. Other precisions tell nothing: their gates put layers
     back to FP32.

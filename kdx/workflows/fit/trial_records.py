@@ -1,4 +1,4 @@
-"""Records of what ``kdx fit`` finds: kept beside the runs so that a second call can continue, and reported as JSON."""
+"""Records of ``kdx fit``: kept beside the runs for a second call, and reported as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LABELLED, SYNTHETIC = "labelled test images", "synthetic defects"
 
 
 class MethodSize(msgspec.Struct, frozen=True, order=True):
-    """A candidate for training: a method at an image size (the side of the networks' square, in pixels)."""
+    """A candidate for training: a method and the side of the networks' square, in pixels."""
 
     method: str
     size: int
@@ -29,7 +29,7 @@ class MethodSize(msgspec.Struct, frozen=True, order=True):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """The latency of a candidate in one backend and precision, from the uint8 array to the verdict, one image a call.
+    """The latency of one image in one backend and precision, from uint8 array to verdict.
 
     Attributes:
         backend: The name of the backend.
@@ -71,7 +71,7 @@ class Screened(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fastest(self) -> Timing | None:
-        """The fastest way that ran, by the median: hopeless ones have no other percentile. None where nothing ran."""
+        """The fastest timing by the median, which every timing has; None if nothing ran."""
         ran = [timing for timing in self.timings if timing.p50_ms is not None]
         return min(ran, key=lambda timing: timing.p50_ms or 0.0) if ran else None
 
@@ -82,7 +82,7 @@ class Screened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """How well defects are distinguished from good parts; shares between 0 and 1, None where there are none.
+    """How well defects are distinguished from good parts: shares from 0 to 1, or None.
 
     Attributes:
         good: Good images.
@@ -241,6 +241,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fastest(timings: list[Timing]) -> Timing | None:
-    """Return the timing that is the lowest at the highest percentile measured, or None where nothing ran."""
+    """Return the lowest timing at the highest percentile, or None if nothing ran."""
     ran = [timing for timing in timings if timing.measured_ms is not None]
     return min(ran, key=lambda timing: (-timing.percentile, timing.measured_ms)) if ran else None

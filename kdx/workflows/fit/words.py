@@ -39,7 +39,7 @@ def next_command(best: Best | None, request: FitRequest) -> str:
 
 
 def quickest_found(report: Report) -> tuple[str, Timing] | None:
-    """Return the fastest of everything that ran, trained or screened, in words and measured; None where nothing ran."""
+    """Return name and timing of the fastest candidate, trained or screened; None if nothing ran."""
     found = [(str(row.candidate), row.timing) for row in report.rows]
     found += [(str(one.candidate), timing) for one in report.screened if (timing := one.fastest) is not None]
     return min(found, key=lambda each: each[1].p50_ms or 0.0) if found else None

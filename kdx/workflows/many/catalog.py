@@ -1,4 +1,4 @@
-"""The catalogue that ``kdx train-many`` trains: TOML with defaults, and a table for each product. No torch here.
+"""The catalogue of ``kdx train-many``: TOML with defaults, and a table for each product.
 
 [defaults]
 backbone = "tf_efficientnet_lite0"
@@ -73,7 +73,7 @@ _TrainingKeys: Any = msgspec.defstruct("_TrainingKeys", _training_keys(), frozen
 
 
 class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, call-arg]
-    """One product: the options of ``kdx train``, ``export`` and ``calibrate``, under their names with underscores.
+    """One product: options of ``kdx train``, ``export`` and ``calibrate``, with underscores.
 
     The keys of training are those of the table in ``kd_train/training/options.py``, and
     ``options``: the method's own.
@@ -123,7 +123,7 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
 
     @property
     def files(self) -> list[Path]:
-        """The files that the catalogue names beside the images: the teachers' weights, and the table of parts."""
+        """The files that the catalogue names: the teachers' weights, and the table of parts."""
         weights = [Path(part) for part in self.weights.split(",") if part not in _NAMED_WEIGHTS]
         return [*weights, *([Path(self.parts)] if self.parts else [])]
 

@@ -1,4 +1,4 @@
-"""A catalogue made into orders, all of them checked before any is carried out; and their results into a summary."""
+"""From a catalogue to checked orders, and from their results to a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One product, in a process of its own: train, export, calibrate, evaluate, verify; then let the bundle appear.
+"""One product in its own process: train, export, calibrate, evaluate, verify, publish.
 
 A bundle under its own name is finished: trained, calibrated and verified. Until then it is
 ``staged/``.
@@ -42,7 +42,7 @@ def serve(connection: Connection, order: ProductOrder) -> None:
 
 
 def make(order: ProductOrder) -> ProductResult:
-    """Make a product's bundle, unless it is there and nothing changed; what fails is in the result."""
+    """Make a product's bundle unless nothing changed; a failure is part of the result."""
     started = time.perf_counter()
     # Times taken beside other products' training say nothing, and must not be remembered.
     os.environ[CACHE_VARIABLE] = ""
@@ -68,7 +68,7 @@ def make(order: ProductOrder) -> ProductResult:
 
 
 def fingerprint_of(order: ProductOrder, folder: ImageFolder) -> str:
-    """Return a hash of everything that decides a product's bundle: the catalogue's options, images, weights, parts."""
+    """Return a hash of everything that decides a product's bundle: options and files."""
     product = order.product
     files = [*folder.good, *(path for image in folder.test for path in (image.path, image.mask) if path is not None)]
     contents = hash_of_hashes(f"{path.name} {sha256_file(path)}" for path in [*files, *product.files] if path.is_file())
@@ -76,7 +76,7 @@ def fingerprint_of(order: ProductOrder, folder: ImageFolder) -> str:
 
 
 def kept_result(order: ProductOrder) -> ProductResult | None:
-    """Return what an earlier call kept of a product; None for nothing, and for a file that cannot be read."""
+    """Return the result of an earlier call; None without one, or if it is not readable."""
     with contextlib.suppress(OSError, KdxError):
         return read_record(order.result, ProductResult, error=OutputError, fix="")
     return None
@@ -103,7 +103,7 @@ def _open(order: ProductOrder) -> ImageFolder:
 
 
 def _is_finished(order: ProductOrder, kept: ProductResult) -> bool:
-    """Whether the bundle of a result is there; its threshold may have been calibrated again since."""
+    """Whether the bundle of a result exists; its threshold may be a later one."""
     if kept.state != "trained":
         return False
     try:
@@ -177,7 +177,7 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
 
 
 def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
-    """Train, or continue where a call of the same fingerprint stopped; a run of another is replaced."""
+    """Train, or continue a run of the same fingerprint; another run is replaced."""
     from kd_train.training.run import Run
     from kd_train.training.train import recipe_of, train
 

@@ -50,7 +50,7 @@ class ProductOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a product. Shares lie between 0 and 1; None where something was not measured or not reached.
+    """The result of a product: shares from 0 to 1; None for what was not measured.
 
     Attributes:
         name: Name of the product.

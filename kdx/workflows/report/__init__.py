@@ -1,4 +1,4 @@
-"""What ``kdx report`` does: score labelled images, draw curves and pictures, and fill one page that opens offline.
+"""``kdx report``: score labelled images, draw curves and pictures, fill an offline page.
 
 It stands here because it brings evaluation, verification and the runtime together, which know
 nothing of each other.

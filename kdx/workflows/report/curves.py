@@ -106,7 +106,7 @@ def axis_of(scores: NDArray[np.float64]) -> Axis:
 
 
 def histogram(positions: NDArray[np.float64], is_defective: NDArray[np.bool_]) -> dict[str, str]:
-    """Return the outline of good and of defective images' histograms as SVG paths, in a box of 1000 × 200.
+    """Return the outlines of both histograms as SVG paths, in a box of 1000 × 200.
 
     Good ones stand upwards from the middle, defective ones hang down from it; each is a share of
     its own kind.
@@ -129,7 +129,7 @@ def histogram(positions: NDArray[np.float64], is_defective: NDArray[np.bool_]) -
 
 
 def curves_of(scored: Scored, result: Evaluation, counted: NDArray[np.bool_] | None = None) -> list[Curve]:
-    """Return the three curves; of those that cannot be drawn, why. Of pixels, only those in ``counted`` count."""
+    """Return the three curves, or reasons why there are none; only ``counted`` pixels count."""
     is_defective = scored.types != GOOD
     roc = Curve("roc", "ROC: good parts rejected, defects found", "good parts rejected", "defective parts rejected")
     pr = Curve("pr", "Precision and recall", "recall: defective parts rejected", "precision: defective of the rejected")
@@ -163,7 +163,7 @@ def _replace(curve: Curve, **changes: str) -> Curve:
 
 
 def _path(x: NDArray[np.float64], y: NDArray[np.float64], end: float, steps: str) -> str:
-    """Return an SVG path of a curve whose x rises, up to ``end``; with ``steps``, y changes before x does."""
+    """Return an SVG path of a curve up to ``end``; with ``steps``, y changes before x does."""
     last = float(np.interp(end, x, y))
     inside = x <= end
     x, y = np.append(x[inside], end), np.append(y[inside], last)

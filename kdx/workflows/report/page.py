@@ -214,7 +214,7 @@ def _facts(content: Content) -> dict[str, Any]:
 
 
 def _start(content: Content) -> float:
-    """Return where the slider begins: the threshold, or without one the highest score of a good image."""
+    """Return where the slider starts: the threshold, or the highest score of a good image."""
     if content.threshold is not None:
         return content.threshold.score
     good = content.scored.scores[content.scored.types == GOOD]

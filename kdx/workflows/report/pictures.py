@@ -1,4 +1,4 @@
-"""The gallery's pictures: image, heat map and mask, small enough that hundreds of them fit into one page."""
+"""The gallery's pictures: image, heat map and mask, so small that a page takes hundreds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 def take_pictures(
     detector: Detector, scored: Scored, root: Path, progress: Progress = SILENT, *, most_bytes: int = _MOST_BYTES
 ) -> list[Picture]:
-    """Return pictures of the good images that score highest and the defective ones that score lowest, in turns."""
+    """Return pictures of the worst mistakes: good and defective images in turns."""
     pictures: list[Picture] = []
     size = 0
     order = worst_first(scored)[:MOST]
@@ -75,7 +75,7 @@ def take_pictures(
 
 
 def worst_first(scored: Scored) -> list[int]:
-    """Return all images' positions: good ones by falling score and defective ones by rising score, in turns."""
+    """Return positions of all images in turns: good by falling, defective by rising score."""
     ascending = np.argsort(scored.scores, kind="stable").tolist()
     is_good = scored.types == GOOD
     good = [i for i in reversed(ascending) if is_good[i]]

@@ -46,7 +46,7 @@ class ReportImages:
 
 
 def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress: Progress = SILENT) -> ReportImages:
-    """Return the test images, or where there are none the good ones, without those that were trained on.
+    """Return the test images, or else the good ones, without those that were trained on.
 
     Raises:
         DataError: Nothing is left.
@@ -87,7 +87,7 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
 
 
 def sample(images: Sequence[TestImage], most: int) -> list[TestImage]:
-    """Return at most so many images, in order, drawn alike on every call: rare types whole, the others as evenly.
+    """Return a reproducible sample, in order: rare types whole, the others evenly.
 
     A type of defect that has few images tells most by each of them.
     """
@@ -111,7 +111,7 @@ def _hash(held_out: Sequence[tuple[Path, Identity]]) -> str:
 
 
 def _identity(path: Path) -> Identity | None:
-    """Return an image's hashes; None where it cannot be read, which is said where it is to be scored."""
+    """Return an image's hashes; None for a damaged file, which is reported when it is scored."""
     try:
         return identify(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What was trained stays trained: an update of kdx must not change what a product's options hash to.
+"""A product's options have the same hash in every release: trained products stay valid.
 
 The hashes were computed before the options came from one table.
 """
