@@ -23,7 +23,7 @@ from scipy.stats import beta, rankdata
 from kdx.bundle.variants import HeldOutVerdicts
 
 # The least evidence for writing BF16 or INT8. Without a flip, 6 images bound the share of images
-# that flip to 39 %; 5 bound it to 45 %, which is more than kdx.verification.tolerances.Limits.rate_bound
+# that flip to 39 %; 5 bound it to 45 %, which is more than the limit rate_bound in tolerances.py
 # allows. Three defects are drawn on each.
 LEAST_GOOD, LEAST_DEFECTS = 6, 18
 # The default of kdx calibrate.

@@ -107,7 +107,7 @@ def test_several_broken_layers_are_put_back_worst_first(trained_stpm) -> None:
 
 
 def test_what_putting_back_cannot_mend_is_not_written_and_the_report_says_why(trained_stpm) -> None:
-    # The tail is not quantised: nothing that is put back mends it.
+    # The tail is not quantised: putting layers back does not fix it.
     changed = onnx.ModelProto()
     changed.CopyFrom(trained_stpm.quantised)
     score = next(node for node in changed.graph.node if "anomaly_score" in node.output)
@@ -116,7 +116,7 @@ def test_what_putting_back_cannot_mend_is_not_written_and_the_report_says_why(tr
     graph, report = trained_stpm.gate().pass_int8(changed)
     assert graph is None
     assert not report.passed
-    assert "ordered otherwise" in report.reason
+    assert "ordered differently" in report.reason
     assert len(report.kept) == len(quantised_nodes(trained_stpm.quantised)) // 2
 
 
