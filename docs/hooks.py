@@ -1,4 +1,7 @@
-"""What the site takes from elsewhere in the repository: the command line's reference, two pages, and the figures."""
+"""What the site takes from elsewhere in the repository.
+
+The command line's reference, two pages, and the figures.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,9 @@ class PlainRoles(griffe.Extension):
     """Docstrings without Sphinx's roles: ``:class:`Verdict``` is shown as code."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Change a docstring before it is parsed: a role at a line's beginning would be read as a parameter."""
+        """Change a docstring before it is parsed.
+
+        A role at a line's beginning would be read as a parameter.
+        """
         if obj.docstring:
             obj.docstring.value = re.sub(r":(?:class|meth|func|attr|mod|data):(?=`)", "", obj.docstring.value)

@@ -1,4 +1,5 @@
-"""Chromium without a window, driven through its DevTools protocol over a pair of pipes: no driver, no port."""
+"""Chromium without a window, driven through its DevTools protocol over a pair of pipes: no driver,
+no port."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Browser:
     """One page of a running Chromium.
 
     Attributes:
-        errors: What the page wrote to the console as errors or warnings, and exceptions that nobody caught.
+        errors: What the page wrote to the console as errors or warnings, and exceptions that nobody
+            caught.
         requests: URLs that it asked for.
     """
 
@@ -125,7 +127,8 @@ def open_browser(profile: Path) -> Iterator[Browser]:
     """Start Chromium with an empty profile, and end it."""
     path = find_browser()
     assert path is not None
-    # It reads its commands from 3 and answers on 4: ours must stand elsewhere until bash has put them there.
+    # It reads its commands from 3 and answers on 4: ours must stand elsewhere until bash has put
+    # them there.
     theirs_in, write = (_above(end) for end in os.pipe())
     read, theirs_out = (_above(end) for end in os.pipe())
     options = (

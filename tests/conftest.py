@@ -1,4 +1,5 @@
-"""Fixtures that every room shares: a miniature data set of real images, a tiny run and bundle, the command line."""
+"""Fixtures that every room shares: a miniature data set of real images, a tiny run and bundle, the
+command line."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from tests.frames import TILE, write_frames
 from tests.images import cell_paths
 from tests.once import made_once
 
-# Networks this small gain nothing from more threads, and lose much where the cores are busy. Torch reads it once.
+# Networks this small gain nothing from more threads, and lose much where the cores are busy. Torch
+# reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BACKBONE = "test_resnet"  # timm's own miniature: it builds, trains and exports in seconds
@@ -37,7 +39,8 @@ TINY_OPTIONS = (
     *("--validation-fraction", "0.5", "--workers", "0", "--device", "cpu", "--learning-rate", "0.05"),
 )
 
-# On a machine that only runs bundles there is no PyTorch: tests that need it are left out there, or skipped.
+# On a machine that only runs bundles there is no PyTorch: tests that need it are left out there, or
+# skipped.
 _NEEDS_TORCH = re.compile(
     r"^(import|from) (torch|onnx|kd_train|kd_export|tests\.(pairs|students|spoiled))\b", re.MULTILINE
 )
@@ -69,7 +72,8 @@ class CliResult:
 
 
 def invoke(*args: object, code: int | None = 0) -> CliResult:
-    """Call the command line in this process; ``code`` is the exit status it must return (None: any)."""
+    """Call the command line in this process; ``code`` is the exit status it must return (None:
+    any)."""
     from typer.testing import CliRunner
 
     from kdx.cli import output
@@ -95,7 +99,8 @@ def cell_images(count: int, *, offset: int = 0, size: int = SIZE) -> list[Image.
 
 
 def write_dataset(root: Path, *, train: int = 12, good: int = 4, scratch: int = 4, masks: bool = True) -> Path:
-    """Write a miniature MVTec layout of real images; the scratches are drawn, and their masks are exact."""
+    """Write a miniature MVTec layout of real images; the scratches are drawn, and their masks are
+    exact."""
     images = cell_images(train + good + scratch)
     for name in ("train/good", "test/good", "test/scratch", "ground_truth/scratch")[: 4 if masks else 3]:
         (root / name).mkdir(parents=True)
@@ -208,7 +213,8 @@ def large_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiled(large_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a ``run`` on tiles of the frames and its calibrated ``tile.kdx``; no test may change them."""
+    """A folder with a ``run`` on tiles of the frames and its calibrated ``tile.kdx``; no test may
+    change them."""
 
     def made(folder: Path) -> None:
         invoke("train", large_frames, "-o", folder / "run", "--tile", TILE, "--epochs", 1, *TINY_OPTIONS)
@@ -229,7 +235,8 @@ class TrainedMethod:
 
 @pytest.fixture(scope="session", params=METHODS)
 def trained(request, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedMethod:
-    """A run of two epochs of every method on real images, and its bundle in both precisions; tests leave it be."""
+    """A run of two epochs of every method on real images, and its bundle in both precisions; tests
+    leave it be."""
 
     def made(folder: Path) -> None:
         options = ("--method", request.param, "--epochs", 2, *TINY_OPTIONS)
@@ -243,7 +250,8 @@ def trained(request, dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @dataclass(frozen=True)
 class ExportedMethod:
-    """A method with random weights of ordinary size: its fused detector, and its graph in both precisions."""
+    """A method with random weights of ordinary size: its fused detector, and its graph in both
+    precisions."""
 
     name: str
     detector: Any

@@ -20,7 +20,8 @@ def cell_paths() -> list[Path]:
 
 
 def solar_cells(count: int, size: tuple[int, int], channels: int = 3) -> NDArray[np.uint8]:
-    """Return real electroluminescence images, uint8 ``(count, height, width, channels)``, half of them defective."""
+    """Return real electroluminescence images, uint8 ``(count, height, width, channels)``, half of
+    them defective."""
     half = count // 2
     paths = cell_paths()[:half] + cell_paths()[1500 : 1500 + count - half]
     images = [Image.open(path).convert("L").resize((size[1], size[0]), Image.Resampling.BILINEAR) for path in paths]

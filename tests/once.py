@@ -14,7 +14,8 @@ from kdx.storage.locks import lock, open_folder
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that no test may change, filled by whichever process of this test run asks for it first.
+    """Return a folder that no test may change, filled by whichever process of this test run asks
+    for it first.
 
     Args:
         factory: Knows where this run's folders lie.

@@ -45,7 +45,8 @@ def make_pair(
     )
     torch.manual_seed(seed)
     pair, _ = found.build(recipe.pair_options(found, ("random",)))
-    # Batch normalisation as after training: statistics that differ from 0 and 1, so that folding has work to do.
+    # Batch normalisation as after training: statistics that differ from 0 and 1, so that folding
+    # has work to do.
     for module in pair.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)

@@ -1,7 +1,8 @@
-"""What of kdx is public, written down: names, options, exit statuses, the C header, fields of files and of ``--json``.
+"""What of kdx is public, written down: names, options, exit statuses, the C header, fields of files
+and of ``--json``.
 
-``tests/test_public_interface.py`` compares it with ``tests/fixtures/public``. Everything is read through the public
-interface itself, so that modules may move.
+``tests/test_public_interface.py`` compares it with ``tests/fixtures/public``. Everything is read
+through the public interface itself, so that modules may move.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ MADE_BY = {"Bundle": "open_bundle", "Detector": "load", "DetectorGroup": "load_m
 
 
 def python_names() -> dict[str, Any]:
-    """Return every name of ``kdx.__all__`` with its kind and signature; of classes, their public members too."""
+    """Return every name of ``kdx.__all__`` with its kind and signature; of classes, their public
+    members too."""
     return {name: _describe(name, getattr(kdx, name)) for name in sorted(kdx.__all__)}
 
 
@@ -52,7 +54,8 @@ def _describe(name: str, value: Any) -> Any:
 
 
 def class_members(owner: type) -> dict[str, Any]:
-    """Return the public attributes and methods that a class has beyond those of Python's own classes."""
+    """Return the public attributes and methods that a class has beyond those of Python's own
+    classes."""
     inherited = {name for base in owner.__mro__ if base.__module__ in {"builtins", "enum"} for name in vars(base)}
     fields = dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ()
     names = {
@@ -74,12 +77,14 @@ def class_members(owner: type) -> dict[str, Any]:
 
 
 def extension_names() -> dict[str, Any]:
-    """Return the names of each of :data:`EXTENSION_MODULES`, with signatures and the classes' own members."""
+    """Return the names of each of :data:`EXTENSION_MODULES`, with signatures and the classes' own
+    members."""
     return {name: _names_of(import_module(name)) for name in EXTENSION_MODULES}
 
 
 def _names_of(module: types.ModuleType) -> dict[str, Any]:
-    # What a module imports is not part of it; aliases such as list[...] have the module of their class.
+    # What a module imports is not part of it; aliases such as list[...] have the module of their
+    # class.
     own = {module.__name__, "builtins"}
     names = getattr(module, "__all__", None) or [
         name
@@ -110,7 +115,8 @@ def _describe_extension(value: Any) -> Any:
 
 
 def attributes(value: object) -> list[str]:
-    """Return the public attributes that an object has: its own, and those that descriptors of its class compute."""
+    """Return the public attributes that an object has: its own, and those that descriptors of its
+    class compute."""
     owner = type(value)
     computed = {name for name in dir(owner) if inspect.isdatadescriptor(inspect.getattr_static(owner, name))}
     names = (set(dir(value)) - set(dir(owner))) | (computed - set(dir(BaseException)))
@@ -118,7 +124,8 @@ def attributes(value: object) -> list[str]:
 
 
 def signature(function: Callable[..., Any]) -> list[str]:
-    """Return the parameters of a function: kind, name and default of each, without annotations and ``self``."""
+    """Return the parameters of a function: kind, name and default of each, without annotations and
+    ``self``."""
     parameters = inspect.signature(function).parameters.values()
     return [_parameter(each) for each in parameters if each.name != "self"]
 
@@ -135,7 +142,8 @@ def _default(value: object) -> str:
 
 
 def command_line() -> dict[str, Any]:
-    """Return every command with its arguments and options: names, type, limits, default, whether they repeat."""
+    """Return every command with its arguments and options: names, type, limits, default, whether
+    they repeat."""
     import typer
     from typer.utils import get_params_from_function
 
@@ -203,8 +211,8 @@ def fields_of(value: Any, by_name: Mapping[str, int]) -> Any:
 
     Args:
         value: What was decoded.
-        by_name: Fields whose value maps names, of files for one, to values; the names are no fields. And how many
-            such mappings stand in each other.
+        by_name: Fields whose value maps names, of files for one, to values; the names are no
+            fields. And how many such mappings stand in each other.
     """
     if isinstance(value, dict):
         return {key: _by_name(value[key], by_name, by_name.get(key, 0)) for key in value}

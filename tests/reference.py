@@ -31,7 +31,8 @@ def cosine(teacher: Array, student: Array) -> Array:
 
 
 def upsample(small: Array, height: int, width: int) -> Array:
-    """Bilinear interpolation, pixel centres aligned as areas (align_corners=False), edges repeated."""
+    """Bilinear interpolation, pixel centres aligned as areas (align_corners=False), edges
+    repeated."""
     out = np.zeros((height, width))
     for y in range(height):
         source_y = max((y + 0.5) * small.shape[0] / height - 0.5, 0.0)
@@ -104,7 +105,8 @@ def mixed_teacher(resnet: Features, efficientnet: Features, size: tuple[int, int
 
 
 def dskd(features: Features, size: tuple[int, int], sigma: float, lam: float = 0.1) -> tuple[Array, float]:
-    """DSKD Eq. 4 to 10: each position's lambda times half the squared distance, plus the cosine distance."""
+    """DSKD Eq. 4 to 10: each position's lambda times half the squared distance, plus the cosine
+    distance."""
     m = np.zeros(size)
     for t, d in features:
         m += upsample(lam * half_squared_l2(t, d) + cosine(t, d), *size)

@@ -1,8 +1,10 @@
-"""Bundles that kdx wrote in schema 1, and what it said with them then. They must keep loading and deciding so.
+"""Bundles that kdx wrote in schema 1, and what it said with them then. They must keep loading and
+deciding so.
 
-``tests/fixtures/schema1`` holds three bundles of the tiny backbone: ``stpm`` in every precision with a review band,
-``level`` with a region of interest and a level map, ``tiled`` for frames of 96 × 160. ``verdicts.json`` holds scores
-and decisions of some images in each backend, on a CPU with AVX-512 BF16.
+``tests/fixtures/schema1`` holds three bundles of the tiny backbone: ``stpm`` in every precision
+with a review band, ``level`` with a region of interest and a level map, ``tiled`` for frames of 96
+× 160. ``verdicts.json`` holds scores and decisions of some images in each backend, on a CPU with
+AVX-512 BF16.
 """
 
 from __future__ import annotations
@@ -36,14 +38,16 @@ class Recorded(msgspec.Struct, frozen=True):
     verdicts: dict[str, Said]
 
     def is_clear(self, image: str) -> bool:
-        """Whether an image's score is so far from the thresholds that every CPU decides it alike."""
+        """Whether an image's score is so far from the thresholds that every CPU decides it
+        alike."""
         limits = [one for one in (self.threshold, self.review_threshold) if one is not None]
         score = self.verdicts[image].score
         return all(abs(score / limit - 1) > SCORES_WITHIN[self.precision] for limit in limits)
 
 
 def old_bundle(name: str, folder: Path) -> Path:
-    """Copy a bundle of schema 1 into a folder and return its path; ``level`` has the graphs of ``stpm``."""
+    """Copy a bundle of schema 1 into a folder and return its path; ``level`` has the graphs of
+    ``stpm``."""
     bundle = Path(shutil.copytree(FIXTURES / name, folder / f"{name}.kdx"))
     if name == "level":
         for graph in _SHARED_GRAPHS:

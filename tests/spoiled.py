@@ -1,7 +1,9 @@
-"""Bundles whose graph answers something impossible, for some images alone: what runtimes and drivers do when they fail.
+"""Bundles whose graph answers something impossible, for some images alone: what runtimes and
+drivers do when they fail.
 
-Golden images and ordinary ones are answered as before, so that a bundle loads and verifies. What ReduceMax makes of NaN
-is left to the runtime: the score of a spoiled map is taken by the graph itself.
+Golden images and ordinary ones are answered as before, so that a bundle loads and verifies. What
+ReduceMax makes of NaN is left to the runtime: the score of a spoiled map is taken by the graph
+itself.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from kdx.bundle.manifest import Manifest
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 
-# Mean grey level above which an image is answered wrongly; of the tests' good images none reaches it.
+# Mean grey level above which an image is answered wrongly; of the tests' good images none reaches
+# it.
 BRIGHT = 235
 
 
@@ -50,7 +53,8 @@ def spoil(
 
 
 def without_learned_limits(bundle: Path) -> Manifest:
-    """Let a bundle compare frames with golden images alone, for tests that make frames up, and return its manifest."""
+    """Let a bundle compare frames with golden images alone, for tests that make frames up, and
+    return its manifest."""
     import msgspec
 
     manifest = open_bundle(bundle).manifest

@@ -1,4 +1,5 @@
-"""Graphs and bundles that differ from one at hand in the student alone, or in the teacher: nothing is trained."""
+"""Graphs and bundles that differ from one at hand in the student alone, or in the teacher: nothing
+is trained."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def other_student(graph: Path, path: Path, seed: int) -> Path:
 
 
 def other_teacher(graph: Path, path: Path) -> Path:
-    """Write a graph in whose teacher the last convolution's first weight is the next larger number."""
+    """Write a graph in whose teacher the last convolution's first weight is the next larger
+    number."""
     last = [node.name for node in onnx.load(graph).graph.node if node.name.startswith(TEACHER) and "Conv" in node.name]
 
     def nudge(values: np.ndarray) -> np.ndarray:
@@ -64,7 +66,8 @@ def _rewritten(
 
 
 def other_bundle(bundle: Path, path: Path, make: Callable[[Path, Path], Path]) -> Path:
-    """Copy a bundle with its FP32 graph made anew; golden answers and threshold are the new graph's."""
+    """Copy a bundle with its FP32 graph made anew; golden answers and threshold are the new
+    graph's."""
     shutil.copytree(bundle, path, ignore=shutil.ignore_patterns("model*.onnx"))
     opened = open_bundle(bundle)
     graph = make(opened.graph.path, path / GRAPH)
@@ -82,7 +85,8 @@ def other_bundle(bundle: Path, path: Path, make: Callable[[Path, Path], Path]) -
 
 
 def add_int8(bundle: Path, images: np.ndarray) -> Path:
-    """Add an INT8 graph calibrated on images to a bundle, with FP32's threshold in every runtime that runs it."""
+    """Add an INT8 graph calibrated on images to a bundle, with FP32's threshold in every runtime
+    that runs it."""
     opened = open_bundle(bundle)
     graph = bundle / graph_file("int8")
     onnx.save(quantize(onnx.load(opened.graph.path), images), graph)

@@ -1,4 +1,5 @@
-"""The page on the bundle format lists the fields of the types that are read and written, with their defaults."""
+"""The page on the bundle format lists the fields of the types that are read and written, with their
+defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What README and pages show is so: commands, options, programs, tables, links, and the site's own list of pages."""
+"""What README and pages show is so: commands, options, programs, tables, links, and the site's own
+list of pages."""
 
 from __future__ import annotations
 

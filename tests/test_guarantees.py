@@ -15,7 +15,8 @@ _TEST = re.compile(r"`(?P<path>(?:embed/)?tests/[\w/]+\.(?:py|cpp))?(?:::(?P<nam
 
 
 def named_in(row: str) -> list[tuple[str, str]]:
-    """Return the file and the test, empty for the whole file, that the last column of a row names."""
+    """Return the file and the test, empty for the whole file, that the last column of a row
+    names."""
     found, path = [], ""
     for match in _TEST.finditer(row.rsplit(" | ", 1)[1]):
         path = match["path"] or path

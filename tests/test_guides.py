@@ -1,4 +1,5 @@
-"""Every command and every Python program of the guides runs, in their order, on small images and for one epoch."""
+"""Every command and every Python program of the guides runs, in their order, on small images and
+for one epoch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""Nothing public changes by accident: names, options, exit statuses, the C header, records, bytes of bundles.
+"""Nothing public changes by accident: names, options, exit statuses, the C header, records, bytes
+of bundles.
 
-After a change that is meant, write the records in ``tests/fixtures/public`` again, and read the difference::
+After a change that is meant, write the records in ``tests/fixtures/public`` again, and read the
+difference::
 
-    KDX_WRITE_PUBLIC=1 python -m pytest -n 0 tests/test_public_interface.py && git diff tests/fixtures/public
+    KDX_WRITE_PUBLIC=1 python -m pytest -n 0 tests/test_public_interface.py
+    git diff tests/fixtures/public
 """
 
 from __future__ import annotations
@@ -125,7 +128,8 @@ def test_headers(name):
 ON_CPU = ("--backend", "onnxruntime-cpu")
 GOOD = RUN_V1 / "images/train/good"
 HOTTEST = SCHEMA1 / "images/cell-hottest.png"
-# Commands whose JSON is recorded, with their arguments: BUNDLE is a bundle, and OUT a path to write to.
+# Commands whose JSON is recorded, with their arguments: BUNDLE is a bundle, and OUT a path to write
+# to.
 WITH_JSON: dict[str, tuple[object, ...]] = {
     "bench": ("BUNDLE", "--budget-ms", 1e-6, "--percentile", 50, "--runs", 20, *ON_CPU),
     "calibrate": ("BUNDLE", GOOD, "--false-reject-rate", 0.2),
@@ -228,7 +232,8 @@ def test_fields_of_an_export(exported):
 
 
 def test_bytes_of_an_export(exported):
-    """The same weights give the same files, where the same packages compute on the same kind of CPU."""
+    """The same weights give the same files, where the same packages compute on the same kind of
+    CPU."""
     import torch
 
     bundle, _ = exported

@@ -1,4 +1,5 @@
-"""The README is short, names what exists, and its first two commands are those that the project promises."""
+"""The README is short, names what exists, and its first two commands are those that the project
+promises."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ def test_it_shows_one_table_of_results() -> None:
 
 def test_it_links_every_page() -> None:
     pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    # The site's own front page and the list of guides say what the README says; these references are the site's.
+    # The site's own front page and the list of guides say what the README says; these references
+    # are the site's.
     pages -= {"docs/index.md", "docs/guides/index.md", "docs/api.md"}
     assert set(re.findall(r"\]\((docs/[\w/-]+\.md)\)", README)) == pages

@@ -15,8 +15,8 @@ def tiff(*pages: tuple[NDArray[np.generic], Mapping[int, int | tuple[int, ...]]]
     """Return an uncompressed little-endian TIFF.
 
     Args:
-        pages: Of each, its numbers ``(H, W)``, ``(H, W, C)``, or, with the tag 284 at 2, ``(C, H, W)``; and tags that
-            are added to, or replace, those that follow from the array.
+        pages: Of each, its numbers ``(H, W)``, ``(H, W, C)``, or, with the tag 284 at 2, ``(C, H,
+            W)``; and tags that are added to, or replace, those that follow from the array.
     """
     data = bytearray(b"II*\0\0\0\0\0")
     link = 4

@@ -1,4 +1,5 @@
-"""Builds ``embed/`` for the tests, runs ctest, and calls the library through the structures of its header."""
+"""Builds ``embed/`` for the tests, runs ctest, and calls the library through the structures of its
+header."""
 
 from __future__ import annotations
 
@@ -206,7 +207,8 @@ class Detector:
         self._check(self._library.kdx_describe(self._handle, ctypes.byref(self.takes)))
 
     def __call__(self, image: np.ndarray, roi: np.ndarray | None = None) -> tuple[Verdict, np.ndarray]:
-        """Judge one packed image ``(H, W, C)`` in the bundle's region of interest, or in another."""
+        """Judge one packed image ``(H, W, C)`` in the bundle's region of interest, or in
+        another."""
         verdict = Verdict(ctypes.sizeof(Verdict))
         return verdict, self.call(image, verdict, roi)
 

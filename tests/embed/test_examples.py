@@ -1,4 +1,5 @@
-"""The programs in ``embed/examples``: the smallest ones, and the complete lines in C++ and Python."""
+"""The programs in ``embed/examples``: the smallest ones, and the complete lines in C++ and
+Python."""
 
 from __future__ import annotations
 

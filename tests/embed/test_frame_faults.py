@@ -69,7 +69,8 @@ def test_learned_limits_of_frames_say_the_same(library, bundle):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_limits_at_a_frames_own_values_say_the_same(library, bundle, tmp_path, seed):
-    """Both languages compute exactly the same numbers: a value at a limit is no fault, the next number is one."""
+    """Both languages compute exactly the same numbers: a value at a limit is no fault, the next
+    number is one."""
     path = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
     manifest, rng = open_bundle(path).manifest, np.random.default_rng(seed)
     frame = (rng.integers(0, 256, open_bundle(path).golden().images[0].shape) // (1 + seed)).astype(np.uint8)

@@ -1,4 +1,5 @@
-"""The C library decides as Python does with the same bundle, and refuses the bundles that Python refuses."""
+"""The C library decides as Python does with the same bundle, and refuses the bundles that Python
+refuses."""
 
 from __future__ import annotations
 
@@ -220,7 +221,8 @@ def test_tiles_with_gaps_are_refused(library, tiled, tmp_path, changed):
 def test_a_bgr_bundle_takes_rgb_frames_too(built, dataset, tiny_options, tmp_path, cli):
     cli("train", dataset, "-o", tmp_path / "run", "--channels", 3, "--epochs", 1, *tiny_options)
     cli("export", tmp_path / "run", "-o", tmp_path / "bgr.kdx", "--channel-order", "bgr")
-    # Golden files are RGB, the graph takes BGR; the self-test fails when one is taken for the other.
+    # Golden files are RGB, the graph takes BGR; the self-test fails when one is taken for the
+    # other.
     run(built / "tests/kdx_calls", KDX_TEST_BUNDLE=str(tmp_path / "bgr.kdx"))
 
 

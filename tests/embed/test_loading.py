@@ -1,4 +1,5 @@
-"""The C library runs the bytes that ``kdx_open`` checked, and refuses a bundle that differs from its reference."""
+"""The C library runs the bytes that ``kdx_open`` checked, and refuses a bundle that differs from
+its reference."""
 
 from __future__ import annotations
 

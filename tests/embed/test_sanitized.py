@@ -1,4 +1,5 @@
-"""The C and C++ tests and the fuzzers under the address, undefined-behaviour and thread sanitizers."""
+"""The C and C++ tests and the fuzzers under the address, undefined-behaviour and thread
+sanitizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""With a required signature, the C library refuses the bundles that Python refuses in test_signing.py."""
+"""With a required signature, the C library refuses the bundles that Python refuses in
+test_signing.py."""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def test_another_key_is_refused(signing_library, signed, line, stranger):
 @pytest.mark.parametrize("name", [GRAPH, GOLDEN_MAPS, "training_images.json"])
 def test_a_forged_file_is_refused(signing_library, signed, line, name):
     data = (signed / name).read_bytes()
-    # So that it can be read as before, where that can be: a note in an ONNX graph, or the last byte.
+    # So that it can be read as before, where that can be: a note in an ONNX graph, or the last
+    # byte.
     (signed / name).write_bytes(data + b"\x32\x01!" if name == GRAPH else data[:-1] + bytes([data[-1] ^ 1]))
     refused(signing_library, signed, line[1], "was altered")
     index = json.loads((signed / INDEX).read_text())

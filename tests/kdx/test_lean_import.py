@@ -1,4 +1,5 @@
-"""What is heavy is imported only where it is used, and what runs bundles runs without the training packages."""
+"""What is heavy is imported only where it is used, and what runs bundles runs without the training
+packages."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ else:
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "timm", "onnxruntime", "onnx", "onnxscript", "pydantic", "sklearn", "kd_train")
-# What `kdx --help` may load: the command line's own packages, what they bring, and what declares kdx's types.
+# What `kdx --help` may load: the command line's own packages, what they bring, and what declares
+# kdx's types.
 FOR_HELP = {
     *("PIL", "kd_train", "kdx", "msgspec", "numpy", "rich", "typer", "typing_extensions"),
     *("annotated_doc", "attr", "click", "colorama", "markdown_it", "mdurl", "pydantic", "pygments", "shellingham"),
@@ -40,7 +42,8 @@ def loaded_after(code: str, *arguments: object) -> list[str]:
 
 
 def packages_after(code: str) -> set[str]:
-    """Return the top-level packages outside the standard library that a fresh interpreter loads for code."""
+    """Return the top-level packages outside the standard library that a fresh interpreter loads for
+    code."""
     listed = (
         "import sys\nbefore = set(sys.modules)\n"
         f"{code}\n"

@@ -23,10 +23,11 @@ IMAGE = 48
 # Neither divides by a tile, and both have more than one.
 SIZE = (35, 41)
 SIGMA = 1.5
-# Of the map's largest value: sums over channels in FP32, against float64; the factors of a product add up.
+# Of the map's largest value: sums over channels in FP32, against float64; the factors of a product
+# add up.
 MAP_TOLERANCE = 5e-6
-# Absolute. `1 - cos` is off by the rounding of a number near 1, here of a sum over a thousand channels, one after
-# another, which the interpreter, numpy's, and the graph on the CPU share.
+# Absolute. `1 - cos` is off by the rounding of a number near 1, here of a sum over a thousand
+# channels, one after another, which the interpreter, numpy's, and the graph on the CPU share.
 COSINE_TOLERANCE = 5e-6
 
 Features = list[tuple[torch.Tensor, torch.Tensor]]
@@ -42,7 +43,8 @@ def real_features(pair: torch.nn.Module, count: int, dtype: torch.dtype = torch.
 
 
 def random_features(shapes: list[tuple[int, int, int]], batch: int, distance: float = 0.1, seed: int = 0) -> Features:
-    """Return rectified features, and a student's at about some distance, of three times the norm."""
+    """Return rectified features, and a student's at about some distance, of three times the
+    norm."""
     generator = torch.Generator().manual_seed(seed)
     features = []
     for shape in shapes:
@@ -159,7 +161,8 @@ def test_a_good_students_distance_keeps_its_digits(distance, tolerance) -> None:
 
 
 def test_a_position_without_features_is_finite() -> None:
-    # As unit vectors have it, not as 1 - cos of nothing: the graph's two distances differ there too.
+    # As unit vectors have it, not as 1 - cos of nothing: the graph's two distances differ there
+    # too.
     features = [(torch.zeros(1, 16, 2, 2).half(), torch.ones(1, 16, 2, 2).half())]
     for distance, expected in ((Distance.HALF_SQUARED_L2, 0.5), (Distance.COSINE, 1.0)):
         anomaly_map, score = fuse(one_map(Combine.SUM, 0.0, 1.0, distance=distance), features, (4, 4))(features)

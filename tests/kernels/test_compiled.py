@@ -35,14 +35,16 @@ def spec_of(name: str) -> tuple[PairSpec, list[tuple[int, int, int]]]:
     }[name]
 
 
-# All of them for what has every kernel: without blur and with, one map and two. The rest adds variants.
+# All of them for what has every kernel: without blur and with, one map and two. The rest adds
+# variants.
 CASES = [(name, capability) for name in ("product", "confirmed") for capability in CAPABILITIES]
 CASES += [(name, 75) for name in ("cosine sum", "wide", "score both")]
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> str:
-    """Triton's cache: what two cases share is compiled once, and nothing from another day is taken for compiled."""
+    """Triton's cache: what two cases share is compiled once, and nothing from another day is taken
+    for compiled."""
     return str(tmp_path_factory.mktemp("triton"))
 
 

@@ -1,4 +1,5 @@
-"""The kernels on a GPU, against the tail in the graph. What an interpreter cannot show: order, atomics, capture."""
+"""The kernels on a GPU, against the tail in the graph. What an interpreter cannot show: order,
+atomics, capture."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ import pytest
 
 def test_kernels_compute_what_the_graph_does() -> None:
     pytest.importorskip("triton", reason="triton is not installed: pip install triton")
-    # Triton reads the variable when it is imported, and would then interpret for every other test of this process.
+    # Triton reads the variable when it is imported, and would then interpret for every other test
+    # of this process.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     tests = Path(__file__).with_name("interpreted.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]

@@ -9,7 +9,8 @@ import kdx
 from kdx.imaging.resampling import resize_image
 from tests.images import solar_cells
 
-# Outside the graph a resized image is rounded to uint8; half a grey level moves a score by less than this.
+# Outside the graph a resized image is rounded to uint8; half a grey level moves a score by less
+# than this.
 ROUNDING = 0.02
 
 

@@ -1,16 +1,17 @@
 """A complete inspection line in Python: camera, bounded queue, inference process and watchdog.
 
-    python line.py BUNDLE FRAMES [--fps 20] [--frames 100] [--queue 4] [--timeout-ms 200] [--threads 1]
+    python line.py BUNDLE FRAMES [--fps 20] [--frames 100] [--queue 4] [--timeout-ms 200]
+                                 [--threads 1]
 
-The camera (here: a folder of images in a loop) writes its frames into shared memory, and the inference
-process reads them there. So no pixel is copied between processes, and a crash of the runtime does not
-stop the line. If frames arrive faster than they are judged, the OLDEST waiting frame is dropped: its
-part passes the reject gate first. A verdict that comes later than --timeout-ms after its frame is too
-late for the gate. Every dropped, late or failed part is written as "undecided", and an inference
-process that dies or hangs is replaced.
+The camera (here: a folder of images in a loop) writes its frames into shared memory, and the
+inference process reads them there. So no pixel is copied between processes, and a crash of the
+runtime does not stop the line. If frames arrive faster than they are judged, the OLDEST waiting
+frame is dropped: its part passes the reject gate first. A verdict that comes later than
+--timeout-ms after its frame is too late for the gate. Every dropped, late or failed part is written
+as "undecided", and an inference process that dies or hangs is replaced.
 
-The program writes one JSON line per part, and a summary to standard error. Exit status 0: every part was
-judged in time; 1: some parts were not; 2: the line could not start.
+The program writes one JSON line per part, and a summary to standard error. Exit status 0: every
+part was judged in time; 1: some parts were not; 2: the line could not start.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ READY = True
 def infer(
     pipe: Connection, memory: str, shape: tuple[int, ...], bundle: str, backend: str, threads: int, metrics_port: int
 ) -> None:
-    """Receive (part, slot) and send (verdict, score, faults, reason, milliseconds), or the message of an error."""
+    """Receive (part, slot); send verdict, score, faults, reason and time, or an error's message."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line stops it
     frames = SharedMemory(memory)
     slots: NDArray[np.uint8] = np.ndarray(shape, np.uint8, frames.buf)
@@ -126,7 +127,10 @@ class Answers:
 
 
 class Line:
-    """The line in one loop: it captures frames, hands them to the idle worker, and answers for late parts."""
+    """The line in one loop.
+
+    It captures frames, hands them to the idle worker, and answers for late parts.
+    """
 
     def __init__(self, arguments: argparse.Namespace, pictures: list[NDArray[np.uint8]]) -> None:
         self.arguments, self.pictures = arguments, pictures

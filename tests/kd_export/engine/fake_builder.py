@@ -1,4 +1,5 @@
-"""The part of TensorRT's Python API that builds engines, in any version: it records what it is asked to do.
+"""The part of TensorRT's Python API that builds engines, in any version: it records what it is
+asked to do.
 
 ``tests/kdx/runtime/tensorrt/fake_runtime.py`` is the part that runs them.
 """
@@ -54,9 +55,10 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
 
     Args:
         version: 8.6 has no strong typing.
-        **faults: ``refuse`` (parser), ``fail`` (build), ``full`` (names of convolutions that the engine runs in FP32),
-            ``nameless`` (the inspector shows no names), ``unloadable``, ``nothing`` (names of what is not created: a
-            class raises what the real bindings do, a method returns None or what stands for failure).
+        **faults: ``refuse`` (parser), ``fail`` (build), ``full`` (names of convolutions that the
+            engine runs in FP32), ``nameless`` (the inspector shows no names), ``unloadable``,
+            ``nothing`` (names of what is not created: a class raises what the real bindings do, a
+            method returns None or what stands for failure).
     """
     major = int(version.split(".")[0])
     module = ModuleType("tensorrt")

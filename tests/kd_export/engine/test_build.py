@@ -1,4 +1,5 @@
-"""Building engines, against a TensorRT of every age that only records: what is asked of it, and every refusal."""
+"""Building engines, against a TensorRT of every age that only records: what is asked of it, and
+every refusal."""
 
 from __future__ import annotations
 
@@ -216,7 +217,8 @@ def test_a_package_that_does_not_load_is_named(monkeypatch) -> None:
 
 
 def test_a_killed_build_leaves_nothing(bundle) -> None:
-    # The process dies while the engine's folder is written: what was there stays, and nothing half made is an engine.
+    # The process dies while the engine's folder is written: what was there stays, and nothing half
+    # made is an engine.
     script = textwrap.dedent(
         """
         import os, signal, sys

@@ -1,4 +1,5 @@
-"""The fused detector against numpy and scipy on real images: the networks as trained, everything else by hand."""
+"""The fused detector against numpy and scipy on real images: the networks as trained, everything
+else by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from tests import reference
 from tests.images import solar_cells
 from tests.pairs import make_pair
 
-# Folding batch normalisation and 1 / std into the weights reorders float32 products; relative to the map's range.
+# Folding batch normalisation and 1 / std into the weights reorders float32 products; relative to
+# the map's range.
 TOLERANCE = 1e-4
 
 

@@ -1,4 +1,5 @@
-"""Features of zero, as rectified ones of a black image may be, give a finite map in every runtime."""
+"""Features of zero, as rectified ones of a black image may be, give a finite map in every
+runtime."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def test_zero_features_are_half_a_distance_or_none(distance, join, tmp_path) -> 
         assert np.isfinite(anomaly_map).all(), runtime
         np.testing.assert_allclose(anomaly_map, expected.numpy(), atol=1e-6, err_msg=runtime)
     if join is Join.SINGLE:
-        # Two taps: unit vectors against zero are ½ by L2 and 1 by cosine; zero against zero is 0, by cosine 1.
+        # Two taps: unit vectors against zero are ½ by L2 and 1 by cosine; zero against zero is 0,
+        # by cosine 1.
         left, right = (0.0, 0.5) if distance is Distance.HALF_SQUARED_L2 else (1.0, 1.0)
         assert expected[0, 0, 0] == pytest.approx(2 * left, abs=1e-6)
         assert expected[0, 0, -1] == pytest.approx(2 * right, abs=1e-6)

@@ -139,7 +139,8 @@ def test_tiles_agree_with_the_whole_frame(pair, detector, texture, halo):
 
 
 def test_a_defect_scores_alike_wherever_a_seam_is(detector, texture, halo):
-    """The frame moves under the camera: the scratch passes every distance to a seam, and every phase of the strides."""
+    """The frame moves under the camera: the scratch passes every distance to a seam, and every
+    phase of the strides."""
     step = max(detector.strides)
     for moved in range(0, 160, 19):
         frame = texture[:, moved : moved + 352]

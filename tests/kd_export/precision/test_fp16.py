@@ -1,4 +1,5 @@
-"""FP16 graphs: held to their types, for CPU runtimes compute them in FP32 and would hide every fault."""
+"""FP16 graphs: held to their types, for CPU runtimes compute them in FP32 and would hide every
+fault."""
 
 from __future__ import annotations
 
@@ -62,13 +63,15 @@ def test_every_type_in_the_graph_of_every_method(exported) -> None:
             assert found == {TensorProto.FLOAT}, node.name
         else:
             assert len(found) == 1, f"{node.name} mixes precisions"
-    # Down once, where the networks begin; up where a distance begins; both once more around a norm or a mean.
+    # Down once, where the networks begin; up where a distance begins; both once more around a norm
+    # or a mean.
     casts = [node for node in model.graph.node if node.name.startswith("pair/Cast")]
     assert len({(node.input[0], node.attribute[0].i) for node in casts}) == len(casts)
 
 
 def test_the_graph_is_what_pytorch_computes_in_half_precision(exported) -> None:
-    # The independent reference: the same detector with its pair in float16, where every operation rounds.
+    # The independent reference: the same detector with its pair in float16, where every operation
+    # rounds.
     fused = exported.detector
     half = copy.deepcopy(fused)
     half.pair.half()
@@ -81,8 +84,8 @@ def test_the_graph_is_what_pytorch_computes_in_half_precision(exported) -> None:
     extent = np.ptp(exact_maps, axis=(1, 2)).max()
     assert np.abs(theirs - exact).max() > 0, "the reference does not round"
     for maps, scores in ((theirs_maps, theirs), (ours_maps, ours)):
-        # Random weights: teacher and student are far apart, and rounding is a smaller part of their distance than the
-        # tolerances allow for.
+        # Random weights: teacher and student are far apart, and rounding is a smaller part of their
+        # distance than the tolerances allow for.
         assert (np.abs(scores - exact) <= 0.1 * FP16.score * exact).all()
         assert np.abs(maps - exact_maps).max() <= 0.1 * FP16.map * extent
 
@@ -116,7 +119,8 @@ def plain(tiny_run, tmp_path_factory) -> tuple[onnx.ModelProto, np.ndarray, obje
 def scaled(
     model: onnx.ModelProto, node: int, factor: float, *, rows: slice = slice(None)
 ) -> tuple[onnx.ModelProto, str]:
-    """Return the graph with the weights of its n-th convolution scaled, and that convolution's name."""
+    """Return the graph with the weights of its n-th convolution scaled, and that convolution's
+    name."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     convolution = [n for n in changed.graph.node if n.op_type == "Conv"][node]
@@ -173,7 +177,8 @@ def test_a_convolution_whose_weights_vanish_stays_fp32(plain) -> None:
 
 
 def test_a_dead_channel_is_reported_and_costs_no_speed(plain) -> None:
-    # Pretrained networks have such channels; what they lose is far below the rounding of the layer's other outputs.
+    # Pretrained networks have such channels; what they lose is far below the rounding of the
+    # layer's other outputs.
     model, images, _ = plain
     changed, name = scaled(model, 5, 1e-9, rows=slice(0, 1))
     plan, _ = planned(changed, images)
@@ -211,7 +216,8 @@ def test_the_bundle_tells_of_its_variants(trained, cli) -> None:
     assert 0 < variant["ranges"]["largest_value"] <= ACTIVATION_LIMIT
     half, others = half_convolutions(onnx.load(bundle / HALF))
     assert variant["convolutions"] == len(half)
-    # Two epochs at a high rate leave some students with activations far beyond FP16: those nodes stay in FP32.
+    # Two epochs at a high rate leave some students with activations far beyond FP16: those nodes
+    # stay in FP32.
     assert set(others) <= {node["node"] for node in variant["kept"]}
     shown = cli("inspect", bundle).stdout
     assert "fp16" in shown

@@ -22,7 +22,8 @@ ANYTHING = Limits(margin=1e9, score=1e9, map=1e9)
 
 
 class Trained:
-    """A trained STPM: its graph, its INT8 form, its golden images, and a labelled evaluation set."""
+    """A trained STPM: its graph, its INT8 form, its golden images, and a labelled evaluation
+    set."""
 
     def __init__(self, bundle_folder, dataset) -> None:
         bundle = open_bundle(bundle_folder)
@@ -45,7 +46,8 @@ def trained_stpm(raw_bundle, dataset) -> Trained:
 
 
 def broken(graph: onnx.ModelProto, number: int, factor: float = 8.0) -> tuple[onnx.ModelProto, str]:
-    """Return an INT8 graph with the weights' scales of its n-th quantised convolution off, and that convolution."""
+    """Return an INT8 graph with the weights' scales of its n-th quantised convolution off, and that
+    convolution."""
     changed = onnx.ModelProto()
     changed.CopyFrom(graph)
     quantised = set(quantised_nodes(changed))
@@ -68,8 +70,8 @@ def test_an_honest_int8_graph_passes_whole(trained_stpm) -> None:
     assert 0 < judgement.score_max <= INT8.score
 
 
-# The stems: the residual branches of this miniature hold zeros, whose scale is nobody's business. On a trained
-# tf_efficientnet_lite0 every third convolution was tried, and each was refused.
+# The stems: the residual branches of this miniature hold zeros, whose scale is nobody's business.
+# On a trained tf_efficientnet_lite0 every third convolution was tried, and each was refused.
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_a_layer_whose_scale_is_off_by_8_is_refused(trained_stpm, number) -> None:
     changed, _ = broken(trained_stpm.quantised, number)

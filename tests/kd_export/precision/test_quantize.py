@@ -125,7 +125,8 @@ def test_it_computes_what_fp32_does_up_to_rounding(int8) -> None:
     exact, ours = (run_onnxruntime(model, images_of()) for model in (int8.fp32, int8.model))
     assert np.isfinite(ours.maps).all()
     moved = np.abs(ours.scores / exact.scores - 1).max()
-    # Random weights leave teacher and student far apart, so that rounding is a small part of their distance.
+    # Random weights leave teacher and student far apart, so that rounding is a small part of their
+    # distance.
     assert 0 < moved < 0.1
     noise = np.square(ours.maps - exact.maps).sum() / np.square(exact.maps).sum()
     assert noise < 0.01, "below 20 dB"
@@ -138,8 +139,8 @@ def test_openvino_agrees_with_onnx_runtime(int8) -> None:
 
     theirs, ours = (run(int8.model, images_of()) for run in (run_onnxruntime, run_openvino))
     exact = run_onnxruntime(int8.fp32, images_of())
-    # Where a value lies between two steps the two round it to either side, and from there on they differ as much as
-    # each does from FP32; neither may be further away.
+    # Where a value lies between two steps the two round it to either side, and from there on they
+    # differ as much as each does from FP32; neither may be further away.
     assert np.square(ours.maps - exact.maps).sum() < 3 * np.square(theirs.maps - exact.maps).sum()
     np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0.05)
     path = int8.path.with_name("int8.onnx")
@@ -174,7 +175,8 @@ def test_tensorrt_parses_and_builds(int8) -> None:
 
 
 def test_scales_come_from_the_images(int8) -> None:
-    # The first convolution's input is the image itself, less the mean: its range can be had by hand.
+    # The first convolution's input is the image itself, less the mean: its range can be had by
+    # hand.
     first = next(node for node in int8.model.graph.node if node.op_type == "Conv")
     raw = int8.makers[int8.makers[first.input[0]].input[0]].input[0]
     scale = float(int8.constants[int8.makers[first.input[0]].input[1]])

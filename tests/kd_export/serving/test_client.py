@@ -1,4 +1,5 @@
-"""The documentation's client of Triton, run as it stands there against a client that answers as the server would."""
+"""The documentation's client of Triton, run as it stands there against a client that answers as the
+server would."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def set_thresholds(bundle: Path, low: float, high: float) -> None:
 
 @pytest.fixture
 def banded(tiny_bundle, tmp_path, frame) -> Path:
-    """A bundle named as in the page, by which ``frame`` is good, to be reviewed or defective: see ``shades``."""
+    """A bundle named as in the page, by which ``frame`` is good, to be reviewed or defective: see
+    ``shades``."""
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "tile.kdx"))
     with kdx.load(bundle, "onnxruntime-cpu") as detector:
         scores = sorted(detector(image).score for image in shades(frame))

@@ -1,4 +1,5 @@
-"""Operations that stay FP32 where OpenVINO would take BF16: the same numbers, bit by bit, as when it is told to."""
+"""Operations that stay FP32 where OpenVINO would take BF16: the same numbers, bit by bit, as when
+it is told to."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ KINDS: dict[str, Callable[[Any], Any]] = {
 
 
 def model_of(operation: Callable[[Any], Any]) -> Any:
-    """An operation between two convolutions, which OpenVINO computes in BF16 if it may, and all between them."""
+    """An operation between two convolutions, which OpenVINO computes in BF16 if it may, and all
+    between them."""
     generator = np.random.default_rng(0)
     weights = [constant(generator.standard_normal((8, 8, 3, 3)).astype(np.float32)) for _ in range(2)]
     image = ops.parameter(SHAPE, np.float32, name="image")
@@ -82,7 +84,8 @@ def test_settled_operations_compute_the_same(kind):
     expected = run(model_of(KINDS[kind]), configuration("f32", 1))
     settled = model_of(KINDS[kind])
     settle(settled)
-    # A division is a product with the reciprocal for OpenVINO in any case; sums may come in another order.
+    # A division is a product with the reciprocal for OpenVINO in any case; sums may come in another
+    # order.
     np.testing.assert_allclose(run(settled, configuration("f32", 1)), expected, atol=1e-5 * np.abs(expected).max())
 
 

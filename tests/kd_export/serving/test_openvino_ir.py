@@ -1,4 +1,5 @@
-"""Models for Triton's OpenVINO backend: in FP32 whatever the CPU prefers, and judged as the server will run them."""
+"""Models for Triton's OpenVINO backend: in FP32 whatever the CPU prefers, and judged as the server
+will run them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Model repositories for Triton: read with its own protobuf, and run as a client and the server's warm-up would."""
+"""Model repositories for Triton: read with its own protobuf, and run as a client and the server's
+warm-up would."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def test_clients_find_threshold_and_origin(served, tiny_bundle):
 
 
 def test_the_warm_up_runs_and_decides_as_the_reference(served, tiny_bundle):
-    # As the server does it: the file's bytes, in the shape of the configuration, as often as the batch says.
+    # As the server does it: the file's bytes, in the shape of the configuration, as often as the
+    # batch says.
     config = config_in(served.folder)
     session = ort.InferenceSession(str(served.folder / "1/model.onnx"), providers=["CPUExecutionProvider"])
     golden = open_bundle(tiny_bundle).golden()

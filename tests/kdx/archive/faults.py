@@ -1,7 +1,8 @@
-"""What a test does to processes that it cannot reach: files whose opening kills, stalls or fails a child process.
+"""What a test does to processes that it cannot reach: files whose opening kills, stalls or fails a
+child process.
 
-``sitecustomize.py`` adds an audit hook to every Python process started while ``PYTHONPATH`` names its folder. The hook
-sees each file that is opened, whoever opens it, so nothing in kdx is replaced.
+``sitecustomize.py`` adds an audit hook to every Python process started while ``PYTHONPATH`` names
+its folder. The hook sees each file that is opened, whoever opens it, so nothing in kdx is replaced.
 """
 
 from __future__ import annotations

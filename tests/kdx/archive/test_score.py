@@ -1,4 +1,5 @@
-"""Scoring an archive in processes of this machine: equal to kdx.load, resumable, past whatever kills a process."""
+"""Scoring an archive in processes of this machine: equal to kdx.load, resumable, past whatever
+kills a process."""
 
 from __future__ import annotations
 
@@ -393,7 +394,8 @@ _COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handl
 
 @contextmanager
 def started(bundle: Path, archive: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the command in a process of its own and wait until its worker stalls, in the last shard."""
+    """Start the command in a process of its own and wait until its worker stalls, in the last
+    shard."""
     command = [sys.executable, "-c", _COMMAND, "score", str(bundle), str(archive), "-o", str(out), *OPTIONS]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:

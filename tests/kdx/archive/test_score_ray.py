@@ -1,4 +1,5 @@
-"""Scoring an archive on a Ray cluster of this machine, of several processes: the same scores, past killed actors."""
+"""Scoring an archive on a Ray cluster of this machine, of several processes: the same scores, past
+killed actors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Bundles with symbolic links: the layout of a model hub's cache, and links that lead out of a bundle."""
+"""Bundles with symbolic links: the layout of a model hub's cache, and links that lead out of a
+bundle."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ if sys.platform == "win32":
 
 
 def as_in_a_hub(bundle: Path, root: Path) -> Path:
-    """Lay a bundle out as a model hub's cache does: content by its hash, and links to it in a snapshot."""
+    """Lay a bundle out as a model hub's cache does: content by its hash, and links to it in a
+    snapshot."""
     blobs, snapshot = root / "models--line/blobs", root / "models--line/snapshots/abc/tile.kdx"
     blobs.mkdir(parents=True)
     for file in sorted(each for each in bundle.rglob("*") if each.is_file()):

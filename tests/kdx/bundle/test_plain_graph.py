@@ -151,7 +151,8 @@ def test_what_protobuf_would_merge_is_looked_at():
         PLAIN.SerializeToString() + b"\x08" + b"\xff" * 11,
         PLAIN.SerializeToString() + varint(8 << 3 | 3) + varint(8 << 3 | 4),
         PLAIN.SerializeToString() + b"\x02\x00",
-        # A key beyond 32 bits, of which C++ keeps the lower ones: field 7 to one reader, another to the next.
+        # A key beyond 32 bits, of which C++ keeps the lower ones: field 7 to one reader, another to
+        # the next.
         PLAIN.SerializeToString() + varint((1 << 32) | (7 << 3) | 2) + varint(0),
         helper.make_model(graph_of()).SerializeToString()[:4],
     ],

@@ -1,4 +1,5 @@
-"""Signed bundles: whatever is altered, replaced or of somebody else is refused where a signature is required."""
+"""Signed bundles: whatever is altered, replaced or of somebody else is refused where a signature is
+required."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def edit_index(bundle: Path, **changes: object) -> None:
 
 
 def alter(path: Path) -> None:
-    """Change a file so that it can be read as before, where that can be: its last byte, or a note in an ONNX graph."""
+    """Change a file so that it can be read as before, where that can be: its last byte, or a note
+    in an ONNX graph."""
     data = path.read_bytes()
     path.write_bytes(data + b"\x32\x01!" if path.suffix == ".onnx" else data[:-1] + bytes([data[-1] ^ 1]))
 

@@ -1,4 +1,5 @@
-"""Thresholds chosen on defects: only when asked for, by one rule, and said wherever they are shown."""
+"""Thresholds chosen on defects: only when asked for, by one rule, and said wherever they are
+shown."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def test_between_two_clouds_the_middle_of_the_gap_is_chosen():
 
 
 def test_of_equal_sums_the_lower_threshold_misses_fewer():
-    # At 2.5 and 3.5 one of two defects is missed; at 1.5 one of two good parts is rejected: no defect passes.
+    # At 2.5 and 3.5 one of two defects is missed; at 1.5 one of two good parts is rejected: no
+    # defect passes.
     assert best_split(np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 1.5
 
 

@@ -36,8 +36,9 @@ def test_the_rate_that_the_error_proposes_is_possible() -> None:
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])
 def test_false_rejects_stay_below_the_rate_and_the_interval_covers_the_quantile(rate) -> None:
-    # Over many calibrations: the mean share of further good images above the threshold is at most the rate, and the
-    # true quantile lies in the interval at least 95 % of the time; both within three standard errors of 400 trials.
+    # Over many calibrations: the mean share of further good images above the threshold is at most
+    # the rate, and the true quantile lies in the interval at least 95 % of the time; both within
+    # three standard errors of 400 trials.
     generator = np.random.default_rng(1)
     rejected, covered, trials = [], 0, 400
     true_quantile = 1 - rate  # of uniform scores

@@ -1,4 +1,5 @@
-"""INT8 and BF16 are decided at a threshold of the runtime that computes the scores, or not at all."""
+"""INT8 and BF16 are decided at a threshold of the runtime that computes the scores, or not at
+all."""
 
 from __future__ import annotations
 
@@ -141,7 +142,8 @@ def test_thresholds_of_absent_runtimes_stay_only_with_the_same_images(copy, data
 
 
 def test_per_position_two_runtimes_on_two_machines_both_get_thresholds(copy, cells, cli, monkeypatch):
-    """Each machine fits the level map on its own FP32 maps; the second keeps the level that the first fitted."""
+    """Each machine fits the level map on its own FP32 maps; the second keeps the level that the
+    first fitted."""
     options = ("--false-reject-rate", 0.2, "--per-position")
     cli("calibrate", copy, cells, *options, "--backend", "onnxruntime-cpu", code=None)
     first = open_bundle(copy).manifest

@@ -1,4 +1,5 @@
-"""Folders, images and masks that cannot serve: the message names what is wrong, and the exit status is 2."""
+"""Folders, images and masks that cannot serve: the message names what is wrong, and the exit status
+is 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What every command promises: exit statuses, JSON on standard output and nothing else there, help."""
+"""What every command promises: exit statuses, JSON on standard output and nothing else there,
+help."""
 
 from __future__ import annotations
 

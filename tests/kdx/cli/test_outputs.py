@@ -1,4 +1,5 @@
-"""Outputs that exist or cannot be written: what was there stands, and nothing half written is left."""
+"""Outputs that exist or cannot be written: what was there stands, and nothing half written is
+left."""
 
 from __future__ import annotations
 
@@ -154,7 +155,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(cli, run_copy, dataset, tiny_opti
 
     with monkeypatch.context() as patch:
         patch.setattr("kdx.storage.files.os.fsync", full_after_the_first_epoch)
-        # Closing a folder's handle after last.json is best effort; the second epoch's tensors meet the full disk.
+        # Closing a folder's handle after last.json is best effort; the second epoch's tensors meet
+        # the full disk.
         assert "the disk is full" in cli(*arguments, code=2).stderr
     assert json.loads((run_copy / "last.json").read_text(encoding="utf-8"))["epoch"] == 1
     assert not list(run_copy.glob(".*"))

@@ -99,7 +99,8 @@ def test_one_seed_says_so(cli, made, mvtec):
 
 
 def test_an_ablation_names_its_columns(cli, mvtec, tmp_path):
-    """The columns of this table are called [2, 3] and the like, which must not be taken for markup."""
+    """The columns of this table are called [2, 3] and the like, which must not be taken for
+    markup."""
     options = ("--table", 6, "--variant", "[2, 3]", "--variant", "2", "--out", tmp_path / "out", *OPTIONS)
     command = ("reproduce", "stpm", "--data", mvtec, "--category", "tile", "--seeds", 1, *options)
     result = cli(*command)

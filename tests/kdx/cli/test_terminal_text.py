@@ -1,4 +1,5 @@
-"""Text from files that ends in a terminal: file names, JSON strings, messages of libraries. Nothing in it is obeyed."""
+"""Text from files that ends in a terminal: file names, JSON strings, messages of libraries. Nothing
+in it is obeyed."""
 
 from __future__ import annotations
 

@@ -147,7 +147,8 @@ def test_a_name_that_looks_good_is_refused_until_the_user_says_so(tmp_path, name
     assert f'add "{name}" to `good_folders`' in str(caught.value)
     found = open_folder(tmp_path, good_folders(name))
     assert {image.path.parent.name for image in found.test if not image.is_defective} == {name}
-    # With the option given for another folder, every other is a type of defect whatever it resembles.
+    # With the option given for another folder, every other is a type of defect whatever it
+    # resembles.
     assert all(image.is_defective for image in open_folder(tmp_path, good_folders("good")).test)
 
 

@@ -295,7 +295,8 @@ def test_calibration_learns_and_replaces_limits(cli, tiny_bundle, make_dataset, 
         assert verdict.decision is not Decision.GOOD
         for path in sorted((data / "train/good").iterdir()):
             assert not detector(kdx.read_image(path, detector.input)).frame_faults
-    # Defective images do not count, another calibration replaces the limits, and few images set none.
+    # Defective images do not count, another calibration replaces the limits, and few images set
+    # none.
     cli("calibrate", bundle, data, "--backend", "onnxruntime-cpu", "--with-defects", data / "test/scratch", code=None)
     assert open_bundle(bundle).manifest.frame_limits.images in (0, manifest.frame_limits.images)
     assert "frames, from" in cli("calibrate", bundle, data, *options).stdout

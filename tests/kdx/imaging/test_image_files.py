@@ -1,4 +1,5 @@
-"""What an image file is read as, or why it is refused: orientation, several pictures, transparency, deep values."""
+"""What an image file is read as, or why it is refused: orientation, several pictures, transparency,
+deep values."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ UPRIGHT = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) * 10  # every pixel dif
 
 
 def turned(orientation: int) -> tuple[np.ndarray, Image.Exif]:
-    """Return what a camera held so would store of UPRIGHT, and the tag that says so (EXIF 2.3, table 6)."""
+    """Return what a camera held so would store of UPRIGHT, and the tag that says so (EXIF 2.3,
+    table 6)."""
     stored = {
         1: UPRIGHT, 2: UPRIGHT[:, ::-1], 3: UPRIGHT[::-1, ::-1], 4: UPRIGHT[::-1],
         5: UPRIGHT.T, 6: np.rot90(UPRIGHT, 1), 7: UPRIGHT[::-1, ::-1].T, 8: np.rot90(UPRIGHT, -1),
@@ -181,7 +183,8 @@ def test_a_preview_is_not_taken_for_the_picture(tmp_path, tags):
 
 
 def test_a_thumbnail_in_a_photograph_is_no_second_picture(tmp_path):
-    """A camera's large thumbnail stands in the same index as further pictures, and is of another kind."""
+    """A camera's large thumbnail stands in the same index as further pictures, and is of another
+    kind."""
     save_several(tmp_path / "x.jpg", format="MPO")
     data = bytearray((tmp_path / "x.jpg").read_bytes())
     entries = data.find(struct.pack("<LL", 0x030000, data.find(b"\xff\xd8\xff", 2)))  # kind and size of the first

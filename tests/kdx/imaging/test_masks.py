@@ -1,4 +1,5 @@
-"""Defect masks: which file is whose, what in it is a defect, and that nothing vanishes on the way to a map's size."""
+"""Defect masks: which file is whose, what in it is a defect, and that nothing vanishes on the way
+to a map's size."""
 
 from __future__ import annotations
 

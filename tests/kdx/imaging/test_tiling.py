@@ -97,7 +97,8 @@ def test_a_plan_that_leaves_gaps_is_refused(changed):
 
 
 def by_hand(plan: Tiling, tile: int, maps: list[np.ndarray]) -> np.ndarray:
-    """Blend pixel by pixel: each tile's weight rises linearly after its halo, but not at the frame's edge."""
+    """Blend pixel by pixel: each tile's weight rises linearly after its halo, but not at the
+    frame's edge."""
     ramp = max(1, plan.overlap - 2 * plan.halo)
 
     def weight(position: int, starts: list[int], index: int) -> float:

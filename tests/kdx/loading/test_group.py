@@ -1,4 +1,5 @@
-"""Several bundles in one process: verdicts as alone, teachers shared where they are the same, and reasons where not."""
+"""Several bundles in one process: verdicts as alone, teachers shared where they are the same, and
+reasons where not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a client of a server decides is what the bundle decides; and what says too little decides nothing."""
+"""What a client of a server decides is what the bundle decides; and what says too little decides
+nothing."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def test_frames_without_a_part_are_never_good(manifest, told, frame):
     verdict = verdict_of_answer(*answer(manifest, 0.1), np.zeros_like(frame), told)
     assert verdict.decision is kdx.Decision.UNDECIDED
     assert kdx.FrameFault.UNIFORM in verdict.frame_faults
-    # Limits of the bundle, not of this code: 35 % of burnt-out samples are more than 25 % and less than twice 30 %.
+    # Limits of the bundle, not of this code: 35 % of burnt-out samples are more than 25 % and less
+    # than twice 30 %.
     bright = frame.copy()
     bright[: round(0.35 * len(frame))] = 255
     assert verdict_of_answer(*answer(manifest, 0.1), bright, told).is_good

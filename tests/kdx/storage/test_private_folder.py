@@ -1,4 +1,5 @@
-"""Under a required signature, compiled models and choices come only from a folder that nobody else can write to."""
+"""Under a required signature, compiled models and choices come only from a folder that nobody else
+can write to."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def test_a_folder_that_others_can_write_to_is_not(signed, cache, frame, mode) ->
 
 
 def test_what_others_put_there_never_runs(signed, cache, frame, tiny_bundle, tmp_path, monkeypatch) -> None:
-    """A blob is whole and stands under the right key, but is of another model; a choice names another backend."""
+    """A blob is whole and stands under the right key, but is of another model; a choice names
+    another backend."""
     with kdx.load(**signed, backend="openvino") as detector:
         expected = detector(frame).score
     kdx.load(**signed).close()

@@ -54,7 +54,8 @@ class FakeBackend(BackendInfo):
 
 
 def stated_latencies(backends, images, *, batches, runs, warm_up):
-    """Return what the backends say that a call takes, for a loaded machine may take any time: 1 ms, and the delay."""
+    """Return what the backends say that a call takes, for a loaded machine may take any time: 1 ms,
+    and the delay."""
     return [stated_latency(backend.name, 1 + 1e3 * backend.delay, runs) for backend in backends]
 
 

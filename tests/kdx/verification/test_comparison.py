@@ -86,7 +86,8 @@ def test_a_golden_image_whose_score_is_the_threshold_is_a_tie(golden) -> None:
 
 
 def test_a_precision_is_decided_at_its_own_threshold(golden) -> None:
-    # Its scores are a tenth larger throughout, and so is its threshold: no decision changes. At FP32's, some would.
+    # Its scores are a tenth larger throughout, and so is its threshold: no decision changes. At
+    # FP32's, some would.
     backend = Fake(golden, lambda maps, scores: (maps, scores * np.float32(1.1)))
     ordered = np.sort(golden.scores[:, 0])
     threshold = float(ordered[:2].mean())

@@ -1,4 +1,5 @@
-"""Every load compares the golden images: a bundle whose hashes are right and whose answers are not is refused."""
+"""Every load compares the golden images: a bundle whose hashes are right and whose answers are not
+is refused."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def test_a_verdict_that_flips_is_refused(bundle_copy) -> None:
 
 @openvino
 def test_a_remembered_choice_is_compared_again(bundle_copy, tmp_path, monkeypatch) -> None:
-    """What runs may have changed since the choice was measured, with the software's version the same."""
+    """What runs may have changed since the choice was measured, with the software's version the
+    same."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     with kdx.load(bundle_copy, threads=1) as detector:
         chosen = detector.backend.name

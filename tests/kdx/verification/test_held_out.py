@@ -1,4 +1,5 @@
-"""BF16 and INT8 must keep FP32's verdicts on held-out good images and synthetic defects, and need enough of them."""
+"""BF16 and INT8 must keep FP32's verdicts on held-out good images and synthetic defects, and need
+enough of them."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def test_scores_that_move_alike_keep_every_verdict() -> None:
 
 
 def test_lost_defects_refuse_a_variant() -> None:
-    """The verdicts near the threshold turn; the order of a few golden images shows nothing of it."""
+    """The verdicts near the threshold turn; the order of a few golden images shows nothing of
+    it."""
     lost = np.where(DEFECTS < 0.4, 0.9 * GOOD.max(), DEFECTS)
     found = judged(GOOD, lost)
     assert not found.passed
@@ -83,7 +85,8 @@ def test_lost_defects_refuse_a_variant() -> None:
 
 
 def test_what_is_told_apart_worse_is_refused_without_a_flip() -> None:
-    """Good images rise towards the threshold and cross none: what calibration at another rate would choose is worse."""
+    """Good images rise towards the threshold and cross none: what calibration at another rate would
+    choose is worse."""
     found = judged(np.where(GOOD < 0.29, 0.29, GOOD), DEFECTS)
     assert found.verdicts.flips == 0
     assert not found.passed
@@ -111,7 +114,8 @@ def test_defects_drawn_on_one_image_are_not_independent() -> None:
 
 
 def test_an_image_does_not_choose_the_threshold_that_judges_it() -> None:
-    """Another image is the hottest in the variant: FP32 rejects one good image, the variant another."""
+    """Another image is the hottest in the variant: FP32 rejects one good image, the variant
+    another."""
     good = np.linspace(0.1, 0.2, 20)
     defects = np.full(60, 0.5)
     moved = good.copy()
@@ -147,7 +151,8 @@ def test_tiles_of_one_frame_are_one_image() -> None:
 
 @pytest.mark.parametrize(("shape", "noise"), [(6, 0.02), (6, 0.2), (20, 0.05), (20, 0.4), (100, 0.2)])
 def test_the_bound_covers_the_rate_of_further_images(shape, noise) -> None:
-    """Of images that were not compared, fewer flip than the bound says in 95 % of draws; three standard errors off."""
+    """Of images that were not compared, fewer flip than the bound says in 95 % of draws; three
+    standard errors off."""
     rng = np.random.default_rng([shape, int(1000 * noise)])
 
     def drawn(count: int) -> tuple[HeldOutScores, HeldOutScores]:
@@ -179,7 +184,8 @@ def test_few_images_must_bound_how_many_flip(images, flipped, passes) -> None:
 
 
 def test_few_images_may_not_lose_many_of_the_defects_that_are_found() -> None:
-    """Three defects on one image: within the flips that are allowed, but a third of what FP32 rejects."""
+    """Three defects on one image: within the flips that are allowed, but a third of what FP32
+    rejects."""
     good, defects = np.linspace(0.1, 0.2, 20), np.full(60, 0.15)
     defects[[*range(7), 20, 40]] = 0.5
     lost = defects.copy()

@@ -21,7 +21,8 @@ from kdx.workflows.fit.trial_records import Timing
 from tests.conftest import BACKBONE, CliResult, invoke, write_dataset
 
 BUDGET = 8.0
-# What a call takes, in milliseconds, by the networks' image size: 96 misses the budget, 160 is hopeless.
+# What a call takes, in milliseconds, by the networks' image size: 96 misses the budget, 160 is
+# hopeless.
 LATENCY_MS = {32: 2.0, 64: 4.0, 96: 9.0, 128: 20.0, 160: 30.0}
 OPTIONS = (
     *("--methods", "stpm", "--sizes", "32,64,96", "--backbone", BACKBONE, "--weights", "random", "--epochs", "2"),
@@ -119,7 +120,8 @@ def report_of(out: Path) -> Any:
 
 def test_an_interruption_says_what_is_kept_and_the_next_call_goes_on(fitted):
     assert "run the same command again to continue" in fitted.interrupted.stderr
-    # The larger size that may keep the budget came first, and was done; the smaller one had an epoch.
+    # The larger size that may keep the budget came first, and was done; the smaller one had an
+    # epoch.
     assert [epoch.epoch for epoch in fitted.kept] == [1]
     history = Run(fitted.out / "runs/stpm-32").checkpoint("last").history
     assert len(history) == 2

@@ -1,4 +1,5 @@
-"""What kdx fit decides from figures: the frontier, the best, the order of training, the screening, and the plot."""
+"""What kdx fit decides from figures: the frontier, the best, the order of training, the screening,
+and the plot."""
 
 from __future__ import annotations
 
@@ -153,7 +154,8 @@ def test_a_busy_machine_is_told_by_the_graph_that_was_screened(p50, is_told):
 
 
 def test_the_error_of_an_auroc_is_that_of_images_drawn_anew():
-    # Scores of two exponential distributions, for which Hanley and McNeil's formula is exact: A = r / (1 + r).
+    # Scores of two exponential distributions, for which Hanley and McNeil's formula is exact: A = r
+    # / (1 + r).
     rng = np.random.default_rng(0)
     ratio, good, defective = 4.0, 30, 20
     drawn = []

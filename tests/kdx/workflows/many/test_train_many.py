@@ -1,4 +1,5 @@
-"""A bundle for each product of a catalogue: what is wrong is said before any is trained, and what is done stands."""
+"""A bundle for each product of a catalogue: what is wrong is said before any is trained, and what
+is done stands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The page of ``kdx report`` in a real browser: slider, gallery, keyboard, both widths, both themes."""
+"""The page of ``kdx report`` in a real browser: slider, gallery, keyboard, both widths, both
+themes."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser: Browser, page: Path):
-    """The page, just opened; it must have asked for nothing and complained of nothing in the end."""
+    """The page, just opened; it must have asked for nothing and complained of nothing in the
+    end."""
     browser.open(page)
     yield browser
     assert browser.errors == []
@@ -183,7 +185,8 @@ def test_it_fits_the_width_and_the_theme_is_readable(browser, page, tmp_path, wi
 
 
 def contrast(browser: Browser, selector: str) -> float:
-    """Return the contrast of an element's text against what lies behind it, as WCAG 2 defines it."""
+    """Return the contrast of an element's text against what lies behind it, as WCAG 2 defines
+    it."""
     ink, paper = browser.run(
         f"(() => {{ const e = document.querySelector({selector!r}), p = e.closest('section') || document.body;"
         "return [getComputedStyle(e).color, getComputedStyle(p).backgroundColor]; })()"

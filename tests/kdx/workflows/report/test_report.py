@@ -1,4 +1,5 @@
-"""``kdx report``: what it scores, draws and refuses. The page itself is tried in test_report_page.py."""
+"""``kdx report``: what it scores, draws and refuses. The page itself is tried in
+test_report_page.py."""
 
 from __future__ import annotations
 
