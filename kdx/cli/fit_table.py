@@ -7,8 +7,8 @@ from rich.markup import escape
 from kdx.cli.flags import with_flags
 from kdx.cli.output import make_table, out
 from kdx.text import percent
+from kdx.workflows.fit.advice import quickest_found
 from kdx.workflows.fit.trial_records import LABELLED, FrontierRow, Report
-from kdx.workflows.fit.words import quickest_found
 
 _ON_FRONTIER, _BEST = "•", "best"
 

@@ -19,13 +19,8 @@ from kdx.cli.options import (
 from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from kdx.bundle.bundle import Bundle
     from kdx.decision.roi import Roi
-    from kdx.folders.data_folder import ImageFolder
-    from kdx.progress import Progress
     from kdx.remarks import Remark
 
 
@@ -85,13 +80,14 @@ def roi(
         output = output or Path("roi.png")
         varies = _VARIES if varies is None else varies
         from kd_train.datasets import open_data
+        from kdx.workflows.roi import propose, write_proposal
 
         refuse_existing(output, force=force)
         progress = progress_for(json)
         folder = open_data(data, category, FolderOptions(subfolders, tuple(good_folder)), progress=progress)
         bad: dict[str, str] = {}
-        proposed = RoiFrame.of(opened.manifest).roi(_propose(opened, folder, varies, bad, max_bad_images, progress))
-        _write(output, proposed)
+        proposed = RoiFrame.of(opened.manifest).roi(propose(opened, folder, varies, bad, max_bad_images, progress))
+        write_proposal(output, proposed)
         _show_proposal(bundle, output, proposed, bad, folder.remarks, json=json)
         return
     was_signed = (bundle / SIGNATURE).is_file()
@@ -103,37 +99,6 @@ def roi(
         require_writable(bundle.resolve().parent)
         opened = set_roi(opened, wanted)
     _show(bundle, opened, wanted, is_changed=is_changed, signature_removed=was_signed and is_changed, json=json)
-
-
-def _propose(
-    bundle: Bundle, folder: ImageFolder, varies: float, bad: dict[str, str], max_bad_images: int, progress: Progress
-) -> NDArray[np.uint8]:
-    from kdx.decision.roi import propose_mask
-    from kdx.errors import ImageError
-    from kdx.folders.data_folder import require_good
-    from kdx.imaging.images import read_image
-    from kdx.progress import track
-
-    paths = require_good(folder)
-
-    def images():  # type: ignore[no-untyped-def]
-        for path in track(progress, paths, "looking for what varies", len(paths)):
-            try:
-                yield read_image(path, bundle.manifest.camera)
-            except ImageError as error:
-                bad[str(path)] = error.message
-                if len(bad) > max_bad_images:
-                    raise
-
-    return propose_mask(images(), varies)
-
-
-def _write(output: Path, roi: Roi) -> None:
-    from kdx.decision.roi import encode_roi
-    from kdx.storage.files import write_atomic
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(output, encode_roi(roi))
 
 
 def _show_proposal(

@@ -24,12 +24,12 @@ from kdx.bundle.variants import Variant, graph_file
 from kdx.errors import GateError, KdxError
 from kdx.progress import Progress
 from kdx.storage.json_records import now
+from kdx.workflows.fit.advice import reason_of
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.timing import HOPELESS, cpu_ways, screen_way
 from kdx.workflows.fit.trial_records import MethodSize, Screened, Timing
-from kdx.workflows.fit.words import reason_of
 
 # As kdx export writes it.
 _MAX_BATCH = 32

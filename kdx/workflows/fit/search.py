@@ -18,6 +18,7 @@ from kdx.runtime.machine import Machine, describe_machine, package_versions
 from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import now
+from kdx.workflows.fit.advice import advice, next_command, reason_of, trial_line
 from kdx.workflows.fit.best import keep_best
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.frontier import next_to_train, rows_of, with_frontier
@@ -37,7 +38,6 @@ from kdx.workflows.fit.trial_records import (
     Screened,
     Trial,
 )
-from kdx.workflows.fit.words import advice, next_command, reason_of, trial_line
 
 _FAILED = -1.0  # below every AUROC
 
