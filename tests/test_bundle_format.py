@@ -21,10 +21,7 @@ from kdx.imaging.tiling import Tiling
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/bundle-format.md").read_text(encoding="utf-8")
-READER = "".join(
-    (ROOT / "embed/src" / name).read_text(encoding="utf-8")
-    for name in ("bundle.cpp", "manifest.cpp", "engine_record.cpp", "signing.cpp", "answers.cpp")
-)
+READER = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "embed/src").glob("*.cpp")))
 TYPES: dict[str, type] = {
     "Manifest": manifest.Manifest,
     "Input": InputSpec,

@@ -110,9 +110,10 @@ class EagerBaseline(ClosesOnExit):
     def _combine(self, part: MapSpec, features: list[tuple[Tensor, Tensor]]) -> Tensor:
         combined: Tensor | None = None
         for (teacher, student), tap in zip(features, part.taps, strict=True):
-            if tap.distance is Distance.COSINE:
+            kind: str = tap.distance  # a distance may be added to those named here
+            if kind == Distance.COSINE:
                 distance = 1 - F.cosine_similarity(teacher, student, dim=1)
-            elif tap.distance is Distance.HALF_SQUARED_L2:
+            elif kind == Distance.HALF_SQUARED_L2:
                 distance = 0.5 * (F.normalize(teacher, dim=1) - F.normalize(student, dim=1)).pow(2).sum(dim=1)
             else:  # a distance that was added to these two
                 distance = distance_module(tap.distance, teacher.shape[1])(teacher, student)  # type: ignore[unreachable]
