@@ -115,8 +115,8 @@ class EagerBaseline(ClosesOnExit):
                 distance = 1 - F.cosine_similarity(teacher, student, dim=1)
             elif kind == Distance.HALF_SQUARED_L2:
                 distance = 0.5 * (F.normalize(teacher, dim=1) - F.normalize(student, dim=1)).pow(2).sum(dim=1)
-            else:  # a distance that was added to these two
-                distance = distance_module(tap.distance, teacher.shape[1])(teacher, student)  # type: ignore[unreachable]
+            else:
+                distance = distance_module(tap.distance, teacher.shape[1])(teacher, student)
             scaled = F.interpolate(distance[:, None], size=self.size, mode="bilinear", align_corners=False)
             if part.combine is Combine.SUM:
                 scaled = tap.weight * scaled
