@@ -27,6 +27,11 @@ MAX_BAD_OPTION = typer.Option(0, "--max-bad-images", min=0, help="How many unrea
 REQUIRE_SIGNATURE_OPTION = typer.Option(
     [], "--require-signature", metavar="NAME.pub", help="Refuse bundles not signed by this key; may be repeated."
 )
+ADDRESS_OPTION = typer.Option(
+    None,
+    "--address",
+    help="Address of a running Ray cluster, or auto. Default: one is started on this machine, for this call.",
+)
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:

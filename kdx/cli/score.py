@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.errors import Interrupted
-from kdx.cli.options import JSON_OPTION, one_of
+from kdx.cli.options import ADDRESS_OPTION, JSON_OPTION, one_of
 from kdx.cli.output import err, make_table, out, print_json, progress_for, report_remarks, say, say_nothing, warn
 from kdx.imaging.value_range import describe_narrow
 from kdx.text import number
@@ -36,9 +36,7 @@ def score(
     ),
     backend: str = typer.Option("auto", help="Backend to run on. Default: what kdx.load takes here, for all workers."),
     precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
-    address: str | None = typer.Option(
-        None, help="Of a running Ray cluster, or auto. Default: one is started on this machine, for this call."
-    ),
+    address: str | None = ADDRESS_OPTION,
     max_retries: int = typer.Option(
         2, min=0, help="How often a shard whose process died is tried again before its images are tried one by one."
     ),

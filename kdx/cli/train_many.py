@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from kdx.cli.errors import Interrupted
 from kdx.cli.flags import with_flags
-from kdx.cli.options import JSON_OPTION, one_of, require_effect
+from kdx.cli.options import ADDRESS_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.cli.output import make_table, out, print_json, progress_for, say
 from kdx.storage.json_output import write_json
 from kdx.text import number, percent
@@ -33,9 +33,7 @@ def train_many(
     gpus_per_product: float = typer.Option(
         0.0, min=0.0, help="With ray: the share of a GPU, or the number of GPUs, that each product is trained on."
     ),
-    address: str | None = typer.Option(
-        None, help="Of a running Ray cluster, or auto. Default: one is started on this machine, for this call."
-    ),
+    address: str | None = ADDRESS_OPTION,
     max_retries: int = typer.Option(1, min=0, help="How often a product whose process died is started again."),
     json: bool = JSON_OPTION,
 ) -> None:
