@@ -39,7 +39,7 @@ class Pair(nn.Module):
         self.std = teacher.std
 
     def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the teacher's features of ``(N, 3, H, W)`` images, which students are trained on."""
+        """Return the teacher's features of ``(N, 3, H, W)`` images, the targets of the students."""
         features: list[Tensor] = self.teacher(x)
         return features
 

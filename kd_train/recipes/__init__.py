@@ -1,4 +1,4 @@
-"""The papers' hyper-parameters as data: one TOML file for each method, with overrides by backbone."""
+"""The papers' hyper-parameters: one TOML file for each method, with overrides by backbone."""
 
 from __future__ import annotations
 

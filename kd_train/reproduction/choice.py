@@ -1,4 +1,4 @@
-"""Which of a paper's figures to train for: its tables on a data set, and the variants of the method that they need."""
+"""The figures of a paper to reproduce: tables on a data set, and the variants they need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from kdx.errors import OptionError
 
 @dataclass(frozen=True)
 class Column:
-    """Where a system's figures stand."""
+    """A system's column in a paper's table.
+
+    Attributes:
+        paper: The paper.
+        table: The table.
+        system: The column's name.
+    """
 
     paper: Paper
     table: Table
@@ -21,7 +27,7 @@ class Column:
 
     @property
     def place(self) -> str:
-        """Name it as a footnote does."""
+        """The paper and table, as a footnote names them."""
         return f"{self.paper.key}, table {self.table.number}"
 
 
@@ -31,9 +37,9 @@ class Variant:
 
     Attributes:
         name: The column's name in an ablation; empty for the method as proposed.
-        settings: Training options that it sets, by their names in ``TrainOptions``.
-        columns: Where its figures stand: in its own paper first, then where others quote it.
-        categories: The categories that its own columns are about; empty for every one.
+        settings: The training options that it sets, by their names in ``TrainOptions``.
+        columns: The columns with its figures: those of its own paper, then those that quote it.
+        categories: The categories that its own columns are about; empty for all.
     """
 
     name: str
@@ -43,7 +49,7 @@ class Variant:
 
     @property
     def slug(self) -> str:
-        """Name its folder, by its settings: tables that need the same runs share them."""
+        """The name of its folder, made of its settings, so that tables share runs."""
         options = self.settings.get("method_options", {})
         parts = {**{key: value for key, value in self.settings.items() if key != "method_options"}, **options}
         words = [f"{key}-{value}" for key, value in sorted(parts.items())]
@@ -52,15 +58,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is held against what.
+    """The figures to compare, and the variants to train for them.
 
     Attributes:
         method: kdx's name of the method.
-        paper: Its paper.
-        facts: What the paper says of its training.
+        paper: The method's paper.
+        facts: The paper's description of the training.
         data: The key of the data set whose figures are shown.
-        variants: What to train.
-        cannot: Columns that kdx cannot train, with the reason.
+        variants: The variants to train.
+        cannot: The columns that kdx cannot train, with the reason for each.
     """
 
     method: str
@@ -73,17 +79,17 @@ class Choice:
     @property
     def data_set(self) -> DataSet:
         """The data set whose figures are shown."""
-        # One that no paper uses, such as ELPV, has no categories to take a mean over.
+        # A data set that no paper uses, such as ELPV, has no categories to take a mean over.
         return data_sets().get(self.data, DataSet(title=self.data, categories=()))
 
     @property
     def tables(self) -> tuple[Column, ...]:
-        """Every table that figures are taken from, once, with one of its columns."""
-        found = {column.place: column for variant in self.variants for column in variant.columns}
-        return tuple(found.values())
+        """One column of each table that figures are taken from."""
+        by_place = {column.place: column for variant in self.variants for column in variant.columns}
+        return tuple(by_place.values())
 
     def variants_for(self, category: str) -> tuple[Variant, ...]:
-        """Return the variants to train on a category: those about it, or else the first."""
+        """Return the variants to train on a category: those about it, otherwise the first."""
         about = [v for v in self.variants if not v.categories or category in v.categories]
         return tuple(about or self.variants[:1])
 
@@ -93,12 +99,14 @@ def choose(method: str, dataset: str | None, number: int | None = None, names: S
 
     Args:
         method: kdx's name of a method.
-        dataset: The key of the data at hand; None where it is not recognised.
-        number: A table of the method's paper; None for every table of the method as proposed on that data.
-        names: Columns of the table; empty for every one.
+        dataset: The key of the user's data set; None if it is not recognised.
+        number: A table of the method's paper; None for all tables of the method as proposed on that
+            data set.
+        names: The columns of the table; empty for all.
 
     Raises:
-        OptionError: No text prints figures of the method, or the table or column does not exist or is not for training.
+        OptionError: No paper prints figures of the method, or the table or column does not exist or
+            cannot be trained.
     """
     paper = _paper_of(method)
     if number is not None:
@@ -117,7 +125,7 @@ def _paper_of(method: str) -> Paper:
         f"{p.key}, table {t.number} ({t.caption})" for p in papers() for t in p.table if method in t.also.values()
     ]
     raise OptionError(
-        f"the texts print no detection figures of '{method}'" + (f", only {'; '.join(quoted)}" if quoted else ""),
+        f"the papers print no detection figures of '{method}'" + (f", only {'; '.join(quoted)}" if quoted else ""),
         expected=", ".join(name for paper in papers() for name in paper.method),
         fix="measure it with kdx train, kdx evaluate and kdx bench",
     )
@@ -167,7 +175,7 @@ def _from_table(method: str, paper: Paper, table: Table, names: Sequence[str]) -
 
 
 def _as_proposed(method: str, paper: Paper, data: str) -> tuple[Variant, ...]:
-    """Return the method as its tables on a data set propose it: usually one variant."""
+    """Return the method as its paper proposes it for a data set, usually one variant."""
     columns = [
         Column(paper, table, name)
         for table in paper.table
@@ -203,7 +211,7 @@ def _quoted(method: str, paper: Paper, data: str) -> tuple[Column, ...]:
 
 
 def _covered(table: Table) -> tuple[str, ...]:
-    """Return the categories that a table is about; nothing where its text names none."""
+    """Return the categories that a table is about; empty if its text names none."""
     rows = table.rows()
     if any(table.row_group(row) is not None for row in rows):
         return data_sets()[table.data].members(table.group)

@@ -1,4 +1,4 @@
-"""A reproduction held against its paper: what differs, what the text leaves open, and the figures side by side."""
+"""The comparison of a reproduction with its paper: differences, open questions, and figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd_train.reproduction.papers import EVERY, MEAN, SHARES, Share
 from kd_train.reproduction.results import JobResult
 from kd_train.reproduction.runs import Reproduction
 
-_Figure = tuple["float | None", str]  # in percent, and where it is quoted
+_Figure = tuple["float | None", str]  # a figure in percent, and the table that quotes it
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Cell:
     """One figure, in percent.
 
     Attributes:
-        paper: As the paper prints it; None where it prints none.
-        quoted: Where another paper quotes it, or empty: the method's own paper prints it.
-        seeds: Ours, a value for each seed.
-        mean: Over the seeds; None without any.
-        spread: Sample standard deviation; None for fewer than two seeds.
-        difference: Ours less the paper's; None where the two are not means over the same categories.
+        paper: The paper's figure; None if it prints none.
+        quoted: The table of another paper that quotes the figure; empty if the method's own paper
+            prints it.
+        seeds: The reproduced figure of each seed.
+        mean: The mean over the seeds; None without any.
+        spread: The sample standard deviation; None for fewer than two seeds.
+        difference: The mean minus the paper's figure; None if the two are not means over the same
+            categories.
     """
 
     paper: float | None
@@ -43,10 +45,10 @@ class PaperRow:
 
     Attributes:
         variant: The column of an ablation, or empty.
-        name: A category, or what the mean is over.
-        row: What the paper's tables call it.
-        is_mean: Whether it is a mean over categories.
-        cells: By metric.
+        name: The category, or a description of the mean.
+        row: The row's name in the paper's tables.
+        is_mean: Whether the row is a mean over categories.
+        cells: The figure of each metric.
     """
 
     variant: str
@@ -58,7 +60,7 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class PrintedTable:
-    """One metric of a paper's table with every system, in percent."""
+    """One metric of a paper's table for all systems, in percent."""
 
     place: str
     caption: str
@@ -73,17 +75,17 @@ class Comparison:
     """A reproduction beside its paper.
 
     Attributes:
-        title: What this is, and whether it is a reproduction.
+        title: A title, which says whether it is a reproduction.
         method: kdx's name of the method.
-        paper: The paper.
-        data: The data set whose figures are shown.
-        is_reproduction: Whether nothing is known to differ.
-        differs: What differs from the paper.
-        unknown: What the paper does not say.
-        notes: What the tables themselves need said.
-        not_trained: Columns that kdx cannot train, with the reason.
-        seeds: Seeds of each run.
-        rows: The figures.
+        paper: The paper's title.
+        data: The key of the data set whose figures are shown.
+        is_reproduction: Whether no difference from the paper is known.
+        differs: The differences from the paper.
+        unknown: The settings that the paper does not give.
+        notes: The notes on the paper's tables.
+        not_trained: The columns that kdx cannot train, with the reason for each.
+        seeds: The number of seeds of each run.
+        rows: The rows of figures.
         printed: The paper's tables with the compared systems.
     """
 
@@ -102,7 +104,7 @@ class Comparison:
 
 
 def compare(made: Reproduction) -> Comparison:
-    """Hold what was made against the paper."""
+    """Compare a reproduction with its paper."""
     choice = made.choice
     rows = tuple(row for variant in choice.variants for row in _rows(made, variant))
     differs = differences(made)
@@ -151,7 +153,7 @@ def _rows(made: Reproduction, variant: Variant) -> Iterable[PaperRow]:
 
 
 def _row_of(variant: Variant, group: str) -> str:
-    """Return what the tables call a group's mean; two of them may call two groups' means the same."""
+    """Return the tables' name of a group's mean; two tables may use one name for two groups."""
     rows = (row for c in variant.columns for row in c.table.rows() if c.table.row_group(row) == group)
     return next(rows, MEAN)
 
@@ -162,7 +164,7 @@ def _values(results: Sequence[JobResult], metric: Share) -> tuple[float, ...]:
 
 
 def _mean_values(results: Sequence[JobResult], categories: Sequence[str], metric: Share) -> tuple[float, ...]:
-    """Return the mean over categories of each seed that has them all."""
+    """Return the mean over categories for each seed that has results of all of them."""
     found = []
     for seed in sorted({result.seed for result in results}):
         values = _values([r for r in results if r.seed == seed and r.category in categories], metric)
@@ -185,7 +187,7 @@ def _cell(printed: _Figure, values: tuple[float, ...], *, is_comparable: bool) -
 
 
 def _printed(variant: Variant, category: str, metric: Share) -> _Figure:
-    """Return the first figure of a category that a paper prints, the method's own paper before those that quote it."""
+    """Return the printed figure of a category, from the method's own paper if it has one."""
     return _first((column, column.table.figure(metric, category, column.system)) for column in variant.columns)
 
 

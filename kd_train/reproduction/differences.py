@@ -1,4 +1,4 @@
-"""What differs between a reproduction and its paper: data, teacher, settings, and what a mean is over."""
+"""The differences between a reproduction and its paper: data, teacher, settings, and means."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kd_train.reproduction.papers import EVERY, MethodFacts
 from kd_train.reproduction.results import JobResult
 from kd_train.reproduction.runs import Reproduction
 
-# Compared by themselves.
+# Fields of the recipe that are compared separately.
 _TEACHER_AND_TAPS = ("backbones", "taps", "strides")
 
 
 def differences(made: Reproduction) -> tuple[str, ...]:
-    """Say in words what differs from the paper, each thing once."""
+    """Return a text for each difference from the paper."""
     return tuple(dict.fromkeys([*_of_data(made), *_of_training(made), *_of_means(made)]))
 
 
 def unknowns(made: Reproduction) -> tuple[str, ...]:
-    """Say in words what the paper leaves open, and how it was decided here."""
+    """Return a text for each setting that the paper does not give, with the value used here."""
     facts = made.choice.facts
     found = []
     for name in facts.silent:
@@ -37,7 +37,7 @@ def unknowns(made: Reproduction) -> tuple[str, ...]:
 def expected_recipe(choice: Choice, variant: Variant) -> Recipe:
     """Return the recipe that the paper prints for a variant on its data set."""
     settings = dict(variant.settings)
-    settings.pop("train_fraction", None)  # no part of a recipe
+    settings.pop("train_fraction", None)  # not a field of a recipe
     changes: dict[str, Any] = {**choice.facts.printed, **choice.facts.on.get(choice.data, {})}
     changes["backbones"] = tuple(settings.pop("backbone", choice.facts.backbone).split(","))
     if taps := settings.pop("taps", None):
@@ -48,9 +48,12 @@ def expected_recipe(choice: Choice, variant: Variant) -> Recipe:
 
 
 def means(made: Reproduction, variant: Variant) -> Mapping[str, tuple[tuple[str, ...], bool]]:
-    """Return the groups that the variant's tables print a mean of: the categories at hand, and whether they are all.
+    """Return the categories of each group that the variant's tables print a mean of.
 
-    A recognised data set whose categories the tables name otherwise is taken whole; other data is in no group.
+    Returns:
+        For each group, those of its categories that have results, and whether these are all. A
+        recognised data set whose categories have other names in the tables counts as one group;
+        other data belong to no group.
     """
     choice, data = made.choice, made.choice.data_set
     groups = {
@@ -85,7 +88,7 @@ def _of_means(made: Reproduction) -> Iterable[str]:
 
 
 def _of_training(made: Reproduction) -> Iterable[str]:
-    """Say what differs in training, and of which columns where it is not all of them."""
+    """Return the differences in training, with the columns if they do not concern all."""
     variants = made.choice.variants
     found: dict[str, list[str]] = {}
     for variant in variants:
@@ -113,7 +116,7 @@ def _of_run(result: JobResult, expected: Recipe, facts: MethodFacts) -> Iterable
 
 
 def _same_teacher(recipe: Recipe, expected: Recipe) -> bool:
-    """Compare networks; a tag names the weights, and matters where the paper's are known."""
+    """Return whether the networks are the same; a tag of weights counts if the paper's is known."""
 
     def same(name: str, wanted: str) -> bool:
         return name == wanted if "." in wanted else name.partition(".")[0] == wanted

@@ -1,7 +1,7 @@
-"""What the papers print: every table of their texts as data, and which of its figures kdx can try to reach.
+"""The tables of the papers as data, and the figures among them that kdx can reproduce.
 
-The files stand in ``benchmarks/papers`` of the repository and in ``kd_train/paper_tables`` of an installed wheel.
-Figures are as printed; :meth:`Table.figure` gives shares in percent.
+The files are in ``benchmarks/papers`` of the repository and in ``kd_train/paper_tables`` of an
+installed wheel. Figures are as printed; :meth:`Table.figure` returns percentages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Cost = Literal["fps", "latency_ms", "seconds", "gflop", "million_parameters", "m
 SHARES: tuple[Share, ...] = ("image_auroc", "pixel_auroc", "pro")
 MEAN = "mean"
 EVERY = "all"
-_NONE = "-"  # as the papers print that there is no figure
+_NONE = "-"  # the papers' sign for a missing figure
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -36,14 +36,14 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Published(_Strict, frozen=True):
-    """How many images a category was published with; None where we are not sure.
+    """The number of images with which a category was published; None if it is not certain.
 
     Attributes:
-        train: Good images to train on.
-        test_good: Good images of the test split.
-        test_defective: Defective images of the test split.
-        test: Both.
-        good: Good images of both splits, where none was published.
+        train: The number of good training images.
+        test_good: The number of good test images.
+        test_defective: The number of defective test images.
+        test: The number of all test images.
+        good: The number of all good images, if no split was published.
     """
 
     train: int | None = None
@@ -57,10 +57,10 @@ class DataSet(_Strict, frozen=True):
     """A data set of the papers.
 
     Attributes:
-        title: Its name.
-        categories: Its categories by the names of their folders; ``all`` alone for a set without categories.
-        groups: Categories over which means are taken, beside all of them.
-        published: Image counts by category.
+        title: The data set's name.
+        categories: The names of the categories' folders; only ``all`` for a set without categories.
+        groups: The groups of categories over which the papers take means.
+        published: The published number of images of each category.
     """
 
     title: str
@@ -74,15 +74,16 @@ class DataSet(_Strict, frozen=True):
 
 
 class MethodFacts(_Strict, frozen=True):
-    """What a text says, and does not say, of one method's training.
+    """The paper's description of one method's training.
 
     Attributes:
-        backbone: The teacher in timm's names, one for each group of taps.
-        weights: What the teacher was trained on, in words.
-        printed: Fields of the recipe where the text prints something else than kdx's recipe, and can.
-        on: Training options that the text prints for a data set, by its key.
-        silent: Fields of the recipe that the text does not print; ``taps`` for where features are taken.
-        unknown: What else it leaves open.
+        backbone: The names in timm of the teacher's networks, one for each group of taps.
+        weights: A text that says what the teacher was trained on.
+        printed: The fields of the recipe for which the paper prints other values than kdx's recipe.
+        on: The training options that the paper prints for a data set, by the data set's key.
+        silent: The fields of the recipe that the paper does not give; ``taps`` for the places of
+            the features.
+        unknown: Texts on further settings that the paper does not give.
     """
 
     backbone: str
@@ -97,10 +98,10 @@ class OwnSystem(_Strict, frozen=True):
     """A column that kdx can train: the method and the options that make it.
 
     Attributes:
-        methods: kdx's methods whose figures these are.
+        methods: The names of kdx's methods with these figures.
         main: Whether it is the method as proposed, not a variant of an ablation.
-        options: The method's own options.
-        cannot: Why kdx cannot train it, or empty.
+        options: The values of the method's own options.
+        cannot: The reason why kdx cannot train it, or empty.
     """
 
     methods: tuple[str, ...]
@@ -116,24 +117,25 @@ class OwnSystem(_Strict, frozen=True):
     def settings(self) -> dict[str, Any]:
         """Return the training options that it sets, by their names in ``TrainOptions``."""
         names = ("taps", "backbone", "combine", "score", "train_fraction")
-        found = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return {**found, "method_options": self.options} if self.options else found
+        settings = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {**settings, "method_options": self.options} if self.options else settings
 
 
 class Table(_Strict, frozen=True, kw_only=True):
-    """A table of a text.
+    """A table of a paper.
 
     Attributes:
-        number: As printed.
-        caption: What it shows, in our words.
+        number: The printed number.
+        caption: A description of its content.
         data: The data set's key; empty for tables of cost.
-        unit: How shares are printed.
-        group: The categories of its rows and of its mean.
-        systems: Its columns.
-        own: The columns that are the authors' own.
-        also: Compared systems that kdx has as well: its method by the column's name.
-        notes: What a reader must know.
-        figures: By metric and row, a figure for each column. Rows are categories, ``mean``, ``mean_GROUP`` or ``all``.
+        unit: The unit in which shares are printed.
+        group: The group of categories in its rows and its mean.
+        systems: The names of its columns.
+        own: The columns of the authors' own systems.
+        also: The columns of other systems that kdx has too, with kdx's name of the method.
+        notes: The notes that a reader must know.
+        figures: By metric and row, the figures of all columns. Rows are categories, ``mean``,
+            ``mean_GROUP`` or ``all``.
     """
 
     number: int
@@ -149,11 +151,11 @@ class Table(_Strict, frozen=True, kw_only=True):
 
     @property
     def is_measured(self) -> bool:
-        """Whether it prints anything that an evaluation measures."""
+        """Whether the table has figures that an evaluation measures."""
         return any(metric in self.figures for metric in SHARES)
 
     def figure(self, metric: Share, row: str, system: str) -> float | None:
-        """Return a figure in percent; None where none is printed."""
+        """Return a figure in percent; None if none is printed."""
         values = self.figures.get(metric, {}).get(row)
         value = _NONE if values is None else values[self.systems.index(system)]
         if isinstance(value, str):
@@ -171,7 +173,7 @@ class Table(_Strict, frozen=True, kw_only=True):
         return row.removeprefix(f"{MEAN}_") if row.startswith(f"{MEAN}_") else None
 
     def system_of(self, method: str) -> str | None:
-        """Return the column that is a method as proposed, by whoever printed it."""
+        """Return the column of a method as proposed, the authors' own or a quoted one."""
         own = [name for name, system in self.own.items() if method in system.methods and system.main]
         return next(iter(own + [name for name, other in self.also.items() if other == method]), None)
 
@@ -180,12 +182,12 @@ class Paper(_Strict, frozen=True):
     """A paper: what its text says of its methods, and its tables.
 
     Attributes:
-        key: Its file's name.
-        title: Its title.
-        authors: Family names.
-        venue: Where it appeared.
-        method: Its methods.
-        table: Its tables.
+        key: The name of the paper's file.
+        title: The paper's title.
+        authors: The authors' family names.
+        venue: The conference or journal, with the year.
+        method: The paper's methods by kdx's names.
+        table: The paper's tables.
     """
 
     key: str
@@ -197,7 +199,7 @@ class Paper(_Strict, frozen=True):
 
     @property
     def short(self) -> str:
-        """Name it in few words."""
+        """The authors and the venue."""
         return f"{self.authors}, {self.venue}"
 
 
@@ -227,15 +229,15 @@ def data_sets() -> dict[str, DataSet]:
 
 def _read(name: str) -> dict[str, Any]:
     here = Path(__file__).parents[1]
-    # An installed wheel carries them; a checkout, installed editably or not, has them where they are kept.
+    # A wheel contains the files in the first folder, a checkout in the second.
     folders = (here / "paper_tables", here.parent / "benchmarks" / "papers")
     path = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if path is None:
         raise DataError(f"the papers' tables are missing: '{name}'", expected=str(folders[0]), fix="install kdx again")
     try:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return found
-    except ValueError as error:  # of TOML, and of text that is not UTF-8
+        fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return fields
+    except ValueError as error:  # invalid TOML, or text that is not UTF-8
         raise DataError(f"'{path}' is not valid: {error}", fix="install kdx again") from error
 
 
@@ -247,7 +249,7 @@ def _convert(name: str, fields: dict[str, Any], kind: type[S]) -> S:
 
 
 def _check(table: Table, data: DataSet | None, where: str) -> None:
-    """Refuse a table whose parts do not fit each other."""
+    """Check that the parts of a table are consistent; raise ``DataError`` otherwise."""
     problems = [f"unknown column '{name}'" for name in (*table.own, *table.also) if name not in table.systems]
     groups = () if data is None else (EVERY, *data.groups)
     rows = (EVERY,) if data is None else (*data.categories, MEAN, *(f"{MEAN}_{group}" for group in data.groups))

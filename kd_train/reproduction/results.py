@@ -1,4 +1,4 @@
-"""The results of a reproduction on disk: one JSON a run, and the settings that all of them share."""
+"""The results of a reproduction on disk: a JSON file for each run, and the common settings."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     """One finished run.
 
     Attributes:
-        schema: Version of this layout.
-        variant: Its variant's slug.
-        category: The row of the table that it is for.
-        seed: Its seed.
-        image_auroc: Of the test split.
-        pixel_auroc: Likewise; None without masks.
-        pro: Likewise.
-        dataset: The published data set that the images were recognised as, or None.
-        images: How many were found: ``train``, ``test_good`` and ``test_defective``.
-        bad_images: How many of them could not be used.
-        recipe: What the student was trained with.
-        weights: Where the teacher's weights came from.
-        train_images: How many the student was trained on.
-        seconds: Of training.
-        settings_sha256: Of the settings that it was made with.
-        files_sha256: Of the names and sizes of the images.
-        versions: Of the packages.
-        created: UTC time, ISO 8601.
+        schema: The version of this layout.
+        variant: The slug of the run's variant.
+        category: The row of the paper's table that the run is for.
+        seed: The run's seed.
+        image_auroc: The image AUROC of the test split.
+        pixel_auroc: The pixel AUROC of the test split; None without masks.
+        pro: The per-region overlap of the test split; None without masks.
+        dataset: The key of the published data set that was recognised, or None.
+        images: The number of images: ``train``, ``test_good`` and ``test_defective``.
+        bad_images: The number of images that could not be used.
+        recipe: The hyper-parameters.
+        weights: A text that says where the teacher's weights came from.
+        train_images: The number of images that the student was trained on.
+        seconds: The seconds of training.
+        settings_sha256: The hash of the reproduction's settings.
+        files_sha256: The hash of the names and sizes of the images.
+        versions: The versions of the packages.
+        created: The UTC time, ISO 8601.
     """
 
     schema: int
@@ -67,13 +67,13 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Part:
-    """A category of the data at hand.
+class CategoryData:
+    """A category of the user's data.
 
     Attributes:
-        category: As the data folder calls it; None for data of one category.
-        row: As the paper's tables call it.
-        folder: Its images.
+        category: The category's name in the data folder; None for data of one category.
+        row: The category's name in the paper's tables.
+        folder: The category's images.
     """
 
     category: str | None
@@ -81,7 +81,7 @@ class Part:
     folder: ImageFolder
 
     def counts(self) -> dict[str, int]:
-        """Count the images."""
+        """Return the number of images of each kind."""
         defective = sum(image.is_defective for image in self.folder.test)
         return {
             "train": len(self.folder.good),
@@ -90,7 +90,7 @@ class Part:
         }
 
     def files_sha256(self) -> str:
-        """Hash names and sizes: cheap, and enough to notice that images came or went."""
+        """Return a hash of file names and sizes, by which added or removed images are noticed."""
         root = self.folder.root
         files = [*self.folder.good, *(path for t in self.folder.test for path in (t.path, t.mask) if path is not None)]
         lines = (
@@ -103,10 +103,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Job:
-    """One run to make: a variant of the method, a category, a seed, and the run's folder."""
+    """A run: a variant of the method, a category, a seed, and the run's folder."""
 
     variant: Variant
-    part: Part
+    part: CategoryData
     seed: int
     folder: Path
 
@@ -121,7 +121,7 @@ class ResultFolder:
 
     Args:
         path: The folder.
-        settings: What decides its results, beside variant, category and seed.
+        settings: The settings that decide the results, besides variant, category and seed.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -130,16 +130,19 @@ class ResultFolder:
         self.settings_sha256 = sha256_bytes(msgspec.json.encode(settings, order="sorted"))
 
     def begin(self, *, force: bool) -> None:
-        """Make the folder, or see that it holds results of the same settings; ``force`` discards those it holds.
+        """Create the folder, or check that its results have the same settings.
+
+        Args:
+            force: Discard earlier results.
 
         Raises:
-            OutputError: It holds something else, or results of other settings.
+            OutputError: The folder contains something else, or results of other settings.
         """
         index = self.path / INDEX
         if not index.is_file() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise OutputError(f"'{self.path}' exists and holds no reproduction", fix="choose another `out`")
         if index.is_file() and force:
-            # Only what this command made; whatever else a user keeps beside it stays.
+            # Only the runs of a reproduction are removed, not a user's other files.
             for run in [path.parent for path in self.path.glob(f"*/*/seed-*/{RUN_INDEX}")]:
                 shutil.rmtree(run)
             index.unlink()
@@ -150,15 +153,15 @@ class ResultFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(index, encode_record(_Settings(schema=SCHEMA, settings=self.settings)))
 
-    def job(self, variant: Variant, part: Part, seed: int) -> Job:
-        """Say where a run stands."""
+    def job(self, variant: Variant, part: CategoryData, seed: int) -> Job:
+        """Return the job of a variant, category and seed."""
         return Job(variant, part, seed, self.path / variant.slug / _slug(part.row) / f"seed-{seed}")
 
     def finished(self, job: Job) -> JobResult | None:
-        """Return a run's result, or None where it has none yet.
+        """Return a run's result, or None if it has none yet.
 
         Raises:
-            CheckpointError: It is damaged, or was made of other images.
+            CheckpointError: The result is damaged, or is one of other settings or images.
         """
         path = job.folder / RESULT
         if not path.is_file():
@@ -172,7 +175,7 @@ class ResultFolder:
         return result
 
     def write(self, job: Job, result: JobResult) -> None:
-        """Keep a result: from now on the run is finished."""
+        """Write a result, with which the run is finished."""
         write_atomic(job.folder / RESULT, encode_record(result))
 
     def _require_same(self, began: dict[str, Any]) -> None:

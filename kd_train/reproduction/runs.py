@@ -1,7 +1,8 @@
-"""Training and evaluating for a paper's tables: one run per variant, category and seed, resumable at any point.
+"""Training and evaluation for a paper's tables: a run for each variant, category and seed.
 
-Under the output folder, ``reproduce.json`` holds the settings, and ``VARIANT/CATEGORY/seed-N/`` a run with its
-``result.json``, which is written when the run has been evaluated: where it stands, the work is done.
+In the output folder, ``reproduce.json`` contains the settings, and each
+``VARIANT/CATEGORY/seed-N/`` is a run. Its ``result.json`` is written after the evaluation and marks
+the run as finished, so a reproduction resumes at any point.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from kd_train.evaluation.evaluate import Evaluation, evaluate
 from kd_train.evaluation.reference_detector import load_detector
 from kd_train.reproduction.choice import Choice, Variant, choose
 from kd_train.reproduction.papers import EVERY, data_sets
-from kd_train.reproduction.results import SCHEMA, Job, JobResult, Part, ResultFolder
+from kd_train.reproduction.results import SCHEMA, CategoryData, Job, JobResult, ResultFolder
 from kd_train.training.options import TrainOptions
 from kd_train.training.train import TrainResult, train
 from kdx.errors import OptionError
@@ -38,13 +39,13 @@ class ReproduceOptions:
     Attributes:
         method: kdx's name of the method.
         data: The data folder.
-        out: Where runs and results go.
-        categories: Of a data set that has several; empty for those that the tables are about.
-        seeds: How often each run is made, with seeds from 0.
+        out: The folder for runs and results.
+        categories: The categories to use; empty for those that the tables are about.
+        seeds: The number of runs of each variant and category, with seeds from 0.
         table: A table of the method's paper; None for those of the method as proposed.
-        variants: Columns of the table; empty for every one.
+        variants: The columns of the table; empty for all.
         force: Discard earlier results.
-        training: Everything else that training takes; what is None is as the paper has it.
+        training: The other options of training; None stands for the paper's value.
     """
 
     method: str
@@ -64,13 +65,13 @@ class ReproduceOptions:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What was made.
+    """The results of a reproduction.
 
     Attributes:
-        choice: What is held against what.
-        categories: The rows of the categories at hand, in order.
-        seeds: Seeds asked for.
-        results: Every finished run.
+        choice: The figures that are compared.
+        categories: The rows of the user's categories, in order.
+        seeds: The number of seeds.
+        results: The results of all runs.
     """
 
     choice: Choice
@@ -84,16 +85,18 @@ def reproduce(
     progress: Progress = SILENT,
     report: Callable[[JobResult, bool], None] = lambda _result, _is_new: None,
 ) -> Reproduction:
-    """Train and evaluate whatever is not yet done.
+    """Train and evaluate all runs that are not finished.
 
     Args:
-        options: What the user asked for.
-        progress: Shows each run.
-        report: Called for every result, with whether it was made just now.
+        options: The user's options.
+        progress: The progress display of each run.
+        report: A function that is called with each result and whether it is new.
 
     Raises:
-        KdxError: Of the kind that fits: options, data, other settings than the earlier results', or whatever training
-            and evaluation raise. Finished results stand.
+        OptionError: An option is invalid, or a column of the table sets it.
+        DataError: The data folder cannot be used.
+        OutputError: The output folder contains results of other settings.
+        KdxError: Training or evaluation failed. Finished results are kept.
     """
     choice, parts = _prepare(options, progress)
     results = ResultFolder(options.out, {"method": options.method, **options.asked()})
@@ -104,7 +107,7 @@ def reproduce(
         for part in parts
         for variant in choice.variants_for(part.row)
     ]
-    found = []
+    made = []
     for index, job in enumerate(jobs, start=1):
         result = results.finished(job)
         is_new = result is None
@@ -113,15 +116,15 @@ def reproduce(
             label = f"[{index}/{len(jobs)}] {name}, seed {job.seed}:"
             result = _make(job, choice, options, results, _Labelled(progress, label))
         report(result, is_new)
-        found.append(result)
-    return Reproduction(choice, tuple(part.row for part in parts), options.seeds, tuple(found))
+        made.append(result)
+    return Reproduction(choice, tuple(part.row for part in parts), options.seeds, tuple(made))
 
 
-def _prepare(options: ReproduceOptions, progress: Progress) -> tuple[Choice, tuple[Part, ...]]:
-    """Check the whole request before anything is trained: method, table, categories, images, clashing options."""
+def _prepare(options: ReproduceOptions, progress: Progress) -> tuple[Choice, tuple[CategoryData, ...]]:
+    """Check method, table, categories, images and options before anything is trained."""
     if not 1 <= options.seeds <= 1000:
         raise OptionError("`seeds` is out of range", expected="1 to 1000", received=str(options.seeds))
-    choose(options.method, None, options.table, options.variants)  # a wrong method or table is named before the data
+    choose(options.method, None, options.table, options.variants)  # reports a wrong method or table before wrong data
     names = categories_of(options.data)
     unknown = [name for name in options.categories if name not in names]
     if unknown:
@@ -131,7 +134,8 @@ def _prepare(options: ReproduceOptions, progress: Progress) -> tuple[Choice, tup
         )
     wanted: tuple[str | None, ...] = tuple(dict.fromkeys(options.categories)) or names or (None,)
     first = open_data(options.data, wanted[0], progress=progress)
-    # A set that was laid out anew is not recognised; its folder's name says which figures are meant.
+    # A data set in another layout is not recognised; the folder's name then says which figures are
+    # meant.
     named = options.data.resolve().name.lower()
     dataset = first.dataset or (named if named in data_sets() else None)
     choice = choose(options.method, dataset, options.table, options.variants)
@@ -139,7 +143,7 @@ def _prepare(options: ReproduceOptions, progress: Progress) -> tuple[Choice, tup
         about = [c for v in choice.variants for c in v.categories] if all(v.categories for v in choice.variants) else []
         wanted = tuple(name for name in wanted if _row(name, first, choice) in about) or wanted
     folders = {name: open_data(options.data, name, progress=progress) for name in wanted}
-    parts = tuple(Part(name, _row(name, folder, choice), folder) for name, folder in folders.items())
+    parts = tuple(CategoryData(name, _row(name, folder, choice), folder) for name, folder in folders.items())
     for part in parts:
         require_good(part.folder)
         require_test(part.folder)
@@ -148,7 +152,7 @@ def _prepare(options: ReproduceOptions, progress: Progress) -> tuple[Choice, tup
 
 
 def _refuse_clash(options: ReproduceOptions, choice: Choice) -> None:
-    """Refuse an option that a column of the table decides."""
+    """Raise ``OptionError`` for an option that a column of the table sets."""
     asked = options.asked()
     for variant in choice.variants:
         clash = [name for name in variant.settings if name in asked]
@@ -161,7 +165,7 @@ def _refuse_clash(options: ReproduceOptions, choice: Choice) -> None:
 
 
 def _row(name: str | None, folder: ImageFolder, choice: Choice) -> str:
-    """Return what the paper's tables call a category of the data."""
+    """Return the name of a category in the paper's tables."""
     if name is None and choice.data_set.categories == (EVERY,):
         return EVERY
     called = name or folder.category or folder.root.resolve().name
@@ -169,14 +173,14 @@ def _row(name: str | None, folder: ImageFolder, choice: Choice) -> str:
 
 
 def training_options(choice: Choice, variant: Variant, asked: TrainOptions) -> TrainOptions:
-    """Return what a variant is trained with: the column's options, the user's own, and else what the paper prints."""
+    """Return a variant's training options: the column's, the user's, otherwise the paper's."""
     printed: dict[str, Any] = {"backbone": choice.facts.backbone, **choice.facts.on.get(choice.data, {})}
     printed = {name: value for name, value in printed.items() if getattr(asked, name) is None}
     return replace(asked, method=choice.method, **{**printed, **variant.settings})
 
 
 def _make(job: Job, choice: Choice, options: ReproduceOptions, results: ResultFolder, progress: Progress) -> JobResult:
-    """Train, or go on with, one run; evaluate it; write its result."""
+    """Train or resume a run, evaluate it, and write its result."""
     asked = training_options(choice, job.variant, options.training)
     files = job.part.files_sha256()
     job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +229,7 @@ def _known(value: float) -> float | None:
 
 
 class _Labelled:
-    """Progress that says which run it is about."""
+    """A progress display whose tasks name the run."""
 
     def __init__(self, progress: Progress, label: str) -> None:
         self.progress = progress

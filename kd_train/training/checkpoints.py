@@ -1,10 +1,10 @@
-"""What training keeps on disk: the frozen teacher once, the students of an epoch, the optimiser's state now and then.
+"""The checkpoints of a run: the teacher, the students of an epoch, the optimiser's state.
 
-``last.json`` and ``best.json`` each name a file of the students' tensors and its hash; where the last epoch is the best
-one, both name the same file. ``last.json`` also says where training resumes: at its own epoch, or at an earlier one
-whose optimiser state was the last to be written. Files of tensors are written first, under a name that holds their
-hash; then the record is replaced in one step; then files that no record names are removed. So a kill at any moment
-leaves a run that loads and resumes.
+``last.json`` and ``best.json`` each name a file of the students' tensors and its hash; if the last
+epoch is the best one, both name the same file. ``last.json`` also says where training resumes: at
+its own epoch, or at the earlier epoch whose optimiser state was written last. Files of tensors are
+written first, under a name that contains their hash. Then the record is replaced in one step, and
+files that no record names are removed. So a run that is killed at any moment loads and resumes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Tensors = dict[str, Tensor]
 
 
 class EpochRecord(msgspec.Struct, frozen=True):
-    """One epoch: losses (means over images) and seconds."""
+    """The losses of one epoch, as means over images, and its seconds."""
 
     epoch: int
     train_loss: float
@@ -42,11 +42,11 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     """An epoch from which training can continue.
 
     Attributes:
-        epoch: Epochs completed; 0 begins again.
-        file: The file of the students' tensors then, or empty.
-        sha256: Its hash.
-        optimiser: The file of the optimiser's state then, or empty where it has none.
-        optimiser_sha256: Its hash.
+        epoch: The number of completed epochs; 0 to start from the beginning.
+        file: The file of the students' tensors at that epoch, or empty.
+        sha256: The hash of ``file``.
+        optimiser: The file of the optimiser's state at that epoch; empty if it has none.
+        optimiser_sha256: The hash of ``optimiser``.
     """
 
     epoch: int = 0
@@ -60,17 +60,18 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``last.json`` or ``best.json``.
 
     Attributes:
-        file: The file of tensors, the students' by name; up to schema 2 the teacher's too.
-        sha256: Its hash; the file also holds the hash of the teacher's, so this names the whole pair.
+        file: The file of the students' tensors by name; up to schema 2 also of the teacher's.
+        sha256: The hash of ``file``. The file contains the hash of the teacher's file, so this hash
+            identifies the whole pair.
         optimiser: The file of the optimiser's state at this epoch, or empty.
-        optimiser_sha256: Its hash.
-        epoch: Epochs completed.
-        history: Every epoch so far.
-        spec: The pair's declaration.
+        optimiser_sha256: The hash of ``optimiser``.
+        epoch: The number of completed epochs.
+        history: The records of all epochs so far.
+        spec: The declaration of the pair's maps.
         recipe: The hyper-parameters.
-        data_sha256: One hash over the training images.
-        versions: Versions of the packages that trained.
-        restart: Where training resumes; None: at this epoch.
+        data_sha256: One hash of all training images.
+        versions: The versions of the packages with which the pair was trained.
+        restart: The epoch from which training resumes; None for this one.
     """
 
     file: str
@@ -87,7 +88,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def resumes_at(self) -> Restart:
-        """Where training resumes."""
+        """The epoch from which training resumes."""
         return self.restart or Restart(
             epoch=self.epoch,
             file=self.file,
@@ -101,7 +102,7 @@ class Checkpoints:
     """The checkpoints of a run folder.
 
     Args:
-        folder: The run.
+        folder: The run folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,9 +112,9 @@ class Checkpoints:
         """Return the ``last`` or ``best`` checkpoint's record.
 
         Raises:
-            CheckpointError: There is none, or it cannot be read.
+            CheckpointError: There is no such checkpoint, or it cannot be read.
         """
-        return read(self.folder / f"{which}.json", Checkpoint, "kdx train --resume")
+        return read_run_record(self.folder / f"{which}.json", Checkpoint, "kdx train --resume")
 
     def save(
         self, record: Checkpoint, students: Tensors, optimiser: Tensors | None, teacher: str, *, best: bool
@@ -121,16 +122,17 @@ class Checkpoints:
         """Write the checkpoint of an epoch as ``last``, and as ``best`` if it is.
 
         Args:
-            record: The epoch's, without files.
-            students: Every tensor of the pair but the teacher's.
-            optimiser: The optimiser's state, empty if it has none; None not to write it now, and to leave training to
-                resume where it would have resumed before.
+            record: The epoch's record, without files.
+            students: The tensors of the pair except the teacher's.
+            optimiser: The optimiser's state, empty if it has none. With None it is not written, and
+                training resumes from the same epoch as before.
             teacher: The hash of the teacher's file.
             best: Whether the epoch is the best so far.
         """
         file, sha256 = self.write(f"epoch-{record.epoch:05d}-{{}}.safetensors", students, teacher=teacher)
         record = msgspec.structs.replace(record, file=file, sha256=sha256)
-        # The best one first: killed in between, the epoch is trained again and found best again.
+        # best.json first: if training is killed in between, the epoch is trained again and is the
+        # best one again.
         if best:
             write_atomic(self.folder / "best.json", encode_record(record))
         if optimiser is None:
@@ -144,10 +146,10 @@ class Checkpoints:
         self._replace_last(self._with_optimiser(self.record("last"), optimiser))
 
     def clean(self) -> None:
-        """Remove the files of tensors that no record names, and what a kill left half written."""
+        """Remove files of tensors that no record names, and partial files of a killed process."""
         last = self.record("last")
         named = {last.file, last.resumes_at.file, last.resumes_at.optimiser, self.record("best").file}
-        # What is half written has a name that begins with a dot.
+        # The names of partial files begin with a dot.
         for file in (*self.folder.glob("epoch-*.safetensors"), *self.folder.glob(".epoch-*")):
             if file.name not in named:
                 file.unlink()
@@ -155,7 +157,7 @@ class Checkpoints:
             tidy(self.folder / name)
 
     def write(self, name: str, tensors: Tensors, **metadata: str) -> tuple[str, str]:
-        """Write tensors to a file in whose name ``{}`` stands for the hash; return its full name and its hash."""
+        """Write tensors to a file with their hash for ``{}`` in its name; return name and hash."""
         data = save_tensors(tensors, metadata=metadata or None)
         sha256 = sha256_bytes(data)
         name = name.format(sha256[:12])
@@ -163,10 +165,10 @@ class Checkpoints:
         return name, sha256
 
     def read(self, name: str, sha256: str) -> Tensors:
-        """Read a file of tensors and check its hash; an empty name stands for no tensors.
+        """Read a file of tensors and check its hash; an empty name gives no tensors.
 
         Raises:
-            CheckpointError: It is missing, was altered, or is not in the run.
+            CheckpointError: The file is missing, was altered, or is outside the run.
         """
         if not name:
             return {}
@@ -191,12 +193,18 @@ class Checkpoints:
         self.clean()
 
 
-def read(path: Path, kind: type[R], made_by: str, supported: int | None = None) -> R:
+def read_run_record(path: Path, kind: type[R], made_by: str, supported: int | None = None) -> R:
     """Read a JSON record of a run.
 
+    Args:
+        path: The record's path.
+        kind: The record's type.
+        made_by: The command that writes it, for the message.
+        supported: The highest schema that can be read; None for records without a schema.
+
     Raises:
-        CheckpointError: There is none, or it cannot be read.
+        CheckpointError: The record is missing or cannot be read.
     """
     if not path.is_file():
-        raise CheckpointError(f"'{path.name}' is missing from '{path.parent}'", fix=f"make it with {made_by}")
+        raise CheckpointError(f"'{path.name}' is missing from '{path.parent}'", fix=f"make it: {made_by}")
     return read_record(path, kind, error=CheckpointError, fix="train again", supported=supported)

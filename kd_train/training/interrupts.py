@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: neither cuts the writing of a checkpoint short."""
+"""Ctrl-C and SIGTERM during training do not interrupt the writing of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 
 class Interrupts:
-    """Raises ``KeyboardInterrupt`` on SIGINT and on SIGTERM; while they are held, afterwards.
+    """Raises ``KeyboardInterrupt`` on SIGINT and SIGTERM, but not within :meth:`delayed`.
 
-    Handlers that an application has set are left as they are, and only the main thread can have any.
+    Handlers that an application has set are kept. Only the main thread can have handlers.
     """
 
     def __init__(self) -> None:
-        self._held = self._is_waiting = False
+        self._delays = self._is_waiting = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -32,17 +32,17 @@ class Interrupts:
             signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let the block end before an interrupt is raised."""
-        self._held = True
+    def delayed(self) -> Iterator[None]:
+        """Raise an interrupt that comes within the block after its end."""
+        self._delays = True
         try:
             yield
         finally:
-            self._held = False
+            self._delays = False
         if self._is_waiting:
             raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._held:
+        if not self._delays:
             raise KeyboardInterrupt
         self._is_waiting = True

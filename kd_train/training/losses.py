@@ -1,4 +1,4 @@
-"""The training loss, from the same distances as the deployed map."""
+"""The training loss, which uses the same distances as the deployed map."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kd_export.graph.distance import distance_module
 
 
 class FeatureMatching(nn.Module):
-    """Mean distance over positions and images, weighted and summed over the taps (STPM Eq. 2 and 3).
+    """The mean distance over positions and images, as a weighted sum over taps (STPM Eq. 2, 3).
 
     Args:
-        spec: The pair's declaration.
-        channels: Of the features of each of ``spec.loss_taps``.
+        spec: The declaration of the pair's maps.
+        channels: The number of channels of each of ``spec.loss_taps``.
     """
 
     def __init__(self, spec: PairSpec, channels: Sequence[int]) -> None:
@@ -26,7 +26,7 @@ class FeatureMatching(nn.Module):
         )
 
     def forward(self, compared: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Take the two features of each comparison and return a scalar."""
+        """Return the loss, a scalar, of the two features of each comparison."""
         parts = [
             weight * distance(t, s).mean()
             for (t, s), distance, weight in zip(compared, self.distances, self.weights, strict=True)

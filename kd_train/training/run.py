@@ -1,4 +1,4 @@
-"""A training run on disk: what was decided at its start, and its checkpoints."""
+"""A training run on disk: its configuration, golden images and checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import torch
 
 from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
-from kd_train.training.checkpoints import TEACHER, Checkpoint, Checkpoints, EpochRecord, Restart, Tensors, read
+from kd_train.training.checkpoints import (
+    TEACHER,
+    Checkpoint,
+    Checkpoints,
+    EpochRecord,
+    Restart,
+    Tensors,
+    read_run_record,
+)
 from kdx.bundle.manifest import Provenance
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.folders.data_folder import FolderOptions
@@ -27,36 +35,38 @@ TRAINING_PACKAGES = ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime"
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided at the start of a run.
+    """The configuration of a run, which is fixed at its start.
 
     Attributes:
-        schema: Version of this layout.
+        schema: The version of this layout.
         method: The method's name.
-        weights: Where the teacher's weights came from, in words.
-        pair_spec: The pair's declaration.
+        weights: A text that says where the teacher's weights came from.
+        pair_spec: The declaration of the pair's maps.
         recipe: The hyper-parameters.
-        input: What the detector accepts, or the tiles that were cut from larger images.
-        tile: Side of those tiles; None: whole images.
-        frame: Height and width of those larger images; None for none, or for several sizes.
-        mean: The teacher's input mean.
-        std: Likewise.
-        seed: Of everything random.
-        data: The data folder as it was given.
-        dataset: Which published data set it is, or None.
-        category: Which of its categories, or None.
+        input: The input that the detector accepts, or the tiles that were cut from larger images.
+        tile: The side of those tiles; None for whole images.
+        frame: The height and width of those larger images; None without tiles or for several sizes.
+        mean: The mean of each RGB channel by which the teacher's input is normalised.
+        std: The standard deviation of each RGB channel by which the teacher's input is normalised.
+        seed: The seed of all randomness.
+        data: The data folder as the user gave it.
+        dataset: The key of the published data set, or None.
+        category: The data set's category, or None.
         subfolders: Whether images in subfolders belong to the folder around them.
         good_folders: Further names of folders of good images.
-        odd_images: What was done with few images unlike all others.
-        train_images: Content hash of the images trained on, by file name; by path in the data folder where names recur.
-        validation_images: Likewise, held out.
-        trained_on: Hashes of the images trained on by which copies of them are known again; None in earlier runs.
-        data_sha256: One hash over the training images.
-        golden: Names of the images kept in ``golden/``.
-        teacher: The file of the teacher's tensors; empty until it is written, and in runs up to schema 2, each of whose
-            checkpoints holds it.
-        teacher_sha256: Its hash.
-        versions: Versions of the packages that trained.
-        created: UTC time, ISO 8601.
+        odd_images: The treatment of odd images, see :mod:`kd_train.data.odd_images`.
+        train_images: The content hash of each training image, by file name, or by path in the data
+            folder if several images have the same name.
+        validation_images: The content hash of each held-out image, by the same names.
+        trained_on: The hashes by which copies of the training images are recognised; None in
+            earlier runs.
+        data_sha256: One hash of all training images.
+        golden: The names of the images in ``golden/``.
+        teacher: The file of the teacher's tensors. It is empty until the file is written, and in
+            runs up to schema 2, whose checkpoints contain the teacher.
+        teacher_sha256: The hash of ``teacher``.
+        versions: The versions of the packages with which the pair was trained.
+        created: The UTC time, ISO 8601.
     """
 
     schema: int
@@ -87,17 +97,17 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     created: str
 
     def known_images(self) -> KnownImages:
-        """Return the images trained on, by which others are known again."""
+        """Return the hashes of the training images, by which copies are recognised."""
         return KnownImages(self.trained_on or [Identity(file=sha256) for sha256 in self.train_images.values()])
 
     @property
     def folder_options(self) -> FolderOptions:
-        """What the user said about the data folder."""
+        """The user's description of the data folder."""
         return FolderOptions(self.subfolders, self.good_folders)
 
     @property
     def backbone(self) -> str:
-        """The teacher's networks in words."""
+        """The names of the teacher's networks, as a text."""
         return " and ".join(dict.fromkeys(self.recipe.backbones))
 
 
@@ -105,22 +115,22 @@ class Run:
     """A run folder.
 
     Args:
-        path: The folder; it holds ``run.json``.
+        path: The folder, which contains ``run.json``.
 
     Raises:
-        CheckpointError: It does not, or it cannot be read.
+        CheckpointError: There is no ``run.json``, or it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = Checkpoints(path)
         if not path.is_dir():
-            raise CheckpointError(f"there is no run folder '{path}'", fix="make one with kdx train")
-        self.config = read(path / RUN_INDEX, RunConfig, "kdx train", SCHEMA)
+            raise CheckpointError(f"there is no run folder '{path}'", fix="make one: kdx train")
+        self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", SCHEMA)
 
     @staticmethod
     def create(path: Path, config: RunConfig, golden: Mapping[str, bytes], *, force: bool) -> Run:
-        """Begin a run: golden images and ``run.json`` appear together; ``force`` replaces an earlier run."""
+        """Write golden images and ``run.json`` in one step; ``force`` replaces an earlier run."""
         with new_folder(path, force=force) as folder:
             (folder / "golden").mkdir()
             for name, data in golden.items():
@@ -133,15 +143,15 @@ class Run:
         return self.checkpoints.record(which)
 
     def tensors(self, checkpoint: Checkpoint | Restart) -> Tensors:
-        """Read the pair's tensors at a checkpoint, the teacher's included, and check their hashes.
+        """Read the pair's tensors at a checkpoint, including the teacher's, and check their hashes.
 
-        At a restart before the first epoch they are the teacher's alone, as far as it was written.
+        At a restart before the first epoch there are only the teacher's, if they were written.
         """
         teacher = self.checkpoints.read(self.config.teacher, self.config.teacher_sha256)
         return {**teacher, **self.checkpoints.read(checkpoint.file, checkpoint.sha256)}
 
     def keep_teacher(self, tensors: Tensors) -> None:
-        """Write the teacher once, and name it in ``run.json``: it never changes."""
+        """Write the teacher, which never changes, unless ``run.json`` names it already."""
         if self.config.teacher:
             return
         name, sha256 = self.checkpoints.write(TEACHER, tensors)
@@ -149,7 +159,7 @@ class Run:
         write_atomic(self.path / RUN_INDEX, encode_record(self.config))
 
     def save(self, students: Tensors, optimiser: Tensors | None, history: list[EpochRecord], *, best: bool) -> None:
-        """Write the checkpoint of an epoch, see :meth:`kd_train.training.checkpoints.Checkpoints.save`."""
+        """Write an epoch's checkpoint, see :meth:`.Checkpoints.save`."""
         record = Checkpoint(
             file="",
             sha256="",
@@ -163,14 +173,14 @@ class Run:
         self.checkpoints.save(record, students, optimiser, self.config.teacher_sha256, best=best)
 
     def input_for(self, camera: tuple[int, int] | None, channel_order: ChannelOrder = "rgb") -> InputSpec:
-        """Return the input for a camera's channel order and its height and width, or the run's own size for None."""
+        """Return the input for a camera's size and channel order; None for the run's size."""
         spec = msgspec.structs.replace(self.config.input, channel_order=channel_order)
         if camera is None:
             return spec
         return msgspec.structs.replace(spec, height=camera[0], width=camera[1], fixed_size=True)
 
     def provenance(self, checkpoint: Checkpoint) -> Provenance:
-        """Say in a bundle where a checkpoint comes from."""
+        """Return the provenance of a checkpoint for a bundle."""
         return Provenance(
             created=now(),
             checkpoint_sha256=checkpoint.sha256,
@@ -194,14 +204,14 @@ class Run:
         return [self.path / "golden" / name for name in self.config.golden]
 
     def training_files(self, data: Path | None = None, most: int = 64) -> list[Path]:
-        """Return some of the images trained on, spread over all of them and known by their content.
+        """Return some of the training images, evenly spread and recognised by their content.
 
         Args:
-            data: Where the data set is now; None for where it was at training.
-            most: How many.
+            data: The data folder now; None for its place at training.
+            most: The maximum number of images.
 
         Raises:
-            DataError: The data set is not there, or holds none of them.
+            DataError: The folder does not exist, or contains none of the images.
         """
         from kd_train.datasets import open_data
 
@@ -209,7 +219,7 @@ class Run:
         trained = self.config.known_images()
         good = sorted(folder.good)
         step = max(1, len(good) // (2 * most))
-        # Strides first, then what lies between, until there are enough.
+        # Every n-th image first, then the images between them, until there are enough.
         ordered = [path for start in range(step) for path in good[start::step]]
         found: list[Path] = []
         for path in ordered:
@@ -219,27 +229,27 @@ class Run:
                 found.append(path)
         if not found:
             raise DataError(
-                f"'{data or self.config.data}' holds none of the images trained on",
-                fix="name the training data with `calibration_data`",
+                f"'{data or self.config.data}' contains none of the training images",
+                fix="name the folder of the training data: `calibration_data`",
             )
         return found
 
     def held_out_files(self, data: Path | None = None) -> list[Path]:
-        """Return the good images that were held out of training, known by their content.
+        """Return the good images that were held out of training, recognised by their content.
 
         Args:
-            data: Where the data set is now; None for where it was at training.
+            data: The data folder now; None for its place at training.
 
         Raises:
-            DataError: The data set is not there, or holds none of them; or training held none out.
+            DataError: The folder does not exist or contains none of the images, or no images were
+                held out.
         """
         from kd_train.datasets import open_data
 
         wanted = set(self.config.validation_images.values())
         if not wanted:
             raise DataError(
-                "training held out no good images",
-                fix="train with a share held out: kdx train DATA --validation-fraction 0.2",
+                "training held out no good images", fix="train again: kdx train DATA --validation-fraction 0.2"
             )
         where = data or Path(self.config.data)
         folder = open_data(where, self.config.category, self.config.folder_options)
@@ -247,8 +257,8 @@ class Run:
         held_out = [path for digest, path in found.items() if digest in wanted]
         if not held_out:
             raise DataError(
-                f"'{where}' holds none of the {len(wanted)} good images that were held out",
-                fix="name the training data with `calibration_data`",
+                f"'{where}' contains none of the {len(wanted)} good images that were held out",
+                fix="name the folder of the training data: `calibration_data`",
             )
         return held_out
 
@@ -257,7 +267,7 @@ def check_device(name: str) -> torch.device:
     """Return a device that exists.
 
     Raises:
-        OptionError: Unknown, or not present on this machine.
+        OptionError: The device is unknown, or this machine does not have it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""From a trained pair to a detector of tiles, and to the plan by which frames are cut for it."""
+"""The detector of tiles of a trained pair, and the plan by which frames are cut into tiles."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from kdx.errors import OptionError
 from kdx.imaging.images import ChannelOrder, read_image
 from kdx.imaging.tiling import TileRequest, Tiling, plan_tiles
 
-# Networks hardly notice a tenth in size.
+# A difference of a tenth in size hardly changes what networks compute.
 _SCALE_TOLERANCE = 0.1
-_BATCH, _MOST = 8, 1024  # tiles at once
+_BATCH, _MOST = 8, 1024  # tiles in a call of the networks: the default, and the maximum
 
 
 def are_tiles_asked(config: RunConfig, options: TileRequest) -> bool:
-    """Tell whether frames are to be cut; raise ``OptionError`` where something is missing for it."""
+    """Return whether frames are cut into tiles.
+
+    Raises:
+        OptionError: A value is out of range, or the frame's or the tile's size is missing.
+    """
     for name, value, low, high in (("tile", options.tile, 32, 4096), ("tile_batch", options.batch, 1, _MOST)):
         if value is not None and not low <= value <= high:
             raise OptionError(f"`{name}` is out of range", expected=f"{low} to {high}", received=str(value))
@@ -27,7 +31,9 @@ def are_tiles_asked(config: RunConfig, options: TileRequest) -> bool:
     if frame and tile:
         return True
     if options.batch is not None and not (options.frame or options.tile or config.tile):
-        raise OptionError("`tile_batch` is of tiles, and nothing is cut here", fix="leave it out, or see `max_batch`")
+        raise OptionError(
+            "`tile_batch` has no effect without tiles", fix="leave it out; `max_batch` is the number of whole images"
+        )
     if options.frame or options.tile or options.overlap is not None or config.tile:
         raise OptionError(
             "tiles need the frame's size and the tile's",
@@ -40,10 +46,10 @@ def are_tiles_asked(config: RunConfig, options: TileRequest) -> bool:
 def fuse_tiles(
     run: Run, pair: Pair, options: TileRequest, channel_order: ChannelOrder = "rgb"
 ) -> tuple[FusedDetector, Tiling]:
-    """Return the detector of a run's pair for tiles, and the plan.
+    """Return the detector of a run's pair for tiles, and the plan by which frames are cut.
 
     Raises:
-        OptionError: The pair cannot judge tiles, or they do not fit the frame.
+        OptionError: The pair cannot judge tiles, or the tiles do not fit the frame.
     """
     config = run.config
     frame, tile = options.frame or config.frame, options.tile or config.tile
@@ -76,13 +82,13 @@ def fuse_tiles(
 
 
 def _require_scale(config: RunConfig, tile: int) -> None:
-    """Check that a tile shows parts about as large as the images that were trained on did."""
+    """Check that tiles show parts at about the scale of the training images."""
     trained = config.input
     if config.tile is not None or not trained.fixed_size or abs(trained.height / tile - 1) < _SCALE_TOLERANCE:
         return
     raise OptionError(
         "the pair was trained at another scale",
-        expected=f"tiles of about {trained.height} pixels: the height of the images trained on",
+        expected=f"tiles of about {trained.height} pixels, the height of the training images",
         received=f"`tile={tile}`",
         fix=f"train on tiles: kdx train DATA --tile {tile}",
     )

@@ -1,4 +1,4 @@
-"""From a data folder and options to a trained run."""
+"""Training: from a data folder and options to a trained run."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ class TrainResult:
     """A finished run.
 
     Attributes:
-        run: Its folder.
-        history: Its epochs.
+        run: The run folder.
+        history: The records of all epochs.
         bad_images: The images that could not be used, with the reason for each.
-        remarks: What else was left out or could not be used.
-        resumed_after: The epoch after which a resumed run continued; 0: it began with the first.
-        trained_again: How many later epochs had to be trained again, for the optimiser's state was not written.
+        remarks: The remarks on images that were left out or are unusual.
+        resumed_after: The epoch after which a resumed run continued; 0 if it began with the first.
+        trained_again: The number of later epochs that were trained again because the optimiser's
+            state had not been written.
     """
 
     run: Run
@@ -63,7 +64,12 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     """Train a pair on the good images of a folder.
 
     Raises:
-        KdxError: Of the kind that fits: data, options, weights, an existing output, a loss that is not finite.
+        DataError: The folder cannot be used.
+        OptionError: An option is invalid.
+        WeightsError: The teacher's weights were not found or do not fit.
+        OutputError: The output exists.
+        CheckpointError: The run cannot be resumed with these images and options.
+        TrainingError: The loss is not finite, or more images than allowed cannot be used.
     """
     check_options(options)
     if (out / RUN_INDEX).exists() and not options.resume and not options.force:
@@ -139,7 +145,8 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         versions={"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
         created=now(),
     )
-    # A backbone that cannot be deployed fails now: not after hours, and not after an earlier run was replaced.
+    # A backbone that cannot be deployed fails here: before hours of training, and before an earlier
+    # run is replaced.
     fuse(config, pair)
     run = _begin(out, config, golden, resume=options.resume)
     trainer = Trainer(
@@ -165,7 +172,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
 
 
 def _by_name(records: Sequence[ImageRecord], root: Path) -> dict[str, str]:
-    """Return hashes by file name, or by path in the data folder where two folders have images of one name."""
+    """Return hashes by file name, or by path in the data folder if names recur."""
     names = {record.path.name for record in records}
     if len(names) == len(records):
         return {record.path.name: record.sha256 for record in records}
@@ -173,13 +180,13 @@ def _by_name(records: Sequence[ImageRecord], root: Path) -> dict[str, str]:
 
 
 def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:
-    """Return the size of the images where it is one: the camera's."""
+    """Return the images' height and width if all have the same, otherwise None."""
     sizes = {(record.height, record.width) for record in records}
     return next(iter(sizes)) if len(sizes) == 1 else None
 
 
 def recipe_of(options: TrainOptions) -> Recipe:
-    """Return the method's recipe with what the user asked for.
+    """Return the method's recipe with the user's options.
 
     Raises:
         OptionError: The method is unknown, or a value is invalid.
@@ -188,10 +195,10 @@ def recipe_of(options: TrainOptions) -> Recipe:
 
 
 def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
-    """Build the pair that training begins with; the second result says where the teacher's weights came from.
+    """Build the untrained pair; the second result says where the teacher's weights came from.
 
     Raises:
-        OptionError: Backbone or taps are not possible.
+        OptionError: The backbone or the taps are invalid.
         WeightsError: The teacher's weights could not be found or do not fit.
     """
     _seed_everything(options.seed)
@@ -204,7 +211,7 @@ def _overrides(options: TrainOptions) -> dict[str, object]:
     return {
         "backbones": _split(options.backbone) if options.backbone else None,
         "epochs": options.epochs,
-        # Tiles are seen as they are, and whole: what is cut away would be a gap in the frame's map.
+        # Tiles are neither resized nor cropped: a crop would leave gaps in the frame's map.
         "image_size": options.tile if options.image_size is None else options.image_size,
         "crop_from": 0 if options.tile and options.crop_from is None else options.crop_from,
         "batch_size": options.batch_size,
@@ -249,12 +256,13 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
     if not resume or not (out / RUN_INDEX).exists():
         return Run.create(out, config, golden, force=(out / RUN_INDEX).exists())
     run = Run(out)
-    # Compared as it would be recorded, in which names are text.
+    # Compared in the recorded form, in which enumerations are texts.
     asked = msgspec.json.decode(encode_record(config), type=RunConfig)
     began, now_asked = _decisions(run.config), _decisions(asked)
     changed = [name for name in began if began[name] != now_asked[name]]
     if _images(run.config) == _images(asked):
-        # The same images, divided differently: an option did that, which is named where the run records it.
+        # The same images, split differently by an option; the option is named if the run records
+        # it.
         changed = [name for name in changed if name not in _DIVISION] or [n for n in changed if n == _DIVISION[1]]
     if changed:
         raise CheckpointError(
@@ -274,10 +282,10 @@ def _images(config: RunConfig) -> set[str]:
 
 
 def _decisions(config: RunConfig) -> dict[str, object]:
-    """Return what a resumed run must share with its beginning, by name."""
+    """Return the settings, by name, in which a resumed run must agree with its beginning."""
     names = ("method", "weights", "seed", "data_sha256", "tile", "subfolders", "good_folders", "odd_images")
     plain = {name: getattr(config, name) for name in names}
-    found = {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
-    found["validation_sha256"] = hash_of_hashes(config.validation_images.values())
-    del found["distance"]  # once an option; what is deployed is the same number, and the run goes by its own pair_spec
-    return found
+    decisions = {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
+    decisions["validation_sha256"] = hash_of_hashes(config.validation_images.values())
+    del decisions["distance"]  # once an option, without effect on the deployed map; the run uses its pair_spec
+    return decisions

@@ -1,4 +1,4 @@
-"""From a run folder to its trained pair, and to the fused detector of that pair."""
+"""The trained pair of a run folder, and the fused detector of that pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
 
     Args:
         run: The run.
-        which: ``last`` or ``best``; None for the one that the recipe names.
+        which: ``last`` or ``best``; None for the checkpoint that the recipe names.
+
+    Raises:
+        OptionError: There is no such checkpoint.
+        CheckpointError: The checkpoint cannot be read or does not fit the pair.
     """
     config = run.config
     if which not in {None, "last", "best"}:
@@ -29,23 +33,23 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
         pair, _ = method.build(config.recipe.pair_options(method, None))
     if pair.spec != config.pair_spec:
         raise CheckpointError(
-            f"'{run.path}' was trained as another pair than its recipe makes now",
+            f"'{run.path}' was trained as another pair than its recipe builds now",
             expected=config.pair_spec.describe(),
             received=pair.spec.describe(),
-            fix="the installed kdx or timm differs from the one that trained; see 'versions' in run.json",
+            fix="install the versions of kdx and timm that trained it, see 'versions' in run.json",
         )
     try:
         pair.load_state_dict(run.tensors(checkpoint))
     except RuntimeError as error:
         raise CheckpointError(
             f"the checkpoint of '{run.path}' does not fit its pair: {str(error).splitlines()[-1].strip()}",
-            fix="the installed timm may differ from the one that trained; see 'versions' in run.json",
+            fix="install the version of timm that trained it, see 'versions' in run.json",
         ) from error
     return pair.eval(), checkpoint
 
 
 def fuse(config: RunConfig, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
-    """Return the fused detector of a run's pair, for the run's own input or another camera's."""
+    """Return the fused detector of a run's pair, for the run's input or another camera's."""
     recipe = config.recipe
     return FusedDetector(
         pair, config.pair_spec, input_spec or config.input, recipe.size, config.mean, config.std, recipe.resize_to

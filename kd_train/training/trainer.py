@@ -22,16 +22,17 @@ from kd_train.training.run import Run
 from kdx.errors import TrainingError
 from kdx.progress import SILENT, Progress
 
-# A kill costs the running epoch, and with an optimiser whose state is larger than this up to ten minutes more.
+# A killed process loses the current epoch and, if the optimiser's state is larger than this, up to
+# ten minutes more.
 _SMALL_STATE_BYTES = 32 * 2**20
 _RESTART_SECONDS = 600.0
 
 
 class FeatureCache:
-    """The frozen teacher's features, computed once: without augmentation they never change.
+    """The frozen teacher's features, which never change without augmentation.
 
     Args:
-        features: Per tap, ``(n, C, h, w)``.
+        features: The features of each tap, ``(n, C, h, w)``.
     """
 
     def __init__(self, features: list[Tensor]) -> None:
@@ -42,21 +43,21 @@ class FeatureCache:
 
 
 class Trainer:
-    """Trains the student of a pair into a run folder.
+    """Trains the students of a pair and writes checkpoints to a run folder.
 
     Args:
-        pair: The pair; its student is trained in place.
-        run: Where checkpoints go.
-        train: Images to train on.
-        validation: Held-out good images.
-        device: Where to train.
-        memory_mib: Memory that the teacher's cached features may take, of both sets together.
-        progress: Shows epochs.
+        pair: The pair; its students are trained in place.
+        run: The run folder.
+        train: The images to train on.
+        validation: The held-out good images.
+        device: The device to train on.
+        memory_mib: The memory in MiB that the teacher's cached features of both sets may take.
+        progress: The progress display.
 
     Attributes:
-        history: Every epoch so far.
+        history: The records of all epochs so far.
         resumed_after: The epoch after which :meth:`resume` continues.
-        trained_again: How many later epochs were complete, but cannot be resumed from.
+        trained_again: The number of later epochs that were complete but cannot be resumed from.
     """
 
     def __init__(
@@ -78,7 +79,8 @@ class Trainer:
         self.device = device
         self.cache_bytes = memory_mib * 2**20
         self.progress = progress
-        # channels_last halves a CPU training step of depthwise networks and helps tensor cores.
+        # channels_last halves the time of a CPU training step of depthwise networks, and suits
+        # tensor cores.
         self.pair: Pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = FeatureMatching(config.pair_spec, pair.channels).to(device)
         recipe = self.recipe
@@ -95,7 +97,9 @@ class Trainer:
         self.unsaved: dict[str, Tensor] | None = None  # the optimiser's state of the last epoch, not yet written
 
     def resume(self) -> None:
-        """Continue where the run says, see :attr:`kd_train.training.checkpoints.Checkpoint.restart`.
+        """Load the epoch from which the run resumes.
+
+        See :attr:`kd_train.training.checkpoints.Checkpoint.restart`.
 
         Raises:
             CheckpointError: A file is missing or was altered.
@@ -103,7 +107,7 @@ class Trainer:
         is_begun = (self.run.path / "last.json").exists()
         last = self.run.checkpoint("last") if is_begun else None
         restart = last.resumes_at if last else Restart()
-        # Also before the first epoch's end the teacher is the one that the run began with.
+        # The teacher is the one that the run began with, also if no epoch is complete.
         self.pair.load_state_dict(self.run.tensors(restart), strict=restart.epoch > 0)
         state = self.run.checkpoints.read(restart.optimiser, restart.optimiser_sha256)
         for name, parameter in self.parameters.items():
@@ -118,12 +122,14 @@ class Trainer:
         self.resumed_after, self.trained_again = restart.epoch, (last.epoch if last else 0) - restart.epoch
 
     def fit(self) -> list[EpochRecord]:
-        """Train up to the recipe's epochs and return the history.
+        """Train up to the recipe's number of epochs and return the history.
 
-        Whatever ends it before, Ctrl-C and SIGTERM included, it resumes after its last complete epoch.
+        After any interruption, including Ctrl-C and SIGTERM, training can resume after the last
+        complete epoch.
 
         Raises:
-            TrainingError: The loss is no longer finite. The last complete epoch's checkpoint stands.
+            TrainingError: The loss is no longer finite. The checkpoint of the last complete epoch
+                is kept.
         """
         with self.interrupts:
             try:
@@ -154,7 +160,7 @@ class Trainer:
                     self.schedule.step(validation_loss)
                 best = all(validation_loss < record.validation_loss for record in self.history)
                 seconds = time.perf_counter() - started
-                with self.interrupts.held():
+                with self.interrupts.delayed():
                     self.history.append(EpochRecord(epoch, train_loss, validation_loss, round(seconds, 3)))
                     self._save(best=best)
 
@@ -162,10 +168,10 @@ class Trainer:
         return [(self.train_set, "training"), (self.validation_set, "held-out")]
 
     def _train_epoch(self, epoch: int, cache: FeatureCache | None) -> Iterator[tuple[float, float]]:
-        """Run an epoch; yield each step's loss and the share of images it covers."""
+        """Run an epoch; yield each step's loss and its share of the images."""
         self.pair.train()
         batches = self._shuffled(epoch)
-        seen = sum(len(batch) for batch in batches)
+        image_count = sum(len(batch) for batch in batches)
         for indices, x in self._inputs(self.train_set, batches, cache):
             with torch.no_grad():
                 teacher = self._teacher_features(x, indices, cache)
@@ -175,7 +181,7 @@ class Trainer:
             self.optimiser.step()
             if isinstance(self.schedule, OneCycleLR):
                 self.schedule.step()
-            yield float(loss.detach()), len(indices) / seen
+            yield float(loss.detach()), len(indices) / image_count
 
     @torch.inference_mode()
     def _validation_loss(self, cache: FeatureCache | None) -> float:
@@ -190,7 +196,7 @@ class Trainer:
     def _inputs(
         self, images: ImageSet, batches: list[list[int]], cache: FeatureCache | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield each batch's indices and the networks' input; it is empty where kept features are all that is used."""
+        """Yield each batch's indices and input, which is empty if cached features are enough."""
         if cache is not None and not self.pair.sees_image:
             yield from ((indices, torch.empty(0)) for indices in batches)
             return
@@ -205,7 +211,7 @@ class Trainer:
 
     @torch.no_grad()
     def _cache_teacher(self, images: ImageSet, name: str) -> FeatureCache | None:
-        """Compute the teacher's features of every image, or return None where they do not fit."""
+        """Compute the teacher's features of every image, or return None if they do not fit."""
         if not len(images):
             return None
         features: list[Tensor] | None = None
@@ -225,16 +231,16 @@ class Trainer:
         return None if features is None else FeatureCache(features)
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
-        """Return an epoch's batches of indices; they depend on seed and epoch alone, so a resumed run keeps them."""
+        """Return an epoch's batches of indices, which depend on seed and epoch alone."""
         generator = torch.Generator().manual_seed(self.run.config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.train_set), generator=generator).tolist()
         size = self.recipe.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        # Batch normalisation cannot train on one image.
+        # Batch normalisation cannot train on a batch of one image.
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
     def _make_schedule(self, steps: int) -> OneCycleLR | ReduceLROnPlateau | None:
-        """Return the schedule where training goes on; it depends on steps and validation losses alone."""
+        """Return the schedule at the current epoch, from the steps and validation losses so far."""
         if self.recipe.schedule == "constant":
             return None
         if self.recipe.schedule == "plateau":
@@ -244,7 +250,8 @@ class Trainer:
             return plateau
         one_cycle = OneCycleLR(self.optimiser, self.recipe.learning_rate, total_steps=self.recipe.epochs * steps + 1)
         with warnings.catch_warnings():
-            # The optimiser's own steps were taken before the interruption.
+            # PyTorch warns of steps of the schedule without steps of the optimiser, which came
+            # before the interruption.
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(len(self.history) * steps):
                 one_cycle.step()
@@ -253,17 +260,17 @@ class Trainer:
     def _require_finite(self, loss: float, epoch: int, step: int) -> None:
         if math.isfinite(loss):
             return
-        kept = f"the checkpoint of epoch {len(self.history)} stands" if self.history else "nothing was saved yet"
+        kept = f"the checkpoint of epoch {len(self.history)} is kept" if self.history else "nothing was saved yet"
         raise TrainingError(
             f"the loss became {loss} in epoch {epoch}, step {step + 1}; {kept}",
             fix=f"train with a lower `learning_rate` than {self.recipe.learning_rate:g}",
         )
 
     def _save(self, *, best: bool) -> None:
-        """Write the epoch's students, and the optimiser's state where a restart is worth it; keep it otherwise."""
-        self.unsaved = None  # of the epoch before: its memory first
+        """Write the epoch's students, and the optimiser's state if it is due; otherwise keep it."""
+        self.unsaved = None  # frees the state of the epoch before
         state = {
-            # A copy: the next epoch's steps change the optimiser's own.
+            # Copied, because the next epoch's steps change the optimiser's tensors.
             f"{name}/{slot}": value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, parameter in self.parameters.items()
             for slot, value in self.optimiser.state.get(parameter, {}).items()
@@ -277,7 +284,7 @@ class Trainer:
             self.unsaved = state
 
     def _is_due(self, state: dict[str, Tensor]) -> bool:
-        """Whether the optimiser's state is written now."""
+        """Return whether the optimiser's state is written now."""
         return (
             sum(value.nbytes for value in state.values()) <= _SMALL_STATE_BYTES
             or len(self.history) == self.recipe.epochs
@@ -285,7 +292,7 @@ class Trainer:
         )
 
     def _tensors(self, *, teacher: bool) -> dict[str, Tensor]:
-        """Return the teacher's tensors by name, or all others; those of networks from timm keep its names."""
+        """Return the tensors by name, the teacher's or all others; networks keep timm's names."""
         return {
             name: value.detach().cpu().contiguous()
             for name, value in self.pair.state_dict().items()

@@ -209,7 +209,7 @@ def test_a_checkpoint_is_written_to_its_end_before_an_interrupt(number):
     done = []
 
     def work() -> None:
-        with Interrupts() as interrupts, interrupts.held():
+        with Interrupts() as interrupts, interrupts.delayed():
             os.kill(os.getpid(), number)
             done.append("written")
         done.append("never")

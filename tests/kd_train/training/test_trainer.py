@@ -415,7 +415,7 @@ def test_nan_keeps_the_last_good_checkpoint(cli, dataset, tiny_options, tmp_path
     spoil_loss(monkeypatch, after=after)
     stderr = cli("train", dataset, "-o", tmp_path / "run", "--epochs", 3, *tiny_options, code=2).stderr
     assert "the loss became nan in epoch 2" in stderr
-    assert "the checkpoint of epoch 1 stands" in stderr
+    assert "the checkpoint of epoch 1 is kept" in stderr
     assert "lower --learning-rate than 0.05" in stderr
     pair, checkpoint = load_pair(Run(tmp_path / "run"))
     assert checkpoint.epoch == 1

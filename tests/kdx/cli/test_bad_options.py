@@ -216,7 +216,7 @@ def test_threads_out_of_range_are_refused(cli, tiny_bundle, tiny_run, dataset, t
         (("--tile", 2**40), "--tile is out of range"),
         (("--tile-batch", 0), "--tile-batch is out of range"),
         (("--tile-batch", 2**40), "--tile-batch is out of range"),
-        (("--tile-batch", 8), "--tile-batch is of tiles, and nothing is cut here"),
+        (("--tile-batch", 8), "--tile-batch has no effect without tiles"),
         (("--max-batch", 0), "--max-batch is out of range"),
     ],
 )

@@ -306,7 +306,7 @@ def test_without_the_held_out_files_int8_is_refused_and_fp32_stands(tiny_run, da
     options = ("--precision", "fp32,int8", "--calibration-data", data)
     said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout
     assert "no int8: it is judged on images that were held out of training" in said
-    assert "holds none of the 6 good images that were held out" in said
+    assert "contains none of the 6 good images that were held out" in said
     assert "--calibration-data" in said
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
 
@@ -329,7 +329,7 @@ def test_where_only_the_training_images_are_gone_int8_is_refused(tiny_run, datas
     options = ("--precision", "fp32,int8", "--calibration-data", data)
     said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout
     assert "no int8: " in said
-    assert "holds none of the images trained on; name the training data with --calibration-data" in " ".join(
+    assert "contains none of the training images; name the folder of the training data: --calibration-data" in " ".join(
         said.split()
     )
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
