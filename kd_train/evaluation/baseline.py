@@ -110,13 +110,8 @@ class EagerBaseline(ClosesOnExit):
     def _combine(self, part: MapSpec, features: list[tuple[Tensor, Tensor]]) -> Tensor:
         combined: Tensor | None = None
         for (teacher, student), tap in zip(features, part.taps, strict=True):
-            kind: str = tap.distance  # a distance may be added to those named here
-            if kind == Distance.COSINE:
-                distance = 1 - F.cosine_similarity(teacher, student, dim=1)
-            elif kind == Distance.HALF_SQUARED_L2:
-                distance = 0.5 * (F.normalize(teacher, dim=1) - F.normalize(student, dim=1)).pow(2).sum(dim=1)
-            else:
-                distance = distance_module(tap.distance, teacher.shape[1])(teacher, student)
+            distance_of = _USUAL_DISTANCES.get(tap.distance) or distance_module(tap.distance, teacher.shape[1])
+            distance = distance_of(teacher, student)
             scaled = F.interpolate(distance[:, None], size=self.size, mode="bilinear", align_corners=False)
             if part.combine is Combine.SUM:
                 scaled = tap.weight * scaled
@@ -133,6 +128,18 @@ class EagerBaseline(ClosesOnExit):
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+
+def _cosine(teacher: Tensor, student: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(teacher, student, dim=1)
+
+
+def _half_squared_l2(teacher: Tensor, student: Tensor) -> Tensor:
+    return 0.5 * (F.normalize(teacher, dim=1) - F.normalize(student, dim=1)).pow(2).sum(dim=1)
+
+
+# The papers' distances as they are usually written; any other is the fused detector's.
+_USUAL_DISTANCES = {Distance.COSINE: _cosine, Distance.HALF_SQUARED_L2: _half_squared_l2}
 
 
 def _confirmation(maps: Tensor) -> Tensor:
