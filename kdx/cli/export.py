@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
+from kdx.cli.flags import with_flags
 from kdx.cli.options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.cli.output import out, print_json, progress_for
 from kdx.errors import OptionError
@@ -88,7 +89,12 @@ def export(
         progress=progress_for(json),
     )
     if json:
-        record = {"bundle": str(bundle), "manifest": result.manifest, "certificate": certificate, "refused": refused}
+        record = {
+            "bundle": str(bundle),
+            "manifest": result.manifest,
+            "certificate": certificate,
+            "refused": {name: with_flags(reason) for name, reason in refused.items()},
+        }
         print_json(record)
         if refused:
             raise typer.Exit(1)
@@ -105,7 +111,7 @@ def export(
     for name, variant in result.manifest.variants.items():
         out.print(f"  {name}: {_describe(variant)}")
     for name, reason in refused.items():
-        out.print(f"[bold red]no {name}:[/] {escape(reason)}")
+        out.print(f"[bold red]no {name}:[/] {escape(with_flags(reason))}")
     out.print(f"next: kdx calibrate {bundle} DATA --false-reject-rate 0.01")
     if refused:
         raise typer.Exit(1)
