@@ -1,4 +1,4 @@
-"""Checks of a graph's answer for one image, the map and the score, before a decision is based on it.
+"""Checks a graph's answer for an image, map and score, before a decision is based on it.
 
 A runtime may return NaN everywhere in the map and still a finite score: OpenVINO's maximum over NaN
 is -3.4e38. Map and score are therefore both checked, before stitching, level map and region of
@@ -77,7 +77,7 @@ class AnswerLimits:
         return None
 
     def mark(self, maps: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return scores ``(N, 1)`` with NaN for answers that have a fault; maps are ``(N, h, w)``."""
+        """Return scores ``(N, 1)`` with NaN for answers with a fault; maps are ``(N, h, w)``."""
         pairs = zip(maps, scores[:, 0], strict=True)
         is_invalid = [self.fault_of(anomaly_map, float(score)) is not None for anomaly_map, score in pairs]
         return np.where(np.array(is_invalid)[:, None], np.float32(np.nan), scores) if any(is_invalid) else scores
@@ -116,7 +116,10 @@ def _range_of(spec: MapSpec) -> _Range:
 
 
 def _confirming(second: _Range) -> _Range:
-    """Return the range of ``(max M − min M) · M / ‖M‖``: the extent is at most 2‖M‖, and M at most ‖M‖."""
+    """Return the range of ``(max M − min M) · M / ‖M‖``.
+
+    The extent is at most 2‖M‖, and M at most ‖M‖.
+    """
     low, high = second
     return 2 * min(low, 0.0), high - low
 

@@ -88,7 +88,9 @@ def rule_of(manifest: Manifest) -> ScoreRule:
 
 
 def level_from(hottest: NDArray[np.float32], rule: ScoreRule, counted: NDArray[np.bool_] | None = None) -> Level:
-    """Return the level map of good parts: maxima widened by :data:`RADIUS`, at least :data:`FLOOR` of their median.
+    """Return the level map of good parts.
+
+    Maxima are widened by :data:`RADIUS`. No level is below :data:`FLOOR` of their median.
 
     Args:
         hottest: The maximum over the maps of good images, float32 ``(h, w)``.

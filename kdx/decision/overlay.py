@@ -1,4 +1,4 @@
-"""Heat maps: the anomaly map drawn over its image, on a scale that is the same for all images of a bundle."""
+"""Heat maps: the anomaly map over its image, on one scale for all images of a bundle."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def render_overlay(
     field_of_view: float = 1.0,
     included: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
-    """Draw an image and, beside it, the image with its heat map, an outline at the pixel threshold, and a caption.
+    """Draw an image and, beside it, the image with heat map, outline and caption.
+
+    The outline is drawn at the pixel threshold.
 
     Colour begins at half the pixel threshold and is strongest at twice the threshold. Without a
     threshold, it is strongest at the map's own maximum, however low that is, and the caption says
@@ -71,7 +73,7 @@ def heat_layer(
     field_of_view: float = 1.0,
     included: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the heat map of :func:`render_overlay` as a separate layer, RGBA ``(height, width, 4)``.
+    """Return the heat map of :func:`render_overlay` as a layer, RGBA ``(height, width, 4)``.
 
     Args:
         anomaly_map: The map, float32 ``(h, w)``.

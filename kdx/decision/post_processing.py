@@ -1,4 +1,4 @@
-"""What happens to the graph's maps and scores before they are decided upon: level map, then region of interest."""
+"""The operations between the graph and the decision: level map, then region of interest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdx.decision.roi import Roi, roi_of
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """The operations after the graph, in this order; without either, maps and scores stay as they are.
+    """The operations after the graph, in this order; without them, nothing changes.
 
     Attributes:
         level: The level map by which maps are divided, or None.

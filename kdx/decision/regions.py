@@ -1,4 +1,4 @@
-"""The defects in a map: connected regions above the pixel threshold, in the camera's pixels and in mm².
+"""The defects in a map: connected regions above the pixel threshold, in pixels and in mm².
 
 ``embed/src/regions.cpp`` finds the same regions in the same order.
 """

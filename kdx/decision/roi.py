@@ -1,4 +1,4 @@
-"""The region of interest: the pixels of the camera's image that may reject a part; the others are ignored.
+"""The region of interest: the pixels of the camera's image that may reject a part.
 
 It is part of the post-processing after the graph, the same for every backend: the score is computed
 again, by the bundle's own rule, from the pixels that count. The graph needs no additional input,
@@ -38,11 +38,11 @@ _MARGIN = 0.02
 
 
 class StaleCalibrationWarning(UserWarning):
-    """A bundle's region of interest or level map was changed after its calibration: every verdict is undecided."""
+    """Region of interest or level map was changed after the calibration: verdicts are undecided."""
 
 
 def why_stale(manifest: Manifest, precision: str = "fp32", runtime: str | None = None) -> str | None:
-    """Return why a precision's calibration is no longer valid, and what follows; None if it is valid."""
+    """Return why a precision's calibration is no longer valid; None if it is valid."""
     changed = manifest.changed_since(precision, runtime)
     return changed and f"{changed} was changed after the calibration: every verdict is undecided until kdx calibrate"
 
@@ -139,7 +139,7 @@ class Roi:
 
     @cached_property
     def _indices(self) -> NDArray[np.intp]:
-        """The flat indices of the pixels that count; indexing by them is nine times as fast as by ``counted``."""
+        """The flat indices of the pixels that count, nine times as fast as ``counted``."""
         return np.flatnonzero(self.counted)
 
     def apply(
@@ -183,7 +183,7 @@ def roi_of(bundle: Bundle) -> Roi | None:
 
 
 def read_roi(path: Path, frame: RoiFrame) -> Roi:
-    """Read a region of interest from a grey image file of 8 bits: 255 for pixels that count, 0 for others.
+    """Read a region of interest from a grey image of 8 bits: 255 for pixels that count, else 0.
 
     Raises:
         ImageError: The file is not readable, or is not grey.
@@ -232,7 +232,7 @@ def encode_roi(roi: Roi) -> bytes:
 
 
 def propose_mask(images: Iterable[NDArray[np.uint8]], varies: float = VARIES) -> NDArray[np.uint8]:
-    """Return a mask ``(H, W)`` that excludes the background: pixels that are equal in all images of good parts.
+    """Return a mask ``(H, W)`` that excludes the background, which is equal in all images.
 
     A pixel varies if its standard deviation over the images exceeds ``varies`` in any channel.
     Isolated pixels are removed, gaps and holes are closed, and a margin is added around what

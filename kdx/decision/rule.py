@@ -1,4 +1,4 @@
-"""The rule of a detector: everything that turns what a graph returned for an image into a verdict."""
+"""The rule of a detector: everything that turns a graph's answer into a verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from kdx.imaging.frame_faults import FrameLimits, faults_of
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DecisionRule:
-    """How verdicts are reached. A rule does not change; :func:`dataclasses.replace` makes another one.
+    """How verdicts are reached.
+
+    A rule does not change; :func:`dataclasses.replace` makes another one.
 
     Attributes:
         threshold: The calibrated score above which an image is defective; None without a

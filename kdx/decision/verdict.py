@@ -43,7 +43,7 @@ class Reason(str, enum.Enum):
 
     @property
     def is_of_answer(self) -> bool:
-        """Whether the answer is invalid, so that neither map nor score says anything about the part."""
+        """Whether the answer is invalid, so that map and score say nothing about the part."""
         return self in _OF_ANSWER
 
 
@@ -90,7 +90,10 @@ class Verdict:
 
     @property
     def margin(self) -> float | None:
-        """Relative distance to the threshold, ``score / threshold - 1``, negative for good scores; None without one."""
+        """The relative distance to the threshold, ``score / threshold - 1``.
+
+        It is negative for good scores, and None without a threshold.
+        """
         return None if not self.threshold else self.score / self.threshold - 1.0
 
 

@@ -1,4 +1,4 @@
-"""Do parts still score as they did at calibration? A lamp ages, a lens gathers dust, a supplier changes.
+"""Whether parts still score as at calibration: lamps age, lenses gather dust, suppliers change.
 
 The bundle stores the scores of the held-out good images. The line's recent scores are compared with
 them by the two-sample Kolmogorov-Smirnov test. Its statistic, the largest difference between the
@@ -139,7 +139,7 @@ def find_drift(
 
 
 def effect_of(recent: NDArray[np.float64], calibrated: NDArray[np.float64]) -> float:
-    """Return the size of the effect: the largest difference of the scores' distribution functions, 0 to 1."""
+    """Return the largest difference of the scores' distribution functions, 0 to 1."""
     return float(ks_2samp(recent, calibrated).statistic)
 
 
@@ -170,7 +170,7 @@ def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
 
 
 def _direction(recent: NDArray[np.float64], calibrated: NDArray[np.float64]) -> str:
-    """Return where recent scores lie, by the probability that one is above a score of calibration."""
+    """Return where recent scores lie, by the probability that one exceeds a calibration score."""
     ordered = np.sort(calibrated)
     below, up_to = (np.searchsorted(ordered, recent, side=side) for side in ("left", "right"))
     probability = float((below + up_to).mean()) / (2 * len(ordered))
@@ -184,7 +184,7 @@ def _since(
     window: int,
     effect_limit: float,
 ) -> str:
-    """Return the time since which every window, counted back from the latest, differs by the effect limit."""
+    """Return the time since which every window, counted back from the latest, differs."""
     start = max(0, len(scores) - window)
     while start > 0:
         before = scores[max(0, start - window) : start]

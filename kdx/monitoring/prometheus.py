@@ -32,7 +32,10 @@ _BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0
 
 
 class _Families:
-    """The metrics of one registry, in which a name exists once, and the latest scores for each set of labels."""
+    """The metrics of one registry, and the latest scores for each set of labels.
+
+    A name exists once in a registry.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         from prometheus_client import Counter, Gauge, Histogram
@@ -59,7 +62,7 @@ class _Window:
     recent: deque[float] = field(default_factory=deque)
 
     def effect(self) -> float:
-        """Return the drift of the latest scores from those at calibration; NaN while there are too few."""
+        """Return the drift of the latest scores from the calibration; NaN for too few scores."""
         from kdx.monitoring.drift import FEWEST, effect_of
 
         recent = np.array(tuple(self.recent))
@@ -71,7 +74,7 @@ _lock = threading.Lock()
 
 
 class Metrics:
-    """Counts a detector's verdicts. Detectors of one bundle, precision and runtime share their counts.
+    """Counts a detector's verdicts. One bundle, precision and runtime share their counts.
 
     Each runtime has its own counts, because it has its own latency and, in BF16 and INT8, its own
     scores and threshold.
@@ -105,7 +108,7 @@ class Metrics:
             self._recent.append(verdict.score)
 
     def close(self) -> None:
-        """Do nothing: the registry keeps the counts, and other detectors of the bundle may add to them."""
+        """Do nothing: the registry keeps the counts, to which other detectors may add."""
 
 
 def _window(families: _Families, labels: tuple[str, str, str], calibrated: Sequence[float]) -> _Window:

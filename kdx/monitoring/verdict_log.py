@@ -128,7 +128,7 @@ class VerdictLog:
                 try:
                     database = database or _connect(self.path)
                     self._write(database, rows)
-                except sqlite3.Error:  # the disk is full, the file locked or removed: the next attempt may succeed
+                except sqlite3.Error:  # for example a full disk: the next attempt may succeed
                     self.lost += len(rows)
                     _close(database)
                     database = None

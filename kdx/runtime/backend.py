@@ -1,4 +1,4 @@
-"""What runs a graph: one Protocol, which every backend satisfies; :mod:`kdx.runtime.backend_table` lists them."""
+"""What runs a graph: one Protocol for all backends of :mod:`kdx.runtime.backend_table`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Outputs(NamedTuple):
 
 
 class Backend(Protocol):
-    """A graph that a runtime has loaded. A context manager: leaving it, or ``close``, frees what it holds.
+    """A graph that a runtime has loaded.
+
+    It is a context manager: leaving it, or calling ``close``, frees its resources.
 
     Attributes:
         name: The name by which users choose the backend.

@@ -65,7 +65,10 @@ class BackendInfo:
 
     @property
     def runtime(self) -> str:
-        """The runtime that computes the scores: its backends share one threshold of BF16 and one of INT8."""
+        """The runtime that computes the scores.
+
+        Its backends share one threshold of BF16 and one of INT8.
+        """
         return self.of_runtime or self.name
 
     def is_installed(self) -> bool:

@@ -1,4 +1,4 @@
-"""A detector's cycle time, from the camera's array to the verdict, at a percentile; compared with a budget."""
+"""The cycle time of a detector, from array to verdict, at a percentile, and its budget."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ class CycleTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def runs_needed(percentile: float) -> int:
-    """Return the smallest number of calls that can estimate a percentile; with fewer, it would be the slowest call."""
+    """Return the smallest number of calls that can estimate a percentile.
+
+    With fewer calls, it would be the slowest one.
+    """
     return math.ceil(1 / (1 - percentile / 100) - 1e-9)
 
 

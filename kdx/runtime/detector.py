@@ -32,7 +32,7 @@ class VerdictObserver(Protocol):
     """Is given every verdict of a detector, for example to log or to count them."""
 
     def add(self, verdict: Verdict, milliseconds: float) -> None:
-        """Take a verdict and the time that it took. Returns within microseconds, and raises nothing."""
+        """Take a verdict and its time. Returns within microseconds, and raises nothing."""
         ...
 
     def close(self) -> None:
@@ -41,7 +41,10 @@ class VerdictObserver(Protocol):
 
 
 class _FieldOfRule(Generic[T]):
-    """A detector's attribute that is a field of its rule; assigning it gives the detector another rule."""
+    """A detector's attribute that is a field of its rule.
+
+    Assigning it gives the detector another rule.
+    """
 
     def __set_name__(self, owner: type[Detector], name: str) -> None:
         self._name = name
@@ -62,7 +65,9 @@ class _FieldOfRule(Generic[T]):
 
 
 class Detector(ClosesOnExit):
-    """A loaded bundle (or run folder). A context manager; as thread-safe as its backend, which all backends of kdx are.
+    """A loaded bundle (or run folder). A context manager.
+
+    It is as thread-safe as its backend, which all backends of kdx are.
 
     A backend that declares ``accepts_device_arrays`` also takes images that lie on the GPU:
     whatever has ``__cuda_array_interface__`` or ``__dlpack__``, an image or a batch in one array.
@@ -167,7 +172,7 @@ class Detector(ClosesOnExit):
         return [verdict for verdicts, _ in judged for verdict in verdicts]
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Return the maps ``(N, h, w)`` and scores ``(N, 1)`` of several images, as verdicts have them."""
+        """Return maps ``(N, h, w)`` and scores ``(N, 1)`` of images, as verdicts have them."""
         parts = [self.checked(self.backend.run(part)) for part in self._parts(images)]
         if not parts:
             return Outputs(np.empty((0, 0, 0), np.float32), np.empty((0, 1), np.float32))
@@ -178,11 +183,11 @@ class Detector(ClosesOnExit):
         return Outputs(np.concatenate([p.maps for p in parts]), np.concatenate([p.scores for p in parts]))
 
     def checked(self, raw: Outputs) -> Outputs:
-        """Return a backend's outputs, with scores of NaN where map or score is not one that the method can give."""
+        """Return a backend's outputs, with NaN scores for answers that the method cannot give."""
         return Outputs(raw.maps, self.answer_limits.mark(raw.maps, raw.scores))
 
     def region_of_interest(self, mask: NDArray[np.uint8]) -> Roi:
-        """Return a region of interest for calls: uint8 ``(H, W)``, 255 for pixels that count and 0 for others.
+        """Return a region of interest of a mask: uint8 ``(H, W)``, 255 where pixels count, else 0.
 
         Raises:
             InputError: The mask does not fit the camera's image, has other values, or excludes
@@ -204,7 +209,7 @@ class Detector(ClosesOnExit):
             yield np.ascontiguousarray(batch[start : start + self.max_batch])
 
     def _on_device(self, images: object, *, single: bool = True) -> DeviceArray | None:
-        """Return an image or a batch that lies on the GPU as a batch, where the backend takes such; else None."""
+        """Return images on the GPU as a batch; None if they are elsewhere or not accepted."""
         array = device_array(images) if getattr(self.backend, "accepts_device_arrays", False) else None
         if array is None:
             return None
@@ -218,7 +223,9 @@ class Detector(ClosesOnExit):
         image: NDArray[np.uint8] | None = None,
         roi: Roi | None = None,
     ) -> Verdict:
-        """Return the verdict on a backend's outputs for one image; see :meth:`kdx.decision.rule.DecisionRule.verdict`.
+        """Return the verdict on a backend's outputs for one image.
+
+        See :meth:`kdx.decision.rule.DecisionRule.verdict`.
 
         Args:
             anomaly_map: The graph's map, float32 ``(h, w)``.
@@ -230,7 +237,9 @@ class Detector(ClosesOnExit):
         return self.rule.verdict(anomaly_map, score, image, roi)
 
     def regions(self, verdict: Verdict, *, min_area: float = 0.0, pixel_size_um: float | None = None) -> list[Region]:
-        """Return where a verdict's map exceeds the pixel threshold; see :func:`kdx.decision.regions.find_regions`.
+        """Return where a verdict's map exceeds the pixel threshold.
+
+        See :func:`kdx.decision.regions.find_regions`.
 
         Raises:
             InputError: The bundle is not calibrated, so that there is no pixel threshold; or the

@@ -59,7 +59,7 @@ class DeviceArray:
 
 
 def device_array(thing: object) -> DeviceArray | None:
-    """Return the device array that an object describes, or None if the object does not lie on the GPU.
+    """Return the device array that an object describes, or None if it is not on the GPU.
 
     Raises:
         InputError: The array is not uint8, not C-contiguous, empty, or violates its protocol.

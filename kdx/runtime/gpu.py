@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, as the driver reports them: that needs no package and creates no context."""
+"""The NVIDIA GPUs of this machine, as the driver reports them without any package or context."""
 
 from __future__ import annotations
 

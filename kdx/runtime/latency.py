@@ -22,7 +22,7 @@ _LEAST_FOR_P99 = 100
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """The latency of one candidate at one batch size, per call, from the uint8 array to map and score.
+    """The latency of a candidate at one batch size: per call, from the array to map and score.
 
     Attributes:
         name: The backend's name.

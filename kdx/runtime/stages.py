@@ -1,4 +1,4 @@
-"""The time that a graph takes, by stage: the input's cast, mean and resize; the networks; the tail."""
+"""The time that a graph takes, by stage: input, networks, tail."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Tiled(ClosesOnExit):
 
 
 def for_frames(backend: Backend, manifest: Manifest) -> Backend:
-    """Return a backend for the camera's frames, given one that runs a bundle's graph: the same, or one on tiles."""
+    """Return a backend for the camera's frames: the given one, or one that runs it on tiles."""
     if manifest.tiling is None:
         return backend
     tile = manifest.input.height, manifest.input.width
@@ -104,5 +104,5 @@ def _parts(count: int, most: int) -> set[int]:
 
 
 def graph_backend(backend: Backend) -> Backend:
-    """Return the backend that runs the bundle's graph on the graph's own input, which is a tile if there are tiles."""
+    """Return the backend that runs the bundle's graph on the graph's own input."""
     return backend.graph if isinstance(backend, Tiled) else backend

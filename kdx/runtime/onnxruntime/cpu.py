@@ -20,7 +20,9 @@ _KERNEL = "_kernel_time"
 
 
 class OnnxRuntimeCpu(ClosesOnExit):
-    """A graph in an ONNX Runtime session. Calls from several threads at once are safe and share the session's threads.
+    """A graph in an ONNX Runtime session.
+
+    Calls from several threads at once are safe, and share the session's threads.
 
     Args:
         graph: The graph, whose checked content is loaded.
@@ -49,7 +51,10 @@ class OnnxRuntimeCpu(ClosesOnExit):
         return Outputs(maps, scores)
 
     def node_times(self, images: NDArray[np.uint8], runs: int, warm_up: int) -> dict[str, float]:
-        """Return the mean milliseconds per call of each node; images run one at a time, in a separate session."""
+        """Return the mean milliseconds per call of each node.
+
+        Images run one at a time, in a separate session.
+        """
         if self._session is None:
             raise BackendError("the detector is closed", fix="load the bundle again")
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Backends ``onnxruntime-cuda`` and ``onnxruntime-tensorrt``: the graph in ONNX Runtime's GPU providers."""
+"""Backends ``onnxruntime-cuda`` and ``onnxruntime-tensorrt``: ONNX Runtime on the GPU."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ def onnxruntime_cuda_backend(graph: Graph, threads: int | None = None) -> OnnxRu
 
 
 def onnxruntime_tensorrt_backend(graph: Graph, threads: int | None = None) -> OnnxRuntimeCuda:
-    """Return the backend ``onnxruntime-tensorrt``; it builds an engine at the first call of each batch size."""
+    """Return the backend ``onnxruntime-tensorrt``.
+
+    It builds an engine at the first call of each batch size.
+    """
     return OnnxRuntimeCuda(graph, threads, provider=TENSORRT)
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """Memory on the GPU for one batch size; CUDA graphs require that its addresses do not change."""
+    """Memory on the GPU for one batch size, at fixed addresses, as CUDA graphs require."""
 
     binding: Any
     image: Any
@@ -49,7 +52,7 @@ class _Bound:
 
 
 class OnnxRuntimeCuda(ClosesOnExit):
-    """A graph in an ONNX Runtime session on the GPU. Calls from several threads are safe: they take turns.
+    """A graph in an ONNX Runtime session on the GPU. Calls from several threads take turns.
 
     Convolutions and matrix products of FP32 graphs are computed in FP32: TensorFloat-32, ONNX
     Runtime's default, is off.
@@ -147,7 +150,7 @@ class OnnxRuntimeCuda(ClosesOnExit):
 
 
 def require_provider(provider: str) -> str:
-    """Check that a provider should work here, and load the CUDA libraries of NVIDIA's wheels for it.
+    """Check that a provider should work here, and load NVIDIA's CUDA libraries for it.
 
     Returns:
         ONNX Runtime's text about libraries that failed to load; empty if all were loaded.
@@ -180,7 +183,7 @@ def require_provider(provider: str) -> str:
 
 
 def missing_library(provider: str) -> str:
-    """Return what a provider's library lacks, or an empty string; ONNX Runtime itself only logs that."""
+    """Return what a provider's library lacks, or an empty string; ONNX Runtime only logs it."""
     folder = Path(ort.__file__).parent / "capi"
     library = folder / _LIBRARIES.get(provider, "")
     if not library.is_file():

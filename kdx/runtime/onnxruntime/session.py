@@ -1,4 +1,4 @@
-"""Opens ONNX Runtime's sessions: the one place where kdx does so, with the same precautions everywhere."""
+"""The one function that opens ONNX Runtime's sessions, with the same precautions everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backend ``openvino``: the FP32 and the INT8 graph on CPUs, and the FP32 graph in BF16 where the CPU has it.
+"""Backend ``openvino``: FP32 and INT8 graphs on CPUs, and BF16 on CPUs that support it.
 
 The precision is always set. By default, OpenVINO computes an FP32 graph in BF16 on CPUs that
 support it, and scores change by a few percent without any notice.
@@ -80,7 +80,8 @@ class OpenVino(ClosesOnExit):
         # freed at once.
         make = functools.partial(_compiled, graph.sha256, self._content, blobs, self._config)
         self._models: BatchCache[int, _Compiled] = BatchCache(make, KEPT_BATCH_SIZES)
-        self.keep([1])  # single images come at any time: the models of other batch sizes never displace theirs
+        # Single images come at any time: the models of other batch sizes never displace theirs.
+        self.keep([1])
         try:
             first = self._models.get(1)  # so that an invalid graph fails here
         except KdxError:
@@ -121,7 +122,9 @@ class OpenVino(ClosesOnExit):
         return self._models.get(batch).model
 
     def node_times(self, images: NDArray[np.uint8], runs: int, warm_up: int) -> dict[str, float]:
-        """Return the mean milliseconds per call of each node; images run one at a time, in a separate compiled model.
+        """Return the mean milliseconds per call of each node.
+
+        Images run one at a time, in a separate compiled model.
 
         The time of nodes that OpenVINO fused counts for the first of them.
         """
@@ -164,7 +167,8 @@ class _Compiled:
     def run_each(self, images: NDArray[np.uint8]) -> Outputs:
         outputs = Outputs(*(np.empty((len(images), *tuple(port.shape)[1:]), np.float32) for port in self._ports))
 
-        ports = self._ports  # the requests refer to this function, which must not refer to the object that holds them
+        # The requests refer to the function below, which must not refer to what holds them.
+        ports = self._ports
 
         def store(request: Any, index: int) -> None:
             for array, port in zip(outputs, ports, strict=True):
@@ -179,7 +183,8 @@ class _Compiled:
                     self._all.start_async({0: images[index : index + 1]}, index)
                 self._all.wait_all()
             except BaseException:
-                self._all = None  # some of its requests may still run: the next call gets a new queue
+                # Some requests may still run: the next call gets a new queue.
+                self._all = None
                 raise
         return outputs
 

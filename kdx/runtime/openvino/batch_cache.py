@@ -1,4 +1,4 @@
-"""Keeps values that take long to make, such as compiled models: each is made once, and other threads need not wait.
+"""Keeps values that take long to make, such as compiled models; each is made once.
 
 ``embed/src/batch_cache.h`` is its counterpart.
 """

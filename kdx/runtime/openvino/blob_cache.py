@@ -1,4 +1,4 @@
-"""Compiled models on disk, so that the next start need not compile: only complete models, each for its own key.
+"""Compiled models on disk, so that the next start need not compile.
 
 OpenVINO's own ``CACHE_DIR`` identifies a model by a hash of its content and writes it in place. Two
 processes that start together can read a file that is partly written, and a model with damaged

@@ -1,4 +1,4 @@
-"""Changes that the OpenVINO backend makes to a graph: they affect how it is computed, and never what it computes.
+"""Changes that the OpenVINO backend makes to how a graph is computed, not to what it computes.
 
 The figures are for STPM (ResNet-18, 256², INT8, 2 cores with AVX-512 VNNI).
 """
@@ -23,7 +23,9 @@ _INT8_MAX, _UINT8_MAX = 127, 255
 
 
 def reduce_channel_sums(model: Any) -> int:
-    """Replace the tail's sums over channels, 1 × 1 convolutions with ones, by reductions; return their number.
+    """Replace the tail's sums over channels by reductions, and return their number.
+
+    In the graph, they are 1 × 1 convolutions with weights of 1.
 
     They are convolutions because these are faster in ONNX Runtime. OpenVINO reduces features in the
     layout of the networks' outputs, which makes a run 2 % faster, and in FP32 where its
@@ -40,7 +42,7 @@ def reduce_channel_sums(model: Any) -> int:
 
 
 def use_unsigned_activations(model: Any) -> int:
-    """Quantise activations that are never negative to uint8, with the same step; return the number of tensors.
+    """Quantise activations that are never negative to uint8; return the number of tensors.
 
     The graph's activations are int8, the only type that TensorRT takes. The CPU's dot product
     multiplies unsigned by signed bytes, so that signed activations need a correction for each
@@ -72,7 +74,7 @@ def use_unsigned_activations(model: Any) -> int:
 
 
 def with_fp32_island(core: Any, model: Any) -> Any:
-    """Return a model whose operations outside the networks stay in FP32 whatever the precision hint.
+    """Return a model whose operations outside the networks stay in FP32.
 
     The attribute for this, ``precise``, exists only in OpenVINO's own file format.
     """

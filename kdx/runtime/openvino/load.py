@@ -48,7 +48,7 @@ def require_bf16() -> None:
 def configuration(
     precision: Precision, threads: int | None, mode: Mode = "latency", pinning: bool = False
 ) -> dict[str, Any]:
-    """Return the configuration with which a model is compiled; it always sets precision and pinning.
+    """Return the configuration for compiling a model, which always sets precision and pinning.
 
     By default, OpenVINO pins the threads of each model to the first cores: two processes of one
     thread each share one core and leave the next one idle (19 instead of 42 frames per second,

@@ -1,4 +1,4 @@
-"""One teacher and several students in OpenVINO: the teacher's weights exist once, and one pass serves all students.
+"""One teacher and several students in OpenVINO: its weights exist once, one pass serves all.
 
 Each student is compiled together with its own part of the tail, and reads the teacher's features
 without a copy.
@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def teacher(self) -> str:
-        """A digest of the teacher, its weights and the preprocessing before it; empty if there is no teacher."""
+        """A digest of the teacher and the preprocessing before it; empty without a teacher."""
         return hashlib.sha256(b"".join(sorted(self.outline.teacher))).hexdigest() if self.outline.teacher else ""
 
 
@@ -76,7 +76,7 @@ def plan_of(graph: Graph, precision: str) -> Plan:
 
 
 def first_difference(plan: Plan, other: Plan) -> str:
-    """Return the name of the teacher's first operation that the other graph lacks; empty if it lacks none."""
+    """Return the teacher's first operation that the other graph lacks; empty for none."""
     return next((name for digest, name in plan.outline.teacher.items() if digest not in other.outline.digests), "")
 
 
@@ -161,7 +161,7 @@ class SharedTeacher(ClosesOnExit):
 
 
 class Student(ClosesOnExit):
-    """One student of a shared teacher as a backend: a call runs the teacher once and the student once."""
+    """One student of a shared teacher as a backend: a call runs the teacher and the student."""
 
     name = "openvino"
 
@@ -261,13 +261,13 @@ class _Compiled:
 
 @dataclass(frozen=True)
 class _Lane:
-    """A request of the teacher, and requests of students that read its outputs, for one thread at a time."""
+    """A request of the teacher, and requests of students that read its outputs, for one thread."""
 
     teacher: Any
     students: dict[str, Any]
 
 
 def shared_teacher(plans: Mapping[str, Plan], threads: int | None = None) -> SharedTeacher:
-    """Return a shared teacher that keeps compiled models in the same folder as the backend ``openvino``."""
+    """Return a shared teacher that keeps compiled models where the backend ``openvino`` does."""
     folders = [blob_folder(plan.graph) for plan in plans.values()]
     return SharedTeacher(plans, threads, cache=None if None in folders else folders[0])

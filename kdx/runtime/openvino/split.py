@@ -1,4 +1,4 @@
-"""Cuts graphs into a part that several of them compute alike and a part that each computes separately.
+"""Cuts graphs into a part that several of them share and a part of each graph alone.
 
 Two operations compute the same if their types, their attributes and all their inputs are equal,
 including the bytes of constants. A digest of each operation over these, and over the digests of its
@@ -98,11 +98,13 @@ class Outline:
         self.digests = frozenset(step.digest for step in self._steps)
 
     def cuts(self, shared: Collection[bytes]) -> list[Tensor]:
-        """Return the tensors at which the graph is cut, in the graph's order; see :meth:`crossings`."""
+        """Return the tensors at which the graph is cut, in its order; see :meth:`crossings`."""
         return sorted({tensor for _, _, tensor in self.crossings(shared)}, key=self.position_of)
 
     def crossings(self, shared: Collection[bytes]) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield where the graph's own operations use results of shared ones: position, number of the input, tensor.
+        """Yield where the graph's own operations use results of shared ones.
+
+        Each item is the operation's position, the number of its input, and the tensor.
 
         If a tensor is quantised after a cut, each side quantises it. The last operations always
         belong to the graph's own part, because a model cannot have an input as its output.
@@ -126,12 +128,12 @@ class Outline:
                     waiting.append(source)
 
     def position_of(self, tensor: Tensor) -> tuple[int, int]:
-        """Return the position of the first operation that computes a tensor, and the output's index."""
+        """Return the position of the first operation that computes a tensor, and the output."""
         return next(i for i, step in enumerate(self._steps) if step.digest == tensor.digest), tensor.output
 
 
 def shared_part(model: Any, tensors: Sequence[Tensor]) -> Any:
-    """Return the part of a model from the image to some tensors, which become outputs with these tensors' names."""
+    """Return the part of a model from the image to some tensors, which become its outputs."""
     outline, operations = Outline(model), model.get_ordered_ops()
     results = []
     for tensor in tensors:
@@ -143,7 +145,7 @@ def shared_part(model: Any, tensors: Sequence[Tensor]) -> Any:
 
 
 def own_part(model: Any, shared: Collection[bytes]) -> Any:
-    """Return the part of a model after the shared part: its inputs have the names of the cut tensors."""
+    """Return the part of a model after the shared part; its inputs are the cut tensors."""
     outline, operations = Outline(model), model.get_ordered_ops()
     parameters: dict[Tensor, Any] = {}
     for position, number, tensor in list(outline.crossings(shared)):

@@ -1,4 +1,4 @@
-"""Backends ``tensorrt``, ``tensorrt-rtx`` and ``tensorrt-pycuda``: a bundle's engine, if possible with CUDA graphs."""
+"""Backends ``tensorrt``, ``tensorrt-rtx`` and ``tensorrt-pycuda``: a bundle's engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TENSORS = {INPUT: ("UINT8", "INPUT"), **dict.fromkeys(OUTPUTS, ("FLOAT", "OUTPU
 
 
 def tensorrt_backend(graph: Graph, threads: int | None = None) -> TensorRT:
-    """Return the backend ``tensorrt``: the engine of a bundle's graph for this machine; it does not use threads."""
+    """Return the backend ``tensorrt``: a bundle's engine for this machine; it uses no threads."""
     return TensorRT(graph, _import("tensorrt"), CudaBindings(), name="tensorrt", flavour="tensorrt")
 
 
@@ -38,7 +38,7 @@ def tensorrt_rtx_backend(graph: Graph, threads: int | None = None) -> TensorRT:
 
 
 def tensorrt_pycuda_backend(graph: Graph, threads: int | None = None) -> TensorRT:
-    """Return the backend ``tensorrt-pycuda``: TensorRT in the current PyCUDA context, without CUDA graphs."""
+    """Return the backend ``tensorrt-pycuda``: TensorRT in the current PyCUDA context."""
     return TensorRT(graph, _import("tensorrt"), CudaPycuda(), name="tensorrt-pycuda", flavour="tensorrt")
 
 
@@ -129,7 +129,7 @@ class TensorRT(ClosesOnExit):
         return self._open().timed_run(_array(images))
 
     def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
-        """Return the milliseconds of runs on images ``(N, H, W, C)`` on the GPU, without copying results back."""
+        """Return the milliseconds of runs on images ``(N, H, W, C)`` on the GPU, without copies."""
         runner = self._open()
         if shape[1:] != runner.image_shape:
             raise InputError(
@@ -167,7 +167,7 @@ def fingerprint_of(trt: Any, flavour: str, gpu: Gpu) -> Fingerprint:
 
 
 def make_log(trt: Any) -> Any:
-    """Return a TensorRT logger that keeps the last errors for messages of kdx instead of printing them.
+    """Return a TensorRT logger that keeps the last errors for messages of kdx.
 
     Its method ``take()`` returns the errors and removes them. TensorRT needs the logger for as long
     as the objects that were created with it.
@@ -208,7 +208,7 @@ def _array(images: Any) -> NDArray[np.uint8] | DeviceArray:
 
 
 def _require_contract(trt: Any, loaded: Any, engine: Engine) -> None:
-    """Compare the engine's tensors with those of the graph: it runs on addresses, where a wrong type has no error."""
+    """Compare the engine's tensors with the graph's: it runs on addresses, which have no types."""
     tensors = {}
     for index in range(loaded.num_io_tensors):
         name = loaded.get_tensor_name(index)

@@ -1,4 +1,4 @@
-"""The fused detector in PyTorch on the GPU, eager or compiled; the other GPU backends are compared with it."""
+"""The fused detector in PyTorch on the GPU, with which other GPU backends are compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WARM_UP = 3  # compilation, and capture at the second call
 
 
 class HalfDetector(nn.Module):
-    """A fused detector whose networks run in FP16; preprocessing and everything after the taps stay in FP32.
+    """A fused detector whose networks run in FP16; all else stays in FP32.
 
     Args:
         detector: A :class:`kd_export.graph.FusedDetector`, whose modules are reused and changed.
@@ -94,7 +94,7 @@ class TorchCuda(ClosesOnExit):
                 raise BackendError(f"PyTorch failed on a batch of shape {images.shape}: {error}") from error
 
     def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
-        """Return the milliseconds of runs on images ``(N, H, W, C)`` on the device, without copying results back."""
+        """Return the milliseconds of runs on images ``(N, H, W, C)`` on the device, not copied."""
         with self._lock:
             self._require_open()
             images = torch.zeros(shape, dtype=torch.uint8, device=self._device)

@@ -1,4 +1,4 @@
-"""Backend ``torch``: the fused detector itself, in eager PyTorch. The FP32 reference of every exported graph."""
+"""Backend ``torch``: the fused detector in eager PyTorch, the FP32 reference of every graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdx.runtime.backend import ClosesOnExit, Outputs
 
 
 class TorchEager(ClosesOnExit):
-    """Runs a module eagerly. Calls from several threads at once are safe, because running does not change the module.
+    """Runs a module eagerly. Calls from several threads are safe: running does not change it.
 
     Args:
         module: Takes uint8 ``(N, H, W, C)`` and returns map and score.

@@ -1,1 +1,1 @@
-"""CUDA without torch: memory, streams, events and graphs through one Protocol, and the runner of engines."""
+"""CUDA without torch, through one Protocol, and the runner of engines."""

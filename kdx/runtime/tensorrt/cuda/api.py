@@ -52,7 +52,9 @@ class CudaError(BackendError):
 
 
 class CudaApi(Protocol):
-    """A CUDA context. Every method except ``close`` is called inside ``current``; each may raise ``CudaError``.
+    """A CUDA context.
+
+    Every method except ``close`` is called inside ``current``; each may raise ``CudaError``.
 
     Attributes:
         supports_graphs: Whether capture and launch exist; if not, the methods for graphs are never
@@ -64,7 +66,7 @@ class CudaApi(Protocol):
     ordinal: int
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the context current in the calling thread for a block, and restore the previous one after it."""
+        """Make the context current in the calling thread for a block, and then restore the last."""
         ...
 
     def device(self) -> Gpu:
@@ -80,7 +82,7 @@ class CudaApi(Protocol):
         ...
 
     def allocate_pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        """Return an array on page-locked host memory. It must not be freed while a view of it is in use."""
+        """Return an array in page-locked memory, which must not be freed while a view is in use."""
         ...
 
     def free_pinned(self, array: NDArray[Any]) -> None:

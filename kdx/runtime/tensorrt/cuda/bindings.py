@@ -1,4 +1,4 @@
-"""CUDA through NVIDIA's ``cuda-bindings``, in the device's primary context, which torch and CuPy use too."""
+"""CUDA through NVIDIA's ``cuda-bindings``, in the primary context that torch and CuPy use."""
 
 # ruff: noqa: D102 - CudaApi documents the methods
 

@@ -1,4 +1,4 @@
-"""The fixed memory of an engine: for each tensor one block on the device and one in page-locked host memory."""
+"""The fixed memory of an engine: for each tensor a block on the device and one on the host."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Twin:
 
 
 class Buffers:
-    """Memory that is allocated once, so that its addresses never change: CUDA graphs replay over them.
+    """Memory that is allocated once: CUDA graphs replay over its addresses.
 
     Args:
         api: The CUDA context.
@@ -69,7 +69,7 @@ class Buffers:
         self._api.copy_to_host(self._scores.host[:count], self._scores.pointer, stream)
 
     def outputs(self, count: int) -> Outputs:
-        """Return copies of the first ``count`` maps and scores, which the next call would overwrite."""
+        """Return copies of the first ``count`` maps and scores."""
         return Outputs(self._maps.host[:count].copy(), self._scores.host[:count].copy())
 
 

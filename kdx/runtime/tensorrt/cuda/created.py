@@ -1,4 +1,4 @@
-"""Errors for objects that TensorRT fails to create: its bindings report that in two ways, without a reason."""
+"""Errors for objects that TensorRT fails to create; its bindings give no reason."""
 
 from __future__ import annotations
 

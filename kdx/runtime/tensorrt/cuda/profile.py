@@ -1,4 +1,4 @@
-"""The execution context of an optimisation profile, its current batch, and the CUDA graphs captured of it."""
+"""The execution context of an optimisation profile, its batch, and its CUDA graphs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Work(enum.Enum):
 
 
 class Profile:
-    """An execution context and its CUDA graphs, which belong to the current batch: another batch drops them.
+    """An execution context and its CUDA graphs, which belong to the current batch.
 
     Args:
         api: The CUDA context.

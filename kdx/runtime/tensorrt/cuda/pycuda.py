@@ -1,4 +1,4 @@
-"""CUDA through PyCUDA, for software that already has a PyCUDA context: kdx runs in it, and creates none."""
+"""CUDA through PyCUDA, for software that already has a PyCUDA context, in which kdx runs."""
 
 # ruff: noqa: D102 - CudaApi documents the methods
 
@@ -25,7 +25,9 @@ _CODES = {"MemoryError": "CUDA_ERROR_OUT_OF_MEMORY"}
 
 
 class CudaPycuda:
-    """The PyCUDA context that is current in the thread that loads the detector. Other threads may call the detector.
+    """The PyCUDA context that is current in the thread that loads the detector.
+
+    Other threads may call the detector.
 
     PyCUDA has no interface to CUDA graphs.
 
@@ -50,7 +52,7 @@ class CudaPycuda:
         self._objects: dict[int, Any] = {}
 
     def _call(self, function: Callable[..., R], *arguments: Any) -> R:
-        """Call PyCUDA; its exceptions contain the driver's function and a description of the error, but no code."""
+        """Call PyCUDA; its exceptions name the driver's function and the error, but no code."""
         try:
             return function(*arguments)
         except self._driver.Error as error:

@@ -1,4 +1,4 @@
-"""Runs an engine: fixed memory, one stream, an execution context for each optimisation profile, and CUDA graphs.
+"""Runs an engine: fixed memory, one stream, a context for each profile, and CUDA graphs.
 
 The first call of a shape is a plain enqueue, so that TensorRT completes deferred work, and errors
 occur, before a capture. The second call in a row is captured, and later calls launch the copies and
@@ -145,7 +145,9 @@ class EngineRunner:
             return self._buffers.outputs(count)
 
     def timed_run(self, images: NDArray[np.uint8] | DeviceArray) -> tuple[Outputs, StageTimes]:
-        """Run a batch with a plain enqueue, and time its three stages; images on the device are copied within it.
+        """Run a batch with a plain enqueue, and time its three stages.
+
+        Images on the device are copied within it.
 
         Raises:
             InputError: The batch does not fit the engine, see ``run``.
@@ -221,7 +223,7 @@ class EngineRunner:
 
     @contextmanager
     def _ready(self, images: NDArray[np.uint8] | DeviceArray) -> Iterator[Profile]:
-        """Lock the engine for one call, and yield its smallest profile that takes the images, set to their number."""
+        """Lock the engine for one call, and yield its smallest profile that takes the images."""
         with self._lock:
             if self._engine is None:
                 raise BackendError("the detector is closed", fix="load the bundle again")
@@ -272,7 +274,7 @@ class EngineRunner:
             self._buffers.copy_out(count, stream)
 
     def _graph(self, profile: Profile, shape: tuple[int, ...], work: Work) -> int | None:
-        """Return the graph of this batch, which may be captured now, or None if a plain enqueue is needed."""
+        """Return the graph of this batch, captured now if possible; None for a plain enqueue."""
         if work not in profile.graphs and profile.ran and self._cuda_graph:
             stream = self._current_stream()
             try:
