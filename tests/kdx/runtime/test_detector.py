@@ -1,0 +1,76 @@
+"""The rule of a detector, which threads read as one value, and its observers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kdx.decision.rule import DecisionRule
+from kdx.decision.verdict import Decision, Verdict
+from kdx.imaging.images import InputSpec
+from kdx.runtime.backend import ClosesOnExit, Outputs
+from kdx.runtime.detector import Detector
+
+
+class Brightest(ClosesOnExit):
+    """A backend whose map is the image, and whose score is its maximum."""
+
+    name = "brightest"
+
+    def run(self, images: np.ndarray) -> Outputs:
+        maps = images[..., 0].astype(np.float32)
+        return Outputs(maps, maps.max(axis=(1, 2))[:, None])
+
+    def close(self) -> None:
+        pass
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.verdicts: list[Verdict] = []
+        self.is_closed = False
+
+    def add(self, verdict: Verdict, milliseconds: float) -> None:
+        assert milliseconds >= 0
+        self.verdicts.append(verdict)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+SPEC = InputSpec(height=4, width=4, channels=1)
+FRAME = np.arange(16, dtype=np.uint8).reshape(4, 4)
+
+
+def test_a_rule_does_not_change():
+    rule = DecisionRule(threshold=10.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        rule.threshold = 20.0
+
+
+def test_assigning_an_attribute_gives_the_detector_another_rule():
+    rule = DecisionRule(threshold=10.0, pixel_threshold=12.0)
+    detector = Detector(Brightest(), SPEC, rule, max_batch=4)
+    assert detector(FRAME).decision is Decision.DEFECTIVE
+    detector.threshold = 20.0
+    assert detector(FRAME).decision is Decision.GOOD
+    assert (detector.threshold, detector.rule.threshold, rule.threshold) == (20.0, 20.0, 10.0)
+    assert detector.pixel_threshold == 12.0
+
+
+def test_every_field_of_the_rule_is_an_attribute():
+    detector = Detector(Brightest(), SPEC, DecisionRule(), max_batch=4)
+    for field in dataclasses.fields(DecisionRule):
+        assert getattr(detector, field.name) is getattr(detector.rule, field.name)
+
+
+def test_observers_are_given_every_verdict_and_are_closed():
+    log, metrics = Listener(), Listener()
+    with Detector(Brightest(), SPEC, DecisionRule(threshold=10.0), max_batch=2, log=log, metrics=metrics) as detector:
+        verdicts = [detector(FRAME), *detector.batch([FRAME, FRAME // 2, FRAME])]
+    assert log.verdicts == metrics.verdicts == verdicts
+    assert [verdict.decision.value for verdict in verdicts] == ["defective", "defective", "good", "defective"]
+    assert log.is_closed
+    assert metrics.is_closed
