@@ -1,4 +1,4 @@
-"""Images for training: scanned, understood, split, and delivered the same from memory and from disk."""
+"""Images for training: scanned, split, and the same from memory and from disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Few images that are unlike all others: named, left out or kept, and never the ones that decide in silence."""
+"""Odd images are named, left out or kept, and never change a detector silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic defects: changed where the mask says so and nowhere else, the same for the same seed."""
+"""Synthetic defects change an image within the mask only, the same for the same seed."""
 
 from __future__ import annotations
 

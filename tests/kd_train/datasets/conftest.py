@@ -1,4 +1,4 @@
-"""What the tests of all data sets share: real pictures, files to write, and what a refusal must say."""
+"""Pictures, files and checks that the tests of all data sets share."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write(picture) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., object]:
-    """Expect a user error that says what was expected, what was received, how to mend it, and some phrases."""
+    """Expect a user error with expected, received and fix, and with some phrases."""
 
     @contextmanager
     def check(*phrases: str, error: type[KdxError] = DataError) -> Iterator[None]:
@@ -69,7 +69,7 @@ def refused() -> Callable[..., object]:
 
 @pytest.fixture
 def forbid(monkeypatch) -> Callable[[Path], None]:
-    """Make a folder or file unreadable, for root as well (who may read anything, and runs the tests in containers)."""
+    """Make a folder or file unreadable, also for root, who runs the tests in containers."""
     forbidden: set[Path] = set()
     original = {name: getattr(Path, name) for name in ("iterdir", "open", "read_bytes")}
 
@@ -88,7 +88,7 @@ def forbid(monkeypatch) -> Callable[[Path], None]:
 
 @pytest.fixture(scope="session")
 def counts() -> Callable[[ImageFolder], dict[str, int]]:
-    """Count test images by type, after checking that every image is one and every mask fits its image."""
+    """Count test images by type; check that every image can be read and every mask fits it."""
 
     def count(folder: ImageFolder) -> dict[str, int]:
         for path in folder.good:

@@ -1,4 +1,4 @@
-"""BTAD: 01, 02, 03 with train/ok, test/ok, test/ko, ground_truth/ko; files are .bmp or .png, masks not always alike."""
+"""BTAD: 01, 02, 03 with train/ok, test/ok, test/ko and ground_truth/ko; .bmp or .png files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 as torchvision unpacks it: cifar-10-batches-py with five training batches and a test batch, pickled."""
+"""CIFAR-10 in torchvision's folder, cifar-10-batches-py: five training batches, a test batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdx.errors import OutputError
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes pickles as Python 2 did, which the published files are: bytes and text are the same thing."""
+    """Writes pickles as Python 2 does, like the published files: bytes and text are the same."""
 
     dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 

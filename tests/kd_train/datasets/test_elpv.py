@@ -1,4 +1,4 @@
-"""ELPV as downloaded from GitHub: labels.csv and images, at the root or under src/elpv_dataset/data."""
+"""ELPV from GitHub: labels.csv and images, at the root or under src/elpv_dataset/data."""
 
 from __future__ import annotations
 

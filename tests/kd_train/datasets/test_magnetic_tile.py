@@ -1,4 +1,4 @@
-"""Magnetic Tile Defects: MT_*/Imgs/expE_num_N.jpg, a .png mask beside each; exposures of a tile have near numbers."""
+"""Magnetic Tile Defects: MT_*/Imgs/expE_num_N.jpg with .png masks, several exposures a tile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFECTS = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 
 @pytest.fixture
 def root(write, tmp_path):
-    """Eleven tiles without defects, five with, and one that is called good under some exposures only."""
+    """Eleven tiles without defects, five with, and one that is good in some exposures only."""
 
     def shoot(kind, number, exposure, index):
         stem = tmp_path / f"MT_{kind}/Imgs/exp{exposure}_num_{number}"

@@ -1,4 +1,4 @@
-"""ShanghaiTech Campus: training/videos or frames, testing/frames, test_frame_mask and test_pixel_mask as .npy."""
+"""ShanghaiTech Campus: training videos or frames, test frames, and masks as .npy files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TILDA: c1r1e0n1.tif and so on: textile, error class and number are in the name; folders differ between copies."""
+"""TILDA: names such as c1r1e0n1.tif give textile, error class and number in any folder."""
 
 from __future__ import annotations
 

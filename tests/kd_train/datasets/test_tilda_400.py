@@ -1,4 +1,4 @@
-"""TILDA 400: patches in good, hole, objects, oil spot, thread error; the name says from which photograph."""
+"""TILDA 400: patches in folders by defect, whose names give the photograph."""
 
 from __future__ import annotations
 

@@ -30,13 +30,15 @@ def test_a_map_that_is_the_mask_has_perfect_overlap() -> None:
 
 
 def test_a_constant_map_has_the_overlap_of_chance() -> None:
-    # One threshold: nothing, then everything. The curve is the diagonal; its area up to 0.3 over 0.3 is 0.15.
+    # One threshold: nothing, then everything. The curve is the diagonal; its area up to 0.3 over
+    # 0.3 is 0.15.
     mask = square(20, 3, 4, 5)
     assert per_region_overlap([mask], [np.ones((20, 20), dtype=np.float32)]) == pytest.approx(0.15)
 
 
 def test_every_region_counts_the_same_whatever_its_size() -> None:
-    # A region of 100 pixels is found at once, one of 4 pixels never before every good pixel: mean overlap one half.
+    # A region of 100 pixels is found at once, one of 4 pixels never before every good pixel: mean
+    # overlap one half.
     mask = square(40, 0, 0, 10) | square(40, 30, 30, 2)
     values = np.full((40, 40), 1.0, dtype=np.float32) + np.arange(1600, dtype=np.float32).reshape(40, 40) * 1e-3
     values[:10, :10] = 100.0
@@ -45,8 +47,8 @@ def test_every_region_counts_the_same_whatever_its_size() -> None:
 
 
 def test_diagonal_pixels_are_one_region() -> None:
-    # A diagonal of 3 pixels, never found, and a single pixel, found at once: half. Were the diagonal three regions, a
-    # quarter.
+    # A diagonal of 3 pixels, never found, and a single pixel, found at once: half. Were the
+    # diagonal three regions, a quarter.
     mask = np.zeros((30, 30), dtype=bool)
     mask[5, 5] = mask[6, 6] = mask[7, 7] = mask[20, 20] = True
     values = np.arange(900, dtype=np.float32).reshape(30, 30)
@@ -56,8 +58,8 @@ def test_diagonal_pixels_are_one_region() -> None:
 
 
 def test_overlap_follows_a_ramp_by_hand() -> None:
-    # 4 good and 2 defective pixels in falling order: D G D G G G. Points (0, ½) (¼, ½) (¼, 1) ...; up to 0.5:
-    # ¼ · ½ + ¼ · 1 = 0.375, normalised 0.75.
+    # 4 good and 2 defective pixels in falling order: D G D G G G. Points (0, ½) (¼, ½) (¼, 1) ...;
+    # up to 0.5: ¼ · ½ + ¼ · 1 = 0.375, normalised 0.75.
     mask = np.array([[True, False, True, False, False, False]])
     mask_2d = np.vstack([mask, np.zeros_like(mask)])
     values = np.array([[6, 5, 4, 3, 2, 1]], dtype=np.float32)

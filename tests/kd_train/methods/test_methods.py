@@ -25,7 +25,8 @@ TOLERANCE = 1e-4
 METHODS = sorted(methods())
 SIZE = 64
 BACKBONE = "test_resnet"
-# A product of cosine distances that are all near 1 says little of a wrong factor; so does a map that is flat.
+# A product of cosine distances that are all near 1 says little of a wrong factor; so does a map
+# that is flat.
 SIGMA = 1.5
 
 
@@ -53,7 +54,8 @@ def reference_features(pair, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray
     return [(t[0].double().numpy(), s[0].double().numpy()) for t, s in found]
 
 
-# Two networks whose recipes are the papers': a ResNet, and an EfficientNet, whose features are not rectified.
+# Two networks whose recipes are the papers': a ResNet, and an EfficientNet, whose features are not
+# rectified.
 @pytest.mark.parametrize("backbone", [BACKBONE, "efficientnet_b0"])
 @pytest.mark.parametrize("method", METHODS)
 def test_map_and_score_are_the_papers(method, backbone) -> None:
@@ -183,7 +185,8 @@ def test_the_graph_has_one_input_one_normalisation_and_nothing_left_over(trained
     used = {name for node in graph.node for name in node.input}
     assert all(tensor.name in used for tensor in graph.initializer)
     assert sum(node.op_type == "Cast" for node in graph.node) == 1
-    # From the input to the first convolutions there is one path: cast, transposition, subtraction of the mean.
+    # From the input to the first convolutions there is one path: cast, transposition, subtraction
+    # of the mean.
     consumers: dict[str, list] = {}
     for node in graph.node:
         for name in node.input:
@@ -198,7 +201,8 @@ def test_the_graph_has_one_input_one_normalisation_and_nothing_left_over(trained
 
 
 def test_only_the_method_that_is_not_deployed_is_missing_from_the_graph(tmp_path, dataset, cli, tiny_options) -> None:
-    # DSKD with its decoder alone uses no layer of the first student; with it, the teacher's size comes on top.
+    # DSKD with its decoder alone uses no layer of the first student; with it, the teacher's size
+    # comes on top.
     sizes = {}
     for structure in ("t-d", "ds"):
         run, bundle = tmp_path / structure, tmp_path / f"{structure}.kdx"
@@ -270,7 +274,8 @@ def test_the_embedding_and_decoder_of_resnet18_are_those_of_reverse_distillation
     assert pair.embedding(features).shape == (1, 512, 2, 2)  # ResNet-18's layer4, at stride 32
     shapes = [tuple(feature.shape) for feature in pair.decoder(pair.embedding(features), features)]
     assert shapes == [tuple(feature.shape) for feature in features]
-    # 3 x 3: two of F1, one of F2; then 768 -> 512 with stride 2 and its 1 x 1 shortcut, and 512 -> 512 three times.
+    # 3 x 3: two of F1, one of F2; then 768 -> 512 with stride 2 and its 1 x 1 shortcut, and 512 ->
+    # 512 three times.
     convolutions = 9 * (64 * 128 + 128 * 256 + 128 * 256 + 768 * 512 + 3 * 512 * 512) + 768 * 512
     found = sum(p.numel() for name, p in pair.embedding.named_parameters() if p.ndim == 4)
     assert found == convolutions

@@ -27,7 +27,8 @@ from tests.pairs import fuse_pair, make_pair
 ROOT = Path(__file__).parents[3]
 TABLES = {"stpm": 9, "mixed_teacher": 6, "dual_model": 8, "dskd": 9}
 
-# Printed means that are not the mean of the printed rows, even allowing for rounding: the figures stand as printed.
+# Printed means that are not the mean of the printed rows, even allowing for rounding: the figures
+# stand as printed.
 WRONG_MEANS = {
     ("stpm", 2, "pixel_auroc", "SPADE"),  # 0.965; the rows give 0.960
     ("stpm", 3, "pro", "AnoGAN"),  # 0.443; 0.447
@@ -140,7 +141,7 @@ def test_printed_means_are_means_of_the_rows_with_known_exceptions():
 
 
 def test_the_papers_agree_on_their_own_systems_where_they_print_them_twice():
-    """MixedTeacher prints its reduced student twice; DSKD its full model in four tables, once with another figure."""
+    """MixedTeacher prints its reduced student twice; DSKD prints its full model in four tables."""
     two, four = table_of("mixed_teacher", 2), table_of("mixed_teacher", 4)
     assert all(
         two.figure("image_auroc", row, "Ours") == four.figure("image_auroc", row, "ReducedStudent")
@@ -336,7 +337,7 @@ def test_a_paper_is_data_alone():
 
 
 def variants() -> list[tuple[str, list[dict[str, object]]]]:
-    """Each table's columns that differ in how one method's features become a map and a score, by method."""
+    """Each table's columns that differ in how one method's features become map and score."""
     found = []
     for paper, table in every_table():
         columns: dict[str, list[dict[str, object]]] = {}

@@ -1,4 +1,4 @@
-"""Runs for a paper's table: what is made, what is kept, what differs, and the figures side by side."""
+"""Runs for a paper's table: training, results that are kept, differences, and figures."""
 
 from __future__ import annotations
 
@@ -384,7 +384,7 @@ def test_a_setting_that_the_text_leaves_open_is_no_difference():
 
 
 def test_stpm_holds_images_out_and_its_paper_does_not():
-    """kdx needs good images for the threshold: with its recipe, STPM is never a reproduction, and the table says so."""
+    """STPM with kdx's recipe, which holds images out for the threshold, is never a reproduction."""
     choice = choose("stpm", "mvtec_ad")
     results = [
         msgspec.structs.replace(result, recipe=msgspec.structs.replace(result.recipe, validation_fraction=0.2))

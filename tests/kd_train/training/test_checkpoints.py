@@ -1,4 +1,4 @@
-"""What training writes: the teacher once, the students of an epoch, the optimiser's state now and then."""
+"""The files of a run: the teacher, the students of an epoch, the optimiser's state."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def written(monkeypatch) -> list[tuple[str, int]]:
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Equal to the last bit: weights, statistics, the optimiser's state, and every loss; in both checkpoints."""
+    """Compare weights, statistics, optimiser's state and losses of both checkpoints bit by bit."""
     for which in ("last", "best"):
         a, b = (Run(path).checkpoint(which) for path in (one, other))
         assert (a.sha256, a.optimiser_sha256, a.epoch) == (b.sha256, b.optimiser_sha256, b.epoch)
@@ -170,7 +170,7 @@ def test_ctrl_c_writes_what_resuming_at_the_epoch_needs(dataset, whole, tmp_path
 
 @pytest.fixture
 def usual_signals() -> Iterator[None]:
-    """Take away handlers that libraries of other tests in this process have set (Ray's ends the process)."""
+    """Remove handlers that libraries of other tests in this process have set, such as Ray's."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
@@ -253,7 +253,7 @@ def test_training_in_another_thread_leaves_signals_alone(dataset, tmp_path):
 
 
 def train_until_killed(data: Path, out: Path, options: TrainOptions, write: int) -> list[str]:
-    """Train, and let nothing reach the disk from the given write on, as after a kill; return what was written."""
+    """Train, and drop all writes from the given one on, as after a kill; return those before."""
     real = kd_train.training.checkpoints.write_atomic
     names: list[str] = []
 
@@ -282,7 +282,8 @@ def train_until_killed(data: Path, out: Path, options: TrainOptions, write: int)
 @pytest.mark.parametrize("large", [False, True], ids=["small state", "large state"])
 def test_a_kill_before_any_write_can_be_resumed(dataset, whole, tmp_path, monkeypatch, large):
     if large:
-        # Written after the second epoch and at the end: a kill in the third loses nothing, one in the second an epoch.
+        # Written after the second epoch and at the end: a kill in the third loses nothing, one in
+        # the second an epoch.
         monkeypatch.setattr(Trainer, "_is_due", lambda self, state: len(self.history) in (2, 3))
     every = train_until_killed(dataset, tmp_path / "all", OPTIONS, write=-1)
     assert every[:2] == ["teacher.safetensors", "run.json"]
@@ -307,7 +308,8 @@ def test_a_run_killed_twice_resumes(dataset, whole, tmp_path, monkeypatch, large
     second = [index for index, name in enumerate(names) if name == "last.json"][1]
     train_until_killed(dataset, run, OPTIONS, second + 1)
     assert Run(run).checkpoint("last").epoch == 2
-    # Begun again, and killed in the first epoch: the second epoch's checkpoint, whose students are the same, stands.
+    # Begun again, and killed in the first epoch: the second epoch's checkpoint, whose students are
+    # the same, stands.
     train_until_killed(dataset, run, RESUME, 1)
     assert load_pair(Run(run))[1].epoch == 2
     result = train(dataset, run, RESUME)

@@ -1,4 +1,4 @@
-"""A run folder of kdx 0.1.0, interrupted in its third epoch: it scores, exports, evaluates and resumes as it did."""
+"""A run of kdx 0.1.0, interrupted in its third epoch, scores, exports, evaluates and resumes."""
 
 from __future__ import annotations
 

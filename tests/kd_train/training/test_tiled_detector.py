@@ -1,4 +1,4 @@
-"""From large images to a bundle that judges whole frames: trained on tiles, exported, calibrated, and called."""
+"""From large images to a bundle for whole frames: trained on tiles, exported, calibrated."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def fix_validation_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_cycle():
-    """Train ``ADAM`` as the recipe of tf_efficientnet_lite0 does: that backbone itself takes a minute here."""
+    """Train ``ADAM`` with the recipe of tf_efficientnet_lite0, which itself would take a minute."""
 
     def recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
         found = load_recipe(method, overrides)
@@ -139,7 +139,8 @@ def test_another_seed_is_another_run(dataset, whole, tmp_path):
 
 
 def test_images_from_disk_train_like_images_in_memory(dataset, tmp_path):
-    # Without a cache of the teacher's features in either: computing them in other batches rounds differently.
+    # Without a cache of the teacher's features in either: computing them in other batches rounds
+    # differently.
     one = replace(SGD, epochs=1, memory_mib=0)
     train(dataset, tmp_path / "a", one)
     train(dataset, tmp_path / "b", replace(one, workers=1))
@@ -399,7 +400,7 @@ def test_the_run_records_what_it_was_made_from(dataset, whole):
 
 
 def spoil_loss(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
-    """Let the loss be NaN after so many calls; an epoch has two for training and two for the held-out images."""
+    """Let the loss be NaN after a number of calls; an epoch has two of each kind."""
     real = FeatureMatching.forward
     calls = []
 
