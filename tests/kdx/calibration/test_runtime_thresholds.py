@@ -255,7 +255,7 @@ def test_a_log_of_before_runtimes_were_recorded_is_written_to(calibrated, tmp_pa
         warnings.simplefilter("always")
         with kdx.load(calibrated, backend="openvino", precision="int8", log=path) as detector:
             detector(frame)
-    assert any("does not say which runtime" in str(each.message) for each in caught)
+    assert any("did not record the runtime" in str(each.message) for each in caught)
     logged = read_log(path)
     assert logged.facts.runtime is None
     assert len(logged.scores) == 2
