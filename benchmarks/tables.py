@@ -37,6 +37,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "scaling": ("cpu", scaling_text),
     "tiling": ("tiling", tiling_table),
 }
+# One result for each GPU, beside those of one file.
+NAMES = frozenset({*TABLES, "gpu"})
 _MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -53,7 +55,7 @@ def _wrapped(line: str) -> list[str]:
 
 
 def _whole_lines(name: str) -> list[str]:
-    if name == "gpu":  # one result for each GPU
+    if name == "gpu":
         return gpu_table([Result.load(file).record for file in sorted(RESULTS.glob("gpu*.json"))])
     benchmark, render = TABLES[name]
     file = result_file(benchmark)

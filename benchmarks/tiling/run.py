@@ -142,7 +142,7 @@ class Seams:
         return maps[0].numpy(), float(scores[0, 0])
 
     def agreement(self) -> dict[str, Any]:
-        """Return how far maps of tiles differ from that of the whole frame, divided by its range."""
+        """Return how far tiles' maps differ from the whole frame's, relative to its range."""
         worst, usual, scores = [], [], []
         for frame in self.images:
             expected, score = self.run(self.whole, frame)

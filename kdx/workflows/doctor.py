@@ -30,7 +30,7 @@ _PARTS = (
 
 
 def packages() -> list[dict[str, str | None]]:
-    """Return each package that kdx can use, its version or None, its purpose, and the extra that installs it."""
+    """Return each package that kdx can use: its version or None, its purpose and its extra."""
     return [
         {
             "package": package,

@@ -1,4 +1,5 @@
-"""Only an answer that the method can give becomes a decision: NaN, infinity and impossible scores are undecided."""
+"""Only an answer that the method can give becomes a decision: NaN, infinity and impossible scores
+are undecided."""
 
 from __future__ import annotations
 
@@ -151,7 +152,8 @@ def test_a_declaration_that_says_nothing_leaves_what_holds_of_all_distances(spec
 
 
 def test_no_method_answers_below_its_lowest(exported):
-    """A perfect student gives the lowest answers; random features show that maps are not all zero."""
+    """A perfect student gives the lowest answers; random features show that maps are not all
+    zero."""
     import torch
 
     from kd_export.graph.tail import Tail

@@ -1,4 +1,5 @@
-"""Normalisation per position: what it divides by, that it is honest, and that no other threshold decides."""
+"""Normalisation per position: what it divides by, that it is honest, and that no other threshold
+decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Regions of interest: which pixels of a map count, that others never do, and that no other threshold decides."""
+"""Regions of interest: which pixels of a map count, that others never do, and that no other
+threshold decides."""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ def test_how_many_images_bound_a_threshold(cli, tiny_bundle, dataset, tmp_path):
 
     for rate in (0.2, 0.01, 0.001):
         n = images_to_bound(rate)
-        # All n below the quantile: at most half of the 5 % that the interval may miss; with one image fewer, more.
+        # All n below the quantile: at most half of the 5 % that the interval may miss; with one
+        # image fewer, more.
         assert binom.pmf(n, n, 1 - rate) <= 0.025 < binom.pmf(n - 1, n - 1, 1 - rate)
     bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")
     shown = cli("calibrate", bundle, dataset, "--false-reject-rate", 0.2, "--backend", "onnxruntime-cpu").stdout

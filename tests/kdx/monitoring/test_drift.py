@@ -1,4 +1,5 @@
-"""The log of verdicts: intact, bounded, of one graph; and drift: detected by its size, with the time since when."""
+"""The log of verdicts: intact, bounded, of one graph; and drift: detected by its size, with the
+time since when."""
 
 from __future__ import annotations
 
@@ -166,7 +167,8 @@ def test_the_same_parts_do_not_drift(calibrated):
 
 
 def test_the_effect_is_the_largest_difference_of_the_distributions(calibrated):
-    # Scores twice as high: F(x) - F(x/2) = e^(-x/2) - e^(-x), at most 1/4 at x = 2 ln 2. A shift of 3 is larger.
+    # Scores twice as high: F(x) - F(x/2) = e^(-x/2) - e^(-x), at most 1/4 at x = 2 ln 2. A shift of
+    # 3 is larger.
     found = find_drift(calibrated, logged(calibrated, drawn(20_000, 2.0)), window=20_000, effect_limit=0.2)
     assert found.effect == pytest.approx(0.25, abs=0.015)
     assert found.direction == "higher"

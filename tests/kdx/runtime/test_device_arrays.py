@@ -1,4 +1,5 @@
-"""Arrays on the GPU: what their two protocols say is read right, and what cannot be used is refused."""
+"""Arrays on the GPU: what their two protocols say is read right, and what cannot be used is
+refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""ONNX Runtime on the GPU: bound memory, tried on the CPU's provider, and never a silent fallback."""
+"""ONNX Runtime on the GPU: bound memory, tried on the CPU's provider, and never a silent
+fallback."""
 
 from __future__ import annotations
 
@@ -157,7 +158,8 @@ def test_a_machine_without_a_gpu_is_an_error(graph, monkeypatch):
 
 
 def test_a_session_on_the_cpu_is_refused(graph, monkeypatch, capsys):
-    """What ONNX Runtime does where CUDA's libraries are missing: it logs that, and continues on the CPU."""
+    """What ONNX Runtime does where CUDA's libraries are missing: it logs that, and continues on the
+    CPU."""
     monkeypatch.setattr(backend, "gpus", lambda: (Gpu("A GPU", "8.9", "13.0"),))
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13"))

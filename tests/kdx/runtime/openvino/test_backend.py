@@ -1,4 +1,5 @@
-"""OpenVINO computes what PyTorch does: every method, its precision stated, from several threads, from its cache."""
+"""OpenVINO computes what PyTorch does: every method, its precision stated, from several threads,
+from its cache."""
 
 from __future__ import annotations
 
@@ -103,7 +104,8 @@ def test_bf16_is_the_networks_alone(graph) -> None:
         assert "bf16" in precisions(backend, ("pair",))
         assert precisions(backend, ("tail", "anomaly")) == {"f32"}
         theirs, ours = exact.run(images), backend.run(images)
-    # BF16 keeps 8 bits. Random weights leave teacher and student far apart: a small part of their distance.
+    # BF16 keeps 8 bits. Random weights leave teacher and student far apart: a small part of their
+    # distance.
     moved = np.abs(ours.scores / theirs.scores - 1).max()
     assert 0 < moved < 0.05
 
@@ -223,7 +225,8 @@ def test_a_profile_names_the_parts(graph, backend) -> None:
     times = backend.node_times(solar_cells(2, SIZE), runs=3, warm_up=1)
     stages = stages_of("openvino", times)
     assert min(stages.input_ms, stages.networks_ms, stages.tail_ms) > 0
-    # Nodes that belong to no part are layout conversions: if the names were lost, every node would be one.
+    # Nodes that belong to no part are layout conversions: if the names were lost, every node would
+    # be one.
     assert sum(stage_of(name) == OTHER for name in times) < len(times) / 2
 
 

@@ -1,4 +1,5 @@
-"""Values that take long to make: made once, beside what other threads use, and dropped in order of use."""
+"""Values that take long to make: made once, beside what other threads use, and dropped in order of
+use."""
 
 from __future__ import annotations
 

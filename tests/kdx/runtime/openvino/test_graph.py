@@ -44,7 +44,8 @@ def _in_tail(op) -> bool:
 
 
 def test_other_convolutions_stay(tmp_path) -> None:
-    """Ones in the networks, and constants other than ones in the tail, are no sums over channels."""
+    """Ones in the networks, and constants other than ones in the tail, are no sums over
+    channels."""
     values = {"pair": np.ones((1, 4, 1, 1), np.float32), "tail": np.full((1, 4, 1, 1), 2, np.float32)}
     nodes = [helper.make_node("Conv", ["image", room], [f"{room}/Conv"], name=f"{room}/Conv") for room in values]
     graph = helper.make_graph(
@@ -60,9 +61,11 @@ def test_other_convolutions_stay(tmp_path) -> None:
 
 @pytest.mark.parametrize("exported", ["stpm", "mixed-teacher"], indirect=True)
 def test_unsigned_activations_have_the_same_values(exported, tmp_path) -> None:
-    """On images that were calibrated on, nothing exceeds its range, so nothing may change but roundings at ties.
+    """On images that were calibrated on, nothing exceeds its range, so nothing may change but
+    roundings at ties.
 
-    One such is a step's difference in the next layer: OpenVINO and ONNX Runtime differ by up to 3.5 % here.
+    One such is a step's difference in the next layer: OpenVINO and ONNX Runtime differ by up to 3.5
+    % here.
     """
     images = solar_cells(4, (72, 80))
     onnx.save_model(quantize(onnx.load(exported.fp32), images), str(tmp_path / "int8.onnx"))

@@ -1,4 +1,5 @@
-"""One teacher, several students: what is cut is what is the same, and each student judges as in a graph of its own."""
+"""One teacher, several students: what is cut is what is the same, and each student judges as in a
+graph of its own."""
 
 from __future__ import annotations
 
@@ -252,7 +253,8 @@ def test_int8_teachers_of_the_same_scales_are_shared(int8) -> None:
     for name, graph in graphs.items():
         with OpenVino(Graph.of(graph), 1) as backend:
             apart = backend.run(images)
-        # A sum that is rounded otherwise can fall to the next of 127 steps: rarely, and then by little.
+        # A sum that is rounded otherwise can fall to the next of 127 steps: rarely, and then by
+        # little.
         require_same(together[name], apart, TOLERANCES["int8"])
         assert np.median(np.abs(together[name].maps - apart.maps)) < 1e-5 * np.ptp(apart.maps)
 

@@ -1,7 +1,9 @@
-"""A CUDA API on numpy memory that notices misuse. What is queued on a stream happens only when someone waits for it.
+"""A CUDA API on numpy memory that notices misuse. What is queued on a stream happens only when
+someone waits for it.
 
-It keeps the rules whose breach a GPU answers with wrong values, hangs or dead processes: memory is used while it is
-allocated, every thread has the context current, nothing waits while a capture runs, graphs replay over what is there.
+It keeps the rules whose breach a GPU answers with wrong values, hangs or dead processes: memory is
+used while it is allocated, every thread has the context current, nothing waits while a capture
+runs, graphs replay over what is there.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ GPU = Gpu("Fake GPU", "8.9", "13.0")
 
 
 class MisuseError(AssertionError):
-    """A rule of CUDA was broken. No BackendError, so that nothing that handles those can hide it."""
+    """A rule of CUDA was broken. No BackendError, so that nothing that handles those can hide
+    it."""
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""The part of TensorRT's Python API that runs engines, computing something simple on the memory of a :class:`FakeCuda`.
+"""The part of TensorRT's Python API that runs engines, computing something simple on the memory of
+a :class:`FakeCuda`.
 
 ``tests/kd_export/engine/fake_builder.py`` is the part that builds them.
 """
@@ -21,7 +22,8 @@ PLAN = b"a fake plan"
 
 
 def expected_outputs(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return map and score as the fake engine computes them: every value of an image counts, and its place."""
+    """Return map and score as the fake engine computes them: every value of an image counts, and
+    its place."""
     weights = np.arange(1, images[0].size + 1, dtype=np.float32).reshape(images.shape[1:])
     maps = (images * weights).sum(axis=3, dtype=np.float32)[:, ::2, ::2]
     return maps, maps.max(axis=(1, 2))[:, None]
@@ -49,7 +51,8 @@ class TensorIOMode(enum.Enum):
 
 
 class FakeContext:
-    """An execution context. Whatever changes it leaves work for the next plain enqueue; a capture before that fails."""
+    """An execution context. Whatever changes it leaves work for the next plain enqueue; a capture
+    before that fails."""
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine

@@ -1,4 +1,5 @@
-"""The backend over a fake TensorRT: which engines of a bundle it takes and refuses, and the detector above it."""
+"""The backend over a fake TensorRT: which engines of a bundle it takes and refuses, and the
+detector above it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ VERSION = "11.4.0.106"
 
 
 def write_engine(bundle: Path, *, name: str = "here", plan: bytes = fake_runtime.PLAN, **changes: object) -> Path:
-    """Put an engine for the fake machine into a bundle; ``changes`` are of its record or its fingerprint."""
+    """Put an engine for the fake machine into a bundle; ``changes`` are of its record or its
+    fingerprint."""
     fingerprint = Fingerprint(
         flavour="tensorrt",
         tensorrt=VERSION,

@@ -1,4 +1,5 @@
-"""PyCUDA's side of the API, over a stand-in that behaves as PyCUDA does: contexts on a stack for each thread."""
+"""PyCUDA's side of the API, over a stand-in that behaves as PyCUDA does: contexts on a stack for
+each thread."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ class Context:
 
 
 def make_driver() -> SimpleNamespace:
-    """The module ``pycuda.driver``; whatever it makes must be made and used with a context current."""
+    """The module ``pycuda.driver``; whatever it makes must be made and used with a context
+    current."""
     state = SimpleNamespace(memory={}, next=4096, live=0)
 
     def require_context():

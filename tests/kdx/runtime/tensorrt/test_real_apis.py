@@ -1,4 +1,5 @@
-"""What kdx calls exists in the real packages, and takes what kdx gives it. No GPU is needed for that."""
+"""What kdx calls exists in the real packages, and takes what kdx gives it. No GPU is needed for
+that."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ class Recorder:
 
         def call(*arguments):
             self.calls.append(name)
-            # Without a driver this gets as far as the call into its library, after the conversion of the arguments.
+            # Without a driver this gets as far as the call into its library, after the conversion
+            # of the arguments.
             try:
                 real(*arguments)
             except (TypeError, ValueError, OverflowError):

@@ -248,7 +248,8 @@ def test_compute_only_replays_the_layers_alone(cuda, runner, images):
 
 
 def script(cuda: FakeCuda, images: np.ndarray, failure: int | None) -> tuple[list[str], list[str]]:
-    """Load, run in every mode, close; return errors and warnings. What must be true after a failure is checked."""
+    """Load, run in every mode, close; return errors and warnings. What must be true after a failure
+    is checked."""
     raised: list[str] = []
     array = upload(cuda, images[:2])
     del cuda.calls[:]
@@ -320,7 +321,8 @@ def test_any_one_call_may_fail(cuda, images, failure):
     raised, warned = script(cuda, images, failure)
     failed = CALLS[failure - 1]
     assert cuda.calls[failure - 1] == failed
-    # A graph that cannot be destroyed is forgotten; every other failure is reported, once, as an error or a warning.
+    # A graph that cannot be destroyed is forgotten; every other failure is reported, once, as an
+    # error or a warning.
     assert len(raised) + len(warned) == (failed != "destroy_graph")
 
 

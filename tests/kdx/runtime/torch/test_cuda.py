@@ -18,7 +18,8 @@ from tests.pairs import fuse_pair, make_pair  # noqa: E402
 
 SIZE = 64
 
-# Of the map's maximum. FP16 keeps 11 bits (5e-4); the methods' maps differ by 2e-4 to 2e-3 on the CPU.
+# Of the map's maximum. FP16 keeps 11 bits (5e-4); the methods' maps differ by 2e-4 to 2e-3 on the
+# CPU.
 HALF_TOLERANCE = 1e-2
 
 
