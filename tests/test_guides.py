@@ -56,6 +56,7 @@ def line_pc(tmp_path_factory, tiny_run, tiny_bundle, make_dataset) -> Path:
     return made_once(tmp_path_factory, "line-pc", made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cli):
     folder = Path(shutil.copytree(line_pc, tmp_path / "work"))

@@ -149,6 +149,7 @@ WITH_JSON: dict[str, tuple[object, ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_JSON)
 def test_exit_status_and_fields_of_json(tmp_path, cli, name):
     places = {"BUNDLE": old_bundle("stpm", tmp_path), "OUT": tmp_path / "out"}
@@ -179,6 +180,7 @@ def _logged(bundle: Path, log: Path) -> Path:
     return log
 
 
+@pytest.mark.slow
 def test_fields_of_scores(tmp_path, cli):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     out = tmp_path / "scores"
@@ -222,6 +224,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) 
     return folder / "v1.kdx", said.json
 
 
+@pytest.mark.slow
 def test_fields_of_an_export(exported):
     bundle, said = exported
     files = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())

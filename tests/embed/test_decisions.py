@@ -43,6 +43,7 @@ def test_the_review_band_is_pythons(library, bundle, tmp_path):
     assert set(theirs) == {"good", "review", "defective"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_region_of_interest_is_pythons(library, bundle, dataset, tmp_path, cli, precision):
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
@@ -84,6 +85,7 @@ def test_the_region_of_interest_is_pythons(library, bundle, dataset, tmp_path, c
             detector(images[0], mask[1:])
 
 
+@pytest.mark.slow
 def test_the_region_of_interest_of_large_frames_is_of_frames(library, tiled, large_frames, tmp_path, cli):
     bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
     mask = np.full(FRAME, 255, np.uint8)
@@ -121,6 +123,7 @@ def levelled(bundle, cells, tmp_path_factory, cli) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_normalisation_per_position_is_pythons(library, levelled, precision):
     opened = open_bundle(levelled)
@@ -140,6 +143,7 @@ def test_normalisation_per_position_is_pythons(library, levelled, precision):
         assert (report.passed, report.flips, report.said) == (1, 0 if own else -1, b"")
 
 
+@pytest.mark.slow
 def test_the_level_of_large_frames_is_of_frames(library, tiled, tmp_path, cli):
     bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
     write_frames(tmp_path / "frames", {"trained": 34, "good": 12})

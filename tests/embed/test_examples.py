@@ -131,6 +131,7 @@ PYTHON_LINE = (sys.executable, EMBED / "examples/line_python/line.py")
 ON_CPU = ("--backend", "onnxruntime-cpu")
 
 
+@pytest.mark.slow
 def test_the_python_line_answers_for_every_part(bundle, frames):
     program = (*PYTHON_LINE, bundle, frames, *ON_CPU)
     lines = check_line(run(*program, "--fps", 50, "--frames", 30, *PATIENT), 30)
@@ -178,6 +179,7 @@ def test_a_verdict_that_the_python_line_gets_too_late_is_no_verdict(capsys):
     assert answered(20.001) == {"part": 3, "verdict": "undecided", "why": "late"}
 
 
+@pytest.mark.slow
 def test_the_python_line_serves_metrics(bundle, frames):
     pytest.importorskip("prometheus_client")
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -30,6 +30,7 @@ BUNDLE_ERROR = 3
 # The same answers as Python
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_golden_image_is_judged_as_in_python(library, bundle, precision):
     golden = open_bundle(bundle).golden()
@@ -180,6 +181,7 @@ def test_a_caller_of_the_first_version_gets_what_it_has_room_for(library, bundle
     assert (first.reason, first.reserved) == (77, 77)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_large_frames_are_judged_in_tiles_as_in_python(library, tiled, large_frames, precision):
     bundle = tiled / "tile.kdx"
@@ -218,6 +220,7 @@ def test_tiles_with_gaps_are_refused(library, tiled, tmp_path, changed):
         kdx.load(bundle)
 
 
+@pytest.mark.slow
 def test_a_bgr_bundle_takes_rgb_frames_too(built, dataset, tiny_options, tmp_path, cli):
     cli("train", dataset, "-o", tmp_path / "run", "--channels", 3, "--epochs", 1, *tiny_options)
     cli("export", tmp_path / "run", "-o", tmp_path / "bgr.kdx", "--channel-order", "bgr")
@@ -283,6 +286,7 @@ def test_compiled_models_are_kept_and_damaged_ones_are_not_used(library, bundle,
 # Programs
 
 
+@pytest.mark.slow
 def test_the_c_and_cpp_tests_pass(built, bundle):
     results = ctest(built, "-LE", "fuzz", KDX_TEST_BUNDLE=str(bundle))
     assert results.pop("signed_engines") == "Skipped"  # it needs a signed bundle: see test_signing.py
@@ -296,6 +300,7 @@ def test_nothing_but_the_interface_is_visible(library):
     assert "kdx_infer" in symbols
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_found_by_cmake(built, bundle, tmp_path):
     run("cmake", "--install", built, "--prefix", tmp_path / "prefix")
     (tmp_path / "CMakeLists.txt").write_text(

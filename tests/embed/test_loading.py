@@ -35,6 +35,7 @@ def other(dataset, tmp_path_factory, cli, tiny_options) -> Path:
 # The checked bytes are the bytes that run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_bundle_that_is_replaced_does_not_change_an_open_detector(library, bundle, other, tmp_path, precision):
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark
 
 # Compiling with optimisation takes longer than it saves at run time.
 OPTIONS = ("-DKDX_BUILD_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug")
-NEED_A_KEY = ("signed_engines", "fuzz_signature")
+NEED_A_KEY = {"signed_engines", "fuzz_signature"}
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,7 @@ def address(tmp_path_factory) -> Path:
     return build(folder, ["kdx_tests"], "-DKDX_SANITIZE=address,undefined", *OPTIONS)
 
 
+@pytest.mark.slow
 def test_addresses_leaks_and_undefined_behaviour(address, tiny_bundle):
     results = ctest(address, timeout=3600, KDX_TEST_BUNDLE=str(tiny_bundle))
     assert {name for name, result in results.items() if result == "Skipped"} == NEED_A_KEY
@@ -30,6 +31,7 @@ def test_addresses_leaks_and_undefined_behaviour(address, tiny_bundle):
     }
 
 
+@pytest.mark.slow
 def test_no_signature_crashes_or_is_accepted(address, bundle_copy, tmp_path):
     pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
     if signatures_missing(address):
@@ -43,6 +45,7 @@ def test_no_signature_crashes_or_is_accepted(address, bundle_copy, tmp_path):
     assert ctest(address, "-R", "fuzz_signature", **environment) == {"fuzz_signature": "Passed"}
 
 
+@pytest.mark.slow
 def test_threads_do_not_race(tmp_path_factory):
     folder = build(tmp_path_factory.mktemp("thread"), ["kdx_thread_tests"], "-DKDX_SANITIZE=thread", *OPTIONS)
     assert set(ctest(folder, "-L", "threads").values()) == {"Passed"}

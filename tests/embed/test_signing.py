@@ -73,6 +73,7 @@ def refused(library: Path, bundle: Path, key: object, said: str, status: int = B
 # Bundles as they were signed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["path", "text", "several"])
 def test_a_signed_bundle_decides_as_before(signing_library, signed, line, stranger, frame, form):
     keys = {"path": [line[1]], "text": [line[1].read_bytes()], "several": [stranger[1], line[1]]}[form]
@@ -204,6 +205,7 @@ def test_what_is_no_public_key_is_refused(signing_library, signed, line, tmp_pat
 # A library without OpenSSL
 
 
+@pytest.mark.slow
 def test_a_library_that_cannot_check_signatures_refuses_the_request(signed, line, tmp_path):
     built = build(tmp_path / "plain", ["kdx"], "-DKDX_WITH_OPENSSL=OFF", "-DKDX_WITH_OPENVINO=OFF")
     with pytest.raises(CallError, match="built without OpenSSL") as caught:

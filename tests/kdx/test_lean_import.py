@@ -112,6 +112,7 @@ def test_a_load_needs_nothing_of_gate_calibration_or_report(tiny_bundle):
     assert python(code + listed, tiny_bundle) == "loaded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "calibrate", "verify", "inspect", "bench", "doctor", "report"])
 def test_bundles_are_served_where_no_training_package_is_installed(bundle_copy, dataset, tmp_path, command):
     arguments = {

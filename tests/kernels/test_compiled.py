@@ -48,6 +48,7 @@ def cache(tmp_path_factory) -> str:
     return str(tmp_path_factory.mktemp("triton"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "capability"), CASES)
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 def test_kernels_compile(name, capability, cache, monkeypatch) -> None:

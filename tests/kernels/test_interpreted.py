@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_kernels_compute_what_the_graph_does() -> None:
     pytest.importorskip("triton", reason="triton is not installed: pip install triton")
     # Triton reads the variable when it is imported, and would then interpret for every other test

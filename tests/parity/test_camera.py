@@ -28,6 +28,7 @@ def rgb(cli, colour_run, tmp_path_factory):
     return bundle
 
 
+@pytest.mark.slow
 def test_a_bgr_camera_sees_the_same(cli, colour_run, rgb, tmp_path) -> None:
     cli("export", colour_run, "-o", tmp_path / "bgr.kdx", "--channel-order", "bgr")
     frames = solar_cells(4, (64, 64))
@@ -45,6 +46,7 @@ def of_rgb_names(bundle) -> list[str]:
     return kdx.open_bundle(bundle).manifest.golden
 
 
+@pytest.mark.slow
 def test_a_camera_of_another_size_is_resized_in_the_graph(cli, colour_run, rgb, tmp_path) -> None:
     cli("export", colour_run, "-o", tmp_path / "camera.kdx", "--input-size", "120x200")
     frames = solar_cells(4, (120, 200))

@@ -29,6 +29,7 @@ def image(dataset) -> Path:
     return dataset / "train/good/000.png"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", sorted(EXAMPLES))
 def test_damaged_files_are_refused_or_change_nothing(kind, bundle_copy, image) -> None:
@@ -197,6 +198,7 @@ def test_training_images_that_are_no_list_of_hashes(bundle_copy, content) -> Non
         open_bundle(bundle_copy).training_images()
 
 
+@pytest.mark.slow
 def test_a_choice_that_no_backend_here_can_carry_out_is_made_again(tiny_bundle, monkeypatch, tmp_path) -> None:
     from kdx.verification import backend_choice as choice
 

@@ -30,6 +30,7 @@ def grey(make_images) -> Image.Image:
     return make_images(1)[0].resize(SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_images_are_refused_or_decoded(grey, tmp_path) -> None:
     from tests.robustness.tools.fuzz import fuzz, image_target

@@ -61,6 +61,7 @@ def found(tool, tiny_bundle, with_engine, tiny_run, dataset, tmp_path_factory) -
     return {what: [row for part in found for row in part[what]] for what in ("kills", "races")}
 
 
+@pytest.mark.slow
 def test_a_killed_command_loses_no_bundle(found) -> None:
     reports = {report["name"]: report for report in found["kills"]}
     assert [fault for report in reports.values() for fault in report["lost"]] == []

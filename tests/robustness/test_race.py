@@ -13,8 +13,10 @@ import msgspec
 import pytest
 
 import kdx
-from kdx.bundle import bundle as bundle_module
+from kdx.bundle import index as index_module
+from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from kdx.errors import BundleError, OutputError
 from kdx.storage import locks
 from kdx.storage.files import new_folder
@@ -30,13 +32,13 @@ def replace(bundle: Path) -> None:
     with new_folder(bundle, force=True) as folder:
         shutil.copytree(old.path, folder, dirs_exist_ok=True)
         (folder / "training_images.json").write_bytes(b"[]")
-        bundle_module.write_manifest(folder, msgspec.structs.replace(old.manifest, threshold=None))
+        write_manifest(folder, msgspec.structs.replace(old.manifest, threshold=None))
 
 
 def test_an_index_never_meets_another_graph(bundle_copy, monkeypatch) -> None:
     """An export waits while a calibration of the bundle that it replaces is being written."""
     opened = open_bundle(bundle_copy)
-    real, events = bundle_module.write_atomic, []
+    real, events = index_module.write_atomic, []
 
     def export() -> None:
         replace(bundle_copy)
@@ -52,7 +54,7 @@ def test_an_index_never_meets_another_graph(bundle_copy, monkeypatch) -> None:
         real(path, data)
         events.extend(["calibrated"] if is_calibration else [])
 
-    monkeypatch.setattr(bundle_module, "write_atomic", slow)
+    monkeypatch.setattr(index_module, "write_atomic", slow)
     opened.with_thresholds(opened.manifest.threshold)
     exporter.join()
     assert events == ["calibrated", "replaced"]
@@ -69,14 +71,14 @@ def test_a_calibration_of_a_replaced_bundle_is_refused(bundle_copy) -> None:
 
 def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(bundle_copy, monkeypatch) -> None:
     """Between the check of a graph's hash and its reading lies time enough for an export."""
-    real = bundle_module.Bundle.graph_of
+    real = Bundle.graph_of
 
-    def replaced_meanwhile(self: bundle_module.Bundle, precision: str) -> Path:
+    def replaced_meanwhile(self: Bundle, precision: str) -> Path:
         monkeypatch.undo()
         replace(bundle_copy)
         return real(self, precision)
 
-    monkeypatch.setattr(bundle_module.Bundle, "graph_of", replaced_meanwhile)
+    monkeypatch.setattr(Bundle, "graph_of", replaced_meanwhile)
     with pytest.raises(BundleError, match="was replaced while it was loaded"):
         kdx.load(bundle_copy, backend="onnxruntime-cpu", threads=1)
     kdx.load(bundle_copy, backend="onnxruntime-cpu", threads=1).close()

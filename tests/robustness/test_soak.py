@@ -29,6 +29,7 @@ def job(tiny_bundle, tmp_path, monkeypatch):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_short_soak(job) -> None:
     from tests.robustness.tools.soak import soak
 
@@ -40,6 +41,7 @@ def test_a_short_soak(job) -> None:
     assert found.samples[0].pss_mb > 10
 
 
+@pytest.mark.slow
 def test_answers_that_change_and_calls_that_fail_are_counted(job, monkeypatch) -> None:
     from kdx.errors import BackendError
     from kdx.runtime.backend import Outputs

@@ -78,6 +78,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", WRITTEN)
 def test_a_full_disk_is_named_and_loses_nothing(found, disk, command) -> None:
     result = found[f"full: {command}"]

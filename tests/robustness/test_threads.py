@@ -23,6 +23,7 @@ def test_no_backend_for_cpus_is_forgotten() -> None:
     assert {backend for backend, _ in BACKEND_PRECISION_PAIRS} == for_cpus | {"torch"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "precision"), BACKEND_PRECISION_PAIRS)
 def test_sixteen_threads_get_what_one_gets(load, images, backend, precision) -> None:
     from tests.robustness.tools.threads import hammer
@@ -45,6 +46,7 @@ def test_a_detector_that_is_closed_under_its_threads_refuses_or_answers(load, im
     assert found.refused > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "precision"), [("onnxruntime-cpu", "fp32"), ("openvino", "int8")])
 def test_loading_and_closing_in_several_threads(load, images, backend, precision) -> None:
     from tests.robustness.tools.threads import load_and_close

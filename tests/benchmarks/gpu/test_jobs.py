@@ -46,6 +46,7 @@ def test_candidates_take_turns_and_their_rows_say_all(fake, store: Store, clock:
     assert [entry for entry in log if entry[1] == "close"] == [(EAGER, "close", 0), ("fast-fp16", "close", 0)]
 
 
+@pytest.mark.slow
 def test_a_later_job_times_the_baseline_again_and_leaves_its_row(fake, store: Store, clock: FakeClock, log) -> None:
     eager = fake(EAGER, 2.0)
     run([eager], store, clock)
@@ -57,6 +58,7 @@ def test_a_later_job_times_the_baseline_again_and_leaves_its_row(fake, store: St
     assert sum(runs for name, what, runs in log if (name, what) == (EAGER, "compute")) < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raises", ["open", "run", "compute"])
 def test_what_one_candidate_raises_is_its_own(fake, store: Store, clock: FakeClock, raises: str) -> None:
     candidates = [fake("bad-fp16", raises=raises), fake(EAGER), fake("good-fp16")]
@@ -65,6 +67,7 @@ def test_what_one_candidate_raises_is_its_own(fake, store: Store, clock: FakeClo
     assert "Error: " in store.rows["stpm", 1, "bad-fp16"]["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 8, 32])
 def test_who_fails_parity_is_not_timed(fake, store: Store, clock: FakeClock, log, batch: int) -> None:
     run([fake("off-fp32", error=1e-3), fake("off-fp16", error=1e-3), fake(EAGER)], store, clock, batches=(batch,))
@@ -89,6 +92,7 @@ def test_a_method_that_cannot_be_built_costs_its_rows_alone(fake, store: Store, 
     assert "No module named 'timm'" in store.rows["stpm", 1, EAGER]["reason"]
 
 
+@pytest.mark.slow
 def test_it_stops_in_time_and_a_second_call_does_the_rest(fake, store: Store, clock: FakeClock, log) -> None:
     candidates = [fake(EAGER), fake("slow-fp16", seconds=100)]
     assert not run(candidates, store, clock, left=200, methods=METHODS)
@@ -120,6 +124,7 @@ def test_a_device_that_no_longer_answers_asks_for_another_process(fake, store, c
     assert statuses(Store.load(store.path)) == {"stpm/1/bad-fp16": NOT_RUN, f"stpm/1/{EAGER}": OK}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("difference", "status"), [(1e-6, OK), (1e-2, FAILED), (float("nan"), FAILED)])
 def test_the_kernels_are_a_candidate_too(fake, store, clock, difference: float, status: str) -> None:
     found = {"max_difference": difference, "speedup": 1.2, "is_fast_enough": False, "grouped_speedup": None}

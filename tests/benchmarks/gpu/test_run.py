@@ -42,6 +42,7 @@ def test_a_worker_that_overstays_is_killed() -> None:
     assert gpu.spawn([sys.executable, "-c", "import os; os.abort()"], 30) == -6
 
 
+@pytest.mark.slow
 def test_it_runs_on_the_cpu(tmp_path: Path, dataset: Path, monkeypatch, capsys) -> None:
     pytest.importorskip("onnxruntime")
     out = tmp_path / "gpu-cpu.json"

@@ -60,6 +60,7 @@ def build(bundle: Path, *, force: bool = False, **request):
     return build_engine(open_bundle(bundle), EngineRequest(**request), force=force)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["10.16.1", "11.4.0"])
 def test_tensorrt_10_and_11_are_built_strongly_typed_without_any_flag(bundle, with_tensorrt, version) -> None:
     trt = with_tensorrt(version)

@@ -36,6 +36,7 @@ def build(model: bytes, capability: str) -> tuple[list[str], bytes | None]:
     return [], None if plan is None else bytes(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_method_parses_and_builds(exported, precision) -> None:
     errors, plan = build(getattr(exported, precision).read_bytes(), "8.6")
@@ -44,6 +45,7 @@ def test_every_method_parses_and_builds(exported, precision) -> None:
     assert len(plan) > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_method_builds_for_turing_without_matrix_products(exported, precision) -> None:
     model = products_to_convolutions(onnx.load(getattr(exported, precision)))
@@ -82,6 +84,7 @@ def test_a_graph_that_the_parser_refuses_fails() -> None:
     assert plan is None
 
 
+@pytest.mark.slow
 def test_the_command_builds_for_a_card_that_is_not_here(cli, tiny_run, tmp_path) -> None:
     bundle = tmp_path / "tile.kdx"
     cli("export", tiny_run, "-o", bundle, "--precision", "fp32,fp16")

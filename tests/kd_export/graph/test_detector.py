@@ -29,6 +29,7 @@ def by_hand(pair, image: np.ndarray, sigma: float) -> np.ndarray:
     return reference.anomaly_map(arrays, image.shape[:2], product=True, sigma=sigma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 96])
 @pytest.mark.parametrize("sigma", [0.0, 4.0])
 @pytest.mark.parametrize(
@@ -70,6 +71,7 @@ def test_bgr_is_folded_into_the_weights() -> None:
     assert not torch.allclose(detector(images)[1], of_rgb[1], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_no_batch_normalisation_and_no_scale_remain() -> None:
     for backbone, taps in (("resnet18", ""), ("tf_efficientnet_lite0", "blocks.2"), ("densenet121", "")):
         pair = make_pair("stpm", backbone, taps)

@@ -42,6 +42,7 @@ def detector_of(distance: Distance, join: Join) -> FusedDetector:
     return FusedDetector(HalfDead(), PairSpec(maps, join), SPEC, (16, 16), (0.5,) * 3, (0.2,) * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("join", [Join.SINGLE, Join.CONFIRMED])
 @pytest.mark.parametrize("distance", list(Distance))
 def test_zero_features_are_half_a_distance_or_none(distance, join, tmp_path) -> None:

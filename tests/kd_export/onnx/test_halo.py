@@ -130,6 +130,7 @@ def test_strides_are_those_of_the_taps(detector):
     assert detector.strides == [4, 8]
 
 
+@pytest.mark.slow
 def test_tiles_agree_with_the_whole_frame(pair, detector, texture, halo):
     whole = FusedDetector(pair, pair.spec, InputSpec(height=TILE, width=512), (TILE, 512), pair.mean, pair.std)
     with torch.inference_mode():
@@ -138,6 +139,7 @@ def test_tiles_agree_with_the_whole_frame(pair, detector, texture, halo):
     assert np.abs(judged(detector, texture, halo) - expected).max() <= 0.01 * np.ptp(expected)
 
 
+@pytest.mark.slow
 def test_a_defect_scores_alike_wherever_a_seam_is(detector, texture, halo):
     """The frame moves under the camera: the scratch passes every distance to a seam, and every
     phase of the strides."""

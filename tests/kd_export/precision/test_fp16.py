@@ -136,6 +136,7 @@ def planned(model, images):
     return plan_half(model, ranges), ranges
 
 
+@pytest.mark.slow
 def test_a_weight_beyond_fp16_keeps_its_convolution_in_fp32(plain) -> None:
     model, images, _ = plain
     changed, name = scaled(model, 3, 1e7)
@@ -224,6 +225,7 @@ def test_the_bundle_tells_of_its_variants(trained, cli) -> None:
     assert "headroom" in shown
 
 
+@pytest.mark.slow
 def test_an_fp16_graph_that_decides_otherwise_is_not_written(tmp_path, tiny_run, cli, monkeypatch) -> None:
     def broken(model, plan):
         return scaled(to_half(model, plan), 0, -8.0, rows=slice(0, 4))[0]

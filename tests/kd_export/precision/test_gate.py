@@ -80,6 +80,7 @@ def test_a_layer_whose_scale_is_off_by_8_is_refused(trained_stpm, number) -> Non
     assert judgement.faults
 
 
+@pytest.mark.slow
 def test_the_broken_layer_is_put_back_and_nothing_else(trained_stpm) -> None:
     changed, name = broken(trained_stpm.quantised, 2)
     graph, report = trained_stpm.gate().pass_int8(changed)
@@ -94,6 +95,7 @@ def test_the_broken_layer_is_put_back_and_nothing_else(trained_stpm) -> None:
     np.testing.assert_array_equal(ours.scores, theirs.scores)
 
 
+@pytest.mark.slow
 def test_several_broken_layers_are_put_back_worst_first(trained_stpm) -> None:
     changed, names = trained_stpm.quantised, []
     for number in (1, 3):
@@ -108,6 +110,7 @@ def test_several_broken_layers_are_put_back_worst_first(trained_stpm) -> None:
     assert not all(judgement.passed for judgement in trained_stpm.gate().judge(fewer))
 
 
+@pytest.mark.slow
 def test_what_putting_back_cannot_mend_is_not_written_and_the_report_says_why(trained_stpm) -> None:
     # The tail is not quantised: putting layers back does not fix it.
     changed = onnx.ModelProto()
@@ -132,6 +135,7 @@ def test_not_finite_never_passes(trained_stpm) -> None:
     assert judgement.faults == ["scores that are not finite"]
 
 
+@pytest.mark.slow
 def test_every_runtime_is_asked(trained_stpm) -> None:
     def other(model: onnx.ModelProto, images: np.ndarray) -> Outputs:
         outputs = run_onnxruntime(model, images)

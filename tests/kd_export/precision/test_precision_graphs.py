@@ -30,6 +30,7 @@ def int8_bundle(tiny_run, dataset, tmp_path_factory, cli) -> Path:
     return bundle
 
 
+@pytest.mark.slow
 def test_the_bundle_holds_a_gated_int8_graph_with_its_own_threshold(int8_bundle, cli) -> None:
     manifest = open_bundle(int8_bundle).manifest
     variant = manifest.variants["int8"]
@@ -66,6 +67,7 @@ def test_int8_without_a_threshold_is_never_chosen(int8_bundle, tmp_path, monkeyp
         assert detector.threshold == opened.manifest.threshold.score
 
 
+@pytest.mark.slow
 def test_a_variant_that_the_gate_refuses_is_not_written(tiny_run, tmp_path, cli, monkeypatch) -> None:
     refused = GateReport(
         precision="int8", passed=False, kept=[], quantised=0, attempts=3, judgements=[], reason="3 of 9 pairs turned"
@@ -78,6 +80,7 @@ def test_a_variant_that_the_gate_refuses_is_not_written(tiny_run, tmp_path, cli,
     assert not (tmp_path / "tile.kdx/model.int8.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_variant_that_passes_its_gate_and_fails_the_certificate_is_left_out(tiny_run, tmp_path, cli, monkeypatch):
     from kdx.verification import golden as module
 
@@ -101,6 +104,7 @@ def test_a_variant_that_passes_its_gate_and_fails_the_certificate_is_left_out(ti
     assert "model.int8.onnx" not in manifest.files
 
 
+@pytest.mark.slow
 def test_training_images_that_are_not_there_are_asked_for(tiny_run, tmp_path, cli, make_dataset, dataset) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     options = ("export", run, "-o", tmp_path / "b.kdx", "--precision", "fp32,int8")
@@ -154,6 +158,7 @@ def test_bf16_is_the_fp32_graph_with_its_own_threshold(int8_bundle) -> None:
     assert 0 < abs(scores["bf16"] / scores["fp32"] - 1) < LIMITS["bf16"].score
 
 
+@pytest.mark.slow
 @needs_bf16
 def test_a_machine_without_bf16_passes_over_it(int8_bundle, tiny_run, dataset, tmp_path, cli, monkeypatch) -> None:
     monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path / "cache"))
@@ -179,6 +184,7 @@ def test_a_machine_without_bf16_passes_over_it(int8_bundle, tiny_run, dataset, t
     assert open_bundle(tmp_path / "other.kdx").manifest.precisions == ["fp32"]
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_at_its_threshold_gets_none(int8_bundle, dataset, tmp_path, cli, monkeypatch) -> None:
     """The gate's second time: on the machine and with the thresholds that will decide."""
     bundle = Path(shutil.copytree(int8_bundle, tmp_path / "tile.kdx"))
@@ -195,6 +201,7 @@ def test_a_variant_that_fails_at_its_threshold_gets_none(int8_bundle, dataset, t
         assert detector.threshold is not None
 
 
+@pytest.mark.slow
 def test_labelled_images_must_be_told_apart_as_before(tiny_run, dataset, tmp_path, cli, monkeypatch) -> None:
     monkeypatch.setitem(LIMITS, "int8", Limits(margin=1.0, score=1e9, auroc=-1.0))
     options = ("--precision", "fp32,int8", "--evaluation-data", dataset)

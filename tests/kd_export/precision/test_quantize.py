@@ -51,6 +51,7 @@ def int8(exported) -> Int8:
     return Int8(exported)
 
 
+@pytest.mark.slow
 def test_every_type_in_the_graph_of_every_method(int8) -> None:
     graph = int8.model.graph
     # Those behind the taps are sums over channels, and FP32 like everything there.
@@ -132,6 +133,7 @@ def test_it_computes_what_fp32_does_up_to_rounding(int8) -> None:
     assert noise < 0.01, "below 20 dB"
 
 
+@pytest.mark.slow
 def test_openvino_agrees_with_onnx_runtime(int8) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     from kd_export.precision.gate import run_openvino
@@ -204,6 +206,7 @@ def stpm(tmp_path_factory) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     return model, quantize(model, solar_cells(4, (64, 64)))
 
 
+@pytest.mark.slow
 def test_the_given_graph_is_not_changed(stpm) -> None:
     model, _ = stpm
     before = model.SerializeToString(deterministic=True)
@@ -236,6 +239,7 @@ def test_all_put_back_is_fp32(stpm) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_layer_that_is_broken_is_the_worst(stpm) -> None:
     model, quantised = stpm
     broken = onnx.ModelProto()

@@ -68,6 +68,7 @@ def test_fp32_is_served_in_fp32(tiny_bundle, tmp_path):
         assert np.abs(plain / golden.scores[:, 0] - 1).max() > 10 * FP32.score
 
 
+@pytest.mark.slow
 def test_int8_is_what_kdx_runs(variants, tmp_path):
     opened = open_bundle(variants)
     images = opened.golden().images
@@ -79,6 +80,7 @@ def test_int8_is_what_kdx_runs(variants, tmp_path):
     np.testing.assert_allclose(served, expected, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_bf16_is_what_kdx_runs(variants, tmp_path):
     if not offers_bf16():
         pytest.skip("this CPU computes no BF16")

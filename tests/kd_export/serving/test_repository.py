@@ -124,6 +124,7 @@ def test_a_smaller_batch_can_be_asked_for(tiny_bundle, tmp_path, largest, batche
     assert config.dynamic_batching.max_queue_delay_microseconds == (300 if largest > 1 else 0)
 
 
+@pytest.mark.slow
 def test_a_graph_of_one_image_has_its_batch_in_the_shapes(static_bundle, tmp_path):
     config = config_in(write(static_bundle, tmp_path).folder)
     assert config.max_batch_size == 0

@@ -131,6 +131,7 @@ def test_fit_stops_at_an_odd_image(cli, one_odd, tmp_path) -> None:
     assert "1 of 12 images have another size" in cli(*command, "--weights", "random", code=2).stderr
 
 
+@pytest.mark.slow
 def test_evaluation_and_calibration_name_all_images_that_do_not_fit(cli, tiny_bundle, dataset_copy) -> None:
     for name in ("test/good/012.png", "test/scratch/016.png", "train/good/001.png", "train/good/002.png"):
         Image.open(dataset_copy / name).resize((60, 64)).save(dataset_copy / name)

@@ -56,6 +56,7 @@ def reference_features(pair, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray
 
 # Two networks whose recipes are the papers': a ResNet, and an EfficientNet, whose features are not
 # rectified.
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [BACKBONE, "efficientnet_b0"])
 @pytest.mark.parametrize("method", METHODS)
 def test_map_and_score_are_the_papers(method, backbone) -> None:
@@ -95,6 +96,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "choices"),
     CHOICES,
@@ -115,6 +117,7 @@ def test_every_option_makes_another_detector_that_can_be_trained(method, choices
     assert not np.allclose(outputs[0][1], outputs[1][1], rtol=1e-3) or choices == {"structure": "ds", "dfe": "yes"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "choices"), [("dual-det", ("--part", "ae")), ("dskd", ("--structure=e-d", "--score", "sum"))]
 )
@@ -161,6 +164,7 @@ def test_every_method_is_trained_in_these_tests() -> None:
     assert list(conftest.METHODS) == METHODS
 
 
+@pytest.mark.slow
 def test_two_epochs_lower_the_loss(trained) -> None:
     assert trained.result["epochs"] == 2
     history = json.loads((trained.folder / "run/last.json").read_text())["history"]
@@ -200,6 +204,7 @@ def test_the_graph_has_one_input_one_normalisation_and_nothing_left_over(trained
     assert {node.op_type for node in consumers[name]} == {"Conv"}
 
 
+@pytest.mark.slow
 def test_only_the_method_that_is_not_deployed_is_missing_from_the_graph(tmp_path, dataset, cli, tiny_options) -> None:
     # DSKD with its decoder alone uses no layer of the first student; with it, the teacher's size
     # comes on top.
@@ -349,6 +354,7 @@ def test_recipes_are_complete_and_name_their_source(method) -> None:
     assert set(ours.backbones) == {"tf_efficientnet_lite0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [72, 100, 108])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_at_sizes_that_strides_do_not_divide(method, size) -> None:
@@ -359,6 +365,7 @@ def test_every_method_runs_at_sizes_that_strides_do_not_divide(method, size) -> 
     assert torch.isfinite(scores).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "channels"),
     [

@@ -74,6 +74,7 @@ def outside(tmp_path, monkeypatch):
     sys.modules.pop("outside", None)
 
 
+@pytest.mark.slow
 def test_a_method_from_outside_trains_exports_and_is_verified(outside, tmp_path, dataset, cli, tiny_options) -> None:
     install(outside)
     assert "toy" in {method["name"] for method in cli("methods", "--json").json}

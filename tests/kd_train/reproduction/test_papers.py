@@ -355,6 +355,7 @@ def variants() -> list[tuple[str, list[dict[str, object]]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "columns"), variants())
 def test_no_two_columns_of_a_table_are_the_same_detector(method, columns):
     images = torch.from_numpy(solar_cells(2, (64, 64)))

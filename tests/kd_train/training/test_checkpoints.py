@@ -157,6 +157,7 @@ def test_last_and_best_are_one_file_where_they_are_one_epoch(whole):
 # Interrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 3, 5], ids=["end of epoch 1", "in epoch 2", "in epoch 3"])
 def test_ctrl_c_writes_what_resuming_at_the_epoch_needs(dataset, whole, tmp_path, large_state, steps):
     with pytest.raises(KeyboardInterrupt):
@@ -279,6 +280,7 @@ def train_until_killed(data: Path, out: Path, options: TrainOptions, write: int)
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("large", [False, True], ids=["small state", "large state"])
 def test_a_kill_before_any_write_can_be_resumed(dataset, whole, tmp_path, monkeypatch, large):
     if large:

@@ -59,6 +59,7 @@ def test_an_old_run_scores_as_it_did(old_run, expected, which):
     assert scores(old_run, which) == pytest.approx(expected["interrupted"][which]["scores"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_old_run_is_exported_and_evaluated(cli, old_run, expected, tmp_path):
     cli("export", old_run, "-o", tmp_path / "old.kdx", "--checkpoint", "best")
     detector = kdx.load(tmp_path / "old.kdx", backend="onnxruntime-cpu")
@@ -79,6 +80,7 @@ def test_an_old_run_is_resumed_where_it_was_interrupted(old_run, expected):
         assert scores(old_run, which) == pytest.approx(expected["resumed"][which]["scores"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_an_old_run_with_a_distance_of_its_own_is_exported_and_resumed(cli, old_run, expected, tmp_path):
     # Once an option; on unit vectors both distances are the same number.
     for name in ("run.json", "last.json", "best.json"):

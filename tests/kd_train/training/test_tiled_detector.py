@@ -50,6 +50,7 @@ def test_the_run_judges_frames_as_its_bundle_does(tiled, large_frames):
         assert len(bundle.batch([frame, frame])) == 2
 
 
+@pytest.mark.slow
 def test_commands_take_frames(tiled, large_frames, cli, tmp_path):
     assert cli("evaluate", tiled / "tile.kdx", large_frames, "--json").json["pixel_auroc"] is not None
     cli("verify", tiled / "tile.kdx")
@@ -92,6 +93,7 @@ def test_tiles_need_both_sizes(tiny_run, cli, tmp_path):
         assert "tiles need the frame's size" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_pair_trained_on_whole_images_keeps_its_scale(tiny_run, cli, tmp_path):
     result = cli("export", tiny_run, "-o", tmp_path / "no.kdx", "--frame", "256x256", "--tile", 128, code=2)
     assert "trained at another scale" in result.stderr
@@ -120,6 +122,7 @@ def test_a_run_is_not_resumed_with_other_tiles(tiled, large_frames, cli, tiny_op
     assert "tile" in result.stderr
 
 
+@pytest.mark.slow
 def test_frames_of_several_sizes_need_the_cameras(large_frames, cli, tiny_options, tmp_path):
     mixed = shutil.copytree(large_frames, tmp_path / "mixed")
     Image.new("L", (200, 100), 77).save(mixed / "train/good/900.png")

@@ -165,6 +165,7 @@ def test_the_student_learns_and_the_teacher_does_not(dataset, tmp_path):
 # Resumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 3, 5], ids=["end of epoch 1", "in epoch 2", "in epoch 3"])
 @pytest.mark.parametrize(("name", "options"), [("sgd", SGD), ("adam", ADAM)])
 def test_a_resumed_run_is_the_uninterrupted_one(dataset, whole, tmp_path, name, options, steps):
@@ -234,6 +235,7 @@ def test_the_learning_rate_falls_on_a_plateau(dataset, tmp_path, monkeypatch):
     assert rates == pytest.approx([0.02] * 11 + [0.002] * 3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_plateau_goes_on_as_if_it_had_not_been(dataset, tmp_path, monkeypatch):
     fix_validation_losses(monkeypatch, plateau_losses())
     train(dataset, tmp_path / "whole", PLATEAU)
@@ -355,6 +357,7 @@ def test_an_equal_loss_does_not_replace_the_best(dataset, tmp_path, monkeypatch)
     assert Run(tmp_path / "run").checkpoint("best").epoch == 1
 
 
+@pytest.mark.slow
 def test_export_takes_the_checkpoint_that_is_asked_for(cli, dataset, tmp_path, monkeypatch):
     fix_validation_losses(monkeypatch, [1.0, 2.0])
     train(dataset, tmp_path / "run", replace(SGD, epochs=2))
@@ -411,6 +414,7 @@ def spoil_loss(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     monkeypatch.setattr(FeatureMatching, "forward", forward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [4, 5, 6], ids=["first step", "second step", "held-out"])
 def test_nan_keeps_the_last_good_checkpoint(cli, dataset, tiny_options, tmp_path, monkeypatch, after):
     spoil_loss(monkeypatch, after=after)

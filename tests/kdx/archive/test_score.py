@@ -103,6 +103,7 @@ def test_added_is_what_no_earlier_list_has():
     assert list(added(found, [["a/1", "b"], ["a.x", "gone"], ["d"]])) == ["a/b/2", "c"]
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_kdx_load(cli, tiny_bundle, archive, tmp_path):
     from pyarrow import parquet
 
@@ -190,6 +191,7 @@ def test_an_image_that_may_not_be_read_is_recorded(cli, tiny_bundle, archive, tm
     assert "permission denied" in rows_of(tmp_path / "s")[0]["error"]
 
 
+@pytest.mark.slow
 def test_more_bad_images_than_allowed_stop_the_run_and_what_is_finished_stands(cli, tiny_bundle, archive, tmp_path):
     (archive / "a.png").write_text("no picture")
     out = tmp_path / "s"
@@ -202,6 +204,7 @@ def test_more_bad_images_than_allowed_stop_the_run_and_what_is_finished_stands(c
     assert len(rows_of(out)) == 10
 
 
+@pytest.mark.slow
 def test_mended_images_are_scored_with_retry_bad(cli, tiny_bundle, archive, tmp_path):
     out, kept = tmp_path / "s", (archive / "e.bmp").read_bytes()
     (archive / "e.bmp").write_bytes(b"")
@@ -215,6 +218,7 @@ def test_mended_images_are_scored_with_retry_bad(cli, tiny_bundle, archive, tmp_
     assert changed == {"000002.parquet"}
 
 
+@pytest.mark.slow
 def test_images_that_came_later_are_counted_then_scored(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "s"
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
@@ -251,6 +255,7 @@ def test_the_list_of_shards_is_the_same_wherever_it_is_made(archive, tmp_path):
     assert [plan.frames_of(number) for number in range(3)] == [4, 4, 2]
 
 
+@pytest.mark.slow
 def test_scores_of_something_else_are_never_mixed(cli, tiny_bundle, bundle_copy, dataset, archive, tmp_path):
     out = tmp_path / "s"
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
@@ -309,6 +314,7 @@ def test_options_that_are_not_possible(cli, tiny_bundle, archive, tmp_path, opti
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hooked")
 def test_a_worker_that_is_killed_is_replaced(cli, tiny_bundle, archive, tmp_path):
     arm(add_image(archive / "b/kills-once.png"))
@@ -320,6 +326,7 @@ def test_a_worker_that_is_killed_is_replaced(cli, tiny_bundle, archive, tmp_path
     assert not any(row["error"] for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hooked")
 def test_an_image_that_kills_its_process_is_found_and_passed_over(cli, tiny_bundle, archive, tmp_path):
     add_image(archive / "z/kills.png")  # the last of its shard
@@ -344,6 +351,7 @@ def test_processes_that_die_at_once_are_not_started_for_ever(cli, tiny_bundle, a
     assert "2 in a row" in stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hooked")
 def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "s"
@@ -414,6 +422,7 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in Linux's /proc")
 @pytest.mark.usefixtures("hooked")
 def test_a_run_that_is_interrupted_or_killed_goes_on_where_it_stopped(cli, tiny_bundle, archive, tmp_path):

@@ -61,6 +61,7 @@ def load_quietly(bundle: Path, **options: object) -> kdx.Detector:
         return kdx.load(bundle, threads=1, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "runtime"), [ORT, OPENVINO, ("openvino-throughput", "openvino")])
 def test_each_runtime_decides_at_what_it_measured(calibrated, dataset, backend, runtime):
     manifest = open_bundle(calibrated).manifest
@@ -209,6 +210,7 @@ def test_a_threshold_of_schema_1_decides_as_it_did_and_says_what_is_not_known(tm
     assert manifest.threshold_of("int8", "tensorrt") is None
 
 
+@pytest.mark.slow
 def test_calibrating_a_bundle_of_schema_1_records_the_runtimes(tmp_path, cells, cli):
     bundle = old_bundle("stpm", tmp_path)
     cli("calibrate", bundle, cells, "--false-reject-rate", 0.2, code=None)
@@ -263,6 +265,7 @@ def test_a_log_of_before_runtimes_were_recorded_is_written_to(calibrated, tmp_pa
         kdx.load(calibrated, backend="openvino", precision="fp32", log=path)
 
 
+@pytest.mark.slow
 def test_an_archive_is_scored_at_the_runtimes_threshold(calibrated, dataset, tmp_path, cli):
     own = open_bundle(calibrated).manifest.runtime_thresholds["int8"]
     for backend, runtime in (ORT, OPENVINO):

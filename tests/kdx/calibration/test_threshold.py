@@ -7,6 +7,7 @@ from kdx.bundle.open import open_bundle
 from kdx.storage.files import sha256_file
 
 
+@pytest.mark.slow
 def test_the_map_has_its_own_threshold_where_the_score_is_not_its_maximum(
     cli, dataset, tiny_options, tiny_bundle, tmp_path
 ):

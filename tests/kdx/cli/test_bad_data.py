@@ -267,6 +267,7 @@ def test_a_dark_sixteen_bit_frame_stays_dark(tmp_path):
     assert decode_image(tmp_path / "dark.png", channels=1).max() == 0
 
 
+@pytest.mark.slow
 def test_the_declared_range_goes_from_training_into_the_bundle(cli, make_images, tiny_options, tmp_path):
     (tmp_path / "data").mkdir()
     for index, image in enumerate(make_images(6)):

@@ -168,6 +168,7 @@ def test_a_full_disk_behind_standard_output_is_an_error_without_traceback(tiny_b
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 @needs_full
 def test_a_full_disk_behind_the_lines_of_predict(tiny_bundle, dataset):
     arguments = ["predict", str(tiny_bundle), str(dataset / "test/good"), "--json"]
@@ -197,6 +198,7 @@ def test_json_of_train(cli, dataset, tiny_options, tmp_path):
     assert record["bad_images"] == {}
 
 
+@pytest.mark.slow
 def test_json_of_export(cli, tiny_run, tmp_path):
     result = cli("export", tiny_run, "-o", tmp_path / "b.kdx", "--json", "--input-size", "48x80", "--max-batch", 1)
     assert result.json["certificate"]["passed"] is True
@@ -234,6 +236,7 @@ def test_json_of_verify(cli, tiny_bundle):
     assert all(comparison["flips"] == 0 for comparison in certificate["comparisons"])
 
 
+@pytest.mark.slow
 def test_json_of_bench(cli, tiny_bundle, tiny_run):
     options = ("--runs", 20, "--warm-up", 1, "--batch", "1,2", "--threads", 1)
     record = cli("bench", tiny_bundle, "--baseline", tiny_run, *options, "--json").json

@@ -55,6 +55,7 @@ def test_export_does_not_replace_a_bundle(cli, tiny_run, bundle_copy):
     assert content_of(bundle_copy) == before
 
 
+@pytest.mark.slow
 def test_export_replaces_a_bundle_with_force(cli, tiny_run, bundle_copy):
     assert open_bundle(bundle_copy).manifest.threshold is not None
     cli("export", tiny_run, "-o", bundle_copy, "--force")
@@ -106,6 +107,7 @@ def test_calibrate_without_permission_keeps_the_bundle(cli, bundle_copy, dataset
     assert content_of(bundle_copy) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     ["kd_export.onnx.onnx_export.onnx.save_model", "kd_export.bundle_export.write_files", "kdx.storage.files.os.fsync"],
@@ -118,6 +120,7 @@ def test_a_full_disk_leaves_no_half_bundle(export, tiny_run, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())  # no bundle, no temporary folder
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_bundle_that_force_was_to_replace(cli, tiny_run, bundle_copy, monkeypatch):
     before = content_of(bundle_copy.parent)
     monkeypatch.setattr("kdx.storage.files.os.fsync", raising(errno.ENOSPC))
@@ -125,6 +128,7 @@ def test_a_full_disk_keeps_the_bundle_that_force_was_to_replace(cli, tiny_run, b
     assert content_of(bundle_copy.parent) == before
 
 
+@pytest.mark.slow
 def test_a_failed_gate_leaves_no_bundle(export, tiny_run, tmp_path, monkeypatch):
     from kdx.verification.tolerances import TOLERANCES, Tolerances
 

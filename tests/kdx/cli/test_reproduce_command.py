@@ -27,6 +27,7 @@ def made(cli, mvtec, tmp_path_factory):
     return out, cli("reproduce", "stpm", "--data", mvtec, "--seeds", 2, "--out", out, "--all-systems", *OPTIONS)
 
 
+@pytest.mark.slow
 def test_the_table_says_what_it_is(made):
     _, result = made
     first = result.stdout.splitlines()[0]

@@ -57,6 +57,7 @@ def test_errors_quote_what_can_be_shown() -> None:
     assert error.as_dict()["message"] == f"a {SHOWN}"
 
 
+@pytest.mark.slow
 @posix
 def test_a_file_name_that_is_no_utf8_is_trained_on_recorded_and_resumed(cli, dataset_copy, tiny_options, tmp_path):
     data = dataset_copy.rename(tmp_path / "cells \udcfe")

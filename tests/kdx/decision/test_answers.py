@@ -151,6 +151,7 @@ def test_a_declaration_that_says_nothing_leaves_what_holds_of_all_distances(spec
     assert answer_limits(decode_pair_spec(spec), (10, 10)) == AnswerLimits(-ROUNDING, -ROUNDING)
 
 
+@pytest.mark.slow
 def test_no_method_answers_below_its_lowest(exported):
     """A perfect student gives the lowest answers; random features show that maps are not all
     zero."""
@@ -298,6 +299,7 @@ def test_a_value_of_one_tile_is_not_hidden_by_stitching(place, value):
     assert np.isnan(found.scores).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("how", [{}, {"score": 0.0}])
 def test_a_frame_with_one_wrong_tile_is_undecided(tiled, tmp_path, backend, how):
@@ -365,6 +367,7 @@ def test_predict_says_why(cli, spoiled, folder, tmp_path, backend):
     assert "map or score is not finite" in cli("predict", spoiled, folder / "wrong.png", *options).stdout
 
 
+@pytest.mark.slow
 def test_an_archive_keeps_why(cli, spoiled, folder, tmp_path):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     from pyarrow import parquet

@@ -246,6 +246,7 @@ def test_images_that_the_level_was_fitted_on_are_no_defects(cli, tiny_bundle, ce
         )
 
 
+@pytest.mark.slow
 def test_large_frames_have_a_level_of_frames(cli, tiled, make_images, tmp_path):
     from tests.frames import FRAME, write_frames
 

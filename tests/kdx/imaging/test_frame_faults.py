@@ -75,6 +75,7 @@ def test_a_faulty_frame_is_never_good(score):
     assert decide(score, None, (FrameFault.BLACK,)) is Decision.UNDECIDED
 
 
+@pytest.mark.slow
 def test_every_way_to_call_a_detector_looks_at_frames(tiny_bundle, frame):
     black = np.zeros_like(frame)
     with kdx.load(tiny_bundle, backend="onnxruntime-cpu") as detector:
@@ -187,6 +188,7 @@ def test_every_size_has_values(shape):
     assert len(values_of(np.zeros(shape, np.uint8))) == shape[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("sigma", [0.7, 1.5, 4.0])
 @pytest.mark.parametrize("level", [0, 8, 16, 60, 120])

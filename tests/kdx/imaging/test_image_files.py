@@ -94,6 +94,7 @@ def test_an_orientation_that_means_nothing_turns_nothing(tmp_path, value):
     np.testing.assert_array_equal(decode_image(tmp_path / "x.png", channels=1)[..., 0], UPRIGHT)
 
 
+@pytest.mark.slow
 def test_a_fifth_of_tagged_images_makes_no_other_detector(cli, make_images, tiny_options, tmp_path):
     (tmp_path / "data").mkdir()
     for index, image in enumerate(make_images(10)):
@@ -283,6 +284,7 @@ def twelve_bits(folder: Path, images: list[Image.Image], name: str = "{}.png") -
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_says_once_that_a_range_is_missing(cli, make_images, tiny_options, tmp_path, workers):
     data = twelve_bits(tmp_path / "data", [image.resize((32, 32)) for image in make_images(70)])

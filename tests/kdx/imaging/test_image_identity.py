@@ -143,6 +143,7 @@ def test_training_images_saved_again_are_not_held_out(cli, tiny_bundle, dataset,
     assert kinds(record)["near_trained_on"] >= 6
 
 
+@pytest.mark.slow
 def test_a_bundle_with_hashes_of_files_alone_says_what_it_cannot_know(cli, tiny_bundle, dataset, tmp_path) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "old.kdx")
     known = open_bundle(bundle).training_images()

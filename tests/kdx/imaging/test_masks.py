@@ -256,6 +256,7 @@ def blank(path: Path, value: int) -> None:
     Image.new("L", size, value).save(path)
 
 
+@pytest.mark.slow
 def test_masks_that_contradict_their_folder_are_named(cli, tiny_bundle, dataset_copy):
     masks = dataset_copy / "ground_truth"
     blank(masks / "scratch/016_mask.png", 0)
@@ -279,6 +280,7 @@ def test_masks_that_contradict_their_folder_are_named(cli, tiny_bundle, dataset_
     assert sum("masks of" in note for note in notes) == 3
 
 
+@pytest.mark.slow
 def test_masks_that_seem_inverted_are_named(cli, tiny_bundle, dataset_copy):
     masks = sorted((dataset_copy / "ground_truth/scratch").iterdir())
     said = "masks mark more than half of their image"

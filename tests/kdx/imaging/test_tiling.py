@@ -219,7 +219,7 @@ def test_a_value_that_is_no_number_reaches_the_score(tiled):
 
 @pytest.mark.parametrize("shape", [(1, 64, 64, 1), (0, 100, 140, 1), (100, 140, 1)])
 def test_other_frames_are_refused(tiled, shape):
-    with pytest.raises(BackendError, match="not the frames"):
+    with pytest.raises(BackendError, match="another size than the one that the tiles were planned for"):
         tiled.run(np.zeros(shape, np.uint8))
 
 

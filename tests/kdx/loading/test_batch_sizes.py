@@ -62,6 +62,7 @@ def test_single_images_do_not_wait_for_a_new_size(products, frame, compiled, is_
     assert compiled.made[before:] == [3] * (2 if is_shared else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_single_images_are_never_compiled_again(products, frame, compiled, is_shared) -> None:
     if is_shared:
@@ -77,6 +78,7 @@ def test_single_images_are_never_compiled_again(products, frame, compiled, is_sh
     assert compiled.made == []
 
 
+@pytest.mark.slow
 def test_sizes_that_are_named_are_compiled_at_load_and_kept(tiny_bundle, frame, compiled) -> None:
     sizes = (2, 3, 4, 5, 6, 40)
     with kdx.load(tiny_bundle, backend="openvino", threads=1, batch_sizes=sizes) as detector:

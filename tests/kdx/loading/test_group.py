@@ -63,6 +63,7 @@ def require_same(ours, theirs) -> None:
     np.testing.assert_allclose(ours.anomaly_map, theirs.anomaly_map, atol=FP32.map * np.ptp(theirs.anomaly_map))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared_teacher", [True, None, False])
 def test_verdicts_are_those_of_separate_detectors(bundles, frame, shared_teacher) -> None:
     with kdx.load_many(bundles, **OPTIONS, shared_teacher=shared_teacher) as group:
@@ -129,6 +130,7 @@ def test_what_cannot_be_shared_is_loaded_by_itself_unless_sharing_is_asked_for(b
     assert "its weights or its inputs, from 'pair.teacher.networks.0" in refused.value.received
 
 
+@pytest.mark.slow
 def test_another_input_is_named(bundles, other_camera) -> None:
     with pytest.raises(kdx.KdxError) as refused:
         kdx.load_many({"tile": bundles["tile"], "camera": other_camera}, **OPTIONS, shared_teacher=True)
@@ -164,6 +166,7 @@ def test_auto_judges_the_golden_images_first(bundles, tmp_path) -> None:
         kdx.load_many([bundles["tile"], copy], threads=1, shared_teacher=True)
 
 
+@pytest.mark.slow
 def test_int8_teachers_are_shared_where_their_scales_are_the_same(bundles, tmp_path, frame) -> None:
     images = np.stack([frame, frame[::-1]])
     some = {name: Path(shutil.copytree(bundles[name], tmp_path / f"{name}.kdx")) for name in ("tile", "nut")}
@@ -199,6 +202,7 @@ def test_what_is_no_set_of_bundles(bundles, tiny_run, tmp_path) -> None:
 # The command line
 
 
+@pytest.mark.slow
 def test_predict_names_the_bundle_of_each_verdict(cli, bundles, dataset) -> None:
     paths = list(bundles.values())
     images = sorted((dataset / "test/good").iterdir())[:2]

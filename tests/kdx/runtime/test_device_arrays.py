@@ -140,6 +140,7 @@ def test_an_old_interface_gives_way_to_dlpack():
     assert device_array(thing).pointer == 4096
 
 
+@pytest.mark.slow
 def test_memory_is_kept_alive_and_let_go_of():
     class Values(np.ndarray):
         pass

@@ -75,6 +75,7 @@ def test_a_folder_that_others_can_write_to_is_not(signed, cache, frame, mode) ->
     assert not list(cache.rglob("*.*"))  # nothing was kept there either
 
 
+@pytest.mark.slow
 def test_what_others_put_there_never_runs(signed, cache, frame, tiny_bundle, tmp_path, monkeypatch) -> None:
     """A blob is whole and stands under the right key, but is of another model; a choice names
     another backend."""

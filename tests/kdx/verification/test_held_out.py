@@ -260,6 +260,7 @@ def test_of_large_frames_tiles_are_judged(tiled) -> None:
 # The gate
 
 
+@pytest.mark.slow
 def test_a_graph_that_loses_defects_is_not_written(tiny_run, raw_bundle) -> None:
     """Golden images in order, and the verdicts on others turned: refused by these."""
     run = Run(tiny_run)
@@ -285,6 +286,7 @@ def test_a_graph_that_loses_defects_is_not_written(tiny_run, raw_bundle) -> None
 # The command
 
 
+@pytest.mark.slow
 def test_export_says_in_numbers_what_was_compared(tiny_run, tmp_path, cli) -> None:
     bundle = tmp_path / "tile.kdx"
     said = cli("export", tiny_run, "-o", bundle, "--precision", "fp32,int8").stdout
@@ -298,6 +300,7 @@ def test_export_says_in_numbers_what_was_compared(tiny_run, tmp_path, cli) -> No
     assert "synthetic defects on them" in cli("inspect", bundle).stdout
 
 
+@pytest.mark.slow
 def test_without_the_held_out_files_int8_is_refused_and_fp32_stands(tiny_run, dataset, tmp_path, cli) -> None:
     run = Run(tiny_run)
     data = Path(shutil.copytree(dataset, tmp_path / "cells"))
@@ -311,6 +314,7 @@ def test_without_the_held_out_files_int8_is_refused_and_fp32_stands(tiny_run, da
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
 
 
+@pytest.mark.slow
 def test_where_the_data_have_moved_fp32_is_written(tiny_run, tmp_path, cli) -> None:
     options = ("--precision", "fp32,int8,bf16", "--calibration-data", tmp_path / "moved")
     said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout
@@ -319,6 +323,7 @@ def test_where_the_data_have_moved_fp32_is_written(tiny_run, tmp_path, cli) -> N
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
 
 
+@pytest.mark.slow
 def test_where_only_the_training_images_are_gone_int8_is_refused(tiny_run, dataset, tmp_path, cli) -> None:
     """The held-out images are there, so that nothing but the scales of INT8 is missing."""
     data = Path(shutil.copytree(dataset, tmp_path / "cells"))
@@ -335,6 +340,7 @@ def test_where_only_the_training_images_are_gone_int8_is_refused(tiny_run, datas
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
 
 
+@pytest.mark.slow
 def test_too_few_held_out_files_refuse_int8(tiny_run, dataset, tmp_path, cli) -> None:
     data = Path(shutil.copytree(dataset, tmp_path / "cells"))
     names = sorted(Run(tiny_run).config.validation_images)

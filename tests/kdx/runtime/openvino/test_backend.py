@@ -72,6 +72,7 @@ def altered(graph: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_method_agrees_with_torch(exported, batch) -> None:
     images = solar_cells(3, (72, 80))[:batch]
@@ -86,6 +87,7 @@ def test_every_method_agrees_with_torch(exported, batch) -> None:
     assert (np.abs(ours.maps - maps).max(axis=(1, 2)) <= FP32.map * np.ptp(maps, axis=(1, 2))).all()
 
 
+@pytest.mark.slow
 def test_the_precision_is_f32_whatever_the_cpu_offers(backend) -> None:
     import openvino as ov
 
@@ -201,6 +203,7 @@ def test_threads_are_pinned_only_when_asked(graph) -> None:
             assert backend.compiled_model().get_property("ENABLE_CPU_PINNING") is pinned
 
 
+@pytest.mark.slow
 def test_a_static_graph_runs(exported_static) -> None:
     with OpenVino(Graph.of(exported_static), 1) as backend:
         assert backend.run(solar_cells(1, SIZE)).scores.shape == (1, 1)
@@ -271,6 +274,7 @@ def test_what_was_compiled_is_loaded_the_next_time(graph, tmp_path, monkeypatch)
         assert precisions(second, ("pair", "tail")) == {"f32"}
 
 
+@pytest.mark.slow
 def test_another_graph_under_the_same_name_is_compiled(graph, tmp_path) -> None:
     images = solar_cells(1, SIZE)
     path, cache = tmp_path / "model.onnx", tmp_path / "cache"

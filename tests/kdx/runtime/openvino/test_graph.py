@@ -59,6 +59,7 @@ def test_other_convolutions_stay(tmp_path) -> None:
     assert openvino_graph.reduce_channel_sums(ov.Core().read_model(tmp_path / "two.onnx")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", ["stpm", "mixed-teacher"], indirect=True)
 def test_unsigned_activations_have_the_same_values(exported, tmp_path) -> None:
     """On images that were calibrated on, nothing exceeds its range, so nothing may change but

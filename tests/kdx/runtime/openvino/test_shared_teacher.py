@@ -68,6 +68,7 @@ def alone(graphs):
     return found
 
 
+@pytest.mark.slow
 def test_every_methods_students_judge_as_alone(exported, tmp_path) -> None:
     images = solar_cells(3, (72, 80))
     graphs = {"first": exported.fp32, "second": other_student(exported.fp32, tmp_path / "second.onnx", 0)}
@@ -80,6 +81,7 @@ def test_every_methods_students_judge_as_alone(exported, tmp_path) -> None:
     assert np.abs(together["first"].maps - together["second"].maps).max() > 0, "the students are the same"
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_teacher_are_in_its_part_alone(exported, tmp_path) -> None:
     second = other_student(exported.fp32, tmp_path / "second.onnx", 0)
     with shared_by({"first": exported.fp32, "second": second}) as teacher:
@@ -96,6 +98,7 @@ def test_the_weights_of_the_teacher_are_in_its_part_alone(exported, tmp_path) ->
             assert not teachers & names(student)
 
 
+@pytest.mark.slow
 def test_methods_of_one_teacher_share_it(graphs, alone, tmp_path) -> None:
     from kd_export.onnx.onnx_export import export_onnx
     from kdx.imaging.images import InputSpec
@@ -245,6 +248,7 @@ def int8(graphs, tmp_path_factory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.slow
 def test_int8_teachers_of_the_same_scales_are_shared(int8) -> None:
     images = solar_cells(4, SIZE)
     graphs = {name: int8[name] for name in ("a", "b")}
@@ -278,6 +282,7 @@ def test_quantised_features_are_not_handed_over(int8) -> None:
             assert kinds <= {"i8", "u8"}, "the students are not INT8 any more"
 
 
+@pytest.mark.slow
 def test_bf16_is_shared_without_scales(graphs) -> None:
     from kdx.runtime.openvino.load import offers_bf16
 

@@ -118,6 +118,7 @@ def report_of(out: Path) -> Any:
 # The whole road
 
 
+@pytest.mark.slow
 def test_an_interruption_says_what_is_kept_and_the_next_call_goes_on(fitted):
     assert "run the same command again to continue" in fitted.interrupted.stderr
     # The larger size that may keep the budget came first, and was done; the smaller one had an
@@ -176,6 +177,7 @@ def test_the_plots_are_there(fitted):
 # Further calls
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_nothing_and_finds_the_same(fitted, out, no_training):
     again = fit(fitted.data, out, "--json").json
     first = report_of(fitted.out)
@@ -192,6 +194,7 @@ def test_a_tighter_budget_is_judged_anew_and_the_stale_bundle_goes(fitted, out, 
     assert report_of(out)["best"] is None
 
 
+@pytest.mark.slow
 def test_a_best_one_that_misses_when_measured_once_more_is_passed_over(fitted, out, no_training, monkeypatch):
     first = report_of(out)["best"]["row"]["candidate"]["size"]
     measured = []
@@ -209,6 +212,7 @@ def test_a_best_one_that_misses_when_measured_once_more_is_passed_over(fitted, o
     assert "9.00 ms when measured once more" in report["best"]["passed_over"][0]
 
 
+@pytest.mark.slow
 def test_a_busy_machine_is_noticed_and_measured_again(fitted, out, no_training, monkeypatch):
     path = out / "results/stpm-64.json"
     trial = json.loads(path.read_text(encoding="utf-8"))
@@ -220,6 +224,7 @@ def test_a_busy_machine_is_noticed_and_measured_again(fitted, out, no_training, 
     assert [row["timing"]["measured_ms"] for row in report_of(out)["rows"]] == [2.0, 4.0]
 
 
+@pytest.mark.slow
 def test_spent_hours_begin_no_training_but_report_on_what_is_trained(fitted, out, no_training):
     shutil.rmtree(out / "runs/stpm-32")
     report = fit(fitted.data, out, "--hours", 0, "--json").json
@@ -233,6 +238,7 @@ def test_other_settings_are_refused_in_the_same_folder(fitted, out):
     assert "--force" in error
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_recorded_and_the_others_go_on(fitted, out, monkeypatch):
     from kdx.errors import TrainingError
 
@@ -249,6 +255,7 @@ def test_a_training_that_fails_is_recorded_and_the_others_go_on(fitted, out, mon
 # Without labels, in other precisions
 
 
+@pytest.mark.slow
 def test_without_defective_images_synthetic_defects_stand_in_and_everything_says_so(tmp_path, make_images):
     for index, image in enumerate(make_images(12)):
         (tmp_path / "parts").mkdir(exist_ok=True)
@@ -285,6 +292,7 @@ def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(data
 # What cannot be
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -196,6 +196,7 @@ def drawn_text(svg):
     return svg.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_plot_is_a_picture_that_says_what_it_shows(tmp_path):
     rows = many_rows()
     chosen = ranked(rows)[0]
@@ -211,6 +212,7 @@ def test_the_plot_is_a_picture_that_says_what_it_shows(tmp_path):
         assert word in text
 
 
+@pytest.mark.slow
 def test_the_same_report_draws_the_same_files(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

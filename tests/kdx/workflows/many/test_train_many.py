@@ -233,6 +233,7 @@ def test_a_product_whose_process_always_dies_fails_alone(dataset, tmp_path, monk
     assert product.kept_result(orders[0]) == dead
 
 
+@pytest.mark.slow
 def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image

@@ -201,6 +201,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.slow
 def test_an_uncalibrated_bundle_on_good_images_alone(browser, cli, raw_bundle, dataset, tmp_path):
     shutil.copytree(dataset / "test/good", tmp_path / "good")
     cli("report", raw_bundle, tmp_path / "good", "-o", tmp_path / "page.html", "--no-latency")

@@ -200,6 +200,7 @@ def test_an_uncalibrated_bundle_promises_nothing(report, raw_bundle, dataset):
     assert data["start"] == max(image[0] for image in data["images"] if image[1] == 0)
 
 
+@pytest.mark.slow
 def test_a_calibration_that_kept_no_scores(report, bundle_copy, dataset):
     index = json.loads((bundle_copy / "bundle.json").read_text())
     index["threshold"]["scores"] = []
@@ -258,6 +259,7 @@ def left_half(size: tuple[int, int], target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_large_frames_in_a_region_of_interest(cli, report, tiled, large_frames, tmp_path):
     bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "frames.kdx"))
     size = Image.open(next((large_frames / "test/good").iterdir())).size
@@ -267,6 +269,7 @@ def test_large_frames_in_a_region_of_interest(cli, report, tiled, large_frames, 
     assert all(picture["peak"][0] < 0.5 for picture in data["pictures"])
 
 
+@pytest.mark.slow
 def test_a_region_of_interest_after_the_calibration(cli, report, bundle_copy, dataset, tmp_path):
     cli("roi", bundle_copy, "--set", left_half((64, 64), tmp_path / "left.png"))
     result, data = report(bundle_copy, dataset)
@@ -275,6 +278,7 @@ def test_a_region_of_interest_after_the_calibration(cli, report, bundle_copy, da
     assert data["calibrated"] is None
 
 
+@pytest.mark.slow
 def test_a_threshold_that_defects_chose_is_said(report, bundle_copy, dataset):
     index = json.loads((bundle_copy / "bundle.json").read_text())
     index["threshold"]["defects"] = {"images": 4, "misses": 1, "false_rejects": 2, "data_sha256": "0" * 64}
