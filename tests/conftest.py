@@ -54,6 +54,17 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return bool(_NEEDS_TORCH.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
+# Fixtures that train or export every method, train on tiles, quantise, search, or build C++.
+SLOW_FIXTURES = frozenset({"built", "exported", "fitted", "int8_bundle", "tiled", "trained"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow whatever needs a slow fixture, so that ``-m "not slow"`` makes none of them."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass(frozen=True)
 class CliResult:
     """What a command returned and printed."""

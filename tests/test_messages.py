@@ -58,6 +58,7 @@ def test_the_check_itself(text, is_one):
     assert names_an_option(text) is is_one
 
 
+@pytest.mark.slow
 def test_details_of_errors_name_parameters():
     found = [
         f"{path.relative_to(ROOT)}:{line}: {text}"

@@ -75,6 +75,7 @@ def test_a_killed_command_loses_no_bundle(found) -> None:
     assert reports["engine, no exchange"]["kills"] == reports["engine, no exchange"]["events"]
 
 
+@pytest.mark.slow
 def test_commands_at_the_same_time_leave_a_bundle_of_one_order(found) -> None:
     for race in found["races"]:
         assert race["lost"] == []

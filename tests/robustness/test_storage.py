@@ -91,6 +91,7 @@ def test_a_full_disk_is_named_and_loses_nothing(found, disk, command) -> None:
     assert result.get("again", 0) == 0  # once there is space
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "verify"])
 def test_a_bundle_that_may_only_be_read_works(found, command) -> None:
     result = found[f"read-only: {command}"]

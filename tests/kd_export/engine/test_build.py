@@ -77,6 +77,7 @@ def test_tensorrt_10_and_11_are_built_strongly_typed_without_any_flag(bundle, wi
     assert (record.layers_from, record.device_memory_mib) == ("inspector", 3.0)
 
 
+@pytest.mark.slow
 def test_tensorrt_8_6_gets_the_flag_and_its_fp32_island(bundle, with_tensorrt) -> None:
     trt = with_tensorrt("8.6.2")
     build(bundle)

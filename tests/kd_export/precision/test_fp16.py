@@ -153,6 +153,7 @@ def test_a_weight_beyond_fp16_keeps_its_convolution_in_fp32(plain) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=FP16.score, atol=FP16.map * np.ptp(theirs))
 
 
+@pytest.mark.slow
 def test_an_activation_beyond_fp16_stays_fp32_with_all_who_touch_it(plain) -> None:
     model, images, _ = plain
     changed, name = scaled(model, 0, 3e5)  # its weights still fit

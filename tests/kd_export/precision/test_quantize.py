@@ -214,6 +214,7 @@ def test_the_given_graph_is_not_changed(stpm) -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.slow
 def test_what_is_kept_runs_on_unquantised_inputs(stpm) -> None:
     model, quantised = stpm
     kept = [node.name for node in model.graph.node if node.op_type == "Conv"][3:5]

@@ -224,6 +224,7 @@ def test_a_configuration_that_does_not_fit_is_refused(served, change):
         require_fit(config, tensors, served.folder)
 
 
+@pytest.mark.slow
 def test_a_static_graph_is_not_taken_for_a_dynamic_one(served, static_bundle):
     with pytest.raises(GateError, match=r"shape=\(None, 64, 64, 1\)"):
         require_fit(

@@ -326,6 +326,7 @@ def test_teachers_of_other_statistics_get_their_own_normalisation() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_crop_is_the_centre_of_the_resized_image(tmp_path) -> None:
     pair = make_pair("dual-loc", BACKBONE, sigma=SIGMA)
     camera = solar_cells(2, (90, 100))

@@ -175,6 +175,7 @@ def test_what_the_papers_say_of_training_is_about_recipes():
             assert tuple(name.partition(".")[0] for name in facts.backbone.split(",")) == recipe.backbones
 
 
+@pytest.mark.slow
 def test_named_teachers_exist():
     from kd_train.models.torch_vision import import_timm
 

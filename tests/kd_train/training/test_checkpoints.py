@@ -332,6 +332,7 @@ def test_what_a_kill_left_behind_goes_when_the_run_is_resumed(dataset, whole, tm
 # The teacher
 
 
+@pytest.mark.slow
 def test_the_teacher_of_a_resumed_run_is_the_one_it_began_with(dataset, tmp_path):
     weights = tmp_path / "teacher.safetensors"
     options = replace(OPTIONS, weights=str(weights))

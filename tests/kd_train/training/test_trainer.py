@@ -138,6 +138,7 @@ def test_another_seed_is_another_run(dataset, whole, tmp_path):
     assert Run(tmp_path / "other").checkpoint("last").sha256 != Run(whole["sgd"]).checkpoint("last").sha256
 
 
+@pytest.mark.slow
 def test_images_from_disk_train_like_images_in_memory(dataset, tmp_path):
     # Without a cache of the teacher's features in either: computing them in other batches rounds
     # differently.

@@ -131,6 +131,7 @@ def test_what_an_actor_cannot_go_on_with_arrives_whole(work):
     assert "shared storage" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_a_worker_larger_than_any_machine_is_refused(cli, tiny_bundle, archive, tmp_path):
     options = (*OPTIONS, "--threads-per-worker", 64)
     stderr = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *options, code=2).stderr

@@ -79,6 +79,7 @@ def test_each_runtime_decides_at_what_it_measured(calibrated, dataset, backend, 
     np.testing.assert_allclose(scores, own.scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_runtimes_do_not_measure_the_same(calibrated):
     ours, theirs = open_bundle(calibrated).manifest.runtime_thresholds["int8"].values()
     assert ours.data_sha256 == theirs.data_sha256

@@ -44,6 +44,7 @@ def test_the_table_says_what_it_is(made):
         assert line in result.stdout
 
 
+@pytest.mark.slow
 def test_the_table_has_the_papers_figures_and_ours(made):
     _, result = made
     lines = result.stdout.splitlines()

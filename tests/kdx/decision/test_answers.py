@@ -270,6 +270,7 @@ def test_a_score_of_a_shared_teacher_is_compared_with_its_map(mismatched, tiny_b
     assert math.isfinite(verdicts["right"].score)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_several_bundles_are_checked_each(spoiled, tiny_bundle, wrong, shared):
     with kdx.load_many({"wrong": spoiled, "right": tiny_bundle}, precision="fp32", shared_teacher=shared) as group:

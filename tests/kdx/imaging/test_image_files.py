@@ -257,6 +257,7 @@ def test_only_sixteen_bits_are_brought_to_eight(frame):
         kdx.to_eight_bits(frame, InputSpec(height=4, width=4, channels=1))
 
 
+@pytest.mark.slow
 def test_a_detector_names_the_function_that_a_sixteen_bit_frame_needs(tiny_bundle):
     with kdx.load(tiny_bundle) as detector:
         frame = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)

@@ -223,6 +223,7 @@ def test_predict_names_the_bundle_of_each_verdict(cli, bundles, dataset) -> None
     assert "bolt" in table
 
 
+@pytest.mark.slow
 def test_predict_reads_an_image_for_each_input(cli, bundles, other_camera, dataset, tmp_path) -> None:
     spec, image = open_bundle(other_camera).manifest.input, tmp_path / "frames/frame.png"
     image.parent.mkdir()

@@ -114,6 +114,7 @@ def test_a_remembered_choice_is_compared_again(bundle_copy, tmp_path, monkeypatc
         kdx.load(bundle_copy, threads=1)
 
 
+@pytest.mark.slow
 @openvino
 @pytest.mark.parametrize("shared_teacher", [True, None, False])
 @pytest.mark.parametrize("backend", ["openvino", "auto"])

@@ -98,6 +98,7 @@ def test_the_precision_is_f32_whatever_the_cpu_offers(backend) -> None:
     assert precisions(backend, ("pair", "tail")) == {"f32"}
 
 
+@pytest.mark.slow
 def test_bf16_is_the_networks_alone(graph) -> None:
     if not openvino_load.offers_bf16():
         pytest.skip("this CPU has no BF16")

@@ -115,6 +115,7 @@ def test_methods_of_one_teacher_share_it(graphs, alone, tmp_path) -> None:
         require_same(together["other"], backend.run(images))
 
 
+@pytest.mark.slow
 def test_a_student_is_a_backend_of_its_own(teacher, alone) -> None:
     images = solar_cells(8, SIZE)
     with teacher.student("b") as student:
@@ -169,6 +170,7 @@ def test_wrong_batches_are_refused_and_the_next_one_runs(teacher) -> None:
     assert teacher.run(image)["a"].scores.shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_closing(graphs) -> None:
     teacher = shared_by(graphs)
     student = teacher.student("a")

@@ -167,6 +167,7 @@ def test_the_keyboard_is_enough(opened):
     assert opened.run("!viewer.open && document.activeElement.className") == "card"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits_the_width_and_the_theme_is_readable(browser, page, tmp_path, width, dark):
