@@ -1,8 +1,7 @@
 """kdx: from a folder of good parts to a verdict on the line.
 
 The names below are the public Python interface. They load lazily: ``import kdx`` imports no torch,
-    no ONNX Runtime
-and initialises no device.
+no ONNX Runtime and initialises no device.
 """
 
 from __future__ import annotations

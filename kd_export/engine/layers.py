@@ -63,7 +63,7 @@ def require_half_convolutions(demanded: Iterable[Layer], built: Iterable[Layer])
     if not wanted:
         raise GateError(
             "the network holds no FP16 convolution",
-            fix="export with 'fp16' in `precisions` and build again",
+            fix="export an FP16 graph and build again: kdx export RUN --precision fp32,fp16",
         )
     seen, wrong = 0, []
     built = list(built)

@@ -96,5 +96,5 @@ def _require_equal_shapes(spec: PairSpec, compared: list[tuple[Tensor, Tensor]])
                 f"the student's feature at '{tap.name}' does not fit the teacher's",
                 expected=" × ".join(map(str, teacher.shape[1:])),
                 received=" × ".join(map(str, student.shape[1:])),
-                fix="choose a backbone whose convolutions pad, as all of timm's do, or `method='stpm'`",
+                fix="choose a backbone whose convolutions pad, as all of timm's do, or kdx train DATA --method stpm",
             )

@@ -51,14 +51,15 @@ def require_tileable(
         )
     if resize_to is not None:
         raise OptionError(
-            "this pair cuts its input from the centre, and tiles would have gaps", fix="train it with `crop_from=0`"
+            "this pair cuts its input from the centre, and tiles would have gaps",
+            fix="train without a crop: kdx train DATA --crop-from 0",
         )
     if any(side % small for side, small in zip(tile, size, strict=True)):
         raise OptionError(
             "the tile does not fit the networks' input",
             expected=f"a multiple of {size[0]} × {size[1]}",
             received=f"{tile[0]} × {tile[1]}",
-            fix="choose another `tile`, or train with another `image_size`",
+            fix="choose another `tile`, or train at another size: kdx train DATA --image-size SIDE",
         )
 
 

@@ -14,6 +14,7 @@ from kd_export.graph import Combine, Distance, ScoreRule
 from kd_train.models.pair import Method, PairOptions
 from kd_train.models.teacher import TeacherOptions
 from kdx.errors import OptionError
+from kdx.storage.json_records import describe_invalid
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -147,7 +148,7 @@ def _convert(method: Method, fields: Mapping[str, object]) -> Recipe:
     try:
         return msgspec.convert(fields, Recipe, strict=False)
     except msgspec.ValidationError as error:
-        raise OptionError(f"the recipe of '{method.name}' is not valid: {error}") from error
+        raise OptionError(f"the recipe of '{method.name}' is not valid: {describe_invalid(error)}") from error
 
 
 def _check_choices(method: Method, chosen: Mapping[str, str]) -> dict[str, str]:

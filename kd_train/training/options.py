@@ -129,7 +129,10 @@ class TrainOptions:
     )
     train_fraction: float = _option(1.0, "Share of the training images to use, e.g. 0.1.")
     validation_fraction: float | None = _option(
-        None, "Share of the good images to hold out. Default: the recipe's, 0.2.", commands=_ALL
+        None,
+        "Share of the good images to hold out. Default: the recipe's; of kdx fit 0.2, or what the false-reject rate "
+        "needs.",
+        commands=_ALL,
     )
     group_by: str | None = _option(
         None,
@@ -199,12 +202,10 @@ class TrainOptions:
             without: Names of options that are recorded elsewhere, or set by the caller.
         """
         kept = {each.name for each in fields(self) if each.name not in without and decides(each)}
-        builtins: dict[str, Any] = msgspec.to_builtins(
-            {name: value for name in kept if (value := getattr(self, name)) != getattr(_DEFAULTS, name)},
-            enc_hook=str,
-            order="sorted",
-        )
-        return builtins
+        values = {name: value for name in kept if (value := getattr(self, name)) != getattr(_DEFAULTS, name)}
+        # Decoded again, so that it equals what a later call reads: JSON has lists, but no tuples.
+        decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(values, enc_hook=str, order="sorted"))
+        return decoded
 
 
 _DEFAULTS = TrainOptions()

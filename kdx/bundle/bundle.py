@@ -22,7 +22,7 @@ from kdx.errors import BundleError, ImageError
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.image_identity import Identity, KnownImages
 from kdx.imaging.images import read_with_range
-from kdx.storage.json_records import UNREADABLE
+from kdx.storage.json_records import UNREADABLE, describe_invalid
 from kdx.storage.npy import decode_array
 
 
@@ -148,7 +148,9 @@ class Bundle:
                 return KnownImages(kept.images)
             return KnownImages(Identity(file=sha256) for sha256 in kept)
         except UNREADABLE as error:
-            raise BundleError(f"'{file}' is not valid: {error}", fix="export the bundle again") from error
+            raise BundleError(
+                f"'{file}' is not valid: {describe_invalid(error)}", fix="export the bundle again"
+            ) from error
 
     def require_present(self, done: str, *, fix: str) -> Manifest:
         """Return the index on disk, whose thresholds may be newer.

@@ -1,11 +1,10 @@
 """Checking that an ONNX file holds only standard operations and its own weights.
 
 An operation of another domain is foreign code: the library of a custom operation, or a compiled
-    blob (``EPContext``)
-that a runtime would execute. External data is a path to any file of the machine. Both are valid
-ONNX, and are refused before a runtime reads the file. The file is parsed in protobuf's wire format,
-because a line PC has no onnx package. The parser is strict, so that it cannot interpret a file
-differently from a runtime.
+blob (``EPContext``) that a runtime would execute. External data is a path to any file of the
+machine. Both are valid ONNX, and are refused before a runtime reads the file. The file is parsed in
+protobuf's wire format, because a line PC has no onnx package. The parser is strict, so that it
+cannot interpret a file differently from a runtime.
 """
 
 from __future__ import annotations

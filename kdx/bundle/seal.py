@@ -9,7 +9,7 @@ import msgspec
 
 from kdx.bundle.manifest import SIGNATURE
 from kdx.errors import BundleError
-from kdx.storage.json_records import UNREADABLE
+from kdx.storage.json_records import UNREADABLE, describe_invalid
 
 SIGN_AGAIN = "sign it again where the key is kept (kdx sign)"
 
@@ -76,4 +76,4 @@ def decode_statement(path: Path, text: str) -> Statement:
     try:
         return msgspec.json.decode(text.encode(), type=Statement)
     except UNREADABLE as error:
-        raise BundleError(f"'{path / SIGNATURE}' is not valid: {error}", fix=SIGN_AGAIN) from error
+        raise BundleError(f"'{path / SIGNATURE}' is not valid: {describe_invalid(error)}", fix=SIGN_AGAIN) from error

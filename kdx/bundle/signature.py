@@ -1,10 +1,10 @@
 """Verifying that a bundle was signed by the holder of a key, and has not changed since.
 
 Hashes detect damage, but not forgery: whoever alters a bundle can write new hashes. ``bundle.sig``
-    holds a statement
-and its Ed25519 signature (RFC 8032). The statement holds the hashes of ``bundle.json``, which holds
-the hash of every other file, and of each engine. Exactly the verified bytes are used: the statement
-is parsed from the signed bytes, and the bundle from the bytes of ``bundle.json`` that were hashed.
+holds a statement and its Ed25519 signature (RFC 8032). The statement holds the hashes of
+``bundle.json``, which holds the hash of every other file, and of each engine. Exactly the verified
+bytes are used: the statement is parsed from the signed bytes, and the bundle from the bytes of
+``bundle.json`` that were hashed.
 """
 
 from __future__ import annotations

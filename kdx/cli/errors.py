@@ -95,6 +95,8 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
         _fail(record, record["message"] + "".join(lines), error.exit_status, show)
     if isinstance(error, KeyboardInterrupt):
         hint = str(error) or "nothing was left half written"
+        if show is not None and str(error):  # how to resume, which the record does not say
+            err.print(escape(f"interrupted; {hint}"))
         _fail({"type": "Interrupted", "message": "interrupted"}, f"interrupted; {hint}", INTERRUPTED, show)
     if isinstance(error, BrokenPipeError):  # whoever read our output has left
         drop_output()

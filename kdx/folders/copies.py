@@ -22,8 +22,8 @@ def within(images: _Identified) -> list[Remark]:
         *remark("copies", "images are copies of others and are not used again", copies),
         *remark(
             "near_copies",
-            "good images are nearly the same as another of them (if they show one part, name the part: `group_by` or "
-            "`parts`; if they are copies of one picture, remove them)",
+            "good images are nearly the same as another of them (if they show one part, name it: kdx train DATA "
+            "--group-by or --parts; if they are copies of one picture, remove them)",
             nearly_repeated([(path, identities[path]) for path in first]),
         ),
     ]
@@ -36,7 +36,7 @@ def across(training: _Identified, held_out: _Identified) -> list[Remark]:
     return remark(
         "held_out_near_copies",
         "held-out images are nearly the same as images trained on, so their scores are too low (if they show one "
-        "part, name the part: `group_by` or `parts`)",
+        "part, name it: kdx train DATA --group-by or --parts)",
         near,
     )
 

@@ -38,7 +38,8 @@ _EXTRA_SAMPLES = "samples that are neither colour nor alpha, such as near infrar
 _UNSUPPORTED = {
     _EXTRA_SAMPLES: "write the one or three channels that are to be inspected to a separate file",
     "CMYK": "convert it to RGB with its own colour profile: magick FILE -colorspace sRGB FILE.png",
-    "F": "scale it to 16-bit integers by a range of your choice, and declare that range: `sixteen_bit_range`",
+    "F": "scale it to 16-bit integers by a range of your choice, and train with that range: "
+    "kdx train DATA --sixteen-bit-range LOW:HIGH",
 }
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -1,8 +1,7 @@
 """Images between the disk and the graph: what a detector accepts, and how a file is brought to it.
 
 The graph takes uint8. Nothing is guessed from the pixels: 16-bit files are scaled by a declared
-    range, and an array
-of another type, size or channel count raises an error.
+range, and an array of another type, size or channel count raises an error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Defect masks: finding the mask of each image, and reading it.
 
 Every pixel of a mask that is not zero marks a defect: a grey value, any channel, or a colour of the
-    palette. A mask is
-not scaled before that is decided.
+palette. A mask is not scaled before that is decided.
 """
 
 from __future__ import annotations

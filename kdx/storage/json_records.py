@@ -49,7 +49,7 @@ def decode_record(
         if supported is None or schema <= supported:
             return msgspec.json.decode(data, type=kind)
     except UNREADABLE as cause:
-        raise error(f"'{path}' is not valid: {cause}", fix=fix) from cause
+        raise error(f"'{path}' is not valid: {describe_invalid(cause)}", fix=fix) from cause
     except KdxError as cause:  # a value that the type allows and the class does not
         raise error(
             f"'{path}' is not valid: {cause.message}", expected=cause.expected, received=cause.received, fix=fix
@@ -60,6 +60,11 @@ def decode_record(
         received=f"schema {schema}",
         fix="update kdx on this machine",
     )
+
+
+def describe_invalid(cause: BaseException) -> str:
+    """Return what is wrong with JSON; fields stand in quotes, for backticks mark parameters."""
+    return str(cause).replace("`", "'")
 
 
 def encode_record(record: msgspec.Struct) -> bytes:

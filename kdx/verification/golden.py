@@ -6,7 +6,7 @@ load, the self-test, the choice of a backend and the certificate compare with :c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,9 +56,15 @@ class GoldenCheck:
             BundleError: The golden images cannot be read.
             BackendError: The backend failed.
         """
+        return list(self._compare_each(backend, precision, batches, runtime))
+
+    def _compare_each(
+        self, backend: Backend, precision: str, batches: Iterable[int], runtime: str | None = None
+    ) -> Iterator[Comparison]:
         thresholds = thresholds_of(self.bundle.manifest, precision, runtime or runtime_of(backend.name))
         graph, post_processing = graph_backend(backend), golden_post_processing(self.bundle)
-        return [compare_batch(graph, self.golden, batch, thresholds, precision, post_processing) for batch in batches]
+        for batch in batches:
+            yield compare_batch(graph, self.golden, batch, thresholds, precision, post_processing)
 
     def require(self, backend: Backend, precision: str, batches: Iterable[int] = (1,)) -> None:
         """Raise ``BackendError`` if a backend decides golden images differently from the reference.
@@ -68,7 +74,8 @@ class GoldenCheck:
             precision: As for :meth:`compare`.
             batches: As for :meth:`compare`.
         """
-        failed = next((each for each in self.compare(backend, precision, batches) if not each.passed), None)
+        # The first difference is reported before another batch size runs, which might fail.
+        failed = next((each for each in self._compare_each(backend, precision, batches) if not each.passed), None)
         if failed is None:
             return
         path = self.bundle.path

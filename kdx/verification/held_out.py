@@ -84,7 +84,8 @@ class HeldOutScores:
             return ""
         return (
             f"{self.count} held-out good images and {len(self.defects)} synthetic defects are too few, the least is "
-            f"{LEAST_GOOD} and {LEAST_DEFECTS}; train with more good images, or a larger `validation_fraction`"
+            f"{LEAST_GOOD} and {LEAST_DEFECTS}; train with more good images, or hold more of them out: "
+            "kdx train DATA --validation-fraction SHARE"
         )
 
 

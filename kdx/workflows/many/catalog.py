@@ -29,6 +29,7 @@ from kd_train.training.options import TrainOptions, declared
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import DataError, OptionError
 from kdx.imaging.images import ChannelOrder
+from kdx.storage.json_records import describe_invalid
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -194,7 +195,9 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
     except msgspec.ValidationError as error:
         key = str(error).partition("$.")[2].partition("`")[0].partition("[")[0].partition(".")[0]
         raise OptionError(
-            f"{where} is not valid: {error}", expected=_allowed(key), received=f"{key} = {fields.get(key)!r}"
+            f"{where} is not valid: {describe_invalid(error)}",
+            expected=_allowed(key),
+            received=f"{key} = {fields.get(key)!r}",
         ) from error
     _require_possible(product, where)
     _require_paths(product, where, folder)

@@ -28,10 +28,11 @@ def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, sa
                 child = Child(serve, order, threads=order.threads)
                 running[id(child)] = (child, order, deaths)
             for child in wait_for([child for child, _, _ in running.values()]):
-                _, order, deaths = running.pop(id(child))
+                _, order, deaths = running[id(child)]
                 result = _received(child)
                 how = child.end() if result is None else ""
                 child.finish()
+                del running[id(child)]  # only now: an interruption must still close it
                 if result is not None:
                     yield result
                 elif deaths < max_retries:

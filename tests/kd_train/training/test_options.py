@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,9 @@ def test_what_decides_no_result_is_not_recorded():
         TrainOptions(workers=0, memory_mib=1, max_bad_images=3, device="cpu", resume=True, force=True).changed() == {}
     )
     assert TrainOptions(seed=3, epochs=2).changed(without=("seed",)) == {"epochs": 2}
+
+
+def test_what_is_recorded_equals_what_is_read_again():
+    """Otherwise a second call of ``kdx fit`` takes its own settings for others."""
+    changed = TrainOptions(good_folders=("fine",), sixteen_bit_range=(0, 4095)).changed()
+    assert changed == json.loads(json.dumps(changed)) == {"good_folders": ["fine"], "sixteen_bit_range": [0, 4095]}

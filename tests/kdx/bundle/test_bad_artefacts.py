@@ -214,3 +214,14 @@ def test_pickled_reference_is_not_loaded(cli, bundle_copy):
     np.save(bundle_copy / "golden/anomaly_map.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     add_file(bundle_copy, "golden/anomaly_map.npy", sha256_file(bundle_copy / "golden/anomaly_map.npy"))
     assert "cannot be read" in cli("verify", bundle_copy, code=2).stderr
+
+
+def test_a_missing_field_is_not_taken_for_an_option(cli, bundle_copy, dataset):
+    """A field of the file may bear the name of an option of the command that reads it."""
+    index = bundle_copy / "bundle.json"
+    threshold = json.loads(index.read_text(encoding="utf-8"))["threshold"]
+    del threshold["false_reject_rate"]
+    edit_index(index, threshold=threshold)
+    stderr = cli("calibrate", bundle_copy, dataset, code=2).stderr
+    assert "missing required field 'false_reject_rate'" in stderr
+    assert "--false-reject-rate" not in stderr

@@ -26,6 +26,7 @@ from kdx.runtime.backend import Outputs
 from kdx.storage.cache import VARIABLE
 from kdx.storage.files import sha256_file
 from kdx.storage.npy import decode_array, encode_array
+from kdx.verification.golden import GoldenCheck
 from tests.students import add_int8, other_bundle, other_student
 
 openvino = pytest.mark.skipif(util.find_spec("openvino") is None, reason="OpenVINO is not installed")
@@ -74,6 +75,18 @@ def test_the_only_way_is_compared_too(tripled, tiny_bundle, frame, options) -> N
 def test_a_named_backend_is_compared_too(tripled, options) -> None:
     with pytest.raises(BackendError, match=REFUSED):
         kdx.load(tripled, threads=1, **options)
+
+
+def test_a_difference_is_reported_before_another_batch_size_runs(tripled) -> None:
+    bundle = open_bundle(tripled)
+    with backend_table.find_backend("onnxruntime-cpu").open(bundle.graph, 1, "fp32") as backend:
+
+        def sizes():
+            yield 1
+            raise AssertionError("another batch size was run")
+
+        with pytest.raises(BackendError, match=REFUSED):
+            GoldenCheck(bundle).require(backend, "fp32", sizes())
 
 
 def test_maps_count_like_scores(bundle_copy) -> None:
