@@ -12,7 +12,7 @@ import kdx
 from kdx.bundle.open import open_bundle
 from kdx.errors import OptionError
 from kdx.runtime.tiled import graph_batches
-from kdx.verification.golden import GoldenCheck
+from kdx.verification import golden
 from tests.kdx.runtime.openvino.gate import PATIENCE, Gate
 from tests.students import other_bundle, other_student
 
@@ -121,13 +121,13 @@ def compared(monkeypatch) -> list[int]:
     """Batch sizes at which golden images were compared."""
     found: list[int] = []
 
-    real = GoldenCheck.compare
+    real = golden.compare_batch
 
-    def spy(check, backend, precision, batches):
-        found.extend(batches)
-        return real(check, backend, precision, batches)
+    def spy(graph, images, batch, *others):
+        found.append(batch)
+        return real(graph, images, batch, *others)
 
-    monkeypatch.setattr(GoldenCheck, "compare", spy)
+    monkeypatch.setattr(golden, "compare_batch", spy)
     return found
 
 
