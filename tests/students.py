@@ -66,7 +66,7 @@ def _rewritten(
 
 
 def other_bundle(bundle: Path, path: Path, make: Callable[[Path, Path], Path]) -> Path:
-    """Copy a bundle with its FP32 graph made anew; golden answers and threshold are the new
+    """Copy a bundle with a new FP32 graph; golden answers and threshold are the new
     graph's."""
     shutil.copytree(bundle, path, ignore=shutil.ignore_patterns("model*.onnx"))
     opened = open_bundle(bundle)

@@ -82,9 +82,10 @@ class ImageScorer:
             for path in paths:
                 task.advance()
                 try:
-                    identity = self._new_image(path, found, seen)
-                    if identity is not None and identity.file not in skipped:
-                        self._add(path, identity, found)
+                    identity = identify(path)
+                    likeness = self.trained.likeness(identity)
+                    if self._is_new(path, identity, likeness, found, seen) and identity.file not in skipped:
+                        self._add(path, identity, likeness, found)
                 except ImageError as error:
                     self.bad[str(path)] = error.message
                     if len(self.bad) > self.max_bad_images:
@@ -94,23 +95,22 @@ class ImageScorer:
             raise DataError(f"{wrong} {kind} images have scores that are not finite", fix="run kdx verify")
         return found
 
-    def _new_image(self, path: Path, found: ScoredImages, seen: set[str]) -> Identity | None:
-        """Return the identity of an image; None for a training image or a copy."""
-        identity = identify(path)
-        if self.trained.likeness(identity) is Likeness.SAME:
+    def _is_new(self, path: Path, identity: Identity, likeness: Likeness, found: ScoredImages, seen: set[str]) -> bool:
+        """Whether an image is neither a training image nor a copy; those are counted."""
+        if likeness is Likeness.SAME:
             found.trained_on += 1
-            return None
+            return False
         hashes = {identity.file, identity.key}
         if hashes & seen:
             found.copies.append(path)
-            return None
+            return False
         seen |= hashes
         found.keys.append(identity.key)
-        return identity
+        return True
 
-    def _add(self, path: Path, identity: Identity, found: ScoredImages) -> None:
+    def _add(self, path: Path, identity: Identity, likeness: Likeness, found: ScoredImages) -> None:
         """Score an image."""
-        if self.trained.likeness(identity) is Likeness.NEAR:
+        if likeness is Likeness.NEAR:
             found.near.append(path)
         image = read_image(path, self.detector.input)
         verdict = self.detector(image)

@@ -1,4 +1,4 @@
-"""FP16 graphs: held to their types, for CPU runtimes compute them in FP32 and would hide every
+"""FP16 graphs: their types are checked, for CPU runtimes compute them in FP32 and would hide every
 fault."""
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_every_type_in_the_graph_of_every_method(exported) -> None:
     types = element_types(model)
     assert types["image"] == TensorProto.UINT8
     assert types["anomaly_map"] == types["anomaly_score"] == TensorProto.FLOAT
-    # Those behind the taps are sums over channels, and FP32 like everything there.
+    # Those after the taps are sums over channels, and FP32 like everything there.
     convolutions = [n for n in model.graph.node if n.op_type in CONVOLUTIONS and n.name.startswith("pair")]
     assert len(convolutions) > 5
     for node in convolutions:

@@ -1,4 +1,4 @@
-"""INT8 graphs: held to the types in the graph, and run in every runtime that reads it."""
+"""INT8 graphs: the types in the graph are checked, and it runs in every runtime that reads it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def int8(exported) -> Int8:
 @pytest.mark.slow
 def test_every_type_in_the_graph_of_every_method(int8) -> None:
     graph = int8.model.graph
-    # Those behind the taps are sums over channels, and FP32 like everything there.
+    # Those after the taps are sums over channels, and FP32 like everything there.
     convolutions = [n for n in graph.node if n.op_type in CONVOLUTIONS and n.name.startswith("pair")]
     assert len(convolutions) > 5
     joined = {name for node in graph.node if node.op_type == "Concat" for name in node.output}

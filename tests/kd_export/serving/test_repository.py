@@ -168,7 +168,7 @@ def test_other_models_stay(tiny_bundle, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
 
 
-# What is held against the graph
+# What is compared with the graph
 
 
 def break_type(config):

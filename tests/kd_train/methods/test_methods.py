@@ -1,4 +1,4 @@
-"""Every method: held against its paper's equations, trained, exported, and verified."""
+"""Every method: compared with its paper's equations, trained, exported, and verified."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ WRONG_MEANS = {
     ("dskd", 2, "pro", "Ours"),  # 93.5; 93.3
 }
 
-# Read off the texts anew: paper, table, metric, row, column, percent.
+# Read off the texts again: paper, table, metric, row, column, percent.
 PRINTED = [
     ("stpm", 1, "image_auroc", "mean", "Ours", 95.5),
     ("stpm", 2, "pixel_auroc", "transistor", "Ours", 82.5),
