@@ -29,7 +29,7 @@ _EPOCHS = {"dskd": 12}
 
 
 @dataclass(frozen=True)
-class Model:
+class BenchmarkModel:
     """What is trained, exported and timed.
 
     Attributes:
@@ -61,36 +61,38 @@ class Prepared:
         comparisons: Those of the bundle's certificate.
     """
 
-    model: Model
+    model: BenchmarkModel
     run: Path
     bundle: Path
     refused: dict[str, str]
     comparisons: list[dict[str, Any]]
 
 
-def stpm(name: str = "stpm", *, side: int = 256, taps: str = RESNET18_TAPS, teacher: str = "resnet18") -> Model:
+def stpm(
+    name: str = "stpm", *, side: int = 256, taps: str = RESNET18_TAPS, teacher: str = "resnet18"
+) -> BenchmarkModel:
     """Return STPM, by default as its paper has it, for square images."""
     options = ("--backbone", teacher, "--taps", taps, "--image-size", str(side), "--sigma", "4")
-    return Model(name, options=options, camera=side)
+    return BenchmarkModel(name, options=options, camera=side)
 
 
-def stpm_lite0(name: str = "stpm-lite0", *, side: int = 256) -> Model:
+def stpm_lite0(name: str = "stpm-lite0", *, side: int = 256) -> BenchmarkModel:
     """Return STPM with the small teacher of the demo."""
     return stpm(name, side=side, taps="blocks.2,blocks.4,blocks.5", teacher="tf_efficientnet_lite0")
 
 
-def methods() -> list[Model]:
+def methods() -> list[BenchmarkModel]:
     """Return every method with its paper's teachers, and STPM with a small one, for 256 × 256."""
     found = []
     for method in kdx("methods"):
         # Papers that crop take 224 from the middle of 256.
         size = () if method["recipe"]["crop_from"] else ("--image-size", "256")
-        model = Model(method["name"], method["name"], size)
+        model = BenchmarkModel(method["name"], method["name"], size)
         found += [stpm(), stpm_lite0()] if model.name == "stpm" else [model]
     return found
 
 
-def prepare(model: Model, data: Path, work: Path) -> Prepared:
+def prepare(model: BenchmarkModel, data: Path, work: Path) -> Prepared:
     """Train and export a model, or take what was prepared before in the same folder."""
     folder = work / model.name
     run, bundle, kept = folder / "run", folder / f"{model.name}.kdx", folder / "exported.json"

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kdx as runtime
-from benchmarks.bundles import Model, Prepared, candidates, methods, prepare, stpm, stpm_lite0
+from benchmarks.bundles import BenchmarkModel, Prepared, candidates, methods, prepare, stpm, stpm_lite0
 from benchmarks.commands import RESULTS, kdx, parser_of
 from benchmarks.cpu.plot import plot_methods, plot_scaling
 from benchmarks.cpu.shared_teacher import make_bundles, measure
@@ -43,7 +43,7 @@ _SCALED = (("onnxruntime-cpu", "fp32"), ("openvino", "fp32"), ("openvino", "bf16
 Row = dict[str, Any]
 
 
-class Suite:
+class CpuBenchmark:
     """One run of the benchmark.
 
     Args:
@@ -160,11 +160,11 @@ class Suite:
         bundles = make_bundles(self.data, self.work / "shared", PRODUCTS)
         return measure(bundles, threads=self.threads, runs=self.runs)
 
-    def prepare(self, model: Model) -> Prepared:
+    def prepare(self, model: BenchmarkModel) -> Prepared:
         """Train and export, or take what is there."""
         return prepare(model, self.data, self.work)
 
-    def scaled(self, model: Model, *, eager: bool = False, **options: Any) -> list[Row]:
+    def scaled(self, model: BenchmarkModel, *, eager: bool = False, **options: Any) -> list[Row]:
         """Time the few backends whose scaling is shown."""
         prepared = self.prepare(model)
         return self.time(prepared, candidates(prepared, eager=eager, only=_SCALED), **options)
@@ -214,7 +214,7 @@ def main() -> None:
         os.environ.setdefault("KDX_CACHE_DIR", str(arguments.work.resolve() / "cache"))
         identity = {"machine": machine_of(arguments.threads, _PACKAGES), "settings": {}}
         result = Result.resume("cpu", identity, {"runs": arguments.runs})
-        run_parts(result, Suite(arguments, result.found).parts(), arguments.parts)
+        run_parts(result, CpuBenchmark(arguments, result.found).parts(), arguments.parts)
     found = read_record("cpu")["found"]
     if "methods" in found:
         plot_methods(found, RESULTS / "cpu_methods")

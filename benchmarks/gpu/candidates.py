@@ -17,7 +17,7 @@ from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.gpu import gpus
 
 if TYPE_CHECKING:
-    from benchmarks.gpu.models import Model
+    from benchmarks.gpu.models import ReferenceModel
 
 EVENTS, HOST = "CUDA events", "host clock"
 EAGER = "torch-fp32"
@@ -26,7 +26,7 @@ _NEEDS_CUDA = "it needs a CUDA device"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class GpuCandidate:
     """One backend in one precision.
 
     Attributes:
@@ -45,11 +45,11 @@ class Candidate:
     precision: str
     clock: str
     seconds: float
-    open: Callable[[Model, int], Any]
+    open: Callable[[ReferenceModel, int], Any]
     absent: str = ""
 
 
-def find_candidates(device: str, work: Path) -> list[Candidate]:
+def find_candidates(device: str, work: Path) -> list[GpuCandidate]:
     """Return every candidate, the best in expectation first.
 
     Args:
@@ -61,7 +61,7 @@ def find_candidates(device: str, work: Path) -> list[Candidate]:
         _engine("tensorrt", "tensorrt", "fp16", work, 60),
         _engine("tensorrt-rtx", "rtx", "fp16", work, 15),
         _session("onnxruntime-cuda-graph", "fp16", device, 5, cuda_graph=True),
-        Candidate("torch-compile-fp16", "torch-compile", "fp16", EVENTS, 60, _open_compiled, needs_cuda),
+        GpuCandidate("torch-compile-fp16", "torch-compile", "fp16", EVENTS, 60, _open_compiled, needs_cuda),
         _eager("fp32", device),
         _eager("fp16", device),
         _session("onnxruntime-cuda-graph", "fp32", device, 5, cuda_graph=True),
@@ -100,30 +100,30 @@ def is_device_well() -> bool:
     return True
 
 
-def _eager(precision: str, device: str) -> Candidate:
-    def load(model: Model, batch: int) -> Any:
+def _eager(precision: str, device: str) -> GpuCandidate:
+    def load(model: ReferenceModel, batch: int) -> Any:
         return _torch(model, precision=precision, device=device)
 
-    return Candidate(f"torch-{precision}", "torch", precision, HOST if device == "cpu" else EVENTS, 5, load)
+    return GpuCandidate(f"torch-{precision}", "torch", precision, HOST if device == "cpu" else EVENTS, 5, load)
 
 
-def _open_compiled(model: Model, batch: int) -> Any:
+def _open_compiled(model: ReferenceModel, batch: int) -> Any:
     return _torch(model, precision="fp16", compile_mode="reduce-overhead")
 
 
-def _torch(model: Model, **options: Any) -> Any:
+def _torch(model: ReferenceModel, **options: Any) -> Any:
     from kdx.runtime.torch.cuda import TorchCuda
 
     return TorchCuda(model.detector, **options)
 
 
-def _session(backend: str, precision: str, device: str, seconds: float, *, cuda_graph: bool = False) -> Candidate:
+def _session(backend: str, precision: str, device: str, seconds: float, *, cuda_graph: bool = False) -> GpuCandidate:
     info = BACKENDS["onnxruntime-tensorrt" if backend == "onnxruntime-tensorrt" else "onnxruntime-cuda"]
     absent = _why_absent(info)
     if device == "cpu":  # this class runs there too; graphs and TensorRT do not
         absent = _NEEDS_CUDA if cuda_graph else ""
 
-    def load(model: Model, batch: int) -> Any:
+    def load(model: ReferenceModel, batch: int) -> Any:
         from kdx.runtime.onnxruntime.cuda import CUDA, TENSORRT
         from kdx.runtime.onnxruntime.session import CPU
 
@@ -134,7 +134,7 @@ def _session(backend: str, precision: str, device: str, seconds: float, *, cuda_
             cuda_graph=cuda_graph,
         )
 
-    return Candidate(f"{backend}-{precision}", backend, precision, HOST, seconds, load, absent)
+    return GpuCandidate(f"{backend}-{precision}", backend, precision, HOST, seconds, load, absent)
 
 
 def _session_class() -> Any:
@@ -162,10 +162,10 @@ def _session_class() -> Any:
     return TimedSession
 
 
-def _engine(backend: str, flavour: str, precision: str, work: Path, seconds: float) -> Candidate:
+def _engine(backend: str, flavour: str, precision: str, work: Path, seconds: float) -> GpuCandidate:
     info = BACKENDS[backend]
 
-    def load(model: Model, batch: int) -> Any:
+    def load(model: ReferenceModel, batch: int) -> Any:
         from kd_export.engine.build import EngineRequest, build_engine
 
         bundle = model.bundle_for_engine(batch)
@@ -177,7 +177,7 @@ def _engine(backend: str, flavour: str, precision: str, work: Path, seconds: flo
         build_engine(bundle, request, force=True)
         return info.open(graph, None)
 
-    return Candidate(f"{backend}-{precision}", backend, precision, EVENTS, seconds, load, _why_absent(info))
+    return GpuCandidate(f"{backend}-{precision}", backend, precision, EVENTS, seconds, load, _why_absent(info))
 
 
 def _why_absent(info: Any) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu.candidates import EAGER, Candidate, is_device_well, release
+from benchmarks.gpu.candidates import EAGER, GpuCandidate, is_device_well, release
 from benchmarks.gpu.machine import clocks
 from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, Store, key_of, row_of
 from benchmarks.gpu.timing import Counts, Session, close, eager_median, load, reason_of, time_sessions
 from kdx.verification.tolerances import FP32
 
 if TYPE_CHECKING:
-    from benchmarks.gpu.models import Model
+    from benchmarks.gpu.models import ReferenceModel
 
 KERNELS = "kernels"
 # Those with a target first.
@@ -28,7 +28,7 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Job:
+class TimingJob:
     """Candidates that are timed together, at one batch size of one method."""
 
     method: str
@@ -59,7 +59,9 @@ def order_methods(methods: Iterable[str]) -> list[str]:
     return sorted(methods, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
 
 
-def plan(methods: Sequence[str], candidates: Sequence[Candidate], batches: Sequence[int] = BATCHES) -> list[Job]:
+def plan(
+    methods: Sequence[str], candidates: Sequence[GpuCandidate], batches: Sequence[int] = BATCHES
+) -> list[TimingJob]:
     """Return the jobs, the most informative first.
 
     First every method gets the baseline and the best backend at batch 1: the methods with a target,
@@ -77,23 +79,23 @@ def plan(methods: Sequence[str], candidates: Sequence[Candidate], batches: Seque
     methods, larger = order_methods(methods), [batch for batch in batches if batch != 1]
     single = methods if 1 in batches else []
     with_target = [method for method in single if method in FIRST]
-    jobs = [Job(method, 1, lead) for method in with_target]
-    jobs += [Job(methods[0], batch, lead) for batch in larger]
-    jobs += [Job(method, 1, lead) for method in single if method not in FIRST]
-    jobs += [Job(method, 1, quick) for method in single if quick]
-    jobs += [Job(methods[0], 1, names) for names in slow if single]
-    jobs += [Job(method, 1, (KERNELS,)) for method in methods]
-    jobs += [Job(method, batch, lead) for batch in larger for method in methods[1:]]
-    jobs += [Job(method, 1, names) for names in slow for method in single[1:]]
-    jobs += [Job(method, batch, quick) for batch in larger for method in methods if quick]
-    jobs += [Job(method, batch, names) for batch in larger for names in slow for method in methods]
+    jobs = [TimingJob(method, 1, lead) for method in with_target]
+    jobs += [TimingJob(methods[0], batch, lead) for batch in larger]
+    jobs += [TimingJob(method, 1, lead) for method in single if method not in FIRST]
+    jobs += [TimingJob(method, 1, quick) for method in single if quick]
+    jobs += [TimingJob(methods[0], 1, names) for names in slow if single]
+    jobs += [TimingJob(method, 1, (KERNELS,)) for method in methods]
+    jobs += [TimingJob(method, batch, lead) for batch in larger for method in methods[1:]]
+    jobs += [TimingJob(method, 1, names) for names in slow for method in single[1:]]
+    jobs += [TimingJob(method, batch, quick) for batch in larger for method in methods if quick]
+    jobs += [TimingJob(method, batch, names) for batch in larger for names in slow for method in methods]
     return jobs
 
 
 class Costs:
     """How long things take, by what was seen so far."""
 
-    def __init__(self, candidates: Sequence[Candidate], rows: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, candidates: Sequence[GpuCandidate], rows: Iterable[dict[str, Any]]) -> None:
         self._guesses = {candidate.name: candidate.seconds + _TIMING_GUESS for candidate in candidates}
         self._seen: dict[str, float] = {}
         for row in rows:
@@ -117,14 +119,14 @@ class Costs:
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    candidates: Sequence[Candidate],
-    make: Callable[[str], Model],
+    jobs: Sequence[TimingJob],
+    candidates: Sequence[GpuCandidate],
+    make: Callable[[str], ReferenceModel],
     store: Store,
     deadline: Deadline,
     *,
     runs: int = 1000,
-    kernels: Callable[[Model], dict[str, Any]] | None = None,
+    kernels: Callable[[ReferenceModel], dict[str, Any]] | None = None,
 ) -> bool:
     """Do the jobs that have no rows yet and fit into the time that is left.
 
@@ -172,10 +174,10 @@ def run_jobs(
 
 
 def run_job(
-    model: Model,
+    model: ReferenceModel,
     batch: int,
-    wanted: Sequence[Candidate],
-    baseline: Candidate | None,
+    wanted: Sequence[GpuCandidate],
+    baseline: GpuCandidate | None,
     store: Store,
     runs: int,
     clock: Clock,
@@ -212,7 +214,9 @@ def run_job(
     return rows
 
 
-def time_kernels(model: Model, key: Key, kernels: Callable[[Model], dict[str, Any]]) -> dict[str, Any]:
+def time_kernels(
+    model: ReferenceModel, key: Key, kernels: Callable[[ReferenceModel], dict[str, Any]]
+) -> dict[str, Any]:
     """Return the row of the fused tail and the grouped networks against the tail in the graph."""
     row = {"backend": KERNELS, "precision": "fp16"}
     try:

@@ -47,7 +47,7 @@ _WEIGHTS = "random weights"
 
 
 @dataclass(frozen=True)
-class Model:
+class ReferenceModel:
     """A method ready to be timed.
 
     Attributes:
@@ -79,7 +79,7 @@ class Model:
         return Bundle(folder, bundle.manifest)
 
 
-def make_model(method: str, files: Sequence[Path], work: Path, backbone: str = "", size: int = 0) -> Model:
+def make_model(method: str, files: Sequence[Path], work: Path, backbone: str = "", size: int = 0) -> ReferenceModel:
     """Build a method.
 
     Args:
@@ -104,7 +104,7 @@ def make_model(method: str, files: Sequence[Path], work: Path, backbone: str = "
         set_statistics(pair, images)
     detector = FusedDetector(pair, pair.spec, spec, recipe.size, pair.mean, pair.std, recipe.resize_to)
     golden = answer(detector, images)
-    return Model(method, tuple(recipe.backbones), detector, golden, work / f"{method}.kdx")
+    return ReferenceModel(method, tuple(recipe.backbones), detector, golden, work / f"{method}.kdx")
 
 
 def set_statistics(pair: Pair, images: NDArray[np.uint8]) -> None:
@@ -143,7 +143,7 @@ def answer(detector: FusedDetector, images: NDArray[np.uint8]) -> Golden:
     return Golden([f"{index:03d}.png" for index in range(len(images))], images, maps, scores)
 
 
-def write_bundle(model: Model) -> None:
+def write_bundle(model: ReferenceModel) -> None:
     """Write a method's graphs as a bundle, without verification: each candidate is compared later.
 
     Where the FP16 graph fails, the bundle holds the FP32 graph alone.
@@ -177,7 +177,7 @@ def write_bundle(model: Model) -> None:
         write_manifest(folder, manifest)
 
 
-def _half(folder: Path, model: Model) -> dict[str, Variant]:
+def _half(folder: Path, model: ReferenceModel) -> dict[str, Variant]:
     try:
         from kd_export.precision.precision_graphs import write_half  # needs ONNX Runtime, of any kind
 
@@ -206,7 +206,7 @@ def real_images(data: Path | None, work: Path) -> list[Path]:
     return list(require_good(open_data(data))[:IMAGES])
 
 
-def _provenance(model: Model) -> Provenance:
+def _provenance(model: ReferenceModel) -> Provenance:
     return Provenance(
         created=now(),
         checkpoint_sha256="",

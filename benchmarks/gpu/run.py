@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import RESULTS, environment
-from benchmarks.gpu.candidates import Candidate, find_candidates
+from benchmarks.gpu.candidates import GpuCandidate, find_candidates
 from benchmarks.gpu.jobs import KERNELS, RESTART, Deadline, order_methods, plan, run_jobs
 from benchmarks.gpu.machine import commit, machine, sources
 from benchmarks.gpu.store import NOT_RUN, Store, row_of
@@ -178,7 +178,7 @@ def time_fused(model: Any) -> dict[str, Any]:
     return time_detector(model.detector, 1)
 
 
-def prepare_bundles(arguments: argparse.Namespace, candidates: Sequence[Candidate]) -> None:
+def prepare_bundles(arguments: argparse.Namespace, candidates: Sequence[GpuCandidate]) -> None:
     """Write the graphs of all methods in parallel, where a backend needs them.
 
     Else, and where it fails here, a graph is written when it is needed.
@@ -210,7 +210,7 @@ def chosen_methods(arguments: argparse.Namespace) -> list[str]:
     return order_methods(wanted)
 
 
-def chosen_candidates(arguments: argparse.Namespace) -> list[Candidate]:
+def chosen_candidates(arguments: argparse.Namespace) -> list[GpuCandidate]:
     """Return the candidates of the backends that were asked for, and the baseline."""
     found = find_candidates(arguments.device, work_folder(arguments))
     known = {candidate.backend for candidate in found} | {KERNELS}

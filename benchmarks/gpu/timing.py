@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.candidates import EAGER, Candidate
+from benchmarks.gpu.candidates import EAGER, GpuCandidate
 from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, row_of
 from kdx.decision.rule import DecisionRule
 from kdx.errors import KdxError
@@ -22,7 +22,7 @@ from kdx.verification.golden import certificate_batches
 from kdx.verification.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
-    from benchmarks.gpu.models import Model
+    from benchmarks.gpu.models import ReferenceModel
 
 ROUNDS = 10
 SEVERAL = 7  # images of a comparison at a batch above 1
@@ -58,7 +58,7 @@ class Counts:
 class Session:
     """One candidate, loaded, and what was measured of it."""
 
-    candidate: Candidate
+    candidate: GpuCandidate
     key: Key
     counts: Counts
     images: NDArray[np.uint8]
@@ -145,7 +145,7 @@ class InBatches:
         return Outputs(maps[:count], scores[:count])
 
 
-def load(candidate: Candidate, model: Model, batch: int, counts: Counts) -> Session | dict[str, Any]:
+def load(candidate: GpuCandidate, model: ReferenceModel, batch: int, counts: Counts) -> Session | dict[str, Any]:
     """Open a candidate and compare it with the FP32 reference at this batch size.
 
     Returns:
@@ -180,7 +180,7 @@ def load(candidate: Candidate, model: Model, batch: int, counts: Counts) -> Sess
     return Session(candidate, key, counts, images, backend, detector, row)
 
 
-def compare(backend: Any, model: Model, batch: int, precision: str) -> Comparison:
+def compare(backend: Any, model: ReferenceModel, batch: int, precision: str) -> Comparison:
     """Return the worst comparison with the reference, at one image and at several."""
     sizes = certificate_batches(len(model.golden.images), min(batch, SEVERAL))
     found = [compare_batch(InBatches(backend, batch), model.golden, size, None, precision) for size in sizes]

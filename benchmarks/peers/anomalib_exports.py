@@ -144,7 +144,7 @@ def export(module: Any, images: Any, out: Path) -> dict[str, dict[str, str]]:
     from anomalib.deploy import CompressionType
 
     size = tuple(images.shape[-2:])
-    int8 = {"compression_type": CompressionType.INT8_PTQ, "datamodule": Calibration(images[:_CALIBRATED])}
+    int8 = {"compression_type": CompressionType.INT8_PTQ, "datamodule": CalibrationImages(images[:_CALIBRATED])}
     forms: dict[str, Callable[[], Path]] = {
         "torch": lambda: module.to_torch(out),
         "onnx": lambda: module.to_onnx(out, input_size=size, **_OPSET),
@@ -163,7 +163,7 @@ def export(module: Any, images: Any, out: Path) -> dict[str, dict[str, str]]:
     return exports
 
 
-class Calibration:
+class CalibrationImages:
     """The images as anomalib's quantisation asks for them, by its data modules' names.
 
     Args:

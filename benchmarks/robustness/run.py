@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.bundles import Model, Prepared, candidates, prepare, stpm_lite0
+from benchmarks.bundles import BenchmarkModel, Prepared, candidates, prepare, stpm_lite0
 from benchmarks.commands import environment, kdx, parser_of
 from benchmarks.results import Result, machine_of, run_parts
 from kdx.bundle.open import open_bundle
@@ -37,7 +37,7 @@ _IMAGES = 64
 _SOAKED = {("onnxruntime-cpu", "fp32"), ("openvino", "int8")}
 _KINDS = ("index", "reference", "training", "engine", "image", "graph")
 _SMALL = stpm_lite0("robust-lite0", side=64)
-_TINY = Model(
+_TINY = BenchmarkModel(
     "robust-tiny",
     options=("--backbone", "test_resnet", "--image-size", "64"),
     camera=64,
@@ -47,7 +47,7 @@ _TINY = Model(
 Row = dict[str, Any]
 
 
-class Suite:
+class RobustnessBenchmark:
     """One run of the benchmark.
 
     Args:
@@ -135,7 +135,7 @@ class Suite:
         common = {"threads": self.threads, "images": str(frames)}
         return [{**candidate.arguments, **common} for candidate in candidates(prepared)]
 
-    def calibrated(self, model: Model) -> Prepared:
+    def calibrated(self, model: BenchmarkModel) -> Prepared:
         """Return a bundle with random weights and thresholds."""
         prepared = prepare(model, self.data, self.work)
         if open_bundle(prepared.bundle).manifest.threshold is None:
@@ -212,7 +212,7 @@ def main() -> None:
     budget = {"frames": arguments.frames, "examples": arguments.examples}
     result = Result.resume("robustness", identity, budget)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    run_parts(result, Suite(arguments).parts(), arguments.parts)
+    run_parts(result, RobustnessBenchmark(arguments).parts(), arguments.parts)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,9 @@ def time_in_turns(
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as held:
         file = Path(folder) / "images.npy"
         np.save(file, images)
-        workers = [_Worker(candidate, Path(folder) / f"{i}.log", limit_s) for i, candidate in enumerate(candidates)]
+        workers = [
+            _TimingWorker(candidate, Path(folder) / f"{i}.log", limit_s) for i, candidate in enumerate(candidates)
+        ]
         for worker in workers:
             held.callback(worker.close)  # of all, whatever is raised, Ctrl-C included
         for worker in workers:
@@ -138,7 +140,7 @@ def time_in_turns(
         return [worker.result() for worker in workers]
 
 
-class _Worker:
+class _TimingWorker:
     """A candidate's process as the coordinator sees it."""
 
     def __init__(self, candidate: Candidate, log: Path, limit_s: float) -> None:

@@ -20,7 +20,7 @@ CONFIG = "config.pbtxt"
 WARM_UP = "warmup"  # where Triton looks for the warm-up's files
 
 
-class Tensor(NamedTuple):
+class TensorSpec(NamedTuple):
     """An input or an output of a graph.
 
     Attributes:
@@ -35,8 +35,8 @@ class Tensor(NamedTuple):
 class Tensors(NamedTuple):
     """A graph's inputs and outputs, by name."""
 
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
 
 
 class WarmUp(NamedTuple):
@@ -151,7 +151,7 @@ def require_fit(config: Any, tensors: Tensors, folder: Path) -> None:
     faults: list[str] = []
     for word, entries, found in (("input", config.input, tensors.inputs), ("output", config.output, tensors.outputs)):
         declared = {
-            entry.name: Tensor(
+            entry.name: TensorSpec(
                 DataType.Name(entry.data_type), (*((None,) if config.max_batch_size else ()), *entry.dims)
             )
             for entry in entries
@@ -182,12 +182,12 @@ def tensors_of_onnx(graph: bytes) -> Tensors:
     kinds = {onnx.TensorProto.UINT8: "TYPE_UINT8", onnx.TensorProto.FLOAT: "TYPE_FP32"}
     loaded = onnx.load_from_string(graph).graph
 
-    def read(values: Any) -> dict[str, Tensor]:
+    def read(values: Any) -> dict[str, TensorSpec]:
         found = {}
         for value in values:
             tensor = value.type.tensor_type
             shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-            found[value.name] = Tensor(kinds.get(tensor.elem_type, f"ONNX type {tensor.elem_type}"), shape)
+            found[value.name] = TensorSpec(kinds.get(tensor.elem_type, f"ONNX type {tensor.elem_type}"), shape)
         return found
 
     return Tensors(read(loaded.input), read(loaded.output))

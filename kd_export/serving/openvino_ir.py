@@ -17,7 +17,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from kd_export.serving.config import Tensor, Tensors
+from kd_export.serving.config import Tensors, TensorSpec
 from kd_export.serving.openvino_fp32 import mark_as_fp32, settle
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.graph_contract import OUTPUTS
@@ -114,12 +114,12 @@ class _Served(ClosesOnExit):
 def _tensors_of(model: Any) -> Tensors:
     kinds = {"u8": "TYPE_UINT8", "f32": "TYPE_FP32"}
 
-    def read(values: Any) -> dict[str, Tensor]:
+    def read(values: Any) -> dict[str, TensorSpec]:
         found = {}
         for value in values:
             kind = value.get_element_type().get_type_name()
             shape = tuple(dim.get_length() if dim.is_static else None for dim in value.get_partial_shape())
-            found[value.get_any_name()] = Tensor(kinds.get(kind, kind), shape)
+            found[value.get_any_name()] = TensorSpec(kinds.get(kind, kind), shape)
         return found
 
     return Tensors(read(model.inputs), read(model.outputs))

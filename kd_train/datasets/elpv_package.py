@@ -21,7 +21,7 @@ DEFECTIVE = "defective"
 CELL_TYPES = ("mono", "poly")
 
 
-class Cell(NamedTuple):
+class SolarCell(NamedTuple):
     """A solar cell: image, probability of being defective, and ``mono`` or ``poly``."""
 
     path: Path
@@ -79,14 +79,14 @@ def _package_folder() -> Path:
     return Path(next(iter(package.submodule_search_locations))) / "data"
 
 
-def read_labels(folder: Path) -> list[Cell]:
+def read_labels(folder: Path) -> list[SolarCell]:
     """Read ``labels.csv``; each line has a path, a probability and a cell type.
 
     Raises:
         DataError: The file cannot be read, a line has another form, or an image is missing.
     """
     path = folder / "labels.csv"
-    cells: list[Cell] = []
+    cells: list[SolarCell] = []
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
@@ -107,7 +107,7 @@ def read_labels(folder: Path) -> list[Cell]:
     return cells
 
 
-def split_cells(cells: Sequence[Cell], cell_type: str, *, seed: int = 0) -> Split:
+def split_cells(cells: Sequence[SolarCell], cell_type: str, *, seed: int = 0) -> Split:
     """Split the cells of one type, the same way for the same seed.
 
     Half of the cells with probability 0 are good parts for training, the other half good parts for
@@ -123,7 +123,7 @@ def split_cells(cells: Sequence[Cell], cell_type: str, *, seed: int = 0) -> Spli
     return Split(good[:half], good[half:], defective)
 
 
-def _cell(folder: Path, labels: Path, line: int, columns: Sequence[str]) -> Cell:
+def _cell(folder: Path, labels: Path, line: int, columns: Sequence[str]) -> SolarCell:
     text = f"line {line}: {' '.join(columns)!r}"
     try:
         name, probability, kind = columns[0], float(columns[1]), columns[2]
@@ -139,7 +139,7 @@ def _cell(folder: Path, labels: Path, line: int, columns: Sequence[str]) -> Cell
             received=text,
             fix="download the data set again",
         )
-    return Cell(path, probability, kind)
+    return SolarCell(path, probability, kind)
 
 
 def _damaged(labels: Path, received: str) -> DataError:

@@ -22,7 +22,7 @@ _TEST_EVERY = 5
 
 
 @dataclass(frozen=True, order=True)
-class _Shot:
+class _TilePhoto:
     number: int
     exposure: int
     kind: str
@@ -62,7 +62,7 @@ def tiles(paths: Iterable[Path]) -> dict[str, str]:
     return {shot.path.name: f"tile {tile[0].number}" for tile in by_tile for shot in tile}
 
 
-def _divide(shots: list[_Shot]) -> tuple[list[Path], list[Path]]:
+def _divide(shots: list[_TilePhoto]) -> tuple[list[Path], list[Path]]:
     """Split the good images, with all exposures of a tile on one side."""
     train: list[Path] = []
     test: list[Path] = []
@@ -75,9 +75,9 @@ def _divide(shots: list[_Shot]) -> tuple[list[Path], list[Path]]:
     return train, test
 
 
-def _group_by_tile(shots: Iterable[_Shot]) -> list[list[_Shot]]:
+def _group_by_tile(shots: Iterable[_TilePhoto]) -> list[list[_TilePhoto]]:
     """Group images, sorted by number, into tiles."""
-    by_tile: list[list[_Shot]] = []
+    by_tile: list[list[_TilePhoto]] = []
     for shot in shots:
         last = by_tile[-1][-1] if by_tile else None
         if last is None or (shot.number - last.number > _SAME_TILE and shot.exposure <= last.exposure):
@@ -94,7 +94,7 @@ def _images(folder: Path) -> list[Path]:
     return [path for path in image_files(folder) if not _is_mask(path)]
 
 
-def _shot(kind: str, path: Path) -> _Shot:
+def _shot(kind: str, path: Path) -> _TilePhoto:
     match = _NAME.fullmatch(path.stem)
     if match is None:
         raise DataError(
@@ -103,7 +103,7 @@ def _shot(kind: str, path: Path) -> _Shot:
             received=path.name,
             fix=f"{AGAIN}; put images of your own into the MVTec layout",
         )
-    return _Shot(int(match[2]), int(match[1]), kind, path)
+    return _TilePhoto(int(match[2]), int(match[1]), kind, path)
 
 
 LAYOUT = Layout(

@@ -23,18 +23,18 @@ _FREE = "e0"
 
 
 @dataclass(frozen=True, order=True)
-class _Shot:
+class _TextilePhoto:
     textile: str
     error: str
     number: int
     path: Path
 
 
-def _shots(folder: Path) -> Iterator[_Shot]:
+def _shots(folder: Path) -> Iterator[_TextilePhoto]:
     for path in image_files(folder):
         match = _NAME.fullmatch(path.stem.lower())
         if match:
-            yield _Shot(match[1] + match[2], match[3], int(match[4]), path)
+            yield _TextilePhoto(match[1] + match[2], match[3], int(match[4]), path)
     for inner in folders(folder):
         if _FOLDER.fullmatch(inner.name.lower()) and is_folder(inner):
             yield from _shots(inner)

@@ -44,7 +44,7 @@ class Pyramid(nn.Module):
             tapped = level.name in taps
             # A pooled tap has twice the teacher's stride; the next level may have that already.
             pooled = halve and tapped and stride <= level.stride
-            self.steps.append(_Step(block, channels, level, max(1, level.stride // stride), tapped, pooled))
+            self.steps.append(_PyramidLevel(block, channels, level, max(1, level.stride // stride), tapped, pooled))
             channels, stride = level.channels, max(stride, level.stride * (2 if pooled else 1))
         initialise(self)
 
@@ -60,7 +60,7 @@ class Pyramid(nn.Module):
         return features
 
 
-class _Step(nn.Module):
+class _PyramidLevel(nn.Module):
     """One level: pooling before the block, the block, and pooling after it."""
 
     def __init__(self, block: Block, inputs: int, level: Feature, reduction: int, tapped: bool, pooled: bool) -> None:

@@ -32,7 +32,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Variant:
+class MethodVariant:
     """A method with the options of one column.
 
     Attributes:
@@ -73,7 +73,7 @@ class Choice:
     paper: Paper
     facts: MethodFacts
     data: str
-    variants: tuple[Variant, ...]
+    variants: tuple[MethodVariant, ...]
     cannot: Mapping[str, str]
 
     @property
@@ -88,7 +88,7 @@ class Choice:
         by_place = {column.place: column for variant in self.variants for column in variant.columns}
         return tuple(by_place.values())
 
-    def variants_for(self, category: str) -> tuple[Variant, ...]:
+    def variants_for(self, category: str) -> tuple[MethodVariant, ...]:
         """Return the variants to train on a category: those about it, otherwise the first."""
         about = [v for v in self.variants if not v.categories or category in v.categories]
         return tuple(about or self.variants[:1])
@@ -159,7 +159,7 @@ def _from_table(method: str, paper: Paper, table: Table, names: Sequence[str]) -
     chosen = {name: system for name, system in own.items() if not names or name in names}
     cannot = {name: system.cannot for name, system in chosen.items() if system.cannot}
     variants = tuple(
-        Variant(
+        MethodVariant(
             "" if system.main else name,
             system.settings(),
             (Column(paper, table, name),),
@@ -174,7 +174,7 @@ def _from_table(method: str, paper: Paper, table: Table, names: Sequence[str]) -
     return Choice(method, paper, paper.method[method], table.data, variants, cannot)
 
 
-def _as_proposed(method: str, paper: Paper, data: str) -> tuple[Variant, ...]:
+def _as_proposed(method: str, paper: Paper, data: str) -> tuple[MethodVariant, ...]:
     """Return the method as its paper proposes it for a data set, usually one variant."""
     columns = [
         Column(paper, table, name)
@@ -191,8 +191,8 @@ def _as_proposed(method: str, paper: Paper, data: str) -> tuple[Variant, ...]:
         own = tuple(column for column, s in zip(columns, settings, strict=True) if s == wanted)
         covered = [_covered(column.table) for column in own]
         categories = () if () in covered else tuple(dict.fromkeys(c for part in covered for c in part))
-        name = "" if len(distinct) == 1 else Variant("", wanted, (), ()).slug
-        found.append(Variant(name, wanted, own if wanted else own + quoted, categories))
+        name = "" if len(distinct) == 1 else MethodVariant("", wanted, (), ()).slug
+        found.append(MethodVariant(name, wanted, own if wanted else own + quoted, categories))
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kd_train.reproduction.choice import Choice, Column, Variant
+from kd_train.reproduction.choice import Choice, Column, MethodVariant
 from kd_train.reproduction.differences import differences, means, unknowns
 from kd_train.reproduction.papers import EVERY, MEAN, SHARES, Share
 from kd_train.reproduction.results import JobResult
@@ -17,7 +17,7 @@ _Figure = tuple["float | None", str]  # a figure in percent, and the table that 
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One figure, in percent.
 
     Attributes:
@@ -55,7 +55,7 @@ class PaperRow:
     name: str
     row: str
     is_mean: bool
-    cells: dict[Share, Cell]
+    cells: dict[Share, TableCell]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class PrintedTable:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PaperComparison:
     """A reproduction beside its paper.
 
     Attributes:
@@ -103,14 +103,14 @@ class Comparison:
     printed: tuple[PrintedTable, ...]
 
 
-def compare(made: Reproduction) -> Comparison:
+def compare(made: Reproduction) -> PaperComparison:
     """Compare a reproduction with its paper."""
     choice = made.choice
     rows = tuple(row for variant in choice.variants for row in _rows(made, variant))
     differs = differences(made)
     what = f"{choice.method} on {choice.data_set.title}"
     count = "one thing differs" if len(differs) == 1 else f"{len(differs)} things differ"
-    return Comparison(
+    return PaperComparison(
         title=f"{what}: not a reproduction, {count} from {choice.paper.short}"
         if differs
         else f"{what}: a reproduction of {choice.paper.short}, as far as its text goes",
@@ -133,7 +133,7 @@ def compare(made: Reproduction) -> Comparison:
     )
 
 
-def _rows(made: Reproduction, variant: Variant) -> Iterable[PaperRow]:
+def _rows(made: Reproduction, variant: MethodVariant) -> Iterable[PaperRow]:
     results = [result for result in made.results if result.variant == variant.slug]
     for category in made.categories:
         of_it = [result for result in results if result.category == category]
@@ -152,7 +152,7 @@ def _rows(made: Reproduction, variant: Variant) -> Iterable[PaperRow]:
             yield PaperRow(variant.name, name, _row_of(variant, group), True, cells)
 
 
-def _row_of(variant: Variant, group: str) -> str:
+def _row_of(variant: MethodVariant, group: str) -> str:
     """Return the tables' name of a group's mean; two tables may use one name for two groups."""
     rows = (row for c in variant.columns for row in c.table.rows() if c.table.row_group(row) == group)
     return next(rows, MEAN)
@@ -173,10 +173,10 @@ def _mean_values(results: Sequence[JobResult], categories: Sequence[str], metric
     return tuple(found)
 
 
-def _cell(printed: _Figure, values: tuple[float, ...], *, is_comparable: bool) -> Cell:
+def _cell(printed: _Figure, values: tuple[float, ...], *, is_comparable: bool) -> TableCell:
     paper, quoted = printed
     mean = math.fsum(values) / len(values) if values else None
-    return Cell(
+    return TableCell(
         paper=paper,
         quoted=quoted,
         seeds=values,
@@ -186,12 +186,12 @@ def _cell(printed: _Figure, values: tuple[float, ...], *, is_comparable: bool) -
     )
 
 
-def _printed(variant: Variant, category: str, metric: Share) -> _Figure:
+def _printed(variant: MethodVariant, category: str, metric: Share) -> _Figure:
     """Return the printed figure of a category, from the method's own paper if it has one."""
     return _first((column, column.table.figure(metric, category, column.system)) for column in variant.columns)
 
 
-def _printed_mean(variant: Variant, group: str, metric: Share) -> _Figure:
+def _printed_mean(variant: MethodVariant, group: str, metric: Share) -> _Figure:
     return _first(
         (column, column.table.figure(metric, row, column.system))
         for column in variant.columns

@@ -9,7 +9,7 @@ import msgspec
 
 from kd_train.methods import find_method
 from kd_train.recipes import Recipe, paper_recipe
-from kd_train.reproduction.choice import Choice, Variant
+from kd_train.reproduction.choice import Choice, MethodVariant
 from kd_train.reproduction.papers import EVERY, MethodFacts
 from kd_train.reproduction.results import JobResult
 from kd_train.reproduction.runs import Reproduction
@@ -34,7 +34,7 @@ def unknowns(made: Reproduction) -> tuple[str, ...]:
     return (*found, *facts.unknown)
 
 
-def expected_recipe(choice: Choice, variant: Variant) -> Recipe:
+def expected_recipe(choice: Choice, variant: MethodVariant) -> Recipe:
     """Return the recipe that the paper prints for a variant on its data set."""
     settings = dict(variant.settings)
     settings.pop("train_fraction", None)  # not a field of a recipe
@@ -47,7 +47,7 @@ def expected_recipe(choice: Choice, variant: Variant) -> Recipe:
     return msgspec.convert({**paper, **changes, **settings}, Recipe)
 
 
-def means(made: Reproduction, variant: Variant) -> Mapping[str, tuple[tuple[str, ...], bool]]:
+def means(made: Reproduction, variant: MethodVariant) -> Mapping[str, tuple[tuple[str, ...], bool]]:
     """Return the categories of each group that the variant's tables print a mean of.
 
     Returns:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from kd_train.recipes import Recipe
-from kd_train.reproduction.choice import Variant
+from kd_train.reproduction.choice import MethodVariant
 from kdx.errors import CheckpointError, OutputError
 from kdx.folders.data_folder import ImageFolder
 from kdx.storage.files import sha256_bytes, write_atomic
@@ -105,13 +105,13 @@ class CategoryData:
 class Job:
     """A run: a variant of the method, a category, a seed, and the run's folder."""
 
-    variant: Variant
+    variant: MethodVariant
     part: CategoryData
     seed: int
     folder: Path
 
 
-class _Settings(msgspec.Struct, frozen=True, kw_only=True):
+class _ReproductionSettings(msgspec.Struct, frozen=True, kw_only=True):
     schema: int
     settings: dict[str, Any]
 
@@ -147,13 +147,15 @@ class ResultFolder:
                 shutil.rmtree(run)
             index.unlink()
         if index.is_file():
-            began = read_record(index, _Settings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)
+            began = read_record(
+                index, _ReproductionSettings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA
+            )
             self._require_same(began.settings)
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(index, encode_record(_Settings(schema=SCHEMA, settings=self.settings)))
+        write_atomic(index, encode_record(_ReproductionSettings(schema=SCHEMA, settings=self.settings)))
 
-    def job(self, variant: Variant, part: CategoryData, seed: int) -> Job:
+    def job(self, variant: MethodVariant, part: CategoryData, seed: int) -> Job:
         """Return the job of a variant, category and seed."""
         return Job(variant, part, seed, self.path / variant.slug / _slug(part.row) / f"seed-{seed}")
 

@@ -18,7 +18,7 @@ from kd_train.datasets import categories as categories_of
 from kd_train.datasets import open_data
 from kd_train.evaluation.evaluate import Evaluation, evaluate
 from kd_train.evaluation.reference_detector import load_detector
-from kd_train.reproduction.choice import Choice, Variant, choose
+from kd_train.reproduction.choice import Choice, MethodVariant, choose
 from kd_train.reproduction.papers import EVERY, data_sets
 from kd_train.reproduction.results import SCHEMA, CategoryData, Job, JobResult, ResultFolder
 from kd_train.training.options import TrainOptions
@@ -172,7 +172,7 @@ def _row(name: str | None, folder: ImageFolder, choice: Choice) -> str:
     return next((c for c in choice.data_set.categories if c.lower() == called.lower()), called)
 
 
-def training_options(choice: Choice, variant: Variant, asked: TrainOptions) -> TrainOptions:
+def training_options(choice: Choice, variant: MethodVariant, asked: TrainOptions) -> TrainOptions:
     """Return a variant's training options: the column's, the user's, otherwise the paper's."""
     printed: dict[str, Any] = {"backbone": choice.facts.backbone, **choice.facts.on.get(choice.data, {})}
     printed = {name: value for name, value in printed.items() if getattr(asked, name) is None}

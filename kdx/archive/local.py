@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from kdx.archive.error_transport import RemoteError, remote_error
 from kdx.archive.plan import Shard, ShardPlan
 from kdx.archive.processes import Child, wait_for
-from kdx.archive.score_records import ScoreRow, ShardResult, Work
+from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
 from kdx.archive.scorer import ShardScorer, printable
 from kdx.archive.table import count, write_shard
 from kdx.errors import BackendError
@@ -72,7 +72,7 @@ class LocalEngine:
         deaths: Number of processes that died so far.
     """
 
-    work: Work
+    work: ScoreWork
     workers: int
     max_retries: int
     say: Callable[[str], None]
@@ -206,7 +206,7 @@ class LocalEngine:
             self.say(f"skipped: '{path}' {order.rows[-1].error}")
 
 
-def serve(connection: Connection, work: Work) -> None:
+def serve(connection: Connection, work: ScoreWork) -> None:
     """Score shards, or paths one by one, from a pipe until it is closed."""
     try:
         with ShardScorer(work) as scorer:

@@ -36,7 +36,7 @@ from kdx.archive.error_transport import RemoteError, remote_error
 from kdx.archive.local import LocalEngine
 from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_cluster import fitting, joined
-from kdx.archive.score_records import ShardResult, Work
+from kdx.archive.score_records import ScoreWork, ShardResult
 from kdx.archive.scorer import ShardScorer
 from kdx.archive.table import read_result, shard_file
 from kdx.errors import BackendError
@@ -76,7 +76,7 @@ class ShardActor:
     """
 
     def __init__(self, work: bytes, max_retries: int) -> None:
-        self._work = msgspec.json.decode(work, type=Work)
+        self._work = msgspec.json.decode(work, type=ScoreWork)
         self._max_retries = max_retries
         self._plan = ShardPlan(Path(self._work.output), self._work.listed)
         # Loaded with the first shard: an actor that died here would be replaced without end,
@@ -131,7 +131,7 @@ class RayEngine:
         deaths: Number of actors and processes that died so far.
     """
 
-    work: Work
+    work: ScoreWork
     workers: int | None
     max_retries: int
     say: Callable[[str], None]

@@ -14,7 +14,7 @@ from kdx.archive.local import LocalEngine
 from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_engine import RayEngine
 from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_same
-from kdx.archive.score_records import Index, Settings, ShardResult, Summary, ThisRun, Work, decisions_of
+from kdx.archive.score_records import Index, ScoreWork, Settings, ShardResult, Summary, ThisRun, decisions_of
 from kdx.archive.table import read_bad, read_result, read_scores, shard_file
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
@@ -160,11 +160,11 @@ def _begin(
 
 def _plan(
     folder: ScoreFolder, index: Index, request: ScoreRequest, bundle: Bundle
-) -> tuple[Work, ShardPlan, list[int]]:
+) -> tuple[ScoreWork, ShardPlan, list[int]]:
     """Return the work for processes, the shards, and the numbers of those not finished."""
     plan = ShardPlan(folder.path, index.listed)
     done = set(folder.done())
-    work = Work(
+    work = ScoreWork(
         archive=index.settings.archive,
         output=str(folder.path),
         bundle=str(bundle.path.resolve()),
@@ -189,7 +189,7 @@ def _forget_bad(folder: ScoreFolder, say: Callable[[str], None]) -> None:
 
 def _run(
     request: ScoreRequest,
-    work: Work,
+    work: ScoreWork,
     plan: ShardPlan,
     pending: list[int],
     bad: int,
@@ -230,14 +230,14 @@ def _run(
     )
 
 
-def _engine(request: ScoreRequest, work: Work, say: Callable[[str], None]) -> LocalEngine | RayEngine:
+def _engine(request: ScoreRequest, work: ScoreWork, say: Callable[[str], None]) -> LocalEngine | RayEngine:
     if request.engine == "ray":
         return RayEngine(work, request.workers, request.max_retries, say, request.address)
     workers = request.workers or max(1, usable_cores() // request.threads_per_worker)
     return LocalEngine(work, workers, request.max_retries, say)
 
 
-def _require_few(bad: int, frames: int, request: ScoreRequest, work: Work) -> None:
+def _require_few(bad: int, frames: int, request: ScoreRequest, work: ScoreWork) -> None:
     """Raise ``GateError`` as soon as too many images cannot be used."""
     if bad <= request.max_bad_share * frames:
         return

@@ -69,7 +69,7 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     listed: list[Listing] = []
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class ScoreWork(msgspec.Struct, frozen=True, kw_only=True):
     """What a process needs to score any shard of a run; its folders are absolute.
 
     Attributes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from kdx.archive.score_records import ScoreRow, ShardResult, Work
+from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
 from kdx.archive.table import count, write_shard
 from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX
@@ -60,7 +60,7 @@ class ShardScorer(ClosesOnExit):
         BackendError: The backend is missing here or cannot load the graph.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: ScoreWork) -> None:
         self.work = work
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
         self._root = Path(work.archive)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kdx import __version__
-from kdx.archive.score_records import ScoreRow, ShardResult, Work
+from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
 from kdx.decision.verdict import Decision
 from kdx.errors import OutputError
 from kdx.imaging.value_range import union
@@ -53,7 +53,7 @@ def count(shard: int, rows: Sequence[ScoreRow], *, seconds: float, worker: str) 
     )
 
 
-def write_shard(work: Work, result: ShardResult, rows: Sequence[ScoreRow]) -> None:
+def write_shard(work: ScoreWork, result: ShardResult, rows: Sequence[ScoreRow]) -> None:
     """Write a shard's file, in one step.
 
     Raises:

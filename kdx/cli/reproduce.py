@@ -19,7 +19,7 @@ from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
-    from kd_train.reproduction.comparison import Cell, Comparison, PaperRow, PrintedTable
+    from kd_train.reproduction.comparison import PaperComparison, PaperRow, PrintedTable, TableCell
     from kd_train.reproduction.results import JobResult
 
 _TITLES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
@@ -75,7 +75,7 @@ def _report(result: JobResult, is_new: bool) -> None:
     err.print(f"{escape(name)}, seed {result.seed}: image AUROC {100 * result.image_auroc:.1f} ({done})")
 
 
-def _show(comparison: Comparison, *, all_systems: bool) -> None:
+def _show(comparison: PaperComparison, *, all_systems: bool) -> None:
     out.print(f"[bold]{escape(comparison.title)}[/]")
     _list("what differs", comparison.differs)
     _list("what the text does not say", comparison.unknown)
@@ -107,7 +107,7 @@ def _list(heading: str, lines: Iterable[str]) -> None:
         out.print(f"  {escape(line)}")
 
 
-def _figures(comparison: Comparison) -> Table:
+def _figures(comparison: PaperComparison) -> Table:
     """Make the table: for each metric the paper's figure, ours, and the difference."""
     rows = comparison.rows
     shown = {m for row in rows for m, cell in row.cells.items() if cell.paper is not None or cell.seeds}
@@ -125,7 +125,7 @@ def _figures(comparison: Comparison) -> Table:
     return table
 
 
-def _cell(cell: Cell) -> tuple[str, str, str]:
+def _cell(cell: TableCell) -> tuple[str, str, str]:
     """Format ours, the paper's, the difference, with the decimals that the paper prints."""
     paper = _number(cell.paper)
     decimals = len(paper.partition(".")[2]) or 1

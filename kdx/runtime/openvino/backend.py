@@ -79,7 +79,7 @@ class OpenVino(ClosesOnExit):
         # It must not refer to this object, so that a backend that is dropped without closing is
         # freed at once.
         make = functools.partial(_compiled, graph.sha256, self._content, blobs, self._config)
-        self._models: BatchCache[int, _Compiled] = BatchCache(make, KEPT_BATCH_SIZES)
+        self._models: BatchCache[int, _CompiledGraph] = BatchCache(make, KEPT_BATCH_SIZES)
         # Single images come at any time: the models of other batch sizes never displace theirs.
         self.keep([1])
         try:
@@ -142,7 +142,7 @@ class OpenVino(ClosesOnExit):
         return times
 
 
-class _Compiled:
+class _CompiledGraph:
     """A compiled model and its inference requests."""
 
     def __init__(self, model: Any) -> None:
@@ -189,8 +189,8 @@ class _Compiled:
         return outputs
 
 
-def _compiled(sha256: str, content: HeldGraph, cache: BlobCache, config: dict[str, Any], batch: int) -> _Compiled:
-    return _Compiled(load_compiled(cache, config, (sha256, batch), lambda: read_graph(content.read(), batch)))
+def _compiled(sha256: str, content: HeldGraph, cache: BlobCache, config: dict[str, Any], batch: int) -> _CompiledGraph:
+    return _CompiledGraph(load_compiled(cache, config, (sha256, batch), lambda: read_graph(content.read(), batch)))
 
 
 def openvino_backend(graph: Graph, threads: int | None = None) -> OpenVino:

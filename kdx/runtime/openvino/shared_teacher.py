@@ -30,7 +30,7 @@ from kdx.runtime.openvino.load import (
     read_graph,
     require_bf16,
 )
-from kdx.runtime.openvino.split import Outline, Tensor, own_part, shared_part
+from kdx.runtime.openvino.split import Outline, TensorId, own_part, shared_part
 
 _CLOSED = ("the detector is closed", "load the bundles again")
 
@@ -109,7 +109,7 @@ class SharedTeacher(ClosesOnExit):
         self._parts = _Parts(plans, config, BlobCache(cache, private=first.graph.seal is not None))
         # It must not refer to this object, so that a teacher that is dropped without closing is
         # freed at once.
-        self._compiled: BatchCache[int, _Compiled] = BatchCache(self._parts.compile, KEPT_BATCH_SIZES)
+        self._compiled: BatchCache[int, _CompiledGroup] = BatchCache(self._parts.compile, KEPT_BATCH_SIZES)
         self.keep([1])  # as in kdx.runtime.openvino.backend.OpenVino
         try:
             # So that an invalid graph fails here.
@@ -204,9 +204,9 @@ class _Parts:
         self._features = list(dict.fromkeys(tensor for cuts in self._cuts.values() for tensor in cuts))
         self._contents = {name: plan.graph.hold() for name, plan in plans.items()}
 
-    def compile(self, batch: int) -> _Compiled:
+    def compile(self, batch: int) -> _CompiledGroup:
         """Compile the teacher for a batch size; each student is compiled at its first call."""
-        return _Compiled(self._load_teacher(batch), lambda name: self._load_student(name, batch), self._cuts)
+        return _CompiledGroup(self._load_teacher(batch), lambda name: self._load_student(name, batch), self._cuts)
 
     def close(self) -> None:
         """Close the graphs."""
@@ -229,10 +229,10 @@ class _Parts:
         return load_compiled(self._cache, self._config, ("part", *content, batch), part)
 
 
-class _Compiled:
+class _CompiledGroup:
     """The compiled models of a batch size, and inference requests that share tensors."""
 
-    def __init__(self, teacher: Any, load_student: Callable[[str], Any], cuts: Mapping[str, list[Tensor]]) -> None:
+    def __init__(self, teacher: Any, load_student: Callable[[str], Any], cuts: Mapping[str, list[TensorId]]) -> None:
         self.teacher = teacher
         self.students = BatchCache(load_student)
         self._cuts = cuts

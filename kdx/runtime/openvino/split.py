@@ -29,7 +29,7 @@ _DEQUANTISING = frozenset({"Convert", "Subtract", "Multiply", "Reshape"})
 _WITH_BODY = frozenset({"If", "Loop", "TensorIterator"})
 
 
-class Tensor(NamedTuple):
+class TensorId(NamedTuple):
     """An output of an operation, identified by the operation's digest and the output's index."""
 
     digest: bytes
@@ -42,7 +42,7 @@ class Tensor(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Operation:
     """An operation.
 
     Attributes:
@@ -75,7 +75,7 @@ class Outline:
     """
 
     def __init__(self, model: Any) -> None:
-        self._steps: list[_Step] = []
+        self._steps: list[_Operation] = []
         self.teacher: dict[bytes, str] = {}
         positions: dict[str, int] = {}
         from_image: set[int] = set()
@@ -90,18 +90,18 @@ class Outline:
                 quantised.add(position)
             is_feature = kind != "Parameter" and position in from_image and position not in quantised
             may_be_cut = tuple(is_feature and each.get_element_type() == ov.Type.f32 for each in op.outputs())
-            digest = _digest_of(op, kind, [Tensor(self._steps[source].digest, index) for source, index in inputs])
-            self._steps.append(_Step(kind, digest, inputs, may_be_cut))
+            digest = _digest_of(op, kind, [TensorId(self._steps[source].digest, index) for source, index in inputs])
+            self._steps.append(_Operation(kind, digest, inputs, may_be_cut))
             positions[op.get_name()] = position
             if kind != "Constant" and name.startswith(TEACHER):
                 self.teacher[digest] = name
         self.digests = frozenset(step.digest for step in self._steps)
 
-    def cuts(self, shared: Collection[bytes]) -> list[Tensor]:
+    def cuts(self, shared: Collection[bytes]) -> list[TensorId]:
         """Return the tensors at which the graph is cut, in its order; see :meth:`crossings`."""
         return sorted({tensor for _, _, tensor in self.crossings(shared)}, key=self.position_of)
 
-    def crossings(self, shared: Collection[bytes]) -> Iterator[tuple[int, int, Tensor]]:
+    def crossings(self, shared: Collection[bytes]) -> Iterator[tuple[int, int, TensorId]]:
         """Yield where the graph's own operations use results of shared ones.
 
         Each item is the operation's position, the number of its input, and the tensor.
@@ -122,17 +122,17 @@ class Outline:
             for number, (source, index) in enumerate(self._steps[position].inputs):
                 step = self._steps[source]
                 if step.digest in shared and step.may_be_cut[index] and source not in last:
-                    yield position, number, Tensor(step.digest, index)
+                    yield position, number, TensorId(step.digest, index)
                 elif source not in seen:
                     seen.add(source)
                     waiting.append(source)
 
-    def position_of(self, tensor: Tensor) -> tuple[int, int]:
+    def position_of(self, tensor: TensorId) -> tuple[int, int]:
         """Return the position of the first operation that computes a tensor, and the output."""
         return next(i for i, step in enumerate(self._steps) if step.digest == tensor.digest), tensor.output
 
 
-def shared_part(model: Any, tensors: Sequence[Tensor]) -> Any:
+def shared_part(model: Any, tensors: Sequence[TensorId]) -> Any:
     """Return the part of a model from the image to some tensors, which become its outputs."""
     outline, operations = Outline(model), model.get_ordered_ops()
     results = []
@@ -147,7 +147,7 @@ def shared_part(model: Any, tensors: Sequence[Tensor]) -> Any:
 def own_part(model: Any, shared: Collection[bytes]) -> Any:
     """Return the part of a model after the shared part; its inputs are the cut tensors."""
     outline, operations = Outline(model), model.get_ordered_ops()
-    parameters: dict[Tensor, Any] = {}
+    parameters: dict[TensorId, Any] = {}
     for position, number, tensor in list(outline.crossings(shared)):
         taken = operations[position].input(number)
         if tensor not in parameters:
@@ -160,7 +160,7 @@ def own_part(model: Any, shared: Collection[bytes]) -> Any:
     return part
 
 
-def _digest_of(op: Any, kind: str, inputs: Sequence[Tensor]) -> bytes:
+def _digest_of(op: Any, kind: str, inputs: Sequence[TensorId]) -> bytes:
     if kind in _WITH_BODY:
         raise BackendError(
             f"the graph cannot be split: it contains the operation {kind}", fix="load its bundle by itself"

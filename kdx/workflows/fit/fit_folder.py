@@ -21,7 +21,7 @@ _FOLDERS = ("runs", "bundles", "results", "synthetic", "best.kdx")
 _FILES = (_SCREENING, "fit.json", "frontier.png", "frontier.svg", _INDEX)
 
 
-class _Settings(msgspec.Struct, frozen=True, kw_only=True):
+class _FitSettings(msgspec.Struct, frozen=True, kw_only=True):
     schema: int
     settings: dict[str, Any]
 
@@ -64,11 +64,11 @@ class FitFolder:
                 (self.path / name).unlink(missing_ok=True)
         if index.is_file():
             self._require_same(
-                read_record(index, _Settings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)
+                read_record(index, _FitSettings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)
             )
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(index, encode_record(_Settings(schema=SCHEMA, settings=self.settings)))
+        write_atomic(index, encode_record(_FitSettings(schema=SCHEMA, settings=self.settings)))
 
     def run(self, candidate: MethodSize) -> Path:
         """Return where a candidate's run stands."""
@@ -115,7 +115,7 @@ class FitFolder:
     def _result(self, candidate: MethodSize) -> Path:
         return self.path / "results" / f"{candidate.name}.json"
 
-    def _require_same(self, kept: _Settings) -> None:
+    def _require_same(self, kept: _FitSettings) -> None:
         began, asked = kept.settings, self.settings
         changed = [name for name in {**began, **asked} if began.get(name) != asked.get(name)]
         if changed:

@@ -126,7 +126,7 @@ def _report(
         ]
     )
     best = keep_best(rows, request, folder)
-    evidence = workshop.evidence
+    images = workshop.accuracy_images
     has_defective = any(image.is_defective for image in workshop.material.folder.test)
     report = Report(
         schema=SCHEMA,
@@ -135,7 +135,7 @@ def _report(
         budget_ms=request.budget_ms,
         percentile=request.percentile,
         false_reject_rate=request.false_reject_rate,
-        evidence=evidence.kind if evidence else LABELLED if has_defective else SYNTHETIC,
+        evidence=images.kind if images else LABELLED if has_defective else SYNTHETIC,
         notes=[*_notes(workshop, rows), *_busy(screened, trials)],
         machine=workshop.machine,
         screened=screened,
@@ -154,7 +154,7 @@ def _report(
 
 
 def _notes(workshop: Workshop, rows: list[FrontierRow]) -> list[str]:
-    notes = workshop.evidence.notes() if workshop.evidence and rows else []
+    notes = workshop.accuracy_images.notes() if workshop.accuracy_images and rows else []
     notes += map(str, workshop.material.remarks)
     sizes = {(record.height, record.width) for record in workshop.material.good}
     if len(sizes) > 1:

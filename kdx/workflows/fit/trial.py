@@ -19,7 +19,7 @@ from kdx.runtime.machine import Machine, package_versions
 from kdx.storage.files import sha256_bytes
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.export import export_run
-from kdx.workflows.fit.evidence import Evidence, gather
+from kdx.workflows.fit.accuracy_images import AccuracyImages, find_accuracy_images
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
@@ -32,7 +32,7 @@ _BUSY = 1.5
 
 @dataclass
 class Workshop:
-    """What every trial needs, and the evidence that the first one gathers for all.
+    """What every trial needs, and the accuracy images that the first one finds for all.
 
     Attributes:
         request: What the user asked for.
@@ -41,7 +41,7 @@ class Workshop:
         machine: Where latencies are measured.
         progress: Shows the work.
         say: Takes lines on what is done.
-        evidence: What accuracy is measured on; None until a run says which images it held out.
+        accuracy_images: What accuracy is measured on; None until a run names its held-out images.
     """
 
     request: FitRequest
@@ -50,7 +50,7 @@ class Workshop:
     machine: Machine
     progress: Progress
     say: Callable[[str], None]
-    evidence: Evidence | None = None
+    accuracy_images: AccuracyImages | None = None
 
     def is_trained(self, screened: Screened) -> bool:
         """Whether a candidate's run is there with all its epochs."""
@@ -75,24 +75,24 @@ class Workshop:
             train(self.request.data, self.folder.run(candidate), options, self.progress)
             gc.collect()  # the trainer's images and features, before anything else takes memory
         run = Run(self.folder.run(candidate))
-        if self.evidence is None:
-            self.evidence = self._gather(run)
+        if self.accuracy_images is None:
+            self.accuracy_images = self._find_accuracy_images(run)
         precisions = screened.precisions
-        key = self._key(run, precisions, self.evidence)
+        key = self._key(run, precisions, self.accuracy_images)
         kept = self.folder.trial(candidate, key)
         if kept is not None:
             return kept
-        trial = self._measure(run, screened, precisions, key, self.evidence)
+        trial = self._measure(run, screened, precisions, key, self.accuracy_images)
         self.folder.write_trial(trial)
         return trial
 
-    def _gather(self, run: Run) -> Evidence:
+    def _find_accuracy_images(self, run: Run) -> AccuracyImages:
         held_out = self.material.held_out(list(run.config.validation_images.values()))
-        return gather(
+        return find_accuracy_images(
             self.material, self.folder, held_out, run.config.input, self.progress, seed=self.request.training.seed
         )
 
-    def _key(self, run: Run, precisions: Sequence[str], evidence: Evidence) -> str:
+    def _key(self, run: Run, precisions: Sequence[str], images: AccuracyImages) -> str:
         """Return a hash of everything that decides a result, except the budget."""
         request = self.request
         parts = {
@@ -102,11 +102,13 @@ class Workshop:
             "percentile": request.percentile,
             "machine": self.machine,
             "packages": package_versions(TRAINING_PACKAGES),
-            "evidence": [evidence.kind, evidence.sha256],
+            "evidence": [images.kind, images.sha256],
         }
         return sha256_bytes(msgspec.json.encode(parts))
 
-    def _measure(self, run: Run, screened: Screened, precisions: Sequence[str], key: str, evidence: Evidence) -> Trial:
+    def _measure(
+        self, run: Run, screened: Screened, precisions: Sequence[str], key: str, images: AccuracyImages
+    ) -> Trial:
         candidate, request = screened.candidate, self.request
         bundle, _, refused = export_run(
             run.path, self.folder.bundle(candidate), precisions=tuple(precisions), force=True, progress=self.progress
@@ -121,7 +123,7 @@ class Workshop:
         undecided = calibrate_each(bundle, good, calibration, progress=self.progress).refusals()
         calibrated = open_bundle(bundle.path)
         decided = dict.fromkeys(precision for _, precision in cpu_ways(calibrated, calibrated.manifest.precisions))
-        measured = [self._measured(calibrated, precision, evidence) for precision in decided]
+        measured = [self._measured(calibrated, precision, images) for precision in decided]
         history = run.checkpoint("last").history
         return Trial(
             candidate=candidate,
@@ -142,14 +144,14 @@ class Workshop:
         self.folder.write_trial(trial)
         return trial
 
-    def _measured(self, bundle: Bundle, precision: str, evidence: Evidence) -> Measured | None:
+    def _measured(self, bundle: Bundle, precision: str, images: AccuracyImages) -> Measured | None:
         """Time a precision in every backend, score it in the fastest; None if nothing runs."""
         timings = self._timings(bundle, precision)
         quickest = fastest(timings)
         if quickest is None:
             return None
         with detector_of(bundle, quickest.backend, self.request.threads, precision) as detector:
-            scores = evidence.score(detector, self.request.training.max_bad_images, self.progress)
+            scores = images.score(detector, self.request.training.max_bad_images, self.progress)
         return Measured(precision=precision, timings=timings, scores=scores)
 
     def _timings(self, bundle: Bundle, precision: str) -> list[Timing]:

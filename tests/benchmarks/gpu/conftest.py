@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu.candidates import EVENTS, Candidate
+from benchmarks.gpu.candidates import EVENTS, GpuCandidate
 from benchmarks.gpu.store import Store
 from tests.benchmarks.gpu.fakes import FakeBackend, FakeClock
 
@@ -29,10 +29,10 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def fake(clock: FakeClock, log: list[Any]) -> Callable[..., Candidate]:
+def fake(clock: FakeClock, log: list[Any]) -> Callable[..., GpuCandidate]:
     """Makes a candidate; loading it takes ``seconds``."""
 
-    def make(name: str, ms: float = 1.0, *, seconds: float = 5.0, error: float = 0.0, raises: str = "") -> Candidate:
+    def make(name: str, ms: float = 1.0, *, seconds: float = 5.0, error: float = 0.0, raises: str = "") -> GpuCandidate:
         def load(model: Any, batch: int) -> FakeBackend:
             log.append((name, "open", batch))
             clock.now += seconds
@@ -40,6 +40,6 @@ def fake(clock: FakeClock, log: list[Any]) -> Callable[..., Candidate]:
                 raise ImportError("libnvinfer.so.10: cannot open shared object file")
             return FakeBackend(name, log, ms, error=error, raises=raises)
 
-        return Candidate(name, name.rsplit("-", 1)[0], name.rsplit("-", 1)[1], EVENTS, seconds, load)
+        return GpuCandidate(name, name.rsplit("-", 1)[0], name.rsplit("-", 1)[1], EVENTS, seconds, load)
 
     return make

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.candidates import Candidate
+from benchmarks.gpu.candidates import GpuCandidate
 from benchmarks.gpu.jobs import Deadline, plan, run_jobs
 from benchmarks.gpu.store import Store
 from kdx.bundle.bundle import Golden
@@ -63,7 +63,7 @@ def make_model(method: str) -> Any:
     return SimpleNamespace(method=method, golden=golden, detector=SimpleNamespace(input_spec=spec))
 
 
-def run(candidates: list[Candidate], store: Store, clock: FakeClock, *, left: float = 1e6, **options: Any) -> bool:
+def run(candidates: list[GpuCandidate], store: Store, clock: FakeClock, *, left: float = 1e6, **options: Any) -> bool:
     jobs = plan(options.pop("methods", ["stpm"]), candidates, options.pop("batches", (1,)))
     return run_jobs(jobs, candidates, make_model, store, Deadline(clock.now + left, clock), runs=20, **options)
 

@@ -24,7 +24,7 @@ from kdx.archive.listing import added, order
 from kdx.archive.local import LocalEngine
 from kdx.archive.plan import ShardPlan, write_listing
 from kdx.archive.results_folder import ScoreFolder
-from kdx.archive.score_records import Listing, Work
+from kdx.archive.score_records import Listing, ScoreWork
 from kdx.errors import BundleError, DataError
 from kdx.folders.image_search import LeftOut, walk
 from kdx.imaging.image_files import MAX_PIXELS
@@ -369,7 +369,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, tiny_bundle, arch
 def test_a_worker_refuses_another_bundle_and_the_error_arrives_whole(tiny_bundle, archive, tmp_path):
     shards, frames = write_listing(tmp_path, "000", walk(archive), 4)
     listed = [Listing(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")]
-    work = Work(
+    work = ScoreWork(
         archive=str(archive),
         output=str(tmp_path),
         bundle=str(tiny_bundle),

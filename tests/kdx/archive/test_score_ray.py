@@ -13,7 +13,7 @@ import pytest
 from kdx.archive.plan import write_listing
 from kdx.archive.ray_cluster import require_reachable
 from kdx.archive.ray_engine import RayEngine, ShardActor
-from kdx.archive.score_records import Listing, ShardResult, Work
+from kdx.archive.score_records import Listing, ScoreWork, ShardResult
 from kdx.errors import BackendError, BundleError
 from kdx.folders.image_search import walk
 from kdx.storage.files import sha256_file
@@ -89,12 +89,12 @@ def test_a_cluster_goes_on_to_the_same_scores_past_killed_actors_and_images_that
 
 
 @pytest.fixture
-def work(tiny_bundle: Path, archive: Path, tmp_path: Path) -> Work:
+def work(tiny_bundle: Path, archive: Path, tmp_path: Path) -> ScoreWork:
     """A run of four shards that no command began."""
     (tmp_path / "tries").mkdir()
     (tmp_path / "shards").mkdir()
     shards, frames = write_listing(tmp_path, "000", walk(archive), 4)
-    return Work(
+    return ScoreWork(
         archive=str(archive),
         output=str(tmp_path),
         bundle=str(tiny_bundle),

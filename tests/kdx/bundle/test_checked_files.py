@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.archive.score_records import Work
+from kdx.archive.score_records import ScoreWork
 from kdx.archive.scorer import ShardScorer
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.open import open_bundle
@@ -146,7 +146,7 @@ def test_an_archive_is_scored_to_its_last_batch_by_one_graph(
     bundle_copy, tiny_bundle, another, cells, tmp_path, cache
 ) -> None:
     paths = sorted(file.name for file in cells.iterdir())[:5]
-    work = Work(
+    work = ScoreWork(
         archive=str(cells),
         output=str(tmp_path / "out"),
         bundle=str(bundle_copy),

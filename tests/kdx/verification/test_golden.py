@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.archive.score_records import Work
+from kdx.archive.score_records import ScoreWork
 from kdx.archive.scorer import ShardScorer
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
@@ -150,7 +150,7 @@ def test_the_graph_under_the_tiles_is_compared(tiled, tmp_path) -> None:
 
 def test_an_archive_is_not_scored_by_it(tripled, cells, tmp_path) -> None:
     digest = sha256_file(tripled / "bundle.json")
-    work = Work(
+    work = ScoreWork(
         archive=str(cells),
         output=str(tmp_path),
         bundle=str(tripled),

@@ -12,7 +12,7 @@ from kdx.errors import BackendError
 from kdx.runtime.tensorrt.cuda.api import CudaApi
 
 
-class Work(enum.Enum):
+class GpuWork(enum.Enum):
     """The work that is queued, or captured, as one unit."""
 
     FROM_HOST = "copy in, layers, copy out"
@@ -41,7 +41,7 @@ class Profile:
         self.context = context
         self.capacity = capacity
         self.ran = False
-        self.graphs: dict[Work, int] = {}
+        self.graphs: dict[GpuWork, int] = {}
         self._api = api
         self._explain = explain
         self._batch: int | None = None  # unknown
@@ -58,7 +58,7 @@ class Profile:
         """Queue the layers."""
         require(self.context.execute_async_v3(stream), f"run a batch of {self._batch}", self._explain)
 
-    def capture(self, work: Work, stream: int, queue: Callable[[], None]) -> None:
+    def capture(self, work: GpuWork, stream: int, queue: Callable[[], None]) -> None:
         """Capture what ``queue`` queues, and end the capture in any case.
 
         Raises:

@@ -24,7 +24,7 @@ from kdx.runtime.backend import Outputs
 from kdx.runtime.device_arrays import DeviceArray
 from kdx.runtime.tensorrt.cuda.api import CudaApi
 from kdx.runtime.tensorrt.cuda.buffers import Buffers
-from kdx.runtime.tensorrt.cuda.profile import Profile, Work, require
+from kdx.runtime.tensorrt.cuda.profile import GpuWork, Profile, require
 
 
 class GraphState(str, enum.Enum):
@@ -128,7 +128,7 @@ class EngineRunner:
             BackendError: CUDA or TensorRT failed. The next call begins with a plain enqueue.
         """
         on_device = isinstance(images, DeviceArray)
-        work = Work.FROM_DEVICE if on_device else Work.FROM_HOST
+        work = GpuWork.FROM_DEVICE if on_device else GpuWork.FROM_HOST
         with self._ready(images) as profile:
             count = images.shape[0]
             # Capturing runs nothing, so it may precede the images. If it fails, the current stream
@@ -182,10 +182,10 @@ class EngineRunner:
         images = np.zeros((count, *self.image_shape), np.uint8)
         with self._ready(images) as profile, self._events(2) as (start, end):
             self._buffers.stage(images)
-            self._queue(profile, count, Work.FROM_HOST, self._current_stream())
+            self._queue(profile, count, GpuWork.FROM_HOST, self._current_stream())
             self._api.synchronize(self._current_stream())
             profile.ran = True
-            graph = self._graph(profile, images.shape, Work.COMPUTE)
+            graph = self._graph(profile, images.shape, GpuWork.COMPUTE)
             stream = self._current_stream()
             times = []
             for _ in range(runs):
@@ -266,14 +266,14 @@ class EngineRunner:
             self._api.wait_for(stream, images.stream)
         self._api.copy_on_device(self._buffers.image_pointer, images.pointer, images.nbytes, stream)
 
-    def _queue(self, profile: Profile, count: int, work: Work, stream: int) -> None:
-        if work is Work.FROM_HOST:
+    def _queue(self, profile: Profile, count: int, work: GpuWork, stream: int) -> None:
+        if work is GpuWork.FROM_HOST:
             self._buffers.copy_in(count, stream)
         profile.enqueue(stream)
-        if work is not Work.COMPUTE:
+        if work is not GpuWork.COMPUTE:
             self._buffers.copy_out(count, stream)
 
-    def _graph(self, profile: Profile, shape: tuple[int, ...], work: Work) -> int | None:
+    def _graph(self, profile: Profile, shape: tuple[int, ...], work: GpuWork) -> int | None:
         """Return the graph of this batch, captured now if possible; None for a plain enqueue."""
         if work not in profile.graphs and profile.ran and self._cuda_graph:
             stream = self._current_stream()

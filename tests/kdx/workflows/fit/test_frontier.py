@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kdx.runtime.machine import Machine
-from kdx.workflows.fit.evidence import auroc_error
+from kdx.workflows.fit.accuracy_images import auroc_error
 from kdx.workflows.fit.frontier import next_to_train, ranked, with_frontier
 from kdx.workflows.fit.plot import write_plots
 from kdx.workflows.fit.screen import judge

@@ -22,7 +22,7 @@ from kdx.workflows.fit.trial_records import LABELLED, SYNTHETIC, Scores
 
 
 @dataclass(frozen=True)
-class Evidence:
+class AccuracyImages:
     """Images to measure accuracy on.
 
     Attributes:
@@ -70,9 +70,9 @@ class Evidence:
         ]
 
 
-def gather(
+def find_accuracy_images(
     material: Material, folder: FitFolder, held_out: Sequence[Path], spec: InputSpec, progress: Progress, *, seed: int
-) -> Evidence:
+) -> AccuracyImages:
     """Return the labelled test images, or synthetic defects on held-out good images.
 
     Args:
@@ -86,11 +86,11 @@ def gather(
     test = material.folder.test
     if any(image.is_defective for image in test):
         if any(not image.is_defective for image in test):
-            return Evidence(LABELLED, material.folder.root, test, good_are_held_out=False)
+            return AccuracyImages(LABELLED, material.folder.root, test, good_are_held_out=False)
         stand_in = tuple(TestImage(path, GOOD, None) for path in held_out)
-        return Evidence(LABELLED, material.folder.root, (*stand_in, *test), good_are_held_out=True)
+        return AccuracyImages(LABELLED, material.folder.root, (*stand_in, *test), good_are_held_out=True)
     write_synthetic(held_out, folder.synthetic, spec, seed=seed, progress=progress)
-    return Evidence(SYNTHETIC, folder.synthetic, open_folder(folder.synthetic).test, good_are_held_out=True)
+    return AccuracyImages(SYNTHETIC, folder.synthetic, open_folder(folder.synthetic).test, good_are_held_out=True)
 
 
 def scores_of(evaluation: Evaluation) -> Scores:
