@@ -1,9 +1,24 @@
-"""Making text of unknown origin safe for a terminal."""
+"""Text for people: safe on a terminal, and in the terms of the program that shows it.
+
+The library serves Python callers and the command line, so its messages name parameters, in
+backticks: "pass `force=True`". A program whose users give parameters in another form sets
+:data:`spelling`, and shows its users each message as :func:`spelled` returns it. Results of Python
+calls keep the parameters' names.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TypeAlias
+
+# Returns how users give a parameter, or a parameter and its value; None for one that they cannot
+# give.
+Spelling: TypeAlias = Callable[[str, str | None], str | None]
+spelling: ContextVar[Spelling | None] = ContextVar("how users of this program give parameters", default=None)
+_PARAMETER = re.compile(r"`([a-z][a-z0-9_-]*)(?:=([^`]+))?`")
 
 # The characters that a terminal interprets instead of showing: control characters except line feed
 # and tab, marks that change the direction of writing, and lone surrogates, which represent bytes of
@@ -25,6 +40,19 @@ def visible_json(text: str) -> str:
 def without_colours(text: str) -> str:
     """Return a library's message without its escape codes for colours and bold letters."""
     return _COLOURS.sub("", text)
+
+
+def spelled(text: str, by: Spelling | None = None) -> str:
+    """Return a message with its parameters, like `resume` or `epochs=3`, as users give them.
+
+    Args:
+        text: The message; nothing else in it is changed.
+        by: How they are given; None for the program's :data:`spelling`.
+    """
+    write = by or spelling.get()
+    if write is None:
+        return text
+    return _PARAMETER.sub(lambda found: write(*found.groups()) or found.group(), text)
 
 
 def percent(value: float | None) -> str:

@@ -131,7 +131,8 @@ def target_capability(name: str, wanted: str | None) -> str:
         if here is None:
             raise BackendError(
                 "TensorRT builds on the GPU that the engine is for, and this machine shows none",
-                fix="build on the line PC; for RTX cards, anywhere with `flavour='rtx'` and `compute_capability='8.6'`",
+                fix="build on the line PC; for RTX cards, anywhere: kdx build-engine BUNDLE --flavour rtx "
+                "--compute-capability 8.6",
             )
         if wanted not in {None, here}:
             raise OptionError(
@@ -145,13 +146,17 @@ def target_capability(name: str, wanted: str | None) -> str:
         raise BackendError(
             "there is no GPU here whose compute capability could be taken",
             expected=f"one of {', '.join(RTX_CAPABILITIES)}",
-            fix="name that of the line PC's card with `compute_capability`: 8.6 (RTX 30), 8.9 (RTX 40), 12.0 (RTX 50)",
+            fix="name that of the line PC's card: kdx build-engine BUNDLE --flavour rtx --compute-capability 8.6 (RTX "
+            "30), 8.9 (RTX 40) or 12.0 (RTX 50)",
         )
     if chosen not in RTX_CAPABILITIES:
         raise OptionError(
             "TensorRT for RTX does not build for this compute capability",
             expected=f"one of {', '.join(RTX_CAPABILITIES)}",
             received=chosen,
-            fix="" if wanted else "`flavour='tensorrt'`, or name the line PC's card with `compute_capability`",
+            fix=""
+            if wanted
+            else "build with TensorRT: kdx build-engine BUNDLE --flavour tensorrt; or name the line PC's card: kdx "
+            "build-engine BUNDLE --flavour rtx --compute-capability X.Y",
         )
     return chosen

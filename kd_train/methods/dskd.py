@@ -122,9 +122,7 @@ def _mapped(choice: str, count: int) -> list[int]:
     if choice == _EVERY:
         return list(range(count))
     if int(choice) > count:
-        raise OptionError(
-            "invalid value of the method's option 'maps'", expected=f"{_EVERY}, or 1 to {count}", received=choice
-        )
+        raise OptionError("invalid `maps` for the method dskd", expected=f"{_EVERY}, or 1 to {count}", received=choice)
     return [int(choice) - 1]
 
 

@@ -163,7 +163,7 @@ def _check_choices(method: Method, chosen: Mapping[str, str]) -> dict[str, str]:
             )
         if value not in known[name].values:
             raise OptionError(
-                f"invalid value of the method's option '{name}'",
+                f"invalid `{name}` for the method {method.name}",
                 expected=", ".join(known[name].values),
                 received=value,
             )

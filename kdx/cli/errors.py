@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from kdx.cli.flags import flags_of, with_flags
+from kdx.cli.flags import flags_of
 from kdx.cli.output import STANDARD_OUTPUT, drop_output, err, print_json, print_json_line, show_warning, warn
 from kdx.errors import (
     BackendError,
@@ -27,6 +27,7 @@ from kdx.errors import (
     WeightsError,
 )
 from kdx.imaging.value_range import NarrowRanges, counted
+from kdx.text import spelled
 from kdx.workflows.packages import MissingPackageError
 
 INTERRUPTED = 130  # as shells report Ctrl-C
@@ -87,7 +88,7 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
         usage: What prints the options of the command.
     """
     if isinstance(error, KdxError):
-        record = {name: with_flags(text) for name, text in error.as_dict().items()}
+        record = {name: spelled(text) for name, text in error.as_dict().items()}
         details = {name: text for name, text in record.items() if name not in {"type", "message"}}
         if not error.fix:
             details["help"] = next((text for kind, text in HELP if isinstance(error, kind)), usage)

@@ -8,11 +8,11 @@ import typer
 from rich.markup import escape
 
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
-from kdx.cli.flags import with_flags
 from kdx.cli.options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.cli.output import out, print_json, progress_for
 from kdx.errors import OptionError
 from kdx.imaging.tiling import SEAM_TOLERANCE, TileRequest, Tiling
+from kdx.text import spelled
 from kdx.workflows.export import export_run, labelled_images
 
 
@@ -93,7 +93,7 @@ def export(
             "bundle": str(bundle),
             "manifest": result.manifest,
             "certificate": certificate,
-            "refused": {name: with_flags(reason) for name, reason in refused.items()},
+            "refused": refused,
         }
         print_json(record)
         if refused:
@@ -111,7 +111,7 @@ def export(
     for name, variant in result.manifest.variants.items():
         out.print(f"  {name}: {_describe(variant)}")
     for name, reason in refused.items():
-        out.print(f"[bold red]no {name}:[/] {escape(with_flags(reason))}")
+        out.print(f"[bold red]no {name}:[/] {escape(spelled(reason))}")
     out.print(f"next: kdx calibrate {bundle} DATA --false-reject-rate 0.01")
     if refused:
         raise typer.Exit(1)

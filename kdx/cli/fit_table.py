@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from rich.markup import escape
 
-from kdx.cli.flags import with_flags
 from kdx.cli.output import make_table, out
-from kdx.text import percent
+from kdx.text import percent, spelled
 from kdx.workflows.fit.advice import quickest_found
 from kdx.workflows.fit.trial_records import LABELLED, FrontierRow, Report
 
@@ -77,7 +76,7 @@ def _dropped(report: Report) -> None:
         out.print("not in the table:" if report.rows else "not trained:")
     for one in report.dropped:
         precision = f" {one.precision}" if one.precision else ""
-        out.print(f"  {one.candidate}{precision}: {escape(with_flags(one.reason))}")
+        out.print(f"  {one.candidate}{precision}: {escape(spelled(one.reason))}")
 
 
 def _nothing_kept(report: Report) -> None:
@@ -96,4 +95,4 @@ def _nothing_kept(report: Report) -> None:
         measured = f"p{timing.percentile:g} {timing.measured_ms:.2f} ms"
         out.print(f"fastest: {name} in {timing.backend}, {timing.precision}: {measured}")
     for line in report.advice:
-        out.print(f"  what would help: {escape(with_flags(line))}")
+        out.print(f"  what would help: {escape(spelled(line))}")

@@ -1,38 +1,37 @@
-"""Parameters in the library's messages become the options of the command that was called.
+"""How users of the command line give the parameters that the library's messages name.
 
-The library serves Python callers and the command line, so its messages name parameters, in
-backticks: "pass `force=True`". The command line writes its option instead: "pass --force". Nothing
-else in a text is changed, and a parameter that the command does not have keeps its name.
+The library names parameters, in backticks: "pass `force=True`". A command writes its option
+instead, "pass --force", in whatever it prints and in the reports that it writes. A parameter that
+the command does not have keeps its name.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
+from functools import partial
 from typing import Any
 
-_MARKED = re.compile(r"`([a-z][a-z0-9_-]*)(?:=([^`]+))?`")
+from kdx.text import spelling
+
 _QUOTES = str.maketrans("", "", "'\"")
-_NO_FLAGS: Mapping[str, str] = MappingProxyType({})
-_current: ContextVar[Mapping[str, str]] = ContextVar("flags of the command that runs", default=_NO_FLAGS)
 
 
 @contextmanager
 def flags_of(command: Any) -> Iterator[None]:
-    """Use the options of a Click command in :func:`with_flags`."""
-    token = _current.set(flag_table(command))
+    """Give parameters as the options of a Click command."""
+    token = spelling.set(partial(_flag, flag_table(command)))
     try:
         yield
     finally:
-        _current.reset(token)
+        spelling.reset(token)
 
 
 def add_flags(names: Iterable[str]) -> None:
     """Add options that the command that runs takes beside those it declares: a method's own."""
-    _current.set({**_current.get(), **{name: f"--{name}" for name in names}})
+    declared, own = spelling.get(), {name: f"--{name}" for name in names}
+    assert declared is not None
+    spelling.set(lambda name, value: declared(name, value) or _flag(own, name, value))
 
 
 def flag_table(command: Any) -> dict[str, str]:
@@ -52,17 +51,9 @@ def flag_table(command: Any) -> dict[str, str]:
     return table
 
 
-def with_flags(text: str) -> str:
-    """Replace marked parameters, like `resume` or `epochs=3`, by the command's options."""
-    return _MARKED.sub(_flag, text)
-
-
-def _flag(marked: re.Match[str]) -> str:
-    name, value = marked.groups()
-    flag = _current.get().get(name)
-    if flag is None:
-        return marked.group()
-    if value is None or value == "True":
+def _flag(table: Mapping[str, str], name: str, value: str | None) -> str | None:
+    flag = table.get(name)
+    if flag is None or value is None or value == "True":
         return flag
     if value.startswith("("):  # a tuple of Python is a list with commas on the command line
         value = value.strip("()").replace(", ", ",").rstrip(",").translate(_QUOTES)

@@ -17,11 +17,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from kdx.cli.flags import with_flags
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
 from kdx.storage.json_output import encode_json
-from kdx.text import visible, visible_json
+from kdx.text import spelled, visible, visible_json
 
 STANDARD_OUTPUT = "standard output"  # the file name of an OSError that was raised while printing
 
@@ -91,7 +90,7 @@ def progress_for(as_json: bool) -> Progress:
 
 def say(line: str) -> None:
     """Print a line of progress to standard error."""
-    err.print(escape(line))
+    err.print(escape(spelled(line)))
 
 
 def say_nothing(line: str) -> None:
@@ -118,13 +117,13 @@ def report_bad(bad: dict[str, str] | dict[Path, str]) -> None:
 def report_remarks(remarks: Iterable[Remark]) -> None:
     """Show what was left out or could not be used."""
     for one in remarks:
-        err.print(f"[yellow]note:[/] {escape(with_flags(str(one)))}")
+        err.print(f"[yellow]note:[/] {escape(spelled(str(one)))}")
 
 
 def warn(text: str) -> None:
     """Print a warning to standard error; an empty one not at all."""
     if text:
-        err.print(f"[yellow]warning:[/] {escape(with_flags(text))}")
+        err.print(f"[yellow]warning:[/] {escape(spelled(text))}")
 
 
 def show_warning(

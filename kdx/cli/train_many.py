@@ -9,11 +9,10 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.errors import Interrupted
-from kdx.cli.flags import with_flags
 from kdx.cli.options import ADDRESS_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.cli.output import make_table, out, print_json, progress_for, say
 from kdx.storage.json_output import write_json
-from kdx.text import number, percent
+from kdx.text import number, percent, spelled
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def show(folder: Path, summary: CatalogSummary) -> None:
             out.print(f"{one.name}: no {precision}: {escape(reason)}")
         if one.error is not None:
             detail = "; ".join(one.error[key] for key in ("message", "received", "fix") if one.error.get(key))
-            out.print(f"[bold red]{one.name} failed:[/] {escape(with_flags(detail))}")
+            out.print(f"[bold red]{one.name} failed:[/] {escape(spelled(detail))}")
     out.print(
         f"{summary.trained} trained, {summary.unchanged} unchanged, {summary.failed} failed; {folder / 'summary.json'}"
     )

@@ -1,4 +1,9 @@
-"""Results as JSON: whatever a command returns, in builtins that JSON can hold."""
+"""Results as JSON: whatever a command returns, in builtins that JSON can hold.
+
+They are for the users of a program, so the messages in them name parameters as those users give
+them (:func:`kdx.text.spelled`): a command's JSON names its flags. Records that kdx reads again
+stand in ``json_records.py``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,12 @@ from typing import Any
 import msgspec
 
 from kdx.storage.files import tidy, write_atomic
+from kdx.text import spelled
+
+# The fields that hold messages of the library; whatever else is text is a name or a path.
+_MESSAGES = frozenset(
+    {"advice", "checks", "error", "expected", "fix", "message", "notes", "reason", "received", "refused", "text"}
+)
 
 
 def encode_json(value: object, *, on_one_line: bool = False) -> bytes:
@@ -28,7 +39,7 @@ def write_json(path: Path, value: object) -> None:
 def _plain(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
-    return _finite(msgspec.to_builtins(value, enc_hook=_path_text, str_keys=True))
+    return _for_users(msgspec.to_builtins(value, enc_hook=_path_text, str_keys=True))
 
 
 def _path_text(value: object) -> str:
@@ -38,14 +49,20 @@ def _path_text(value: object) -> str:
     raise NotImplementedError(f"{type(value).__name__} in a record")
 
 
-def _finite(value: Any) -> Any:
+def _for_users(value: Any, *, is_message: bool = False) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        # A file name may hold bytes that are no text, which JSON could not hold.
-        return value.encode("utf-8", "backslashreplace").decode()
+        return _encodable(spelled(value) if is_message else value)
     if isinstance(value, dict):
-        return {_finite(key): _finite(item) for key, item in value.items()}
+        return {
+            _encodable(key): _for_users(item, is_message=is_message or key in _MESSAGES) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [_for_users(item, is_message=is_message) for item in value]
     return value
+
+
+def _encodable(text: str) -> str:
+    """Write out the bytes of a file name that are no text, which JSON could not hold."""
+    return text.encode("utf-8", "backslashreplace").decode()

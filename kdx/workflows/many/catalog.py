@@ -27,9 +27,10 @@ import msgspec
 
 from kd_train.training.options import TrainOptions, declared
 from kdx.bundle.variants import PRECISIONS
-from kdx.errors import DataError, OptionError
+from kdx.errors import DataError, KdxError, OptionError
 from kdx.imaging.images import ChannelOrder
 from kdx.storage.json_records import describe_invalid
+from kdx.text import spelled
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,6 +59,8 @@ _NO_ESCAPES = (
     "in double quotes \\ begins an escape: write paths as 'D:\\parts\\tile' in single quotes, or as D:/parts/tile"
 )
 _NAMED_WEIGHTS = ("imagenet", "random")
+_KEYS = "docs/scale-out.md lists the keys of a product"
+_KEY_OF = {each.name: option.key or each.name for each, option, _ in declared()}
 
 
 def _training_keys() -> list[tuple[str, Any, Any]]:
@@ -175,6 +178,24 @@ def read_catalog(path: Path) -> dict[str, Product]:
     return {name: _product(name, table, defaults, path.resolve().parent) for name, table in products.items()}
 
 
+def of_keys(error: KdxError, where: str) -> OptionError:
+    """Return an error of a product's options that names keys of the catalogue.
+
+    Args:
+        error: What was raised; it names parameters.
+        where: The table of the catalogue.
+    """
+    message, expected, received, fix = (
+        spelled(text, _as_key) for text in (error.message, error.expected, error.received, error.fix)
+    )
+    return OptionError(f"{where}: {message}", expected=expected, received=received, fix=fix or _KEYS)
+
+
+def _as_key(name: str, value: str | None) -> str | None:
+    key = _KEY_OF.get(name, name)
+    return key if value is None else f"{key} = {value}"
+
+
 def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path) -> Product:
     where = f"[products.{name}]"
     _require_table(table, where)
@@ -198,6 +219,7 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
             f"{where} is not valid: {describe_invalid(error)}",
             expected=_allowed(key),
             received=f"{key} = {fields.get(key)!r}",
+            fix=_KEYS,
         ) from error
     _require_possible(product, where)
     _require_paths(product, where, folder)
@@ -220,12 +242,15 @@ def _allowed(key: str) -> str:
 def _require_possible(product: Product, where: str) -> None:
     unknown = [precision for precision in product.precisions if precision not in PRECISIONS]
     if unknown:
-        raise OptionError(f"{where}: precisions", expected=", ".join(PRECISIONS), received=", ".join(unknown))
+        raise OptionError(
+            f"{where}: invalid precisions", expected=", ".join(PRECISIONS), received=", ".join(unknown), fix=_KEYS
+        )
     if not 0 < product.false_reject_rate < 1:
         raise OptionError(
             f"{where}: false_reject_rate is out of range",
             expected="above 0 and below 1, e.g. 0.01",
             received=f"{product.false_reject_rate:g}",
+            fix=_KEYS,
         )
 
 
@@ -256,4 +281,5 @@ def _require_known(table: Collection[str], known: Collection[str], where: str, k
             raise OptionError(
                 f"{where} has an unknown {kind} '{name}'",
                 expected=" or ".join(dict.fromkeys(other.replace("-", "_") for other in near)) or ", ".join(known),
+                fix=_KEYS,
             )

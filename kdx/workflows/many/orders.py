@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kdx.errors import KdxError, OptionError
+from kdx.errors import KdxError
 from kdx.progress import Progress
 from kdx.runtime.machine import usable_cores
 from kdx.storage.json_records import now
-from kdx.workflows.many.catalog import read_catalog
+from kdx.workflows.many.catalog import of_keys, read_catalog
 from kdx.workflows.many.engines import run_local, run_ray
 from kdx.workflows.many.product_records import SCHEMA, CatalogSummary, ProductOrder, ProductResult
 
@@ -28,12 +28,7 @@ def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, thr
             check_options(options)
             recipe_of(options)
         except KdxError as error:
-            raise OptionError(
-                f"[products.{name}]: {error.message}",
-                expected=error.expected,
-                received=error.received,
-                fix=error.fix,
-            ) from error
+            raise of_keys(error, f"[products.{name}]") from error
         orders.append(order)
     return orders
 

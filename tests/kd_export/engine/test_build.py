@@ -147,10 +147,10 @@ def test_what_fails_leaves_no_engine(bundle, with_tensorrt, faults, kind, said) 
         ({"batches": ()}, (CARD,), OptionError, ("batch size",)),
         ({"level": 6}, (CARD,), OptionError, ("`level`", "0 to 5")),
         ({"compute_capability": "8.9"}, (CARD,), OptionError, ("GPU at hand only", "8.6")),
-        ({}, (), BackendError, ("shows none", "`flavour='rtx'`")),
+        ({}, (), BackendError, ("shows none", "--flavour rtx")),
         ({"flavour": "rtx"}, (), BackendError, ("no GPU here", "8.6 (RTX 30)")),
         ({"flavour": "rtx", "compute_capability": "9.0"}, (), OptionError, ("8.6, 8.9", "9.0")),
-        ({"flavour": "rtx"}, (Gpu("NVIDIA H200", "9.0", "13.0"),), OptionError, ("9.0", "`flavour='tensorrt'`")),
+        ({"flavour": "rtx"}, (Gpu("NVIDIA H200", "9.0", "13.0"),), OptionError, ("9.0", "--flavour tensorrt")),
         ({"flavour": "rtx", "compute_capability": "8.6", "timing_cache": Path("t")}, (), OptionError, ("times no",)),
     ],
 )

@@ -135,7 +135,7 @@ def test_the_command_line_takes_a_methods_own_options(method, choices, tmp_path,
     [
         (
             ("--method", "dual-det", "--part", "both"),
-            ("invalid value of the method's option 'part'", "kd+ae, kd, ae", "both"),
+            ("invalid --part for the method", "kd+ae, kd, ae", "both"),
         ),
         (("--method", "stpm", "--part", "ae"), ("stpm has no option --part",)),
         (("--method", "dskd", "--strcture", "ds"), ("dskd has no option --strcture", "--structure")),
@@ -150,7 +150,7 @@ def test_the_command_line_takes_a_methods_own_options(method, choices, tmp_path,
         (("--crop-from", "32"), ("--crop-from is out of range", "64 to 4096")),
         (
             ("--method", "dskd", "--taps", "layer1,layer2", "--maps", "3"),
-            ("invalid value of the method's option 'maps'", "1 to 2"),
+            ("invalid --maps for the method", "1 to 2"),
         ),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 import kdx
 from kdx.bundle.manifest import SCHEMA
 from kdx.bundle.open import open_bundle
+from kdx.runtime.gpu import Gpu
 from kdx.storage.files import sha256_file
 
 OPTIONS = {
@@ -362,6 +363,17 @@ def test_a_threshold_from_another_graph_is_refused(cli, bundle_copy):
 
 def test_doctor_runs(cli):
     assert "onnxruntime" in cli("doctor").stdout
+
+
+@pytest.mark.parametrize("cards", [[], [Gpu("NVIDIA H200", "9.0", "13.0")]], ids=["no GPU", "unsupported GPU"])
+def test_doctor_names_whole_commands(cli, monkeypatch, cards):
+    monkeypatch.setattr("kdx.runtime.gpu.gpus", lambda: cards)
+    monkeypatch.setattr("kd_export.engine.flavours.gpus", lambda: cards)
+    monkeypatch.setattr("kd_export.engine.flavours.load_flavour", lambda _name: None)
+    monkeypatch.setattr("kd_export.engine.flavours.installed_version", lambda _name: "10.0")
+    checks = " ".join(cli("doctor", "--json").json["checks"])
+    assert "kdx build-engine BUNDLE --flavour" in checks
+    assert "`" not in checks
 
 
 def test_doctor_names_what_to_install(cli, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from kdx.cli.errors import Command
-from kdx.cli.flags import with_flags
 from kdx.cli.output import print_json
 from kdx.errors import OutputError
+from kdx.remarks import remark
+from kdx.storage.json_output import encode_json, write_json
+from kdx.text import spelled
 
 HERE = Path()
 MESSAGE = "pass `resume=True`, `good_folders` or `image_size=64`, or `precisions=('fp32', 'fp16')` for `data`"
@@ -68,9 +71,42 @@ def test_nothing_else_is_changed(text, shown):
 
 
 def test_outside_a_command_texts_stay():
-    assert with_flags(MESSAGE) == MESSAGE
+    assert spelled(MESSAGE) == MESSAGE
 
 
-def test_results_are_not_rewritten(capsys):
-    print_json({"text": MESSAGE})
-    assert "`resume=True`" in capsys.readouterr().out
+RESULT = {
+    "advice": ["more time: a larger `size`"],
+    "remarks": remark("odd", "images are odd: pass `resume=True`", ["`resume=True`.png"]),
+    "refused": {"int8": {"openvino": "use `image_size=64`"}},
+    "error": {"message": "no `out`", "fix": "pass `resume=True`"},
+    "bundle": Path("`resume=True`.kdx"),
+}
+
+
+def test_messages_in_results_name_flags_and_paths_stay(tmp_path):
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command(cls=Command)
+    def works(
+        resume: Annotated[bool, typer.Option("--resume")] = False,
+        size: Annotated[int, typer.Option("--image-size")] = 0,
+        out: Annotated[Path, typer.Option("--out", "-o")] = HERE,
+    ) -> None:
+        print_json(RESULT)
+        write_json(tmp_path / "report.json", RESULT)
+
+    printed = CliRunner().invoke(app, []).stdout
+    assert (tmp_path / "report.json").read_text(encoding="utf-8") == printed
+    assert json.loads(printed) == {
+        "advice": ["more time: a larger --image-size"],
+        "remarks": [
+            {"kind": "odd", "text": "images are odd: pass --resume", "count": 1, "first": ["`resume=True`.png"]}
+        ],
+        "refused": {"int8": {"openvino": "use --image-size 64"}},
+        "error": {"message": "no --out", "fix": "pass --resume"},
+        "bundle": "`resume=True`.kdx",
+    }
+
+
+def test_results_of_python_calls_name_parameters():
+    assert json.loads(encode_json(RESULT))["error"]["fix"] == "pass `resume=True`"

@@ -243,13 +243,15 @@ def test_a_training_that_fails_is_recorded_and_the_others_go_on(fitted, out, mon
     from kdx.errors import TrainingError
 
     def fail(*args, **options):
-        raise TrainingError("the loss became nan in epoch 1")
+        raise TrainingError("too many images are bad", fix="allow more: a larger `max_bad_images`")
 
     shutil.rmtree(out / "runs/stpm-64")
     monkeypatch.setattr("kdx.workflows.fit.trial.train", fail)
-    report = fit(fitted.data, out, "--json").json
+    said = "too many images are bad; allow more: a larger --max-bad-images"
+    assert f"stpm 64 failed: {said}" in fit(fitted.data, out).stderr
+    report = report_of(out)
     assert [row["candidate"]["size"] for row in report["rows"]] == [32]
-    assert any("loss became nan" in d["reason"] for d in report["dropped"])
+    assert said in [d["reason"] for d in report["dropped"]]
 
 
 # Without labels, in other precisions
@@ -286,6 +288,8 @@ def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(data
     assert "128 takes 20.0 ms already" in result.stdout
     assert "fastest: stpm 128" in result.stdout
     assert "--sizes 64,128" in result.stdout
+    assert "smaller images: --sizes 64,128" in report["advice"]
+    assert "`" not in " ".join(report["advice"])
     assert not (tmp_path / "out/frontier.png").exists()
 
 

@@ -116,6 +116,26 @@ def test_no_product_is_trained_when_one_is_not_possible(cli, dataset, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("workers = 5000", "[products.a]: workers is out of range"),  # also an option of the command
+        ("sigma = 100.0", "[products.a]: sigma is out of range"),  # the key of another name
+        ("group_by = '('", "[products.a]: group_by is not a regular expression"),
+    ],
+)
+def test_errors_of_a_catalogue_name_its_keys_and_where_they_are_listed(cli, dataset, tmp_path, key, said):
+    text = f'[products.a]\ndata = "{dataset}"\n{key}\n'
+    stderr = cli("train-many", catalog(tmp_path, text), "-o", tmp_path / "out", code=2).stderr
+    assert said in stderr
+    assert "docs/scale-out.md lists the keys" in stderr
+
+
+def test_an_unknown_key_says_where_keys_are_listed(tmp_path):
+    with pytest.raises(OptionError, match=r"docs/scale-out\.md lists the keys"):
+        read_catalog(catalog(tmp_path, '[products.a]\ndata = "x"\nepoch = 3'))
+
+
 def results_of(out: Path) -> dict[str, dict]:
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     return {product["name"]: product for product in summary["products"]}
