@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from kdx.text import number
 
 if TYPE_CHECKING:
     from kdx.calibration.threshold import Calibration
-    from kdx.remarks import Remark
     from kdx.workflows.calibrate import Calibrations
 
 
@@ -75,23 +73,12 @@ def calibrate(
 
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """
-    from kd_train.datasets import open_data, open_defective
-    from kdx.bundle.manifest import SIGNATURE
-    from kdx.bundle.open import open_bundle
     from kdx.errors import OptionError
-    from kdx.folders.data_folder import FolderOptions, require_good
-    from kdx.storage.files import require_writable
-    from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
+    from kdx.folders.data_folder import FolderOptions
+    from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 
     if with_defects is not None and false_reject_rate is not None:
         raise OptionError("--with-defects chooses the false-reject rate itself", fix="leave out --false-reject-rate")
-    opened = open_bundle(bundle)
-    was_signed = (bundle / SIGNATURE).is_file()
-    require_writable(bundle)
-    options = FolderOptions(subfolders, tuple(good_folder))
-    folder = open_data(data, category, options, progress=progress_for(json))
-    images = require_good(folder)
-    defective = open_defective(with_defects, category, options, progress=progress_for(json)) if with_defects else ()
     request = CalibrationRequest(
         0.01 if false_reject_rate is None else false_reject_rate,
         review_rate=review_rate,
@@ -100,17 +87,24 @@ def calibrate(
         threads=threads,
         max_bad_images=max_bad_images,
     )
-    found = calibrate_each(opened, images, request, defective_images=defective, progress=progress_for(json))
-    remarks = [*folder.remarks, *found.exact.remarks]
+    found = calibrate_folder(
+        bundle,
+        data,
+        request,
+        category=category,
+        options=FolderOptions(subfolders, tuple(good_folder)),
+        with_defects=with_defects,
+        progress=progress_for(json),
+    )
     if json:
-        _print_json(bundle, found, remarks, was_signed=was_signed)
+        _print_json(bundle, found)
     else:
-        _show(bundle, found, remarks, was_signed=was_signed)
+        _show(bundle, found)
     if found.refused:
         raise typer.Exit(1)
 
 
-def _print_json(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *, was_signed: bool) -> None:
+def _print_json(bundle: Path, found: Calibrations) -> None:
     result = found.exact
     print_json(
         {
@@ -121,19 +115,19 @@ def _print_json(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *,
             "not_measured_here": found.missing,
             "passed_over_trained_on": result.trained_on,
             "bad_images": result.bad_images,
-            "remarks": remarks,
+            "remarks": found.remarks,
             "frame_faults": result.frame_faults,
             "frame_limits": result.frame_limits,
             "frame_outliers": result.frame_outliers,
-            "signature_removed": was_signed,
+            "signature_removed": found.signature_removed,
         }
     )
 
 
-def _show(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *, was_signed: bool) -> None:
+def _show(bundle: Path, found: Calibrations) -> None:
     result = found.exact
     report_bad(result.bad_images)
-    report_remarks(remarks)
+    report_remarks(found.remarks)
     threshold = result.threshold
     _show_choice(bundle, result)
     for precision, by_runtime in found.thresholds().items():
@@ -153,7 +147,7 @@ def _show(bundle: Path, found: Calibrations, remarks: Sequence[Remark], *, was_s
             f"  review from {band.score:.6g}, which {100 * band.false_reject_rate:g} % of good parts exceed; 95 % "
             f"interval {number(band.interval[0])} to {number(band.interval[1])}"
         )
-    if was_signed:
+    if found.signature_removed:
         out.print("  [yellow]the signature was removed:[/] it was for another threshold; sign again with kdx sign")
     for precision, faults in found.refused.items():
         for runtime, fault in faults.items():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,9 +20,6 @@ from kdx.storage.files import refuse_existing
 from kdx.storage.json_output import write_json
 from kdx.text import percent
 from kdx.workflows.packages import needs
-
-if TYPE_CHECKING:
-    from kdx.imaging.image_identity import KnownImages
 
 
 def evaluate(
@@ -54,34 +49,22 @@ def evaluate(
     percent.
     """
     with needs("train,cpu", "evaluation"):
-        from kd_train.data.golden_images import golden_remarks
-        from kd_train.datasets import open_data
-        from kd_train.evaluation.evaluate import evaluate as evaluate_detector
-        from kdx.folders.copies import in_test
-        from kdx.imaging.grey_conversion import grey_conversion_remarks
-    from kdx.bundle.open import open_bundle
-    from kdx.folders.data_folder import FolderOptions, require_test
-    from kdx.loading.load import is_run, load
+        from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
+    from kdx.folders.data_folder import FolderOptions
 
     require_effect({"--force": force and output is None}, "--output")
     if output is not None:
         refuse_existing(output, force=force)
-    loaded = load(detector, backend, threads, checkpoint, precision)
-    with loaded:
-        folder = open_data(data, category, FolderOptions(subfolders, tuple(good_folder)), progress=progress_for(json))
-        result = evaluate_detector(
-            loaded,
-            folder.root,
-            require_test(folder),
-            max_bad_images=max_bad_images,
-            unused_masks=folder.unused_masks,
-            progress=progress_for(json),
-        )
-    remarks = in_test(folder.test, _trained_on(detector), progress_for(json))
-    if not is_run(detector):
-        remarks += golden_remarks(open_bundle(detector), folder.test)
-    remarks += grey_conversion_remarks([image.path for image in folder.test], loaded.input)
-    result = replace(result, remarks=(*folder.remarks, *remarks))
+    request = EvaluationRequest(
+        category,
+        FolderOptions(subfolders, tuple(good_folder)),
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        checkpoint=checkpoint,
+        max_bad_images=max_bad_images,
+    )
+    result, found_category = evaluate_folder(detector, data, request, progress_for(json))
     if output is not None:
         write_json(output, result)
     if json:
@@ -89,7 +72,7 @@ def evaluate(
         return
     report_bad(result.bad_images)
     report_remarks(result.remarks)
-    title = f"{detector} on {' '.join([str(data), *filter(None, [folder.category])])}, percent"
+    title = f"{detector} on {' '.join([str(data), *filter(None, [found_category])])}, percent"
     table = make_table(title, "", "images", "image AUROC", "pixel AUROC", "PRO", "detected")
     for name, part in result.types.items():
         row = (percent(v) for v in (part.image_auroc, part.pixel_auroc, part.pro, part.detection_rate))
@@ -105,15 +88,3 @@ def evaluate(
     for name, bands in (result.bands or {}).items():
         shares = (bands.accept, bands.review, bands.reject)
         out.print(f"{name} images: accepted {{}} %, to review {{}} %, rejected {{}} %".format(*map(percent, shares)))
-
-
-def _trained_on(detector: Path) -> KnownImages:
-    """Return the images that a run or a bundle was trained on."""
-    from kdx.bundle.open import open_bundle
-    from kdx.loading.load import is_run
-
-    if not is_run(detector):
-        return open_bundle(detector).training_images()
-    from kd_train.training.run import Run
-
-    return Run(detector).config.known_images()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdx.bundle.manifest import Threshold
+from kdx.bundle.manifest import SIGNATURE, Threshold
+from kdx.bundle.open import open_bundle
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.calibration.level_fit import FittedLevel, fit_level
 from kdx.calibration.rates import require_rates
@@ -19,10 +20,13 @@ from kdx.calibration.validity import runtimes_for
 from kdx.decision.level_map import store_calibration
 from kdx.decision.post_processing import PostProcessing
 from kdx.errors import BackendError
+from kdx.folders.data_folder import FolderOptions, require_good
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import SILENT, Progress
+from kdx.remarks import Remark
 from kdx.runtime.backend_table import BackendInfo, require_backends
 from kdx.runtime.tiled import graph_backend
+from kdx.storage.files import require_writable
 from kdx.verification.judge import Decided, Evidence, judge
 from kdx.verification.tolerances import LIMITS
 
@@ -42,6 +46,8 @@ class Calibrations:
         kept: Thresholds of runtimes that are not here, measured elsewhere on the same images at the
             same rates.
         missing: Runtimes that are not here and have no such threshold, by precision.
+        remarks: What was left out of the images, or makes the thresholds doubtful.
+        signature_removed: Whether the bundle had a signature, which was for its former threshold.
     """
 
     exact: Calibration
@@ -49,6 +55,8 @@ class Calibrations:
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
     kept: dict[str, dict[str, Threshold]] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+    signature_removed: bool = False
 
     def thresholds(self) -> dict[str, dict[str, Threshold]]:
         """Return the thresholds of BF16 and INT8, by precision and runtime."""
@@ -69,12 +77,48 @@ class Calibrations:
 class CalibrationRequest:
     """The options of ``kdx calibrate``."""
 
-    false_reject_rate: float
+    false_reject_rate: float = 0.01
     review_rate: float | None = None
     per_position: bool = False
     backend: str = "auto"
     threads: int | None = None
     max_bad_images: int = 0
+
+
+def calibrate_folder(
+    path: Path,
+    data: Path,
+    request: CalibrationRequest,
+    *,
+    category: str | None = None,
+    options: FolderOptions | None = None,
+    with_defects: Path | None = None,
+    progress: Progress = SILENT,
+) -> Calibrations:
+    """Calibrate a bundle on the good images of a folder; see :func:`calibrate_each`.
+
+    Args:
+        path: The bundle.
+        data: The training data, or a folder of new good images.
+        request: How.
+        category: The category of a data set that has several.
+        options: What the user says about the folders.
+        with_defects: Defective images on which the threshold is chosen too.
+        progress: Shows the images.
+
+    Raises:
+        KdxError: The bundle cannot be changed, or a folder has not the images that it should.
+    """
+    from kd_train.datasets import open_data, open_defective
+
+    bundle = open_bundle(path)
+    require_writable(path)
+    folder = open_data(data, category, options, progress=progress)
+    images = require_good(folder)
+    defective = open_defective(with_defects, category, options, progress=progress) if with_defects else ()
+    found = calibrate_each(bundle, images, request, defective_images=defective, progress=progress)
+    found.remarks[:0] = folder.remarks
+    return found
 
 
 def calibrate_each(
@@ -141,6 +185,8 @@ def calibrate_each(
             found.own.setdefault(precision, {})[info.runtime] = own
     _add_others(bundle, found)
     level = fitted.level if fitted else None
+    found.remarks += found.exact.remarks
+    found.signature_removed = (bundle.path / SIGNATURE).is_file()
     store_calibration(bundle, found.exact.threshold, found.thresholds(), level, found.exact.frame_limits)
     return found
 

@@ -1,0 +1,77 @@
+"""Evaluating a run or a bundle on the labelled images of a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kd_train.data.golden_images import golden_remarks
+from kd_train.datasets import open_data
+from kd_train.evaluation.evaluate import Evaluation, evaluate
+from kdx.bundle.open import open_bundle
+from kdx.folders.copies import in_test
+from kdx.folders.data_folder import FolderOptions, require_test
+from kdx.imaging.grey_conversion import grey_conversion_remarks
+from kdx.loading.load import is_run, load
+from kdx.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from kdx.imaging.image_identity import KnownImages
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """The options of ``kdx evaluate``."""
+
+    category: str | None = None
+    folder_options: FolderOptions | None = None
+    backend: str = "auto"
+    precision: str = "fp32"
+    threads: int | None = None
+    checkpoint: str | None = None
+    max_bad_images: int = 0
+
+
+def evaluate_folder(
+    detector: Path, data: Path, request: EvaluationRequest, progress: Progress = SILENT
+) -> tuple[Evaluation, str | None]:
+    """Evaluate on the test images of a folder; add remarks on what makes the figures doubtful.
+
+    Args:
+        detector: The run folder or the bundle.
+        data: A folder in MVTec layout, or a published data set.
+        request: How.
+        progress: Shows the images.
+
+    Returns:
+        The figures, and the category that the folder contains; None for a folder of one's own.
+
+    Raises:
+        DataError: There are no good or no defective test images.
+        KdxError: The detector, or an option, is not usable.
+    """
+    with load(detector, request.backend, request.threads, request.checkpoint, request.precision) as loaded:
+        folder = open_data(data, request.category, request.folder_options, progress=progress)
+        result = evaluate(
+            loaded,
+            folder.root,
+            require_test(folder),
+            max_bad_images=request.max_bad_images,
+            unused_masks=folder.unused_masks,
+            progress=progress,
+        )
+    remarks = [*folder.remarks, *in_test(folder.test, _trained_on(detector), progress)]
+    if not is_run(detector):
+        remarks += golden_remarks(open_bundle(detector), folder.test)
+    remarks += grey_conversion_remarks([image.path for image in folder.test], loaded.input)
+    return replace(result, remarks=tuple(remarks)), folder.category
+
+
+def _trained_on(detector: Path) -> KnownImages:
+    """Return the images that a run or a bundle was trained on."""
+    if not is_run(detector):
+        return open_bundle(detector).training_images()
+    from kd_train.training.run import Run
+
+    return Run(detector).config.known_images()

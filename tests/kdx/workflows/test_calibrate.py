@@ -1,0 +1,34 @@
+"""Calibrating a bundle on a folder of good images."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from kdx.bundle.manifest import SIGNATURE
+from kdx.bundle.open import open_bundle
+from kdx.errors import BundleError
+from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
+
+
+def test_thresholds_are_stored_and_a_signature_that_is_removed_is_reported(bundle_copy, cells):
+    (bundle_copy / SIGNATURE).write_text("{}")
+    first = calibrate_folder(bundle_copy, cells, CalibrationRequest(0.1))
+    assert first.signature_removed
+    assert not (bundle_copy / SIGNATURE).exists()
+    assert open_bundle(bundle_copy).manifest.threshold == first.exact.threshold
+    assert not calibrate_folder(bundle_copy, cells, CalibrationRequest(0.1)).signature_removed
+
+
+def test_remarks_on_the_folder_and_on_its_images_are_returned(bundle_copy, cells, tmp_path):
+    folder = shutil.copytree(cells, tmp_path / "cells")
+    shutil.copy(folder / "00.png", folder / "copy.png")
+    (folder / "notes.txt").write_text("no image")
+    kinds = {each.kind for each in calibrate_folder(bundle_copy, folder, CalibrationRequest(0.1)).remarks}
+    assert "copies" in kinds
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path, cells):
+    with pytest.raises(BundleError):
+        calibrate_folder(tmp_path, cells, CalibrationRequest())
