@@ -81,7 +81,7 @@ def stpm_lite0(name: str = "stpm-lite0", *, side: int = 256) -> BenchmarkModel:
     return stpm(name, side=side, taps="blocks.2,blocks.4,blocks.5", teacher="tf_efficientnet_lite0")
 
 
-def methods() -> list[BenchmarkModel]:
+def method_models() -> list[BenchmarkModel]:
     """Return every method with its paper's teachers, and STPM with a small one, for 256 × 256."""
     found = []
     for method in kdx("methods"):
@@ -92,7 +92,7 @@ def methods() -> list[BenchmarkModel]:
     return found
 
 
-def prepare(model: BenchmarkModel, data: Path, work: Path) -> Prepared:
+def prepare_bundle(model: BenchmarkModel, data: Path, work: Path) -> Prepared:
     """Train and export a model, or take what was prepared before in the same folder."""
     folder = work / model.name
     run, bundle, kept = folder / "run", folder / f"{model.name}.kdx", folder / "exported.json"

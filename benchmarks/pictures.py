@@ -18,7 +18,7 @@ def pyplot() -> Any:
     return module
 
 
-def tidy(axes: Any, *, grid: str, without: tuple[str, ...] = ("top", "right")) -> None:
+def tidy_axes(axes: Any, *, grid: str, without: tuple[str, ...] = ("top", "right")) -> None:
     """Draw a light grid below everything, and remove some sides of the frame."""
     axes.grid(axis=grid, color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)

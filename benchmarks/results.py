@@ -110,7 +110,7 @@ def result_file(benchmark: str) -> Path:
     return RESULTS / f"{benchmark}.json"
 
 
-def read_record(benchmark: str) -> Record:
+def read_result_of(benchmark: str) -> Record:
     """Return a benchmark's result."""
     return Result.load(result_file(benchmark)).record
 

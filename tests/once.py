@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdx.storage.locks import lock, open_folder
+from kdx.storage.locks import lock, open_to_lock
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
@@ -27,7 +27,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     folder, turnstile = root / "once" / name, root / "turnstiles" / name
     turnstile.mkdir(parents=True, exist_ok=True)
     done = turnstile / "done"
-    handle = open_folder(turnstile)  # None on Windows, where tests run in one process
+    handle = open_to_lock(turnstile)  # None on Windows, where tests run in one process
     try:
         while not done.exists():
             try:

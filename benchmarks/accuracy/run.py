@@ -63,14 +63,14 @@ def main() -> None:
     before = [row for row in result.found.get("rows", []) if row["name"] not in arguments.again]
     rows = {(row["data"], row["name"]): row for row in before}
     names = [method["name"] for method in kdx("methods")]
-    for data in data_sets(arguments.data, work):
+    for data in prepare_data_sets(arguments.data, work):
         for name in arguments.only or names:
             if (data.name, name) not in rows:
                 rows[data.name, name] = measure(name, data, work, keep=name not in arguments.again)
                 result.put(rows=[rows[key] for key in sorted(rows)])
 
 
-def data_sets(magnetic_tile: Path, work: Path) -> list[Data]:
+def prepare_data_sets(magnetic_tile: Path, work: Path) -> list[Data]:
     """Return both data sets; all exposures of a tile are held out together."""
     parts = work / "tiles.csv"
     with parts.open("w", newline="", encoding="utf-8") as file:

@@ -67,7 +67,7 @@ def main() -> None:
         rounds = [
             _round(arguments, archive, Path(folder), backwards=bool(number % 2)) for number in range(arguments.rounds)
         ]
-    result.put(rows=summarise(rounds))
+    result.put(rows=medians_of_rounds(rounds))
 
 
 def make_archive(bundle: Path, data: Path, folder: Path, frames: int) -> Path:
@@ -132,7 +132,7 @@ def loop(bundle: Path, archive: Path, backend: str, precision: str) -> dict[str,
     }
 
 
-def summarise(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+def medians_of_rounds(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return each candidate's medians over the rounds, and each engine's gain from a second worker.
 
     Growth is the median of the rounds' own ratios: a machine whose speed drifts drifts for both.

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bundles import BenchmarkModel, prepare
+from benchmarks.bundles import BenchmarkModel, prepare_bundle
 from benchmarks.commands import kdx, parser_of
 from benchmarks.complexity.graphs import multiply_adds, parameters
 from benchmarks.results import Result, machine_of
@@ -38,7 +38,7 @@ def measure(method: dict[str, Any], data: Path, folder: Path) -> dict[str, Any]:
     """Return one method's figures."""
     name, recipe = method["name"], method["recipe"]
     side = recipe["crop_from"] or recipe["image_size"]
-    prepared = prepare(BenchmarkModel(name, name, camera=side, precisions="fp32"), data, folder)
+    prepared = prepare_bundle(BenchmarkModel(name, name, camera=side, precisions="fp32"), data, folder)
     bundle = prepared.bundle
     graph = bundle / "model.onnx"
     # Loads the bundle as line software does, and judges images in a process of its own.

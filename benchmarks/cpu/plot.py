@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu.table import COLUMNS, by_name, name_of
-from benchmarks.pictures import pyplot, save, tidy
+from benchmarks.cpu.table import COLUMNS, name_of, rows_by_candidate
+from benchmarks.pictures import pyplot, save, tidy_axes
 
 # Distinct in print, and for the colour-blind.
 _COLOURS = {
@@ -32,7 +32,7 @@ def plot_methods(found: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot().subplots(figsize=(8.6, 0.8 + 0.62 * len(models)), facecolor="white")
     height = 0.8 / len(COLUMNS)
     for place, model in enumerate(models):
-        rows = by_name(model["rows"])
+        rows = rows_by_candidate(model["rows"])
         for index, name in enumerate(column for column in COLUMNS if column in rows):
             ratio, y = rows["eager"]["p50_ms"] / rows[name]["p50_ms"], place + (index - 1.5) * height
             axes.barh(y, ratio, height=height * 0.92, color=_COLOURS[name])
@@ -48,7 +48,7 @@ def plot_methods(found: dict[str, Any], path: Path) -> None:
     handles = [pyplot().Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in COLUMNS]
     axes.legend(handles, [name_of(name) for name in COLUMNS], fontsize=8, frameon=False, loc="upper center", ncols=4,
                 bbox_to_anchor=(0.45, 1.09))  # fmt: skip
-    tidy(axes, grid="x")
+    tidy_axes(axes, grid="x")
     figure.tight_layout()
     save(figure, path)
 
@@ -62,7 +62,7 @@ def plot_scaling(found: dict[str, Any], path: Path) -> None:
         values = [entry[varied] for entry in found[part]]
         xs = [value if isinstance(value, int) else value.count(",") + 1 for value in values]  # how many taps are named
         for name in COLUMNS:
-            rows = [by_name(entry["rows"]).get(name) for entry in found[part]]
+            rows = [rows_by_candidate(entry["rows"]).get(name) for entry in found[part]]
             images = [entry.get("batch", 1) for entry in found[part]]
             points = [(x, row["p50_ms"] / each) for x, row, each in zip(xs, rows, images, strict=True) if row]
             axes.plot(*zip(*points, strict=True), marker=_MARKERS[name], markersize=4, linewidth=1.2,
@@ -77,7 +77,7 @@ def plot_scaling(found: dict[str, Any], path: Path) -> None:
         axes.set_xticks(xs, xs)
         axes.minorticks_off()
         axes.tick_params(labelsize=7)
-        tidy(axes, grid="both")
+        tidy_axes(axes, grid="both")
     panels[0][0].set_ylabel("ms an image", fontsize=8)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper center", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.93))

@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kdx as runtime
-from benchmarks.bundles import BenchmarkModel, Prepared, candidates, methods, prepare, stpm, stpm_lite0
+from benchmarks.bundles import BenchmarkModel, Prepared, candidates, method_models, prepare_bundle, stpm, stpm_lite0
 from benchmarks.commands import RESULTS, kdx, parser_of
 from benchmarks.cpu.plot import plot_methods, plot_scaling
 from benchmarks.cpu.shared_teacher import make_bundles, measure
-from benchmarks.results import Result, machine_of, read_record, run_parts
+from benchmarks.results import Result, machine_of, read_result_of, run_parts
 from benchmarks.timing.turns import Candidate, time_in_turns
 from kdx.bundle.open import open_bundle
 from kdx.verification.golden import GoldenCheck
@@ -75,7 +75,7 @@ class CpuBenchmark:
     def methods(self) -> list[Row]:
         """Return each method's backends beside its eager loop; with ``--again`` of some models."""
         found = [row for row in self.before.get("methods", []) if self.again and row["name"] not in self.again]
-        chosen = [self.prepare(model) for model in methods() if not self.again or model.name in self.again]
+        chosen = [self.prepare(model) for model in method_models() if not self.again or model.name in self.again]
         for prepared in chosen:
             manifest = open_bundle(prepared.bundle).manifest
             found.append(
@@ -162,7 +162,7 @@ class CpuBenchmark:
 
     def prepare(self, model: BenchmarkModel) -> Prepared:
         """Train and export, or take what is there."""
-        return prepare(model, self.data, self.work)
+        return prepare_bundle(model, self.data, self.work)
 
     def scaled(self, model: BenchmarkModel, *, eager: bool = False, **options: Any) -> list[Row]:
         """Time the few backends whose scaling is shown."""
@@ -215,7 +215,7 @@ def main() -> None:
         identity = {"machine": machine_of(arguments.threads, _PACKAGES), "settings": {}}
         result = Result.resume("cpu", identity, {"runs": arguments.runs})
         run_parts(result, CpuBenchmark(arguments, result.found).parts(), arguments.parts)
-    found = read_record("cpu")["found"]
+    found = read_result_of("cpu")["found"]
     if "methods" in found:
         plot_methods(found, RESULTS / "cpu_methods")
     if len({"sizes", "batches", "threads", "taps"}.intersection(found)) > 1:

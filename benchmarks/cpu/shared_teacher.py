@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kdx
-from benchmarks.bundles import prepare, stpm
+from benchmarks.bundles import prepare_bundle, stpm
 from benchmarks.commands import run_module
 from benchmarks.timing.memory import memory_mb
 from benchmarks.timing.turns import Candidate, time_in_turns
@@ -46,7 +46,7 @@ def make_bundles(data: Path, folder: Path, count: int, size: int = 256) -> dict[
     for seed in range(count):
         model = stpm(f"product{seed + 1}", side=size)
         options = (*model.options, "--weights", str(weights), "--seed", str(seed), "--learning-rate", "0.01")
-        bundles[model.name] = prepare(replace(model, options=options, precisions="fp32"), data, folder).bundle
+        bundles[model.name] = prepare_bundle(replace(model, options=options, precisions="fp32"), data, folder).bundle
     return bundles
 
 
@@ -75,7 +75,7 @@ def measure(
     latency = []
     for number in (number for number in students if number <= len(bundles)):
         some = json.dumps(dict(list(order["bundles"].items())[:number]))
-        loader = "benchmarks.cpu.shared_teacher:load"
+        loader = "benchmarks.cpu.shared_teacher:load_judge"
         candidates = [
             Candidate(f"{sharing} {number}", loader, {**order, "sharing": sharing, "bundles": some})
             for sharing in (SEPARATE, SHARED)
@@ -87,7 +87,7 @@ def measure(
     return {"bundles": len(bundles), "precision": "fp32", "memory": memory, "latency": latency}
 
 
-def load(arguments: dict[str, Any]) -> Judge:
+def load_judge(arguments: dict[str, Any]) -> Judge:
     """Return what judges a batch of one image by every bundle, and returns their scores."""
     judge = _judge({**arguments, "bundles": json.loads(arguments["bundles"])})
     return lambda batch: judge(batch[0])

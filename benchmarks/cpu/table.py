@@ -14,7 +14,7 @@ def cpu_table(record: Row) -> list[str]:
     """Return the table of methods by backend, and how it was measured."""
     found = record["found"]
     headings = ("method", "teacher", "eager", *map(name_of, COLUMNS), "fastest against eager")
-    counts = {row["calls"] for model in found["methods"] for row in by_name(model["rows"]).values()}
+    counts = {row["calls"] for model in found["methods"] for row in rows_by_candidate(model["rows"]).values()}
     calls = " to ".join(map(str, sorted(counts)))
     reached = found.get("matrix_product_gflops")  # a part of its own, which may not have been asked for
     product = f" A large FP32 matrix product reaches {reached:.0f} GFLOP/s there." if reached else ""
@@ -38,13 +38,13 @@ def name_of(candidate: str) -> str:
     return runtime_name(*candidate.split())
 
 
-def by_name(rows: list[Row]) -> dict[str, Row]:
+def rows_by_candidate(rows: list[Row]) -> dict[str, Row]:
     """Return the rows that ran, by candidate."""
     return {row["name"]: row for row in rows if not row["error"]}
 
 
 def _method_cells(model: Row) -> list[str]:
-    rows = by_name(model["rows"])
+    rows = rows_by_candidate(model["rows"])
     best = min((name for name in rows if name != "eager"), key=lambda name: rows[name]["p50_ms"])
     cells = [f"{rows[column]['p50_ms']:.1f}" if column in rows else "–" for column in ("eager", *COLUMNS)]
     cells = [f"**{cell}**" if name == best else cell for name, cell in zip(("eager", *COLUMNS), cells, strict=True)]

@@ -26,7 +26,7 @@ from benchmarks.results import Result, machine_of
 from benchmarks.timing.turns import Candidate, time_in_turns
 
 
-def build(folder: Path) -> Path:
+def build_timing_program(folder: Path) -> Path:
     """Build the library's timing program and return its path."""
     python = f"-DPython3_EXECUTABLE={sys.executable}"
     configure = ("cmake", "-S", ROOT / "embed", "-B", folder, "-G", "Ninja", "-DKDX_BUILD_TESTS=ON", python)
@@ -75,7 +75,7 @@ def main() -> None:
     result = Result.resume("embed", identity, {"calls": arguments.calls, "rounds": arguments.rounds})
     precisions = [each for each in ("fp32", "bf16", "int8") if each in manifest.precisions]
     with tempfile.TemporaryDirectory() as folder:
-        program = build(Path(folder))
+        program = build_timing_program(Path(folder))
         result.put(rows=[measure(program, arguments, precision) for precision in precisions])
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.gpu.candidates import EAGER, GpuCandidate, is_device_well, release
 from benchmarks.gpu.machine import clocks
 from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, Store, key_of, row_of
-from benchmarks.gpu.timing import Counts, Session, close, eager_median, load, reason_of, time_sessions
+from benchmarks.gpu.timing import Counts, Session, close, eager_median, open_candidate, short_reason, time_sessions
 from kdx.verification.tolerances import FP32
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def run_job(
             is_anchor = candidate not in wanted
             store.mark((model.method, batch, candidate.name))
             started = clock()
-            loaded = load(candidate, model, batch, counts.for_anchor() if is_anchor else counts)
+            loaded = open_candidate(candidate, model, batch, counts.for_anchor() if is_anchor else counts)
             if isinstance(loaded, Session):
                 loaded.is_anchor = is_anchor
                 loaded.row["seconds"] = round(clock() - started, 2)
@@ -227,7 +227,7 @@ def time_kernels(
         return row_of(key, OK, **row, found=found)
     # As of any candidate.
     except Exception as error:
-        return row_of(key, NOT_RUN, reason_of(error), **row)
+        return row_of(key, NOT_RUN, short_reason(error), **row)
     finally:
         release()
 
@@ -237,7 +237,7 @@ def _make(make: Callable[[str], Any], method: str) -> Any:
         return make(method)
     # A method that fails to build is no reason to give up the others.
     except Exception as error:
-        return f"the model was not built: {reason_of(error)}"
+        return f"the model was not built: {short_reason(error)}"
 
 
 def _keep(rows: Sequence[dict[str, Any]], store: Store, costs: Costs, seconds: float) -> None:

@@ -103,7 +103,7 @@ def make_model(method: str, files: Sequence[Path], work: Path, backbone: str = "
         pair, _ = found.build(recipe.pair_options(found, ("random",)))
         set_statistics(pair, images)
     detector = FusedDetector(pair, pair.spec, spec, recipe.size, pair.mean, pair.std, recipe.resize_to)
-    golden = answer(detector, images)
+    golden = with_reference_answers(detector, images)
     return ReferenceModel(method, tuple(recipe.backbones), detector, golden, work / f"{method}.kdx")
 
 
@@ -135,7 +135,7 @@ def set_statistics(pair: Pair, images: NDArray[np.uint8]) -> None:
         hook.remove()
 
 
-def answer(detector: FusedDetector, images: NDArray[np.uint8]) -> Golden:
+def with_reference_answers(detector: FusedDetector, images: NDArray[np.uint8]) -> Golden:
     """Return images with the reference's answers, one image at a time."""
     with torch.inference_mode():
         outputs = [detector(torch.from_numpy(image[None])) for image in images]
@@ -187,7 +187,7 @@ def _half(folder: Path, model: ReferenceModel) -> dict[str, Variant]:
         return {}
 
 
-def prepare(method: str, files: Sequence[Path], work: Path, backbone: str, size: int, threads: int) -> None:
+def write_method_bundle(method: str, files: Sequence[Path], work: Path, backbone: str, size: int, threads: int) -> None:
     """Write a method's bundle in a process of its own."""
     torch.set_num_threads(threads)
     make_model(method, files, work, backbone, size).bundle()

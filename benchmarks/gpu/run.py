@@ -183,7 +183,7 @@ def prepare_bundles(arguments: argparse.Namespace, candidates: Sequence[GpuCandi
 
     Else, and where it fails here, a graph is written when it is needed.
     """
-    from benchmarks.gpu.models import prepare, real_images
+    from benchmarks.gpu.models import real_images, write_method_bundle
 
     folder = work_folder(arguments)
     files = real_images(arguments.data, folder)  # also says early what is wrong with them
@@ -194,7 +194,7 @@ def prepare_bundles(arguments: argparse.Namespace, candidates: Sequence[GpuCandi
     print(f"writing {len(missing)} graphs, {workers} at a time", flush=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         options = (files, folder, arguments.backbone, arguments.size, max(1, usable_cores() // workers))
-        for name, future in [(name, pool.submit(prepare, name, *options)) for name in missing]:
+        for name, future in [(name, pool.submit(write_method_bundle, name, *options)) for name in missing]:
             error = future.exception()
             if error is not None:
                 print(f"  {name}: {error}", flush=True)

@@ -82,7 +82,7 @@ class Session:
         try:
             work()
         except Exception as error:
-            self.failure = reason_of(error)
+            self.failure = short_reason(error)
 
     def warm_up(self) -> None:
         """Run without counting, both as compute alone and end to end."""
@@ -145,7 +145,9 @@ class InBatches:
         return Outputs(maps[:count], scores[:count])
 
 
-def load(candidate: GpuCandidate, model: ReferenceModel, batch: int, counts: Counts) -> Session | dict[str, Any]:
+def open_candidate(
+    candidate: GpuCandidate, model: ReferenceModel, batch: int, counts: Counts
+) -> Session | dict[str, Any]:
     """Open a candidate and compare it with the FP32 reference at this batch size.
 
     Returns:
@@ -160,12 +162,12 @@ def load(candidate: GpuCandidate, model: ReferenceModel, batch: int, counts: Cou
     try:
         backend = candidate.open(model, batch)
         row["load_seconds"] = round(time.perf_counter() - started, 2)
-        parity = compare(backend, model, batch, candidate.precision)
+        parity = compare_with_reference(backend, model, batch, candidate.precision)
         row["parity"] = msgspec.to_builtins(parity)
     # Whatever is raised here concerns this candidate alone.
     except Exception as error:
         close(backend)
-        return row_of(key, NOT_RUN, reason_of(error), **row)
+        return row_of(key, NOT_RUN, short_reason(error), **row)
     if not parity.passed:
         close(backend)
         allowed = TOLERANCES[candidate.precision]
@@ -180,7 +182,7 @@ def load(candidate: GpuCandidate, model: ReferenceModel, batch: int, counts: Cou
     return Session(candidate, key, counts, images, backend, detector, row)
 
 
-def compare(backend: Any, model: ReferenceModel, batch: int, precision: str) -> Comparison:
+def compare_with_reference(backend: Any, model: ReferenceModel, batch: int, precision: str) -> Comparison:
     """Return the worst comparison with the reference, at one image and at several."""
     sizes = certificate_batches(len(model.golden.images), min(batch, SEVERAL))
     found = [compare_batch(InBatches(backend, batch), model.golden, size, None, precision) for size in sizes]
@@ -221,7 +223,7 @@ def summary(times: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def reason_of(error: BaseException) -> str:
+def short_reason(error: BaseException) -> str:
     """Say in a few lines at most what an exception says."""
     text = str(error) or "no message"
     if isinstance(error, KdxError):
@@ -235,7 +237,7 @@ def close(backend: Any) -> None:
         if backend is not None:
             backend.close()
     except Exception as error:
-        print(f"  closing it failed: {reason_of(error)}", flush=True)
+        print(f"  closing it failed: {short_reason(error)}", flush=True)
 
 
 def _engine_facts(backend: Any) -> dict[str, Any] | None:

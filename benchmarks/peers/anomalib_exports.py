@@ -75,14 +75,14 @@ def main() -> None:
     torch.manual_seed(0)
     images = torch.from_numpy(np.load(arguments.images)).permute(0, 3, 1, 2).float() / 255
     peer = PEERS[arguments.method]
-    module = build(peer)
-    facts = fit(module, images)
+    module = build_module(peer)
+    facts = fill_memory_bank(module, images)
     normalise_scores(module, images[:_SCORED])
-    record = {"settings": {**peer.options, **facts}, "exports": export(module, images, arguments.out)}
+    record = {"settings": {**peer.options, **facts}, "exports": export_all_forms(module, images, arguments.out)}
     (arguments.out / "exports.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def build(peer: Peer) -> Any:
+def build_module(peer: Peer) -> Any:
     """Return one of anomalib's Lightning modules, with random weights and for inference only."""
     from kd_train.models.torch_vision import import_timm
 
@@ -94,7 +94,7 @@ def build(peer: Peer) -> Any:
         return getattr(models, peer.model)(**peer.options, evaluator=False, visualizer=False)
 
 
-def fit(module: Any, images: Any) -> dict[str, Any]:
+def fill_memory_bank(module: Any, images: Any) -> dict[str, Any]:
     """Fill a model that keeps features; return what its latency depends on."""
     import torch
     from anomalib.models.components import KCenterGreedy, MemoryBankMixin
@@ -139,7 +139,7 @@ def normalise_scores(module: Any, images: Any) -> None:
         getattr(post, f"_{name}_threshold").copy_((low + high) / 2)
 
 
-def export(module: Any, images: Any, out: Path) -> dict[str, dict[str, str]]:
+def export_all_forms(module: Any, images: Any, out: Path) -> dict[str, dict[str, str]]:
     """Export in every form that anomalib has; one that fails says why."""
     from anomalib.deploy import CompressionType
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.table import TITLES, fastest_of_each_runtime, is_ours, ordered_rows, row_name
-from benchmarks.pictures import pyplot, save, tidy
+from benchmarks.pictures import pyplot, save, tidy_axes
 
 # Distinct in grey print, and for the colour-blind.
 _COLOURS = {"kdx": "#0b6e99", "anomalib": "#b4b4b4", "eager loop": "#e0a83c"}
@@ -50,7 +50,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("ms an image, from array to score: median, whisker to the 99th percentile (» cut)", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
-    tidy(axes, grid="x", without=("top", "right", "left"))
+    tidy_axes(axes, grid="x", without=("top", "right", "left"))
     handles = [pyplot().Rectangle((0, 0), 1, 1, color=colour) for colour in _COLOURS.values()]
     figure.legend(handles, list(_COLOURS), fontsize=8, loc="upper right", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.25 / figure.get_figheight()))  # below the legend

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bundles import CPU_PRECISIONS, BenchmarkModel, Prepared, candidates, prepare
+from benchmarks.bundles import CPU_PRECISIONS, BenchmarkModel, Prepared, candidates, prepare_bundle
 from benchmarks.commands import environment
 from benchmarks.peers.anomalib_exports import PEERS
 from benchmarks.timing.turns import Candidate
@@ -78,7 +78,7 @@ class Setup:
         options = ("--backbone", self.backbone, "--image-size", str(self.size), "--sigma", "4")
         taps = ("--taps", self.taps) if self.taps else ()
         model = BenchmarkModel(f"kdx-{method}", method, (*options, *taps), camera=self.size, precisions=self.precisions)
-        return prepare(model, self.data, self.work)
+        return prepare_bundle(model, self.data, self.work)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def row_name(row: Row) -> str:
     return f"{_system(row)}, {_precision(row)}"
 
 
-def fastest(rows: list[Row], system: str) -> Row | None:
+def fastest_row(rows: list[Row], system: str) -> Row | None:
     """Return the fastest row of one system; of kdx's rows only those that passed the gate."""
     mine = [row for row in rows if row["system"] == system and not row["error"] and row["gated"] is not False]
     return min(mine, key=lambda row: row["p50_ms"], default=None)
@@ -108,11 +108,11 @@ def _verdicts(found: Row) -> str:
     """Say how kdx's fastest variant stands to anomalib's fastest of the same method."""
     said = []
     for method, rows in ordered_rows(found).items():
-        ours, theirs = fastest(rows, _KDX), fastest(rows, _ANOMALIB)
+        ours, theirs = fastest_row(rows, _KDX), fastest_row(rows, _ANOMALIB)
         if ours is None or theirs is None:
             continue
         alike = [row for row in rows if row["precision"] == "fp32"]
-        own, other = fastest(alike, _KDX), fastest(alike, _ANOMALIB)
+        own, other = fastest_row(alike, _KDX), fastest_row(alike, _ANOMALIB)
         in_fp32 = "" if own is None or other is None else f"; in FP32 {_times(own, other)}"
         said.append(
             f"{TITLES[method]}: {row_name(ours)}, is {_times(ours, theirs)} as fast as the fastest of anomalib "

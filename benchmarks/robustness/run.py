@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.bundles import BenchmarkModel, Prepared, candidates, prepare, stpm_lite0
+from benchmarks.bundles import BenchmarkModel, Prepared, candidates, prepare_bundle, stpm_lite0
 from benchmarks.commands import environment, kdx, parser_of
 from benchmarks.results import Result, machine_of, run_parts
 from kdx.bundle.open import open_bundle
@@ -137,7 +137,7 @@ class RobustnessBenchmark:
 
     def calibrated(self, model: BenchmarkModel) -> Prepared:
         """Return a bundle with random weights and thresholds."""
-        prepared = prepare(model, self.data, self.work)
+        prepared = prepare_bundle(model, self.data, self.work)
         if open_bundle(prepared.bundle).manifest.threshold is None:
             kdx("calibrate", prepared.bundle, self.good_folder(), "--false-reject-rate", "0.2", allow=(0, 1))
         return prepared
@@ -148,7 +148,7 @@ class RobustnessBenchmark:
         if not folder.is_dir():
             from kd_train.datasets import open_data
 
-            spec = open_bundle(prepare(_TINY, self.data, self.work).bundle).manifest.input
+            spec = open_bundle(prepare_bundle(_TINY, self.data, self.work).bundle).manifest.input
             any_size = msgspec.structs.replace(spec, fixed_size=False)
             good = [image.path for image in open_data(self.data).test if not image.is_defective]
             with new_folder(folder) as filled:

@@ -85,7 +85,7 @@ def require_half_convolutions(demanded: Iterable[Layer], built: Iterable[Layer])
         )
 
 
-def summarise(layers: Iterable[Layer]) -> dict[str, int]:
+def count_layers(layers: Iterable[Layer]) -> dict[str, int]:
     """Count the networks' convolutions by precision, and all other layers together."""
     counts: dict[str, int] = {}
     for layer in layers:

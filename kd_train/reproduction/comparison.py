@@ -103,7 +103,7 @@ class PaperComparison:
     printed: tuple[PrintedTable, ...]
 
 
-def compare(made: Reproduction) -> PaperComparison:
+def compare_with_paper(made: Reproduction) -> PaperComparison:
     """Compare a reproduction with its paper."""
     choice = made.choice
     rows = tuple(row for variant in choice.variants for row in _rows(made, variant))

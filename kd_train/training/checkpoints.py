@@ -20,7 +20,7 @@ from torch import Tensor
 from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError
-from kdx.storage.files import sha256_bytes, tidy, write_atomic
+from kdx.storage.files import remove_leftovers, sha256_bytes, write_atomic
 from kdx.storage.hashed_file import read_hashed
 from kdx.storage.json_records import RUN_INDEX, R, encode_record, read_record
 
@@ -154,7 +154,7 @@ class Checkpoints:
             if file.name not in named:
                 file.unlink()
         for name in (RUN_INDEX, TEACHER, "best.json", "last.json"):
-            tidy(self.folder / name)
+            remove_leftovers(self.folder / name)
 
     def write(self, name: str, tensors: Tensors, **metadata: str) -> tuple[str, str]:
         """Write tensors to a file with their hash for ``{}`` in its name; return name and hash."""

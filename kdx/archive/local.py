@@ -119,7 +119,7 @@ class LocalEngine:
                 worker.child.close()
 
     def _start(self) -> _Worker:
-        return _Worker(Child(serve, self.work, threads=self.work.threads))
+        return _Worker(Child(serve_shards, self.work, threads=self.work.threads))
 
     def _give(self, worker: _Worker, order: Order) -> None:
         worker.order = order
@@ -206,7 +206,7 @@ class LocalEngine:
             self.say(f"skipped: '{path}' {order.rows[-1].error}")
 
 
-def serve(connection: Connection, work: ScoreWork) -> None:
+def serve_shards(connection: Connection, work: ScoreWork) -> None:
     """Score shards, or paths one by one, from a pipe until it is closed."""
     try:
         with ShardScorer(work) as scorer:

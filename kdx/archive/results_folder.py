@@ -18,9 +18,9 @@ from kdx.archive.score_records import SCHEMA, Index, Listing, Settings
 from kdx.archive.table import SHARDS
 from kdx.errors import OutputError
 from kdx.folders.image_search import LeftOut, walk
-from kdx.storage.files import tidy, write_atomic
+from kdx.storage.files import remove_leftovers, write_atomic
 from kdx.storage.json_records import encode_record, now, read_record
-from kdx.storage.locks import lock, open_folder
+from kdx.storage.locks import lock, open_to_lock
 
 _INDEX = "score.json"
 SUMMARY = "summary.json"
@@ -71,7 +71,7 @@ class ScoreFolder:
         """
         self._require_own()
         self.shards.mkdir(parents=True, exist_ok=True)
-        handle = open_folder(self.path)
+        handle = open_to_lock(self.path)
         try:
             if handle is not None:
                 lock(handle)
@@ -154,7 +154,7 @@ class ScoreFolder:
         for entry in list(os.scandir(self.shards)):
             if entry.name.startswith("."):
                 number, _, _ = entry.name[1:].partition(".")
-                tidy(self.shards / f"{number}.parquet")
+                remove_leftovers(self.shards / f"{number}.parquet")
 
 
 def require_same(path: Path, settings: Settings, asked: Asked) -> None:

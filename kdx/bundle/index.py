@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdx.bundle.manifest import INDEX, SCHEMA, SIGNATURE, Manifest
 from kdx.errors import BundleError
-from kdx.storage.files import tidy, write_atomic
+from kdx.storage.files import remove_leftovers, write_atomic
 from kdx.storage.json_records import decode_record, encode_record
 from kdx.storage.locks import locked
 
@@ -19,7 +19,7 @@ def read_index(path: Path) -> bytes:
         BundleError: The folder or the file does not exist.
     """
     if not path.is_dir():
-        tidy(path)  # restores the folder if an export was killed while it replaced the bundle
+        remove_leftovers(path)  # restores the folder if an export was killed while it replaced the bundle
     if not path.is_dir():
         raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
     index = path / INDEX
@@ -78,7 +78,7 @@ def update_index(
     Raises:
         BundleError: The folder holds another bundle now.
     """
-    tidy(path / INDEX)
+    remove_leftovers(path / INDEX)
     # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
     with locked(path.resolve().parent):
         manifest = change(current_index(path, files, done=done, fix=fix))

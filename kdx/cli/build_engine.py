@@ -91,11 +91,11 @@ def _what_is_there(plan: BuildPlan) -> str:
 
 
 def _show(bundle: Path, engine: Engine) -> None:
-    from kd_export.engine.layers import summarise
+    from kd_export.engine.layers import count_layers
 
     record: Any = engine.record
     size_mb = engine.plan.stat().st_size / 1e6
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(summarise(record.layers).items()))
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(count_layers(record.layers).items()))
     known = {"inspector": "by the engine's inspector", "network": "by the typed network; no GPU here to inspect it on"}
     out.print(f"[bold]{engine.path}[/]: {size_mb:.1f} MB plan in {record.build_seconds:.1f} s")
     out.print(f"  for {describe(record.fingerprint)}; batches {', '.join(map(str, record.batches))}")

@@ -56,7 +56,7 @@ def fit(
     with needs("fit", "kdx fit"):
         import matplotlib  # noqa: F401  # missed now, and not after hours of training
 
-        from kdx.cli.fit_table import show
+        from kdx.cli.fit_table import show_report
         from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
         from kdx.workflows.fit.search import fit as search
     from kdx.runtime.machine import usable_cores
@@ -86,7 +86,7 @@ def fit(
     if json:
         print_json(report)
     else:
-        show(report)
+        show_report(report)
         if report.rows:
             err.print(f"{target / 'fit.json'}, {target / 'frontier.png'}, {target / 'frontier.svg'}")
     only_screened = hours == 0 and not report.rows and any(one.outcome == "may keep" for one in report.screened)

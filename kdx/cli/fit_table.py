@@ -12,7 +12,7 @@ from kdx.workflows.fit.trial_records import LABELLED, FrontierRow, Report
 _ON_FRONTIER, _BEST = "•", "best"
 
 
-def show(report: Report) -> None:
+def show_report(report: Report) -> None:
     """Print the table, what was dropped, the best bundle and what to do next."""
     if report.rows:
         _table(report)

@@ -51,7 +51,7 @@ def predict(
     image; teachers that they have in common are held once.
     """
     from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
-    from kdx.workflows.predict import expand, judge, require_apart
+    from kdx.workflows.predict import expand, judge_files, require_apart
 
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ def predict(
     colour: list[Path] = []
     require_apart(overlay, images)
     try:
-        judge(
+        judge_files(
             bundle,
             expand(images, left_out),
             records,

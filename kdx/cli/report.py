@@ -50,18 +50,18 @@ def report(
     """
     with needs("report,cpu", "the report"):
         from kd_train.datasets import open_data
-        from kdx.workflows.report.gather import gather, require_writable_page
+        from kdx.workflows.report.gather import gather_content, require_writable_page
         from kdx.workflows.report.page import render_page
     from kdx.bundle.open import open_bundle
     from kdx.folders.data_folder import FolderOptions
-    from kdx.storage.files import tidy, write_atomic
+    from kdx.storage.files import remove_leftovers, write_atomic
 
     require_writable_page(output, force=force)
     opened = open_bundle(bundle)
     progress = progress_for(json)
     options = FolderOptions(subfolders, tuple(good_folder))
     folder = open_data(data, category, options, progress=progress)
-    content = gather(
+    content = gather_content(
         opened,
         data,
         folder,
@@ -77,7 +77,7 @@ def report(
     )
     page = render_page(content)
     output.parent.mkdir(parents=True, exist_ok=True)
-    tidy(output)
+    remove_leftovers(output)
     write_atomic(output, page)
     _show(content, output, len(page), json=json)
 

@@ -52,7 +52,7 @@ def reproduce(
     paper leaves open.
     """
     with needs("train,cpu", "training"):
-        from kd_train.reproduction.comparison import compare
+        from kd_train.reproduction.comparison import compare_with_paper
         from kd_train.reproduction.runs import ReproduceOptions
         from kd_train.reproduction.runs import reproduce as make_runs
 
@@ -62,7 +62,7 @@ def reproduce(
         made = make_runs(options, progress_for(json), _report)
     except KeyboardInterrupt:
         raise Interrupted(f"what is finished is in '{target}': run the same command again to continue") from None
-    comparison = compare(made)
+    comparison = compare_with_paper(made)
     if json:
         print_json({**asdict(comparison), "out": target, "results": made.results})
         return

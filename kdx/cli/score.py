@@ -87,10 +87,10 @@ def score(
     if json:
         print_json(summary)
     else:
-        show(folder, summary)
+        show_scores(folder, summary)
 
 
-def show(folder: Path, summary: Summary) -> None:
+def show_scores(folder: Path, summary: Summary) -> None:
     """Print what an archive's scores are, and what this call did."""
     settings, run = summary.settings, summary.this_run
     table = make_table(f"{escape(settings.archive)}: {settings.backend}, {settings.precision}", "", "images", "percent")

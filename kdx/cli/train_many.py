@@ -72,12 +72,12 @@ def train_many(
     if json:
         print_json(summary)
     else:
-        show(folder, summary)
+        show_products(folder, summary)
     if summary.failed:
         raise typer.Exit(1)
 
 
-def show(folder: Path, summary: CatalogSummary) -> None:
+def show_products(folder: Path, summary: CatalogSummary) -> None:
     """Print the products and what became of them."""
     headings = ("product", "method", "images", "image AUROC", "threshold", "false rejects", "detected", "s", "state")
     table = make_table(f"{folder}: percent", *headings, left=("method", "state"))

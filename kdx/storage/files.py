@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kdx.errors import OutputError
-from kdx.storage.locks import lock, locked, open_folder
+from kdx.storage.locks import lock, locked, open_to_lock
 
 _PARTIAL = ".part"  # being written, or replaced and being removed
 _OLD = ".old"  # holds the replaced folder where the system cannot exchange two folders in one step
@@ -93,7 +93,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         OSError: A file could not be written; the error names ``target``.
     """
     named, target = target, Path(os.path.realpath(target))
-    tidy(target)
+    remove_leftovers(target)
     refuse_existing(target, force=force)
     made = _make_parents(target)
     try:
@@ -125,7 +125,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     _sync_folder(target.parent)
 
 
-def tidy(target: Path) -> None:
+def remove_leftovers(target: Path) -> None:
     """Remove what killed writers of a file or folder left beside it, but nothing else.
 
     If a writer was killed while it replaced a folder, the old folder gets its name back.
@@ -139,10 +139,10 @@ def tidy(target: Path) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Restore the folders in a folder whose replacement was interrupted, see :func:`tidy`."""
+    """Restore folders whose replacement was interrupted, see :func:`remove_leftovers`."""
     with contextlib.suppress(OSError):
         for replaced in folder.glob(f".*{_OLD}/*"):
-            tidy(folder / replaced.name)
+            remove_leftovers(folder / replaced.name)
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:
@@ -184,7 +184,7 @@ def _make_folder(target: Path) -> tuple[int | None, Path]:
     """Create and lock a temporary folder beside the target; return its handle and path."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
-        handle = open_folder(path)
+        handle = open_to_lock(path)
         if path.exists() if handle is None else _is_ours(handle, path):
             return handle, path
         if handle is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from kdx.storage.files import tidy, write_atomic
+from kdx.storage.files import remove_leftovers, write_atomic
 from kdx.text import spelled
 
 # The fields that hold messages of the library; whatever else is text is a name or a path.
@@ -32,7 +32,7 @@ def encode_json(value: object, *, on_one_line: bool = False) -> bytes:
 def write_json(path: Path, value: object) -> None:
     """Write one JSON document to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tidy(path)
+    remove_leftovers(path)
     write_atomic(path, encode_json(value) + b"\n")
 
 

@@ -30,7 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: Another process has held the lock for half a minute.
     """
-    handle = open_folder(folder)
+    handle = open_to_lock(folder)
     try:
         if handle is not None:
             _wait(handle, folder)
@@ -40,7 +40,7 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def open_folder(folder: Path) -> int | None:
+def open_to_lock(folder: Path) -> int | None:
     """Open a folder to be locked; return None if the system or the permissions do not allow it."""
     try:
         return os.open(folder, os.O_RDONLY)

@@ -170,7 +170,7 @@ def calibrate_each(
             rate = None if defective_images else request.false_reject_rate
             fitted = fit_level(bundle, detector, images, rate, max_bad_images=request.max_bad_images, progress=progress)
         found = Calibrations(calibrated(detector, "fp32"))
-    for precision, info in _own_ways(bundle):
+    for precision, info in _backends_with_own_threshold(bundle):
         try:
             opened = detector_of(bare, info.name, request.threads, precision)
         except BackendError as error:
@@ -191,7 +191,7 @@ def calibrate_each(
     return found
 
 
-def _own_ways(bundle: Bundle) -> Iterator[tuple[str, BackendInfo]]:
+def _backends_with_own_threshold(bundle: Bundle) -> Iterator[tuple[str, BackendInfo]]:
     """Yield each precision with thresholds of its own, and one backend of each runtime for it."""
     for precision in sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants)):
         runtimes: set[str] = set()

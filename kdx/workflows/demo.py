@@ -208,11 +208,11 @@ class Demo:
 
     def _predict(self) -> list[dict[str, Any]]:
         from kdx.folders.data_folder import open_folder
-        from kdx.workflows.predict import judge
+        from kdx.workflows.predict import judge_files
 
         test = open_folder(self.folder / "data").test
         defective = [image.path for image in test if image.is_defective][: _OVERLAYS - 2]
         good = [image.path for image in test if not image.is_defective][:2]
         records: list[dict[str, Any]] = []
-        judge(self.folder / BUNDLE, defective + good, records, {}, overlay=self.folder / "overlays")
+        judge_files(self.folder / BUNDLE, defective + good, records, {}, overlay=self.folder / "overlays")
         return records

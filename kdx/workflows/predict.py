@@ -35,7 +35,7 @@ class RegionOptions:
     pixel_size_um: float | None
 
 
-def judge(
+def judge_files(
     bundle: Path,
     paths: list[Path],
     records: list[dict[str, Any]],

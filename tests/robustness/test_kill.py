@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kdx.bundle.open import open_bundle
-from kdx.storage.files import new_folder, tidy, write_atomic
+from kdx.storage.files import new_folder, remove_leftovers, write_atomic
 
 if sys.platform != "linux":
     pytest.skip("the tools watch and fork processes as Linux has them", allow_module_level=True)
@@ -91,7 +91,7 @@ def test_what_a_kill_left_goes_with_the_next_write(tmp_path) -> None:
     others = [".b.json.abcd_123.part", ".a.json.settings", ".a.json.abcd_123.partly", "a.json.abcd_123.part"]
     for name in others:
         (tmp_path / name).write_text("mine")
-    tidy(target)
+    remove_leftovers(target)
     write_atomic(target, b"{}")
     with new_folder(tmp_path / "tile.kdx") as folder:
         (folder / "x").write_text("x")
@@ -101,7 +101,7 @@ def test_what_a_kill_left_goes_with_the_next_write(tmp_path) -> None:
 def test_what_is_being_written_is_left_alone(tmp_path) -> None:
     with new_folder(tmp_path / "tile.kdx") as folder:
         (folder / "x").write_text("x")
-        tidy(tmp_path / "tile.kdx")
+        remove_leftovers(tmp_path / "tile.kdx")
         assert (folder / "x").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["tile.kdx"]
 
@@ -119,7 +119,7 @@ def test_the_old_one_does_not_come_back_once_the_new_one_stands(bundle_copy) -> 
     holder = bundle_copy.parent / ".copy.kdx.abcd_123.old"
     shutil.copytree(bundle_copy, holder / "copy.kdx")
     (holder / "copy.kdx/bundle.json").write_text("old")
-    tidy(bundle_copy)
+    remove_leftovers(bundle_copy)
     assert open_bundle(bundle_copy).manifest.threshold is not None
     assert [path.name for path in bundle_copy.parent.iterdir()] == ["copy.kdx"]
 

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from kdx.errors import KdxError
-from kdx.storage.files import tidy, write_atomic
+from kdx.storage.files import remove_leftovers, write_atomic
 
 _SUFFIX = ".blob"
 _DIGEST_BYTES = 32
@@ -58,7 +58,7 @@ class BlobCache:
             return
         with contextlib.suppress(OSError, KdxError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            tidy(path)
+            remove_leftovers(path)
             write_atomic(path, hashlib.sha256(blob).digest(), blob, private=self._private)
             self._make_room(path)
 

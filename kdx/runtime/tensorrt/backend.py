@@ -75,7 +75,7 @@ class TensorRT(ClosesOnExit):
         with ExitStack() as resources:
             resources.callback(api.close)
             with api.current():
-                engine = find_engine(graph, fingerprint_of(trt, flavour, api.device()))
+                engine = find_engine(graph, engine_fingerprint(trt, flavour, api.device()))
                 self.record = engine.record
                 self.max_batch = engine.record.batches[-1]
                 self._runtime: Any = created("a runtime", lambda: trt.Runtime(self._log), self._log.take)
@@ -154,7 +154,7 @@ class TensorRT(ClosesOnExit):
             self.close()
 
 
-def fingerprint_of(trt: Any, flavour: str, gpu: Gpu) -> Fingerprint:
+def engine_fingerprint(trt: Any, flavour: str, gpu: Gpu) -> Fingerprint:
     """Return the fingerprint that engines of a flavour must have to run here."""
     return Fingerprint(
         flavour=flavour,

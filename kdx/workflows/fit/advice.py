@@ -8,7 +8,7 @@ from kdx.errors import KdxError
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.machine import usable_cores
 from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
-from kdx.workflows.fit.trial_records import Best, Report, Timing, Trial, fastest
+from kdx.workflows.fit.trial_records import Best, Report, Timing, Trial, fastest_timing
 
 _SMALLEST_SENSIBLE = 64
 
@@ -24,7 +24,7 @@ def trial_line(trial: Trial) -> str:
     """Sum a trial up: accuracy and latency of each precision."""
     parts = []
     for measured in trial.measured:
-        timing = fastest(measured.timings)
+        timing = fastest_timing(measured.timings)
         latency = "" if timing is None else f", {timing.measured_ms:.2f} ms"
         parts.append(f"{measured.precision} image AUROC {100 * measured.scores.image_auroc:.1f}{latency}")
     return f"{trial.candidate}: {'; '.join(parts)} ({trial.epochs} epochs, {trial.seconds:.0f} s of training)"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kdx.workflows.fit.trial_records import FrontierRow, MethodSize, Trial, fastest
+from kdx.workflows.fit.trial_records import FrontierRow, MethodSize, Trial, fastest_timing
 
 # Image AUROCs that agree to a tenth of a percent are the same: a thousand test images cannot tell
 # them apart.
@@ -17,7 +17,7 @@ def rows_of(trial: Trial, bundle: str, budget_ms: float) -> list[FrontierRow]:
     """Return a trial's lines, one for each precision, in the fastest backend that runs it."""
     rows = []
     for measured in trial.measured:
-        timing = fastest(measured.timings)
+        timing = fastest_timing(measured.timings)
         if timing is not None:
             rows.append(
                 FrontierRow(

@@ -28,7 +28,7 @@ from kdx.workflows.fit.advice import reason_of
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
-from kdx.workflows.fit.timing import HOPELESS, cpu_ways, screen_way
+from kdx.workflows.fit.timing import HOPELESS, cpu_backend_precision_pairs, screen_backend
 from kdx.workflows.fit.trial_records import MethodSize, Screened, Timing
 
 # As kdx export writes it.
@@ -62,7 +62,7 @@ def screen(request: FitRequest, material: Material, folder: FitFolder, key: str,
     return found
 
 
-def judge(candidate: MethodSize, timings: list[Timing], budget_ms: float) -> Screened:
+def screening_outcome(candidate: MethodSize, timings: list[Timing], budget_ms: float) -> Screened:
     """Return a candidate's outcome: it may keep the budget if any timing does."""
     if any(timing.measured_ms is not None and timing.measured_ms <= budget_ms for timing in timings):
         return Screened(candidate=candidate, outcome="may keep", timings=timings)
@@ -95,17 +95,17 @@ def _screen(candidate: MethodSize, request: FitRequest, material: Material) -> S
         with tempfile.TemporaryDirectory(prefix="kdx-fit-") as temporary:
             bundle, images = _untrained(candidate, request, material, Path(temporary))
             timings = [
-                screen_way(
+                screen_backend(
                     bundle,
-                    way,
+                    pair,
                     images,
                     budget_ms=request.budget_ms,
                     percentile=request.percentile,
                     threads=request.threads,
                 )
-                for way in cpu_ways(bundle, list(request.precisions))
+                for pair in cpu_backend_precision_pairs(bundle, list(request.precisions))
             ]
-        return judge(candidate, timings, request.budget_ms)
+        return screening_outcome(candidate, timings, request.budget_ms)
     except OSError:  # a full disk is nobody's fault but the disk's
         raise
     except Exception as error:  # every backbone can fail in its own way; the others continue

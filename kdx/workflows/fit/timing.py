@@ -32,7 +32,7 @@ _FINAL_RUNS = 1000
 _FINAL_MS = 30_000.0
 
 
-def cpu_ways(bundle: Bundle, precisions: list[str]) -> list[tuple[str, str]]:
+def cpu_backend_precision_pairs(bundle: Bundle, precisions: list[str]) -> list[tuple[str, str]]:
     """Return the pairs of CPU backend and precision that can decide on this machine."""
     decides = bundle.manifest.decides_alike
     return [
@@ -42,20 +42,20 @@ def cpu_ways(bundle: Bundle, precisions: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def screen_way(
+def screen_backend(
     bundle: Bundle,
-    way: tuple[str, str],
+    pair: tuple[str, str],
     images: NDArray[np.uint8],
     *,
     budget_ms: float,
     percentile: float,
     threads: int,
 ) -> Timing:
-    """Time a way to run a bundle just long enough to tell whether it may keep the budget.
+    """Time a backend and precision just long enough to tell whether it may keep the budget.
 
     Args:
         bundle: Trained or not: latency does not depend on weights.
-        way: Backend and precision.
+        pair: The backend and the precision.
         images: uint8 ``(K, H, W, C)``.
         budget_ms: Milliseconds.
         percentile: The percentile at which the budget must be kept.
@@ -67,11 +67,11 @@ def screen_way(
     lower = min(percentile, SCREENING_PERCENTILE)
     try:
         # Not compared with golden images: an untrained bundle has none.
-        backend = find_backend(way[0]).open(bundle.graph_of(way[1]), threads, way[1])
-        with detector_on(bundle, backend, way[1]) as detector:
+        backend = find_backend(pair[0]).open(bundle.graph_of(pair[1]), threads, pair[1])
+        with detector_on(bundle, backend, pair[1]) as detector:
             look = _look(detector, images, budget_ms)
             if look.p50_ms > HOPELESS * budget_ms:
-                return _timing(look, way)
+                return _timing(look, pair)
             rounds: list[CycleTime] = []
             while len(rounds) < _ROUNDS and not any(one.is_met for one in rounds):
                 runs = max(_ROUND_RUNS, runs_needed(lower))
@@ -80,9 +80,9 @@ def screen_way(
                         detector, images, budget_ms=budget_ms, percentile=lower, runs=runs, warm_up=_LOOK_WARM_UP
                     )
                 )
-            return _timing(min(rounds, key=lambda one: one.measured_ms), way)
+            return _timing(min(rounds, key=lambda one: one.measured_ms), pair)
     except BackendError as error:
-        return Timing(backend=way[0], precision=way[1], error=error.message)
+        return Timing(backend=pair[0], precision=pair[1], error=error.message)
 
 
 def time_precision(
@@ -94,19 +94,19 @@ def time_precision(
     percentile: float,
     threads: int,
 ) -> list[Timing]:
-    """Measure a precision of a finished bundle in every backend; see :func:`screen_way`.
+    """Measure a precision of a finished bundle in every backend; see :func:`screen_backend`.
 
     Returns:
         The wanted percentile of the fastest backend, and of every other whose median comes near it;
         of the others the median alone.
     """
     looks: list[Timing] = []
-    for way in cpu_ways(bundle, [precision]):
+    for pair in cpu_backend_precision_pairs(bundle, [precision]):
         try:
-            with detector_of(bundle, way[0], threads, precision) as detector:
-                looks.append(_timing(_look(detector, images, budget_ms), way))
+            with detector_of(bundle, pair[0], threads, precision) as detector:
+                looks.append(_timing(_look(detector, images, budget_ms), pair))
         except BackendError as error:
-            looks.append(Timing(backend=way[0], precision=precision, error=error.message))
+            looks.append(Timing(backend=pair[0], precision=precision, error=error.message))
     limit = _NEAR * min((look.p50_ms for look in looks if look.p50_ms is not None), default=0.0)
     measured = []
     for look in looks:
@@ -136,7 +136,7 @@ def _look(detector: Detector, images: NDArray[np.uint8], budget_ms: float) -> Cy
 
 def _final(
     detector: Detector,
-    way: tuple[str, str],
+    pair: tuple[str, str],
     images: NDArray[np.uint8],
     budget_ms: float,
     percentile: float,
@@ -144,13 +144,13 @@ def _final(
 ) -> Timing:
     affordable = int(_FINAL_MS / max(p50_ms, 1e-3))
     runs = max(runs_needed(percentile), _ROUND_RUNS, min(_FINAL_RUNS, affordable))
-    return _timing(measure_cycle_time(detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs), way)
+    return _timing(measure_cycle_time(detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs), pair)
 
 
-def _timing(cycle_time: CycleTime, way: tuple[str, str]) -> Timing:
+def _timing(cycle_time: CycleTime, pair: tuple[str, str]) -> Timing:
     return Timing(
-        backend=way[0],
-        precision=way[1],
+        backend=pair[0],
+        precision=pair[1],
         percentile=cycle_time.percentile,
         measured_ms=cycle_time.measured_ms,
         p50_ms=cycle_time.p50_ms,

@@ -23,8 +23,8 @@ from kdx.workflows.fit.accuracy_images import AccuracyImages, find_accuracy_imag
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
-from kdx.workflows.fit.timing import cpu_ways, time_precision
-from kdx.workflows.fit.trial_records import Measured, Screened, Timing, Trial, fastest
+from kdx.workflows.fit.timing import cpu_backend_precision_pairs, time_precision
+from kdx.workflows.fit.trial_records import Measured, Screened, Timing, Trial, fastest_timing
 
 # Medians of one graph on one idle machine agree far better than this.
 _BUSY = 1.5
@@ -122,7 +122,9 @@ class Workshop:
         good = [record.path for record in self.material.good]
         undecided = calibrate_each(bundle, good, calibration, progress=self.progress).refusals()
         calibrated = open_bundle(bundle.path)
-        decided = dict.fromkeys(precision for _, precision in cpu_ways(calibrated, calibrated.manifest.precisions))
+        decided = dict.fromkeys(
+            precision for _, precision in cpu_backend_precision_pairs(calibrated, calibrated.manifest.precisions)
+        )
         measured = [self._measured(calibrated, precision, images) for precision in decided]
         history = run.checkpoint("last").history
         return Trial(
@@ -140,14 +142,14 @@ class Workshop:
         """Measure a result's latencies once more, and keep it with these."""
         bundle = open_bundle(self.folder.bundle(trial.candidate))
         measured = [msgspec.structs.replace(m, timings=self._timings(bundle, m.precision)) for m in trial.measured]
-        trial = msgspec.structs.replace(trial, measured=[m for m in measured if fastest(m.timings) is not None])
+        trial = msgspec.structs.replace(trial, measured=[m for m in measured if fastest_timing(m.timings) is not None])
         self.folder.write_trial(trial)
         return trial
 
     def _measured(self, bundle: Bundle, precision: str, images: AccuracyImages) -> Measured | None:
         """Time a precision in every backend, score it in the fastest; None if nothing runs."""
         timings = self._timings(bundle, precision)
-        quickest = fastest(timings)
+        quickest = fastest_timing(timings)
         if quickest is None:
             return None
         with detector_of(bundle, quickest.backend, self.request.threads, precision) as detector:
@@ -174,7 +176,7 @@ def was_disturbed(screened: Screened, trial: Trial) -> str:
     """
     before = {timing.backend: timing.p50_ms for timing in screened.timings if timing.precision == "fp32"}
     for measured in trial.measured:
-        quickest = fastest(measured.timings) if measured.precision == "fp32" else None
+        quickest = fastest_timing(measured.timings) if measured.precision == "fp32" else None
         was = before.get(quickest.backend) if quickest else None
         if quickest and was and (quickest.p50_ms or 0.0) > _BUSY * was:
             return f"{trial.candidate} took {quickest.p50_ms:.2f} ms in {quickest.backend}, {was:.2f} ms when screened"

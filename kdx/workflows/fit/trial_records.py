@@ -58,8 +58,8 @@ class Screened(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         candidate: The candidate.
         outcome: ``may keep`` the budget in one precision at least; ``misses`` it in every one;
-            ``failed`` to be built, exported or run; ``skipped``, for a smaller size was hopeless
-            already.
+            ``failed`` to be built, exported or run; ``skipped``, because a smaller size was already
+            far over the budget.
         timings: Every backend in every precision.
         reason: The reason in words, for every outcome but ``may keep``.
     """
@@ -240,7 +240,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     created: str
 
 
-def fastest(timings: list[Timing]) -> Timing | None:
+def fastest_timing(timings: list[Timing]) -> Timing | None:
     """Return the lowest timing at the highest percentile, or None if nothing ran."""
     ran = [timing for timing in timings if timing.measured_ms is not None]
     return min(ran, key=lambda timing: (-timing.percentile, timing.measured_ms)) if ran else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from kdx.archive.processes import Child, wait_for
-from kdx.workflows.many.product import failed, keep, make, serve
+from kdx.workflows.many.product import failed, keep, make, serve_product
 from kdx.workflows.many.product_records import ProductOrder, ProductResult
 
 Say = Callable[[str], None]
@@ -25,7 +25,7 @@ def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, sa
         while todo or running:
             while todo and len(running) < workers:
                 order, deaths = todo.popleft()
-                child = Child(serve, order, threads=order.threads)
+                child = Child(serve_product, order, threads=order.threads)
                 running[id(child)] = (child, order, deaths)
             for child in wait_for([child for child, _, _ in running.values()]):
                 _, order, deaths = running[id(child)]

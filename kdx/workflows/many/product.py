@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
 
 
-def serve(connection: Connection, order: ProductOrder) -> None:
+def serve_product(connection: Connection, order: ProductOrder) -> None:
     """Make a product's bundle and send what became of it."""
     connection.send(make(order))
 
@@ -49,7 +49,7 @@ def make(order: ProductOrder) -> ProductResult:
     fingerprint = ""
     try:
         folder = _open(order)
-        fingerprint = fingerprint_of(order, folder)
+        fingerprint = product_fingerprint(order, folder)
         kept = kept_result(order)
         if kept is not None and kept.fingerprint == fingerprint and _is_finished(order, kept):
             return msgspec.structs.replace(kept, state="unchanged")
@@ -67,7 +67,7 @@ def make(order: ProductOrder) -> ProductResult:
     return result
 
 
-def fingerprint_of(order: ProductOrder, folder: ImageFolder) -> str:
+def product_fingerprint(order: ProductOrder, folder: ImageFolder) -> str:
     """Return a hash of everything that decides a product's bundle: options and files."""
     product = order.product
     files = [*folder.good, *(path for image in folder.test for path in (image.path, image.mask) if path is not None)]

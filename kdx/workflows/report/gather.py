@@ -32,7 +32,7 @@ def require_writable_page(output: Path, *, force: bool) -> None:
     require_writable(next(parent for parent in output.absolute().parents if parent.exists()))
 
 
-def gather(
+def gather_content(
     bundle: Bundle,
     data: Path,
     folder: ImageFolder,

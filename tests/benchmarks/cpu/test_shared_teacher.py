@@ -23,7 +23,9 @@ def order(tiny_bundle, tmp_path) -> dict:
 
 def test_separate_and_shared_teachers_judge_alike(order, frame) -> None:
     arguments = {**order, "bundles": json.dumps(order["bundles"])}
-    scores = [shared_teacher.load({**arguments, "sharing": sharing})(frame[None]) for sharing in (SEPARATE, SHARED)]
+    scores = [
+        shared_teacher.load_judge({**arguments, "sharing": sharing})(frame[None]) for sharing in (SEPARATE, SHARED)
+    ]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     assert len(set(scores[0])) == 2
 

@@ -15,9 +15,9 @@ def test_anomalib_builds_fits_and_exports(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     images = torch.rand(2, 3, 64, 64)
     peer = peers_models.PEERS["patchcore"]
-    module = peers_models.build(peer)
+    module = peers_models.build_module(peer)
     # 2 images of 8 x 8 patches, a tenth of them, and the channels of layer2 and layer3.
-    assert peers_models.fit(module, images) == {"fitted_on_images": 2, "memory_bank": [12, 384]}
+    assert peers_models.fill_memory_bank(module, images) == {"fitted_on_images": 2, "memory_bank": [12, 384]}
     peers_models.normalise_scores(module, images)
     with torch.no_grad():
         found = module(images[:1])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kd_export.engine.layers import engine_layers, require_half_convolutions, summarise
+from kd_export.engine.layers import count_layers, engine_layers, require_half_convolutions
 from kdx.bundle.engine_record import Layer
 from kdx.errors import GateError
 
@@ -50,7 +50,7 @@ def test_fp16_convolutions_are_seen(information) -> None:
     layers = engine_layers(json.dumps(information))
     assert layers[0].precision == "fp16"
     require_half_convolutions([WANTED], layers)
-    assert summarise(layers)["fp16 convolutions"] == 1
+    assert count_layers(layers)["fp16 convolutions"] == 1
 
 
 def test_a_name_that_only_begins_alike_is_another() -> None:

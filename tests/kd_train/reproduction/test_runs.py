@@ -11,7 +11,7 @@ import pytest
 
 from kd_train.reproduction import runs as module
 from kd_train.reproduction.choice import choose
-from kd_train.reproduction.comparison import compare
+from kd_train.reproduction.comparison import compare_with_paper
 from kd_train.reproduction.differences import expected_recipe
 from kd_train.reproduction.results import SCHEMA, JobResult
 from kd_train.reproduction.runs import ReproduceOptions, Reproduction, reproduce
@@ -271,7 +271,7 @@ def test_means_spreads_and_differences():
         *(result_of(seed=seed, pixel_auroc=value) for seed, value in enumerate((0.98, 0.99, 1.0))),
         seeds=3,
     )
-    cell = row_of(compare(made), "carpet").cells["pixel_auroc"]
+    cell = row_of(compare_with_paper(made), "carpet").cells["pixel_auroc"]
     assert cell.paper == 98.8
     assert cell.quoted == ""
     assert cell.mean == pytest.approx(99.0)
@@ -280,18 +280,18 @@ def test_means_spreads_and_differences():
 
 
 def test_one_seed_has_no_spread():
-    comparison = compare(made_of(choose("stpm", "mvtec_ad"), result_of()))
+    comparison = compare_with_paper(made_of(choose("stpm", "mvtec_ad"), result_of()))
     assert row_of(comparison, "carpet").cells["pro"].spread is None
 
 
 def test_a_figure_that_others_quote_says_so():
-    cell = row_of(compare(made_of(choose("stpm", "mvtec_ad"), result_of())), "carpet").cells["image_auroc"]
+    cell = row_of(compare_with_paper(made_of(choose("stpm", "mvtec_ad"), result_of())), "carpet").cells["image_auroc"]
     assert (cell.paper, cell.quoted) == (98.9, "dskd, table 1")
 
 
 def test_a_mean_over_other_categories_is_not_compared():
     results = [result_of(category=name) for name in ("carpet", "grid")]
-    comparison = compare(made_of(choose("stpm", "mvtec_ad"), *results))
+    comparison = compare_with_paper(made_of(choose("stpm", "mvtec_ad"), *results))
     cell = row_of(comparison, "mean").cells["pro"]
     assert (cell.paper, cell.difference) == (92.1, None)
     assert cell.mean == pytest.approx(80)
@@ -321,7 +321,7 @@ def everything(choice, **changes) -> list[JobResult]:
 
 def test_where_nothing_differs_it_is_a_reproduction_as_far_as_the_text_goes():
     choice = choose("dskd", "mvtec_ad")
-    comparison = compare(made_of(choice, *everything(choice)))
+    comparison = compare_with_paper(made_of(choice, *everything(choice)))
     assert comparison.differs == ()
     assert comparison.is_reproduction
     assert comparison.title.endswith("a reproduction of Yao, 2024, as far as its text goes")
@@ -344,7 +344,7 @@ def test_where_nothing_differs_it_is_a_reproduction_as_far_as_the_text_goes():
 def test_a_difference_is_said(changes, line):
     choice = choose("dskd", "mvtec_ad")
     results = [msgspec.structs.replace(result, **changes) for result in everything(choice)]
-    comparison = compare(made_of(choice, *results))
+    comparison = compare_with_paper(made_of(choice, *results))
     assert not comparison.is_reproduction
     assert "not a reproduction" in comparison.title
     assert any(line in found for found in comparison.differs)
@@ -369,7 +369,7 @@ def test_another_setting_is_said(changes, line):
         msgspec.structs.replace(result, recipe=msgspec.structs.replace(result.recipe, **changes))
         for result in everything(choice)
     ]
-    assert compare(made_of(choice, *results)).differs == (line,)
+    assert compare_with_paper(made_of(choice, *results)).differs == (line,)
 
 
 def test_a_setting_that_the_text_leaves_open_is_no_difference():
@@ -378,7 +378,7 @@ def test_a_setting_that_the_text_leaves_open_is_no_difference():
         msgspec.structs.replace(result, recipe=msgspec.structs.replace(result.recipe, batch_size=8))
         for result in everything(choice)
     ]
-    comparison = compare(made_of(choice, *results))
+    comparison = compare_with_paper(made_of(choice, *results))
     assert comparison.is_reproduction
     assert "batch size; here 8" in comparison.unknown
 
@@ -390,7 +390,7 @@ def test_stpm_holds_images_out_and_its_paper_does_not():
         msgspec.structs.replace(result, recipe=msgspec.structs.replace(result.recipe, validation_fraction=0.2))
         for result in everything(choice)
     ]
-    assert compare(made_of(choice, *results)).differs == ("validation fraction: 0.2; the paper's 0",)
+    assert compare_with_paper(made_of(choice, *results)).differs == ("validation fraction: 0.2; the paper's 0",)
 
 
 def test_timms_own_resnet18_is_not_the_papers():
@@ -399,12 +399,14 @@ def test_timms_own_resnet18_is_not_the_papers():
         msgspec.structs.replace(result, recipe=msgspec.structs.replace(result.recipe, backbones=("resnet18",)))
         for result in everything(choice)
     ]
-    assert compare(made_of(choice, *results)).differs == ("the teacher: resnet18; the paper's resnet18.tv_in1k",)
+    assert compare_with_paper(made_of(choice, *results)).differs == (
+        "the teacher: resnet18; the paper's resnet18.tv_in1k",
+    )
 
 
 def test_an_ablation_has_a_row_for_each_column():
     choice = choose("dskd", "mvtec_ad", 7)
-    comparison = compare(made_of(choice, *everything(choice)))
+    comparison = compare_with_paper(made_of(choice, *everything(choice)))
     assert comparison.is_reproduction
     means = {row.variant: row.cells["image_auroc"].paper for row in comparison.rows if row.is_mean}
     assert means == {"DS": 98.5, "T-E": 95.3, "T-D": 97.8, "E-D": 93.2}
@@ -420,13 +422,13 @@ def test_what_differs_in_one_column_of_an_ablation_names_it():
             result, recipe=msgspec.structs.replace(result.recipe, epochs=epochs, image_size=128)
         )
 
-    comparison = compare(made_of(choice, *map(trained, everything(choice))))
+    comparison = compare_with_paper(made_of(choice, *map(trained, everything(choice))))
     assert set(comparison.differs) == {"epochs: 100; the paper's 200 (T-E)", "image size: 128; the paper's 256"}
 
 
 def test_other_data_is_in_no_mean_of_the_paper():
     choice = choose("stpm", None)
-    comparison = compare(made_of(choice, result_of(category="bolts", dataset=None)))
+    comparison = compare_with_paper(made_of(choice, result_of(category="bolts", dataset=None)))
     assert row_of(comparison, "bolts").cells["image_auroc"].paper is None
     cell = row_of(comparison, "mean").cells["image_auroc"]
     assert (cell.paper, cell.mean, cell.difference) == (95.5, None, None)
@@ -437,21 +439,21 @@ def test_categories_that_a_table_only_numbers_are_compared_by_their_mean():
     recipe = expected_recipe(choice, choice.variants[0])
     names = ("c1r1", "c1r3", "c2r2", "c2r3", "c3r1", "c3r3", "c4r1", "c4r3")
     results = [result_of(category=name, dataset="tilda", recipe=recipe) for name in names]
-    cell = row_of(compare(made_of(choice, *results)), "mean").cells["image_auroc"]
+    cell = row_of(compare_with_paper(made_of(choice, *results)), "mean").cells["image_auroc"]
     assert (cell.paper, cell.difference) == (88.1, pytest.approx(1.9))
-    few = row_of(compare(made_of(choice, *results[:4])), "mean").cells["image_auroc"]
+    few = row_of(compare_with_paper(made_of(choice, *results[:4])), "mean").cells["image_auroc"]
     assert few.difference is None
 
 
 def test_a_category_without_masks_has_no_pixel_figures():
     results = [result_of(category="carpet"), result_of(category="grid", pixel_auroc=None, pro=None)]
-    comparison = compare(made_of(choose("stpm", "mvtec_ad"), *results))
+    comparison = compare_with_paper(made_of(choose("stpm", "mvtec_ad"), *results))
     assert row_of(comparison, "grid").cells["pro"].mean is None
     assert row_of(comparison, "mean").cells["pro"].mean is None
     assert row_of(comparison, "mean").cells["image_auroc"].mean == pytest.approx(90)
 
 
 def test_the_compared_systems_are_there():
-    comparison = compare(made_of(choose("dskd", "magnetic_tile"), result_of(category="all", dataset=None)))
+    comparison = compare_with_paper(made_of(choose("dskd", "magnetic_tile"), result_of(category="all", dataset=None)))
     table = next(table for table in comparison.printed if table.metric == "pixel_auroc")
     assert dict(zip(table.systems, table.rows["all"], strict=True))["DSN"] == 98.0

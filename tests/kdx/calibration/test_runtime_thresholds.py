@@ -24,7 +24,7 @@ from kdx.loading.served_answers import parameters_of, verdict_of_answer
 from kdx.monitoring.verdict_log import read_log
 from kdx.runtime.backend_table import BACKENDS, find_backend, runtime_of
 from kdx.verification.certificate import verify
-from kdx.workflows.fit.timing import cpu_ways
+from kdx.workflows.fit.timing import cpu_backend_precision_pairs
 from tests.images import solar_cells
 from tests.schema1 import old_bundle
 from tests.students import add_int8
@@ -115,8 +115,8 @@ def test_what_could_only_be_undecided_is_never_chosen(copy, monkeypatch, tmp_pat
     with load_quietly(copy) as detector:
         assert (detector.backend.name, detector.precision) != ("openvino", "int8")
         assert detector.threshold is not None
-    assert ("openvino", "int8") not in cpu_ways(opened, ["fp32", "int8"])
-    assert ("onnxruntime-cpu", "int8") in cpu_ways(opened, ["fp32", "int8"])
+    assert ("openvino", "int8") not in cpu_backend_precision_pairs(opened, ["fp32", "int8"])
+    assert ("onnxruntime-cpu", "int8") in cpu_backend_precision_pairs(opened, ["fp32", "int8"])
 
 
 def test_verify_compares_decisions_at_each_runtimes_threshold(copy):

@@ -16,7 +16,7 @@ from kd_train.training.run import Run
 from kdx.bundle.open import open_bundle
 from kdx.runtime.cycle_time import compare_with_budget
 from kdx.workflows.fit.fit_folder import FitFolder
-from kdx.workflows.fit.screen import judge as judge_screening
+from kdx.workflows.fit.screen import screening_outcome
 from kdx.workflows.fit.trial_records import Timing
 from tests.conftest import BACKBONE, CliResult, invoke, write_dataset
 
@@ -43,7 +43,7 @@ def screened(candidate, request, material):
     ms = LATENCY_MS[candidate.size]
     way = {"backend": "onnxruntime-cpu", "precision": "fp32"}
     timing = Timing(**way, percentile=99, measured_ms=ms, p50_ms=ms, max_ms=ms, runs=10)
-    return judge_screening(candidate, [timing], request.budget_ms)
+    return screening_outcome(candidate, [timing], request.budget_ms)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from kdx.runtime.machine import Machine
 from kdx.workflows.fit.accuracy_images import auroc_error
 from kdx.workflows.fit.frontier import next_to_train, ranked, with_frontier
 from kdx.workflows.fit.plot import write_plots
-from kdx.workflows.fit.screen import judge
+from kdx.workflows.fit.screen import screening_outcome
 from kdx.workflows.fit.trial import was_disturbed
 from kdx.workflows.fit.trial_records import (
     SCHEMA,
@@ -26,7 +26,7 @@ from kdx.workflows.fit.trial_records import (
     Screened,
     Timing,
     Trial,
-    fastest,
+    fastest_timing,
 )
 
 BUDGET = 8.0
@@ -92,8 +92,8 @@ def test_the_best_is_the_most_accurate_within_the_budget_and_of_equals_the_faste
 
 def test_a_median_never_counts_as_a_percentile():
     look = timing(1.0, percentile=50.0)
-    assert fastest([look, timing(5.0)]) == timing(5.0)
-    assert fastest([Timing(backend="x", precision="fp32", error="missing")]) is None
+    assert fastest_timing([look, timing(5.0)]) == timing(5.0)
+    assert fastest_timing([Timing(backend="x", precision="fp32", error="missing")]) is None
 
 
 # The order of training
@@ -123,20 +123,22 @@ def test_a_method_that_failed_comes_last():
 
 def test_one_precision_within_the_budget_is_enough():
     timings = [timing(9.0), timing(BUDGET, precision="int8")]
-    assert judge(MethodSize("a", 64), timings, BUDGET).outcome == "may keep"
+    assert screening_outcome(MethodSize("a", 64), timings, BUDGET).outcome == "may keep"
 
 
 def test_what_misses_says_by_how_much():
-    screened = judge(MethodSize("a", 64), [timing(9.0), timing(12.0, precision="int8")], BUDGET)
+    screened = screening_outcome(MethodSize("a", 64), [timing(9.0), timing(12.0, precision="int8")], BUDGET)
     assert screened.outcome == "misses"
     assert "p99 9.0 ms in x, fp32" in screened.reason
 
 
 def test_what_ran_nowhere_failed():
     broken = Timing(backend="x", precision="fp32", error="no such operator")
-    screened = judge(MethodSize("a", 64), [broken], BUDGET)
+    screened = screening_outcome(MethodSize("a", 64), [broken], BUDGET)
     assert (screened.outcome, screened.reason) == ("failed", "x fp32: no such operator")
-    assert judge(MethodSize("a", 64), [broken, timing(3.0, precision="int8")], BUDGET).precisions == ["int8"]
+    assert screening_outcome(MethodSize("a", 64), [broken, timing(3.0, precision="int8")], BUDGET).precisions == [
+        "int8"
+    ]
 
 
 @pytest.mark.parametrize(("p50", "is_told"), [(4.0, False), (4.5, False), (12.0, True)])

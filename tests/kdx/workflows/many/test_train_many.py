@@ -181,7 +181,7 @@ def order_of(folder: Path, data: Path, text: str = "") -> ProductOrder:
 
 def test_what_decides_a_bundle_is_in_its_fingerprint(dataset_copy, tmp_path):
     def fingerprint(data: Path, text: str = "") -> str:
-        return product.fingerprint_of(order_of(tmp_path, data, text), open_folder(data))
+        return product.product_fingerprint(order_of(tmp_path, data, text), open_folder(data))
 
     first = fingerprint(dataset_copy)
     assert fingerprint(dataset_copy, "workers = 1\ndevice = 'cuda'\nmemory_mib = 99") == first
