@@ -92,7 +92,7 @@ def test_exit_statuses_of_errors():
     import typer
     from typer.testing import CliRunner
 
-    from kdx.cli.errors import Command
+    from kdx.cli.error_output import Command
 
     def status(error: BaseException) -> int:
         app = typer.Typer(pretty_exceptions_enable=False)

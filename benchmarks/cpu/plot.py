@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.table import COLUMNS, name_of, rows_by_candidate
-from benchmarks.pictures import pyplot, save, tidy_axes
+from benchmarks.plots import pyplot, save, tidy_axes
 
 # Distinct in print, and for the colour-blind.
 _COLOURS = {

@@ -109,10 +109,10 @@ def _memory_held(order: dict[str, Any], sharing: str) -> dict[str, float]:
 
 def hold(order: dict[str, Any]) -> dict[str, float]:
     """Load bundles in this process, judge an image, and return the memory that this took."""
-    from kdx.runtime.openvino import backend, load, shared_teacher  # noqa: F401 (what both need)
+    from kdx.runtime.openvino import backend, compilation, shared_teacher  # noqa: F401 (what both need)
 
     image = kdx.open_bundle(next(iter(order["bundles"].values()))).golden().images[0]
-    load.offers_bf16()  # loads the plugin
+    compilation.offers_bf16()  # loads the plugin
     before = memory_mb()
     started = time.perf_counter()
     judge = _judge(order)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.candidates import EAGER, GpuCandidate, is_device_well, release
-from benchmarks.gpu.machine import clocks
-from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, Store, key_of, row_of
+from benchmarks.gpu.gpu_machine import clocks
+from benchmarks.gpu.result_store import FAILED, NOT_RUN, OK, Key, Store, key_of, row_of
 from benchmarks.gpu.timing import Counts, Session, close, eager_median, open_candidate, short_reason, time_sessions
 from kdx.verification.tolerances import FP32
 

@@ -37,9 +37,9 @@ from typing import Any
 
 from benchmarks.commands import RESULTS, environment
 from benchmarks.gpu.candidates import GpuCandidate, find_candidates
+from benchmarks.gpu.gpu_machine import commit, machine, sources
 from benchmarks.gpu.jobs import KERNELS, RESTART, Deadline, order_methods, plan, run_jobs
-from benchmarks.gpu.machine import commit, machine, sources
-from benchmarks.gpu.store import NOT_RUN, Store, row_of
+from benchmarks.gpu.result_store import NOT_RUN, Store, row_of
 from benchmarks.gpu.table import gpu_lines
 from kd_train.methods import methods
 from kdx.errors import BackendError, KdxError, OptionError

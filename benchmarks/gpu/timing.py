@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.candidates import EAGER, GpuCandidate
-from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Key, row_of
+from benchmarks.gpu.result_store import FAILED, NOT_RUN, OK, Key, row_of
 from kdx.decision.rule import DecisionRule
 from kdx.errors import KdxError
 from kdx.runtime.backend import Outputs

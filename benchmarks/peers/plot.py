@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.table import TITLES, fastest_of_each_runtime, is_ours, ordered_rows, row_name
-from benchmarks.pictures import pyplot, save, tidy_axes
+from benchmarks.plots import pyplot, save, tidy_axes
 
 # Distinct in grey print, and for the colour-blind.
 _COLOURS = {"kdx": "#0b6e99", "anomalib": "#b4b4b4", "eager loop": "#e0a83c"}

@@ -32,7 +32,7 @@ from benchmarks.results import Result, machine_of
 from benchmarks.timing.turns import Candidate, time_in_turns
 from kd_export.graph import FusedDetector
 from kd_export.onnx.onnx_export import export_onnx
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kd_train.training.tiled_detector import fuse_tiles
 from kd_train.training.trained_pair import load_pair
 from kdx.bundle.open import open_bundle

@@ -38,7 +38,7 @@ def bundle(arguments: dict[str, Any]) -> Predict:
 def eager_loop(arguments: dict[str, Any]) -> Predict:
     """Load the papers' eager PyTorch loop; arguments: ``run``, ``bundle``, ``threads``."""
     from kd_train.evaluation.baseline import eager_candidates
-    from kd_train.training.run import Run
+    from kd_train.training.run_folder import Run
     from kdx.bundle.open import open_bundle
 
     manifest = open_bundle(arguments["bundle"]).manifest

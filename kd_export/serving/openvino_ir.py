@@ -24,8 +24,8 @@ from kdx.bundle.graph_contract import OUTPUTS
 from kdx.errors import GateError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.backend_table import find_backend
+from kdx.runtime.openvino.compilation import DEVICE, core, read_graph, require_bf16
 from kdx.runtime.openvino.graph import with_fp32_island
-from kdx.runtime.openvino.load import DEVICE, core, read_graph, require_bf16
 from kdx.verification.comparison import describe_difference, describe_tolerances
 from kdx.verification.golden import GoldenCheck
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kd_export.graph import Combine, Distance, Join, MapSpec, ScoreRule
 from kd_export.graph.distance import distance_module
 from kd_train.models.pair import Pair
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.bundle.manifest import Manifest
 from kdx.errors import CheckpointError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.decision.answers import answer_limits

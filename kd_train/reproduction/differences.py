@@ -11,7 +11,7 @@ from kd_train.methods import find_method
 from kd_train.recipes import Recipe, paper_recipe
 from kd_train.reproduction.choice import Choice, MethodVariant
 from kd_train.reproduction.papers import EVERY, MethodFacts
-from kd_train.reproduction.results import JobResult
+from kd_train.reproduction.result_folder import JobResult
 from kd_train.reproduction.runs import Reproduction
 
 # Fields of the recipe that are compared separately.

@@ -20,7 +20,7 @@ from kd_train.evaluation.evaluate import Evaluation, evaluate
 from kd_train.evaluation.reference_detector import load_detector
 from kd_train.reproduction.choice import Choice, MethodVariant, choose
 from kd_train.reproduction.papers import EVERY, data_sets
-from kd_train.reproduction.results import SCHEMA, CategoryData, Job, JobResult, ResultFolder
+from kd_train.reproduction.result_folder import SCHEMA, CategoryData, Job, JobResult, ResultFolder
 from kd_train.training.options import TrainOptions
 from kd_train.training.train import TrainResult, train
 from kdx.errors import OptionError

@@ -24,7 +24,7 @@ from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.options import TrainOptions, check_limits
-from kd_train.training.run import SCHEMA, TRAINING_PACKAGES, Run, RunConfig, check_device
+from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES, Run, RunConfig, check_device
 from kd_train.training.trained_pair import fuse
 from kd_train.training.trainer import Trainer
 from kdx import __version__

@@ -8,7 +8,7 @@ from kd_export.graph import FusedDetector
 from kd_train.methods import find_method
 from kd_train.models.pair import Pair
 from kd_train.training.checkpoints import Checkpoint
-from kd_train.training.run import Run, RunConfig
+from kd_train.training.run_folder import Run, RunConfig
 from kdx.errors import CheckpointError, OptionError
 from kdx.imaging.images import InputSpec
 

@@ -18,7 +18,7 @@ from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import EpochRecord, Restart
 from kd_train.training.interrupts import Interrupts
 from kd_train.training.losses import FeatureMatching
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kdx.errors import TrainingError
 from kdx.progress import SILENT, Progress
 

@@ -20,7 +20,7 @@ from kdx.archive.plan import Shard, ShardPlan
 from kdx.archive.processes import Child, wait_for
 from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
 from kdx.archive.scorer import ShardScorer, printable
-from kdx.archive.table import count, write_shard
+from kdx.archive.shard_table import count, write_shard
 from kdx.errors import BackendError
 
 # An image is blamed if this many processes in a row died while they scored it: a single one may

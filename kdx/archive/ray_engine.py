@@ -38,7 +38,7 @@ from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_cluster import fitting, joined
 from kdx.archive.score_records import ScoreWork, ShardResult
 from kdx.archive.scorer import ShardScorer
-from kdx.archive.table import read_result, shard_file
+from kdx.archive.shard_table import read_result, shard_file
 from kdx.errors import BackendError
 from kdx.runtime.machine import usable_cores
 from kdx.storage.files import write_atomic

@@ -15,7 +15,7 @@ from kdx.archive.listing import added
 from kdx.archive.plan import FILES, ShardPlan, write_listing
 from kdx.archive.ray_engine import TRIES
 from kdx.archive.score_records import SCHEMA, Index, Listing, Settings
-from kdx.archive.table import SHARDS
+from kdx.archive.shard_table import SHARDS
 from kdx.errors import OutputError
 from kdx.folders.image_search import LeftOut, walk
 from kdx.storage.files import remove_leftovers, write_atomic

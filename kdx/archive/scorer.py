@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
-from kdx.archive.table import count, write_shard
+from kdx.archive.shard_table import count, write_shard
 from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import bundle_of

@@ -32,7 +32,7 @@ from kdx.cli import (
     triton,
     verify,
 )
-from kdx.cli.errors import Command
+from kdx.cli.error_output import Command
 from kdx.text import visible
 
 _HELP = """From a folder of good parts to a verdict on the line.

@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-from kdx.cli.options import FORCE_OPTION, JSON_OPTION, batch_sizes, require_effect
 from kdx.cli.output import make_table, out, print_json, progress_for
+from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, require_effect
 from kdx.errors import OptionError
 from kdx.storage.files import refuse_existing
 from kdx.storage.json_output import write_json

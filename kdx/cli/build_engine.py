@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kdx.bundle.engine_record import FLAVOURS, Engine, describe, engines_of, mismatch
-from kdx.cli.options import FORCE_OPTION, JSON_OPTION, batch_sizes, one_of
 from kdx.cli.output import err, out, print_json
+from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, one_of
 
 if TYPE_CHECKING:
     from kd_export.engine.build import BuildPlan

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.options import GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, THREADS_OPTION
 from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.shared_options import GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, THREADS_OPTION
 from kdx.text import number
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from kdx.cli.options import JSON_OPTION
 from kdx.cli.output import make_table, out, print_json, progress_for, say_nothing
+from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.verdict_table import show_verdicts
 from kdx.errors import OptionError
 

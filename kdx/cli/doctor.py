@@ -6,8 +6,8 @@ import platform
 
 from rich.markup import escape
 
-from kdx.cli.options import JSON_OPTION
 from kdx.cli.output import make_table, out, print_json
+from kdx.cli.shared_options import JSON_OPTION
 
 
 def doctor(json: bool = JSON_OPTION) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from kdx.cli.options import JSON_OPTION
 from kdx.cli.output import make_table, out, print_json
+from kdx.cli.shared_options import JSON_OPTION
 from kdx.text import percent
 
 

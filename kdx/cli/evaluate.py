@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from kdx.cli.options import (
+from kdx.cli.output import make_table, out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.shared_options import (
     FORCE_OPTION,
     GOOD_FOLDER_OPTION,
     JSON_OPTION,
@@ -15,7 +16,6 @@ from kdx.cli.options import (
     THREADS_OPTION,
     require_effect,
 )
-from kdx.cli.output import make_table, out, print_json, progress_for, report_bad, report_remarks
 from kdx.storage.files import refuse_existing
 from kdx.storage.json_output import write_json
 from kdx.text import percent

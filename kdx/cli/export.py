@@ -8,8 +8,8 @@ import typer
 from rich.markup import escape
 
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
-from kdx.cli.options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.cli.output import out, print_json, progress_for
+from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.errors import OptionError
 from kdx.imaging.tiling import SEAM_TOLERANCE, TileRequest, Tiling
 from kdx.text import spelled

@@ -7,9 +7,9 @@ from pathlib import Path
 import typer
 
 from kd_train.training.options import TrainOptions
-from kdx.cli.errors import Interrupted
-from kdx.cli.options import JSON_OPTION
+from kdx.cli.error_output import Interrupted
 from kdx.cli.output import err, print_json, progress_for, say, say_nothing
+from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.workflows.packages import needs
 

@@ -9,8 +9,8 @@ import typer
 
 from kdx.bundle.engine_record import describe, engines_of
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, Variant
-from kdx.cli.options import JSON_OPTION, REQUIRE_SIGNATURE_OPTION
 from kdx.cli.output import make_table, out, print_json
+from kdx.cli.shared_options import JSON_OPTION, REQUIRE_SIGNATURE_OPTION
 from kdx.text import number
 
 if TYPE_CHECKING:

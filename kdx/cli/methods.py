@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kdx.cli.options import JSON_OPTION
 from kdx.cli.output import make_table, out, print_json
+from kdx.cli.shared_options import JSON_OPTION
 from kdx.workflows.packages import needs
 
 

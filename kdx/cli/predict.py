@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kdx.cli.errors import LinesCommand
-from kdx.cli.options import FORCE_OPTION, MAX_BAD_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION
+from kdx.cli.error_output import LinesCommand
 from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks
+from kdx.cli.shared_options import FORCE_OPTION, MAX_BAD_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION
 from kdx.cli.verdict_table import show_verdicts
 from kdx.folders.image_search import LeftOut
 from kdx.remarks import remark

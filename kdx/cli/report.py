@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.options import (
+from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.shared_options import (
     FORCE_OPTION,
     GOOD_FOLDER_OPTION,
     JSON_OPTION,
@@ -16,7 +17,6 @@ from kdx.cli.options import (
     SUBFOLDERS_OPTION,
     THREADS_OPTION,
 )
-from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
 from kdx.text import percent
 from kdx.workflows.packages import needs
 

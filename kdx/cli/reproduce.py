@@ -12,15 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from kd_train.training.options import TrainOptions
-from kdx.cli.errors import Interrupted
-from kdx.cli.options import JSON_OPTION
+from kdx.cli.error_output import Interrupted
 from kdx.cli.output import err, make_table, out, print_json, progress_for
+from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
-    from kd_train.reproduction.comparison import PaperComparison, PaperRow, PrintedTable, TableCell
-    from kd_train.reproduction.results import JobResult
+    from kd_train.reproduction.paper_comparison import PaperComparison, PaperRow, PrintedTable, TableCell
+    from kd_train.reproduction.result_folder import JobResult
 
 _TITLES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
 
@@ -52,7 +52,7 @@ def reproduce(
     paper leaves open.
     """
     with needs("train,cpu", "training"):
-        from kd_train.reproduction.comparison import compare_with_paper
+        from kd_train.reproduction.paper_comparison import compare_with_paper
         from kd_train.reproduction.runs import ReproduceOptions
         from kd_train.reproduction.runs import reproduce as make_runs
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.errors import Interrupted
-from kdx.cli.options import ADDRESS_OPTION, JSON_OPTION, one_of
+from kdx.cli.error_output import Interrupted
 from kdx.cli.output import err, make_table, out, print_json, progress_for, report_remarks, say, say_nothing, warn
+from kdx.cli.shared_options import ADDRESS_OPTION, JSON_OPTION, one_of
 from kdx.imaging.value_range import describe_narrow
 from kdx.text import number
 from kdx.workflows.packages import needs
@@ -61,7 +61,7 @@ def score(
         if engine == "ray":
             import ray.data  # noqa: F401
 
-    from kdx.archive.run import ScoreRequest, score_archive
+    from kdx.archive.score_run import ScoreRequest, score_archive
 
     request = ScoreRequest(
         bundle=bundle,

@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from kdx.cli.options import JSON_OPTION, THREADS_OPTION
 from kdx.cli.output import make_table, out, print_json
+from kdx.cli.shared_options import JSON_OPTION, THREADS_OPTION
 
 
 def selftest(

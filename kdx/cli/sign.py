@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kdx.cli.options import JSON_OPTION
 from kdx.cli.output import err, out, print_json
+from kdx.cli.shared_options import JSON_OPTION
 
 if TYPE_CHECKING:
     from kdx.bundle.seal import Seal

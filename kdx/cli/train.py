@@ -9,10 +9,10 @@ from pathlib import Path
 import typer
 
 from kd_train.training.options import TrainOptions
-from kdx.cli.errors import Interrupted
+from kdx.cli.error_output import Interrupted
 from kdx.cli.flags import add_flags
-from kdx.cli.options import JSON_OPTION
 from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.storage.json_records import RUN_INDEX
 from kdx.workflows.packages import needs

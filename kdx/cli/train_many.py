@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.errors import Interrupted
-from kdx.cli.options import ADDRESS_OPTION, JSON_OPTION, one_of, require_effect
+from kdx.cli.error_output import Interrupted
 from kdx.cli.output import make_table, out, print_json, progress_for, say
+from kdx.cli.shared_options import ADDRESS_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.storage.json_output import write_json
 from kdx.text import number, percent, spelled
 from kdx.workflows.packages import needs

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, one_of, require_effect
 from kdx.cli.output import err, out, print_json
+from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, one_of, require_effect
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:

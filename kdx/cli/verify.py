@@ -8,8 +8,8 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from kdx.cli.options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION, require_effect
 from kdx.cli.output import make_table, out, print_json
+from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION, require_effect
 from kdx.storage.files import refuse_existing
 from kdx.storage.json_output import write_json
 

@@ -153,7 +153,7 @@ _OPENVINO = BackendInfo(
     precisions=("int8", "bf16", "fp32"),
     computed={
         "bf16": ComputedPrecision(
-            "kdx.runtime.openvino.backend:openvino_bf16_backend", "kdx.runtime.openvino.load:offers_bf16"
+            "kdx.runtime.openvino.backend:openvino_bf16_backend", "kdx.runtime.openvino.compilation:offers_bf16"
         )
     },
 )

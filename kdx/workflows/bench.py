@@ -56,7 +56,7 @@ def measure_latency(
             raise OptionError("the eager baseline knows no tiles", fix="leave out `baseline`")
         with needs("train,cpu", "the eager baseline"):
             from kd_train.evaluation.baseline import eager_candidates
-            from kd_train.training.run import Run
+            from kd_train.training.run_folder import Run
         candidates += eager_candidates(Run(baseline), manifest, threads=threads)
     precisions = ["fp32"] * len(candidates)
     for info, precision in backend_precision_pairs(bundle):

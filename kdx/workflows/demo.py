@@ -190,7 +190,7 @@ class Demo:
 
     def _bench(self) -> Any:
         from kd_train.evaluation.baseline import eager_candidates
-        from kd_train.training.run import Run
+        from kd_train.training.run_folder import Run
         from kdx.bundle.open import open_bundle
         from kdx.runtime.backend_table import require_backends
         from kdx.runtime.latency import time_backends

@@ -72,6 +72,6 @@ def _trained_on(detector: Path) -> KnownImages:
     """Return the images that a run or a bundle was trained on."""
     if not is_run(detector):
         return open_bundle(detector).training_images()
-    from kd_train.training.run import Run
+    from kd_train.training.run_folder import Run
 
     return Run(detector).config.known_images()

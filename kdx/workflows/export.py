@@ -15,7 +15,7 @@ from kdx.progress import Progress
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
-    from kd_train.training.run import Run
+    from kd_train.training.run_folder import Run
     from kdx.verification.certificate import Certificate
     from kdx.verification.held_out import HeldOut
 
@@ -38,7 +38,7 @@ def export_run(
     """Load a run's checkpoint, fuse it, and export the bundle."""
     with needs("train,cpu", "exporting"):
         from kd_export.bundle_export import export_bundle
-        from kd_train.training.run import Run
+        from kd_train.training.run_folder import Run
         from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
         from kd_train.training.trained_pair import fuse, load_pair
 
@@ -112,7 +112,7 @@ def labelled_images(run: Path, data: Path | None, category: str | None, progress
         return []
     with needs("train,cpu", "evaluating"):
         from kd_train.datasets import open_data
-        from kd_train.training.run import Run
+        from kd_train.training.run_folder import Run
         from kdx.folders.data_folder import require_test
 
     folder = open_data(data, category, Run(run).config.folder_options, progress=progress)

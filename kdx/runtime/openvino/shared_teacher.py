@@ -22,7 +22,7 @@ from kdx.errors import BackendError, KdxError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.openvino.batch_cache import BatchCache
 from kdx.runtime.openvino.blob_cache import BlobCache
-from kdx.runtime.openvino.load import (
+from kdx.runtime.openvino.compilation import (
     KEPT_BATCH_SIZES,
     blob_folder,
     configuration,

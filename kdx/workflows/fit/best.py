@@ -12,10 +12,10 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.storage.files import new_folder
+from kdx.workflows.fit.cpu_timing import time_as_loaded
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.frontier import ranked
 from kdx.workflows.fit.request import FitRequest
-from kdx.workflows.fit.timing import time_as_loaded
 from kdx.workflows.fit.trial_records import Best, FrontierRow
 
 

@@ -25,10 +25,10 @@ from kdx.errors import GateError, KdxError
 from kdx.progress import Progress
 from kdx.storage.json_records import now
 from kdx.workflows.fit.advice import reason_of
+from kdx.workflows.fit.cpu_timing import HOPELESS, cpu_backend_precision_pairs, screen_backend
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
-from kdx.workflows.fit.timing import HOPELESS, cpu_backend_precision_pairs, screen_backend
 from kdx.workflows.fit.trial_records import MethodSize, Screened, Timing
 
 # As kdx export writes it.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from kd_train.training.run import TRAINING_PACKAGES
+from kd_train.training.run_folder import TRAINING_PACKAGES
 from kdx.errors import BackendError
 from kdx.progress import Progress
 from kdx.runtime.backend_table import BACKENDS
@@ -22,8 +22,8 @@ from kdx.workflows.fit.advice import advice, next_command, reason_of, trial_line
 from kdx.workflows.fit.best import keep_best
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.frontier import next_to_train, rows_of, with_frontier
+from kdx.workflows.fit.frontier_plot import write_plots
 from kdx.workflows.fit.material import Material, read_material
-from kdx.workflows.fit.plot import write_plots
 from kdx.workflows.fit.request import FitRequest, checked
 from kdx.workflows.fit.screen import screen
 from kdx.workflows.fit.trial import Workshop, was_disturbed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from kd_train.training.run import TRAINING_PACKAGES, Run
+from kd_train.training.run_folder import TRAINING_PACKAGES, Run
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
@@ -20,10 +20,10 @@ from kdx.storage.files import sha256_bytes
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.export import export_run
 from kdx.workflows.fit.accuracy_images import AccuracyImages, find_accuracy_images
+from kdx.workflows.fit.cpu_timing import cpu_backend_precision_pairs, time_precision
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
-from kdx.workflows.fit.timing import cpu_backend_precision_pairs, time_precision
 from kdx.workflows.fit.trial_records import Measured, Screened, Timing, Trial, fastest_timing
 
 # Medians of one graph on one idle machine agree far better than this.

@@ -115,7 +115,7 @@ def _is_finished(order: ProductOrder, kept: ProductResult) -> bool:
 def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume: bool) -> ProductResult:
     import torch
 
-    from kd_train.training.run import Run
+    from kd_train.training.run_folder import Run
     from kdx.runtime.backend_table import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
@@ -178,7 +178,7 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
 
 def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
     """Train, or continue a run of the same fingerprint; another run is replaced."""
-    from kd_train.training.run import Run
+    from kd_train.training.run_folder import Run
     from kd_train.training.train import recipe_of, train
 
     if resume:

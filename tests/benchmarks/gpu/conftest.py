@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu.candidates import EVENTS, GpuCandidate
-from benchmarks.gpu.store import Store
+from benchmarks.gpu.result_store import Store
 from tests.benchmarks.gpu.fakes import FakeBackend, FakeClock
 
 

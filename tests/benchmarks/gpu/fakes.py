@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.gpu.candidates import GpuCandidate
 from benchmarks.gpu.jobs import Deadline, plan, run_jobs
-from benchmarks.gpu.store import Store
+from benchmarks.gpu.result_store import Store
 from kdx.bundle.bundle import Golden
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Outputs

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.gpu import jobs as gpu_jobs
 from benchmarks.gpu.candidates import EAGER
 from benchmarks.gpu.jobs import KERNELS, RESTART, Deadline, plan, run_jobs
-from benchmarks.gpu.store import FAILED, NOT_RUN, OK, Store
+from benchmarks.gpu.result_store import FAILED, NOT_RUN, OK, Store
 from tests.benchmarks.gpu.fakes import METHODS, FakeClock, make_model, run, statuses
 
 

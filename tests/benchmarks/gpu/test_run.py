@@ -10,7 +10,7 @@ import pytest
 from benchmarks.gpu import run as gpu
 from benchmarks.gpu.candidates import EAGER
 from benchmarks.gpu.jobs import RESTART, Deadline
-from benchmarks.gpu.store import OK, Store
+from benchmarks.gpu.result_store import OK, Store
 from tests.benchmarks.gpu.fakes import FakeClock, statuses
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.gpu.candidates import EAGER
 from benchmarks.gpu.jobs import KERNELS
-from benchmarks.gpu.store import FAILED, OK, row_of
+from benchmarks.gpu.result_store import FAILED, OK, row_of
 from benchmarks.gpu.table import gpu_lines, gpu_table
 
 RECORD = {

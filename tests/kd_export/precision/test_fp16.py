@@ -23,7 +23,7 @@ from kd_export.precision.fp16 import (
     to_half,
 )
 from kd_export.precision.ranges import measure_ranges, tap_ranges
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.bundle.manifest import GRAPH
 from kdx.bundle.open import open_bundle

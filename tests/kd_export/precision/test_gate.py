@@ -155,7 +155,7 @@ def test_openvino_is_asked_where_it_is_installed() -> None:
 
 def test_bf16_passes_or_is_refused_by_its_own_limits(trained_stpm) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    from kdx.runtime.openvino.load import offers_bf16
+    from kdx.runtime.openvino.compilation import offers_bf16
 
     if not offers_bf16():
         pytest.skip("this CPU has no BF16")

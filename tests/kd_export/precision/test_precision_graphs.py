@@ -118,7 +118,7 @@ def test_training_images_that_are_not_there_are_asked_for(tiny_run, tmp_path, cl
 
 
 def test_calibration_takes_images_that_were_trained_on(tiny_run) -> None:
-    from kd_train.training.run import Run
+    from kd_train.training.run_folder import Run
 
     run = Run(tiny_run)
     files = run.training_files(most=4)
@@ -162,7 +162,7 @@ def test_bf16_is_the_fp32_graph_with_its_own_threshold(int8_bundle) -> None:
 @needs_bf16
 def test_a_machine_without_bf16_passes_over_it(int8_bundle, tiny_run, dataset, tmp_path, cli, monkeypatch) -> None:
     monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("kdx.runtime.openvino.load.offers_bf16", lambda: False)
+    monkeypatch.setattr("kdx.runtime.openvino.compilation.offers_bf16", lambda: False)
     bundle = Path(shutil.copytree(int8_bundle, tmp_path / "tile.kdx"))
     certificate = cli("verify", bundle, "--json").json
     assert {c["precision"] for c in certificate["comparisons"]} == {"fp32", "int8"}

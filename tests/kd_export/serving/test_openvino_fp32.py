@@ -16,7 +16,7 @@ from openvino import opset13 as ops
 from openvino import opset14
 
 from kd_export.serving.openvino_fp32 import mark_as_fp32, settle
-from kdx.runtime.openvino.load import configuration, core, offers_bf16
+from kdx.runtime.openvino.compilation import configuration, core, offers_bf16
 
 SHAPE = (1, 8, 16, 16)
 # As Triton's backend compiles: not a word of the precision.

@@ -24,9 +24,9 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '
 
 from kd_export.serving import openvino_ir
 from kd_export.serving.openvino_ir import properties_of, require_same_decisions, write_ir
-from kdx.runtime.openvino import load as openvino_load
+from kdx.runtime.openvino import compilation
 from kdx.runtime.openvino.backend import OpenVino
-from kdx.runtime.openvino.load import core, offers_bf16
+from kdx.runtime.openvino.compilation import core, offers_bf16
 
 PARAMETERS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
 
@@ -94,7 +94,7 @@ def test_bf16_is_what_kdx_runs(variants, tmp_path):
 
 
 def test_bf16_is_not_served_from_a_cpu_that_cannot_try_it(variants, tmp_path, monkeypatch):
-    monkeypatch.setattr(openvino_load, "offers_bf16", lambda: False)
+    monkeypatch.setattr(compilation, "offers_bf16", lambda: False)
     with pytest.raises(BackendError, match="does not support BF16"):
         write_ir(open_bundle(variants), "bf16", tmp_path)
 

@@ -11,9 +11,9 @@ import pytest
 
 from kd_train.reproduction import runs as module
 from kd_train.reproduction.choice import choose
-from kd_train.reproduction.comparison import compare_with_paper
 from kd_train.reproduction.differences import expected_recipe
-from kd_train.reproduction.results import SCHEMA, JobResult
+from kd_train.reproduction.paper_comparison import compare_with_paper
+from kd_train.reproduction.result_folder import SCHEMA, JobResult
 from kd_train.reproduction.runs import ReproduceOptions, Reproduction, reproduce
 from kd_train.training.options import TrainOptions
 from kdx.errors import CheckpointError, DataError, OptionError, OutputError

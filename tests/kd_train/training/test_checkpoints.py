@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kd_train.training.checkpoints
-import kd_train.training.run
+import kd_train.training.run_folder
 from kd_train.models.backbones import create_backbone
 from kd_train.training.interrupts import Interrupts
 from kd_train.training.options import TrainOptions
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kd_train.training.trainer import Trainer
@@ -89,7 +89,7 @@ def written(monkeypatch) -> list[tuple[str, int]]:
         found.append((path.name, len(data)))
         real(path, data)
 
-    for module in (kd_train.training.checkpoints, kd_train.training.run):
+    for module in (kd_train.training.checkpoints, kd_train.training.run_folder):
         monkeypatch.setattr(module, "write_atomic", write)
     return found
 
@@ -271,7 +271,7 @@ def train_until_killed(data: Path, out: Path, options: TrainOptions, write: int)
         real(path, content)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (kd_train.training.checkpoints, kd_train.training.run):
+        for module in (kd_train.training.checkpoints, kd_train.training.run_folder):
             patch.setattr(module, "write_atomic", maybe)
         try:
             train(data, out, options)

@@ -12,7 +12,7 @@ import pytest
 import kdx
 from kd_train.evaluation.reference_detector import load_detector
 from kd_train.training.options import TrainOptions
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/run_v1"

@@ -20,7 +20,7 @@ from kd_train.models.pair import Method
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.losses import FeatureMatching
 from kd_train.training.options import TrainOptions
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kd_train.training.trainer import Trainer

@@ -24,7 +24,7 @@ from kdx.loading.served_answers import parameters_of, verdict_of_answer
 from kdx.monitoring.verdict_log import read_log
 from kdx.runtime.backend_table import BACKENDS, find_backend, runtime_of
 from kdx.verification.certificate import verify
-from kdx.workflows.fit.timing import cpu_backend_precision_pairs
+from kdx.workflows.fit.cpu_timing import cpu_backend_precision_pairs
 from tests.images import solar_cells
 from tests.schema1 import old_bundle
 from tests.students import add_int8

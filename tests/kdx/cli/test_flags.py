@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from kdx.cli.errors import Command
+from kdx.cli.error_output import Command
 from kdx.cli.output import print_json
 from kdx.errors import OutputError
 from kdx.remarks import remark

@@ -8,7 +8,7 @@ import pytest
 
 import kdx
 from kdx.cli.app import app
-from kdx.cli.errors import HELP
+from kdx.cli.error_output import HELP
 
 DOCS = Path(__file__).parents[3]
 PAGES = [text for _, text in HELP if text.startswith("docs/")]

@@ -15,7 +15,7 @@ import pytest
 from kd_export.precision.gate import Gate, run_onnxruntime
 from kd_export.precision.quantize import quantize
 from kd_train.data.gate_images import DrawnDefects, GoodImages
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import Variant

@@ -26,7 +26,7 @@ from tests.images import solar_cells
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
 kdx_openvino = pytest.importorskip("kdx.runtime.openvino.backend")
-openvino_load = pytest.importorskip("kdx.runtime.openvino.load")
+openvino_load = pytest.importorskip("kdx.runtime.openvino.compilation")
 OpenVino = kdx_openvino.OpenVino
 SIZE = (64, 64)
 

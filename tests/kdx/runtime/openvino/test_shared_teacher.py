@@ -286,7 +286,7 @@ def test_quantised_features_are_not_handed_over(int8) -> None:
 
 @pytest.mark.slow
 def test_bf16_is_shared_without_scales(graphs) -> None:
-    from kdx.runtime.openvino.load import offers_bf16
+    from kdx.runtime.openvino.compilation import offers_bf16
 
     if not offers_bf16():
         with pytest.raises(BackendError, match="does not support BF16"):

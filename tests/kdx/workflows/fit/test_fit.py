@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import kdx
-from kd_train.training.run import Run
+from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
 from kdx.runtime.cycle_time import compare_with_budget
 from kdx.workflows.fit.fit_folder import FitFolder
@@ -54,7 +54,7 @@ def screening(monkeypatch):
 @pytest.fixture(scope="module", autouse=True)
 def decreed_latencies():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdx.workflows.fit.timing.measure_cycle_time", decreed)
+        patch.setattr("kdx.workflows.fit.cpu_timing.measure_cycle_time", decreed)
         yield
 
 
@@ -205,7 +205,7 @@ def test_a_best_one_that_misses_when_measured_once_more_is_passed_over(fitted, o
         measured.append(size)
         return compare_with_budget("x", [9.0] * 1000, BUDGET, 99, 0) if size == first else contract
 
-    monkeypatch.setattr("kdx.workflows.fit.timing.measure_cycle_time", slower_at_last)
+    monkeypatch.setattr("kdx.workflows.fit.cpu_timing.measure_cycle_time", slower_at_last)
     report = fit(fitted.data, out, "--json").json
     assert measured[0] == first
     assert report["best"]["row"]["candidate"]["size"] != first

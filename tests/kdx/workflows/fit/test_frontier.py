@@ -11,7 +11,7 @@ from PIL import Image
 from kdx.runtime.machine import Machine
 from kdx.workflows.fit.accuracy_images import auroc_error
 from kdx.workflows.fit.frontier import next_to_train, ranked, with_frontier
-from kdx.workflows.fit.plot import write_plots
+from kdx.workflows.fit.frontier_plot import write_plots
 from kdx.workflows.fit.screen import screening_outcome
 from kdx.workflows.fit.trial import was_disturbed
 from kdx.workflows.fit.trial_records import (
@@ -224,7 +224,7 @@ def test_the_same_report_draws_the_same_files(tmp_path):
 
 
 def test_labels_do_not_stand_on_each_other():
-    from kdx.workflows.fit.plot import draw
+    from kdx.workflows.fit.frontier_plot import draw
 
     figure = draw(report(many_rows()))
     axes = figure.axes[0]

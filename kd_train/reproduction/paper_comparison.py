@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kd_train.reproduction.choice import Choice, Column, MethodVariant
 from kd_train.reproduction.differences import differences, means, unknowns
 from kd_train.reproduction.papers import EVERY, MEAN, SHARES, Share
-from kd_train.reproduction.results import JobResult
+from kd_train.reproduction.result_folder import JobResult
 from kd_train.reproduction.runs import Reproduction
 
 _Figure = tuple["float | None", str]  # a figure in percent, and the table that quotes it

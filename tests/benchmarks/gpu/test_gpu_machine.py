@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.gpu import machine as gpu_machine
+from benchmarks.gpu import gpu_machine
 
 
 def test_nvidia_smi_is_asked_field_by_field_where_it_knows_one_not(monkeypatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_engine import RayEngine
 from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_same
 from kdx.archive.score_records import Index, ScoreWork, Settings, ShardResult, Summary, ThisRun, decisions_of
-from kdx.archive.table import read_bad, read_result, read_scores, shard_file
+from kdx.archive.shard_table import read_bad, read_result, read_scores, shard_file
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
 from kdx.bundle.open import bundle_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu.candidates import EAGER
-from benchmarks.gpu.store import OK, Store, row_of
+from benchmarks.gpu.result_store import OK, Store, row_of
 
 
 @pytest.mark.parametrize("change", [{}, {"machine": "other"}, {"sources": "other"}])
