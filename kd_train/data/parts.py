@@ -133,7 +133,8 @@ def read_parts(file: Path) -> list[Line]:
         text = _decode(file.read_bytes())
         rows = _rows(text)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"'{file}' cannot be read: {error}", expected="a CSV file: file name, part") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"'{file}' cannot be read: {reason}", expected="a CSV file: file name, part") from error
     wrong = [(number, row) for number, row in rows if len(row) != 2 or not all(row)]
     if wrong or not rows:
         raise DataError(

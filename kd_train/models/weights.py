@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import socket
 import urllib.request
 from collections.abc import Collection, Iterator
@@ -115,14 +114,13 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    # The readers raise errors of many types, some without a stable import path.
+    except Exception as error:
         raise WeightsError(
             f"'{path}' cannot be read as weights: {_first_line(error)}",
             expected="a .safetensors file, or a PyTorch file that holds tensors only",
             fix="save model.state_dict() alone, preferably as safetensors: kdx never unpickles code",
         ) from error
-    except Exception as error:  # safetensors' own error has no stable import path
-        raise WeightsError(f"'{path}' cannot be read as weights: {error}") from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -172,6 +170,8 @@ def _fill(model: Any, state: dict[str, Tensor], source: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, LookupError):  # its text is only what was looked up
+        return repr(error)
     return without_colours(next(iter(str(error).splitlines()), repr(error)))
 
 

@@ -146,7 +146,7 @@ class ResultFolder:
             for run in [path.parent for path in self.path.glob(f"*/*/seed-*/{RUN_INDEX}")]:
                 shutil.rmtree(run)
             index.unlink()
-        if index.is_file():
+        if index.is_file() and any(self.path.glob("*/*/seed-*")):
             began = read_record(
                 index, _ReproductionSettings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA
             )

@@ -20,7 +20,7 @@ from kd_train.training.checkpoints import (
     Tensors,
     read_run_record,
 )
-from kdx.bundle.manifest import Provenance
+from kdx.bundle.manifest import INDEX, Provenance
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.folders.data_folder import FolderOptions
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
@@ -126,6 +126,9 @@ class Run:
         self.checkpoints = Checkpoints(path)
         if not path.is_dir():
             raise CheckpointError(f"there is no run folder '{path}'", fix="make one: kdx train")
+        if not (path / RUN_INDEX).is_file():
+            reason = " but a bundle" if (path / INDEX).is_file() else f": '{RUN_INDEX}' is missing"
+            raise CheckpointError(f"'{path}' is not a run folder{reason}", fix="name a folder that kdx train wrote")
         self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", SCHEMA)
 
     @staticmethod

@@ -209,20 +209,34 @@ def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
 def _overrides(options: TrainOptions) -> dict[str, object]:
     """Return the recipe's fields that the user gave."""
     return {
-        "backbones": _split(options.backbone) if options.backbone else None,
+        "backbones": None if options.backbone is None else _names("backbone", options.backbone),
         "epochs": options.epochs,
         # Tiles are neither resized nor cropped: a crop would leave gaps in the frame's map.
         "image_size": options.tile if options.image_size is None else options.image_size,
         "crop_from": 0 if options.tile and options.crop_from is None else options.crop_from,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
-        "taps": tuple(_split(group) for group in options.taps.split("/")) if options.taps else None,
+        "taps": None if options.taps is None else tuple(_names("taps", group) for group in options.taps.split("/")),
         "blur_sigma": options.blur_sigma,
         "combine": options.combine,
         "score": options.score,
         "validation_fraction": options.validation_fraction,
         "options": dict(options.method_options),
     }
+
+
+def _names(option: str, text: str) -> tuple[str, ...]:
+    """Return the names in an option's text.
+
+    Raises:
+        OptionError: There are none.
+    """
+    names = _split(text)
+    if not names:
+        raise OptionError(
+            f"`{option}` names nothing", expected="names, separated by commas", received=repr(text), fix="leave it out"
+        )
+    return names
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -269,7 +283,8 @@ def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bo
             f"'{out}' cannot be resumed: {', '.join(changed)} changed since it began",
             expected=", ".join(f"{name} {began[name]}" for name in changed),
             received=", ".join(f"{name} {now_asked[name]}" for name in changed),
-            fix="give the same images and options (`group_by` and `parts` too), or replace the run: `force=True`",
+            fix="give the same images and options (`group_by` and `parts` too), or replace the run: `force=True` "
+            "without `resume`",
         )
     return run
 

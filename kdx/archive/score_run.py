@@ -136,7 +136,7 @@ def _begin(
         shard_size=request.shard_size,
     )
     begun = folder.begun()
-    if begun is not None:
+    if begun is not None and begun.listed:  # until images are listed, nothing depends on them
         require_same(folder.path, begun.settings, asked)
         return begun
     say(f"choosing what runs '{request.bundle}' here")

@@ -8,7 +8,7 @@ from pathlib import Path
 from kdx.bundle.manifest import INDEX, SCHEMA, SIGNATURE, Manifest
 from kdx.errors import BundleError
 from kdx.storage.files import remove_leftovers, write_atomic
-from kdx.storage.json_records import decode_record, encode_record
+from kdx.storage.json_records import RUN_INDEX, decode_record, encode_record
 from kdx.storage.locks import locked
 
 
@@ -20,12 +20,22 @@ def read_index(path: Path) -> bytes:
     """
     if not path.is_dir():
         remove_leftovers(path)  # restores the folder if an export was killed while it replaced the bundle
+    if path.is_file():
+        raise BundleError(
+            f"'{path}' is a file, and a bundle is a folder", fix="name the folder that kdx export wrote, NAME.kdx"
+        )
     if not path.is_dir():
         raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
-    index = path / INDEX
-    if not index.is_file():
-        raise BundleError(f"'{path}' is not a bundle: {INDEX} is missing", fix="export it again with kdx export")
-    return index.read_bytes()
+    if (path / INDEX).is_file():
+        return (path / INDEX).read_bytes()
+    if (path / RUN_INDEX).is_file():
+        raise BundleError(
+            f"'{path}' is not a bundle but a run folder", fix=f"make a bundle of it: kdx export {path} -o NAME.kdx"
+        )
+    raise BundleError(
+        f"'{path}' is not a bundle: {INDEX} is missing",
+        fix="name a folder that kdx export wrote; if it is one, export it again",
+    )
 
 
 def decode_index(path: Path, content: bytes) -> Manifest:

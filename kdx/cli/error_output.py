@@ -108,7 +108,8 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
             reason = "the disk is full" if _is_disk_full(error) else error.strerror or str(error)
             text = f"{STANDARD_OUTPUT}: {reason}; the result was not written in full"
             _fail({"type": "OSError", "message": text}, text, 2, None)
-        _fail({"type": "OSError", "message": _describe(error)}, _describe(error), 2, show)
+        text = _describe(error, usage)
+        _fail({"type": "OSError", "message": text}, text, 2, show)
     if isinstance(error, MissingPackageError):
         _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, show)
     if not isinstance(error, Exception) or isinstance(error, (typer.Exit, typer.Abort)) or _is_usage(error):
@@ -127,13 +128,15 @@ def _is_disk_full(error: OSError) -> bool:
     return error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a user's share counts as the disk
 
 
-def _describe(error: OSError) -> str:
+def _describe(error: OSError, usage: str) -> str:
     where = f" '{error.filename}'" if error.filename else ""
     if _is_disk_full(error):
         return f"the disk is full{where}; nothing was left half written\n  fix: free space and run the command again"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission{where}: {error.strerror}\n  fix: choose a folder that you may write to"
-    return f"{error.strerror or error}{where}"
+    if error.filename and error.errno in {errno.ENOTDIR, errno.EEXIST}:
+        return f"{error.strerror}{where}\n  fix: choose another path: a file stands where a folder is needed"
+    return f"{error.strerror or error}{where}\n  help: {usage}"
 
 
 def _fail(record: dict[str, str], text: str, status: int, show: Callable[[object], None] | None) -> NoReturn:

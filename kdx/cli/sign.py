@@ -43,6 +43,10 @@ def sign(
             "sign takes a bundle and the key to sign it with, or makes a key",
             expected="kdx sign BUNDLE --key NAME.key, or kdx sign --new-key NAME [--passphrase]",
         )
+    if new_key is not None and not new_key.name:
+        raise OptionError(
+            "--new-key names no file", expected="the beginning of two names, e.g. line", received=str(new_key)
+        )
     if new_key is not None:
         _make(new_key, passphrase, json=json)
         return

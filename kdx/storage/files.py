@@ -146,13 +146,21 @@ def restore(folder: Path) -> None:
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:
-    """Raise ``OutputError`` if ``target`` holds something and must not be replaced."""
+    """Check before long work that an output can be written.
+
+    Raises:
+        OutputError: The output holds something and must not be replaced, or a file stands where its
+            folder would be.
+    """
     is_empty_folder = target.is_dir() and not any(target.iterdir())
     if target.exists() and not is_empty_folder and not force:
         raise OutputError(
             f"'{target}' exists already",
             fix="choose another name; `force=True` replaces an output of the same kind, and nothing else",
         )
+    around = next(folder for folder in target.absolute().parents if folder.exists())
+    if not around.is_dir():
+        raise OutputError(f"'{target}' cannot be written: '{around}' is a file", fix="choose a name in a folder")
 
 
 def require_writable(folder: Path) -> None:

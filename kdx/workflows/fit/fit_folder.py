@@ -62,7 +62,7 @@ class FitFolder:
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
-        if index.is_file():
+        if index.is_file() and any((self.path / name).exists() for name in _FOLDERS):
             self._require_same(
                 read_record(index, _FitSettings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)
             )

@@ -59,6 +59,7 @@ _NO_ESCAPES = (
     "in double quotes \\ begins an escape: write paths as 'D:\\parts\\tile' in single quotes, or as D:/parts/tile"
 )
 _NAMED_WEIGHTS = ("imagenet", "random")
+_EXAMPLE = "docs/scale-out.md shows a catalogue"
 _KEYS = "docs/scale-out.md lists the keys of a product"
 _KEY_OF = {each.name: option.key or each.name for each, option, _ in declared()}
 
@@ -162,9 +163,12 @@ def read_catalog(path: Path) -> dict[str, Product]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the catalogue '{path}' cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(
+            f"the catalogue '{path}' cannot be read: {reason}", expected="a file of TOML", fix=_EXAMPLE
+        ) from error
     except tomllib.TOMLDecodeError as error:
-        fix = _NO_ESCAPES if "\\" in path.read_text(encoding="utf-8-sig") else ""
+        fix = _NO_ESCAPES if "\\" in path.read_text(encoding="utf-8-sig") else _EXAMPLE
         raise DataError(f"the catalogue '{path}' is not valid TOML: {error}", fix=fix) from error
     _require_known(content, ("defaults", "products"), f"'{path}'", "table")
     defaults, products = content.get("defaults", {}), content.get("products", {})

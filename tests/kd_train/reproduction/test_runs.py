@@ -13,7 +13,7 @@ from kd_train.reproduction import runs as module
 from kd_train.reproduction.choice import choose
 from kd_train.reproduction.differences import expected_recipe
 from kd_train.reproduction.paper_comparison import compare_with_paper
-from kd_train.reproduction.result_folder import SCHEMA, JobResult
+from kd_train.reproduction.result_folder import SCHEMA, JobResult, ResultFolder
 from kd_train.reproduction.runs import ReproduceOptions, Reproduction, reproduce
 from kd_train.training.options import TrainOptions
 from kdx.errors import CheckpointError, DataError, OptionError, OutputError
@@ -178,6 +178,14 @@ def test_changed_settings_are_refused_until_forced(mvtec, tmp_path, fake_runs):
     # What decides no result may change.
     reproduce(options_of(mvtec, out, seeds=1, training=replace(TINY, workers=1, memory_mib=64)))
     assert len(fake_runs) == 2
+
+
+def test_settings_with_which_nothing_was_made_do_not_bind(mvtec, tmp_path, fake_runs):
+    mistyped = options_of(mvtec, tmp_path / "out", seeds=1, training=replace(TINY, epochs=7))
+    ResultFolder(tmp_path / "out", {"epochs": 7}).begin(force=False)
+    reproduce(options_of(mvtec, tmp_path / "out", seeds=1))
+    with pytest.raises(OutputError, match="epochs changed"):
+        reproduce(mistyped)
 
 
 def test_force_discards_what_was_made_and_nothing_else(dataset_copy, tmp_path):

@@ -296,6 +296,14 @@ def test_two_calls_do_not_work_in_one_folder(cli, tiny_bundle, archive, tmp_path
     cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS)
 
 
+def test_a_mistyped_archive_does_not_claim_the_output_folder(cli, tiny_bundle, archive, tmp_path):
+    score = ("score", tiny_bundle)
+    assert "there is no folder" in cli(*score, tmp_path / "nowhere", "-o", tmp_path / "out", *OPTIONS, code=2).stderr
+    cli(*score, archive, "-o", tmp_path / "out", *OPTIONS)
+    assert len(rows_of(tmp_path / "out")) == 10
+    assert "another archive" in cli(*score, tmp_path / "nowhere", "-o", tmp_path / "out", *OPTIONS, code=2).stderr
+
+
 def test_an_archive_without_images_is_refused(cli, tiny_bundle, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images were found" in cli("score", tiny_bundle, tmp_path / "empty", "-o", tmp_path / "s", code=2).stderr

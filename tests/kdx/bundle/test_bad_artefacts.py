@@ -45,6 +45,18 @@ def test_missing_run(export, tmp_path):
     assert "there is no run folder" in export(tmp_path / "nowhere").stderr
 
 
+def test_runs_and_bundles_are_not_mistaken_for_each_other(cli, export, tiny_run, tiny_bundle):
+    assert f"'{tiny_bundle}' is not a run folder but a bundle" in export(tiny_bundle).stderr
+    stderr = cli("verify", tiny_run, code=2).stderr
+    assert f"'{tiny_run}' is not a bundle but a run folder" in stderr
+    assert f"kdx export {tiny_run} -o NAME.kdx" in stderr
+
+
+def test_a_file_is_not_a_bundle(cli, tmp_path):
+    (tmp_path / "tile.kdx").write_text("packed")
+    assert "is a file, and a bundle is a folder" in cli("verify", tmp_path / "tile.kdx", code=2).stderr
+
+
 @pytest.mark.parametrize("name", ["run.json", "last.json"])
 def test_run_with_a_missing_record(export, run_copy, name):
     (run_copy / name).unlink()

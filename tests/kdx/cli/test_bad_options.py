@@ -68,6 +68,22 @@ def test_a_refused_array_does_not_spoil_the_next_call(detector, frame):
     assert detector(frame).score == before
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--taps", ","), ("--taps", ""), ("--backbone", ""), ("--backbone", ",")]
+)
+def test_lists_without_a_name_are_refused(train, option, value):
+    stderr = train(option, value).stderr
+    assert f"{option} names nothing" in stderr
+    assert f"received: {value!r}" in stderr
+
+
+def test_weights_of_another_format_are_no_weights(train, tmp_path):
+    (tmp_path / "weights.pth").write_text("hello\n")
+    stderr = train("--weights", tmp_path / "weights.pth").stderr
+    assert "cannot be read as weights: KeyError(101)" in stderr
+    assert "expected: a .safetensors file, or a PyTorch file" in stderr
+
+
 def test_unknown_method_lists_the_near_ones(train):
     stderr = train("--method", "stmp").stderr
     assert "there is no method 'stmp'" in stderr

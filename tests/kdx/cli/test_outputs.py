@@ -77,6 +77,28 @@ def raising(code: int, where: str = ""):
     return fail
 
 
+def test_an_output_under_a_file_is_refused_before_any_work(cli, tiny_bundle, dataset, tmp_path, monkeypatch):
+    (tmp_path / "notes").write_text("no folder")
+    monkeypatch.setattr("kdx.workflows.evaluate.evaluate", None)  # not reached
+    output = tmp_path / "notes/sub/figures.json"
+    stderr = cli("evaluate", tiny_bundle, dataset, "--output", output, code=2).stderr
+    assert f"'{output}' cannot be written: '{tmp_path / 'notes'}' is a file" in stderr
+
+
+def test_errors_of_the_system_say_how_to_continue(cli, tiny_bundle, dataset, tmp_path):
+    (tmp_path / "notes").write_text("no folder")
+    stderr = cli("train", dataset, "-o", tmp_path / "notes", code=2).stderr
+    assert "fix: choose another path: a file stands where a folder is needed" in stderr
+    stderr = cli("verify", tiny_bundle, "--output", tmp_path / ("long" * 100), code=2).stderr
+    assert "help: kdx verify --help" in stderr
+
+
+def test_keys_need_a_name(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--new-key names no file" in cli("sign", "--new-key", "", code=2).stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_no_permission(cli, tiny_run, dataset, tiny_options, tmp_path):
     closed = tmp_path / "closed"

@@ -334,6 +334,14 @@ def test_a_folder_of_something_else_is_left_alone(dataset, tmp_path):
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
+def test_other_settings_are_taken_while_nothing_was_made(tmp_path):
+    FitFolder(tmp_path / "out", {"backbone": "mistyped"}).begin(force=False)
+    FitFolder(tmp_path / "out", {"backbone": "resnet18"}).begin(force=False)
+    (tmp_path / "out/runs").mkdir()
+    with pytest.raises(kdx.KdxError, match=r"(?s)backbone changed.*expected: backbone resnet18"):
+        FitFolder(tmp_path / "out", {"backbone": "mistyped"}).begin(force=False)
+
+
 def test_force_discards_what_fit_made_and_nothing_else(out):
     (out / "notes.txt").write_text("mine", encoding="utf-8")
     FitFolder(out, {"other": "settings"}).begin(force=True)
