@@ -38,7 +38,7 @@ def remark(kind: str, text: str, names: Iterable[object]) -> list[Remark]:
     return [Remark(kind=kind, text=text, count=len(found), first=tuple(found[:FIRST]))]
 
 
-def shorten(names: Iterable[str], count: int = 5) -> str:
+def shorten(names: Iterable[str]) -> str:
     """Return a text with the first names, and the number of the others."""
     names = list(names)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    return ", ".join(names[:FIRST]) + (f" and {len(names) - FIRST} more" if len(names) > FIRST else "")

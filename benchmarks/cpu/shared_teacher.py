@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _BACKEND = "openvino"
 Judge = Callable[[NDArray[np.uint8]], list[float]]
 
 
-def make_bundles(data: Path, folder: Path, count: int, size: int = 256) -> dict[str, Path]:
+def make_bundles(data: Path, folder: Path, count: int) -> dict[str, Path]:
     """Train and export students of one teacher, or take those that are there."""
     weights = folder / "teacher.safetensors"
     if not weights.is_file():
@@ -44,21 +44,18 @@ def make_bundles(data: Path, folder: Path, count: int, size: int = 256) -> dict[
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
     bundles = {}
     for seed in range(count):
-        model = stpm(f"product{seed + 1}", side=size)
+        model = stpm(f"product{seed + 1}")
         options = (*model.options, "--weights", str(weights), "--seed", str(seed), "--learning-rate", "0.01")
         bundles[model.name] = prepare_bundle(replace(model, options=options, precisions="fp32"), data, folder).bundle
     return bundles
 
 
-def measure(
-    bundles: dict[str, Path], *, threads: int, students: Sequence[int] = STUDENTS, runs: int = 200
-) -> dict[str, Any]:
+def measure(bundles: dict[str, Path], *, threads: int, runs: int = 200) -> dict[str, Any]:
     """Measure bundles of one teacher, loaded one by one and together.
 
     Args:
         bundles: By name.
         threads: Of each detector and of the group.
-        students: How many of them judge an image.
         runs: Counted calls for each number of students.
 
     Returns:
@@ -73,7 +70,7 @@ def measure(
     memory = {sharing: _memory_held(order, sharing) for sharing in (SEPARATE, SHARED)}
     images = kdx.open_bundle(next(iter(bundles.values()))).golden().images
     latency = []
-    for number in (number for number in students if number <= len(bundles)):
+    for number in (number for number in STUDENTS if number <= len(bundles)):
         some = json.dumps(dict(list(order["bundles"].items())[:number]))
         loader = "benchmarks.cpu.shared_teacher:load_judge"
         candidates = [

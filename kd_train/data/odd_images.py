@@ -20,7 +20,6 @@ from kdx.errors import DataError
 from kdx.remarks import Remark, remark, shorten
 
 OddImages = Literal["stop", "skip", "keep"]
-ODD_IMAGES: tuple[OddImages, ...] = ("stop", "skip", "keep")
 _MOST = 2 / 3
 T = TypeVar("T")
 

@@ -20,6 +20,8 @@ from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
 from kdx.runtime.detector import Detector
 
+_BATCH = 8  # images in a call of the detector
+
 
 @dataclass(frozen=True)
 class TypeResult:
@@ -123,7 +125,6 @@ def evaluate(
     test: Sequence[TestImage],
     *,
     max_bad_images: int = 0,
-    batch_size: int = 8,
     unused_masks: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> Evaluation:
@@ -136,7 +137,6 @@ def evaluate(
         detector,
         test,
         max_bad_images=max_bad_images,
-        batch_size=batch_size,
         unused_masks=unused_masks,
         progress=progress,
     )
@@ -149,7 +149,6 @@ def score_images(
     *,
     keeps_map: Callable[[TestImage], bool] = lambda _: True,
     max_bad_images: int = 0,
-    batch_size: int = 8,
     unused_masks: Sequence[Path] = (),
     progress: Progress = SILENT,
 ) -> Scored:
@@ -161,7 +160,6 @@ def score_images(
         keeps_map: Whether an image's map and mask are kept; those of very many images would not fit
             into memory.
         max_bad_images: The number of images that may be unreadable.
-        batch_size: The number of images in a call of the detector.
         unused_masks: The masks in the data folder that belong to no image.
         progress: The progress display.
 
@@ -185,7 +183,7 @@ def score_images(
     maps: dict[int, NDArray[np.float32]] = {}
     bad: dict[str, str] = {}
     with progress.task("evaluating", len(test)) as task:
-        for images, pixels in _read_batches(detector, test, batch_size, bad, max_bad_images):
+        for images, pixels in _read_batches(detector, test, bad, max_bad_images):
             outputs = detector.outputs(pixels)
             for image, map_ in zip(images, outputs.maps, strict=True):
                 if keeps_map(image):
@@ -204,12 +202,12 @@ def score_images(
 
 
 def _read_batches(
-    detector: Detector, test: Sequence[TestImage], batch_size: int, bad: dict[str, str], max_bad_images: int
+    detector: Detector, test: Sequence[TestImage], bad: dict[str, str], max_bad_images: int
 ) -> Iterator[tuple[list[TestImage], list[NDArray[np.uint8]]]]:
-    for start in range(0, len(test), batch_size):
+    for start in range(0, len(test), _BATCH):
         images: list[TestImage] = []
         pixels: list[NDArray[np.uint8]] = []
-        for image in test[start : start + batch_size]:
+        for image in test[start : start + _BATCH]:
             try:
                 pixels.append(read_image(image.path, detector.input))
                 images.append(image)

@@ -16,6 +16,8 @@ Matrix = NDArray[np.float64]
 
 # A cell of the map that ends where a pixel begins does not touch it, in spite of rounding.
 _TOUCHES = 1e-6
+# The radius of a blur's kernel in standard deviations, as in SciPy.
+_RADIUS = 4.0
 
 
 @functools.lru_cache(maxsize=16)  # bounded, because a folder may hold images of many sizes
@@ -58,7 +60,7 @@ def bilinear_matrix(size_in: int, size_out: int) -> Matrix:
 
 
 @functools.lru_cache(maxsize=16)
-def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Matrix:
+def gaussian_matrix(size: int, sigma: float) -> Matrix:
     """Return the ``(size, size)`` matrix of a Gaussian blur; the identity for sigma 0.
 
     It equals ``scipy.ndimage.gaussian_filter1d(mode="reflect")``.
@@ -66,11 +68,10 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> Matrix:
     Args:
         size: The length of the axis, in pixels.
         sigma: The standard deviation, in pixels.
-        truncate: The radius of the kernel, in standard deviations.
     """
     if sigma <= 0:
         return _frozen(np.eye(size))
-    radius = int(truncate * sigma + 0.5)
+    radius = int(_RADIUS * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
     kernel /= kernel.sum()

@@ -10,6 +10,7 @@ from kdx.bundle.graph_contract import PAIR, PREPROCESS, TAIL
 
 _STAGES = {PREPROCESS: "input", PAIR: "networks", TAIL: "tail"}
 OTHER = "layout"
+_SLOWEST = 5  # nodes that are named
 
 
 class Stages(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,13 +38,12 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True):
         return self.input_ms + self.networks_ms + self.tail_ms + self.layout_ms
 
 
-def stages_of(backend: str, node_ms: Mapping[str, float], slowest: int = 5) -> Stages:
+def stages_of(backend: str, node_ms: Mapping[str, float]) -> Stages:
     """Sort nodes' times into stages by the names of their modules.
 
     Args:
         backend: The backend's name.
         node_ms: The milliseconds per call of each node that the runtime ran.
-        slowest: The number of slowest nodes to name.
     """
     sums = dict.fromkeys((*_STAGES.values(), OTHER), 0.0)
     for name, value in node_ms.items():
@@ -54,7 +54,7 @@ def stages_of(backend: str, node_ms: Mapping[str, float], slowest: int = 5) -> S
         networks_ms=round(sums["networks"], 4),
         tail_ms=round(sums["tail"], 4),
         layout_ms=round(sums[OTHER], 4),
-        slowest=[(name, round(value, 4)) for name, value in sorted(node_ms.items(), key=lambda n: -n[1])[:slowest]],
+        slowest=[(name, round(value, 4)) for name, value in sorted(node_ms.items(), key=lambda n: -n[1])[:_SLOWEST]],
     )
 
 

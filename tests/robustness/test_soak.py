@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.images import solar_cells
-
-RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
 if sys.platform != "linux":
     pytest.skip("the tool reads what Linux says of processes", allow_module_level=True)

@@ -12,21 +12,19 @@ from kdx.runtime.backend import ClosesOnExit, Outputs
 
 
 class TorchEager(ClosesOnExit):
-    """Runs a module eagerly. Calls from several threads are safe: running does not change it.
+    """Runs a module eagerly on the CPU. Calls from several threads are safe, for none changes it.
 
     Args:
         module: Takes uint8 ``(N, H, W, C)`` and returns map and score.
         threads: PyTorch's threads, for the whole process; None does not change them.
-        device: The device to run on.
     """
 
     name = "torch"
 
-    def __init__(self, module: nn.Module, threads: int | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(self, module: nn.Module, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self._module: nn.Module | None = module.to(device).eval()
-        self._device = device
+        self._module: nn.Module | None = module.eval()
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Run a batch; see :class:`kdx.runtime.backend.Backend`."""
@@ -37,8 +35,8 @@ class TorchEager(ClosesOnExit):
         tensor = torch.from_numpy(images if images.flags.writeable else images.copy())
         try:
             with torch.inference_mode():
-                maps, scores = module(tensor.to(self._device))
-                return Outputs(maps.cpu().numpy(), scores.cpu().numpy())
+                maps, scores = module(tensor)
+                return Outputs(maps.numpy(), scores.numpy())
         except Exception as error:  # most of PyTorch's exceptions are RuntimeErrors, but not all
             raise BackendError(f"PyTorch failed on a batch of shape {images.shape}: {error}") from error
 

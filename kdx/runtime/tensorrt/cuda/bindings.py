@@ -21,26 +21,25 @@ INSTALL = "pip install cuda-bindings"
 
 
 class CudaBindings:
-    """The primary context of a device, retained until ``close``. The whole process shares it.
+    """The primary context of the first device, retained until ``close``.
 
-    Args:
-        ordinal: The device's number; ``CUDA_VISIBLE_DEVICES`` selects among several devices.
+    The whole process shares it. ``CUDA_VISIBLE_DEVICES`` selects among several devices.
 
     Raises:
-        BackendError: The package or the driver is missing, or there is no such device.
+        BackendError: The package or the driver is missing, or there is no device.
     """
 
     supports_graphs = True
+    ordinal = 0
 
-    def __init__(self, ordinal: int = 0) -> None:
-        self.ordinal = ordinal
+    def __init__(self) -> None:
         self._driver = _import_driver()
         try:
             self._call("cuInit", 0)
-            self._device = self._call("cuDeviceGet", ordinal)
+            self._device = self._call("cuDeviceGet", self.ordinal)
         except CudaError as error:
             raise BackendError(
-                f"CUDA finds no device {ordinal}: {error.code}",
+                f"CUDA finds no device: {error.code}",
                 expected="an NVIDIA GPU that the driver reports",
                 fix="see what nvidia-smi lists, and what CUDA_VISIBLE_DEVICES hides",
             ) from error
