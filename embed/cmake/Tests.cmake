@@ -27,7 +27,8 @@ function(kdx_add_test name)
     set(program "${name}")
   endif()
   target_include_directories(${program} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
-  target_compile_definitions(${program} PRIVATE KDX_FIXTURE_BUNDLE="${kdx_fixture_bundle}")
+  target_compile_definitions(${program} PRIVATE
+    KDX_FIXTURE_BUNDLE="${kdx_fixture_bundle}" KDX_TEST_FILES="${PROJECT_SOURCE_DIR}/tests")
   add_test(NAME ${name} COMMAND ${program} ${arg_ARGUMENTS})
   set_tests_properties(${name} PROPERTIES
     SKIP_RETURN_CODE ${kdx_skipped} LABELS "${arg_LABELS}" ENVIRONMENT "${kdx_test_environment}")

@@ -57,16 +57,11 @@ bool is_contained(const std::string &name) {
     return true;
 }
 
-Threshold threshold_from(const json &record, const Bundle &bundle, Precision precision) {
+Threshold threshold_from(const json &record) {
     Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone};
     if (record.contains("review") && !record["review"].is_null())
         threshold.review = record["review"].at("score").get<double>();
     if (!std::isfinite(threshold.score)) throw Invalid{"a threshold is not finite"};
-    const auto graph = Bundle::graph_name(has_own_threshold(precision) ? precision : Precision::fp32);
-    if (record.at("graph_sha256").get<std::string>() != bundle.hash_of(graph))
-        throw Failure(KDX_ERROR_BUNDLE,
-                      "the threshold of '" + bundle.path.string() + "' was calibrated on another graph",
-                      {"", "", "export and calibrate again"});
     return threshold;
 }
 
@@ -167,10 +162,10 @@ std::string recorded_hash(const json &record, const char *name) {
     return found == record.end() || found->is_null() ? std::string() : found->get<std::string>();
 }
 
-// Adds a threshold. It holds only with the region of interest and the level map with which it was
+// Reads a threshold. It holds only with the region of interest and the level map with which it was
 // calibrated.
-void add_threshold(Bundle &bundle, const json &record, Bundle::ThresholdKey key) {
-    Calibration calibration{threshold_from(record, bundle, key.first)};
+Calibration calibration_from(const json &record, const Bundle &bundle) {
+    Calibration calibration{threshold_from(record)};
     const auto level = record.find("level");
     const bool has_level = level != record.end() && !level->is_null();
     const auto level_hash = has_level ? level->at("sha256").get<std::string>() : std::string();
@@ -178,22 +173,36 @@ void add_threshold(Bundle &bundle, const json &record, Bundle::ThresholdKey key)
         calibration.changed_since = Change::region_of_interest;
     else if (level_hash != (bundle.has_level() ? bundle.hash_of(kLevel) : std::string()))
         calibration.changed_since = Change::level_map;
-    bundle.calibrations[key] = calibration;
+    return calibration;
 }
 
-// Adds the thresholds of BF16 and INT8, which each runtime has measured for itself.
+// Requires that a threshold was calibrated on the graph that the bundle holds.
+void require_its_graph(const json &record, const Bundle &bundle, Precision precision) {
+    const auto graph = Bundle::graph_name(has_own_threshold(precision) ? precision : Precision::fp32);
+    if (record.at("graph_sha256").get<std::string>() != bundle.hash_of(graph))
+        throw Failure(KDX_ERROR_BUNDLE,
+                      "the threshold of '" + bundle.path.string() + "' was calibrated on another graph",
+                      {"", "", "export and calibrate again"});
+}
+
+// Returns the precision of thresholds that each runtime measures for itself; nothing if it is
+// unknown or the bundle has no such graph.
+std::optional<Precision> own_precision(const std::string &name, const Bundle &bundle) {
+    const auto precision = precision_named(name);
+    return precision && has_own_threshold(*precision) && bundle.has(*precision) ? precision : std::nullopt;
+}
+
+// Adds the thresholds of BF16 and INT8, which each runtime has measured for itself. Those of other
+// precisions and runtimes are checked as well, although this library does not use them.
 void read_runtime_thresholds(Bundle &bundle, const json &records) {
     for (const auto &[name, by_runtime] : records.items()) {
-        const auto precision = precision_named(name);
-        if (!precision || !has_own_threshold(*precision) || !bundle.has(*precision)) continue;
+        const auto precision = own_precision(name, bundle);
         for (const auto &[runtime_name, record] : by_runtime.items()) {
-            // The thresholds of other runtimes are checked too, and then dropped: this library does
-            // not use them.
+            const auto calibration = calibration_from(record, bundle);
+            if (!precision) continue;
+            require_its_graph(record, bundle, *precision);
             const auto runtime = runtime_named(runtime_name);
-            if (runtime)
-                add_threshold(bundle, record, {*precision, runtime});
-            else
-                threshold_from(record, bundle, *precision);
+            if (runtime) bundle.calibrations[{*precision, runtime}] = calibration;
         }
     }
 }
@@ -203,18 +212,23 @@ void read_runtime_thresholds(Bundle &bundle, const json &records) {
 // INT8.
 void read_schema_1_thresholds(Bundle &bundle, const json &records, const json &newer) {
     for (const auto &[name, record] : records.items()) {
-        const auto precision = precision_named(name);
-        const bool is_used = precision && has_own_threshold(*precision) && bundle.has(*precision);
-        if (!is_used || newer.contains(name)) continue;
-        add_threshold(bundle, record, {*precision, Runtime::openvino});
+        const auto calibration = calibration_from(record, bundle);
+        const auto precision = own_precision(name, bundle);
+        if (!precision || newer.contains(name)) continue;
+        require_its_graph(record, bundle, *precision);
+        bundle.calibrations[{*precision, Runtime::openvino}] = calibration;
         if (*precision == Precision::int8) bundle.is_int8_runtime_known = false;
     }
 }
 
 void read_thresholds(Bundle &bundle, const json &manifest) {
-    if (manifest.contains("threshold") && !manifest["threshold"].is_null())
+    const auto shared = manifest.find("threshold");
+    if (shared != manifest.end() && !shared->is_null()) {
+        const auto calibration = calibration_from(*shared, bundle);
+        require_its_graph(*shared, bundle, Precision::fp32);
         for (const auto precision : {Precision::fp32, Precision::fp16})
-            add_threshold(bundle, manifest["threshold"], {precision, std::nullopt});
+            bundle.calibrations[{precision, std::nullopt}] = calibration;
+    }
     const auto newer = manifest.value("runtime_thresholds", json::object());
     read_runtime_thresholds(bundle, newer);
     read_schema_1_thresholds(bundle, manifest.value("thresholds", json::object()), newer);

@@ -24,7 +24,7 @@ struct MapSpec {
 };
 
 struct PairSpec {
-    std::vector<MapSpec> maps;       // one or two; none if this version does not know a word in them
+    std::vector<MapSpec> maps;       // one or two; none if this version does not know all of them
     std::optional<Join> join;        // nothing: not known to this version
     std::optional<ScoreRule> score;  // nothing: not known to this version
 

@@ -76,6 +76,21 @@ void thresholds_are_read_by_runtime(const fs::path &path) {
     CHECK(contains(bundle.why_undecided(bf16, ke::Runtime::tensorrt), "bf16 has no threshold for tensorrt"));
     CHECK(bundle.threshold_of(ke::Precision::fp16, ke::Runtime::tensorrt).score == 0.5);
     CHECK(status_of([&] { parse_with({{"other", 1}}); }) == KDX_ERROR_BUNDLE);
+    // A threshold that is not used is checked whole, as by Python.
+    for (const auto *name : {"level", "roi_sha256"}) {
+        auto invalid = threshold;
+        invalid[name] = 1;
+        CHECK(status_of([&] { parse_with({{"other", invalid}}); }) == KDX_ERROR_BUNDLE);
+        for (const auto *precision : {"int8", "fp4"}) {
+            auto changed = manifest;
+            changed["variants"] = json::object();
+            changed["runtime_thresholds"] = {{precision, {{"openvino", invalid}}}};
+            CHECK(status_of([&] { ke::parse_manifest(changed.dump(), path); }) == KDX_ERROR_BUNDLE);
+            changed["runtime_thresholds"] = json::object();
+            changed["thresholds"] = {{precision, invalid}};
+            CHECK(status_of([&] { ke::parse_manifest(changed.dump(), path); }) == KDX_ERROR_BUNDLE);
+        }
+    }
     // A threshold does not hold after the region of interest or the level map was changed.
     const std::string hash(64, 'a');
     const auto changed_with = [&](const char *name, const json &value) {

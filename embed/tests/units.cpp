@@ -1,7 +1,9 @@
 // kdx_units: functions of the library that compute something, without a bundle and without a
 // runtime.
 #include <cmath>
+#include <cstdio>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "bundle.h"
 #include "check.h"
 #include "detector.h"
+#include "files.h"
 #include "frame.h"
 #include "frame_faults.h"
 #include "inflate.h"
@@ -126,7 +129,7 @@ void answers_are_checked() {
     const auto map = [](const char *combine, const char *distance, int taps, double weight) {
         std::string declared;
         for (int i = 0; i < taps; ++i)
-            declared += std::string(i ? ", " : "") + R"({"distance": ")" + distance + R"(", "weight": )" +
+            declared += std::string(i ? ", " : "") + R"({"name": "layer1", "distance": ")" + distance + R"(", "weight": )" +
                         std::to_string(weight) + "}";
         return std::string(R"({"combine": ")") + combine + R"(", "taps": [)" + declared + "]}";
     };
@@ -179,13 +182,20 @@ void faults_of_answers_are_found() {
     CHECK(sum_of_distances.fault_of(values.data(), values.size(), 12.0f) == KDX_REASON_NONE);
 }
 
-void the_rule_of_the_returned_map_is_read() {
-    const auto rule = [](const std::string &text) { return ke::parse_pair_spec(text).rule_of_returned_map(); };
-    CHECK(rule(R"({"score": "max"})") == ke::ScoreRule::max);
-    CHECK(rule(R"({"score": "sum", "join": "score_first"})") == ke::ScoreRule::sum);
-    for (const auto *none : {R"({"score": "max", "join": "confirmed"})", R"({"score": "max", "join": "other"})",
-                             R"({"score": "max", "join": 1})", R"({"score": "median"})", R"({"score": 1})", "{}"})
-        CHECK(!rule(none));
+// tests/kdx/bundle/test_pair_spec.py reads the same cases.
+void declarations_are_read_as_by_python() {
+    const auto cases = nlohmann::json::parse(ke::read_file(KDX_TEST_FILES "/pair_specs.json"));
+    CHECK(!cases.empty());
+    for (const auto &each : cases) {
+        const auto spec = ke::parse_pair_spec(each["pair_spec"].dump());
+        const auto rule = spec.rule_of_returned_map();
+        const auto *name = !rule ? "none" : *rule == ke::ScoreRule::max ? "max" : "sum";
+        const auto limits = ke::answer_limits(spec, 100);
+        const bool is_as_expected = name == each["map_rule"] && limits.lowest_map == each["lowest_map"] &&
+                                    limits.score_is_max == each["score_is_max"];
+        if (!is_as_expected) std::fprintf(stderr, "%s\n", each.dump().c_str());
+        CHECK(is_as_expected);
+    }
 }
 
 void graphs_that_are_not_plain_are_refused() {
@@ -286,7 +296,7 @@ int main() {
     scores_are_decided();
     answers_are_checked();
     faults_of_answers_are_found();
-    the_rule_of_the_returned_map_is_read();
+    declarations_are_read_as_by_python();
     graphs_that_are_not_plain_are_refused();
     a_pixel_counts_if_all_that_it_covers_is_included();
     maps_are_divided_by_their_level();

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from kdx.bundle.pair_spec import PairSpec, ScoreRule, decode_pair_spec
+from kdx.bundle.pair_spec import PairSpec, ScoreRule, decode_map_rule, decode_pair_spec
 from kdx.bundle.variants import OWN_THRESHOLD, Variant
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
@@ -204,7 +204,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def map_rule(self) -> ScoreRule | None:
         """How the returned map becomes the score; None if the score needs more than that map."""
-        return None if self.pair is None else self.pair.map_rule
+        return decode_map_rule(self.pair_spec)
 
     @property
     def camera(self) -> InputSpec:

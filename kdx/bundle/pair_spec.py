@@ -109,8 +109,7 @@ class PairSpec:
     @property
     def map_rule(self) -> ScoreRule | None:
         """How the returned map becomes the score; None if the score needs more than that map."""
-        # The other joins multiply two maps, or score a map that is not returned.
-        return self.score if self.join in (Join.SINGLE, Join.SCORE_FIRST) else None
+        return _map_rule(self.join, self.score)
 
     def describe(self) -> str:
         """Return a text that says how features become a score."""
@@ -135,3 +134,26 @@ def decode_pair_spec(stored: Mapping[str, object]) -> PairSpec | None:
         return msgspec.convert(stored, PairSpec)
     except msgspec.ValidationError:
         return None
+
+
+def decode_map_rule(stored: Mapping[str, object]) -> ScoreRule | None:
+    """Return :attr:`PairSpec.map_rule` of a declaration that a bundle stores.
+
+    Join and score are enough for it: maps and trained taps may be unknown to this kdx.
+    """
+    try:
+        scoring = msgspec.convert(stored, _Scoring)
+    except msgspec.ValidationError:
+        return None
+    return _map_rule(scoring.join, scoring.score)
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    join: Join = PairSpec.join
+    score: ScoreRule = PairSpec.score
+
+
+def _map_rule(join: Join, score: ScoreRule) -> ScoreRule | None:
+    # The other joins multiply two maps, or score a map that is not returned.
+    return score if join in (Join.SINGLE, Join.SCORE_FIRST) else None

@@ -143,6 +143,19 @@ def test_normalisation_per_position_is_pythons(library, levelled, precision):
         assert (report.passed, report.flips, report.said) == (1, 0 if own else -1, b"")
 
 
+def test_a_level_map_needs_no_known_distance(library, levelled, tmp_path):
+    copy = Path(shutil.copytree(levelled, tmp_path / "tile.kdx"))
+    index = json.loads((copy / "bundle.json").read_text())
+    del index["pair_spec"]["score"]  # the default: max
+    index["pair_spec"]["maps"][0]["taps"][0]["distance"] = "manhattan"
+    (copy / "bundle.json").write_text(json.dumps(index))
+    frame = open_bundle(levelled).golden().images[0]
+    with Detector(library, levelled, "fp32") as expected, Detector(library, copy, "fp32") as detector:
+        assert detector(frame)[0].score == expected(frame)[0].score
+    with kdx.load(copy, "openvino", 1, precision="fp32") as detector:
+        assert detector(frame).score == pytest.approx(kdx.load(levelled, "openvino", 1, precision="fp32")(frame).score)
+
+
 @pytest.mark.slow
 def test_the_level_of_large_frames_is_of_frames(library, tiled, tmp_path, cli):
     bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))

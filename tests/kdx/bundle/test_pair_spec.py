@@ -17,12 +17,16 @@ from kdx.bundle.pair_spec import (
     PairSpec,
     ScoreRule,
     Tap,
+    decode_map_rule,
     decode_pair_spec,
     encode_pair_spec,
 )
+from kdx.decision.answers import answer_limits
 
 FIRST = MapSpec((Tap("layer1", weight=2.0), Tap("layer2")), Combine.SUM, 4.0)
 SECOND = MapSpec((Tap("layer3", Distance.COSINE),), Combine.PRODUCT)
+# embed/tests/units.cpp reads the same cases.
+CASES = json.loads((Path(__file__).parents[3] / "embed/tests/pair_specs.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -45,19 +49,17 @@ def test_the_declaration_of_a_bundle_is_encoded_to_the_bytes_that_it_stores(tiny
     assert [tap.name for tap in manifest.pair.taps] == [tap["name"] for tap in stored["maps"][0]["taps"]]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"maps": []},
-        {"maps": [{"taps": [], "combine": "sum"}]},
-        {"maps": [{"taps": [{"name": "layer1", "distance": "manhattan"}], "combine": "sum"}]},
-        {"join": "third"},
-        {"score": "mean"},
-    ],
-    ids=str,
-)
-def test_a_declaration_that_this_version_does_not_know_is_none(changes) -> None:
-    assert decode_pair_spec({**encode_pair_spec(PairSpec((FIRST,))), **changes}) is None
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["what"])
+def test_declarations_are_read_as_by_the_c_library(case) -> None:
+    rule = decode_map_rule(case["pair_spec"])
+    limits = answer_limits(decode_pair_spec(case["pair_spec"]), (10, 10))
+    assert (rule.value if rule else "none") == case["map_rule"]
+    assert (limits.lowest_map, limits.score_is_max) == (case["lowest_map"], case["score_is_max"])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case["lowest_map"] < 0], ids=lambda case: case["what"])
+def test_a_declaration_that_this_version_does_not_know_is_none(case) -> None:
+    assert decode_pair_spec(case["pair_spec"]) is None
 
 
 def test_entries_that_this_version_does_not_know_are_ignored() -> None:

@@ -309,6 +309,17 @@ def test_methods_that_score_another_map_take_none(tiny_bundle, join):
         fit_level(Synthetic(bundle.path, manifest), None, [], 0.1)
 
 
+def test_an_unknown_distance_does_not_hinder_a_level_map(levelled, tmp_path):
+    bundle = open_bundle(shutil.copytree(levelled, tmp_path / "tile.kdx"))
+    spec = msgspec.to_builtins(bundle.manifest.pair_spec)
+    spec["maps"][0]["taps"][0]["distance"] = "manhattan"
+    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, pair_spec=spec))
+    opened = open_bundle(bundle.path)
+    assert opened.manifest.pair is None
+    assert level_of(opened).rule == level_of(bundle).rule
+    assert RoiFrame.of(opened.manifest) == RoiFrame.of(bundle.manifest)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
