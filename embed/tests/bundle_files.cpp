@@ -115,6 +115,12 @@ void altered_files_are_refused(const fs::path &path) {
     CHECK(contains(message_after([](auto &copy) { append_space(copy / "golden/anomaly_map.npy"); }), "was altered"));
     CHECK(contains(message_after([](auto &copy) { fs::remove(copy / "model.onnx"); }), "'model.onnx' is missing"));
     CHECK(contains(message_after([](auto &copy) { fs::remove(copy / "bundle.json"); }), "is missing"));
+    for (const auto *target : {"model.onnx", "nowhere"})
+        CHECK(contains(message_after([&](auto &copy) {
+                           fs::remove(copy / "model.onnx");
+                           fs::create_symlink(target, copy / "model.onnx");
+                       }),
+                       "is a link that leads to no file"));
     CHECK(contains(message_after([](auto &copy) {
                        fs::remove(copy / "model.onnx");
                        fs::create_symlink("/etc/passwd", copy / "model.onnx");

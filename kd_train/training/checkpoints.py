@@ -21,7 +21,7 @@ from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
 from kdx.errors import CheckpointError
 from kdx.storage.files import remove_leftovers, sha256_bytes, write_atomic
-from kdx.storage.hashed_file import read_hashed
+from kdx.storage.hashed_file import HashedFile, require_file
 from kdx.storage.json_records import RUN_INDEX, R, encode_record, read_record
 
 TEACHER = "teacher.safetensors"
@@ -176,7 +176,7 @@ class Checkpoints:
         if Path(name).name != name:
             raise CheckpointError(f"'{self.folder}' names a file outside the run: '{name}'")
         fix = "copy the run again, or train again"
-        data = read_hashed(self.folder, name, sha256, error=CheckpointError, fix=fix)
+        data = HashedFile(self.folder, name, sha256, CheckpointError, fix).read()
         try:
             return load_tensors(data)
         except SafetensorError as error:
@@ -205,6 +205,5 @@ def read_run_record(path: Path, kind: type[R], made_by: str, supported: int | No
     Raises:
         CheckpointError: The record is missing or cannot be read.
     """
-    if not path.is_file():
-        raise CheckpointError(f"'{path.name}' is missing from '{path.parent}'", fix=f"make it: {made_by}")
+    require_file(path.parent, path.name, error=CheckpointError, fix=f"make it: {made_by}")
     return read_record(path, kind, error=CheckpointError, fix="train again", supported=supported)

@@ -11,7 +11,7 @@ from pathlib import Path
 from kdx.bundle.seal import Seal
 from kdx.errors import BackendError, BundleError
 from kdx.storage.files import sha256_bytes, sha256_file
-from kdx.storage.hashed_file import read_hashed
+from kdx.storage.hashed_file import HashedFile
 
 
 def read_checked(path: Path, sha256: str) -> bytes:
@@ -21,7 +21,7 @@ def read_checked(path: Path, sha256: str) -> bytes:
         BundleError: The file was replaced, altered or removed since.
     """
     changed = "was replaced or altered after the bundle was opened"
-    return read_hashed(path.parent, path.name, sha256, error=BundleError, changed=changed, fix="load the bundle again")
+    return HashedFile(path.parent, path.name, sha256, BundleError, "load the bundle again", changed).read()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kdx.bundle.manifest import INDEX, SCHEMA, SIGNATURE, Manifest
 from kdx.errors import BundleError
 from kdx.storage.files import remove_leftovers, write_atomic
+from kdx.storage.hashed_file import require_file
 from kdx.storage.json_records import RUN_INDEX, decode_record, encode_record
 from kdx.storage.locks import locked
 
@@ -16,7 +18,7 @@ def read_index(path: Path) -> bytes:
     """Return the content of a bundle's ``bundle.json``.
 
     Raises:
-        BundleError: The folder or the file does not exist.
+        BundleError: The folder or the file does not exist, or is no folder or no file.
     """
     if not path.is_dir():
         remove_leftovers(path)  # restores the folder if an export was killed while it replaced the bundle
@@ -26,7 +28,8 @@ def read_index(path: Path) -> bytes:
         )
     if not path.is_dir():
         raise BundleError(f"there is no bundle '{path}'", fix="make one with kdx export")
-    if (path / INDEX).is_file():
+    if os.path.lexists(path / INDEX):
+        require_file(path, INDEX, error=BundleError, fix="copy the bundle again, or export it again")
         return (path / INDEX).read_bytes()
     if (path / RUN_INDEX).is_file():
         raise BundleError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from kdx.bundle.plain_graph import require_plain_graph
 from kdx.errors import BundleError
-from kdx.storage.hashed_file import read_hashed
+from kdx.storage.hashed_file import HashedFile
 
 _COPY_AGAIN = "copy the bundle again, or export it again"
 
@@ -26,23 +27,20 @@ def require_listed_file(root: Path, name: str, sha256: str) -> None:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or any(character in name for character in "\\:\0"):
         raise BundleError(f"'{root}' names a file outside the bundle: '{name}'", fix="do not use this bundle")
-    file = root / name
-    if (target := _outside(file, root)) is None:
-        content = read_hashed(root, name, sha256, error=BundleError, fix=_COPY_AGAIN)
-    else:
+    listed = HashedFile(root, name, sha256, BundleError, _COPY_AGAIN)
+    if (target := _outside(root / name, root)) is not None:
         # Caches of model hubs keep the content elsewhere and a link to it here: only the content
         # counts. The hash of a foreign file is not disclosed.
-        content = read_hashed(
-            root,
-            name,
-            sha256,
-            error=BundleError,
+        listed = replace(
+            listed,
             changed="is a link to a file outside the bundle, with other content than was exported",
             received=f"a link to '{target}'",
             fix="copy the bundle again with the files that its links lead to (cp -rL), or export it again",
         )
-    if file.suffix == ".onnx":  # the graph is checked in the very bytes that were hashed
-        require_plain_graph(content, name, root)
+    if pure.suffix == ".onnx":  # the graph is checked in the very bytes that were hashed
+        require_plain_graph(listed.read(), name, root)
+    else:
+        listed.check()
 
 
 def _outside(file: Path, root: Path) -> Path | None:
@@ -50,5 +48,5 @@ def _outside(file: Path, root: Path) -> Path | None:
     try:
         target = file.resolve()
         return None if target.is_relative_to(root.resolve()) else target
-    except (OSError, RuntimeError):  # a name that the system does not accept, or a link to itself
+    except (OSError, RuntimeError, ValueError):  # a name that the system does not accept, or a link to itself
         return None

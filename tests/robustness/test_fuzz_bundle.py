@@ -149,9 +149,10 @@ def test_a_golden_image_elsewhere_is_not_read(bundle_copy, tmp_path) -> None:
 def test_names_that_the_system_does_not_take(cli, bundle_copy) -> None:
     index = json.loads((bundle_copy / "bundle.json").read_text(encoding="utf-8"))
     (bundle_copy / "loop").symlink_to("loop")
-    for name in ("a" * 5000, "loop", "loop/x"):
+    itself = "is a link that leads back to itself"
+    for name, said in {"a" * 5000: "cannot be read", "loop": itself, "loop/x": itself}.items():
         edit(bundle_copy, files={**index["files"], name: "0" * 64})
-        with pytest.raises(BundleError, match=r"cannot be read|is missing|outside"):
+        with pytest.raises(BundleError, match=said):
             open_bundle(bundle_copy)
 
 

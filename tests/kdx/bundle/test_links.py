@@ -82,6 +82,17 @@ def test_a_link_whose_content_was_changed_is_refused(tiny_bundle, tmp_path) -> N
         opened.graph.read()
 
 
+def test_a_link_that_leads_nowhere_is_named(tiny_bundle, tmp_path, bundle_copy) -> None:
+    snapshot = as_in_a_hub(tiny_bundle, tmp_path)
+    (snapshot / "model.onnx").resolve().unlink()
+    with pytest.raises(BundleError, match=r"is a link to '.*', which does not exist(.|\n)*cp -rL"):
+        open_bundle(snapshot)
+    (bundle_copy / "bundle.json").unlink()
+    (bundle_copy / "bundle.json").symlink_to("bundle.json")
+    with pytest.raises(BundleError, match=r"'bundle\.json' in '.*' is a link that leads back to itself"):
+        open_bundle(bundle_copy)
+
+
 def test_nothing_outside_a_bundle_is_linked_into_it(bundle_copy, tmp_path) -> None:
     outside = tmp_path / "outside"
     (outside / "golden").mkdir(parents=True)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from kdx.errors import BackendError, BundleError
 from kdx.storage.files import sha256_bytes
-from kdx.storage.hashed_file import read_hashed
+from kdx.storage.hashed_file import HashedFile
 
 CONTENT = b"weights"
 HASH = sha256_bytes(CONTENT)
+needs_links = pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes, and links need a privilege")
 
 
 def test_the_content_with_the_hash_is_returned(tmp_path) -> None:
     (tmp_path / "model.onnx").write_bytes(CONTENT)
-    assert read_hashed(tmp_path, "model.onnx", HASH, error=BundleError, fix="") == CONTENT
+    assert HashedFile(tmp_path, "model.onnx", HASH, BundleError, "").read() == CONTENT
 
 
 def test_another_content_is_an_error_of_the_given_kind_with_both_hashes(tmp_path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"other")
     with pytest.raises(BackendError, match=r"'model\.onnx' in '.*' was altered") as caught:
-        read_hashed(tmp_path, "model.onnx", HASH, error=BackendError, fix="copy it again")
+        HashedFile(tmp_path, "model.onnx", HASH, BackendError, "copy it again").read()
     assert caught.value.expected == f"sha256 {HASH}"
     assert caught.value.received == f"sha256 {sha256_bytes(b'other')}"
     assert caught.value.fix == "copy it again"
@@ -31,26 +33,45 @@ def test_another_content_is_an_error_of_the_given_kind_with_both_hashes(tmp_path
 def test_the_hash_of_another_content_can_be_withheld(tmp_path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"other")
     with pytest.raises(BundleError) as caught:
-        read_hashed(tmp_path, "model.onnx", HASH, error=BundleError, received="a link", fix="")
+        HashedFile(tmp_path, "model.onnx", HASH, BundleError, "", received="a link").read()
     assert caught.value.received == "a link"
     assert sha256_bytes(b"other") not in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_missing(tmp_path) -> None:
+def test_a_file_is_checked_without_being_held_in_memory(tmp_path, monkeypatch) -> None:
+    (tmp_path / "model.onnx").write_bytes(CONTENT)
+    (tmp_path / "other").write_bytes(b"other")
+    monkeypatch.setattr(Path, "read_bytes", lambda file: pytest.fail(f"{file} was read whole"))
+    HashedFile(tmp_path, "model.onnx", HASH, BundleError, "").check()
+    with pytest.raises(BundleError, match=r"'other' in '.*' was altered"):
+        HashedFile(tmp_path, "other", HASH, BundleError, "").check()
+
+
+@needs_links
+def test_what_is_no_file_is_called_what_it_is(tmp_path) -> None:
     (tmp_path / "folder").mkdir()
-    for name in ("none", "folder"):
-        with pytest.raises(BundleError, match=f"'{name}' is missing from"):
-            read_hashed(tmp_path, name, HASH, error=BundleError, fix="")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
-def test_a_pipe_is_not_waited_for(tmp_path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BundleError, match="is missing"):
-        read_hashed(tmp_path, "pipe", HASH, error=BundleError, fix="")
+    os.mkfifo(tmp_path / "pipe")  # is not waited for
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    (tmp_path / "dangling").symlink_to("../blobs/abc")
+    said = {
+        "none": "'none' is missing from",
+        "none/file": "'none/file' is missing from",
+        "folder": "'folder' in '.*' is not a file",
+        "pipe": "'pipe' in '.*' is not a file",
+        "loop": "'loop' in '.*' is a link that leads back to itself",
+        "loop/file": "'loop/file' in '.*' is a link that leads back to itself",
+        "one": "'one' in '.*' is a link that leads back to itself",
+        "dangling": r"'dangling' in '.*' is a link to '\.\./blobs/abc', which does not exist",
+    }
+    for name, text in said.items():
+        for use in (HashedFile.read, HashedFile.check):
+            with pytest.raises(BundleError, match=text):
+                use(HashedFile(tmp_path, name, HASH, BundleError, ""))
 
 
 def test_a_name_that_the_system_does_not_accept_is_shortened(tmp_path) -> None:
     with pytest.raises(BundleError) as caught:
-        read_hashed(tmp_path, "x" * 5000, HASH, error=BundleError, fix="")
+        HashedFile(tmp_path, "x" * 5000, HASH, BundleError, "").read()
     assert len(caught.value.message) < 1000
