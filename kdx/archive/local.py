@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 from kdx.archive.error_transport import RemoteError, remote_error
 from kdx.archive.plan import Shard, ShardPlan
-from kdx.archive.processes import Child, wait_for
+from kdx.archive.processes import Child, LeavingChildren, wait_for
 from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
 from kdx.archive.scorer import ShardScorer, printable
 from kdx.archive.shard_table import count, write_shard
@@ -94,6 +94,7 @@ class LocalEngine:
         todo = (Order(plan.shard(number), rows=[] if singly else None) for number in numbers)
         again: deque[Order] = deque()
         workers: list[_Worker] = []
+        leaving = LeavingChildren()
         try:
             workers += [self._start() for _ in range(min(self.workers, len(numbers)))]
             while workers:
@@ -110,11 +111,14 @@ class LocalEngine:
                         continue
                     order = again.popleft() if again else next(todo, None)
                     if order is None:
-                        worker.child.finish()
+                        leaving.add(worker.child)
                         workers.remove(worker)
                     else:
                         self._give(worker, order)
+                leaving.collect()
+            leaving.wait()
         finally:
+            leaving.close()
             for worker in workers:
                 worker.child.close()
 

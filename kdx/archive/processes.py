@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection as pipes
 from multiprocessing.connection import Connection
@@ -64,12 +65,10 @@ class Child:
             return "it closed its pipe"
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
-    def finish(self) -> None:
-        """Let an idle process exit and remove its semaphores; kill it if it does not."""
-        if not self._is_closed:
-            self.connection.close()
-            self._process.join(_EXIT_S)
-        self.close()
+    def has_exited(self, seconds: float = 0.0) -> bool:
+        """Wait at most so many seconds for the process, and return whether it has exited."""
+        self._process.join(max(0.0, seconds))
+        return self._process.exitcode is not None
 
     def close(self) -> None:
         """Kill the process and its children, whatever they are doing. Closing twice is harmless."""
@@ -87,6 +86,43 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()
+
+
+class LeavingChildren:
+    """Idle processes that exit by themselves, and thereby remove their semaphores.
+
+    Nobody waits for one of them while others still work. What has not exited in time is killed.
+    """
+
+    def __init__(self) -> None:
+        self._leaving: list[tuple[Child, float]] = []
+
+    def add(self, child: Child) -> None:
+        """Let a process exit: its pipe is closed."""
+        self._leaving.append((child, time.monotonic() + _EXIT_S))
+        child.connection.close()
+
+    def collect(self) -> None:
+        """Free the processes that have exited, without waiting for the others."""
+        remaining = []
+        for child, deadline in self._leaving:
+            if child.has_exited() or time.monotonic() > deadline:
+                child.close()
+            else:
+                remaining.append((child, deadline))
+        self._leaving = remaining
+
+    def wait(self) -> None:
+        """Wait until every process has exited, and kill those that do not in time."""
+        for child, deadline in self._leaving:
+            child.has_exited(deadline - time.monotonic())
+        self.close()
+
+    def close(self) -> None:
+        """Kill the processes that have not exited. Closing twice is harmless."""
+        for child, _ in self._leaving:
+            child.close()
+        self._leaving = []
 
 
 def wait_for(children: Sequence[Child]) -> list[Child]:

@@ -203,17 +203,17 @@ def _run(
     """
     engine = _engine(request, work, say)
     results: list[ShardResult] = []
-    started = time.perf_counter()
+    seconds, started = 0.0, time.perf_counter()
     if pending:
         frames = sum(plan.frames_of(number) for number in pending)
         with progress.task("scoring", frames) as task:
             for result in engine.run(plan, pending):
                 results.append(result)
+                seconds = time.perf_counter() - started  # without the time in which processes exit
                 bad += result.bad
                 task.advance(result.frames, f"{bad} skipped" if bad else "")
                 _require_few(bad, plan.frames, request, work)
     _require_few(bad, plan.frames, request, work)
-    seconds = time.perf_counter() - started
     frames, busy = sum(result.frames for result in results), sum(result.seconds for result in results)
     return ThisRun(
         engine=request.engine,

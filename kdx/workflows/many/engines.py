@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from kdx.archive.processes import Child, wait_for
+from kdx.archive.processes import Child, LeavingChildren, wait_for
 from kdx.workflows.many.product import failed, keep, make, serve_product
 from kdx.workflows.many.product_records import ProductOrder, ProductResult
 
@@ -21,6 +21,7 @@ def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, sa
     """
     todo = deque((order, 0) for order in orders)
     running: dict[int, tuple[Child, ProductOrder, int]] = {}
+    leaving = LeavingChildren()
     try:
         while todo or running:
             while todo and len(running) < workers:
@@ -30,8 +31,12 @@ def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, sa
             for child in wait_for([child for child, _, _ in running.values()]):
                 _, order, deaths = running[id(child)]
                 result = _received(child)
-                how = child.end() if result is None else ""
-                child.finish()
+                how = ""
+                if result is None:
+                    how = child.end()
+                    child.close()  # before its product is started again
+                else:
+                    leaving.add(child)
                 del running[id(child)]  # only now: an interruption must still close it
                 if result is not None:
                     yield result
@@ -40,7 +45,10 @@ def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, sa
                     todo.appendleft((order, deaths + 1))
                 else:
                     yield _died(order, how)
+            leaving.collect()
+        leaving.wait()
     finally:
+        leaving.close()
         for child, _, _ in running.values():
             child.close()
 

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kdx.archive import processes
+from kdx.archive.processes import Child, LeavingChildren
+from tests.kdx.archive.slow_exit import exit_slowly, write
+
 PROGRAM = """
 import contextlib, multiprocessing
-from kdx.archive.processes import Child
+from kdx.archive.processes import Child, LeavingChildren
 
 def serve(connection, argument):
     lock = multiprocessing.get_context("spawn").Lock()
@@ -17,9 +21,9 @@ def serve(connection, argument):
         connection.recv()
 
 if __name__ == "__main__":
-    child = Child(serve, None)
+    child, leaving = Child(serve, None), LeavingChildren()
     child.connection.recv()
-    child.{end}()
+    {end}
 """
 
 
@@ -30,8 +34,28 @@ def errors_of(program: Path, end: str) -> str:
 
 
 def test_an_idle_child_removes_its_semaphores(tmp_path):
-    assert errors_of(tmp_path / "program.py", "finish") == ""
+    assert errors_of(tmp_path / "program.py", "leaving.add(child); leaving.wait()") == ""
 
 
 def test_a_killed_child_leaves_them_to_the_resource_tracker(tmp_path):
-    assert "leaked semaphore" in errors_of(tmp_path / "program.py", "close")
+    assert "leaked semaphore" in errors_of(tmp_path / "program.py", "child.close()")
+
+
+def test_nobody_waits_for_a_child_that_exits_slowly(tmp_path):
+    leaving = LeavingChildren()
+    leaving.add(Child(exit_slowly, tmp_path))
+    leaving.collect()
+    write(tmp_path / "may exit")
+    leaving.wait()
+    assert (tmp_path / "exited").exists()
+
+
+def test_a_child_that_does_not_exit_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_EXIT_S", 0.0)
+    for end in (LeavingChildren.wait, LeavingChildren.close, LeavingChildren.collect):
+        leaving, child = LeavingChildren(), Child(exit_slowly, tmp_path)
+        pid = child.pid
+        leaving.add(child)
+        end(leaving)
+        assert not Path(f"/proc/{pid}").exists()
+    assert not (tmp_path / "exited").exists()
