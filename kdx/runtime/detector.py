@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
@@ -61,7 +63,8 @@ class _FieldOfRule(Generic[T]):
 
     def __set__(self, detector: Detector, value: T) -> None:
         changed: dict[str, Any] = {self._name: value}
-        detector.rule = replace(detector.rule, **changed)
+        with detector._rule_lock:  # so that threads that assign different attributes lose none
+            detector.rule = replace(detector.rule, **changed)
 
 
 class Detector(ClosesOnExit):
@@ -79,8 +82,8 @@ class Detector(ClosesOnExit):
             too.
         max_batch: The number of images that go through the graph at once; longer batches are split.
         precision: The precision in which the graph runs.
-        log: The log to which verdicts are written, or None.
-        metrics: What counts verdicts, or None.
+        log: The log to which verdicts are written, or None. It is closed with the detector.
+        metrics: What counts verdicts, or None. It is closed with the detector.
         threshold: The calibrated score above which an image is defective, or None.
         review_threshold: The calibrated score above which somebody should look, or None.
         pixel_threshold: The calibrated map value that hardly any good image reaches, or None.
@@ -118,6 +121,7 @@ class Detector(ClosesOnExit):
     ) -> None:
         self.backend = backend
         self.input = input_spec
+        self._rule_lock = threading.Lock()
         self.rule = rule
         # An engine may have been built for smaller batches than its bundle's graph.
         self.max_batch = min(max_batch, getattr(backend, "max_batch", max_batch))
@@ -276,7 +280,8 @@ class Detector(ClosesOnExit):
 
     def close(self) -> None:
         """Free the backend, and close the observers."""
-        self.backend.close()
-        for observer in (self.log, self.metrics):
-            if observer is not None:
-                observer.close()
+        with ExitStack() as closing:  # closes the others even if one raises; the last one is closed first
+            for observer in (self.metrics, self.log):
+                if observer is not None:
+                    closing.callback(observer.close)
+            closing.callback(self.backend.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -72,5 +73,31 @@ def test_observers_are_given_every_verdict_and_are_closed():
         verdicts = [detector(FRAME), *detector.batch([FRAME, FRAME // 2, FRAME])]
     assert log.verdicts == metrics.verdicts == verdicts
     assert [verdict.decision.value for verdict in verdicts] == ["defective", "defective", "good", "defective"]
+    assert log.is_closed
+    assert metrics.is_closed
+
+
+def test_threads_that_assign_different_attributes_lose_none(monkeypatch):
+    detector = Detector(Brightest(), SPEC, DecisionRule(threshold=1.0, review_threshold=0.5), max_batch=4)
+    other = threading.Thread(target=setattr, args=(detector, "review_threshold", 15.0))
+
+    def interrupted(rule, **changed):
+        if "threshold" in changed:  # another thread assigns between reading the rule and storing it
+            other.start()
+            other.join(0.2)
+        return dataclasses.replace(rule, **changed)
+
+    monkeypatch.setattr("kdx.runtime.detector.replace", interrupted)
+    detector.threshold = 20.0
+    other.join()
+    assert (detector.threshold, detector.review_threshold) == (20.0, 15.0)
+
+
+def test_observers_are_closed_even_if_the_backend_cannot_be():
+    log, metrics, backend = Listener(), Listener(), Brightest()
+    backend.close = lambda: pytest.fail("no device")
+    detector = Detector(backend, SPEC, DecisionRule(), max_batch=2, log=log, metrics=metrics)
+    with pytest.raises(pytest.fail.Exception, match="no device"):
+        detector.close()
     assert log.is_closed
     assert metrics.is_closed
