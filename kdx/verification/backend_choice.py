@@ -125,6 +125,7 @@ def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
 def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> BackendChoice:
     """Compare every candidate with the golden images, and time those that pass."""
     check = GoldenCheck(bundle)
+    batches = check.certificate_batches  # reads the golden images, before any engine is opened
     failed: list[BackendCandidate] = []
     passed: list[tuple[str, str]] = []
     with ExitStack() as held:
@@ -132,7 +133,7 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
         for info, precision in pairs:
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
-                compared = check.compare(backend, precision, check.certificate_batches, runtime=info.runtime)
+                compared = check.compare(backend, precision, batches, runtime=info.runtime)
             except BackendError as error:
                 failed.append(BackendCandidate(backend=info.name, precision=precision, reason=error.message))
                 continue

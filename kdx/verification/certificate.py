@@ -50,14 +50,19 @@ def verify(
     threads: int | None = None,
     precisions: Sequence[str] | None = None,
 ) -> Certificate:
-    """Compare each backend with the reference, in every precision of both or in those named."""
+    """Compare each backend with the reference, in every precision of both or in those named.
+
+    Raises:
+        BundleError: The golden images cannot be read, or the bundle has no graph of a precision.
+    """
     check = GoldenCheck(bundle)
+    batches = check.certificate_batches  # reads the golden images, before any engine is opened
     wanted = list(precisions or bundle.manifest.precisions)
     comparisons: list[Comparison] = []
     for info, precision in _pairs(bundle, backends, wanted):
         try:
             with info.open(bundle.graph_of(precision), threads, precision) as backend:
-                comparisons += check.compare(backend, precision, check.certificate_batches, runtime=info.runtime)
+                comparisons += check.compare(backend, precision, batches, runtime=info.runtime)
         except BackendError as error:
             reason = "; ".join(part for part in (error.message, error.received, error.fix) if part)
             comparisons.append(Comparison(backend=info.name, precision=precision, batch=1, images=0, error=reason))

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from kdx.bundle.bundle import Bundle, Golden
 from kdx.bundle.manifest import Manifest
-from kdx.decision.post_processing import golden_post_processing
+from kdx.decision.post_processing import PostProcessing, golden_post_processing
 from kdx.errors import BackendError
 from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import runtime_of
@@ -34,6 +34,10 @@ class GoldenCheck:
     def golden(self) -> Golden:
         """The golden images with the reference's answers; raises ``BundleError`` if unreadable."""
         return self.bundle.golden()
+
+    @cached_property
+    def _post_processing(self) -> PostProcessing:
+        return golden_post_processing(self.bundle)
 
     @property
     def certificate_batches(self) -> list[int]:
@@ -62,9 +66,9 @@ class GoldenCheck:
         self, backend: Backend, precision: str, batches: Iterable[int], runtime: str | None = None
     ) -> Iterator[Comparison]:
         thresholds = thresholds_of(self.bundle.manifest, precision, runtime or runtime_of(backend.name))
-        graph, post_processing = graph_backend(backend), golden_post_processing(self.bundle)
+        graph = graph_backend(backend)
         for batch in batches:
-            yield compare_batch(graph, self.golden, batch, thresholds, precision, post_processing)
+            yield compare_batch(graph, self.golden, batch, thresholds, precision, self._post_processing)
 
     def require(self, backend: Backend, precision: str, batches: Iterable[int] = (1,)) -> None:
         """Raise ``BackendError`` if a backend decides golden images differently from the reference.

@@ -16,6 +16,7 @@ from kdx.runtime.latency import Latency
 from kdx.verification import backend_choice as module
 from kdx.verification import remembered_choice
 from kdx.verification.backend_choice import BackendChooser
+from kdx.verification.certificate import verify
 
 REAL = BACKENDS["onnxruntime-cpu"]
 
@@ -127,6 +128,17 @@ def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
     assert "wrong fp32" in error.value.received
     assert "no driver" in error.value.received
     assert not (remembered_choice.cache_folder() / "choices").exists()
+
+
+def test_unreadable_golden_images_are_reported_before_an_engine_is_opened(bundle_copy, machine) -> None:
+    backends = [FakeBackend.make("slow"), FakeBackend.make("fast", error="no device")]
+    machine(*backends)
+    bundle = open_bundle(bundle_copy)
+    (bundle_copy / "golden/anomaly_map.npy").write_bytes(b"damaged")
+    for use in (BackendChooser(bundle).fastest, lambda: verify(bundle, backends), lambda: verify(bundle, [])):
+        with pytest.raises(BundleError, match="was replaced or altered"):
+            use()
+    assert FakeBackend.opened == {}
 
 
 def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, monkeypatch) -> None:
