@@ -56,7 +56,7 @@ def _option(default: Any, help: str, **more: Any) -> Any:  # noqa: A002  # as ty
     return field(default=default, metadata={"option": Option(help, **more)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """The options of a training, explained by their help; None leaves the recipe's value.
 
@@ -242,7 +242,7 @@ def check_limits(options: TrainOptions) -> None:
         if value is None:
             continue
         if allowed and value not in allowed:
-            raise OptionError(f"invalid `{each.name}`", expected=", ".join(allowed), received=str(value))
+            raise OptionError(f"invalid `{each.name}`", expected=", ".join(allowed), received=str(value) or "''")
         if option.limits is not None:
             low, high = option.limits
             if not low <= value <= high:

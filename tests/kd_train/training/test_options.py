@@ -75,6 +75,17 @@ def test_limits_and_choices_are_checked_of_every_option():
                 check_limits(TrainOptions(**{each.name: value}))
 
 
+def test_an_empty_text_is_shown_as_one():
+    with pytest.raises(OptionError, match="invalid `combine`") as caught:
+        check_limits(TrainOptions(combine=""))
+    assert (caught.value.expected, caught.value.received) == ("sum, product", "''")
+
+
+def test_options_have_no_order():
+    with pytest.raises(TypeError, match="positional"):
+        TrainOptions("stpm")
+
+
 def test_what_decides_no_result_is_not_recorded():
     assert (
         TrainOptions(workers=0, memory_mib=1, max_bad_images=3, device="cpu", resume=True, force=True).changed() == {}
