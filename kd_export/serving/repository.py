@@ -54,7 +54,7 @@ class ServingRequest:
         max_queue_delay_us: How long a request may wait for others to share a batch with, in
             microseconds.
         instances: Number of instances that run at once.
-        gpu: Whether to run on a GPU; None for what the backend is for.
+        gpu: Whether to run on a GPU; None for a GPU if the backend needs one.
         threads: Threads of each CPU instance; None leaves it to the backend.
         engine: Name of the engine, if several are suitable.
     """

@@ -72,15 +72,19 @@ class Bundle:
         """Return the content of a file of the bundle as it was when the bundle was opened.
 
         Args:
-            name: The file's relative POSIX path.
+            name: The file's relative POSIX path, one of the manifest's ``files``.
 
         Raises:
-            BundleError: The file was replaced or altered since.
+            BundleError: The file was replaced, altered or removed since.
         """
         return read_checked(self.path / name, self.manifest.files[name])
 
     def graph_of(self, precision: str) -> Graph:
         """Return the ONNX graph of a precision.
+
+        Args:
+            precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; for ``bf16``, which a runtime
+                computes from the FP32 graph, it is that graph.
 
         Raises:
             BundleError: The bundle holds no graph of this precision.
@@ -118,10 +122,16 @@ class Bundle:
         return Golden(self.manifest.golden, np.stack(images), maps, scores)
 
     def camera_images(self) -> NDArray[np.uint8]:
-        """Return real images ``(K, H, W, C)`` of the camera's size, to time a detector with.
+        """Return real images of the camera's size, to time a detector with.
 
-        They are the golden images, or, in a bundle for large frames, one frame that is paved with
-        them.
+        They are the golden images or, in a bundle for large frames, one frame that is filled with
+        copies of them.
+
+        Returns:
+            uint8 ``(K, H, W, C)``.
+
+        Raises:
+            BundleError: As for :meth:`golden`.
         """
         golden, tiling = self.golden().images, self.manifest.tiling
         if tiling is None:
@@ -135,11 +145,11 @@ class Bundle:
     def training_images(self) -> KnownImages:
         """Return the images that the student was trained on, so that copies of them are recognised.
 
-        Schema 1 kept a list of the files' hashes, which does not recognise a copy in another
-        format.
+        In a bundle of schema 1, a copy in another image format is not recognised: it lists only the
+        hashes of the files.
 
         Raises:
-            BundleError: The file's content is not valid.
+            BundleError: The file was replaced or altered, or its content is not valid.
         """
         file = self.path / TRAINING_IMAGES
         try:

@@ -21,5 +21,10 @@ TEACHER = f"{PAIR}.teacher"
 
 
 def distance_prefix(map_index: int, tap_index: int) -> str:
-    """Return what the names of the nodes of one distance begin with."""
+    """Return the prefix of the names of the nodes of one distance.
+
+    Args:
+        map_index: The position of the map in the pair's declaration, from 0.
+        tap_index: The position of the tap in that map, from 0.
+    """
     return f"{TAIL}.maps.{map_index}.distances.{tap_index}/"

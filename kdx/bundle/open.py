@@ -42,6 +42,9 @@ def bundle_of(path: Path, index: bytes, seal: Seal | None = None) -> Bundle:
         path: The bundle's folder.
         index: The content of its ``bundle.json``.
         seal: The signature that was verified, or None.
+
+    Raises:
+        BundleError: A check failed; the message names the file.
     """
     manifest = decode_index(path, index)
     graphs = [graph_file(precision) for precision in manifest.precisions]

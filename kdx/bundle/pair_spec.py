@@ -11,21 +11,25 @@ import msgspec
 
 
 class Distance(str, enum.Enum):
-    """How a student's feature vector is compared with the teacher's at one position."""
+    """How a student's feature vector is compared with the teacher's at one position.
+
+    Both are 0 for vectors of the same direction and at most 2. ``HALF_SQUARED_L2``: half the
+    squared Euclidean distance of the unit vectors (STPM Eq. 1). ``COSINE``: 1 minus the cosine.
+    """
 
     HALF_SQUARED_L2 = "half_squared_l2"
     COSINE = "cosine"
 
 
 class Combine(str, enum.Enum):
-    """How the upsampled maps of the taps become one map."""
+    """How the upsampled maps of the taps become one map: as a weighted sum, or as a product."""
 
     SUM = "sum"
     PRODUCT = "product"
 
 
 class ScoreRule(str, enum.Enum):
-    """How a map becomes a score."""
+    """How a map becomes a score: its maximum, or the sum of its values."""
 
     MAX = "max"
     SUM = "sum"

@@ -17,7 +17,12 @@ from kdx.storage.json_records import encode_record
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Bundle:
-    """Write ``bundle.json`` into a folder that holds every other file, with their hashes."""
+    """Write ``bundle.json`` into a folder that holds every other file of a bundle.
+
+    Args:
+        root: The folder.
+        manifest: The content; the hashes of the files are added to it.
+    """
     manifest = msgspec.structs.replace(manifest, files=hash_files(root))
     write_atomic(root / INDEX, encode_record(manifest))
     return Bundle(root, manifest)

@@ -42,7 +42,7 @@ _Range = tuple[float, float]
 
 
 class AnswerFault(str, enum.Enum):
-    """Why an answer is invalid, whatever its score."""
+    """Why an answer is invalid, whatever its score; see :class:`kdx.decision.verdict.Reason`."""
 
     NOT_FINITE = "not_finite"
     BELOW_RANGE = "below_range"

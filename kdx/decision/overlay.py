@@ -49,6 +49,10 @@ def render_overlay(
         field_of_view: The share of each side, centred, that the map covers; the rest is darkened.
         included: The region of interest, bool ``(H, W)``; the rest is darkened. None for the whole
             image.
+
+    Returns:
+        An RGB image: the two pictures side by side, below the caption. Images with a side below
+        320 pixels are enlarged.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))

@@ -38,5 +38,8 @@ def golden_post_processing(bundle: Bundle) -> PostProcessing:
     """Return the post-processing of a bundle's golden images.
 
     There is none on tiles: level map and region of interest belong to whole frames.
+
+    Raises:
+        BundleError: The stored level map or region of interest is invalid.
     """
     return PostProcessing() if bundle.manifest.tiling else PostProcessing(level_of(bundle), roi_of(bundle))

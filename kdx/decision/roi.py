@@ -38,11 +38,20 @@ _MARGIN = 0.02
 
 
 class StaleCalibrationWarning(UserWarning):
-    """Region of interest or level map was changed after the calibration: verdicts are undecided."""
+    """The region of interest or the level map was changed after the calibration.
+
+    Every verdict is undecided until the bundle is calibrated again.
+    """
 
 
 def why_stale(manifest: Manifest, precision: str = "fp32", runtime: str | None = None) -> str | None:
-    """Return why a precision's calibration is no longer valid; None if it is valid."""
+    """Return why a precision's calibration is no longer valid; None if it is valid or missing.
+
+    Args:
+        manifest: The bundle's manifest.
+        precision: The precision of the graph.
+        runtime: The runtime that computes the scores; BF16 and INT8 need it.
+    """
     changed = manifest.changed_since(precision, runtime)
     return changed and f"{changed} was changed after the calibration: every verdict is undecided until kdx calibrate"
 
@@ -219,6 +228,10 @@ def set_roi(bundle: Bundle, roi: Roi | None) -> Bundle:
     Its thresholds stay, but are not valid until the bundle is calibrated in this region. A
     signature is removed.
 
+    Args:
+        bundle: The bundle.
+        roi: The region of interest; None removes a stored one.
+
     Raises:
         BundleError: The bundle on disk was replaced meanwhile.
         OutputError: The folder that contains it is not writable.
@@ -227,7 +240,7 @@ def set_roi(bundle: Bundle, roi: Roi | None) -> Bundle:
 
 
 def encode_roi(roi: Roi) -> bytes:
-    """Encode a region of interest as :func:`read_roi` reads it."""
+    """Return a region of interest as the content of a PNG file, which :func:`read_roi` reads."""
     return encode_png(roi.included.astype(np.uint8)[..., None] * np.uint8(255))
 
 

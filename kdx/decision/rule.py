@@ -51,7 +51,13 @@ class DecisionRule:
 
     @classmethod
     def of(cls, bundle: Bundle, precision: str, runtime: str) -> DecisionRule:
-        """Return the rule of a bundle for the scores of a precision and a runtime.
+        """Return the rule of a bundle.
+
+        Args:
+            bundle: The bundle.
+            precision: The precision of the graph: BF16 and INT8 have thresholds of their own.
+            runtime: The runtime that computes the scores, see
+                :func:`kdx.runtime.backend_table.runtime_of`.
 
         Raises:
             BundleError: Its region of interest or its level map is invalid.

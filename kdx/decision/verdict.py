@@ -105,8 +105,9 @@ def decide(
 ) -> Decision:
     """Return the decision for a score.
 
-    An image is defective if its score exceeds the threshold. Otherwise it is undecided if the frame
-    has faults, to be reviewed if the score exceeds the review threshold, and else good.
+    Without a threshold, or with a score that is not finite, an image is undecided. It is defective
+    if its score exceeds the threshold. Otherwise it is undecided if the frame has faults, to be
+    reviewed if the score exceeds the review threshold, and else good.
     """
     if threshold is None or not math.isfinite(score):
         return Decision.UNDECIDED

@@ -32,7 +32,8 @@ def detector_of(
         bundle: The bundle.
         backend: A backend's name, or ``auto`` for the fastest that decides what was trained.
         threads: Threads within an operation; None leaves it to the backend.
-        precision: The precision of the graph; None for what the backend is for.
+        precision: The precision of the graph; None takes the first of the backend's precisions that
+            the bundle holds.
         batch_sizes: How many images will be judged at once; None for single images.
 
     Raises:
@@ -92,7 +93,7 @@ def require_batch_sizes(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
     except TypeError:  # not a sequence, or not of whole numbers
         found = ()
     if not found or min(found) < 1:
-        raise OptionError("invalid batch sizes", expected="numbers from 1, for example (1, 8)", received=repr(sizes))
+        raise OptionError("invalid `batch_sizes`", expected="numbers from 1, for example (1, 8)", received=repr(sizes))
     return found
 
 
@@ -100,6 +101,11 @@ def compile_and_check(bundle: Bundle, detector: Detector, batch_sizes: Sequence[
     """Compile a detector for its batch sizes, and check the golden images at each.
 
     Single images, and the batches that a frame's tiles make, are always among them.
+
+    Args:
+        bundle: The detector's bundle.
+        detector: The detector.
+        batch_sizes: How many images will be judged at once; None for single images.
 
     Raises:
         BackendError: It does not decide the golden images as the reference did.
@@ -113,7 +119,12 @@ def compile_and_check(bundle: Bundle, detector: Detector, batch_sizes: Sequence[
 
 
 def detector_on(bundle: Bundle, backend: Backend, precision: str) -> Detector:
-    """Return the detector of a bundle on a backend that has opened its graph of a precision.
+    """Return the detector of a bundle on a backend, without comparing its golden images.
+
+    Args:
+        bundle: The bundle.
+        backend: A backend that has loaded the bundle's graph; it is closed if this call fails.
+        precision: The precision of that graph.
 
     Raises:
         BundleError: Its region of interest or its level map is invalid.

@@ -52,8 +52,8 @@ def load(
         threads: Threads within an operation; None leaves it to the backend.
         checkpoint: The checkpoint of a run: ``last`` or ``best``; None for the one that its recipe
             names.
-        precision: The precision of a bundle's graph; None takes what the backend is for, and with
-            ``auto`` the fastest.
+        precision: The precision of a bundle's graph; None takes the first of the backend's
+            precisions that the bundle holds, and with ``auto`` the fastest.
         require_signature: Public keys, by one of which the bundle must be signed, see
             :func:`kdx.open_bundle`. Engines in it are then used only if the signature covers them.
         log: File to which every verdict of a bundle is written, for ``kdx drift``, see

@@ -176,12 +176,12 @@ def _check_latency(
     detector: Detector, bundle: Bundle, budget_ms: float | None, percentile: float, runs: int
 ) -> tuple[object, str]:
     images = bundle.camera_images()
-    contract = measure_cycle_time(
+    measured = measure_cycle_time(
         detector, images, budget_ms=budget_ms, percentile=percentile, runs=runs, warm_up=_WARM_UP
     )
-    said = f"p{percentile:g} {contract.measured_ms:.2f} ms, median {contract.p50_ms:.2f} ms of {contract.runs} calls"
+    said = f"p{percentile:g} {measured.measured_ms:.2f} ms, median {measured.p50_ms:.2f} ms of {measured.runs} calls"
     if budget_ms is None:
-        return contract, f"{said}; no budget to compare with"
-    if not contract.is_met:
+        return measured, f"{said}; no budget to compare with"
+    if not measured.is_met:
         raise _FailedError(f"{said}: over the budget of {budget_ms:g} ms")
-    return contract, f"{said}: within {budget_ms:g} ms"
+    return measured, f"{said}: within {budget_ms:g} ms"

@@ -17,7 +17,7 @@ _MOST_THREADS = 1024
 def require_threads(threads: int | None) -> None:
     """Raise ``OptionError`` for an invalid number of threads."""
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise OptionError("threads is out of range", expected=f"1 to {_MOST_THREADS}", received=str(threads))
+        raise OptionError("`threads` is out of range", expected=f"1 to {_MOST_THREADS}", received=str(threads))
 
 
 class Outputs(NamedTuple):

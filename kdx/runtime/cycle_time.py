@@ -70,7 +70,8 @@ def measure_cycle_time(
         images: uint8 ``(K, H, W, C)``, used in turn.
         budget_ms: The budget in milliseconds; None to only measure, for which any time is within
             the budget.
-        percentile: Above 0, below 100.
+        percentile: The share of calls, in percent, that must be within the budget: above 0, below
+            100.
         runs: The number of calls that count; None for as many as the percentile needs, at least
             1000.
         warm_up: The number of calls before these.
@@ -104,7 +105,15 @@ def measure_cycle_time(
 def compare_with_budget(
     backend: str, times_ms: list[float], budget_ms: float, percentile: float, warm_up: int
 ) -> CycleTime:
-    """Return the cycle time of measured calls, compared with a budget."""
+    """Return the cycle time of measured calls, compared with a budget.
+
+    Args:
+        backend: The name of the backend that ran.
+        times_ms: The milliseconds of each call.
+        budget_ms: The milliseconds that a verdict may take.
+        percentile: The share of calls, in percent, that must take no longer.
+        warm_up: The number of calls before these.
+    """
     # 99.9 % of 1000 calls are 999, whatever binary fractions make of it.
     count = math.ceil(percentile / 100 * len(times_ms) - 1e-9)
     measured = math.ceil(sorted(times_ms)[count - 1] * 1e3 - 1e-6) / 1e3

@@ -157,9 +157,19 @@ class Detector(ClosesOnExit):
         return verdict
 
     def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
-        """Judge several images: an array ``(N, H, W, C)`` or a sequence of single images.
+        """Judge several images, at most :attr:`max_batch` of them at once.
 
-        All of them or none: where a part of them fails, no verdict is returned, logged or counted.
+        If an image or a part of the batch fails, no verdict is returned, logged or counted.
+
+        Args:
+            images: uint8 ``(N, H, W, C)``, or a sequence of single images.
+
+        Returns:
+            The verdicts, in the order of the images.
+
+        Raises:
+            InputError: An image has another type, size or channel count.
+            BackendError: The runtime failed; the next call may succeed.
         """
         judged: list[tuple[list[Verdict], float]] = []
         started = time.perf_counter()
@@ -176,7 +186,15 @@ class Detector(ClosesOnExit):
         return [verdict for verdicts, _ in judged for verdict in verdicts]
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Return maps ``(N, h, w)`` and scores ``(N, 1)`` of images, as verdicts have them."""
+        """Return maps ``(N, h, w)`` and scores ``(N, 1)`` of images, as verdicts have them.
+
+        Args:
+            images: As for :meth:`batch`.
+
+        Raises:
+            InputError: An image has another type, size or channel count.
+            BackendError: The runtime failed; the next call may succeed.
+        """
         parts = [self.checked(self.backend.run(part)) for part in self._parts(images)]
         if not parts:
             return Outputs(np.empty((0, 0, 0), np.float32), np.empty((0, 1), np.float32))
@@ -191,7 +209,10 @@ class Detector(ClosesOnExit):
         return Outputs(raw.maps, self.answer_limits.mark(raw.maps, raw.scores))
 
     def region_of_interest(self, mask: NDArray[np.uint8]) -> Roi:
-        """Return a region of interest of a mask: uint8 ``(H, W)``, 255 where pixels count, else 0.
+        """Return the region of interest of a mask, which may be used for any number of calls.
+
+        Args:
+            mask: uint8 ``(H, W)`` of the camera's size: 255 for pixels that count, 0 for others.
 
         Raises:
             InputError: The mask does not fit the camera's image, has other values, or excludes

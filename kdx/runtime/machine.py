@@ -36,7 +36,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_machine(threads: int, versions: dict[str, str]) -> Machine:
-    """Describe this machine, given the number of threads and the versions of packages."""
+    """Describe this machine.
+
+    Args:
+        threads: The number of threads that each backend was given.
+        versions: The versions of the packages that ran, by name; see :func:`package_versions`.
+    """
     return Machine(
         cpu=_cpu_model(),
         cores=usable_cores(),

@@ -33,8 +33,8 @@ class BackendChooser:
         bundle: The bundle.
         backend: A backend's name, or ``auto`` for the fastest that decides what was trained.
         threads: Threads within an operation, as the detector will have them.
-        precision: The only precision to consider; None for what the backend is for, with ``auto``
-            for all.
+        precision: The only precision to consider; None takes the first of the backend's precisions
+            that the bundle holds, and with ``auto`` considers all.
     """
 
     bundle: Bundle

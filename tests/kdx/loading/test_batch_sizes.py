@@ -153,9 +153,9 @@ def test_numbers_of_numpy_are_sizes(tiny_bundle, frame, compiled) -> None:
 
 @pytest.mark.parametrize("sizes", [(), (0,), (1, -2), [2.5], "12", 3, [None], np.array([]), np.array([1.0, 8.0])])
 def test_invalid_sizes(tiny_bundle, sizes) -> None:
-    with pytest.raises(OptionError, match="invalid batch sizes"):
+    with pytest.raises(OptionError, match="invalid `batch_sizes`"):
         kdx.load(tiny_bundle, batch_sizes=sizes)
-    with pytest.raises(OptionError, match="invalid batch sizes"):
+    with pytest.raises(OptionError, match="invalid `batch_sizes`"):
         kdx.load_many([tiny_bundle], batch_sizes=sizes)
 
 
