@@ -96,7 +96,7 @@ def test_a_graph_that_breaks_the_contract_is_named(exported) -> None:
 
 
 @pytest.mark.slow
-def test_layers_behind_the_last_tap_are_not_in_the_graph(tmp_path: Path) -> None:
+def test_layers_after_the_last_tap_are_not_in_the_graph(tmp_path: Path) -> None:
     spec = InputSpec(height=64, width=64)
     sizes = []
     for taps in ("layer1", "layer1,layer2"):

@@ -69,7 +69,7 @@ def test_a_failure_is_a_backend_error_and_the_next_call_works(
         assert len(detector.batch(images)) == 4
 
 
-def test_a_batch_that_fails_half_way_leaves_no_image_of_it_in_the_next(load, images, monkeypatch) -> None:
+def test_a_batch_that_fails_midway_leaves_no_image_of_it_in_the_next(load, images, monkeypatch) -> None:
     """Requests of a batch that failed may still be under way when the next one comes."""
     with load("openvino-throughput") as detector:
         expected = [verdict.score for verdict in detector.batch(images)]

@@ -125,7 +125,7 @@ def test_a_lock_that_is_never_let_go_is_reported(tmp_path, monkeypatch) -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) == handles
 
 
-def test_where_nothing_can_be_locked_the_work_goes_on(tmp_path, monkeypatch) -> None:
+def test_where_nothing_can_be_locked_the_work_continues(tmp_path, monkeypatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(95, os.strerror(95))
 

@@ -68,7 +68,7 @@ def test_answers_that_change_and_calls_that_fail_are_counted(job, monkeypatch) -
     assert "gone" in found.errors[0]
 
 
-def test_growth_is_told_from_a_warm_up() -> None:
+def test_growth_is_distinguished_from_a_warm_up() -> None:
     from tests.robustness.tools.soak import LEAK_MB, Sample, Soaked, judge_growth
 
     def samples(grow: float, handles: float = 0.0):

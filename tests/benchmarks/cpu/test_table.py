@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.cpu.table import cpu_table, scaling_text
 
 
-def test_the_fastest_is_marked_and_held_against_its_own_loop(record) -> None:
+def test_the_fastest_is_marked_and_compared_with_its_own_loop(record) -> None:
     lines = cpu_table(record)
     assert lines[2] == "| `stpm` | resnet18 | 40.0 | 20.0 | 18.0 | 10.0 | **8.0** | 5.00× |"
     assert lines[3] == "| `dskd` | resnet18 | 60.0 | 30.0 | **25.0** | – | – | 2.40× |"

@@ -130,7 +130,7 @@ def test_threads_are_said_to_everyone(toys: Path) -> None:
         ("hang", "no answer within 3 s"),
     ],
 )
-def test_one_that_fails_is_a_row_and_the_rest_goes_on(toys: Path, fault: str, reason: str) -> None:
+def test_one_that_fails_is_a_row_and_the_rest_continues(toys: Path, fault: str, reason: str) -> None:
     candidates = [toy("a"), toy("bad", fault), toy("b")]
     rows = time_in_turns(candidates, images(), threads=1, runs=4, rounds=2, warm_up=1, limit_s=3)
     assert rows[1] == Timed("bad", error=rows[1].error)

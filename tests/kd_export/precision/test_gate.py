@@ -111,7 +111,7 @@ def test_several_broken_layers_are_put_back_worst_first(trained_stpm) -> None:
 
 
 @pytest.mark.slow
-def test_what_putting_back_cannot_mend_is_not_written_and_the_report_says_why(trained_stpm) -> None:
+def test_what_putting_back_cannot_fix_is_not_written_and_the_report_says_why(trained_stpm) -> None:
     # The tail is not quantised: putting layers back does not fix it.
     changed = onnx.ModelProto()
     changed.CopyFrom(trained_stpm.quantised)

@@ -135,7 +135,7 @@ def test_unpacked_once(root, tmp_path, monkeypatch):
     assert open_data(root, "01") == folder
 
 
-def test_unpacked_anew_when_the_data_changed(root, write):
+def test_unpacked_again_when_the_data_changed(root, write):
     before = open_data(root, "01")
     write(root / "training/frames/01_001/012.jpg", size=(WIDTH, HEIGHT), mode="RGB")
     assert open_data(root, "01").root != before.root

@@ -260,7 +260,7 @@ def test_mixed_teacher_weighs_the_second_teacher_by_alpha_in_the_loss_only() -> 
     assert {tap.weight for tap in spec.taps} == {1.0}
 
 
-def test_reduced_student_compares_at_half_the_size_behind_the_stem() -> None:
+def test_reduced_student_compares_at_half_the_size_after_the_stem() -> None:
     pair = make_pair("reduced-student", "resnet18")
     x = torch.randn(1, 3, SIZE, SIZE)
     assert [tuple(t.shape[1:]) for t, _ in pair(x)] == [(64, 32, 32), (64, 8, 8), (128, 4, 4)]

@@ -50,7 +50,7 @@ def test_mean_and_std_are_timms(backbone):
     assert network.std == tuple(declared.std)
 
 
-def test_what_is_behind_the_last_tap_does_not_exist(backbone):
+def test_what_comes_after_the_last_tap_does_not_exist(backbone):
     name, model = backbone
     taps, _, absent = KNOWN[name]
     modules = dict(TapNetwork(model, taps).named_modules())
@@ -124,7 +124,7 @@ def test_unknown_backbone_lists_the_near_ones():
     "name",
     ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s", "facebook/dinov2-small", "dinov2_vits14"],
 )
-def test_a_transformer_is_called_one_and_the_way_out_named(cli, dataset, tmp_path, name):
+def test_a_transformer_is_called_one_and_a_fix_is_named(cli, dataset, tmp_path, name):
     options = ("--backbone", name, "--weights", "random", "--image-size", 64)
     stderr = cli("train", dataset, "-o", tmp_path / "run", *options, code=2).stderr
     assert "this is a transformer" in stderr

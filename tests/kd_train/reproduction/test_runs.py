@@ -110,7 +110,7 @@ def row_of(comparison, name: str, variant: str = ""):
 # The runs themselves.
 
 
-def test_a_run_is_made_interrupted_gone_on_with_and_kept(mvtec, tmp_path, monkeypatch):
+def test_a_run_is_made_interrupted_resumed_and_kept(mvtec, tmp_path, monkeypatch):
     options = options_of(mvtec, tmp_path / "out", categories=("carpet",), seeds=1)
     evaluate = module.evaluate
 

@@ -319,7 +319,7 @@ def test_a_run_killed_twice_resumes(dataset, whole, tmp_path, monkeypatch, large
     assert_same(run, whole)
 
 
-def test_what_a_kill_left_behind_goes_when_the_run_is_resumed(dataset, whole, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed_when_it_is_resumed(dataset, whole, tmp_path):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     left = [f".{name}.abcd_123.part" for name in ("teacher.safetensors", "run.json", "best.json", "last.json")]
     for name in (*left, ".epoch-00002-abc.safetensors.abcd_123.part", "epoch-00002-0123456789ab.safetensors"):

@@ -183,7 +183,7 @@ def test_a_run_may_be_interrupted_again_and_again(dataset, whole, tmp_path):
     assert_same(tmp_path / "run", whole["adam"])
 
 
-def test_an_interruption_before_the_first_checkpoint_begins_anew(dataset, whole, tmp_path):
+def test_an_interruption_before_the_first_checkpoint_starts_again(dataset, whole, tmp_path):
     interrupted(dataset, tmp_path / "run", SGD, steps=1)
     train(dataset, tmp_path / "run", replace(SGD, resume=True))
     assert_same(tmp_path / "run", whole["sgd"])
@@ -237,7 +237,7 @@ def test_the_learning_rate_falls_on_a_plateau(dataset, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_interrupted_plateau_goes_on_as_if_it_had_not_been(dataset, tmp_path, monkeypatch):
+def test_an_interrupted_plateau_continues_as_if_it_had_not_been(dataset, tmp_path, monkeypatch):
     fix_validation_losses(monkeypatch, plateau_losses())
     train(dataset, tmp_path / "whole", PLATEAU)
     interrupted(dataset, tmp_path / "cut", PLATEAU, steps=12 * 2)  # after the rate fell
@@ -277,7 +277,7 @@ def test_resuming_with_another_division_names_the_held_out_images(dataset, sgd_c
     assert "`group_by`" in caught.value.fix
 
 
-def test_ctrl_c_in_the_command_line_says_how_to_go_on(cli, dataset, tiny_options, tmp_path, monkeypatch):
+def test_ctrl_c_in_the_command_line_says_how_to_resume(cli, dataset, tiny_options, tmp_path, monkeypatch):
     arguments = ("train", dataset, "-o", tmp_path / "run", "--epochs", 2, *tiny_options)
     with monkeypatch.context() as patch:
         losses = iter([1.0])

@@ -166,7 +166,7 @@ def poison(archive: Path) -> dict[str, str]:
     }
 
 
-def test_poisoned_images_are_recorded_and_passed_over(cli, tiny_bundle, archive, tmp_path):
+def test_poisoned_images_are_recorded_and_skipped(cli, tiny_bundle, archive, tmp_path):
     assert MAX_PIXELS < 200_000**2
     expected = poison(archive)
     odd = os.fsdecode(b"odd-\xff.png")  # a name that is not UTF-8 is no reason
@@ -205,7 +205,7 @@ def test_more_bad_images_than_allowed_stop_the_run_and_what_is_finished_stands(c
 
 
 @pytest.mark.slow
-def test_mended_images_are_scored_with_retry_bad(cli, tiny_bundle, archive, tmp_path):
+def test_fixed_images_are_scored_with_retry_bad(cli, tiny_bundle, archive, tmp_path):
     out, kept = tmp_path / "s", (archive / "e.bmp").read_bytes()
     (archive / "e.bmp").write_bytes(b"")
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
@@ -336,7 +336,7 @@ def test_a_worker_that_is_killed_is_replaced(cli, tiny_bundle, archive, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hooked")
-def test_an_image_that_kills_its_process_is_found_and_passed_over(cli, tiny_bundle, archive, tmp_path):
+def test_an_image_that_kills_its_process_is_found_and_skipped(cli, tiny_bundle, archive, tmp_path):
     add_image(archive / "z/kills.png")  # the last of its shard
     options = (*OPTIONS, "--max-retries", 0)
     summary = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *options, "--json").json
@@ -361,7 +361,7 @@ def test_processes_that_die_at_once_are_not_started_for_ever(cli, tiny_bundle, a
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hooked")
-def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, tiny_bundle, archive, tmp_path):
+def test_a_full_disk_is_reported_and_the_same_command_resumes(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "s"
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
     (out / "shards/000001.parquet").unlink()
@@ -433,7 +433,7 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in Linux's /proc")
 @pytest.mark.usefixtures("hooked")
-def test_a_run_that_is_interrupted_or_killed_goes_on_where_it_stopped(cli, tiny_bundle, archive, tmp_path):
+def test_a_run_that_is_interrupted_or_killed_resumes_where_it_stopped(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "s"
     stalled = arm(add_image(archive / "z/stalls.png"))
     with started(tiny_bundle, archive, out) as interrupted:

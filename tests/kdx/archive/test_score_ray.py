@@ -55,7 +55,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_cluster_goes_on_to_the_same_scores_past_killed_actors_and_images_that_kill(
+def test_a_cluster_reaches_the_same_scores_despite_killed_actors_and_images_that_kill(
     cli, tiny_bundle, archive, tmp_path
 ):
     damaged = archive / "a/00.png"
@@ -123,7 +123,7 @@ def test_a_shard_that_was_finished_before_its_actor_died_is_not_scored_again(wor
     assert file.stat().st_mtime_ns == written
 
 
-def test_what_an_actor_cannot_go_on_with_arrives_whole(work):
+def test_what_ends_an_actor_arrives_whole(work):
     other = msgspec.structs.replace(work, bundle_sha256="0" * 64)
     with pytest.raises(BundleError, match="is not the bundle of the run") as caught:
         result_of(ShardActor(msgspec.json.encode(other), 2), RayEngine(other, 1, 2, print), 0)

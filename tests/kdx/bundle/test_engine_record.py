@@ -210,7 +210,7 @@ def test_a_damaged_record_is_refused(graph, content):
     assert find_engine(Graph.of(graph), MACHINE).path == fits
 
 
-def test_a_folder_in_place_of_a_record_stands_in_nobodys_way(graph):
+def test_a_folder_in_place_of_a_record_prevents_nothing(graph):
     (graph.parent / FOLDER / "fp16" / RECORD).mkdir(parents=True)
     unreadable: dict[str, str] = {}
     assert not list(engines_of(graph.parent, unreadable))

@@ -350,7 +350,7 @@ def test_verify_opens_no_unsigned_engine(cli, with_engine, line):
     assert "is not what was signed" in cli("verify", with_engine, *options, code=2).stderr
 
 
-def test_an_unsigned_engine_is_in_nobodys_way_where_none_is_run(with_engine, line, frame):
+def test_an_unsigned_engine_prevents_nothing_where_none_is_run(with_engine, line, frame):
     (with_engine / "engines/fp16" / PLAN).write_bytes(b"evil")
     with kdx.load(with_engine, "onnxruntime-cpu", require_signature=line[1]) as detector:
         assert detector(frame).threshold is not None

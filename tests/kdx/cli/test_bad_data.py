@@ -138,7 +138,7 @@ def test_bad_image_stops_predict_and_is_named(cli, tiny_bundle, dataset_copy, ho
     assert str(spoiled) in stderr
 
 
-def test_bad_images_up_to_the_limit_are_named_counted_and_passed_over(train, dataset_copy):
+def test_bad_images_up_to_the_limit_are_named_counted_and_skipped(train, dataset_copy):
     spoil(dataset_copy / "train/good/003.png", "truncated")
     spoil(dataset_copy / "train/good/005.png", "not an image")
     stderr = train(dataset_copy, "--max-bad-images", 2, code=0).stderr
@@ -164,7 +164,7 @@ def test_bad_images_are_in_the_json_of_train(train, dataset_copy):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "calibrate", "predict"])
-def test_bad_images_are_passed_over_up_to_the_limit_wherever_images_are_read(cli, bundle_copy, dataset_copy, command):
+def test_bad_images_are_skipped_up_to_the_limit_wherever_images_are_read(cli, bundle_copy, dataset_copy, command):
     folder = "train/good" if command == "calibrate" else "test/good"
     spoiled = spoil(sorted((dataset_copy / folder).iterdir())[0], "not an image")
     images = dataset_copy / folder if command == "predict" else dataset_copy

@@ -158,7 +158,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs Linux's device 
 @needs_full
 @pytest.mark.parametrize("options", [["--json"], []], ids=["json", "text"])
 @pytest.mark.parametrize("found", [True, False], ids=["result", "error"])
-def test_a_full_disk_behind_standard_output_is_an_error_without_traceback(tiny_bundle, tmp_path, options, found):
+def test_a_full_disk_under_standard_output_is_an_error_without_traceback(tiny_bundle, tmp_path, options, found):
     bundle = tiny_bundle if found else tmp_path / "none.kdx"
     command = [sys.executable, "-c", "from kdx.cli import main; main()", "inspect", str(bundle), *options]
     with FULL.open("w") as full:
@@ -171,7 +171,7 @@ def test_a_full_disk_behind_standard_output_is_an_error_without_traceback(tiny_b
 
 @pytest.mark.slow
 @needs_full
-def test_a_full_disk_behind_the_lines_of_predict(tiny_bundle, dataset):
+def test_a_full_disk_under_the_lines_of_predict(tiny_bundle, dataset):
     arguments = ["predict", str(tiny_bundle), str(dataset / "test/good"), "--json"]
     with FULL.open("w") as full:
         done = subprocess.run(

@@ -60,7 +60,7 @@ def test_the_table_has_the_papers_figures_and_ours(made):
     assert all(len({len(line) for line in lines if line.startswith("│" + name)}) <= 7 for name in ("carpet", "tile"))
 
 
-def test_what_is_made_is_told_on_standard_error(made):
+def test_what_is_made_is_reported_on_standard_error(made):
     _, result = made
     assert "tile, seed 1: image AUROC" in result.stderr
     assert "seed 1" not in result.stdout

@@ -132,7 +132,7 @@ def test_nan_from_a_backend_is_undecided(tiny_bundle, frame):
     assert detector(frame).decision is Decision.UNDECIDED
 
 
-def test_a_batch_that_fails_half_way_is_neither_returned_nor_logged_nor_counted(
+def test_a_batch_that_fails_midway_is_neither_returned_nor_logged_nor_counted(
     tiny_bundle, frame, tmp_path, monkeypatch
 ):
     prometheus = pytest.importorskip("prometheus_client")

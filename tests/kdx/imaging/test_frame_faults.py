@@ -39,7 +39,7 @@ def noisy(low: int, high: int, side: int = 300):
         (noisy(0, 40), set()),  # dark, but not the sensor's black alone
     ],
 )
-def test_faults_are_told_by_the_samples_alone(image, faults):
+def test_faults_are_detected_from_the_samples_alone(image, faults):
     assert set(faults_of(image, ANY)) == faults
 
 
@@ -193,12 +193,12 @@ def test_every_size_has_values(shape):
 @pytest.mark.parametrize("sigma", [0.7, 1.5, 4.0])
 @pytest.mark.parametrize("level", [0, 8, 16, 60, 120])
 @pytest.mark.parametrize("count", [6, 40])
-def test_a_covered_lens_is_told_at_every_level(count, level, sigma, seed):
+def test_a_covered_lens_is_detected_at_every_level(count, level, sigma, seed):
     limits = learned(parts(count))
     assert set(faults_of(noise(level, sigma, seed=seed), limits)) & {FrameFault.NOISE, FrameFault.FLAT}
 
 
-def test_other_dead_frames_are_told():
+def test_other_dead_frames_are_detected():
     images = parts(40)
     limits, part = learned(images), images[0].astype(float)
     rng = np.random.default_rng(0)

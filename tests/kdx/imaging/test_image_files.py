@@ -168,7 +168,7 @@ def test_one_frame_is_one_picture(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("mark", [{254: 1}, {255: 2}])
-def test_a_thumbnail_behind_a_page_is_no_second_picture(tmp_path, mark):
+def test_a_thumbnail_after_a_page_is_no_second_picture(tmp_path, mark):
     (tmp_path / "x.tif").write_bytes(tiff((UPRIGHT, {}), (UPRIGHT[::2, ::2], mark)))
     np.testing.assert_array_equal(decode_image(tmp_path / "x.tif", channels=1)[..., 0], UPRIGHT)
     (tmp_path / "y.tif").write_bytes(tiff((UPRIGHT, {}), (UPRIGHT[::2, ::2], mark), (UPRIGHT, {})))
@@ -364,7 +364,7 @@ def test_samples_that_are_no_colour_are_refused(tmp_path, samples, tags):
         assert "near infrared" in caught.value.message or "is not a readable image" in caught.value.message
 
 
-def test_four_samples_with_near_infrared_name_the_way_out(tmp_path):
+def test_four_samples_with_near_infrared_name_a_fix(tmp_path):
     (tmp_path / "x.tif").write_bytes(tiff((np.full((4, 4, 4), 200, np.uint8), {338: 0})))
     with pytest.raises(ImageError, match="near infrared") as caught:
         decode_image(tmp_path / "x.tif", channels=3)
@@ -405,7 +405,7 @@ def test_sixteen_bits_a_pixel_are_not_sixteen_a_channel(tmp_path):
         ("x.jp2", b"\0\0\0\x0cjP  \r\n\x87\n", "convert it to PNG"),
     ],
 )
-def test_what_is_no_image_is_named_with_the_way_out(cli, tiny_bundle, tmp_path, name, head, said):
+def test_what_is_no_image_is_named_with_a_fix(cli, tiny_bundle, tmp_path, name, head, said):
     (tmp_path / name).write_bytes(head.ljust(64, b"\0"))
     stderr = cli("predict", tiny_bundle, tmp_path / name, code=2).stderr
     assert "is not a readable image, but" in stderr
@@ -415,7 +415,7 @@ def test_what_is_no_image_is_named_with_the_way_out(cli, tiny_bundle, tmp_path, 
 @pytest.mark.parametrize(
     ("name", "said"), [("line.mp4", "ffmpeg"), ("parts.zip", "unpack it"), ("a.png", "holds the file")]
 )
-def test_a_file_where_a_folder_belongs_is_named_with_the_way_out(cli, tmp_path, name, said):
+def test_a_file_where_a_folder_belongs_is_named_with_a_fix(cli, tmp_path, name, said):
     (tmp_path / name).write_bytes(b"x")
     stderr = cli("train", tmp_path / name, "-o", tmp_path / "run", code=2).stderr
     assert "is not a folder" in stderr
@@ -429,7 +429,7 @@ def test_a_camera_raw_file_that_opens_as_tiff_is_refused(tmp_path):
     assert "develop" in caught.value.fix
 
 
-def test_print_colours_are_refused_with_the_way_out(tmp_path):
+def test_print_colours_are_refused_with_a_fix(tmp_path):
     Image.fromarray(UPRIGHT).convert("CMYK").save(tmp_path / "x.jpg")
     with pytest.raises(ImageError, match="unsupported kind: CMYK") as caught:
         decode_image(tmp_path / "x.jpg", channels=3)

@@ -95,7 +95,7 @@ def test_the_fastest_is_taken_and_remembered(tiny_bundle, machine) -> None:
     assert FakeBackend.opened == {"slow": 2, "fast": 2}
 
 
-def test_two_candidates_of_one_name_are_told_apart(tiny_bundle, machine, monkeypatch) -> None:
+def test_two_candidates_of_one_name_are_distinguished(tiny_bundle, machine, monkeypatch) -> None:
     # One backend in two precisions has one name.
     machine(FakeBackend.make("slow", delay=0.05), FakeBackend.make("fast"))
     monkeypatch.setattr(Wrapped, "name", property(lambda self: "same", lambda self, value: None), raising=False)
@@ -114,7 +114,7 @@ def test_the_fastest_is_not_taken_where_it_decides_otherwise(tiny_bundle, machin
     assert "scores off by 0.5" in wrong.reason
 
 
-def test_one_that_cannot_be_opened_stands_in_nobodys_way(tiny_bundle, machine) -> None:
+def test_one_that_cannot_be_opened_prevents_nothing(tiny_bundle, machine) -> None:
     machine(FakeBackend.make("broken", error="no driver"), FakeBackend.make("works"))
     found = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert found.backend == "works"
@@ -156,7 +156,7 @@ def test_a_damaged_or_unwritable_memory_is_no_obstacle(tiny_bundle, machine, mon
     assert BackendChooser(open_bundle(tiny_bundle), threads=1).fastest().backend == "a"
 
 
-def test_a_single_way_costs_nothing(tiny_bundle, machine) -> None:
+def test_a_single_pair_costs_nothing(tiny_bundle, machine) -> None:
     machine(FakeBackend.make("only"))
     assert BackendChooser(open_bundle(tiny_bundle)).fastest().backend == "only"
     assert FakeBackend.opened == {}

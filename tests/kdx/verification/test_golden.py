@@ -57,7 +57,7 @@ def only_onnxruntime(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("only_onnxruntime")
 @pytest.mark.parametrize("options", [{}, {"backend": "onnxruntime-cpu"}, {"precision": "fp32"}])
-def test_the_only_way_is_compared_too(tripled, tiny_bundle, frame, options) -> None:
+def test_the_only_pair_is_compared_too(tripled, tiny_bundle, frame, options) -> None:
     with pytest.raises(BackendError, match=REFUSED):
         kdx.load(tripled, **options)
     with kdx.load(tiny_bundle, **options) as detector:

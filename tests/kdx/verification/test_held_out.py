@@ -84,7 +84,7 @@ def test_lost_defects_refuse_a_variant() -> None:
     assert "of 300 verdicts on held-out good images and synthetic defects flipped, allowed are 6" in found.faults[0]
 
 
-def test_what_is_told_apart_worse_is_refused_without_a_flip() -> None:
+def test_what_separates_defects_worse_is_refused_without_a_flip() -> None:
     """Good images rise towards the threshold and cross none: what calibration at another rate would
     choose is worse."""
     found = judged(np.where(GOOD < 0.29, 0.29, GOOD), DEFECTS)

@@ -94,7 +94,7 @@ def test_other_batches_are_refused(graph, images):
         assert_right(loaded.run(images[:2]), images[:2])
 
 
-def test_after_a_failure_memory_is_bound_anew(graph, images, monkeypatch):
+def test_after_a_failure_memory_is_bound_again(graph, images, monkeypatch):
     with on_cpu(graph, cuda_graph=True) as loaded:
         loaded.run(images[:2])
         before = loaded._bound[2]

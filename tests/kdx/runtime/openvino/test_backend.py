@@ -335,7 +335,7 @@ def test_a_damaged_blob_is_made_again(graph, tmp_path, damage) -> None:
     assert len(blob.read_bytes()) == len(whole)
 
 
-def test_a_blob_of_another_kind_is_passed_over(graph, tmp_path) -> None:
+def test_a_blob_of_another_kind_is_skipped(graph, tmp_path) -> None:
     images = solar_cells(1, SIZE)
     with OpenVino(Graph.of(graph), 1, cache=tmp_path) as backend:
         expected = backend.run(images)

@@ -119,7 +119,7 @@ def report_of(out: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_an_interruption_says_what_is_kept_and_the_next_call_goes_on(fitted):
+def test_an_interruption_says_what_is_kept_and_the_next_call_resumes(fitted):
     assert "run the same command again to continue" in fitted.interrupted.stderr
     # The larger size that may keep the budget came first, and was done; the smaller one had an
     # epoch.
@@ -129,7 +129,7 @@ def test_an_interruption_says_what_is_kept_and_the_next_call_goes_on(fitted):
     assert history[0] == fitted.kept[0]
 
 
-def test_what_misses_the_budget_is_not_trained_and_its_latency_is_told(fitted):
+def test_what_misses_the_budget_is_not_trained_and_its_latency_is_reported(fitted):
     assert sorted(path.name for path in (fitted.out / "runs").iterdir()) == ["stpm-32", "stpm-64"]
     dropped = report_of(fitted.out)["dropped"]
     assert [(d["candidate"]["size"], d["measured_ms"]) for d in dropped] == [(96, LATENCY_MS[96])]
@@ -185,7 +185,7 @@ def test_a_second_call_trains_nothing_and_finds_the_same(fitted, out, no_trainin
     assert again["best"]["row"] == first["best"]["row"]
 
 
-def test_a_tighter_budget_is_judged_anew_and_the_stale_bundle_goes(fitted, out, no_training):
+def test_a_tighter_budget_is_judged_again_and_the_stale_bundle_is_removed(fitted, out, no_training):
     result = fit(fitted.data, out, "--sizes", "32", code=1, budget=1.9)
     assert "nothing keeps 1.9 ms" in result.stdout
     assert "fastest: stpm 32" in result.stdout
@@ -195,7 +195,7 @@ def test_a_tighter_budget_is_judged_anew_and_the_stale_bundle_goes(fitted, out, 
 
 
 @pytest.mark.slow
-def test_a_best_one_that_misses_when_measured_once_more_is_passed_over(fitted, out, no_training, monkeypatch):
+def test_a_best_one_that_misses_when_measured_again_is_skipped(fitted, out, no_training, monkeypatch):
     first = report_of(out)["best"]["row"]["candidate"]["size"]
     measured = []
 
@@ -239,7 +239,7 @@ def test_other_settings_are_refused_in_the_same_folder(fitted, out):
 
 
 @pytest.mark.slow
-def test_a_training_that_fails_is_recorded_and_the_others_go_on(fitted, out, monkeypatch):
+def test_a_training_that_fails_is_recorded_and_the_others_continue(fitted, out, monkeypatch):
     from kdx.errors import TrainingError
 
     def fail(*args, **options):

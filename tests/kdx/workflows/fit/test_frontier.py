@@ -99,7 +99,7 @@ def test_a_median_never_counts_as_a_percentile():
 # The order of training
 
 
-def test_each_method_comes_once_at_its_largest_size_quickest_first_then_the_best_goes_on():
+def test_each_method_comes_once_at_its_largest_size_quickest_first_then_the_best_continues():
     waiting = {
         MethodSize(m, s): ms for m, s, ms in [("a", 64, 1), ("a", 96, 4), ("b", 64, 2), ("b", 96, 3), ("c", 64, 5)]
     }
@@ -142,7 +142,7 @@ def test_what_ran_nowhere_failed():
 
 
 @pytest.mark.parametrize(("p50", "is_told"), [(4.0, False), (4.5, False), (12.0, True)])
-def test_a_busy_machine_is_told_by_the_graph_that_was_screened(p50, is_told):
+def test_a_busy_machine_is_detected_by_the_graph_that_was_screened(p50, is_told):
     candidate = MethodSize("stpm", 64)
     screened = Screened(candidate=candidate, outcome="may keep", timings=[timing(5.0, p50=4.0)])
     measured = Measured(precision="fp32", timings=[timing(20.0, p50=p50)], scores=row(1, 0.5).scores)
@@ -155,7 +155,7 @@ def test_a_busy_machine_is_told_by_the_graph_that_was_screened(p50, is_told):
 # The standard error
 
 
-def test_the_error_of_an_auroc_is_that_of_images_drawn_anew():
+def test_the_error_of_an_auroc_is_that_of_images_drawn_again():
     # Scores of two exponential distributions, for which Hanley and McNeil's formula is exact: A = r
     # / (1 + r).
     rng = np.random.default_rng(0)

@@ -86,12 +86,12 @@ def test_a_catalogue_of_windows_is_read(tmp_path):
 
 
 @pytest.mark.skipif(os.sep != "/", reason="there the path is right")
-def test_a_windows_path_names_the_way_out(tmp_path):
+def test_a_windows_path_names_a_fix(tmp_path):
     with pytest.raises(OptionError, match=r"there is no 'parts\\tile'\n  fix: separate folders by /"):
         read_catalog(catalog(tmp_path, "[products.tile]\ndata = 'parts\\tile'"))
 
 
-def test_defaults_give_way_and_paths_are_the_catalogues(tmp_path):
+def test_products_override_defaults_and_paths_are_the_catalogues(tmp_path):
     products = read_catalog(
         catalog(
             tmp_path,
@@ -142,7 +142,7 @@ def results_of(out: Path) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_products_are_made_each_for_itself_and_a_second_call_goes_on(cli, dataset, tmp_path, monkeypatch):
+def test_products_are_made_each_for_itself_and_a_second_call_resumes(cli, dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(write_hook(tmp_path / "hook")))
     out, frames = tmp_path / "out", Path(shutil.copytree(dataset, tmp_path / "tile"))
     # Its process is killed once, and started again.
@@ -192,7 +192,7 @@ def test_what_decides_a_bundle_is_in_its_fingerprint(dataset_copy, tmp_path):
     assert fingerprint(dataset_copy) != first
 
 
-def test_training_goes_on_where_a_call_stopped_and_begins_anew_for_other_options(dataset, tmp_path, monkeypatch):
+def test_training_resumes_where_a_call_stopped_and_starts_again_for_other_options(dataset, tmp_path, monkeypatch):
     trained: list[bool] = []
     real = product._train
 

@@ -70,7 +70,7 @@ def test_a_sample_keeps_rare_types_whole():
     assert sample(images, 200) == images
 
 
-def test_images_that_were_trained_on_are_passed_over(tiny_bundle, dataset, tmp_path):
+def test_images_that_were_trained_on_are_skipped(tiny_bundle, dataset, tmp_path):
     from kdx.bundle.open import open_bundle
 
     bundle = open_bundle(tiny_bundle)
