@@ -14,7 +14,7 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError, OptionError
 from kdx.storage.files import sha256_file
 from tests.embed.build import CallError, Detector, build, ctest, missing, signatures_missing
-from tests.kdx.bundle.test_engine_record import add_engine, make_record
+from tests.engines import add_engine, make_record
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
 

@@ -21,7 +21,7 @@ from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, BundleError, GateError, OptionError, OutputError
 from kdx.storage.files import sha256_file
-from tests.kdx.bundle.test_engine_record import MACHINE, RTX, add_engine, make_record
+from tests.engines import MACHINE, RTX, add_engine, make_record
 from tests.kdx.test_lean_import import python
 
 pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'kdx[serving]'")

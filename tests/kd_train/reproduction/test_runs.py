@@ -17,18 +17,7 @@ from kd_train.reproduction.result_folder import SCHEMA, JobResult, ResultFolder
 from kd_train.reproduction.runs import ReproduceOptions, Reproduction, reproduce
 from kd_train.training.options import TrainOptions
 from kdx.errors import CheckpointError, DataError, OptionError, OutputError
-
-TINY = TrainOptions(
-    backbone="test_resnet",
-    weights="random",
-    epochs=1,
-    image_size=64,
-    batch_size=4,
-    learning_rate=0.05,
-    validation_fraction=0.5,
-    workers=0,
-    device="cpu",
-)
+from tests.tiny_training import TINY
 
 
 @pytest.fixture(scope="module")

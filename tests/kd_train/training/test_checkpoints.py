@@ -27,19 +27,10 @@ from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kd_train.training.trainer import Trainer
 from kdx.errors import CheckpointError
+from tests.tiny_training import TINY
 
 # SGD with momentum; six images are two steps an epoch.
-OPTIONS = TrainOptions(
-    backbone="test_resnet",
-    weights="random",
-    epochs=3,
-    image_size=64,
-    batch_size=4,
-    validation_fraction=0.5,
-    learning_rate=0.05,
-    workers=0,
-    device="cpu",
-)
+OPTIONS = replace(TINY, epochs=3)
 RESUME = replace(OPTIONS, resume=True)
 
 

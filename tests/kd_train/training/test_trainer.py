@@ -25,18 +25,9 @@ from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kd_train.training.trainer import Trainer
 from kdx.errors import CheckpointError, DataError, TrainingError
+from tests.tiny_training import TINY
 
-SGD = TrainOptions(
-    backbone="test_resnet",
-    weights="random",
-    epochs=3,
-    image_size=64,
-    batch_size=4,
-    validation_fraction=0.5,
-    learning_rate=0.05,
-    workers=0,
-    device="cpu",
-)
+SGD = replace(TINY, epochs=3)
 # Six images are two steps an epoch. See one_cycle for what makes this Adam.
 ADAM = replace(SGD, learning_rate=0.01)
 

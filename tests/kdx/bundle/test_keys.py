@@ -17,30 +17,13 @@ from kdx.bundle.manifest import INDEX, SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.errors import OptionError, OutputError
 from kdx.storage.files import sha256_bytes
+from tests.kdx.bundle.conftest import never
 from tests.kdx.test_lean_import import python
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
 
 from kdx.bundle.keys import make_keys, private_key, public_keys
 from kdx.bundle.signing import sign_bundle
-
-
-def never() -> str:
-    raise AssertionError("nobody must be asked for a passphrase")
-
-
-@pytest.fixture(scope="module")
-def line(tmp_path_factory) -> tuple[Path, Path]:
-    """A private and a public key."""
-    secret, public, _ = make_keys(tmp_path_factory.mktemp("keys") / "line")
-    return secret, public
-
-
-@pytest.fixture
-def signed(bundle_copy, line) -> Path:
-    sign_bundle(bundle_copy, private_key(line[0], never))
-    return bundle_copy
-
 
 # Keys
 

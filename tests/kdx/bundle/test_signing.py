@@ -18,40 +18,17 @@ from kdx.bundle.store import write_manifest
 from kdx.errors import BundleError
 from kdx.runtime.backend_table import BACKENDS, BackendInfo
 from kdx.storage.files import sha256_file
-from tests.kdx.bundle.test_engine_record import add_engine, make_record
+from tests.engines import add_engine, make_record
+from tests.kdx.bundle.conftest import open_key
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
 
-from kdx.bundle.keys import make_keys, private_key, public_keys
+from kdx.bundle.keys import public_keys
 from kdx.bundle.signature import require_signed_engines
 from kdx.bundle.signing import sign_bundle
 
 WRONG = r"the signature of .* is wrong"
 KINDS = ("graph", "maps", "scores", "image", "training images")
-
-
-def never() -> str:
-    raise AssertionError("nobody must be asked for a passphrase")
-
-
-@pytest.fixture(scope="module")
-def line(tmp_path_factory) -> tuple[Path, Path]:
-    """A private and a public key."""
-    secret, public, _ = make_keys(tmp_path_factory.mktemp("keys") / "line")
-    return secret, public
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory) -> tuple[Path, Path]:
-    """Somebody else's."""
-    secret, public, _ = make_keys(tmp_path_factory.mktemp("keys") / "stranger")
-    return secret, public
-
-
-@pytest.fixture
-def signed(bundle_copy, line) -> Path:
-    sign_bundle(bundle_copy, private_key(line[0], never))
-    return bundle_copy
 
 
 def file_of(bundle: Path, kind: str) -> str:
@@ -119,7 +96,7 @@ def test_the_signature_is_none_of_the_bundles_files(signed):
 
 
 def test_signing_again_replaces_the_signature(signed, stranger, line):
-    sign_bundle(signed, private_key(stranger[0], never))
+    sign_bundle(signed, open_key(stranger))
     assert open_bundle(signed, require_signature=stranger[1]).seal
     with pytest.raises(BundleError, match="signed by another key"):
         open_bundle(signed, require_signature=line[1])
@@ -221,7 +198,7 @@ def test_a_statement_that_was_brought_up_to_date_is_refused(signed, line):
 
 
 def test_a_stranger_cannot_sign_in_the_lines_name(bundle_copy, line, stranger):
-    sign_bundle(bundle_copy, private_key(stranger[0], never))
+    sign_bundle(bundle_copy, open_key(stranger))
     edit_signature(bundle_copy, key_sha256=next(iter(public_keys(line[1]))))
     with pytest.raises(BundleError, match=WRONG):
         open_bundle(bundle_copy, require_signature=line[1])
@@ -231,7 +208,7 @@ def test_a_signature_for_another_purpose_is_refused(signed, line):
     import base64
 
     statement = json.loads((signed / SIGNATURE).read_text())["statement"]
-    bare = private_key(line[0], never).sign(statement.encode())
+    bare = open_key(line).sign(statement.encode())
     edit_signature(signed, signature=base64.b64encode(bare).decode())
     with pytest.raises(BundleError, match=WRONG):
         open_bundle(signed, require_signature=line[1])
@@ -268,7 +245,7 @@ def test_what_was_verified_is_what_is_parsed(signed, line, monkeypatch):
 def test_an_altered_bundle_is_not_signed(bundle_copy, line):
     alter(bundle_copy / GRAPH)
     with pytest.raises(BundleError, match="was altered"):
-        sign_bundle(bundle_copy, private_key(line[0], never))
+        sign_bundle(bundle_copy, open_key(line))
     assert not (bundle_copy / SIGNATURE).exists()
 
 
@@ -287,7 +264,7 @@ def test_calibrating_takes_the_signature_away(cli, signed, dataset, line):
 @pytest.fixture
 def with_engine(bundle_copy, line) -> Path:
     add_engine(bundle_copy, "fp16", make_record())
-    sign_bundle(bundle_copy, private_key(line[0], never))
+    sign_bundle(bundle_copy, open_key(line))
     return bundle_copy
 
 
@@ -359,4 +336,4 @@ def test_an_unsigned_engine_prevents_nothing_where_none_is_run(with_engine, line
 def test_an_altered_plan_is_not_signed(bundle_copy, line):
     add_engine(bundle_copy, "fp16", make_record(), plan=b"evil")
     with pytest.raises(kdx.KdxError, match="missing or was altered"):
-        sign_bundle(bundle_copy, private_key(line[0], never))
+        sign_bundle(bundle_copy, open_key(line))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdx.bundle.checked_files import Graph
-from kdx.bundle.engine_record import PLAN, RECORD, SCHEMA, EngineRecord, Fingerprint, Layer, this_system
+from kdx.bundle.engine_record import PLAN, RECORD, SCHEMA, Fingerprint, this_system
 from kdx.decision.rule import DecisionRule
 from kdx.errors import BackendError, InputError
 from kdx.imaging.images import InputSpec
@@ -23,8 +23,8 @@ from kdx.runtime.tensorrt import backend
 from kdx.runtime.tensorrt.backend import TensorRT, make_log
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.cuda.runner import GraphState
-from kdx.storage.files import sha256_bytes, sha256_file
-from kdx.storage.json_records import encode_record
+from kdx.storage.files import sha256_file
+from tests.engines import add_engine, make_record
 from tests.kdx.runtime.tensorrt import fake_runtime
 from tests.kdx.runtime.tensorrt.fake_cuda import GPU, FakeCuda
 from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE, expected_outputs, fake_module
@@ -43,29 +43,14 @@ def write_engine(bundle: Path, *, name: str = "here", plan: bytes = fake_runtime
         driver="12.4",  # another driver is no reason to refuse
         system=this_system(),
     )
-    record = EngineRecord(
-        schema=SCHEMA,
-        kdx_version="0",
-        created="2026-01-01T00:00:00+00:00",
-        fingerprint=fingerprint,
-        precision="fp16",
-        batches=[1, 4],
-        level=3,
-        onnx_sha256=sha256_file(bundle / "model.onnx"),
-        plan_sha256=sha256_bytes(plan),
-        layers=[Layer(name="conv", kind="convolution", precision="fp16")],
-        layers_from="inspector",
-        build_seconds=1.0,
-        peak_memory_mib=1.0,
-    )
     of_machine = {key: changes.pop(key) for key in list(changes) if key in Fingerprint.__struct_fields__}
-    fingerprint = msgspec.structs.replace(fingerprint, **of_machine)
-    record = msgspec.structs.replace(record, fingerprint=fingerprint, **changes)
-    folder = bundle / "engines" / name
-    folder.mkdir(parents=True)
-    (folder / PLAN).write_bytes(plan)
-    (folder / RECORD).write_bytes(encode_record(record))
-    return folder
+    onnx_sha256 = sha256_file(bundle / "model.onnx")
+    record = make_record(
+        msgspec.structs.replace(fingerprint, **of_machine),
+        plan,
+        **{"batches": [1, 4], "onnx_sha256": onnx_sha256, **changes},
+    )
+    return add_engine(bundle, name, record, plan)
 
 
 @pytest.fixture
