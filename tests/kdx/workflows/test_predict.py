@@ -35,6 +35,9 @@ def test_heat_maps_and_bundles_of_one_name_are_kept_apart(tiny_bundle, dataset, 
     bundles = [Path(shutil.copytree(tiny_bundle, tmp_path / line / "tile.kdx")) for line in ("left", "right")]
     names = overlays_of(bundles, images[2:], tmp_path / "two")
     assert set(names) == {"left-tile/2.png", "right-tile/2.png"}
+    third = Path(shutil.copytree(tiny_bundle, tmp_path / "other/left/tile.kdx"))
+    names = overlays_of([bundles[0], third], images[2:], tmp_path / "three")
+    assert set(names) == {"left-tile/2.png", "left-tile_/2.png"}
 
 
 def test_a_heat_map_replaces_no_image(tiny_bundle, dataset, tmp_path):
