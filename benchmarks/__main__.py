@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("accuracy", "archive", "complexity", "cpu", "embed", "gpu", "peers", "robustness", "tiling", "tables")
+BENCHMARKS = ("accuracy", "archive", "complexity", "cpu", "embed", "gpu", "peers", "robustness", "tiling", "tables")
 
 
 def main() -> None:
     """Hand the options over to the benchmark that is named first."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in NAMES:
-        sys.exit(f"python -m benchmarks NAME [OPTIONS]; NAME is one of {', '.join(NAMES)}")
+    if name not in BENCHMARKS:
+        sys.exit(f"python -m benchmarks NAME [OPTIONS]; NAME is one of {', '.join(BENCHMARKS)}")
     sys.argv[:] = [f"python -m benchmarks {name}", *sys.argv[2:]]
     import_module("benchmarks.tables" if name == "tables" else f"benchmarks.{name}.run").main()
 

@@ -38,7 +38,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "tiling": ("tiling", tiling_table),
 }
 # One result for each GPU, beside those of one file.
-NAMES = frozenset({*TABLES, "gpu"})
+TABLE_NAMES = frozenset({*TABLES, "gpu"})
 _MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

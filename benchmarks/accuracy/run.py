@@ -25,7 +25,7 @@ from kd_train.datasets.elpv_package import write_mvtec_layout
 from kd_train.datasets.magnetic_tile import tiles
 from kdx.runtime.machine import usable_cores
 
-TEACHER = "tf_efficientnet_lite0"
+BACKBONE = "tf_efficientnet_lite0"
 FALSE_REJECT_RATE = 0.01
 Row = dict[str, Any]
 
@@ -57,7 +57,7 @@ def main() -> None:
     work = arguments.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     # Hours, maybe in several calls on several machines: each row has its own threads and versions.
-    settings = {"teacher": TEACHER, "false_reject_rate": FALSE_REJECT_RATE}
+    settings = {"teacher": BACKBONE, "false_reject_rate": FALSE_REJECT_RATE}
     result = Result.resume("accuracy", {"settings": settings}, {})
     result.record.setdefault("machine", machine_of(usable_cores(), ("kdx", "torch")))
     before = [row for row in result.found.get("rows", []) if row["name"] not in arguments.again]
@@ -86,7 +86,7 @@ def measure(method: str, data: Data, work: Path, *, keep: bool) -> Row:
     """Train, or ``keep`` what was trained, export, calibrate and evaluate one method."""
     run, bundle = work / f"{data.name}-{method}", work / f"{data.name}-{method}.kdx"
     trained = kdx(
-        "train", data.root, "--method", method, "--backbone", TEACHER, "--out", run, *data.options,
+        "train", data.root, "--method", method, "--backbone", BACKBONE, "--out", run, *data.options,
         "--resume" if keep else "--force",
     )  # fmt: skip
     kdx("export", run, "-o", bundle, "--force")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KERNELS = "kernels"
 # Those with a target first.
-FIRST = ("stpm", "reduced-student", "mixed-teacher", "dual-det", "dskd")
+WITH_TARGET = ("stpm", "reduced-student", "mixed-teacher", "dual-det", "dskd")
 BATCHES = (1, 32, 8)
 RESTART = 3  # exit status: the CUDA device no longer answers this process
 _TIMING_GUESS = 15.0
@@ -56,7 +56,9 @@ class Deadline:
 
 def order_methods(methods: Iterable[str]) -> list[str]:
     """Return the methods with a target first."""
-    return sorted(methods, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    return sorted(
+        methods, key=lambda name: (WITH_TARGET.index(name) if name in WITH_TARGET else len(WITH_TARGET), name)
+    )
 
 
 def plan(
@@ -78,10 +80,10 @@ def plan(
     slow = [(candidate.name,) for candidate in others if candidate.seconds > _QUICK_S]
     methods, larger = order_methods(methods), [batch for batch in batches if batch != 1]
     single = methods if 1 in batches else []
-    with_target = [method for method in single if method in FIRST]
+    with_target = [method for method in single if method in WITH_TARGET]
     jobs = [TimingJob(method, 1, lead) for method in with_target]
     jobs += [TimingJob(methods[0], batch, lead) for batch in larger]
-    jobs += [TimingJob(method, 1, lead) for method in single if method not in FIRST]
+    jobs += [TimingJob(method, 1, lead) for method in single if method not in WITH_TARGET]
     jobs += [TimingJob(method, 1, quick) for method in single if quick]
     jobs += [TimingJob(methods[0], 1, names) for names in slow if single]
     jobs += [TimingJob(method, 1, (KERNELS,)) for method in methods]

@@ -42,7 +42,7 @@ from kdx.storage.npy import encode_array
 
 SEED = 0
 IMAGES = 8
-MAX_BATCH = 32
+LARGEST_BATCH = 32
 _WEIGHTS = "random weights"
 
 
@@ -153,9 +153,9 @@ def write_bundle(model: ReferenceModel) -> None:
     detector, golden = model.detector, model.golden
     with new_folder(model.folder) as folder:
         metadata = metadata_of(
-            detector, method=model.method, kdx_version=__version__, bundle_schema=SCHEMA, max_batch=MAX_BATCH
+            detector, method=model.method, kdx_version=__version__, bundle_schema=SCHEMA, max_batch=LARGEST_BATCH
         )
-        export_onnx(detector, folder / GRAPH, max_batch=MAX_BATCH, metadata=metadata)
+        export_onnx(detector, folder / GRAPH, max_batch=LARGEST_BATCH, metadata=metadata)
         variants = _half(folder, model)
         images = {f"golden/{n}": encode_png(image) for n, image in zip(golden.names, golden.images, strict=True)}
         answers = {GOLDEN_MAPS: encode_array(golden.maps), GOLDEN_SCORES: encode_array(golden.scores)}
@@ -168,7 +168,7 @@ def write_bundle(model: ReferenceModel) -> None:
             input=detector.input_spec,
             map_size=detector.size,
             field_of_view=detector.field_of_view,
-            max_batch=MAX_BATCH,
+            max_batch=LARGEST_BATCH,
             golden=golden.names,
             files={},
             provenance=_provenance(model),

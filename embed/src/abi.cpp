@@ -61,7 +61,7 @@ kdx_status guarded(Action &&action) noexcept {
     throw Failure(KDX_ERROR_ARGUMENT, what, details);
 }
 
-void require(const void *pointer, const char *name) {
+void require_pointer(const void *pointer, const char *name) {
     if (!pointer) refuse(std::string(name) + " is null");
 }
 
@@ -112,7 +112,7 @@ kdx_options read_options(const kdx_options *options) {
     if (given.threads < 0 || given.device < 0) refuse("invalid threads or device", {"0 or more", "", ""});
     if (given.batch_size_count > kMostBatchSizes)
         refuse("too many batch sizes", {"at most 4096", std::to_string(given.batch_size_count), ""});
-    if (given.batch_size_count) require(given.batch_sizes, "batch_sizes");
+    if (given.batch_size_count) require_pointer(given.batch_sizes, "batch_sizes");
     for (std::size_t i = 0; i < given.batch_size_count; ++i)
         if (given.batch_sizes[i] < 1 || static_cast<std::size_t>(given.batch_sizes[i]) > kdx::embed::kMostImages)
             refuse("invalid batch size", {"1 to 1048576", std::to_string(given.batch_sizes[i]), ""});
@@ -121,9 +121,9 @@ kdx_options read_options(const kdx_options *options) {
 
 void open(const char *bundle, const kdx_options *options, const std::vector<kdx::embed::PublicKey> *keys,
           kdx_detector **detector) {
-    require(detector, "detector");
+    require_pointer(detector, "detector");
     *detector = nullptr;
-    require(bundle, "bundle");
+    require_pointer(bundle, "bundle");
     *detector = new kdx_detector{kdx::embed::open_detector(bundle, read_options(options), keys)};
 }
 
@@ -136,7 +136,7 @@ kdx_status kdx_open(const char *bundle, const kdx_options *options, kdx_detector
 kdx_status kdx_open_signed(const char *bundle, const kdx_options *options, const char *const *public_keys, size_t count,
                            kdx_detector **detector) noexcept {
     return guarded([&] {
-        require(detector, "detector");
+        require_pointer(detector, "detector");
         *detector = nullptr;
         const auto keys = kdx::embed::read_public_keys(public_keys, count);
         open(bundle, options, &keys, detector);
@@ -145,10 +145,10 @@ kdx_status kdx_open_signed(const char *bundle, const kdx_options *options, const
 
 kdx_status kdx_describe(const kdx_detector *detector, kdx_description *description) noexcept {
     return guarded([&] {
-        require(description, "description");
+        require_pointer(description, "description");
         require_size(description->struct_size, kFirstDescription, "description");
         hand_over(kdx::embed::blank_description(), description);
-        require(detector, "detector");
+        require_pointer(detector, "detector");
         kdx_description made{};
         detector->get().describe(made);
         hand_over(made, description);
@@ -163,12 +163,12 @@ kdx_status kdx_infer(kdx_detector *detector, const kdx_image *image, kdx_verdict
 kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image *images, kdx_verdict *verdicts,
                            const kdx_map *maps) noexcept {
     return judged(detector, count, verdicts, maps, [&] {
-        require(detector, "detector");
+        require_pointer(detector, "detector");
         if (count == 0) return;
         if (count > kdx::embed::kMostImages)
             refuse("too many images in one call", {"at most 1048576", std::to_string(count), ""});
-        require(images, "images");
-        require(verdicts, "verdicts");
+        require_pointer(images, "images");
+        require_pointer(verdicts, "verdicts");
         require_size(verdicts->struct_size, kFirstVerdict, "verdicts");
         const auto &opened = detector->get();
         for (std::size_t i = 0; maps && i < count; ++i) require_map(maps[i], opened.bundle());
@@ -180,9 +180,9 @@ kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const k
                          const kdx_map *map) noexcept {
     if (!roi) return kdx_infer(detector, image, verdict, map);
     return judged(detector, 1, verdict, map, [&] {
-        require(detector, "detector");
-        require(image, "image");
-        require(verdict, "verdict");
+        require_pointer(detector, "detector");
+        require_pointer(image, "image");
+        require_pointer(verdict, "verdict");
         require_size(verdict->struct_size, kFirstVerdict, "verdict");
         const auto &bundle = detector->get().bundle();
         if (map) require_map(*map, bundle);
@@ -195,12 +195,12 @@ kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const k
 kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double threshold, double min_area,
                        double pixel_size_um, size_t room, kdx_region *regions, size_t *count) noexcept {
     return guarded([&] {
-        require(count, "count");
+        require_pointer(count, "count");
         *count = 0;
-        require(detector, "detector");
-        require(map, "map");
-        require(map->data, "map->data");
-        if (room) require(regions, "regions");
+        require_pointer(detector, "detector");
+        require_pointer(map, "map");
+        require_pointer(map->data, "map->data");
+        if (room) require_pointer(regions, "regions");
         const bool is_valid = min_area >= 0 && std::isfinite(min_area) && pixel_size_um >= 0 &&
                               std::isfinite(pixel_size_um) && !std::isnan(threshold);
         if (!is_valid)
@@ -220,10 +220,10 @@ kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percent
     if (report) report->passed = 0;
     auto made = kdx::embed::blank_report();
     const auto status = guarded([&] {
-        require(report, "report");
+        require_pointer(report, "report");
         require_size(report->struct_size, kFirstReport, "report");
         hand_over(made, report);
-        require(detector, "detector");
+        require_pointer(detector, "detector");
         kdx_selftest_report found{};
         kdx::embed::selftest(detector->get(), budget_ms, percentile, calls, found);
         hand_over(found, report);

@@ -104,16 +104,16 @@ public:
     std::size_t max_batch() const override { return max_batch_; }
 
     void prepare(std::size_t count) override {
-        guarded("cannot compile the graph for a batch of " + std::to_string(count), [&] { models_.keep(count); });
+        with_context("cannot compile the graph for a batch of " + std::to_string(count), [&] { models_.keep(count); });
     }
 
     void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {
-        guarded("failed on a batch of " + std::to_string(count), [&] { models_.get(count)->run(images, sink); });
+        with_context("failed on a batch of " + std::to_string(count), [&] { models_.get(count)->run(images, sink); });
     }
 
 private:
     template <class Action>
-    static void guarded(const std::string &what, Action &&action) {
+    static void with_context(const std::string &what, Action &&action) {
         try {
             action();
         } catch (const Failure &) {

@@ -21,7 +21,7 @@ namespace kdx::embed {
 
 namespace {
 
-void require(bool done, const char *what) {
+void require_success(bool done, const char *what) {
     if (!done) throw Failure(KDX_ERROR_BACKEND, std::string("TensorRT: ") + what);
 }
 
@@ -84,25 +84,25 @@ class Profile {
 public:
     Profile(nvinfer1::ICudaEngine &engine, std::size_t index, const Buffers &buffers, cudaStream_t stream, Log &log)
         : context_(engine.createExecutionContext()), shape_(engine.getTensorShape("image")), log_(log) {
-        require(context_ != nullptr, log.last().c_str());
-        require(context_->setOptimizationProfileAsync(static_cast<std::int32_t>(index), stream),
-                "the profile was refused");
+        require_success(context_ != nullptr, log.last().c_str());
+        require_success(context_->setOptimizationProfileAsync(static_cast<std::int32_t>(index), stream),
+                        "the profile was refused");
         check(cudaStreamSynchronize(stream), "setting the profile");
-        require(context_->setTensorAddress("image", buffers.images.device.get()) &&
-                    context_->setTensorAddress("anomaly_map", buffers.maps.device.get()) &&
-                    context_->setTensorAddress("anomaly_score", buffers.scores.device.get()),
-                "a buffer was refused");
+        require_success(context_->setTensorAddress("image", buffers.images.device.get()) &&
+                            context_->setTensorAddress("anomaly_map", buffers.maps.device.get()) &&
+                            context_->setTensorAddress("anomaly_score", buffers.scores.device.get()),
+                        "a buffer was refused");
     }
 
     void set_batch(std::size_t count) {
         if (batch_ == count) return;
         forget();
         shape_.d[0] = static_cast<std::int32_t>(count);
-        require(context_->setInputShape("image", shape_), "the images' shape was refused");
+        require_success(context_->setInputShape("image", shape_), "the images' shape was refused");
         batch_ = count;
     }
 
-    void enqueue(cudaStream_t stream) { require(context_->enqueueV3(stream), log_.last().c_str()); }
+    void enqueue(cudaStream_t stream) { require_success(context_->enqueueV3(stream), log_.last().c_str()); }
 
     // Drops the graph and everything that is known about the context.
     void forget() {
@@ -134,11 +134,11 @@ public:
         const auto plan = read_plan(record);
         batches_ = record.batches;
         runtime_.reset(nvinfer1::createInferRuntime(log_));
-        require(runtime_ != nullptr, "the runtime was not created");
+        require_success(runtime_ != nullptr, "the runtime was not created");
         engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-        require(engine_ != nullptr, log_.last().c_str());
-        require(engine_->getNbOptimizationProfiles() == static_cast<int>(batches_.size()),
-                "the optimisation profiles of the plan differ from its record");
+        require_success(engine_ != nullptr, log_.last().c_str());
+        require_success(engine_->getNbOptimizationProfiles() == static_cast<int>(batches_.size()),
+                        "the optimisation profiles of the plan differ from its record");
         buffers_ = std::make_unique<Buffers>(image_bytes_, map_values_ * sizeof(float), max_batch());
         profiles_.resize(batches_.size());
     }

@@ -17,7 +17,17 @@ from kd_export.engine.layers import engine_layers, network_layers, require_half_
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.checked_files import Graph
-from kdx.bundle.engine_record import FOLDER, PLAN, RECORD, SCHEMA, Engine, EngineRecord, Fingerprint, Layer, this_system
+from kdx.bundle.engine_record import (
+    ENGINES,
+    PLAN,
+    RECORD,
+    SCHEMA,
+    Engine,
+    EngineRecord,
+    Fingerprint,
+    Layer,
+    this_system,
+)
 from kdx.errors import BackendError, GateError, OptionError
 from kdx.runtime.gpu import gpus
 from kdx.runtime.tensorrt.cuda.created import created
@@ -100,7 +110,7 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
         system=this_system(),
     )
     request = replace(request, batches=batches)
-    target = bundle.path / FOLDER / f"{request.flavour}-{capability}-{request.precision}"
+    target = bundle.path / ENGINES / f"{request.flavour}-{capability}-{request.precision}"
     return BuildPlan(request, graph, fingerprint, target), flavour
 
 

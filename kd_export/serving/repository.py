@@ -34,7 +34,11 @@ from kdx.loading.served_answers import parameters_of
 from kdx.runtime.backend_table import find_backend
 from kdx.storage.files import new_folder, refuse_existing, sha256_file
 
-BACKENDS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8"), "tensorrt": ("fp32", "fp16")}
+TRITON_BACKENDS = {
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp32", "fp16"),
+}
 VERSION = "1"
 # The release that Triton's README names as the current one, as of August 2026.
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.07-py3"
@@ -105,8 +109,8 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
         OutputError: The model exists.
         GateError: The server would not decide what was trained. Nothing is written.
     """
-    if request.backend not in BACKENDS:
-        raise OptionError("unknown backend of Triton", expected=", ".join(BACKENDS), received=request.backend)
+    if request.backend not in TRITON_BACKENDS:
+        raise OptionError("unknown backend of Triton", expected=", ".join(TRITON_BACKENDS), received=request.backend)
     if bundle.manifest.tiling is not None:
         raise OptionError(
             "Triton runs only the graph, which judges tiles: this bundle takes whole frames",
@@ -124,10 +128,10 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
         )
     engine = find_served_engine(bundle, request.precision, request.engine) if request.backend == "tensorrt" else None
     precision = engine.record.precision if engine else request.precision or "fp32"
-    if precision not in BACKENDS[request.backend]:
+    if precision not in TRITON_BACKENDS[request.backend]:
         raise OptionError(
             f"Triton's backend {request.backend} serves no {precision}",
-            expected=" or ".join(BACKENDS[request.backend]),
+            expected=" or ".join(TRITON_BACKENDS[request.backend]),
             received=precision,
         )
     bundle.graph_of(precision)

@@ -11,7 +11,7 @@ from kdx.errors import OutputError
 from kdx.progress import SILENT, Progress
 from kdx.storage.files import new_folder, sha256_bytes
 
-FOLDER = ".kdx-cache"
+CACHE_FOLDER = ".kdx-cache"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Unpacker:
             OutputError: Neither place can be written.
         """
         name = f"{name}-{sha256_bytes(repr(facts).encode())[:16]}"
-        places = [self.cache] if self.cache is not None else [home.resolve().parent / FOLDER, user_cache()]
+        places = [self.cache] if self.cache is not None else [home.resolve().parent / CACHE_FOLDER, user_cache()]
         for place in places:
             if (place / name).is_dir():
                 return place / name

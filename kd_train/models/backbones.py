@@ -173,11 +173,11 @@ def create_backbone(name: str, *, pretrained: bool = False) -> Any:
     Raises:
         OptionError: timm has no such model; the message lists similar names.
     """
-    if name in squeezenet.NAMES:
+    if name in squeezenet.SQUEEZENETS:
         return squeezenet.create_squeezenet(name, pretrained=pretrained)
     timm = import_timm()
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*timm.list_models(), *squeezenet.NAMES], n=5, cutoff=0.5)
+        near = difflib.get_close_matches(name, [*timm.list_models(), *squeezenet.SQUEEZENETS], n=5, cutoff=0.5)
         raise OptionError(
             f"timm has no backbone '{name}'",
             expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",

@@ -6,7 +6,7 @@ from typing import Any
 
 from kd_train.models.torch_vision import import_timm
 
-NAMES = ("squeezenet1_0", "squeezenet1_1")
+SQUEEZENETS = ("squeezenet1_0", "squeezenet1_1")
 # torchvision's normalisation, the statistics of ImageNet.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The last Fire module of each size.

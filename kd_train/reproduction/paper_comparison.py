@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kd_train.reproduction.choice import Choice, Column, MethodVariant
 from kd_train.reproduction.differences import differences, means, unknowns
-from kd_train.reproduction.papers import EVERY, MEAN, SHARES, Share
+from kd_train.reproduction.papers import EVERY, MEAN, SHARE_METRICS, Share
 from kd_train.reproduction.result_folder import JobResult
 from kd_train.reproduction.runs import Reproduction
 
@@ -138,14 +138,16 @@ def _rows(made: Reproduction, variant: MethodVariant) -> Iterable[PaperRow]:
     for category in made.categories:
         of_it = [result for result in results if result.category == category]
         if of_it:
-            cells = {m: _cell(_printed(variant, category, m), _values(of_it, m), is_comparable=True) for m in SHARES}
+            cells = {
+                m: _cell(_printed(variant, category, m), _values(of_it, m), is_comparable=True) for m in SHARE_METRICS
+            }
             yield PaperRow(variant.name, category, category, False, cells)
     for group, (here, is_complete) in means(made, variant).items():
         cells = {
             metric: _cell(
                 _printed_mean(variant, group, metric), _mean_values(results, here, metric), is_comparable=is_complete
             )
-            for metric in SHARES
+            for metric in SHARE_METRICS
         }
         if len(here) > 1 or any(cell.paper is not None for cell in cells.values()):
             name = MEAN if group == EVERY else f"{MEAN} of {group}"
@@ -210,7 +212,7 @@ def _first(figures: Iterable[tuple[Column, float | None]]) -> _Figure:
 def _tables(choice: Choice) -> Iterable[PrintedTable]:
     for column in choice.tables:
         table = column.table
-        for metric in SHARES:
+        for metric in SHARE_METRICS:
             if metric in table.figures:
                 rows = {
                     row: tuple(table.figure(metric, row, system) for system in table.systems)

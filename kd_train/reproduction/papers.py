@@ -23,7 +23,7 @@ else:
 PAPERS = ("stpm", "mixed_teacher", "dual_model", "dskd")
 Share = Literal["image_auroc", "pixel_auroc", "pro"]
 Cost = Literal["fps", "latency_ms", "seconds", "gflop", "million_parameters", "memory_mb"]
-SHARES: tuple[Share, ...] = ("image_auroc", "pixel_auroc", "pro")
+SHARE_METRICS: tuple[Share, ...] = ("image_auroc", "pixel_auroc", "pro")
 MEAN = "mean"
 EVERY = "all"
 _NONE = "-"  # the papers' sign for a missing figure
@@ -152,7 +152,7 @@ class Table(_Strict, frozen=True, kw_only=True):
     @property
     def is_measured(self) -> bool:
         """Whether the table has figures that an evaluation measures."""
-        return any(metric in self.figures for metric in SHARES)
+        return any(metric in self.figures for metric in SHARE_METRICS)
 
     def figure(self, metric: Share, row: str, system: str) -> float | None:
         """Return a figure in percent; None if none is printed."""
@@ -164,7 +164,7 @@ class Table(_Strict, frozen=True, kw_only=True):
 
     def rows(self) -> tuple[str, ...]:
         """Return the names of the rows that an evaluation measures, in the order printed."""
-        return tuple(dict.fromkeys(row for metric in SHARES for row in self.figures.get(metric, {})))
+        return tuple(dict.fromkeys(row for metric in SHARE_METRICS for row in self.figures.get(metric, {})))
 
     def row_group(self, row: str) -> str | None:
         """Return the group over which a row is a mean; None for a category."""

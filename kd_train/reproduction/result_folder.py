@@ -17,7 +17,7 @@ from kdx.folders.data_folder import ImageFolder
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import RUN_INDEX, encode_record, read_record
 
-INDEX = "reproduce.json"
+REPRODUCTION_INDEX = "reproduce.json"
 RESULT = "result.json"
 SCHEMA = 1
 
@@ -138,7 +138,7 @@ class ResultFolder:
         Raises:
             OutputError: The folder contains something else, or results of other settings.
         """
-        index = self.path / INDEX
+        index = self.path / REPRODUCTION_INDEX
         if not index.is_file() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise OutputError(f"'{self.path}' exists and holds no reproduction", fix="choose another `out`")
         if index.is_file() and force:

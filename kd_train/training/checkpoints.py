@@ -24,7 +24,7 @@ from kdx.storage.files import remove_leftovers, sha256_bytes, write_atomic
 from kdx.storage.hashed_file import HashedFile, require_file
 from kdx.storage.json_records import RUN_INDEX, R, encode_record, read_record
 
-TEACHER = "teacher.safetensors"
+TEACHER_FILE = "teacher.safetensors"
 
 Tensors = dict[str, Tensor]
 
@@ -153,7 +153,7 @@ class Checkpoints:
         for file in (*self.folder.glob("epoch-*.safetensors"), *self.folder.glob(".epoch-*")):
             if file.name not in named:
                 file.unlink()
-        for name in (RUN_INDEX, TEACHER, "best.json", "last.json"):
+        for name in (RUN_INDEX, TEACHER_FILE, "best.json", "last.json"):
             remove_leftovers(self.folder / name)
 
     def write(self, name: str, tensors: Tensors, **metadata: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import torch
 from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import (
-    TEACHER,
+    TEACHER_FILE,
     Checkpoint,
     Checkpoints,
     EpochRecord,
@@ -157,7 +157,7 @@ class Run:
         """Write the teacher, which never changes, unless ``run.json`` names it already."""
         if self.config.teacher:
             return
-        name, sha256 = self.checkpoints.write(TEACHER, tensors)
+        name, sha256 = self.checkpoints.write(TEACHER_FILE, tensors)
         self.config = msgspec.structs.replace(self.config, schema=SCHEMA, teacher=name, teacher_sha256=sha256)
         write_atomic(self.path / RUN_INDEX, encode_record(self.config))
 

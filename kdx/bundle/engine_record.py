@@ -22,7 +22,7 @@ from kdx.storage.files import restore, sha256_bytes
 from kdx.storage.json_records import decode_record
 
 SCHEMA = 1
-FOLDER = "engines"
+ENGINES = "engines"
 PLAN = "model.plan"
 RECORD = "engine.json"
 FLAVOURS = ("tensorrt", "rtx")
@@ -142,8 +142,8 @@ def engines_of(bundle: Path, unreadable: dict[str, str] | None = None) -> Iterat
         unreadable: Receives the names of engines whose record cannot be read, with the reason. They
             do not prevent the use of other engines, or of a backend without engines.
     """
-    restore(bundle / FOLDER)
-    for record in sorted((bundle / FOLDER).glob(f"*/{RECORD}")):
+    restore(bundle / ENGINES)
+    for record in sorted((bundle / ENGINES).glob(f"*/{RECORD}")):
         if record.parent.name.startswith("."):
             continue  # an engine that is being written, or leftovers of a killed writer
         try:
@@ -180,7 +180,7 @@ def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
         if not why_not:
             if graph.seal is not None:
                 fix = f"{SIGN_AGAIN}, with the engines in it; or remove '{engine.path}'"
-                name = f"{FOLDER}/{engine.path.name}/{RECORD}"  # which holds the hash of the plan
+                name = f"{ENGINES}/{engine.path.name}/{RECORD}"  # which holds the hash of the plan
                 graph.seal.require_engine_file(name, engine.record_sha256, fix=fix)
             return engine
         reasons.append(f"engines/{engine.path.name}: {why_not}")

@@ -27,7 +27,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.imaging.frame_faults import ChannelLimits, ChannelValues, FrameLimits, values_of
 
 # Fewer images do not show how much good ones differ.
-FEWEST = 5
+FEWEST_IMAGES = 5
 MARGIN = 2.0
 LIT_MARGIN = 1.25
 # Share of further good images that may exceed a limit, if their values are distributed as assumed.
@@ -65,7 +65,7 @@ def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimit
         The limits; without limits of channels if there are fewer than :data:`FEWEST` images.
     """
     fixed = FrameLimits(dark=known.dark, bright=known.bright)
-    if len(good) < FEWEST:
+    if len(good) < FEWEST_IMAGES:
         return fixed
     channels = []
     for channel in range(len(good[0])):
@@ -87,7 +87,7 @@ def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimit
 def outliers_of(good: Frames) -> list[int]:
     """Return the indices of frames beyond the others' limits, at most a tenth for each value."""
     found: set[int] = set()
-    if len(good) <= FEWEST:
+    if len(good) <= FEWEST_IMAGES:
         return []
     for channel in range(len(good[0])):
         columns = _columns(good, channel)
@@ -140,7 +140,7 @@ def _far_below(values: NDArray[np.float64], margin: float) -> list[int]:
     order = np.argsort(values, kind="stable")
     ordered, found = values[order], 0
     most = min(_MOST_OUTLIERS, max(1, len(values) // 10))
-    for count in range(1, 1 + min(most, len(values) - FEWEST)):
+    for count in range(1, 1 + min(most, len(values) - FEWEST_IMAGES)):
         limit = _limit(ordered[count:], margin)
         if limit is not None and ordered[count - 1] < limit:
             found = count

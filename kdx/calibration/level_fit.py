@@ -22,7 +22,7 @@ from kdx.storage.files import hash_of_hashes
 from kdx.verification.tolerances import TOLERANCES
 
 # With fewer images, what good parts cause at a place cannot be separated from chance.
-FEWEST = 5
+FEWEST_FITTED = 5
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def fit_level(
                 raise DataError(f"the map or the score of '{path}' is not finite", fix="run kdx verify")
             hottest = np.maximum(hottest, answer.maps[0])
             read.append(digest)
-    if len(read) < FEWEST:
-        raise _too_few(2 * FEWEST, 2 * len(read), "could be read")
+    if len(read) < FEWEST_FITTED:
+        raise _too_few(2 * FEWEST_FITTED, 2 * len(read), "could be read")
     level = level_from(hottest, rule, detector.roi.counted if detector.roi else None)
     record = LevelFit(sha256=level.sha256, images=len(read), data_sha256=hash_of_hashes(read))
     stored = _stored(bundle, level, record)
@@ -124,7 +124,7 @@ def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: 
             held_out[identity.file] = path
             seen.add(identity.key)
     promised = 1 if false_reject_rate is None else images_to_promise(false_reject_rate)
-    needed = max(2 * FEWEST, 2 * promised - 1)
+    needed = max(2 * FEWEST_FITTED, 2 * promised - 1)
     if len(held_out) < needed:
         rate = "" if false_reject_rate is None else f" at a false-reject rate of {false_reject_rate:g}"
         raise _too_few(needed, len(held_out), f"are held out{rate}")

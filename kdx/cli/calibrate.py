@@ -161,11 +161,12 @@ def _show(bundle: Path, found: Calibrations) -> None:
 
 def _show_frame_limits(result: Calibration) -> None:
     """Print what was learned of frames, and which images alone widen it."""
-    from kdx.calibration.frame_limits import FEWEST
+    from kdx.calibration.frame_limits import FEWEST_IMAGES
 
     limits = result.frame_limits
     if not limits.channels:
-        out.print(f"  frames are compared with golden images alone: fewer than {FEWEST} good images to learn from")
+        few = f"fewer than {FEWEST_IMAGES} good images to learn from"
+        out.print(f"  frames are compared with golden images alone: {few}")
     for number_of, channel in enumerate(limits.channels):
         name = f" (channel {number_of + 1})" if len(limits.channels) > 1 else ""
         out.print(

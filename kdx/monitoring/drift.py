@@ -22,7 +22,7 @@ from kdx.errors import DataError, OptionError
 from kdx.monitoring.verdict_log import LoggedVerdicts
 
 WINDOW = 500
-FEWEST = 50
+FEWEST_VERDICTS = 50
 # A quarter of the parts score unlike those at calibration, far more than any usual share of
 # defective parts.
 EFFECT = 0.25
@@ -102,17 +102,20 @@ def find_drift(
         DataError: The log belongs to another graph, or is too short; or the bundle does not store
             the scores of its calibration.
     """
-    if window < FEWEST or not 0 < effect_limit <= 1 or not 0 < significance < 1:
+    if window < FEWEST_VERDICTS or not 0 < effect_limit <= 1 or not 0 < significance < 1:
         raise OptionError(
             "invalid window or limit",
-            expected=f"a window of at least {FEWEST}, an effect above 0 and at most 1, a significance between 0 and 1",
+            expected=f"a window of at least {FEWEST_VERDICTS}, an effect above 0 and at most 1, "
+            "a significance between 0 and 1",
             received=f"{window}, {effect_limit:g}, {significance:g}",
         )
     calibrated = _calibrated(bundle, log)
     usable = np.isfinite(log.scores)
     scores, times = log.scores[usable], log.times[usable]
-    if len(scores) < FEWEST:
-        raise DataError(f"the log holds {len(scores)} scores", expected=f"at least {FEWEST}", fix="wait for more parts")
+    if len(scores) < FEWEST_VERDICTS:
+        raise DataError(
+            f"the log holds {len(scores)} scores", expected=f"at least {FEWEST_VERDICTS}", fix="wait for more parts"
+        )
     recent = scores[-window:]
     test = ks_2samp(recent, calibrated)
     effect, p_value = float(test.statistic), float(test.pvalue)
@@ -188,7 +191,7 @@ def _since(
     start = max(0, len(scores) - window)
     while start > 0:
         before = scores[max(0, start - window) : start]
-        if len(before) < FEWEST or effect_of(before, calibrated) < effect_limit:
+        if len(before) < FEWEST_VERDICTS or effect_of(before, calibrated) < effect_limit:
             break
         start = max(0, start - window)
     return datetime.fromtimestamp(float(times[start]), timezone.utc).isoformat(timespec="seconds")

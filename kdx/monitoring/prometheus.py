@@ -63,10 +63,10 @@ class _Window:
 
     def effect(self) -> float:
         """Return the drift of the latest scores from the calibration; NaN for too few scores."""
-        from kdx.monitoring.drift import FEWEST, effect_of
+        from kdx.monitoring.drift import FEWEST_VERDICTS, effect_of
 
         recent = np.array(tuple(self.recent))
-        return effect_of(recent, np.array(self.calibrated)) if len(recent) >= FEWEST else float("nan")
+        return effect_of(recent, np.array(self.calibrated)) if len(recent) >= FEWEST_VERDICTS else float("nan")
 
 
 _families: WeakKeyDictionary[CollectorRegistry, _Families] = WeakKeyDictionary()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _APPLICATION = 0x6B6478  # "kdx": by this number SQLite marks the application that a file belongs to
-MOST = 1_000_000
+MOST_VERDICTS = 1_000_000
 _SECONDS = 1.0
 # Verdicts that may wait to be written; if there are more, the oldest are lost.
 _WAITING = 100_000
@@ -91,7 +91,7 @@ class VerdictLog:
         OutputError: The file cannot be written, is not a log, or belongs to another graph.
     """
 
-    def __init__(self, path: str | Path, facts: LogFacts, most: int = MOST) -> None:
+    def __init__(self, path: str | Path, facts: LogFacts, most: int = MOST_VERDICTS) -> None:
         self.path = Path(path)
         self.most = most
         self.lost = 0

@@ -25,8 +25,8 @@ from kdx.runtime.openvino.batch_cache import BatchCache
 from kdx.runtime.openvino.blob_cache import BlobCache
 from kdx.runtime.openvino.compilation import (
     KEPT_BATCH_SIZES,
+    InferencePrecision,
     Mode,
-    Precision,
     blob_folder,
     compile_model,
     configuration,
@@ -65,7 +65,7 @@ class OpenVino(ClosesOnExit):
         graph: Graph,
         threads: int | None = None,
         *,
-        precision: Precision = "f32",
+        precision: InferencePrecision = "f32",
         mode: Mode = "latency",
         pinning: bool = False,
         cache: Path | None = None,

@@ -22,7 +22,7 @@ DEVICE = "CPU"
 # A small number, because each compiled model holds its own weights in the layout for its batch
 # size.
 KEPT_BATCH_SIZES = 4
-Precision = Literal["f32", "bf16"]
+InferencePrecision = Literal["f32", "bf16"]
 Mode = Literal["latency", "throughput"]
 
 
@@ -46,7 +46,7 @@ def require_bf16() -> None:
 
 
 def configuration(
-    precision: Precision, threads: int | None, mode: Mode = "latency", pinning: bool = False
+    precision: InferencePrecision, threads: int | None, mode: Mode = "latency", pinning: bool = False
 ) -> dict[str, Any]:
     """Return the configuration for compiling a model, which always sets precision and pinning.
 

@@ -23,7 +23,7 @@ from kdx.imaging.resampling import any_within
 from kdx.progress import SILENT, Progress
 from kdx.runtime.detector import Detector
 
-MOST = 300
+MOST_PICTURES = 300
 _SIDE = 320  # pixels, of the longer side
 # Of all pictures as they stand in the page; it must stay below 30 MB, whatever the images hold.
 _MOST_BYTES = 22_000_000
@@ -59,7 +59,7 @@ def take_pictures(
     """Return pictures of the worst mistakes: good and defective images in turns."""
     pictures: list[Picture] = []
     size = 0
-    order = worst_first(scored)[:MOST]
+    order = worst_first(scored)[:MOST_PICTURES]
     with progress.task("drawing", len(order)) as task:
         for index in order:
             task.advance()

@@ -16,7 +16,7 @@ from kd_train.models import squeezenet
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.reproduction import papers as module
 from kd_train.reproduction.choice import choose
-from kd_train.reproduction.papers import EVERY, MEAN, PAPERS, SHARES, Paper, Table, data_sets, papers
+from kd_train.reproduction.papers import EVERY, MEAN, PAPERS, SHARE_METRICS, Paper, Table, data_sets, papers
 from kd_train.training.options import TrainOptions
 from kd_train.training.train import _overrides
 from kdx.errors import DataError, OptionError
@@ -118,7 +118,7 @@ def test_printed_means_are_means_of_the_rows_with_known_exceptions():
     wrong = set()
     checked = 0
     for paper, table in every_table():
-        for metric in SHARES:
+        for metric in SHARE_METRICS:
             rows = dict(table.figures.get(metric, {}))
             if MEAN not in rows or len(rows) == 1:
                 continue
@@ -183,7 +183,7 @@ def test_named_teachers_exist():
     named = {facts.backbone for paper in papers() for facts in paper.method.values()}
     named |= {s.backbone for _, t in every_table() for s in t.own.values() if s.backbone}
     for name in {part for text in named for part in text.split(",")}:
-        known = timm.list_models(pretrained=True) if "." in name else [*timm.list_models(), *squeezenet.NAMES]
+        known = timm.list_models(pretrained=True) if "." in name else [*timm.list_models(), *squeezenet.SQUEEZENETS]
         assert name in known
 
 

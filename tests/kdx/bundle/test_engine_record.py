@@ -10,7 +10,7 @@ import pytest
 
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import (
-    FOLDER,
+    ENGINES,
     PLAN,
     RECORD,
     SCHEMA,
@@ -169,7 +169,7 @@ def test_a_damaged_record_is_refused(graph, content):
 
 
 def test_a_folder_in_place_of_a_record_prevents_nothing(graph):
-    (graph.parent / FOLDER / "fp16" / RECORD).mkdir(parents=True)
+    (graph.parent / ENGINES / "fp16" / RECORD).mkdir(parents=True)
     unreadable: dict[str, str] = {}
     assert not list(engines_of(graph.parent, unreadable))
     assert unreadable == {"fp16": "engine.json cannot be read: Is a directory"}

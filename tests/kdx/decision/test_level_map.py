@@ -18,7 +18,7 @@ from kdx.bundle.checked_files import Graph
 from kdx.bundle.manifest import INDEX, LEVEL
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
-from kdx.calibration.level_fit import FEWEST, FittedLevel, fit_level
+from kdx.calibration.level_fit import FEWEST_FITTED, FittedLevel, fit_level
 from kdx.calibration.threshold import calibrate
 from kdx.decision.level_map import FLOOR, Level, level_from, level_of
 from kdx.decision.post_processing import PostProcessing
@@ -276,10 +276,10 @@ def test_too_few_images_are_refused_with_the_number(cli, tiny_bundle, cells, tmp
     before = open_bundle(tiny_bundle).manifest
     few = tmp_path / "few"
     few.mkdir()
-    for path in sorted(cells.iterdir())[: 2 * FEWEST - 1]:
+    for path in sorted(cells.iterdir())[: 2 * FEWEST_FITTED - 1]:
         shutil.copy(path, few)
         shutil.copy(path, few / f"copy-{path.name}")
-    for folder, rate, needed in ((few, 0.5, 2 * FEWEST), (cells, 0.05, 37)):
+    for folder, rate, needed in ((few, 0.5, 2 * FEWEST_FITTED), (cells, 0.05, 37)):
         said = cli("calibrate", tiny_bundle, folder, "--per-position", "--false-reject-rate", rate, code=2).stderr
         assert f"at least {needed}" in said
     assert (

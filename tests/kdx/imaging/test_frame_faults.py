@@ -11,7 +11,7 @@ from PIL import Image
 
 import kdx
 from kdx.bundle.open import open_bundle
-from kdx.calibration.frame_limits import FEWEST, learn_limits, outliers_of
+from kdx.calibration.frame_limits import FEWEST_IMAGES, learn_limits, outliers_of
 from kdx.decision.verdict import Decision, decide
 from kdx.imaging.frame_faults import ChannelLimits, FrameFault, FrameLimits, faults_of, limits_of, values_of
 
@@ -255,8 +255,8 @@ def test_golden_images_widen_limits_and_nothing_else():
 
 def test_too_few_images_set_no_limits():
     known = FrameLimits(dark=0.1, bright=0.2, channels=(ChannelLimits(darkest=3.0),), images=9)
-    assert learned(parts(FEWEST - 1), known) == FrameLimits(dark=0.1, bright=0.2)
-    assert learned(parts(FEWEST), known).images == FEWEST
+    assert learned(parts(FEWEST_IMAGES - 1), known) == FrameLimits(dark=0.1, bright=0.2)
+    assert learned(parts(FEWEST_IMAGES), known).images == FEWEST_IMAGES
 
 
 def test_images_that_are_all_alike_in_one_value_set_no_wrong_limit():

@@ -10,7 +10,7 @@ import pytest
 import kdx
 from kdx.bundle.open import open_bundle
 from kdx.errors import OptionError
-from kdx.monitoring.drift import FEWEST, effect_of
+from kdx.monitoring.drift import FEWEST_VERDICTS, effect_of
 from kdx.monitoring.prometheus import Metrics
 
 prometheus = pytest.importorskip("prometheus_client")
@@ -52,7 +52,7 @@ def test_runtimes_are_kept_apart(tiny_bundle, registry):
     """Each has its own latency, and in BF16 and INT8 its own scores and calibration."""
     calibrated = open_bundle(tiny_bundle)
     ours, theirs = (Metrics(registry, calibrated, "fp32", runtime) for runtime in ("onnxruntime", "openvino"))
-    for _ in range(FEWEST):
+    for _ in range(FEWEST_VERDICTS):
         ours.add(kdx.Verdict(kdx.Decision.GOOD, 1e9, 1.0, np.zeros((2, 2), np.float32)), 1.0)
     theirs.add(kdx.Verdict(kdx.Decision.DEFECTIVE, 1e9, 1.0, np.zeros((2, 2), np.float32)), 1.0)
     other = {**LABELS, "runtime": "openvino"}
@@ -74,10 +74,10 @@ def test_drift_is_that_of_kdx_drift(tiny_bundle, registry):
         def effect() -> float:
             return registry.get_sample_value("kdx_drift_effect", LABELS)
 
-        add([calibrated.mean(), np.nan] * (FEWEST - 1))
+        add([calibrated.mean(), np.nan] * (FEWEST_VERDICTS - 1))
         assert np.isnan(effect())  # too few to say
         add([calibrated.mean()])
-        assert effect() == effect_of(np.full(FEWEST, calibrated.mean()), calibrated)
+        assert effect() == effect_of(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated)
         add([calibrated.max() * 2] * 500)  # the latest alone count
         assert effect() == 1.0
 
