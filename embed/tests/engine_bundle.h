@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -27,9 +26,9 @@ public:
     explicit EngineBundle(const std::filesystem::path &source)
         : BundleCopy(source),
           bundle_(kdx::embed::open_bundle(*this)),
-          index_(nlohmann::json::parse(read("bundle.json"))) {
+          index_(read("bundle.json")) {
         write_reference();
-        write("bundle.json", index_.dump());
+        write("bundle.json", index_);
         write_engine();
     }
 
@@ -58,7 +57,7 @@ private:
         const auto bytes = values.size() * sizeof(float);
         content.replace(content.size() - bytes, bytes, reinterpret_cast<const char *>(values.data()), bytes);
         write(name, content);
-        index_["files"][name] = kdx::embed::hexadecimal(kdx::embed::sha256_of(content));
+        index_ = replaced(index_, bundle_.hash_of(name), kdx::embed::hexadecimal(kdx::embed::sha256_of(content)));
     }
 
     void write_engine() const {
@@ -68,22 +67,19 @@ private:
             plan += std::to_string(size) + ' ';
         utsname system{};
         uname(&system);
-        const nlohmann::json fingerprint = {{"flavour", "tensorrt"},
-                                            {"tensorrt", "10.16.1.11"},
-                                            {"compute_capability", "8.6"},
-                                            {"gpu", "A card"},
-                                            {"system", std::string(system.sysname) + ' ' + system.machine}};
-        const nlohmann::json record = {{"schema", 1},
-                                       {"fingerprint", fingerprint},
-                                       {"precision", "fp32"},
-                                       {"batches", {kSmall, kLarge}},
-                                       {"onnx_sha256", b.hash_of("model.onnx")},
-                                       {"plan_sha256", kdx::embed::hexadecimal(kdx::embed::sha256_of(plan))}};
+        const auto text = [](const std::string &value) { return '"' + value + '"'; };
+        const auto record =
+            R"({"schema": 1, "precision": "fp32", "batches": [)" + std::to_string(kSmall) + ", " +
+            std::to_string(kLarge) + R"(], "fingerprint": {"flavour": "tensorrt", "tensorrt": "10.16.1.11",
+                "compute_capability": "8.6", "gpu": "A card", "system": )" +
+            text(std::string(system.sysname) + ' ' + system.machine) + R"(}, "onnx_sha256": )" +
+            text(b.hash_of("model.onnx")) + R"(, "plan_sha256": )" +
+            text(kdx::embed::hexadecimal(kdx::embed::sha256_of(plan))) + '}';
         std::filesystem::create_directories(*this / "engines/fp32");
         write("engines/fp32/model.plan", plan);
-        write("engines/fp32/engine.json", record.dump());
+        write("engines/fp32/engine.json", record);
     }
 
     const kdx::embed::Bundle bundle_;
-    nlohmann::json index_;
+    std::string index_;
 };

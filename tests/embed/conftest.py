@@ -9,7 +9,7 @@ import pytest
 from tests.embed.build import PRECISIONS, build
 from tests.once import made_once
 
-TARGETS = ("kdx", "kdx_tests", "minimal_c", "minimal_cpp", "line_cpp")
+TARGETS = ("kdx", "kdx_plain_tests", "minimal_c", "minimal_cpp", "line_cpp")
 
 
 @pytest.fixture(scope="session")
