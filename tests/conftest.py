@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from tests.frames import TILE, write_frames
 from tests.images import cell_paths
-from tests.once import made_once
+from tests.once import made_once, shared_folder
 
 # Networks this small gain nothing from more threads, and lose much where the cores are busy. Torch
 # reads it once.
@@ -136,6 +136,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what kdx measures and compiles here out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_are_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Spare the tests of all processes what one of them has exported: most export the same few
+    networks. Where no test file imports PyTorch, there is too little to spare."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:
+            from tests.onnx_exports import remember
+
+            remember(patch, shared_folder(tmp_path_factory) / "graphs")
         yield
 
 

@@ -13,6 +13,12 @@ import pytest
 from kdx.storage.locks import lock, open_to_lock
 
 
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all processes of this test run share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """Return a folder that no test may change, filled by whichever process of this test run asks
     for it first.
@@ -22,8 +28,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         name: Of the folder.
         make: Fills an empty folder.
     """
-    base = factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root = shared_folder(factory)
     folder, turnstile = root / "once" / name, root / "turnstiles" / name
     turnstile.mkdir(parents=True, exist_ok=True)
     done = turnstile / "done"
