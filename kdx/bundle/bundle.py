@@ -17,7 +17,7 @@ from kdx.bundle.checked_files import Graph, read_checked
 from kdx.bundle.index import current_index, update_index
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, Manifest, Threshold
 from kdx.bundle.seal import Seal
-from kdx.bundle.variants import graph_file
+from kdx.bundle.variants import PRECISIONS, graph_file
 from kdx.errors import BundleError, ImageError
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.image_identity import Identity, KnownImages
@@ -90,10 +90,13 @@ class Bundle:
             BundleError: The bundle holds no graph of this precision.
         """
         if precision not in self.manifest.precisions:
+            is_known = precision in PRECISIONS
             raise BundleError(
                 f"'{self.path}' holds no {precision} graph",
                 expected=" or ".join(self.manifest.precisions),
-                fix=f"export it again: kdx export RUN --precision fp32,{precision}",
+                fix=f"export it again: kdx export RUN --precision fp32,{precision}"
+                if is_known
+                else "choose one of these",
             )
         name = graph_file(precision)
         return Graph(self.path / name, self.manifest.files[name], self.seal)

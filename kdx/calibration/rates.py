@@ -13,6 +13,9 @@ from kdx.errors import DataError, GateError, OptionError
 
 CONFIDENCE = 0.95
 _MOST_KEPT = 1000
+# More images than anybody has; the smallest rates that floating point holds would need infinitely
+# many.
+_MANY = 1e18
 
 
 def require_rates(false_reject_rate: float, review_rate: float | None, *, with_defects: bool) -> None:
@@ -120,7 +123,7 @@ def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> flo
 
 def images_to_promise(false_reject_rate: float) -> int:
     """Return the least number of held-out good images that promises a rate."""
-    return math.ceil(1 / false_reject_rate - 1 - 1e-9)
+    return math.ceil(min(1 / false_reject_rate, _MANY) - 1 - 1e-9)
 
 
 def images_to_bound(false_reject_rate: float) -> int:

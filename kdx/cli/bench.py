@@ -76,12 +76,18 @@ def bench(
         if not record["contract"].is_met:
             raise typer.Exit(1)
     elif profile:
-        _report(measure_stages(opened, count, runs or 100, warm_up), output, _show_stages, json=json)
+        _report(measure_stages(opened, count, 100 if runs is None else runs, warm_up), output, _show_stages, json=json)
     else:
         largest = 1 if opened.manifest.tiling else opened.manifest.max_batch
         batches = batch_sizes(("1,8" if largest >= 8 else "1") if batch is None else batch, largest)
         record = measure_latency(
-            opened, count, baseline=baseline, batches=batches, runs=runs or 200, warm_up=warm_up, progress=progress
+            opened,
+            count,
+            baseline=baseline,
+            batches=batches,
+            runs=200 if runs is None else runs,
+            warm_up=warm_up,
+            progress=progress,
         )
         _report(record, output, _show, json=json)
 

@@ -21,7 +21,9 @@ def build_engine(
     batch: str = typer.Option("1", help="Batch sizes, e.g. 1,8: each gets its own tuning and accepts 1 up to it."),
     flavour: str = typer.Option("tensorrt", help="tensorrt, or rtx: TensorRT for RTX, which needs no GPU to build."),
     compute_capability: str | None = typer.Option(
-        None, metavar="X.Y", help="Of the line PC's card, for rtx: 8.6, 8.9, 12.0, ... Default: this machine's GPU."
+        None,
+        metavar="X.Y",
+        help="Compute capability of the line PC's card, for rtx: 8.6, 8.9, 12.0, ... Default: this machine's GPU.",
     ),
     level: int = typer.Option(3, help="Builder optimisation level, 0 to 5; 5 builds longest."),
     timing_cache: Path | None = typer.Option(None, help="File of kernel timings to use and to update."),

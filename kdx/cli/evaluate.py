@@ -37,7 +37,7 @@ def evaluate(
     output: Path | None = typer.Option(
         None, "--output", help="Also write the result, with every score, to this JSON file."
     ),
-    checkpoint: str | None = typer.Option(None, help="Of a run: last or best. Default: as the recipe says."),
+    checkpoint: str | None = typer.Option(None, help="Checkpoint of a run: last or best. Default: as the recipe says."),
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:

@@ -9,7 +9,13 @@ import typer
 
 from kdx.cli.error_output import LinesCommand
 from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks
-from kdx.cli.shared_options import FORCE_OPTION, MAX_BAD_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION
+from kdx.cli.shared_options import (
+    FORCE_OPTION,
+    MAX_BAD_OPTION,
+    REQUIRE_SIGNATURE_OPTION,
+    THREADS_OPTION,
+    require_effect,
+)
 from kdx.cli.verdict_table import show_verdicts
 from kdx.folders.image_search import LeftOut
 from kdx.remarks import remark
@@ -32,7 +38,7 @@ def predict(
         False, "--regions", help="With --json: where the map exceeds the pixel threshold, the hottest first."
     ),
     min_area: float | None = typer.Option(
-        None, help="With --regions: leave out smaller ones, in pixels of the camera."
+        None, help="With --regions: the smallest area that is reported, in pixels of the camera."
     ),
     pixel_size_um: float | None = typer.Option(
         None, help="With --regions: side of what a pixel shows of the part, in µm; adds areas in mm²."
@@ -109,8 +115,9 @@ def _region_options(
     from kdx.errors import OptionError
     from kdx.workflows.predict import RegionOptions
 
-    if not regions and (min_area is not None or pixel_size_um is not None):
-        raise OptionError("--min-area and --pixel-size-um are of regions", fix="add --regions")
+    if not regions:
+        given = {"--min-area": min_area is not None, "--pixel-size-um": pixel_size_um is not None}
+        require_effect(given, "--regions")
     if regions and not json:
         raise OptionError("--regions are printed as JSON", fix="add --json; heat maps show them too (--overlay)")
     return RegionOptions(min_area or 0.0, pixel_size_um) if regions else None

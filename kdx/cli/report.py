@@ -37,7 +37,7 @@ def report(
     precision: str = typer.Option("fp32", help="Graph of the bundle: fp32, or another that it holds."),
     threads: int | None = THREADS_OPTION,
     max_images: int = typer.Option(10_000, min=2, help="Score a sample where there are more images."),
-    latency: bool = typer.Option(True, help="Also time every backend, some seconds each."),
+    latency: bool = typer.Option(True, help="Time every backend too, which takes some seconds for each."),
     max_bad_images: int = MAX_BAD_OPTION,
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,

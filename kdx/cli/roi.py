@@ -28,7 +28,7 @@ _VARIES = 4.0  # grey levels
 
 
 def roi(
-    bundle: Path = typer.Argument(help="Bundle."),
+    bundle: Path = typer.Argument(help="Bundle whose region is shown or changed."),
     data: Path | None = typer.Option(
         None, "--from-images", help="Propose a region: leave out the background that never varies in these good images."
     ),

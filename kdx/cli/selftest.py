@@ -17,7 +17,7 @@ def selftest(
     precision: str | None = typer.Option(None, help="Precision that the line uses. Default: as kdx.load chooses."),
     threads: int | None = THREADS_OPTION,
     budget_ms: float | None = typer.Option(None, help="Milliseconds that a verdict may take, from the array."),
-    percentile: float = typer.Option(95.0, help="At which they may take them."),
+    percentile: float = typer.Option(95.0, help="Share of the calls, in percent, that must keep the budget."),
     runs: int | None = typer.Option(
         None, min=1, help="Calls that are timed. Default: 40, or what the percentile needs."
     ),

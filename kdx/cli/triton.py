@@ -24,7 +24,7 @@ def triton(
     ),
     backend: str = typer.Option("onnxruntime", help="Triton's backend: onnxruntime, openvino or tensorrt."),
     precision: str | None = typer.Option(
-        None, help="Of the bundle's graphs. Default: fp32; with tensorrt that of its only engine."
+        None, help="Precision of the graph that is served. Default: fp32; with tensorrt that of the only engine."
     ),
     name: str | None = typer.Option(None, help="The model's name for clients. Default: the bundle's."),
     max_batch: int | None = typer.Option(

@@ -109,7 +109,13 @@ def measure_budget(
 
 
 def measure_stages(bundle: Bundle, threads: int, runs: int, warm_up: int) -> dict[str, Any]:
-    """Measure where each backend that has a profiler spends its time."""
+    """Measure where each backend that has a profiler spends its time.
+
+    Raises:
+        OptionError: There is no run to count.
+    """
+    if runs < 1:
+        raise OptionError("too few `runs`", expected="at least 1", received=str(runs))
     images = bundle.golden().images
     found = []
     for info, precision in backend_precision_pairs(bundle):

@@ -26,6 +26,11 @@ def test_too_few_images_name_the_number_needed() -> None:
     assert "400" in error.value.received
 
 
+def test_the_smallest_rate_is_no_bug() -> None:
+    with pytest.raises(DataError, match=r"expected: at least 1000000000000000000"):
+        quantile_with_interval(np.ones(100), 5e-324)
+
+
 def test_the_rate_that_the_error_proposes_is_possible() -> None:
     for count in (1, 7, 58, 98):
         with pytest.raises(DataError) as error:

@@ -84,6 +84,19 @@ def test_weights_of_another_format_are_no_weights(train, tmp_path):
     assert "expected: a .safetensors file, or a PyTorch file" in stderr
 
 
+@pytest.mark.parametrize("options", [(), ("--profile",), ("--budget-ms", 100)])
+def test_no_runs_are_not_taken_for_the_default(cli, tiny_bundle, options):
+    assert "too few" in cli("bench", tiny_bundle, "--runs", 0, *options, code=2).stderr
+
+
+def test_a_precision_that_does_not_exist_is_not_proposed(cli, tiny_bundle, dataset):
+    stderr = cli("evaluate", tiny_bundle, dataset, "--precision", "fp99", code=2).stderr
+    assert "holds no fp99 graph" in stderr
+    assert "fix: choose one of these" in stderr
+    stderr = cli("evaluate", tiny_bundle, dataset, "--precision", "int8", code=2).stderr
+    assert "kdx export RUN --precision fp32,int8" in stderr
+
+
 def test_unknown_method_lists_the_near_ones(train):
     stderr = train("--method", "stmp").stderr
     assert "there is no method 'stmp'" in stderr
