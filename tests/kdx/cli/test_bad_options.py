@@ -230,9 +230,9 @@ def test_threads_out_of_range_are_refused(cli, tiny_bundle, tiny_run, dataset, t
     from kdx.errors import OptionError
 
     for path in (tiny_bundle, tiny_run):
-        with pytest.raises(OptionError, match="threads is out of range"):
+        with pytest.raises(OptionError, match="`threads` is out of range"):
             kdx.load(path, threads=threads)
-    with pytest.raises(OptionError, match="threads is out of range"):
+    with pytest.raises(OptionError, match="`threads` is out of range"):
         kdx.load_many([tiny_bundle], threads=threads)
     for command in (("evaluate", tiny_bundle, dataset), ("bench", tiny_bundle), ("fit", dataset, "--budget-ms", 9)):
         assert "bug" not in cli(*command, "--threads", threads, code=2).stderr
