@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -58,11 +59,28 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 SLOW_FIXTURES = frozenset({"built", "exported", "fitted", "int8_bundle", "tiled", "trained"})
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow whatever needs a slow fixture, so that ``-m "not slow"`` makes none of them."""
+# Files of few tests that take half a minute or longer. They begin first, so that no process works
+# through one while the others have nothing left to do.
+LONG_FILES = (
+    "embed/test_sanitized.py", "embed/test_signing.py", "test_guides.py", "robustness/test_kill.py",
+    "kd_export/precision/test_precision_graphs.py", "robustness/test_soak.py", "benchmarks/peers/test_run.py",
+    "kdx/workflows/many/test_train_many.py", "kdx/workflows/fit/test_fit.py", "kdx/verification/test_held_out.py",
+    "robustness/test_storage.py", "robustness/test_threads.py", "kdx/archive/test_score_ray.py",
+    "kd_train/training/test_tiled_detector.py", "kd_train/training/test_checkpoints.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark as slow whatever needs a slow fixture, so that ``-m "not slow"`` makes none of them; put
+    the longest files first, and then those with the most tests."""
     for item in items:
         if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    yield  # pytest leaves out what is not asked for
+    counts = Counter(item.path for item in items)
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -counts[item.path]))
 
 
 @dataclass(frozen=True)
