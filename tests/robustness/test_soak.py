@@ -18,7 +18,7 @@ def job(tiny_bundle, tmp_path, monkeypatch):
     from tests.robustness.tools import soak as robustness_soak
     from tests.robustness.tools.soak import Soak
 
-    monkeypatch.setattr(robustness_soak, "_SAMPLES", 10)
+    monkeypatch.setattr(robustness_soak, "_SAMPLES", 4)
     np.save(tmp_path / "frames.npy", solar_cells(5, (64, 64), channels=1))
     return Soak(
         bundle=str(tiny_bundle), images=str(tmp_path / "frames.npy"), backend="onnxruntime-cpu", precision="fp32",
