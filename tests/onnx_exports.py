@@ -3,6 +3,8 @@ seconds, and most tests export the same few networks."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import io
 import pickle
@@ -64,3 +66,10 @@ def remember(patch: pytest.MonkeyPatch, folder: Path) -> None:
         return SimpleNamespace(model_proto=onnx.load_model(file))
 
     patch.setattr(torch.onnx, "export", remembered)
+    # The exporter reads the sources of its 500 operators for every graph. A PyTorch without such a
+    # function is only slower.
+    with contextlib.suppress(ImportError, AttributeError):
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        once = functools.lru_cache(ONNXRegistry.from_torchlib)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(once))
