@@ -1,4 +1,4 @@
-"""The one function that opens ONNX Runtime's sessions, with the same precautions everywhere."""
+"""The only function that opens sessions of ONNX Runtime: without its fallback to the CPU."""
 
 from __future__ import annotations
 

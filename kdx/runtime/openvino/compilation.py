@@ -53,6 +53,12 @@ def configuration(
     By default, OpenVINO pins the threads of each model to the first cores: two processes of one
     thread each share one core and leave the next one idle (19 instead of 42 frames per second,
     measured). A single process is as fast without pinning.
+
+    Args:
+        precision: The precision in which FP32 operations are computed.
+        threads: Threads of one inference; None leaves it to OpenVINO.
+        mode: ``latency`` for one request on all threads, ``throughput`` for several at a time.
+        pinning: Whether threads stay on their cores.
     """
     return {
         "INFERENCE_PRECISION_HINT": precision,
@@ -64,7 +70,10 @@ def configuration(
 
 
 def read_graph(content: bytes, batch: int) -> Any:
-    """Return the model of an ONNX file's content for one batch size, with the changes of kdx."""
+    """Return the model of an ONNX file's content for one batch size.
+
+    It has the changes of :mod:`kdx.runtime.openvino.graph`, which make it faster.
+    """
     # As a stream: while OpenVINO parses plain bytes, it blocks every other thread of the program.
     model = core().read_model(io.BytesIO(content))
     shape = model.input(0).partial_shape

@@ -161,7 +161,12 @@ class SharedTeacher(ClosesOnExit):
 
 
 class Student(ClosesOnExit):
-    """One student of a shared teacher as a backend: a call runs the teacher and the student."""
+    """One student of a shared teacher as a backend: a call runs the teacher and the student.
+
+    Args:
+        teacher: The shared teacher.
+        student: The student's name.
+    """
 
     name = "openvino"
 

@@ -145,7 +145,12 @@ def shared_part(model: Any, tensors: Sequence[TensorId]) -> Any:
 
 
 def own_part(model: Any, shared: Collection[bytes]) -> Any:
-    """Return the part of a model after the shared part; its inputs are the cut tensors."""
+    """Return the part of a model after the shared part; its inputs are the cut tensors.
+
+    Args:
+        model: OpenVINO's model, which is changed.
+        shared: The digests of the operations of the shared part.
+    """
     outline, operations = Outline(model), model.get_ordered_ops()
     parameters: dict[TensorId, Any] = {}
     for position, number, tensor in list(outline.crossings(shared)):

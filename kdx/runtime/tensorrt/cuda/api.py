@@ -66,7 +66,10 @@ class CudaApi(Protocol):
     ordinal: int
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the context current in the calling thread for a block, and then restore the last."""
+        """Make the context current in the calling thread for a block.
+
+        After the block, the context that was current before is current again.
+        """
         ...
 
     def device(self) -> Gpu:
@@ -102,7 +105,7 @@ class CudaApi(Protocol):
         ...
 
     def wait_for(self, stream: int, producer: int) -> None:
-        """Let a stream wait for the work that another library's stream holds so far."""
+        """Let a stream wait for the work that was queued so far in ``producer``."""
         ...
 
     def copy_to_device(self, pointer: int, array: NDArray[Any], stream: int) -> None:
