@@ -24,6 +24,12 @@ OPSET = 18
 MAX_BATCH = 1024
 
 
+def require_batch(max_batch: int) -> None:
+    """Raise ``OptionError`` for a largest batch that is out of range."""
+    if not 1 <= max_batch <= MAX_BATCH:
+        raise OptionError("`max_batch` is out of range", expected=f"1 to {MAX_BATCH}", received=str(max_batch))
+
+
 def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata: Mapping[str, str]) -> None:
     """Write the detector's graph.
 
@@ -37,8 +43,7 @@ def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata
         OptionError: ``max_batch`` is out of range.
         GateError: The graph breaks the contract.
     """
-    if not 1 <= max_batch <= MAX_BATCH:
-        raise OptionError("`max_batch` is out of range", expected=f"1 to {MAX_BATCH}", received=str(max_batch))
+    require_batch(max_batch)
     spec = detector.input_spec
     example = torch.zeros(min(max_batch, 2), spec.height, spec.width, spec.channels, dtype=torch.uint8)
     dynamic = {INPUT: {0: torch.export.Dim("N", min=1, max=max_batch)}} if max_batch > 1 else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kdx.bundle.engine_record import FLAVOURS, Engine, describe, engines_of, mismatch
-from kdx.cli.output import err, out, print_json
+from kdx.cli.output import err, out, print_json, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, one_of
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _show(bundle: Path, engine: Engine) -> None:
     size_mb = engine.plan.stat().st_size / 1e6
     counts = ", ".join(f"{count} {name}" for name, count in sorted(count_layers(record.layers).items()))
     known = {"inspector": "by the engine's inspector", "network": "by the typed network; no GPU here to inspect it on"}
-    out.print(f"[bold]{engine.path}[/]: {size_mb:.1f} MB plan in {record.build_seconds:.1f} s")
+    out.print(f"[bold]{shown(engine.path)}[/]: {size_mb:.1f} MB plan in {record.build_seconds:.1f} s")
     out.print(f"  for {describe(record.fingerprint)}; batches {', '.join(map(str, record.batches))}")
     out.print(f"  {counts} ({known[record.layers_from]})")
     backend = "tensorrt-rtx" if record.fingerprint.flavour == "rtx" else "tensorrt"
-    out.print(f"next, on that machine: kdx verify {bundle} --backend {backend}")
+    out.print(f"next, on that machine: kdx verify {typed(bundle)} --backend {backend}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks, shown
 from kdx.cli.shared_options import GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, THREADS_OPTION
 from kdx.text import number
 
@@ -191,7 +191,7 @@ def _show_choice(bundle: Path, result: Calibration) -> None:
         out.print(f"per position: {threshold.level.images} other good images say how hot each place gets; that is 1")
     passed_over = f"({result.trained_on} that were trained on skipped)"
     if chosen is not None:
-        out.print(f"[bold]{bundle}[/]: threshold {threshold.score:.6g}, [bold yellow]chosen on defects[/]")
+        out.print(f"[bold]{shown(bundle)}[/]: threshold {threshold.score:.6g}, [bold yellow]chosen on defects[/]")
         out.print(
             f"  misses {chosen.misses} of {chosen.images} defective images, rejects {chosen.false_rejects} of "
             f"{threshold.images} held-out good ones {passed_over}: the smallest sum of both rates"
@@ -200,7 +200,7 @@ def _show_choice(bundle: Path, result: Calibration) -> None:
         return
     low, high = threshold.interval
     rate = f"{100 * threshold.false_reject_rate:g} %"
-    out.print(f"[bold]{bundle}[/]: threshold {threshold.score:.6g} for {rate} false rejects")
+    out.print(f"[bold]{shown(bundle)}[/]: threshold {threshold.score:.6g} for {rate} false rejects")
     out.print(
         f"  95 % interval {number(low)} to {number(high)}, from {threshold.images} held-out good images {passed_over}"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from kdx.cli.output import make_table, out, print_json, progress_for, say_nothing
+from kdx.cli.output import make_table, out, print_json, progress_for, say_nothing, shown, typed
 from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.verdict_table import show_verdicts
 from kdx.errors import OptionError
@@ -50,7 +50,7 @@ def _show(report: dict[str, Any], folder: Path, bundle: Path) -> None:
     out.print("[bold]8 predict[/]   some cells of the test split:")
     show_verdicts(report["predict"])
     out.print(
-        f"[bold]{folder}/[/]: {bundle.name}, overlays/ (heat maps), report.json, data/, run/ "
+        f"[bold]{shown(folder)}/[/]: {bundle.name}, overlays/ (heat maps), report.json, data/, run/ "
         f"({report['seconds']['total']:.0f} s)"
     )
-    out.print(f"next: kdx predict {bundle} YOUR_IMAGES, or kdx train YOUR_FOLDER --out runs/mine")
+    out.print(f"next: kdx predict {typed(bundle)} YOUR_IMAGES, or kdx train YOUR_FOLDER --out runs/mine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 
 from kdx.cli.output import make_table, out, print_json, progress_for, report_bad, report_remarks
 from kdx.cli.shared_options import (
@@ -76,7 +77,7 @@ def evaluate(
     table = make_table(title, "", "images", "image AUROC", "pixel AUROC", "PRO", "detected")
     for name, part in result.types.items():
         row = (percent(v) for v in (part.image_auroc, part.pixel_auroc, part.pro, part.detection_rate))
-        table.add_row(name, str(part.images), *row)
+        table.add_row(escape(name), str(part.images), *row)
     table.add_section()
     row = (percent(v) for v in (result.image_auroc, result.pixel_auroc, result.pro, result.detection_rate))
     table.add_row("all", str(result.good + result.defective), *row, style="bold")

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
-from kdx.cli.output import out, print_json, progress_for
+from kdx.cli.output import out, print_json, progress_for, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.errors import OptionError
 from kdx.imaging.tiling import SEAM_TOLERANCE, TileRequest, Tiling
@@ -100,7 +100,7 @@ def export(
             raise typer.Exit(1)
         return
     size_mb = result.graph.path.stat().st_size / 1e6
-    out.print(f"[bold]{bundle}[/]: {size_mb:.1f} MB graph, takes {result.manifest.camera.describe()}")
+    out.print(f"[bold]{shown(bundle)}[/]: {size_mb:.1f} MB graph, takes {result.manifest.camera.describe()}")
     if result.manifest.tiling is not None:
         _say_tiles(result.manifest.tiling, result.manifest.input.height)
     for comparison in certificate.comparisons:
@@ -112,7 +112,7 @@ def export(
         out.print(f"  {name}: {_describe(variant)}")
     for name, reason in refused.items():
         out.print(f"[bold red]no {name}:[/] {escape(spelled(reason))}")
-    out.print(f"next: kdx calibrate {bundle} DATA --false-reject-rate 0.01")
+    out.print(f"next: kdx calibrate {typed(bundle)} DATA --false-reject-rate 0.01")
     if refused:
         raise typer.Exit(1)
 
@@ -172,6 +172,4 @@ def _size(option: str, text: str | None) -> tuple[int, int] | None:
         height, width = (int(part) for part in text.lower().split("x"))
     except ValueError as error:
         raise OptionError(f"{option} is not a size", expected="HEIGHTxWIDTH, e.g. 480x640", received=text) from error
-    if not (8 <= height <= 16384 and 8 <= width <= 16384):
-        raise OptionError(f"{option} is out of range", expected="8 to 16384 a side", received=text)
     return height, width

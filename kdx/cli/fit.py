@@ -8,7 +8,7 @@ import typer
 
 from kd_train.training.options import TrainOptions
 from kdx.cli.error_output import Interrupted
-from kdx.cli.output import err, print_json, progress_for, say, say_nothing
+from kdx.cli.output import err, print_json, progress_for, say, say_nothing, shown
 from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.workflows.packages import needs
@@ -88,7 +88,7 @@ def fit(
     else:
         show_report(report)
         if report.rows:
-            err.print(f"{target / 'fit.json'}, {target / 'frontier.png'}, {target / 'frontier.svg'}")
+            err.print(", ".join(shown(target / name) for name in ("fit.json", "frontier.png", "frontier.svg")))
     only_screened = hours == 0 and not report.rows and any(one.outcome == "may keep" for one in report.screened)
     if report.best is None and not only_screened:
         raise typer.Exit(1)

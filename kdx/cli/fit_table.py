@@ -37,7 +37,7 @@ def show_report(report: Report) -> None:
 
 def _table(report: Report) -> None:
     p = f"p{report.percentile:g} ms"
-    title = f"{escape(report.data)}, percent, on {report.evidence}; {_ON_FRONTIER}: nothing is faster and as accurate"
+    title = f"{report.data}, percent, on {report.evidence}; {_ON_FRONTIER}: nothing is faster and as accurate"
     detected = "detected" if report.evidence == LABELLED else "detected (synthetic)"
     table = make_table(
         title, "", "size", "precision", "backend", p, "p50", "image AUROC", "pixel AUROC", "PRO", "false rejects",

@@ -9,7 +9,7 @@ import typer
 
 from kdx.bundle.engine_record import describe, engines_of
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, Variant
-from kdx.cli.output import make_table, out, print_json
+from kdx.cli.output import make_table, out, print_json, shown
 from kdx.cli.shared_options import JSON_OPTION, REQUIRE_SIGNATURE_OPTION
 from kdx.text import number
 
@@ -71,7 +71,7 @@ def inspect(
         + ", ".join(f"{name} {value}" for name, value in source.exported_with.items()),
     }
     table = Table(
-        title=f"{bundle} (schema {manifest.schema}, all {len(manifest.files)} hashes right)",
+        title=f"{shown(bundle)} (schema {manifest.schema}, all {len(manifest.files)} hashes right)",
         title_justify="left",
         show_header=False,
     )

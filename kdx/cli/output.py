@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -97,9 +98,19 @@ def say_nothing(line: str) -> None:
     """Take the place of :func:`say` where ``--json`` was asked for."""
 
 
+def shown(path: object) -> str:
+    """Return a path to be printed as it is: brackets in it are no style of rich."""
+    return escape(str(path))
+
+
+def typed(path: object) -> str:
+    """Return a path to be printed as a word of a command that users copy."""
+    return escape(shlex.quote(str(path)))
+
+
 def make_table(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
     """Return a table; columns but the first and those in ``left`` align right."""
-    table = Table(title=title or None, title_justify="left", pad_edge=False)
+    table = Table(title=escape(title) or None, title_justify="left", pad_edge=False)
     for index, heading in enumerate(headings):
         is_left = index == 0 or heading in left
         table.add_column(heading, justify="left" if is_left else "right", no_wrap=index == 0, overflow="fold")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kdx.cli.error_output import LinesCommand
-from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks
+from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks, shown, typed
 from kdx.cli.shared_options import (
     FORCE_OPTION,
     MAX_BAD_OPTION,
@@ -96,7 +96,7 @@ def predict(
         elif not json:
             report_remarks(remarks)
     if overlay is not None and not json:
-        out.print(f"heat maps in {overlay}/")
+        out.print(f"heat maps in {shown(overlay)}/")
         own = sum(record["overlay_scale"] == "own maximum" for record in records)
         if own:
             err.print(
@@ -106,7 +106,7 @@ def predict(
 
 
 def _warn_uncalibrated(bundle: Path) -> None:
-    err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {bundle} DATA")
+    err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {typed(bundle)} DATA")
 
 
 def _region_options(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks, shown, typed
 from kdx.cli.shared_options import (
     FORCE_OPTION,
     GOOD_FOLDER_OPTION,
@@ -112,8 +112,10 @@ def _show_proposal(
         return
     report_bad(bad)
     report_remarks(remarks)
-    out.print(f"[bold]{output}[/]: {100 * share:.3g} % of the image varies and would count, white; look at it, then")
-    out.print(f"  kdx roi {bundle} --set {output}")
+    out.print(
+        f"[bold]{shown(output)}[/]: {100 * share:.3g} % of the image varies and would count, white; look at it, then"
+    )
+    out.print(f"  kdx roi {typed(bundle)} --set {typed(output)}")
 
 
 def _show(
@@ -136,12 +138,12 @@ def _show(
         )
         return
     if shares is None:
-        out.print(f"[bold]{path}[/]: no region of interest, whole images count")
+        out.print(f"[bold]{shown(path)}[/]: no region of interest, whole images count")
     else:
         image, of_map = (f"{100 * shares[name]:.3g} %" for name in ("image", "map"))
-        out.print(f"[bold]{path}[/]: {image} of the image and {of_map} of the map count")
+        out.print(f"[bold]{shown(path)}[/]: {image} of the image and {of_map} of the map count")
     stale = why_stale(manifest)
     if stale:
-        out.print(f"  [yellow]{stale}[/] {path} DATA")
+        out.print(f"  [yellow]{stale}[/] {typed(path)} DATA")
     if signature_removed:
         out.print("  [yellow]the signature was removed:[/] sign again with kdx sign, after kdx calibrate")

@@ -93,7 +93,7 @@ def score(
 def show_scores(folder: Path, summary: Summary) -> None:
     """Print what an archive's scores are, and what this call did."""
     settings, run = summary.settings, summary.this_run
-    table = make_table(f"{escape(settings.archive)}: {settings.backend}, {settings.precision}", "", "images", "percent")
+    table = make_table(f"{settings.archive}: {settings.backend}, {settings.precision}", "", "images", "percent")
     for name, images in {**summary.decisions, "skipped": summary.bad}.items():
         table.add_row(name, f"{images:,}", f"{100 * images / summary.frames:.3f}")
     table.add_section()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kdx.cli.output import err, out, print_json
+from kdx.cli.output import err, out, print_json, shown
 from kdx.cli.shared_options import JSON_OPTION
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def _make(name: Path, passphrase: bool, *, json: bool) -> None:
     if json:
         print_json({"private": secret, "public": public, "key_sha256": key_sha256})
         return
-    out.print(f"[bold]{secret}[/]: private; whoever has it can sign. Keep it off the line")
-    out.print(f"[bold]{public}[/]: public; goes to the line")
+    out.print(f"[bold]{shown(secret)}[/]: private; whoever has it can sign. Keep it off the line")
+    out.print(f"[bold]{shown(public)}[/]: public; goes to the line")
     out.print(f"  fingerprint {key_sha256}")
 
 
@@ -94,5 +94,5 @@ def _show(bundle: Path, seal: Seal, *, json: bool) -> None:
     if open_bundle(bundle).manifest.threshold_of("fp32") is None:
         err.print("[yellow]not calibrated:[/] calibrating takes the signature away again")
     engines = sorted({Path(name).parent.name for name in statement.engines})
-    out.print(f"[bold]{bundle}[/]: signed by {seal.key_sha256}")
+    out.print(f"[bold]{shown(bundle)}[/]: signed by {seal.key_sha256}")
     out.print(f"  bundle.json {statement.index_sha256[:16]}…; engines: {', '.join(engines) or 'none'}")

@@ -11,7 +11,7 @@ import typer
 from kd_train.training.options import TrainOptions
 from kdx.cli.error_output import Interrupted
 from kdx.cli.flags import add_flags
-from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks, shown, typed
 from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.storage.json_records import RUN_INDEX
@@ -69,7 +69,7 @@ def train(
         return
     report_bad(result.bad_images)
     report_remarks(result.remarks)
-    out.print(f"[bold]{run}[/]: {config.method}, {config.backbone} ({config.weights})")
+    out.print(f"[bold]{shown(run)}[/]: {config.method}, {config.backbone} ({config.weights})")
     out.print(f"  {config.pair_spec.describe()}")
     if result.resumed_after or result.trained_again:
         again = result.trained_again
@@ -81,7 +81,7 @@ def train(
         f"at {config.recipe.image_size}²"
     )
     out.print(f"  epoch {last.epoch}: training loss {last.train_loss:.4f}, held-out loss {last.validation_loss:.4f}")
-    out.print(f"next: kdx export {run} -o {run.name}.kdx")
+    out.print(f"next: kdx export {typed(run)} -o {typed(f'{run.name}.kdx')}")
 
 
 def method_options(context: typer.Context, method: str) -> dict[str, str]:

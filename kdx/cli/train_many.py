@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.error_output import Interrupted
-from kdx.cli.output import make_table, out, print_json, progress_for, say
+from kdx.cli.output import make_table, out, print_json, progress_for, say, shown
 from kdx.cli.shared_options import ADDRESS_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.storage.json_output import write_json
 from kdx.text import number, percent, spelled
@@ -97,6 +97,5 @@ def show_products(folder: Path, summary: CatalogSummary) -> None:
         if one.error is not None:
             detail = "; ".join(one.error[key] for key in ("message", "received", "fix") if one.error.get(key))
             out.print(f"[bold red]{one.name} failed:[/] {escape(spelled(detail))}")
-    out.print(
-        f"{summary.trained} trained, {summary.unchanged} unchanged, {summary.failed} failed; {folder / 'summary.json'}"
-    )
+    counts = f"{summary.trained} trained, {summary.unchanged} unchanged, {summary.failed} failed"
+    out.print(f"{counts}; {shown(folder / 'summary.json')}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.output import err, out, print_json
+from kdx.cli.output import err, out, print_json, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, one_of, require_effect
 from kdx.workflows.packages import needs
 
@@ -115,10 +115,12 @@ def _show(bundle: Path, served: Served, *, json: bool) -> None:
         return
     batches = f"batches up to {model.max_batch}" if model.max_batch > 1 else "one image at a time"
     where = "GPU" if model.gpu else "CPU"
-    out.print(f"[bold]{served.folder}[/]: {model.backend} on the {where}, {served.precision}, {batches}")
+    out.print(f"[bold]{shown(served.folder)}[/]: {model.backend} on the {where}, {served.precision}, {batches}")
     out.print(f"  takes {model.input.describe()}; config.pbtxt fits Triton's protobuf and the graph")
     if "kdx.threshold" not in model.parameters:
-        err.print(f"[yellow]not calibrated:[/] clients get no threshold. Calibrate with kdx calibrate {bundle} DATA")
+        err.print(
+            f"[yellow]not calibrated:[/] clients get no threshold. Calibrate with kdx calibrate {typed(bundle)} DATA"
+        )
     if "kdx.doubt" in model.parameters:
         doubt = json_text.loads(model.parameters["kdx.doubt"])
         err.print(f"[yellow]warning:[/] {escape(doubt)}; clients are warned of it too")

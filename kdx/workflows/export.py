@@ -19,6 +19,24 @@ if TYPE_CHECKING:
     from kdx.verification.certificate import Certificate
     from kdx.verification.held_out import HeldOut
 
+# The shortest and the longest side of images, in pixels.
+_SIDES = 8, 16384
+
+
+def require_sizes(input_size: tuple[int, int] | None, frame: tuple[int, int] | None) -> None:
+    """Check the sizes of a camera's images and of its large frames, ``(height, width)``.
+
+    Raises:
+        OptionError: A side is too short or too long.
+    """
+    for name, size in (("input_size", input_size), ("frame", frame)):
+        if size is not None and not all(_SIDES[0] <= side <= _SIDES[1] for side in size):
+            raise OptionError(
+                f"`{name}` is out of range",
+                expected=f"{_SIDES[0]} to {_SIDES[1]} a side",
+                received=f"{size[0]}x{size[1]}",
+            )
+
 
 def export_run(
     run_path: Path,
@@ -42,12 +60,13 @@ def export_run(
         from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
         from kd_train.training.trained_pair import fuse, load_pair
 
+    tiles = tiles or TileRequest()
+    require_sizes(input_size, tiles.frame)
     run = Run(run_path)
     if channel_order == "bgr" and run.config.input.channels == 1:
         raise OptionError("`channel_order=bgr` would change nothing: the run is mono", fix="leave it out")
     pair, checkpoint = load_pair(run, which)
     tiling = None
-    tiles = tiles or TileRequest()
     if are_tiles_asked(run.config, tiles):
         if input_size is not None:
             raise OptionError("`input_size` is for whole images", fix="give `frame` and `tile`")

@@ -74,7 +74,7 @@ def test_a_file_name_that_is_no_utf8_is_trained_on_recorded_and_resumed(cli, dat
 def test_the_consoles_own_colours_stay(capsys) -> None:
     console = output.SafeConsole(force_terminal=True, highlight=False, width=80, file=sys.stdout)
     console.print(f"[red]a {ESCAPE}[/]")
-    console.print(output.make_table(f"[bold]title{ESCAPE}[/]", f"head{ESCAPE}"))
+    console.print(output.make_table(f"title{ESCAPE}", f"head{ESCAPE}"))
     said = capsys.readouterr().out
     assert "\x1b[31ma " in said  # rich's
     assert "\x1b]0;" not in said
@@ -143,3 +143,27 @@ def test_pickled_weights_are_refused_without_torchs_colours(cli, dataset, tmp_pa
 
 def test_colours_are_taken_out_of_a_librarys_message() -> None:
     assert without_colours("you have \x1b[1mtwo\x1b[0;31m options\x1b[m") == "you have two options"
+
+
+def test_brackets_in_paths_are_no_style_and_commands_can_be_copied(cli, bundle_copy, dataset, tmp_path) -> None:
+    folder = tmp_path / "old parts [red]"
+    folder.mkdir()
+    bundle = Path(shutil.move(bundle_copy, folder / "tile [v2].kdx"))
+    data = Path(shutil.copytree(dataset, folder / "data"))
+    (data / "test/scratch").rename(data / "test/[scratch]")
+    (data / "ground_truth/scratch").rename(data / "ground_truth/[scratch]")
+    assert str(bundle) in cli("calibrate", bundle, data, "--false-reject-rate", 0.2).stdout
+    evaluated = cli("evaluate", bundle, data).stdout
+    assert str(bundle) in evaluated
+    assert "[scratch]" in evaluated
+    assert str(bundle) in cli("inspect", bundle).stdout
+    assert bundle.name in cli("verify", bundle).stdout
+    assert str(bundle) in cli("roi", bundle).stdout
+    overlay = tmp_path / "maps [1]"
+    assert f"heat maps in {overlay}/" in cli("predict", bundle, data / "test", "--overlay", overlay).stdout
+
+
+def test_the_next_command_quotes_paths(cli, tiny_run, tmp_path) -> None:
+    bundle = tmp_path / "new [v2] part.kdx"
+    said = cli("export", tiny_run, "-o", bundle).stdout
+    assert f"next: kdx calibrate '{bundle}' DATA" in said
