@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from kd_export.graph.preprocess import Preprocess
@@ -18,6 +17,7 @@ from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import EpochRecord, Restart
 from kd_train.training.interrupts import Interrupts
 from kd_train.training.losses import FeatureMatching
+from kd_train.training.optimiser import Schedule, make_optimiser, make_schedule
 from kd_train.training.run_folder import Run
 from kdx.errors import TrainingError
 from kdx.progress import SILENT, Progress
@@ -88,8 +88,8 @@ class Trainer:
             config.input, recipe.size, config.mean, config.std, scale_is_folded=False, resize_to=recipe.resize_to
         ).to(device)
         self.parameters = {n: p for n, p in pair.named_parameters() if not n.startswith("teacher.")}
-        self.optimiser = _make_optimiser(self.recipe, list(self.parameters.values()))
-        self.schedule: OneCycleLR | ReduceLROnPlateau | None = None
+        self.optimiser = make_optimiser(self.recipe, list(self.parameters.values()))
+        self.schedule: Schedule | None = None
         self.history: list[EpochRecord] = []
         self.resumed_after = self.trained_again = 0
         self.interrupts = Interrupts()
@@ -144,7 +144,7 @@ class Trainer:
         self.run.keep_teacher(self._tensors(teacher=True))
         cached = [self._cache_teacher(images, name) for images, name in self._sets()]
         steps = len(self._shuffled(0))
-        self.schedule = self._make_schedule(steps)
+        self.schedule = make_schedule(self.recipe, self.optimiser, self.history, steps)
         self.saved_at = time.monotonic()
         with self.progress.task("training", (self.recipe.epochs - len(self.history)) * steps) as task:
             for epoch in range(len(self.history) + 1, self.recipe.epochs + 1):
@@ -239,24 +239,6 @@ class Trainer:
         # Batch normalisation cannot train on a batch of one image.
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
-    def _make_schedule(self, steps: int) -> OneCycleLR | ReduceLROnPlateau | None:
-        """Return the schedule at the current epoch, from the steps and validation losses so far."""
-        if self.recipe.schedule == "constant":
-            return None
-        if self.recipe.schedule == "plateau":
-            plateau = ReduceLROnPlateau(self.optimiser)
-            for record in self.history:
-                plateau.step(record.validation_loss)
-            return plateau
-        one_cycle = OneCycleLR(self.optimiser, self.recipe.learning_rate, total_steps=self.recipe.epochs * steps + 1)
-        with warnings.catch_warnings():
-            # PyTorch warns of steps of the schedule without steps of the optimiser, which came
-            # before the interruption.
-            warnings.simplefilter("ignore", UserWarning)
-            for _ in range(len(self.history) * steps):
-                one_cycle.step()
-        return one_cycle
-
     def _require_finite(self, loss: float, epoch: int, step: int) -> None:
         if math.isfinite(loss):
             return
@@ -298,14 +280,6 @@ class Trainer:
             for name, value in self.pair.state_dict().items()
             if name.startswith("teacher.") == teacher
         }
-
-
-def _make_optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-    return torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
 
 
 def _in_order(count: int, size: int) -> list[list[int]]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdx.errors import DataError
-from kdx.folders.folder_layout import FolderReader, nothing_found
+from kdx.folders.folder_layout import FolderReader
 from kdx.folders.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
 from kdx.folders.image_search import folders, image_files, listing
+from kdx.folders.layout_errors import nothing_found
 from kdx.imaging.other_formats import other_format
 
 __all__ = [

@@ -17,9 +17,9 @@ from kdx.folders.image_search import (
     image_files,
     is_hidden,
     is_image_name,
-    listing,
     walk,
 )
+from kdx.folders.layout_errors import are_links, counted, unclear_which_are_good
 from kdx.imaging.masks import masks_beside, pair_by_name
 
 _PARTS = ("train", "test", "groundtruth")
@@ -110,7 +110,7 @@ class FolderReader:
             good = self._images(inside[0])
             self._note_files(self.root)
         else:
-            raise _which_are_good(self.root, inside, len(direct))
+            raise unclear_which_are_good(self.root, inside, len(direct))
         return ImageFolder(self.root, "plain", tuple(good), (), remarks=tuple(self.left_out.remarks))
 
     def defects(self) -> tuple[Path, ...]:
@@ -233,8 +233,8 @@ class FolderReader:
             raise DataError(
                 f"'{folder}' has subfolders with images",
                 expected="images directly in it",
-                received=_counted(inside, len(image_files(folder))),
-                fix=("" if _are_links(inside) else "pass `subfolders=True` to read all of them as one folder, or ")
+                received=counted(inside, len(image_files(folder))),
+                fix=("" if are_links(inside) else "pass `subfolders=True` to read all of them as one folder, or ")
                 + "name the folder that holds the images",
             )
         self._note_files(folder)
@@ -286,42 +286,3 @@ class FolderReader:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
-
-
-def nothing_found(root: Path, looked_for: Sequence[str]) -> DataError:
-    """Return the error for a folder without images in any layout."""
-    own = "train/good/*.png (and test/good, test/DEFECT_TYPE), or good images directly in the folder"
-    return DataError(
-        f"no images were found in '{root}'",
-        expected="; or ".join([own, *looked_for]),
-        received=listing(root),
-        fix="name the folder that holds the images, or arrange them in one of these layouts",
-    )
-
-
-def _counted(inside: Sequence[Path], direct: int) -> str:
-    links = {folder for folder in inside if folder.is_symlink()}
-    counts = [
-        f"{folder.name}/ ({sum(1 for _ in walk(folder))} images"
-        + (", a symbolic link, which is not followed)" if folder in links else ")")
-        for folder in inside[:8]
-    ]
-    more = [f"{len(inside) - 8} more folders"] if len(inside) > 8 else []
-    return ", ".join([*counts, *more, *([f"{direct} images beside them"] if direct else [])])
-
-
-def _which_are_good(root: Path, inside: Sequence[Path], direct: int) -> DataError:
-    good = next((folder.name for folder in inside if is_good(folder.name)), "")
-    return DataError(
-        f"'{root}' has subfolders with images, and it is unclear which of them are good",
-        expected="good images directly in the folder; or train/good (and test/good, test/DEFECT_TYPE)",
-        received=_counted(inside, direct),
-        fix="add the name of each folder of good images to `good_folders`"
-        + (f', such as "{good}"' if good else "")
-        + ("" if _are_links(inside) else ", or pass `subfolders=True` if all of them are good"),
-    )
-
-
-def _are_links(inside: Sequence[Path]) -> bool:
-    """Whether all folders are symbolic links, which are not followed."""
-    return all(folder.is_symlink() for folder in inside)
