@@ -20,6 +20,7 @@ from kd_train.training.checkpoints import (
     Tensors,
     read_run_record,
 )
+from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Provenance
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.folders.data_folder import FolderOptions
@@ -132,12 +133,13 @@ class Run:
         self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", SCHEMA)
 
     @staticmethod
-    def create(path: Path, config: RunConfig, golden: Mapping[str, bytes], *, force: bool) -> Run:
-        """Write golden images and ``run.json`` in one step; ``force`` replaces an earlier run."""
+    def create(path: Path, config: RunConfig, golden: Mapping[str, bytes], run_lock: RunLock, *, force: bool) -> Run:
+        """Write and lock golden images and ``run.json`` in one step; ``force`` replaces a run."""
         with new_folder(path, force=force) as folder:
-            (folder / "golden").mkdir()
+            (folder / GOLDEN).mkdir()
+            run_lock.take(folder, path)  # before the folder has its name, so that nobody is faster
             for name, data in golden.items():
-                (folder / "golden" / name).write_bytes(data)
+                (folder / GOLDEN / name).write_bytes(data)
             (folder / RUN_INDEX).write_bytes(encode_record(config))
         return Run(path)
 
@@ -204,7 +206,7 @@ class Run:
         outside = [name for name in self.config.golden if Path(name).name != name]
         if outside:
             raise CheckpointError(f"'{self.path}' names a file outside the run: '{outside[0]}'")
-        return [self.path / "golden" / name for name in self.config.golden]
+        return [self.path / GOLDEN / name for name in self.config.golden]
 
     def training_files(self, data: Path | None = None, most: int = 64) -> list[Path]:
         """Return some of the training images, evenly spread and recognised by their content.

@@ -25,6 +25,7 @@ from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.options import TrainOptions, check_limits
 from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES, Run, RunConfig, check_device
+from kd_train.training.run_lock import RunLock
 from kd_train.training.trained_pair import fuse
 from kd_train.training.trainer import Trainer
 from kdx import __version__
@@ -67,11 +68,17 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
         DataError: The folder cannot be used.
         OptionError: An option is invalid.
         WeightsError: The teacher's weights were not found or do not fit.
-        OutputError: The output exists.
+        OutputError: The output exists, or another process trains in it.
         CheckpointError: The run cannot be resumed with these images and options.
         TrainingError: The loss is not finite, or more images than allowed cannot be used.
     """
     check_options(options)
+    with RunLock() as run_lock:
+        run_lock.take(out)
+        return _train(data, out, options, progress, run_lock)
+
+
+def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run_lock: RunLock) -> TrainResult:
     if (out / RUN_INDEX).exists() and not options.resume and not options.force:
         raise OutputError(
             f"'{out}' holds a run already",
@@ -148,7 +155,7 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     # A backbone that cannot be deployed fails here: before hours of training, and before an earlier
     # run is replaced.
     fuse(config, pair)
-    run = _begin(out, config, golden, resume=options.resume)
+    run = _begin(out, config, golden, run_lock, resume=options.resume, force=options.force)
     trainer = Trainer(
         pair,
         run,
@@ -266,9 +273,13 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _begin(out: Path, config: RunConfig, golden: dict[str, bytes], *, resume: bool) -> Run:
-    if not resume or not (out / RUN_INDEX).exists():
-        return Run.create(out, config, golden, force=(out / RUN_INDEX).exists())
+def _begin(
+    out: Path, config: RunConfig, golden: dict[str, bytes], run_lock: RunLock, *, resume: bool, force: bool
+) -> Run:
+    run_lock.take(out)  # another process may have begun a run since this one looked
+    is_run = (out / RUN_INDEX).exists()
+    if not resume or not is_run:
+        return Run.create(out, config, golden, run_lock, force=force and is_run)
     run = Run(out)
     # Compared in the recorded form, in which enumerations are texts.
     asked = msgspec.json.decode(encode_record(config), type=RunConfig)
