@@ -3,6 +3,7 @@ command line."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -154,6 +155,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what kdx measures and compiles here out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_built_once() -> Iterator[None]:
+    """Let typer's runner make the commands of an application once a process, as ``kdx`` does, and
+    not for every call."""
+    import typer.testing
+
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(typer.testing, "_get_command"):
+            patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
 
 
