@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 
@@ -24,19 +23,20 @@ from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.options import TrainOptions, check_limits
+from kd_train.training.resumed_run import require_same_options, require_same_run
 from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES, Run, RunConfig, check_device
 from kd_train.training.run_lock import RunLock
 from kd_train.training.trained_pair import fuse
 from kd_train.training.trainer import Trainer
 from kdx import __version__
-from kdx.errors import CheckpointError, OptionError, OutputError
+from kdx.errors import OptionError, OutputError, WeightsError
 from kdx.folders.copies import across, between, within
 from kdx.folders.data_folder import require_good
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
 from kdx.runtime.machine import package_versions
 from kdx.storage.files import hash_of_hashes
-from kdx.storage.json_records import RUN_INDEX, encode_record, now
+from kdx.storage.json_records import RUN_INDEX, now
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,10 @@ def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run
         raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another `out`")
     device = check_device(options.device)
     recipe = recipe_of(options)
+    begun = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
+    if begun is not None:
+        # First: with other options, the images or the weights may be missing.
+        require_same_options(out, begun, options, recipe)
     folder = open_data(data, options.category, options.folder_options, progress=progress)
     bad = BadImages(options.max_bad_images)
     # A published data set is used as it is.
@@ -122,7 +126,17 @@ def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run
     good = [(record.path, record.identity) for record in image_set.records]
     sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
     copies = [*within(good), *across(*sides), *between(folder, good, progress)]
-    pair, source = build_pair(options, recipe)
+    try:
+        pair, source = build_pair(options, recipe)
+    except WeightsError as error:
+        if begun is None:
+            raise
+        raise WeightsError(
+            f"'{out}' cannot be resumed with these weights: {error.message}",
+            expected=f"the `weights` that it began with: {begun.weights}",
+            received=options.weights,
+            fix=f"give the options that it began with; {error.fix}",
+        ) from error
     if options.tile is not None:
         require_tileable(pair.spec, (options.tile, options.tile), recipe.size, recipe.resize_to)
     golden = choose_golden(folder, held_out, spec, tiles=options.tile is not None)
@@ -257,6 +271,11 @@ def check_options(options: TrainOptions) -> None:
         OptionError: A value is out of range, or two options exclude each other.
     """
     check_limits(options)
+    if options.resume and options.force:
+        raise OptionError(
+            "`resume` and `force` exclude each other",
+            fix="give `resume` to continue the run, or `force` to replace it",
+        )
     if not 0 < options.train_fraction <= 1:
         raise OptionError(
             "`train_fraction` is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
@@ -281,37 +300,5 @@ def _begin(
     if not resume or not is_run:
         return Run.create(out, config, golden, run_lock, force=force and is_run)
     run = Run(out)
-    # Compared in the recorded form, in which enumerations are texts.
-    asked = msgspec.json.decode(encode_record(config), type=RunConfig)
-    began, now_asked = _decisions(run.config), _decisions(asked)
-    changed = [name for name in began if began[name] != now_asked[name]]
-    if _images(run.config) == _images(asked):
-        # The same images, split differently by an option; the option is named if the run records
-        # it.
-        changed = [name for name in changed if name not in _DIVISION] or [n for n in changed if n == _DIVISION[1]]
-    if changed:
-        raise CheckpointError(
-            f"'{out}' cannot be resumed: {', '.join(changed)} changed since it began",
-            expected=", ".join(f"{name} {began[name]}" for name in changed),
-            received=", ".join(f"{name} {now_asked[name]}" for name in changed),
-            fix="give the same images and options (`group_by` and `parts` too), or replace the run: `force=True` "
-            "without `resume`",
-        )
+    require_same_run(out, run.config, config)
     return run
-
-
-_DIVISION = ("data_sha256", "validation_sha256")
-
-
-def _images(config: RunConfig) -> set[str]:
-    return {*config.train_images.values(), *config.validation_images.values()}
-
-
-def _decisions(config: RunConfig) -> dict[str, object]:
-    """Return the settings, by name, in which a resumed run must agree with its beginning."""
-    names = ("method", "weights", "seed", "data_sha256", "tile", "subfolders", "good_folders", "odd_images")
-    plain = {name: getattr(config, name) for name in names}
-    decisions = {**plain, **msgspec.structs.asdict(config.recipe), **msgspec.structs.asdict(config.input)}
-    decisions["validation_sha256"] = hash_of_hashes(config.validation_images.values())
-    del decisions["distance"]  # once an option, without effect on the deployed map; the run uses its pair_spec
-    return decisions

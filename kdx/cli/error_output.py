@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import shlex
 import traceback
 import warnings
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from kdx.workflows.packages import MissingPackageError
 INTERRUPTED = 130  # as shells report Ctrl-C
 BROKEN_PIPE = 141  # as shells report SIGPIPE
 BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
+_WORDS = "kdx.words"  # the words after the command's name
 
 # The command, or the page of the documentation, that helps where an error itself names no fix.
 HELP: tuple[tuple[type[KdxError], str], ...] = (
@@ -51,10 +53,28 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C in a command whose work can be continued; the message says how."""
 
 
+class DiskFullError(OSError):
+    """A full disk in a command whose work can be continued.
+
+    Args:
+        error: What the system raised.
+        command: The command that continues.
+    """
+
+    def __init__(self, error: OSError, command: str) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self.command = command
+
+
 class Command(TyperCommand):
     """A command whose errors are shown as messages, and as JSON where ``--json`` was given."""
 
     show_json = staticmethod(print_json)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words of the command line for :func:`resume_command`."""
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit with the status of what it raises."""
@@ -71,6 +91,14 @@ class Command(TyperCommand):
                         warn(narrow.describe())
             except BaseException as error:
                 _end(error, show, f"kdx {ctx.info_name} --help")
+
+
+def resume_command(context: typer.Context) -> str:
+    """Return the command that runs, to be pasted, with --resume and without --force."""
+    words = context.meta[_WORDS]
+    end = words.index("--") if "--" in words else len(words)
+    options = [word for word in words[:end] if word not in {"--force", "--resume"}]
+    return shlex.join(["kdx", str(context.info_name), *options, "--resume", *words[end:]])
 
 
 class LinesCommand(Command):
@@ -105,7 +133,7 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
     if isinstance(error, OSError):
         if error.filename == STANDARD_OUTPUT:
             drop_output()
-            reason = "the disk is full" if _is_disk_full(error) else error.strerror or str(error)
+            reason = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
             text = f"{STANDARD_OUTPUT}: {reason}; the result was not written in full"
             _fail({"type": "OSError", "message": text}, text, 2, None)
         text = _describe(error, usage)
@@ -124,13 +152,16 @@ def _is_usage(error: Exception) -> bool:
     return hasattr(error, "format_message")
 
 
-def _is_disk_full(error: OSError) -> bool:
-    return error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a user's share counts as the disk
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error says that a disk, or the user's share of it, is full."""
+    return error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def _describe(error: OSError, usage: str) -> str:
     where = f" '{error.filename}'" if error.filename else ""
-    if _is_disk_full(error):
+    if isinstance(error, DiskFullError):
+        return f"the disk is full{where}; what is complete was kept\n  fix: free space, and continue: {error.command}"
+    if is_disk_full(error):
         return f"the disk is full{where}; nothing was left half written\n  fix: free space and run the command again"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission{where}: {error.strerror}\n  fix: choose a folder that you may write to"

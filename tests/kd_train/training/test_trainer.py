@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kd_train.training.trainer import Trainer
-from kdx.errors import CheckpointError, DataError, TrainingError
+from kdx.errors import CheckpointError, DataError, OptionError, TrainingError, WeightsError
 from tests.tiny_training import TINY
 
 SGD = replace(TINY, epochs=3)
@@ -193,9 +194,9 @@ def test_resuming_a_finished_run_changes_nothing(dataset, whole, sgd_copy):
         ({"learning_rate": 0.1}, ["learning_rate"]),
         ({"taps": "layer1,layer2"}, ["strides", "taps"]),
         ({"seed": 1}, ["seed"]),
-        ({"train_fraction": 0.5}, ["data_sha256"]),
         ({"channels": "3"}, ["channels"]),
         ({"backbone": "test_resnet.r160_in1k"}, ["backbones"]),
+        ({"backbone": "resnet18", "weights": "imagenet"}, ["backbones"]),  # and not that its weights are missing
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -239,7 +240,7 @@ def test_an_interrupted_plateau_continues_as_if_it_had_not_been(dataset, tmp_pat
 def test_resuming_on_other_images_is_refused(dataset_copy, sgd_copy):
     for path in sorted((dataset_copy / "train/good").iterdir())[:4]:
         path.unlink()
-    with pytest.raises(CheckpointError, match="data_sha256, validation_sha256 changed"):
+    with pytest.raises(CheckpointError, match="resumed: it began with other images"):
         train(dataset_copy, sgd_copy, replace(SGD, resume=True))
 
 
@@ -257,13 +258,67 @@ def test_resuming_with_other_held_out_images_is_refused(dataset_copy, sgd_copy):
     held_out = dataset_copy / "train/good" / next(iter(Run(sgd_copy).config.validation_images))
     with Image.open(held_out) as image:
         image.point(lambda value: value // 2).save(held_out)
-    with pytest.raises(CheckpointError, match="validation_sha256 changed") as caught:
+    with pytest.raises(CheckpointError, match="resumed: it began with other images") as caught:
         train(dataset_copy, sgd_copy, replace(SGD, resume=True))
-    assert "data_sha256" not in caught.value.message.replace("validation_sha256", "")
+    assert (caught.value.expected, caught.value.received) == ("the same 12 images", "11 of those, and 1 new")
+
+
+def test_resuming_with_a_part_of_the_images_is_refused(dataset, sgd_copy):
+    with pytest.raises(CheckpointError, match="resumed: it began with other images") as caught:
+        train(dataset, sgd_copy, replace(SGD, resume=True, train_fraction=0.5))
+    assert caught.value.received == "9 of those, and 0 new"
+
+
+def test_resuming_with_weights_that_are_missing_names_those_of_the_run(dataset, sgd_copy):
+    with pytest.raises(WeightsError, match="cannot be resumed with these weights") as caught:
+        train(dataset, sgd_copy, replace(SGD, resume=True, weights="missing.pth"))
+    assert Run(sgd_copy).config.weights in caught.value.expected
+    assert "give the options that it began with" in caught.value.fix
+
+
+def test_resuming_and_replacing_exclude_each_other(dataset, sgd_copy):
+    with pytest.raises(OptionError, match="`resume` and `force` exclude each other"):
+        train(dataset, sgd_copy, replace(SGD, resume=True, force=True))
+
+
+def test_where_there_is_nothing_to_resume_a_note_says_so(cli, dataset, tiny_options, tmp_path):
+    arguments = ("train", dataset, "-o", tmp_path / "run", "--epochs", 1, *tiny_options, "--resume", "--json")
+    result = cli(*arguments)
+    assert [(one["kind"], one["first"]) for one in result.json["remarks"]] == [
+        ("nothing_to_resume", [str(tmp_path / "run")])
+    ]
+    assert "training begins with the first epoch" in result.stderr
+    again = cli(*arguments)
+    assert again.json["remarks"] == []
+    assert "first epoch" not in again.stderr
+
+
+def test_ctrl_c_before_a_run_is_replaced_proposes_no_resume(cli, dataset, run_copy, tiny_options, monkeypatch):
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kd_train.training.train.fuse", press)
+    stderr = cli("train", dataset, "-o", run_copy, "--force", "--epochs", 1, *tiny_options, code=130).stderr
+    assert "--resume" not in stderr
+
+
+def test_the_command_that_continues_has_resume_and_no_force(cli, dataset, run_copy, tiny_options, monkeypatch):
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_validation_loss", press)
+    run = run_copy.rename(run_copy.parent / "it's mine")
+    options = ("--force", "--epochs", 2, *tiny_options)
+    stderr = cli("train", "-o", run, *options, "--", dataset, code=130).stderr
+    words = shlex.split(stderr.partition("continue with: ")[2])
+    assert words[:2] == ["kdx", "train"]
+    assert words[-3:] == ["--resume", "--", str(dataset)]
+    assert str(run) in words
+    assert "--force" not in words
 
 
 def test_resuming_with_another_division_names_the_held_out_images(dataset, sgd_copy):
-    with pytest.raises(CheckpointError, match="resumed: validation_sha256 changed") as caught:
+    with pytest.raises(CheckpointError, match="resumed: it held out other images") as caught:
         train(dataset, sgd_copy, replace(SGD, resume=True, group_by=r"(\d)\.png"))
     assert "`group_by`" in caught.value.fix
 
@@ -279,9 +334,9 @@ def test_ctrl_c_in_the_command_line_says_how_to_resume(cli, dataset, tiny_option
             raise KeyboardInterrupt
 
         patch.setattr(Trainer, "_validation_loss", press)
-        assert "continue with --resume" in cli(*arguments, code=130).stderr
+        command = cli(*arguments, code=130).stderr.partition("continue with: kdx ")[2]
     assert Run(tmp_path / "run").checkpoint("last").epoch == 1
-    cli(*arguments, "--resume")
+    assert "resumed after epoch 1" in cli(*shlex.split(command)).stdout
     assert Run(tmp_path / "run").checkpoint("last").epoch == 2
 
 

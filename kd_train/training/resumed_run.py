@@ -1,0 +1,102 @@
+"""Whether a run is resumed with the options and the images that it began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from kd_train.recipes import Recipe
+from kd_train.training.options import TrainOptions
+from kd_train.training.run_folder import RunConfig
+from kdx.errors import CheckpointError
+from kdx.storage.json_records import encode_record
+
+_OPTIONS = ("method", "seed", "tile", "subfolders", "good_folders", "odd_images")
+# What the images decide, unless an option does.
+_OF_IMAGES = ("height", "width", "fixed_size")
+
+
+def require_same_options(out: Path, began: RunConfig, options: TrainOptions, recipe: Recipe) -> None:
+    """Compare what the user chose, before images are read and weights are looked for.
+
+    Raises:
+        CheckpointError: Something was chosen differently.
+    """
+    asked = msgspec.json.decode(encode_record(recipe), type=Recipe)
+    _compare(out, _chosen(began, began.recipe), _chosen(options, asked))
+
+
+def require_same_run(out: Path, began: RunConfig, config: RunConfig) -> None:
+    """Compare everything that decides the result.
+
+    Raises:
+        CheckpointError: Something differs.
+    """
+    # Compared in the recorded form, in which enumerations are texts.
+    asked = msgspec.json.decode(encode_record(config), type=RunConfig)
+    before, now = _decisions(began), _decisions(asked)
+    images, images_now = _images(began), _images(asked)
+    if images != images_now:
+        now.update({name: before[name] for name in _OF_IMAGES})
+        common = len(images & images_now)
+        received = f"{common} of those, and {len(images_now) - common} new"
+        expected = f"the same {len(images)} images"
+        _compare(out, before, now, "it began with other images", expected=expected, received=received)
+    _compare(out, before, now)
+    # After the options, of which some divide the images.
+    held_out, held_out_now = (sorted(config.validation_images.values()) for config in (began, asked))
+    if held_out != held_out_now:
+        expected, received = f"the same {len(held_out)} images held out", "another division of the same images"
+        _compare(out, before, now, "it held out other images", expected=expected, received=received)
+
+
+def _compare(
+    out: Path,
+    began: dict[str, object],
+    now: dict[str, object],
+    reason: str = "",
+    expected: str = "",
+    received: str = "",
+) -> None:
+    """Refuse settings that differ, and for the reason that is given beside them."""
+    changed = [name for name in began if began[name] != now[name]]
+    if not changed and not reason:
+        return
+    options = [f"{', '.join(changed)} changed since it began"] if changed else []
+    _refuse(
+        out,
+        "; ".join(filter(None, [*options, reason])),
+        ", ".join(filter(None, [*(f"{name} {began[name]}" for name in changed), expected])),
+        ", ".join(filter(None, [*(f"{name} {now[name]}" for name in changed), received])),
+    )
+
+
+def _refuse(out: Path, reason: str, expected: str, received: str) -> None:
+    raise CheckpointError(
+        f"'{out}' cannot be resumed: {reason}",
+        expected=expected,
+        received=received,
+        fix="give the same images and options (`group_by` and `parts` too), or replace the run: `force=True` "
+        "without `resume`",
+    )
+
+
+def _images(config: RunConfig) -> set[str]:
+    return {*config.train_images.values(), *config.validation_images.values()}
+
+
+def _chosen(source: RunConfig | TrainOptions, recipe: Recipe) -> dict[str, object]:
+    """Return what the user chose, by name: options and the recipe's fields."""
+    chosen = {**{name: getattr(source, name) for name in _OPTIONS}, **msgspec.structs.asdict(recipe)}
+    del chosen["distance"]  # once an option, without effect on the deployed map; the run uses its pair_spec
+    return chosen
+
+
+def _decisions(config: RunConfig) -> dict[str, object]:
+    """Return the settings, by name, in which a resumed run must agree with its beginning."""
+    return {
+        **_chosen(config, config.recipe),
+        "weights": config.weights,
+        **msgspec.structs.asdict(config.input),
+    }
