@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -21,11 +23,12 @@ from kd_train.training.checkpoints import (
     read_run_record,
 )
 from kd_train.training.run_lock import GOLDEN, RunLock
-from kdx.bundle.manifest import INDEX, Provenance
+from kdx.bundle.manifest import INDEX, Provenance, unfinished
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.folders.data_folder import FolderOptions
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
 from kdx.imaging.images import ChannelOrder, InputSpec
+from kdx.remarks import Remark
 from kdx.runtime.machine import package_versions
 from kdx.storage.files import new_folder, sha256_file, write_atomic
 from kdx.storage.json_records import RUN_INDEX, encode_record, now
@@ -144,8 +147,29 @@ class Run:
         return Run(path)
 
     def checkpoint(self, which: str) -> Checkpoint:
-        """Return the ``last`` or ``best`` checkpoint's record."""
+        """Return the ``last`` or ``best`` checkpoint's record.
+
+        Raises:
+            CheckpointError: No epoch was completed, or the record cannot be read.
+        """
+        if not any((self.path / f"{name}.json").exists() for name in ("last", "best")):
+            raise CheckpointError(f"no epoch of '{self.path}' was completed", fix=self._how_to_continue)
         return self.checkpoints.record(which)
+
+    def remarks(self) -> list[Remark]:
+        """Return a remark on a training that was not finished."""
+        with contextlib.suppress(CheckpointError):  # whoever needs the last checkpoint says so
+            epochs, planned = self.checkpoint("last").epoch, self.config.recipe.epochs
+            if epochs < planned:
+                return unfinished(epochs, planned, self._how_to_continue)
+        return []
+
+    @property
+    def _how_to_continue(self) -> str:
+        command = ["kdx", "train", self.config.data, "--out", str(self.path), "--method", self.config.method]
+        if self.config.category is not None:
+            command += ["--category", self.config.category]
+        return f"continue with its other options: {shlex.join([*command, '--resume'])}"
 
     def tensors(self, checkpoint: Checkpoint | Restart) -> Tensors:
         """Read the pair's tensors at a checkpoint, including the teacher's, and check their hashes.
@@ -195,6 +219,7 @@ class Run:
             data_sha256=self.config.data_sha256,
             trained_with=self.config.versions,
             exported_with=package_versions(TRAINING_PACKAGES),
+            planned_epochs=self.config.recipe.epochs if self.remarks() else None,
         )
 
     def golden_files(self) -> list[Path]:

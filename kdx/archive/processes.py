@@ -24,6 +24,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 # this time.
 _POLL_S = 1.0
 _EXIT_S = 10.0
+KILLED = "killed by SIGKILL"  # how Child.end describes what Linux does when memory is short
 
 Serve = Callable[[Connection, Any], None]
 

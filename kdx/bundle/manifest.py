@@ -12,6 +12,7 @@ from kdx.bundle.variants import OWN_THRESHOLD, Variant
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
 from kdx.imaging.tiling import Tiling
+from kdx.remarks import Remark
 
 SCHEMA = 2
 INDEX = "bundle.json"
@@ -125,7 +126,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     defects: DefectChoice | None = None
 
 
-class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The origin of a bundle.
 
     Attributes:
@@ -137,6 +138,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         data_sha256: The hash over the training images.
         trained_with: The versions of the packages that trained.
         exported_with: The versions of the packages that exported.
+        planned_epochs: The number of epochs that the training should have; None if it was finished.
     """
 
     created: str
@@ -147,6 +149,20 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     data_sha256: str
     trained_with: dict[str, str]
     exported_with: dict[str, str]
+    planned_epochs: int | None = None
+
+    def remarks(self) -> list[Remark]:
+        """Return a remark on a training that was not finished."""
+        if self.planned_epochs is None:
+            return []
+        fix = "finish the training with kdx train --resume, and export again"
+        return unfinished(self.epoch, self.planned_epochs, fix)
+
+
+def unfinished(epochs: int, planned: int, fix: str) -> list[Remark]:
+    """Return a remark on a training with fewer epochs than planned."""
+    text = f"of {planned} epochs trained: the training was not finished; {fix}"
+    return [Remark(kind="unfinished_training", text=text, count=epochs, first=())]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

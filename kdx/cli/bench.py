@@ -8,11 +8,10 @@ from typing import Any
 
 import typer
 
-from kdx.cli.output import make_table, out, print_json, progress_for
+from kdx.cli.output import also_written, make_table, out, print_json, progress_for
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, require_effect
 from kdx.errors import OptionError
 from kdx.storage.files import refuse_existing
-from kdx.storage.json_output import write_json
 
 
 def bench(
@@ -93,12 +92,11 @@ def bench(
 
 
 def _report(record: dict[str, Any], output: Path | None, show: Callable[[dict[str, Any]], None], *, json: bool) -> None:
-    if output is not None:
-        write_json(output, record)
-    if json:
-        print_json(record)
-    else:
-        show(record)
+    with also_written(output, record):
+        if json:
+            print_json(record)
+        else:
+            show(record)
 
 
 def _show_stages(record: dict[str, Any]) -> None:

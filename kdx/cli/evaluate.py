@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
-from kdx.cli.output import make_table, out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.output import also_written, make_table, out, print_json, progress_for, report_bad, report_remarks
 from kdx.cli.shared_options import (
     FORCE_OPTION,
     GOOD_FOLDER_OPTION,
@@ -18,9 +19,11 @@ from kdx.cli.shared_options import (
     require_effect,
 )
 from kdx.storage.files import refuse_existing
-from kdx.storage.json_output import write_json
 from kdx.text import percent
 from kdx.workflows.packages import needs
+
+if TYPE_CHECKING:
+    from kd_train.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -66,14 +69,16 @@ def evaluate(
         max_bad_images=max_bad_images,
     )
     result, found_category = evaluate_folder(detector, data, request, progress_for(json))
-    if output is not None:
-        write_json(output, result)
-    if json:
-        print_json(result)
-        return
+    with also_written(output, result):
+        if json:
+            print_json(result)
+        else:
+            _show(f"{detector} on {' '.join([str(data), *filter(None, [found_category])])}, percent", result)
+
+
+def _show(title: str, result: Evaluation) -> None:
     report_bad(result.bad_images)
     report_remarks(result.remarks)
-    title = f"{detector} on {' '.join([str(data), *filter(None, [found_category])])}, percent"
     table = make_table(title, "", "images", "image AUROC", "pixel AUROC", "PRO", "detected")
     for name, part in result.types.items():
         row = (percent(v) for v in (part.image_auroc, part.pixel_auroc, part.pro, part.detection_rate))

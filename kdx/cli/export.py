@@ -8,12 +8,12 @@ import typer
 from rich.markup import escape
 
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
-from kdx.cli.output import out, print_json, progress_for, shown, typed
+from kdx.cli.output import out, print_json, progress_for, report_remarks, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.errors import OptionError
 from kdx.imaging.tiling import SEAM_TOLERANCE, TileRequest, Tiling
 from kdx.text import spelled
-from kdx.workflows.export import export_run, labelled_images
+from kdx.workflows.export import export_run, labelled_images, training_remarks
 
 
 def export(
@@ -88,17 +88,20 @@ def export(
         force=force,
         progress=progress_for(json),
     )
+    remarks = training_remarks(run)
     if json:
         record = {
             "bundle": str(bundle),
             "manifest": result.manifest,
             "certificate": certificate,
             "refused": refused,
+            "remarks": remarks,
         }
         print_json(record)
         if refused:
             raise typer.Exit(1)
         return
+    report_remarks(remarks)
     size_mb = result.graph.path.stat().st_size / 1e6
     out.print(f"[bold]{shown(bundle)}[/]: {size_mb:.1f} MB graph, takes {result.manifest.camera.describe()}")
     if result.manifest.tiling is not None:

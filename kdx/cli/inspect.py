@@ -9,7 +9,7 @@ import typer
 
 from kdx.bundle.engine_record import describe, engines_of
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, Variant
-from kdx.cli.output import make_table, out, print_json, shown
+from kdx.cli.output import make_table, out, print_json, report_remarks, shown
 from kdx.cli.shared_options import JSON_OPTION, REQUIRE_SIGNATURE_OPTION
 from kdx.text import number
 
@@ -48,6 +48,7 @@ def inspect(
 
     source = manifest.provenance
     trained = opened.training_images()
+    of_planned = "" if source.planned_epochs is None else f"of {source.planned_epochs} "
     rows = {
         "method": f"{manifest.method}: {manifest.pair.describe() if manifest.pair else 'of an unknown declaration'}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
@@ -65,7 +66,7 @@ def inspect(
         **_own_thresholds(manifest),
         "signed": _in_words(signature),
         "golden": f"{len(manifest.golden)} images",
-        "trained": f"{source.epoch} epochs on {len(trained)} images, data {source.data_sha256[:12]}"
+        "trained": f"{source.epoch} {of_planned}epochs on {len(trained)} images, data {source.data_sha256[:12]}"
         + ("" if trained.knows_pixels else "; known by their files alone, not as copies in another format"),
         "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
         + ", ".join(f"{name} {value}" for name, value in source.exported_with.items()),
@@ -78,6 +79,7 @@ def inspect(
     for name, value in rows.items():
         table.add_row(f"[bold]{name}[/]", value)
     out.print(table)
+    report_remarks(source.remarks())
     stale = why_stale(manifest)
     if stale:
         out.print(f"[bold red]{stale}[/]")

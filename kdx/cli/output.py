@@ -20,7 +20,7 @@ from rich.text import Text
 
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
-from kdx.storage.json_output import encode_json
+from kdx.storage.json_output import encode_json, write_json
 from kdx.text import spelled, visible, visible_json
 
 STANDARD_OUTPUT = "standard output"  # the file name of an OSError that was raised while printing
@@ -61,6 +61,20 @@ class SafeConsole(Console):
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 out = SafeConsole(highlight=False, soft_wrap=True, width=_WIDTH)
 err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def also_written(path: Path | None, value: object) -> Iterator[None]:
+    """Write a result as JSON too; if that fails, the block prints the result before the error."""
+    failure = None
+    if path is not None:
+        try:
+            write_json(path, value)
+        except OSError as error:
+            failure = error
+    yield
+    if failure is not None:
+        raise failure
 
 
 def print_json(value: object) -> None:

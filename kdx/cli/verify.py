@@ -8,10 +8,9 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from kdx.cli.output import make_table, out, print_json
+from kdx.cli.output import also_written, make_table, out, print_json
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION, require_effect
 from kdx.storage.files import refuse_existing
-from kdx.storage.json_output import write_json
 
 
 def verify(
@@ -43,12 +42,11 @@ def verify(
 
         require_signed_engines(opened)
     certificate = verify_bundle(opened, backends, threads=threads)
-    if output is not None:
-        write_json(output, certificate)
-    if json:
-        print_json(certificate)
-    else:
-        _show(certificate)
+    with also_written(output, certificate):
+        if json:
+            print_json(certificate)
+        else:
+            _show(certificate)
     if not certificate.passed:
         raise typer.Exit(1)
 

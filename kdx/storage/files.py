@@ -149,8 +149,8 @@ def refuse_existing(target: Path, *, force: bool) -> None:
     """Check before long work that an output can be written.
 
     Raises:
-        OutputError: The output holds something and must not be replaced, or a file stands where its
-            folder would be.
+        OutputError: The output holds something and must not be replaced, a file stands where its
+            folder would be, or nothing can be created in that folder.
     """
     is_empty_folder = target.is_dir() and not any(target.iterdir())
     if target.exists() and not is_empty_folder and not force:
@@ -161,6 +161,7 @@ def refuse_existing(target: Path, *, force: bool) -> None:
     around = next(folder for folder in target.absolute().parents if folder.exists())
     if not around.is_dir():
         raise OutputError(f"'{target}' cannot be written: '{around}' is a file", fix="choose a name in a folder")
+    require_writable(around)
 
 
 def require_writable(folder: Path) -> None:

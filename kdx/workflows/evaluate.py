@@ -15,6 +15,7 @@ from kdx.folders.data_folder import FolderOptions, require_test
 from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.loading.load import is_run, load
 from kdx.progress import SILENT, Progress
+from kdx.workflows.export import training_remarks
 
 if TYPE_CHECKING:
     from kdx.imaging.image_identity import KnownImages
@@ -62,8 +63,11 @@ def evaluate_folder(
             progress=progress,
         )
     remarks = [*folder.remarks, *in_test(folder.test, _trained_on(detector), progress)]
-    if not is_run(detector):
-        remarks += golden_remarks(open_bundle(detector), folder.test)
+    if is_run(detector):
+        remarks += training_remarks(detector)
+    else:
+        bundle = open_bundle(detector)
+        remarks += [*golden_remarks(bundle, folder.test), *bundle.manifest.provenance.remarks()]
     remarks += grey_conversion_remarks([image.path for image in folder.test], loaded.input)
     return replace(result, remarks=tuple(remarks)), folder.category
 

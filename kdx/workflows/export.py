@@ -12,6 +12,7 @@ from kdx.errors import DataError, OptionError
 from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.imaging.tiling import TileRequest, Tiling
 from kdx.progress import Progress
+from kdx.remarks import Remark
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -123,6 +124,13 @@ def _held_out(
 
 def _said(error: DataError) -> str:
     return "; ".join(part for part in (error.message, error.fix) if part)
+
+
+def training_remarks(run: Path) -> list[Remark]:
+    """Return a remark on a run whose training was not finished."""
+    from kd_train.training.run_folder import Run
+
+    return Run(run).remarks()
 
 
 def labelled_images(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:

@@ -7,11 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from kdx.archive.processes import Child, LeavingChildren, wait_for
+from kdx.archive.processes import KILLED, Child, LeavingChildren, wait_for
 from kdx.workflows.many.product import failed, keep, make, serve_product
 from kdx.workflows.many.product_records import ProductOrder, ProductResult
 
 Say = Callable[[str], None]
+
+_MEMORY = "run the same command again to continue; fewer `workers` need less memory"
+# A process begins with the script that started this one, and fails in it if it calls kdx unguarded.
+_MESSAGES = (
+    "read what it wrote above, and run the same command again to continue; a script of your own that calls kdx must do "
+    "so under: if __name__ == '__main__'"
+)
 
 
 def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, say: Say) -> Iterator[ProductResult]:
@@ -44,7 +51,7 @@ def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, sa
                     say(f"{order.name}: its process died ({how}) and is started again")
                     todo.appendleft((order, deaths + 1))
                 else:
-                    yield _died(order, how)
+                    yield _died(order, how, _MEMORY if how == KILLED else _MESSAGES)
             leaving.collect()
         leaving.wait()
     finally:
@@ -88,7 +95,7 @@ def run_ray(
                 try:
                     yield msgspec.json.decode(ray.get(done), type=ProductResult)
                 except RayError as error:
-                    yield _died(order, str(error).strip().splitlines()[0])
+                    yield _died(order, str(error).strip().splitlines()[0], _MEMORY)
 
 
 def make_encoded(order: bytes) -> bytes:
@@ -107,12 +114,8 @@ def _received(child: Child) -> ProductResult | None:
     return None
 
 
-def _died(order: ProductOrder, how: str) -> ProductResult:
-    error = {
-        "type": "ProcessDied",
-        "message": f"its process died: {how}",
-        "fix": "run the same command again to continue; fewer `workers` need less memory",
-    }
+def _died(order: ProductOrder, how: str, fix: str) -> ProductResult:
+    error = {"type": "ProcessDied", "message": f"its process died: {how}", "fix": fix}
     result = failed(order, error)
     keep(order, result)
     return result

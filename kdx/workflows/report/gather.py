@@ -22,14 +22,13 @@ _MOST_PIXELS = 1 << 25
 def require_writable_page(output: Path, *, force: bool) -> None:
     """Refuse an output that cannot be written, before minutes of work."""
     from kdx.errors import OutputError
-    from kdx.storage.files import refuse_existing, require_writable
+    from kdx.storage.files import refuse_existing
 
     if output.is_dir():
         raise OutputError(
             f"'{output}' is a folder", expected="a file's name", fix=f"e.g. `out={output / 'report.html'}`"
         )
     refuse_existing(output, force=force)
-    require_writable(next(parent for parent in output.absolute().parents if parent.exists()))
 
 
 def gather_content(
@@ -74,7 +73,8 @@ def gather_content(
         )
         result = summarise(scored, detector, folder.root, progress)
         # A sample may hold fewer of them, and the figures are the sample's.
-        result = replace(result, remarks=(*result.remarks, *golden_remarks(bundle, material.images)))
+        remarks = (*golden_remarks(bundle, material.images), *bundle.manifest.provenance.remarks())
+        result = replace(result, remarks=(*result.remarks, *remarks))
         pictures = take_pictures(detector, scored, folder.root, progress)
     return Content(
         bundle=bundle,

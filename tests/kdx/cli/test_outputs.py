@@ -265,3 +265,24 @@ def test_a_pair_that_cannot_be_deployed_leaves_the_earlier_run(cli, run_copy, da
     before = content_of(run_copy)
     cli("train", dataset, "-o", run_copy, "--epochs", 1, "--force", *tiny_options, code=1)
     assert content_of(run_copy) == before
+
+
+@pytest.mark.parametrize("command", ["verify", "bench", "evaluate"])
+def test_a_result_is_printed_if_its_file_cannot_be_written(cli, tiny_bundle, dataset, tmp_path, monkeypatch, command):
+    options = {"verify": (), "bench": ("--runs", 20, "--batch", 1), "evaluate": (dataset,)}[command]
+    monkeypatch.setattr("kdx.storage.files.os.fsync", raising(errno.ENOSPC))
+    result = cli(command, tiny_bundle, *options, "--output", tmp_path / "result.json", code=2)
+    assert "the disk is full" in result.stderr
+    assert "onnxruntime-cpu" in result.stdout or "image AUROC" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["verify", "bench", "evaluate", "report"])
+def test_an_output_in_a_closed_folder_is_refused_first(cli, tiny_bundle, dataset, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("kdx.storage.files.os.access", lambda path, _: Path(path) != tmp_path)
+    monkeypatch.setattr("kdx.bundle.open.open_bundle", None)  # no work begins
+    option = "--out" if command == "report" else "--output"
+    arguments = [command, tiny_bundle, *([dataset] if command in {"evaluate", "report"} else [])]
+    stderr = cli(*arguments, option, tmp_path / "new" / "result.json", code=2).stderr
+    assert f"'{tmp_path}' cannot be written" in stderr
+    assert not list(tmp_path.iterdir())

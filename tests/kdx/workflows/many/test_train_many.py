@@ -255,9 +255,24 @@ def test_a_product_whose_process_always_dies_fails_alone(dataset, tmp_path, monk
     orders = [order_of(tmp_path, frames), replace(order_of(tmp_path, tmp_path / "missing"), name="b")]
     dead, missing = sorted(run_local(orders, 2, 1, said.append), key=lambda result: result.name)
     assert dead.error["message"] == "its process died: killed by SIGKILL"
+    assert "memory" in dead.error["fix"]
     assert "does not exist" in missing.error["message"]
     assert said == ["a: its process died (killed by SIGKILL) and is started again"]
     assert product.kept_result(orders[0]) == dead
+
+
+def exit_at_once(connection: object, order: object) -> None:
+    raise SystemExit(70)
+
+
+def test_a_process_that_exits_is_not_said_to_lack_memory(dataset, tmp_path, monkeypatch):
+    from kdx.workflows.many import engines
+
+    monkeypatch.setattr(engines, "serve_product", exit_at_once)
+    (dead,) = engines.run_local([order_of(tmp_path, dataset)], 1, 0, print)
+    assert dead.error["message"] == "its process died: exit status 70"
+    assert "memory" not in dead.error["fix"]
+    assert "read what it wrote above" in dead.error["fix"]
 
 
 @pytest.mark.slow
