@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import torch
 from torch import nn
 
 from kd_export.graph import FusedDetector
 from kd_train.methods import find_method
 from kd_train.models.pair import Pair
+from kd_train.models.teacher import is_compact
 from kd_train.recipes import load_recipe
+from kd_train.training.distillation import open_source
 from kdx.imaging.images import InputSpec
 
 
@@ -19,6 +22,7 @@ def make_pair(
     sigma: float = 0.0,
     *,
     seed: int = 0,
+    source: str = "test_resnet",
     **choices: str,
 ) -> Pair:
     """Return a method's pair in eval mode, with random weights.
@@ -29,6 +33,7 @@ def make_pair(
         taps: As on the command line; empty for the recipe's strides.
         sigma: Of the blur.
         seed: Of the weights.
+        source: What compact networks learn from, or two separated by a comma.
         **choices: ``combine``, ``score``, and the method's own options.
     """
     found = find_method(method)
@@ -39,10 +44,13 @@ def make_pair(
             "backbones": tuple(backbone.split(",")),
             "taps": tuple(tuple(group.split(",")) for group in taps.split("/")) if taps else None,
             "blur_sigma": sigma,
+            "teacher_from": tuple(source.split(",")) if is_compact(tuple(backbone.split(","))) else None,
             "options": {name.replace("_", "-"): value for name, value in choices.items()},
             **common,
         },
     )
+    if recipe.teacher_from:
+        recipe = msgspec.structs.replace(recipe, heads=open_source(recipe, ("random",)).heads)
     torch.manual_seed(seed)
     pair, _ = found.build(recipe.pair_options(found, ("random",)))
     # Batch normalisation as after training: statistics that differ from 0 and 1, so that folding

@@ -172,6 +172,11 @@ class ImageSet:
         )
         yield from loader
 
+    def vary(self, x: Tensor, indices: Sequence[int]) -> Tensor:
+        """Return a preprocessed batch ``(N, 3, h, w)`` as it is: these images have no variants."""
+        del indices
+        return x
+
 
 def _join(batch: list[Decoded]) -> Tensor:
     for _, images, _ in batch:

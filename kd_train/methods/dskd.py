@@ -20,14 +20,14 @@ deployed graph has 6.16 G multiply-adds at 256 × 256, which agrees with the pap
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from kd_export.graph import Combine, Distance, MapSpec, PairSpec, ScoreRule
 from kd_export.graph.distance import unit_vectors
-from kd_train.models.backbones import TapNetwork, create_backbone
 from kd_train.models.bottleneck import Decoder, Embedding
 from kd_train.models.pair import Comparisons, Method, MethodOption, Pair, PairOptions, declare_map
-from kd_train.models.teacher import Teacher, build_teacher
+from kd_train.models.teacher import Teacher, build_teacher, untrained_network
 from kdx.errors import OptionError
 
 _LAMBDA = 0.1
@@ -68,27 +68,48 @@ class DualStudentPair(Pair):
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
         """Return the two features that the structure compares at each tap of the map."""
         encoded = None if self.encoder is None else self.encoder(x)
-        compared = self._compare_decoded(encoded, teacher)
+        compared = self._compare_decoded(encoded, teacher, teacher)
         return [compared[index] for index in self.mapped]
 
     def compare_training(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
         """Return the two features at every tap, and teacher and ``S_e`` if both students exist."""
-        encoded = None if self.encoder is None else self.encoder(x)
-        compared = self._compare_decoded(encoded, teacher)
+        return self._compare_trained(None if self.encoder is None else self.encoder(x), teacher, teacher)
+
+    def compare_damaged(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
+        """Return the same; without ``S_e`` the decoder takes the damaged images' features."""
+        if self.encoder is not None:
+            return self._compare_trained(self.encoder(x), teacher, teacher)
+        with torch.no_grad():
+            seen = self.teacher_features(x)
+        return self._compare_trained(None, seen, teacher)
+
+    def _compare_trained(
+        self, encoded: list[Tensor] | None, teacher: list[Tensor], targets: list[Tensor]
+    ) -> Comparisons:
+        compared = self._compare_decoded(encoded, teacher, targets)
         order = _in_order(self.mapped, len(compared))
         comparisons = [compared[index] for index in order]
         if encoded is not None and self.decoder is not None:
-            comparisons += [(teacher[index], encoded[index]) for index in order]
+            comparisons += [(targets[index], encoded[index]) for index in order]
         return comparisons
 
-    def _compare_decoded(self, encoded: list[Tensor] | None, teacher: list[Tensor]) -> Comparisons:
+    def _compare_decoded(
+        self, encoded: list[Tensor] | None, teacher: list[Tensor], targets: list[Tensor]
+    ) -> Comparisons:
+        """Return both features at every tap.
+
+        Args:
+            encoded: The features of ``S_e``, or None without it.
+            teacher: The teacher's features, which are decoded without ``S_e``.
+            targets: The teacher's features with which the students are compared.
+        """
         if self.embedding is None or self.decoder is None:
             assert encoded is not None
-            return list(zip(teacher, encoded, strict=True))
+            return list(zip(targets, encoded, strict=True))
         # Detached: the first student does not learn from the second one's loss.
         source = teacher if encoded is None else [feature.detach() for feature in encoded]
         decoded = self.decoder(self.embedding([unit_vectors(feature) for feature in source]), source)
-        return list(zip(source if self.structure == "e-d" else teacher, decoded, strict=True))
+        return list(zip(source if self.structure == "e-d" else targets, decoded, strict=True))
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
@@ -114,7 +135,7 @@ def build(options: PairOptions) -> tuple[Pair, str]:
     if structure in {"ds", "e-d"}:
         trained += declare([f"{name} S_e" for name in in_order]).taps
     spec = PairSpec((declare(in_order[: len(mapped)]),), score=options.score or ScoreRule.MAX, trained=trained)
-    encoder = None if structure == "t-d" else TapNetwork(create_backbone(options.teacher.backbones[0]), tuple(names))
+    encoder = None if structure == "t-d" else untrained_network(options.teacher, tuple(names))
     return DualStudentPair(teacher, encoder, structure, options.choices["dfe"] == "yes", mapped, spec), source
 
 

@@ -9,6 +9,7 @@ depend on their scales.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from kd_export.graph import Combine, Distance, Join, PairSpec, ScoreRule
@@ -34,6 +35,15 @@ class DualPair(HalvedPair):
         count = len(self.teacher.groups[0])
         located: Comparisons = list(zip(teacher[:count], self.shallow(x), strict=True))
         detected: Comparisons = self.deep(x, teacher[count:])
+        return located + detected
+
+    def compare_damaged(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
+        """Return the same; the autoencoders take the damaged images' features."""
+        count = len(self.teacher.groups[0])
+        with torch.no_grad():
+            seen = self.teacher_features(x)[count:] if self.deep.autoencoders is not None else None
+        located: Comparisons = list(zip(teacher[:count], self.shallow(x), strict=True))
+        detected: Comparisons = self.deep(x, teacher[count:], seen)
         return located + detected
 
 

@@ -18,6 +18,7 @@ here the feature is reduced to half its size and a quarter of its channels.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 
@@ -85,13 +86,22 @@ class DeepStudents(nn.Module):
         self.names += [f"{tap.name} autoencoder" for tap in taps] if self.autoencoders else []
         self.channels = tuple(tap.channels for tap in taps) * (len(self.names) // len(taps))
 
-    def forward(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
-        """Return the two features of each comparison, in the order of :attr:`names`."""
+    def forward(self, x: Tensor, teacher: list[Tensor], seen: list[Tensor] | None = None) -> Comparisons:
+        """Return the two features of each comparison, in the order of :attr:`names`.
+
+        Args:
+            x: The images ``(N, 3, H, W)``.
+            teacher: The teacher's features with which the students are compared.
+            seen: The teacher's features that the autoencoders take, if others.
+        """
         comparisons: Comparisons = []
         if self.student is not None:
             comparisons += zip(teacher, self.student(x), strict=True)
         if self.autoencoders is not None:
-            comparisons += [(t, autoencoder(t)) for t, autoencoder in zip(teacher, self.autoencoders, strict=True)]
+            comparisons += [
+                (target, autoencoder(taken))
+                for target, taken, autoencoder in zip(teacher, seen or teacher, self.autoencoders, strict=True)
+            ]
         return comparisons
 
 
@@ -105,6 +115,13 @@ class DetectionPair(Pair):
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
         """Return the two features of each comparison of every part."""
         compared: Comparisons = self.students(x, teacher)
+        return compared
+
+    def compare_damaged(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
+        """Return the same; the autoencoders take the damaged images' features."""
+        with torch.no_grad():
+            seen = self.teacher_features(x) if self.students.autoencoders is not None else None
+        compared: Comparisons = self.students(x, teacher, seen)
         return compared
 
 

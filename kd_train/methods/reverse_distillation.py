@@ -10,6 +10,7 @@ needs each image only once.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kd_export.graph import Combine, Distance, PairSpec, ScoreRule
@@ -30,6 +31,12 @@ class ReversePair(Pair):
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
         """Return the teacher's features with their reconstructions."""
         return list(zip(teacher, self.decoder(self.embedding(teacher), teacher), strict=True))
+
+    def compare_damaged(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
+        """Return the undamaged images' features with reconstructions from the damaged ones'."""
+        with torch.no_grad():
+            seen = self.teacher_features(x)
+        return list(zip(teacher, self.decoder(self.embedding(seen), teacher), strict=True))
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:

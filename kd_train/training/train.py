@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
+import msgspec
 
 from kd_export.onnx.halo import require_tileable
+from kd_train.data.damage import StudentDamage
+from kd_train.data.distillation_images import read_further
 from kd_train.data.golden_images import choose_golden
 from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
 from kd_train.data.image_set import ImageSet
 from kd_train.data.odd_images import handle_odd_images
-from kd_train.data.parts import parts_of, require_one_source
+from kd_train.data.parts import parts_of
 from kd_train.datasets import open_data
-from kd_train.methods import find_method
-from kd_train.models.pair import Pair
-from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.checkpoints import EpochRecord
-from kd_train.training.options import TrainOptions, check_limits
+from kd_train.training.distillation import distil, open_source
+from kd_train.training.from_options import build_pair, check_options, recipe_of, seed_everything, split_names
+from kd_train.training.options import TrainOptions
 from kd_train.training.resumed_run import require_same_options, require_same_run
 from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES, Run, RunConfig, check_device
 from kd_train.training.run_lock import RunLock
-from kd_train.training.trained_pair import fuse
+from kd_train.training.trained_pair import fuse, teacher_tensors
 from kd_train.training.trainer import Trainer
 from kdx import __version__
-from kdx.errors import OptionError, OutputError, WeightsError
+from kdx.errors import OutputError, WeightsError
 from kdx.folders.copies import across, between, within
 from kdx.folders.data_folder import require_good
 from kdx.progress import SILENT, Progress
@@ -123,11 +122,14 @@ def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run
         seed=options.seed,
         parts=parts.by_image,
     )
-    good = [(record.path, record.identity) for record in image_set.records]
+    every = [(record.path, record.identity) for record in image_set.records]
     sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
-    copies = [*within(good), *across(*sides), *between(folder, good, progress)]
+    copies = [*within(every), *across(*sides), *between(folder, every, progress)]
     try:
-        pair, source = build_pair(options, recipe)
+        seed_everything(options.seed)  # random weights of a source too
+        source = open_source(recipe, split_names(options.weights)) if recipe.teacher_from else None
+        recipe = recipe if source is None else msgspec.structs.replace(recipe, heads=source.heads)
+        pair, weights = build_pair(options, recipe)
     except WeightsError as error:
         if begun is None:
             raise
@@ -137,13 +139,23 @@ def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run
             received=options.weights,
             fix=f"give the options that it began with; {error.fix}",
         ) from error
+    further, further_remarks = read_further(
+        [Path(each) for each in options.extra_images],
+        spec,
+        bad,
+        memory_mib=options.memory_mib,
+        workers=options.workers,
+        progress=progress,
+    )
     if options.tile is not None:
         require_tileable(pair.spec, (options.tile, options.tile), recipe.size, recipe.resize_to)
     golden = choose_golden(folder, held_out, spec, tiles=options.tile is not None)
     config = RunConfig(
         schema=SCHEMA,
         method=options.method,
-        weights=source,
+        weights=weights if source is None else source.weights,
+        source_sha256="" if source is None else source.sha256,
+        extra_sha256=hash_of_hashes(record.sha256 for record in further.records) if further else "",
         pair_spec=pair.spec,
         recipe=recipe,
         input=spec,
@@ -170,13 +182,29 @@ def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run
     # run is replaced.
     fuse(config, pair)
     run = _begin(out, config, golden, run_lock, resume=options.resume, force=options.force)
+    good, kept = image_set.subset(train_records), image_set.subset(held_out)
+    if source is not None and not run.config.teacher:
+        distilled = distil(
+            source,
+            pair.teacher,
+            run,
+            good,
+            kept,
+            further,
+            run_lock,
+            device=device,
+            memory_mib=options.memory_mib,
+            progress=progress,
+        )
+        run.keep_teacher(teacher_tensors(pair), distilled)
     trainer = Trainer(
         pair,
         run,
-        image_set.subset(train_records),
-        image_set.subset(held_out),
+        good,
+        kept,
         device=device,
         memory_mib=options.memory_mib,
+        damage=_damage(config),
         progress=progress,
     )
     if options.resume:
@@ -186,10 +214,17 @@ def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run
         run,
         history,
         bad.reasons,
-        [*folder.remarks, *odd_remarks, *parts.remarks, *copies],
+        [*folder.remarks, *odd_remarks, *parts.remarks, *copies, *further_remarks],
         trainer.resumed_after,
         trainer.trained_again,
     )
+
+
+def _damage(config: RunConfig) -> StudentDamage | None:
+    """Return the damage that the students see, or None."""
+    if not config.recipe.damage:
+        return None
+    return StudentDamage(config.recipe.damage, config.seed, config.mean, config.std, colour=config.input.channels == 3)
 
 
 def _by_name(records: Sequence[ImageRecord], root: Path) -> dict[str, str]:
@@ -204,92 +239,6 @@ def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:
     """Return the images' height and width if all have the same, otherwise None."""
     sizes = {(record.height, record.width) for record in records}
     return next(iter(sizes)) if len(sizes) == 1 else None
-
-
-def recipe_of(options: TrainOptions) -> Recipe:
-    """Return the method's recipe with the user's options.
-
-    Raises:
-        OptionError: The method is unknown, or a value is invalid.
-    """
-    return load_recipe(find_method(options.method), _overrides(options))
-
-
-def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
-    """Build the untrained pair; the second result says where the teacher's weights came from.
-
-    Raises:
-        OptionError: The backbone or the taps are invalid.
-        WeightsError: The teacher's weights could not be found or do not fit.
-    """
-    _seed_everything(options.seed)
-    method = find_method(options.method)
-    return method.build(recipe.pair_options(method, _split(options.weights)))
-
-
-def _overrides(options: TrainOptions) -> dict[str, object]:
-    """Return the recipe's fields that the user gave."""
-    return {
-        "backbones": None if options.backbone is None else _names("backbone", options.backbone),
-        "epochs": options.epochs,
-        # Tiles are neither resized nor cropped: a crop would leave gaps in the frame's map.
-        "image_size": options.tile if options.image_size is None else options.image_size,
-        "crop_from": 0 if options.tile and options.crop_from is None else options.crop_from,
-        "batch_size": options.batch_size,
-        "learning_rate": options.learning_rate,
-        "taps": None if options.taps is None else tuple(_names("taps", group) for group in options.taps.split("/")),
-        "blur_sigma": options.blur_sigma,
-        "combine": options.combine,
-        "score": options.score,
-        "validation_fraction": options.validation_fraction,
-        "options": dict(options.method_options),
-    }
-
-
-def _names(option: str, text: str) -> tuple[str, ...]:
-    """Return the names in an option's text.
-
-    Raises:
-        OptionError: There are none.
-    """
-    names = _split(text)
-    if not names:
-        raise OptionError(
-            f"`{option}` names nothing", expected="names, separated by commas", received=repr(text), fix="leave it out"
-        )
-    return names
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def check_options(options: TrainOptions) -> None:
-    """Check what no recipe decides.
-
-    Raises:
-        OptionError: A value is out of range, or two options exclude each other.
-    """
-    check_limits(options)
-    if options.resume and options.force:
-        raise OptionError(
-            "`resume` and `force` exclude each other",
-            fix="give `resume` to continue the run, or `force` to replace it",
-        )
-    if not 0 < options.train_fraction <= 1:
-        raise OptionError(
-            "`train_fraction` is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
-        )
-    require_one_source(options.group_by, options.parts)
-    low, high = options.sixteen_bit_range
-    if not 0 <= low < high <= 65535:
-        raise OptionError("invalid `sixteen_bit_range`", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}")
-
-
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _begin(

@@ -7,7 +7,7 @@ import torch
 from kd_export.graph import FusedDetector
 from kd_train.methods import find_method
 from kd_train.models.pair import Pair
-from kd_train.training.checkpoints import Checkpoint
+from kd_train.training.checkpoints import Checkpoint, Tensors
 from kd_train.training.run_folder import Run, RunConfig
 from kdx.errors import CheckpointError, OptionError
 from kdx.imaging.images import InputSpec
@@ -54,3 +54,12 @@ def fuse(config: RunConfig, pair: Pair, input_spec: InputSpec | None = None) -> 
     return FusedDetector(
         pair, config.pair_spec, input_spec or config.input, recipe.size, config.mean, config.std, recipe.resize_to
     )
+
+
+def teacher_tensors(pair: Pair) -> Tensors:
+    """Return a pair's teacher's tensors, by the names that they have in a run."""
+    return {
+        name: value.detach().cpu().contiguous()
+        for name, value in pair.state_dict().items()
+        if name.startswith("teacher.")
+    }

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from kd_export.graph.preprocess import Preprocess
+from kd_train.data.damage import StudentDamage
+from kd_train.data.distillation_images import DistillationImages
 from kd_train.data.image_set import ImageSet
 from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe
@@ -52,6 +54,8 @@ class Trainer:
         validation: The held-out good images.
         device: The device to train on.
         memory_mib: The memory in MiB that the teacher's cached features of both sets may take.
+        damage: The damage that students see, and the teacher does not; None for none.
+        task: What the progress display calls the training.
         progress: The progress display.
 
     Attributes:
@@ -64,11 +68,13 @@ class Trainer:
         self,
         pair: Pair,
         run: Run,
-        train: ImageSet,
+        train: ImageSet | DistillationImages,
         validation: ImageSet,
         *,
         device: torch.device,
         memory_mib: int,
+        damage: StudentDamage | None = None,
+        task: str = "training",
         progress: Progress = SILENT,
     ) -> None:
         config = run.config
@@ -78,6 +84,8 @@ class Trainer:
         self.validation_set = validation
         self.device = device
         self.cache_bytes = memory_mib * 2**20
+        self.damage = damage
+        self.task = task
         self.progress = progress
         # channels_last halves the time of a CPU training step of depthwise networks, and suits
         # tensor cores.
@@ -141,12 +149,13 @@ class Trainer:
         return self.history
 
     def _fit(self) -> None:
-        self.run.keep_teacher(self._tensors(teacher=True))
+        if teacher := self._tensors(teacher=True):  # none of a source, which a run does not keep
+            self.run.keep_teacher(teacher)
         cached = [self._cache_teacher(images, name) for images, name in self._sets()]
         steps = len(self._shuffled(0))
         self.schedule = make_schedule(self.recipe, self.optimiser, self.history, steps)
         self.saved_at = time.monotonic()
-        with self.progress.task("training", (self.recipe.epochs - len(self.history)) * steps) as task:
+        with self.progress.task(self.task, (self.recipe.epochs - len(self.history)) * steps) as task:
             for epoch in range(len(self.history) + 1, self.recipe.epochs + 1):
                 started = time.perf_counter()
                 train_loss = 0.0
@@ -164,7 +173,7 @@ class Trainer:
                     self.history.append(EpochRecord(epoch, train_loss, validation_loss, round(seconds, 3)))
                     self._save(best=best)
 
-    def _sets(self) -> list[tuple[ImageSet, str]]:
+    def _sets(self) -> list[tuple[ImageSet | DistillationImages, str]]:
         return [(self.train_set, "training"), (self.validation_set, "held-out")]
 
     def _train_epoch(self, epoch: int, cache: FeatureCache | None) -> Iterator[tuple[float, float]]:
@@ -172,10 +181,14 @@ class Trainer:
         self.pair.train()
         batches = self._shuffled(epoch)
         image_count = sum(len(batch) for batch in batches)
-        for indices, x in self._inputs(self.train_set, batches, cache):
+        for indices, x in self._inputs(self.train_set, batches, None if self.damage else cache):
             with torch.no_grad():
                 teacher = self._teacher_features(x, indices, cache)
-            loss = self.loss(self.pair.compare_training(x, teacher))
+                seen = x if self.damage is None else self.damage(x, indices, epoch)
+            if seen is x:
+                loss = self.loss(self.pair.compare_training(x, teacher))
+            else:
+                loss = self.loss(self.pair.compare_damaged(seen, teacher))
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self.optimiser.step()
@@ -194,14 +207,14 @@ class Trainer:
         return total / len(self.validation_set)
 
     def _inputs(
-        self, images: ImageSet, batches: list[list[int]], cache: FeatureCache | None = None
+        self, images: ImageSet | DistillationImages, batches: list[list[int]], cache: FeatureCache | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield each batch's indices and input, which is empty if cached features are enough."""
+        """Yield each batch's indices and input, which is empty if the cache is enough."""
         if cache is not None and not self.pair.sees_image:
             yield from ((indices, torch.empty(0)) for indices in batches)
             return
         for indices, batch in zip(batches, images.batches(batches), strict=True):
-            x = self.preprocess(batch.to(self.device))
+            x = images.vary(self.preprocess(batch.to(self.device)), indices)
             yield indices, x.contiguous(memory_format=torch.channels_last)
 
     def _teacher_features(self, x: Tensor, indices: list[int], cache: FeatureCache | None) -> list[Tensor]:
@@ -210,7 +223,7 @@ class Trainer:
         return [feature.to(self.device, memory_format=torch.channels_last) for feature in cache[indices]]
 
     @torch.no_grad()
-    def _cache_teacher(self, images: ImageSet, name: str) -> FeatureCache | None:
+    def _cache_teacher(self, images: ImageSet | DistillationImages, name: str) -> FeatureCache | None:
         """Compute the teacher's features of every image, or return None if they do not fit."""
         if not len(images):
             return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from kd_train.training.distilled_teacher import DistilledTeacher
 from kd_train.training.options import TrainOptions
 from kdx.cli.error_output import DiskFullError, Interrupted, is_disk_full, resume_command
 from kdx.cli.flags import add_flags
@@ -68,6 +69,7 @@ def train(
                 "epochs": last.epoch,
                 "train_loss": last.train_loss,
                 "validation_loss": last.validation_loss,
+                "compact_teacher": config.distilled,
                 "train_images": len(config.train_images),
                 "held_out_images": len(config.validation_images),
                 "seconds": sum(record.seconds for record in result.history),
@@ -82,6 +84,8 @@ def train(
     report_remarks(result.remarks)
     out.print(f"[bold]{shown(run)}[/]: {config.method}, {config.backbone} ({config.weights})")
     out.print(f"  {config.pair_spec.describe()}")
+    if config.distilled is not None:
+        report_compact_teacher(config.distilled)
     if result.resumed_after or result.trained_again:
         again = result.trained_again
         out.print(
@@ -106,6 +110,14 @@ def _nothing_to_resume(run: Path) -> list[Remark]:
     if (run / RUN_INDEX).exists():
         return []
     return remark("nothing_to_resume", "run to resume was not found, so training begins with the first epoch", [run])
+
+
+def report_compact_teacher(made: DistilledTeacher) -> None:
+    """Print from how many images a compact teacher learnt, and how far from its source it is."""
+    more = f" and {made.extra_images} further images" if made.extra_images else ""
+    out.print(f"  the teacher learnt from {made.images} good images in {made.variants} variants each{more}")
+    distances = ", ".join(f"{tap} {each.good:.3f} ({each.defects:.3f})" for tap, each in made.residuals.items())
+    out.print(f"  its distance from its source on held-out good images (with drawn defects): {distances}")
 
 
 def method_options(context: typer.Context, method: str) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from kd_train.methods import find_method, methods
 from kd_train.recipes import Recipe
+from kd_train.training.from_options import check_options, recipe_of
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_folder import check_device
-from kd_train.training.train import check_options, recipe_of
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import OptionError
 from kdx.runtime.cycle_time import runs_needed

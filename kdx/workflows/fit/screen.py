@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kd_export.graph import FusedDetector
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.quantize import quantize
-from kd_train.training.train import build_pair
+from kd_train.training.from_options import build_pair
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import GRAPH, SCHEMA, Manifest, Provenance

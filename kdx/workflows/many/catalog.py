@@ -28,6 +28,7 @@ import msgspec
 from kd_train.training.options import TrainOptions, declared
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import DataError, KdxError, OptionError
+from kdx.folders.image_search import walk
 from kdx.imaging.images import ChannelOrder
 from kdx.storage.json_records import describe_invalid
 from kdx.text import spelled
@@ -54,7 +55,7 @@ _HASHED = (
 # trained before there was such a key is unchanged.
 _HASHED_IF_GIVEN = frozenset({"subfolders", "good_folders", "odd_images"})
 # What is hashed in another form: of files the content.
-_BY_CONTENT = frozenset({"data", "parts", "weights"})
+_BY_CONTENT = frozenset({"data", "parts", "weights", "extra_images"})
 _NO_ESCAPES = (
     "in double quotes \\ begins an escape: write paths as 'D:\\parts\\tile' in single quotes, or as D:/parts/tile"
 )
@@ -128,9 +129,10 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
 
     @property
     def files(self) -> list[Path]:
-        """The files that the catalogue names: the teachers' weights, and the table of parts."""
+        """The files that the catalogue names: weights, the table of parts, and further images."""
         weights = [Path(part) for part in self.weights.split(",") if part not in _NAMED_WEIGHTS]
-        return [*weights, *([Path(self.parts)] if self.parts else [])]
+        further = [Path(folder) / name for folder in self.extra_images for name in walk(Path(folder))]
+        return [*weights, *([Path(self.parts)] if self.parts else []), *further]
 
     def train_options(self, *, resume: bool = False, force: bool = False) -> TrainOptions:
         """Return what training is asked for."""
@@ -233,6 +235,7 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
         data=str(folder / product.data),
         parts=str(folder / product.parts) if product.parts else None,
         weights=",".join(weights),
+        extra_images=tuple(str(folder / each) for each in product.extra_images),
     )
 
 
@@ -260,8 +263,8 @@ def _require_possible(product: Product, where: str) -> None:
 
 def _require_paths(product: Product, where: str, folder: Path) -> None:
     """Refuse what can only be a Windows path that TOML, or this system, reads otherwise."""
-    for name in ("data", "parts", "weights"):
-        text = getattr(product, name) or ""
+    named = [(name, getattr(product, name) or "") for name in ("data", "parts", "weights")]
+    for name, text in [*named, *(("extra_images", each) for each in product.extra_images)]:
         if not text.isprintable():
             raise OptionError(f"{where}: {name} holds a line break or the like", received=repr(text), fix=_NO_ESCAPES)
         if os.sep == "/" and "\\" in text and not (folder / text).exists():

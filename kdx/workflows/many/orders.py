@@ -20,7 +20,7 @@ from kdx.workflows.many.product_records import SCHEMA, CatalogSummary, ProductOr
 
 def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, threads: int | None) -> list[ProductOrder]:
     """Read the catalogue and check every product before any is trained."""
-    from kd_train.training.train import check_options, recipe_of
+    from kd_train.training.from_options import check_options, recipe_of
 
     count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
     orders = []

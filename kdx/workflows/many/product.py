@@ -178,8 +178,9 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
 
 def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
     """Train, or continue a run of the same fingerprint; another run is replaced."""
+    from kd_train.training.from_options import recipe_of
     from kd_train.training.run_folder import Run
-    from kd_train.training.train import recipe_of, train
+    from kd_train.training.train import train
 
     if resume:
         with contextlib.suppress(CheckpointError):

@@ -25,6 +25,7 @@ TOLERANCE = 1e-4
 METHODS = sorted(methods())
 SIZE = 64
 BACKBONE = "test_resnet"
+COMPACT = "compact-s"
 # A product of cosine distances that are all near 1 says little of a wrong factor; so does a map
 # that is flat.
 SIGMA = 1.5
@@ -55,12 +56,12 @@ def reference_features(pair, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray
 
 
 # Two networks whose recipes are the papers': a ResNet, and an EfficientNet, whose features are not
-# rectified.
+# rectified. And a compact network.
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", [BACKBONE, "efficientnet_b0"])
+@pytest.mark.parametrize("backbone", [BACKBONE, "efficientnet_b0", COMPACT])
 @pytest.mark.parametrize("method", METHODS)
 def test_map_and_score_are_the_papers(method, backbone) -> None:
-    taps = "" if backbone == BACKBONE else EFFICIENTNET_TAPS.get(method, "")
+    taps = EFFICIENTNET_TAPS.get(method, "") if backbone == "efficientnet_b0" else ""
     pair = make_pair(method, backbone, taps, SIGMA)
     images = solar_cells(2, (SIZE, SIZE))
     detector = fuse_pair(pair, InputSpec(height=SIZE, width=SIZE), SIZE)
@@ -115,6 +116,25 @@ def test_every_option_makes_another_detector_that_can_be_trained(method, choices
         trained = {name for name, p in pair.named_parameters() if not name.startswith("teacher.")}
         assert {name for name, p in pair.named_parameters() if p.grad is not None} == trained
     assert not np.allclose(outputs[0][1], outputs[1][1], rtol=1e-3) or choices == {"structure": "ds", "dfe": "yes"}
+
+
+@pytest.mark.parametrize("backbone", [BACKBONE, COMPACT])
+@pytest.mark.parametrize(
+    ("method", "choices"),
+    [*((method, {}) for method in METHODS), ("dual-det", {"part": "ae"}), ("dskd", {"structure": "t-d"})],
+)
+def test_students_of_damaged_images_are_compared_with_the_undamaged_ones(method, choices, backbone) -> None:
+    pair = make_pair(method, backbone, "", SIGMA, **choices)
+    good, damaged = torch.randn(2, 2, 3, SIZE, SIZE)
+    targets = pair.teacher_features(good)
+    expected = [target for target, _ in pair.compare_training(good, targets)]
+    compared = pair.compare_damaged(damaged, targets)
+    seen = pair.compare_training(damaged, pair.teacher_features(damaged))
+    for target, (ours, student), (_, same_input) in zip(expected, compared, seen, strict=True):
+        assert torch.equal(ours, target)
+        assert torch.equal(student, same_input)  # the student's answer depends on what it sees alone
+    FeatureMatching(pair.spec, pair.channels)(pair.train().compare_damaged(damaged, targets)).backward()
+    assert all(p.grad is not None for name, p in pair.named_parameters() if not name.startswith("teacher."))
 
 
 @pytest.mark.slow

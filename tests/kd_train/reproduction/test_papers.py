@@ -17,8 +17,8 @@ from kd_train.recipes import Recipe, load_recipe
 from kd_train.reproduction import papers as module
 from kd_train.reproduction.choice import choose
 from kd_train.reproduction.papers import EVERY, MEAN, PAPERS, SHARE_METRICS, Paper, Table, data_sets, papers
+from kd_train.training.from_options import overrides
 from kd_train.training.options import TrainOptions
-from kd_train.training.train import _overrides
 from kdx.errors import DataError, OptionError
 from kdx.imaging.images import InputSpec
 from tests.images import solar_cells
@@ -158,7 +158,7 @@ def test_what_is_to_be_trained_can_be_asked_for(method, system):
     settings = system.settings()
     assert set(settings) <= set(TrainOptions.__dataclass_fields__)
     found = find_method(method)
-    recipe = load_recipe(found, _overrides(TrainOptions(method=method, **settings)))
+    recipe = load_recipe(found, overrides(TrainOptions(method=method, **settings)))
     # A column that names an option differs by it from the method as proposed.
     assert recipe.options == settings.get("method_options", {})
     assert settings or recipe == load_recipe(found, {})

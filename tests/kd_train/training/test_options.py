@@ -20,7 +20,8 @@ GIVEN = {
     "learning_rate": "0.5", "taps": "'layer1'", "combine": "'sum'", "score": "'max'", "blur_sigma": "1.5", "seed": "7",
     "train_fraction": "0.5", "validation_fraction": "0.25", "group_by": "'x'", "parts": "'parts.csv'",
     "odd_images": "'keep'", "channels": "3", "sixteen_bit_range": "[0, 4095]", "max_bad_images": "2", "workers": "0",
-    "memory_mib": "99", "device": "'cpu'",
+    "memory_mib": "99", "device": "'cpu'", "teacher_from": "'b'", "teacher_epochs": "4", "damage": "0.25",
+    "extra_images": "['further']",
 }  # fmt: skip
 DEFAULTS = TrainOptions()
 
@@ -43,6 +44,7 @@ def test_every_key_of_a_catalogue_reaches_training(tmp_path):
     assert (found["channels"], found["blur_sigma"], found["tile"]) == ("3", 1.5, 128)
     assert (found["good_folders"], found["sixteen_bit_range"]) == (("fine",), (0, 4095))
     assert found["parts"] == tmp_path / "parts.csv"
+    assert found["extra_images"] == (str(tmp_path / "further"),)
 
 
 @pytest.mark.parametrize("command", ["train", "fit", "reproduce"])

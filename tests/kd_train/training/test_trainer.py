@@ -96,7 +96,7 @@ def one_cycle():
         return msgspec.structs.replace(found, **changes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kd_train.training.train.load_recipe", recipe)
+        patch.setattr("kd_train.training.from_options.load_recipe", recipe)
         yield
 
 

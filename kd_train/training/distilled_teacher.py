@@ -1,0 +1,43 @@
+"""What a run records of a compact teacher."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Residual(msgspec.Struct, frozen=True):
+    """How far a compact teacher is from its source at one tap.
+
+    The mean over positions of half the squared distance between the unit vectors of both features:
+    0 for equal directions, 1 for perpendicular ones.
+
+    Attributes:
+        good: On held-out good images.
+        defects: On the same images with synthetic defects of kinds that training does not draw; at
+            all positions, not only at the defects.
+    """
+
+    good: float
+    defects: float
+
+
+class DistilledTeacher(msgspec.Struct, frozen=True, kw_only=True):
+    """How a compact teacher was made.
+
+    Attributes:
+        images: The number of good images from which it learnt.
+        variants: The number of variants of each of them.
+        extra_images: The number of further images.
+        epochs: The number of passes over all of them.
+        loss: The loss of the last epoch, the sum over taps.
+        residuals: The distance from the source at each tap.
+        seconds: The seconds that the epochs took.
+    """
+
+    images: int
+    variants: int
+    extra_images: int
+    epochs: int
+    loss: float
+    residuals: dict[str, Residual]
+    seconds: float

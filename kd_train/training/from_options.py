@@ -1,0 +1,119 @@
+"""What the options of a training ask for: their checks, the recipe, and the untrained pair."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import numpy as np
+import torch
+
+from kd_train.data.parts import require_one_source
+from kd_train.methods import find_method
+from kd_train.models import compact
+from kd_train.models.pair import Pair
+from kd_train.models.teacher import is_compact
+from kd_train.recipes import Recipe, load_recipe
+from kd_train.training.distillation import open_source
+from kd_train.training.options import TrainOptions, check_limits
+from kdx.errors import OptionError
+
+
+def recipe_of(options: TrainOptions) -> Recipe:
+    """Return the method's recipe with the user's options.
+
+    Raises:
+        OptionError: The method is unknown, or a value is invalid.
+    """
+    return load_recipe(find_method(options.method), overrides(options))
+
+
+def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
+    """Build the untrained pair; the second result says where the teacher's weights came from.
+
+    Raises:
+        OptionError: The backbone or the taps are invalid.
+        WeightsError: The teacher's weights could not be found or do not fit.
+    """
+    seed_everything(options.seed)
+    method = find_method(options.method)
+    if recipe.teacher_from and not recipe.heads:
+        recipe = msgspec.structs.replace(recipe, heads=open_source(recipe, None).heads)
+        seed_everything(options.seed)
+    return method.build(recipe.pair_options(method, split_names(options.weights)))
+
+
+def overrides(options: TrainOptions) -> dict[str, object]:
+    """Return the recipe's fields that the user gave."""
+    return {
+        "backbones": None if options.backbone is None else _names("backbone", options.backbone),
+        "epochs": options.epochs,
+        # Tiles are neither resized nor cropped: a crop would leave gaps in the frame's map.
+        "image_size": options.tile if options.image_size is None else options.image_size,
+        "crop_from": 0 if options.tile and options.crop_from is None else options.crop_from,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "damage": options.damage,
+        "teacher_from": None if options.teacher_from is None else _names("teacher_from", options.teacher_from),
+        "teacher_epochs": options.teacher_epochs,
+        "taps": None if options.taps is None else tuple(_names("taps", group) for group in options.taps.split("/")),
+        "blur_sigma": options.blur_sigma,
+        "combine": options.combine,
+        "score": options.score,
+        "validation_fraction": options.validation_fraction,
+        "options": dict(options.method_options),
+    }
+
+
+def _names(option: str, text: str) -> tuple[str, ...]:
+    """Return the names in an option's text.
+
+    Raises:
+        OptionError: There are none.
+    """
+    names = split_names(text)
+    if not names:
+        raise OptionError(
+            f"`{option}` names nothing", expected="names, separated by commas", received=repr(text), fix="leave it out"
+        )
+    return names
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names in a text, which are separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_options(options: TrainOptions) -> None:
+    """Check what no recipe decides.
+
+    Raises:
+        OptionError: A value is out of range, or two options exclude each other.
+    """
+    check_limits(options)
+    if options.resume and options.force:
+        raise OptionError(
+            "`resume` and `force` exclude each other",
+            fix="give `resume` to continue the run, or `force` to replace it",
+        )
+    if not 0 < options.train_fraction <= 1:
+        raise OptionError(
+            "`train_fraction` is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
+        )
+    require_one_source(options.group_by, options.parts)
+    if options.extra_images and not is_compact(split_names(options.backbone or "")):
+        raise OptionError(
+            "`extra_images` is an option of compact teachers",
+            expected=f"`backbone` {', '.join(compact.NAMES)}",
+            received=options.backbone or "the recipe's backbone",
+        )
+    low, high = options.sixteen_bit_range
+    if not 0 <= low < high <= 65535:
+        raise OptionError("invalid `sixteen_bit_range`", expected="LOW:HIGH within 0:65535", received=f"{low}:{high}")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator from which weights are drawn."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

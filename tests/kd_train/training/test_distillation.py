@@ -1,0 +1,260 @@
+"""A compact teacher learns its source: reproducible, resumable, without the source afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kd_train.methods import find_method
+from kd_train.models.backbones import create_backbone
+from kd_train.recipes import load_recipe
+from kd_train.training.distillation import FOLDER, open_source
+from kd_train.training.options import TrainOptions
+from kd_train.training.run_folder import Run
+from kd_train.training.train import train
+from kd_train.training.trained_pair import load_pair
+from kdx.errors import CheckpointError, DataError, OptionError, WeightsError
+from tests.kd_train.training.test_trainer import Interrupting, assert_same, tensors
+
+COMPACT = TrainOptions(
+    backbone="compact-s",
+    teacher_from="test_resnet",
+    weights="random",
+    taps="layer2,layer3",
+    epochs=3,
+    teacher_epochs=2,
+    image_size=64,
+    batch_size=4,
+    validation_fraction=0.5,
+    learning_rate=0.01,
+    workers=0,
+    device="cpu",
+)
+
+
+class InterruptingTask(Interrupting):
+    """Presses Ctrl-C after so many steps of one task."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        super().__init__(steps)
+        self.name = name
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Interrupting]:
+        self.training = description == self.name
+        yield self
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    return train(dataset, tmp_path_factory.mktemp("compact") / "run", COMPACT).run.path
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert_same(one, other)
+    assert_same(one / FOLDER, other / FOLDER)
+    ours, theirs = (json.loads((run / "run.json").read_text()) for run in (one, other))
+    assert ours["teacher_sha256"] == theirs["teacher_sha256"]
+    assert ours["distilled"]["residuals"] == theirs["distilled"]["residuals"]
+
+
+def test_the_teacher_learns_its_source_and_the_run_says_how(whole):
+    config = Run(whole).config
+    distilled = config.distilled
+    assert distilled is not None
+    assert (distilled.epochs, distilled.variants, distilled.extra_images) == (2, 10, 0)
+    assert distilled.images == len(config.train_images)
+    history = json.loads((whole / FOLDER / "last.json").read_text())["history"]
+    assert history[1]["train_loss"] < history[0]["train_loss"]
+    assert distilled.loss == history[1]["train_loss"]
+    assert set(distilled.residuals) == {"layer2", "layer3"}
+    # Between equal directions and those of unrelated random vectors.
+    assert all(0 < residual.good < 1 and 0 < residual.defects < 1 for residual in distilled.residuals.values())
+    assert config.weights == "distilled from test_resnet, random"
+    assert config.backbone == "compact-s"
+    assert [head.tap for group in config.recipe.heads for head in group] == ["layer2", "layer3"]
+
+
+def test_the_residuals_are_the_distance_between_both_networks(whole, dataset):
+    """By hand, on the held-out images: half the squared distance of unit vectors."""
+    from kd_train.data.image_records import BadImages, scan_images
+    from kd_train.data.image_set import ImageSet
+
+    run = Run(whole)
+    pair, _ = load_pair(run)
+    torch.manual_seed(0)
+    source = open_source(run.config.recipe, ("random",))
+    bad = BadImages(0)
+    images = ImageSet(scan_images(run.held_out_files(dataset), bad), run.config.input, bad, memory_mib=64, workers=0)
+    sums = [0.0, 0.0]
+    from kd_export.graph.preprocess import Preprocess
+
+    for index in range(len(images)):
+        batch = next(images.batches([[index]]))
+        features = []
+        for network in (source.teacher, pair.teacher):
+            preprocess = Preprocess(
+                run.config.input, run.config.recipe.size, network.mean, network.std, scale_is_folded=False
+            )
+            with torch.no_grad():
+                features.append([torch.nn.functional.normalize(each, dim=1) for each in network(preprocess(batch))])
+        for tap, (one, other) in enumerate(zip(*features, strict=True)):
+            sums[tap] += float(0.5 * (one - other).square().sum(1).mean()) / len(images)
+    recorded = [residual.good for residual in run.config.distilled.residuals.values()]
+    assert recorded == pytest.approx(sums, rel=1e-3)
+
+
+def test_the_source_is_in_no_file(whole):
+    shapes = {tuple(value.shape) for value in create_backbone("test_resnet").state_dict().values() if value.ndim == 4}
+    files = sorted(whole.rglob("*.safetensors"))
+    assert {file.parent.name for file in files} == {"run", FOLDER}
+    for file in files:
+        names = load_file(file)
+        assert not [name for name in names if "layer2" in name and "heads" not in name], file
+    own = {tuple(value.shape) for value in tensors(whole).values() if value.ndim == 4}
+    assert shapes - own  # otherwise the names alone would say so
+    assert not (whole / FOLDER / "teacher.safetensors").exists()
+
+
+def test_the_teacher_of_the_students_is_what_was_distilled(whole):
+    distilled, run = tensors(whole / FOLDER), tensors(whole)
+    names = [name for name in run if name.startswith("teacher.")]
+    assert len(names) == len(distilled)
+    for name in names:
+        assert torch.equal(run[name], distilled[name.replace("teacher.", "compact.", 1)])
+    assert any(name.startswith("student.") for name in run)
+
+
+def test_a_seed_decides_everything(whole, dataset, tmp_path):
+    torch.manual_seed(99)
+    again = train(dataset, tmp_path / "again", COMPACT).run.path
+    assert_same_run(again, whole)
+    other = train(dataset, tmp_path / "other", replace(COMPACT, seed=1)).run.path
+    assert Run(other).config.teacher_sha256 != Run(whole).config.teacher_sha256
+
+
+# An epoch of the teacher has two steps, as one of the students has.
+@pytest.mark.parametrize(("task", "steps"), [("compact teacher", 1), ("compact teacher", 3), ("training", 3)])
+def test_a_run_that_is_interrupted_in_either_stage_resumes_to_the_same_bytes(whole, dataset, tmp_path, task, steps):
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, run, COMPACT, InterruptingTask(task, steps))
+    assert bool(Run(run).config.teacher) is (task == "training")
+    train(dataset, run, replace(COMPACT, resume=True))
+    assert_same_run(run, whole)
+
+
+def test_a_finished_run_is_not_distilled_again(whole, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("kd_train.training.train.distil", None)
+    train(dataset, whole, replace(COMPACT, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights": "other"}, "source_sha256, weights changed|weights, source_sha256 changed"),
+        ({"teacher_from": "resnet18"}, "teacher_from"),
+        ({"teacher_epochs": 3}, "teacher_epochs changed"),
+        ({"damage": 0.25}, "damage changed"),
+        ({"backbone": "compact-m"}, "backbones changed"),
+        ({"extra_images": "further"}, "extra_sha256 changed"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_teacher(whole, dataset, tmp_path, change, said):
+    if "weights" in change:
+        torch.save(create_backbone("test_resnet").state_dict(), tmp_path / "other.pth")
+        change = {"weights": str(tmp_path / "other.pth")}
+    if "teacher_from" in change:
+        change = {**change, "taps": "layer2,layer3"}
+    if "extra_images" in change:
+        change = {"extra_images": (str(dataset / "train"),)}
+    with pytest.raises(CheckpointError, match=said):
+        train(dataset, whole, replace(COMPACT, resume=True, **change))
+
+
+def test_further_images_are_learnt_too(whole, dataset, tmp_path):
+    options = replace(COMPACT, epochs=1, teacher_epochs=1, extra_images=(str(dataset / "test"),))
+    config = train(dataset, tmp_path / "run", options).run.config
+    assert config.distilled.extra_images == sum(1 for path in (dataset / "test").rglob("*.png"))
+    assert config.teacher_sha256 != Run(whole).config.teacher_sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"backbone": "test_resnet"}, OptionError, "`teacher_from` is an option of compact teachers"),
+        (
+            {"backbone": None, "teacher_from": None, "taps": None, "teacher_epochs": 3},
+            OptionError,
+            "`teacher_epochs` is an option of compact teachers",
+        ),
+        (
+            {"backbone": "test_resnet", "teacher_from": None, "teacher_epochs": None, "extra_images": (".",)},
+            OptionError,
+            "`extra_images` is an option of compact teachers",
+        ),
+        ({"backbone": "compact-x"}, OptionError, "there is no compact network 'compact-x'"),
+        ({"backbone": "compact-s,test_resnet"}, OptionError, "cannot be teachers together"),
+        ({"teacher_from": "nothing"}, OptionError, "timm has no backbone 'nothing'"),
+        ({"teacher_from": "compact-m"}, OptionError, "cannot learn from another compact network"),
+        ({"teacher_from": "test_resnet,test_resnet"}, OptionError, "`teacher_from` does not fit the method"),
+        ({"taps": "layer9"}, OptionError, "there is no tap 'layer9'"),
+        ({"teacher_epochs": 0}, OptionError, "`teacher_epochs` is out of range"),
+        ({"damage": 1.5}, OptionError, "`damage` is out of range"),
+        ({"damage": float("nan")}, OptionError, "`damage` is out of range"),
+        ({"extra_images": ("missing",)}, DataError, "there is no folder 'missing'"),
+        ({"weights": "missing.pth"}, WeightsError, "there is no weights file"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(dataset, tmp_path, change, error, said):
+    with pytest.raises(error, match=said):
+        train(dataset, tmp_path / "run", replace(COMPACT, **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipes_of_compact_networks_follow_those_of_their_source():
+    method = find_method("stpm")
+    lite0 = load_recipe(method, {"backbones": ("tf_efficientnet_lite0",)})
+    compact = load_recipe(method, {"backbones": ("compact-m",)})
+    assert compact.teacher_from == ("tf_efficientnet_lite0",)
+    assert (compact.taps, compact.image_size, compact.optimiser) == (lite0.taps, lite0.image_size, lite0.optimiser)
+    assert (lite0.damage, compact.damage, compact.teacher_epochs) == (0, 0.5, 12)
+    assert load_recipe(method, {"backbones": ("compact-m",), "damage": 0.0}).damage == 0
+
+
+def test_two_teachers_become_two_compact_networks_or_one(dataset, tmp_path):
+    common = replace(COMPACT, method="mixed-teacher", epochs=1, teacher_epochs=1)
+    for backbone, source, taps, count in (
+        ("compact-s,compact-s", "test_resnet,test_resnet", "layer1/layer1,layer2", 2),
+        ("compact-s", "test_resnet,efficientnet_b0", "layer1,layer2/blocks.3,blocks.4", 1),
+    ):
+        run = tmp_path / str(count)
+        options = replace(common, backbone=backbone, teacher_from=source, taps=taps)
+        trained = train(dataset, run, options).run
+        pair, _ = load_pair(trained)
+        assert len(pair.teacher.networks) == count
+        assert len(trained.config.distilled.residuals) == len(pair.teacher.features)
+    with pytest.raises(OptionError, match="two taps with the same name"):
+        train(
+            dataset,
+            tmp_path / "same",
+            replace(common, backbone="compact-s", teacher_from="test_resnet,test_resnet", taps="layer1/layer1"),
+        )
+
+
+@pytest.mark.slow
+def test_a_compact_detector_is_exported_verified_and_evaluated(whole, dataset, tmp_path, cli):
+    bundle = tmp_path / "part.kdx"
+    exported = cli("export", whole, "-o", bundle, "--json").json
+    assert exported["certificate"]["passed"]
+    assert cli("verify", bundle, "--json").json["passed"]
+    provenance = json.loads((bundle / "bundle.json").read_text())["provenance"]
+    assert (provenance["backbone"], provenance["weights"]) == ("compact-s", "distilled from test_resnet, random")
