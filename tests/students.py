@@ -76,7 +76,7 @@ def other_bundle(bundle: Path, path: Path, make: Callable[[Path, Path], Path]) -
     write_files(path, {GOLDEN_MAPS: encode_array(golden.maps), GOLDEN_SCORES: encode_array(golden.scores)})
     middle = float(np.median(golden.scores))
     threshold = msgspec.structs.replace(
-        opened.manifest.threshold, score=middle, pixel=middle, graph_sha256=sha256_file(graph)
+        opened.manifest.threshold, score=middle, pixel=middle, scores=[], graph_sha256=sha256_file(graph)
     )
     write_manifest(
         path, msgspec.structs.replace(opened.manifest, threshold=threshold, variants={}, runtime_thresholds={})

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "error.h"
+#include "threshold_checks.h"
 
 namespace kdx::embed {
 
@@ -24,6 +25,9 @@ constexpr const char *kExportAgain = "export the bundle again";
 struct Invalid {
     std::string why;
 };
+
+// A threshold is not what the scores stored beside it give.
+struct Contradiction {};
 
 int side_of(const json &value) {
     const auto found = value.get<std::int64_t>();
@@ -62,6 +66,7 @@ Threshold threshold_from(const json &record) {
     if (record.contains("review") && !record["review"].is_null())
         threshold.review = record["review"].at("score").get<double>();
     if (!std::isfinite(threshold.score)) throw Invalid{"a threshold is not finite"};
+    if (!fits_its_scores(record)) throw Contradiction{};
     return threshold;
 }
 
@@ -266,6 +271,13 @@ Bundle parse_manifest(const std::string &text, const fs::path &path) {
         return bundle;
     } catch (const json::exception &error) {
         throw refuse(error.what());
+    } catch (const Contradiction &) {
+        throw Failure(KDX_ERROR_BUNDLE,
+                      std::string(kIndex) + " of '" + path.string() +
+                          "' contradicts itself: a threshold does not fit its held-out scores",
+                      {"", "",
+                       "copy the bundle again from where it was calibrated, or export it again. A threshold is changed "
+                       "with kdx calibrate"});
     } catch (const Invalid &invalid) {
         throw refuse(invalid.why);
     }

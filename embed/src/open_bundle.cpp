@@ -20,7 +20,10 @@ Bundle open_bundle(const fs::path &path, const std::vector<PublicKey> *keys) {
                       {"", "", "export it again with kdx export"});
     const auto index = read_file(path / kIndex);
     std::optional<Seal> seal;
-    if (keys) seal = verify_signature(path, index, *keys);
+    if (keys)
+        seal = verify_signature(path, index, *keys);
+    else
+        require_signed_index(path, index);
     auto bundle = parse_manifest(index, path);
     bundle.seal = std::move(seal);
     return bundle;

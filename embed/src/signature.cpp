@@ -89,6 +89,15 @@ Seal parse_statement(const fs::path &bundle, const std::string &text) {
     }
 }
 
+void require_its_index(const fs::path &bundle, std::string_view index, const Seal &seal) {
+    const auto received = hexadecimal(sha256_of(index));
+    if (received == seal.index_sha256) return;
+    refuse_signature("bundle.json of '" + bundle.string() + "' was altered after it was signed",
+                     {"sha256 " + seal.index_sha256, "sha256 " + received,
+                      std::string("if you changed it on purpose, ") + kSignAgain +
+                          "; if not, do not use this bundle: copy it again from where it was signed"});
+}
+
 }  // namespace
 
 Seal verify_signature(const fs::path &bundle, const std::string &text, std::string_view index,
@@ -111,11 +120,7 @@ Seal verify_signature(const fs::path &bundle, const std::string &text, std::stri
             {"one made by " + key->fingerprint, std::string("a ") + kSignature + " that was altered or forged",
              "do not use this bundle, or have it signed again"});
     auto seal = parse_statement(bundle, file.statement);
-    const auto received = hexadecimal(sha256_of(index));
-    if (received != seal.index_sha256)
-        refuse_signature("bundle.json of " + name + " was altered after it was signed",
-                         {"sha256 " + seal.index_sha256, "sha256 " + received,
-                          std::string("do not use this bundle, or, if you changed it, ") + kSignAgain});
+    require_its_index(bundle, index, seal);
     return seal;
 }
 
@@ -127,6 +132,13 @@ Seal verify_signature(const fs::path &bundle, std::string_view index, const std:
             {std::string(kSignature) + ", by " + list(keys), "no signature",
              "have it signed where the key is kept (kdx sign); calibrating a bundle removes its signature"});
     return verify_signature(bundle, read_file(bundle / kSignature), index, keys);
+}
+
+void require_signed_index(const fs::path &bundle, std::string_view index) {
+    std::error_code error;
+    if (!fs::is_regular_file(bundle / kSignature, error)) return;
+    const auto file = parse_file(bundle, read_file(bundle / kSignature));
+    require_its_index(bundle, index, parse_statement(bundle, file.statement));
 }
 
 }  // namespace kdx::embed

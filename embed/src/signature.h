@@ -32,4 +32,8 @@ Seal verify_signature(const std::filesystem::path &bundle, std::string_view inde
 Seal verify_signature(const std::filesystem::path &bundle, const std::string &file, std::string_view index,
                       const std::vector<PublicKey> &keys);
 
+// Checks, where no signature is required, that a signature which the bundle carries is at least of
+// this bundle.json; no key verifies it. Throws Failure (KDX_ERROR_BUNDLE).
+void require_signed_index(const std::filesystem::path &bundle, std::string_view index);
+
 }  // namespace kdx::embed

@@ -95,6 +95,7 @@ def update_index(
     # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
     with locked(path.resolve().parent):
         manifest = change(current_index(path, files, done=done, fix=fix))
-        write_atomic(path / INDEX, encode_record(manifest))
+        # Removed first: a signature that does not fit its index is taken for an alteration.
         (path / SIGNATURE).unlink(missing_ok=True)
+        write_atomic(path / INDEX, encode_record(manifest))
     return manifest

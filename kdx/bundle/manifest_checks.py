@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdx.bundle.manifest import INDEX, Manifest
+from kdx.bundle.threshold_checks import require_calibrated
 from kdx.bundle.variants import OWN_THRESHOLD, graph_file
 from kdx.errors import BundleError, KdxError
 
@@ -55,3 +56,6 @@ def _require_thresholds(manifest: Manifest, path: Path) -> None:
             raise BundleError(
                 f"the threshold of '{path}' was calibrated on another graph", fix="export and calibrate again"
             )
+        for threshold in stored:
+            if threshold is not None:
+                require_calibrated(threshold, path)

@@ -11,7 +11,7 @@ from kdx.bundle.listed_files import require_listed_file
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, INDEX, TRAINING_IMAGES
 from kdx.bundle.manifest_checks import require_consistent
 from kdx.bundle.seal import Seal
-from kdx.bundle.signature import verify_signature
+from kdx.bundle.signature import read_seal, verify_signature
 from kdx.bundle.stored_level import read_level
 from kdx.bundle.variants import graph_file
 from kdx.errors import BundleError
@@ -23,7 +23,8 @@ def open_bundle(path: str | Path, *, require_signature: PublicKeys | None = None
     Args:
         path: The bundle's folder.
         require_signature: Public keys, by one of which the bundle must be signed: a PEM file's
-            path, its content as bytes, or several of them. None requires no signature.
+            path, its content as bytes, or several of them. None requires no signature; one that the
+            bundle carries must nevertheless be of this ``bundle.json``.
 
     Raises:
         BundleError: A check failed; the message names the file.
@@ -31,8 +32,10 @@ def open_bundle(path: str | Path, *, require_signature: PublicKeys | None = None
     """
     path = Path(path)
     index = read_index(path)
-    seal = None if require_signature is None else verify_signature(path, index, require_signature)
-    return bundle_of(path, index, seal)
+    if require_signature is not None:
+        return bundle_of(path, index, verify_signature(path, index, require_signature))
+    read_seal(path, index)  # raises if the bundle carries a signature of another index
+    return bundle_of(path, index)
 
 
 def bundle_of(path: Path, index: bytes, seal: Seal | None = None) -> Bundle:

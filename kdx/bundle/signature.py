@@ -87,28 +87,30 @@ def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
             fix="do not use this bundle, or have it signed again",
         ) from error
     seal = Seal(file.key_sha256, decode_statement(path, file.statement))
-    received = sha256_bytes(index)
-    if received != seal.statement.index_sha256:
-        raise BundleError(
-            f"{INDEX} of '{path}' was altered after it was signed",
-            expected=f"sha256 {seal.statement.index_sha256}",
-            received=f"sha256 {received}",
-            fix=f"do not use this bundle, or, if you changed it, {SIGN_AGAIN}",
-        )
+    _require_its_index(path, index, seal)
     return seal
 
 
-def read_seal(path: Path, index: bytes) -> tuple[Seal, bool] | None:
-    """Return a bundle's unverified signature, and whether it belongs to this ``bundle.json``.
+def read_seal(path: Path, index: bytes) -> Seal | None:
+    """Return the signature that a bundle carries, verified by no key; None if it carries none.
+
+    A signature of another ``bundle.json`` is an error even where none is required: somebody
+    altered the bundle by other means than kdx, which removes the signature of what it changes.
+
+    Args:
+        path: The bundle's folder.
+        index: The content of its ``bundle.json``.
 
     Raises:
-        BundleError: ``bundle.sig`` is damaged, or was written by a newer kdx.
+        BundleError: ``bundle.json`` was altered after it was signed; or ``bundle.sig`` is damaged,
+            or was written by a newer kdx.
     """
     file = _read(path)
     if file is None:
         return None
-    statement = decode_statement(path, file.statement)
-    return Seal(file.key_sha256, statement), statement.index_sha256 == sha256_bytes(index)
+    seal = Seal(file.key_sha256, decode_statement(path, file.statement))
+    _require_its_index(path, index, seal)
+    return seal
 
 
 def require_signed_engines(bundle: Bundle) -> None:
@@ -134,6 +136,18 @@ def hashes_of(engine: Engine, bundle: Path) -> dict[str, str]:
 def signed_bytes(schema: int, statement: str) -> bytes:
     """Return what is signed, after its purpose, so that no signature for another one passes."""
     return f"kdx bundle signature {schema}\n{statement}".encode()
+
+
+def _require_its_index(path: Path, index: bytes, seal: Seal) -> None:
+    received = sha256_bytes(index)
+    if received != seal.statement.index_sha256:
+        raise BundleError(
+            f"{INDEX} of '{path}' was altered after it was signed",
+            expected=f"sha256 {seal.statement.index_sha256}",
+            received=f"sha256 {received}",
+            fix=f"if you changed it on purpose, {SIGN_AGAIN}; if not, do not use this bundle: copy it again from where "
+            "it was signed",
+        )
 
 
 def _read(path: Path) -> SignatureFile | None:

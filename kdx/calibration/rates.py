@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from kdx.bundle.manifest import ReviewBand, Threshold
+from kdx.bundle.threshold_checks import kept_ranks, rank_of
 from kdx.errors import DataError, GateError, OptionError
 
 CONFIDENCE = 0.95
@@ -55,7 +56,7 @@ def quantile_with_interval(
     """
     ordered = np.sort(scores)
     n = len(ordered)
-    k = _rank(n, false_reject_rate)
+    k = rank_of(n, false_reject_rate)
     if k > n or n == 0:
         also = f" ({trained_on} more were trained on and do not count)" if trained_on else ""
         lowest = math.ceil(1e4 / (n + 1)) / 1e4
@@ -139,7 +140,7 @@ def scores_to_keep(scores: NDArray[np.float64]) -> list[float]:
     """Return the scores that a bundle keeps, ascending: all, or quantiles of very many."""
     ordered = np.sort(scores)
     if len(ordered) > _MOST_KEPT:
-        ordered = ordered[np.linspace(0, len(ordered) - 1, _MOST_KEPT).round().astype(int)]
+        ordered = ordered[np.array(kept_ranks(len(ordered), _MOST_KEPT)) - 1]
     return [float(score) for score in ordered]
 
 
@@ -157,7 +158,7 @@ def settable_thresholds(threshold: Threshold) -> list[tuple[float, float, float]
     n, kept = threshold.images, threshold.scores
     if len(kept) > n:
         return []
-    ranks = (1 + np.linspace(0, n - 1, len(kept)).round().astype(int)).tolist()  # those that scores_to_keep takes
+    ranks = kept_ranks(n, len(kept))
     return [(score, _rate_of_rank(k, n), (n + 1 - k) / (n + 1)) for score, k in zip(kept, ranks, strict=True)]
 
 
@@ -165,10 +166,6 @@ def _rate_of_rank(k: int, n: int) -> float:
     lowest: float = (n + 1 - k) / (n + 1)
     for digits in range(1, 12):
         rate: float = math.ceil(lowest * 10**digits - 1e-9) / 10**digits
-        if 0 < rate < 1 and _rank(n, rate) == k:
+        if 0 < rate < 1 and rank_of(n, rate) == k:
             return rate
     return lowest
-
-
-def _rank(n: int, false_reject_rate: float) -> int:
-    return math.ceil((n + 1) * (1 - false_reject_rate) - 1e-9)

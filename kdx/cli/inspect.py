@@ -101,24 +101,21 @@ def _signature(bundle: Bundle) -> dict[str, Any] | None:
     from kdx.bundle.index import read_index
     from kdx.bundle.signature import read_seal
 
-    found = (bundle.seal, True) if bundle.seal else read_seal(bundle.path, read_index(bundle.path))
-    if found is None:
+    seal = bundle.seal or read_seal(bundle.path, read_index(bundle.path))
+    if seal is None:
         return None
-    seal, is_current = found
     return {
         "key_sha256": seal.key_sha256,
         "statement": seal.statement,
-        "is_of_this_index": is_current,
+        "is_of_this_index": True,  # a bundle of another index is not opened
         "is_verified": bundle.seal is not None,
     }
 
 
 def _in_words(signature: dict[str, Any] | None) -> str:
     if signature is None:
-        return "no"
+        return "no: only a signature protects bundle.json, which holds the threshold (kdx sign)"
     checked = "verified" if signature["is_verified"] else "not verified: --require-signature NAME.pub"
-    if not signature["is_of_this_index"]:
-        checked = "of another bundle.json than this: sign it again"
     engines = len({Path(name).parent for name in signature["statement"].engines})
     covered = f", with {engines} engine{'s' if engines > 1 else ''}" if engines else ""
     return f"by {signature['key_sha256']}, {signature['statement'].created}{covered} ({checked})"

@@ -47,6 +47,8 @@ def verify(
             print_json(certificate)
         else:
             _show(certificate)
+            if opened.seal is None:
+                out.print("not checked: who wrote bundle.json (kdx sign, --require-signature NAME.pub)")
     if not certificate.passed:
         raise typer.Exit(1)
 

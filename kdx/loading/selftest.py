@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import INDEX, SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.roi import why_stale
@@ -141,7 +142,9 @@ def _open(path: Path) -> tuple[tuple[Bundle, GoldenCheck], str]:
     bundle = open_bundle(path)
     check = GoldenCheck(bundle)
     _ = check.golden  # raises if the golden images cannot be read
-    return (bundle, check), f"{len(bundle.manifest.files)} files as they were exported"
+    # Opening checked that a signature is of this index; no hash covers it otherwise.
+    index = "as it was signed" if (path / SIGNATURE).is_file() else "has no hash: kdx sign protects it"
+    return (bundle, check), f"{len(bundle.manifest.files)} files as they were exported; {INDEX} {index}"
 
 
 def _check_golden(

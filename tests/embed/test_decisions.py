@@ -31,7 +31,7 @@ def test_the_review_band_is_pythons(library, bundle, tmp_path):
     low, high = (float((scores[at - 1] + scores[at]) / 2) for at in (len(scores) // 3, 2 * len(scores) // 3))
     index = json.loads((copy / "bundle.json").read_text())
     band = {"score": low, "false_reject_rate": 0.5, "interval": [None, None]}
-    index["threshold"] |= {"score": high, "review": band}
+    index["threshold"] |= {"score": high, "review": band, "scores": []}
     (copy / "bundle.json").write_text(json.dumps(index))
     with (
         kdx.load(copy, backend="openvino", threads=1, precision="fp32") as expected,

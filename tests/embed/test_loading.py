@@ -15,6 +15,7 @@ import kdx
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
+from kdx.errors import BundleError
 from kdx.storage.npy import encode_array
 from tests.embed.build import PRECISIONS, CallError, Detector, missing
 
@@ -95,10 +96,22 @@ def test_another_reference_of_tiles_is_refused(library, tiled, tmp_path):
         Detector(library, copy, "fp32")
 
 
+@pytest.mark.parametrize("changes", [{"score": 99.0}, {"score": -1.0}, {"false_reject_rate": 0.5}])
+def test_an_edited_threshold_is_refused_as_in_python(library, bundle, tmp_path, changes):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    index = json.loads((copy / "bundle.json").read_text())
+    index["threshold"] |= changes
+    (copy / "bundle.json").write_text(json.dumps(index))
+    with pytest.raises(BundleError, match="does not fit its held-out scores"):
+        open_bundle(copy)
+    with pytest.raises(CallError, match=r"bundle\.json of .* contradicts itself: a threshold does not fit"):
+        Detector(library, copy, "fp32")
+
+
 def test_a_verdict_that_flips_is_refused(library, bundle, tmp_path):
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
     index = json.loads((copy / "bundle.json").read_text())
-    index["runtime_thresholds"]["int8"]["openvino"]["score"] = 1e-9  # defective, whatever FP32 says
+    index["runtime_thresholds"]["int8"]["openvino"] |= {"score": 1e-9, "scores": []}  # defective, whatever FP32 says
     (copy / "bundle.json").write_text(json.dumps(index))
     with pytest.raises(CallError, match=r"[1-9]\d* verdicts flipped"):
         Detector(library, copy, "int8")

@@ -60,6 +60,16 @@ def edit(file: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}), encoding="utf-8")
 
 
+def refused_without_a_key(library: Path, bundle: Path, said: str) -> None:
+    """Check that C and Python refuse a bundle even where no signature is required."""
+    with pytest.raises(BundleError, match=said) as ours:
+        open_bundle(bundle)
+    with pytest.raises(CallError, match=said) as caught:
+        Detector(library, bundle)
+    assert caught.value.status == BUNDLE_ERROR
+    assert ours.value.fix in str(caught.value)
+
+
 def refused(library: Path, bundle: Path, key: object, said: str, status: int = BUNDLE_ERROR) -> str:
     """Check that C and Python refuse a bundle for the same reason; return the message of C."""
     with pytest.raises((BundleError, OptionError), match=said):
@@ -82,9 +92,9 @@ def test_a_signed_bundle_decides_as_before(signing_library, signed, line, strang
         assert ours.takes.threshold == plain.takes.threshold
 
 
-def test_without_the_requirement_nothing_is_verified(signing_library, signed):
-    (signed / SIGNATURE).write_text("rubbish")
-    with Detector(signing_library, signed) as detector:
+def test_without_the_requirement_no_key_verifies_a_signature(library, signed):
+    edit(signed / SIGNATURE, signature="A" * 86 + "==")
+    with Detector(library, signed) as detector:
         assert detector.selftest().passed
 
 
@@ -121,6 +131,7 @@ def test_a_forged_file_is_refused(signing_library, signed, line, name):
 def test_an_altered_index_is_refused(signing_library, signed, line):
     (signed / INDEX).write_bytes((signed / INDEX).read_bytes() + b" ")
     refused(signing_library, signed, line[1], "altered after it was signed")
+    refused_without_a_key(signing_library, signed, "altered after it was signed")
 
 
 def test_the_signature_of_another_bundle_is_refused(signing_library, signed, raw_bundle, tmp_path, line):
@@ -169,6 +180,7 @@ def test_a_stranger_cannot_sign_in_the_lines_name(signing_library, bundle_copy, 
 def test_a_damaged_signature_file_is_refused(signing_library, signed, line, content):
     (signed / SIGNATURE).write_bytes(content)
     refused(signing_library, signed, line[1], "not valid")
+    refused_without_a_key(signing_library, signed, "not valid")
 
 
 # Keys

@@ -35,7 +35,7 @@ def set_thresholds(bundle: Path, low: float, high: float) -> None:
     """Let parts be good up to ``low``, to be reviewed up to ``high``, and defective above."""
     opened = open_bundle(bundle)
     band = ReviewBand(score=low, false_reject_rate=0.5, interval=(None, None))
-    opened.with_thresholds(msgspec.structs.replace(opened.manifest.threshold, score=high, review=band))
+    opened.with_thresholds(msgspec.structs.replace(opened.manifest.threshold, score=high, review=band, scores=[]))
 
 
 @pytest.fixture

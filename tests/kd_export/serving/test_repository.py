@@ -390,7 +390,7 @@ def test_a_precision_has_its_own_threshold(bundle_copy, tmp_path):
     add_int8(bundle_copy, solar_cells(3, (64, 64))[..., :1])
     opened = open_bundle(bundle_copy)
     by_runtime = opened.manifest.runtime_thresholds["int8"]
-    own = msgspec.structs.replace(by_runtime["onnxruntime"], score=0.125)
+    own = msgspec.structs.replace(by_runtime["onnxruntime"], score=0.125, scores=[])
     opened.with_thresholds(opened.manifest.threshold, {"int8": {**by_runtime, "onnxruntime": own}})
     served = write(bundle_copy, tmp_path, precision="int8")
     assert served.model.parameters["kdx.threshold"] == "0.125"

@@ -84,9 +84,15 @@ def test_what_was_signed_is_said(signed, line):
     assert seal.statement.engines == {}
 
 
-def test_without_the_requirement_nothing_is_verified(signed):
-    (signed / SIGNATURE).write_text("rubbish")
+def test_without_the_requirement_no_key_verifies_a_signature(signed):
+    edit_signature(signed, signature="A" * 86 + "==")
     assert open_bundle(signed).seal is None
+
+
+def test_a_damaged_signature_is_refused_in_any_case(signed):
+    (signed / SIGNATURE).write_text("rubbish")
+    with pytest.raises(BundleError, match=r"bundle\.sig' is not valid"):
+        open_bundle(signed)
 
 
 def test_the_signature_is_none_of_the_bundles_files(signed):
@@ -140,10 +146,11 @@ def test_a_damaged_file_is_refused_in_any_case(signed, line, kind, required):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_forged_file_is_refused_where_a_signature_is_required(signed, line, kind):
     forge(signed, file_of(signed, kind))
-    assert open_bundle(signed)  # hashes alone cannot tell
     with pytest.raises(BundleError, match=r"bundle\.json .* was altered after it was signed") as caught:
         open_bundle(signed, require_signature=line[1])
     assert caught.value.received == f"sha256 {sha256_file(signed / INDEX)}"
+    (signed / SIGNATURE).unlink()
+    assert open_bundle(signed)  # hashes alone cannot tell
 
 
 @pytest.mark.parametrize("change", ["threshold", "no threshold", "method", "one space"])
@@ -152,14 +159,29 @@ def test_an_altered_index_is_refused(signed, line, change):
     if change == "one space":
         (signed / INDEX).write_bytes((signed / INDEX).read_bytes() + b" ")
     else:
-        threshold = {**index["threshold"], "score": 1e9}
+        threshold = {**index["threshold"], "score": 1e9, "scores": []}
         edit_index(
             signed,
             **{"threshold": {"threshold": threshold}, "method": {"method": "other"}}.get(change, {"threshold": None}),
         )
-    assert open_bundle(signed)
-    with pytest.raises(BundleError, match="altered after it was signed"):
-        kdx.load(signed, require_signature=line[1])
+    for key in (line[1], None):  # a signature that does not fit is refused even where none is required
+        with pytest.raises(BundleError, match="altered after it was signed") as caught:
+            kdx.load(signed, require_signature=key)
+        assert "if you changed it on purpose, sign it again" in caught.value.fix
+        assert "if not, do not use this bundle: copy it again" in caught.value.fix
+    sign_bundle(signed, open_key(line))
+    assert open_bundle(signed, require_signature=line[1]).seal
+
+
+@pytest.mark.parametrize("command", ["predict", "verify", "selftest", "inspect", "calibrate"])
+def test_no_command_uses_an_index_that_was_altered_after_it_was_signed(cli, signed, command):
+    edit_index(signed, method="other")
+    images = {"predict": [str(signed / "golden")], "calibrate": [str(signed / "golden")]}.get(command, [])
+    found = cli(command, signed, *images, code=1 if command == "selftest" else 2)
+    said = " ".join(f"{found.stdout}{found.stderr}".split())
+    assert "was altered after it was signed" in said
+    assert "if you changed it on purpose" in said
+    assert (signed / SIGNATURE).is_file()
 
 
 def test_the_signature_of_another_bundle_is_refused(signed, raw_bundle, tmp_path, line):
@@ -239,6 +261,7 @@ def test_what_was_verified_is_what_is_parsed(signed, line, monkeypatch):
 
     monkeypatch.setattr(kdx.bundle.open, "verify_signature", swapping)
     assert open_bundle(signed, require_signature=line[1]).manifest.method == "stpm"
+    (signed / SIGNATURE).unlink()
     assert open_bundle(signed).manifest.method == "swapped"
 
 

@@ -101,7 +101,7 @@ def test_a_verdict_that_flips_is_refused(bundle_copy) -> None:
     moved = scores * np.float32(1 + 5e-5)
     write_files(bundle_copy, {GOLDEN_SCORES: encode_array(moved)})
     between = float(scores.max()) * (1 + 2.5e-5)
-    threshold = msgspec.structs.replace(opened.manifest.threshold, score=between, review=None)
+    threshold = msgspec.structs.replace(opened.manifest.threshold, score=between, review=None, scores=[])
     write_manifest(bundle_copy, msgspec.structs.replace(opened.manifest, threshold=threshold))
     with pytest.raises(BackendError, match="1 verdicts flipped"):
         kdx.load(bundle_copy, backend="onnxruntime-cpu")
@@ -180,7 +180,7 @@ def test_a_threshold_that_flips_a_verdict_can_be_calibrated_away(bundle_copy, da
     images = open_bundle(bundle_copy).golden().images
     add_int8(bundle_copy, images)
     opened = open_bundle(bundle_copy)
-    far = msgspec.structs.replace(opened.manifest.runtime_thresholds["int8"]["onnxruntime"], score=1e-6)
+    far = msgspec.structs.replace(opened.manifest.runtime_thresholds["int8"]["onnxruntime"], score=1e-6, scores=[])
     own = {"int8": {"onnxruntime": far}}
     write_manifest(bundle_copy, msgspec.structs.replace(opened.manifest, runtime_thresholds=own))
     with pytest.raises(BackendError, match=r"[1-9] verdicts flipped"):

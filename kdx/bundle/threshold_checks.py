@@ -1,0 +1,73 @@
+"""Does a stored threshold contradict the calibration that is stored beside it?
+
+``bundle.json`` holds no hash of itself, so an edited threshold is found only where the held-out
+scores, of which it is one, show that it is another. Only a signature protects all of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+
+import numpy as np
+
+from kdx.bundle.manifest import INDEX, Threshold
+from kdx.errors import BundleError
+
+_FIX = (
+    "copy the bundle again from where it was calibrated, or export it again. A threshold is changed with kdx calibrate"
+)
+
+
+def rank_of(images: int, false_reject_rate: float) -> int:
+    """Return which of the scores of so many good images, counted from 1, is the threshold."""
+    return math.ceil((images + 1) * (1 - false_reject_rate) - 1e-9)
+
+
+def kept_ranks(images: int, kept: int) -> list[int]:
+    """Return the ranks, from 1, of the scores that a calibration on so many images keeps."""
+    ranks: list[int] = (1 + np.linspace(0, images - 1, kept).round().astype(int)).tolist()
+    return ranks
+
+
+def require_calibrated(threshold: Threshold, path: Path) -> None:
+    """Check that a threshold is what its own held-out scores give, as far as they are stored.
+
+    Args:
+        threshold: The threshold.
+        path: The bundle's folder, for messages.
+
+    Raises:
+        BundleError: The threshold, or the lower end of its review band, is another one.
+    """
+    score = threshold.score
+    if not 0 < len(threshold.scores) <= threshold.images:
+        return  # an older kdx kept no scores
+    if threshold.defects is None:
+        _require_score_at(threshold, threshold.false_reject_rate, score, "threshold", path)
+    elif len(threshold.scores) == threshold.images:
+        rejected = sum(each > score for each in threshold.scores)
+        if rejected != threshold.defects.false_rejects:
+            raise BundleError(
+                f"{INDEX} of '{path}' contradicts itself: its threshold does not fit its held-out scores",
+                expected=f"one that rejects {threshold.defects.false_rejects} of {threshold.images} good images",
+                received=f"{score:.6g}, which rejects {rejected}",
+                fix=_FIX,
+            )
+    if threshold.review is not None:
+        _require_score_at(threshold, threshold.review.false_reject_rate, threshold.review.score, "review band", path)
+
+
+def _require_score_at(threshold: Threshold, rate: float, score: float, name: str, path: Path) -> None:
+    """Check a score at a rate. Of very many images a bundle keeps quantiles, which bound it."""
+    kept, ranks = threshold.scores, kept_ranks(threshold.images, len(threshold.scores))
+    rank = rank_of(threshold.images, rate)
+    low, high = kept[max(bisect_right(ranks, rank) - 1, 0)], kept[min(bisect_left(ranks, rank), len(kept) - 1)]
+    if not low <= score <= high:
+        raise BundleError(
+            f"{INDEX} of '{path}' contradicts itself: its {name} does not fit its held-out scores",
+            expected=f"{low:.6g}" + (f" to {high:.6g}" if high > low else "") + f", for a rate of {rate:g}",
+            received=f"{score:.6g}",
+            fix=_FIX,
+        )
