@@ -85,6 +85,12 @@ def predict(
             colour=colour,
             on_uncalibrated=_warn_uncalibrated,
         )
+    except BaseException:
+        if overlay is not None and records:
+            err.print(
+                f"[yellow]{len(records)} heat maps were written[/] to {shown(overlay)}/ before that: --force writes them again"
+            )
+        raise
     finally:
         remarks = [*left_out.remarks, *remark(COLOUR, COLOUR_TEXT, colour)]
         # Verdicts that were reached before a damaged image or Ctrl-C are shown all the same.
@@ -106,7 +112,12 @@ def predict(
 
 
 def _warn_uncalibrated(bundle: Path) -> None:
-    err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. Calibrate with kdx calibrate {typed(bundle)} DATA")
+    from kdx.loading.load import is_run
+
+    fix = f"Calibrate with kdx calibrate {typed(bundle)} DATA"
+    if is_run(bundle):
+        fix = f"Export it first: kdx export {typed(bundle)} -o NAME.kdx, then kdx calibrate NAME.kdx DATA"
+    err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. {fix}")
 
 
 def _region_options(

@@ -8,7 +8,8 @@ from rich.markup import escape
 
 from kdx.cli.output import make_table, out
 
-_SAID_OF_ANSWERS = {
+_SAID_OF_REASONS = {
+    "no_threshold": "no threshold",
     "not_finite": "map or score is not finite",
     "below_range": "below any possible score",
     "score_mismatch": "score is not the map's maximum",
@@ -24,8 +25,8 @@ def show_verdicts(records: list[dict[str, Any]]) -> None:
         threshold = "–" if r["threshold"] is None else f"{r['threshold']:.4g}"
         margin = "–" if r["margin"] is None else f"{r['margin']:+.1%}"
         faults = f" ({', '.join(r['frame_faults'])} frame)" if "frame_faults" in r else ""
-        if r.get("reason") in _SAID_OF_ANSWERS:
-            faults += f" ({_SAID_OF_ANSWERS[r['reason']]})"
+        if r.get("reason") in _SAID_OF_REASONS:
+            faults = f" ({_SAID_OF_REASONS[r['reason']]}){faults}"
         verdict = f"[{colours[r['verdict']]}]{r['verdict']}{faults}[/]"
         texts = (escape(r[column]) for column in (*bundles, "image"))
         table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)

@@ -17,6 +17,7 @@ from kdx.folders.image_search import (
     image_files,
     is_hidden,
     is_image_name,
+    leads_up,
     walk,
 )
 from kdx.folders.layout_errors import are_links, counted, unclear_which_are_good
@@ -43,7 +44,7 @@ class FolderReader:
         self.left_out = LeftOut()
         self.parts: dict[str, Path] = {}
         for folder in folders(root):
-            name = "".join(filter(str.isalnum, folder.name.casefold()))
+            name = _bare(folder.name)
             if name not in _PARTS:
                 continue
             if name in self.parts:
@@ -94,7 +95,7 @@ class FolderReader:
             DataError: It has subfolders with images, and it is unclear which of them are good; or
                 its own name or place says that its images are defective.
         """
-        inside = [folder for folder in folders(self.root) if holds_images(folder)]
+        inside = [folder for folder in folders(self.root) if holds_images(folder) and not leads_up(folder)]
         direct = image_files(self.root)
         # The folder itself may be the one that the user declared good.
         wanted = [name for name in self.options.good_folders if name != self.own.name or (self.root / name).is_dir()]
@@ -108,7 +109,7 @@ class FolderReader:
             good = self._images(self.root)
         elif len(inside) == 1 and not direct and is_good(inside[0].name):
             good = self._images(inside[0])
-            self._note_files(self.root)
+            self._note_folders(self.root, beside=set(inside))
         else:
             raise unclear_which_are_good(self.root, inside, len(direct))
         return ImageFolder(self.root, "plain", tuple(good), (), remarks=tuple(self.left_out.remarks))
@@ -151,8 +152,8 @@ class FolderReader:
             return []
         found = []
         for folder in folders(self.parts[part]):
-            if not holds_images(folder):
-                self.left_out.add("empty_folder", self._name(folder))
+            if leads_up(folder) or not holds_images(folder):
+                self.left_out.add("linked_folder" if leads_up(folder) else "empty_folder", self._name(folder))
                 continue
             found.append((folder, by_name(folder.name, self.options.good_folders)))
         for path in image_files(self.parts[part]):
@@ -228,7 +229,12 @@ class FolderReader:
             images = [folder / name for name in walk(folder, found)]
             self.left_out.add_all(found, "" if folder == self.root else f"{self._name(folder)}/")
             return images
-        inside = [each for each in folders(folder) if holds_images(each)]
+        inside = []
+        for each in folders(folder):
+            if leads_up(each):
+                self.left_out.add("linked_folder", self._name(each))
+            elif holds_images(each):
+                inside.append(each)
         if inside:
             raise DataError(
                 f"'{folder}' has subfolders with images",
@@ -286,3 +292,14 @@ class FolderReader:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+def masks_folder(root: Path) -> Path | None:
+    """Return the folder of masks of a folder in the layout of MVTec AD; None if there is none."""
+    by_name = {_bare(folder.name): folder for folder in folders(root)}
+    return by_name.get("groundtruth") if "train" in by_name or "test" in by_name else None
+
+
+def _bare(name: str) -> str:
+    """Return a folder's name without case and punctuation: ``Ground-Truth`` is ``ground_truth``."""
+    return "".join(filter(str.isalnum, name.casefold()))

@@ -22,6 +22,8 @@ _TEXTS = {
     "hidden": "hidden or system files and folders were left out",
     "not_an_image": "files that are not images of a known format were left out",
     "linked_folder": "folders are symbolic links and were not followed",
+    "mask": "masks of defects were left out",
+    "named_twice": "images were named more than once, and each is judged once",
     "unused_image": "images outside of the layout's folders were left out",
     "unused_folder": "folders of images are not part of the layout and were left out",
     "empty_folder": "folders hold no images",
@@ -117,9 +119,23 @@ def scan(folder: Path) -> list[tuple[str, bool, bool]]:
     """
     try:
         with os.scandir(folder) as found:
-            return sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in found)
+            return sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in found)
     except OSError as error:
         raise _unreadable(folder, error) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: like one to nothing, it is named by whoever reads it
+        if entry.is_symlink():
+            return False
+        raise
+
+
+def leads_up(folder: Path) -> bool:
+    """Whether a folder is a symbolic link to a folder that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def holds_images(folder: Path) -> bool:

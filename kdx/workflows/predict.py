@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdx.decision.overlay import render_overlay
 from kdx.errors import DataError, ImageError, OptionError, OutputError
+from kdx.folders.folder_layout import masks_folder
 from kdx.folders.image_search import LeftOut, listing, walk
 from kdx.imaging.grey_conversion import is_converted_to_grey
 from kdx.imaging.images import InputSpec, read_image
@@ -169,7 +170,7 @@ def require_apart(overlay: Path | None, images: list[Path]) -> None:
     """
     if overlay is None:
         return
-    around = {image.resolve() if image.is_dir() else image.resolve().parent for image in images}
+    around = {_resolved(image) if image.is_dir() else _resolved(image).parent for image in images}
     named = {image.resolve() for image in images if image.is_dir()}
     for folder in sorted(around - ({Path.cwd()} - named)):
         if overlay.resolve().is_relative_to(folder):
@@ -183,31 +184,57 @@ def require_apart(overlay: Path | None, images: list[Path]) -> None:
 
 
 def expand(images: list[Path], left_out: LeftOut) -> list[Path]:
-    """Return the files that were named and those in the folders that were."""
-    paths: list[Path] = []
+    """Return the files that were named and those in the folders that were, each once.
+
+    The masks of a folder in the layout of MVTec AD are left out: they show no part.
+    """
+    paths: dict[Path, None] = {}
     for image in images:
-        if not image.is_dir():
-            paths.append(image)
-            continue
-        found = [image / name for name in walk(image, left_out)]
-        if not found:
-            raise DataError(f"no images were found in '{image}'", expected="image files", received=listing(image))
-        paths += found
-    return list(dict.fromkeys(paths))
+        named = [image] if not image.is_dir() else _in_folder(image, left_out)
+        for path in named:
+            if path in paths:
+                left_out.add("named_twice", str(path))
+            paths[path] = None
+    return list(paths)
+
+
+def _in_folder(image: Path, left_out: LeftOut) -> list[Path]:
+    truth = masks_folder(image)
+    found: list[Path] = []
+    for name in walk(image, left_out):
+        if truth is not None and name.startswith(f"{truth.name}/"):
+            left_out.add("mask", name)
+        else:
+            found.append(image / name)
+    if not found:
+        raise DataError(f"no images were found in '{image}'", expected="image files", received=listing(image))
+    return found
 
 
 def _overlay_names(paths: list[Path]) -> dict[Path, str]:
-    """Name each heat map after its image, and its folder if several images have that name."""
-    stems = Counter(path.stem for path in paths)
+    """Name each heat map after its image, and its folders if several images have that name."""
+    by_stem: dict[str, list[Path]] = {}
+    for path in paths:
+        by_stem.setdefault(path.stem, []).append(path)
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
-        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}-{path.name}"
+        alike = by_stem[path.stem]
+        name = path.stem if len(alike) == 1 else _distinct_name(path, alike)
         while name in taken:
             name += "_"
         taken.add(name)
         names[path] = f"{name}.png"
     return names
+
+
+def _distinct_name(path: Path, alike: list[Path]) -> str:
+    """Name an image by as many of the folders around it as tell it from the others."""
+    parts, *others = ([*each.absolute().parts][1:] for each in (path, *(other for other in alike if other != path)))
+    depth = 2
+    while depth < len(parts) and any(other[-depth:] == parts[-depth:] for other in others):
+        depth += 1
+    return "-".join(parts[-depth:])
 
 
 def _overlay_targets(folder: Path | None, paths: list[Path], bundles: list[str]) -> dict[tuple[Path, str], Path]:
@@ -219,9 +246,14 @@ def _overlay_targets(folder: Path | None, paths: list[Path], bundles: list[str])
     return {(path, name): (folder / name if several else folder) / names[path] for path in paths for name in bundles}
 
 
+def _resolved(path: Path) -> Path:
+    """Return a path without links; ``Path.resolve`` raises for a link to itself."""
+    return Path(os.path.realpath(path))
+
+
 def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
     """Make the heat maps' folders; refuse to replace images, and other files without ``force``."""
-    inputs = {path.resolve() for path, _ in targets}
+    inputs = {_resolved(path) for path, _ in targets}
     for (path, _), target in targets.items():
         if target.resolve() in inputs:
             raise OutputError(

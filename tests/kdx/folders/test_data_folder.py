@@ -388,6 +388,16 @@ def test_links_are_not_counted_as_what_subfolders_would_take(tmp_path):
         open_folder(tmp_path / "cells")
 
 
+@pytest.mark.parametrize("place", ["", "train/", "test/", "train/good/"])
+def test_a_link_to_a_folder_above_is_left_out(tmp_path, place):
+    """As ``kdx predict`` leaves it out: it holds the same images again."""
+    make(tmp_path, *(("train/good/0.png", "test/good/1.png") if place else ("0.png", "1.png")))
+    (tmp_path / place / "loop").symlink_to(".." if place == "train/good/" else ".")
+    folder = open_folder(tmp_path)
+    assert len(folder.good) == (1 if place else 2)
+    assert remarks(folder) == {"linked_folder": (f"{place}loop",)}
+
+
 def test_evaluation_and_calibration_say_what_they_left_out(cli, tiny_bundle, dataset_copy):
     (dataset_copy / "test/good").rename(dataset_copy / "test/OK")
     make(dataset_copy, "test/OK/notes.txt", "train/notes.txt")

@@ -81,3 +81,73 @@ def test_files_and_folders_are_taken_once(tmp_path):
     assert expand([files[1], tmp_path / "full"], LeftOut()) == [files[1], files[0]]
     with pytest.raises(DataError, match="no images were found in"):
         expand([tmp_path / "empty"], LeftOut())
+
+
+def test_what_was_named_twice_is_counted(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    left_out = LeftOut()
+    assert expand([Path("a.png"), Path("a.png"), Path("./a.png")], left_out) == [Path("a.png")]
+    assert [str(each) for each in left_out.remarks] == [
+        "2 images were named more than once, and each is judged once: a.png, a.png"
+    ]
+
+
+@pytest.mark.parametrize("truth", ["ground_truth", "GroundTruth"])
+def test_masks_of_a_training_folder_are_not_judged_as_parts(tmp_path, truth):
+    names = ["train/good/0.png", "test/crack/1.png", f"{truth}/crack/1_mask.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    left_out = LeftOut()
+    assert {path.relative_to(tmp_path).as_posix() for path in expand([tmp_path], left_out)} == set(names[:2])
+    assert [str(each) for each in left_out.remarks] == [f"1 masks of defects were left out: {names[2]}"]
+    # A folder that is named itself is judged, and so is one beside no training images.
+    assert len(expand([tmp_path / truth], LeftOut())) == 1
+    shutil.rmtree(tmp_path / "train")
+    shutil.rmtree(tmp_path / "test")
+    assert len(expand([tmp_path], LeftOut())) == 1
+
+
+def test_heat_maps_of_one_name_in_folders_of_one_name_say_which_is_which(tiny_bundle, dataset, tmp_path):
+    images = [tmp_path / name for name in ("d1/good/a.png", "d2/good/a.png", "d2/bad/a.png")]
+    for path in images:
+        path.parent.mkdir(parents=True)
+        shutil.copy(next((dataset / "test/good").iterdir()), path)
+    names = overlays_of([tiny_bundle], images, tmp_path / "one")
+    assert names == dict(zip(("d1-good-a.png.png", "d2-good-a.png.png", "bad-a.png.png"), images, strict=True))
+
+
+def test_a_link_to_itself_is_named_like_a_link_to_nothing(cli, tiny_bundle, dataset, tmp_path):
+    shutil.copy(next((dataset / "test/good").iterdir()), tmp_path / "a.png")
+    for name in ("self.png", "nothing.png"):
+        (tmp_path / name).symlink_to(name if name == "self.png" else "nowhere.png")
+    backend = ("--backend", "onnxruntime-cpu")
+    stopped = cli("predict", tiny_bundle, tmp_path, *backend, code=2).stderr
+    assert "nothing.png' does not exist" in stopped
+    assert "cannot be listed" not in stopped
+    done = cli("predict", tiny_bundle, tmp_path, *backend, "--max-bad-images", 2, "--overlay", tmp_path.parent / "maps")
+    assert "self.png" in done.stderr + done.stdout
+    assert "a.png" in done.stdout
+
+
+def test_a_run_is_exported_before_it_is_calibrated(cli, tiny_run, dataset):
+    found = cli("predict", tiny_run, dataset / "test/good")
+    assert f"Export it first: kdx export {tiny_run} -o NAME.kdx, then kdx calibrate NAME.kdx DATA" in found.stderr
+    assert "undecided (no threshold)" in found.stdout
+
+
+def test_the_reason_of_a_verdict_stands_before_the_faults_of_its_frame(capsys):
+    from kdx.cli.verdict_table import show_verdicts
+
+    record = {"verdict": "undecided", "image": "a.png", "score": 1.0, "threshold": None, "margin": None}
+    show_verdicts([{**record, "reason": "no_threshold", "frame_faults": ["saturated"]}])
+    assert "undecided (no threshold) (saturated frame)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_heat_maps_of_a_command_that_stopped_are_counted(cli, tiny_bundle, dataset, tmp_path):
+    images = [next((dataset / "test/good").iterdir()), tmp_path / "parts/missing.png"]
+    maps = tmp_path / "maps"
+    stopped = cli("predict", tiny_bundle, *images, "--overlay", maps, "--backend", "onnxruntime-cpu", code=2).stderr
+    assert f"1 heat maps were written to {maps}/ before that: --force writes them again" in stopped
+    cli("predict", tiny_bundle, images[0], "--overlay", maps, "--backend", "onnxruntime-cpu", "--force")
