@@ -87,9 +87,8 @@ def predict(
         )
     except BaseException:
         if overlay is not None and records:
-            err.print(
-                f"[yellow]{len(records)} heat maps were written[/] to {shown(overlay)}/ before that: --force writes them again"
-            )
+            done = f"{len(records)} heat maps were written to {shown(overlay)}/ before that"
+            err.print(f"[yellow]{done}:[/] --force writes them again")
         raise
     finally:
         remarks = [*left_out.remarks, *remark(COLOUR, COLOUR_TEXT, colour)]
