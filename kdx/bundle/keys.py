@@ -7,7 +7,7 @@ it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -35,7 +35,15 @@ def public_keys(keys: PublicKeys) -> dict[str, Ed25519PublicKey]:
         OptionError: There is no key, a key cannot be read or is of another kind, or the package
             cryptography is missing.
     """
-    given = [keys] if isinstance(keys, (str, Path, bytes)) else list(keys)
+    given = [keys] if isinstance(keys, (str, Path, bytes)) or not isinstance(keys, Iterable) else list(keys)
+    strange = [key for key in given if not isinstance(key, (str, Path, bytes))]
+    if strange:
+        raise OptionError(
+            "`require_signature` is not a key",
+            expected="the path of a PEM file, its content as bytes, or a list of them",
+            received=type(strange[0]).__name__,
+            fix="name the public key of the signer (NAME.pub)",
+        )
     if not given:
         raise OptionError("a signature is required, but no key is given", fix="name the public key of the signer")
     read = [_public_key(key) for key in given]

@@ -15,6 +15,7 @@ from kdx.bundle.signature import read_seal, verify_signature
 from kdx.bundle.stored_level import read_level
 from kdx.bundle.variants import graph_file
 from kdx.errors import BundleError
+from kdx.storage.path_arguments import require_path
 
 
 def open_bundle(path: str | Path, *, require_signature: PublicKeys | None = None) -> Bundle:
@@ -28,9 +29,10 @@ def open_bundle(path: str | Path, *, require_signature: PublicKeys | None = None
 
     Raises:
         BundleError: A check failed; the message names the file.
-        OptionError: A key cannot be read, or the package cryptography is missing.
+        OptionError: The path is not one; a key cannot be read, or the package cryptography is
+            missing.
     """
-    path = Path(path)
+    path = require_path(path, "path", "a bundle's folder")
     index = read_index(path)
     if require_signature is not None:
         return bundle_of(path, index, verify_signature(path, index, require_signature))

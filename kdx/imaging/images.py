@@ -97,7 +97,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 "a detector takes numpy arrays",
                 expected=self.describe(),
                 received=type(image).__name__,
-                fix="pass numpy.asarray(image)",
+                fix=_as_array(image),
             )
         shape = self.check_layout(str(image.dtype), image.shape)
         return image if image.ndim == len(shape) else image[:, :, None]
@@ -121,7 +121,12 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         if len(shape) == 2 and self.channels == 1:
             shape = (*shape, 1)
         if len(shape) != 3 or shape[2] != self.channels:
-            raise InputError("the image has the wrong channels", expected=self.describe(), received=received)
+            raise InputError(
+                "the image has the wrong channels",
+                expected=self.describe(),
+                received=received,
+                fix=self._other_channels(shape),
+            )
         if shape[:2] != (self.height, self.width):
             raise InputError(
                 "the image has the wrong size",
@@ -131,6 +136,19 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 "files if training did",
             )
         return self.height, self.width, self.channels
+
+    def _other_channels(self, shape: tuple[int, ...]) -> str:
+        """Return how an image of another layout becomes one that fits."""
+        size = (self.height, self.width)
+        if len(shape) == 4 or (len(shape) == 3 and shape[1:] == size and self.channels == 1 and shape[0] != 1):
+            return "pass several images to detector.batch(images)"
+        if len(shape) == 3 and shape == (self.channels, *size):
+            return "put the channels last: numpy.ascontiguousarray(image.transpose(1, 2, 0))"
+        if len(shape) == 3 and shape[2] == 4:
+            return "drop the fourth channel: numpy.ascontiguousarray(image[..., :3])"
+        if self.channels == 1:
+            return "convert it to grey as files are: numpy.asarray(PIL.Image.fromarray(image).convert('L'))"
+        return "repeat the grey values in three channels: numpy.stack([image] * 3, axis=-1), with an image (H, W)"
 
     def check_batch(self, images: Any) -> NDArray[np.uint8]:
         """Return images as one ``(N, height, width, channels)`` array, not copied if it is one."""
@@ -151,6 +169,16 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         if not images:
             return np.empty((0, self.height, self.width, self.channels), np.uint8)
         return np.stack([self.check(image) for image in images])
+
+
+def _as_array(image: object) -> str:
+    """Return how something that is not an array becomes one."""
+    is_array_like = hasattr(image, "__array_interface__") or hasattr(image, "__array__")
+    if isinstance(image, memoryview) or (is_array_like and not isinstance(image, np.generic)):
+        return "pass numpy.asarray(image)"
+    if isinstance(image, (list, tuple)):
+        return "pass several images to detector.batch(images), and one as numpy.array(image, dtype=numpy.uint8)"
+    return "pass the camera's frame as an array, or kdx.read_image(FILE, detector.input)"
 
 
 def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:

@@ -25,11 +25,15 @@ from kdx.loading.sharing import SHARING, one_teacher, shared_teacher_groups
 from kdx.runtime.backend import ClosesOnExit, require_threads
 from kdx.runtime.backend_table import find_backend, runtime_of
 from kdx.runtime.detector import Detector
+from kdx.storage.path_arguments import require_path
 from kdx.verification.backend_choice import BackendChooser
 
 if TYPE_CHECKING:
     from kdx.bundle.keys import PublicKeys
     from kdx.runtime.openvino.shared_teacher import Plan, SharedTeacher
+
+
+_WHAT = "a bundle's folder"
 
 
 class DetectorGroup(ClosesOnExit):
@@ -190,9 +194,10 @@ def _load(
 
 def _by_name(bundles: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, Path]:
     if isinstance(bundles, Mapping):
-        named = [(name, Path(path)) for name, path in bundles.items()]
+        named = [(name, require_path(path, "bundles", _WHAT)) for name, path in bundles.items()]
     else:
-        named = [(Path(path).name.removesuffix(".kdx"), Path(path)) for path in bundles]
+        paths = [require_path(path, "bundles", _WHAT) for path in bundles]
+        named = [(path.name.removesuffix(".kdx"), path) for path in paths]
     if not named or isinstance(bundles, str):
         raise OptionError("there are no bundles to load", expected="a list of folders, or folders by name")
     found = dict(named)

@@ -16,6 +16,7 @@ from kdx.runtime.backend import require_threads
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
 from kdx.storage.json_records import RUN_INDEX
+from kdx.storage.path_arguments import require_path
 
 if TYPE_CHECKING:
     from kdx.bundle.keys import PublicKeys
@@ -73,10 +74,11 @@ def load(
             decide the bundle's golden images as the reference did, at a batch size that will be
             used.
         OptionError: A bundle has only one checkpoint, a run only one precision; a batch size below
-            1; threads out of range; a key that cannot be read; metrics without the package
-            ``prometheus_client``.
+            1; threads out of range; an argument of a wrong type; a key that cannot be read; metrics
+            without the package ``prometheus_client``.
     """
-    path = Path(path)
+    path = require_path(path, "path", "a bundle's folder")
+    log = None if log is None else require_path(log, "log", "the log's file")
     require_threads(threads)
     if is_run(path):
         given = {"log": log, "metrics": metrics, "batch_sizes": batch_sizes, "require_signature": require_signature}

@@ -252,6 +252,11 @@ def _explained(path: Path, error: type[DataError] | type[OutputError]) -> Iterat
     try:
         yield
     except sqlite3.DatabaseError as cause:
+        if not path.absolute().parent.is_dir():
+            raise error(
+                f"the log '{path}' cannot be written: the folder '{path.parent}' does not exist",
+                fix="make the folder, or name another file",
+            ) from cause
         is_busy = "locked" in str(cause) or "busy" in str(cause)
         fix = "end the program that uses it" if is_busy else "move the file away; a new one is created"
         raise error(f"the log '{path}' cannot be read or written: {cause}", fix=fix) from cause

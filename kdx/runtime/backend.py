@@ -16,7 +16,16 @@ _MOST_THREADS = 1024
 
 def require_threads(threads: int | None) -> None:
     """Raise ``OptionError`` for an invalid number of threads."""
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+    if threads is None:
+        return
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
+        raise OptionError(
+            "`threads` is not a whole number",
+            expected=f"1 to {_MOST_THREADS}, or None",
+            received=repr(threads),
+            fix="leave out `threads`, and the backend chooses",
+        )
+    if not 1 <= threads <= _MOST_THREADS:
         raise OptionError("`threads` is out of range", expected=f"1 to {_MOST_THREADS}", received=str(threads))
 
 

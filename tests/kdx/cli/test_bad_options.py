@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 import kdx
-from kdx.errors import InputError
+from kdx.errors import InputError, OptionError
+from kdx.imaging.images import InputSpec
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,78 @@ def test_a_wrong_array_is_refused(detector, array, message, received):
     assert caught.value.received == received
     with pytest.raises(InputError, match=message):
         detector.batch([array])
+
+
+def arrays(images: object) -> object:
+    return memoryview(np.ascontiguousarray(images))
+
+
+@pytest.mark.parametrize(
+    ("image", "fix"),
+    [
+        (None, "kdx.read_image(FILE, detector.input)"),
+        (b"\x89PNG", "kdx.read_image(FILE, detector.input)"),
+        (np.uint8(3), "kdx.read_image(FILE, detector.input)"),
+        ([[0]], "numpy.array(image, dtype=numpy.uint8)"),
+        (arrays(np.zeros((64, 64), np.uint8)), "pass numpy.asarray(image)"),
+        (PIL.Image.new("L", (64, 64)), "pass numpy.asarray(image)"),
+        (np.zeros((4, 64, 64, 1), np.uint8), "detector.batch(images)"),
+        (np.zeros((4, 64, 64), np.uint8), "detector.batch(images)"),
+        (np.zeros((1, 64, 64), np.uint8), "image.transpose(1, 2, 0)"),
+        (np.zeros((64, 64, 3), np.uint8), "PIL.Image.fromarray(image).convert('L')"),
+    ],
+)
+def test_the_fix_for_a_wrong_array_works(detector, image, fix):
+    with pytest.raises(InputError) as caught:
+        detector(image)
+    assert fix in caught.value.fix
+    code = re.search(r"(numpy\.[a-z]+\(.*\)|detector\.batch\(images\))$", caught.value.fix)
+    if code:  # what can be run without a file
+        names = {"numpy": np, "PIL": PIL, "image": image, "images": image, "detector": detector}
+        found = eval(code.group(), names)
+        if code.group().startswith("numpy") and not isinstance(image, list):
+            detector(found)
+
+
+def test_the_fix_for_an_array_of_a_colour_detector():
+    spec = InputSpec(height=8, width=6, channels=3)
+    for shape, code in {
+        (3, 8, 6): "numpy.ascontiguousarray(image.transpose(1, 2, 0))",
+        (8, 6, 4): "numpy.ascontiguousarray(image[..., :3])",
+        (8, 6): "numpy.stack([image] * 3, axis=-1)",
+    }.items():
+        image = np.zeros(shape, np.uint8)
+        with pytest.raises(InputError) as caught:
+            spec.check(image)
+        assert code in caught.value.fix
+        spec.check(eval(code, {"numpy": np, "image": image}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameter", "received"),
+    [
+        ({"path": None}, "path", "NoneType"),
+        ({"path": 3}, "path", "int"),
+        ({"path": b"tile.kdx"}, "path", "b'tile.kdx'"),
+        ({"path": ["tile.kdx"]}, "path", "list"),
+        ({"path": ""}, "path", "''"),
+        ({"log": 3}, "log", "int"),
+        ({"threads": "2"}, "threads", "'2'"),
+        ({"threads": 1.5}, "threads", "1.5"),
+        ({"threads": True}, "threads", "True"),
+        ({"require_signature": 3}, "require_signature", "int"),
+        ({"require_signature": [None]}, "require_signature", "NoneType"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(tiny_bundle, arguments, parameter, received):
+    with pytest.raises(OptionError, match=f"^`{parameter}` is not a ") as caught:
+        kdx.load(**{"path": tiny_bundle, **arguments})
+    assert caught.value.received == received
+    assert caught.value.expected
+    assert caught.value.fix
+    if parameter == "path":
+        with pytest.raises(OptionError, match=r"^`bundles` is not a path"):
+            kdx.load_many({"a": arguments["path"]})
 
 
 def test_a_batch_of_wrong_arrays_is_refused(detector, frame):

@@ -109,6 +109,12 @@ def test_a_locked_log_costs_the_log_and_not_the_line(tmp_path, monkeypatch):
     assert len(read_log(tmp_path / "line.log").scores) == 0
 
 
+def test_a_log_in_a_folder_that_does_not_exist(tiny_bundle, tmp_path):
+    with pytest.raises(OutputError, match=r"the folder '.*missing' does not exist") as caught:
+        kdx.load(tiny_bundle, log=tmp_path / "missing/line.log")
+    assert caught.value.fix == "make the folder, or name another file"
+
+
 def test_a_damaged_log_is_an_error(tmp_path):
     write(tmp_path / "line.log", range(2000))
     data = bytearray((tmp_path / "line.log").read_bytes())

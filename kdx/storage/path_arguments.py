@@ -1,0 +1,30 @@
+"""Paths that callers of kdx pass."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kdx.errors import OptionError
+
+
+def require_path(value: object, parameter: str, what: str) -> Path:
+    """Return a path that was passed to a function of ``import kdx``.
+
+    Args:
+        value: What was passed.
+        parameter: The name of the parameter, for the message.
+        what: What the path names, for the message: ``a bundle's folder``.
+
+    Raises:
+        OptionError: It is no path, or an empty text.
+    """
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if isinstance(path, str) and path:
+        return Path(path)
+    raise OptionError(
+        f"`{parameter}` is not a path",
+        expected=f"the path of {what}, a str or a pathlib.Path",
+        received=repr(value) if isinstance(value, (str, bytes)) else type(value).__name__,
+        fix="pass os.fsdecode(path)" if isinstance(value, bytes) else f'pass {what} by name, such as "NAME"',
+    )
