@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from kdx.text import agreeing
+
 FIRST = 5
 
 
@@ -31,11 +33,17 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def remark(kind: str, text: str, names: Iterable[object]) -> list[Remark]:
-    """Return a list with a remark on the named things, or an empty list without names."""
+    """Return a list with a remark on the named things, or an empty list without names.
+
+    Args:
+        kind: The identifier of the kind.
+        text: The text that follows the number, see :func:`kdx.text.agreeing`.
+        names: The names of the things.
+    """
     found = [str(name) for name in names]
     if not found:
         return []
-    return [Remark(kind=kind, text=text, count=len(found), first=tuple(found[:FIRST]))]
+    return [Remark(kind=kind, text=agreeing(len(found), text), count=len(found), first=tuple(found[:FIRST]))]
 
 
 def shorten(names: Iterable[str]) -> str:

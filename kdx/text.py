@@ -24,6 +24,7 @@ _PARAMETER = re.compile(r"`([a-z][a-z0-9_-]*)(?:=([^`]+))?`")
 # and tab, marks that change the direction of writing, and lone surrogates, which represent bytes of
 # a file name that are not valid text.
 _INTERPRETED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORMS = re.compile(r"\[([^][|]*)\|([^][|]*)\]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -53,6 +54,16 @@ def spelled(text: str, by: Spelling | None = None) -> str:
     if write is None:
         return text
     return _PARAMETER.sub(lambda found: write(*found.groups()) or found.group(), text)
+
+
+def agreeing(count: int, text: str) -> str:
+    """Return a text whose forms agree with a number: "[image is|images are]", one or any other."""
+    return _FORMS.sub(lambda found: found.group(1 if count == 1 else 2), text)
+
+
+def number_of(count: int, text: str) -> str:
+    """Return a number and a text that agrees with it: ``number_of(1, "[image|images]")``."""
+    return f"{count:,} {agreeing(count, text)}"
 
 
 def percent(value: float | None) -> str:

@@ -50,21 +50,33 @@ class Annotations:
     def remarks(self) -> list[Remark]:
         """Return the remarks that a reader of pixel figures must know."""
         left_out = "left out of pixel AUROC and PRO"
-        outside = "masks mark pixels only outside the field of view, where the map cannot show them"
+        outside = "[mask marks|masks mark] pixels only outside the field of view, where the map cannot show them"
         marked = self.defective - len(self.without) - len(self.empty)
         large = self.large if 2 * (len(self.large) + len(self.full)) > marked else []  # a few may show large defects
         inverted = (
-            "masks mark more than half of their image, as most masks of this data set do: every pixel that is not "
-            "black counts as defective, so masks with black defects on white must be inverted"
+            "[mask marks|masks mark] more than half of their image, as most masks of this data set do: every pixel "
+            "that is not black counts as defective, so masks with black defects on white must be inverted"
         )
         return [
-            *remark("without_mask", f"of {self.defective} defective images have no mask, {left_out}", self.without),
-            *remark("empty_mask", f"masks of defective images mark no pixel, {left_out}", self.empty),
-            *remark("full_mask", "masks of defective images mark every pixel", self.full),
+            *remark(
+                "without_mask", f"of {self.defective} defective images [has|have] no mask, {left_out}", self.without
+            ),
+            *remark(
+                "empty_mask",
+                f"[mask of a defective image marks|masks of defective images mark] no pixel, {left_out}",
+                self.empty,
+            ),
+            *remark(
+                "full_mask", "[mask of a defective image marks|masks of defective images mark] every pixel", self.full
+            ),
             *remark("large_mask", inverted, large),
             *remark("mask_outside_view", outside, self.outside),
-            *remark("mask_of_good_image", f"masks of good images mark pixels, {left_out}", self.on_good),
-            *remark("unused_mask", "masks belong to no image", self.unused),
+            *remark(
+                "mask_of_good_image",
+                f"[mask of a good image marks|masks of good images mark] pixels, {left_out}",
+                self.on_good,
+            ),
+            *remark("unused_mask", "[mask belongs|masks belong] to no image", self.unused),
         ]
 
 

@@ -50,7 +50,7 @@ def golden_remarks(bundle: Bundle, test: Sequence[TestImage]) -> list[Remark]:
     """Return a remark on the test images that decided precisions; see :func:`golden_among`."""
     if not bundle.manifest.variants:
         return []  # nothing was chosen on them
-    text = "of these are golden images, which decided precisions and layers at export"
+    text = "of these [is a golden image, which|are golden images, which] decided precisions and layers at export"
     return remark("golden", text, golden_among(bundle, test))
 
 

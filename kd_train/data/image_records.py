@@ -14,6 +14,7 @@ from kdx.errors import DataError, ImageError, OptionError, TrainingError
 from kdx.imaging.image_identity import Identity, content_of
 from kdx.imaging.images import InputSpec, read_header
 from kdx.progress import SILENT, Progress, track
+from kdx.text import number_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class BadImages:
         if len(self.reasons) > self.limit:
             listed = "; ".join(list(self.reasons.values())[:5])
             raise TrainingError(
-                f"{len(self.reasons)} images cannot be used: {listed}",
+                f"{number_of(len(self.reasons), '[image|images]')} cannot be used: {listed}",
                 expected=f"at most {self.limit} bad images",
                 fix="repair or remove them, or allow more: a larger `max_bad_images`",
             )

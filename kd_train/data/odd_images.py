@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 from kd_train.data.image_records import ImageRecord
 from kdx.errors import DataError
 from kdx.remarks import Remark, remark, shorten
+from kdx.text import agreeing
 
 OddImages = Literal["stop", "skip", "keep"]
 _MOST = 2 / 3
@@ -30,7 +31,7 @@ class _Odd:
 
     Attributes:
         kind: The kind of the remark on them.
-        what: What distinguishes them, as a predicate.
+        what: What distinguishes them, as a predicate in both forms.
         expected: What the other images have in common.
         kept: The effect of training on them.
         records: The images.
@@ -62,24 +63,30 @@ def handle_odd_images(
     if odd and choice == "stop":
         first = odd[0]
         raise DataError(
-            f"{len(first.records)} of {len(records)} images {first.what}",
+            f"{len(first.records)} of {len(records)} images {agreeing(len(first.records), first.what)}",
             expected=first.expected,
             received=shorten(_described(record) for record in first.records),
             fix="remove or repair them, or leave them out: `odd_images='skip'`, or use them: "
-            f"`odd_images='keep'` ({first.kept})",
+            f"`odd_images='keep'` ({agreeing(len(first.records), first.kept)})",
         )
     if choice == "keep":
         return list(records), [
             each
             for one in odd
-            for each in remark(one.kind, f"images {one.what} and were used: {one.kept}", map(_described, one.records))
+            for each in remark(
+                one.kind,
+                f"[image was|images were] used although [it|they] {one.what}: {one.kept}",
+                map(_described, one.records),
+            )
         ]
     left_out = {record.path for one in odd for record in one.records}
     kept = [record for record in records if record.path not in left_out]
     return kept, [
         each
         for one in odd
-        for each in remark(one.kind, f"images {one.what} and were left out", map(_described, one.records))
+        for each in remark(
+            one.kind, f"[image was|images were] left out because [it|they] {one.what}", map(_described, one.records)
+        )
     ]
 
 
@@ -89,7 +96,7 @@ def _sizes(records: Sequence[ImageRecord]) -> _Odd | None:
         return None
     return _Odd(
         "odd_size",
-        "have another size than the others",
+        "[has|have] another size than the others",
         f"{most[0]} × {most[1]} pixels, as {len(records) - len(odd)} images",
         "the detector then reads files of any size and takes no camera's frames",
         odd,
@@ -103,7 +110,7 @@ def _colours(records: Sequence[ImageRecord], channels: str) -> _Odd | None:
     if colour and len(grey) >= _MOST * len(records):
         return _Odd(
             "odd_colour",
-            "are in colour, the others grey",
+            "[is|are] in colour, unlike the others",
             f"grey images, as {len(grey)} are",
             "the detector then takes colour frames and refuses those of a mono camera",
             colour,
@@ -113,9 +120,9 @@ def _colours(records: Sequence[ImageRecord], channels: str) -> _Odd | None:
     if mono and len(colour) >= _MOST * len(records):
         return _Odd(
             "odd_colour",
-            "are grey, the others in colour",
+            "[is|are] grey, unlike the others",
             f"colour images, as {len(colour)} are",
-            "they are used as colour images whose channels are equal",
+            "[it is used as a colour image|they are used as colour images] whose channels are equal",
             mono,
         )
     return None
@@ -128,7 +135,7 @@ def _depths(records: Sequence[ImageRecord]) -> _Odd | None:
         return None
     return _Odd(
         "odd_depth",
-        f"have {8 if most else 16} bits, the others {16 if most else 8}",
+        f"[has|have] {8 if most else 16} bits, unlike the others",
         f"{16 if most else 8} bits, as {len(known) - len(odd)} images",
         "their values are converted to 8 bits by another rule than those of the others",
         odd,

@@ -95,7 +95,9 @@ def require_one_source(group_by: str | None, table: Path | None) -> None:
 def _without_effect(parts: Mapping[Path, str], option: str) -> list[Remark]:
     if len(set(parts.values())) < len(parts):
         return []
-    return remark("parts_of_one_image", f"images are each a part of their own, so {option} has no effect", parts)
+    return remark(
+        "parts_of_one_image", f"[image is|images are] each a part of their own, so {option} has no effect", parts
+    )
 
 
 def _alike(parts: Mapping[Path, str]) -> list[Remark]:
@@ -104,7 +106,11 @@ def _alike(parts: Mapping[Path, str]) -> list[Remark]:
     for part in parts.values():
         by_name.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", _folded(part)), set()).add(part)
     names = [" and ".join(sorted(each)) for each in by_name.values() if len(each) > 1]
-    return remark("parts_alike", "names of parts differ only in case or leading zeros, and count as different", names)
+    return remark(
+        "parts_alike",
+        "[group|groups] of names of parts that differ only in case or leading zeros, and count as different",
+        names,
+    )
 
 
 def _group(path: Path, group_by: str) -> str:
@@ -212,10 +218,14 @@ def match_parts(
     return Parts(
         by_image,
         (
-            *remark("parts_without_image", f"lines of {where} name no image", [line.name for line in unmatched]),
+            *remark(
+                "parts_without_image",
+                f"[line of {where} names|lines of {where} name] no image",
+                [line.name for line in unmatched],
+            ),
             *remark(
                 "images_without_part",
-                f"images have no line in {where}, and each of them counts as a part of its own",
+                f"[image has|images have] no line in {where}, and each of them counts as a part of its own",
                 [path for path in images if path not in by_image],
             ),
         ),

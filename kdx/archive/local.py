@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 from kdx.archive.error_transport import RemoteError, remote_error
 from kdx.archive.plan import Shard, ShardPlan
-from kdx.archive.processes import Child, LeavingChildren, wait_for
+from kdx.archive.processes import KILLED, Child, LeavingChildren, wait_for
 from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
 from kdx.archive.scorer import ShardScorer, printable
 from kdx.archive.shard_table import count, write_shard
@@ -180,7 +180,8 @@ class LocalEngine:
                 raise BackendError(
                     f"processes die while they load '{self.work.bundle}': {how}",
                     received=f"{self._failed_starts} in a row",
-                    fix="kdx verify runs the bundle in this process; fewer `workers` need less memory",
+                    fix="kdx verify runs the bundle in this process"
+                    + ("; fewer `workers` need less memory" if how == KILLED else ""),
                 )
         worker.is_ready = False
         if order is None:

@@ -30,6 +30,7 @@ from kdx.runtime.backend_table import find_backend
 from kdx.runtime.machine import usable_cores
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record
+from kdx.text import agreeing
 from kdx.verification.backend_choice import BackendChooser
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
@@ -288,4 +289,4 @@ def _seen_in_grey(results: Sequence[ShardResult]) -> list[Remark]:
     """Return a remark on the colour images of all shards that a mono detector saw in grey."""
     count = sum(result.colour_count for result in results)
     first = tuple(path for result in results for path in result.colour)[:FIRST]
-    return [Remark(kind=COLOUR, text=COLOUR_TEXT, count=count, first=first)] if count else []
+    return [Remark(kind=COLOUR, text=agreeing(count, COLOUR_TEXT), count=count, first=first)] if count else []

@@ -13,6 +13,7 @@ from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
 from kdx.imaging.tiling import Tiling
 from kdx.remarks import Remark
+from kdx.text import agreeing
 
 SCHEMA = 2
 INDEX = "bundle.json"
@@ -161,7 +162,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def unfinished(epochs: int, planned: int, fix: str) -> list[Remark]:
     """Return a remark on a training with fewer epochs than planned."""
-    text = f"of {planned} epochs trained: the training was not finished; {fix}"
+    text = f"of {planned} {agreeing(planned, '[epoch|epochs]')} trained: the training was not finished; {fix}"
     return [Remark(kind="unfinished_training", text=text, count=epochs, first=())]
 
 

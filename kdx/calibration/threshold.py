@@ -32,6 +32,7 @@ from kdx.remarks import Remark, remark
 from kdx.runtime.detector import Detector
 from kdx.storage.files import hash_of_hashes
 from kdx.storage.json_records import now
+from kdx.text import number_of
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ def _choose(good: ScoredImages, defective: ScoredImages) -> tuple[float, DefectC
     both = set(good.keys) & set(defective.keys)
     if both:
         raise DataError(
-            f"{len(both)} images are both good and defective", fix="remove them from one of the two folders"
+            f"{number_of(len(both), '[image is|images are]')} both good and defective",
+            fix="remove them from one of the two folders",
         )
     values, defects = np.array(good.scores), np.array(defective.scores)
     score = best_split(values, defects)
@@ -178,10 +180,14 @@ def _choose(good: ScoredImages, defective: ScoredImages) -> tuple[float, DefectC
 
 def _remarks(good: ScoredImages, defective: ScoredImages | None, trained: KnownImages) -> list[Remark]:
     return [
-        *remark("copies", "good images are copies of others and were not used again", good.copies),
+        *remark(
+            "copies",
+            "good [image is a copy of another and was|images are copies of others and were] not used again",
+            good.copies,
+        ),
         *remark(
             "near_trained_on",
-            "good images are nearly the same as images trained on, so that their scores may be too low",
+            "good [image is|images are] nearly the same as images trained on, so that their scores may be too low",
             good.near,
         ),
         *_repeated("near_copies", "good", good),
@@ -199,8 +205,8 @@ def _repeated(kind: str, name: str, scored: ScoredImages) -> list[Remark]:
     images = len(scored.scores)
     return remark(
         kind,
-        f"of the {images} {name} images that were used are nearly the same as another of them. If they are copies of "
-        f"one picture or show one part, the number of images is overstated, and so is what the threshold promises: "
+        f"of the {images} {name} images that were used [is|are] nearly the same as another of them. If they are copies "
+        f"of one picture or show one part, the number of images is overstated, and so is what the threshold promises: "
         f"calibrate without them, on {images - len(near)} images",
         near,
     )

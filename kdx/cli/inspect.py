@@ -11,7 +11,7 @@ from kdx.bundle.engine_record import describe, engines_of
 from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, Variant
 from kdx.cli.output import make_table, out, print_json, report_remarks, shown
 from kdx.cli.shared_options import JSON_OPTION, REQUIRE_SIGNATURE_OPTION
-from kdx.text import number
+from kdx.text import agreeing, number, number_of
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
@@ -49,6 +49,7 @@ def inspect(
     source = manifest.provenance
     trained = opened.training_images()
     of_planned = "" if source.planned_epochs is None else f"of {source.planned_epochs} "
+    epochs = number_of(source.epoch, of_planned + agreeing(source.planned_epochs or source.epoch, "[epoch|epochs]"))
     rows = {
         "method": f"{manifest.method}: {manifest.pair.describe() if manifest.pair else 'of an unknown declaration'}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
@@ -65,8 +66,8 @@ def inspect(
         "threshold": _threshold(manifest),
         **_own_thresholds(manifest),
         "signed": _in_words(signature),
-        "golden": f"{len(manifest.golden)} images",
-        "trained": f"{source.epoch} {of_planned}epochs on {len(trained)} images, data {source.data_sha256[:12]}"
+        "golden": number_of(len(manifest.golden), "[image|images]"),
+        "trained": f"{epochs} on {number_of(len(trained), '[image|images]')}, data {source.data_sha256[:12]}"
         + ("" if trained.knows_pixels else "; known by their files alone, not as copies in another format"),
         "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
         + ", ".join(f"{name} {value}" for name, value in source.exported_with.items()),

@@ -21,7 +21,7 @@ from rich.text import Text
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
 from kdx.storage.json_output import encode_json, write_json
-from kdx.text import spelled, visible, visible_json
+from kdx.text import number_of, spelled, visible, visible_json
 
 STANDARD_OUTPUT = "standard output"  # the file name of an OSError that was raised while printing
 
@@ -136,7 +136,7 @@ def report_bad(bad: dict[str, str] | dict[Path, str]) -> None:
     for reason in bad.values():
         err.print(f"[yellow]skipped:[/] {escape(reason)}")
     if bad:
-        err.print(f"[yellow]{len(bad)} images could not be used[/]")
+        err.print(f"[yellow]{number_of(len(bad), '[image|images]')} could not be used[/]")
 
 
 def report_remarks(remarks: Iterable[Remark]) -> None:

@@ -17,7 +17,7 @@ from kdx.cli.shared_options import (
     SUBFOLDERS_OPTION,
     THREADS_OPTION,
 )
-from kdx.text import percent
+from kdx.text import number_of, percent
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -112,4 +112,7 @@ def _show(content: Content, output: Path, size: int, *, json: bool) -> None:
     rates += f"PRO {percent(result.pro)} %; at the threshold {percent(result.false_reject_rate)} % of "
     rates += f"{result.good} good images rejected, {percent(result.detection_rate)} % of {result.defective} defective"
     out.print(rates)
-    out.print(f"[bold]{escape(str(output))}[/]: {size / 1e6:.1f} MB, pictures of {len(content.pictures)} images")
+    out.print(
+        f"[bold]{escape(str(output))}[/]: {size / 1e6:.1f} MB, "
+        f"pictures of {number_of(len(content.pictures), '[image|images]')}"
+    )

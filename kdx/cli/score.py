@@ -12,7 +12,7 @@ from kdx.cli.error_output import Interrupted
 from kdx.cli.output import err, make_table, out, print_json, progress_for, report_remarks, say, say_nothing, warn
 from kdx.cli.shared_options import ADDRESS_OPTION, JSON_OPTION, one_of
 from kdx.imaging.value_range import describe_narrow
-from kdx.text import number
+from kdx.text import number, number_of
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def show_scores(folder: Path, summary: Summary) -> None:
     if run.frames:
         at_work = f"{number(run.frames_per_second_per_worker)} a second while at work"
         out.print(
-            f"{run.frames:,} images in {run.seconds:.1f} s: {number(run.frames_per_second)} a second; "
+            f"{number_of(run.frames, '[image|images]')} in {run.seconds:.1f} s: "
+            f"{number(run.frames_per_second)} a second; "
             f"workers: {run.workers}, threads of each: {run.threads_per_worker}, {at_work}"
         )
     else:
@@ -123,6 +124,7 @@ def show_scores(folder: Path, summary: Summary) -> None:
     report_remarks(summary.remarks)
     if summary.added_since:
         out.print(
-            f"{summary.added_since:,} images were added since the archive was listed; the same command scores them"
+            f"{number_of(summary.added_since, '[image was|images were]')} added since the archive was listed; "
+            "the same command scores them"
         )
     out.print(f"[bold]{escape(str(folder / 'shards'))}[/]: {summary.shards} Parquet files, and summary.json beside it")

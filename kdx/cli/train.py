@@ -18,6 +18,7 @@ from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.remarks import Remark, remark
 from kdx.storage.json_records import RUN_INDEX
+from kdx.text import number_of
 from kdx.workflows.packages import needs
 
 # A method's own options (--part of dual-det, --structure of dskd) are read from what the command
@@ -89,10 +90,12 @@ def train(
     if result.resumed_after or result.trained_again:
         again = result.trained_again
         out.print(
-            f"  resumed after epoch {result.resumed_after}" + (f", training {again} epochs again" if again else "")
+            f"  resumed after epoch {result.resumed_after}"
+            + (f", training {number_of(again, '[epoch|epochs]')} again" if again else "")
         )
     out.print(
-        f"  {len(config.train_images)} images trained on, {len(config.validation_images)} held out, "
+        f"  {number_of(len(config.train_images), '[image|images]')} trained on, "
+        f"{len(config.validation_images)} held out, "
         f"at {config.recipe.image_size}²"
     )
     out.print(f"  epoch {last.epoch}: training loss {last.train_loss:.4f}, held-out loss {last.validation_loss:.4f}")

@@ -10,6 +10,7 @@ from kdx.folders.data_folder import ImageFolder, TestImage
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, distinct, identify, nearly_repeated
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark, shorten
+from kdx.text import agreeing, number_of
 
 _Identified = Sequence[tuple[Path, Identity]]
 
@@ -19,11 +20,13 @@ def within(images: _Identified) -> list[Remark]:
     first, copies = distinct(images)
     identities = dict(images)
     return [
-        *remark("copies", "images are copies of others and are not used again", copies),
+        *remark(
+            "copies", "[image is a copy of another and is|images are copies of others and are] not used again", copies
+        ),
         *remark(
             "near_copies",
-            "good images are nearly the same as another of them (if they show one part, name it: kdx train DATA "
-            "--group-by or --parts; if they are copies of one picture, remove them)",
+            "good [image is|images are] nearly the same as another of them (if they show one part, name it: kdx train "
+            "DATA --group-by or --parts; if they are copies of one picture, remove them)",
             nearly_repeated([(path, identities[path]) for path in first]),
         ),
     ]
@@ -35,8 +38,8 @@ def across(training: _Identified, held_out: _Identified) -> list[Remark]:
     near = [path for path, identity in held_out if known.likeness(identity) is Likeness.NEAR]
     return remark(
         "held_out_near_copies",
-        "held-out images are nearly the same as images trained on, so their scores are too low (if they show one "
-        "part, name it: kdx train DATA --group-by or --parts)",
+        "held-out [image is|images are] nearly the same as images trained on, so their scores are too low (if they "
+        "show one part, name it: kdx train DATA --group-by or --parts)",
         near,
     )
 
@@ -71,14 +74,20 @@ def between(folder: ImageFolder, good: _Identified, progress: Progress = SILENT)
     defective = [image.path for image in same if image.is_defective]
     if defective and folder.dataset is None:
         raise DataError(
-            f"{len(defective)} images are both good and defective in '{folder.root}'",
+            f"{number_of(len(defective), '[image is|images are]')} both good and defective in '{folder.root}'",
             expected="each image either good or defective",
             received=shorten(map(str, defective)),
             fix="remove them from the good images, or from the test images",
         )
     return [
-        *remark("test_images_among_good", "test images are among the good images too", [image.path for image in same]),
-        *remark("test_images_near_good", "test images are nearly the same as good images", [i.path for i in near]),
+        *remark(
+            "test_images_among_good",
+            "test [image is|images are] among the good images too",
+            [image.path for image in same],
+        ),
+        *remark(
+            "test_images_near_good", "test [image is|images are] nearly the same as good images", [i.path for i in near]
+        ),
     ]
 
 
@@ -101,24 +110,26 @@ def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress 
     return [
         *remark(
             "trained_on",
-            "test images were trained on, so the figures are too good",
+            "test [image was|images were] trained on, so the figures are too good",
             [path for path, found in likeness.items() if found is Likeness.SAME],
         ),
         *remark(
             "near_trained_on",
-            "test images are nearly the same as images trained on",
+            "test [image is|images are] nearly the same as images trained on",
             [path for path, found in likeness.items() if found is Likeness.NEAR],
         ),
         *remark(
             "good_and_defective",
-            "test images are labelled good in one copy and defective in another",
+            "test [image is|images are] labelled good in one copy and defective in another",
             [path for path, identity in images if len(types[identity.key]) == 2],
         ),
-        *remark("copies", "test images are copies of others and count twice", copies),
+        *remark(
+            "copies", "test [image is a copy of another and counts|images are copies of others and count] twice", copies
+        ),
         *remark(
             "near_copies",
-            "test images are nearly the same as another of them, so the figures are based on fewer images than are "
-            "counted",
+            "test [image is|images are] nearly the same as another of them, so the figures are based on fewer images "
+            "than are counted",
             nearly_repeated([(path, identities[path]) for path in first]),
         ),
         *unknown(trained, len(images)),
@@ -132,8 +143,10 @@ def unknown(trained: KnownImages, images: int) -> list[Remark]:
     return [
         Remark(
             kind="pixels_unknown",
-            text="images were compared with the images trained on only by the files' bytes, because no hashes of "
-            "pixels were kept: copies in another format are not recognised (train and export again to keep hashes)",
+            text=agreeing(images, "[image was|images were]")
+            + " compared with the images trained on only by the files' bytes, because no "
+            "hashes of pixels were kept: copies in another format are not recognised (train and export again to keep "
+            "hashes)",
             count=images,
             first=(),
         )

@@ -13,20 +13,21 @@ from PIL import Image
 from kdx.errors import DataError
 from kdx.imaging.image_files import FORMATS
 from kdx.remarks import FIRST, Remark
+from kdx.text import agreeing
 
 # The files of operating systems, archivers and network drives beside those of the user.
 _SYSTEM = frozenset(
     {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "system volume information", "thumbs.db"}
 )
 _TEXTS = {
-    "hidden": "hidden or system files and folders were left out",
-    "not_an_image": "files that are not images of a known format were left out",
-    "linked_folder": "folders are symbolic links and were not followed",
-    "mask": "masks of defects were left out",
-    "named_twice": "images were named more than once, and each is judged once",
-    "unused_image": "images outside of the layout's folders were left out",
-    "unused_folder": "folders of images are not part of the layout and were left out",
-    "empty_folder": "folders hold no images",
+    "hidden": "hidden or system [file or folder was|files and folders were] left out",
+    "not_an_image": "[file that is not an image|files that are not images] of a known format [was|were] left out",
+    "linked_folder": "[folder is a symbolic link and was|folders are symbolic links and were] not followed",
+    "mask": "[mask|masks] of defects [was|were] left out",
+    "named_twice": "[image was|images were] named more than once, and [is|each is] judged once",
+    "unused_image": "[image|images] outside of the layout's folders [was|were] left out",
+    "unused_folder": "[folder of images is|folders of images are] not part of the layout and [was|were] left out",
+    "empty_folder": "[folder holds|folders hold] no images",
 }
 
 
@@ -75,9 +76,9 @@ class LeftOut:
     def remarks(self) -> list[Remark]:
         """One remark for each kind."""
         return [
-            Remark(kind=kind, text=text, count=self._counts[kind], first=tuple(self._first[kind]))
+            Remark(kind=kind, text=agreeing(count, text), count=count, first=tuple(self._first[kind]))
             for kind, text in _TEXTS.items()
-            if self._counts[kind]
+            if (count := self._counts[kind])
         ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdx.errors import ImageError
 from kdx.imaging.images import InputSpec, read_header
 from kdx.remarks import shorten
+from kdx.text import agreeing
 
 
 def require_size(paths: Sequence[Path], spec: InputSpec, max_bad_images: int = 0) -> None:
@@ -33,7 +34,7 @@ def require_size(paths: Sequence[Path], spec: InputSpec, max_bad_images: int = 0
             wrong.append(f"'{path}' ({header.width} × {header.height})")
     if len(wrong) > max_bad_images:
         raise ImageError(
-            f"{len(wrong)} of {len(paths)} images have the wrong size",
+            agreeing(len(wrong), f"{len(wrong)} of {len(paths)} images [has|have] the wrong size"),
             expected=f"{spec.width} × {spec.height} pixels",
             received=shorten(wrong),
             fix="use images from the same camera, or export the bundle for this one (kdx export --input-size)",

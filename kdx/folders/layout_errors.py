@@ -8,6 +8,7 @@ from pathlib import Path
 from kdx.errors import DataError
 from kdx.folders.good_names import is_good
 from kdx.folders.image_search import listing, walk
+from kdx.text import number_of
 
 
 def nothing_found(root: Path, looked_for: Sequence[str]) -> DataError:
@@ -25,12 +26,12 @@ def counted(inside: Sequence[Path], direct: int) -> str:
     """Return a text that names folders with their images, and the number of images beside them."""
     links = {folder for folder in inside if folder.is_symlink()}
     counts = [
-        f"{folder.name}/ ({sum(1 for _ in walk(folder))} images"
+        f"{folder.name}/ ({number_of(sum(1 for _ in walk(folder)), '[image|images]')}"
         + (", a symbolic link, which is not followed)" if folder in links else ")")
         for folder in inside[:8]
     ]
     more = [f"{len(inside) - 8} more folders"] if len(inside) > 8 else []
-    return ", ".join([*counts, *more, *([f"{direct} images beside them"] if direct else [])])
+    return ", ".join([*counts, *more, *([f"{number_of(direct, '[image|images]')} beside them"] if direct else [])])
 
 
 def unclear_which_are_good(root: Path, inside: Sequence[Path], direct: int) -> DataError:

@@ -11,7 +11,7 @@ from kdx.imaging.images import InputSpec, read_header
 from kdx.remarks import Remark, remark
 
 COLOUR = "colour_for_mono"
-COLOUR_TEXT = "images are in colour and are converted to grey for this mono detector"
+COLOUR_TEXT = "[image is in colour and is|images are in colour and are] converted to grey for this mono detector"
 
 
 def grey_conversion_remarks(paths: Sequence[Path], spec: InputSpec) -> list[Remark]:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from kdx.remarks import Remark, remark
+from kdx.text import number_of
 
 FULL_RANGE = (0, 65535)
 # The smallest share of a declared range that images may use without a warning: 25 of 255 grey
@@ -115,7 +116,7 @@ class NarrowRanges:
         """Return the text as a remark, in a list that is empty if there are no such images."""
         if self.value_range is None:
             return []
-        return remark("narrow_range", f"16-bit images hold {self.value_range.describe()}", self.images)
+        return remark("narrow_range", f"16-bit [image holds|images hold] {self.value_range.describe()}", self.images)
 
 
 @contextmanager
@@ -142,5 +143,5 @@ def counted(narrow: NarrowRanges, show_others: Callable[..., None] | None = None
 
 def describe_narrow(count: int, example: str, value_range: ValueRange) -> str:
     """Return a text that says how many images use little of their declared range."""
-    images = "1 16-bit image holds" if count == 1 else f"{count:,} 16-bit images hold"
+    images = number_of(count, "16-bit [image holds|images hold]")
     return f"{images} {value_range.describe()}. For example '{example}'"

@@ -12,7 +12,7 @@ from typing import Any
 from kdx.errors import OutputError
 from kdx.progress import Progress
 from kdx.storage.json_output import write_json
-from kdx.text import number, percent
+from kdx.text import number, number_of, percent
 from kdx.workflows.packages import needs
 
 BUNDLE = "cells.kdx"
@@ -117,7 +117,8 @@ class Demo:
         taps = ", ".join(tap.name for tap in config.pair_spec.taps)
         self._say(
             f"[bold]2 train[/]     {config.method}, teacher {config.backbone} at {taps}, {config.recipe.image_size}², "
-            f"{last.epoch} epochs: loss {last.train_loss:.4f}, held out {last.validation_loss:.4f}"
+            f"{number_of(last.epoch, '[epoch|epochs]')}: loss {last.train_loss:.4f}, "
+            f"held out {last.validation_loss:.4f}"
         )
         return {
             "epochs": last.epoch,

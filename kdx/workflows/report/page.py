@@ -25,6 +25,7 @@ from kdx.folders.data_folder import GOOD, FolderOptions
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
 from kdx.storage.json_records import now
+from kdx.text import number_of
 from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
 from kdx.workflows.report.pictures import Picture
 from kdx.workflows.report.report_images import ReportImages
@@ -160,7 +161,12 @@ def notes_of(content: Content) -> list[str]:
             "images that set the threshold, hardly more than the asked rate can be rejected."
         )
     if material.trained_on:
-        found.append(f"{material.trained_on:,} images were skipped: the student was trained on them.")
+        found.append(
+            number_of(
+                material.trained_on,
+                "[image was|images were] skipped: the student was trained on [it|them].",
+            )
+        )
     if material.is_sampled:
         found.append(
             f"A sample of {len(material.images):,} of {material.found:,} images was scored, the rarer types of defect "
@@ -172,7 +178,13 @@ def notes_of(content: Content) -> list[str]:
         )
     if content.scored.has_faults.any():
         count = int(content.scored.has_faults.sum())
-        found.append(f"{count:,} images look like frames without a part: undecided, never good, whatever they score.")
+        found.append(
+            number_of(
+                count,
+                "[image looks like a frame|images look like frames] without a part: undecided, never good, whatever "
+                "[it scores|they score].",
+            )
+        )
     if not content.certificate.passed:
         found.append("The certificate FAILED on this machine: do not deploy this bundle here.")
     return found

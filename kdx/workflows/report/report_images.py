@@ -79,7 +79,7 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
         holds_calibration=threshold is not None and _hash(held_out) == threshold.data_sha256,
         remarks=(
             *folder.remarks,
-            *remark("near_trained_on", "images are nearly the same as images trained on", near),
+            *remark("near_trained_on", "[image is|images are] nearly the same as images trained on", near),
             *grey_conversion_remarks([image.path for image in left], bundle.manifest.camera),
             *unknown(trained, len(left)),
         ),

@@ -115,7 +115,7 @@ def one_odd(dataset_copy) -> Path:
 def test_training_stops_at_an_odd_image_or_leaves_it_out(cli, one_odd, tmp_path, tiny_options, tile) -> None:
     command = ("train", one_odd, "--out", tmp_path / "run", *tiny_options, *tile, "--epochs", 1)
     refused = cli(*command, code=2).stderr
-    assert "1 of 12 images have another size than the others" in refused
+    assert "1 of 12 images has another size than the others" in refused
     assert "003.png' (65 × 64" in refused
     record = cli(*command, "--odd-images", "skip", "--json").json
     assert record["train_images"] + record["held_out_images"] == 11
@@ -128,7 +128,7 @@ def test_training_stops_at_an_odd_image_or_leaves_it_out(cli, one_odd, tmp_path,
 
 def test_fit_stops_at_an_odd_image(cli, one_odd, tmp_path) -> None:
     command = ("fit", one_odd, "--budget-ms", 100, "-o", tmp_path / "fit", "--false-reject-rate", 0.3)
-    assert "1 of 12 images have another size" in cli(*command, "--weights", "random", code=2).stderr
+    assert "1 of 12 images has another size" in cli(*command, "--weights", "random", code=2).stderr
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_predict_and_score_name_colour_images_for_a_mono_detector(cli, tiny_bund
         image = Image.open(images / name).convert("L")
         blue = Image.new("L", image.size) if name == "012.png" else image  # the other has no colour
         Image.merge("RGB", (image, image, blue)).save(images / name)
-    said = "1 images are in colour and are converted to grey for this mono detector"
+    said = "1 image is in colour and is converted to grey for this mono detector"
     lines = cli("predict", tiny_bundle, images, "--json").lines
     assert [(one["kind"], one["count"]) for one in lines[-1]["remarks"]] == [("colour_for_mono", 1)]
     assert said in cli("predict", tiny_bundle, images).stderr

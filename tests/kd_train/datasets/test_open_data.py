@@ -37,7 +37,7 @@ def test_a_folder_of_good_images_is_opened_as_before(dataset):
 def test_good_images_beside_another_folder_are_no_data_set_and_the_folder_is_named(write, refused, tmp_path):
     write(tmp_path / "0.png")
     write(tmp_path / "older/bottle/train/good/0.png")
-    with refused("it is unclear which of them are good", "older/ (1 images), 1 images beside them"):
+    with refused("it is unclear which of them are good", "older/ (1 image), 1 image beside them"):
         open_data(tmp_path)
     assert open_data(tmp_path, options=FolderOptions(subfolders=True)).layout == "plain"
 

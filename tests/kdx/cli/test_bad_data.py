@@ -123,7 +123,7 @@ def test_impossible_false_reject_rate(cli, bundle_copy, dataset, rate):
 def test_bad_image_stops_training_and_is_named(train, dataset_copy, how, message):
     spoiled = spoil(dataset_copy / "train/good/003.png", how)
     stderr = train(dataset_copy).stderr
-    assert "1 images cannot be used" in stderr
+    assert "1 image cannot be used" in stderr
     assert message in stderr
     assert str(spoiled) in stderr
     assert "at most 0 bad images" in stderr
@@ -172,7 +172,7 @@ def test_bad_images_are_skipped_up_to_the_limit_wherever_images_are_read(cli, bu
     assert "is not a readable image" in cli(command, bundle_copy, images, *extra, code=2).stderr
     stderr = cli(command, bundle_copy, images, *extra, "--max-bad-images", 1).stderr
     assert str(spoiled) in stderr
-    assert "1 images could not be used" in stderr
+    assert "1 image could not be used" in stderr
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -204,7 +204,7 @@ def test_bomb_limit_holds_below_what_pillow_refuses(tmp_path):
 def test_an_image_without_mask_is_named_and_left_out_of_pixel_figures(cli, tiny_bundle, dataset_copy):
     (dataset_copy / "ground_truth/scratch/017_mask.png").unlink()
     result = cli("evaluate", tiny_bundle, dataset_copy, "--json")
-    assert "1 of 4 defective images have no mask, left out of pixel AUROC and PRO" in result.stderr
+    assert "1 of 4 defective images has no mask, left out of pixel AUROC and PRO" in result.stderr
     assert "test/scratch/017.png" in result.stderr
     assert result.json["masks"]["without"] == [str(dataset_copy / "test/scratch/017.png")]
     assert result.json["pixel_auroc"] is not None

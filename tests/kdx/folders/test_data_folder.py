@@ -210,7 +210,7 @@ def test_a_plain_folder_with_subfolders_of_images_is_refused(tmp_path, files):
         open_folder(tmp_path)
     for file in files:
         if "/" in file:
-            assert f"{file.split('/', maxsplit=1)[0]}/ (1 images)" in caught.value.received
+            assert f"{file.split('/', maxsplit=1)[0]}/ (1 image)" in caught.value.received
 
 
 def test_the_user_says_which_subfolders_are_good(tmp_path):
@@ -250,7 +250,7 @@ def test_subfolders_of_a_good_folder_are_refused_or_taken(tmp_path):
     make(tmp_path, "train/good/cam1/0.png", "train/good/1.png", "test/good/2.png", "test/crack/deep/3.png")
     with pytest.raises(DataError, match=r"good' has subfolders with images") as caught:
         open_folder(tmp_path)
-    assert "cam1/ (1 images), 1 images beside them" in caught.value.received
+    assert "cam1/ (1 image), 1 image beside them" in caught.value.received
     folder = open_folder(tmp_path, ALL)
     assert names(folder.good, tmp_path) == ["train/good/1.png", "train/good/cam1/0.png"]
     assert [(image.path.name, image.defect_type) for image in folder.test] == [("3.png", "crack"), ("2.png", "good")]
@@ -349,7 +349,7 @@ def test_predict_finds_what_score_finds(cli, tiny_bundle, dataset, tmp_path):
     assert len([line for line in lines if "verdict" in line]) == 9
     assert {one["kind"]: one["count"] for one in lines[-1]["remarks"]} == {"hidden": 1, "not_an_image": 1}
     text = cli("predict", tiny_bundle, tmp_path / "new", "--overlay", tmp_path / "maps").stderr
-    assert "1 files that are not images of a known format were left out: notes.txt" in text
+    assert "1 file that is not an image of a known format was left out: notes.txt" in text
 
 
 @pytest.mark.parametrize("named", [("new",), ("new/test/good/012.png", "new/test/good/013.png"), (".",)])
@@ -375,7 +375,7 @@ def test_one_image_of_the_working_folder_may_have_its_heat_map_below(cli, tiny_b
 def test_links_are_not_counted_as_what_subfolders_would_take(tmp_path):
     make(tmp_path, "elsewhere/1.png", "parts/a/2.png")
     (tmp_path / "parts/b").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"b/ \(1 images, a symbolic link, which is not followed\)") as some:
+    with pytest.raises(DataError, match=r"b/ \(1 image, a symbolic link, which is not followed\)") as some:
         open_folder(tmp_path / "parts")
     assert "`subfolders=True` if all" in str(some.value)
     shutil.rmtree(tmp_path / "parts/a")

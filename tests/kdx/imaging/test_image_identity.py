@@ -201,7 +201,7 @@ def test_copies_are_trained_on_once_and_named(cli, dataset_copy, tmp_path, tiny_
     assert kinds(record) == {"copies": 6, "test_images_among_good": 1}
     Image.open(dataset_copy / "train/good/008.png").save(dataset_copy / "test/scratch/008.bmp")
     refused = cli(*command, "--out", tmp_path / "other", code=2).json["error"]["message"]
-    assert "1 images are both good and defective" in refused
+    assert "1 image is both good and defective" in refused
 
 
 def test_images_of_one_name_in_two_folders_are_both_known(cli, make_images, tmp_path, tiny_options) -> None:

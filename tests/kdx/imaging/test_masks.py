@@ -225,7 +225,7 @@ def test_masks_that_fit_no_image_are_named(cli, tiny_bundle, dataset_copy):
     shutil.copy(dataset_copy / "ground_truth/scratch/016_mask.png", spare)
     found = cli("evaluate", tiny_bundle, dataset_copy, "--json")
     assert found.json["masks"]["unused"] == [str(spare)]
-    assert "1 masks belong to no image" in found.stderr
+    assert "1 mask belongs to no image" in found.stderr
     for mask in (dataset_copy / "ground_truth/scratch").iterdir():
         mask.rename(mask.with_name("other" + mask.name))
     stderr = cli("evaluate", tiny_bundle, dataset_copy, code=2).stderr
@@ -271,13 +271,13 @@ def test_masks_that_contradict_their_folder_are_named(cli, tiny_bundle, dataset_
     assert found["full"] == [str(test / "scratch/017.png")]
     assert found["on_good"] == [str(test / "good/012.png")]
     assert found["without"] == found["outside"] == found["unused"] == []
-    for said in ("1 masks of defective images mark no pixel", "mark every pixel", "1 masks of good images mark pixels"):
+    for said in ("1 mask of a defective image marks no pixel", " every pixel", "1 mask of a good image marks pixels"):
         assert said in result.stderr
     text = cli("evaluate", tiny_bundle, dataset_copy)
-    assert "1 masks of defective images mark no pixel" in text.stderr
+    assert "1 mask of a defective image marks no pixel" in text.stderr
     page = dataset_copy / "report.html"
     notes = cli("report", tiny_bundle, dataset_copy, "-o", page, "--no-latency", "--json").json["notes"]
-    assert sum("masks of" in note for note in notes) == 3
+    assert sum("mask of" in note for note in notes) == 3
 
 
 @pytest.mark.slow

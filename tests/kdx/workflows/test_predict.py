@@ -101,7 +101,7 @@ def test_masks_of_a_training_folder_are_not_judged_as_parts(tmp_path, truth):
         (tmp_path / name).write_bytes(b"")
     left_out = LeftOut()
     assert {path.relative_to(tmp_path).as_posix() for path in expand([tmp_path], left_out)} == set(names[:2])
-    assert [str(each) for each in left_out.remarks] == [f"1 masks of defects were left out: {names[2]}"]
+    assert [str(each) for each in left_out.remarks] == [f"1 mask of defects was left out: {names[2]}"]
     # A folder that is named itself is judged, and so is one beside no training images.
     assert len(expand([tmp_path / truth], LeftOut())) == 1
     shutil.rmtree(tmp_path / "train")

@@ -290,4 +290,4 @@ def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_pa
     assert result.error is None
     said = {one.kind: str(one) for one in result.remarks}
     assert "20 16-bit images hold values from" in said["narrow_range"]
-    assert "1 of 4 defective images have no mask" in said["without_mask"]
+    assert "1 of 4 defective images has no mask" in said["without_mask"]
