@@ -19,12 +19,11 @@ from torch import Tensor
 
 from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
+from kd_train.training.distilled_teacher import TEACHER_FILE
 from kdx.errors import CheckpointError
 from kdx.storage.files import remove_leftovers, sha256_bytes, write_atomic
 from kdx.storage.hashed_file import HashedFile, require_file
 from kdx.storage.json_records import RUN_INDEX, R, encode_record, read_record
-
-TEACHER_FILE = "teacher.safetensors"
 
 Tensors = dict[str, Tensor]
 

@@ -41,7 +41,7 @@ from kdx.storage.json_records import RUN_INDEX
 # The folder of the compact teacher's own run, in the run folder of its students.
 FOLDER = "teacher"
 # The method's name in that run: no command trains it by itself.
-_METHOD = "compact-teacher"
+METHOD = "compact-teacher"
 # The number of held-out images on which the finished teacher is compared with its source.
 _MOST_COMPARED = 64
 
@@ -145,7 +145,6 @@ def distil(
     train: ImageSet,
     held_out: ImageSet,
     further: ImageSet | None,
-    run_lock: RunLock,
     *,
     device: torch.device,
     memory_mib: int,
@@ -153,17 +152,14 @@ def distil(
 ) -> DistilledTeacher:
     """Teach a compact teacher the features of its source, in place.
 
-    The training has a run folder of its own, in the folder of the students' run. If that exists,
-    it is resumed.
-
     Args:
         source: The source.
         compact: The compact teacher, with random weights.
-        run: The run of the students.
+        run: The run of this training, see :func:`begin_distillation`; if it has epochs, it is
+            resumed.
         train: The good images to learn from.
         held_out: Good images for the comparison afterwards.
         further: Further images to learn from, or None.
-        run_lock: The lock of the students' run, which takes that of the teacher's too.
         device: The device to train on.
         memory_mib: The memory in MiB that the source's cached features may take.
         progress: The progress display.
@@ -175,9 +171,8 @@ def distil(
     pair = DistillationPair(source.teacher, compact)
     colour = config.input.channels == 3
     images = DistillationImages(train, further, config.seed, pair.mean, pair.std, colour=colour, memory_mib=memory_mib)
-    own = _open_run(run.path / FOLDER, config, pair, run_lock)
     trainer = Trainer(
-        pair, own, images, held_out, device=device, memory_mib=memory_mib, task="compact teacher", progress=progress
+        pair, run, images, held_out, device=device, memory_mib=memory_mib, task="compact teacher", progress=progress
     )
     trainer.resume()
     history = trainer.fit()
@@ -190,26 +185,38 @@ def distil(
         extra_images=len(further) if further else 0,
         epochs=history[-1].epoch,
         loss=history[-1].train_loss,
-        residuals=_residuals(pair, own, held_out),
+        residuals=_residuals(pair, run, held_out),
         seconds=round(sum(record.seconds for record in history), 3),
     )
 
 
-def _open_run(folder: Path, config: RunConfig, pair: DistillationPair, run_lock: RunLock) -> Run:
-    """Return the run folder of the compact teacher, and begin it where there is none."""
-    if (folder / RUN_INDEX).exists():
+def begin_distillation(
+    folder: Path, config: RunConfig, source: Source, compact: Teacher, run_lock: RunLock, *, force: bool = False
+) -> Run:
+    """Return the run folder in which a compact teacher learns, and begin it where there is none.
+
+    Args:
+        folder: The folder.
+        config: The configuration of the students' run, or one like it.
+        source: The source.
+        compact: The compact teacher.
+        run_lock: The lock of the students' run, which takes that of this folder too.
+        force: Whether a run in this folder is replaced.
+    """
+    if (folder / RUN_INDEX).exists() and not force:
         run_lock.take(folder)
         return Run(folder)
+    pair = DistillationPair(source.teacher, compact)
     own = msgspec.structs.replace(
         config,
-        method=_METHOD,
+        method=METHOD,
         pair_spec=pair.spec,
         recipe=compact_teacher_recipe(config.recipe),
         mean=pair.mean,
         std=pair.std,
         golden=[],
     )
-    return Run.create(folder, own, {}, run_lock, force=False)
+    return Run.create(folder, own, {}, run_lock, force=force)
 
 
 @torch.inference_mode()

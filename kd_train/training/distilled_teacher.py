@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+# The file of the tensors of a run's teacher, compact or not.
+TEACHER_FILE = "teacher.safetensors"
+
 
 class Residual(msgspec.Struct, frozen=True):
     """How far a compact teacher is from its source at one tap.

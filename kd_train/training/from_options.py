@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 
+from kd_train.data.image_set import ImageSet
 from kd_train.data.parts import require_one_source
 from kd_train.methods import find_method
 from kd_train.models import compact
 from kd_train.models.pair import Pair
 from kd_train.models.teacher import is_compact
 from kd_train.recipes import Recipe, load_recipe
-from kd_train.training.distillation import open_source
+from kd_train.training.distillation import Source, open_source
+from kd_train.training.kept_teacher import KeptTeacher
 from kd_train.training.options import TrainOptions, check_limits
+from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES
+from kd_train.training.training_images import TrainingImages
+from kdx import __version__
 from kdx.errors import OptionError
+from kdx.runtime.machine import package_versions
+from kdx.storage.files import hash_of_hashes
+from kdx.storage.json_records import now
 
 
 def recipe_of(options: TrainOptions) -> Recipe:
@@ -43,10 +53,59 @@ def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
     return method.build(recipe.pair_options(method, split_names(options.weights)))
 
 
+def source_of(options: TrainOptions, recipe: Recipe) -> Source | KeptTeacher | None:
+    """Return where the compact teacher comes from, or None for another teacher.
+
+    Raises:
+        CheckpointError: ``teacher_from`` is a folder, but not one with a finished teacher.
+        OptionError: A network or a tap does not exist.
+        WeightsError: No weights were found, or they do not fit.
+    """
+    if not recipe.teacher_from:
+        return None
+    if folder := kept_folder(options):
+        return KeptTeacher(folder, recipe.taps)
+    seed_everything(options.seed)  # random weights of a source too
+    return open_source(recipe, split_names(options.weights))
+
+
+def kept_folder(options: TrainOptions) -> Path | None:
+    """Return the folder of a teacher that exists, or None if the teacher is to be distilled."""
+    path = Path(options.teacher_from) if options.teacher_from else None
+    return path if path is not None and path.is_dir() else None
+
+
+def common_config(
+    data: str, options: TrainOptions, recipe: Recipe, images: TrainingImages, further: ImageSet | None
+) -> dict[str, Any]:
+    """Return the fields of a run's configuration that come from images and options alone."""
+    return {
+        "schema": SCHEMA,
+        "recipe": recipe,
+        "input": images.spec,
+        "tile": options.tile,
+        "frame": images.frame if options.tile else None,
+        "seed": options.seed,
+        "data": data,
+        "dataset": images.folder.dataset,
+        "category": images.folder.category,
+        "subfolders": options.subfolders,
+        "good_folders": options.good_folders,
+        "odd_images": options.odd_images,
+        "train_images": images.hashes(images.trained),
+        "validation_images": images.hashes(images.held_out),
+        "trained_on": [record.identity for record in images.trained],
+        "data_sha256": hash_of_hashes(record.sha256 for record in images.trained),
+        "extra_sha256": hash_of_hashes(record.sha256 for record in further.records) if further else "",
+        "versions": {"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
+        "created": now(),
+    }
+
+
 def overrides(options: TrainOptions) -> dict[str, object]:
     """Return the recipe's fields that the user gave."""
     return {
-        "backbones": None if options.backbone is None else _names("backbone", options.backbone),
+        **_teacher(options),
         "epochs": options.epochs,
         # Tiles are neither resized nor cropped: a crop would leave gaps in the frame's map.
         "image_size": options.tile if options.image_size is None else options.image_size,
@@ -54,14 +113,42 @@ def overrides(options: TrainOptions) -> dict[str, object]:
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
         "damage": options.damage,
-        "teacher_from": None if options.teacher_from is None else _names("teacher_from", options.teacher_from),
-        "teacher_epochs": options.teacher_epochs,
-        "taps": None if options.taps is None else tuple(_names("taps", group) for group in options.taps.split("/")),
         "blur_sigma": options.blur_sigma,
         "combine": options.combine,
         "score": options.score,
         "validation_fraction": options.validation_fraction,
         "options": dict(options.method_options),
+    }
+
+
+def _teacher(options: TrainOptions) -> dict[str, object]:
+    """Return the fields that describe the teacher; those of one that exists are its own."""
+    backbones = None if options.backbone is None else _names("backbone", options.backbone)
+    taps = None if options.taps is None else tuple(_names("taps", group) for group in options.taps.split("/"))
+    sources = None if options.teacher_from is None else _names("teacher_from", options.teacher_from)
+    folder = kept_folder(options)
+    if folder is None:
+        epochs = options.teacher_epochs
+        return {"backbones": backbones, "taps": taps, "teacher_from": sources, "teacher_epochs": epochs}
+    kept = KeptTeacher(folder, taps or ())
+    theirs = kept.config.recipe
+    refused = [name for name in ("teacher_epochs", "extra_images") if getattr(options, name)]
+    if refused:
+        raise OptionError(
+            f"the teacher of '{folder}' has learnt already", received=f"`{refused[0]}`", fix=f"leave out `{refused[0]}`"
+        )
+    if backbones not in (None, theirs.backbones):
+        raise OptionError(
+            f"the teacher of '{folder}' is another network",
+            expected=", ".join(theirs.backbones),
+            received=options.backbone or "",
+            fix="leave out `backbone`",
+        )
+    return {
+        "backbones": theirs.backbones,
+        "taps": tuple(tuple(head.tap for head in group) for group in kept.heads),
+        "teacher_from": theirs.teacher_from,
+        "teacher_epochs": theirs.teacher_epochs,
     }
 
 
@@ -101,7 +188,7 @@ def check_options(options: TrainOptions) -> None:
             "`train_fraction` is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"
         )
     require_one_source(options.group_by, options.parts)
-    if options.extra_images and not is_compact(split_names(options.backbone or "")):
+    if options.extra_images and not kept_folder(options) and not is_compact(split_names(options.backbone or "")):
         raise OptionError(
             "`extra_images` is an option of compact teachers",
             expected=f"`backbone` {', '.join(compact.NAMES)}",

@@ -19,8 +19,10 @@ import msgspec
 from kdx.errors import OptionError
 from kdx.folders.data_folder import FolderOptions
 
-_ALL = frozenset({"train", "fit", "reproduce"})
-_TRAIN_AND_FIT = frozenset({"train", "fit"})
+_ALL = frozenset({"train", "fit", "reproduce", "distil"})
+_TRAIN_AND_FIT = frozenset({"train", "fit", "distil"})
+_STUDENTS = _ALL - {"distil"}
+_TRAIN_AND_DISTIL = frozenset({"train", "distil"})
 _TRAIN_AND_REPRODUCE = frozenset({"train", "reproduce"})
 
 
@@ -64,7 +66,11 @@ class TrainOptions:
         method_options: Values of the method's own options, by name.
     """
 
-    method: str = _option("stpm", "Method: see kdx methods, which lists each one's own options too.")
+    method: str = _option(
+        "stpm",
+        "Method: see kdx methods, which lists each one's own options too.",
+        commands=_TRAIN_AND_DISTIL,
+    )
     category: str | None = _option(None, "Category of a data set that has several.", commands=_TRAIN_AND_FIT)
     subfolders: bool = _option(
         False,
@@ -89,16 +95,20 @@ class TrainOptions:
     teacher_from: str | None = _option(
         None,
         "The backbone of timm from which a compact network learns, for this product; two as A,B. Default: "
-        "tf_efficientnet_lite0.",
+        "tf_efficientnet_lite0. Or a run folder whose compact teacher is used as it is.",
         metavar="BACKBONE",
+        commands=_TRAIN_AND_DISTIL,
     )
     teacher_epochs: int | None = _option(
-        None, "Passes over the images in which a compact network learns to be the teacher. Default: the recipe's."
+        None,
+        "Passes over the images in which a compact network learns to be the teacher. Default: the recipe's.",
+        commands=_TRAIN_AND_DISTIL,
     )
     extra_images: tuple[str, ...] = _option(
         (),
         "A folder of further images, of anything, from which a compact network learns too; may be repeated.",
         metavar="FOLDER",
+        commands=_TRAIN_AND_DISTIL,
     )
     weights: str = _option(
         "imagenet",
@@ -106,19 +116,26 @@ class TrainOptions:
         ".safetensors/.pth file; for two teachers A,B.",
         commands=_ALL,
     )
-    resume: bool = _option(False, "Continue an interrupted run.", key=None, decides=False)
-    force: bool = _option(False, "Replace the output if it exists.", key=None, decides=False)
-    epochs: int | None = _option(None, "Passes over the training images. Default: the recipe's.", commands=_ALL)
+    resume: bool = _option(False, "Continue an interrupted run.", key=None, decides=False, commands=_TRAIN_AND_DISTIL)
+    force: bool = _option(
+        False, "Replace the output if it exists.", key=None, decides=False, commands=_TRAIN_AND_DISTIL
+    )
+    epochs: int | None = _option(None, "Passes over the training images. Default: the recipe's.", commands=_STUDENTS)
     image_size: int | None = _option(
-        None, "Side of the square at which the networks run, in pixels.", commands=_TRAIN_AND_REPRODUCE
+        None,
+        "Side of the square at which the networks run, in pixels.",
+        commands=_TRAIN_AND_REPRODUCE | {"distil"},
     )
     crop_from: int | None = _option(
-        None, "Side to which images are brought before --image-size is cut from their centre; 0 for no crop."
+        None,
+        "Side to which images are brought before --image-size is cut from their centre; 0 for no crop.",
+        commands=_TRAIN_AND_DISTIL,
     )
     tile: int | None = _option(
         None,
         "Train on squares of this side that are cut from large images. --image-size, if not given, is the same.",
         limits=(32, 4096),
+        commands=_TRAIN_AND_DISTIL,
     )
     batch_size: int | None = _option(None, "Images a step.", commands=_TRAIN_AND_REPRODUCE)
     learning_rate: float | None = _option(None, "Learning rate.", commands=_TRAIN_AND_REPRODUCE)
@@ -148,7 +165,7 @@ class TrainOptions:
         shell_limits=(0, 2**32 - 1),
         commands=_TRAIN_AND_FIT,
     )
-    train_fraction: float = _option(1.0, "Share of the training images to use, e.g. 0.1.")
+    train_fraction: float = _option(1.0, "Share of the training images to use, e.g. 0.1.", commands=_TRAIN_AND_DISTIL)
     validation_fraction: float | None = _option(
         None,
         "Share of the good images to hold out. Default: the recipe's; of kdx fit 0.2, or what the false-reject rate "

@@ -14,7 +14,6 @@ import torch
 from kd_export.graph import PairSpec
 from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import (
-    TEACHER_FILE,
     Checkpoint,
     Checkpoints,
     EpochRecord,
@@ -22,7 +21,7 @@ from kd_train.training.checkpoints import (
     Tensors,
     read_run_record,
 )
-from kd_train.training.distilled_teacher import DistilledTeacher
+from kd_train.training.distilled_teacher import TEACHER_FILE, DistilledTeacher
 from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Provenance, unfinished
 from kdx.errors import CheckpointError, DataError, OptionError
@@ -70,8 +69,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         teacher: The file of the teacher's tensors. It is empty until the file is written, and in
             runs up to schema 2, whose checkpoints contain the teacher.
         teacher_sha256: The hash of ``teacher``.
-        source_sha256: One hash of the tensors of the networks from which a compact teacher learns;
-            empty for other teachers.
+        source_sha256: One hash of the tensors of the networks from which a compact teacher learns,
+            or of the teacher of another run; empty for other teachers.
         extra_sha256: One hash of the further images from which it learns; empty for none.
         distilled: How the compact teacher was made; None until it is, and for other teachers.
         versions: The versions of the packages with which the pair was trained.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,29 +11,31 @@ from kd_export.onnx.halo import require_tileable
 from kd_train.data.damage import StudentDamage
 from kd_train.data.distillation_images import read_further
 from kd_train.data.golden_images import choose_golden
-from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
-from kd_train.data.image_set import ImageSet
-from kd_train.data.odd_images import handle_odd_images
-from kd_train.data.parts import parts_of
-from kd_train.datasets import open_data
+from kd_train.models import compact
+from kd_train.models.pair import Pair
+from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import EpochRecord
-from kd_train.training.distillation import distil, open_source
-from kd_train.training.from_options import build_pair, check_options, recipe_of, seed_everything, split_names
+from kd_train.training.distillation import FOLDER, Source, begin_distillation, distil
+from kd_train.training.from_options import (
+    build_pair,
+    check_options,
+    common_config,
+    kept_folder,
+    recipe_of,
+    source_of,
+)
+from kd_train.training.kept_teacher import KeptTeacher
 from kd_train.training.options import TrainOptions
 from kd_train.training.resumed_run import require_same_options, require_same_run
-from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES, Run, RunConfig, check_device
+from kd_train.training.run_folder import Run, RunConfig, check_device
 from kd_train.training.run_lock import RunLock
 from kd_train.training.trained_pair import fuse, teacher_tensors
 from kd_train.training.trainer import Trainer
-from kdx import __version__
-from kdx.errors import OutputError, WeightsError
-from kdx.folders.copies import across, between, within
-from kdx.folders.data_folder import require_good
+from kd_train.training.training_images import read_training_images
+from kdx.errors import OptionError, OutputError, WeightsError
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
-from kdx.runtime.machine import package_versions
-from kdx.storage.files import hash_of_hashes
-from kdx.storage.json_records import RUN_INDEX, now
+from kdx.storage.json_records import RUN_INDEX
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,18 @@ class TrainResult:
     trained_again: int = 0
 
 
-def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SILENT) -> TrainResult:
+def train(
+    data: Path, out: Path, options: TrainOptions, progress: Progress = SILENT, *, teacher_only: bool = False
+) -> TrainResult:
     """Train a pair on the good images of a folder.
+
+    Args:
+        data: The data folder.
+        out: The run folder.
+        options: The options.
+        progress: The progress display.
+        teacher_only: Whether to stop when the compact teacher is made, which other runs can use
+            then: ``teacher_from`` takes this run folder. The history is empty.
 
     Raises:
         DataError: The folder cannot be used.
@@ -74,134 +84,71 @@ def train(data: Path, out: Path, options: TrainOptions, progress: Progress = SIL
     check_options(options)
     with RunLock() as run_lock:
         run_lock.take(out)
-        return _train(data, out, options, progress, run_lock)
+        return _train(data, out, options, progress, run_lock, teacher_only=teacher_only)
 
 
-def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run_lock: RunLock) -> TrainResult:
-    if (out / RUN_INDEX).exists() and not options.resume and not options.force:
-        raise OutputError(
-            f"'{out}' holds a run already",
-            fix="pass `resume=True` to continue it, `force=True` to replace it, or choose another `out`",
-        )
-    if out.exists() and not (out / RUN_INDEX).exists() and any(out.iterdir()):
-        raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another `out`")
+def _train(
+    data: Path, out: Path, options: TrainOptions, progress: Progress, run_lock: RunLock, *, teacher_only: bool
+) -> TrainResult:
+    _require_free(out, options)
     device = check_device(options.device)
     recipe = recipe_of(options)
+    if teacher_only:
+        _require_teacher_to_make(options, recipe)
     begun = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
     if begun is not None:
         # First: with other options, the images or the weights may be missing.
         require_same_options(out, begun, options, recipe)
-    folder = open_data(data, options.category, options.folder_options, progress=progress)
-    bad = BadImages(options.max_bad_images)
-    # A published data set is used as it is.
-    odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
-    scanned = scan_images(require_good(folder), bad, progress)
-    records, odd_remarks = handle_odd_images(scanned, odd, channels=options.channels)
-    spec = choose_input(
-        records,
-        recipe.crop_from or recipe.image_size,
-        tile=options.tile,
-        channels=options.channels,
-        sixteen_bit_range=options.sixteen_bit_range,
-    )
-    image_set = ImageSet(
-        records,
-        spec,
-        bad,
-        memory_mib=options.memory_mib,
-        workers=options.workers,
-        tiles=options.tile is not None,
-        progress=progress,
-    )
-    usable = [record.path for record in image_set.records]
-    parts = parts_of(folder, usable, group_by=options.group_by, table=options.parts)
-    train_records, held_out = split_images(
-        image_set.records,
-        validation_fraction=recipe.validation_fraction,
-        train_fraction=options.train_fraction,
-        seed=options.seed,
-        parts=parts.by_image,
-    )
-    every = [(record.path, record.identity) for record in image_set.records]
-    sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
-    copies = [*within(every), *across(*sides), *between(folder, every, progress)]
-    try:
-        seed_everything(options.seed)  # random weights of a source too
-        source = open_source(recipe, split_names(options.weights)) if recipe.teacher_from else None
-        recipe = recipe if source is None else msgspec.structs.replace(recipe, heads=source.heads)
-        pair, weights = build_pair(options, recipe)
-    except WeightsError as error:
-        if begun is None:
-            raise
-        raise WeightsError(
-            f"'{out}' cannot be resumed with these weights: {error.message}",
-            expected=f"the `weights` that it began with: {begun.weights}",
-            received=options.weights,
-            fix=f"give the options that it began with; {error.fix}",
-        ) from error
+    images = read_training_images(data, options, recipe, progress)
+    source, pair, recipe, weights = _build(out, options, recipe, begun)
     further, further_remarks = read_further(
         [Path(each) for each in options.extra_images],
-        spec,
-        bad,
+        images.spec,
+        images.bad,
         memory_mib=options.memory_mib,
         workers=options.workers,
         progress=progress,
     )
     if options.tile is not None:
         require_tileable(pair.spec, (options.tile, options.tile), recipe.size, recipe.resize_to)
-    golden = choose_golden(folder, held_out, spec, tiles=options.tile is not None)
+    golden = choose_golden(images.folder, images.held_out, images.spec, tiles=options.tile is not None)
     config = RunConfig(
-        schema=SCHEMA,
+        **common_config(str(data), options, recipe, images, further),
         method=options.method,
-        weights=weights if source is None else source.weights,
-        source_sha256="" if source is None else source.sha256,
-        extra_sha256=hash_of_hashes(record.sha256 for record in further.records) if further else "",
+        weights=weights,
+        source_sha256=source.sha256 if source else "",
         pair_spec=pair.spec,
-        recipe=recipe,
-        input=spec,
-        tile=options.tile,
-        frame=_frame(image_set.records) if options.tile else None,
         mean=pair.mean,
         std=pair.std,
-        seed=options.seed,
-        data=str(data),
-        dataset=folder.dataset,
-        category=folder.category,
-        subfolders=options.subfolders,
-        good_folders=options.good_folders,
-        odd_images=options.odd_images,
-        train_images=_by_name(train_records, folder.root),
-        validation_images=_by_name(held_out, folder.root),
-        trained_on=[record.identity for record in train_records],
-        data_sha256=hash_of_hashes(record.sha256 for record in train_records),
         golden=list(golden),
-        versions={"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
-        created=now(),
     )
     # A backbone that cannot be deployed fails here: before hours of training, and before an earlier
     # run is replaced.
     fuse(config, pair)
     run = _begin(out, config, golden, run_lock, resume=options.resume, force=options.force)
-    good, kept = image_set.subset(train_records), image_set.subset(held_out)
-    if source is not None and not run.config.teacher:
+    if isinstance(source, KeptTeacher) and not run.config.teacher:
+        run.keep_teacher(source.fill(pair), source.config.distilled)
+    if isinstance(source, Source) and not run.config.teacher:
         distilled = distil(
             source,
             pair.teacher,
-            run,
-            good,
-            kept,
+            begin_distillation(run.path / FOLDER, run.config, source, pair.teacher, run_lock),
+            images.train_set,
+            images.held_out_set,
             further,
-            run_lock,
             device=device,
             memory_mib=options.memory_mib,
             progress=progress,
         )
         run.keep_teacher(teacher_tensors(pair), distilled)
+    remarks = [*images.remarks, *further_remarks]
+    if teacher_only:
+        return TrainResult(run, [], images.bad.reasons, remarks)
     trainer = Trainer(
         pair,
         run,
-        good,
-        kept,
+        images.train_set,
+        images.held_out_set,
         device=device,
         memory_mib=options.memory_mib,
         damage=_damage(config),
@@ -213,11 +160,59 @@ def _train(data: Path, out: Path, options: TrainOptions, progress: Progress, run
     return TrainResult(
         run,
         history,
-        bad.reasons,
-        [*folder.remarks, *odd_remarks, *parts.remarks, *copies, *further_remarks],
+        images.bad.reasons,
+        remarks,
         trainer.resumed_after,
         trainer.trained_again,
     )
+
+
+def _require_free(out: Path, options: TrainOptions) -> None:
+    if (out / RUN_INDEX).exists() and not options.resume and not options.force:
+        raise OutputError(
+            f"'{out}' holds a run already",
+            fix="pass `resume=True` to continue it, `force=True` to replace it, or choose another `out`",
+        )
+    if out.exists() and not (out / RUN_INDEX).exists() and any(out.iterdir()):
+        raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another `out`")
+
+
+def _require_teacher_to_make(options: TrainOptions, recipe: Recipe) -> None:
+    kept = kept_folder(options)
+    if recipe.teacher_from and kept is None:
+        return
+    raise OptionError(
+        "there is no compact teacher to make",
+        expected=f"`backbone` {', '.join(compact.NAMES)}, and a pretrained network as `teacher_from`",
+        received=str(kept) if kept else ", ".join(recipe.backbones),
+    )
+
+
+def _build(
+    out: Path, options: TrainOptions, recipe: Recipe, begun: RunConfig | None
+) -> tuple[Source | KeptTeacher | None, Pair, Recipe, str]:
+    """Build the untrained pair.
+
+    Returns:
+        Where a compact teacher comes from, or None for another one; the pair; the recipe, complete
+        with the heads of compact networks; and a text that says where the teacher's weights came
+        from.
+    """
+    try:
+        source = source_of(options, recipe)
+        if source is not None:
+            recipe = msgspec.structs.replace(recipe, heads=source.heads)
+        pair, weights = build_pair(options, recipe)
+    except WeightsError as error:
+        if begun is None:
+            raise
+        raise WeightsError(
+            f"'{out}' cannot be resumed with these weights: {error.message}",
+            expected=f"the `weights` that it began with: {begun.weights}",
+            received=options.weights,
+            fix=f"give the options that it began with; {error.fix}",
+        ) from error
+    return source, pair, recipe, source.weights if source else weights
 
 
 def _damage(config: RunConfig) -> StudentDamage | None:
@@ -225,20 +220,6 @@ def _damage(config: RunConfig) -> StudentDamage | None:
     if not config.recipe.damage:
         return None
     return StudentDamage(config.recipe.damage, config.seed, config.mean, config.std, colour=config.input.channels == 3)
-
-
-def _by_name(records: Sequence[ImageRecord], root: Path) -> dict[str, str]:
-    """Return hashes by file name, or by path in the data folder if names recur."""
-    names = {record.path.name for record in records}
-    if len(names) == len(records):
-        return {record.path.name: record.sha256 for record in records}
-    return {os.path.relpath(record.path, root).replace(os.sep, "/"): record.sha256 for record in records}
-
-
-def _frame(records: Sequence[ImageRecord]) -> tuple[int, int] | None:
-    """Return the images' height and width if all have the same, otherwise None."""
-    sizes = {(record.height, record.width) for record in records}
-    return next(iter(sizes)) if len(sizes) == 1 else None
 
 
 def _begin(

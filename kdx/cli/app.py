@@ -13,6 +13,7 @@ from kdx.cli import (
     build_engine,
     calibrate,
     demo,
+    distil,
     doctor,
     drift,
     evaluate,
@@ -72,7 +73,7 @@ app = typer.Typer(
 )
 # The panels of `kdx --help`, in the order in which a detector is made and used.
 _PANELS = {
-    "Train": (demo, train, train_many, fit, evaluate),
+    "Train": (demo, train, distil, train_many, fit, evaluate),
     "Deploy": (export, roi, calibrate, verify, bench, report, sign, build_engine, triton),
     "Run": (predict, score, inspect, doctor),
     "Monitor": (selftest, drift),

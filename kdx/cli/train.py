@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from dataclasses import replace
 from pathlib import Path
 
 import typer
 
-from kd_train.training.distilled_teacher import DistilledTeacher
 from kd_train.training.options import TrainOptions
-from kdx.cli.error_output import DiskFullError, Interrupted, is_disk_full, resume_command
 from kdx.cli.flags import add_flags
 from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks, shown, typed
 from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
-from kdx.remarks import Remark, remark
-from kdx.storage.json_records import RUN_INDEX
+from kdx.cli.training_output import nothing_to_resume, report_compact_teacher, resumable
 from kdx.text import number_of
 from kdx.workflows.packages import needs
 
@@ -47,21 +43,10 @@ def train(
         from kd_train.training.train import train as train_pair
 
     options = replace(training, method_options=method_options(context, training.method))
-    remarks = _nothing_to_resume(run) if training.resume else []
+    remarks = nothing_to_resume(run) if training.resume else []
     report_remarks(remarks)  # before hours of training
-    before = _index_of(run)
-    try:
+    with resumable(context, run, resume=training.resume):
         result = train_pair(data, run, options, progress_for(json))
-    except (KeyboardInterrupt, OSError) as error:
-        # An earlier run that was to be replaced is still there, and is not this one.
-        begun = _index_of(run)
-        if begun is None or (begun == before and not training.resume):
-            raise
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"continue with: {resume_command(context)}") from None
-        if is_disk_full(error):
-            raise DiskFullError(error, resume_command(context)) from error
-        raise
     config, last = result.run.config, result.history[-1]
     if json:
         print_json(
@@ -100,27 +85,6 @@ def train(
     )
     out.print(f"  epoch {last.epoch}: training loss {last.train_loss:.4f}, held-out loss {last.validation_loss:.4f}")
     out.print(f"next: kdx export {typed(run)} -o {typed(f'{run.name}.kdx')}")
-
-
-def _index_of(run: Path) -> bytes | None:
-    """Return the content of a run's index, which no two runs share; None without one."""
-    with contextlib.suppress(OSError):
-        return (run / RUN_INDEX).read_bytes()
-    return None
-
-
-def _nothing_to_resume(run: Path) -> list[Remark]:
-    if (run / RUN_INDEX).exists():
-        return []
-    return remark("nothing_to_resume", "run to resume was not found, so training begins with the first epoch", [run])
-
-
-def report_compact_teacher(made: DistilledTeacher) -> None:
-    """Print from how many images a compact teacher learnt, and how far from its source it is."""
-    more = f" and {made.extra_images} further images" if made.extra_images else ""
-    out.print(f"  the teacher learnt from {made.images} good images in {made.variants} variants each{more}")
-    distances = ", ".join(f"{tap} {each.good:.3f} ({each.defects:.3f})" for tap, each in made.residuals.items())
-    out.print(f"  its distance from its source on held-out good images (with drawn defects): {distances}")
 
 
 def method_options(context: typer.Context, method: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from kd_train.training.distilled_teacher import TEACHER_FILE
 from kd_train.training.options import TrainOptions, declared
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import DataError, KdxError, OptionError
@@ -125,14 +126,23 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
             for key in sorted(values.keys() - _NOT_HASHED - hashed.keys())
             if values[key] != _DEFAULTS[key]
         }
+        if self._kept_teacher is not None:
+            later["teacher_from"] = "folder"  # whose content is hashed
         return {**hashed, "weights": weights, **later}
 
     @property
     def files(self) -> list[Path]:
-        """The files that the catalogue names: weights, the table of parts, and further images."""
+        """The files that the catalogue names: of weights, a teacher, parts, and further images."""
         weights = [Path(part) for part in self.weights.split(",") if part not in _NAMED_WEIGHTS]
         further = [Path(folder) / name for folder in self.extra_images for name in walk(Path(folder))]
-        return [*weights, *([Path(self.parts)] if self.parts else []), *further]
+        teacher = [self._kept_teacher / TEACHER_FILE] if self._kept_teacher is not None else []
+        return [*weights, *([Path(self.parts)] if self.parts else []), *further, *teacher]
+
+    @property
+    def _kept_teacher(self) -> Path | None:
+        """The run folder of a compact teacher that exists, or None if ``teacher_from`` is none."""
+        folder = Path(self.teacher_from) if self.teacher_from else None
+        return folder if folder is not None and folder.is_dir() else None
 
     def train_options(self, *, resume: bool = False, force: bool = False) -> TrainOptions:
         """Return what training is asked for."""
@@ -235,8 +245,14 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
         data=str(folder / product.data),
         parts=str(folder / product.parts) if product.parts else None,
         weights=",".join(weights),
+        teacher_from=_folder_or_name(product.teacher_from, folder),
         extra_images=tuple(str(folder / each) for each in product.extra_images),
     )
+
+
+def _folder_or_name(text: str | None, folder: Path) -> str | None:
+    """Return the absolute path of a run folder, or the name of a network as it is."""
+    return str(folder / text) if text and (folder / text).is_dir() else text
 
 
 def _allowed(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -258,3 +259,138 @@ def test_a_compact_detector_is_exported_verified_and_evaluated(whole, dataset, t
     assert cli("verify", bundle, "--json").json["passed"]
     provenance = json.loads((bundle / "bundle.json").read_text())["provenance"]
     assert (provenance["backbone"], provenance["weights"]) == ("compact-s", "distilled from test_resnet, random")
+
+
+# A teacher that exists
+
+
+@pytest.fixture(scope="module")
+def teacher(dataset, tmp_path_factory) -> Path:
+    """What ``kdx distil`` makes: the first stage of ``whole``, with a tap more."""
+    options = replace(COMPACT, taps="layer2,layer3,layer4", epochs=None, batch_size=None, learning_rate=None)
+    out = tmp_path_factory.mktemp("distil") / "teacher"
+    result = train(dataset, out, options, teacher_only=True)
+    assert result.history == []
+    assert not (out / "last.json").exists()
+    return out
+
+
+# Only the options of the students: the rest is the teacher's own.
+KEPT = replace(COMPACT, backbone=None, weights="imagenet", taps=None, teacher_epochs=None)
+
+
+def test_a_teacher_alone_is_the_first_stage_of_a_training(whole, dataset, tmp_path):
+    out = train(dataset, tmp_path / "teacher", COMPACT, teacher_only=True).run.path
+    assert Run(out).config.teacher_sha256 == Run(whole).config.teacher_sha256
+    train(dataset, out, replace(COMPACT, resume=True))  # the second stage, later
+    assert_same_run(out, whole)
+
+
+@pytest.mark.parametrize("taps", [None, "layer2,layer3"])
+def test_another_run_uses_a_teacher_that_exists(teacher, dataset, tmp_path, monkeypatch, taps):
+    monkeypatch.setattr("kd_train.training.train.distil", None)
+    monkeypatch.setattr("kd_train.training.from_options.open_source", None)
+    config = train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(teacher), taps=taps)).run.config
+    theirs = Run(teacher).config
+    assert config.backbone == "compact-s"
+    assert (config.weights, config.distilled) == (theirs.weights, theirs.distilled)
+    assert config.recipe.teacher_from == ("test_resnet",)
+    pair, _ = load_pair(Run(tmp_path / "run"))
+    assert pair.teacher.networks[0].taps == ("layer2", "layer3", *(() if taps else ("layer4",)))
+    # The same tensors, so that runtimes recognise the teacher as one; or some of them.
+    assert (config.teacher_sha256 == theirs.teacher_sha256) is (taps is None)
+    kept, whole_teacher = (Run(run) for run in (tmp_path / "run", teacher))
+    ours = kept.checkpoints.read(kept.config.teacher, kept.config.teacher_sha256)
+    known = whole_teacher.checkpoints.read(theirs.teacher, theirs.teacher_sha256)
+    assert all(torch.equal(value, known[name]) for name, value in ours.items())
+
+
+def test_the_teacher_of_any_compact_run_can_be_used(whole, dataset, tmp_path):
+    options = replace(KEPT, teacher_from=str(whole), epochs=1, seed=4)
+    assert train(dataset, tmp_path / "run", options).run.config.teacher_sha256 == Run(whole).config.teacher_sha256
+
+
+def test_a_run_is_not_resumed_with_another_teacher_that_exists(teacher, whole, dataset, tmp_path):
+    run = tmp_path / "run"
+    options = replace(KEPT, teacher_from=str(teacher), taps="layer2,layer3")
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, run, options, InterruptingTask("training", 1))
+    with pytest.raises(CheckpointError, match="source_sha256 changed"):
+        train(dataset, run, replace(options, teacher_from=str(whole), resume=True))
+    train(dataset, run, replace(options, resume=True))
+    uninterrupted = train(dataset, tmp_path / "again", options).run.path
+    assert_same(run, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"taps": "layer1"}, OptionError, "has no tap 'layer1'"),
+        ({"taps": "layer2/layer3"}, OptionError, "`taps` does not fit the teacher of"),
+        ({"backbone": "compact-m"}, OptionError, "is another network"),
+        ({"teacher_epochs": 3}, OptionError, "has learnt already"),
+        ({"extra_images": (".",)}, OptionError, "has learnt already"),
+        ({"method": "mixed-teacher"}, OptionError, "do not fit the method"),
+    ],
+)
+def test_options_that_do_not_fit_a_teacher_that_exists(teacher, dataset, tmp_path, change, error, said):
+    with pytest.raises(error, match=said):
+        train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(teacher), **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_without_a_finished_compact_teacher(dataset, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "empty")))
+    ordinary = replace(COMPACT, backbone="test_resnet", teacher_from=None, teacher_epochs=None, epochs=1)
+    train(dataset, tmp_path / "ordinary", ordinary)
+    with pytest.raises(OptionError, match="is not a compact one"):
+        train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "ordinary")))
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "begun", COMPACT, InterruptingTask("compact teacher", 1), teacher_only=True)
+    with pytest.raises(CheckpointError, match="is not finished"):
+        train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "begun")))
+
+
+def test_an_altered_teacher_is_not_used(teacher, dataset, tmp_path):
+    copied = Path(shutil.copytree(teacher, tmp_path / "copied"))
+    content = bytearray((copied / "teacher.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copied / "teacher.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"teacher\.safetensors"):
+        train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(copied)))
+
+
+@pytest.mark.parametrize(
+    "options", [replace(COMPACT, backbone="test_resnet", teacher_from=None, teacher_epochs=None), KEPT]
+)
+def test_there_must_be_a_teacher_to_make(teacher, dataset, tmp_path, options):
+    options = options if options is not KEPT else replace(KEPT, teacher_from=str(teacher))
+    with pytest.raises(OptionError, match="there is no compact teacher to make"):
+        train(dataset, tmp_path / "run", options, teacher_only=True)
+
+
+def test_the_command_line_makes_a_teacher_and_uses_it(dataset, tmp_path, cli):
+    made, run = tmp_path / "made", tmp_path / "run"
+    common = ("--image-size", 64, "--workers", 0, "--device", "cpu", "--validation-fraction", 0.5)
+    given = (
+        "--backbone",
+        "compact-s",
+        "--teacher-from",
+        "test_resnet",
+        "--weights",
+        "random",
+        "--taps",
+        "layer2,layer3",
+    )
+    report = cli("distil", dataset, "-o", made, *common, *given, "--teacher-epochs", 1, "--json").json
+    assert report["compact_teacher"]["variants"] == 10
+    assert report["weights"] == "distilled from test_resnet, random"
+    said = cli("distil", dataset, "-o", made, *common, *given, "--teacher-epochs", 1, "--resume").stdout
+    assert "its distance from its source on held-out good images" in said
+    assert f"kdx train DATA --teacher-from {made}" in " ".join(said.split())
+    trained = cli("train", dataset, "-o", run, "--teacher-from", made, "--epochs", 1, *common, "--json").json
+    assert trained["compact_teacher"] == report["compact_teacher"]
+    # It is a run without students: whoever takes it for one is told.
+    assert "no epoch" in cli("export", made, "-o", tmp_path / "bundle.kdx", code=2).stderr

@@ -47,7 +47,7 @@ def test_every_key_of_a_catalogue_reaches_training(tmp_path):
     assert found["extra_images"] == (str(tmp_path / "further"),)
 
 
-@pytest.mark.parametrize("command", ["train", "fit", "reproduce"])
+@pytest.mark.parametrize("command", ["train", "fit", "reproduce", "distil"])
 def test_a_command_offers_the_options_that_name_it(cli, command):
     import typer
 

@@ -248,7 +248,7 @@ def test_ctrl_c_before_a_run_folder_exists_proposes_no_resume(cli, dataset, tiny
     def press(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kd_train.training.train.scan_images", press)
+    monkeypatch.setattr("kd_train.training.training_images.scan_images", press)
     stderr = cli("train", dataset, "-o", tmp_path / "run", *tiny_options, code=130).stderr
     assert "--resume" not in stderr
     assert not (tmp_path / "run").exists()

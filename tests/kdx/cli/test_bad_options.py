@@ -402,7 +402,7 @@ def test_imagenet_offline_names_three_ways(train, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     stderr = train("--backbone", "resnet18", "--weights", "imagenet").stderr
     assert "no ImageNet weights for 'resnet18' were found" in stderr
-    for way in ("(1) --weights FILE", "weights are a package: --backbone tf_efficientnet_lite0", "(3) connect"):
+    for way in ("(1) --weights FILE", "weights are a package: tf_efficientnet_lite0", "(3) connect"):
         assert way in stderr
 
 

@@ -18,6 +18,8 @@ from kdx.runtime.gpu import Gpu
 from kdx.storage.files import sha256_file
 
 OPTIONS = {
+    "distil": "--out --backbone --teacher-from --teacher-epochs --extra-images --weights --taps --resume --force "
+    "--json",
     "train": "--out --method --backbone --weights --resume --force --epochs --image-size --batch-size --learning-rate "
     "--taps --sigma --seed --train-fraction --validation-fraction --group-by --channels --sixteen-bit-range "
     "--parts --subfolders --good-folder --odd-images --max-bad-images --workers --memory-mib --device --json",

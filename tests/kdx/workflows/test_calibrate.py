@@ -6,14 +6,17 @@ import shutil
 
 import pytest
 
+from kdx.bundle.keys import make_keys, private_key
 from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
+from kdx.bundle.signing import sign_bundle
 from kdx.errors import BundleError
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 
 
-def test_thresholds_are_stored_and_a_signature_that_is_removed_is_reported(bundle_copy, cells):
-    (bundle_copy / SIGNATURE).write_text("{}")
+def test_thresholds_are_stored_and_a_signature_that_is_removed_is_reported(bundle_copy, cells, tmp_path):
+    secret, _, _ = make_keys(tmp_path / "line")
+    sign_bundle(bundle_copy, private_key(secret, lambda: ""))
     first = calibrate_folder(bundle_copy, cells, CalibrationRequest(0.1))
     assert first.signature_removed
     assert not (bundle_copy / SIGNATURE).exists()

@@ -1,0 +1,82 @@
+"""A compact teacher that exists: that of another run, or one that ``kdx distil`` made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from kd_train.models.compact import Head
+from kd_train.models.pair import Pair
+from kd_train.training.run_folder import Run
+from kd_train.training.trained_pair import teacher_tensors
+from kdx.errors import CheckpointError, OptionError
+
+
+class KeptTeacher:
+    """The compact teacher of a run folder.
+
+    Args:
+        path: The folder.
+        taps: The names of the taps to use, for each group; empty for all of the teacher's.
+
+    Raises:
+        CheckpointError: It is no run folder, or its teacher is not finished.
+        OptionError: Its teacher is not compact, or has none of the taps.
+
+    Attributes:
+        heads: The features of the teacher that are used, for each group.
+        weights: A text that says where the teacher's weights came from.
+        sha256: The hash of the teacher's tensors.
+    """
+
+    def __init__(self, path: Path, taps: Sequence[Sequence[str]] = ()) -> None:
+        self._run = Run(path)
+        self.config = self._run.config
+        if not self.config.recipe.teacher_from:
+            raise OptionError(
+                f"the teacher of '{path}' is not a compact one",
+                expected="a run with a compact teacher, or a folder of kdx distil",
+                received=self.config.backbone,
+            )
+        if not self.config.teacher:
+            raise CheckpointError(
+                f"the compact teacher of '{path}' is not finished", fix="resume its training: `resume=True`"
+            )
+        self.heads = _chosen(path, self.config.recipe.heads, taps)
+        self.weights = self.config.weights
+        self.sha256 = self.config.teacher_sha256
+
+    def fill(self, pair: Pair) -> dict[str, Tensor]:
+        """Fill the teacher of a pair, which has these heads, and return its tensors by name.
+
+        Raises:
+            CheckpointError: The file of tensors is missing or was altered.
+        """
+        tensors = self._run.checkpoints.read(self.config.teacher, self.config.teacher_sha256)
+        wanted = teacher_tensors(pair)
+        pair.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
+        return teacher_tensors(pair)
+
+
+def _chosen(
+    path: Path, heads: tuple[tuple[Head, ...], ...], taps: Sequence[Sequence[str]]
+) -> tuple[tuple[Head, ...], ...]:
+    """Return the heads at some taps."""
+    if not taps:
+        return heads
+    if len(taps) != len(heads):
+        raise OptionError(
+            f"`taps` does not fit the teacher of '{path}'",
+            expected="/".join(",".join(head.tap for head in group) for group in heads),
+            received="/".join(",".join(group) for group in taps),
+        )
+    for group, names in zip(heads, taps, strict=True):
+        missing = [name for name in names if name not in {head.tap for head in group}]
+        if missing:
+            raise OptionError(
+                f"the teacher of '{path}' has no tap '{missing[0]}'",
+                expected=f"some of {', '.join(head.tap for head in group)}",
+            )
+    return tuple(tuple(head for head in group if head.tap in names) for group, names in zip(heads, taps, strict=True))
