@@ -1,0 +1,51 @@
+"""A graph that a test run takes from an earlier export is the one that the exporter would write."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kd_export.onnx.onnx_export import export_onnx
+from kdx.imaging.images import InputSpec
+from tests.onnx_exports import remember
+from tests.pairs import fuse_pair, make_pair
+
+
+class AskedError(Exception):
+    """The exporter was asked for a third graph."""
+
+
+def detector(seed: int):
+    pair = make_pair("stpm", "test_resnet", sigma=1.5, seed=seed)
+    return fuse_pair(pair, InputSpec(height=64, width=64), 64)
+
+
+@pytest.mark.slow
+def test_replaced_weights_give_the_bytes_of_an_export(tmp_path, monkeypatch):
+    exporter = torch.onnx.export.__wrapped__
+    calls = []
+
+    def counted(*given, **options):
+        calls.append(given)
+        if len(calls) > 2:
+            raise AskedError
+        return exporter(*given, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", counted)
+    one, other = detector(0), detector(1)
+    export_onnx(other, tmp_path / "exported.onnx", max_batch=4, metadata={})
+    remember(monkeypatch, tmp_path / "graphs")
+    export_onnx(one, tmp_path / "one.onnx", max_batch=4, metadata={})
+    assert len(calls) == 2
+    export_onnx(other, tmp_path / "taken.onnx", max_batch=4, metadata={})
+    assert len(calls) == 2
+    exported, taken, before = (tmp_path / f"{name}.onnx" for name in ("exported", "taken", "one"))
+    assert taken.read_bytes() == exported.read_bytes()
+    assert taken.read_bytes() != before.read_bytes()
+    # Another batch size, or a weight that is zero everywhere, is another graph.
+    with pytest.raises(AskedError):
+        export_onnx(other, tmp_path / "static.onnx", max_batch=1, metadata={})
+    with torch.no_grad():
+        next(parameter for parameter in one.parameters() if parameter.ndim == 4).zero_()
+    with pytest.raises(AskedError):
+        export_onnx(one, tmp_path / "zero.onnx", max_batch=4, metadata={})
