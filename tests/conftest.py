@@ -339,6 +339,15 @@ def exported(request, tmp_path_factory: pytest.TempPathFactory) -> ExportedMetho
 
 
 @pytest.fixture
+def short_search(monkeypatch) -> None:
+    """Let the gate measure one layer and put one back, where it refuses INT8 however many."""
+    from kd_export.precision.sensitivity import worst_layers
+
+    monkeypatch.setattr("kd_export.precision.gate.worst_layers", functools.partial(worst_layers, measured=1))
+    monkeypatch.setattr("kd_export.precision.gate._MOST_PUT_BACK", 0.05)
+
+
+@pytest.fixture
 def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
     """A run that the test may change."""
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))

@@ -27,7 +27,8 @@ _QUICK = {
     "fit": ("--epochs", "1", "--backbone", BACKBONE, "--weights", "random", "--threads", "1", "--device", "cpu",
             "--false-reject-rate", "0.2", "--validation-fraction", "0.5", "--workers", "0", "--precision", "fp32",
             "--budget-ms", "60000"),  # a loaded machine may take any time
-    "bench": ("--runs", "100", "--warm-up", "1"),
+    "bench": ("--runs", "20", "--warm-up", "1"),
+    "bench --percentile": ("--runs", "100", "--warm-up", "1"),  # as many as the 99th needs
 }  # fmt: skip
 
 
@@ -78,7 +79,8 @@ def run(line: str, cli) -> None:
     if needed and find_spec(_PACKAGES[needed[1]]) is None:
         warnings.warn(f"not run, {_PACKAGES[needed[1]]} is not installed: {text}", stacklevel=1)
         return
-    quick = [part for part in _QUICK.get(command, ()) if part]
+    kind = f"{command} --percentile" if "--percentile" in arguments else command
+    quick = [part for part in _QUICK.get(kind, ()) if part]
     arguments = [*_without(arguments, quick), *quick]
     made = [after for before, after in pairwise(arguments) if before in {"-o", "--out"}]
     if command in {"train", "export"} and Path(made[0]).exists():

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.peers import run
 from benchmarks.peers.rows import ANOMALIB, EAGER, Row, Setup, kdx_rows
 from benchmarks.timing.turns import Candidate, Timed
+from tests.conftest import invoke
 
 
 def test_rows_that_cannot_run_keep_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +41,20 @@ def test_rows_that_cannot_run_keep_their_place(tmp_path: Path, monkeypatch: pyte
     assert json.dumps(rows)  # nothing in them that JSON lacks
 
 
+@pytest.fixture
+def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run ``kdx`` in this process: one of its own imports PyTorch for seconds."""
+
+    def called(command: list[str], **_: Any) -> Any:
+        assert command[1:3] == ["-m", "kdx"]
+        done = invoke(*command[3:], code=None)
+        return SimpleNamespace(returncode=done.exit_code, stdout=done.stdout, stderr=done.stderr)
+
+    monkeypatch.setattr("benchmarks.commands.subprocess", SimpleNamespace(run=called))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("commands_in_process")
 def test_kdx_is_prepared_once_and_measured(tmp_path: Path, dataset: Path, capsys: Any) -> None:
     pytest.importorskip("onnxruntime")
     tiny: dict[str, Any] = {"backbone": "test_resnet", "taps": None, "size": 64, "timed": 2, "precisions": "fp32"}

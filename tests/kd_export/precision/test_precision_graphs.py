@@ -202,6 +202,7 @@ def test_a_variant_that_fails_at_its_threshold_gets_none(int8_bundle, dataset, t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_labelled_images_must_be_separated_as_before(tiny_run, dataset, tmp_path, cli, monkeypatch) -> None:
     monkeypatch.setitem(LIMITS, "int8", Limits(margin=1.0, score=1e9, auroc=-1.0))
     options = ("--precision", "fp32,int8", "--evaluation-data", dataset)

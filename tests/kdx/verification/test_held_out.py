@@ -261,6 +261,7 @@ def test_of_large_frames_tiles_are_judged(tiled) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_a_graph_that_loses_defects_is_not_written(tiny_run, raw_bundle) -> None:
     """Golden images in order, and the verdicts on others turned: refused by these."""
     run = Run(tiny_run)
@@ -341,6 +342,7 @@ def test_where_only_the_training_images_are_gone_int8_is_refused(tiny_run, datas
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_too_few_held_out_files_refuse_int8(tiny_run, dataset, tmp_path, cli) -> None:
     data = Path(shutil.copytree(dataset, tmp_path / "cells"))
     names = sorted(Run(tiny_run).config.validation_images)
