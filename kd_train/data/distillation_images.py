@@ -148,7 +148,8 @@ def read_further(
         if not found:
             raise DataError(f"the folder '{folder}' holds no images", expected="images, at any depth")
         paths += found
-    records = scan_images(paths, bad, progress)
+    # By content, so that neither names nor the order of the folders decide what is learnt.
+    records = sorted(scan_images(paths, bad, progress), key=lambda record: record.sha256)
     any_size = msgspec.structs.replace(spec, fixed_size=False)
     images = ImageSet(records, any_size, bad, memory_mib=memory_mib, workers=workers, progress=progress)
     return images, left_out.remarks

@@ -27,6 +27,8 @@ else:
 # The source of compact networks, unless another is named. Its weights are a package.
 DEFAULT_SOURCE = ("tf_efficientnet_lite0",)
 _COMPACT_TEACHER = "compact_teacher.toml"
+# The share of the images that the students of compact networks see damaged, of every method.
+_COMPACT_DAMAGE = 0.5
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +155,7 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
     if len(set(networks)) == 1:
         fields.update(by_backbone.get(networks[0], {}))
     if "teacher_from" in given:
+        fields["damage"] = _COMPACT_DAMAGE
         fields.update(by_backbone.get("compact", {}))
     if "image_size" in given and "crop_from" not in given and fields.get("crop_from"):
         # The crop keeps its share of the image.

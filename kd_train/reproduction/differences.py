@@ -111,7 +111,7 @@ def _of_run(result: JobResult, expected: Recipe, facts: MethodFacts) -> Iterable
         yield f"the taps: {_taps(recipe)}; the paper's {_taps(expected)}"
     ours, theirs = msgspec.structs.asdict(recipe), msgspec.structs.asdict(expected)
     for name, value in ours.items():
-        if name not in (*_TEACHER_AND_TAPS, *facts.silent) and value != theirs[name]:
+        if name not in (*_TEACHER_AND_TAPS, "heads", *facts.silent) and value != theirs[name]:
             yield f"{name.replace('_', ' ')}: {_text(value)}; the paper's {_text(theirs[name])}"
 
 
@@ -174,5 +174,5 @@ def _text(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {choice}" for name, choice in value.items()) or "as the method declares"
     if isinstance(value, tuple):
-        return ", ".join(_text(item) for item in value)
+        return ", ".join(_text(item) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(getattr(value, "value", value))

@@ -29,7 +29,7 @@ from kd_train.models.compact import Head
 from kd_train.models.pair import Comparisons, Pair
 from kd_train.models.teacher import Renormalise, Teacher, TeacherOptions, build_teacher
 from kd_train.recipes import Recipe, compact_teacher_recipe
-from kd_train.training.distilled_teacher import DistilledTeacher, Residual
+from kd_train.training.distilled_teacher import COMPACT_TEACHER, DistilledTeacher, Residual
 from kd_train.training.run_folder import Run, RunConfig
 from kd_train.training.run_lock import RunLock
 from kd_train.training.trainer import Trainer
@@ -38,10 +38,6 @@ from kdx.progress import SILENT, Progress
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import RUN_INDEX
 
-# The folder of the compact teacher's own run, in the run folder of its students.
-FOLDER = "teacher"
-# The method's name in that run: no command trains it by itself.
-METHOD = "compact-teacher"
 # The number of held-out images on which the finished teacher is compared with its source.
 _MOST_COMPARED = 64
 
@@ -209,7 +205,7 @@ def begin_distillation(
     pair = DistillationPair(source.teacher, compact)
     own = msgspec.structs.replace(
         config,
-        method=METHOD,
+        method=COMPACT_TEACHER,
         pair_spec=pair.spec,
         recipe=compact_teacher_recipe(config.recipe),
         mean=pair.mean,

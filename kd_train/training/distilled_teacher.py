@@ -6,6 +6,10 @@ import msgspec
 
 # The file of the tensors of a run's teacher, compact or not.
 TEACHER_FILE = "teacher.safetensors"
+# The folder of a compact teacher's own run, in the run folder of its students, and the name that
+# stands there for the method: no command trains it by itself.
+TEACHER_FOLDER = "teacher"
+COMPACT_TEACHER = "compact-teacher"
 
 
 class Residual(msgspec.Struct, frozen=True):
@@ -28,7 +32,7 @@ class DistilledTeacher(msgspec.Struct, frozen=True, kw_only=True):
     """How a compact teacher was made.
 
     Attributes:
-        images: The number of good images from which it learnt.
+        images: The number of good images, or of tiles, from which it learnt.
         variants: The number of variants of each of them.
         extra_images: The number of further images.
         epochs: The number of passes over all of them.

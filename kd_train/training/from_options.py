@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from kd_train.training.options import TrainOptions, check_limits
 from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES
 from kd_train.training.training_images import TrainingImages
 from kdx import __version__
-from kdx.errors import OptionError
+from kdx.errors import CheckpointError, OptionError
 from kdx.runtime.machine import package_versions
 from kdx.storage.files import hash_of_hashes
-from kdx.storage.json_records import now
+from kdx.storage.json_records import RUN_INDEX, now
 
 
 def recipe_of(options: TrainOptions) -> Recipe:
@@ -70,9 +71,21 @@ def source_of(options: TrainOptions, recipe: Recipe) -> Source | KeptTeacher | N
 
 
 def kept_folder(options: TrainOptions) -> Path | None:
-    """Return the folder of a teacher that exists, or None if the teacher is to be distilled."""
-    path = Path(options.teacher_from) if options.teacher_from else None
-    return path if path is not None and path.is_dir() else None
+    """Return the folder of a teacher that exists, or None if the teacher is to be distilled.
+
+    Raises:
+        CheckpointError: ``teacher_from`` is a path, but not that of a run folder.
+    """
+    text = options.teacher_from or ""
+    if (Path(text) / RUN_INDEX).exists() and text:
+        return Path(text)
+    if len(Path(text).parts) > 1 and ":" not in text:  # no name of a network
+        raise CheckpointError(
+            f"there is no run folder '{text}'",
+            expected="a run folder with a compact teacher, or the name of a network as `teacher_from`",
+            fix="make one: kdx distil DATA --out " + shlex.quote(text),
+        )
+    return None
 
 
 def common_config(
@@ -132,7 +145,8 @@ def _teacher(options: TrainOptions) -> dict[str, object]:
         return {"backbones": backbones, "taps": taps, "teacher_from": sources, "teacher_epochs": epochs}
     kept = KeptTeacher(folder, taps or ())
     theirs = kept.config.recipe
-    refused = [name for name in ("teacher_epochs", "extra_images") if getattr(options, name)]
+    refused = [name for name in ("teacher_epochs", "extra_images") if getattr(options, name) not in (None, ())]
+    refused += ["weights"] if options.weights != "imagenet" else []
     if refused:
         raise OptionError(
             f"the teacher of '{folder}' has learnt already", received=f"`{refused[0]}`", fix=f"leave out `{refused[0]}`"

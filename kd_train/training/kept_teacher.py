@@ -29,6 +29,7 @@ class KeptTeacher:
         heads: The features of the teacher that are used, for each group.
         weights: A text that says where the teacher's weights came from.
         sha256: The hash of the teacher's tensors.
+        learnt: The hashes of the good images from which it learnt.
     """
 
     def __init__(self, path: Path, taps: Sequence[Sequence[str]] = ()) -> None:
@@ -47,6 +48,7 @@ class KeptTeacher:
         self.heads = _chosen(path, self.config.recipe.heads, taps)
         self.weights = self.config.weights
         self.sha256 = self.config.teacher_sha256
+        self.learnt = list(self.config.known_images().images)
 
     def fill(self, pair: Pair) -> dict[str, Tensor]:
         """Fill the teacher of a pair, which has these heads, and return its tensors by name.

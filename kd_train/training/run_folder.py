@@ -21,7 +21,7 @@ from kd_train.training.checkpoints import (
     Tensors,
     read_run_record,
 )
-from kd_train.training.distilled_teacher import TEACHER_FILE, DistilledTeacher
+from kd_train.training.distilled_teacher import TEACHER_FILE, TEACHER_FOLDER, DistilledTeacher
 from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Provenance, unfinished
 from kdx.errors import CheckpointError, DataError, OptionError
@@ -160,7 +160,11 @@ class Run:
             CheckpointError: No epoch was completed, or the record cannot be read.
         """
         if not any((self.path / f"{name}.json").exists() for name in ("last", "best")):
-            raise CheckpointError(f"no epoch of '{self.path}' was completed", fix=self._how_to_continue)
+            fix = self._how_to_continue
+            if self.config.distilled is not None:
+                command = shlex.join(["kdx", "train", "DATA", "--teacher-from", str(self.path)])
+                fix = f"use its compact teacher: {command}; or {fix}"
+            raise CheckpointError(f"no epoch of '{self.path}' was completed", fix=fix)
         return self.checkpoints.record(which)
 
     def remarks(self) -> list[Remark]:
@@ -177,6 +181,12 @@ class Run:
         if self.config.category is not None:
             command += ["--category", self.config.category]
         return f"continue with its other options: {shlex.join([*command, '--resume'])}"
+
+    @property
+    def distillation_seconds(self) -> float:
+        """The seconds in which this run's own compact teacher learnt; 0 without one."""
+        own = self.config.distilled if (self.path / TEACHER_FOLDER).is_dir() else None
+        return own.seconds if own is not None else 0.0
 
     def tensors(self, checkpoint: Checkpoint | Restart) -> Tensors:
         """Read the pair's tensors at a checkpoint, including the teacher's, and check their hashes.

@@ -15,7 +15,8 @@ from kd_train.models import compact
 from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import EpochRecord
-from kd_train.training.distillation import FOLDER, Source, begin_distillation, distil
+from kd_train.training.distillation import Source, begin_distillation, distil
+from kd_train.training.distilled_teacher import TEACHER_FOLDER
 from kd_train.training.from_options import (
     build_pair,
     check_options,
@@ -31,7 +32,7 @@ from kd_train.training.run_folder import Run, RunConfig, check_device
 from kd_train.training.run_lock import RunLock
 from kd_train.training.trained_pair import fuse, teacher_tensors
 from kd_train.training.trainer import Trainer
-from kd_train.training.training_images import read_training_images
+from kd_train.training.training_images import known_to_teacher, read_training_images
 from kdx.errors import OptionError, OutputError, WeightsError
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
@@ -111,6 +112,8 @@ def _train(
     )
     if options.tile is not None:
         require_tileable(pair.spec, (options.tile, options.tile), recipe.size, recipe.resize_to)
+    # Read before an earlier run is replaced, which may be the one that holds it.
+    kept = source.fill(pair) if isinstance(source, KeptTeacher) else None
     golden = choose_golden(images.folder, images.held_out, images.spec, tiles=options.tile is not None)
     config = RunConfig(
         **common_config(str(data), options, recipe, images, further),
@@ -126,13 +129,13 @@ def _train(
     # run is replaced.
     fuse(config, pair)
     run = _begin(out, config, golden, run_lock, resume=options.resume, force=options.force)
-    if isinstance(source, KeptTeacher) and not run.config.teacher:
-        run.keep_teacher(source.fill(pair), source.config.distilled)
+    if isinstance(source, KeptTeacher) and kept is not None:
+        run.keep_teacher(kept, source.config.distilled)
     if isinstance(source, Source) and not run.config.teacher:
         distilled = distil(
             source,
             pair.teacher,
-            begin_distillation(run.path / FOLDER, run.config, source, pair.teacher, run_lock),
+            begin_distillation(run.path / TEACHER_FOLDER, run.config, source, pair.teacher, run_lock),
             images.train_set,
             images.held_out_set,
             further,
@@ -141,7 +144,10 @@ def _train(
             progress=progress,
         )
         run.keep_teacher(teacher_tensors(pair), distilled)
-    remarks = [*images.remarks, *further_remarks]
+    learnt = [record.identity for record in further.records] if further else []
+    if isinstance(source, KeptTeacher):
+        learnt += source.learnt
+    remarks = [*images.remarks, *further_remarks, *known_to_teacher(learnt, images.held_out)]
     if teacher_only:
         return TrainResult(run, [], images.bad.reasons, remarks)
     trainer = Trainer(
@@ -151,7 +157,7 @@ def _train(
         images.held_out_set,
         device=device,
         memory_mib=options.memory_mib,
-        damage=_damage(config),
+        damage=_damage(config, pair),
         progress=progress,
     )
     if options.resume:
@@ -215,10 +221,16 @@ def _build(
     return source, pair, recipe, source.weights if source else weights
 
 
-def _damage(config: RunConfig) -> StudentDamage | None:
+def _damage(config: RunConfig, pair: Pair) -> StudentDamage | None:
     """Return the damage that the students see, or None."""
     if not config.recipe.damage:
         return None
+    if not pair.sees_image and type(pair).compare_damaged is Pair.compare_damaged:
+        raise OptionError(
+            f"the method '{config.method}' has no effect for `damage`",
+            expected="a method whose students take the image, or that overrides compare_damaged",
+            fix="leave out `damage`, or set it to 0",
+        )
     return StudentDamage(config.recipe.damage, config.seed, config.mean, config.std, colour=config.input.channels == 3)
 
 

@@ -8,6 +8,7 @@ from kd_export.graph import FusedDetector
 from kd_train.methods import find_method
 from kd_train.models.pair import Pair
 from kd_train.training.checkpoints import Checkpoint, Tensors
+from kd_train.training.distilled_teacher import COMPACT_TEACHER
 from kd_train.training.run_folder import Run, RunConfig
 from kdx.errors import CheckpointError, OptionError
 from kdx.imaging.images import InputSpec
@@ -27,6 +28,11 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
     config = run.config
     if which not in {None, "last", "best"}:
         raise OptionError("invalid `checkpoint`", expected="last or best", received=str(which))
+    if config.method == COMPACT_TEACHER:
+        raise CheckpointError(
+            f"'{run.path}' is the training of a compact teacher, and holds no detector",
+            fix=f"name the run folder around it, '{run.path.parent}'",
+        )
     checkpoint = run.checkpoint(which or config.recipe.checkpoint)
     method = find_method(config.method)
     with torch.random.fork_rng(devices=[]):

@@ -296,4 +296,12 @@ class Trainer:
 
 
 def _in_order(count: int, size: int) -> list[list[int]]:
-    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+    """Return batches of indices in order, none with a single image if there are more.
+
+    Convolutions of a single image may round differently from those of several, and an image's
+    features must not depend on whether they were cached.
+    """
+    batches = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [[*batches[-2], *batches[-1]]]
+    return batches

@@ -18,9 +18,10 @@ from kd_train.training.options import TrainOptions
 from kdx.folders.copies import across, between, within
 from kdx.folders.data_folder import require_good
 from kdx.folders.image_folder import ImageFolder
+from kdx.imaging.image_identity import Identity, KnownImages, Likeness
 from kdx.imaging.images import InputSpec
 from kdx.progress import Progress
-from kdx.remarks import Remark
+from kdx.remarks import Remark, remark
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,22 @@ class TrainingImages:
             return {record.path.name: record.sha256 for record in records}
         root = self.folder.root
         return {os.path.relpath(record.path, root).replace(os.sep, "/"): record.sha256 for record in records}
+
+
+def known_to_teacher(learnt: Sequence[Identity], held_out: Sequence[ImageRecord]) -> list[Remark]:
+    """Return a remark on held-out images from which the compact teacher learnt elsewhere.
+
+    Args:
+        learnt: The hashes of images that were not held out from the teacher.
+        held_out: The held-out images.
+    """
+    known = KnownImages(learnt)
+    same = [record.path for record in held_out if known.likeness(record.identity) is Likeness.SAME]
+    return remark(
+        "held_out_known_to_teacher",
+        "held-out [image was|images were] not held out from the compact teacher, which learnt from [it|them]",
+        same,
+    )
 
 
 def read_training_images(data: Path, options: TrainOptions, recipe: Recipe, progress: Progress) -> TrainingImages:

@@ -58,7 +58,9 @@ class Workshop:
         try:
             run = Run(self.folder.run(candidate))
             recipe = self.request.recipe_of(candidate)
-            return run.config.recipe == recipe and run.checkpoint("last").epoch >= recipe.epochs
+            # The heads are found when the training begins, and are no option.
+            trained = msgspec.structs.replace(run.config.recipe, heads=())
+            return trained == recipe and run.checkpoint("last").epoch >= recipe.epochs
         except CheckpointError:
             return False
 
@@ -133,7 +135,7 @@ class Workshop:
             epochs=history[-1].epoch,
             train_images=len(run.config.train_images),
             held_out_images=len(run.config.validation_images),
-            seconds=round(sum(epoch.seconds for epoch in history), 1),
+            seconds=round(sum(epoch.seconds for epoch in history) + run.distillation_seconds, 1),
             measured=[one for one in measured if one is not None],
             refused={**refused, **undecided},
         )

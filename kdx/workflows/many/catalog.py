@@ -31,7 +31,7 @@ from kdx.bundle.variants import PRECISIONS
 from kdx.errors import DataError, KdxError, OptionError
 from kdx.folders.image_search import walk
 from kdx.imaging.images import ChannelOrder
-from kdx.storage.json_records import describe_invalid
+from kdx.storage.json_records import RUN_INDEX, describe_invalid
 from kdx.text import spelled
 
 if sys.version_info >= (3, 11):
@@ -132,17 +132,21 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
 
     @property
     def files(self) -> list[Path]:
-        """The files that the catalogue names: of weights, a teacher, parts, and further images."""
+        """The files that the catalogue names: of weights and parts."""
         weights = [Path(part) for part in self.weights.split(",") if part not in _NAMED_WEIGHTS]
+        return [*weights, *([Path(self.parts)] if self.parts else [])]
+
+    @property
+    def teacher_files(self) -> list[Path]:
+        """The files of a compact teacher: further images, or that of the teacher that exists."""
         further = [Path(folder) / name for folder in self.extra_images for name in walk(Path(folder))]
-        teacher = [self._kept_teacher / TEACHER_FILE] if self._kept_teacher is not None else []
-        return [*weights, *([Path(self.parts)] if self.parts else []), *further, *teacher]
+        return [*further, *([self._kept_teacher / TEACHER_FILE] if self._kept_teacher is not None else [])]
 
     @property
     def _kept_teacher(self) -> Path | None:
         """The run folder of a compact teacher that exists, or None if ``teacher_from`` is none."""
         folder = Path(self.teacher_from) if self.teacher_from else None
-        return folder if folder is not None and folder.is_dir() else None
+        return folder if folder is not None and folder.is_absolute() else None
 
     def train_options(self, *, resume: bool = False, force: bool = False) -> TrainOptions:
         """Return what training is asked for."""
@@ -225,6 +229,11 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
     # A method's own options belong to the method: those of the defaults only go with it.
     if table.get("method", defaults.get("method")) != defaults.get("method") and "options" not in table:
         fields.pop("options", None)
+    # A teacher that exists has learnt already.
+    if _folder_or_name(table.get("teacher_from"), folder) != table.get("teacher_from"):
+        for key in ("teacher_epochs", "extra_images"):
+            if key not in table:
+                fields.pop(key, None)
     if "data" not in fields:
         raise OptionError(f"{where} names no data", expected='data = "FOLDER"')
     try:
@@ -250,9 +259,9 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
     )
 
 
-def _folder_or_name(text: str | None, folder: Path) -> str | None:
+def _folder_or_name(text: Any, folder: Path) -> Any:
     """Return the absolute path of a run folder, or the name of a network as it is."""
-    return str(folder / text) if text and (folder / text).is_dir() else text
+    return str(folder / text) if isinstance(text, str) and text and (folder / text / RUN_INDEX).exists() else text
 
 
 def _allowed(key: str) -> str:

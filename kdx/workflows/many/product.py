@@ -71,7 +71,9 @@ def product_fingerprint(order: ProductOrder, folder: ImageFolder) -> str:
     """Return a hash of everything that decides a product's bundle: options and files."""
     product = order.product
     files = [*folder.good, *(path for image in folder.test for path in (image.path, image.mask) if path is not None)]
-    contents = hash_of_hashes(f"{path.name} {sha256_file(path)}" for path in [*files, *product.files] if path.is_file())
+    named = [(path.name, path) for path in [*files, *product.files]]
+    named += [(f"teacher {path.name}", path) for path in product.teacher_files]
+    contents = hash_of_hashes(f"{name} {sha256_file(path)}" for name, path in named if path.is_file())
     return sha256_bytes(msgspec.json.encode([product.decisive, contents]))
 
 

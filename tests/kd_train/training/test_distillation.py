@@ -9,19 +9,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from kd_train.methods import find_method
+from kd_train.methods import find_method, methods
 from kd_train.models.backbones import create_backbone
 from kd_train.recipes import load_recipe
-from kd_train.training.distillation import FOLDER, open_source
+from kd_train.training.distillation import open_source
+from kd_train.training.distilled_teacher import TEACHER_FOLDER
+from kd_train.training.from_options import recipe_of
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kdx.errors import CheckpointError, DataError, OptionError, WeightsError
+from tests.images import solar_cells
 from tests.kd_train.training.test_trainer import Interrupting, assert_same, tensors
 
 COMPACT = TrainOptions(
@@ -61,7 +66,7 @@ def whole(dataset, tmp_path_factory) -> Path:
 
 def assert_same_run(one: Path, other: Path) -> None:
     assert_same(one, other)
-    assert_same(one / FOLDER, other / FOLDER)
+    assert_same(one / TEACHER_FOLDER, other / TEACHER_FOLDER)
     ours, theirs = (json.loads((run / "run.json").read_text()) for run in (one, other))
     assert ours["teacher_sha256"] == theirs["teacher_sha256"]
     assert ours["distilled"]["residuals"] == theirs["distilled"]["residuals"]
@@ -73,7 +78,7 @@ def test_the_teacher_learns_its_source_and_the_run_says_how(whole):
     assert distilled is not None
     assert (distilled.epochs, distilled.variants, distilled.extra_images) == (2, 10, 0)
     assert distilled.images == len(config.train_images)
-    history = json.loads((whole / FOLDER / "last.json").read_text())["history"]
+    history = json.loads((whole / TEACHER_FOLDER / "last.json").read_text())["history"]
     assert history[1]["train_loss"] < history[0]["train_loss"]
     assert distilled.loss == history[1]["train_loss"]
     assert set(distilled.residuals) == {"layer2", "layer3"}
@@ -116,17 +121,17 @@ def test_the_residuals_are_the_distance_between_both_networks(whole, dataset):
 def test_the_source_is_in_no_file(whole):
     shapes = {tuple(value.shape) for value in create_backbone("test_resnet").state_dict().values() if value.ndim == 4}
     files = sorted(whole.rglob("*.safetensors"))
-    assert {file.parent.name for file in files} == {"run", FOLDER}
+    assert {file.parent.name for file in files} == {"run", TEACHER_FOLDER}
     for file in files:
         names = load_file(file)
         assert not [name for name in names if "layer2" in name and "heads" not in name], file
     own = {tuple(value.shape) for value in tensors(whole).values() if value.ndim == 4}
     assert shapes - own  # otherwise the names alone would say so
-    assert not (whole / FOLDER / "teacher.safetensors").exists()
+    assert not (whole / TEACHER_FOLDER / "teacher.safetensors").exists()
 
 
 def test_the_teacher_of_the_students_is_what_was_distilled(whole):
-    distilled, run = tensors(whole / FOLDER), tensors(whole)
+    distilled, run = tensors(whole / TEACHER_FOLDER), tensors(whole)
     names = [name for name in run if name.startswith("teacher.")]
     assert len(names) == len(distilled)
     for name in names:
@@ -330,6 +335,8 @@ def test_a_run_is_not_resumed_with_another_teacher_that_exists(teacher, whole, d
         ({"backbone": "compact-m"}, OptionError, "is another network"),
         ({"teacher_epochs": 3}, OptionError, "has learnt already"),
         ({"extra_images": (".",)}, OptionError, "has learnt already"),
+        ({"teacher_epochs": 0}, OptionError, "has learnt already"),
+        ({"weights": "random"}, OptionError, "has learnt already"),
         ({"method": "mixed-teacher"}, OptionError, "do not fit the method"),
     ],
 )
@@ -340,9 +347,8 @@ def test_options_that_do_not_fit_a_teacher_that_exists(teacher, dataset, tmp_pat
 
 
 def test_folders_without_a_finished_compact_teacher(dataset, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"run\.json"):
-        train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "empty")))
+    with pytest.raises(CheckpointError, match="there is no run folder"):
+        train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "missing")))
     ordinary = replace(COMPACT, backbone="test_resnet", teacher_from=None, teacher_epochs=None, epochs=1)
     train(dataset, tmp_path / "ordinary", ordinary)
     with pytest.raises(OptionError, match="is not a compact one"):
@@ -394,3 +400,106 @@ def test_the_command_line_makes_a_teacher_and_uses_it(dataset, tmp_path, cli):
     assert trained["compact_teacher"] == report["compact_teacher"]
     # It is a run without students: whoever takes it for one is told.
     assert "no epoch" in cli("export", made, "-o", tmp_path / "bundle.kdx", code=2).stderr
+
+
+def test_a_run_can_be_replaced_by_one_that_uses_its_teacher(whole, dataset, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    options = replace(KEPT, teacher_from=str(run), force=True, epochs=1)
+    assert train(dataset, run, options).run.config.teacher_sha256 == Run(whole).config.teacher_sha256
+
+
+def test_an_altered_teacher_is_found_before_a_run_is_replaced(teacher, whole, dataset, tmp_path):
+    run, altered = (Path(shutil.copytree(source, tmp_path / source.name)) for source in (whole, teacher))
+    (altered / "teacher.safetensors").unlink()
+    with pytest.raises(CheckpointError):
+        train(dataset, run, replace(KEPT, teacher_from=str(altered), force=True))
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("damage", [0.0, 0.5])
+def test_memory_decides_nothing(tmp_path, damage):
+    """Seven images in batches of three: the last batch in order would be a single image."""
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for index, pixels in enumerate(solar_cells(10, (64, 64))):
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    options = replace(COMPACT, epochs=1, teacher_epochs=1, batch_size=3, validation_fraction=0.3, damage=damage)
+    runs = [train(folder, tmp_path / str(memory), replace(options, memory_mib=memory)).run.path for memory in (0, 64)]
+    assert len(Run(runs[0]).config.train_images) == 7
+    assert_same_run(*runs)
+
+
+def test_the_names_of_further_images_decide_nothing(dataset, tmp_path):
+    runs = []
+    for order in (1, -1):
+        folder = tmp_path / f"further{order}"
+        folder.mkdir()
+        for index, path in enumerate(sorted((dataset / "test").rglob("*.png"))[::order]):
+            shutil.copy(path, folder / f"{index}.png")
+        options = replace(COMPACT, epochs=1, teacher_epochs=1, extra_images=(str(folder),))
+        runs.append(train(dataset, tmp_path / f"run{order}", options).run.path)
+    assert_same_run(*runs)
+
+
+def test_held_out_images_that_a_teacher_knows_are_named(teacher, dataset, tmp_path):
+    options = replace(KEPT, teacher_from=str(teacher), epochs=1, seed=5)
+    result = train(dataset, tmp_path / "other", options)
+    learnt, held_out = (
+        set(config) for config in (Run(teacher).config.train_images, result.run.config.validation_images)
+    )
+    assert learnt & held_out  # the seed divides them otherwise
+    counts = {remark.kind: remark.count for remark in result.remarks}
+    assert counts["held_out_known_to_teacher"] == len(learnt & held_out)
+    same = train(dataset, tmp_path / "same", replace(options, seed=0))
+    assert "held_out_known_to_teacher" not in {remark.kind for remark in same.remarks}
+    further = replace(COMPACT, epochs=1, teacher_epochs=1, extra_images=(str(dataset / "train"),))
+    counts = {each.kind: each.count for each in train(dataset, tmp_path / "further", further).remarks}
+    assert counts["held_out_known_to_teacher"] == len(same.run.config.validation_images)
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_students_of_every_compact_method_see_damage_and_others_do_not(method):
+    found = find_method(method)
+    count = len(load_recipe(found, {}).strides)
+    compact = load_recipe(found, {"backbones": ("compact-m",), "teacher_from": ("resnet18",) * count})
+    assert (compact.damage, load_recipe(found, {}).damage) == (0.5, 0)
+    if method == "stpm":  # its schedule is kdx's, whatever the source is
+        assert (compact.epochs, compact.optimiser, compact.learning_rate, compact.batch_size) == (30, "adam", 0.01, 8)
+
+
+def test_damage_without_effect_is_refused(dataset, tmp_path, monkeypatch):
+    """A method of another package may not say what damage means for students that see no image."""
+    from kd_train.methods.reverse_distillation import ReversePair
+
+    monkeypatch.delattr(ReversePair, "compare_damaged")
+    ordinary = replace(COMPACT, backbone="test_resnet", teacher_from=None, teacher_epochs=None, taps=None)
+    with pytest.raises(OptionError, match="has no effect for `damage`"):
+        train(dataset, tmp_path / "run", replace(ordinary, method="reverse-distillation", damage=0.5))
+
+
+def test_a_finished_candidate_of_fit_is_recognised(whole):
+    from types import SimpleNamespace
+
+    from kdx.workflows.fit.trial import Workshop
+
+    asked = recipe_of(COMPACT)
+    fit = SimpleNamespace(
+        folder=SimpleNamespace(run=lambda _: whole), request=SimpleNamespace(recipe_of=lambda _: asked)
+    )
+    assert Workshop.is_trained(fit, SimpleNamespace(candidate=None))
+    asked = msgspec.structs.replace(asked, damage=0.1)
+    assert not Workshop.is_trained(fit, SimpleNamespace(candidate=None))
+
+
+def test_seconds_of_a_teacher_count_where_it_was_made(whole, teacher, dataset, tmp_path):
+    assert Run(whole).distillation_seconds == Run(whole).config.distilled.seconds > 0
+    used = train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(teacher), epochs=1)).run
+    assert (used.config.distilled.seconds > 0, used.distillation_seconds) == (True, 0)
+
+
+def test_who_takes_a_teacher_for_a_detector_is_told(teacher, whole):
+    with pytest.raises(CheckpointError, match="was completed") as error:
+        load_pair(Run(teacher))
+    assert f"kdx train DATA --teacher-from {teacher}" in error.value.fix
+    with pytest.raises(CheckpointError, match="training of a compact teacher, and holds no detector"):
+        load_pair(Run(whole / TEACHER_FOLDER))

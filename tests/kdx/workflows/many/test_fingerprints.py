@@ -5,17 +5,21 @@ The hashes were computed before the options came from one table.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+from PIL import Image
 
 from kd_train.reproduction.runs import ReproduceOptions
 from kd_train.training.options import TrainOptions
 from kdx.storage.files import sha256_bytes
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.many.catalog import read_catalog
+from tests.images import solar_cells
 
 CATALOGUES = {
     "defaults": "",
@@ -104,3 +108,37 @@ def test_a_later_key_is_hashed_where_it_is_given(tmp_path):
         name = keys.partition(" ")[0]
         assert name not in msgspec.json.decode(plain)
         assert name in msgspec.json.decode(decisive(tmp_path, keys))
+
+
+def test_a_compact_teachers_files_are_hashed_by_their_role(tmp_path):
+    """An image that is moved from the good ones to the further ones makes another product."""
+    from kd_train.datasets import open_data
+    from kdx.workflows.many.product import product_fingerprint
+
+    for name in ("good", "further", "kept"):
+        (tmp_path / name).mkdir()
+    for index, pixels in enumerate(solar_cells(4, (32, 32))):
+        Image.fromarray(pixels).save(tmp_path / "good" / f"{index}.png")
+    shutil.copy(tmp_path / "good/0.png", tmp_path / "further/a.png")
+    (tmp_path / "kept/run.json").write_text("{}")
+    (tmp_path / "kept/teacher.safetensors").write_bytes(b"teacher")
+    catalog = tmp_path / "catalog.toml"
+
+    def fingerprint() -> list[str]:
+        catalog.write_text(
+            "[defaults]\nteacher_epochs = 3\nbackbone = 'compact-s'\nextra_images = ['further']\n"
+            "[products.a]\ndata = 'good'\n[products.b]\ndata = 'good'\nteacher_from = 'kept'\n"
+        )
+        products = read_catalog(catalog)
+        # A teacher that exists has learnt already: what the defaults say of others is not for it.
+        assert (products["b"].teacher_epochs, products["b"].extra_images) == (None, ())
+        assert products["b"].teacher_from == str(tmp_path / "kept")
+        folder = open_data(tmp_path / "good")
+        return [product_fingerprint(SimpleNamespace(product=each), folder) for each in products.values()]
+
+    before = fingerprint()
+    assert fingerprint() == before
+    (tmp_path / "kept/teacher.safetensors").write_bytes(b"another")
+    assert [one == other for one, other in zip(before, fingerprint(), strict=True)] == [True, False]
+    (tmp_path / "good/1.png").rename(tmp_path / "further/1.png")
+    assert fingerprint()[0] != before[0]
