@@ -11,7 +11,7 @@ from kdx.bundle.listed_files import require_listed_file
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, INDEX, TRAINING_IMAGES
 from kdx.bundle.manifest_checks import require_consistent
 from kdx.bundle.seal import Seal
-from kdx.bundle.signature import read_seal, verify_signature
+from kdx.bundle.signature import read_seal
 from kdx.bundle.stored_level import read_level
 from kdx.bundle.variants import graph_file
 from kdx.errors import BundleError
@@ -34,10 +34,8 @@ def open_bundle(path: str | Path, *, require_signature: PublicKeys | None = None
     """
     path = require_path(path, "path", "a bundle's folder")
     index = read_index(path)
-    if require_signature is not None:
-        return bundle_of(path, index, verify_signature(path, index, require_signature))
-    read_seal(path, index)  # raises if the bundle carries a signature of another index
-    return bundle_of(path, index)
+    seal = read_seal(path, index, require_signature)  # raises if the bundle carries one of another index
+    return bundle_of(path, index, None if require_signature is None else seal)
 
 
 def bundle_of(path: Path, index: bytes, seal: Seal | None = None) -> Bundle:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from kdx.bundle.manifest import SIGNATURE
+from kdx.bundle.manifest import INDEX, SIGNATURE
 from kdx.errors import BundleError
 from kdx.storage.json_records import UNREADABLE, describe_invalid
 
@@ -63,17 +63,28 @@ class Seal:
             )
 
 
-def decode_statement(path: Path, text: str) -> Statement:
-    """Decode the signed text of a bundle's signature.
+def decode_seal(path: Path, key_sha256: str, text: str, index_sha256: str) -> Seal:
+    """Decode the signed text of a bundle's signature, and check that it is of this bundle.
 
     Args:
         path: The bundle's folder, for messages.
+        key_sha256: The fingerprint of the key.
         text: The signed text.
+        index_sha256: The hash of the content of ``bundle.json``.
 
     Raises:
-        BundleError: The text is not valid.
+        BundleError: The text is not valid, or ``bundle.json`` was altered after it was signed.
     """
     try:
-        return msgspec.json.decode(text.encode(), type=Statement)
+        seal = Seal(key_sha256, msgspec.json.decode(text.encode(), type=Statement))
     except UNREADABLE as error:
         raise BundleError(f"'{path / SIGNATURE}' is not valid: {describe_invalid(error)}", fix=SIGN_AGAIN) from error
+    if index_sha256 != seal.statement.index_sha256:
+        raise BundleError(
+            f"{INDEX} of '{path}' was altered after it was signed",
+            expected=f"sha256 {seal.statement.index_sha256}",
+            received=f"sha256 {index_sha256}",
+            fix=f"if you changed it on purpose, {SIGN_AGAIN}; if not, do not use this bundle: copy it again from where "
+            "it was signed",
+        )
+    return seal

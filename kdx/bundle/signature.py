@@ -10,19 +10,23 @@ bytes are used: the statement is parsed from the signed bytes, and the bundle fr
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import PLAN, RECORD, Engine, engines_of
 from kdx.bundle.keys import PublicKeys, public_keys
-from kdx.bundle.manifest import INDEX, SIGNATURE
-from kdx.bundle.seal import SIGN_AGAIN, Seal, decode_statement
+from kdx.bundle.manifest import SIGNATURE
+from kdx.bundle.seal import SIGN_AGAIN, Seal, decode_seal
 from kdx.errors import BundleError
 from kdx.storage.files import sha256_bytes, sha256_file
 from kdx.storage.json_records import read_record
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 SCHEMA = 1
 ALGORITHM = "ed25519"
@@ -46,22 +50,39 @@ class SignatureFile(msgspec.Struct, frozen=True, kw_only=True):
     signature: str
 
 
-def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
-    """Check that a bundle is signed by one of some keys.
+def read_seal(path: Path, index: bytes, keys: PublicKeys | None = None) -> Seal | None:
+    """Return the signature that a bundle carries; None if it carries none and need not.
+
+    A signature of another ``bundle.json`` is an error even where none is required: somebody
+    altered the bundle by other means than kdx, which removes the signature of what it changes.
 
     Args:
         path: The bundle's folder.
         index: The content of its ``bundle.json``.
-        keys: The trusted public keys, as for :func:`kdx.bundle.keys.public_keys`.
+        keys: The trusted public keys, by one of which the bundle must be signed, as for
+            :func:`kdx.bundle.keys.public_keys`; None verifies the signature by no key.
 
     Raises:
-        BundleError: The bundle is not signed, is signed by another key, or was altered since.
+        BundleError: ``bundle.json`` was altered after it was signed; or ``bundle.sig`` is damaged,
+            or was written by a newer kdx; or, with keys, the bundle is not signed, or by another
+            key.
         OptionError: A key cannot be read, or the package cryptography is missing.
     """
-    trusted = public_keys(keys)
+    trusted = None if keys is None else public_keys(keys)
+    file = None
+    if (path / SIGNATURE).is_file():
+        file = read_record(path / SIGNATURE, SignatureFile, error=BundleError, fix=SIGN_AGAIN, supported=SCHEMA)
+    if trusted is not None:
+        _verify(path, file, trusted)
+    if file is None:
+        return None
+    return decode_seal(path, file.key_sha256, file.statement, sha256_bytes(index))
+
+
+def _verify(path: Path, file: SignatureFile | None, trusted: Mapping[str, Ed25519PublicKey]) -> None:
+    """Check that one of some keys made a signature."""
     from cryptography.exceptions import InvalidSignature
 
-    file = _read(path)
     if file is None:
         raise BundleError(
             f"'{path}' is not signed",
@@ -86,31 +107,6 @@ def verify_signature(path: Path, index: bytes, keys: PublicKeys) -> Seal:
             received=f"a {SIGNATURE} that was altered or forged",
             fix="do not use this bundle, or have it signed again",
         ) from error
-    seal = Seal(file.key_sha256, decode_statement(path, file.statement))
-    _require_its_index(path, index, seal)
-    return seal
-
-
-def read_seal(path: Path, index: bytes) -> Seal | None:
-    """Return the signature that a bundle carries, verified by no key; None if it carries none.
-
-    A signature of another ``bundle.json`` is an error even where none is required: somebody
-    altered the bundle by other means than kdx, which removes the signature of what it changes.
-
-    Args:
-        path: The bundle's folder.
-        index: The content of its ``bundle.json``.
-
-    Raises:
-        BundleError: ``bundle.json`` was altered after it was signed; or ``bundle.sig`` is damaged,
-            or was written by a newer kdx.
-    """
-    file = _read(path)
-    if file is None:
-        return None
-    seal = Seal(file.key_sha256, decode_statement(path, file.statement))
-    _require_its_index(path, index, seal)
-    return seal
 
 
 def require_signed_engines(bundle: Bundle) -> None:
@@ -136,25 +132,6 @@ def hashes_of(engine: Engine, bundle: Path) -> dict[str, str]:
 def signed_bytes(schema: int, statement: str) -> bytes:
     """Return what is signed, after its purpose, so that no signature for another one passes."""
     return f"kdx bundle signature {schema}\n{statement}".encode()
-
-
-def _require_its_index(path: Path, index: bytes, seal: Seal) -> None:
-    received = sha256_bytes(index)
-    if received != seal.statement.index_sha256:
-        raise BundleError(
-            f"{INDEX} of '{path}' was altered after it was signed",
-            expected=f"sha256 {seal.statement.index_sha256}",
-            received=f"sha256 {received}",
-            fix=f"if you changed it on purpose, {SIGN_AGAIN}; if not, do not use this bundle: copy it again from where "
-            "it was signed",
-        )
-
-
-def _read(path: Path) -> SignatureFile | None:
-    file = path / SIGNATURE
-    if not file.is_file():
-        return None
-    return read_record(file, SignatureFile, error=BundleError, fix=SIGN_AGAIN, supported=SCHEMA)
 
 
 def _list(keys: Iterable[str]) -> str:

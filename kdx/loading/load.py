@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -77,10 +78,10 @@ def load(
             1; threads out of range; an argument of a wrong type; a key that cannot be read; metrics
             without the package ``prometheus_client``.
     """
-    path = require_path(path, "path", "a bundle's folder")
     log = None if log is None else require_path(log, "log", "the log's file")
     require_threads(threads)
-    if is_run(path):
+    if isinstance(path, (str, os.PathLike)) and path and is_run(Path(path)):
+        path = Path(path)
         given = {"log": log, "metrics": metrics, "batch_sizes": batch_sizes, "require_signature": require_signature}
         _refuse_for_run(path, backend, precision, given)
         return _load_run(path, checkpoint, threads)

@@ -252,14 +252,14 @@ def test_a_run_in_a_signed_bundles_place_is_refused(signed, line):
 def test_what_was_verified_is_what_is_parsed(signed, line, monkeypatch):
     import kdx.bundle.open
 
-    verify = kdx.bundle.open.verify_signature
+    verify = kdx.bundle.open.read_seal
 
     def swapping(*arguments: object) -> object:
         seal = verify(*arguments)
         edit_index(signed, method="swapped")  # somebody is quick
         return seal
 
-    monkeypatch.setattr(kdx.bundle.open, "verify_signature", swapping)
+    monkeypatch.setattr(kdx.bundle.open, "read_seal", swapping)
     assert open_bundle(signed, require_signature=line[1]).manifest.method == "stpm"
     (signed / SIGNATURE).unlink()
     assert open_bundle(signed).manifest.method == "swapped"
