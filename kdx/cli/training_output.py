@@ -40,10 +40,14 @@ def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[No
         raise
 
 
-def _index_of(run: Path) -> bytes | None:
-    """Return the content of a run's index, which no two runs share; None without one."""
+def _index_of(run: Path) -> tuple[int, int] | None:
+    """Return what identifies a run's index as a file, or None without one.
+
+    Its content may be that of the run that was replaced, if both began within a second.
+    """
     with contextlib.suppress(OSError):
-        return (run / RUN_INDEX).read_bytes()
+        found = (run / RUN_INDEX).stat()
+        return found.st_ino, found.st_mtime_ns
     return None
 
 
