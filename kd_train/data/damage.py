@@ -107,6 +107,20 @@ class Damage:
         return self._noise[top : top + height, left : left + width] * float(rng.uniform(*_NOISE))
 
 
+def training_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Return the generator of what training draws into an image.
+
+    Gates draw from the seed and an index. NumPy pads such keys with zeros to four numbers, so the
+    fourth keeps both apart: no draw of a gate repeats one of training.
+
+    Args:
+        seed: The seed of the training.
+        epoch: The number of the epoch, from 1; 0 for what every epoch sees.
+        index: The index of the image.
+    """
+    return np.random.default_rng((seed, epoch, index, 1))
+
+
 class StudentDamage:
     """Damages a share of the images of each batch of a training.
 
@@ -131,7 +145,7 @@ class StudentDamage:
             indices: The images' indices in the training set.
             epoch: The number of the epoch.
         """
-        generators = [np.random.default_rng((self._seed, epoch, index)) for index in indices]
+        generators = [training_generator(self._seed, epoch, index) for index in indices]
         rows = [row for row, rng in enumerate(generators) if rng.random() < self._share]
         if not rows:
             return x

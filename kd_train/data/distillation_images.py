@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_train.data.damage import Damage
+from kd_train.data.damage import Damage, training_generator
 from kd_train.data.image_records import BadImages, scan_images
 from kd_train.data.image_set import ImageSet
 from kdx.errors import DataError
@@ -110,7 +110,7 @@ class DistillationImages:
         return self._kept[index]
 
     def _variant(self, image: Tensor, index: int) -> Tensor:
-        variant, rng = index % VARIANTS, np.random.default_rng((self._seed, index))
+        variant, rng = index % VARIANTS, training_generator(self._seed, 0, index)
         if variant in _MIRRORED:
             return image.flip(_MIRRORED[variant])
         # Regions are filled from the image itself, moved: another one depends on the batch.

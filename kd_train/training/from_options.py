@@ -79,7 +79,7 @@ def kept_folder(options: TrainOptions) -> Path | None:
     text = options.teacher_from or ""
     if (Path(text) / RUN_INDEX).exists() and text:
         return Path(text)
-    if len(Path(text).parts) > 1 and ":" not in text:  # no name of a network
+    if len(Path(text).parts) > 1 and not text.startswith(("hf-hub:", "hf_hub:")):  # no network's name
         raise CheckpointError(
             f"there is no run folder '{text}'",
             expected="a run folder with a compact teacher, or the name of a network as `teacher_from`",

@@ -97,6 +97,19 @@ def test_a_single_image_fills_its_regions_from_itself(cells):
     assert drawn.shape == (1, 3, SIZE, SIZE)
 
 
+def test_training_draws_from_other_seeds_than_gates(cells):
+    """Of the same seed, no generator of training is one of a gate's, whatever the index."""
+    gates = {np.random.default_rng([seed, index]).random() for seed in range(3) for index in range(50)}
+    training = {
+        damage.training_generator(seed, epoch, index).random()
+        for seed in range(3)
+        for epoch in range(50)
+        for index in range(50)
+    }
+    assert len(training) == 3 * 50 * 50
+    assert not training & gates
+
+
 def test_training_draws_none_of_the_kinds_by_which_detectors_are_judged(cells, monkeypatch):
     def refuse(*_):
         raise AssertionError("training drew a kind that gates draw")

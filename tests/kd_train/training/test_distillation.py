@@ -21,27 +21,22 @@ from kd_train.recipes import load_recipe
 from kd_train.training.distillation import open_source
 from kd_train.training.distilled_teacher import TEACHER_FOLDER
 from kd_train.training.from_options import recipe_of
-from kd_train.training.options import TrainOptions
 from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kdx.errors import CheckpointError, DataError, OptionError, WeightsError
 from tests.images import solar_cells
 from tests.kd_train.training.test_trainer import Interrupting, assert_same, tensors
+from tests.tiny_training import TINY
 
-COMPACT = TrainOptions(
+COMPACT = replace(
+    TINY,
     backbone="compact-s",
     teacher_from="test_resnet",
-    weights="random",
     taps="layer2,layer3",
     epochs=3,
     teacher_epochs=2,
-    image_size=64,
-    batch_size=4,
-    validation_fraction=0.5,
     learning_rate=0.01,
-    workers=0,
-    device="cpu",
 )
 
 
