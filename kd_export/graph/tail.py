@@ -1,8 +1,8 @@
 """From the taps to map and score: distance, upsampling, combination, blur.
 
 Upsampling U and blur G are linear and separable, so each is one constant matrix per axis. For a sum
-they are one matrix, ``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``; for a product the
-product comes between U and G.
+they are one matrix, ``A = G U``, and each tap's map becomes ``A_h M A_wᵀ``. For a product the
+product comes between U and G, or between smaller matrices, see :mod:`kd_export.graph.product`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kd_export.graph.distance import EPSILON, distance_module
+from kd_export.graph.product import AxisFactors, product_factors
 from kd_export.graph.separable import Separable
 from kdx.bundle.pair_spec import Combine, Join, MapSpec, PairSpec, ScoreRule
-from kdx.imaging.resampling import bilinear_matrix, gaussian_matrix
+from kdx.imaging.resampling import Matrix, bilinear_matrix, gaussian_matrix
 
 Features = list[tuple[Tensor, Tensor]]
 Shape = tuple[int, int, int]
@@ -35,14 +36,10 @@ class AnomalyMap(nn.Module):
         self.distances = nn.ModuleList(
             distance_module(tap.distance, shape[0]) for tap, shape in zip(spec.taps, tap_shapes, strict=True)
         )
-        blur = [gaussian_matrix(length, spec.blur_sigma) for length in size]
-        upsample = [
-            [bilinear_matrix(small, large) for small, large in zip(t[1:], size, strict=True)] for t in tap_shapes
-        ]
-        if spec.combine is Combine.SUM:
-            upsample = [[g @ u for g, u in zip(blur, matrices, strict=True)] for matrices in upsample]
-        self.upsample = nn.ModuleList(Separable(*matrices) for matrices in upsample)
-        self.blur = blur_module(spec.blur_sigma if spec.combine is Combine.PRODUCT else 0.0, size)
+        axes = [_axis(spec, [shape[axis + 1] for shape in tap_shapes], length) for axis, length in enumerate(size)]
+        rows, columns = product_factors(*axes) if spec.combine is Combine.PRODUCT else axes
+        self.upsample = nn.ModuleList(map(Separable, rows.before, columns.before))
+        self.blur = _separable(rows.after, columns.after)
 
     def forward(self, features: Features) -> Tensor:
         """Take the two features of each tap, ``(N, C, h, w)``, and return the map ``(N, H, W)``."""
@@ -59,6 +56,26 @@ class AnomalyMap(nn.Module):
         assert combined is not None
         blurred: Tensor = self.blur(combined)
         return blurred
+
+
+def _axis(spec: MapSpec, lengths: list[int], length: int) -> AxisFactors:
+    """Return the matrices of a map's taps along one axis: upsampling, combination, blur.
+
+    Args:
+        spec: The map's declaration.
+        lengths: The length of each tap's features along the axis.
+        length: The length of the map.
+    """
+    upsample = [bilinear_matrix(each, length) for each in lengths]
+    blur = gaussian_matrix(length, spec.blur_sigma)
+    if spec.combine is Combine.SUM:
+        return AxisFactors([blur @ matrix for matrix in upsample], None)
+    return AxisFactors(upsample, blur if spec.blur_sigma > 0 else None)
+
+
+def _separable(rows: Matrix | None, columns: Matrix | None) -> nn.Module:
+    """Return the operation of two matrices on ``(N, H, W)`` maps; None is the identity."""
+    return nn.Identity() if rows is None or columns is None else Separable(rows, columns)
 
 
 def blur_module(sigma: float, size: tuple[int, int]) -> nn.Module:
