@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("accuracy", "archive", "complexity", "cpu", "embed", "gpu", "peers", "robustness", "tiling", "tables")
+BENCHMARKS = (
+    "accuracy", "archive", "compact", "complexity", "cpu", "embed", "gpu", "peers", "robustness", "tiling", "tables",
+)  # fmt: skip
 
 
 def main() -> None:

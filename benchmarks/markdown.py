@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_RUNTIMES = {"onnxruntime-cpu": "ONNX Runtime", "openvino": "OpenVINO"}
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "onnxruntime-cpu": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.accuracy.table import accuracy_table
 from benchmarks.archive.table import archive_table
 from benchmarks.commands import RESULTS, ROOT
+from benchmarks.compact.table import family_table
 from benchmarks.complexity.table import complexity_table
 from benchmarks.cpu.table import cpu_table, scaling_text
 from benchmarks.embed.table import embed_table
@@ -29,9 +30,11 @@ from benchmarks.tiling.table import tiling_table
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "accuracy": ("accuracy", accuracy_table),
     "archive": ("archive", archive_table),
+    "compact": ("compact", accuracy_table),
     "complexity": ("complexity", complexity_table),
     "cpu": ("cpu", cpu_table),
     "embed": ("embed", embed_table),
+    "family": ("compact", family_table),
     "peers": ("peers", peers_table),
     "robustness": ("robustness", robustness_table),
     "scaling": ("cpu", scaling_text),

@@ -1,116 +1,226 @@
-"""Every method on real parts, with one teacher and the same images for all.
+"""Accuracy on real parts: trainings of a settings file, from the folder to a calibrated bundle.
 
-    python -m benchmarks accuracy MAGNETIC_TILE [--work FOLDER] [--only METHOD] [--again METHOD]
+    python -m benchmarks accuracy DATA [--work DIR] [--data-sets A,B] [--pairs A,B] [--seeds 0,1]
 
-MAGNETIC_TILE holds the Magnetic Tile Defects in MVTec layout, or as downloaded; the second data
-set, ELPV's mono-crystalline cells, comes from a package. Every method is trained by its recipe for
-this teacher, whose epochs differ by method: each row has its seconds of training. Writes
-``results/accuracy.json`` after every row: a second call measures what is missing, and resumes runs
-that it finds in ``--work``.
+DATA has a folder for each data set of ``settings.toml``; the solar cells come from their package
+where it has none. Pairs are trained, exported, calibrated and evaluated by what the commands of kdx
+call: on the test images, which no choice may be made on, and on held-out good images with drawn
+defects. Writes ``results/accuracy.json`` after every training. A second call measures what is
+missing, and resumes a training that it finds in --work. Rows that were measured with other options
+are not mixed with new ones: --replace measures them again. Takes hours.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import tempfile
-from dataclasses import dataclass
+import gc
+import math
+import sys
+import time
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import kdx, parser_of
+import torch
+
+from benchmarks.accuracy.settings import Job, Settings
+from benchmarks.commands import parser_of
 from benchmarks.results import Result, machine_of
+from kd_train.data.synthetic import write_synthetic
 from kd_train.datasets import open_data
 from kd_train.datasets.elpv_package import write_mvtec_layout
 from kd_train.datasets.magnetic_tile import tiles
-from kdx.runtime.machine import usable_cores
+from kd_train.training.options import TrainOptions
+from kd_train.training.run_folder import Run
+from kd_train.training.train import train
+from kdx.cli.output import progress_for
+from kdx.errors import KdxError
+from kdx.storage.files import new_folder, write_atomic
+from kdx.storage.locks import locked
+from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
+from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
+from kdx.workflows.export import export_run
 
-BACKBONE = "tf_efficientnet_lite0"
-FALSE_REJECT_RATE = 0.01
+FIGURES = ("image_auroc", "pixel_auroc", "pro", "false_reject_rate", "detection_rate")
+PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "timm", "torch")
+CELLS, TILES = "elpv_mono", "tiles"
+# Named, so that nothing is timed to choose one, and all figures come from the same.
+_BACKEND = "openvino"
+_PROGRESS = progress_for(as_json=not sys.stderr.isatty())
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Data:
-    """A data set: name, folder, the share held out, and the file that names each image's part."""
+def accuracy_parser(doc: str | None, settings: Path) -> ArgumentParser:
+    """Return the options of a benchmark that trains what a settings file names."""
 
-    name: str
-    root: Path
-    validation_fraction: float
-    parts: Path | None
+    def names(text: str) -> list[str]:
+        return text.split(",")
 
-    @property
-    def options(self) -> list[str]:
-        """The options of ``kdx train`` that every method gets."""
-        parts = ["--parts", str(self.parts)] if self.parts else []
-        return ["--validation-fraction", str(self.validation_fraction), *parts]
+    parser = parser_of(doc)
+    parser.add_argument("data", type=Path, help="Folder with a folder for each data set.")
+    work = Path(f"{settings.parent.name}-work")
+    parser.add_argument("--work", type=Path, default=work, help="Where runs and bundles are kept.")
+    parser.add_argument("--settings", type=Path, default=settings, help="What is trained, a TOML file.")
+    parser.add_argument("--data-sets", type=names, default=[], help="Some of them, with commas.")
+    parser.add_argument("--pairs", type=names, default=[], help="Some of them, with commas.")
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in names(text)], default=[])
+    parser.add_argument("--epochs", type=int, help="Of every student, instead of those of the settings.")
+    parser.add_argument("--teacher-epochs", type=int, help="Of every compact teacher.")
+    parser.add_argument("--damage", type=float, help="Of every pair whose settings name it.")
+    parser.add_argument("--replace", action="store_true", help="Measure rows of other options again.")
+    parser.add_argument("--out", type=Path, help="The result. Default: results/NAME.json.")
+    return parser
 
 
 def main() -> None:
     """Measure what is missing."""
-    parser = parser_of(__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--work", type=Path, default=None, help="Keep runs and bundles here.")
-    parser.add_argument("--again", action="append", default=[], help="A method to measure again.")
-    parser.add_argument("--only", action="append", default=[], help="A method to measure and no other; repeatable.")
-    arguments = parser.parse_args()
-    work = arguments.work or Path(tempfile.mkdtemp())
-    work.mkdir(parents=True, exist_ok=True)
-    # Hours, maybe in several calls on several machines: each row has its own threads and versions.
-    settings = {"teacher": BACKBONE, "false_reject_rate": FALSE_REJECT_RATE}
-    result = Result.resume("accuracy", {"settings": settings}, {})
-    result.record.setdefault("machine", machine_of(usable_cores(), ("kdx", "torch")))
-    before = [row for row in result.found.get("rows", []) if row["name"] not in arguments.again]
-    rows = {(row["data"], row["name"]): row for row in before}
-    names = [method["name"] for method in kdx("methods")]
-    for data in prepare_data_sets(arguments.data, work):
-        for name in arguments.only or names:
-            if (data.name, name) not in rows:
-                rows[data.name, name] = measure(name, data, work, keep=name not in arguments.again)
-                result.put(rows=[rows[key] for key in sorted(rows)])
+    parser = accuracy_parser(__doc__, Path(__file__).with_name("settings.toml"))
+    AccuracyBenchmark("accuracy", parser.parse_args()).run()
 
 
-def prepare_data_sets(magnetic_tile: Path, work: Path) -> list[Data]:
-    """Return both data sets; all exposures of a tile are held out together."""
-    parts = work / "tiles.csv"
-    with parts.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(sorted(tiles(open_data(magnetic_tile).good).items()))
-    cells = work / "elpv_mono"
-    if not cells.exists():
-        write_mvtec_layout(cells, cell_type="mono")
-    # Of the cells, enough are held out for a threshold at the rate.
-    return [Data("magnetic_tile", magnetic_tile, 0.15, parts), Data("elpv_mono", cells, 0.35, None)]
+class AccuracyBenchmark:
+    """Trainings whose figures are kept in one result, a row each.
+
+    Args:
+        name: The benchmark's name.
+        arguments: The options of the command.
+    """
+
+    def __init__(self, name: str, arguments: Namespace) -> None:
+        self.data, self.work = arguments.data.resolve(), arguments.work.resolve()
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.settings, self.replace = Settings.read(arguments.settings), arguments.replace
+        options = ("epochs", "teacher_epochs", "damage")
+        changed = {each: value for each in options if (value := getattr(arguments, each)) is not None}
+        self.jobs = self.settings.jobs(arguments.data_sets, arguments.pairs, arguments.seeds, changed)
+        decisive = {each: getattr(self.settings, each) for each in ("false_reject_rate", "precisions")}
+        self.result = Result.resume(name, {"settings": decisive}, {}, path=arguments.out)
+        sets = {key: {"title": each.title, "goals": each.goals} for key, each in self.settings.data_sets.items()}
+        self.result.record.update(data_sets=sets, pairs=list(self.settings.pairs))
+        # Hours, maybe in several calls on several machines: each row has its own machine.
+        self.machine = machine_of(torch.get_num_threads(), PACKAGES)
+        self.result.record.setdefault("machine", self.machine)
+
+    def run(self) -> None:
+        """Measure the trainings that have no row yet; one that fails does not stop the others."""
+        failed = []
+        for job in self.missing():
+            print(f"== {job.data}, {job.pair}, seed {job.seed}", flush=True)
+            try:
+                row = self.measure(job)
+            except KeyboardInterrupt:
+                sys.exit("interrupted: the same command continues")
+            except KdxError as error:
+                failed.append(f"{job.data}, {job.pair}, seed {job.seed}: {error}")
+                print(failed[-1], flush=True)
+                continue
+            about = {"data": job.data, "pair": job.pair, "seed": job.seed, "asked": job.asked}
+            self.keep({**about, "cpu": self.machine["cpu"], **row})
+        if failed:
+            sys.exit("\n".join(["failed:", *failed]))
+
+    def missing(self) -> list[Job]:
+        """Return the trainings without a row; one of other options ends the command, or is none."""
+        known = {_key(row): row["asked"] for row in self.result.found.get("rows", [])}
+        for job in self.jobs:
+            before = known.get(job.key, job.asked)
+            if before != job.asked and not self.replace:
+                differing = {name for name, _ in before.items() ^ job.asked.items()}
+                said = ", ".join(f"{name} {before.get(name)}, now {job.asked.get(name)}" for name in sorted(differing))
+                sys.exit(
+                    f"{job.data}, {job.pair}, seed {job.seed} was measured with other options ({said}): give "
+                    "--replace to measure it again, or another --out"
+                )
+        return [job for job in self.jobs if known.get(job.key) != job.asked]
+
+    def measure(self, job: Job) -> Row:
+        """Train, or continue what was begun with these options, and return the figures."""
+        root = self.root(job.data)
+        options = {**job.asked, "seed": job.seed, "resume": True}
+        if options.get("parts") == TILES:
+            options["parts"] = self.write_tiles(root)
+        return train_and_evaluate(
+            root, TrainOptions(**options), self.bundle(job), self.settings.false_reject_rate, self.settings.precisions
+        )
+
+    def keep(self, *new: Row, **parts: Any) -> None:
+        """Write rows and parts at once; another command may have written others meanwhile."""
+        path = self.result.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent):
+            if path.is_file():
+                self.result.record["found"] = Result.load(path).found
+            rows = {_key(each): each for each in [*self.result.found.get("rows", []), *new]}
+            self.result.put(rows=[rows[key] for key in sorted(rows)], **parts)
+
+    def bundle(self, job: Job) -> Path:
+        """Return where a training's bundle is, or will be."""
+        folder: Path = self.work / job.folder
+        return folder / f"{job.pair}.kdx"
+
+    def root(self, name: str) -> Path:
+        """Return a data set's folder; the solar cells are copied out of their package."""
+        root: Path = self.data / name
+        if name == CELLS and not root.is_dir():
+            root = self.work / name
+            if not root.is_dir():
+                with new_folder(root) as folder:
+                    write_mvtec_layout(folder, cell_type="mono")
+        return root
+
+    def write_tiles(self, root: Path) -> Path:
+        """Write which tile each good image shows: all exposures of one are held out together."""
+        path: Path = self.work / "tiles.csv"
+        rows = sorted(tiles(open_data(root).good).items())
+        write_atomic(path, "".join(f"{image},{tile}\n" for image, tile in rows).encode())
+        return path
 
 
-def measure(method: str, data: Data, work: Path, *, keep: bool) -> Row:
-    """Train, or ``keep`` what was trained, export, calibrate and evaluate one method."""
-    run, bundle = work / f"{data.name}-{method}", work / f"{data.name}-{method}.kdx"
-    trained = kdx(
-        "train", data.root, "--method", method, "--backbone", BACKBONE, "--out", run, *data.options,
-        "--resume" if keep else "--force",
-    )  # fmt: skip
-    kdx("export", run, "-o", bundle, "--force")
-    calibrated = kdx("calibrate", bundle, data.root, "--false-reject-rate", str(FALSE_REJECT_RATE))
-    result = kdx("evaluate", bundle, data.root)
-    config = json.loads((run / "run.json").read_text(encoding="utf-8"))
+def train_and_evaluate(
+    data: Path, options: TrainOptions, bundle: Path, false_reject_rate: float, precisions: list[str]
+) -> Row:
+    """Make a calibrated bundle of a data set, or continue to, and return its figures.
+
+    The seconds of a training that was interrupted leave out what its epochs did not take.
+    """
+    run, drawn = bundle.with_name("run"), bundle.with_name("drawn")
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    history = train(data, run, options, _PROGRESS).history
+    trained = Run(run)
+    seconds = {"teacher": trained.distillation_seconds, "students": sum(epoch.seconds for epoch in history)}
+    training = max(time.perf_counter() - started, sum(seconds.values()))
+    gc.collect()  # images and features of the training
+    started = time.perf_counter()
+    _, _, refused = export_run(run, bundle, precisions=tuple(precisions), force=True, progress=_PROGRESS)
+    calibrated = calibrate_folder(
+        bundle, data, CalibrationRequest(false_reject_rate, backend=_BACKEND), progress=_PROGRESS
+    )
+    seconds["whole"] = training + time.perf_counter() - started
+    config = trained.config
+    write_synthetic(trained.held_out_files(), drawn, config.input, seed=options.seed, progress=_PROGRESS)
+    present = [precision for precision in precisions if precision not in refused]
     return {
-        "data": data.name,
-        "name": method,
-        **{key: result[key] for key in ("image_auroc", "pixel_auroc", "pro", "false_reject_rate", "detection_rate")},
-        "types": result["types"],
-        "seconds_training": trained["seconds"],
-        "threads": usable_cores(),
-        "images": {
-            "train": trained["train_images"],
-            "held_out": trained["held_out_images"],
-            "test_good": result["good"],
-            "test_defective": result["defective"],
-        },
-        "threshold_images": calibrated["threshold"]["images"],
-        "settings": {"recipe": config["recipe"], "weights": config["weights"]},
-        "versions": config["versions"],
+        "test": {precision: evaluated(bundle, data, precision) for precision in present},
+        "drawn": {precision: evaluated(bundle, drawn, precision) for precision in present},
+        "refused": {**refused, **calibrated.refusals()},
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "threads": torch.get_num_threads(),
+        "images": {"train": len(config.train_images), "held_out": len(config.validation_images)},
+        "threshold_images": calibrated.exact.threshold.images,
+        "epochs": [config.recipe.teacher_epochs, history[-1].epoch],
+        "residuals": {tap: each.good for tap, each in config.distilled.residuals.items()} if config.distilled else {},
+        "weights": config.weights,
+        "versions": config.versions,
     }
 
 
-if __name__ == "__main__":
-    main()
+def evaluated(bundle: Path, data: Path, precision: str) -> Row:
+    """Return the figures of a bundle on a folder; None stands for what is not defined there."""
+    found, _ = evaluate_folder(bundle, data, EvaluationRequest(backend=_BACKEND, precision=precision), _PROGRESS)
+    figures = {name: getattr(found, name) for name in FIGURES}
+    known = {name: None if value is None or math.isnan(value) else value for name, value in figures.items()}
+    return {"good": found.good, "defective": found.defective, **known}
+
+
+def _key(row: Row) -> tuple[str, str, int]:
+    return row["data"], row["pair"], row["seed"]

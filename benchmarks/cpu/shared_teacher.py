@@ -66,8 +66,8 @@ def measure(bundles: dict[str, Path], *, threads: int, runs: int = 200) -> dict[
     """
     order = {"bundles": {name: str(path) for name, path in bundles.items()}, "precision": "fp32", "threads": threads}
     for sharing in (SEPARATE, SHARED):  # fills the cache of compiled models: every start but the first is measured
-        _memory_held(order, sharing)
-    memory = {sharing: _memory_held(order, sharing) for sharing in (SEPARATE, SHARED)}
+        memory_held(order, sharing)
+    memory = {sharing: memory_held(order, sharing) for sharing in (SEPARATE, SHARED)}
     images = kdx.open_bundle(next(iter(bundles.values()))).golden().images
     latency = []
     for number in (number for number in STUDENTS if number <= len(bundles)):
@@ -99,7 +99,7 @@ def _judge(order: dict[str, Any]) -> Judge:
     return lambda image: [detector(image).score for detector in detectors]
 
 
-def _memory_held(order: dict[str, Any], sharing: str) -> dict[str, float]:
+def memory_held(order: dict[str, Any], sharing: str) -> dict[str, float]:
     """Return what a process of its own holds."""
     return dict(run_module("benchmarks.cpu.shared_teacher", json.dumps({**order, "sharing": sharing})))
 

@@ -1,0 +1,51 @@
+"""What compact pairs cost beside the leader, as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.markdown import machine_text, runtime_name, table
+
+Row = dict[str, Any]
+
+
+def family_table(record: Row) -> list[str]:
+    """Return a line for each pair and precision, and how they were measured."""
+    family = record["found"].get("family")
+    if family is None:
+        return ["Not measured yet: `python -m benchmarks compact` writes this table."]
+    key = ("pair", "precision", "backend", "threads")
+    times = {tuple(row[name] for name in key): row["p50_ms"] for row in family["latency"]}
+    runs = list(dict.fromkeys((backend, threads) for _, _, backend, threads in times))
+    leader = next(iter(family["pairs"]))
+    cells = []
+    for pair, facts in family["pairs"].items():
+        for precision in ("fp32", "int8"):
+            if precision not in facts["graph_bytes"]:
+                cells.append([f"`{pair}`", f"{precision.upper()}: refused", *[""] * 3, *["–"] * len(runs)])
+                continue
+            sizes = [
+                f"{facts['parameters'] / 1e6:.2f} M",
+                f"{facts['graph_bytes'][precision] / 1e6:.1f} MB",
+                f"{facts['memory_mb'][precision]:.0f} MB",
+            ]
+            cost = [_times(times.get((pair, precision, *run)), times.get((leader, "fp32", *run))) for run in runs]
+            undecided = [runtime_name(runtime) for runtime in facts["undecided"] if precision == "int8"]
+            name = precision.upper() + (f" (undecided in {', '.join(undecided)})" if undecided else "")
+            cells.append([f"`{pair}`", name, *sizes, *cost])
+    headings = (f"{runtime_name(backend)}, {threads} thread{'s'[: threads > 1]}" for backend, threads in runs)
+    height, width = family["pairs"][leader]["images"]
+    bundles = ", ".join(f"{pair} {facts['bundle_bytes'] / 1e6:.1f} MB" for pair, facts in family["pairs"].items())
+    return [
+        *table(("pair", "precision", "parameters", "graph", "memory", *headings), cells, right=range(2, 5 + len(runs))),
+        "",
+        f"Median milliseconds from the uint8 array to the verdict, in brackets how many times as fast as the FP32 pair "
+        f"of {leader} in the same run; {height} × {width}, batch 1, {machine_text(family, 'onnxruntime', 'openvino')}; "
+        f"{family['runs']} calls of each in its own process, in turns. Refused: by the gate of INT8 at the export; "
+        "undecided: its scores give no threshold that decides as FP32 does. Memory: what a loaded detector holds in "
+        f"OpenVINO beyond the runtime itself, one thread. Whole bundles: {bundles}.",
+    ]
+
+
+def _times(p50: float | None, leader: float | None) -> str:
+    return "–" if p50 is None or leader is None else f"{p50:.2f} ({leader / p50:.1f}×)"

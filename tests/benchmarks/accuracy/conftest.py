@@ -1,0 +1,44 @@
+"""A settings file of one miniature data set, and the command's options for it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accuracy.run import accuracy_parser
+
+SETTINGS = """
+false_reject_rate = 0.2
+precisions = ["fp32"]
+seeds = [0, 1]
+
+[pairs]
+leader = { recipe = "leader", options = { backbone = "test_resnet" } }
+small = { recipe = "compact", options = { backbone = "compact-s", teacher_from = "test_resnet" } }
+
+[data_sets.cells]
+title = "Cells"
+options = { weights = "random", image_size = 64, batch_size = 4, validation_fraction = 0.5, workers = 0 }
+recipes.leader = { epochs = 2 }
+recipes.compact = { taps = "layer1,layer2", epochs = 2, teacher_epochs = 1, damage = 0.5 }
+goals = { image_auroc = 0.9 }
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    path = tmp_path / "settings.toml"
+    path.write_text(SETTINGS, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def parse(tmp_path: Path, settings: Path, dataset: Path) -> Callable[..., Namespace]:
+    def parsed(*more: str) -> Namespace:
+        given = [str(dataset.parent), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "accuracy.json"), *more]
+        return accuracy_parser("", settings).parse_args(given)
+
+    return parsed

@@ -1,0 +1,31 @@
+"""What compact pairs cost, as a table."""
+
+from __future__ import annotations
+
+from benchmarks.compact.table import family_table
+
+
+def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
+    def latency(pair: str, precision: str, threads: int, p50: float | None) -> dict[str, object]:
+        return {"pair": pair, "precision": precision, "backend": "openvino", "threads": threads, "p50_ms": p50}
+
+    facts = {"parameters": 490_000, "bundle_bytes": 6_300_000, "images": [160, 160], "undecided": []}
+    large = {**facts, "graph_bytes": {"fp32": 18e6}, "memory_mb": {"fp32": 80.0}}
+    small = {**facts, "graph_bytes": {"fp32": 4e6, "int8": 1e6}, "memory_mb": {"fp32": 20.0, "int8": 15.4}}
+    times = [latency("leader", "fp32", 1, 9.0), latency("leader", "fp32", 2, 8.0), latency("small", "fp32", 1, 3.0)]
+    times += [latency("small", "fp32", 2, None), latency("small", "int8", 1, 1.5), latency("small", "int8", 2, 1.6)]
+    machine = {"threads": 2, "cpu": "A CPU", "versions": {"openvino": "2026.4"}}
+    pairs = {"leader": large, "small": {**small, "undecided": ["onnxruntime"]}}
+    lines = family_table({"found": {"family": {"machine": machine, "runs": 300, "pairs": pairs, "latency": times}}})
+    assert lines[0] == "| pair | precision | parameters | graph | memory | OpenVINO, 1 thread | OpenVINO, 2 threads |"
+    assert lines[2:6] == [
+        "| `leader` | FP32 | 0.49 M | 18.0 MB | 80 MB | 9.00 (1.0×) | 8.00 (1.0×) |",
+        "| `leader` | INT8: refused |  |  |  | – | – |",
+        "| `small` | FP32 | 0.49 M | 4.0 MB | 20 MB | 3.00 (3.0×) | – |",
+        "| `small` | INT8 (undecided in ONNX Runtime) | 0.49 M | 1.0 MB | 15 MB | 1.50 (6.0×) | 1.60 (5.0×) |",
+    ]
+    assert "300 calls" in lines[-1]
+
+
+def test_without_latency_nothing_is_claimed() -> None:
+    assert family_table({"found": {"rows": []}})[0].startswith("Not measured yet: ")
