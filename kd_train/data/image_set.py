@@ -148,6 +148,29 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @staticmethod
+    def joined(sets: Sequence[ImageSet]) -> ImageSet:
+        """Return sets of one size as one; a file that is in several of them counts once."""
+        whole = copy.copy(sets[0])
+        whole.records, whole._images = [], []
+        whole.in_memory = all(each.in_memory for each in sets)
+        pixels: list[Tensor] = []
+        for each in sets:
+            known = {image.path for image in whole._images}
+            rows = [row for row in each._rows if each._images[row].path not in known]
+            whole._images += [each._images[row] for row in rows]
+            whole.records += [record for record in each.records if record.path not in known]
+            if whole.in_memory and each._pixels is not None:
+                pixels.append(each._pixels[rows])
+        whole._pixels = torch.cat(pixels) if whole.in_memory else None
+        whole._rows = list(range(len(whole._images)))
+        return whole
+
+    @property
+    def different(self) -> int:
+        """The number of different images: a subset may hold an image several times."""
+        return len(set(self._rows))
+
     def subset(self, records: Sequence[ImageRecord]) -> ImageSet:
         """Return the images of some of the records, in their order; both sets share the pixels."""
         positions: dict[Path, list[int]] = {}

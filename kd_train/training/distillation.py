@@ -176,7 +176,7 @@ def distil(
     compact.load_state_dict(pair.compact.state_dict())
     compact.requires_grad_(False).eval()
     return DistilledTeacher(
-        images=len(train),
+        images=train.different,
         variants=VARIANTS,
         extra_images=len(further) if further else 0,
         epochs=history[-1].epoch,

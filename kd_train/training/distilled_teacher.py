@@ -33,7 +33,8 @@ class DistilledTeacher(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         images: The number of good images, or of tiles, from which it learnt.
-        variants: The number of variants of each of them.
+        variants: The number of variants of each of them; a teacher that several products share
+            learns from more variants of the images of a product that has few.
         extra_images: The number of further images.
         epochs: The number of passes over all of them.
         loss: The loss of the last epoch, the sum over taps.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,8 @@ from kd_train.training.run_folder import Run, RunConfig, check_device
 from kd_train.training.run_lock import RunLock
 from kd_train.training.trained_pair import fuse, teacher_tensors
 from kd_train.training.trainer import Trainer
-from kd_train.training.training_images import known_to_teacher, read_training_images
+from kd_train.training.training_images import TrainingImages, known_to_teacher, read_training_images
+from kd_train.training.union_images import Member, read_union
 from kdx.errors import OptionError, OutputError, WeightsError
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
@@ -82,14 +84,57 @@ def train(
         CheckpointError: The run cannot be resumed with these images and options.
         TrainingError: The loss is not finite, or more images than allowed cannot be used.
     """
+
+    def read(recipe: Recipe) -> TrainingImages:
+        return read_training_images(data, options, recipe, progress)
+
     check_options(options)
     with RunLock() as run_lock:
         run_lock.take(out)
-        return _train(data, out, options, progress, run_lock, teacher_only=teacher_only)
+        return _train(str(data), read, out, options, progress, run_lock, teacher_only=teacher_only)
+
+
+def distil_union(
+    members: Mapping[str, Member], out: Path, options: TrainOptions, progress: Progress = SILENT
+) -> TrainResult:
+    """Make a compact teacher that learns from the good images of several products.
+
+    Images that one of the products holds out are held out from the teacher. See
+    :func:`.read_union` for the weight of each product.
+
+    Args:
+        members: The data folder and the options of each product's own training, by its name.
+        out: The run folder, which ``teacher_from`` of the products' trainings takes.
+        options: The options of the teacher.
+        progress: The progress display.
+
+    Raises:
+        DataError: A folder cannot be used, or the products' images have different sizes or colours.
+        KdxError: As :func:`train`.
+    """
+    check_options(options)
+    with RunLock() as run_lock:
+        run_lock.take(out)
+        return _train(
+            ", ".join(str(member.data) for member in members.values()),
+            lambda _: read_union(members, progress),
+            out,
+            options,
+            progress,
+            run_lock,
+            teacher_only=True,
+        )
 
 
 def _train(
-    data: Path, out: Path, options: TrainOptions, progress: Progress, run_lock: RunLock, *, teacher_only: bool
+    data: str,
+    read: Callable[[Recipe], TrainingImages],
+    out: Path,
+    options: TrainOptions,
+    progress: Progress,
+    run_lock: RunLock,
+    *,
+    teacher_only: bool,
 ) -> TrainResult:
     _require_free(out, options)
     device = check_device(options.device)
@@ -100,7 +145,7 @@ def _train(
     if begun is not None:
         # First: with other options, the images or the weights may be missing.
         require_same_options(out, begun, options, recipe)
-    images = read_training_images(data, options, recipe, progress)
+    images = read(recipe)
     source, pair, recipe, weights = _build(out, options, recipe, begun)
     further, further_remarks = read_further(
         [Path(each) for each in options.extra_images],
@@ -116,7 +161,7 @@ def _train(
     kept = source.fill(pair) if isinstance(source, KeptTeacher) else None
     golden = choose_golden(images.folder, images.held_out, images.spec, tiles=options.tile is not None)
     config = RunConfig(
-        **common_config(str(data), options, recipe, images, further),
+        **common_config(data, options, recipe, images, further),
         method=options.method,
         weights=weights,
         source_sha256=source.sha256 if source else "",

@@ -46,6 +46,9 @@ def train_many(
     are relative to the catalogue; on a cluster they, and --out, must be on storage that every
     machine sees under the same path.
 
+    Products with the same shared_teacher = "NAME" get one compact teacher. It learns before them,
+    from the good images of all of them, and is kept in teachers/NAME.
+
     The folder gets NAME.kdx for each product, runs/NAME, and summary.json. Run the same command
     again to continue: products that are finished, and of which neither catalogue nor images
     changed, are not trained again. Exit status 1 if one failed; the others are made all the same.
@@ -97,5 +100,14 @@ def show_products(folder: Path, summary: CatalogSummary) -> None:
         if one.error is not None:
             detail = "; ".join(one.error[key] for key in ("message", "received", "fix") if one.error.get(key))
             out.print(f"[bold red]{one.name} failed:[/] {escape(spelled(detail))}")
+    for teacher in summary.teachers:
+        said = f"shared teacher {teacher.name} {teacher.state}"
+        if teacher.error is None:
+            images = ", ".join(f"{count} of {name}" for name, count in teacher.products.items())
+            out.print(f"{said}, {teacher.weights}: images {images}")
+        else:
+            out.print(f"[bold red]{said}:[/] {escape(spelled(teacher.error['message']))}")
+        for note in teacher.remarks:
+            out.print(f"{said}: {escape(str(note))}")
     counts = f"{summary.trained} trained, {summary.unchanged} unchanged, {summary.failed} failed"
     out.print(f"{counts}; {shown(folder / 'summary.json')}")

@@ -99,6 +99,8 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
             review band.
         per_position: Whether maps are divided by how hot good parts get at each place.
         backend: Whose scores set the threshold.
+        shared_teacher: The name of a compact teacher that the products with this name share; None
+            for a teacher of the product's own, and so is an empty name.
     """
 
     data: str
@@ -114,6 +116,7 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
     review_rate: float | None = None
     per_position: bool = False
     backend: str = "auto"
+    shared_teacher: str | None = None
 
     @property
     def decisive(self) -> dict[str, Any]:
@@ -147,6 +150,17 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
         """The run folder of a compact teacher that exists, or None if ``teacher_from`` is none."""
         folder = Path(self.teacher_from) if self.teacher_from else None
         return folder if folder is not None and folder.is_absolute() else None
+
+    def with_teacher(self, folder: Path) -> Product:
+        """Return the product with the compact teacher of a run folder instead of its own."""
+        return msgspec.structs.replace(
+            self,
+            teacher_from=str(folder),
+            teacher_epochs=None,
+            extra_images=(),
+            weights="imagenet",
+            shared_teacher=None,
+        )
 
     def train_options(self, *, resume: bool = False, force: bool = False) -> TrainOptions:
         """Return what training is asked for."""
@@ -221,16 +235,14 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
     _require_table(table, where)
     assert isinstance(table, dict)
     if not _NAME.fullmatch(name):
-        raise OptionError(
-            f"{where} cannot be a file's name", expected="letters, digits, '.', '_' and '-'", received=name
-        )
+        raise _not_a_name(where, name)
     _require_known(table, _FIELDS, where, "key")
     fields = {**defaults, **table}
     # A method's own options belong to the method: those of the defaults only go with it.
     if table.get("method", defaults.get("method")) != defaults.get("method") and "options" not in table:
         fields.pop("options", None)
     # A teacher that exists has learnt already.
-    if _folder_or_name(table.get("teacher_from"), folder) != table.get("teacher_from"):
+    if _is_run(table.get("teacher_from"), folder):
         for key in ("teacher_epochs", "extra_images"):
             if key not in table:
                 fields.pop(key, None)
@@ -247,6 +259,8 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
             fix=_KEYS,
         ) from error
     _require_possible(product, where)
+    if product.shared_teacher and not _NAME.fullmatch(product.shared_teacher):
+        raise _not_a_name(f"{where}: shared_teacher", product.shared_teacher)
     _require_paths(product, where, folder)
     weights = [w if w in _NAMED_WEIGHTS else str(folder / w) for w in map(str.strip, product.weights.split(","))]
     return msgspec.structs.replace(
@@ -256,12 +270,24 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
         weights=",".join(weights),
         teacher_from=_folder_or_name(product.teacher_from, folder),
         extra_images=tuple(str(folder / each) for each in product.extra_images),
+        shared_teacher=product.shared_teacher or None,
+    )
+
+
+def _not_a_name(where: str, received: str) -> OptionError:
+    return OptionError(
+        f"{where} cannot be a file's name", expected="letters, digits, '.', '_' and '-'", received=received
     )
 
 
 def _folder_or_name(text: Any, folder: Path) -> Any:
     """Return the absolute path of a run folder, or the name of a network as it is."""
-    return str(folder / text) if isinstance(text, str) and text and (folder / text / RUN_INDEX).exists() else text
+    return str(folder / text) if _is_run(text, folder) else text
+
+
+def _is_run(text: Any, folder: Path) -> bool:
+    """Whether a text names a run folder, relative to the catalogue's folder or absolute."""
+    return isinstance(text, str) and bool(text) and (folder / text / RUN_INDEX).exists()
 
 
 def _allowed(key: str) -> str:

@@ -1,16 +1,20 @@
-"""Where products are made: in processes of this machine, or in tasks of a Ray cluster."""
+"""Where products and teachers are made: in processes of this machine, or in tasks of Ray."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 
 import msgspec
 
 from kdx.archive.processes import KILLED, Child, LeavingChildren, wait_for
-from kdx.workflows.many.product import failed, keep, make, serve_product
-from kdx.workflows.many.product_records import ProductOrder, ProductResult
+from kdx.workflows.many.product import failed, keep, make
+from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
+from kdx.workflows.many.shared_teacher import failed_teacher, make_teacher
 
+Order = ProductOrder | TeacherOrder
+Result = ProductResult | TeacherResult
 Say = Callable[[str], None]
 
 _MEMORY = "run the same command again to continue; fewer `workers` need less memory"
@@ -21,19 +25,20 @@ _MESSAGES = (
 )
 
 
-def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, say: Say) -> Iterator[ProductResult]:
-    """Make products, each in a process of its own, so many at a time; yield each one's result.
+def run_local(orders: Sequence[Order], workers: int, max_retries: int, say: Say) -> Iterator[Result]:
+    """Make what was ordered, each in a process of its own, and yield each result.
 
-    A process that is killed is started again, and its training continues, ``max_retries`` times.
+    So many are made at a time. A process that is killed is started again, and its training
+    continues, ``max_retries`` times.
     """
     todo = deque((order, 0) for order in orders)
-    running: dict[int, tuple[Child, ProductOrder, int]] = {}
+    running: dict[int, tuple[Child, Order, int]] = {}
     leaving = LeavingChildren()
     try:
         while todo or running:
             while todo and len(running) < workers:
                 order, deaths = todo.popleft()
-                child = Child(serve_product, order, threads=order.threads)
+                child = Child(serve_order, order, threads=order.threads)
                 running[id(child)] = (child, order, deaths)
             for child in wait_for([child for child, _, _ in running.values()]):
                 _, order, deaths = running[id(child)]
@@ -61,12 +66,14 @@ def run_local(orders: Sequence[ProductOrder], workers: int, max_retries: int, sa
 
 
 def run_ray(
-    orders: Sequence[ProductOrder], workers: int | None, max_retries: int, address: str | None, gpus: float
-) -> Iterator[ProductResult]:
-    """Make products, each a task on a Ray cluster in a process of its own; yield each one's result.
+    orders: Sequence[Order], workers: int | None, max_retries: int, address: str | None, gpus: float
+) -> Iterator[Result]:
+    """Make what was ordered, each as a task on a Ray cluster, and yield each result.
+
+    A task has a process of its own.
 
     Args:
-        orders: The products.
+        orders: The products or teachers.
         workers: Tasks at a time; None leaves it to the cluster's cores.
         max_retries: How often Ray repeats a task whose process or machine died; its training
             continues.
@@ -85,7 +92,7 @@ def run_ray(
         # A process a product: what one leaves in memory or breaks is gone with it.
         task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=max_retries, max_calls=1)(make_encoded)
         todo = deque(orders)
-        running: dict[ray.ObjectRef[bytes], ProductOrder] = {}
+        running: dict[ray.ObjectRef[bytes], Order] = {}
         while todo or running:
             while todo and (workers is None or len(running) < workers):
                 order = todo.popleft()
@@ -93,29 +100,44 @@ def run_ray(
             for done in ray.wait(list(running))[0]:
                 order = running.pop(done)
                 try:
-                    yield msgspec.json.decode(ray.get(done), type=ProductResult)
+                    yield _decoded(order, ray.get(done))
                 except RayError as error:
                     yield _died(order, str(error).strip().splitlines()[0], _MEMORY)
 
 
+def serve_order(connection: Connection, order: Order) -> None:
+    """Make what was ordered and send what became of it."""
+    connection.send(_make(order))
+
+
 def make_encoded(order: bytes) -> bytes:
-    """Make a product's bundle; order and result as JSON."""
-    return msgspec.json.encode(make(msgspec.json.decode(order, type=ProductOrder)))
+    """Make what was ordered; order and result as JSON."""
+    return msgspec.json.encode(_make(msgspec.json.decode(order, type=Order)))
 
 
-def _received(child: Child) -> ProductResult | None:
+def _decoded(order: Order, result: bytes) -> Result:
+    if isinstance(order, TeacherOrder):
+        return msgspec.json.decode(result, type=TeacherResult)
+    return msgspec.json.decode(result, type=ProductResult)
+
+
+def _make(order: Order) -> Result:
+    return make_teacher(order) if isinstance(order, TeacherOrder) else make(order)
+
+
+def _received(child: Child) -> Result | None:
     """Take a process's result; None where it died without one."""
     try:
         if child.connection.poll():
-            result: ProductResult = child.connection.recv()
+            result: Result = child.connection.recv()
             return result
     except (EOFError, OSError):
         pass
     return None
 
 
-def _died(order: ProductOrder, how: str, fix: str) -> ProductResult:
+def _died(order: Order, how: str, fix: str) -> Result:
     error = {"type": "ProcessDied", "message": f"its process died: {how}", "fix": fix}
-    result = failed(order, error)
+    result = failed_teacher(order, error) if isinstance(order, TeacherOrder) else failed(order, error)
     keep(order, result)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kdx.calibration.rates import require_rates
@@ -14,8 +14,9 @@ from kdx.runtime.machine import usable_cores
 from kdx.storage.json_records import now
 from kdx.workflows.export import require_sizes
 from kdx.workflows.many.catalog import Product, of_keys, read_catalog
-from kdx.workflows.many.engines import run_local, run_ray
-from kdx.workflows.many.product_records import SCHEMA, CatalogSummary, ProductOrder, ProductResult
+from kdx.workflows.many.engines import Order, Result, run_local, run_ray
+from kdx.workflows.many.product_records import SCHEMA, CatalogSummary, ProductOrder, ProductResult, TeacherResult
+from kdx.workflows.many.shared_teacher import later_product, teacher_orders, with_shared_teacher, without_teacher
 
 
 def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, threads: int | None) -> list[ProductOrder]:
@@ -34,6 +35,7 @@ def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, thr
         except KdxError as error:
             raise of_keys(error, f"[products.{name}]") from error
         orders.append(order)
+    teacher_orders(orders)
     return orders
 
 
@@ -70,20 +72,25 @@ def make_all(
     progress: Progress,
     say: Callable[[str], None],
 ) -> CatalogSummary:
-    """Make every product's bundle; one that fails does not stop the others."""
+    """Make shared teachers, then each product's bundle; one that fails does not stop others."""
+
+    def run(what: Sequence[Order], description: str) -> Iterator[Result]:
+        if not what:
+            return
+        with progress.task(description, len(what)) as task:
+            found = (
+                run_ray(what, workers, max_retries, address, gpus)
+                if engine == "ray"
+                else run_local(what, workers or 1, max_retries, say)
+            )
+            for result in found:
+                yield result
+                task.advance(1, f"{result.name} {result.state}")
+
     Path(orders[0].out).mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    results: dict[str, ProductResult] = {}
-    with progress.task("products", len(orders)) as task:
-        found = (
-            run_ray(orders, workers, max_retries, address, gpus)
-            if engine == "ray"
-            else run_local(orders, workers or 1, max_retries, say)
-        )
-        for result in found:
-            results[result.name] = result
-            task.advance(1, f"{result.name} {result.state}")
-    products = [results[order.name] for order in orders]
+    teachers = [each for each in run(teacher_orders(orders), "shared teachers") if isinstance(each, TeacherResult)]
+    products = _make_products(orders, {teacher.name: teacher for teacher in teachers}, run)
     states = [product.state for product in products]
     return CatalogSummary(
         schema=SCHEMA,
@@ -95,4 +102,27 @@ def make_all(
         seconds=round(time.perf_counter() - started, 1),
         created=now(),
         products=products,
+        teachers=teachers,
     )
+
+
+def _make_products(
+    orders: Sequence[ProductOrder],
+    teachers: Mapping[str, TeacherResult],
+    run: Callable[[Sequence[Order], str], Iterator[Result]],
+) -> list[ProductResult]:
+    """Make the products whose shared teacher, if they have one, was made; return every result."""
+    served = {order.name: teachers[name] for order in orders if (name := order.product.shared_teacher)}
+    results = {
+        order.name: without_teacher(order, served[order.name])
+        for order in orders
+        if order.name in served and served[order.name].error is not None
+    }
+    possible = [
+        with_shared_teacher(order) if order.name in served else order for order in orders if order.name not in results
+    ]
+    results |= {each.name: each for each in run(possible, "products") if isinstance(each, ProductResult)}
+    return [
+        later_product(results[order.name], served[order.name]) if order.name in served else results[order.name]
+        for order in orders
+    ]

@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 import warnings
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,16 +28,11 @@ from kdx.remarks import Remark
 from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
 from kdx.storage.files import hash_of_hashes, new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.storage.json_records import encode_record, read_record
-from kdx.workflows.many.product_records import ProductOrder, ProductResult
+from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
 
 if TYPE_CHECKING:
     from kd_train.evaluation.evaluate import Evaluation
     from kdx.bundle.bundle import Bundle
-
-
-def serve_product(connection: Connection, order: ProductOrder) -> None:
-    """Make a product's bundle and send what became of it."""
-    connection.send(make(order))
 
 
 def make(order: ProductOrder) -> ProductResult:
@@ -84,8 +78,8 @@ def kept_result(order: ProductOrder) -> ProductResult | None:
     return None
 
 
-def keep(order: ProductOrder, result: ProductResult) -> None:
-    """Keep what became of a product."""
+def keep(order: ProductOrder | TeacherOrder, result: ProductResult | TeacherResult) -> None:
+    """Keep what became of a product or of a teacher."""
     order.result.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(order.result, encode_record(result))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,7 +13,7 @@ from kdx.workflows.many.catalog import Product
 SCHEMA = 1
 
 
-class ProductOrder(msgspec.Struct, frozen=True, kw_only=True):
+class ProductOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Everything that a process needs to make the bundle of one product.
 
     Attributes:
@@ -96,6 +96,65 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
     error: dict[str, str] | None = None
 
 
+class TeacherOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Everything that a process needs to make the teacher that products share.
+
+    Attributes:
+        name: Name of the teacher.
+        products: The tables of the products that share it, by name.
+        settings: What decides the teacher beside images: the keys in which the products agree.
+        out: The output folder, absolute.
+        threads: Threads of training.
+    """
+
+    name: str
+    products: dict[str, Product]
+    settings: dict[str, Any]
+    out: str
+    threads: int
+
+    @property
+    def run(self) -> Path:
+        """The run folder in which the teacher learns, and from which students take it."""
+        return Path(self.out) / "teachers" / self.name
+
+    @property
+    def result(self) -> Path:
+        """File of the teacher's result."""
+        return Path(self.out) / "teachers" / f"{self.name}.json"
+
+
+class TeacherResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a shared teacher.
+
+    Attributes:
+        name: Name of the teacher.
+        state: As in :class:`ProductResult`; an ``unchanged`` teacher may serve products from whose
+            images it did not learn.
+        fingerprint: Hash of its settings and of its images.
+        settings: What decided the teacher beside images, by the catalogue's keys.
+        weights: A text that says which networks it learnt from, and where their weights came from.
+        products: The number of images from which it learnt, for each product.
+        held_out_images: Images that were held out from it.
+        teacher_sha256: Hash of its tensors.
+        remarks: What was left out or could not be used.
+        seconds: Duration of the last call that worked on it.
+        error: Type, message, expected, received and fix of a failure.
+    """
+
+    name: str
+    state: Literal["trained", "unchanged", "begun", "failed"]
+    fingerprint: str = ""
+    settings: dict[str, Any] = {}
+    weights: str = ""
+    products: dict[str, int] = {}
+    held_out_images: int = 0
+    teacher_sha256: str = ""
+    remarks: list[Remark] = []
+    seconds: float = 0.0
+    error: dict[str, str] | None = None
+
+
 class CatalogSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``summary.json``.
 
@@ -109,6 +168,7 @@ class CatalogSummary(msgspec.Struct, frozen=True, kw_only=True):
         seconds: Duration of the call.
         created: UTC time, ISO 8601.
         products: Every product, in the catalogue's order.
+        teachers: Every teacher that products share.
     """
 
     schema: int
@@ -120,3 +180,4 @@ class CatalogSummary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     created: str
     products: list[ProductResult]
+    teachers: list[TeacherResult] = []

@@ -22,7 +22,7 @@ def serve_two(connection, order):
 
 
 def test_a_process_that_exits_slowly_keeps_no_result_waiting(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "serve_product", serve_two)
+    monkeypatch.setattr(engines, "serve_order", serve_two)
     product = Product(data=str(tmp_path))
     orders = [ProductOrder(name=name, product=product, out=str(tmp_path), threads=1) for name in "ab"]
     finished = []

@@ -130,6 +130,9 @@ def test_a_compact_teachers_files_are_hashed_by_their_role(tmp_path):
             "[products.a]\ndata = 'good'\n[products.b]\ndata = 'good'\nteacher_from = 'kept'\n"
         )
         products = read_catalog(catalog)
+        absolute = catalog.read_text().replace("'kept'", f"'{tmp_path / 'kept'}'")
+        catalog.write_text(absolute)
+        assert read_catalog(catalog) == products
         # A teacher that exists has learnt already: what the defaults say of others is not for it.
         assert (products["b"].teacher_epochs, products["b"].extra_images) == (None, ())
         assert products["b"].teacher_from == str(tmp_path / "kept")

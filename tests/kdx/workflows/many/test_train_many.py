@@ -268,7 +268,7 @@ def exit_at_once(connection: object, order: object) -> None:
 def test_a_process_that_exits_is_not_said_to_lack_memory(dataset, tmp_path, monkeypatch):
     from kdx.workflows.many import engines
 
-    monkeypatch.setattr(engines, "serve_product", exit_at_once)
+    monkeypatch.setattr(engines, "serve_order", exit_at_once)
     (dead,) = engines.run_local([order_of(tmp_path, dataset)], 1, 0, print)
     assert dead.error["message"] == "its process died: exit status 70"
     assert "memory" not in dead.error["fix"]

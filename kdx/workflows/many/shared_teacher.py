@@ -1,0 +1,249 @@
+"""Compact teachers that products of a catalogue share: each learns once, from the union of images.
+
+A product with ``shared_teacher = "NAME"`` is trained like one whose ``teacher_from`` is a run
+folder, which is ``teachers/NAME`` in the output folder. A teacher that exists there is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kdx.archive.error_transport import remote_error
+from kdx.errors import CheckpointError, KdxError, OptionError, OutputError
+from kdx.folders.data_folder import FolderOptions
+from kdx.imaging.value_range import NarrowRanges, counted
+from kdx.remarks import remark
+from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
+from kdx.storage.files import hash_of_hashes, sha256_bytes, sha256_file
+from kdx.storage.json_records import read_record
+from kdx.workflows.many.product import failed, keep
+from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
+
+if TYPE_CHECKING:
+    from kd_train.training.train import TrainResult
+
+
+def teacher_orders(orders: Sequence[ProductOrder]) -> list[TeacherOrder]:
+    """Return an order for each teacher that products share, in the catalogue's order.
+
+    Raises:
+        OptionError: A product cannot share a teacher, it shares it with no other one, two products
+            disagree, or the teacher that exists was made with other settings.
+    """
+    groups: dict[str, list[ProductOrder]] = {}
+    for order in orders:
+        if order.product.shared_teacher is not None:
+            groups.setdefault(order.product.shared_teacher, []).append(order)
+    return [_teacher_order(name, members) for name, members in groups.items()]
+
+
+def _teacher_order(name: str, members: Sequence[ProductOrder]) -> TeacherOrder:
+    first, *others = members
+    settings = _settings(first)
+    for other in others:
+        _require_same(
+            f"[products.{first.name}] and [products.{other.name}] disagree and cannot share the teacher '{name}'",
+            {**settings, **_of_graph(first)},
+            {**_settings(other), **_of_graph(other)},
+            fix=f"give both the same, or [products.{other.name}] another shared_teacher",
+        )
+    products = {order.name: order.product for order in members}
+    teacher = TeacherOrder(name=name, products=products, settings=settings, out=first.out, threads=first.threads)
+    made = finished_teacher(teacher)
+    if made is not None:
+        _require_same(
+            f"the teacher '{name}' in '{teacher.run}' was made with other settings",
+            made.settings,
+            settings,
+            fix="give those settings, or another shared_teacher, which trains the products that name it again: "
+            + ", ".join(products),
+        )
+    elif not others:
+        raise OptionError(
+            f"[products.{first.name}]: no other product shares the teacher '{name}'",
+            expected="two or more products with this shared_teacher",
+            fix="leave out shared_teacher: a teacher of the product's own learns from the same images",
+        )
+    return teacher
+
+
+def _settings(order: ProductOrder) -> dict[str, Any]:
+    """Return what decides a teacher beside images, by the catalogue's keys.
+
+    Raises:
+        OptionError: The product has no compact teacher that could be shared.
+    """
+    from kd_train.training.from_options import kept_folder, recipe_of
+
+    product, where = order.product, f"[products.{order.name}]"
+    options = product.train_options()
+    fix = 'leave out shared_teacher; if it is one of the defaults, give the product shared_teacher = ""'
+    if (folder := kept_folder(options)) is not None:
+        raise OptionError(f"{where} has the teacher of '{folder}' already", received="shared_teacher", fix=fix)
+    if product.tile is not None:
+        raise OptionError(
+            f"{where} cuts frames into tiles, which go through one bundle at a time and share no teacher", fix=fix
+        )
+    recipe = recipe_of(options)
+    if not recipe.teacher_from:
+        raise OptionError(
+            f"{where}: shared_teacher is a key of compact teachers",
+            expected="backbone compact-s, compact-m or compact-l",
+            received=", ".join(recipe.backbones),
+            fix=fix,
+        )
+    strides = "/".join(", ".join(map(str, group)) for group in recipe.strides)
+    return {
+        "backbone": ",".join(recipe.backbones),
+        "teacher_from": ",".join(recipe.teacher_from),
+        "teacher_epochs": recipe.teacher_epochs,
+        "weights": ",".join(Path(part).name for part in product.weights.split(",")),
+        "extra_images": [Path(folder).name for folder in product.extra_images],
+        "taps": "/".join(",".join(group) for group in recipe.taps) or f"at the strides {strides}",
+        "image_size": recipe.image_size,
+        "crop_from": recipe.crop_from,
+        "seed": product.seed,
+    }
+
+
+def _of_graph(order: ProductOrder) -> dict[str, Any]:
+    """Return what the deployed graph holds before the teacher, by the catalogue's keys."""
+    return {"input_size": order.product.input_size, "channel_order": order.product.channel_order}
+
+
+def _require_same(message: str, ours: dict[str, Any], theirs: dict[str, Any], fix: str) -> None:
+    differing = [key for key in theirs if ours.get(key) != theirs[key]]
+    if differing:
+        raise OptionError(
+            message,
+            expected=", ".join(f"{key} {ours.get(key)}" for key in differing),
+            received=", ".join(f"{key} {theirs[key]}" for key in differing),
+            fix=fix,
+        )
+
+
+def finished_teacher(order: TeacherOrder) -> TeacherResult | None:
+    """Return the result of a teacher that exists; None if it does not, or is not finished."""
+    from kd_train.training.run_folder import Run
+
+    kept = _kept(order)
+    if kept is None or kept.state != "trained":
+        return None
+    with contextlib.suppress(CheckpointError):
+        if Run(order.run).config.teacher_sha256 == kept.teacher_sha256:
+            return kept
+    return None
+
+
+def make_teacher(order: TeacherOrder) -> TeacherResult:
+    """Make a shared teacher unless it exists; a failure is part of the result."""
+    started = time.perf_counter()
+    os.environ[CACHE_VARIABLE] = ""  # as for products
+    fingerprint = ""
+    try:
+        if (made := finished_teacher(order)) is not None:
+            return msgspec.structs.replace(made, state="unchanged")
+        kept = _kept(order)
+        fingerprint = _fingerprint(order)
+        keep(order, _result(order, "begun", fingerprint))
+        narrow = NarrowRanges()
+        with counted(narrow):
+            trained = _distil(order, resume=kept is not None and kept.fingerprint == fingerprint)
+        config = trained.run.config
+        result = msgspec.structs.replace(
+            _result(order, "trained", fingerprint),
+            weights=config.weights,
+            products={
+                name: sum(file.startswith(f"{name}/") for file in config.train_images) for name in order.products
+            },
+            held_out_images=len(config.validation_images),
+            teacher_sha256=config.teacher_sha256,
+            remarks=[*trained.remarks, *narrow.remarks()],
+        )
+    except Exception as error:  # a failure of one teacher does not stop products without it
+        result = failed_teacher(order, remote_error(error).record, fingerprint)
+    result = msgspec.structs.replace(result, seconds=round(time.perf_counter() - started, 1))
+    keep(order, result)
+    return result
+
+
+def failed_teacher(order: TeacherOrder, error: dict[str, str], fingerprint: str = "") -> TeacherResult:
+    """Return the result of a teacher that could not be made."""
+    return msgspec.structs.replace(_result(order, "failed", fingerprint), error=error)
+
+
+def with_shared_teacher(order: ProductOrder) -> ProductOrder:
+    """Return an order for the same product, with the shared teacher that was made for it."""
+    name = order.product.shared_teacher
+    assert name is not None
+    return msgspec.structs.replace(order, product=order.product.with_teacher(Path(order.out) / "teachers" / name))
+
+
+def without_teacher(order: ProductOrder, teacher: TeacherResult) -> ProductResult:
+    """Return the result of a product whose shared teacher could not be made."""
+    error = dict(teacher.error or {})
+    error["message"] = f"its shared teacher '{teacher.name}' was not made: {error.get('message', '')}"
+    return failed(order, error)
+
+
+def later_product(result: ProductResult, teacher: TeacherResult) -> ProductResult:
+    """Add a remark to a product's result if its teacher did not learn from the product's images."""
+    if result.name in teacher.products or result.error is not None:
+        return result
+    text = (
+        f"[product was|products were] not there when the shared teacher '{teacher.name}' learnt. It is kept; another "
+        f"name makes one from all images, and trains the products of that name again: {', '.join(teacher.products)}"
+    )
+    return msgspec.structs.replace(
+        result, remarks=[*result.remarks, *remark("unknown_to_teacher", text, [result.name])]
+    )
+
+
+def _distil(order: TeacherOrder, *, resume: bool) -> TrainResult:
+    import torch
+
+    from kd_train.training.train import distil_union
+    from kd_train.training.union_images import Member
+
+    torch.set_num_threads(order.threads)
+    # By name: the order of the catalogue decides nothing.
+    members = {name: Member(Path(one.data), one.train_options()) for name, one in sorted(order.products.items())}
+    order.run.parent.mkdir(parents=True, exist_ok=True)
+    first = order.products[next(iter(members))]
+    return distil_union(members, order.run, first.train_options(resume=resume, force=not resume))
+
+
+def _fingerprint(order: TeacherOrder) -> str:
+    """Return a hash of everything that decides a teacher: settings, options and files."""
+    from kd_train.datasets import open_data
+
+    parts: list[Any] = [order.settings]
+    for name, product in sorted(order.products.items()):
+        options = FolderOptions(product.subfolders, product.good_folders)
+        folder = open_data(Path(product.data), product.category, options)
+        files = [*folder.good, *product.files, *product.teacher_files]
+        contents = hash_of_hashes(f"{path.name} {sha256_file(path)}" for path in files if path.is_file())
+        parts.append([name, product.decisive, contents])
+    return sha256_bytes(msgspec.json.encode(parts))
+
+
+def _kept(order: TeacherOrder) -> TeacherResult | None:
+    with contextlib.suppress(OSError, KdxError):
+        return read_record(order.result, TeacherResult, error=OutputError, fix="")
+    return None
+
+
+def _result(order: TeacherOrder, state: str, fingerprint: str) -> TeacherResult:
+    return TeacherResult(
+        name=order.name,
+        state=state,  # type: ignore[arg-type]
+        fingerprint=fingerprint,
+        settings=order.settings,
+    )
