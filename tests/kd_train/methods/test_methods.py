@@ -36,6 +36,8 @@ def by_hand(method: str, features: list, size: tuple[int, int], sigma: float, co
     first, second = features[: counts[0]], features[counts[0] :]
     if method == "mixed-teacher":
         return reference.mixed_teacher(first, second, size, sigma)
+    if second and method == "stpm":  # scored by the deepest tap
+        return reference.stpm(first, size, sigma)[0], reference.stpm(second, size, 0.0)[1]
     if method == "dual":
         return reference.summed(first, size, sigma)[0], reference.dual_det(second, size, 0.0)[1]
     single = {
@@ -59,10 +61,12 @@ def reference_features(pair, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray
 # rectified. And a compact network.
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [BACKBONE, "efficientnet_b0", COMPACT])
-@pytest.mark.parametrize("method", METHODS)
-def test_map_and_score_are_the_papers(method, backbone) -> None:
+@pytest.mark.parametrize(
+    ("method", "choices"), [*((method, {}) for method in METHODS), ("stpm", {"scored_by": "deepest"})]
+)
+def test_map_and_score_are_the_papers(method, choices, backbone) -> None:
     taps = EFFICIENTNET_TAPS.get(method, "") if backbone == "efficientnet_b0" else ""
-    pair = make_pair(method, backbone, taps, SIGMA)
+    pair = make_pair(method, backbone, taps, SIGMA, **choices)
     images = solar_cells(2, (SIZE, SIZE))
     detector = fuse_pair(pair, InputSpec(height=SIZE, width=SIZE), SIZE)
     maps, scores = (output.numpy() for output in detector(torch.from_numpy(images)))
@@ -92,6 +96,7 @@ CHOICES = [
     ),
     *(("dskd", {"maps": number}) for number in ("1", "2", "3")),
     ("stpm", {"combine": "sum", "score": "sum"}),
+    ("stpm", {"scored_by": "deepest"}),
     ("mixed-teacher", {"score": "max"}),
     ("dual-det", {"combine": "sum"}),
 ]
