@@ -1,4 +1,4 @@
-"""Folds batch normalisation, the input's ``1 / (255 std)`` and the BGR swap into convolutions.
+"""Folds batch normalisation and whatever mixes the input's channels into convolutions.
 
 Both find their convolutions by running the network once and watching which module's output is which
 module's input, so they work for any backbone without knowing its structure, and both are proved on
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -83,35 +84,38 @@ class ChannelAffine(nn.Module):
         return x * self.scale + self.shift
 
 
-def fold_input_scale(
-    network: nn.Module, forward: Forward, example: Tensor, scale: Tensor, *, flip_channels: bool
-) -> bool:
-    """Fold a scale per channel, and optionally a channel reversal, into the first convolution.
+def fold_input(network: nn.Module, forward: Forward, example: Tensor, mixing: Tensor) -> bool:
+    """Fold a linear map of the input's channels into the first convolutions, in place.
+
+    A diagonal matrix is a scale per channel, a reversed one also a reversal of the channels (BGR),
+    and a matrix of one column makes the network's channels from a grey image.
 
     Args:
         network: The network in eval mode.
         forward: Runs ``network`` and returns its features.
-        example: Input as the network takes it before folding, ``(N, 3, h, w)``.
-        scale: What the input will no longer be multiplied with, shape ``(3,)``.
-        flip_channels: The input will come as BGR.
+        example: An image as the network will take it, ``(1, K, h, w)``.
+        mixing: The matrix ``(3, K)`` by which the network's input was computed from such an image.
 
     Returns:
         False, and nothing changed, where the input does not go straight into ordinary convolutions.
     """
-    before = forward(example)
-    first = _input_convolutions(network, forward, example)
+    mixed = F.conv2d(example, mixing[:, :, None, None])
+    before = forward(mixed)
+    first = _input_convolutions(network, forward, mixed)
     if not first:
         return False
     weights = [convolution.weight.data for convolution in first]
     for convolution, weight in zip(first, weights, strict=True):
-        scaled = weight * scale.view(1, -1, 1, 1)
-        convolution.weight.data = scaled.flip(1) if flip_channels else scaled
-    unscaled = example / scale.view(1, -1, 1, 1)
-    if _difference(before, forward(unscaled.flip(1) if flip_channels else unscaled)) <= FOLD_TOLERANCE:
+        _set_weight(convolution, torch.einsum("ocij,ck->okij", weight, mixing).contiguous())
+    if _difference(before, forward(example)) <= FOLD_TOLERANCE:
         return True
     for convolution, weight in zip(first, weights, strict=True):
-        convolution.weight.data = weight
+        _set_weight(convolution, weight)
     return False
+
+
+def _set_weight(convolution: nn.Conv2d, weight: Tensor) -> None:
+    convolution.weight.data, convolution.in_channels = weight, weight.shape[1]
 
 
 def _activation(norm: nn.BatchNorm2d) -> nn.Module:

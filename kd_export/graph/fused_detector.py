@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from kd_export.graph.fold import fold_batch_norm, fold_input_scale
-from kd_export.graph.preprocess import Preprocess
+from kd_export.graph.fold import fold_batch_norm, fold_input
+from kd_export.graph.preprocess import Preprocess, input_mixing
 from kd_export.graph.tail import Tail
 from kdx.bundle.pair_spec import PairSpec
 from kdx.errors import OptionError
@@ -21,7 +21,8 @@ class FusedDetector(nn.Module):
     Args:
         pair: A module that takes the normalised image ``(N, 3, h, w)`` and returns the (teacher,
             student) features of each of ``spec.taps``. It is copied; the copy's batch normalisation
-            and input scale are folded.
+            is folded, and so is what mixes its input's channels, which may leave one for a mono
+            camera.
         spec: The pair's declaration.
         input_spec: What comes from the camera.
         size: Height and width at which the networks run, and of the map.
@@ -52,15 +53,16 @@ class FusedDetector(nn.Module):
         self.size = size
         self.field_of_view = size[0] / resize_to[0] if resize_to else 1.0
         self.pair = copy.deepcopy(pair).cpu().eval().requires_grad_(False)
-        flip = input_spec.channels == 3 and input_spec.channel_order == "bgr"
+        mixing = input_mixing(input_spec, mean, std)
         with torch.no_grad():
             # Noise of the normalised image's statistics: it reaches every unit, where zeros would
             # hide a fault.
-            example = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+            generator = torch.Generator().manual_seed(0)
+            example = torch.randn(1, 3, *size, generator=generator)
             fold_batch_norm(self.pair, self._flat_features, example)
-            scale = 1.0 / (255.0 * torch.tensor(std))
-            folded = fold_input_scale(self.pair, self._flat_features, example, scale, flip_channels=flip)
-            compared = self.pair(example)
+            unmixed = torch.randn(1, mixing.shape[1], *size, generator=generator) / mixing.max()
+            folded = fold_input(self.pair, self._flat_features, unmixed, mixing)
+            compared = self.pair(unmixed if folded else example)
         _require_equal_shapes(spec, compared)
         tap_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in compared]
         self.preprocess = Preprocess(input_spec, size, mean, std, scale_is_folded=folded, resize_to=resize_to)

@@ -41,17 +41,42 @@ class CentreCrop(nn.Module):
         return x[:, :, self.rows, self.columns]
 
 
+def input_mixing(input_spec: InputSpec, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return the matrix that turns centred channels of the camera into normalised RGB channels.
+
+    It holds ``1 / (255 std)`` of each channel and the BGR swap. For a mono camera it has one column
+    if the mean is the same for all channels: they differ by a factor alone then.
+
+    Args:
+        input_spec: What comes in.
+        mean: As for :class:`Preprocess`.
+        std: As for :class:`Preprocess`.
+
+    Returns:
+        float32 ``(3, K)``; K is 1 or 3.
+    """
+    scales = torch.diag(1.0 / (255.0 * torch.tensor(std)))
+    if input_spec.channels == 1 and len(set(mean)) == 1:
+        return scales.sum(dim=1, keepdim=True)
+    return scales.flip(1) if _is_bgr(input_spec) else scales
+
+
+def _is_bgr(input_spec: InputSpec) -> bool:
+    return input_spec.channels == 3 and input_spec.channel_order == "bgr"
+
+
 class Preprocess(nn.Module):
-    """uint8 ``(N, H, W, C)`` to the networks' float input ``(N, 3, h, w)``.
+    """uint8 ``(N, H, W, C)`` to the networks' float input ``(N, K, h, w)``.
 
     Args:
         input_spec: What comes in.
         size: Height and width of the networks' input.
         mean: Per RGB channel, of values in [0, 1], as timm declares it.
         std: The teacher's input standard deviation per RGB channel, of values in [0, 1].
-        scale_is_folded: The networks' first convolutions already hold ``1 / (255 std)``, see
-            :func:`kd_export.graph.fold.fold_input_scale`. The mean is never folded into a bias: the
-            zero padding of the first convolution would then mean black instead of the mean.
+        scale_is_folded: The networks' first convolutions already hold :func:`input_mixing`, see
+            :func:`kd_export.graph.fold.fold_input`. K is 3 if they do not. The mean is never folded
+            into a bias: the zero padding of the first convolution would then mean black instead of
+            the mean.
         resize_to: Height and width to which the image is brought before ``size`` is cut from its
             centre (the dual model's 256 to 224); None: it is brought to ``size``.
     """
@@ -72,9 +97,10 @@ class Preprocess(nn.Module):
         super().__init__()
         camera = (input_spec.height, input_spec.width)
         self.resize = resize(camera, resize_to or size, size)
-        flip = input_spec.channels == 3 and input_spec.channel_order == "bgr"
+        flip = _is_bgr(input_spec)
         step = -1 if flip else 1
-        self.register_buffer("mean", 255.0 * torch.tensor(mean[::step]).view(1, 3, 1, 1))
+        channels = input_mixing(input_spec, mean, std).shape[1] if scale_is_folded else 3
+        self.register_buffer("mean", 255.0 * torch.tensor(mean[::step][:channels]).view(1, channels, 1, 1))
         scale = None if scale_is_folded else 1.0 / (255.0 * torch.tensor(std[::step]).view(1, 3, 1, 1))
         self.register_buffer("scale", scale)
         # Folded, the BGR swap sits in the first convolution; unfolded, it happens here.
@@ -82,8 +108,11 @@ class Preprocess(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Preprocess a batch, the cast first: TensorRT can only cast a uint8 network input."""
-        # A mono image (N, 1, H, W) becomes three channels by broadcasting against the mean.
-        x = self.resize(image.to(torch.float32).permute(0, 3, 1, 2)) - self.mean
+        x = image.to(torch.float32)
+        # Runtimes copy what is transposed, but not a mono image of another shape.
+        planes = x.reshape(-1, 1, *x.shape[1:3]) if x.shape[3] == 1 else x.permute(0, 3, 1, 2)
+        # A mono image becomes three channels by broadcasting against the mean, unless one suffices.
+        x = self.resize(planes) - self.mean
         if self.scale is not None:
             x = x * self.scale
         normalised: Tensor = x.flip(1) if self.flip else x

@@ -58,6 +58,27 @@ def test_mono_is_the_same_as_three_equal_channels() -> None:
     torch.testing.assert_close(of_mono, of_colour)
 
 
+def test_a_mono_image_stays_one_channel_where_the_mean_is_the_same_for_all() -> None:
+    pair = make_pair()
+    images = solar_cells(2, (64, 64), channels=1)
+    mean, std = (0.4, 0.4, 0.4), (0.2, 0.25, 0.3)
+    detector = FusedDetector(pair, pair.spec, InputSpec(height=64, width=64, channels=1), (64, 64), mean, std)
+    assert detector.preprocess(torch.from_numpy(images)).shape == (2, 1, 64, 64)
+    maps = detector(torch.from_numpy(images))[0].numpy()
+    pair.mean, pair.std = mean, std
+    for image, ours in zip(images, maps, strict=True):
+        theirs = by_hand(pair, np.repeat(image, 3, axis=-1), pair.spec.maps[0].blur_sigma)
+        assert np.abs(ours - theirs).max() <= TOLERANCE * np.ptp(theirs)
+
+
+def test_a_mono_image_becomes_three_channels_where_their_means_differ() -> None:
+    pair = make_pair()
+    images = torch.from_numpy(solar_cells(2, (64, 64), channels=1))
+    spec = InputSpec(height=64, width=64, channels=1)
+    detector = FusedDetector(pair, pair.spec, spec, (64, 64), (0.4, 0.4, 0.5), (0.2, 0.2, 0.2))
+    assert detector.preprocess(images).shape == (2, 3, 64, 64)
+
+
 def test_bgr_is_folded_into_the_weights() -> None:
     pair = make_pair()
     images = torch.from_numpy(solar_cells(2, (64, 64)))
@@ -103,6 +124,11 @@ def test_a_network_whose_input_branches_keeps_its_scale_apart() -> None:
     spec = PairSpec((MapSpec((Tap("a"), Tap("b")), Combine.SUM),))
     images = torch.from_numpy(solar_cells(2, (32, 32)))
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    grey = InputSpec(height=32, width=32, channels=1)
+    detector = FusedDetector(Branching(), spec, grey, (32, 32), (0.5, 0.5, 0.5), std)
+    assert detector.preprocess.scale is not None
+    assert detector.pair.convolution.in_channels == 3
+    assert detector.preprocess(images[..., :1]).shape == (2, 3, 32, 32)
     for order in ("rgb", "bgr"):
         module = Branching()
         detector = FusedDetector(module, spec, InputSpec(height=32, width=32, channel_order=order), (32, 32), mean, std)
