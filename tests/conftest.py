@@ -30,6 +30,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BACKBONE = "test_resnet"  # timm's own miniature: it builds, trains and exports in seconds
 SIZE = 64
+# The height and width of the images that the graphs of all methods take, which those graphs resize,
+# and the sigma of their blur.
+CAMERA, BLUR = (72, 80), 1.5
 
 METHODS = (
     "dskd", "dual", "dual-det", "dual-loc", "mixed-teacher", "reduced-student", "reverse-distillation", "stpm",
@@ -290,13 +293,24 @@ class TrainedMethod:
 @pytest.fixture(scope="session", params=METHODS)
 def trained(request, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedMethod:
     """A run of two epochs of every method on real images, and its bundle in both precisions; tests
-    leave it be."""
+    leave it be.
+
+    Its graph has the structure of ``exported``, unless the recipe crops: a network of this
+    structure is exported once.
+    """
+    from tests.pairs import write_weights
 
     def made(folder: Path) -> None:
-        options = ("--method", request.param, "--epochs", 2, *TINY_OPTIONS)
-        said = invoke("train", dataset, "-o", folder / "run", *options, "--json").stdout
+        colour = Path(shutil.copytree(dataset, folder / "cells"))
+        for file in colour.glob("t*/*/*.png"):
+            Image.open(file).convert("RGB").save(file)
+        weights = write_weights(folder / "weights.pt", BACKBONE)
+        options = ("--method", request.param, "--epochs", 2, *TINY_OPTIONS, "--weights", weights, "--sigma", BLUR)
+        said = invoke("train", colour, "-o", folder / "run", *options, "--json").stdout
         (folder / "said.json").write_text(said)
-        invoke("export", folder / "run", "-o", folder / "tile.kdx", "--precision", "fp32,fp16")
+        height, width = CAMERA
+        camera = ("--input-size", f"{height}x{width}", "--max-batch", 8)
+        invoke("export", folder / "run", "-o", folder / "tile.kdx", "--precision", "fp32,fp16", *camera)
 
     folder = made_once(tmp_path_factory, f"method-{request.param}", made)
     return TrainedMethod(request.param, folder, json.loads((folder / "said.json").read_text()))
@@ -325,13 +339,13 @@ def exported(request, tmp_path_factory: pytest.TempPathFactory) -> ExportedMetho
     from tests.images import solar_cells
     from tests.pairs import fuse_pair, make_pair
 
-    # A camera of another size: the graph resizes.
-    detector = fuse_pair(make_pair(request.param, BACKBONE, sigma=1.5), InputSpec(height=72, width=80), SIZE)
+    spec = InputSpec(height=CAMERA[0], width=CAMERA[1])
+    detector = fuse_pair(make_pair(request.param, BACKBONE, sigma=BLUR), spec, SIZE)
 
     def made(folder: Path) -> None:
         export_onnx(detector, folder / "model.onnx", max_batch=8, metadata={})
         model = onnx.load(folder / "model.onnx")
-        plan = plan_half(model, measure_ranges(model, network_tensors(model), solar_cells(3, (72, 80))))
+        plan = plan_half(model, measure_ranges(model, network_tensors(model), solar_cells(3, CAMERA)))
         onnx.save(to_half(model, plan), folder / "model.fp16.onnx")
 
     folder = made_once(tmp_path_factory, f"graphs-{request.param}", made)

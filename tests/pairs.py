@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import torch
 from torch import nn
 
 from kd_export.graph import FusedDetector
 from kd_train.methods import find_method
+from kd_train.models.backbones import create_backbone
 from kd_train.models.pair import Pair
 from kd_train.models.teacher import is_compact
 from kd_train.recipes import load_recipe
@@ -53,15 +56,28 @@ def make_pair(
         recipe = msgspec.structs.replace(recipe, heads=open_source(recipe, ("random",)).heads)
     torch.manual_seed(seed)
     pair, _ = found.build(recipe.pair_options(found, ("random",)))
-    # Batch normalisation as after training: statistics that differ from 0 and 1, so that folding
-    # has work to do.
-    for module in pair.modules():
+    vary_statistics(pair)
+    return pair.eval()
+
+
+def vary_statistics(network: nn.Module) -> None:
+    """Give batch normalisation statistics as after training: they differ from 0 and 1, so that
+    folding has work to do."""
+    for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.2, 0.2)
-    return pair.eval()
+
+
+def write_weights(file: Path, backbone: str) -> Path:
+    """Write random weights of a backbone for ``kdx train --weights``."""
+    torch.manual_seed(0)
+    network = create_backbone(backbone)
+    vary_statistics(network)
+    torch.save(network.state_dict(), file)
+    return file
 
 
 def fuse_pair(pair: Pair, spec: InputSpec, size: int, resize_to: tuple[int, int] | None = None) -> FusedDetector:
