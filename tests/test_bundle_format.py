@@ -14,6 +14,7 @@ import pytest
 
 from kdx.bundle import bundle, engine_record, manifest, seal, signature, variants
 from kdx.bundle.pair_spec import MapSpec, PairSpec, Tap
+from kdx.bundle.teacher_comparison import TeacherComparison
 from kdx.imaging.frame_faults import ChannelLimits, FrameLimits
 from kdx.imaging.image_identity import Identity
 from kdx.imaging.images import InputSpec
@@ -29,6 +30,7 @@ TYPES: dict[str, type] = {
     "Map": MapSpec,
     "Tap": Tap,
     "Provenance": manifest.Provenance,
+    "Teacher comparison": TeacherComparison,
     "Threshold": manifest.Threshold,
     "Review band": manifest.ReviewBand,
     "Level fit": manifest.LevelFit,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ _MOST = 200
 # Several defects are drawn on each good image where there are few, and several tiles are taken of
 # each frame.
 _DEFECTS_EACH, _TILES_EACH = 3, 4
+
+
+class Images(Protocol):
+    """Images by index, uint8 ``(H, W, C)``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> NDArray[np.uint8]: ...
 
 
 class GoodImages:
@@ -69,7 +78,7 @@ class DrawnDefects:
         seed: The seed of kinds, sizes and places.
     """
 
-    def __init__(self, good: GoodImages, seed: int) -> None:
+    def __init__(self, good: Images, seed: int) -> None:
         self._good, self._seed = good, seed
 
     def __len__(self) -> int:

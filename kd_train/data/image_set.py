@@ -181,6 +181,36 @@ class ImageSet:
         part._rows = [row for record in records for row in positions[record.path]]
         return part
 
+    def at(self, indices: Sequence[int]) -> ImageSet:
+        """Return the images at some indices, in their order; both sets share the pixels."""
+        part = copy.copy(self)
+        part._rows = [self._rows[index] for index in indices]
+        files = set(part.files)
+        part.records = [record for record in self.records if record.path in files]
+        return part
+
+    @property
+    def files(self) -> list[Path]:
+        """The file of each image; tiles of one file repeat it."""
+        return [self._images[row].path for row in self._rows]
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Return one image ``(H, W, C)``.
+
+        Raises:
+            TrainingError: It can no longer be read.
+        """
+        row = self._rows[index]
+        if self._pixels is not None:
+            pixels: NDArray[np.uint8] = self._pixels[row].numpy()
+            return pixels
+        try:
+            images, _ = self._images[row].read()
+        except ImageError as error:
+            raise _changed(error.message) from error
+        image: NDArray[np.uint8] = images[0]
+        return image
+
     def batches(self, indices: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         """Yield uint8 batches ``(B, H, W, C)`` for lists of indices."""
         if self._pixels is not None:
@@ -204,5 +234,9 @@ class ImageSet:
 def _join(batch: list[Decoded]) -> Tensor:
     for _, images, _ in batch:
         if isinstance(images, str):
-            raise TrainingError(f"an image changed during training: {images}")
+            raise _changed(images)
     return torch.from_numpy(np.concatenate([images for _, images, _ in batch]))
+
+
+def _changed(reason: str) -> TrainingError:
+    return TrainingError(f"an image changed during training: {reason}")

@@ -63,6 +63,11 @@ def load_weights(model: Any, backbone: str, weights: str) -> str:
     return _load_from_hub(model, backbone)
 
 
+def weights_marks(weights: str) -> tuple[str, ...]:
+    """Return how the text of :func:`load_weights` may begin, without loading anything."""
+    return {"random": ("random",), "imagenet": ("package ", "hub ")}.get(weights, (f"file {Path(weights).name}",))
+
+
 def _load_from_hub(model: Any, backbone: str) -> str:
     try:
         with _offline_where_unreachable():

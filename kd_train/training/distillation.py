@@ -32,6 +32,7 @@ from kd_train.recipes import Recipe, compact_teacher_recipe
 from kd_train.training.distilled_teacher import COMPACT_TEACHER, DistilledTeacher, Residual
 from kd_train.training.run_folder import Run, RunConfig
 from kd_train.training.run_lock import RunLock
+from kd_train.training.teacher_gate import compare_with_source, one_thread
 from kd_train.training.trainer import Trainer
 from kdx.errors import OptionError
 from kdx.progress import SILENT, Progress
@@ -183,6 +184,7 @@ def distil(
         loss=history[-1].train_loss,
         residuals=_residuals(pair, run, held_out),
         seconds=round(sum(record.seconds for record in history), 3),
+        comparisons=compare_with_source(pair, _sources(run, compact), config, train, held_out, progress),
     )
 
 
@@ -215,6 +217,14 @@ def begin_distillation(
     return Run.create(folder, own, {}, run_lock, force=force)
 
 
+def _sources(run: Run, compact: Teacher) -> list[tuple[str, list[str]]]:
+    """Return the name of the source and of its taps for each group of a compact teacher."""
+    names = run.config.recipe.backbones
+    names = names * len(compact.groups) if len(names) == 1 else names
+    return [(name, [feature.name for feature in group]) for name, group in zip(names, compact.groups, strict=True)]
+
+
+@one_thread()
 @torch.inference_mode()
 def _residuals(pair: DistillationPair, run: Run, held_out: ImageSet) -> dict[str, Residual]:
     """Compare a compact teacher with its source on held-out images, good and with defects."""

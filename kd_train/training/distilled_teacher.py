@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from kdx.bundle.teacher_comparison import TeacherComparison
+
 # The file of the tensors of a run's teacher, compact or not.
 TEACHER_FILE = "teacher.safetensors"
 # The folder of a compact teacher's own run, in the run folder of its students, and the name that
@@ -40,6 +42,9 @@ class DistilledTeacher(msgspec.Struct, frozen=True, kw_only=True):
         loss: The loss of the last epoch, the sum over taps.
         residuals: The distance from the source at each tap.
         seconds: The seconds that the epochs took.
+        comparisons: What its features tell of defects, compared with each of its sources; none in
+            earlier runs. A run that uses the teacher of another run has those of that run, marked
+            as such: it needs no source, so it cannot compare again.
     """
 
     images: int
@@ -49,3 +54,9 @@ class DistilledTeacher(msgspec.Struct, frozen=True, kw_only=True):
     loss: float
     residuals: dict[str, Residual]
     seconds: float
+    comparisons: list[TeacherComparison] = []
+
+    def used_elsewhere(self) -> DistilledTeacher:
+        """Return the record for a run that uses the teacher but did not make it."""
+        marked = [msgspec.structs.replace(each, of_other_run=True) for each in self.comparisons]
+        return msgspec.structs.replace(self, comparisons=marked)

@@ -19,9 +19,9 @@ from kd_train.models.pair import Pair
 from kd_train.models.teacher import is_compact
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.distillation import Source, open_source
-from kd_train.training.kept_teacher import KeptTeacher
+from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions, check_limits
-from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES
+from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES, RunConfig
 from kd_train.training.training_images import TrainingImages
 from kdx import __version__
 from kdx.errors import CheckpointError, OptionError
@@ -30,13 +30,18 @@ from kdx.storage.files import hash_of_hashes
 from kdx.storage.json_records import RUN_INDEX, now
 
 
-def recipe_of(options: TrainOptions) -> Recipe:
+def recipe_of(options: TrainOptions, kept: KeptTeacher | None = None) -> Recipe:
     """Return the method's recipe with the user's options.
 
+    Args:
+        options: The options.
+        kept: The teacher that they name, see :func:`kept_teacher`; None to read it here.
+
     Raises:
+        CheckpointError: ``teacher_from`` is a folder, but not one with a finished teacher.
         OptionError: The method is unknown, or a value is invalid.
     """
-    return load_recipe(find_method(options.method), overrides(options))
+    return load_recipe(find_method(options.method), overrides(options, kept))
 
 
 def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
@@ -54,20 +59,38 @@ def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
     return method.build(recipe.pair_options(method, split_names(options.weights)))
 
 
-def source_of(options: TrainOptions, recipe: Recipe) -> Source | KeptTeacher | None:
+def source_of(
+    options: TrainOptions, recipe: Recipe, kept: KeptTeacher | None, begun: RunConfig | None
+) -> Source | KeptTeacher | FinishedTeacher | None:
     """Return where the compact teacher comes from, or None for another teacher.
 
+    Args:
+        options: The options.
+        recipe: The recipe.
+        kept: The teacher that exists in another run, or None.
+        begun: The configuration of the run that is resumed, or None.
+
     Raises:
-        CheckpointError: ``teacher_from`` is a folder, but not one with a finished teacher.
         OptionError: A network or a tap does not exist.
         WeightsError: No weights were found, or they do not fit.
     """
-    if not recipe.teacher_from:
-        return None
-    if folder := kept_folder(options):
-        return KeptTeacher(folder, recipe.taps)
+    if not recipe.teacher_from or kept is not None:
+        return kept
+    if begun is not None and begun.distilled is not None:
+        return FinishedTeacher(begun)
     seed_everything(options.seed)  # random weights of a source too
     return open_source(recipe, split_names(options.weights))
+
+
+def kept_teacher(options: TrainOptions) -> KeptTeacher | None:
+    """Return the teacher that exists in another run, or None if there is none to use.
+
+    Raises:
+        CheckpointError: ``teacher_from`` is a folder, but not one with a finished teacher.
+        OptionError: That teacher is not compact, or has none of the taps.
+    """
+    folder = kept_folder(options)
+    return None if folder is None else KeptTeacher(folder, _taps(options) or ())
 
 
 def kept_folder(options: TrainOptions) -> Path | None:
@@ -88,9 +111,7 @@ def kept_folder(options: TrainOptions) -> Path | None:
     return None
 
 
-def common_config(
-    data: str, options: TrainOptions, recipe: Recipe, images: TrainingImages, further: ImageSet | None
-) -> dict[str, Any]:
+def common_config(data: str, options: TrainOptions, recipe: Recipe, images: TrainingImages) -> dict[str, Any]:
     """Return the fields of a run's configuration that come from images and options alone."""
     return {
         "schema": SCHEMA,
@@ -109,16 +130,31 @@ def common_config(
         "validation_images": images.hashes(images.held_out),
         "trained_on": [record.identity for record in images.trained],
         "data_sha256": hash_of_hashes(record.sha256 for record in images.trained),
-        "extra_sha256": hash_of_hashes(record.sha256 for record in further.records) if further else "",
         "versions": {"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
         "created": now(),
     }
 
 
-def overrides(options: TrainOptions) -> dict[str, object]:
-    """Return the recipe's fields that the user gave."""
+def teacher_config(
+    source: Source | KeptTeacher | FinishedTeacher | None, images: TrainingImages, further: ImageSet | None
+) -> dict[str, Any]:
+    """Return the fields of a run's configuration that say where its compact teacher comes from."""
+    if isinstance(source, (KeptTeacher, FinishedTeacher)):
+        extra = source.extra_sha256 if isinstance(source, FinishedTeacher) else ""
+        return {"source_sha256": source.sha256, "extra_sha256": extra, "teacher_learnt": source.learnt}
+    if source is None or further is None:
+        return {"source_sha256": source.sha256 if source else ""}
     return {
-        **_teacher(options),
+        "source_sha256": source.sha256,
+        "extra_sha256": hash_of_hashes(record.sha256 for record in further.records),
+        "teacher_learnt": [record.identity for record in (*images.trained, *further.records)],
+    }
+
+
+def overrides(options: TrainOptions, kept: KeptTeacher | None = None) -> dict[str, object]:
+    """Return the recipe's fields that the user gave; see :func:`recipe_of`."""
+    return {
+        **_teacher(options, kept),
         "epochs": options.epochs,
         # Tiles are neither resized nor cropped: a crop would leave gaps in the frame's map.
         "image_size": options.tile if options.image_size is None else options.image_size,
@@ -134,17 +170,16 @@ def overrides(options: TrainOptions) -> dict[str, object]:
     }
 
 
-def _teacher(options: TrainOptions) -> dict[str, object]:
+def _teacher(options: TrainOptions, kept: KeptTeacher | None) -> dict[str, object]:
     """Return the fields that describe the teacher; those of one that exists are its own."""
     backbones = None if options.backbone is None else _names("backbone", options.backbone)
-    taps = None if options.taps is None else tuple(_names("taps", group) for group in options.taps.split("/"))
+    taps = _taps(options)
     sources = None if options.teacher_from is None else _names("teacher_from", options.teacher_from)
-    folder = kept_folder(options)
-    if folder is None:
+    kept = kept or kept_teacher(options)
+    if kept is None:
         epochs = options.teacher_epochs
         return {"backbones": backbones, "taps": taps, "teacher_from": sources, "teacher_epochs": epochs}
-    kept = KeptTeacher(folder, taps or ())
-    theirs = kept.config.recipe
+    folder, theirs = kept.path, kept.config.recipe
     refused = [name for name in ("teacher_epochs", "extra_images") if getattr(options, name) not in (None, ())]
     refused += ["weights"] if options.weights != "imagenet" else []
     if refused:
@@ -164,6 +199,10 @@ def _teacher(options: TrainOptions) -> dict[str, object]:
         "teacher_from": theirs.teacher_from,
         "teacher_epochs": theirs.teacher_epochs,
     }
+
+
+def _taps(options: TrainOptions) -> tuple[tuple[str, ...], ...] | None:
+    return None if options.taps is None else tuple(_names("taps", group) for group in options.taps.split("/"))
 
 
 def _names(option: str, text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A compact teacher that exists: that of another run, or one that ``kdx distil`` made."""
+"""A compact teacher that exists: that of another run, or that of the run which is resumed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from torch import Tensor
 
 from kd_train.models.compact import Head
 from kd_train.models.pair import Pair
-from kd_train.training.run_folder import Run
+from kd_train.training.run_folder import Run, RunConfig
 from kd_train.training.trained_pair import teacher_tensors
 from kdx.errors import CheckpointError, OptionError
+from kdx.imaging.image_identity import Identity
 
 
 class KeptTeacher:
-    """The compact teacher of a run folder.
+    """The compact teacher of another run, or one that ``kdx distil`` made.
 
     Args:
         path: The folder.
@@ -26,13 +27,16 @@ class KeptTeacher:
         OptionError: Its teacher is not compact, or has none of the taps.
 
     Attributes:
+        path: The folder.
+        config: The configuration of that run.
         heads: The features of the teacher that are used, for each group.
         weights: A text that says where the teacher's weights came from.
         sha256: The hash of the teacher's tensors.
-        learnt: The hashes of the good images from which it learnt.
+        learnt: The hashes of all images from which it learnt.
     """
 
     def __init__(self, path: Path, taps: Sequence[Sequence[str]] = ()) -> None:
+        self.path = path
         self._run = Run(path)
         self.config = self._run.config
         if not self.config.recipe.teacher_from:
@@ -48,7 +52,7 @@ class KeptTeacher:
         self.heads = _chosen(path, self.config.recipe.heads, taps)
         self.weights = self.config.weights
         self.sha256 = self.config.teacher_sha256
-        self.learnt = list(self.config.known_images().images)
+        self.learnt = _learnt(self.config)
 
     def fill(self, pair: Pair) -> dict[str, Tensor]:
         """Fill the teacher of a pair, which has these heads, and return its tensors by name.
@@ -60,6 +64,32 @@ class KeptTeacher:
         wanted = teacher_tensors(pair)
         pair.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
         return teacher_tensors(pair)
+
+
+class FinishedTeacher:
+    """The compact teacher of a run that is resumed in its second stage: nothing is opened for it.
+
+    Args:
+        begun: The configuration of the run, whose teacher is finished.
+
+    Attributes:
+        heads: The features of the teacher, for each group.
+        weights: A text that says where the teacher's weights came from.
+        sha256: The hash of what it was made from.
+        extra_sha256: The hash of the further images from which it learnt.
+        learnt: The hashes of all images from which it learnt.
+    """
+
+    def __init__(self, begun: RunConfig) -> None:
+        self.heads = begun.recipe.heads
+        self.weights = begun.weights
+        self.sha256, self.extra_sha256 = begun.source_sha256, begun.extra_sha256
+        self.learnt = _learnt(begun)
+
+
+def _learnt(config: RunConfig) -> list[Identity]:
+    """Return the hashes of the images from which the compact teacher of a run learnt."""
+    return list(config.known_images().images) if config.teacher_learnt is None else config.teacher_learnt
 
 
 def _chosen(

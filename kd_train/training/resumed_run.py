@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from kd_train.models.weights import weights_marks
 from kd_train.recipes import Recipe
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_folder import RunConfig
@@ -25,6 +27,25 @@ def require_same_options(out: Path, began: RunConfig, options: TrainOptions, rec
     """
     asked = msgspec.json.decode(encode_record(recipe), type=Recipe)
     _compare(out, _chosen(began, began.recipe), _chosen(options, asked))
+
+
+def require_same_teacher(out: Path, began: RunConfig, weights: Sequence[str], *, extra_images: bool) -> None:
+    """Compare the options of a compact teacher that is finished, without opening what they name.
+
+    Args:
+        out: The run folder.
+        began: The configuration of the run.
+        weights: What the user chose as weights.
+        extra_images: Whether the user named further images.
+
+    Raises:
+        CheckpointError: Something was chosen differently.
+    """
+    more = {False: "none", True: "some"}
+    before = {"weights": began.weights, "extra_images": more[bool(began.extra_sha256)]}
+    known = all(any(mark in began.weights for mark in weights_marks(each)) for each in weights)
+    now = {"weights": began.weights if known else ",".join(weights), "extra_images": more[extra_images]}
+    _compare(out, dict(before), dict(now))
 
 
 def require_same_run(out: Path, began: RunConfig, config: RunConfig) -> None:

@@ -72,6 +72,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         source_sha256: One hash of the tensors of the networks from which a compact teacher learns,
             or of the teacher of another run; empty for other teachers.
         extra_sha256: One hash of the further images from which it learns; empty for none.
+        teacher_learnt: The hashes by which copies of the images are recognised from which a compact
+            teacher learns; None where they are those of ``trained_on``, and for other teachers.
         distilled: How the compact teacher was made; None until it is, and for other teachers.
         versions: The versions of the packages with which the pair was trained.
         created: The UTC time, ISO 8601.
@@ -103,6 +105,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     teacher_sha256: str = ""
     source_sha256: str = ""
     extra_sha256: str = ""
+    teacher_learnt: list[Identity] | None = None
     distilled: DistilledTeacher | None = None
     versions: dict[str, str]
     created: str
@@ -239,6 +242,7 @@ class Run:
             trained_with=self.config.versions,
             exported_with=package_versions(TRAINING_PACKAGES),
             planned_epochs=self.config.recipe.epochs if self.remarks() else None,
+            teacher_comparisons=self.config.distilled.comparisons if self.config.distilled else [],
         )
 
     def golden_files(self) -> list[Path]:

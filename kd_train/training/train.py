@@ -12,6 +12,7 @@ from kd_export.onnx.halo import require_tileable
 from kd_train.data.damage import StudentDamage
 from kd_train.data.distillation_images import read_further
 from kd_train.data.golden_images import choose_golden
+from kd_train.data.image_records import ImageRecord
 from kd_train.models import compact
 from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe
@@ -22,20 +23,24 @@ from kd_train.training.from_options import (
     build_pair,
     check_options,
     common_config,
-    kept_folder,
+    kept_teacher,
     recipe_of,
     source_of,
+    split_names,
+    teacher_config,
 )
-from kd_train.training.kept_teacher import KeptTeacher
+from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions
-from kd_train.training.resumed_run import require_same_options, require_same_run
+from kd_train.training.resumed_run import require_same_options, require_same_run, require_same_teacher
 from kd_train.training.run_folder import Run, RunConfig, check_device
 from kd_train.training.run_lock import RunLock
 from kd_train.training.trained_pair import fuse, teacher_tensors
 from kd_train.training.trainer import Trainer
 from kd_train.training.training_images import TrainingImages, known_to_teacher, read_training_images
 from kd_train.training.union_images import Member, read_union
+from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import OptionError, OutputError, WeightsError
+from kdx.imaging.image_identity import Identity
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
 from kdx.storage.json_records import RUN_INDEX
@@ -138,17 +143,21 @@ def _train(
 ) -> TrainResult:
     _require_free(out, options)
     device = check_device(options.device)
-    recipe = recipe_of(options)
+    existing = kept_teacher(options)
+    recipe = recipe_of(options, existing)
     if teacher_only:
-        _require_teacher_to_make(options, recipe)
+        _require_teacher_to_make(existing, recipe)
     begun = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
     if begun is not None:
         # First: with other options, the images or the weights may be missing.
         require_same_options(out, begun, options, recipe)
+        if begun.distilled is not None and existing is None:
+            weights_given, extra = split_names(options.weights), bool(options.extra_images)
+            require_same_teacher(out, begun, weights_given, extra_images=extra)
     images = read(recipe)
-    source, pair, recipe, weights = _build(out, options, recipe, begun)
+    source, pair, recipe, weights = _build(out, options, recipe, existing, begun)
     further, further_remarks = read_further(
-        [Path(each) for each in options.extra_images],
+        [Path(each) for each in options.extra_images] if isinstance(source, Source) else [],
         images.spec,
         images.bad,
         memory_mib=options.memory_mib,
@@ -161,10 +170,10 @@ def _train(
     kept = source.fill(pair) if isinstance(source, KeptTeacher) else None
     golden = choose_golden(images.folder, images.held_out, images.spec, tiles=options.tile is not None)
     config = RunConfig(
-        **common_config(data, options, recipe, images, further),
+        **common_config(data, options, recipe, images),
+        **teacher_config(source, images, further),
         method=options.method,
         weights=weights,
-        source_sha256=source.sha256 if source else "",
         pair_spec=pair.spec,
         mean=pair.mean,
         std=pair.std,
@@ -175,7 +184,8 @@ def _train(
     fuse(config, pair)
     run = _begin(out, config, golden, run_lock, resume=options.resume, force=options.force)
     if isinstance(source, KeptTeacher) and kept is not None:
-        run.keep_teacher(kept, source.config.distilled)
+        distilled = source.config.distilled
+        run.keep_teacher(kept, distilled.used_elsewhere() if distilled else None)
     if isinstance(source, Source) and not run.config.teacher:
         distilled = distil(
             source,
@@ -189,10 +199,11 @@ def _train(
             progress=progress,
         )
         run.keep_teacher(teacher_tensors(pair), distilled)
-    learnt = [record.identity for record in further.records] if further else []
-    if isinstance(source, KeptTeacher):
-        learnt += source.learnt
-    remarks = [*images.remarks, *further_remarks, *known_to_teacher(learnt, images.held_out)]
+    remarks = [
+        *images.remarks,
+        *further_remarks,
+        *_remarks_on_teacher(config.teacher_learnt or [], run, images.held_out),
+    ]
     if teacher_only:
         return TrainResult(run, [], images.bad.reasons, remarks)
     trainer = Trainer(
@@ -228,20 +239,34 @@ def _require_free(out: Path, options: TrainOptions) -> None:
         raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another `out`")
 
 
-def _require_teacher_to_make(options: TrainOptions, recipe: Recipe) -> None:
-    kept = kept_folder(options)
+def _require_teacher_to_make(kept: KeptTeacher | None, recipe: Recipe) -> None:
     if recipe.teacher_from and kept is None:
         return
     raise OptionError(
         "there is no compact teacher to make",
         expected=f"`backbone` {', '.join(compact.NAMES)}, and a pretrained network as `teacher_from`",
-        received=str(kept) if kept else ", ".join(recipe.backbones),
+        received=str(kept.path) if kept else ", ".join(recipe.backbones),
     )
 
 
+def _remarks_on_teacher(learnt: list[Identity], run: Run, held_out: list[ImageRecord]) -> list[Remark]:
+    """Return remarks on a compact teacher; none on another one.
+
+    Args:
+        learnt: The hashes of the images from which it learnt.
+        run: The run that uses it.
+        held_out: The held-out images.
+    """
+    if run.config.distilled is None:
+        return []
+    trained = set(run.config.trained_on or [])  # copies of these are named already
+    elsewhere = [each for each in learnt if each not in trained]
+    return [*worse_teacher(run.config.distilled.comparisons), *known_to_teacher(elsewhere, held_out)]
+
+
 def _build(
-    out: Path, options: TrainOptions, recipe: Recipe, begun: RunConfig | None
-) -> tuple[Source | KeptTeacher | None, Pair, Recipe, str]:
+    out: Path, options: TrainOptions, recipe: Recipe, existing: KeptTeacher | None, begun: RunConfig | None
+) -> tuple[Source | KeptTeacher | FinishedTeacher | None, Pair, Recipe, str]:
     """Build the untrained pair.
 
     Returns:
@@ -250,7 +275,7 @@ def _build(
         from.
     """
     try:
-        source = source_of(options, recipe)
+        source = source_of(options, recipe, existing, begun)
         if source is not None:
             recipe = msgspec.structs.replace(recipe, heads=source.heads)
         pair, weights = build_pair(options, recipe)

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from kdx.bundle.pair_spec import PairSpec, ScoreRule, decode_map_rule, decode_pair_spec
+from kdx.bundle.teacher_comparison import TeacherComparison, worse_teacher
 from kdx.bundle.variants import OWN_THRESHOLD, Variant
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
@@ -140,6 +141,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         trained_with: The versions of the packages that trained.
         exported_with: The versions of the packages that exported.
         planned_epochs: The number of epochs that the training should have; None if it was finished.
+        teacher_comparisons: What a compact teacher sees of defects, compared with each of its
+            sources; empty for other teachers.
     """
 
     created: str
@@ -151,13 +154,15 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trained_with: dict[str, str]
     exported_with: dict[str, str]
     planned_epochs: int | None = None
+    teacher_comparisons: list[TeacherComparison] = []
 
     def remarks(self) -> list[Remark]:
-        """Return a remark on a training that was not finished."""
+        """Return remarks on a training that was not finished, and on a compact teacher."""
+        found = worse_teacher(self.teacher_comparisons)
         if self.planned_epochs is None:
-            return []
+            return found
         fix = "finish the training with kdx train --resume, and export again"
-        return unfinished(self.epoch, self.planned_epochs, fix)
+        return [*unfinished(self.epoch, self.planned_epochs, fix), *found]
 
 
 def unfinished(epochs: int, planned: int, fix: str) -> list[Remark]:

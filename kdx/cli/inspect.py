@@ -47,12 +47,13 @@ def inspect(
     from rich.table import Table
 
     source = manifest.provenance
-    trained = opened.training_images()
+    compared, trained = source.teacher_comparisons, opened.training_images()
     of_planned = "" if source.planned_epochs is None else f"of {source.planned_epochs} "
     epochs = number_of(source.epoch, of_planned + agreeing(source.planned_epochs or source.epoch, "[epoch|epochs]"))
     rows = {
         "method": f"{manifest.method}: {manifest.pair.describe() if manifest.pair else 'of an unknown declaration'}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
+        **({"compared": "; ".join(each.describe() for each in compared)} if compared else {}),
         "takes": f"{manifest.camera.describe()}"
         + ("" if manifest.input.fixed_size else "; files of any size are resized"),
         **({} if manifest.tiling is None else {"tiles": _tiles(manifest, manifest.tiling)}),

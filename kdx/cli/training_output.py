@@ -66,3 +66,5 @@ def report_compact_teacher(made: DistilledTeacher) -> None:
     out.print(f"  the teacher learnt from {images} in {made.variants} variants each{more}, {epochs}")
     distances = ", ".join(f"{tap} {each.good:.3f} ({each.defects:.3f})" for tap, each in made.residuals.items())
     out.print(f"  its distance from its source on held-out good images (with drawn defects): {distances}")
+    for each in made.comparisons:
+        out.print(f"  its features, as a detector without a student: {each.describe()}")

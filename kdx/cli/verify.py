@@ -8,7 +8,8 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from kdx.cli.output import also_written, make_table, out, print_json
+from kdx.bundle.teacher_comparison import worse_teacher
+from kdx.cli.output import also_written, make_table, out, print_json, report_remarks
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION, require_effect
 from kdx.storage.files import refuse_existing
 
@@ -80,6 +81,9 @@ def _show(certificate: Any) -> None:
                 each.verdicts.describe() if each.verdicts else f"{each.compared} pairs of golden images and no verdicts"
             )
             out.print(f"{precision} in {each.runtime}, at export: {found}")
+    for each in certificate.teacher_comparisons:
+        out.print(f"the compact teacher's features, when it was made: {escape(each.describe())}")
+    report_remarks(worse_teacher(certificate.teacher_comparisons))
     if certificate.threshold is None:
         out.print("no verdicts were compared: the bundle has no threshold yet (kdx calibrate)")
     out.print("[green]passed[/]" if certificate.passed else "[bold red]failed[/]: do not deploy this bundle here")

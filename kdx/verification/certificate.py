@@ -13,6 +13,7 @@ import msgspec
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import engines_of
+from kdx.bundle.teacher_comparison import TeacherComparison
 from kdx.bundle.variants import Judged
 from kdx.errors import BackendError
 from kdx.runtime.backend_table import BackendInfo
@@ -31,6 +32,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         tolerances: What was allowed, by precision.
         comparisons: One for each backend, precision and batch size.
         judged: For BF16 and INT8, what their gate found at export, and the bounds that follow.
+        teacher_comparisons: What a compact teacher sees of defects, compared with each of its
+            sources when it was made; it decides nothing here.
         passed: Whether every comparison passed, and there was at least one.
     """
 
@@ -40,6 +43,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     tolerances: dict[str, Tolerances]
     comparisons: list[Comparison]
     judged: dict[str, list[Judged]] = {}
+    teacher_comparisons: list[TeacherComparison] = []
     passed: bool
 
 
@@ -74,6 +78,7 @@ def verify(
         tolerances={precision: TOLERANCES[precision] for precision in wanted},
         comparisons=comparisons,
         judged={name: each.judged for name, each in bundle.manifest.variants.items() if name in wanted and each.judged},
+        teacher_comparisons=bundle.manifest.provenance.teacher_comparisons,
         passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.errors import DataError, OptionError
 from kdx.imaging.images import ChannelOrder, InputSpec
@@ -127,10 +128,12 @@ def _said(error: DataError) -> str:
 
 
 def training_remarks(run: Path) -> list[Remark]:
-    """Return a remark on a run whose training was not finished."""
+    """Return remarks on a training that was not finished, and on a compact teacher."""
     from kd_train.training.run_folder import Run
 
-    return Run(run).remarks()
+    opened = Run(run)
+    distilled = opened.config.distilled
+    return [*opened.remarks(), *(worse_teacher(distilled.comparisons) if distilled else [])]
 
 
 def labelled_images(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
+from kd_export.graph.preprocess import Preprocess
+from kd_train.data.gate_images import DrawnDefects
+from kd_train.data.image_records import BadImages, scan_images
+from kd_train.data.image_set import ImageSet
 from kd_train.methods import find_method, methods
 from kd_train.models.backbones import create_backbone
 from kd_train.recipes import load_recipe
+from kd_train.training.checkpoints import read_run_record
 from kd_train.training.distillation import open_source
 from kd_train.training.distilled_teacher import TEACHER_FOLDER
 from kd_train.training.from_options import recipe_of
@@ -25,8 +34,11 @@ from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kdx.errors import CheckpointError, DataError, OptionError, WeightsError
+from kdx.imaging.images import read_image
+from kdx.workflows.export import training_remarks
 from tests.images import solar_cells
 from tests.kd_train.training.test_trainer import Interrupting, assert_same, tensors
+from tests.reference import upsample
 from tests.tiny_training import TINY
 
 COMPACT = replace(
@@ -64,7 +76,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert_same(one / TEACHER_FOLDER, other / TEACHER_FOLDER)
     ours, theirs = (json.loads((run / "run.json").read_text()) for run in (one, other))
     assert ours["teacher_sha256"] == theirs["teacher_sha256"]
-    assert ours["distilled"]["residuals"] == theirs["distilled"]["residuals"]
+    for name in ("residuals", "comparisons"):
+        assert ours["distilled"][name] == theirs["distilled"][name]
 
 
 def test_the_teacher_learns_its_source_and_the_run_says_how(whole):
@@ -84,33 +97,74 @@ def test_the_teacher_learns_its_source_and_the_run_says_how(whole):
     assert [head.tap for group in config.recipe.heads for head in group] == ["layer2", "layer3"]
 
 
-def test_the_residuals_are_the_distance_between_both_networks(whole, dataset):
-    """By hand, on the held-out images: half the squared distance of unit vectors."""
-    from kd_train.data.image_records import BadImages, scan_images
-    from kd_train.data.image_set import ImageSet
+def held_out_set(run: Run, data: Path) -> ImageSet:
+    bad = BadImages(0)
+    return ImageSet(scan_images(run.held_out_files(data), bad), run.config.input, bad, memory_mib=64, workers=0)
 
-    run = Run(whole)
+
+def both_networks(run: Run) -> list[Callable[[NDArray[np.uint8]], list[Tensor]]]:
+    """Return the source and the compact teacher, from an image to unit vectors at each tap."""
     pair, _ = load_pair(run)
     torch.manual_seed(0)
     source = open_source(run.config.recipe, ("random",))
-    bad = BadImages(0)
-    images = ImageSet(scan_images(run.held_out_files(dataset), bad), run.config.input, bad, memory_mib=64, workers=0)
-    sums = [0.0, 0.0]
-    from kd_export.graph.preprocess import Preprocess
 
+    def features(network, image):
+        config = run.config
+        preprocess = Preprocess(config.input, config.recipe.size, network.mean, network.std, scale_is_folded=False)
+        with torch.no_grad():
+            found = network(preprocess(torch.from_numpy(image.copy())[None]))
+        return [torch.nn.functional.normalize(each, dim=1) for each in found]
+
+    return [partial(features, network) for network in (source.teacher, pair.teacher)]
+
+
+def test_the_residuals_are_the_distance_between_both_networks(whole, dataset):
+    """By hand, on the held-out images: half the squared distance of unit vectors."""
+    run = Run(whole)
+    networks, images = both_networks(run), held_out_set(run, dataset)
+    sums = [0.0, 0.0]
     for index in range(len(images)):
-        batch = next(images.batches([[index]]))
-        features = []
-        for network in (source.teacher, pair.teacher):
-            preprocess = Preprocess(
-                run.config.input, run.config.recipe.size, network.mean, network.std, scale_is_folded=False
-            )
-            with torch.no_grad():
-                features.append([torch.nn.functional.normalize(each, dim=1) for each in network(preprocess(batch))])
+        features = [network(images[index]) for network in networks]
         for tap, (one, other) in enumerate(zip(*features, strict=True)):
             sums[tap] += float(0.5 * (one - other).square().sum(1).mean()) / len(images)
     recorded = [residual.good for residual in run.config.distilled.residuals.values()]
     assert recorded == pytest.approx(sums, rel=1e-3)
+
+
+def test_the_teacher_is_compared_with_its_source_by_nearest_good_features(whole, dataset):
+    """By hand, over all positions of all training images, with scikit-learn."""
+    from sklearn.metrics import roc_auc_score
+    from sklearn.neighbors import NearestNeighbors
+
+    run = Run(whole)
+    networks, good = both_networks(run), held_out_set(run, dataset)
+    known = [read_image(path, run.config.input) for path in sorted(run.training_files(dataset))]
+    defects = list(DrawnDefects(good, run.config.seed))
+    assert len(defects) == 3 * len(good)
+
+    def vectors(feature):
+        return feature[0].flatten(1).T.numpy()
+
+    found = []
+    for network in networks:
+        banks = [np.concatenate([vectors(f) for f in each]) for each in zip(*map(network, known), strict=True)]
+        searches = [NearestNeighbors(n_neighbors=1).fit(bank) for bank in banks]
+
+        def score(image, network=network, searches=searches):
+            maps = []
+            for feature, search in zip(network(image), searches, strict=True):
+                distance = search.kneighbors(vectors(feature))[0].reshape(feature.shape[2:])
+                maps.append(0.5 * distance**2)
+            size = maps[0].shape
+            return max(map(max, sum(upsample(each, *size) for each in maps)))
+
+        scores = [score(image) for image in [*(good[index] for index in range(len(good))), *defects]]
+        found.append(roc_auc_score([0] * len(good) + [1] * len(defects), scores))
+    recorded = run.config.distilled.comparisons
+    assert [(each.source, each.taps) for each in recorded] == [("test_resnet", ("layer2", "layer3"))]
+    assert (recorded[0].images, recorded[0].good, recorded[0].defects) == (len(good), len(good), len(defects))
+    assert (recorded[0].auroc_source, recorded[0].auroc) == pytest.approx(found, abs=1e-6)
+    assert recorded[0].outcome == "undecided"  # of six images
 
 
 def test_the_source_is_in_no_file(whole):
@@ -153,20 +207,34 @@ def test_a_run_that_is_interrupted_in_either_stage_resumes_to_the_same_bytes(who
     assert_same_run(run, whole)
 
 
-def test_a_finished_run_is_not_distilled_again(whole, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("kd_train.training.train.distil", None)
-    train(dataset, whole, replace(COMPACT, resume=True))
+def test_a_run_with_a_finished_teacher_resumes_without_its_source(dataset, tmp_path, monkeypatch):
+    """Neither the source's weights nor the further images are opened, and they may be gone."""
+    further = tmp_path / "further"
+    shutil.copytree(dataset / "train", further)
+    options = replace(COMPACT, teacher_epochs=1, extra_images=(str(further),))
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    expected = train(dataset, whole, options)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, run, options, InterruptingTask("training", 3))
+    shutil.rmtree(further)
+    for name in ("train.distil", "from_options.open_source"):
+        monkeypatch.setattr(f"kd_train.training.{name}", None)
+    resumed = train(dataset, run, replace(options, resume=True))
+    assert_same_run(run, whole)
+    assert resumed.remarks == expected.remarks
+    assert "held_out_known_to_teacher" in {each.kind for each in resumed.remarks}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"weights": "other"}, "source_sha256, weights changed|weights, source_sha256 changed"),
+        ({"weights": "other"}, "weights changed"),
+        ({"weights": "imagenet"}, "weights changed"),
         ({"teacher_from": "resnet18"}, "teacher_from"),
         ({"teacher_epochs": 3}, "teacher_epochs changed"),
         ({"damage": 0.25}, "damage changed"),
         ({"backbone": "compact-m"}, "backbones changed"),
-        ({"extra_images": "further"}, "extra_sha256 changed"),
+        ({"extra_images": "further"}, "extra_images changed"),
     ],
 )
 def test_a_run_is_not_resumed_with_another_teacher(whole, dataset, tmp_path, change, said):
@@ -243,6 +311,8 @@ def test_two_teachers_become_two_compact_networks_or_one(dataset, tmp_path):
         pair, _ = load_pair(trained)
         assert len(pair.teacher.networks) == count
         assert len(trained.config.distilled.residuals) == len(pair.teacher.features)
+        compared = [(each.source, ",".join(each.taps)) for each in trained.config.distilled.comparisons]
+        assert compared == list(zip(source.split(","), taps.split("/"), strict=True))
     with pytest.raises(OptionError, match="two taps with the same name"):
         train(
             dataset,
@@ -259,6 +329,11 @@ def test_a_compact_detector_is_exported_verified_and_evaluated(whole, dataset, t
     assert cli("verify", bundle, "--json").json["passed"]
     provenance = json.loads((bundle / "bundle.json").read_text())["provenance"]
     assert (provenance["backbone"], provenance["weights"]) == ("compact-s", "distilled from test_resnet, random")
+    compared = json.loads((whole / "run.json").read_text())["distilled"]["comparisons"]
+    assert provenance["teacher_comparisons"] == exported["certificate"]["teacher_comparisons"] == compared
+    text = Run(whole).config.distilled.comparisons[0].describe()
+    assert f"the compact teacher's features, when it was made: {text}" in cli("verify", bundle).stdout
+    assert text in " ".join(cli("inspect", bundle).stdout.split())
 
 
 # A teacher that exists
@@ -293,7 +368,9 @@ def test_another_run_uses_a_teacher_that_exists(teacher, dataset, tmp_path, monk
     config = train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(teacher), taps=taps)).run.config
     theirs = Run(teacher).config
     assert config.backbone == "compact-s"
-    assert (config.weights, config.distilled) == (theirs.weights, theirs.distilled)
+    assert (config.weights, config.distilled) == (theirs.weights, theirs.distilled.used_elsewhere())
+    assert [each.of_other_run for each in config.distilled.comparisons] == [True]
+    assert [each.of_other_run for each in theirs.distilled.comparisons] == [False]
     assert config.recipe.teacher_from == ("test_resnet",)
     pair, _ = load_pair(Run(tmp_path / "run"))
     assert pair.teacher.networks[0].taps == ("layer2", "layer3", *(() if taps else ("layer4",)))
@@ -390,8 +467,11 @@ def test_the_command_line_makes_a_teacher_and_uses_it(dataset, tmp_path, cli):
     assert report["weights"] == "distilled from test_resnet, random"
     said = cli("distil", dataset, "-o", made, *common, *given, "--teacher-epochs", 1, "--resume").stdout
     assert "its distance from its source on held-out good images" in said
+    assert "as a detector without a student: image AUROC" in said
     assert f"kdx train DATA --teacher-from {made}" in " ".join(said.split())
     trained = cli("train", dataset, "-o", run, "--teacher-from", made, "--epochs", 1, *common, "--json").json
+    compared, of_other_run = (each["compact_teacher"].pop("comparisons") for each in (report, trained))
+    assert of_other_run == [{**each, "of_other_run": True} for each in compared]
     assert trained["compact_teacher"] == report["compact_teacher"]
     # It is a run without students: whoever takes it for one is told.
     assert "no epoch" in cli("export", made, "-o", tmp_path / "bundle.kdx", code=2).stderr
@@ -450,6 +530,45 @@ def test_held_out_images_that_a_teacher_knows_are_named(teacher, dataset, tmp_pa
     further = replace(COMPACT, epochs=1, teacher_epochs=1, extra_images=(str(dataset / "train"),))
     counts = {each.kind: each.count for each in train(dataset, tmp_path / "further", further).remarks}
     assert counts["held_out_known_to_teacher"] == len(same.run.config.validation_images)
+
+
+def test_further_images_of_a_teacher_are_known_wherever_it_is_used(dataset, tmp_path):
+    """Also in a run that uses the teacher of a run that used it."""
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    further = tmp_path / "further"
+    shutil.copytree(dataset / "train", further)
+    train(dataset, first, replace(COMPACT, teacher_epochs=1, extra_images=(str(further),)), teacher_only=True)
+    train(dataset, second, replace(KEPT, teacher_from=str(first), epochs=1))
+    result = train(dataset, third, replace(KEPT, teacher_from=str(second), epochs=1))
+    counts = {each.kind: each.count for each in result.remarks}
+    assert counts["held_out_known_to_teacher"] == len(result.run.config.validation_images)
+
+
+def test_the_record_of_a_teacher_that_exists_is_read_once(teacher, dataset, tmp_path, monkeypatch):
+    from kd_train.training import run_folder
+
+    read = []
+
+    def counted(path, *args, **options):
+        read.append(path)
+        return read_run_record(path, *args, **options)
+
+    monkeypatch.setattr(run_folder, "read_run_record", counted)
+    train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(teacher), epochs=1))
+    assert read.count(teacher / "run.json") == 1
+
+
+def test_a_clearly_worse_teacher_is_named_wherever_it_goes(teacher, whole, dataset, tmp_path):
+    worse = Path(shutil.copytree(teacher, tmp_path / "worse"))
+    record = json.loads((worse / "run.json").read_text())
+    record["distilled"]["comparisons"][0].update(auroc=0.6, auroc_source=0.9, outcome="worse")
+    (worse / "run.json").write_text(json.dumps(record))
+    result = train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(worse), epochs=1))
+    assert "compact_teacher_worse" in {each.kind for each in result.remarks}
+    assert "compact_teacher_worse" in {each.kind for each in training_remarks(result.run.path)}
+    provenance = result.run.provenance(result.run.checkpoint("last"))
+    assert [each.kind for each in provenance.remarks()] == ["compact_teacher_worse"]
+    assert training_remarks(whole) == []
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
