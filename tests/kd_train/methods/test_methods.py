@@ -36,8 +36,9 @@ def by_hand(method: str, features: list, size: tuple[int, int], sigma: float, co
     first, second = features[: counts[0]], features[counts[0] :]
     if method == "mixed-teacher":
         return reference.mixed_teacher(first, second, size, sigma)
-    if second and method == "stpm":  # scored by the deepest tap
-        return reference.stpm(first, size, sigma)[0], reference.stpm(second, size, 0.0)[1]
+    if second and method == "stpm":
+        deepest = reference.anomaly_map(first[-1:], size, product=False, sigma=0.0)
+        return reference.stpm(first, size, sigma)[0], deepest.max() if len(second) == 1 else (deepest**2).sum()
     if method == "dual":
         return reference.summed(first, size, sigma)[0], reference.dual_det(second, size, 0.0)[1]
     single = {
@@ -62,7 +63,8 @@ def reference_features(pair, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [BACKBONE, "efficientnet_b0", COMPACT])
 @pytest.mark.parametrize(
-    ("method", "choices"), [*((method, {}) for method in METHODS), ("stpm", {"scored_by": "deepest"})]
+    ("method", "choices"),
+    [*((method, {}) for method in METHODS), *(("stpm", {"scored_by": by}) for by in ("deepest", "deepest-squared"))],
 )
 def test_map_and_score_are_the_papers(method, choices, backbone) -> None:
     taps = EFFICIENTNET_TAPS.get(method, "") if backbone == "efficientnet_b0" else ""
@@ -96,7 +98,7 @@ CHOICES = [
     ),
     *(("dskd", {"maps": number}) for number in ("1", "2", "3")),
     ("stpm", {"combine": "sum", "score": "sum"}),
-    ("stpm", {"scored_by": "deepest"}),
+    *(("stpm", {"scored_by": by}) for by in ("deepest", "deepest-squared")),
     ("mixed-teacher", {"score": "max"}),
     ("dual-det", {"combine": "sum"}),
 ]
