@@ -3,7 +3,7 @@
 TensorRT for RTX compiles no FP32 matrix product for Turing ("FP32 GEMM is not supported", 1.7.1),
 but FP32 convolutions. The fused detector's products all have one constant side: resizing,
 upsampling, blurring, summing over channels. A constant times columns is a 1 × 1 convolution over
-those columns, exactly.
+those columns, exactly; a stack of constants, one for each block of rows, is a grouped one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def products_to_convolutions(model: ModelProto) -> ModelProto:
             nodes.append(node)
             continue
         left, right = (constants.get(name) for name in node.input)
-        if left is not None and left.ndim == 2:
+        if left is not None and left.ndim in {2, 3}:
             matrix, value = left, node.input[1]
             nodes += _convolve(graph, node.name, matrix, value, shapes[value], node.output[0])
         elif right is not None and right.ndim == 2:
@@ -56,15 +56,21 @@ def products_to_convolutions(model: ModelProto) -> ModelProto:
 def _convolve(
     graph: onnx.GraphProto, name: str, matrix: NDArray[np.float32], value: str, shape: list[int], output: str
 ) -> list[NodeProto]:
-    """Return nodes for ``matrix @ value``, with the rows of the value as channels."""
+    """Return nodes for ``matrix @ value``, with the rows of the value as channels.
+
+    A stack of matrices ``(K, q, h)`` multiplies a value ``(N, K, h, columns)``.
+    """
+    groups = matrix.shape[0] if matrix.ndim == 3 else 1
     rows, columns = shape[-2:]
-    weight = numpy_helper.from_array(np.ascontiguousarray(matrix)[:, :, None, None], f"{output}.weight")
-    before = _constant(graph, f"{output}.before", [-1, rows, 1, columns])
-    after = _constant(graph, f"{output}.after", [-1, *shape[1:-2], matrix.shape[0], columns])
+    weight = numpy_helper.from_array(matrix.reshape(-1, rows)[:, :, None, None].copy(), f"{output}.weight")
+    before = _constant(graph, f"{output}.before", [-1, groups * rows, 1, columns])
+    after = _constant(graph, f"{output}.after", [-1, *shape[1:-2], matrix.shape[-2], columns])
     graph.initializer.append(weight)
     return [
         helper.make_node("Reshape", [value, before], [f"{output}.columns"], name=f"{name}.columns"),
-        helper.make_node("Conv", [f"{output}.columns", weight.name], [f"{output}.convolved"], name=f"{name}.Conv"),
+        helper.make_node(
+            "Conv", [f"{output}.columns", weight.name], [f"{output}.convolved"], name=f"{name}.Conv", group=groups
+        ),
         helper.make_node("Reshape", [f"{output}.convolved", after], [output], name=f"{name}.rows"),
     ]
 

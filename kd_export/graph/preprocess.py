@@ -5,27 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kd_export.graph.separable import Separable
+from kd_export.graph.banded import BandedReduction, bands_of
 from kdx.imaging.images import InputSpec
 from kdx.imaging.resampling import antialias_matrix
 
 
-def resize(size_in: tuple[int, int], size_out: tuple[int, int], crop: tuple[int, int]) -> nn.Module:
-    """Return an antialiased bilinear resize of ``(N, C, H, W)`` and the cut of its centre.
+def resize(size_in: tuple[int, int], size_out: tuple[int, int], crop: tuple[int, int], channels: int) -> nn.Module:
+    """Return an antialiased bilinear resize of ``(N, H, W, C)`` to ``(N, C, h, w)``, cut centrally.
 
     Equal to ``F.interpolate(antialias=True)`` and torchvision's centre crop. TensorRT refuses
-    ``Resize(antialias=1)``; two constant-matrix products run everywhere, and rows that are cut off
-    are not computed.
+    ``Resize(antialias=1)``; products with constant matrices run everywhere, and rows that are cut
+    off are not computed.
     """
     tops = [round((full - part) / 2) for full, part in zip(size_out, crop, strict=True)]
     if size_in == size_out:
-        return nn.Identity() if crop == size_out else CentreCrop(tops, crop)
-    return Separable(
-        *(
-            antialias_matrix(source, full)[top : top + part]
-            for source, full, top, part in zip(size_in, size_out, tops, crop, strict=True)
-        )
+        return Planes() if crop == size_out else nn.Sequential(Planes(), CentreCrop(tops, crop))
+    rows, columns = (
+        bands_of(antialias_matrix(source, full)[top : top + part])
+        for source, full, top, part in zip(size_in, size_out, tops, crop, strict=True)
     )
+    return BandedReduction(rows, columns, channels)
+
+
+class Planes(nn.Module):
+    """Separates the channels of images: ``(N, H, W, C)`` to ``(N, C, H, W)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take ``(N, H, W, C)`` and return ``(N, C, H, W)``."""
+        # Runtimes copy what is transposed, but not a mono image of another shape.
+        return x.reshape(-1, 1, *x.shape[1:3]) if x.shape[3] == 1 else x.permute(0, 3, 1, 2)
 
 
 class CentreCrop(nn.Module):
@@ -96,7 +104,7 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         camera = (input_spec.height, input_spec.width)
-        self.resize = resize(camera, resize_to or size, size)
+        self.resize = resize(camera, resize_to or size, size, input_spec.channels)
         flip = _is_bgr(input_spec)
         step = -1 if flip else 1
         channels = input_mixing(input_spec, mean, std).shape[1] if scale_is_folded else 3
@@ -108,11 +116,8 @@ class Preprocess(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Preprocess a batch, the cast first: TensorRT can only cast a uint8 network input."""
-        x = image.to(torch.float32)
-        # Runtimes copy what is transposed, but not a mono image of another shape.
-        planes = x.reshape(-1, 1, *x.shape[1:3]) if x.shape[3] == 1 else x.permute(0, 3, 1, 2)
         # A mono image becomes three channels by broadcasting against the mean, unless one suffices.
-        x = self.resize(planes) - self.mean
+        x = self.resize(image.to(torch.float32)) - self.mean
         if self.scale is not None:
             x = x * self.scale
         normalised: Tensor = x.flip(1) if self.flip else x

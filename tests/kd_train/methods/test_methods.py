@@ -216,8 +216,8 @@ def test_the_graph_has_one_input_one_normalisation_and_nothing_left_over(trained
     used = {name for node in graph.node for name in node.input}
     assert all(tensor.name in used for tensor in graph.initializer)
     assert sum(node.op_type == "Cast" for node in graph.node) == 1
-    # From the input to the first convolutions there is one path: cast, transposition, subtraction
-    # of the mean.
+    # From the input to the first convolutions there is one path: cast, separation of the channels,
+    # subtraction of the mean.
     consumers: dict[str, list] = {}
     for node in graph.node:
         for name in node.input:
@@ -227,7 +227,7 @@ def test_the_graph_has_one_input_one_normalisation_and_nothing_left_over(trained
         path.append(consumers[name][0].op_type)
         name = consumers[name][0].output[0]
     assert path.count("Sub") == 1
-    assert set(path) <= {"Cast", "Transpose", "Sub", "MatMul"}  # the last two times where the recipe crops
+    assert set(path) <= {"Cast", "Reshape", "Transpose", "Sub", "MatMul"}  # products where the recipe crops
     assert {node.op_type for node in consumers[name]} == {"Conv"}
 
 
