@@ -53,7 +53,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         mean: The mean of each RGB channel by which the teacher's input is normalised.
         std: The standard deviation of each RGB channel by which the teacher's input is normalised.
         seed: The seed of all randomness.
-        data: The data folder as the user gave it.
+        data: The data folder as the user gave it; empty for a teacher of several products.
         dataset: The key of the published data set, or None.
         category: The data set's category, or None.
         subfolders: Whether images in subfolders belong to the folder around them.
@@ -180,6 +180,8 @@ class Run:
 
     @property
     def _how_to_continue(self) -> str:
+        if not self.config.data:
+            return "continue with the catalogue that began it: kdx train-many"
         command = ["kdx", "train", self.config.data, "--out", str(self.path), "--method", self.config.method]
         if self.config.category is not None:
             command += ["--category", self.config.category]

@@ -121,7 +121,7 @@ def distil_union(
     with RunLock() as run_lock:
         run_lock.take(out)
         return _train(
-            ", ".join(str(member.data) for member in members.values()),
+            "",
             lambda _: read_union(members, progress),
             out,
             options,

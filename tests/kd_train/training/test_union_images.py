@@ -120,6 +120,9 @@ def test_a_teacher_of_a_union_resumes_to_the_same_bytes(dataset, cells, tmp_path
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         distil_union(members, run, OPTIONS, InterruptingTask("compact teacher", 2))
+    with pytest.raises(CheckpointError, match="no epoch") as error:
+        Run(run).checkpoint("last")
+    assert error.value.fix == "continue with the catalogue that began it: kdx train-many"
     resumed = distil_union(members, run, replace(OPTIONS, resume=True)).run
     assert_same(run / "teacher", tmp_path / "whole/teacher")
     assert resumed.config.teacher_sha256 == whole.config.teacher_sha256

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ from kdx.workflows.many import product, shared_teacher
 from kdx.workflows.many.orders import orders_of
 from kdx.workflows.many.product_records import ProductOrder, TeacherResult
 from kdx.workflows.many.shared_teacher import (
+    failed_teacher,
     finished_teacher,
     later_product,
     make_teacher,
@@ -207,6 +209,19 @@ def test_an_interrupted_teacher_is_resumed_and_other_images_begin_it_again(datas
         result = make_teacher(teacher)
         assert (result.state, result.error["type"]) == ("failed", "Bug")
     assert asked == [False, True, False]
+
+
+def test_orders_of_teachers_and_products_travel_to_a_cluster_as_json(dataset, tmp_path, monkeypatch):
+    from kdx.workflows.many import engines
+
+    two = orders(tmp_path, {"a": (dataset, "extra_images = []"), "b": (dataset, "")})
+    received: list[object] = []
+    monkeypatch.setattr(engines, "_make", lambda order: received.append(order) or failed_teacher(two_teachers[0], {}))
+    two_teachers = teacher_orders(two)
+    for order in (*two_teachers, *two):
+        answer = engines.make_encoded(msgspec.json.encode(order))
+        assert engines._decoded(two_teachers[0], answer).state == "failed"
+    assert received == [*two_teachers, *two]
 
 
 @pytest.mark.slow
