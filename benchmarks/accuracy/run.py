@@ -124,7 +124,7 @@ class AccuracyBenchmark:
         for job in self.jobs:
             before = known.get(job.key, job.asked)
             if before != job.asked and not self.replace:
-                differing = {name for name, _ in before.items() ^ job.asked.items()}
+                differing = {name for name in before | job.asked if before.get(name) != job.asked.get(name)}
                 said = ", ".join(f"{name} {before.get(name)}, now {job.asked.get(name)}" for name in sorted(differing))
                 sys.exit(
                     f"{job.data}, {job.pair}, seed {job.seed} was measured with other options ({said}): give "
