@@ -155,13 +155,17 @@ class _CompiledGraph:
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         try:
-            request = self._idle.get_nowait()
+            request, tensors = self._idle.get_nowait()
         except queue.Empty:
             request = self.model.create_infer_request()
-        # The input is not copied; the outputs are copies.
-        results = request.infer({0: images}, share_inputs=True)
-        outputs = Outputs(*(results[port] for port in self._ports))
-        self._idle.put(request)
+            tensors = [request.get_tensor(port) for port in self._ports]
+        # The input is not copied unless it is read-only, which OpenVINO does not share; the outputs
+        # are copies. A tensor and its data need half of the Python code that arrays and a
+        # dictionary of results need: 5 % of a call of a compact pair.
+        tensor = ov.Tensor(images, shared_memory=images.flags.writeable)
+        request.infer(tensor, share_inputs=True, share_outputs=True)
+        outputs = Outputs(*(each.data.copy() for each in tensors))
+        self._idle.put((request, tensors))
         return outputs
 
     def run_each(self, images: NDArray[np.uint8]) -> Outputs:

@@ -87,7 +87,7 @@ class BatchCache(Generic[K, V]):
         value.set_result(made)
 
     def _drop_oldest(self) -> None:
-        if self._room is None:
+        if self._room is None or len(self._values) <= self._room:
             return
         used = [key for key in self._values if key not in self._never_dropped]
         # A value that is being made stays, because the next call for it would make it a second
