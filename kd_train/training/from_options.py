@@ -60,7 +60,7 @@ def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
 
 
 def source_of(
-    options: TrainOptions, recipe: Recipe, kept: KeptTeacher | None, begun: RunConfig | None
+    options: TrainOptions, recipe: Recipe, kept: KeptTeacher | None = None, begun: RunConfig | None = None
 ) -> Source | KeptTeacher | FinishedTeacher | None:
     """Return where the compact teacher comes from, or None for another teacher.
 

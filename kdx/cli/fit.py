@@ -47,7 +47,8 @@ def fit(
     First every method at every size is exported untrained and timed, in minutes: what cannot keep
     the budget is never trained. The others are trained, every method once at its largest size, the
     quickest first, then the best method's other sizes; exported through the gate, calibrated,
-    evaluated and timed again. Where there are no defective test images, accuracy is that of
+    evaluated and timed again. STPM is also tried with a compact teacher and with the network from
+    which that one learns. Where there are no defective test images, accuracy is that of
     synthetic defects, and every figure says so.
 
     The output folder gets fit.json, frontier.png and .svg, and best.kdx, ready for use. Run the

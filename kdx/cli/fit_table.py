@@ -19,6 +19,8 @@ def show_report(report: Report) -> None:
     _dropped(report)
     for note in report.notes:
         out.print(f"[yellow]note:[/] {escape(note)}")
+    if report.compact_choice:
+        out.print(escape(spelled(report.compact_choice)))
     machine = report.machine
     out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {machine.threads} threads")
     if report.best is None:
@@ -47,7 +49,7 @@ def _table(report: Report) -> None:
         scores, timing = row.scores, row.timing
         style = "dim" if not row.keeps_budget else "bold" if _is_best(report, row) else None
         table.add_row(
-            row.candidate.method,
+            row.candidate.pair,
             str(row.candidate.size),
             timing.precision,
             timing.backend,

@@ -30,6 +30,11 @@ def trial_line(trial: Trial) -> str:
     return f"{trial.candidate}: {'; '.join(parts)} ({trial.epochs} epochs, {trial.seconds:.0f} s of training)"
 
 
+def teacher_lines(trial: Trial) -> list[str]:
+    """Say what a trial's compact teacher sees of defects, compared with each of its sources."""
+    return [f"{trial.candidate}: the teacher's features alone: {each.describe()}" for each in trial.teacher_comparisons]
+
+
 def next_command(best: Best | None, request: FitRequest) -> str:
     """Return the command that checks the best bundle against the budget; empty without one."""
     if best is None:

@@ -48,8 +48,17 @@ def with_frontier(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
 
 def ranked(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
     """Return the rows within the budget by image AUROC, then by latency."""
-    kept = [row for row in rows if row.keeps_budget]
-    return sorted(kept, key=lambda row: (-round(row.scores.image_auroc, _DECIMALS), _latency(row), row.candidate))
+    return by_accuracy([row for row in rows if row.keeps_budget])
+
+
+def by_accuracy(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
+    """Return the rows by image AUROC, then by latency."""
+    return sorted(rows, key=lambda row: (-accuracy_of(row), _latency(row), row.candidate))
+
+
+def accuracy_of(row: FrontierRow) -> float:
+    """Return a row's image AUROC, to a tenth of a percent."""
+    return round(row.scores.image_auroc, _DECIMALS)
 
 
 def next_to_train(
@@ -57,9 +66,9 @@ def next_to_train(
 ) -> MethodSize:
     """Return the most promising of the candidates that are not trained.
 
-    Every method comes once before any comes again, at its largest size that may keep the budget,
-    the quickest method first. Then the best method so far continues with its other sizes, the
-    larger first, and so do the others after it.
+    Every method, with each of its teachers, comes once before any comes again, at its largest size
+    that may keep the budget, the quickest first. Then the best so far continues with its other
+    sizes, the larger first, and so do the others after it.
 
     Args:
         waiting: Candidates with their screened latency; at least one.
@@ -67,14 +76,14 @@ def next_to_train(
     """
     best: dict[str, float] = {}
     for candidate, auroc in results:
-        best[candidate.method] = max(auroc, best.get(candidate.method, auroc))
-    untried = [each for each in waiting if each[0].method not in best]
+        best[candidate.pair] = max(auroc, best.get(candidate.pair, auroc))
+    untried = [each for each in waiting if each[0].pair not in best]
     if not untried:
-        return min((candidate for candidate, _ in waiting), key=lambda c: (-best[c.method], c.method, -c.size))
+        return min((candidate for candidate, _ in waiting), key=lambda c: (-best[c.pair], c.pair, -c.size))
     largest: dict[str, int] = {}
     for candidate, _ in untried:
-        largest[candidate.method] = max(candidate.size, largest.get(candidate.method, 0))
-    return min((ms, candidate) for candidate, ms in untried if candidate.size == largest[candidate.method])[1]
+        largest[candidate.pair] = max(candidate.size, largest.get(candidate.pair, 0))
+    return min((ms, candidate) for candidate, ms in untried if candidate.size == largest[candidate.pair])[1]
 
 
 def _latency(row: FrontierRow) -> float:

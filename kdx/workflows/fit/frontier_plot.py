@@ -76,13 +76,13 @@ def _points(axes: Axes, report: Report) -> None:
     frontier = [row for row in report.rows if row.on_frontier]
     xs, ys = [_x(row) for row in frontier], [_y(row) for row in frontier]
     axes.plot(xs, ys, color="#444444", linewidth=1, drawstyle="steps-post", zorder=2)
-    methods = _methods(report.rows)
+    pairs = _pairs(report.rows)
     for row in report.rows:
         axes.scatter(
             _x(row),
             _y(row),
             s=64 if row.on_frontier else 36,
-            color=_COLOURS[methods.index(row.candidate.method) % len(_COLOURS)],
+            color=_COLOURS[pairs.index(row.candidate.pair) % len(_COLOURS)],
             marker=_marker(row.timing.precision),
             alpha=1.0 if row.on_frontier else 0.45,
             edgecolors="white",
@@ -111,7 +111,7 @@ def _legend(axes: Axes, rows: Sequence[FrontierRow]) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Artist] = [
-        Patch(color=_COLOURS[index % len(_COLOURS)], label=method) for index, method in enumerate(_methods(rows))
+        Patch(color=_COLOURS[index % len(_COLOURS)], label=pair) for index, pair in enumerate(_pairs(rows))
     ]
     handles += [
         Line2D([], [], color="#777777", marker=_marker(precision), linestyle="none", label=precision)
@@ -164,8 +164,8 @@ def _labels(axes: Axes, rows: Sequence[FrontierRow], budget_ms: float) -> None:
             label.remove()
 
 
-def _methods(rows: Sequence[FrontierRow]) -> list[str]:
-    return sorted({row.candidate.method for row in rows})
+def _pairs(rows: Sequence[FrontierRow]) -> list[str]:
+    return sorted({row.candidate.pair for row in rows})
 
 
 def _marker(precision: str) -> str:

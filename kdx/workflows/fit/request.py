@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kd_train.methods import find_method, methods
-from kd_train.recipes import Recipe
-from kd_train.training.from_options import check_options, recipe_of
+from kd_train.models.teacher import is_compact
+from kd_train.recipes import DEFAULT_SOURCE, Recipe
+from kd_train.training.from_options import check_options, recipe_of, split_names
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_folder import check_device
 from kdx.bundle.variants import PRECISIONS
@@ -27,6 +28,8 @@ SIZES = (128, 160, 224, 256)
 _BUDGET_MS = (0.05, 60_000.0)
 _MOST_RUNS = 100_000
 _SIZE_LIMITS = (32, 4096)
+# The compact teacher that is tried, and the method with which it was measured.
+COMPACT, COMPACT_METHOD = "compact-m", "stpm"
 # Recorded beside the training options, or set by this command.
 _RECORDED_ELSEWHERE = ("method", "image_size", "category")
 
@@ -67,15 +70,42 @@ class FitRequest:
 
     def options_of(self, candidate: MethodSize) -> TrainOptions:
         """Return what a candidate is trained with, on from where an earlier call stopped."""
-        return replace(self.training, method=candidate.method, image_size=candidate.size, resume=True, force=False)
+        chosen = self.training
+        if candidate.backbone:
+            source = chosen.backbone if candidate.backbone == COMPACT else None
+            chosen = replace(chosen, backbone=candidate.backbone, teacher_from=source)
+        return replace(chosen, method=candidate.method, image_size=candidate.size, resume=True, force=False)
 
     def recipe_of(self, candidate: MethodSize) -> Recipe:
         """Return a candidate's recipe."""
         return recipe_of(self.options_of(candidate))
 
     def candidates(self) -> list[MethodSize]:
-        """Return every candidate, each method's sizes from the smallest."""
-        return [MethodSize(method, size) for method in self.methods for size in self.sizes]
+        """Return every candidate, each method's sizes from the smallest.
+
+        STPM is also tried with a compact teacher, and with the network from which that one learns.
+        """
+        pairs = [(method, "") for method in self.methods]
+        pairs += [pair for pair in self.compact_and_source or () if pair not in pairs]
+        return [MethodSize(method, size, backbone) for method, backbone in pairs for size in self.sizes]
+
+    @property
+    def compact_and_source(self) -> tuple[tuple[str, str], tuple[str, str]] | None:
+        """Method and teacher of the compact pair, and of the pair of the network it learns from.
+
+        None where they are not candidates: the user asked for other methods or for compact
+        teachers, or named taps or a file of weights for the paper's network.
+        """
+        chosen = self.training
+        if COMPACT_METHOD not in self.methods:
+            return None
+        if chosen.backbone is not None:
+            # Compact networks learn from no compact network.
+            named = split_names(chosen.backbone)
+            return None if is_compact(named) else ((COMPACT_METHOD, COMPACT), (COMPACT_METHOD, ""))
+        if chosen.taps is not None or chosen.weights not in ("imagenet", "random"):
+            return None
+        return (COMPACT_METHOD, COMPACT), (COMPACT_METHOD, DEFAULT_SOURCE[0])
 
     def asked(self) -> dict[str, Any]:
         """Return the training options that the user gave and that decide what runs hold."""

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from kd_export.graph import FusedDetector
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.quantize import quantize
-from kd_train.training.from_options import build_pair
+from kd_train.models.pair import Pair
+from kd_train.recipes import Recipe
+from kd_train.training.from_options import build_pair, source_of
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import GRAPH, SCHEMA, Manifest, Provenance
@@ -82,7 +84,7 @@ def _foreseen(candidate: MethodSize, found: list[Screened], request: FitRequest)
     """Return the outcome that a smaller size implies: larger images take longer; or None."""
     for smaller in found:
         fastest = smaller.fastest
-        if smaller.candidate.method != candidate.method or smaller.outcome != "misses" or fastest is None:
+        if smaller.candidate.pair != candidate.pair or smaller.outcome != "misses" or fastest is None:
             continue
         if fastest.p50_ms is not None and fastest.p50_ms > HOPELESS * request.budget_ms:
             reason = f"not measured: {smaller.candidate.size} takes {fastest.p50_ms:.1f} ms already"
@@ -117,7 +119,7 @@ def _screen(candidate: MethodSize, request: FitRequest, material: Material) -> S
 def _failure_of(candidate: MethodSize, request: FitRequest) -> KdxError:
     """Return the error itself that no candidate was spared, for its own words."""
     try:
-        build_pair(request.options_of(candidate), request.recipe_of(candidate))
+        _pair(candidate, request)
     except KdxError as error:
         return error
     return GateError("no candidate could be exported and run", fix="kdx doctor says what this machine can run")
@@ -131,13 +133,20 @@ def _untrained(
     Only the graphs are there, and no gate was asked: an untrained student has no decisions that
     INT8 could lose.
     """
-    recipe = request.recipe_of(candidate)
+    pair, recipe = _pair(candidate, request)
     spec = material.input_of(recipe, request)
-    pair, _ = build_pair(request.options_of(candidate), recipe)
     detector = FusedDetector(pair, pair.spec, spec, recipe.size, pair.mean, pair.std, recipe.resize_to)
     export_onnx(detector, root / GRAPH, max_batch=_MAX_BATCH, metadata={})
     images = material.samples(spec)
     return write_manifest(root, _manifest(candidate, detector, _variants(root, request.precisions, images))), images
+
+
+def _pair(candidate: MethodSize, request: FitRequest) -> tuple[Pair, Recipe]:
+    options, recipe = request.options_of(candidate), request.recipe_of(candidate)
+    source = source_of(options, recipe)
+    if source is not None:  # its weights are missed now, and not after hours of other trainings
+        recipe = msgspec.structs.replace(recipe, heads=source.heads)
+    return build_pair(options, recipe)[0], recipe
 
 
 def _variants(root: Path, precisions: tuple[str, ...], images: NDArray[np.uint8]) -> dict[str, Variant]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from kd_train.training.run_folder import TRAINING_PACKAGES
+from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import BackendError
 from kdx.progress import Progress
 from kdx.runtime.backend_table import BACKENDS
@@ -18,8 +19,9 @@ from kdx.runtime.machine import Machine, describe_machine, package_versions
 from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import now
-from kdx.workflows.fit.advice import advice, next_command, reason_of, trial_line
+from kdx.workflows.fit.advice import advice, next_command, reason_of, teacher_lines, trial_line
 from kdx.workflows.fit.best import keep_best
+from kdx.workflows.fit.compact_choice import compact_choice
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.frontier import next_to_train, rows_of, with_frontier
 from kdx.workflows.fit.frontier_plot import write_plots
@@ -94,6 +96,8 @@ def _train_in_order(
         try:
             trials[candidate] = workshop.trial(screened)
             say(trial_line(trials[candidate]))
+            for line in teacher_lines(trials[candidate]):
+                say(line)
         except OSError:  # a full disk is nobody's fault but the disk's
             raise
         except Exception as error:  # training and export can fail differently with every backbone
@@ -127,6 +131,7 @@ def _report(
     )
     best = keep_best(rows, request, folder)
     images = workshop.accuracy_images
+    left_out = [*_screened_out(screened), *dropped, *_refused(trials)]
     has_defective = any(image.is_defective for image in workshop.material.folder.test)
     report = Report(
         schema=SCHEMA,
@@ -136,15 +141,16 @@ def _report(
         percentile=request.percentile,
         false_reject_rate=request.false_reject_rate,
         evidence=images.kind if images else LABELLED if has_defective else SYNTHETIC,
-        notes=[*_notes(workshop, rows), *_busy(screened, trials)],
+        notes=[*_notes(workshop, rows), *_teachers(trials), *_busy(screened, trials)],
         machine=workshop.machine,
         screened=screened,
         rows=rows,
-        dropped=[*_screened_out(screened), *dropped, *_refused(trials)],
+        dropped=left_out,
         best=best,
         advice=[],
         next=next_command(best, request),
         created=now(),
+        compact_choice=compact_choice(rows, left_out, request),
     )
     if best is None:
         report = msgspec.structs.replace(report, advice=advice(report, request))
@@ -165,6 +171,12 @@ def _notes(workshop: Workshop, rows: list[FrontierRow]) -> list[str]:
     if workshop.request.training.weights == "random":
         notes.append("the teacher's weights are random: accuracy says nothing of detectors with a trained teacher")
     return notes
+
+
+def _teachers(trials: Mapping[MethodSize, Trial]) -> list[str]:
+    lines = [line for trial in trials.values() for line in teacher_lines(trial)]
+    worse = {trial.candidate: worse_teacher(trial.teacher_comparisons) for trial in trials.values()}
+    return lines + [f"{candidate}: {each}" for candidate, remarks in worse.items() for each in remarks]
 
 
 def _busy(screened: list[Screened], trials: Mapping[MethodSize, Trial]) -> list[str]:

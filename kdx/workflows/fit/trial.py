@@ -138,6 +138,7 @@ class Workshop:
             seconds=round(sum(epoch.seconds for epoch in history) + run.distillation_seconds, 1),
             measured=[one for one in measured if one is not None],
             refused={**refused, **undecided},
+            teacher_comparisons=run.config.distilled.comparisons if run.config.distilled else [],
         )
 
     def timed_again(self, trial: Trial) -> Trial:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from kdx.bundle.teacher_comparison import TeacherComparison
 from kdx.runtime.machine import Machine
 
 SCHEMA = 1
@@ -14,18 +15,30 @@ LABELLED, SYNTHETIC = "labelled test images", "synthetic defects"
 
 
 class MethodSize(msgspec.Struct, frozen=True, order=True):
-    """A candidate for training: a method and the side of the networks' square, in pixels."""
+    """A candidate for training.
+
+    Attributes:
+        method: The method.
+        size: The side of the networks' square, in pixels.
+        backbone: The teacher; empty for the one that the user chose, or the method's own.
+    """
 
     method: str
     size: int
+    backbone: str = ""
 
     @property
     def name(self) -> str:
         """The name of its run folder."""
-        return f"{self.method}-{self.size}"
+        return "-".join(filter(None, (self.method, str(self.size), self.backbone)))
+
+    @property
+    def pair(self) -> str:
+        """The method with its teacher, of any size."""
+        return " ".join(filter(None, (self.method, self.backbone)))
 
     def __str__(self) -> str:
-        return f"{self.method} {self.size}"
+        return f"{self.pair} {self.size}"
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +145,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         seconds: Duration of the training.
         measured: Every precision that passed its gate.
         refused: Why others are missing, by precision.
+        teacher_comparisons: What a compact teacher sees of defects, compared with its source.
     """
 
     candidate: MethodSize
@@ -142,6 +156,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     measured: list[Measured]
     refused: dict[str, str] = {}
+    teacher_comparisons: list[TeacherComparison] = []
 
 
 class FrontierRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +232,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         rows: The table, fastest first.
         dropped: What is not in it, and why.
         best: The most accurate that keeps the budget, or None.
+        compact_choice: Whether the compact teacher or the network that it learns from is better
+            here, and why, in words; empty where they were not candidates.
         advice: What would help where nothing keeps it.
         next: The command to run next, or empty.
         created: UTC time, ISO 8601.
@@ -238,6 +255,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     advice: list[str]
     next: str
     created: str
+    compact_choice: str = ""
 
 
 def fastest_timing(timings: list[Timing]) -> Timing | None:
