@@ -30,15 +30,10 @@ _EPOCHS = {"dskd": 12}
 
 @dataclass(frozen=True)
 class BenchmarkModel:
-    """What is trained, exported and timed.
+    """What is trained, exported and timed; the name is that of its folder.
 
-    Attributes:
-        name: The name of its folder.
-        method: The method.
-        options: Further options of ``kdx train``.
-        camera: The side of the camera's images in pixels; the graph crops where the method does.
-        max_batch: The largest batch of the graph.
-        precisions: The precisions to export, with commas between them.
+    ``options`` are further ones of ``kdx train``, ``camera`` the side of the camera's images in
+    pixels, ``precisions`` those to export, with commas between them.
     """
 
     name: str
@@ -51,15 +46,7 @@ class BenchmarkModel:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model's run and bundle.
-
-    Attributes:
-        model: The model.
-        run: The training run.
-        bundle: The bundle.
-        refused: Why precisions that were asked for are not in the bundle, by precision.
-        comparisons: Those of the bundle's certificate.
-    """
+    """A model's run and bundle, why precisions are not in it, and its certificate's comparisons."""
 
     model: BenchmarkModel
     run: Path
@@ -116,13 +103,7 @@ def prepare_bundle(model: BenchmarkModel, data: Path, work: Path) -> Prepared:
 
 
 def candidates(prepared: Prepared, *, eager: bool = False, only: tuple[tuple[str, str], ...] = ()) -> list[Candidate]:
-    """Return a bundle's backends and precisions on this machine, after the eager loop if wanted.
-
-    Args:
-        prepared: The bundle.
-        eager: Whether the papers' eager loop is timed too.
-        only: Backends with precisions; all where none are named.
-    """
+    """Return a bundle's backends and precisions here, or ``only`` some; ``eager`` adds its loop."""
     bundle = {"bundle": str(prepared.bundle)}
     found = []
     if eager:

@@ -16,18 +16,20 @@ RESULTS = ROOT / "benchmarks" / "results"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def parser_of(doc: str | None) -> ArgumentParser:
-    """Return a parser that shows a module's docstring as it is."""
-    return ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+def parser_of(doc: str | None, *paths: str, **counts: int) -> ArgumentParser:
+    """Return a parser that shows a module's docstring, with paths and options that are numbers."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    for name in paths:
+        parser.add_argument(name, type=Path)
+    for name, default in counts.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    return parser
 
 
 def kdx(*arguments: str | Path, allow: tuple[int, ...] = (0,), threads: int | None = None) -> Any:
     """Run a ``kdx`` command with ``--json``; return its document, or a list for JSON Lines.
 
-    Args:
-        *arguments: Of the command.
-        allow: Exit statuses that are expected.
-        threads: Of PyTorch, where the command has no option for it; None leaves them.
+    Other exit statuses than those of ``allow`` end this process; ``threads`` are PyTorch's.
     """
     command = [sys.executable, "-m", "kdx", *map(str, arguments), "--json"]
     print("$ kdx", *arguments, flush=True)
@@ -49,16 +51,9 @@ def environment(threads: int | None = None) -> dict[str, str]:
     return {**os.environ, **counts, "PYTHONPATH": paths}
 
 
-def run_module(name: str, *arguments: object, threads: int | None = None, python: str = sys.executable) -> Any:
-    """Run a module in a process of its own, and return the JSON document that it prints last.
-
-    Args:
-        name: As in ``python -m NAME``.
-        *arguments: Its command line.
-        threads: Of its libraries; None leaves them as they are.
-        python: The interpreter.
-    """
-    command = [python, "-m", name, *map(str, arguments)]
+def run_module(name: str, *arguments: object, threads: int | None = None) -> Any:
+    """Run ``python -m NAME`` in a process, and return the JSON document that it prints last."""
+    command = [sys.executable, "-m", name, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment(threads))
     if done.returncode:
         sys.exit(f"{name} ended with status {done.returncode}\n{done.stdout[-2000:]}")

@@ -1,8 +1,4 @@
-"""The command ``python benchmarks/gpu.py``, which scripts for GPU machines call: ``gpu/run.py``.
-
-Whoever imports ``benchmarks.gpu`` gets the package of that name: Python prefers a package to a
-module.
-"""
+"""The command ``python benchmarks/gpu.py``: ``gpu/run.py``; an import gets that package."""
 
 import sys
 from pathlib import Path

@@ -9,13 +9,7 @@ _RUNTIMES = {"onnxruntime": "ONNX Runtime", "onnxruntime-cpu": "ONNX Runtime", "
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
-    """Return the lines of a Markdown table.
-
-    Args:
-        headings: Of the columns.
-        rows: The cells of each row.
-        right: The columns that are aligned to the right, counted from 0.
-    """
+    """Return the lines of a Markdown table; the columns of ``right``, from 0, align right."""
     rights = set(right)
     marks = ("--:" if index in rights else "---" for index in range(len(headings)))
     return [f"| {' | '.join(headings)} |", f"|{'|'.join(marks)}|", *(f"| {' | '.join(row)} |" for row in rows)]

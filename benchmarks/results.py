@@ -30,15 +30,7 @@ Record = dict[str, Any]
 
 
 class Result:
-    """A result on disk.
-
-    Args:
-        path: The file.
-        record: Everything that it holds.
-
-    Attributes:
-        replaced: Why an older file was put aside, or an empty string.
-    """
+    """A result on disk; ``replaced`` says why an older file was put aside, or is empty."""
 
     def __init__(self, path: Path, record: Record) -> None:
         self.path = path
@@ -64,8 +56,7 @@ class Result:
 
         Args:
             benchmark: Its name, which is the file's name too.
-            identity: What must not differ: ``machine``, ``settings``, and whatever else the
-                benchmark adds.
+            identity: What must not differ: ``machine``, ``settings``, or other parts.
             budget: How much is measured.
             path: Another file.
             fresh: Begin another file in any case.
@@ -110,11 +101,6 @@ def result_file(benchmark: str) -> Path:
     return RESULTS / f"{benchmark}.json"
 
 
-def read_result_of(benchmark: str) -> Record:
-    """Return a benchmark's result."""
-    return Result.load(result_file(benchmark)).record
-
-
 def machine_of(threads: int, packages: Sequence[str]) -> Record:
     """Return what decides figures of this machine, with versions of the installed packages."""
     machine: Record = msgspec.to_builtins(describe_machine(threads, package_versions(packages)))
@@ -122,13 +108,7 @@ def machine_of(threads: int, packages: Sequence[str]) -> Record:
 
 
 def run_parts(result: Result, parts: Mapping[str, Callable[[], Any]], chosen: str | None) -> None:
-    """Measure parts, and write the result after each.
-
-    Args:
-        result: Where they are kept.
-        parts: What measures each, by name.
-        chosen: Names with commas between them; None for all.
-    """
+    """Measure parts, or those with ``chosen`` names (with commas), and write after each."""
     names = chosen.split(",") if chosen else list(parts)
     if unknown := set(names) - set(parts):
         sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")

@@ -87,7 +87,3 @@ def main() -> None:
                 document.write_text(new, encoding="utf-8")
     if stale and "--check" in sys.argv:
         sys.exit(f"{', '.join(stale)}: not what benchmarks/results gives; run python -m benchmarks tables")
-
-
-if __name__ == "__main__":
-    main()

@@ -13,6 +13,7 @@ are not mixed with new ones: --replace measures them again. Takes hours.
 from __future__ import annotations
 
 import gc
+import json
 import math
 import sys
 import time
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy.settings import Job, Settings
+from benchmarks.accuracy.settings import Key, Settings
 from benchmarks.commands import parser_of
 from benchmarks.results import Result, machine_of
 from kd_train.data.synthetic import write_synthetic
@@ -34,7 +35,7 @@ from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kdx.cli.output import progress_for
 from kdx.errors import KdxError
-from kdx.storage.files import new_folder, write_atomic
+from kdx.storage.files import new_folder, sha256_bytes, write_atomic
 from kdx.storage.locks import locked
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
@@ -42,6 +43,7 @@ from kdx.workflows.export import export_run
 
 FIGURES = ("image_auroc", "pixel_auroc", "pro", "false_reject_rate", "detection_rate")
 PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "timm", "torch")
+_CHANGEABLE = {"epochs": int, "teacher_epochs": int, "damage": float}
 CELLS, TILES = "elpv_mono", "tiles"
 # Named, so that nothing is timed to choose one, and all figures come from the same.
 _BACKEND = "openvino"
@@ -63,9 +65,9 @@ def accuracy_parser(doc: str | None, settings: Path) -> ArgumentParser:
     parser.add_argument("--data-sets", type=names, default=[], help="Some of them, with commas.")
     parser.add_argument("--pairs", type=names, default=[], help="Some of them, with commas.")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in names(text)], default=[])
-    parser.add_argument("--epochs", type=int, help="Of every student, instead of those of the settings.")
-    parser.add_argument("--teacher-epochs", type=int, help="Of every compact teacher.")
-    parser.add_argument("--damage", type=float, help="Of every pair whose settings name it.")
+    for name, kind in _CHANGEABLE.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, help="Of every training that has it, not that of the settings.")
     parser.add_argument("--replace", action="store_true", help="Measure rows of other options again.")
     parser.add_argument("--out", type=Path, help="The result. Default: results/NAME.json.")
     return parser
@@ -78,20 +80,14 @@ def main() -> None:
 
 
 class AccuracyBenchmark:
-    """Trainings whose figures are kept in one result, a row each.
-
-    Args:
-        name: The benchmark's name.
-        arguments: The options of the command.
-    """
+    """Trainings whose figures are kept in one result, a row each."""
 
     def __init__(self, name: str, arguments: Namespace) -> None:
         self.data, self.work = arguments.data.resolve(), arguments.work.resolve()
         self.work.mkdir(parents=True, exist_ok=True)
         self.settings, self.replace = Settings.read(arguments.settings), arguments.replace
-        options = ("epochs", "teacher_epochs", "damage")
-        changed = {each: value for each in options if (value := getattr(arguments, each)) is not None}
-        self.jobs = self.settings.jobs(arguments.data_sets, arguments.pairs, arguments.seeds, changed)
+        changed = {each: value for each in _CHANGEABLE if (value := getattr(arguments, each)) is not None}
+        self.asked = self.settings.trainings(arguments.data_sets, arguments.pairs, arguments.seeds, changed)
         decisive = {each: getattr(self.settings, each) for each in ("false_reject_rate", "precisions")}
         self.result = Result.resume(name, {"settings": decisive}, {}, path=arguments.out)
         sets = {key: {"title": each.title, "goals": each.goals} for key, each in self.settings.data_sets.items()}
@@ -103,43 +99,44 @@ class AccuracyBenchmark:
     def run(self) -> None:
         """Measure the trainings that have no row yet; one that fails does not stop the others."""
         failed = []
-        for job in self.missing():
-            print(f"== {job.data}, {job.pair}, seed {job.seed}", flush=True)
+        for data, pair, seed in self.missing():
+            print(f"== {data}, {pair}, seed {seed}", flush=True)
             try:
-                row = self.measure(job)
+                row = self.measure((data, pair, seed))
             except KeyboardInterrupt:
                 sys.exit("interrupted: the same command continues")
             except KdxError as error:
-                failed.append(f"{job.data}, {job.pair}, seed {job.seed}: {error}")
+                failed.append(f"{data}, {pair}, seed {seed}: {error}")
                 print(failed[-1], flush=True)
                 continue
-            about = {"data": job.data, "pair": job.pair, "seed": job.seed, "asked": job.asked}
+            about = {"data": data, "pair": pair, "seed": seed, "asked": self.asked[data, pair, seed]}
             self.keep({**about, "cpu": self.machine["cpu"], **row})
         if failed:
             sys.exit("\n".join(["failed:", *failed]))
 
-    def missing(self) -> list[Job]:
+    def missing(self) -> list[Key]:
         """Return the trainings without a row; one of other options ends the command, or is none."""
         known = {_key(row): row["asked"] for row in self.result.found.get("rows", [])}
-        for job in self.jobs:
-            before = known.get(job.key, job.asked)
-            if before != job.asked and not self.replace:
-                differing = {name for name in before | job.asked if before.get(name) != job.asked.get(name)}
-                said = ", ".join(f"{name} {before.get(name)}, now {job.asked.get(name)}" for name in sorted(differing))
+        missing = [key for key, asked in self.asked.items() if known.get(key) != asked]
+        for key in missing:
+            if key in known and not self.replace:
+                before, now = known[key], self.asked[key]
+                names = sorted(name for name in before | now if before.get(name) != now.get(name))
+                said = ", ".join(f"{name} {before.get(name)}, now {now.get(name)}" for name in names)
                 sys.exit(
-                    f"{job.data}, {job.pair}, seed {job.seed} was measured with other options ({said}): give "
-                    "--replace to measure it again, or another --out"
+                    f"{key[0]}, {key[1]}, seed {key[2]} was measured with other options ({said}): give --replace to "
+                    "measure it again, or another --out"
                 )
-        return [job for job in self.jobs if known.get(job.key) != job.asked]
+        return missing
 
-    def measure(self, job: Job) -> Row:
+    def measure(self, key: Key) -> Row:
         """Train, or continue what was begun with these options, and return the figures."""
-        root = self.root(job.data)
-        options = {**job.asked, "seed": job.seed, "resume": True}
+        root = self.root(key[0])
+        options = {**self.asked[key], "seed": key[2], "resume": True}
         if options.get("parts") == TILES:
             options["parts"] = self.write_tiles(root)
         return train_and_evaluate(
-            root, TrainOptions(**options), self.bundle(job), self.settings.false_reject_rate, self.settings.precisions
+            root, TrainOptions(**options), self.bundle(key), self.settings.false_reject_rate, self.settings.precisions
         )
 
     def keep(self, *new: Row, **parts: Any) -> None:
@@ -152,10 +149,12 @@ class AccuracyBenchmark:
             rows = {_key(each): each for each in [*self.result.found.get("rows", []), *new]}
             self.result.put(rows=[rows[key] for key in sorted(rows)], **parts)
 
-    def bundle(self, job: Job) -> Path:
-        """Return where a training's bundle is, or will be."""
-        folder: Path = self.work / job.folder
-        return folder / f"{job.pair}.kdx"
+    def bundle(self, key: Key) -> Path:
+        """Return where a training's bundle is, or will be: with other options in another folder."""
+        decisive = sha256_bytes(json.dumps(self.asked[key], sort_keys=True).encode())
+        data, pair, seed = key
+        folder: Path = self.work / f"{data}-{pair}-{seed}-{decisive[:8]}"
+        return folder / f"{pair}.kdx"
 
     def root(self, name: str) -> Path:
         """Return a data set's folder; the solar cells are copied out of their package."""
@@ -222,5 +221,5 @@ def evaluated(bundle: Path, data: Path, precision: str) -> Row:
     return {"good": found.good, "defective": found.defective, **known}
 
 
-def _key(row: Row) -> tuple[str, str, int]:
+def _key(row: Row) -> Key:
     return row["data"], row["pair"], row["seed"]

@@ -39,12 +39,7 @@ _CANDIDATES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 
 def main() -> None:
     """Measure and write the result."""
-    parser = parser_of(__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--frames", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--shard-size", type=int, default=100)
+    parser = parser_of(__doc__, "bundle", "data", frames=4000, rounds=3, shard_size=100)
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--loop", action="store_true", help=argparse.SUPPRESS)  # the plain loop's process
@@ -92,7 +87,8 @@ def _round(arguments: argparse.Namespace, archive: Path, folder: Path, *, backwa
     found: dict[str, dict[str, Any]] = {}
     for name in reversed(names) if backwards else names:
         if name == LOOP:
-            found[name] = _run_loop(arguments, archive)
+            order = ("--backend", arguments.backend, "--precision", arguments.precision, "--loop")
+            found[name] = run_module("benchmarks.archive.run", arguments.bundle, archive, *order, threads=1)
             continue
         engine, workers = name.split()
         out = folder / f"{engine}-{workers}-{time.time_ns()}"
@@ -104,13 +100,6 @@ def _round(arguments: argparse.Namespace, archive: Path, folder: Path, *, backwa
         if summary["frames"] != arguments.frames or summary["bad"]:
             sys.exit(f"{name} scored {summary['frames']} frames, {summary['bad']} of them bad")
         found[name] = summary["this_run"]
-    return found
-
-
-def _run_loop(arguments: argparse.Namespace, archive: Path) -> dict[str, Any]:
-    order = ("--backend", arguments.backend, "--precision", arguments.precision, "--loop")
-    found: dict[str, Any] = run_module("benchmarks.archive.run", arguments.bundle, archive, *order, threads=1)
-    print("plain loop", found, flush=True)
     return found
 
 
@@ -149,8 +138,6 @@ def medians_of_rounds(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str,
                 "engine": engine,
                 "workers": int(workers or 1),
                 "frames_per_second": round(median(rates), 1),
-                "lowest": min(rates),
-                "highest": max(rates),
                 "per_core": round(median(rates) / int(workers or 1), 1),
                 "per_worker_at_work": round(median(working), 1),
                 "times_one_worker": round(median(growth), 2),

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,44 +56,35 @@ def main() -> None:
 
 def trained_bundles(benchmark: AccuracyBenchmark) -> dict[str, Path]:
     """Return the bundle of each pair of the first data set and seed."""
-    first = benchmark.jobs[0]
-    jobs = [job for job in benchmark.jobs if (job.data, job.seed) == (first.data, first.seed)]
-    bundles = {job.pair: benchmark.bundle(job) for job in jobs}
+    first, *_ = benchmark.asked
+    bundles = {key[1]: benchmark.bundle(key) for key in benchmark.asked if key[::2] == first[::2]}
     if missing := [pair for pair, path in bundles.items() if not path.is_dir()]:
         sys.exit(f"not trained yet: {', '.join(missing)}; leave out --only latency, or name others with --bundle")
     return bundles
 
 
 def measure_family(bundles: dict[str, Path], threads: list[int], runs: int) -> Row:
-    """Return size, memory and latency of bundles, by pair.
-
-    Args:
-        bundles: The bundles; all take images of one size.
-        threads: How many each runtime gets, one after the other.
-        runs: Counted calls of each.
-    """
+    """Return size, memory and latency of bundles that take images of one size, by pair."""
     opened = {pair: open_bundle(path) for pair, path in bundles.items()}
     images = next(iter(opened.values())).golden().images
+    timed = [(pair, precision) for pair, bundle in opened.items() for precision in _precisions(bundle)]
     latency = []
-    for backend in BACKENDS:
-        for count in threads:
-            print(f"== {backend}, threads: {count}", flush=True)
-            candidates = {
-                (pair, precision): _candidate(bundle, backend, precision)
-                for pair, bundle in opened.items()
-                for precision in _precisions(bundle)
-            }
-            timed = time_in_turns(list(candidates.values()), images, threads=count, runs=runs, rounds=_ROUNDS)
-            for (pair, precision), row in zip(candidates, timed, strict=True):
-                about = {"pair": pair, "precision": precision, "backend": backend, "threads": count}
-                latency.append({**about, **asdict(row)})
+    for backend, count in product(BACKENDS, threads):
+        print(f"== {backend}, threads: {count}", flush=True)
+        candidates = [
+            Candidate(
+                f"{pair} {precision}",
+                "benchmarks.timing.loaders:bundle",
+                {"bundle": str(opened[pair].path), "backend": backend, "precision": precision},
+            )
+            for pair, precision in timed
+        ]
+        rows = time_in_turns(candidates, images, threads=count, runs=runs, rounds=_ROUNDS)
+        for (pair, precision), row in zip(timed, rows, strict=True):
+            about = {"pair": pair, "precision": precision, "backend": backend, "threads": count}
+            latency.append({**about, **asdict(row)})
     pairs = {pair: _facts(pair, bundle) for pair, bundle in opened.items()}
     return {"machine": machine_of(max(threads), PACKAGES), "runs": runs, "pairs": pairs, "latency": latency}
-
-
-def _candidate(bundle: Bundle, backend: str, precision: str) -> Candidate:
-    arguments = {"bundle": str(bundle.path), "backend": backend, "precision": precision}
-    return Candidate(f"{backend} {precision}", "benchmarks.timing.loaders:bundle", arguments)
 
 
 def _precisions(bundle: Bundle) -> list[str]:

@@ -23,8 +23,7 @@ from kdx.bundle.open import open_bundle
 
 def main() -> None:
     """Train, export and measure every method."""
-    parser = parser_of(__doc__)
-    parser.add_argument("data", type=Path)
+    parser = parser_of(__doc__, "data")
     parser.add_argument("--only", default="", help="Methods, with commas between them; default: all.")
     arguments = parser.parse_args()
     identity = {"machine": machine_of(1, ("kdx", "onnx", "onnxruntime", "openvino", "torch")), "settings": {}}
@@ -54,7 +53,3 @@ def measure(method: dict[str, Any], data: Path, folder: Path) -> dict[str, Any]:
         "graph_bytes": graph.stat().st_size,
         "peak_memory_bytes": round((row.peak_memory_mb or 0.0) * 1e6),
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -28,7 +28,7 @@ from benchmarks.bundles import BenchmarkModel, Prepared, candidates, method_mode
 from benchmarks.commands import RESULTS, kdx, parser_of
 from benchmarks.cpu.plot import plot_methods, plot_scaling
 from benchmarks.cpu.shared_teacher import make_bundles, measure
-from benchmarks.results import Result, machine_of, read_result_of, run_parts
+from benchmarks.results import Result, machine_of, result_file, run_parts
 from benchmarks.timing.turns import Candidate, time_in_turns
 from kdx.bundle.open import open_bundle
 from kdx.verification.golden import GoldenCheck
@@ -44,18 +44,11 @@ Row = dict[str, Any]
 
 
 class CpuBenchmark:
-    """One run of the benchmark.
+    """One run of the benchmark."""
 
-    Args:
-        arguments: The options of the command.
-        before: What was found before, by part.
-    """
-
-    def __init__(self, arguments: argparse.Namespace, before: Row) -> None:
+    def __init__(self, arguments: argparse.Namespace) -> None:
         self.data, self.work = arguments.data.resolve(), arguments.work.resolve()
         self.threads, self.runs = arguments.threads, arguments.runs
-        self.again = {name for name in arguments.again.split(",") if name}
-        self.before = before
 
     def parts(self) -> dict[str, Callable[[], Any]]:
         """Return what measures each part, by its name in the result."""
@@ -73,10 +66,9 @@ class CpuBenchmark:
         }
 
     def methods(self) -> list[Row]:
-        """Return each method's backends beside its eager loop; with ``--again`` of some models."""
-        found = [row for row in self.before.get("methods", []) if self.again and row["name"] not in self.again]
-        chosen = [self.prepare(model) for model in method_models() if not self.again or model.name in self.again]
-        for prepared in chosen:
+        """Return each method's backends beside its eager loop."""
+        found = []
+        for prepared in map(self.prepare, method_models()):
             manifest = open_bundle(prepared.bundle).manifest
             found.append(
                 {
@@ -98,11 +90,9 @@ class CpuBenchmark:
 
     def sizes(self) -> list[Row]:
         """Return what STPM costs at each image size."""
-        models = [stpm(f"stpm-{side}", side=side) for side in SIZES]
-        runs = [max(40, self.runs * 256 // side // 2) for side in SIZES]
         return [
-            {"side": model.camera, "rows": self.scaled(model, runs=count)}
-            for model, count in zip(models, runs, strict=True)
+            {"side": side, "rows": self.scaled(stpm(f"stpm-{side}", side=side), runs=max(40, self.runs * 128 // side))}
+            for side in SIZES
         ]
 
     def taps(self) -> list[Row]:
@@ -201,26 +191,18 @@ def matrix_product_gflops(size: int = 2048, repeats: int = 15) -> float:
 
 def main() -> None:
     """Measure the parts that are asked for, and draw what was measured."""
-    parser = parser_of(__doc__)
-    parser.add_argument("data", type=Path)
+    parser = parser_of(__doc__, "data", threads=2, runs=200)
     parser.add_argument("--work", type=Path, default=Path("cpu-work"), help="Where bundles are kept.")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--parts", help="Comma-separated; default: all.")
-    parser.add_argument("--again", default="", help="Models of the part methods to measure again; others are kept.")
     parser.add_argument("--plot", action="store_true", help="Measure nothing; draw what was measured.")
     arguments = parser.parse_args()
     if not arguments.plot:
         os.environ.setdefault("KDX_CACHE_DIR", str(arguments.work.resolve() / "cache"))
         identity = {"machine": machine_of(arguments.threads, _PACKAGES), "settings": {}}
         result = Result.resume("cpu", identity, {"runs": arguments.runs})
-        run_parts(result, CpuBenchmark(arguments, result.found).parts(), arguments.parts)
-    found = read_result_of("cpu")["found"]
+        run_parts(result, CpuBenchmark(arguments).parts(), arguments.parts)
+    found = Result.load(result_file("cpu")).found
     if "methods" in found:
         plot_methods(found, RESULTS / "cpu_methods")
     if len({"sizes", "batches", "threads", "taps"}.intersection(found)) > 1:
         plot_scaling(found, RESULTS / "cpu_scaling")
-
-
-if __name__ == "__main__":
-    main()

@@ -53,16 +53,8 @@ def make_bundles(data: Path, folder: Path, count: int) -> dict[str, Path]:
 def measure(bundles: dict[str, Path], *, threads: int, runs: int = 200) -> dict[str, Any]:
     """Measure bundles of one teacher, loaded one by one and together.
 
-    Args:
-        bundles: By name.
-        threads: Of each detector and of the group.
-        runs: Counted calls for each number of students.
-
-    Returns:
-        ``bundles``, ``precision``; ``memory``: what the process holds once every bundle has judged
-        an image, in megabytes, beyond what it holds with OpenVINO loaded and no bundle;
-        ``latency``: for each number of students the median milliseconds an image, and how many
-        times as fast the shared teacher is.
+    ``memory`` is what the process holds once every bundle has judged an image, in megabytes, beyond
+    what it holds with OpenVINO loaded and no bundle; ``latency`` is by the number of students.
     """
     order = {"bundles": {name: str(path) for name, path in bundles.items()}, "precision": "fp32", "threads": threads}
     for sharing in (SEPARATE, SHARED):  # fills the cache of compiled models: every start but the first is measured

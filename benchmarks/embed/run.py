@@ -59,12 +59,7 @@ def measure(program: Path, arguments: argparse.Namespace, precision: str) -> dic
 
 def main() -> None:
     """Measure every precision of a bundle."""
-    parser = parser_of(__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--calls", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=6)
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, "bundle", threads=2, calls=60, rounds=6).parse_args()
     manifest = kdx.open_bundle(arguments.bundle).manifest
     settings = {
         "method": manifest.method,
@@ -77,7 +72,3 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = build_timing_program(Path(folder))
         result.put(rows=[measure(program, arguments, precision) for precision in precisions])
-
-
-if __name__ == "__main__":
-    main()

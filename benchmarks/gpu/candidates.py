@@ -27,14 +27,11 @@ _NEEDS_CUDA = "it needs a CUDA device"
 
 @dataclass(frozen=True)
 class GpuCandidate:
-    """One backend in one precision.
+    """One backend in one precision; the name has both.
 
     Attributes:
-        name: Unique: the backend and the precision.
-        backend: As in ``--backends``.
-        precision: ``fp32`` or ``fp16``.
         clock: What times its stages.
-        seconds: A guess, until one was seen, of what loading it takes: building, compiling.
+        seconds: A guess of what loading it takes: building, compiling.
         open: Takes a model and a batch size, and returns a :class:`kdx.runtime.backend.Backend`
             that also has ``compute_only(shape, runs)``, in milliseconds.
         absent: Why it cannot run on this machine, or an empty string.
@@ -50,12 +47,7 @@ class GpuCandidate:
 
 
 def find_candidates(device: str, work: Path) -> list[GpuCandidate]:
-    """Return every candidate, the best in expectation first.
-
-    Args:
-        device: ``cuda``; or ``cpu`` for what runs there, to try this script.
-        work: Where timings of kernels are kept.
-    """
+    """Return every candidate, the best in expectation first; on ``cpu`` to try this script."""
     needs_cuda = _NEEDS_CUDA if device == "cpu" else ""
     return [
         _engine("tensorrt", "tensorrt", "fp16", work, 60),

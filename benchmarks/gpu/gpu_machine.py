@@ -68,17 +68,3 @@ def sources() -> str:
     for file in sorted([*files, *scripts]):
         digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def commit() -> dict[str, Any]:
-    """Return the commit of this checkout, and whether tracked files were changed."""
-
-    def git(*arguments: str) -> str:
-        command = [shutil.which("git") or "git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        head = git("rev-parse", "HEAD")
-        return {"commit": head, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return {}

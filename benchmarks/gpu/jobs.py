@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.candidates import EAGER, GpuCandidate, is_device_well, release
@@ -94,30 +95,14 @@ def plan(
     return jobs
 
 
-class Costs:
-    """How long things take, by what was seen so far."""
-
-    def __init__(self, candidates: Sequence[GpuCandidate], rows: Iterable[dict[str, Any]]) -> None:
-        self._guesses = {candidate.name: candidate.seconds + _TIMING_GUESS for candidate in candidates}
-        self._seen: dict[str, float] = {}
-        for row in rows:
-            self.add(row)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Learn from a row."""
-        if row["status"] == OK:
-            name = row["candidate"]
-            self._seen[name] = max(self._seen.get(name, 0.0), row.get("seconds", 0.0))
-
-    def fitting(self, keys: Sequence[Key], seconds: float) -> list[Key]:
-        """Return those that so many seconds suffice for, the first ones first."""
-        found = []
-        for key in keys:
-            seconds -= self._seen.get(key[2], self._guesses.get(key[2], 60.0))
-            if seconds < 0:
-                break
-            found.append(key)
-        return found
+def fitting(keys: Sequence[Key], seconds: float, candidates: Sequence[GpuCandidate], store: Store) -> list[Key]:
+    """Return the keys that so many seconds suffice for, by what was seen so far or by a guess."""
+    costs = {candidate.name: candidate.seconds + _TIMING_GUESS for candidate in candidates}
+    ran = [row for row in store.rows.values() if row["status"] == OK]
+    for name in {row["candidate"] for row in ran}:
+        costs[name] = max(row.get("seconds", 0.0) for row in ran if row["candidate"] == name)
+    totals = accumulate(costs.get(key[2], 60.0) for key in keys)
+    return [key for key, total in zip(keys, totals, strict=True) if total <= seconds]
 
 
 def run_jobs(
@@ -132,28 +117,18 @@ def run_jobs(
 ) -> bool:
     """Do the jobs that have no rows yet and fit into the time that is left.
 
-    Args:
-        jobs: In order.
-        candidates: What they name.
-        make: Makes a method's model, which is kept.
-        store: Takes the rows.
-        deadline: When to stop.
-        runs: Calls at batch 1.
-        kernels: Times the kernels of this repository for a model; None leaves them out.
-
-    Returns:
-        Whether everything was done, which the record says too; what did not fit is listed there
-        under ``skipped``.
+    Each method's model is made once. ``kernels`` times those of this repository for a model; None
+    leaves them out. Returns whether everything was done, which the record says too; what did not
+    fit is listed there under ``skipped``.
     """
     known = {candidate.name: candidate for candidate in candidates}
-    costs = Costs(candidates, store.rows.values())
     models: dict[str, Any] = {}
     skipped: list[Key] = []
     for job in jobs:
         missing = [key for key in store.missing(job.keys) if key[2] != KERNELS or kernels is not None]
-        fitting = costs.fitting(missing, deadline.left)
-        skipped += [key for key in missing if key not in fitting]
-        missing = fitting
+        in_time = fitting(missing, deadline.left, candidates, store)
+        skipped += [key for key in missing if key not in in_time]
+        missing = in_time
         if not missing:
             continue
         started = deadline.clock()
@@ -167,7 +142,7 @@ def run_jobs(
         else:
             wanted = [known[key[2]] for key in missing]
             rows = run_job(model, job.batch, wanted, known.get(EAGER), store, runs, deadline.clock)
-        _keep(rows, store, costs, deadline.clock() - started)
+        _keep(rows, store, deadline.clock() - started)
         if any(row["status"] == NOT_RUN for row in rows) and not is_device_well():
             raise SystemExit(RESTART)
     store.mark(None)
@@ -242,13 +217,12 @@ def _make(make: Callable[[str], Any], method: str) -> Any:
         return f"the model was not built: {short_reason(error)}"
 
 
-def _keep(rows: Sequence[dict[str, Any]], store: Store, costs: Costs, seconds: float) -> None:
+def _keep(rows: Sequence[dict[str, Any]], store: Store, seconds: float) -> None:
     """Keep rows; what a job took beside loading is shared among what it timed."""
     timed = [row for row in rows if row["status"] == OK]
     rest = max(0.0, seconds - sum(row.get("seconds", 0.0) for row in timed))
     for row in timed:
         row["seconds"] = round(row.get("seconds", 0.0) + rest / len(timed), 2)
-        costs.add(row)
     store.put_rows(rows)
     for row in rows:
         print(f"  {'/'.join(map(str, key_of(row)))}: {_line(row)}", flush=True)

@@ -8,7 +8,6 @@ verify`` says.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,15 +47,7 @@ _WEIGHTS = "random weights"
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A method ready to be timed.
-
-    Attributes:
-        method: Its name.
-        backbones: The teachers.
-        detector: The FP32 reference, on the CPU.
-        golden: Real images with its answers.
-        folder: Where its bundle is, or will be.
-    """
+    """A method: its FP32 reference on the CPU, real images with its answers, and its bundle."""
 
     method: str
     backbones: tuple[str, ...]
@@ -71,24 +62,16 @@ class ReferenceModel:
         return open_bundle(self.folder)
 
     def bundle_for_engine(self, batch: int) -> Bundle:
-        """Return a bundle of its own for the engines of one batch size: the big files are links."""
+        """Return a bundle of its own for the engines of one batch size."""
         bundle = self.bundle()
         folder = self.folder.with_name(f"{self.method}-batch{batch}.kdx")
         if not folder.exists():
-            shutil.copytree(bundle.path, folder, copy_function=_link)
+            shutil.copytree(bundle.path, folder)
         return Bundle(folder, bundle.manifest)
 
 
 def make_model(method: str, files: Sequence[Path], work: Path, backbone: str = "", size: int = 0) -> ReferenceModel:
-    """Build a method.
-
-    Args:
-        method: Its name.
-        files: Real images.
-        work: Where bundles are kept.
-        backbone: Another teacher than the paper's.
-        size: Another side of the square than the paper's, in pixels.
-    """
+    """Build a method, with another teacher or another side in pixels than the paper's if given."""
     found = find_method(method)
     recipe = paper_recipe(found)
     if backbone or size:
@@ -194,11 +177,7 @@ def write_method_bundle(method: str, files: Sequence[Path], work: Path, backbone
 
 
 def real_images(data: Path | None, work: Path) -> list[Path]:
-    """Return the files of a few real images: of ``data``, or solar cells out of a package.
-
-    Raises:
-        DataError: There are none.
-    """
+    """Return the files of a few real images: of ``data``, or solar cells out of a package."""
     if data is None:
         data = work / "cells"
         if not data.exists():
@@ -217,10 +196,3 @@ def _provenance(model: ReferenceModel) -> Provenance:
         trained_with={},
         exported_with={"torch": str(torch.__version__)},
     )
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, target)

@@ -15,15 +15,7 @@ Key = tuple[str, int, str]
 
 
 class Store(Result):
-    """A result with a row for each method, batch size and candidate; written after every change.
-
-    Args:
-        path: The file.
-        record: Everything that it holds.
-
-    Attributes:
-        rows: The rows, by what they are about.
-    """
+    """A result with a row for each method, batch size and candidate; written after every change."""
 
     def __init__(self, path: Path, record: Record) -> None:
         super().__init__(path, record)

@@ -2,24 +2,19 @@
 
     python -m benchmarks gpu [DATA] [--methods NAME] [--backends NAME] [--minutes 8] [--out FILE]
 
-For any machine with an NVIDIA GPU, a CUDA build of PyTorch and timm; ONNX Runtime, TensorRT and
-TensorRT for RTX are timed where they are installed. Nothing is downloaded: weights are random,
-which latency does not depend on, and images come from DATA (any folder of good parts) or from the
-package elpv-dataset.
+Needs an NVIDIA GPU, a CUDA build of PyTorch and timm; ONNX Runtime, TensorRT and TensorRT for RTX
+are timed where they are installed. Weights are random; images come from DATA (any folder of good
+parts) or from the package elpv-dataset.
 
-At the papers' sizes and with their teachers, each candidate is first compared with FP32 PyTorch on
-real images; one that fails is recorded and not timed. Then all take turns: compute alone on images
-that lie on the device, and end to end from the host's array to the verdict. 1000 warm-up calls and
-1000 of each kind at batch 1, as in EfficientAD's protocol; 300 at batch 8, 200 at 32; each row has
-its own counts. TensorRT and PyTorch are timed by CUDA events, ONNX Runtime by the host's clock. The
-baseline, ``eager``, is the fused detector itself in eager FP32 PyTorch on the same GPU,
-TensorFloat-32 off: the papers' own loops, which copy maps to the host and blur them there, are
-slower still. Where candidates are timed without the baseline's own row, it runs beside them again
-with a fifth of the calls: each ratio is to the baseline of its own minutes.
+Each candidate is first compared with FP32 PyTorch on real images; one that fails is not timed. Then
+all take turns: compute alone on images that lie on the device, and end to end from the host's array
+to the verdict, 1000 calls of each kind at batch 1, as in EfficientAD's protocol, fewer at larger
+ones. The baseline, ``eager``, is the fused detector in eager FP32 PyTorch on the same GPU,
+TensorFloat-32 off; it runs beside candidates that are timed later, with a fifth of the calls.
 
-The result is written after every job. A second call on the same machine, with the same packages,
-sources and settings, measures what is missing, whatever ended the first: its time, a crash, a kill.
-A backend that brings the process down costs its own row and no other.
+The result is written after every job. A second call with the same machine, packages, sources and
+settings measures what is missing, whatever ended the first. A backend that brings the process down
+costs its own row and no other.
 """
 
 from __future__ import annotations
@@ -37,7 +32,7 @@ from typing import Any
 
 from benchmarks.commands import RESULTS, environment
 from benchmarks.gpu.candidates import GpuCandidate, find_candidates
-from benchmarks.gpu.gpu_machine import commit, machine, sources
+from benchmarks.gpu.gpu_machine import machine, sources
 from benchmarks.gpu.jobs import KERNELS, RESTART, Deadline, order_methods, plan, run_jobs
 from benchmarks.gpu.result_store import NOT_RUN, Store, row_of
 from benchmarks.gpu.table import gpu_lines
@@ -89,10 +84,11 @@ def supervise(arguments: argparse.Namespace, given: Sequence[str]) -> None:
     if host["gpu"] is None and arguments.device != "cpu":
         raise BackendError("the driver shows no NVIDIA GPU on this machine", fix="see what nvidia-smi lists")
     identity = {"machine": host, "sources": sources(), "settings": settings(arguments)}
-    path = arguments.out or RESULTS / f"gpu-{_file_name(host['gpu'] or 'none')}.json"
+    gpu = re.sub(r"[^a-z0-9]+", "-", (host["gpu"] or "none").lower()).strip("-")
+    path = arguments.out or RESULTS / f"gpu-{gpu}.json"
     store = Store.resume("gpu", identity, {"minutes": arguments.minutes}, path=path, fresh=arguments.fresh)
     candidates = chosen_candidates(arguments)
-    call = {"started": now(), "minutes": arguments.minutes, **commit()}
+    call = {"started": now(), "minutes": arguments.minutes}
     store.put(
         complete=False,
         backends={candidate.name: candidate.absent or "here" for candidate in candidates},
@@ -112,11 +108,7 @@ def supervise(arguments: argparse.Namespace, given: Sequence[str]) -> None:
 def watch(start: Callable[[float], int | None], store: Store, deadline: Deadline) -> None:
     """Start the worker until it ends by itself; what it was at when it died is not tried again.
 
-    Args:
-        start: Runs the worker for at most so many seconds and returns its exit status; None: it had
-            to be killed.
-        store: Where its rows are.
-        deadline: When everything ends.
+    ``start`` runs it for at most so many seconds and returns its exit status; None: it was killed.
     """
     store.mark(None)  # of a call that was killed itself
     for _ in range(_CRASHES):
@@ -239,10 +231,6 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _wants(arguments: argparse.Namespace, backend: str) -> bool:
     return not arguments.backends or backend in arguments.backends.split(",")
-
-
-def _file_name(gpu: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
 if __name__ == "__main__":

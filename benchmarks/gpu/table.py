@@ -28,12 +28,7 @@ def gpu_table(records: list[Row]) -> list[str]:
 
 
 def gpu_lines(record: Row, *, every: bool = False) -> list[str]:
-    """Return one GPU's table, the machine, the targets, and what did not run.
-
-    Args:
-        record: The result.
-        every: Whether every candidate has a line; else the fastest of each method.
-    """
+    """Return a GPU's table: each method's fastest candidate, or ``every`` one; the targets."""
     rows = [row for row in record["found"]["rows"] if row["candidate"] != _KERNELS]
     ran = [row for row in rows if row["status"] == "ok"]
     measured = sorted(
@@ -68,7 +63,8 @@ def _machine(record: Row, rows: list[Row]) -> str:
     names = ("torch", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13")
     versions = versions_text(record, *names)
     sampled = [row["clocks"]["clocks.sm"] for row in rows if row.get("clocks", {}).get("clocks.sm")]
-    clocks = f", SM clock {min(sampled, key=_number)} to {max(sampled, key=_number)}" if sampled else ""
+    sampled.sort(key=lambda text: float(text.split()[0]))
+    clocks = f", SM clock {sampled[0]} to {sampled[-1]}" if sampled else ""
     driver = f", driver {smi['driver_version']}" if "driver_version" in smi else ""
     return (
         f"{host['gpu'] or 'No GPU'}{driver}{clocks}; {host['cpu']}; {versions}. Batch 1, 256 × 256, {runs} calls after "
@@ -146,7 +142,3 @@ def _nothing_yet() -> str:
         f"{targets}, each at least {TARGET_RATIO:g} times as fast as eager FP32 PyTorch on that GPU; and "
         f"{rate:,.0f} images a second for {method} at batch {batch}."
     )
-
-
-def _number(text: str) -> float:
-    return float(text.split()[0])

@@ -30,12 +30,7 @@ SEVERAL = 7  # images of a comparison at a batch above 1
 
 @dataclass(frozen=True)
 class Counts:
-    """How many calls.
-
-    Attributes:
-        warm_up: Uncounted.
-        timed: Counted, of compute alone and end to end each.
-    """
+    """How many calls: uncounted, and counted of compute alone and end to end each."""
 
     warm_up: int
     timed: int
@@ -117,7 +112,6 @@ class Session:
             self.key,
             OK,
             **self.row,
-            engine=_engine_facts(self.backend),
             clock=self.candidate.clock,
             warm_up=self.counts.warm_up,
             compute=compute,
@@ -148,11 +142,7 @@ class InBatches:
 def open_candidate(
     candidate: GpuCandidate, model: ReferenceModel, batch: int, counts: Counts
 ) -> Session | dict[str, Any]:
-    """Open a candidate and compare it with the FP32 reference at this batch size.
-
-    Returns:
-        The session, or the row that says why there is none.
-    """
+    """Open a candidate that agrees with FP32 at this batch size, or return why there is none."""
     key = (model.method, batch, candidate.name)
     row: dict[str, Any] = {"backend": candidate.backend, "precision": candidate.precision}
     if candidate.absent:
@@ -238,12 +228,3 @@ def close(backend: Any) -> None:
             backend.close()
     except Exception as error:
         print(f"  closing it failed: {short_reason(error)}", flush=True)
-
-
-def _engine_facts(backend: Any) -> dict[str, Any] | None:
-    record, state = getattr(backend, "record", None), getattr(backend, "graph_state", None)
-    if record is None:
-        return None
-    facts = {name: getattr(record, name) for name in ("batches", "level", "build_seconds", "device_memory_mib")}
-    graph = None if state is None else str(getattr(state, "value", state))
-    return {**facts, "tensorrt": record.fingerprint.tensorrt, "cuda_graph": graph}

@@ -36,13 +36,7 @@ _CALIBRATED = 32
 
 @dataclass(frozen=True)
 class Peer:
-    """A model of anomalib.
-
-    Attributes:
-        title: As in the table.
-        model: Its class in ``anomalib.models``.
-        options: Its arguments; whatever is left out is anomalib's default.
-    """
+    """A model of anomalib: title, class in ``anomalib.models``, arguments that differ."""
 
     title: str
     model: str
@@ -164,11 +158,7 @@ def export_all_forms(module: Any, images: Any, out: Path) -> dict[str, dict[str,
 
 
 class CalibrationImages:
-    """The images as anomalib's quantisation asks for them, by its data modules' names.
-
-    Args:
-        images: float32 ``(N, 3, H, W)`` in 0 to 1.
-    """
+    """Images, float32 ``(N, 3, H, W)`` in 0 to 1, by the names of anomalib's data modules."""
 
     def __init__(self, images: Any) -> None:
         self.images = images

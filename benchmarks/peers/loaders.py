@@ -22,7 +22,9 @@ def torch_inferencer(arguments: dict[str, Any]) -> Predict:
     os.environ["TRUST_REMOTE_CODE"] = "1"  # its export is a pickle; this one was written by anomalib_exports.py
     import torch
 
-    _import_torchvision()
+    from kd_train.models.torch_vision import import_timm
+
+    import_timm()  # imports torchvision where its compiled operators do not load, too
     from anomalib.deploy import TorchInferencer
 
     torch.set_num_threads(arguments["threads"])
@@ -36,7 +38,9 @@ def openvino_inferencer(arguments: dict[str, Any]) -> Predict:
     A ``precision`` of None leaves it to OpenVINO, as the inferencer does.
     """
     os.chdir(Path(arguments["model"]).parent)  # it keeps its cache in the working directory
-    _import_torchvision()
+    from kd_train.models.torch_vision import import_timm
+
+    import_timm()  # imports torchvision where its compiled operators do not load, too
     from anomalib.deploy import OpenVINOInferencer
 
     config = {"INFERENCE_NUM_THREADS": arguments["threads"]}
@@ -64,10 +68,3 @@ def as_floats(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     scaled = images.astype(np.float32)
     scaled /= 255.0
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
-def _import_torchvision() -> None:
-    """Import it where its compiled operators do not load, too; anomalib imports it as it comes."""
-    from kd_train.models.torch_vision import import_timm
-
-    import_timm()

@@ -45,15 +45,12 @@ class Setup:
     """What everything is prepared from.
 
     Attributes:
-        data: Anything that ``kdx train`` takes.
-        work: Where what is prepared is kept.
-        threads: The threads of every candidate.
         backbone: The teacher of kdx; that of anomalib is ResNet-18.
         taps: The taps of kdx; None for its own choice.
         size: Height and width of the images, in pixels.
         fitted: Images for memory banks and Gaussians, whose size decides latency.
         timed: Images that the calls cycle through.
-        precisions: The precisions of kdx's bundle. CPUs compute FP16 graphs in FP32.
+        precisions: The precisions of kdx's bundle.
     """
 
     data: Path
@@ -124,11 +121,7 @@ def kdx_rows(setup: Setup, method: str) -> list[Row]:
 
 
 def export_peer(setup: Setup, method: str) -> dict[str, Any]:
-    """Let anomalib build, fit and export a model, or take what it exported before.
-
-    Returns:
-        ``settings`` and ``exports`` of ``anomalib_exports.py``, and ``error`` where there are none.
-    """
+    """Let anomalib build, fit and export a model, or say in ``error`` why there is none."""
     if not find_spec("anomalib"):
         return {"settings": {}, "exports": {}, "error": 'anomalib is not installed (pip install -e ".[peers]")'}
     folder = setup.work / f"anomalib-{method}-{setup.size}-{setup.fitted}"
@@ -149,14 +142,8 @@ def export_peer(setup: Setup, method: str) -> dict[str, Any]:
     return record
 
 
-def anomalib_rows(setup: Setup, method: str, record: dict[str, Any]) -> list[Row]:
-    """Return a row for each inferencer or runtime, export and precision of anomalib's model.
-
-    Args:
-        setup: What everything is prepared from.
-        method: The method.
-        record: What :func:`export_peer` returned.
-    """
+def anomalib_rows(method: str, record: dict[str, Any]) -> list[Row]:
+    """Return a row for each inferencer or runtime, export and precision that was exported."""
     title, own = PEERS[method].title, openvino_precision()
     rows = []
     for runs_in, export, loader, asked in _RUNNERS:

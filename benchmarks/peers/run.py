@@ -34,13 +34,10 @@ PACKAGES = ("anomalib", "kdx", "nncf", "numpy", "onnxruntime", "openvino", "timm
 
 def main() -> None:
     """Prepare everything, then measure method after method."""
-    parser = parser_of(__doc__)
-    parser.add_argument("data", type=Path)
+    parser = parser_of(__doc__, "data", runs=200, threads=2)
     work = Path(gettempdir()) / "kdx-peers"
     parser.add_argument("--work", type=Path, default=work, help="Where what is prepared is kept.")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Folder for the JSON and the plot.")
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--fitted", type=int, default=100, help="Images in PatchCore's bank and PaDiM's Gaussians.")
     parser.add_argument("--only", metavar="METHOD,...", help=f"Of {', '.join(PEERS)}; the others' rows are kept.")
     parser.add_argument("--again", action="store_true", help="Prepare everything again.")
@@ -52,7 +49,9 @@ def main() -> None:
         shutil.rmtree(arguments.work, ignore_errors=True)
     setup = Setup(arguments.data, arguments.work.resolve(), arguments.threads, fitted=arguments.fitted)
     os.environ.setdefault("KDX_CACHE_DIR", str(setup.work / "cache"))
-    identity = {"machine": machine_of(setup.threads, PACKAGES), "settings": settings_of(setup)}
+    settings = {"data": setup.data.name, "backbone": setup.backbone, "taps": setup.taps, "size": setup.size, "sigma": 4,
+                "batch": 1, "images": setup.timed, "fitted_on_images": setup.fitted}  # fmt: skip
+    identity = {"machine": machine_of(setup.threads, PACKAGES), "settings": settings}
     result = Result.resume("peers", identity, {"runs": arguments.runs}, path=arguments.output / "peers.json")
     models = result.found.get("models", {})
     prepared = {method: prepare(setup, method, models) for method in methods}  # all of it before anything is timed
@@ -65,20 +64,12 @@ def main() -> None:
     print(f"wrote {result.path}, .png and .svg")
 
 
-def settings_of(setup: Setup) -> dict[str, Any]:
-    """Return what decides the meaning of a row."""
-    names = ("backbone", "taps", "size")
-    given = {name: getattr(setup, name) for name in names}
-    return {"data": setup.data.name, **given, "sigma": 4, "batch": 1, "images": setup.timed,
-            "fitted_on_images": setup.fitted}  # fmt: skip
-
-
 def prepare(setup: Setup, method: str, models: dict[str, Any]) -> list[Row]:
     """Make what a method's candidates load, note anomalib's settings in ``models``; return rows."""
     rows = kdx_rows(setup, method) if method in KDX_METHODS else kdx_rows(setup, ANCHOR)[:1]
     record = export_peer(setup, method)
     models[PEERS[method].title] = record["settings"]
-    return rows + anomalib_rows(setup, method, record)
+    return rows + anomalib_rows(method, record)
 
 
 def measure(setup: Setup, method: str, rows: Sequence[Row], runs: int) -> list[dict[str, Any]]:
@@ -98,7 +89,3 @@ def _joined(rows: Sequence[Row], timed: Sequence[Timed]) -> Iterator[dict[str, A
         facts = {field.name: getattr(row, field.name) for field in fields(row) if field.name != "candidate"}
         figures = Timed(row.title, error=row.error) if row.candidate is None else next(results)
         yield {**facts, **{name: value for name, value in asdict(figures).items() if name != "name"}}
-
-
-if __name__ == "__main__":
-    main()

@@ -6,36 +6,26 @@ import re
 from typing import Any
 
 from benchmarks.markdown import machine_text, table
+from benchmarks.peers.anomalib_exports import PEERS
 
 Row = dict[str, Any]
 
-TITLES = {
-    "stpm": "STPM / STFPM",
-    "reverse-distillation": "Reverse Distillation",
-    "efficientad": "EfficientAD-S",
-    "patchcore": "PatchCore",
-    "fastflow": "FastFlow",
-    "padim": "PaDiM",
-}
+TITLES = {**{method: peer.title for method, peer in PEERS.items()}, "stpm": "STPM / STFPM"}
 # OpenVINO's errors begin with where in its own sources they were raised.
 _OPENVINO_SOURCES = re.compile(r"Exception from \S+:\s*|(?<=failed) at \S+:\d+(?=:)")
 _KDX, _ANOMALIB, _EAGER = "kdx", "anomalib", "eager loop"
 _HEADINGS = ("method", "", "precision", "p50 ms", "p99 ms", "first result after s", "peak MB", "against the eager loop")
 
 
-def peers_table(record: Row, *, every: bool = False) -> list[str]:
+def peers_table(record: Row) -> list[str]:
     """Return the table, a comparison in words, how it was measured, and what did not run.
 
     All rows of kdx's methods have a line; of anomalib's other models the fastest row.
-
-    Args:
-        record: The result.
-        every: Whether every row of every method has a line.
     """
     cells = []
     for method, rows in ordered_rows(record["found"]).items():
         measured = [row for row in rows if not row["error"]]
-        cells += [_cells(method, row) for row in (measured if every or is_ours(rows) else measured[:1])]
+        cells += [_cells(method, row) for row in (measured if is_ours(rows) else measured[:1])]
     below = (_verdicts(record["found"]), _settings(record), _left_out(record["found"]))
     return [*table(_HEADINGS, cells, right=range(3, 8)), "", *filter(None, below)]
 

@@ -48,11 +48,7 @@ Row = dict[str, Any]
 
 
 class RobustnessBenchmark:
-    """One run of the benchmark.
-
-    Args:
-        arguments: The options of the command.
-    """
+    """One run of the benchmark."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.data, self.work = arguments.data.resolve(), arguments.work.resolve()
@@ -199,12 +195,10 @@ def _add(total: Row, row: Row) -> None:
 
 def main() -> None:
     """Do the parts that are asked for, and write after each."""
-    parser = parser_of(__doc__)
-    parser.add_argument("data", type=Path)
+    parser = parser_of(__doc__, "data", threads=2)
     parser.add_argument("--work", type=Path, default=Path("robustness-work"), help="Where bundles are kept.")
     parser.add_argument("--frames", type=int, default=200_000, help="For each backend; a tenth for other precisions.")
     parser.add_argument("--examples", type=int, default=3_000, help="For each kind of file.")
-    parser.add_argument("--threads", type=int, default=2, help="Of each backend.")
     parser.add_argument("--parts", help="Comma-separated; default: all.")
     arguments = parser.parse_args()
     os.environ.setdefault("KDX_CACHE_DIR", str(arguments.work.resolve() / "cache"))
@@ -213,7 +207,3 @@ def main() -> None:
     result = Result.resume("robustness", identity, budget)
     arguments.work.mkdir(parents=True, exist_ok=True)
     run_parts(result, RobustnessBenchmark(arguments).parts(), arguments.parts)
-
-
-if __name__ == "__main__":
-    main()

@@ -17,10 +17,7 @@ Predict = Callable[[NDArray[np.uint8]], Any]
 
 
 def bundle(arguments: dict[str, Any]) -> Predict:
-    """Load a bundle; arguments: ``bundle``, ``backend``, ``precision``, ``threads``, ``cache``.
-
-    Single images go through the detector's call for one image, as a line's do.
-    """
+    """Load a bundle; arguments: ``bundle``, ``backend``, ``precision``, ``threads``, ``cache``."""
     if "cache" in arguments:
         os.environ["KDX_CACHE_DIR"] = arguments["cache"]
     import kdx

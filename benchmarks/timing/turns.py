@@ -46,10 +46,8 @@ class Candidate:
 
     Attributes:
         name: As in the table.
-        loader: ``module:function``, importable in the worker: from the repository, ``PYTHONPATH``
-            or the interpreter's own packages. It is called with a dictionary, ``arguments`` and
-            ``threads``, and returns a callable that takes uint8 ``(N, H, W, C)`` and returns a
-            score or an array of scores.
+        loader: ``module:function``. It takes a dictionary, ``arguments`` and ``threads``, and
+            returns a callable that takes uint8 ``(N, H, W, C)`` and returns a score or scores.
         arguments: What the loader needs.
     """
 
@@ -60,19 +58,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Timed:
-    """One candidate's figures, from the uint8 array to the score; None where there is an error.
+    """A candidate's figures from the uint8 array to the score; None where there is an error.
 
-    Attributes:
-        name: The candidate's.
-        calls: Counted calls.
-        p50_ms: Median of a call.
-        p95_ms: 95th percentile.
-        p99_ms: 99th percentile.
-        max_ms: Slowest.
-        load_ms: From the import of the loader to the first result.
-        peak_memory_mb: The most memory that the worker ever held, in megabytes.
-        score: Of the first image, so that a table can show that work was done.
-        error: Why it could not run, or empty.
+    ``load_ms`` is the time from the import of the loader to the first result, ``peak_memory_mb``
+    the most that the worker ever held in megabytes, ``score`` that of the first image.
     """
 
     name: str
@@ -108,9 +97,9 @@ def time_in_turns(
     Args:
         candidates: All of them stay loaded until the end, each in its own process: mind the memory.
         images: uint8 ``(K, H, W, C)``; batches cycle through them.
-        threads: Of every candidate.
-        runs: Counted calls of each.
-        rounds: Turns over which they are spread.
+        threads: The threads of every candidate.
+        runs: Counted calls of each, spread over ``rounds`` turns.
+        rounds: The number of turns.
         warm_up: Uncounted calls of each, after the first.
         batch: Images a call.
         limit_s: Seconds after which a worker that has not answered counts as hung.
@@ -212,7 +201,8 @@ class _TimingWorker:
         try:
             return self._exchange(message)
         except _GoneError as gone:
-            self._fail(str(gone))
+            self.error = str(gone)
+            self.close()  # what hangs would go on taking the cores
             return {}
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -239,8 +229,3 @@ class _TimingWorker:
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"the worker died ({how})" + (f": {last[:300]}" if last else "")
-
-    def _fail(self, reason: str) -> None:
-        """Keep the reason and end the process: what hangs would go on taking the cores."""
-        self.error = reason
-        self.close()

@@ -42,12 +42,8 @@ def main() -> None:
 def answer(order: dict[str, Any]) -> Generator[dict[str, Any], dict[str, Any], None]:
     """Load a candidate, then make as many calls as each message says.
 
-    Args:
-        order: ``loader``, ``arguments``, ``images`` (a .npy file) and ``batch``.
-
-    Yields:
-        First ``load_ms`` and ``score``, then ``times_ms`` of one turn after the other; each with
-        ``peak_memory_mb``.
+    Yields first ``load_ms`` and ``score``, then ``times_ms`` of one turn after the other; each with
+    ``peak_memory_mb``.
     """
     images = np.asarray(np.load(order["images"], mmap_mode="r"))  # a plain array: runtimes know no memmap
     batches = _batches(images, order["batch"])

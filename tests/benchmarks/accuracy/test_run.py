@@ -103,6 +103,12 @@ def test_solar_cells_come_from_their_package(parse: Parse, monkeypatch) -> None:
     assert benchmark.root("cells") == parse().data / "cells"
 
 
+def test_other_options_have_other_folders(parse: Parse) -> None:
+    key = ("cells", "small", 0)
+    folders = {AccuracyBenchmark("accuracy", parse(*more)).bundle(key) for more in ((), ("--damage", "0.3"))}
+    assert len(folders) == 2
+
+
 def test_tiles_are_written_as_parts(parse: Parse, tmp_path: Path, make_images) -> None:
     folder = tmp_path / "magnetic" / "train" / "good"
     folder.mkdir(parents=True)
@@ -126,7 +132,7 @@ def test_a_training_goes_from_the_folder_to_figures_and_resumes(parse: Parse, mo
         patched.setattr(accuracy, "export_run", interrupt)
         with pytest.raises(SystemExit, match="interrupted"):
             benchmark.run()
-    run = benchmark.bundle(benchmark.jobs[0]).with_name("run")
+    run = benchmark.bundle(("cells", "small", 0)).with_name("run")
     before = {file.name: file.stat().st_mtime_ns for file in run.glob("*.safetensors")}
     assert not arguments.out.exists()
     (row,) = measure(arguments)

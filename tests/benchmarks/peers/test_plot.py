@@ -1,4 +1,4 @@
-"""The peers benchmark as bars."""
+"""The peers benchmark as points."""
 
 from __future__ import annotations
 

@@ -11,16 +11,15 @@ from benchmarks.peers import rows as peers_rows
 from benchmarks.peers.rows import Setup
 
 
-def test_anomalibs_rows_say_what_was_asked_of_the_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anomalibs_rows_say_what_was_asked_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     exports = {name: {"path": name} for name in ("torch", "onnx", "onnx-fixed", "openvino", "fixed")}
     exports["int8"] = {"error": "ModuleNotFoundError: nncf"}
-    setup = Setup(tmp_path, tmp_path, threads=2)
 
     def rows(own: str) -> list[tuple[str, str, bool, Any]]:
         monkeypatch.setattr(peers_rows, "openvino_precision", lambda: own)
         return [
             (one.runs_in, one.precision, one.asked, one.candidate.arguments["precision"] if one.candidate else "error")
-            for one in peers_rows.anomalib_rows(setup, "stpm", {"exports": exports})
+            for one in peers_rows.anomalib_rows("stpm", {"exports": exports})
         ]
 
     assert rows("bf16")[3:] == [
@@ -36,6 +35,6 @@ def test_anomalibs_rows_say_what_was_asked_of_the_precision(tmp_path: Path, monk
 def test_without_anomalib_its_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers_rows, "find_spec", lambda name: None)
     setup = Setup(tmp_path, tmp_path, threads=1)
-    rows = peers_rows.anomalib_rows(setup, "padim", peers_rows.export_peer(setup, "padim"))
+    rows = peers_rows.anomalib_rows("padim", peers_rows.export_peer(setup, "padim"))
     assert rows
     assert all("anomalib is not installed" in one.error and one.candidate is None for one in rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.results import read_result_of
+from benchmarks.results import Result, result_file
 from benchmarks.robustness.table import robustness_table
 
 
@@ -44,9 +44,10 @@ def test_the_table_says_what_was_tried_and_what_went_wrong(record) -> None:
 
 
 def test_the_record_is_of_a_long_soak_without_a_fault() -> None:
-    found = read_result_of("robustness")["found"]
+    result = Result.load(result_file("robustness"))
+    found = result.found
     assert sum(row["frames"] for row in found["soak"]) >= 200_000
-    lines = [line for line in robustness_table(read_result_of("robustness")) if line.startswith("| ")][1:]
+    lines = [line for line in robustness_table(result.record) if line.startswith("| ")][1:]
     outcomes = [line.split(" | ")[2] for line in lines]
     assert [outcome.split()[0] for outcome in outcomes] == ["0"] * 5
     assert "0 leaks" in outcomes[0]
