@@ -191,19 +191,25 @@ def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
 
 
 def _graph_for(plan: BuildPlan) -> bytes:
-    """Return the graph, rewritten if TensorRT for RTX cannot compile it otherwise."""
+    """Return the graph, rewritten where TensorRT cannot take it otherwise."""
     data = plan.graph.read()
-    if (plan.request.flavour, plan.fingerprint.compute_capability) != ("rtx", "7.5"):
+    is_turing = (plan.request.flavour, plan.fingerprint.compute_capability) == ("rtx", "7.5")
+    if not is_turing and plan.request.precision != "int8":
         return data
     try:
         import onnx
     except ImportError as error:
-        raise BackendError(
-            "building for compute capability 7.5 needs the package 'onnx'", fix="pip install onnx"
-        ) from error
+        what = "for compute capability 7.5" if is_turing else "an INT8 engine"
+        raise BackendError(f"building {what} needs the package 'onnx'", fix="pip install onnx") from error
     from kd_export.engine.turing import products_to_convolutions
+    from kd_export.precision.activations import signed_activations
 
-    rewritten: bytes = products_to_convolutions(onnx.load_from_string(data)).SerializeToString()
+    model = onnx.load_from_string(data)
+    if plan.request.precision == "int8":
+        model = signed_activations(model)
+    if is_turing:
+        model = products_to_convolutions(model)
+    rewritten: bytes = model.SerializeToString()
     return rewritten
 
 

@@ -44,10 +44,10 @@ def reduce_channel_sums(model: Any) -> int:
 def use_unsigned_activations(model: Any) -> int:
     """Quantise activations that are never negative to uint8; return the number of tensors.
 
-    The graph's activations are int8, the only type that TensorRT takes. The CPU's dot product
-    multiplies unsigned by signed bytes, so that signed activations need a correction for each
-    output: 3 to 7 % of the run. Values up to the calibrated maximum do not change; larger ones are
-    clipped at twice that maximum rather than at the maximum.
+    Bundles of earlier versions have int8 activations. The CPU's dot product multiplies unsigned by
+    signed bytes, so that signed activations need a correction for each output: 3 to 7 % of the run.
+    Values up to the calibrated maximum do not change; larger ones are clipped at twice that maximum
+    rather than at the maximum.
     """
     pairs = []
     for quantise in model.get_ordered_ops():

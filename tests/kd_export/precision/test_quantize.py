@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, numpy_helper
 
+from kd_export.precision.activations import DEQUANTIZE, QUANTIZE, signed_activations
 from kd_export.precision.gate import run_onnxruntime
 from kd_export.precision.quantize import (
     CONVOLUTIONS,
-    DEQUANTIZE,
-    QUANTIZE,
     put_back,
     quantised_nodes,
     quantize,
@@ -78,8 +77,10 @@ def test_every_type_in_the_graph_of_every_method(int8) -> None:
         if node.op_type == QUANTIZE:
             scale, zero = (int8.constants[name] for name in node.input[1:])
             assert scale.shape == zero.shape == ()
-            assert zero.dtype == np.int8
-            assert zero == 0
+            # What cannot be negative starts at 0. The image may be int8.
+            is_image = not node.input[0].startswith("pair")
+            assert (zero.dtype, int(zero)) in {(np.dtype(np.uint8), 0), (np.dtype(np.uint8), 128)} or is_image
+            assert int(zero) == 0 or int8.makers[node.input[0]].op_type != "Relu"
             assert np.isfinite(scale)
             assert scale > 0
             # Explicit pairs: what is quantised is dequantised with the same scale.
@@ -163,7 +164,9 @@ def test_tensorrt_parses_and_builds(int8) -> None:
     builder = trt.Builder(log)
     network = flavour.create_network(builder)
     parser = trt.OnnxParser(network, log)
-    assert parser.parse(int8.model.SerializeToString()), [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    assert parser.parse(signed_activations(int8.model).SerializeToString()), [
+        str(parser.get_error(i)) for i in range(parser.num_errors)
+    ]
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     assert {layer.get_output(0).dtype for layer in layers if layer.type == trt.LayerType.QUANTIZE} == {trt.int8}
     config = builder.create_builder_config()
@@ -282,14 +285,15 @@ def test_what_quantising_does_to_an_output_alone(stpm) -> None:
     session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     image = solar_cells(1, (64, 64))
     (x,) = session.run([exact.input[0]], {"image": image})
-    step = constants[makers[makers[node.input[0]].input[0]].input[1]]
+    step, zero = (constants[name] for name in makers[makers[node.input[0]].input[0]].input[1:])
+    low, high = (np.iinfo(zero.dtype).min - int(zero), np.iinfo(zero.dtype).max - int(zero))
     weights = makers[node.input[1]]
     scale = constants[weights.input[1]].reshape(-1, 1, 1, 1)
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     settings = {"stride": attributes["strides"], "padding": attributes["pads"][:2]}
     bias = torch.tensor(originals[exact.input[2]])
     ours = F.conv2d(
-        torch.tensor(np.clip(np.rint(x / step), -128, 127) * step),
+        torch.tensor(np.clip(np.rint(x / step), low, high) * step),
         torch.tensor(constants[weights.input[0]] * scale),
         bias,
         **settings,
