@@ -156,7 +156,11 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
         fields.update(by_backbone.get(networks[0], {}))
     if "teacher_from" in given:
         fields["damage"] = _COMPACT_DAMAGE
-        fields.update(by_backbone.get("compact", {}))
+        own = dict(by_backbone.get("compact", {}))
+        by_source: dict[str, Any] = own.pop("source", {})
+        fields.update(own)
+        if len(set(networks)) == 1:
+            fields.update(by_source.get(networks[0], {}))
     if "image_size" in given and "crop_from" not in given and fields.get("crop_from"):
         # The crop keeps its share of the image.
         fields["crop_from"] = round(fields["crop_from"] * given["image_size"] / fields["image_size"])

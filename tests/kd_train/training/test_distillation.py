@@ -294,7 +294,11 @@ def test_recipes_of_compact_networks_follow_those_of_their_source():
     lite0 = load_recipe(method, {"backbones": ("tf_efficientnet_lite0",)})
     compact = load_recipe(method, {"backbones": ("compact-m",)})
     assert compact.teacher_from == ("tf_efficientnet_lite0",)
-    assert (compact.taps, compact.image_size, compact.optimiser) == (lite0.taps, lite0.image_size, lite0.optimiser)
+    assert (compact.image_size, compact.optimiser) == (lite0.image_size, lite0.optimiser)
+    assert compact.taps == (("blocks.2", *lite0.taps[0]),)
+    other = load_recipe(method, {"backbones": ("compact-m",), "teacher_from": ("resnet18",)})
+    assert (other.taps, other.strides) == ((), ((4, 8, 16),))
+    assert load_recipe(method, {"backbones": ("compact-m",), "taps": lite0.taps}).taps == lite0.taps
     assert (lite0.damage, compact.damage, compact.teacher_epochs) == (0, 0.5, 12)
     assert load_recipe(method, {"backbones": ("compact-m",), "damage": 0.0}).damage == 0
 
@@ -578,7 +582,7 @@ def test_students_of_every_compact_method_see_damage_and_others_do_not(method):
     compact = load_recipe(found, {"backbones": ("compact-m",), "teacher_from": ("resnet18",) * count})
     assert (compact.damage, load_recipe(found, {}).damage) == (0.5, 0)
     if method == "stpm":  # its schedule is kdx's, whatever the source is
-        assert (compact.epochs, compact.optimiser, compact.learning_rate, compact.batch_size) == (30, "adam", 0.01, 8)
+        assert (compact.epochs, compact.optimiser, compact.learning_rate, compact.batch_size) == (60, "adam", 0.01, 8)
 
 
 def test_damage_without_effect_is_refused(dataset, tmp_path, monkeypatch):
