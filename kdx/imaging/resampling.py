@@ -1,8 +1,8 @@
 """All resampling in kdx: image reduction, map upsampling, Gaussian blur, mask reduction.
 
 The first three are linear and separable, so each is one matrix per axis, applied as ``A_h X A_wᵀ``.
-The graph holds these matrices as constants, and files of other sizes are resized with the same
-matrices, so there is one definition. The matrices are built in float64 and used in float32.
+The graph holds these matrices or factors of them as constants, and files of other sizes are resized
+with the same matrices, so there is one definition. They are built in float64 and used in float32.
 """
 
 from __future__ import annotations
