@@ -198,8 +198,8 @@ def later_product(result: ProductResult, teacher: TeacherResult) -> ProductResul
     if result.name in teacher.products or result.error is not None:
         return result
     text = (
-        f"[product was|products were] not there when the shared teacher '{teacher.name}' learnt. It is kept; another "
-        f"name makes one from all images, and trains the products of that name again: {', '.join(teacher.products)}"
+        f"[product|products] came after the shared teacher '{teacher.name}', which is kept (another name makes one "
+        f"from the images of all, and trains {', '.join(teacher.products)} again too)"
     )
     return msgspec.structs.replace(
         result, remarks=[*result.remarks, *remark("unknown_to_teacher", text, [result.name])]

@@ -126,7 +126,8 @@ def test_a_product_that_comes_later_uses_the_teacher_that_exists(made, dataset, 
     assert [later_product(each, result).remarks for each in states[:2]] == [[], []]
     (said,) = later_product(states[2], result).remarks
     assert (said.kind, said.first) == ("unknown_to_teacher", ("nut",))
-    assert "trains the products of that name again: tile, cell" in said.text
+    assert str(said).startswith("1 product came after the shared teacher 'line4', which is kept")
+    assert str(said).endswith("trains tile, cell again too): nut")
 
 
 def test_a_teacher_that_exists_serves_one_product_and_no_other_settings(made, dataset, tmp_path):
