@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from kdx.text import number_of
+
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "onnxruntime-cpu": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -23,7 +25,12 @@ def runtime_name(backend: str, precision: str = "") -> str:
 def machine_text(record: dict[str, Any], *packages: str) -> str:
     """Return threads, processor and the versions of some packages, where they were installed."""
     machine = record["machine"]
-    return f"{machine['threads']} threads of {machine['cpu']} ({versions_text(record, *packages)})"
+    return f"{threads_text(machine)} ({versions_text(record, *packages)})"
+
+
+def threads_text(where: dict[str, Any]) -> str:
+    """Return ``threads`` and ``cpu`` of a machine or a row in words."""
+    return f"{number_of(where['threads'], '[thread|threads]')} of {where['cpu']}"
 
 
 def versions_text(record: dict[str, Any], *packages: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.markdown import table
+from benchmarks.markdown import table, threads_text
 
 Row = dict[str, Any]
 _FIGURES = ("image_auroc", "pixel_auroc", "pro", "detection_rate", "false_reject_rate")
@@ -22,7 +22,7 @@ def accuracy_table(record: Row) -> list[str]:
     rate, rows = record["settings"]["false_reject_rate"], record["found"].get("rows")
     if not rows:
         return [f"Not measured yet: `python -m benchmarks {record['benchmark']}` writes this table."]
-    cpus = ", ".join(sorted({f"{row['threads']} threads of {row['cpu']}" for row in rows}))
+    cpus = ", ".join(sorted({threads_text(row) for row in rows}))
     return [
         *table(_HEADINGS, _lines(record, rows), right=range(5, len(_HEADINGS))),
         "",
