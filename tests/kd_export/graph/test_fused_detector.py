@@ -144,6 +144,27 @@ def test_a_network_whose_input_branches_keeps_its_scale_apart() -> None:
         torch.testing.assert_close(detector.preprocess(given), x, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("change", [lambda x: x.flip(1), lambda x: x * torch.ones(1, 3, 1, 1)])
+def test_a_network_that_computes_with_its_input_keeps_three_channels(change) -> None:
+    class Changing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Conv2d(3, 4, 3, padding=1) for _ in range(2))
+
+        def forward(self, x):
+            return [(self.first(x), self.second(change(x))), (self.second(x), self.first(change(x)))]
+
+    spec = PairSpec((MapSpec((Tap("a"), Tap("b")), Combine.SUM),))
+    module, grey = Changing(), InputSpec(height=32, width=32, channels=1)
+    images = torch.from_numpy(solar_cells(2, (32, 32), channels=1))
+    detector = FusedDetector(module, spec, grey, (32, 32), (0.5, 0.5, 0.5), (0.2, 0.25, 0.3))
+    x = ((images.permute(0, 3, 1, 2) / 255 - 0.5) / torch.tensor([0.2, 0.25, 0.3]).view(1, 3, 1, 1)).float()
+    torch.testing.assert_close(detector.preprocess(images), x, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        for ours, theirs in zip(detector.pair(x), module(x), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
 def test_batch_normalisation_before_a_convolution_becomes_a_scale_and_a_shift() -> None:
     from kd_export.graph.fold import ChannelAffine
 
