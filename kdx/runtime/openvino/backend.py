@@ -30,6 +30,7 @@ from kdx.runtime.openvino.compilation import (
     blob_folder,
     compile_model,
     configuration,
+    image_tensor,
     load_compiled,
     read_graph,
     require_bf16,
@@ -159,11 +160,9 @@ class _CompiledGraph:
         except queue.Empty:
             request = self.model.create_infer_request()
             tensors = [request.get_tensor(port) for port in self._ports]
-        # The input is not copied unless it is read-only, which OpenVINO does not share; the outputs
-        # are copies. A tensor and its data need half of the Python code that arrays and a
-        # dictionary of results need: 5 % of a call of a compact pair.
-        tensor = ov.Tensor(images, shared_memory=images.flags.writeable)
-        request.infer(tensor, share_inputs=True, share_outputs=True)
+        # The outputs are copies. To take them from tensors instead of the results' dictionary, and
+        # the image as a tensor, saves 5 % of a call of a compact pair.
+        request.infer(image_tensor(images), share_inputs=True, share_outputs=True)
         outputs = Outputs(*(each.data.copy() for each in tensors))
         self._idle.put((request, tensors))
         return outputs

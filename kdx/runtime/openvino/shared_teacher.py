@@ -26,6 +26,7 @@ from kdx.runtime.openvino.compilation import (
     KEPT_BATCH_SIZES,
     blob_folder,
     configuration,
+    image_tensor,
     load_compiled,
     read_graph,
     require_bf16,
@@ -249,7 +250,7 @@ class _CompiledGroup:
         except queue.Empty:
             lane = _Lane(self.teacher.create_infer_request(), {})
         # The image and the features are not copied; the outputs are copies.
-        lane.teacher.infer({0: images}, share_inputs=True, share_outputs=True)
+        lane.teacher.infer(image_tensor(images), share_inputs=True, share_outputs=True)
         outputs = {name: self._run_student(lane, name) for name in names}
         self._idle.put(lane)
         return outputs
