@@ -92,7 +92,8 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     rows = antialias_matrix(image.shape[0], height).astype(np.float32)
     columns = antialias_matrix(image.shape[1], width).astype(np.float32)
     resized = np.einsum("yh,hwc,xw->yxc", rows, image.astype(np.float32), columns, optimize=True)
-    rounded: NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    # The product's rows need not be contiguous, and backends take no other images.
+    rounded: NDArray[np.uint8] = np.clip(np.rint(resized), 0, 255).astype(np.uint8, order="C")
     return rounded
 
 

@@ -70,6 +70,12 @@ def test_resizing_an_image_is_torchs_within_a_grey_level() -> None:
     assert np.abs(ours - expected[0].permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-3
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_resized_image_is_contiguous_as_backends_take_it(channels: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, channels), dtype=np.uint8)
+    assert resize_image(image, 32, 40).flags.c_contiguous
+
+
 def test_resizing_to_the_same_size_is_the_image_itself() -> None:
     image = np.zeros((4, 5, 1), dtype=np.uint8)
     assert resize_image(image, 4, 5) is image
