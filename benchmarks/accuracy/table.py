@@ -54,6 +54,8 @@ def _pair_lines(title: str, pair: str, rows: list[Row]) -> Iterator[list[str]]:
             figures[-1] = ""  # decided by the threshold, which was chosen on these images
         int8 = [row[images]["int8"] for row in rows if "int8" in row[images]]
         quantised = [_spread([each[figure] for each in int8]) for figure in ("image_auroc", "pro")]
+        if 0 < len(int8) < len(rows):
+            quantised[0] += f" ({len(int8)} of {len(rows)} seeds)"
         whole, *parts = (mean(row["seconds"][part] for row in rows) / 60 for part in ("whole", "teacher", "students"))
         minutes = f"{whole:.1f} ({' + '.join(f'{part:.1f}' for part in parts if part)})"
         yield [title, f"`{pair}`", str(len(rows)), epochs, name, *figures, *quantised, minutes]

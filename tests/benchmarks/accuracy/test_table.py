@@ -46,5 +46,12 @@ def test_seeds_with_other_options_have_lines_of_their_own() -> None:
     assert [line.split(" | ")[2:4] for line in lines[2:6]] == [["1", "12 + 60"]] * 2 + [["1", "12 + 30"]] * 2
 
 
+def test_a_mean_over_fewer_seeds_says_so() -> None:
+    refused = row(1, 0.7)
+    del refused["test"]["int8"]
+    lines = accuracy_table(record(row(0, 0.9), refused))
+    assert "| 89.0 (1 of 2 seeds) |" in lines[2]
+
+
 def test_without_rows_nothing_is_claimed() -> None:
     assert accuracy_table(record()) == ["Not measured yet: `python -m benchmarks compact` writes this table."]
