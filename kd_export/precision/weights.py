@@ -49,7 +49,9 @@ def fit_integers(quantised: ModelProto, model: ModelProto) -> ModelProto:
         axis = next(each.i for each in weights.attribute if each.name == "axis")
         by_output = np.moveaxis(exact[originals[node.name].input[1]], axis, 0)
         step = float(numpy_helper.to_array(tensors[source.input[1]]))
-        steps = _steps(by_output, step, *(exact[name] for name in originals[node.name].input[2:]))
+        groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+        bias = next((exact[name] for name in originals[node.name].input[2:]), None)
+        steps = _steps(by_output, step, bias, is_depthwise=groups > 1 and by_output.shape[1] == 1)
         levels = np.rint(by_output / steps.reshape(-1, *[1] * (by_output.ndim - 1))).clip(-_INT8_MAX, _INT8_MAX)
         values = np.ascontiguousarray(np.moveaxis(levels, 0, axis)).astype(np.int8)
         for name, array in ((weights.input[0], values), (weights.input[1], steps)):
@@ -57,16 +59,19 @@ def fit_integers(quantised: ModelProto, model: ModelProto) -> ModelProto:
     return result
 
 
-def _steps(weights: NDArray[np.float32], step: float, bias: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+def _steps(
+    weights: NDArray[np.float32], step: float, bias: NDArray[np.float32] | None = None, *, is_depthwise: bool = False
+) -> NDArray[np.float32]:
     """Return the step of each output channel.
 
     Args:
         weights: Weights ``(outputs, inputs, ...)``.
         step: The step of the activations that they are multiplied by.
         bias: The bias ``(outputs,)``, or None.
+        is_depthwise: Whether the convolution is depthwise, whose kernels add in 32 bits.
     """
     largest = np.abs(weights).reshape(len(weights), -1).max(1)
-    for sign in (1, -1):
+    for sign in () if is_depthwise else (1, -1):
         largest = np.maximum(largest, _largest_pair((sign * weights).clip(0)))
     # Rounding makes a pair of 127 at most 128, and 255 · 128 fits into 16 bits.
     steps = largest.astype(np.float64) / _INT8_MAX
@@ -80,14 +85,12 @@ def _largest_pair(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the largest sum of two neighbours in each output channel of non-negative weights.
 
     Neighbours are the first and second input channel, the third and fourth, and so on. With an odd
-    number of channels, a kernel may pair any two. One input channel is a depthwise convolution,
-    whose kernels add in 32 bits.
+    number of channels, a kernel may pair any two weights.
     """
     outputs, inputs = weights.shape[:2]
     found: NDArray[np.float32]
     if inputs % 2 == 0:
         found = (weights[:, 0::2] + weights[:, 1::2]).reshape(outputs, -1).max(1)
     else:
-        count = 1 if inputs == 1 else 2
-        found = np.sort(weights.reshape(outputs, -1), axis=1)[:, -count:].sum(1)
+        found = np.sort(weights.reshape(outputs, -1), axis=1)[:, -2:].sum(1)
     return found

@@ -29,9 +29,7 @@ def levels_of(weights: np.ndarray, found: np.ndarray) -> np.ndarray:
 def test_neighbours_fit_into_16_bits_whatever_the_activations_are(shape) -> None:
     weights = np.random.default_rng(0).standard_t(2, shape).astype(np.float32)
     levels = levels_of(weights, _steps(weights, 1.0))
-    assert np.abs(levels).max() > 100, "the steps are coarser than they need be"
-    if shape[1] == 1:
-        return
+    assert np.abs(levels).max() > 80, "the steps are coarser than they need be"
     # An odd number of channels: any two of the channel's weights.
     channels = levels.reshape(shape[0], shape[1], -1)
     for output in channels:
@@ -51,10 +49,16 @@ def test_large_neighbours_of_opposite_signs_keep_8_bits() -> None:
     assert _largest_pair(weights.clip(0)).tolist() == [1.0, 2.0, 1.25]
 
 
+def test_depthwise_convolutions_keep_8_bits() -> None:
+    weights = np.array([1.0, 1.0, 0.5], np.float32).reshape(1, 1, 3, 1)
+    assert _steps(weights, 1.0, is_depthwise=True) * 127 == pytest.approx([1.0])
+    assert _steps(weights, 1.0) * 127 == pytest.approx([2.0])
+
+
 def test_biases_fit_into_32_bits() -> None:
     weights = np.array([1e-12, 1.0, 0.0], np.float32).reshape(3, 1, 1, 1)
     bias = np.array([3.0, 3.0, -3.0], np.float32)
-    found = _steps(weights, 0.02, bias)
+    found = _steps(weights, 0.02, bias, is_depthwise=True)
     assert np.abs(bias / (0.02 * found)).max() <= 2**30 * (1 + 1e-6)
     assert found[1] == pytest.approx(1 / 127), "a channel that fits is left alone"
     assert _steps(np.zeros((2, 1, 1, 1), np.float32), 0.02).tolist() == [1.0, 1.0]
