@@ -32,7 +32,7 @@ from kd_train.recipes import Recipe, compact_teacher_recipe
 from kd_train.training.distilled_teacher import COMPACT_TEACHER, DistilledTeacher, Residual
 from kd_train.training.run_folder import Run, RunConfig
 from kd_train.training.run_lock import RunLock
-from kd_train.training.teacher_gate import compare_with_source, one_thread
+from kd_train.training.source_comparison import compare_with_source, one_thread
 from kd_train.training.trainer import Trainer
 from kdx.errors import OptionError
 from kdx.progress import SILENT, Progress

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# The number of positions that are kept of each tap.
+# At most about so many positions are kept of each tap: small feature maps have fewer.
 POSITIONS = 6400
 # The number of positions that are compared at once, which bounds the memory.
 _AT_ONCE = 1024

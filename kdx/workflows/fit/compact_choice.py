@@ -43,7 +43,7 @@ def compact_choice(rows: Sequence[FrontierRow], dropped: Sequence[Dropped], requ
         reason = "its image AUROC is higher"
     else:
         reason = "the image AUROCs agree to a tenth of a percent, and it is faster"
-    return f"{figures}: {names[chosen]} is the better teacher here, {reason}"
+    return f"{figures}: {names[chosen]} is the better pair here, {reason}"
 
 
 def _is(candidate: MethodSize, pair: tuple[str, str]) -> bool:

@@ -54,13 +54,15 @@ def test_a_compact_pair_is_tried_beside_the_network_that_it_learns_from(tmp_path
 
 
 def test_the_compact_pair_learns_from_the_network_that_it_is_compared_with(tmp_path):
-    for training, source in (({}, LITE0), ({"backbone": "resnet18"}, "resnet18")):
+    lite0 = [(("blocks.2", "blocks.4", "blocks.5"),), (("blocks.4", "blocks.5"),)]
+    for training, source, taps in (({}, LITE0, lite0), ({"backbone": "resnet18"}, "resnet18", [(), ()])):
         asked = request(tmp_path, **training)
         compact, other = (MethodSize(*method_and_size) for method_and_size in _of(asked))
         recipes = [asked.recipe_of(candidate) for candidate in (compact, other)]
         assert (recipes[0].backbones, recipes[0].teacher_from) == (("compact-m",), (source,))
         assert (recipes[1].backbones, recipes[1].teacher_from) == ((source,), ())
-        assert recipes[0].taps == recipes[1].taps
+        assert [recipe.taps for recipe in recipes] == taps
+        assert recipes[0].strides == recipes[1].strides
     names = {candidate.name for candidate in request(tmp_path).candidates()}
     assert {"stpm-64", "stpm-64-compact-m", f"stpm-64-{LITE0}"} < names
 
@@ -90,10 +92,10 @@ def rows(*figures):
 @pytest.mark.parametrize(
     ("compact", "source", "said"),
     [
-        ([(0.95, 3.0)], [(0.93, 7.0)], "compact-m is the better teacher here, its image AUROC is higher"),
-        ([(0.91, 3.0)], [(0.93, 7.0)], f"{LITE0} is the better teacher here, its image AUROC is higher"),
-        ([(0.9304, 3.0)], [(0.93, 7.0)], "compact-m is the better teacher here, the image AUROCs agree"),
-        ([(0.91, 3.0)], [(0.93, 9.0)], "compact-m is the better teacher here, only it keeps 8 ms"),
+        ([(0.95, 3.0)], [(0.93, 7.0)], "compact-m is the better pair here, its image AUROC is higher"),
+        ([(0.91, 3.0)], [(0.93, 7.0)], f"{LITE0} is the better pair here, its image AUROC is higher"),
+        ([(0.9304, 3.0)], [(0.93, 7.0)], "compact-m is the better pair here, the image AUROCs agree"),
+        ([(0.91, 3.0)], [(0.93, 9.0)], "compact-m is the better pair here, only it keeps 8 ms"),
         ([(0.91, 9.0)], [(0.93, 9.5)], "neither keeps 8 ms"),
         (
             [(0.91, 3.0), (0.94, 5.0), (0.99, 9.0)],

@@ -1,9 +1,9 @@
-"""The gate of a compact teacher: do its features tell defects as well as those of its source?
+"""The comparison of a compact teacher with its source: which features tell defects better?
 
 Only the distillation has the source, so it compares both at its end. Each network's features are a
 detector without a student (:mod:`kd_train.training.good_features`), of good images that the teacher
-learnt from. It scores held-out good images, and synthetic defects on them of the kinds that gates
-draw and training does not.
+learnt from. It scores held-out good images, and synthetic defects on them of the kinds that
+the gates of the export draw and training does not.
 """
 
 from __future__ import annotations

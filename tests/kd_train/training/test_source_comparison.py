@@ -1,4 +1,5 @@
-"""The gate of a compact teacher: AUROCs, their difference, and a teacher that sees less."""
+"""The comparison of a compact teacher with its source: AUROCs, their difference, and a teacher that
+sees less."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from kd_train.data.image_records import BadImages, scan_images
 from kd_train.data.image_set import ImageSet
-from kd_train.training.teacher_gate import compare_with_source, difference_interval, one_thread, ordered_pairs
+from kd_train.training.source_comparison import compare_with_source, difference_interval, one_thread, ordered_pairs
 from kdx.imaging.images import InputSpec
 from kdx.progress import SILENT
 
