@@ -9,6 +9,7 @@ checkpoint.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def distil(
     train: ImageSet,
     held_out: ImageSet,
     further: ImageSet | None,
+    parts: Mapping[Path, str],
     *,
     device: torch.device,
     memory_mib: int,
@@ -157,6 +159,7 @@ def distil(
         train: The good images to learn from.
         held_out: Good images for the comparison afterwards.
         further: Further images to learn from, or None.
+        parts: The part that each image shows; an image without an entry is a part of its own.
         device: The device to train on.
         memory_mib: The memory in MiB that the source's cached features may take.
         progress: The progress display.
@@ -184,7 +187,7 @@ def distil(
         loss=history[-1].train_loss,
         residuals=_residuals(pair, run, held_out),
         seconds=round(sum(record.seconds for record in history), 3),
-        comparisons=compare_with_source(pair, _sources(run, compact), config, train, held_out, progress),
+        comparisons=compare_with_source(pair, _sources(run, compact), config, train, held_out, parts, progress),
     )
 
 

@@ -8,8 +8,9 @@ the gates of the export draw and training does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from kd_train.data.image_set import ImageSet
 from kd_train.models.pair import Pair
 from kd_train.training.good_features import GoodFeatures
 from kd_train.training.run_folder import RunConfig
-from kdx.bundle.teacher_comparison import LEAST_IMAGES, TeacherComparison, outcome_of
+from kdx.bundle.teacher_comparison import LEAST_PARTS, TeacherComparison, outcome_of
 from kdx.progress import SILENT, Progress
 
 # The number of good images whose features are kept, and that of held-out images.
@@ -49,6 +50,7 @@ def compare_with_source(
     config: RunConfig,
     train: ImageSet,
     held_out: ImageSet,
+    parts: Mapping[Path, str],
     progress: Progress = SILENT,
 ) -> list[TeacherComparison]:
     """Compare a compact teacher's features with those of its sources.
@@ -59,6 +61,7 @@ def compare_with_source(
         config: The configuration of the teacher's run.
         train: The good images that the teacher learnt from.
         held_out: Good images that it did not learn from.
+        parts: The part that each image shows; an image without an entry is a part of its own.
         progress: The progress display.
 
     Returns:
@@ -96,10 +99,9 @@ def compare_with_source(
         for image in defects:
             for detector, features in compared(image):
                 detector.defects.append(detector.score(features))
-    files = {path: number for number, path in enumerate(dict.fromkeys(good.files))}
-    image_of_good = np.array([files[path] for path in good.files], np.intp)
+    part_of_good = _part_of_each(good, parts)
     return [
-        _comparison(source, taps, one, image_of_good, config.seed)
+        _comparison(source, taps, one, len(set(good.files)), part_of_good, config.seed)
         for (source, taps), one in zip(groups, detectors, strict=True)
     ]
 
@@ -125,10 +127,17 @@ class _Detectors:
         return [of.score([feature[network] for feature in features]) for network, of in enumerate(self._of)]
 
 
+def _part_of_each(good: ImageSet, parts: Mapping[Path, str]) -> NDArray[np.intp]:
+    """Return the index of the part that each image or tile shows, ``(G,)``."""
+    shown = [parts.get(path) or path for path in good.files]
+    index = {part: number for number, part in enumerate(dict.fromkeys(shown))}
+    return np.array([index[part] for part in shown], np.intp)
+
+
 def _comparison(
-    source: str, taps: Sequence[str], detectors: _Detectors, image_of_good: NDArray[np.intp], seed: int
+    source: str, taps: Sequence[str], detectors: _Detectors, images: int, part_of_good: NDArray[np.intp], seed: int
 ) -> TeacherComparison:
-    images = len(np.unique(image_of_good))
+    parts = len(np.unique(part_of_good))
     aurocs: list[float | None] = [None, None]
     interval = None
     if detectors.defects:
@@ -139,9 +148,9 @@ def _comparison(
             )
         ]
         aurocs = [round(float(each.mean()), 6) for each in ordered]
-        if images >= LEAST_IMAGES:
-            image_of_defects = image_of_good[np.arange(len(detectors.defects)) % len(image_of_good)]
-            interval = difference_interval(ordered[1] - ordered[0], image_of_good, image_of_defects, seed)
+        if parts >= LEAST_PARTS:
+            part_of_defects = part_of_good[np.arange(len(detectors.defects)) % len(part_of_good)]
+            interval = difference_interval(ordered[1] - ordered[0], part_of_good, part_of_defects, seed)
     return TeacherComparison(
         source=source,
         taps=tuple(taps),
@@ -151,7 +160,8 @@ def _comparison(
         auroc=aurocs[1],
         auroc_source=aurocs[0],
         interval=interval,
-        outcome=outcome_of(interval, images),
+        outcome=outcome_of(interval, parts),
+        parts=None if parts == images else parts,
     )
 
 
@@ -171,23 +181,24 @@ def ordered_pairs(good: NDArray[np.float64], defects: NDArray[np.float64]) -> ND
 
 
 def difference_interval(
-    difference: NDArray[np.float64], image_of_good: NDArray[np.intp], image_of_defects: NDArray[np.intp], seed: int
+    difference: NDArray[np.float64], part_of_good: NDArray[np.intp], part_of_defects: NDArray[np.intp], seed: int
 ) -> tuple[float, float]:
     """Return the 95 % confidence interval of a difference of AUROCs, by a paired bootstrap.
 
-    An image is drawn with its tiles and with the defects on it, because they are not independent.
+    A part is drawn with all its images or tiles and with the defects on them, because they are not
+    independent.
 
     Args:
         difference: The difference of :func:`ordered_pairs` of two detectors, ``(D, G)``.
-        image_of_good: The index of the image of each good one, ``(G,)``.
-        image_of_defects: The index of the image of each defect, ``(D,)``.
+        part_of_good: The index of the part that each good image shows, ``(G,)``.
+        part_of_defects: The index of the part that each defect is drawn on, ``(D,)``.
         seed: The seed of the resamples.
     """
-    images = int(image_of_good.max()) + 1
+    parts = int(part_of_good.max()) + 1
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(images, np.full(images, 1 / images), size=_RESAMPLES)
+    counts = rng.multinomial(parts, np.full(parts, 1 / parts), size=_RESAMPLES)
     # Multiples of one half: their sums are exact, in any order and on any number of threads.
-    rows, columns = (counts[:, each].astype(np.float64) for each in (image_of_defects, image_of_good))
+    rows, columns = (counts[:, each].astype(np.float64) for each in (part_of_defects, part_of_good))
     sums = ((rows @ difference) * columns).sum(1)
     low, high = np.quantile(sums / (rows.sum(1) * columns.sum(1)), (_TAIL, 1 - _TAIL))
     return round(float(low), 6), round(float(high), 6)

@@ -194,6 +194,7 @@ def _train(
             images.train_set,
             images.held_out_set,
             further,
+            images.parts,
             device=device,
             memory_mib=options.memory_mib,
             progress=progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ class TrainingImages:
         images: All images that can be used.
         trained: The files to train on.
         held_out: The files that are held out.
+        parts: The part that each image shows; an image without an entry is a part of its own.
         bad: The record of damaged files.
         remarks: The remarks on images that were left out or are unusual.
     """
@@ -43,6 +44,7 @@ class TrainingImages:
     images: ImageSet
     trained: list[ImageRecord]
     held_out: list[ImageRecord]
+    parts: Mapping[Path, str]
     bad: BadImages
     remarks: list[Remark]
 
@@ -130,4 +132,4 @@ def read_training_images(data: Path, options: TrainOptions, recipe: Recipe, prog
     sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
     copies = [*within(every), *across(*sides), *between(folder, every, progress)]
     remarks = [*folder.remarks, *odd_remarks, *parts.remarks, *copies]
-    return TrainingImages(folder, spec, image_set, train_records, held_out, bad, remarks)
+    return TrainingImages(folder, spec, image_set, train_records, held_out, parts.by_image, bad, remarks)

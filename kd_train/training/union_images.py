@@ -121,6 +121,7 @@ def read_union(members: Mapping[str, Member], progress: Progress) -> UnionImages
         images=ImageSet.joined([images.images for images in read.values()]),
         trained=[record for records in products.values() for record in records],
         held_out=held_out,
+        parts={path: f"{name}/{part}" for name, images in read.items() for path, part in images.parts.items()},
         bad=bad,
         remarks=remarks,
         members=read,

@@ -15,10 +15,11 @@ from kdx.text import number_of
 
 # A compact teacher is not worse if its AUROC is at most this much lower, with 95 % confidence.
 MARGIN = 0.05
-# The smallest number of independent images for an interval. An interval from fewer is too narrow.
-LEAST_IMAGES = 20
+# The smallest number of parts for an interval. An interval from fewer is too narrow. An image is a
+# part of its own, unless it is known which images show the same part: those are not independent.
+LEAST_PARTS = 20
 # The smallest number for the outcome "not worse". If none of them is ranked differently, less than
-# the margin of all such images is, with 95 % confidence: 3 / 60 (the rule of three).
+# the margin of all such parts is, with 95 % confidence: 3 / 60 (the rule of three).
 LEAST_TO_PASS = 60
 
 
@@ -28,16 +29,17 @@ class TeacherComparison(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         source: The name of the network that the teacher was distilled from.
         taps: The taps whose features are compared.
-        images: The number of independent held-out images: files, also if tiles are cut from them.
+        images: The number of held-out images: files, also if tiles are cut from them.
         good: The number of good images, or of tiles.
         defects: The number of synthetic defects on these.
         auroc: The image AUROC of the compact teacher; None without defects.
         auroc_source: The image AUROC of its source; None without defects.
         interval: The 95 % confidence interval of ``auroc - auroc_source``; None for fewer than
-            :data:`LEAST_IMAGES` images.
+            :data:`LEAST_PARTS` parts.
         outcome: ``worse`` or ``not worse`` than the source, or ``undecided``.
         of_other_run: Whether the images are those of the run that made the teacher, not of the run
             that uses it.
+        parts: The number of parts that these images show; None if each image shows another part.
     """
 
     source: str
@@ -50,39 +52,42 @@ class TeacherComparison(msgspec.Struct, frozen=True, kw_only=True):
     interval: tuple[float, float] | None
     outcome: Literal["worse", "not worse", "undecided"]
     of_other_run: bool = False
+    parts: int | None = None
 
     def describe(self) -> str:
-        """Return a text with the figures, the numbers of images and the outcome."""
+        """Return a text with the figures, the numbers of images and parts, and the outcome."""
         tiles = "" if self.good == self.images else f"{number_of(self.good, '[tile|tiles]')} of "
+        of_parts = "" if self.parts is None else f" of {number_of(self.parts, '[part|parts]')}"
         counts = (
-            f"{tiles}{number_of(self.images, 'held-out good [image|images]')} and "
+            f"{tiles}{number_of(self.images, 'held-out good [image|images]')}{of_parts} and "
             f"{number_of(self.defects, 'synthetic [defect|defects]')}"
         )
         where = f"{counts} of the run that made the teacher" if self.of_other_run else counts
         if self.auroc is None or self.auroc_source is None:
             return f"not compared with {self.source}: {where} are too few"
         text = f"image AUROC {100 * self.auroc:.1f} %, of {self.source} {100 * self.auroc_source:.1f} %, on {where}"
+        independent, unit = (self.images, "images") if self.parts is None else (self.parts, "parts")
         if self.interval is None:
-            return f"{text}: {self.outcome}, at least {LEAST_IMAGES} images are needed"
+            return f"{text}: {self.outcome}, at least {LEAST_PARTS} {unit} are needed"
         low, high = self.interval
         text += f"; difference {100 * low:+.1f} to {100 * high:+.1f} points with 95 % confidence: {self.outcome}"
-        if self.outcome == "undecided" and self.images < LEAST_TO_PASS:
-            text += f", at least {LEAST_TO_PASS} images are needed for 'not worse'"
+        if self.outcome == "undecided" and independent < LEAST_TO_PASS:
+            text += f", at least {LEAST_TO_PASS} {unit} are needed for 'not worse'"
         return text
 
 
-def outcome_of(interval: tuple[float, float] | None, images: int) -> Literal["worse", "not worse", "undecided"]:
+def outcome_of(interval: tuple[float, float] | None, parts: int) -> Literal["worse", "not worse", "undecided"]:
     """Return what an interval of ``auroc - auroc_source`` says.
 
     Args:
         interval: The interval, or None.
-        images: The number of independent images.
+        parts: The number of parts that the images show.
     """
     if interval is None:
         return "undecided"
     low, high = interval
     if low >= -MARGIN:
-        return "not worse" if images >= LEAST_TO_PASS else "undecided"
+        return "not worse" if parts >= LEAST_TO_PASS else "undecided"
     return "worse" if high < 0 else "undecided"
 
 

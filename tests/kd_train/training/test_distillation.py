@@ -36,6 +36,7 @@ from kd_train.training.trained_pair import load_pair
 from kdx.errors import CheckpointError, DataError, OptionError, WeightsError
 from kdx.imaging.images import read_image
 from kdx.workflows.export import training_remarks
+from tests.conftest import write_dataset
 from tests.images import solar_cells
 from tests.kd_train.training.test_trainer import Interrupting, assert_same, tensors
 from tests.reference import upsample
@@ -323,6 +324,16 @@ def test_two_teachers_become_two_compact_networks_or_one(dataset, tmp_path):
             tmp_path / "same",
             replace(common, backbone="compact-s", teacher_from="test_resnet,test_resnet", taps="layer1/layer1"),
         )
+
+
+def test_known_parts_reach_the_comparison_with_the_source(tmp_path):
+    data = write_dataset(tmp_path / "cells")
+    for path in sorted((data / "train/good").iterdir()):
+        index = int(path.stem)
+        path.rename(path.with_name(f"part{index // 2}-{index % 2}.png"))
+    options = replace(COMPACT, teacher_epochs=1, group_by=r"part\d")
+    (compared,) = train(data, tmp_path / "run", options, teacher_only=True).run.config.distilled.comparisons
+    assert compared.images == 2 * compared.parts > 2
 
 
 @pytest.mark.slow

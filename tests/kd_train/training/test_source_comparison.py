@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from kd_train.data.image_records import BadImages, scan_images
 from kd_train.data.image_set import ImageSet
+from kd_train.training import source_comparison
 from kd_train.training.source_comparison import compare_with_source, difference_interval, one_thread, ordered_pairs
+from kdx.bundle.teacher_comparison import LEAST_PARTS
 from kdx.imaging.images import InputSpec
 from kdx.progress import SILENT
 
@@ -38,18 +40,18 @@ def test_the_auroc_is_that_of_scikit_learn(seed):
     assert ordered_pairs(good, defects).mean() == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_interval_is_that_of_drawing_images_with_all_their_defects():
-    """By hand: scikit-learn's AUROCs, weighted by how often each image was drawn."""
+def test_the_interval_is_that_of_drawing_parts_with_all_their_defects():
+    """By hand: scikit-learn's AUROCs, weighted by how often each part was drawn."""
     (good, defects), (other_good, other_defects) = drawn(0), drawn(1, shift=0.4)
-    image_of_good = np.arange(30) // 2  # two tiles of each image
-    image_of_defects = image_of_good[np.arange(40) % 30]
+    part_of_good = np.arange(30) // 2  # two images of each part
+    part_of_defects = part_of_good[np.arange(40) % 30]
     difference = ordered_pairs(other_good, other_defects) - ordered_pairs(good, defects)
-    interval = difference_interval(difference, image_of_good, image_of_defects, seed=5)
+    interval = difference_interval(difference, part_of_good, part_of_defects, seed=5)
     rng = np.random.default_rng(5)
     counts = rng.multinomial(15, np.full(15, 1 / 15), size=2000)
     found = []
-    for drawn_images in counts:
-        weights = np.concatenate([drawn_images[image_of_good], drawn_images[image_of_defects]])
+    for drawn_parts in counts:
+        weights = np.concatenate([drawn_parts[part_of_good], drawn_parts[part_of_defects]])
         one, two = (
             roc_auc_score(labels(good, defects), np.concatenate(scores), sample_weight=weights)
             for scores in ((good, defects), (other_good, other_defects))
@@ -104,7 +106,7 @@ CONFIG = SimpleNamespace(
 
 
 def test_a_blind_teacher_is_clearly_worse_and_one_that_sees_the_same_is_not(sets):
-    same, blind = compare_with_source(Networks(), GROUPS, CONFIG, sets.train, sets.held_out)
+    same, blind = compare_with_source(Networks(), GROUPS, CONFIG, sets.train, sets.held_out, {})
     assert (same.source, same.taps, blind.source, blind.taps) == ("sharp", ("a",), "another", ("b",))
     assert (same.images, same.good, same.defects) == (60, 60, 180)
     assert same.auroc == same.auroc_source == blind.auroc_source
@@ -116,11 +118,11 @@ def test_a_blind_teacher_is_clearly_worse_and_one_that_sees_the_same_is_not(sets
 
 def test_threads_and_memory_decide_nothing(sets):
     before = torch.get_num_threads()
-    first = compare_with_source(Networks(), GROUPS, CONFIG, sets.train, sets.held_out)
+    first = compare_with_source(Networks(), GROUPS, CONFIG, sets.train, sets.held_out, {})
     try:
         torch.set_num_threads(before + 2)
         from_disk = [sets.read(paths, memory_mib=0) for paths in (sets.paths[:20], sets.paths[20:])]
-        assert compare_with_source(Networks(), GROUPS, CONFIG, *from_disk) == first
+        assert compare_with_source(Networks(), GROUPS, CONFIG, *from_disk, {}) == first
         assert torch.get_num_threads() == before + 2
         with one_thread():
             assert torch.get_num_threads() == 1
@@ -131,7 +133,7 @@ def test_threads_and_memory_decide_nothing(sets):
 @pytest.mark.parametrize(("count", "defects", "auroc"), [(19, 57, True), (2, 6, True), (1, 0, False)])
 def test_few_images_decide_nothing(sets, count, defects, auroc):
     held_out = sets.read(sets.paths[20 : 20 + count])
-    for found in compare_with_source(Networks(), GROUPS, CONFIG, sets.train, held_out):
+    for found in compare_with_source(Networks(), GROUPS, CONFIG, sets.train, held_out, {}):
         assert (found.images, found.good, found.defects) == (count, count, defects)
         assert (found.auroc is not None) is auroc
         assert (found.interval, found.outcome) == (None, "undecided")
@@ -143,5 +145,28 @@ def test_tiles_of_one_file_are_not_independent(sets, tmp_path):
     bad = BadImages(0)
     records = scan_images([tmp_path / "frame.png"], bad, SILENT)
     tiles = ImageSet(records, SPEC, bad, memory_mib=16, workers=0, tiles=True)
-    for found in compare_with_source(Networks(), GROUPS, CONFIG, sets.train, tiles):
+    for found in compare_with_source(Networks(), GROUPS, CONFIG, sets.train, tiles, {}):
         assert (found.images, found.good, found.outcome) == (1, 40, "undecided")
+
+
+@pytest.mark.parametrize("each", [2, 3, 6])
+def test_images_of_one_part_are_drawn_together(sets, each, monkeypatch):
+    """60 images in parts of so many; the last two have no entry and are parts of their own."""
+    held_out, drawn_parts = sets.paths[20:], []
+
+    def interval_of(difference, part_of_good, part_of_defects, seed):
+        drawn_parts.append((part_of_good, part_of_defects))
+        return difference_interval(difference, part_of_good, part_of_defects, seed)
+
+    monkeypatch.setattr(source_comparison, "difference_interval", interval_of)
+    parts = {path: f"part {index // each}" for index, path in enumerate(held_out[:-2])}
+    count = -(-58 // each) + 2
+    for found in compare_with_source(Networks(), GROUPS, CONFIG, sets.train, sets.held_out, parts):
+        assert (found.images, found.good, found.defects, found.parts) == (60, 60, 180, count)
+        assert (found.interval is None) is (count < LEAST_PARTS)
+        assert found.outcome == ("worse" if found.source == "another" and found.interval else "undecided")
+    expected = [*(np.arange(58) // each), count - 2, count - 1]
+    assert len(drawn_parts) == (2 if count >= LEAST_PARTS else 0)
+    for part_of_good, part_of_defects in drawn_parts:
+        assert part_of_good.tolist() == expected
+        assert part_of_defects.tolist() == 3 * expected

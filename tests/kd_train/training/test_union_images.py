@@ -18,6 +18,7 @@ from kd_train.training.training_images import read_training_images
 from kd_train.training.union_images import Member, UnionImages, read_union, repeats
 from kdx.errors import CheckpointError, DataError
 from kdx.progress import SILENT
+from tests.conftest import write_dataset
 from tests.kd_train.training.test_distillation import COMPACT, InterruptingTask
 from tests.kd_train.training.test_trainer import assert_same
 
@@ -56,6 +57,15 @@ def test_each_products_held_out_images_are_held_out(dataset, cells):
     assert {name.partition("/")[0] for name in images.hashes(images.trained)} == {"a", "b"}
     assert sorted(images.hashes(images.trained).values()) == sorted(record.sha256 for record in images.trained)
     assert images.remarks == []
+
+
+def test_parts_of_one_name_are_different_parts_in_each_product(tmp_path):
+    members = {name: write_dataset(tmp_path / name) for name in ("a", "b")}
+    images = union(members, group_by=r"\d(?=\.png)")
+    assert len(images.parts) == 24
+    for name, data in members.items():
+        own = {path.name: part for path, part in images.parts.items() if path.is_relative_to(data)}
+        assert (own["001.png"], own["011.png"], own["002.png"]) == (f"{name}/1", f"{name}/1", f"{name}/2")
 
 
 def test_the_pixels_are_those_of_each_product(dataset, cells):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from kdx.bundle.teacher_comparison import LEAST_TO_PASS, TeacherComparison, outcome_of, worse_teacher
@@ -41,6 +42,11 @@ def test_the_text_counts_images_and_says_what_is_missing():
     assert "at least 60 images are needed for 'not worse'" in comparison((0.0, 0.0), 30).describe()
     assert "undecided, at least 20 images are needed" in comparison(None, 7).describe()
     assert "of the run that made the teacher" in comparison(None, of_other_run=True).describe()
+    parts = comparison(None, parts=10).describe()
+    assert "on 60 held-out good images of 10 parts and 180 synthetic defects" in parts
+    assert parts.endswith("undecided, at least 20 parts are needed")
+    few = msgspec.structs.replace(comparison((0.0, 0.0)), parts=30, outcome=outcome_of((0.0, 0.0), 30))
+    assert few.describe().endswith("undecided, at least 60 parts are needed for 'not worse'")
     tiles = TeacherComparison(
         source="resnet18", taps=(), images=1, good=4, defects=0, auroc=None, auroc_source=None, interval=None,
         outcome="undecided",
