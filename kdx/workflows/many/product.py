@@ -85,8 +85,14 @@ def keep(order: ProductOrder | TeacherOrder, result: ProductResult | TeacherResu
 
 
 def failed(order: ProductOrder, error: dict[str, str], fingerprint: str = "") -> ProductResult:
-    """Return the result of a product that failed."""
-    return msgspec.structs.replace(_result(order, "failed", fingerprint), error=error)
+    """Return the result of a product that failed.
+
+    Without a fingerprint, it has that of the result which is kept: what was begun is continued.
+    """
+    kept = kept_result(order)
+    return msgspec.structs.replace(
+        _result(order, "failed", fingerprint or (kept.fingerprint if kept is not None else "")), error=error
+    )
 
 
 def _open(order: ProductOrder) -> ImageFolder:

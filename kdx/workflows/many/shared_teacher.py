@@ -50,13 +50,13 @@ def _teacher_order(name: str, members: Sequence[ProductOrder]) -> TeacherOrder:
     for other in others:
         _require_same(
             f"[products.{first.name}] and [products.{other.name}] disagree and cannot share the teacher '{name}'",
-            {**settings, **_of_graph(first)},
-            {**_settings(other), **_of_graph(other)},
+            {**settings, **_between_products(first)},
+            {**_settings(other), **_between_products(other)},
             fix=f"give both the same, or [products.{other.name}] another shared_teacher",
         )
     products = {order.name: order.product for order in members}
     teacher = TeacherOrder(name=name, products=products, settings=settings, out=first.out, threads=first.threads)
-    made = finished_teacher(teacher)
+    made = made_teacher(teacher)
     if made is not None:
         _require_same(
             f"the teacher '{name}' in '{teacher.run}' was made with other settings",
@@ -113,9 +113,24 @@ def _settings(order: ProductOrder) -> dict[str, Any]:
     }
 
 
-def _of_graph(order: ProductOrder) -> dict[str, Any]:
-    """Return what the deployed graph holds before the teacher, by the catalogue's keys."""
-    return {"input_size": order.product.input_size, "channel_order": order.product.channel_order}
+def _between_products(order: ProductOrder) -> dict[str, Any]:
+    """Return what must agree between products and is not recorded, by the catalogue's keys.
+
+    This is what the deployed graph holds before the teacher, and where the teacher's files are: a
+    record names files without their folders, because the output folder may move with them.
+    """
+    product = order.product
+    return {
+        "input_size": product.input_size,
+        "channel_order": product.channel_order,
+        "weights": ",".join(_resolved(part) for part in product.weights.split(",")),
+        "extra_images": [_resolved(folder) for folder in product.extra_images],
+    }
+
+
+def _resolved(text: str) -> str:
+    """Return a path of the catalogue, which is absolute, without links; a name as it is."""
+    return str(Path(text).resolve()) if Path(text).is_absolute() else text
 
 
 def _require_same(message: str, ours: dict[str, Any], theirs: dict[str, Any], fix: str) -> None:
@@ -129,7 +144,7 @@ def _require_same(message: str, ours: dict[str, Any], theirs: dict[str, Any], fi
         )
 
 
-def finished_teacher(order: TeacherOrder) -> TeacherResult | None:
+def made_teacher(order: TeacherOrder) -> TeacherResult | None:
     """Return the result of a teacher that exists; None if it does not, or is not finished."""
     from kd_train.training.run_folder import Run
 
@@ -148,7 +163,7 @@ def make_teacher(order: TeacherOrder) -> TeacherResult:
     os.environ[CACHE_VARIABLE] = ""  # as for products
     fingerprint = ""
     try:
-        if (made := finished_teacher(order)) is not None:
+        if (made := made_teacher(order)) is not None:
             return msgspec.structs.replace(made, state="unchanged")
         kept = _kept(order)
         fingerprint = _fingerprint(order)
@@ -175,8 +190,11 @@ def make_teacher(order: TeacherOrder) -> TeacherResult:
 
 
 def failed_teacher(order: TeacherOrder, error: dict[str, str], fingerprint: str = "") -> TeacherResult:
-    """Return the result of a teacher that could not be made."""
-    return msgspec.structs.replace(_result(order, "failed", fingerprint), error=error)
+    """Return the result of a teacher that could not be made; see :func:`.failed`."""
+    kept = _kept(order)
+    return msgspec.structs.replace(
+        _result(order, "failed", fingerprint or (kept.fingerprint if kept is not None else "")), error=error
+    )
 
 
 def with_shared_teacher(order: ProductOrder) -> ProductOrder:

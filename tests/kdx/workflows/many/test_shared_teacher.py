@@ -17,13 +17,13 @@ import kdx
 from kd_train.training.run_folder import Run
 from kdx.errors import OptionError
 from kdx.verification.tolerances import FP32
-from kdx.workflows.many import product, shared_teacher
+from kdx.workflows.many import engines, product, shared_teacher
 from kdx.workflows.many.orders import orders_of
 from kdx.workflows.many.product_records import ProductOrder, TeacherResult
 from kdx.workflows.many.shared_teacher import (
     failed_teacher,
-    finished_teacher,
     later_product,
+    made_teacher,
     make_teacher,
     teacher_orders,
     with_shared_teacher,
@@ -133,7 +133,7 @@ def test_a_product_that_comes_later_uses_the_teacher_that_exists(made, dataset, 
 def test_a_teacher_that_exists_serves_one_product_and_no_other_settings(made, dataset, tmp_path):
     folder = again(made, tmp_path)
     (order,) = orders(folder, {"tile": (dataset, "")})
-    assert finished_teacher(teacher_orders([order])[0]) is not None
+    assert made_teacher(teacher_orders([order])[0]) is not None
     with pytest.raises(OptionError) as error:
         orders(folder, {"tile": (dataset, "teacher_epochs = 2\nimage_size = 96")})
     assert "the teacher 'line4'" in error.value.message
@@ -141,7 +141,7 @@ def test_a_teacher_that_exists_serves_one_product_and_no_other_settings(made, da
     assert error.value.received == "teacher_epochs 2, image_size 96"
     assert "another shared_teacher, which trains the products that name it again: tile" in error.value.fix
     shutil.rmtree(folder / "out/teachers/line4")  # whoever deletes it asks for another
-    assert finished_teacher(teacher_orders(orders(folder, {"a": (dataset, ""), "b": (dataset, "")}))[0]) is None
+    assert made_teacher(teacher_orders(orders(folder, {"a": (dataset, ""), "b": (dataset, "")}))[0]) is None
 
 
 def test_products_without_it_are_not_affected(dataset, tmp_path):
@@ -166,9 +166,11 @@ def test_products_without_it_are_not_affected(dataset, tmp_path):
         ("", "taps = 'layer2'", "expected: taps layer2,layer3\n  received: taps layer2"),
         ("", "backbone = 'compact-m'", "received: backbone compact-m"),
         ("", "teacher_epochs = 3", "received: teacher_epochs 3"),
-        ("", "weights = 'w.pth'", "received: weights w.pth"),
+        ("", "weights = 'w.pth'", "received: weights .*w.pth"),
+        ("weights = 'one/w.pth'", "weights = 'w.pth'", "expected: weights .*one.w.pth\n  received: weights .*w.pth"),
         ("", "seed = 1", "received: seed 1"),
-        ("", "extra_images = ['x']", r"received: extra_images \['x'\]"),
+        ("", "extra_images = ['x']", r"received: extra_images \['.*x'\]"),
+        ("extra_images = ['one/x']", "extra_images = ['x']", r"expected: extra_images \['.*one.x'\]"),
         ("", "input_size = [80, 80]", r"received: input_size \(80, 80\)"),
         ("", "backbone = 'test_resnet'\nteacher_from = ''", "names nothing"),
         ("tile = 64", "tile = 64", r"\[products.a\] cuts frames into tiles"),
@@ -212,9 +214,34 @@ def test_an_interrupted_teacher_is_resumed_and_other_images_begin_it_again(datas
     assert asked == [False, True, False]
 
 
-def test_orders_of_teachers_and_products_travel_to_a_cluster_as_json(dataset, tmp_path, monkeypatch):
-    from kdx.workflows.many import engines
+@pytest.mark.parametrize("folder_is_missing", [False, True])
+def test_a_teacher_whose_process_died_is_continued(dataset, cells, tmp_path, monkeypatch, folder_is_missing):
+    """Also if the next call fails before the images are known."""
+    asked: list[bool] = []
 
+    class Killed(BaseException):
+        """What ends the process: no failure is recorded."""
+
+    def die(order: Any, *, resume: bool) -> None:
+        asked.append(resume)
+        raise Killed
+
+    monkeypatch.setattr(shared_teacher, "_distil", die)
+    images = Path(shutil.copytree(cells, tmp_path / "cells"))
+    (teacher,) = teacher_orders(orders(tmp_path, {"a": (dataset, ""), "b": (images, "")}))
+    with pytest.raises(Killed):
+        make_teacher(teacher)
+    assert engines._died(teacher, "killed", "").state == "failed"
+    if folder_is_missing:
+        images.rename(tmp_path / "elsewhere")
+        assert make_teacher(teacher).state == "failed"
+        (tmp_path / "elsewhere").rename(images)
+    with pytest.raises(Killed):
+        make_teacher(teacher)
+    assert asked == [False, True]
+
+
+def test_orders_of_teachers_and_products_travel_to_a_cluster_as_json(dataset, tmp_path, monkeypatch):
     two = orders(tmp_path, {"a": (dataset, "extra_images = []"), "b": (dataset, "")})
     received: list[object] = []
     monkeypatch.setattr(engines, "_make", lambda order: received.append(order) or failed_teacher(two_teachers[0], {}))

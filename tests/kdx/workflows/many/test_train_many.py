@@ -222,6 +222,25 @@ def test_training_resumes_where_a_call_stopped_and_starts_again_for_other_option
     assert trained == [False, True, False]
 
 
+def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
+    order = order_of(tmp_path, dataset_copy)
+    begun = product._result(order, "begun", product.product_fingerprint(order, product._open(order)))
+    product.keep(order, begun)
+    dataset_copy.rename(tmp_path / "elsewhere")
+    assert product.make(order).state == "failed"
+    (tmp_path / "elsewhere").rename(dataset_copy)
+    asked: list[bool] = []
+
+    def stop(*_: object, resume: bool) -> None:
+        asked.append(resume)
+        raise RuntimeError
+
+    monkeypatch.setattr(product, "_make", stop)
+    assert product.make(order).fingerprint == begun.fingerprint
+    assert asked == [True]
+
+
 @pytest.mark.slow
 def test_frames_in_tiles_with_a_level_map(large_frames, tmp_path, monkeypatch):
     monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
