@@ -101,7 +101,7 @@ class ImageSet:
         records: The files. Damaged files are removed from :attr:`records`.
         spec: The size and channels of the images, or of the tiles that are cut from them.
         bad: The record of damaged files.
-        memory_mib: The memory in MiB that the pixels may take.
+        memory_mib: The memory in MiB that the pixels may take; less than 0 if others took more.
         workers: The number of decoding processes; 0 decodes in this process.
         tiles: Whether each file is cut into tiles.
         progress: The progress display.
@@ -113,7 +113,7 @@ class ImageSet:
         spec: InputSpec,
         bad: BadImages,
         *,
-        memory_mib: int,
+        memory_mib: float,
         workers: int,
         tiles: bool = False,
         progress: Progress = SILENT,
@@ -142,27 +142,37 @@ class ImageSet:
                     good.append(records[index])
                 task.advance(len(batch))
         self.records = good
-        self._pixels = None if pixels is None else torch.from_numpy(pixels)
+        # One array an image, so that other sets hold the same pixels without a copy.
+        self._pixels = None if pixels is None else list(pixels[: len(self._images)])
         self._rows = list(range(len(self._images)))
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def pixel_bytes(self) -> int:
+        """The bytes that the pixels of all images take, or would take, in memory."""
+        return len(self._images) * self.spec.height * self.spec.width * self.spec.channels
+
     @staticmethod
     def joined(sets: Sequence[ImageSet]) -> ImageSet:
-        """Return sets of one size as one; a file that is in several of them counts once."""
+        """Return sets of one size as one, without a copy of pixels.
+
+        A file that is in several of the sets counts once. The pixels are kept if each set keeps its
+        own.
+        """
         whole = copy.copy(sets[0])
         whole.records, whole._images = [], []
         whole.in_memory = all(each.in_memory for each in sets)
-        pixels: list[Tensor] = []
+        pixels: list[NDArray[np.uint8]] = []
         for each in sets:
             known = {image.path for image in whole._images}
             rows = [row for row in each._rows if each._images[row].path not in known]
             whole._images += [each._images[row] for row in rows]
             whole.records += [record for record in each.records if record.path not in known]
             if whole.in_memory and each._pixels is not None:
-                pixels.append(each._pixels[rows])
-        whole._pixels = torch.cat(pixels) if whole.in_memory else None
+                pixels += [each._pixels[row] for row in rows]
+        whole._pixels = pixels if whole.in_memory else None
         whole._rows = list(range(len(whole._images)))
         return whole
 
@@ -202,7 +212,7 @@ class ImageSet:
         """
         row = self._rows[index]
         if self._pixels is not None:
-            pixels: NDArray[np.uint8] = self._pixels[row].numpy()
+            pixels: NDArray[np.uint8] = self._pixels[row]
             return pixels
         try:
             images, _ = self._images[row].read()
@@ -215,7 +225,7 @@ class ImageSet:
         """Yield uint8 batches ``(B, H, W, C)`` for lists of indices."""
         if self._pixels is not None:
             for batch in indices:
-                yield self._pixels[[self._rows[index] for index in batch]]
+                yield torch.from_numpy(np.stack([self._pixels[self._rows[index]] for index in batch]))
             return
         loader = DataLoader(
             _DecodedFiles([self._images[row] for row in self._rows]),

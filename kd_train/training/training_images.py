@@ -65,12 +65,16 @@ class TrainingImages:
         return next(iter(sizes)) if len(sizes) == 1 else None
 
     def hashes(self, records: Sequence[ImageRecord]) -> dict[str, str]:
-        """Return hashes by file name, or by path in the data folder if names recur."""
-        names = {record.path.name for record in records}
-        if len(names) == len(records):
-            return {record.path.name: record.sha256 for record in records}
-        root = self.folder.root
-        return {os.path.relpath(record.path, root).replace(os.sep, "/"): record.sha256 for record in records}
+        """Return hashes as :func:`hashes_by_file`."""
+        return hashes_by_file(records, self.folder.root)
+
+
+def hashes_by_file(records: Sequence[ImageRecord], root: Path) -> dict[str, str]:
+    """Return hashes by file name, or by path in the folder ``root`` if names recur."""
+    names = {record.path.name for record in records}
+    if len(names) == len(records):
+        return {record.path.name: record.sha256 for record in records}
+    return {os.path.relpath(record.path, root).replace(os.sep, "/"): record.sha256 for record in records}
 
 
 def known_to_teacher(learnt: Sequence[Identity], held_out: Sequence[ImageRecord]) -> list[Remark]:
@@ -89,8 +93,17 @@ def known_to_teacher(learnt: Sequence[Identity], held_out: Sequence[ImageRecord]
     )
 
 
-def read_training_images(data: Path, options: TrainOptions, recipe: Recipe, progress: Progress) -> TrainingImages:
+def read_training_images(
+    data: Path, options: TrainOptions, recipe: Recipe, progress: Progress, *, used_bytes: int = 0
+) -> TrainingImages:
     """Read the good images of a folder, and divide them as the options ask.
+
+    Args:
+        data: The folder.
+        options: The options of the training.
+        recipe: The recipe that follows from them.
+        progress: The progress display.
+        used_bytes: The part of the options' ``memory_mib`` that other images take.
 
     Raises:
         DataError: The folder cannot be used.
@@ -114,7 +127,7 @@ def read_training_images(data: Path, options: TrainOptions, recipe: Recipe, prog
         records,
         spec,
         bad,
-        memory_mib=options.memory_mib,
+        memory_mib=options.memory_mib - used_bytes / 2**20,
         workers=options.workers,
         tiles=options.tile is not None,
         progress=progress,

@@ -13,7 +13,7 @@ from kd_train.data.image_records import BadImages, ImageRecord
 from kd_train.data.image_set import ImageSet
 from kd_train.training.from_options import recipe_of
 from kd_train.training.options import TrainOptions
-from kd_train.training.training_images import TrainingImages, read_training_images
+from kd_train.training.training_images import TrainingImages, hashes_by_file, read_training_images
 from kdx.errors import DataError
 from kdx.folders.image_folder import ImageFolder
 from kdx.imaging.image_identity import KnownImages, Likeness
@@ -38,15 +38,28 @@ class Member:
 
 
 @dataclass(frozen=True)
+class MemberFiles:
+    """The files of a product that can be used, without their pixels.
+
+    Attributes:
+        root: The data folder.
+        records: The files.
+    """
+
+    root: Path
+    records: list[ImageRecord]
+
+
+@dataclass(frozen=True)
 class UnionImages(TrainingImages):
     """The images of several products.
 
     Attributes:
-        members: The images as each product's own training uses them, by its name.
+        members: The files of each product, by its name.
         products: The files of each product from which the teacher learns, by its name.
     """
 
-    members: Mapping[str, TrainingImages]
+    members: Mapping[str, MemberFiles]
     products: Mapping[str, list[ImageRecord]]
 
     @cached_property
@@ -61,10 +74,10 @@ class UnionImages(TrainingImages):
         """Return hashes by the product's name and the name of the file in it."""
         paths = {record.path for record in records}
         found: dict[str, str] = {}
-        for name, images in self.members.items():
-            own = [record for record in images.images.records if record.path in paths]
+        for name, member in self.members.items():
+            own = [record for record in member.records if record.path in paths]
             paths.difference_update(record.path for record in own)
-            found.update((f"{name}/{file}", sha256) for file, sha256 in images.hashes(own).items())
+            found.update((f"{name}/{file}", sha256) for file, sha256 in hashes_by_file(own, member.root).items())
         return found
 
 
@@ -92,7 +105,7 @@ def read_union(members: Mapping[str, Member], progress: Progress) -> UnionImages
             colours.
         TrainingError: More images than allowed cannot be used.
     """
-    read = {name: _read(member, len(members), progress) for name, member in members.items()}
+    read = _read(members, progress)
     _require_one_input(read)
     held_out = _different(record for images in read.values() for record in images.held_out)
     reserved = KnownImages([record.identity for record in held_out])
@@ -124,14 +137,20 @@ def read_union(members: Mapping[str, Member], progress: Progress) -> UnionImages
         parts={path: f"{name}/{part}" for name, images in read.items() for path, part in images.parts.items()},
         bad=bad,
         remarks=remarks,
-        members=read,
+        members={name: MemberFiles(images.folder.root, images.images.records) for name, images in read.items()},
         products=products,
     )
 
 
-def _read(member: Member, count: int, progress: Progress) -> TrainingImages:
-    options = replace(member.options, memory_mib=member.options.memory_mib // count)
-    return read_training_images(member.data, options, recipe_of(options), progress)
+def _read(members: Mapping[str, Member], progress: Progress) -> dict[str, TrainingImages]:
+    """Read the images of each product; the pixels of all are kept if they fit together."""
+    memory_mib = min(member.options.memory_mib for member in members.values())
+    read: dict[str, TrainingImages] = {}
+    for name, member in members.items():
+        options = replace(member.options, memory_mib=memory_mib)
+        used_bytes = sum(images.images.pixel_bytes for images in read.values())
+        read[name] = read_training_images(member.data, options, recipe_of(options), progress, used_bytes=used_bytes)
+    return read
 
 
 def _require_one_input(read: Mapping[str, TrainingImages]) -> None:

@@ -7,15 +7,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from kd_train.data.image_set import ImageSet
 from kd_train.training.from_options import recipe_of
 from kd_train.training.run_folder import Run
 from kd_train.training.train import distil_union
 from kd_train.training.training_images import read_training_images
-from kd_train.training.union_images import Member, UnionImages, read_union, repeats
+from kd_train.training.union_images import Member, MemberFiles, UnionImages, read_union, repeats
 from kdx.errors import CheckpointError, DataError
 from kdx.progress import SILENT
 from tests.conftest import write_dataset
@@ -80,6 +82,38 @@ def test_the_pixels_are_those_of_each_product(dataset, cells):
         expected = torch.stack([torch.frombuffer(bytearray(file.tobytes()), dtype=torch.uint8) for file in files])
         assert torch.equal(ours.reshape(len(chosen), -1), expected)
         assert torch.equal(theirs, ours)
+
+
+def test_pixels_are_kept_if_those_of_all_products_fit(tmp_path):
+    """Only the total counts: neither how large one product is, nor the order of the products."""
+    folders = {}
+    for name, count in (("few", 4), ("some", 9), ("many", 12)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        for index in range(count):
+            noise = np.random.default_rng([count, index]).integers(0, 256, (320, 320), dtype=np.uint8)
+            Image.fromarray(noise).save(folders[name] / f"{index}.png")
+
+    def kept(*names: str) -> bool:
+        images = union({name: folders[name] for name in names}, memory_mib=2, image_size=320, odd_images="keep").images
+        assert images.pixel_bytes == 320 * 320 * len(images)
+        return images.in_memory
+
+    assert kept("few", "many")  # many alone take more than half
+    assert kept("many", "few")
+    assert not kept("some", "many")  # each alone would fit
+    assert not kept("many", "some")
+
+
+def test_members_hold_no_pixels_and_joining_copies_none(dataset, cells):
+    images = union({"a": dataset, "b": cells})
+    assert [type(member) for member in images.members.values()] == [MemberFiles] * 2
+    read = [read_training_images(data, OPTIONS, recipe_of(OPTIONS), SILENT).images for data in (dataset, cells)]
+    joined = ImageSet.joined(read)
+    parts = [(each, index) for each in read for index in range(len(each))]
+    assert len(joined) == len(parts)
+    for position, (each, index) in enumerate(parts):
+        assert np.shares_memory(joined[position], each[index])
 
 
 def test_images_of_small_products_are_taken_several_times_and_counted_once(dataset, cells, tmp_path):
