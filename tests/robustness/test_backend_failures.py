@@ -42,10 +42,8 @@ def break_once(monkeypatch, backend, error: Exception) -> None:
         monkeypatch.setattr(type(backend._module), "forward", fail)
     elif backend.name == "openvino":
         compiled = backend._models.get(1)
-        request = compiled.model.create_infer_request()
-        while not compiled._idle.empty():
-            compiled._idle.get()
-        compiled._idle.put(Failing(request))
+        request, tensors = compiled._idle.get()  # the only one
+        compiled._idle.put((Failing(request), tensors))
     else:
         compiled = backend._models.get(1)
         monkeypatch.setattr(compiled, "_all", Failing(compiled._all))

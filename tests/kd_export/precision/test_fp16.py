@@ -93,8 +93,8 @@ def test_the_graph_is_what_pytorch_computes_in_half_precision(exported) -> None:
 def test_the_range_report_is_what_hooks_on_the_pair_see(trained) -> None:
     configuration = Run(trained.folder / "run")
     pair, _ = load_pair(configuration)
-    fused = fuse(configuration.config, pair)
     bundle = open_bundle(trained.folder / "tile.kdx")
+    fused = fuse(configuration.config, pair, bundle.manifest.input)
     with torch.inference_mode():
         compared = fused.pair(fused.preprocess(torch.from_numpy(bundle.golden().images)))
     report = bundle.manifest.variants["fp16"].ranges.taps
