@@ -22,7 +22,7 @@ def family_table(record: Row) -> list[str]:
     for pair, facts in family["pairs"].items():
         for precision in ("fp32", "int8"):
             if precision not in facts["graph_bytes"]:
-                cells.append([f"`{pair}`", f"{precision.upper()}: refused", *[""] * 3, *["–"] * len(runs)])
+                cells.append([f"`{pair}`", f"{precision.upper()}: none", *[""] * 3, *["–"] * len(runs)])
                 continue
             sizes = [
                 f"{facts['parameters'] / 1e6:.2f} M",
@@ -41,8 +41,8 @@ def family_table(record: Row) -> list[str]:
         "",
         f"Median milliseconds from the uint8 array to the verdict, in brackets how many times as fast as the FP32 pair "
         f"of {leader} in the same run; {height} × {width}, batch 1, {machine_text(family, 'onnxruntime', 'openvino')}; "
-        f"{family['runs']} calls of each in its own process, in turns. Refused: by the gate of INT8 at the export; "
-        "undecided: its scores give no threshold that decides as FP32 does. Memory: what a loaded detector holds in "
+        f"{family['runs']} calls of each in its own process, in turns. None: the bundle has no "
+        "such graph; undecided: it has no threshold for that runtime. Memory: what a loaded detector holds in "
         f"OpenVINO beyond the runtime itself, one thread. Whole bundles: {bundles}.",
     ]
 

@@ -20,7 +20,7 @@ def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
     assert lines[0] == "| pair | precision | parameters | graph | memory | OpenVINO, 1 thread | OpenVINO, 2 threads |"
     assert lines[2:6] == [
         "| `leader` | FP32 | 0.49 M | 18.0 MB | 80 MB | 9.00 (1.0×) | 8.00 (1.0×) |",
-        "| `leader` | INT8: refused |  |  |  | – | – |",
+        "| `leader` | INT8: none |  |  |  | – | – |",
         "| `small` | FP32 | 0.49 M | 4.0 MB | 20 MB | 3.00 (3.0×) | – |",
         "| `small` | INT8 (undecided in ONNX Runtime) | 0.49 M | 1.0 MB | 15 MB | 1.50 (6.0×) | 1.60 (5.0×) |",
     ]
