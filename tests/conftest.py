@@ -71,6 +71,8 @@ LONG_FILES = (
     "kdx/workflows/many/test_train_many.py", "kdx/workflows/fit/test_fit.py", "kdx/verification/test_held_out.py",
     "robustness/test_storage.py", "robustness/test_threads.py", "kdx/archive/test_score_ray.py",
     "kd_train/training/test_tiled_detector.py", "kd_train/training/test_checkpoints.py",
+    "kdx/workflows/many/test_shared_teacher.py", "kd_train/training/test_union_images.py",
+    "kd_train/training/test_source_comparison.py", "benchmarks/compact/test_run.py", "benchmarks/accuracy/test_run.py",
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def test_bundles_that_exist_are_timed_without_training(tiny_bundle, dataset, tmp
     lines = family_table(record)
     assert lines[0].endswith("| OpenVINO, 1 thread | ONNX Runtime, 1 thread |")
     assert lines[2].startswith("| `first` | FP32 |")
-    assert lines[3] == "| `first` | INT8: refused |  |  |  | – | – |"
+    assert lines[3] == "| `first` | INT8: none |  |  |  | – | – |"
 
 
 def test_latency_without_trainings_names_what_is_missing(dataset, tmp_path, monkeypatch) -> None:
