@@ -17,7 +17,7 @@ from kdx.workflows.packages import needs
 
 BUNDLE = "cells.kdx"
 # A compact pair: the quickest to train and to run. That the deepest tap scores these cells best was
-# seen on their test images, so the demo's figures are optimistic by one choice between two.
+# seen on their test images, so the demo's figures are optimistic by that choice.
 _BACKBONE, _SOURCE = "compact-m", "tf_efficientnet_lite0"
 _TAPS = "blocks.2,blocks.4,blocks.5"
 _OPTIONS = {"scored-by": "deepest-squared"}
