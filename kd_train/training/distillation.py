@@ -21,7 +21,6 @@ from torch import Tensor
 
 from kd_export.graph import Combine, Distance, MapSpec, PairSpec, Tap
 from kd_export.graph.distance import distance_module
-from kd_export.graph.preprocess import Preprocess
 from kd_train.data.distillation_images import VARIANTS, DistillationImages
 from kd_train.data.image_set import ImageSet
 from kd_train.data.synthetic import KINDS
@@ -31,7 +30,7 @@ from kd_train.models.pair import Comparisons, Pair
 from kd_train.models.teacher import Renormalise, Teacher, TeacherOptions, build_teacher
 from kd_train.recipes import Recipe, compact_teacher_recipe
 from kd_train.training.distilled_teacher import COMPACT_TEACHER, DistilledTeacher, Residual
-from kd_train.training.run_folder import Run, RunConfig
+from kd_train.training.run_folder import Run, RunConfig, preprocess_of
 from kd_train.training.run_lock import RunLock
 from kd_train.training.source_comparison import compare_with_source, one_thread
 from kd_train.training.trainer import Trainer
@@ -232,14 +231,7 @@ def _sources(run: Run, compact: Teacher) -> list[tuple[str, list[str]]]:
 def _residuals(pair: DistillationPair, run: Run, held_out: ImageSet) -> dict[str, Residual]:
     """Compare a compact teacher with its source on held-out images, good and with defects."""
     config = run.config
-    preprocess = Preprocess(
-        config.input,
-        config.recipe.size,
-        config.mean,
-        config.std,
-        scale_is_folded=False,
-        resize_to=config.recipe.resize_to,
-    )
+    preprocess = preprocess_of(config)
     distances = [distance_module(tap.distance, count) for tap, count in zip(pair.spec.taps, pair.channels, strict=True)]
     chosen = list(range(len(held_out)))[:: max(1, -(-len(held_out) // _MOST_COMPARED))]
     drawers = list(KINDS.values())

@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from kd_export.graph import PairSpec
+from kd_export.graph.preprocess import Preprocess
 from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import (
     Checkpoint,
@@ -123,6 +124,14 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     def backbone(self) -> str:
         """The names of the teacher's networks, as a text."""
         return " and ".join(dict.fromkeys(self.recipe.backbones))
+
+
+def preprocess_of(config: RunConfig) -> Preprocess:
+    """Return what makes the networks' input of a run's uint8 images."""
+    recipe = config.recipe
+    return Preprocess(
+        config.input, recipe.size, config.mean, config.std, scale_is_folded=False, resize_to=recipe.resize_to
+    )
 
 
 class Run:

@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_export.graph.preprocess import Preprocess
 from kd_train.data.gate_images import DrawnDefects
 from kd_train.data.image_set import ImageSet
 from kd_train.models.pair import Pair
 from kd_train.training.good_features import GoodFeatures
-from kd_train.training.run_folder import RunConfig
+from kd_train.training.run_folder import RunConfig, preprocess_of
 from kdx.bundle.teacher_comparison import LEAST_PARTS, TeacherComparison, outcome_of
 from kdx.progress import SILENT, Progress
 
@@ -71,14 +70,7 @@ def compare_with_source(
     good = held_out.at(_spread(len(held_out), _MOST_HELD_OUT))
     defects = DrawnDefects(good, config.seed)
     detectors = [_Detectors(len(taps), len(kept), config.seed) for _, taps in groups]
-    preprocess = Preprocess(
-        config.input,
-        config.recipe.size,
-        config.mean,
-        config.std,
-        scale_is_folded=False,
-        resize_to=config.recipe.resize_to,
-    )
+    preprocess = preprocess_of(config)
 
     def compared(image: NDArray[np.uint8]) -> Iterator[tuple[_Detectors, list[tuple[Tensor, Tensor]]]]:
         features = pair(preprocess(torch.from_numpy(image)[None]))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from kd_export.graph.preprocess import Preprocess
 from kd_train.data.damage import StudentDamage
 from kd_train.data.distillation_images import DistillationImages
 from kd_train.data.image_set import ImageSet
@@ -20,7 +19,7 @@ from kd_train.training.checkpoints import EpochRecord, Restart
 from kd_train.training.interrupts import Interrupts
 from kd_train.training.losses import FeatureMatching
 from kd_train.training.optimiser import Schedule, make_optimiser, make_schedule
-from kd_train.training.run_folder import Run
+from kd_train.training.run_folder import Run, preprocess_of
 from kdx.errors import TrainingError
 from kdx.progress import SILENT, Progress
 
@@ -91,10 +90,7 @@ class Trainer:
         # tensor cores.
         self.pair: Pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = FeatureMatching(config.pair_spec, pair.channels).to(device)
-        recipe = self.recipe
-        self.preprocess = Preprocess(
-            config.input, recipe.size, config.mean, config.std, scale_is_folded=False, resize_to=recipe.resize_to
-        ).to(device)
+        self.preprocess = preprocess_of(config).to(device)
         self.parameters = {n: p for n, p in pair.named_parameters() if not n.startswith("teacher.")}
         self.optimiser = make_optimiser(self.recipe, list(self.parameters.values()))
         self.schedule: Schedule | None = None
