@@ -15,7 +15,6 @@ set(kdx_test_environment
   "TBB_ENABLE_SANITIZERS=1")
 
 add_custom_target(kdx_tests)         # builds every program that ctest runs
-add_custom_target(kdx_plain_tests)   # builds those without the label "fuzz"
 add_custom_target(kdx_thread_tests)  # builds those with the label "threads", for the thread sanitizer
 
 # kdx_add_test(NAME [LABELS label...] [JUDGES] [ARGUMENTS argument...]): lets ctest run the program
@@ -37,9 +36,6 @@ function(kdx_add_test name)
     set_tests_properties(${name} PROPERTIES DISABLED TRUE)
   endif()
   add_dependencies(kdx_tests ${program})
-  if(NOT "fuzz" IN_LIST arg_LABELS)
-    add_dependencies(kdx_plain_tests ${program})
-  endif()
   if("threads" IN_LIST arg_LABELS)
     add_dependencies(kdx_thread_tests ${program})
   endif()

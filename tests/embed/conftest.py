@@ -9,12 +9,15 @@ import pytest
 from tests.embed.build import PRECISIONS, build
 from tests.once import made_once
 
-TARGETS = ("kdx", "kdx_plain_tests", "minimal_c", "minimal_cpp", "line_cpp")
+# The C and C++ tests that call exported functions alone, as programs do. test_sanitized.py builds
+# and runs all of them.
+LIBRARY_TESTS = ("calls", "calls_c", "failed_calls")
+TARGETS = ("kdx", *(f"kdx_{name}" for name in LIBRARY_TESTS), "minimal_c", "minimal_cpp", "line_cpp")
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
-    """The build folder, with tests and examples."""
+    """The build folder, with tests of the library and examples."""
     options = ("-DKDX_BUILD_TESTS=ON", "-DKDX_BUILD_EXAMPLES=ON")
     return made_once(tmp_path_factory, "release", lambda folder: build(folder, TARGETS, *options))
 
