@@ -4,6 +4,7 @@ command line."""
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import re
@@ -87,6 +88,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     counts = Counter(item.path for item in items)
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -counts[item.path]))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave everything imported so far out of later garbage collections, which otherwise walk over
+    hundreds of thousands of objects of PyTorch and the tests again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the end of the process free everything: libraries report what is left as leaks."""
+    gc.unfreeze()
 
 
 @dataclass(frozen=True)
