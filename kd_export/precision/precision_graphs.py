@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from kd_export.graph import PairSpec
 from kd_export.precision.fp16 import half_convolutions, network_tensors, plan_half, to_half
 from kd_export.precision.gate import Gate, GateReport
-from kd_export.precision.quantize import CONVOLUTIONS, quantised_nodes, quantize
+from kd_export.precision.int8_plan import CONVOLUTIONS
+from kd_export.precision.quantize import quantised_nodes, quantize
 from kd_export.precision.ranges import measure_ranges, tap_ranges
 from kdx.bundle.graph_contract import PAIR
 from kdx.bundle.manifest import GRAPH

@@ -1,43 +1,26 @@
 """The INT8 graph, with explicit QuantizeLinear and DequantizeLinear.
 
-Weights are int8 per output channel and symmetric (:mod:`kd_export.precision.weights`), activations
-uint8 per tensor (:mod:`kd_export.precision.activations`). The inputs of the networks' convolutions,
-residual additions and pools are quantised, their outputs are not, so that a runtime fuses what
-follows a convolution into it. Everything outside the networks is FP32, the features that the tail
-compares included.
-
-Why ONNX Runtime's quantiser with minima and maxima. Trained STPM on tf_efficientnet_lite0, 348
-magnetic tiles, against FP32 (image AUROC 0.9165): AUROC 0.918 and rank correlation 0.987; NNCF 3.4
-(whose ranges are means of minima and maxima, with bias correction) 0.895 and 0.966: activations
-beyond a mean range are cut off, and defects have such. Percentiles of 99.999 are as good as maxima
-and take three times as long.
+Weights are int8 per output channel and symmetric, activations uint8 per tensor. See
+:mod:`kd_export.graph.int8` for what is computed, and :mod:`kd_export.precision.int8_plan` for which
+nodes are quantised.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import tempfile
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from kd_export.precision.activations import DEQUANTIZE, QUANTIZE, unsigned_activations
-from kd_export.precision.weights import fit_integers
+from kd_export.graph.int8 import Int8Plan, Step, fake_quantize_parameters
+from kd_export.precision.activations import DEQUANTIZE, QUANTIZE
+from kd_export.precision.int8_plan import CONVOLUTIONS, activations, plan_int8
 from kdx.bundle.graph_contract import PAIR
 from kdx.errors import GateError
-
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
-_QUANTISED_OPS = (*sorted(CONVOLUTIONS), "Add", "MaxPool")
-# The note of onnxruntime.quantization's pre-processing; without it, it logs advice that does not
-# apply.
-_PRE_PROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
-_NOTES = {_PRE_PROCESSED[0], "onnx.infer"}
 
 
 def quantize(model: ModelProto, images: NDArray[np.uint8], *, keep: Collection[str] = ()) -> ModelProto:
@@ -50,19 +33,32 @@ def quantize(model: ModelProto, images: NDArray[np.uint8], *, keep: Collection[s
         keep: Nodes of the networks that stay FP32.
 
     Raises:
-        GateError: Nothing can be quantised, or the result is not a valid graph.
+        GateError: Nothing can be quantised, a value is not a number, or the result is not a valid
+            graph.
     """
-    nodes = _quantisable(model)
-    if not nodes or not len(images):
+    return put_back(quantize_by(model, plan_int8(model, images)), model, keep)
+
+
+def quantize_by(model: ModelProto, plan: Int8Plan) -> ModelProto:
+    """Return the INT8 graph of a plan.
+
+    Raises:
+        GateError: The graph has no such node, or the result is not a valid graph.
+    """
+    missing = plan.nodes.keys() - {node.name for node in model.graph.node}
+    if missing:
         raise GateError(
-            "nothing can be quantised",
-            expected="convolutions in the networks, and images to calibrate on",
-            received=f"{len(nodes)} nodes, {len(images)} images",
+            f"the graph has no node '{min(missing)}', which is quantised",
+            fix="install the versions of kdx and timm that trained it, see 'versions' in run.json",
         )
-    quantised = unsigned_activations(_statically_quantised(model, nodes, images))
-    quantised = fit_integers(quantised, model)
-    _name_nodes(quantised.graph, model.graph)
-    return put_back(quantised, model, {*keep, *(node.name for node in model.graph.node if node.name not in nodes)})
+    result = ModelProto()
+    result.CopyFrom(model)
+    writer = _Writer(result.graph)
+    for node in model.graph.node:
+        writer.add(node, plan.nodes.get(node.name, ()))
+    del result.graph.node[:]
+    result.graph.node.extend(writer.nodes)
+    return put_back(result, model, ())
 
 
 def put_back(quantised: ModelProto, model: ModelProto, keep: Collection[str]) -> ModelProto:
@@ -101,89 +97,80 @@ def quantised_nodes(model: ModelProto) -> list[str]:
     ]
 
 
-def _quantisable(model: ModelProto) -> set[str]:
-    """Return the networks' convolutions, residual additions and pools, by name.
+class _Writer:
+    """Writes the nodes of an INT8 graph, and adds its constants to a graph.
 
-    What takes a concatenation stays FP32: OpenVINO 2026.4 computes an INT8 one wrongly. In the
-    bottleneck of reverse distillation and DSKD the next convolution was off by 64 % of its output,
-    where ONNX Runtime was by 1 %.
+    Args:
+        graph: The graph with the FP32 constants.
+
+    Attributes:
+        nodes: The nodes so far.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    joined = {name for node in model.graph.node if node.op_type == "Concat" for name in node.output}
-    found = set()
-    for node in model.graph.node:
-        if not node.name.startswith(PAIR) or node.op_type not in _QUANTISED_OPS or joined.intersection(node.input):
-            continue
-        is_weighted = node.op_type in CONVOLUTIONS
-        if is_weighted != bool(constants.intersection(node.input)):
-            continue  # a convolution with computed weights, or the addition of a constant
-        found.add(node.name)
-    return found
 
+    def __init__(self, graph: GraphProto) -> None:
+        self._graph = graph
+        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self._dequantised: dict[tuple[str, Step], str] = {}
+        self._labels: Counter[str] = Counter()
+        self.nodes: list[NodeProto] = []
 
-def _statically_quantised(model: ModelProto, nodes: Collection[str], images: NDArray[np.uint8]) -> ModelProto:
-    source = ModelProto()  # the quantiser changes what it is given
-    source.CopyFrom(model)
-    source.metadata_props.add(key=_PRE_PROCESSED[0], value=_PRE_PROCESSED[1])
-    with tempfile.TemporaryDirectory() as folder, _no_advice():
-        out = Path(folder) / "int8.onnx"
-        quantize_static(
-            source,
-            out,
-            _Reader(model.graph.input[0].name, images),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_QUANTISED_OPS),
-            nodes_to_quantize=sorted(nodes),
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                # TensorRT dequantises no int32, and ONNX Runtime quantises biases itself.
-                "QuantizeBias": False,
-                "ForceQuantizeNoInputCheck": True,  # pools too
-                # A pool's output keeps its input's scale, so that the pool itself can be int8.
-                "OpTypesToExcludeOutputQuantization": [*sorted(CONVOLUTIONS), "Add"],
-            },
+    def add(self, node: NodeProto, steps: Collection[Step]) -> None:
+        """Write a node, on inputs that are quantised by these steps; none for FP32."""
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for index, (name, step) in enumerate(zip(activations(node), steps, strict=False)):
+            copy.input[index] = self._activation(name, step)
+        if steps and node.op_type in CONVOLUTIONS:
+            copy.input[1:] = self._parameters(node, *steps)
+        self.nodes.append(copy)
+
+    def _activation(self, name: str, step: Step) -> str:
+        """Return the dequantised values of a tensor; what takes the same ones shares the nodes."""
+        if (name, step) not in self._dequantised:
+            label = self._label(name)
+            constants = [
+                self._constant(f"{label}_scale", np.array(step.scale, np.float32)),
+                self._constant(f"{label}_zero_point", np.array(step.zero, step.type)),
+            ]
+            quantised = self._node(QUANTIZE, label, [name, *constants])
+            self._dequantised[name, step] = self._node(DEQUANTIZE, label, [quantised, *constants])
+        return self._dequantised[name, step]
+
+    def _parameters(self, node: NodeProto, step: Step) -> list[str]:
+        """Return the dequantised weights of a convolution, and its rounded bias if it has one."""
+        weight, *biases = (torch.tensor(self._constants[name]) for name in node.input[1:])
+        groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+        axis = 0 if node.op_type == "Conv" else 1
+        values = fake_quantize_parameters(
+            weight, biases[0] if biases else None, step, groups=groups, is_transposed=axis == 1
         )
-        result = onnx.load(out)
-    notes = [prop for prop in result.metadata_props if prop.key not in _NOTES]
-    del result.metadata_props[:]
-    result.metadata_props.extend(notes)
-    result.producer_name, result.producer_version = model.producer_name, model.producer_version
-    del result.graph.value_info[:]
-    return result
+        by_axis = values.steps.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
+        label = self._label(node.input[1])
+        constants = [
+            self._constant(f"{label}_quantized", (values.weight / by_axis).round().to(torch.int8).numpy()),
+            self._constant(f"{label}_scale", values.steps.numpy()),
+            self._constant(f"{label}_zero_point", np.zeros(len(values.steps), np.int8)),
+        ]
+        found = [self._node(DEQUANTIZE, label, constants, axis=axis)]
+        if values.bias is not None:
+            # FP32: TensorRT dequantises no int32, and ONNX Runtime makes integers of it itself.
+            found.append(self._constant(f"{self._label(node.input[2])}_rounded", values.bias.numpy()))
+        return found
 
+    def _label(self, name: str) -> str:
+        """Return a name for what quantises a tensor, another one for each step that it has."""
+        self._labels[name] += 1
+        return name if self._labels[name] == 1 else f"{name}.{self._labels[name]}"
 
-class _Reader:
-    """Passes images to the quantiser one by one."""
+    def _node(self, kind: str, name: str, inputs: list[str], axis: int | None = None) -> str:
+        output = f"{name}_{kind}_Output"
+        # make_node leaves out attributes that are None.
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{PAIR}/{kind}.{output}", axis=axis))
+        return output
 
-    def __init__(self, name: str, images: NDArray[np.uint8]) -> None:
-        self._feeds = ({name: image[None]} for image in images)
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        return next(self._feeds, None)
-
-
-@contextlib.contextmanager
-def _no_advice() -> Iterator[None]:
-    """Silence the quantiser's warnings on the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _name_nodes(graph: GraphProto, original: GraphProto) -> None:
-    """Name the quantiser's nodes like all others, by the part of the graph that they belong to."""
-    known = {node.name for node in original.node}
-    for node in graph.node:
-        if node.name not in known:
-            node.name = f"{PAIR}/{node.op_type}.{node.output[0]}"
+    def _constant(self, name: str, values: NDArray[np.generic]) -> str:
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
 
 
 def _drop_unused(graph: GraphProto, original: GraphProto) -> None:

@@ -1,4 +1,4 @@
-"""The integer types of activations, and that the runtimes compute what the INT8 graph says."""
+"""The signed activations of TensorRT, and that the runtimes compute what the INT8 graph says."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from kd_export.engine.build import _graph_for
-from kd_export.precision.activations import DEQUANTIZE, QUANTIZE, signed_activations, unsigned_activations
+from kd_export.precision.activations import QUANTIZE, signed_activations
 from kd_export.precision.gate import run_onnxruntime, runtimes
-from kd_export.precision.quantize import CONVOLUTIONS, quantize
+from kd_export.precision.int8_plan import CONVOLUTIONS
+from kd_export.precision.quantize import quantize
 from kdx.bundle.graph_contract import OUTPUTS
 from tests.images import solar_cells
 
@@ -83,21 +84,43 @@ def test_onnx_runtime_computes_the_networks_in_integers(graphs, tmp_path) -> Non
 
 
 @pytest.mark.slow
-def test_signed_activations_are_what_unsigned_ones_were_made_from(graphs) -> None:
+def test_signed_activations_have_the_same_steps_or_twice_as_large_ones(graphs) -> None:
+    """Those that cannot be negative lose every second of their integers."""
     _, quantised = graphs
     signed = signed_activations(quantised)
-    kinds = {tensor.name: tensor.data_type for tensor in signed.graph.initializer}
-    zeros = [node.input[2] for node in signed.graph.node if node.op_type == QUANTIZE]
-    assert zeros
-    assert {kinds[name] for name in zeros} == {TensorProto.INT8}
-    again = unsigned_activations(signed)
-    for ours, theirs in zip(again.graph.initializer, quantised.graph.initializer, strict=True):
-        assert (ours.name, ours.data_type) == (theirs.name, theirs.data_type)
-        np.testing.assert_allclose(numpy_helper.to_array(ours), numpy_helper.to_array(theirs), rtol=1e-6)
-    assert again.graph.node == quantised.graph.node
+    assert signed.graph.node == quantised.graph.node
+    before, after = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        for model in (quantised, signed)
+    )
+    factors = set()
+    for node in quantised.graph.node:
+        if node.op_type == QUANTIZE:
+            _, scale, zero = node.input
+            assert (after[zero].dtype, int(after[zero])) == (np.dtype(np.int8), 0)
+            factor = 255 / 127 if before[zero].dtype == np.uint8 and not before[zero] else 1.0
+            np.testing.assert_allclose(after[scale], before[scale] * factor, rtol=1e-6)
+            factors.add(factor)
+    assert factors == {1.0, 255 / 127}
     exact, maps = (run_onnxruntime(each, solar_cells(2, SIZE)).maps for each in (quantised, signed))
     assert not np.array_equal(exact, maps)
     assert np.square(maps - exact).sum() < 0.01 * np.square(exact).sum()
+
+
+def test_constants_that_a_pool_shares_with_its_input_are_changed_once() -> None:
+    """As in bundles of earlier versions."""
+    constants = [
+        numpy_helper.from_array(np.float32(0.5), "scale"),
+        numpy_helper.from_array(np.uint8(0), "zero"),
+    ]
+    nodes = [helper.make_node(QUANTIZE, [name, "scale", "zero"], [f"{name}_q"]) for name in ("x", "pooled")]
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph(nodes, "pool", [value], [], constants)
+    scale, zero = (
+        numpy_helper.to_array(each) for each in signed_activations(helper.make_model(graph)).graph.initializer
+    )
+    assert float(scale) == pytest.approx(0.5 * 255 / 127)
+    assert zero.dtype == np.int8
 
 
 @pytest.mark.slow
@@ -121,67 +144,3 @@ def test_an_int8_engine_is_built_from_signed_activations(graphs, capability) -> 
     assert types(graph_for("int8")) == {TensorProto.INT8}
     assert TensorProto.UINT8 in types(graph_for("fp32")), "only what was asked for is rewritten"
     assert any(node.op_type == "MatMul" for node in graph_for("int8").graph.node) == (capability != "7.5")
-
-
-def convolution(side: int, *, minimum: float | None = None, channels: int = 3) -> onnx.ModelProto:
-    """Return a graph of two convolutions after each other, with int8 activations.
-
-    Args:
-        side: The height and width of the first convolution.
-        minimum: The lower limit of a Clip between them; None for no operation.
-        channels: The number of channels of the image.
-    """
-    weights = {"w1": np.ones((4, channels, side, side), np.int8), "w2": np.ones((2, 4, 1, 1), np.int8)}
-    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    constants += [numpy_helper.from_array(np.ones(len(value), np.float32), f"{k}_s") for k, value in weights.items()]
-    constants += [numpy_helper.from_array(np.zeros(len(value), np.int8), f"{k}_z") for k, value in weights.items()]
-    for name in ("a", "b"):
-        constants.append(numpy_helper.from_array(np.float32(0.5), f"{name}_s"))
-        constants.append(numpy_helper.from_array(np.int8(0), f"{name}_z"))
-    nodes = [helper.make_node("Identity", ["image"], ["x"], name="preprocess/Sub")]
-    if minimum is not None:
-        constants.append(numpy_helper.from_array(np.float32(minimum), "minimum"))
-        constants.append(numpy_helper.from_array(np.float32(6), "maximum"))
-        nodes.append(helper.make_node("Clip", ["y1", "minimum", "maximum"], ["y"], name="pair.clip"))
-    source = {"a": "x", "b": "y1" if minimum is None else "y"}
-    for index, step in enumerate(("a", "b"), 1):
-        quantise = helper.make_node(
-            QUANTIZE, [source[step], f"{step}_s", f"{step}_z"], [f"{step}_q"], name=f"pair.{step}q"
-        )
-        nodes += [
-            quantise,
-            helper.make_node(DEQUANTIZE, [f"{step}_q", f"{step}_s", f"{step}_z"], [f"{step}_d"], name=f"pair.{step}d"),
-            helper.make_node(DEQUANTIZE, [f"w{index}", f"w{index}_s", f"w{index}_z"], [f"w{index}_d"], axis=0),
-            helper.make_node("Conv", [f"{step}_d", f"w{index}_d"], [f"y{index}"], name=f"pair.{index}/Conv"),
-        ]
-    value = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, channels, 16, 16])
-    output = helper.make_tensor_value_info("y2", TensorProto.FLOAT, None)
-    return helper.make_model(helper.make_graph(nodes, "two", [value], [output], constants))
-
-
-def steps(model: onnx.ModelProto) -> dict[str, tuple[str, int, float]]:
-    """Return the type, the zero point and the scale of both activations."""
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    return {
-        name: (found[f"{name}_z"].dtype.name, int(found[f"{name}_z"]), float(found[f"{name}_s"])) for name in ("a", "b")
-    }
-
-
-@pytest.mark.parametrize(
-    ("minimum", "expected"),
-    [
-        (0.0, ("uint8", 0, pytest.approx(0.5 * 127 / 255))),
-        (-1.0, ("uint8", 128, 0.5)),
-        (None, ("uint8", 128, 0.5)),
-    ],
-)
-def test_the_zero_point_follows_from_what_can_be_negative(minimum, expected) -> None:
-    assert steps(unsigned_activations(convolution(3, minimum=minimum)))["b"] == expected
-
-
-@pytest.mark.parametrize(("side", "channels", "kind"), [(3, 3, "int8"), (7, 3, "uint8"), (4, 4, "uint8")])
-def test_an_image_stays_signed_where_its_convolutions_are_small(side, channels, kind) -> None:
-    graph = convolution(side, channels=channels)
-    before = graph.SerializeToString()
-    assert steps(unsigned_activations(graph))["a"] == (kind, 128 if kind == "uint8" else 0, 0.5)
-    assert graph.SerializeToString() == before, "the given graph was changed"

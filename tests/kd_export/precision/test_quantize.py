@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, numpy_helper
 
+from kd_export.graph.int8 import Int8Plan, step_of
 from kd_export.precision.activations import DEQUANTIZE, QUANTIZE, signed_activations
 from kd_export.precision.gate import run_onnxruntime
+from kd_export.precision.int8_plan import CONVOLUTIONS
 from kd_export.precision.quantize import (
-    CONVOLUTIONS,
     put_back,
     quantised_nodes,
     quantize,
+    quantize_by,
 )
 from kd_export.precision.sensitivity import MEASURED, output_errors, worst_layers
 from kdx.bundle.checked_files import Graph
@@ -302,6 +304,36 @@ def test_what_quantising_does_to_an_output_alone(stpm) -> None:
     expected = float(((ours - theirs).square().sum() / theirs.square().sum()).sqrt())
     assert expected > 0
     assert output_errors(quantised, model, image)[node.name] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_plan_of_another_network_is_refused(stpm) -> None:
+    model, _ = stpm
+    plan = Int8Plan({"pair.student.conv9/Conv": (step_of(1.0, "any"),)})
+    with pytest.raises(GateError, match=r"the graph has no node 'pair\.student\.conv9/Conv', which is quantised"):
+        quantize_by(model, plan)
+
+
+def test_weights_that_two_nodes_share_have_a_step_for_each() -> None:
+    weight = numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "weight")
+    bias = numpy_helper.from_array(np.full(4, 0.1, np.float32), "bias")
+    value, output = (onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 2, 2]) for name in "xz")
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "weight", "bias"], ["y"], name="pair.conv/Conv"),
+        onnx.helper.make_node("Conv", ["y", "weight", "bias"], ["z"], name="pair.conv/Conv_2"),
+    ]
+    graph = onnx.helper.make_graph(nodes, "twice", [value], [output], [weight, bias])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    # With these activations, the bias of the second one has much larger steps.
+    plan = Int8Plan({"pair.conv/Conv": (step_of(1.0, "any"),), "pair.conv/Conv_2": (step_of(900.0, "any"),)})
+    quantised = quantize_by(model, plan)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
+    assert {"weight_quantized", "weight.2_quantized", "bias_rounded", "bias.2_rounded"} <= set(constants)
+    x = np.ones((1, 4, 2, 2), np.float32)
+    session = ort.InferenceSession(quantised.SerializeToString(), providers=["CPUExecutionProvider"])
+    # Two neighbours of 1 have steps of 2 / 127, and become 64 steps each. The first output, 4.1, is
+    # nearer to one step of the second input than to none, and so is the bias to one of its steps.
+    weights, inputs = 2 / 127, 900 / 127
+    assert np.unique(session.run(None, {"x": x})[0]) == pytest.approx(4 * 64 * weights * inputs + weights * inputs)
 
 
 def test_without_images_or_networks_nothing_is_quantised(stpm) -> None:

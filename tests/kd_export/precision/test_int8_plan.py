@@ -1,0 +1,115 @@
+"""Which nodes of a graph are quantised, and by which steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kd_export.graph.int8 import Int8Plan
+from kd_export.precision.int8_plan import plan_int8
+from kdx.errors import GateError
+
+IMAGES = np.full((2, 16, 16, 3), 200, np.uint8)
+IMAGES[1, 3, 4, 2] = 10
+
+
+def graph_of(side: int = 3, *, minimum: float | None = None, mean: float = 100.0, pool: str = "") -> onnx.ModelProto:
+    """Return a graph of two convolutions after each other.
+
+    Args:
+        side: The height and width of the first convolution.
+        minimum: The lower limit of a Clip between them; None for no operation.
+        mean: What is subtracted from the image.
+        pool: What comes before the second convolution: "", "pool", or "padded".
+    """
+    arrays = {
+        "mean": np.float32(mean),
+        "w1": np.full((4, 3, side, side), 0.01, np.float32),
+        "w2": np.ones((2, 4, 1, 1), np.float32),
+        "minimum": np.float32(minimum or 0.0),
+        "maximum": np.float32(6),
+        "padding": np.array([0, 0, 0, 0, 0, 0, 1, 1]),
+        "infinite": np.float32(-np.inf),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["cast"], name="preprocess/Cast", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["cast"], ["planes"], name="preprocess/Transpose", perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", ["planes", "mean"], ["x"], name="preprocess/Sub"),
+        helper.make_node("Conv", ["x", "w1"], ["y"], name="pair.1/Conv"),
+    ]
+    value = "y"
+    if minimum is not None:
+        nodes.append(helper.make_node("Clip", ["y", "minimum", "maximum"], ["clipped"], name="pair/Clip"))
+        value = "clipped"
+    if pool == "padded":
+        nodes.append(helper.make_node("Pad", [value, "padding", "infinite"], ["pad"], name="pair/Pad"))
+        value = "pad"
+    if pool:
+        nodes.append(helper.make_node("MaxPool", [value], ["pool"], name="pair/MaxPool", kernel_shape=[2, 2]))
+        value = "pool"
+    nodes.append(helper.make_node("Conv", [value, "w2"], ["out"], name="pair.2/Conv"))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 16, 16, 3])
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    opset = [helper.make_opsetid("", 18)]
+    return helper.make_model(
+        helper.make_graph(nodes, "two", [image], [output], constants), opset_imports=opset, ir_version=10
+    )
+
+
+def step(plan: Int8Plan, node: str) -> tuple[str, int, float]:
+    (found,) = plan.nodes[node]
+    return found.type, found.zero, found.scale
+
+
+@pytest.mark.parametrize(
+    ("minimum", "expected"),
+    [
+        (0.0, ("uint8", 0, pytest.approx(6 / 255))),
+        (-1.0, ("uint8", 128, pytest.approx(6 / 127))),
+        (None, ("uint8", 128, pytest.approx(27 / 127))),
+    ],
+)
+def test_the_zero_point_follows_from_what_can_be_negative(minimum, expected) -> None:
+    plan = plan_int8(graph_of(minimum=minimum), IMAGES)
+    assert step(plan, "pair.2/Conv") == expected
+
+
+@pytest.mark.parametrize(("side", "kind"), [(3, "int8"), (7, "uint8")])
+def test_an_image_stays_signed_where_its_convolutions_are_small(side, kind) -> None:
+    zero = 128 if kind == "uint8" else 0
+    assert step(plan_int8(graph_of(side), IMAGES), "pair.1/Conv") == (kind, zero, pytest.approx(100 / 127))
+
+
+def test_the_largest_value_of_all_images_sets_the_scale_with_its_headroom() -> None:
+    # Of the first image the values are 10, of the second one -180.
+    for headroom in (1.0, 1.5):
+        plan = plan_int8(graph_of(mean=190.0), IMAGES, headroom=headroom)
+        assert step(plan, "pair.1/Conv")[2] == pytest.approx(headroom * 180 / 127)
+
+
+def test_a_pool_keeps_the_step_of_its_input() -> None:
+    plan = plan_int8(graph_of(minimum=0.0, pool="pool"), IMAGES)
+    assert list(plan.nodes) == ["pair.1/Conv", "pair/MaxPool", "pair.2/Conv"]
+    assert plan.nodes["pair/MaxPool"] == plan.nodes["pair.2/Conv"]
+
+
+def test_a_pool_that_pads_with_minus_infinity_stays_fp32() -> None:
+    plan = plan_int8(graph_of(minimum=0.0, pool="padded"), IMAGES)
+    assert list(plan.nodes) == ["pair.1/Conv", "pair.2/Conv"]
+    assert step(plan, "pair.2/Conv") == ("uint8", 128, pytest.approx(6 / 127))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value) -> None:
+    with pytest.raises(GateError, match=r"'pair\.1/Conv' cannot be quantised") as refused:
+        plan_int8(graph_of(mean=value), IMAGES)
+    assert refused.value.received == ("nan" if np.isnan(value) else "inf")
+
+
+def test_without_images_nothing_can_be_quantised() -> None:
+    with pytest.raises(GateError, match="nothing can be quantised") as refused:
+        plan_int8(graph_of(), IMAGES[:0])
+    assert refused.value.received == "2 nodes, 0 images"
