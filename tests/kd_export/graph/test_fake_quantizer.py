@@ -74,7 +74,7 @@ def require_agreement(detector: FusedDetector, model: onnx.ModelProto, images: n
 
     A value that is rounded to the other step moves what follows it. In these networks with random
     weights that comes to a third of what INT8 itself changes, in the energy of the maps, and in
-    OpenVINO to 60 %: it computes a convolution and the residual addition after it as one.
+    OpenVINO, which rounds more values to the other step, to 60 %.
     """
     plan = plan_int8(model, images)
     quantised = quantize_by(model, plan)
