@@ -54,12 +54,7 @@ class Result:
     ) -> Self:
         """Continue the file of the same identity, or put it aside and begin another one.
 
-        Args:
-            benchmark: Its name, which is the file's name too.
-            identity: What must not differ: ``machine``, ``settings``, or other parts.
-            budget: How much is measured.
-            path: Another file.
-            fresh: Begin another file in any case.
+        ``identity`` is what must not differ: ``machine``, ``settings`` or other parts.
         """
         path = path or result_file(benchmark)
         why = ""

@@ -75,6 +75,8 @@ def fill(text: str) -> str:
 def main() -> None:
     """Write or check every document, or print one table."""
     names = [word for word in sys.argv[1:] if word != "--check"]
+    if set(names) - TABLE_NAMES:  # and --help
+        sys.exit(f"{__doc__}\nThere are {', '.join(sorted(TABLE_NAMES))}.")
     for name in names:
         print("\n".join(lines_of(name)))
     stale = []

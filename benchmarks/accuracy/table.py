@@ -49,11 +49,11 @@ def _lines(record: Row, rows: list[Row]) -> Iterator[list[str]]:
 def _pair_lines(title: str, pair: str, rows: list[Row]) -> Iterator[list[str]]:
     epochs = " + ".join(str(count) for count in rows[0]["epochs"] if count)
     for images, name in _SETS.items():
-        figures = [_spread([row[images]["fp32"][figure] for row in rows]) for figure in _FIGURES]
+        figures = [spread([row[images]["fp32"][figure] for row in rows]) for figure in _FIGURES]
         if images == "drawn":
             figures[-1] = ""  # decided by the threshold, which was chosen on these images
         int8 = [row[images]["int8"] for row in rows if "int8" in row[images]]
-        quantised = [_spread([each[figure] for each in int8]) for figure in ("image_auroc", "pro")]
+        quantised = [spread([each[figure] for each in int8]) for figure in ("image_auroc", "pro")]
         if 0 < len(int8) < len(rows):
             quantised[0] += f" ({len(int8)} of {len(rows)} seeds)"
         whole, *parts = (mean(row["seconds"][part] for row in rows) / 60 for part in ("whole", "teacher", "students"))
@@ -61,7 +61,8 @@ def _pair_lines(title: str, pair: str, rows: list[Row]) -> Iterator[list[str]]:
         yield [title, f"`{pair}`", str(len(rows)), epochs, name, *figures, *quantised, minutes]
 
 
-def _spread(values: list[float | None]) -> str:
+def spread(values: list[float | None]) -> str:
+    """Return the mean in percent, with the standard deviation if there are several values."""
     known = [100 * value for value in values if value is not None]
     if not known:
         return "–"

@@ -1,9 +1,10 @@
-"""What compact pairs cost beside the leader, as a table."""
+"""What compact pairs cost and reach beside the leader, as a table."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.accuracy.table import spread
 from benchmarks.markdown import machine_text, runtime_name, table
 
 Row = dict[str, Any]
@@ -11,7 +12,8 @@ Row = dict[str, Any]
 
 def family_table(record: Row) -> list[str]:
     """Return a line for each pair and precision, and how they were measured."""
-    family = record["found"].get("family")
+    found, sets = record["found"], record.get("data_sets", {})
+    family = found.get("family")
     if family is None:
         return ["Not measured yet: `python -m benchmarks compact` writes this table."]
     key = ("pair", "precision", "backend", "threads")
@@ -20,9 +22,12 @@ def family_table(record: Row) -> list[str]:
     leader = next(iter(family["pairs"]))
     cells = []
     for pair, facts in family["pairs"].items():
+        tests = [
+            [row["test"] for row in found.get("rows", []) if (row["data"], row["pair"]) == (s, pair)] for s in sets
+        ]
         for precision in ("fp32", "int8"):
             if precision not in facts["graph_bytes"]:
-                cells.append([f"`{pair}`", f"{precision.upper()}: none", *[""] * 3, *["–"] * len(runs)])
+                cells.append([f"`{pair}`", f"{precision.upper()}: none", *[""] * 3, *["–"] * (len(runs) + len(sets))])
                 continue
             sizes = [
                 f"{facts['parameters'] / 1e6:.2f} M",
@@ -32,20 +37,29 @@ def family_table(record: Row) -> list[str]:
             cost = [_times(times.get((pair, precision, *run)), times.get((leader, "fp32", *run))) for run in runs]
             undecided = [runtime_name(runtime) for runtime in facts["undecided"] if precision == "int8"]
             name = precision.upper() + (f" (undecided in {', '.join(undecided)})" if undecided else "")
-            cells.append([f"`{pair}`", name, *sizes, *cost])
-    headings = (f"{runtime_name(backend)}, {threads} thread{'s'[: threads > 1]}" for backend, threads in runs)
+            cells.append([f"`{pair}`", name, *sizes, *cost, *(_reached(test, precision) for test in tests)])
+    headings = ["pair", "precision", "parameters", "graph", "memory"]
+    headings += [f"{runtime_name(backend)}, {threads} thread{'s'[: threads > 1]}" for backend, threads in runs]
+    headings += [about["title"] for about in sets.values()]
     height, width = family["pairs"][leader]["images"]
     bundles = ", ".join(f"{pair} {facts['bundle_bytes'] / 1e6:.1f} MB" for pair, facts in family["pairs"].items())
     return [
-        *table(("pair", "precision", "parameters", "graph", "memory", *headings), cells, right=range(2, 5 + len(runs))),
+        *table(headings, cells, right=range(2, len(headings))),
         "",
         f"Median milliseconds from the uint8 array to the verdict, in brackets how many times as fast as the FP32 pair "
         f"of {leader} in the same run; {height} × {width}, batch 1, {machine_text(family, 'onnxruntime', 'openvino')}; "
         f"{family['runs']} calls of each in its own process, in turns. None: the bundle has no "
         "such graph; undecided: it has no threshold for that runtime. Memory: what a loaded detector holds in "
-        f"OpenVINO beyond the runtime itself, one thread. Whole bundles: {bundles}.",
+        f"OpenVINO beyond the runtime itself, one thread. Whole bundles: {bundles}. Data sets: image AUROC / PRO on "
+        "their test images in percent (mean and standard deviation over the seeds; cells have no masks).",
     ]
 
 
 def _times(p50: float | None, leader: float | None) -> str:
     return "–" if p50 is None or leader is None else f"{p50:.2f} ({leader / p50:.1f}×)"
+
+
+def _reached(tests: list[Row], precision: str) -> str:
+    known = [test[precision] for test in tests if precision in test]
+    figures = (spread([each[name] for each in known]) for name in ("image_auroc", "pro"))
+    return " / ".join(figure for figure in figures if figure != "–") or "–"

@@ -16,12 +16,7 @@ _INCHES_A_ROW, _WIDTH, _AROUND = 0.225, 8.4, 1.0
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Draw what ran, grouped by method: all rows of kdx's methods, the fastest of others.
-
-    Args:
-        found: The part ``found`` of the result.
-        path: The path of the files ``.png`` and ``.svg`` without its suffix.
-    """
+    """Draw ``path.png`` and ``.svg``: all rows of kdx's methods that ran, the fastest of others."""
     ran = {method: [row for row in rows if not row["error"]] for method, rows in ordered_rows(found).items()}
     groups = {method: rows if is_ours(rows) else fastest_of_each_runtime(rows) for method, rows in ran.items() if rows}
     height = sum(len(rows) + _HEADING + _GAP for rows in groups.values())

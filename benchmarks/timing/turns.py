@@ -92,18 +92,11 @@ def time_in_turns(
     limit_s: float = LIMIT_S,
     say: Callable[[str], None] | None = None,
 ) -> list[Timed]:
-    """Time candidates on the same images, with as many threads, one at a time.
+    """Time candidates on the same images ``(K, H, W, C)``, with as many threads, one at a time.
 
-    Args:
-        candidates: All of them stay loaded until the end, each in its own process: mind the memory.
-        images: uint8 ``(K, H, W, C)``; batches cycle through them.
-        threads: The threads of every candidate.
-        runs: Counted calls of each, spread over ``rounds`` turns.
-        rounds: The number of turns.
-        warm_up: Uncounted calls of each, after the first.
-        batch: Images a call.
-        limit_s: Seconds after which a worker that has not answered counts as hung.
-        say: Called with what happens, a line at a time.
+    All of them stay loaded until the end, each in its own process: mind the memory. Each has
+    ``runs`` counted calls, spread over ``rounds`` turns, after ``warm_up`` uncounted ones; one that
+    does not answer for ``limit_s`` counts as hung. ``say`` gets what happens, a line at a time.
 
     Returns:
         One row for each candidate, in their order; one that died, hung or raised has ``error``.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import Result, command_line, run_parts
-from benchmarks.tables import TABLES, fill, lines_of
+from benchmarks.tables import TABLES, fill, lines_of, main
 
 IDENTITY = {"machine": {"cpu": "a CPU"}, "settings": {"size": (64, 64)}}
 BUDGET = {"runs": 10}
@@ -101,3 +101,10 @@ def test_only_what_stands_between_markers_changes() -> None:
     assert filled.endswith("<!-- end -->\nafter\n")
     assert "old" not in filled
     assert fill(filled) == filled
+
+
+@pytest.mark.parametrize("words", [["--help"], ["cpu", "nothing"]])
+def test_the_tables_are_named_where_another_is_asked_for(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["tables", *words])
+    with pytest.raises(SystemExit, match=r"There are accuracy, .*tiling"):
+        main()

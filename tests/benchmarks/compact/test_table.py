@@ -1,4 +1,4 @@
-"""What compact pairs cost, as a table."""
+"""What compact pairs cost and reach, as a table."""
 
 from __future__ import annotations
 
@@ -16,15 +16,31 @@ def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
     times += [latency("small", "fp32", 2, None), latency("small", "int8", 1, 1.5), latency("small", "int8", 2, 1.6)]
     machine = {"threads": 2, "cpu": "A CPU", "versions": {"openvino": "2026.4"}}
     pairs = {"leader": large, "small": {**small, "undecided": ["onnxruntime"]}}
-    lines = family_table({"found": {"family": {"machine": machine, "runs": 300, "pairs": pairs, "latency": times}}})
-    assert lines[0] == "| pair | precision | parameters | graph | memory | OpenVINO, 1 thread | OpenVINO, 2 threads |"
+    family = {"machine": machine, "runs": 300, "pairs": pairs, "latency": times}
+    rows = [
+        _tested("tiles", "small", 0.90, 0.6),
+        _tested("tiles", "small", 0.96, 0.8),
+        _tested("cells", "small", 0.5, None),
+    ]
+    rows.append({"data": "tiles", "pair": "leader", "test": {"fp32": {"image_auroc": 0.7, "pro": 0.4}}})
+    sets = {"tiles": {"title": "Tiles"}, "cells": {"title": "Cells"}}
+    lines = family_table({"found": {"family": family, "rows": rows}, "data_sets": sets})
+    assert lines[0] == (
+        "| pair | precision | parameters | graph | memory | OpenVINO, 1 thread | OpenVINO, 2 threads | Tiles | Cells |"
+    )
     assert lines[2:6] == [
-        "| `leader` | FP32 | 0.49 M | 18.0 MB | 80 MB | 9.00 (1.0×) | 8.00 (1.0×) |",
-        "| `leader` | INT8: none |  |  |  | – | – |",
-        "| `small` | FP32 | 0.49 M | 4.0 MB | 20 MB | 3.00 (3.0×) | – |",
-        "| `small` | INT8 (undecided in ONNX Runtime) | 0.49 M | 1.0 MB | 15 MB | 1.50 (6.0×) | 1.60 (5.0×) |",
+        "| `leader` | FP32 | 0.49 M | 18.0 MB | 80 MB | 9.00 (1.0×) | 8.00 (1.0×) | 70.0 / 40.0 | – |",
+        "| `leader` | INT8: none |  |  |  | – | – | – | – |",
+        "| `small` | FP32 | 0.49 M | 4.0 MB | 20 MB | 3.00 (3.0×) | – | 93.0 ± 4.2 / 70.0 ± 14.1 | 50.0 |",
+        "| `small` | INT8 (undecided in ONNX Runtime) | 0.49 M | 1.0 MB | 15 MB | 1.50 (6.0×) | 1.60 (5.0×) "
+        "| 93.0 ± 4.2 / 70.0 ± 14.1 | 50.0 |",
     ]
     assert "300 calls" in lines[-1]
+
+
+def _tested(data: str, pair: str, auroc: float, pro: float | None) -> dict[str, object]:
+    figures = {"image_auroc": auroc, "pro": pro}
+    return {"data": data, "pair": pair, "test": {"fp32": figures, "int8": figures}}
 
 
 def test_without_latency_nothing_is_claimed() -> None:
