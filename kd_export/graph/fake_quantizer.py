@@ -141,8 +141,11 @@ def _convolve(
 
 
 def _add(func: Callable[..., Tensor], steps: _Steps, input: Tensor, other: Tensor, **options: Any) -> Tensor:  # noqa: A002
-    total = torch.add(fake_quantize(input, steps[0]), fake_quantize(other, steps[1]), **options)
-    return input.copy_(total) if func is torch.Tensor.add_ else total
+    is_in_place = func is torch.Tensor.add_
+    # The gradient needs the input as it is now.
+    quantised = fake_quantize(input.clone() if is_in_place else input, steps[0])
+    total = torch.add(quantised, fake_quantize(other, steps[1]), **options)
+    return input.copy_(total) if is_in_place else total
 
 
 def _pool(func: Callable[..., Tensor], steps: _Steps, input: Tensor, *rest: Any, **options: Any) -> Tensor:  # noqa: A002

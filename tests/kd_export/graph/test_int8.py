@@ -132,6 +132,14 @@ def test_gradients_reach_weights_and_biases_unchanged() -> None:
     torch.testing.assert_close(bias.grad, torch.full((4,), 3.0))
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_a_value_that_is_not_a_number_stays_so(step) -> None:
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30])
+    found = fake_quantize(x, step)
+    assert found[0].isnan()
+    assert found[1:].isfinite().all()
+
+
 def test_a_weight_that_is_not_a_number_is_not_hidden() -> None:
     weight = torch.ones(2, 2, 1, 1)
     weight[0, 0] = float("nan")
