@@ -31,6 +31,7 @@ _WIDTHS = {
 _DEPTHS = (1, 1, 2, 2, 2)
 _STRIDES = (2, 4, 8, 16, 32)
 NAMES = tuple(_WIDTHS)
+DEFAULT = "compact-m"
 # The image's values lie between -1 and 1, whatever the source's statistics are.
 _MEAN = _STD = (0.5, 0.5, 0.5)
 

@@ -217,7 +217,7 @@ def _per_group(option: str, values: tuple[str, ...], groups: int) -> tuple[str, 
     if len(values) != groups:
         raise OptionError(
             f"{option} does not fit the method",
-            expected=f"one, or {groups} separated by commas" if groups > 1 else "one",
+            expected=f"one, or {groups} separated by commas" if groups > 1 else "one, for the method has one teacher",
             received=",".join(values),
         )
     return values

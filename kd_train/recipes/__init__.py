@@ -189,7 +189,7 @@ def compact_teacher_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe by which a compact teacher learns, for the recipe of its students."""
     own = _read_file(_COMPACT_TEACHER)
     own.update(backbones=recipe.teacher_from, epochs=recipe.teacher_epochs)
-    for name in ("image_size", "crop_from", "taps", "strides", "heads"):
+    for name in ("image_size", "crop_from", "taps", "strides", "heads", "validation_fraction"):
         own[name] = getattr(recipe, name)
     return msgspec.convert(own, Recipe, strict=False)
 

@@ -98,17 +98,31 @@ def kept_folder(options: TrainOptions) -> Path | None:
 
     Raises:
         CheckpointError: ``teacher_from`` is a path, but not that of a run folder.
+        OptionError: It names several, and one of them is a folder.
     """
     text = options.teacher_from or ""
-    if (Path(text) / RUN_INDEX).exists() and text:
+    if text and (Path(text) / RUN_INDEX).exists():
         return Path(text)
-    if len(Path(text).parts) > 1 and not text.startswith(("hf-hub:", "hf_hub:")):  # no network's name
+    names = split_names(text)
+    if len(names) > 1 and any(_is_path(name) or (Path(name) / RUN_INDEX).exists() for name in names):
+        raise OptionError(
+            "the teachers of several runs cannot be combined",
+            expected="one run folder with a compact teacher, or names of networks with commas as `teacher_from`",
+            received=text,
+        )
+    if _is_path(text):
+        backbone = options.backbone if is_compact(split_names(options.backbone or "")) else compact.DEFAULT
         raise CheckpointError(
             f"there is no run folder '{text}'",
             expected="a run folder with a compact teacher, or the name of a network as `teacher_from`",
-            fix="make one: kdx distil DATA --out " + shlex.quote(text),
+            fix=f"make one: kdx distil DATA --backbone {backbone} --out {shlex.quote(text)}",
         )
     return None
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text is a path of several parts, and no name of a network."""
+    return len(Path(text).parts) > 1 and not text.startswith(("hf-hub:", "hf_hub:"))
 
 
 def common_config(data: str, options: TrainOptions, recipe: Recipe, images: TrainingImages) -> dict[str, Any]:

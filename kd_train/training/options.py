@@ -89,7 +89,7 @@ class TrainOptions:
     backbone: str | None = _option(
         None,
         "The teacher: any convolutional backbone of timm, by its name, or a compact network that learns from one: "
-        "compact-s, compact-m or compact-l; two as A,B. Default: the paper's.",
+        "compact-s, compact-m or compact-l; two as A,B. Default: the paper's; compact-m where a teacher alone is made.",
         commands=_ALL,
     )
     teacher_from: str | None = _option(

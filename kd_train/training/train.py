@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from kd_train.training.from_options import (
     build_pair,
     check_options,
     common_config,
+    kept_folder,
     kept_teacher,
     recipe_of,
     source_of,
@@ -79,7 +80,8 @@ def train(
         options: The options.
         progress: The progress display.
         teacher_only: Whether to stop when the compact teacher is made, which other runs can use
-            then: ``teacher_from`` takes this run folder. The history is empty.
+            then: ``teacher_from`` takes this run folder. The history is empty. The backbone is
+            compact-m if the options name none.
 
     Raises:
         DataError: The folder cannot be used.
@@ -93,6 +95,8 @@ def train(
     def read(recipe: Recipe) -> TrainingImages:
         return read_training_images(data, options, recipe, progress)
 
+    if teacher_only and options.backbone is None and kept_folder(options) is None:
+        options = replace(options, backbone=compact.DEFAULT)
     check_options(options)
     with RunLock() as run_lock:
         run_lock.take(out)

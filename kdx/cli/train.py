@@ -93,7 +93,7 @@ def method_options(context: typer.Context, method: str) -> dict[str, str]:
     Raises:
         OptionError: What is left over is no option of the method.
     """
-    from kd_train.methods import find_method
+    from kd_train.methods import find_method, methods
     from kdx.errors import OptionError
     from kdx.workflows.many.catalog import REMOVED
 
@@ -111,9 +111,12 @@ def method_options(context: typer.Context, method: str) -> dict[str, str]:
         if name[2:] not in own:
             known = [option for parameter in context.command.params for option in parameter.opts]
             near = difflib.get_close_matches(name, [*known, *(f"--{other}" for other in own)], n=2)
+            others = [each.name for each in methods().values() if name[2:] in {option.name for option in each.options}]
             raise OptionError(
                 f"{method} has no option {name}",
-                expected=" or ".join(near or sorted(f"--{other}" for other in own)) or "none of its own",
+                expected=f"--method {' or '.join(others)}, which has it"
+                if others
+                else " or ".join(near or sorted(f"--{other}" for other in own)) or "none of its own",
                 fix="see kdx train --help, and kdx methods for what each method adds",
             )
         if not has_value:

@@ -276,7 +276,7 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
 
 def _not_a_name(where: str, received: str) -> OptionError:
     return OptionError(
-        f"{where} cannot be a file's name", expected="letters, digits, '.', '_' and '-'", received=received
+        f"{where} is not usable as a file's name", expected="letters, digits, '.', '_' and '-'", received=received
     )
 
 

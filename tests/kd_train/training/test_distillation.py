@@ -434,8 +434,13 @@ def test_options_that_do_not_fit_a_teacher_that_exists(teacher, dataset, tmp_pat
 
 
 def test_folders_without_a_finished_compact_teacher(dataset, tmp_path):
-    with pytest.raises(CheckpointError, match="there is no run folder"):
-        train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "missing")))
+    for backbone, made in ((None, "compact-m"), ("compact-l", "compact-l")):
+        with pytest.raises(CheckpointError, match="there is no run folder") as caught:
+            train(dataset, tmp_path / "run", replace(KEPT, backbone=backbone, teacher_from=str(tmp_path / "missing")))
+        assert f"kdx distil DATA --backbone {made} --out {tmp_path / 'missing'}" in str(caught.value)
+    for several in (f"{tmp_path / 'a'},{tmp_path / 'b'}", f"test_resnet,{tmp_path / 'b'}"):
+        with pytest.raises(OptionError, match="several runs cannot be combined"):
+            train(dataset, tmp_path / "run", replace(KEPT, teacher_from=several))
     ordinary = replace(COMPACT, backbone="test_resnet", teacher_from=None, teacher_epochs=None, epochs=1)
     train(dataset, tmp_path / "ordinary", ordinary)
     with pytest.raises(OptionError, match="is not a compact one"):
@@ -444,6 +449,13 @@ def test_folders_without_a_finished_compact_teacher(dataset, tmp_path):
         train(dataset, tmp_path / "begun", COMPACT, InterruptingTask("compact teacher", 1), teacher_only=True)
     with pytest.raises(CheckpointError, match="is not finished"):
         train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "begun")))
+
+
+def test_a_teacher_alone_is_compact_without_a_backbone(dataset, tmp_path):
+    made = train(dataset, tmp_path / "made", replace(COMPACT, backbone=None, teacher_epochs=1), teacher_only=True).run
+    assert made.config.recipe.backbones == ("compact-m",)
+    taught = Run(made.path / TEACHER_FOLDER).config.recipe
+    assert taught.validation_fraction == made.config.recipe.validation_fraction != 0.2
 
 
 def test_an_altered_teacher_is_not_used(teacher, dataset, tmp_path):

@@ -175,7 +175,7 @@ def test_products_without_it_are_not_affected(dataset, tmp_path):
         ("", "backbone = 'test_resnet'\nteacher_from = ''", "names nothing"),
         ("tile = 64", "tile = 64", r"\[products.a\] cuts frames into tiles"),
         ("", 'shared_teacher = ""', r"\[products.a\]: no other product shares the teacher 'line4'"),
-        ("shared_teacher = '../x'", "", r"\[products.a\]: shared_teacher cannot be a file's name"),
+        ("shared_teacher = '../x'", "", r"\[products.a\]: shared_teacher is not usable as a file's name"),
     ],
 )
 def test_products_that_cannot_share_a_teacher(dataset, tmp_path, first, second, said):

@@ -60,7 +60,7 @@ def catalog(folder: Path, text: str) -> Path:
         ('[products.tile]\ndata = "x"\nscore = "mean"', "expected: max or sum"),
         ('[products.tile]\ndata = "x"\nprecisions = ["fp8"]', "received: fp8"),
         ('[products.tile]\ndata = "x"\nfalse_reject_rate = 1.5', "false_reject_rate is out of range"),
-        ('[products."a/b"]\ndata = "x"', "cannot be a file's name"),
+        ('[products."a/b"]\ndata = "x"', "is not usable as a file's name"),
         ('[products]\ntile = "x"', r"\[products.tile\] is not a table"),
         ("", "names no product"),
     ],
