@@ -172,7 +172,8 @@ class _Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with RichBars(*columns, console=err, transient=True) as bars:
+        # Without a terminal, bars that vanish leave an empty line each.
+        with RichBars(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
             identity = bars.add_task(description, total=total, note="")
             yield _Bar(bars, identity)
 

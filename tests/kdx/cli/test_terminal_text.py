@@ -167,3 +167,9 @@ def test_the_next_command_quotes_paths(cli, tiny_run, tmp_path) -> None:
     bundle = tmp_path / "new [v2] part.kdx"
     said = cli("export", tiny_run, "-o", bundle).stdout
     assert f"next: kdx calibrate '{bundle}' DATA" in said
+
+
+def test_bars_leave_nothing_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.progress_for(as_json=False).task("training", 2) as task:
+        task.advance(1, "epoch 1/2")
+    assert capsys.readouterr() == ("", "")
