@@ -38,9 +38,10 @@ def test_bundles_that_exist_are_timed_without_training(tiny_bundle, dataset, tmp
     assert facts["bundle_bytes"] == sum(file.stat().st_size for file in tiny_bundle.rglob("*") if file.is_file())
     assert facts["memory_mb"]["fp32"] > 0
     lines = family_table(record)
-    assert lines[0].endswith("| OpenVINO, 1 thread | ONNX Runtime, 1 thread |")
+    sets = [each["title"] for each in record["data_sets"].values()]
+    assert lines[0].endswith(f"| OpenVINO, 1 thread | ONNX Runtime, 1 thread | {' | '.join(sets)} |")
     assert lines[2].startswith("| `first` | FP32 |")
-    assert lines[3] == "| `first` | INT8: none |  |  |  | – | – |"
+    assert lines[3] == f"| `first` | INT8: none |  |  |  | – | – |{' – |' * len(sets)}"
 
 
 def test_latency_without_trainings_names_what_is_missing(dataset, tmp_path, monkeypatch) -> None:
