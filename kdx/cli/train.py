@@ -110,13 +110,13 @@ def method_options(context: typer.Context, method: str) -> dict[str, str]:
             raise OptionError(f"{name} is no longer an option", fix=REMOVED[name[2:]])
         if name[2:] not in own:
             known = [option for parameter in context.command.params for option in parameter.opts]
-            near = difflib.get_close_matches(name, [*known, *(f"--{other}" for other in own)], n=2)
             others = [each.name for each in methods().values() if name[2:] in {option.name for option in each.options}]
+            near = [f"--method {other}" for other in others] or difflib.get_close_matches(
+                name, [*known, *(f"--{other}" for other in own)], n=2
+            )
             raise OptionError(
                 f"{method} has no option {name}",
-                expected=f"--method {' or '.join(others)}, which has it"
-                if others
-                else " or ".join(near or sorted(f"--{other}" for other in own)) or "none of its own",
+                expected=" or ".join(near or sorted(f"--{other}" for other in own)) or "none of its own",
                 fix="see kdx train --help, and kdx methods for what each method adds",
             )
         if not has_value:
