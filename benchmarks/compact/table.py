@@ -22,9 +22,7 @@ def family_table(record: Row) -> list[str]:
     leader = next(iter(family["pairs"]))
     cells = []
     for pair, facts in family["pairs"].items():
-        tests = [
-            [row["test"] for row in found.get("rows", []) if (row["data"], row["pair"]) == (s, pair)] for s in sets
-        ]
+        rows = [[row for row in found.get("rows", []) if (row["data"], row["pair"]) == (s, pair)] for s in sets]
         for precision in ("fp32", "int8"):
             if precision not in facts["graph_bytes"]:
                 cells.append([f"`{pair}`", f"{precision.upper()}: none", *[""] * 3, *["–"] * (len(runs) + len(sets))])
@@ -37,7 +35,7 @@ def family_table(record: Row) -> list[str]:
             cost = [_times(times.get((pair, precision, *run)), times.get((leader, "fp32", *run))) for run in runs]
             undecided = [runtime_name(runtime) for runtime in facts["undecided"] if precision == "int8"]
             name = precision.upper() + (f" (undecided in {', '.join(undecided)})" if undecided else "")
-            cells.append([f"`{pair}`", name, *sizes, *cost, *(_reached(test, precision) for test in tests)])
+            cells.append([f"`{pair}`", name, *sizes, *cost, *(_reached(mine, precision) for mine in rows)])
     headings = ["pair", "precision", "parameters", "graph", "memory"]
     headings += [f"{runtime_name(backend)}, {threads} thread{'s'[: threads > 1]}" for backend, threads in runs]
     headings += [about["title"] for about in sets.values()]
@@ -51,7 +49,7 @@ def family_table(record: Row) -> list[str]:
         f"{family['runs']} calls of each in its own process, in turns. None: the bundle has no "
         "such graph; undecided: it has no threshold for that runtime. Memory: what a loaded detector holds in "
         f"OpenVINO beyond the runtime itself, one thread. Whole bundles: {bundles}. Data sets: image AUROC / PRO on "
-        "their test images in percent (mean and standard deviation over the seeds; cells have no masks).",
+        "their test images in percent (mean and standard deviation over seeds, or one seed; cells have no masks).",
     ]
 
 
@@ -59,7 +57,9 @@ def _times(p50: float | None, leader: float | None) -> str:
     return "–" if p50 is None or leader is None else f"{p50:.2f} ({leader / p50:.1f}×)"
 
 
-def _reached(tests: list[Row], precision: str) -> str:
-    known = [test[precision] for test in tests if precision in test]
+def _reached(rows: list[Row], precision: str) -> str:
+    if len({str(row["asked"]) for row in rows}) > 1:
+        return "several options"
+    known = [row["test"][precision] for row in rows if precision in row["test"]]
     figures = (spread([each[name] for each in known]) for name in ("image_auroc", "pro"))
     return " / ".join(figure for figure in figures if figure != "–") or "–"

@@ -22,7 +22,7 @@ def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
         _tested("tiles", "small", 0.96, 0.8),
         _tested("cells", "small", 0.5, None),
     ]
-    rows.append({"data": "tiles", "pair": "leader", "test": {"fp32": {"image_auroc": 0.7, "pro": 0.4}}})
+    rows.append({"data": "tiles", "pair": "leader", "asked": {}, "test": {"fp32": {"image_auroc": 0.7, "pro": 0.4}}})
     sets = {"tiles": {"title": "Tiles"}, "cells": {"title": "Cells"}}
     lines = family_table({"found": {"family": family, "rows": rows}, "data_sets": sets})
     assert lines[0] == (
@@ -36,11 +36,14 @@ def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
         "| 93.0 ± 4.2 / 70.0 ± 14.1 | 50.0 |",
     ]
     assert "300 calls" in lines[-1]
+    rows[1]["asked"] = {"epochs": 1}
+    lines = family_table({"found": {"family": family, "rows": rows}, "data_sets": sets})
+    assert lines[4].endswith("| several options | 50.0 |")
 
 
 def _tested(data: str, pair: str, auroc: float, pro: float | None) -> dict[str, object]:
     figures = {"image_auroc": auroc, "pro": pro}
-    return {"data": data, "pair": pair, "test": {"fp32": figures, "int8": figures}}
+    return {"data": data, "pair": pair, "asked": {}, "test": {"fp32": figures, "int8": figures}}
 
 
 def test_without_latency_nothing_is_claimed() -> None:
