@@ -212,18 +212,19 @@ def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certif
         GateError: FP32 or FP16 fails, which is a fault and not a reason to leave it out.
     """
     failed = [comparison for comparison in certificate.comparisons if not comparison.passed]
+    allowed = {name: describe_tolerances(each) for name, each in certificate.tolerances.items()}
     for comparison in failed:
         if comparison.precision not in OWN_THRESHOLD:
             raise GateError(
                 f"the exported graph does not decide what was trained ({_where(comparison)})",
-                expected=describe_tolerances(comparison.precision),
+                expected=allowed[comparison.precision],
                 received=describe_difference(comparison),
                 fix="nothing was written; please report this",
             )
     if not failed:
         return bundle, certificate, {}
     reasons = {
-        each.precision: f"{_where(each)}: {describe_difference(each)}; allowed: {describe_tolerances(each.precision)}"
+        each.precision: f"{_where(each)}: {describe_difference(each)}; allowed: {allowed[each.precision]}"
         for each in reversed(failed)  # the first of each precision is named
     }
     for precision in reasons.keys() - COMPUTED:

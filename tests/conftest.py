@@ -269,6 +269,22 @@ def tiny_bundle(raw_bundle: Path, dataset: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
+def students_bundle(tiny_bundle: Path, tiny_run: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated bundle with INT8 students that no test may change; see
+    ``tests.students.int8_students``."""
+
+    def made(folder: Path) -> None:
+        from kdx.bundle.open import open_bundle
+        from tests.students import add_int8_students, int8_students
+
+        bundle = Path(shutil.copytree(tiny_bundle, folder / "students.kdx"))
+        add_int8_students(bundle, int8_students(tiny_run, open_bundle(bundle).golden().images))
+        invoke("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
+
+    return made_once(tmp_path_factory, "students", made) / "students.kdx"
+
+
+@pytest.fixture(scope="session")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good images that nothing was trained on."""
     folder = tmp_path_factory.mktemp("cells")

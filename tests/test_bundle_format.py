@@ -30,6 +30,7 @@ TYPES: dict[str, type] = {
     "Map": MapSpec,
     "Tap": Tap,
     "Provenance": manifest.Provenance,
+    "INT8 students": manifest.Int8Students,
     "Teacher comparison": TeacherComparison,
     "Threshold": manifest.Threshold,
     "Review band": manifest.ReviewBand,
@@ -107,6 +108,7 @@ def test_the_page_names_every_field_that_the_c_library_reads() -> None:
 def test_the_page_names_every_file() -> None:
     names = [manifest.INDEX, manifest.SIGNATURE, manifest.GOLDEN_MAPS, manifest.GOLDEN_SCORES, manifest.ROI]
     names += [manifest.TRAINING_IMAGES, manifest.LEVEL, engine_record.PLAN, engine_record.RECORD]
+    names += [manifest.INT8_MAPS, manifest.INT8_SCORES]
     names += [variants.graph_file(precision) for precision in variants.PRECISIONS]
     listed = re.findall(r"^\| `(\S+)` \|", PAGE, re.MULTILINE)
     assert [name for name in names if not any(file.endswith(name) for file in listed)] == []
@@ -114,6 +116,7 @@ def test_the_page_names_every_file() -> None:
 
 def test_the_page_describes_the_present_schemas() -> None:
     assert f"The current schema is {manifest.SCHEMA}." in PAGE
+    assert f"students](#int8-students) has schema {manifest.INT8_SCHEMA}." in PAGE
     assert f"`engines/NAME/engine.json`, schema {engine_record.SCHEMA}." in PAGE
     assert f"`bundle.sig`, schema {signature.SCHEMA}." in PAGE
     assert msgspec.structs.fields(bundle.TrainingImages)[0].name == "images"

@@ -41,6 +41,7 @@ BY_NAME = dict.fromkeys(
     (
         *("files", "trained_with", "exported_with", "versions", "variants", "graph_sha256", "tolerances", "scores"),
         *("types", "bad_images", "thresholds", "flushed", "train_images", "validation_images", "judged", "options"),
+        *("references",),
     ),
     1,
 ) | {"runtime_thresholds": 2}

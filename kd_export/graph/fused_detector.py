@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import torch
 from torch import Tensor, nn
 
+from kd_export.graph.fake_quantizer import FakeQuantizer
 from kd_export.graph.fold import fold_batch_norm, fold_input
+from kd_export.graph.int8 import Int8Plan
 from kd_export.graph.preprocess import Preprocess, input_mixing
 from kd_export.graph.tail import Tail
 from kdx.bundle.pair_spec import PairSpec
@@ -35,6 +38,8 @@ class FusedDetector(nn.Module):
         field_of_view: Share of each side of the image, centred, that the networks see and the map
             covers.
         strides: The stride of each tap, in pixels of the map.
+        quantizer: The context in which the networks are computed as in INT8; None for FP32. A graph
+            is exported of FP32, and then quantised.
     """
 
     def __init__(
@@ -51,6 +56,9 @@ class FusedDetector(nn.Module):
         self.spec = spec
         self.input_spec = input_spec
         self.size = size
+        self.statistics = mean, std
+        self.resize_to = resize_to
+        self.quantizer: FakeQuantizer | None = None
         self.field_of_view = size[0] / resize_to[0] if resize_to else 1.0
         self.pair = copy.deepcopy(pair).cpu().eval().requires_grad_(False)
         mixing = input_mixing(input_spec, mean, std)
@@ -80,8 +88,30 @@ class FusedDetector(nn.Module):
             ``anomaly_map`` float32 ``(N, h, w)`` and ``anomaly_score`` float32 ``(N, 1)``; raw, no
             threshold.
         """
-        outputs: tuple[Tensor, Tensor] = self.tail(self.pair(self.preprocess(image)))
+        x = self.preprocess(image)
+        with self.quantizer or contextlib.nullcontext():
+            compared = self.pair(x)
+        outputs: tuple[Tensor, Tensor] = self.tail(compared)
         return outputs
+
+    def quantized(self, plan: Int8Plan) -> FusedDetector:
+        """Return a copy that computes what the INT8 graph of a plan computes."""
+        copied = copy.deepcopy(self)
+        copied.quantizer = FakeQuantizer(copied.pair, plan)
+        return copied
+
+    def for_input(self, input_spec: InputSpec) -> FusedDetector:
+        """Return a copy for a camera of another size, or with another order of channels."""
+        copied = copy.deepcopy(self)
+        is_folded = self.preprocess.scale is None
+        if is_folded and input_spec.channel_order != self.input_spec.channel_order and input_spec.channels == 3:
+            example = torch.randn(1, 3, *self.size, generator=torch.Generator().manual_seed(0))
+            assert fold_input(copied.pair, copied._flat_features, example, torch.eye(3).flip(0))
+        copied.input_spec = input_spec
+        copied.preprocess = Preprocess(
+            input_spec, self.size, *self.statistics, scale_is_folded=is_folded, resize_to=self.resize_to
+        )
+        return copied.requires_grad_(False).eval()
 
     def _flat_features(self, x: Tensor) -> list[Tensor]:
         return [feature for pair in self.pair(x) for feature in pair]

@@ -28,6 +28,7 @@ from kdx.runtime.openvino.compilation import DEVICE, core, read_graph, require_b
 from kdx.runtime.openvino.graph import with_fp32_island
 from kdx.verification.comparison import describe_difference, describe_tolerances
 from kdx.verification.golden import GoldenCheck
+from kdx.verification.tolerances import tolerances_of
 
 XML, WEIGHTS = "model.xml", "model.bin"
 
@@ -75,7 +76,7 @@ def require_same_decisions(bundle: Bundle, precision: str, folder: Path, paramet
     if not comparison.passed:
         raise GateError(
             f"Triton's OpenVINO backend would not decide what was trained ({precision})",
-            expected=describe_tolerances(precision),
+            expected=describe_tolerances(tolerances_of(bundle.manifest, precision)),
             received=describe_difference(comparison),
             fix="nothing was written; serve another precision, or take `backend='onnxruntime'`",
         )

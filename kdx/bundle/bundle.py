@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdx.bundle.checked_files import Graph, read_checked
 from kdx.bundle.index import current_index, update_index
-from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, Manifest, Threshold
+from kdx.bundle.manifest import TRAINING_IMAGES, Manifest, Threshold
 from kdx.bundle.seal import Seal
 from kdx.bundle.variants import PRECISIONS, graph_file
 from kdx.errors import BundleError, ImageError
@@ -34,7 +34,10 @@ class TrainingImages(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Golden:
-    """Real images with the answers of the FP32 reference.
+    """Real images with the answers of the reference.
+
+    The reference is FP32 in PyTorch; for INT8 students, it is the fake-quantised module that they
+    were trained as.
 
     Attributes:
         names: The file names of the images.
@@ -101,8 +104,12 @@ class Bundle:
         name = graph_file(precision)
         return Graph(self.path / name, self.manifest.files[name], self.seal)
 
-    def golden(self) -> Golden:
-        """Read the golden images and the reference's answers.
+    def golden(self, precision: str = "fp32") -> Golden:
+        """Read the golden images and the answers that a precision is compared with.
+
+        Args:
+            precision: The precision. All have the answers of FP32, except INT8 where the students
+                were trained as INT8 networks.
 
         Raises:
             BundleError: A file cannot be read, or the files do not belong together.
@@ -113,15 +120,7 @@ class Bundle:
             images = [read_with_range(self.path / file, spec, self.read(file))[0] for file in files]
         except ImageError as error:
             raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
-        maps, scores = (decode_array(self.read(name), self.path / name) for name in (GOLDEN_MAPS, GOLDEN_SCORES))
-        expected = (len(images), *self.manifest.map_size), (len(images), 1)
-        if not images or (maps.shape, scores.shape) != expected:
-            raise BundleError(
-                f"the golden images of '{self.path}' do not match their reference",
-                expected=f"maps {expected[0]}, scores {expected[1]}",
-                received=f"{len(images)} images, maps {maps.shape}, scores {scores.shape}",
-                fix="export the bundle again",
-            )
+        maps, scores = read_reference(self, precision)
         return Golden(self.manifest.golden, np.stack(images), maps, scores)
 
     def camera_images(self) -> NDArray[np.uint8]:
@@ -206,3 +205,24 @@ class Bundle:
 
         manifest = update_index(self.path, self.manifest.files, calibrated, done="calibrated", fix="calibrate again")
         return Bundle(self.path, manifest)
+
+
+def read_reference(bundle: Bundle, precision: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Read the maps and the scores of golden images that a precision is compared with.
+
+    Raises:
+        BundleError: A file cannot be read, or the files do not belong together.
+    """
+    manifest = bundle.manifest
+    files = manifest.reference_files(precision)
+    maps, scores = (decode_array(bundle.read(name), bundle.path / name) for name in files)
+    images = len(manifest.golden)
+    expected = (images, *manifest.map_size), (images, 1)
+    if not images or (maps.shape, scores.shape) != expected:
+        raise BundleError(
+            f"the golden images of '{bundle.path}' do not match their reference",
+            expected=f"maps {expected[0]}, scores {expected[1]}",
+            received=f"{images} images, maps {maps.shape}, scores {scores.shape}",
+            fix="export the bundle again",
+        )
+    return maps, scores

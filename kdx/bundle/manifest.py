@@ -17,11 +17,16 @@ from kdx.remarks import Remark
 from kdx.text import agreeing
 
 SCHEMA = 2
+# The schema of a bundle with INT8 students. A kdx that does not know it would compare them with
+# FP32.
+INT8_SCHEMA = 3
 INDEX = "bundle.json"
 SIGNATURE = "bundle.sig"
 GRAPH = "model.onnx"
 GOLDEN_MAPS = "golden/anomaly_map.npy"
 GOLDEN_SCORES = "golden/anomaly_score.npy"
+INT8_MAPS = "golden/int8/anomaly_map.npy"
+INT8_SCORES = "golden/int8/anomaly_score.npy"
 TRAINING_IMAGES = "training_images.json"
 ROI = "roi.png"
 LEVEL = "position_level.npy"
@@ -128,6 +133,23 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     defects: DefectChoice | None = None
 
 
+class Int8Students(msgspec.Struct, frozen=True, kw_only=True):
+    """The origin of students that were trained as INT8 networks, from the quantised teacher.
+
+    Attributes:
+        checkpoint_sha256: The hash of the tensors of their checkpoint.
+        teacher_sha256: The hash of the tensors of the teacher that was quantised.
+        epoch: The number of epochs that they were trained for, after the training in FP32.
+        headroom: The multiple of the largest activations on training images at which values are
+            clipped.
+    """
+
+    checkpoint_sha256: str
+    teacher_sha256: str
+    epoch: int
+    headroom: float
+
+
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The origin of a bundle.
 
@@ -143,6 +165,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         planned_epochs: The number of epochs that the training should have; None if it was finished.
         teacher_comparisons: What a compact teacher sees of defects, compared with each of its
             sources; empty for other teachers.
+        int8: The origin of the students of the INT8 graph; None where that graph was made from the
+            FP32 students.
     """
 
     created: str
@@ -155,6 +179,12 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exported_with: dict[str, str]
     planned_epochs: int | None = None
     teacher_comparisons: list[TeacherComparison] = []
+    int8: Int8Students | None = None
+
+    @property
+    def schema(self) -> int:
+        """The schema of a bundle of this origin."""
+        return SCHEMA if self.int8 is None else INT8_SCHEMA
 
     def remarks(self) -> list[Remark]:
         """Return remarks on a training that was not finished, and on a compact teacher."""
@@ -175,7 +205,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``bundle.json``.
 
     Attributes:
-        schema: The version of this layout; a newer one is refused.
+        schema: The version of this layout, see :attr:`Provenance.schema`; a newer one is refused.
         kdx_version: The version of kdx that wrote the bundle.
         method: The name of the method.
         pair_spec: The pair's declaration as JSON: taps, distances, combine and score rules; see
@@ -310,7 +340,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 stored ones.
         """
         limits = frame_limits or self.frame_limits
-        changed = msgspec.structs.replace(self, schema=SCHEMA, threshold=threshold, frame_limits=limits)
+        changed = msgspec.structs.replace(self, schema=self.provenance.schema, threshold=threshold, frame_limits=limits)
         if own is None:
             return changed
         kept = {precision: dict(by_runtime) for precision, by_runtime in own.items() if by_runtime}
@@ -325,6 +355,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def level_sha256(self) -> str | None:
         """The hash of the level map, or None."""
         return self.files.get(LEVEL)
+
+    def is_own_reference(self, precision: str) -> bool:
+        """Whether a precision is compared with the fake-quantised module and not with FP32.
+
+        That module, in PyTorch, is what INT8 students were trained as.
+        """
+        return precision == "int8" and self.provenance.int8 is not None
+
+    def reference_files(self, precision: str) -> tuple[str, str]:
+        """Return the files with the maps and the scores that a precision is compared with."""
+        return (INT8_MAPS, INT8_SCORES) if self.is_own_reference(precision) else (GOLDEN_MAPS, GOLDEN_SCORES)
 
     @property
     def precisions(self) -> list[str]:

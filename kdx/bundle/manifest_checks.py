@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdx.bundle.manifest import INDEX, Manifest
+from kdx.bundle.manifest import INDEX, INT8_SCHEMA, Manifest
 from kdx.bundle.threshold_checks import require_calibrated
 from kdx.bundle.variants import OWN_THRESHOLD, graph_file
 from kdx.errors import BundleError, KdxError
 
 
 def require_consistent(manifest: Manifest, path: Path) -> None:
-    """Check that tiles, frame limits and thresholds fit the graphs.
+    """Check that INT8 students, tiles, frame limits and thresholds fit the graphs.
 
     Args:
         manifest: The manifest.
@@ -20,9 +20,21 @@ def require_consistent(manifest: Manifest, path: Path) -> None:
     Raises:
         BundleError: Something does not fit.
     """
+    _require_int8_students(manifest, path)
     _require_tiling(manifest, path)
     _require_frame_limits(manifest, path)
     _require_thresholds(manifest, path)
+
+
+def _require_int8_students(manifest: Manifest, path: Path) -> None:
+    if manifest.provenance.int8 is None or ("int8" in manifest.variants and manifest.schema >= INT8_SCHEMA):
+        return
+    raise BundleError(
+        f"{INDEX} of '{path}' is not valid: it names the origin of INT8 students",
+        expected=f"an INT8 graph, and schema {INT8_SCHEMA}",
+        received=f"{' and '.join(manifest.precisions)}, schema {manifest.schema}",
+        fix="export the bundle again",
+    )
 
 
 def _require_tiling(manifest: Manifest, path: Path) -> None:

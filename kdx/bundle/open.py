@@ -8,7 +8,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import decode_index, read_index
 from kdx.bundle.keys import PublicKeys
 from kdx.bundle.listed_files import require_listed_file
-from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, INDEX, TRAINING_IMAGES
+from kdx.bundle.manifest import INDEX, TRAINING_IMAGES
 from kdx.bundle.manifest_checks import require_consistent
 from kdx.bundle.seal import Seal
 from kdx.bundle.signature import read_seal
@@ -51,7 +51,8 @@ def bundle_of(path: Path, index: bytes, seal: Seal | None = None) -> Bundle:
     """
     manifest = decode_index(path, index)
     graphs = [graph_file(precision) for precision in manifest.precisions]
-    for required in (*graphs, GOLDEN_MAPS, GOLDEN_SCORES, TRAINING_IMAGES, *(f"golden/{n}" for n in manifest.golden)):
+    references = [file for precision in manifest.precisions for file in manifest.reference_files(precision)]
+    for required in (*graphs, *references, TRAINING_IMAGES, *(f"golden/{name}" for name in manifest.golden)):
         if required not in manifest.files:
             raise BundleError(f"{INDEX} of '{path}' does not list '{required}'", fix="export the bundle again")
     for name, sha256 in manifest.files.items():

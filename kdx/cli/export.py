@@ -109,7 +109,8 @@ def export(
     for comparison in certificate.comparisons:
         out.print(
             f"  {comparison.backend}, {comparison.precision}, batch {comparison.batch}: scores within "
-            f"{comparison.score_max:.1e}, maps within {comparison.map_max:.1e} of FP32 PyTorch"
+            f"{comparison.score_max:.1e}, maps within {comparison.map_max:.1e} of "
+            f"{certificate.reference_of(comparison.precision)}"
         )
     for name, variant in result.manifest.variants.items():
         out.print(f"  {name}: {_describe(variant)}")

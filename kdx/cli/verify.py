@@ -26,8 +26,9 @@ def verify(
     """Prove that what is deployed decides what was trained.
 
     Every installed backend runs the bundle's golden images, at batch 1 and a larger batch, and is
-    compared with the FP32 reference stored at export: scores, maps, values that are not finite,
-    verdicts at the threshold. Exit status 1 if one fails.
+    compared with the reference stored at export: scores, maps, values that are not finite, verdicts
+    at the threshold. The reference is FP32 PyTorch; students that were trained as INT8 networks
+    have another one, the fake-quantised PyTorch module. Exit status 1 if one fails.
     """
     from kdx.bundle.open import open_bundle
     from kdx.runtime.backend_table import find_backend, require_backends
@@ -56,7 +57,7 @@ def verify(
 
 def _show(certificate: Any) -> None:
     headings = ("backend", "graph", "batch", "images", "score", "map", "SQNR dB", "flips", "result")
-    table = make_table(f"{certificate.bundle}: against the FP32 reference", *headings, left=("graph", "result"))
+    table = make_table(f"{certificate.bundle}: against the reference", *headings, left=("graph", "result"))
     for c in certificate.comparisons:
         result = "[green]passed[/]" if c.passed else "[bold red]FAILED[/]"
         if not c.images:
@@ -72,8 +73,8 @@ def _show(certificate: Any) -> None:
             out.print(f"{c.backend}, {c.precision}, batch {c.batch}: {escape(c.error)}")
     for precision, allowed in certificate.tolerances.items():
         out.print(
-            f"largest differences allowed in {precision}: scores {allowed.score:g} relative, "
-            f"maps {allowed.map:g} of their range"
+            f"largest differences allowed in {precision}, compared with {certificate.reference_of(precision)}: "
+            f"scores {allowed.score:g} relative, maps {allowed.map:g} of their range"
         )
     for precision, judged in certificate.judged.items():
         for each in judged:

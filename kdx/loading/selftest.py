@@ -26,6 +26,7 @@ from kdx.runtime.detector import Detector
 from kdx.verification.backend_choice import BackendChooser
 from kdx.verification.comparison import describe_difference, describe_tolerances
 from kdx.verification.golden import GoldenCheck
+from kdx.verification.tolerances import tolerances_of
 
 PERCENTILE = 95.0
 _RUNS, _WARM_UP = 40, 5
@@ -172,7 +173,7 @@ def _check_golden(
     if compared.passed:
         return (detector, used), said
     detector.close()
-    raise _FailedError(f"{said}; expected {describe_tolerances(used)}")
+    raise _FailedError(f"{said}; expected {describe_tolerances(tolerances_of(bundle.manifest, used))}")
 
 
 def _check_latency(

@@ -1,8 +1,8 @@
 """The certificate: does what is deployed decide what was trained?
 
-Every backend is compared with the FP32 reference on real images: per output and per decision, with
-single images and at another batch size. It needs no PyTorch: the reference's outputs are stored in
-the bundle.
+Every backend is compared with the reference on real images: per output and per decision, with
+single images and at another batch size. It needs no PyTorch: the outputs of the reference are
+stored in the bundle.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kdx.errors import BackendError
 from kdx.runtime.backend_table import BackendInfo
 from kdx.verification.comparison import Comparison
 from kdx.verification.golden import GoldenCheck
-from kdx.verification.tolerances import TOLERANCES, Tolerances
+from kdx.verification.tolerances import Tolerances, tolerances_of
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         graph_sha256: Hash of each graph, by precision.
         threshold: The threshold at which decisions were compared, or None.
         tolerances: What was allowed, by precision.
+        references: The precision of the PyTorch module that each precision was compared with:
+            ``fp32``, or ``int8`` for the fake-quantised module that INT8 students were trained as.
         comparisons: One for each backend, precision and batch size.
         judged: For BF16 and INT8, what their gate found at export, and the bounds that follow.
         teacher_comparisons: What a compact teacher sees of defects, compared with each of its
@@ -44,7 +46,13 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     comparisons: list[Comparison]
     judged: dict[str, list[Judged]] = {}
     teacher_comparisons: list[TeacherComparison] = []
+    references: dict[str, str] = {}
     passed: bool
+
+    def reference_of(self, precision: str) -> str:
+        """Return in words what a precision was compared with."""
+        is_own = self.references.get(precision) == "int8"
+        return "the fake-quantised PyTorch module" if is_own else "FP32 PyTorch"
 
 
 def verify(
@@ -70,15 +78,17 @@ def verify(
         except BackendError as error:
             reason = "; ".join(part for part in (error.message, error.received, error.fix) if part)
             comparisons.append(Comparison(backend=info.name, precision=precision, batch=1, images=0, error=reason))
-    threshold = bundle.manifest.threshold_of("fp32")
+    manifest = bundle.manifest
+    threshold = manifest.threshold_of("fp32")
     return Certificate(
         bundle=bundle.path.name,
         graph_sha256={precision: bundle.graph_of(precision).sha256 for precision in wanted},
         threshold=threshold.score if threshold else None,
-        tolerances={precision: TOLERANCES[precision] for precision in wanted},
+        tolerances={precision: tolerances_of(manifest, precision) for precision in wanted},
+        references={precision: precision if manifest.is_own_reference(precision) else "fp32" for precision in wanted},
         comparisons=comparisons,
-        judged={name: each.judged for name, each in bundle.manifest.variants.items() if name in wanted and each.judged},
-        teacher_comparisons=bundle.manifest.provenance.teacher_comparisons,
+        judged={name: each.judged for name, each in manifest.variants.items() if name in wanted and each.judged},
+        teacher_comparisons=manifest.provenance.teacher_comparisons,
         passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
     )
 
@@ -90,6 +100,7 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
         certificate,
         graph_sha256={name: each for name, each in certificate.graph_sha256.items() if name not in precisions},
         tolerances={name: each for name, each in certificate.tolerances.items() if name not in precisions},
+        references={name: each for name, each in certificate.references.items() if name not in precisions},
         comparisons=comparisons,
         judged={name: each for name, each in certificate.judged.items() if name not in precisions},
         passed=bool(comparisons) and all(each.passed for each in comparisons),

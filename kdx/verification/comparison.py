@@ -10,7 +10,7 @@ from kdx.bundle.bundle import Golden
 from kdx.decision.post_processing import PostProcessing
 from kdx.decision.verdict import decide
 from kdx.runtime.backend import Backend, Outputs
-from kdx.verification.tolerances import TOLERANCES
+from kdx.verification.tolerances import TOLERANCES, Tolerances
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +53,7 @@ def compare_batch(
     thresholds: tuple[float, float] | None,
     precision: str = "fp32",
     post_processing: PostProcessing | None = None,
+    tolerances: Tolerances | None = None,
 ) -> Comparison:
     """Run the golden images in batches of one size and compare the outputs with the reference's.
 
@@ -62,16 +63,18 @@ def compare_batch(
         backend: Runs the graph.
         golden: Golden images with the reference's outputs.
         batch: The batch size.
-        thresholds: FP32's and the backend's own; None compares no decisions.
+        thresholds: The reference's and the backend's own; None compares no decisions.
         precision: The precision of the graph.
         post_processing: Level map and region of interest, or None.
+        tolerances: How far the backend may be from the reference; None for those of the precision
+            that are compared with FP32.
     """
     outputs = _run(backend, golden.images, batch)
     not_finite = int((~np.isfinite(outputs.maps)).sum() + (~np.isfinite(outputs.scores)).sum())
     facts = Comparison(backend=backend.name, precision=precision, batch=batch, images=len(golden.images))
     if not_finite:
         return msgspec.structs.replace(facts, not_finite=not_finite, error="values that are not finite")
-    tolerances = TOLERANCES[precision]
+    tolerances = tolerances or TOLERANCES[precision]
     relative = map_differences(golden.maps, outputs.maps)
     scale = np.maximum(np.abs(golden.scores), np.median(np.abs(golden.scores))).clip(1e-30)
     score_max, map_max = float((np.abs(outputs.scores - golden.scores) / scale).max()), float(relative.max())
@@ -111,9 +114,8 @@ def describe_difference(compared: Comparison) -> str:
     return f"scores off by {compared.score_max:.2g}, maps off by {compared.map_max:.2g}, {flips}"
 
 
-def describe_tolerances(precision: str) -> str:
+def describe_tolerances(allowed: Tolerances) -> str:
     """Describe how far a backend may be from the reference, relatively."""
-    allowed = TOLERANCES[precision]
     return f"scores within {allowed.score:g}, maps within {allowed.map:g}, no verdict flipped"
 
 

@@ -1,16 +1,18 @@
 """Does a backend decide the golden images on this machine as the reference did at export?
 
-The reference is FP32 in eager PyTorch; its maps and scores are stored with the golden images. Every
-load, the self-test, the choice of a backend and the certificate compare with :class:`GoldenCheck`.
+The reference is FP32 in eager PyTorch; its maps and scores are stored with the golden images. INT8
+students, which were trained in that precision, have another one: the fake-quantised module, in
+eager PyTorch too. Every load, the self-test, the choice of a backend and the certificate compare
+with :class:`GoldenCheck`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from kdx.bundle.bundle import Bundle, Golden
+from kdx.bundle.bundle import Bundle, Golden, read_reference
 from kdx.bundle.manifest import Manifest
 from kdx.decision.post_processing import PostProcessing, golden_post_processing
 from kdx.errors import BackendError
@@ -18,6 +20,7 @@ from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.tiled import graph_backend
 from kdx.verification.comparison import Comparison, compare_batch, describe_difference, describe_tolerances
+from kdx.verification.tolerances import tolerances_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +35,21 @@ class GoldenCheck:
 
     @cached_property
     def golden(self) -> Golden:
-        """The golden images with the reference's answers; raises ``BundleError`` if unreadable."""
+        """The golden images with the answers of FP32; raises ``BundleError`` if unreadable."""
         return self.bundle.golden()
+
+    @cached_property
+    def _golden_int8(self) -> Golden:
+        maps, scores = read_reference(self.bundle, "int8")
+        return replace(self.golden, maps=maps, scores=scores)
+
+    def golden_of(self, precision: str) -> Golden:
+        """Return the golden images with the answers that a precision is compared with.
+
+        Raises:
+            BundleError: They cannot be read.
+        """
+        return self._golden_int8 if self.bundle.manifest.is_own_reference(precision) else self.golden
 
     @cached_property
     def _post_processing(self) -> PostProcessing:
@@ -65,10 +81,12 @@ class GoldenCheck:
     def _compare_each(
         self, backend: Backend, precision: str, batches: Iterable[int], runtime: str | None = None
     ) -> Iterator[Comparison]:
-        thresholds = thresholds_of(self.bundle.manifest, precision, runtime or runtime_of(backend.name))
+        manifest, golden = self.bundle.manifest, self.golden_of(precision)
+        thresholds = thresholds_of(manifest, precision, runtime or runtime_of(backend.name))
+        tolerances = tolerances_of(manifest, precision)
         graph = graph_backend(backend)
         for batch in batches:
-            yield compare_batch(graph, self.golden, batch, thresholds, precision, self._post_processing)
+            yield compare_batch(graph, golden, batch, thresholds, precision, self._post_processing, tolerances)
 
     def require(self, backend: Backend, precision: str, batches: Iterable[int] = (1,)) -> None:
         """Raise ``BackendError`` if a backend decides golden images differently from the reference.
@@ -82,10 +100,10 @@ class GoldenCheck:
         failed = next((each for each in self._compare_each(backend, precision, batches) if not each.passed), None)
         if failed is None:
             return
-        path = self.bundle.path
+        path, allowed = self.bundle.path, tolerances_of(self.bundle.manifest, precision)
         raise BackendError(
             f"'{path}' does not decide here what was trained",
-            expected=f"{describe_tolerances(precision)} on {failed.images} golden images",
+            expected=f"{describe_tolerances(allowed)} on {failed.images} golden images",
             received=f"{failed.backend}, {precision}, batch {failed.batch}: {describe_difference(failed)}",
             fix=f"do not deploy this bundle here; kdx verify {path} shows the certificate",
         )
@@ -100,12 +118,13 @@ def certificate_batches(images: int, max_batch: int) -> list[int]:
 
 
 def thresholds_of(manifest: Manifest, precision: str, runtime: str) -> tuple[float, float] | None:
-    """Return FP32's threshold and that of a precision in a runtime; None unless both exist.
+    """Return the reference's threshold and a precision's in a runtime; None unless both exist.
 
-    Also None where golden images are tiles and there is a level map: its scores are those of whole
-    frames.
+    INT8 students and their reference have the same. Also None where golden images are tiles and
+    there is a level map: its scores are those of whole frames.
     """
     if manifest.tiling is not None and manifest.level_sha256 is not None:
         return None
-    exact, own = manifest.threshold_of("fp32"), manifest.threshold_of(precision, runtime)
+    own = manifest.threshold_of(precision, runtime)
+    exact = own if manifest.is_own_reference(precision) else manifest.threshold_of("fp32")
     return (exact.score, own.score) if exact and own else None

@@ -27,8 +27,9 @@ from kdx.remarks import Remark
 from kdx.runtime.backend_table import BackendInfo, require_backends
 from kdx.runtime.tiled import graph_backend
 from kdx.storage.files import require_writable
+from kdx.verification.comparison import compare_batch, describe_difference
 from kdx.verification.judge import Decided, Evidence, judge
-from kdx.verification.tolerances import LIMITS
+from kdx.verification.tolerances import LIMITS, tolerances_of
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
@@ -231,15 +232,21 @@ def _is_of_same_images(one: Threshold, other: Threshold) -> bool:
 
 
 def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:
-    """Say why a precision, with its new threshold, does not decide as FP32 does; empty if it does.
+    """Say why a precision, with its new threshold, does not decide as it should; empty if it does.
 
-    Decided are the golden images and the held-out good ones: beyond the margin, none may change
-    sides.
+    It should decide as FP32 does: of the golden images and the held-out good ones, none may change
+    sides beyond the margin. INT8 students should decide the golden images as their own reference
+    does; their export has compared their decisions with those of FP32.
     """
     # Level and region are of frames; the golden images of a bundle for large ones are tiles.
-    golden, is_tiled = bundle.golden(), bundle.manifest.tiling is not None
+    golden, is_tiled = bundle.golden(precision), bundle.manifest.tiling is not None
     processing = PostProcessing() if is_tiled else PostProcessing(detector.level, detector.roi)
     graph = graph_backend(detector.backend)
+    if bundle.manifest.is_own_reference(precision):
+        decided = None if is_tiled and detector.level else (own.threshold.score, own.threshold.score)
+        allowed = tolerances_of(bundle.manifest, precision)
+        compared = compare_batch(graph, golden, 1, decided, precision, processing, allowed)
+        return "" if compared.passed else describe_difference(compared)
     answers = [graph.run(image[None]) for image in golden.images]
     found = np.concatenate([each.maps for each in answers]), np.concatenate([each.scores for each in answers])
     found, expected = processing.apply(*found), processing.apply(golden.maps, golden.scores)
