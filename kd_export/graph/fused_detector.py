@@ -14,7 +14,7 @@ from kd_export.graph.int8 import Int8Plan
 from kd_export.graph.preprocess import Preprocess, input_mixing
 from kd_export.graph.tail import Tail
 from kdx.bundle.pair_spec import PairSpec
-from kdx.errors import OptionError
+from kdx.errors import GateError, OptionError
 from kdx.imaging.images import InputSpec
 
 
@@ -101,12 +101,20 @@ class FusedDetector(nn.Module):
         return copied
 
     def for_input(self, input_spec: InputSpec) -> FusedDetector:
-        """Return a copy for a camera of another size, or with another order of channels."""
+        """Return a copy for a camera of another size, or with another order of channels.
+
+        Raises:
+            GateError: The networks do not take the channels in the other order.
+        """
         copied = copy.deepcopy(self)
         is_folded = self.preprocess.scale is None
         if is_folded and input_spec.channel_order != self.input_spec.channel_order and input_spec.channels == 3:
             example = torch.randn(1, 3, *self.size, generator=torch.Generator().manual_seed(0))
-            assert fold_input(copied.pair, copied._flat_features, example, torch.eye(3).flip(0))
+            if not fold_input(copied.pair, copied._flat_features, example, torch.eye(3).flip(0)):
+                raise GateError(
+                    f"the order of channels '{input_spec.channel_order}' cannot be folded into the weights",
+                    fix="deliver images in the order of the training, and please report this backbone",
+                )
         copied.input_spec = input_spec
         copied.preprocess = Preprocess(
             input_spec, self.size, *self.statistics, scale_is_folded=is_folded, resize_to=self.resize_to

@@ -170,7 +170,7 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
     fields.update(given)
     fields["options"] = _check_choices(method, options)
     recipe = _convert(method, fields)
-    _check_limits(recipe)
+    check_recipe(recipe)
     return recipe
 
 
@@ -220,7 +220,12 @@ def _check_choices(method: Method, chosen: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in chosen.items() if value != known[name].values[0]}
 
 
-def _check_limits(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
+    """Check that every value of a recipe is within its limits.
+
+    Raises:
+        OptionError: A value is not.
+    """
     limits: list[tuple[str, float, float, float]] = [
         ("image_size", recipe.image_size, 32, 4096),
         ("epochs", recipe.epochs, 1, 100_000),

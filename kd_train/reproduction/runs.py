@@ -22,7 +22,8 @@ from kd_train.reproduction.choice import Choice, MethodVariant, choose
 from kd_train.reproduction.papers import EVERY, data_sets
 from kd_train.reproduction.result_folder import SCHEMA, CategoryData, Job, JobResult, ResultFolder
 from kd_train.training.options import TrainOptions
-from kd_train.training.train import TrainResult, train
+from kd_train.training.students import TrainResult
+from kd_train.training.train import train
 from kdx.errors import OptionError
 from kdx.folders.data_folder import ImageFolder, require_good, require_test
 from kdx.progress import SILENT, Progress, Task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kdx.bundle.teacher_comparison import TeacherComparison
+from kdx.text import number_of
 
 # The file of the tensors of a run's teacher, compact or not.
 TEACHER_FILE = "teacher.safetensors"
@@ -55,6 +56,17 @@ class DistilledTeacher(msgspec.Struct, frozen=True, kw_only=True):
     residuals: dict[str, Residual]
     seconds: float
     comparisons: list[TeacherComparison] = []
+
+    def describe(self) -> list[str]:
+        """Return lines that say what the teacher learnt from, and how far from its source it is."""
+        more = f" and {number_of(self.extra_images, 'further [image|images]')}" if self.extra_images else ""
+        images, epochs = number_of(self.images, "good [image|images]"), number_of(self.epochs, "[epoch|epochs]")
+        distances = ", ".join(f"{tap} {each.good:.3f} ({each.defects:.3f})" for tap, each in self.residuals.items())
+        return [
+            f"the teacher learnt from {images} in {self.variants} variants each{more}, {epochs}",
+            f"its distance from its source on held-out good images (with drawn defects): {distances}",
+            *(f"its features, as a detector without a student: {each.describe()}" for each in self.comparisons),
+        ]
 
     def used_elsewhere(self) -> DistilledTeacher:
         """Return the record for a run that uses the teacher but did not make it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import UNSET
 from torch import Tensor
 
 from kd_train.models.compact import Head
@@ -44,6 +45,12 @@ class KeptTeacher:
                 f"the teacher of '{path}' is not a compact one",
                 expected="a run with a compact teacher, or a folder of kdx distil",
                 received=self.config.backbone,
+            )
+        if self.config.quantized is not UNSET:
+            raise OptionError(
+                f"the teacher of '{path}' is INT8",
+                expected="a run with a compact teacher in FP32",
+                fix=f"name the run folder around it, '{path.parent}'",
             )
         if not self.config.teacher:
             raise CheckpointError(

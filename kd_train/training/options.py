@@ -1,10 +1,11 @@
 """The options of training: one table for Python, the command line and catalogues.
 
 A field of :class:`TrainOptions` declares an option whole: name, type and default as in every
-dataclass, and help, limits and commands in its :class:`Option`. ``kdx train``, ``fit`` and
-``reproduce`` make their options of the fields (``kdx/cli/train_options.py``), ``kdx train-many``
-its keys (``kdx/workflows/many/catalog.py``), and results are recorded with the options that decide
-them. A new option is a new field here, and the code that uses it.
+dataclass, and help, limits and commands in its :class:`Option`. ``kdx train``, ``distil``,
+``quantize``, ``fit`` and ``reproduce`` make their options of the fields
+(``kdx/cli/train_options.py``), ``kdx train-many`` its keys (``kdx/workflows/many/catalog.py``), and
+results are recorded with the options that decide them. A new option is a new field here, and the
+code that uses it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _TRAIN_AND_FIT = frozenset({"train", "fit", "distil"})
 _STUDENTS = _ALL - {"distil"}
 _TRAIN_AND_DISTIL = frozenset({"train", "distil"})
 _TRAIN_AND_REPRODUCE = frozenset({"train", "reproduce"})
+_QUANTIZE = frozenset({"quantize"})
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,23 @@ class TrainOptions:
         ".safetensors/.pth file; for two teachers A,B.",
         commands=_ALL,
     )
-    resume: bool = _option(False, "Continue an interrupted run.", key=None, decides=False, commands=_TRAIN_AND_DISTIL)
-    force: bool = _option(
-        False, "Replace the output if it exists.", key=None, decides=False, commands=_TRAIN_AND_DISTIL
+    resume: bool = _option(
+        False, "Continue an interrupted run.", key=None, decides=False, commands=_TRAIN_AND_DISTIL | _QUANTIZE
     )
-    epochs: int | None = _option(None, "Passes over the training images. Default: the recipe's.", commands=_STUDENTS)
+    force: bool = _option(
+        False, "Replace the output if it exists.", key=None, decides=False, commands=_TRAIN_AND_DISTIL | _QUANTIZE
+    )
+    precision: Literal["fp32", "int8"] = _option(
+        "fp32",
+        "fp32, or int8: the students then learn a second time, as INT8 networks from the quantised teacher, as by kdx "
+        "quantize with its defaults.",
+        key=None,
+    )
+    epochs: int | None = _option(
+        None,
+        "Passes over the training images. Default: the recipe's; of kdx quantize 8.",
+        commands=_STUDENTS | _QUANTIZE,
+    )
     image_size: int | None = _option(
         None,
         "Side of the square at which the networks run, in pixels.",
@@ -138,7 +152,18 @@ class TrainOptions:
         commands=_TRAIN_AND_DISTIL,
     )
     batch_size: int | None = _option(None, "Images a step.", commands=_TRAIN_AND_REPRODUCE)
-    learning_rate: float | None = _option(None, "Learning rate.", commands=_TRAIN_AND_REPRODUCE)
+    learning_rate: float | None = _option(
+        None,
+        "Learning rate. Default: the recipe's; of kdx quantize 0.001, the peak of one cycle.",
+        commands=_TRAIN_AND_REPRODUCE | _QUANTIZE,
+    )
+    headroom: float = _option(
+        1.5,
+        "INT8 clips activations at this multiple of the largest ones on good training images and on drawn defects.",
+        key=None,
+        limits=(1, 4),
+        commands=_QUANTIZE,
+    )
     damage: float | None = _option(
         None,
         "Share of the images that students see with drawn damage, from 0 to 1, while they must answer as if there "
@@ -208,7 +233,7 @@ class TrainOptions:
         limits=(0, 2**31),
         shell_limits=(0, None),
         decides=False,
-        commands=_ALL,
+        commands=_ALL | _QUANTIZE,
     )
     workers: int = _option(
         2,
@@ -216,7 +241,7 @@ class TrainOptions:
         limits=(0, 1024),
         shell_limits=(0, None),
         decides=False,
-        commands=_ALL,
+        commands=_ALL | _QUANTIZE,
     )
     memory_mib: int = _option(
         4096,
@@ -224,9 +249,11 @@ class TrainOptions:
         limits=(0, 2**30),
         shell_limits=(16, None),
         decides=False,
-        commands=_ALL,
+        commands=_ALL | _QUANTIZE,
     )
-    device: str = _option("auto", "Where to train: auto, cpu, cuda or cuda:N.", decides=False, commands=_ALL)
+    device: str = _option(
+        "auto", "Where to train: auto, cpu, cuda or cuda:N.", decides=False, commands=_ALL | _QUANTIZE
+    )
 
     @property
     def folder_options(self) -> FolderOptions:

@@ -10,8 +10,10 @@ from typing import Literal
 
 import msgspec
 import torch
+from msgspec import UNSET, UnsetType
 
 from kd_export.graph import PairSpec
+from kd_export.graph.int8 import Int8Plan
 from kd_export.graph.preprocess import Preprocess
 from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import (
@@ -33,10 +35,45 @@ from kdx.remarks import Remark
 from kdx.runtime.machine import package_versions
 from kdx.storage.files import new_folder, sha256_file, write_atomic
 from kdx.storage.json_records import RUN_INDEX, encode_record, now
+from kdx.text import number_of
 
 SCHEMA = 3
+# The schema of runs with INT8 networks, which earlier versions would take for FP32, and the folder
+# of such a run in the run folder from which its networks came.
+INT8_SCHEMA = 4
+INT8_FOLDER = "int8"
 # The packages that decide what training and export compute.
 TRAINING_PACKAGES = ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+class Quantized(msgspec.Struct, frozen=True, kw_only=True):
+    """How the networks of a run were quantised before its students learnt.
+
+    Attributes:
+        checkpoint_sha256: The hash of the checkpoint from which they came, of the run around it.
+        teacher_sha256: The hash of that run's teacher's file; empty in runs up to schema 2.
+        epoch: The epoch of that checkpoint.
+        headroom: The multiple of the largest activations at which activations are clipped.
+        images: The number of good images that set the scales.
+        defects: The number of synthetic defects on these that set the scales too.
+        plan: The steps of all activations.
+    """
+
+    checkpoint_sha256: str
+    teacher_sha256: str
+    epoch: int
+    headroom: float
+    images: int
+    defects: int
+    plan: Int8Plan
+
+    def describe(self) -> str:
+        """Say how many operations are INT8, and from what their scales come."""
+        return (
+            f"{number_of(len(self.plan.nodes), '[operation|operations]')} quantised; scales from "
+            f"{number_of(self.images, 'good [image|images]')} and {number_of(self.defects, 'drawn [defect|defects]')}, "
+            f"clipped at {self.headroom:g} times the largest activation"
+        )
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +113,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         teacher_learnt: The hashes by which copies of the images are recognised from which a compact
             teacher learns; None where they are those of ``trained_on``, and for other teachers.
         distilled: How the compact teacher was made; None until it is, and for other teachers.
+        quantized: How the networks were quantised; unset for FP32 networks.
         versions: The versions of the packages with which the pair was trained.
         created: The UTC time, ISO 8601.
     """
@@ -108,6 +146,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     extra_sha256: str = ""
     teacher_learnt: list[Identity] | None = None
     distilled: DistilledTeacher | None = None
+    quantized: Quantized | UnsetType = UNSET
     versions: dict[str, str]
     created: str
 
@@ -152,7 +191,7 @@ class Run:
         if not (path / RUN_INDEX).is_file():
             reason = " but a bundle" if (path / INDEX).is_file() else f": '{RUN_INDEX}' is missing"
             raise CheckpointError(f"'{path}' is not a run folder{reason}", fix="name a folder that kdx train wrote")
-        self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", SCHEMA)
+        self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", INT8_SCHEMA)
 
     @staticmethod
     def create(path: Path, config: RunConfig, golden: Mapping[str, bytes], run_lock: RunLock, *, force: bool) -> Run:
@@ -172,7 +211,7 @@ class Run:
             CheckpointError: No epoch was completed, or the record cannot be read.
         """
         if not any((self.path / f"{name}.json").exists() for name in ("last", "best")):
-            fix = self._how_to_continue
+            fix = self.how_to_continue
             if self.config.distilled is not None:
                 command = shlex.join(["kdx", "train", "DATA", "--teacher-from", str(self.path)])
                 fix = f"use its compact teacher: {command}; or {fix}"
@@ -184,11 +223,63 @@ class Run:
         with contextlib.suppress(CheckpointError):  # whoever needs the last checkpoint says so
             epochs, planned = self.checkpoint("last").epoch, self.config.recipe.epochs
             if epochs < planned:
-                return unfinished(epochs, planned, self._how_to_continue)
+                return unfinished(epochs, planned, self.how_to_continue)
         return []
 
+    def require_finished(self) -> None:
+        """Check that all epochs were completed.
+
+        Raises:
+            CheckpointError: Some were not; it says how to continue.
+        """
+        epochs, planned = self.checkpoint("last").epoch, self.config.recipe.epochs
+        if epochs < planned:
+            raise CheckpointError(
+                f"the training of '{self.path}' is not finished",
+                expected=number_of(planned, "[epoch|epochs]"),
+                received=str(epochs),
+                fix=self.how_to_continue,
+            )
+
+    def int8(self, which: str | None = None) -> Run | None:
+        """Return the INT8 stage of this run, or None where there is none.
+
+        Args:
+            which: The checkpoint that is deployed, ``last`` or ``best``; None for the one that the
+                recipe names.
+
+        Raises:
+            CheckpointError: The stage is not finished, or came from another checkpoint.
+        """
+        if not (self.path / INT8_FOLDER / RUN_INDEX).exists():
+            return None
+        stage = Run(self.path / INT8_FOLDER)
+        again = shlex.join(["kdx", "quantize", str(self.path), "--force"])
+        quantized = stage.config.quantized
+        if quantized is UNSET:
+            raise CheckpointError(f"the networks of '{stage.path}' are FP32", fix=f"quantise the run: {again}")
+        stage.require_finished()
+        checkpoint = self.checkpoint(which or self.config.recipe.checkpoint)
+        came_from = quantized.checkpoint_sha256, quantized.teacher_sha256
+        if came_from != (checkpoint.sha256, self.config.teacher_sha256):
+            is_usual = quantized.checkpoint_sha256 == self.checkpoint(self.config.recipe.checkpoint).sha256
+            raise CheckpointError(
+                f"the INT8 networks of '{stage.path}' came from another checkpoint",
+                expected=f"checkpoint {checkpoint.sha256[:16]}, epoch {checkpoint.epoch}",
+                received=f"checkpoint {quantized.checkpoint_sha256[:16]}, epoch {quantized.epoch}",
+                fix="leave out `checkpoint`" if is_usual else f"quantise the run again: {again}",
+            )
+        return stage
+
     @property
-    def _how_to_continue(self) -> str:
+    def how_to_continue(self) -> str:
+        """The advice on how to continue the training."""
+        quantized = self.config.quantized
+        if quantized is not UNSET:
+            recipe = self.config.recipe
+            command = ["kdx", "quantize", str(self.path.parent), "--resume", "--epochs", str(recipe.epochs)]
+            command += ["--learning-rate", f"{recipe.learning_rate:g}", "--headroom", f"{quantized.headroom:g}"]
+            return f"continue it: {shlex.join(command)}"
         if not self.config.data:
             return "continue with the catalogue that began it: kdx train-many"
         command = ["kdx", "train", self.config.data, "--out", str(self.path), "--method", self.config.method]
@@ -216,7 +307,11 @@ class Run:
             return
         name, sha256 = self.checkpoints.write(TEACHER_FILE, tensors)
         self.config = msgspec.structs.replace(
-            self.config, schema=SCHEMA, teacher=name, teacher_sha256=sha256, distilled=distilled
+            self.config,
+            schema=max(SCHEMA, self.config.schema),
+            teacher=name,
+            teacher_sha256=sha256,
+            distilled=distilled,
         )
         write_atomic(self.path / RUN_INDEX, encode_record(self.config))
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from kd_export.onnx.halo import require_tileable
-from kd_train.data.damage import StudentDamage
 from kd_train.data.distillation_images import read_further
 from kd_train.data.golden_images import choose_golden
 from kd_train.data.image_records import ImageRecord
 from kd_train.models import compact
 from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe
-from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.distillation import Source, begin_distillation, distil
 from kd_train.training.distilled_teacher import TEACHER_FOLDER
 from kd_train.training.from_options import (
@@ -32,41 +31,20 @@ from kd_train.training.from_options import (
 )
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions
+from kd_train.training.quantization import quantize, require_quantisable
 from kd_train.training.resumed_run import require_same_options, require_same_run, require_same_teacher
-from kd_train.training.run_folder import Run, RunConfig, check_device
-from kd_train.training.run_lock import RunLock
+from kd_train.training.run_folder import INT8_FOLDER, Run, RunConfig, check_device
+from kd_train.training.run_lock import RunLock, require_free
+from kd_train.training.students import TrainResult, train_students
 from kd_train.training.trained_pair import fuse, teacher_tensors
-from kd_train.training.trainer import Trainer
 from kd_train.training.training_images import TrainingImages, known_to_teacher, read_training_images
 from kd_train.training.union_images import Member, read_union
 from kdx.bundle.teacher_comparison import worse_teacher
-from kdx.errors import OptionError, OutputError, WeightsError
+from kdx.errors import CheckpointError, OptionError, WeightsError
 from kdx.imaging.image_identity import Identity
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
 from kdx.storage.json_records import RUN_INDEX
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run.
-
-    Attributes:
-        run: The run folder.
-        history: The records of all epochs.
-        bad_images: The images that could not be used, with the reason for each.
-        remarks: The remarks on images that were left out or are unusual.
-        resumed_after: The epoch after which a resumed run continued; 0 if it began with the first.
-        trained_again: The number of later epochs that were trained again because the optimiser's
-            state had not been written.
-    """
-
-    run: Run
-    history: list[EpochRecord]
-    bad_images: dict[Path, str]
-    remarks: list[Remark]
-    resumed_after: int = 0
-    trained_again: int = 0
 
 
 def train(
@@ -83,8 +61,11 @@ def train(
             then: ``teacher_from`` takes this run folder. The history is empty. The backbone is
             compact-m if the options name none.
 
+    With the precision INT8, the INT8 stage follows, see :mod:`kd_train.training.quantization`.
+
     Raises:
         DataError: The folder cannot be used.
+        GateError: The networks cannot be quantised, and INT8 is asked for.
         OptionError: An option is invalid.
         WeightsError: The teacher's weights were not found or do not fit.
         OutputError: The output exists, or another process trains in it.
@@ -100,7 +81,11 @@ def train(
     check_options(options)
     with RunLock() as run_lock:
         run_lock.take(out)
-        return _train(str(data), read, out, options, progress, run_lock, teacher_only=teacher_only)
+        result = _train(str(data), read, out, options, progress, run_lock, teacher_only=teacher_only)
+        if teacher_only or options.precision == "fp32":
+            return result
+        of_stage = replace(options, epochs=None, learning_rate=None, force=False)
+        return replace(result, int8=quantize(result.run, of_stage, data, run_lock, progress))
 
 
 def distil_union(
@@ -145,12 +130,13 @@ def _train(
     *,
     teacher_only: bool,
 ) -> TrainResult:
-    _require_free(out, options)
+    require_free(out, resume=options.resume, force=options.force)
     device = check_device(options.device)
     existing = kept_teacher(options)
     recipe = recipe_of(options, existing)
     if teacher_only:
         _require_teacher_to_make(existing, recipe)
+    _require_no_stage(out, options)
     begun = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
     if begun is not None:
         # First: with other options, the images or the weights may be missing.
@@ -185,7 +171,9 @@ def _train(
     )
     # A backbone that cannot be deployed fails here: before hours of training, and before an earlier
     # run is replaced.
-    fuse(config, pair)
+    detector = fuse(config, pair)
+    if options.precision == "int8":
+        require_quantisable(detector)
     run = _begin(out, config, golden, run_lock, resume=options.resume, force=options.force)
     if isinstance(source, KeptTeacher) and kept is not None:
         distilled = source.config.distilled
@@ -211,37 +199,49 @@ def _train(
     ]
     if teacher_only:
         return TrainResult(run, [], images.bad.reasons, remarks)
-    trainer = Trainer(
+    return train_students(
         pair,
         run,
         images.train_set,
         images.held_out_set,
+        options,
         device=device,
-        memory_mib=options.memory_mib,
-        damage=_damage(config, pair),
+        bad=images.bad,
+        remarks=remarks,
+        task="training",
         progress=progress,
     )
-    if options.resume:
-        trainer.resume()
-    history = trainer.fit()
-    return TrainResult(
-        run,
-        history,
-        images.bad.reasons,
-        remarks,
-        trainer.resumed_after,
-        trainer.trained_again,
-    )
 
 
-def _require_free(out: Path, options: TrainOptions) -> None:
-    if (out / RUN_INDEX).exists() and not options.resume and not options.force:
-        raise OutputError(
-            f"'{out}' holds a run already",
-            fix="pass `resume=True` to continue it, `force=True` to replace it, or choose another `out`",
+def _require_no_stage(out: Path, options: TrainOptions) -> None:
+    """Check that a run is not an INT8 stage, and that no stage of it waits to be continued.
+
+    Raises:
+        CheckpointError: It is, or one does, or the run that is resumed cannot be read.
+    """
+    if not (out / RUN_INDEX).exists():
+        return
+    try:
+        run = Run(out)
+    except CheckpointError:
+        if options.force:  # a damaged run is replaced too
+            return
+        raise
+    if run.config.quantized is not UNSET:
+        raise CheckpointError(
+            f"the networks of '{run.path}' are INT8: they are the second stage of another run",
+            fix=run.how_to_continue,
         )
-    if out.exists() and not (out / RUN_INDEX).exists() and any(out.iterdir()):
-        raise OutputError(f"'{out}' exists and is not a run folder", fix="choose another `out`")
+    if not options.resume or options.precision == "int8" or not (run.path / INT8_FOLDER / RUN_INDEX).exists():
+        return
+    stage = Run(run.path / INT8_FOLDER)
+    if stage.remarks() or not (stage.path / "last.json").exists():
+        raise CheckpointError(
+            f"'{run.path}' cannot be resumed in FP32: its training in INT8 was interrupted",
+            expected="`precision='int8'`",
+            received=f"`precision='{options.precision}'`",
+            fix=f"pass `precision='int8'`, or {stage.how_to_continue}",
+        )
 
 
 def _require_teacher_to_make(kept: KeptTeacher | None, recipe: Recipe) -> None:
@@ -294,19 +294,6 @@ def _build(
             fix=f"give the options that it began with; {error.fix}",
         ) from error
     return source, pair, recipe, source.weights if source else weights
-
-
-def _damage(config: RunConfig, pair: Pair) -> StudentDamage | None:
-    """Return the damage that the students see, or None."""
-    if not config.recipe.damage:
-        return None
-    if not pair.sees_image and type(pair).compare_damaged is Pair.compare_damaged:
-        raise OptionError(
-            f"the method '{config.method}' has no effect for `damage`",
-            expected="a method whose students take the image, or that overrides compare_damaged",
-            fix="leave out `damage`, or set it to 0",
-        )
-    return StudentDamage(config.recipe.damage, config.seed, config.mean, config.std, colour=config.input.channels == 3)
 
 
 def _begin(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from msgspec import UNSET
 
 from kd_export.graph import FusedDetector
 from kd_train.methods import find_method
 from kd_train.models.pair import Pair
+from kd_train.models.quantized_pair import QuantizedPair
 from kd_train.training.checkpoints import Checkpoint, Tensors
 from kd_train.training.distilled_teacher import COMPACT_TEACHER
 from kd_train.training.run_folder import Run, RunConfig
@@ -44,6 +46,8 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
             received=pair.spec.describe(),
             fix="install the versions of kdx and timm that trained it, see 'versions' in run.json",
         )
+    if config.quantized is not UNSET:
+        pair = QuantizedPair(fuse(config, pair), config.quantized.plan)
     try:
         pair.load_state_dict(run.tensors(checkpoint))
     except RuntimeError as error:
@@ -55,7 +59,12 @@ def load_pair(run: Run, which: str | None = None) -> tuple[Pair, Checkpoint]:
 
 
 def fuse(config: RunConfig, pair: Pair, input_spec: InputSpec | None = None) -> FusedDetector:
-    """Return the fused detector of a run's pair, for the run's input or another camera's."""
+    """Return the fused detector of a run's pair, for the run's input or another camera's.
+
+    That of a run with INT8 networks computes what its INT8 graph computes.
+    """
+    if isinstance(pair, QuantizedPair):
+        return pair.detector(input_spec or config.input).quantized(pair.plan)
     recipe = config.recipe
     return FusedDetector(
         pair, config.pair_spec, input_spec or config.input, recipe.size, config.mean, config.std, recipe.resize_to

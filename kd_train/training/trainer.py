@@ -147,7 +147,8 @@ class Trainer:
     def _fit(self) -> None:
         if teacher := self._tensors(teacher=True):  # none of a source, which a run does not keep
             self.run.keep_teacher(teacher)
-        cached = [self._cache_teacher(images, name) for images, name in self._sets()]
+        is_finished = len(self.history) == self.recipe.epochs
+        cached = [] if is_finished else [self._cache_teacher(images, name) for images, name in self._sets()]
         steps = len(self._shuffled(0))
         self.schedule = make_schedule(self.recipe, self.optimiser, self.history, steps)
         self.saved_at = time.monotonic()

@@ -22,6 +22,7 @@ from kdx.cli import (
     inspect,
     methods,
     predict,
+    quantize,
     report,
     reproduce,
     roi,
@@ -74,7 +75,7 @@ app = typer.Typer(
 )
 # The panels of `kdx --help`, in the order in which a detector is made and used.
 _PANELS = {
-    "Train": (demo, train, distil, train_many, fit, evaluate),
+    "Train": (demo, train, distil, train_many, fit, quantize, evaluate),
     "Deploy": (export, roi, calibrate, verify, bench, report, sign, build_engine, triton),
     "Run": (predict, score, inspect, doctor),
     "Monitor": (selftest, drift),

@@ -7,19 +7,17 @@ from pathlib import Path
 import typer
 
 from kd_train.training.options import TrainOptions
-from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks, shown, typed
+from kdx.cli.output import progress_for, typed
 from kdx.cli.shared_options import JSON_OPTION
-from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
-from kdx.cli.training_output import nothing_to_resume, report_compact_teacher, resumable
+from kdx.cli.train_options import DATA_ARGUMENT, TRAIN_OPTIONS, with_train_options
+from kdx.cli.training_output import report_training, resumable
 from kdx.workflows.packages import needs
 
 
 @with_train_options("distil")
 def distil(
     context: typer.Context,
-    data: Path = typer.Argument(
-        help="Folder of images: a published data set, the MVTec layout, or good images directly."
-    ),
+    data: Path = DATA_ARGUMENT,
     run: Path = typer.Option(..., "--out", "-o", help="Run folder to write, for --teacher-from of kdx train."),
     training: TrainOptions = TRAIN_OPTIONS,
     json: bool = JSON_OPTION,
@@ -34,28 +32,6 @@ def distil(
     with needs("train,cpu", "training"):
         from kd_train.training.train import train as train_pair
 
-    remarks = nothing_to_resume(run) if training.resume else []
-    report_remarks(remarks)
-    with resumable(context, run, resume=training.resume):
+    with resumable(context, run, resume=training.resume) as remarks:
         result = train_pair(data, run, training, progress_for(json), teacher_only=True)
-    config = result.run.config
-    if json:
-        print_json(
-            {
-                "run": str(run),
-                "compact_teacher": config.distilled,
-                "backbone": config.backbone,
-                "weights": config.weights,
-                "train_images": len(config.train_images),
-                "held_out_images": len(config.validation_images),
-                "bad_images": result.bad_images,
-                "remarks": [*remarks, *result.remarks],
-            }
-        )
-        return
-    report_bad(result.bad_images)
-    report_remarks(result.remarks)
-    out.print(f"[bold]{shown(run)}[/]: {config.backbone} ({config.weights})")
-    assert config.distilled is not None
-    report_compact_teacher(config.distilled)
-    out.print(f"next: kdx train DATA --teacher-from {typed(run)} --out RUN")
+    report_training(result, remarks, as_json=json, then=f"kdx train DATA --teacher-from {typed(run)} --out RUN")

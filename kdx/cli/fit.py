@@ -10,15 +10,13 @@ from kd_train.training.options import TrainOptions
 from kdx.cli.error_output import Interrupted
 from kdx.cli.output import err, print_json, progress_for, say, say_nothing, shown
 from kdx.cli.shared_options import JSON_OPTION
-from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
+from kdx.cli.train_options import DATA_ARGUMENT, TRAIN_OPTIONS, with_train_options
 from kdx.workflows.packages import needs
 
 
 @with_train_options("fit")
 def fit(
-    data: Path = typer.Argument(
-        help="Folder of images: a published data set, the MVTec layout, or good images directly."
-    ),
+    data: Path = DATA_ARGUMENT,
     budget_ms: float = typer.Option(..., help="Milliseconds that a verdict may take, from array to verdict."),
     percentile: float = typer.Option(99.0, help="Share of the calls, in percent, that must keep the budget."),
     folder: Path | None = typer.Option(

@@ -10,11 +10,10 @@ import typer
 
 from kd_train.training.options import TrainOptions
 from kdx.cli.flags import add_flags
-from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks, shown, typed
+from kdx.cli.output import progress_for, typed
 from kdx.cli.shared_options import JSON_OPTION
-from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
-from kdx.cli.training_output import nothing_to_resume, report_compact_teacher, resumable
-from kdx.text import number_of
+from kdx.cli.train_options import DATA_ARGUMENT, TRAIN_OPTIONS, with_train_options
+from kdx.cli.training_output import report_training, resumable
 from kdx.workflows.packages import needs
 
 # A method's own options (--part of dual-det, --structure of dskd) are read from what the command
@@ -25,9 +24,7 @@ CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 @with_train_options("train")
 def train(
     context: typer.Context,
-    data: Path = typer.Argument(
-        help="Folder of images: a published data set, the MVTec layout, or good images directly."
-    ),
+    data: Path = DATA_ARGUMENT,
     run: Path = typer.Option(..., "--out", "-o", help="Run folder to write."),
     training: TrainOptions = TRAIN_OPTIONS,
     json: bool = JSON_OPTION,
@@ -43,48 +40,9 @@ def train(
         from kd_train.training.train import train as train_pair
 
     options = replace(training, method_options=method_options(context, training.method))
-    remarks = nothing_to_resume(run) if training.resume else []
-    report_remarks(remarks)  # before hours of training
-    with resumable(context, run, resume=training.resume):
+    with resumable(context, run, resume=training.resume) as remarks:
         result = train_pair(data, run, options, progress_for(json))
-    config, last = result.run.config, result.history[-1]
-    if json:
-        print_json(
-            {
-                "run": str(run),
-                "epochs": last.epoch,
-                "train_loss": last.train_loss,
-                "validation_loss": last.validation_loss,
-                "compact_teacher": config.distilled,
-                "train_images": len(config.train_images),
-                "held_out_images": len(config.validation_images),
-                "seconds": sum(record.seconds for record in result.history),
-                "resumed_after": result.resumed_after,
-                "trained_again": result.trained_again,
-                "bad_images": result.bad_images,
-                "remarks": [*remarks, *result.remarks],
-            }
-        )
-        return
-    report_bad(result.bad_images)
-    report_remarks(result.remarks)
-    out.print(f"[bold]{shown(run)}[/]: {config.method}, {config.backbone} ({config.weights})")
-    out.print(f"  {config.pair_spec.describe()}")
-    if config.distilled is not None:
-        report_compact_teacher(config.distilled)
-    if result.resumed_after or result.trained_again:
-        again = result.trained_again
-        out.print(
-            f"  resumed after epoch {result.resumed_after}"
-            + (f", training {number_of(again, '[epoch|epochs]')} again" if again else "")
-        )
-    out.print(
-        f"  {number_of(len(config.train_images), '[image|images]')} trained on, "
-        f"{len(config.validation_images)} held out, "
-        f"at {config.recipe.image_size}²"
-    )
-    out.print(f"  epoch {last.epoch}: training loss {last.train_loss:.4f}, held-out loss {last.validation_loss:.4f}")
-    out.print(f"next: kdx export {typed(run)} -o {typed(f'{run.name}.kdx')}")
+    report_training(result, remarks, as_json=json, then=f"kdx export {typed(run)} -o {typed(f'{run.name}.kdx')}")
 
 
 def method_options(context: typer.Context, method: str) -> dict[str, str]:

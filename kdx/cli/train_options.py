@@ -11,6 +11,9 @@ import typer
 from kd_train.training.options import TrainOptions, choices, declared
 from kdx.errors import OptionError
 
+DATA_ARGUMENT = typer.Argument(
+    help="Folder of images: a published data set, the MVTec layout, or good images directly."
+)
 # Types that the command line writes in another way: its type, its default, and how it is read.
 _RANGE, _NAMES = tuple[int, int], tuple[str, ...]
 

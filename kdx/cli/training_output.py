@@ -1,33 +1,41 @@
-"""What the commands that train say: how to continue, and how a compact teacher was made."""
+"""What the commands that train say: how to continue, and what was trained."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+from rich.markup import escape
 
-from kd_train.training.distilled_teacher import DistilledTeacher
 from kdx.cli.error_output import DiskFullError, Interrupted, is_disk_full, resume_command
-from kdx.cli.output import out
+from kdx.cli.output import out, print_json, report_bad, report_remarks, shown
 from kdx.remarks import Remark, remark
 from kdx.storage.json_records import RUN_INDEX
-from kdx.text import number_of
+
+if TYPE_CHECKING:
+    from kd_train.training.students import TrainResult
 
 
 @contextlib.contextmanager
-def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[None]:
+def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[list[Remark]]:
     """Print the command that continues a run if Ctrl-C or a full disk ends its training.
 
     Args:
         context: The command's context.
         run: The run folder.
         resume: Whether the command itself resumes a run.
+
+    Yields:
+        A remark, printed already, if there is no run to resume.
     """
     before = _index_of(run)
+    remarks = _nothing_to_resume(run) if resume and before is None else []
+    report_remarks(remarks)  # before hours of training
     try:
-        yield
+        yield remarks
     except (KeyboardInterrupt, OSError) as error:
         # An earlier run that was to be replaced is still there, and is not this one.
         begun = _index_of(run)
@@ -51,20 +59,32 @@ def _index_of(run: Path) -> tuple[int, int] | None:
     return None
 
 
-def nothing_to_resume(run: Path) -> list[Remark]:
-    """Return a remark if there is no run to resume."""
-    if (run / RUN_INDEX).exists():
-        return []
+def _nothing_to_resume(run: Path) -> list[Remark]:
     return remark("nothing_to_resume", "run to resume was not found, so training begins with the first epoch", [run])
 
 
-def report_compact_teacher(made: DistilledTeacher) -> None:
-    """Print from how many images a compact teacher learnt, and how far from its source it is."""
-    more = f" and {number_of(made.extra_images, 'further [image|images]')}" if made.extra_images else ""
-    images = number_of(made.images, "good [image|images]")
-    epochs = number_of(made.epochs, "[epoch|epochs]")
-    out.print(f"  the teacher learnt from {images} in {made.variants} variants each{more}, {epochs}")
-    distances = ", ".join(f"{tap} {each.good:.3f} ({each.defects:.3f})" for tap, each in made.residuals.items())
-    out.print(f"  its distance from its source on held-out good images (with drawn defects): {distances}")
-    for each in made.comparisons:
-        out.print(f"  its features, as a detector without a student: {each.describe()}")
+def report_training(result: TrainResult, remarks: list[Remark], *, as_json: bool, then: str) -> None:
+    """Print what was trained, as text or as JSON.
+
+    Args:
+        result: The run; without epochs if only a compact teacher was made.
+        remarks: The remarks that are printed already.
+        as_json: Whether JSON is printed.
+        then: The command that usually follows.
+    """
+    if as_json:
+        print_json({**result.record(), "remarks": [*remarks, *result.remarks]})
+        return
+    report_bad(result.bad_images)
+    report_remarks(result.remarks)
+    _show(result)
+    out.print(f"next: {then}")
+
+
+def _show(result: TrainResult) -> None:
+    name, *lines = result.describe()
+    out.print(f"[bold]{shown(result.run.path)}[/]: {escape(name)}")
+    for line in lines:
+        out.print(f"  {escape(line)}")
+    if result.int8 is not None:
+        _show(result.int8)

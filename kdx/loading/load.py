@@ -111,7 +111,10 @@ def _refuse_for_run(path: Path, backend: str, precision: str | None, given: Mapp
     if given["require_signature"] is not None:
         raise BundleError(f"'{path}' is a run, and only bundles are signed", fix="export it, and sign the bundle")
     if precision not in {None, "fp32"}:
-        raise OptionError(f"a run folder runs in FP32, not in '{precision}'", fix="export it in that precision")
+        raise OptionError(
+            f"a run folder runs as it was trained, not in '{precision}'",
+            fix="leave out `precision`, or export the run in that precision",
+        )
     if backend not in {"auto", "torch"}:
         raise BackendError(
             f"a run folder runs in torch, not in '{backend}'", fix="export it first: kdx export RUN -o NAME.kdx"

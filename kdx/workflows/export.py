@@ -6,10 +6,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.bundle.variants import OWN_THRESHOLD
-from kdx.errors import DataError, OptionError
+from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.imaging.tiling import TileRequest, Tiling
 from kdx.progress import Progress
@@ -58,13 +60,23 @@ def export_run(
     """Load a run's checkpoint, fuse it, and export the bundle."""
     with needs("train,cpu", "exporting"):
         from kd_export.bundle_export import export_bundle
-        from kd_train.training.run_folder import Run
+        from kd_train.training.run_folder import INT8_FOLDER, Run
         from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
         from kd_train.training.trained_pair import fuse, load_pair
 
     tiles = tiles or TileRequest()
     require_sizes(input_size, tiles.frame)
     run = Run(run_path)
+    if run.config.quantized is not UNSET:
+        raise CheckpointError(
+            f"'{run_path}' is the INT8 stage of a run", fix=f"export the run around it, '{run_path.parent}'"
+        )
+    if "int8" in precisions and run.int8(which) is not None:
+        raise OptionError(
+            f"the students of '{run_path}' that were trained as INT8 networks cannot be exported yet",
+            expected="precisions without int8",
+            fix=f"leave int8 out, or remove '{run_path / INT8_FOLDER}' to quantise the FP32 students",
+        )
     if channel_order == "bgr" and run.config.input.channels == 1:
         raise OptionError("`channel_order=bgr` would change nothing: the run is mono", fix="leave it out")
     pair, checkpoint = load_pair(run, which)

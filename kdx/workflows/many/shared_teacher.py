@@ -27,7 +27,7 @@ from kdx.workflows.many.product import failed, keep
 from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
 
 if TYPE_CHECKING:
-    from kd_train.training.train import TrainResult
+    from kd_train.training.students import TrainResult
 
 
 def teacher_orders(orders: Sequence[ProductOrder]) -> list[TeacherOrder]:

@@ -47,7 +47,7 @@ def test_every_key_of_a_catalogue_reaches_training(tmp_path):
     assert found["extra_images"] == (str(tmp_path / "further"),)
 
 
-@pytest.mark.parametrize("command", ["train", "fit", "reproduce", "distil"])
+@pytest.mark.parametrize("command", ["train", "fit", "reproduce", "distil", "quantize"])
 def test_a_command_offers_the_options_that_name_it(cli, command):
     import typer
 
@@ -57,8 +57,9 @@ def test_a_command_offers_the_options_that_name_it(cli, command):
     for each, option, _ in declared():
         flag = f"--{option.flag or each.name.replace('_', '-')}"
         offered = command in option.commands
-        own = each.name in {"category", "force"}  # these commands declare another option of that name
-        assert (flag in flags) is (offered or (own and command != "train")), flag
+        # These commands declare another option of that name.
+        own = command in {"fit", "reproduce"} and each.name in {"category", "force"}
+        assert (flag in flags) is (offered or own or (command, each.name) == ("fit", "precision")), flag
 
 
 def test_limits_and_choices_are_checked_of_every_option():

@@ -1,0 +1,86 @@
+"""The INT8 stage of every method, of tiles and compact teachers; its detectors for cameras."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from kd_export.onnx.onnx_export import export_onnx
+from kd_export.precision.gate import run_onnxruntime
+from kd_export.precision.quantize import quantize_by
+from kd_train.training.options import TrainOptions
+from kd_train.training.quantization import quantize_run
+from kd_train.training.run_folder import INT8_FOLDER, Run
+from kd_train.training.tiled_detector import fuse_tiles
+from kd_train.training.train import train
+from kd_train.training.trained_pair import fuse, load_pair
+from kdx.imaging.images import read_image
+from kdx.imaging.tiling import TileRequest
+from tests.tiny_training import TINY
+
+pytestmark = pytest.mark.slow
+OPTIONS = TrainOptions(epochs=1, workers=0, device="cpu")
+
+
+def with_stage(run: Path, copy: Path) -> Run:
+    """Copy a run that no test may change, and quantise the copy."""
+    copied = Path(shutil.copytree(run, copy))
+    (record,) = quantize_run(copied, OPTIONS).history
+    assert np.isfinite([record.train_loss, record.validation_loss]).all()
+    stage = Run(copied).int8()
+    assert stage is not None
+    return stage
+
+
+def graph_of(detector, plan, folder: Path) -> onnx.ModelProto:
+    """Return the INT8 graph of a detector."""
+    export_onnx(detector, folder / "model.onnx", max_batch=2, metadata={})
+    return quantize_by(onnx.load(folder / "model.onnx"), plan)
+
+
+def test_every_method_learns_in_int8_for_cameras_of_either_order(trained, tmp_path):
+    """The graph for a BGR camera gives the scores of the graph for an RGB camera, and both those of
+    PyTorch."""
+    stage = with_stage(trained.folder / "run", tmp_path / "run")
+    pair, _ = load_pair(stage)
+    files = sorted(Path(stage.config.data).glob("test/*/*.png"))[:3]
+    images = np.stack([read_image(path, stage.config.input) for path in files])
+    # Channels that differ, unlike those of the grey pictures.
+    images = np.stack([images[..., 0], images[::-1, ..., 0], 255 - images[..., 0]], axis=-1)
+    rgb, bgr = (fuse(stage.config, pair, stage.input_for(None, order)) for order in ("rgb", "bgr"))
+    with torch.inference_mode():
+        scores = [
+            detector(torch.from_numpy(np.ascontiguousarray(seen)))[1].numpy()
+            for detector, seen in ((rgb, images), (bgr, images[..., ::-1]))
+        ]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3)
+    plan = stage.config.quantized.plan
+    for order, seen in (("rgb", images), ("bgr", np.ascontiguousarray(images[..., ::-1]))):
+        graph = graph_of(pair.detector(stage.input_for(None, order)), plan, tmp_path)
+        np.testing.assert_allclose(run_onnxruntime(graph, seen).scores, scores[0], rtol=0.02)
+
+
+def test_tiles(tiled, tmp_path):
+    stage = with_stage(tiled / "run", tmp_path / "run")
+    pair, _ = load_pair(stage)
+    detector, tiling = fuse_tiles(stage, pair, TileRequest())
+    assert detector.quantizer is not None
+    assert tiling.count > 1
+
+
+def test_a_compact_teacher(dataset, tmp_path):
+    options = replace(
+        TINY, backbone="compact-s", teacher_from="test_resnet", taps="layer2,layer3", epochs=1, teacher_epochs=1
+    )
+    run = train(dataset, tmp_path / "run", options).run
+    stage = with_stage(run.path, tmp_path / "copy")
+    assert stage.config.distilled == run.config.distilled
+    assert len(stage.config.quantized.plan.nodes) > 10
+    assert not (stage.path / "teacher").exists()
+    assert (stage.path.parent.name, stage.path.name) == ("copy", INT8_FOLDER)
