@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -12,10 +13,21 @@ from numpy.typing import NDArray
 
 from kd_export.graph import FusedDetector
 from kd_export.onnx.onnx_export import export_onnx, metadata_of
-from kd_export.precision.precision_graphs import judge_bf16, write_half, write_int8
+from kd_export.precision.precision_graphs import judge_bf16, write_half, write_int8, write_int8_students
 from kdx import __version__
 from kdx.bundle.bundle import Bundle, TrainingImages
-from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
+from kdx.bundle.manifest import (
+    GOLDEN_MAPS,
+    GOLDEN_SCORES,
+    GRAPH,
+    INDEX,
+    INT8_MAPS,
+    INT8_SCORES,
+    SCHEMA,
+    TRAINING_IMAGES,
+    Manifest,
+    Provenance,
+)
 from kdx.bundle.open import open_bundle
 from kdx.bundle.pair_spec import encode_pair_spec
 from kdx.bundle.store import write_files, write_manifest
@@ -27,6 +39,7 @@ from kdx.imaging.images import encode_png, read_image
 from kdx.imaging.samples import read_sample
 from kdx.imaging.tiling import Tiling
 from kdx.progress import SILENT, Progress
+from kdx.runtime.backend import Outputs
 from kdx.runtime.backend_table import require_backends
 from kdx.storage.files import new_folder, refuse_existing
 from kdx.storage.npy import encode_array
@@ -50,6 +63,7 @@ def export_bundle(
     calibration_images: Sequence[Path] = (),
     held_out: HeldOut | None = None,
     evaluation_images: Sequence[tuple[Path, bool]] = (),
+    int8_students: FusedDetector | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Bundle, Certificate, dict[str, str]]:
@@ -61,7 +75,7 @@ def export_bundle(
         method: The method's name.
         golden_images: Real images to compare every backend on.
         training_images: Hashes of the images trained on.
-        provenance: The origin of the detector.
+        provenance: The origin of the detector, and of the INT8 students.
         max_batch: Largest batch of the graph.
         tiling: How larger frames are cut into tiles, or None.
         precisions: Precisions in which to write the graph; FP32 is always among them.
@@ -71,6 +85,8 @@ def export_bundle(
             must keep FP32's verdicts on them, and are refused without them.
         evaluation_images: Labelled images, and whether each is defective: BF16 and INT8 must
             separate them as FP32 does.
+        int8_students: The detector whose students were trained as INT8 networks, with its
+            quantizer; None to quantise the detector itself for INT8.
         force: Replace an existing bundle; nothing else is replaced.
         progress: Shows the steps.
 
@@ -79,12 +95,15 @@ def export_bundle(
         gate refused it, or the comparison in another backend or at another batch size did.
 
     Raises:
+        ValueError: There are INT8 students without an origin, or the other way round.
         OptionError: Labelled images of whole frames, for a bundle of tiles.
         OutputError: ``out`` exists.
         BackendError: No backend is installed to check with.
         GateError: The graph breaks its contract, or FP32 or FP16 disagrees with the reference in a
             backend. Nothing is written.
     """
+    if (int8_students is None) != (provenance.int8 is None):
+        raise ValueError("`int8_students` and the origin in `provenance.int8` belong together")
     if tiling is not None and evaluation_images:
         raise OptionError(
             "the gate judges tiles, and labelled images are whole frames",
@@ -113,14 +132,19 @@ def export_bundle(
             judged, refused["bf16"] = judge_bf16(folder, evidence)
             variants |= {"bf16": judged} if judged else {}
         if "int8" in precisions and held_out is not None:
-            calibrating = _calibrating(detector, calibration_images, tiling)
-            written, refused["int8"] = write_int8(folder, evidence, calibrating, progress)
+            if int8_students is not None:
+                written, refused["int8"] = _write_students(folder, int8_students, max_batch, metadata, evidence)
+            else:
+                calibrating = _calibrating(detector, calibration_images, tiling)
+                written, refused["int8"] = write_int8(folder, evidence, calibrating, progress)
             variants |= {"int8": written} if written else {}
         write_files(folder, _files(detector, golden_images, images, training_images))
+        if "int8" not in variants:
+            provenance = _without_int8_students(provenance)
         bundle = write_manifest(
             folder,
             Manifest(
-                schema=SCHEMA,
+                schema=provenance.schema,
                 kdx_version=__version__,
                 method=method,
                 pair_spec=encode_pair_spec(detector.spec),
@@ -184,22 +208,41 @@ def _evidence(
 def _files(
     detector: FusedDetector, paths: Sequence[Path], images: NDArray[np.uint8], training_images: Sequence[Identity]
 ) -> dict[str, bytes]:
-    maps, scores = [], []
-    with torch.inference_mode():
-        for image in images:
-            anomaly_map, score = detector(torch.from_numpy(image[None]))
-            maps.append(anomaly_map.numpy())
-            scores.append(score.numpy())
     step = -1 if detector.input_spec.channel_order == "bgr" and detector.input_spec.channels == 3 else 1
     return {
         **{
             f"golden/{path.name}": encode_png(np.ascontiguousarray(image[..., ::step]))
             for path, image in zip(paths, images, strict=True)
         },
-        GOLDEN_MAPS: encode_array(np.concatenate(maps)),
-        GOLDEN_SCORES: encode_array(np.concatenate(scores)),
+        **_encoded(_answers(detector, images), GOLDEN_MAPS, GOLDEN_SCORES),
         TRAINING_IMAGES: msgspec.json.encode(TrainingImages(sorted(training_images, key=lambda image: image.file))),
     }
+
+
+def _write_students(
+    folder: Path, students: FusedDetector, max_batch: int, metadata: dict[str, str], evidence: Evidence
+) -> tuple[Variant | None, str]:
+    """Write the graph of INT8 students and what they answer in PyTorch, if it passes its gate."""
+    reference = _answers(students, evidence.golden)
+    written, reason = write_int8_students(folder, students, max_batch, metadata, evidence, reference)
+    if written:
+        write_files(folder, _encoded(reference, INT8_MAPS, INT8_SCORES))
+    return written, reason
+
+
+def _answers(detector: FusedDetector, images: NDArray[np.uint8]) -> Outputs:
+    """Return what a detector answers in PyTorch, one image at a time."""
+    with torch.inference_mode():
+        maps, scores = zip(*(detector(torch.from_numpy(image[None])) for image in images), strict=True)
+    return Outputs(torch.cat(maps).numpy(), torch.cat(scores).numpy())
+
+
+def _encoded(answers: Outputs, maps: str, scores: str) -> dict[str, bytes]:
+    return {maps: encode_array(answers.maps), scores: encode_array(answers.scores)}
+
+
+def _without_int8_students(provenance: Provenance) -> Provenance:
+    return msgspec.structs.replace(provenance, int8=None)
 
 
 def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certificate, dict[str, str]]:
@@ -227,10 +270,16 @@ def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certif
         each.precision: f"{_where(each)}: {describe_difference(each)}; allowed: {allowed[each.precision]}"
         for each in reversed(failed)  # the first of each precision is named
     }
+    manifest = bundle.manifest
     for precision in reasons.keys() - COMPUTED:
         bundle.graph_of(precision).path.unlink()
-    variants = {name: variant for name, variant in bundle.manifest.variants.items() if name not in reasons}
-    bundle = write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants))
+    variants = {name: variant for name, variant in manifest.variants.items() if name not in reasons}
+    provenance = manifest.provenance
+    if "int8" in reasons and provenance.int8 is not None:
+        provenance = _without_int8_students(provenance)
+        shutil.rmtree((bundle.path / INT8_MAPS).parent)
+    kept = msgspec.structs.replace(manifest, schema=provenance.schema, provenance=provenance, variants=variants)
+    bundle = write_manifest(bundle.path, kept)
     return bundle, without(certificate, reasons), reasons
 
 

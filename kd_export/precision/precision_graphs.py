@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from kd_export.graph import PairSpec
+from kd_export.graph import FusedDetector, PairSpec
+from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.fp16 import half_convolutions, network_tensors, plan_half, to_half
 from kd_export.precision.gate import Gate, GateReport
 from kd_export.precision.int8_plan import CONVOLUTIONS
-from kd_export.precision.quantize import quantised_nodes, quantize
+from kd_export.precision.quantize import quantised_nodes, quantize, quantize_by
 from kd_export.precision.ranges import measure_ranges, tap_ranges
 from kdx.bundle.graph_contract import PAIR
 from kdx.bundle.manifest import GRAPH
 from kdx.bundle.variants import Judged, RangeReport, Variant, graph_file
 from kdx.errors import GateError
 from kdx.progress import Progress
+from kdx.runtime.backend import Outputs
 from kdx.runtime.backend_table import find_backend
 from kdx.verification.judge import Evidence
 from kdx.verification.tolerances import LIMITS
@@ -89,6 +93,43 @@ def write_int8(
         convolutions=sum(n.op_type in CONVOLUTIONS and n.name in quantised for n in graph.graph.node),
         kept=report.kept,
         judged=_judged(report),
+    ), ""
+
+
+def write_int8_students(
+    folder: Path,
+    students: FusedDetector,
+    max_batch: int,
+    metadata: dict[str, str],
+    evidence: Evidence,
+    reference: Outputs,
+) -> tuple[Variant | None, str]:
+    """Write the INT8 graph of students that were trained as INT8 networks.
+
+    Args:
+        folder: A bundle under construction.
+        students: Their fused detector, with its quantizer.
+        max_batch: Largest batch of the graph.
+        metadata: What the graph says about itself.
+        evidence: What the graph is judged on.
+        reference: The answers of ``students`` in PyTorch on the golden images.
+
+    Returns:
+        The variant, or None and the reason.
+    """
+    quantizer = students.quantizer
+    assert quantizer is not None
+    exact = copy.deepcopy(students)
+    exact.quantizer = None
+    with tempfile.TemporaryDirectory() as work:
+        export_onnx(exact, Path(work) / GRAPH, max_batch=max_batch, metadata=metadata)
+        graph = quantize_by(onnx.load(Path(work) / GRAPH), quantizer.plan)
+    onnx.save_model(graph, str(folder / graph_file("int8")))
+    quantised = set(quantised_nodes(graph))
+    return Variant(
+        file=graph_file("int8"),
+        convolutions=sum(n.op_type in CONVOLUTIONS and n.name in quantised for n in graph.graph.node),
+        kept=[],
     ), ""
 
 
