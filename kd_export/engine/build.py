@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kd_export.engine.flavours import Flavour, load_flavour, target_capability
-from kd_export.engine.layers import engine_layers, network_layers, require_half_convolutions
+from kd_export.engine.layers import engine_layers, logged_layers, network_layers, require_convolutions
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.checked_files import Graph
@@ -28,6 +28,7 @@ from kdx.bundle.engine_record import (
     Layer,
     this_system,
 )
+from kdx.bundle.graph_contract import INPUT
 from kdx.errors import BackendError, GateError, OptionError
 from kdx.runtime.gpu import gpus
 from kdx.runtime.tensorrt.cuda.created import created
@@ -128,11 +129,15 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
     refuse_existing(plan.target, force=force and (plan.target / RECORD).is_file())
     require_writable(bundle.path)
     started = time.perf_counter()
-    data, demanded = _build(plan, flavour)
+    built = _build(plan, flavour)
+    data = built.plan
     seconds = time.perf_counter() - started
-    layers, source, device_memory = _inspect(flavour, data, demanded, loadable=plan.fingerprint.gpu is not None)
-    if request.precision == "fp16":
-        require_half_convolutions(demanded, layers)
+    layers, source, device_memory = _inspect(flavour, built, loadable=plan.fingerprint.gpu is not None)
+    if request.precision != "fp32":
+        # The types of a network demand FP16 of the engine. They do not demand INT8: TensorRT may
+        # compute in FP32 between the nodes that quantise.
+        is_known = source != "network" or request.precision == "fp16"
+        require_convolutions(built.demanded, layers if is_known else [], request.precision)
     record = EngineRecord(
         schema=SCHEMA,
         kdx_version=__version__,
@@ -155,7 +160,15 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
     return Engine(plan.target, record, sha256_bytes(encode_record(record)))
 
 
-def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
+class _Built(NamedTuple):
+    """A plan, the layers that its network demands, and those that the builder logged, if it did."""
+
+    plan: bytes
+    demanded: list[Layer]
+    logged: list[Layer]
+
+
+def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
     trt = flavour.module
     log = _make_logger(trt)
 
@@ -187,7 +200,7 @@ def _build(plan: BuildPlan, flavour: Flavour) -> tuple[bytes, list[Layer]]:
         raise BackendError("TensorRT could not build the engine", received=log.last, fix="see kdx doctor")
     if cache is not None and plan.request.timing_cache is not None:
         write_atomic(plan.request.timing_cache, bytes(cache.serialize()))
-    return bytes(data), demanded
+    return _Built(bytes(data), demanded, logged_layers(log.layers))
 
 
 def _graph_for(plan: BuildPlan) -> bytes:
@@ -235,20 +248,23 @@ def _use_timing_cache(config: Any, file: Path | None) -> Any:
     return cache
 
 
-def _inspect(
-    flavour: Flavour, data: bytes, demanded: list[Layer], *, loadable: bool
-) -> tuple[list[Layer], str, float | None]:
+def _inspect(flavour: Flavour, built: _Built, *, loadable: bool) -> tuple[list[Layer], str, float | None]:
     """Return the layers, their source, and the device memory of an execution context in MiB."""
     if not loadable:
-        return demanded, "network", None
+        return (built.logged, "builder", None) if built.logged else (built.demanded, "network", None)
     trt = flavour.module
     log = _make_logger(trt)
     runtime = created("a runtime", lambda: trt.Runtime(log), lambda: log.last)
-    engine = runtime.deserialize_cuda_engine(data)
+    engine = runtime.deserialize_cuda_engine(built.plan)
     if engine is None:
         raise BackendError("the engine that was built cannot be loaded here", received=log.last, fix="see kdx doctor")
     inspector = created("an engine inspector", engine.create_engine_inspector, lambda: log.last)
     information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    if "dynamic shapes" in information:  # then formats are shown for the shapes of a context
+        context = created("an execution context", engine.create_execution_context, lambda: log.last)
+        context.set_input_shape(INPUT, (1, *tuple(engine.get_tensor_shape(INPUT))[1:]))
+        inspector.execution_context = context
+        information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     # TensorRT 11 has only the first, 8.6 only the second.
     name = "device_memory_size_v2" if hasattr(engine, "device_memory_size_v2") else "device_memory_size"
     return engine_layers(information), "inspector", round(float(getattr(engine, name)) / _MIB, 1)
@@ -284,16 +300,22 @@ def _interruptible(trt: Any, config: Any) -> Iterator[threading.Event]:
 
 
 def _make_logger(trt: Any) -> Any:
-    """Return a logger that keeps the last error; TensorRT's own writes to standard output."""
+    """Return a logger that keeps the last error, and the layers of an engine.
+
+    TensorRT's own writes to standard output.
+    """
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = ""
+            self.layers = ""
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
                 self.last = message
+            elif "LayerType: " in message:
+                self.layers = message
 
     return Log()
 

@@ -2,7 +2,8 @@
 
 TensorRT 10, 11 and TensorRT for RTX take a strongly typed network, whose precision is that of the
 graph's types. TensorRT 8.6 (JetPack 6.0) has no strongly typed networks. There a flag allows FP16,
-and everything outside the networks is pinned to FP32.
+and everything outside the networks is pinned to FP32. Another flag allows INT8 between the nodes
+that quantise; FP16 stays off then, so that the rest is FP32 as in the graph.
 """
 
 from __future__ import annotations
@@ -56,9 +57,12 @@ class Flavour:
 
     def set_precision(self, network: Any, config: Any, precision: str) -> None:
         """Make a weakly typed network run in the graph's types; a strongly typed one does."""
-        if self.is_typed or precision != "fp16":
+        if self.is_typed or precision == "fp32":
             return
         trt = self.module
+        if precision == "int8":
+            config.set_flag(trt.BuilderFlag.INT8)
+            return
         config.set_flag(trt.BuilderFlag.FP16)
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         for index in range(network.num_layers):

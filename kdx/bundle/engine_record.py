@@ -26,6 +26,8 @@ ENGINES = "engines"
 PLAN = "model.plan"
 RECORD = "engine.json"
 FLAVOURS = ("tensorrt", "rtx")
+# The flags of kdx build-engine.
+_FLAGS = {"fp16": " --fp16", "int8": " --int8"}
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,8 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: TensorRT's name of the layer.
         kind: The type of the layer in lower case: ``convolution``, ``cast``, ...
-        precision: The precision of its output: ``fp16``, ``fp32``, ``uint8``, ...
+        precision: The types of its input and output: ``fp16``, ``fp32``, ``fp16+fp32``, ...;
+            ``int8`` for a layer that multiplies int8 by int8, whatever its output.
     """
 
     name: str
@@ -71,15 +74,16 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
         kdx_version: The version of kdx that built the engine.
         created: The time of the build, UTC, ISO 8601.
         fingerprint: The machines on which it runs.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         batches: The largest batch size of each optimisation profile, ascending; a profile accepts
             all from 1.
         level: The builder optimisation level.
         onnx_sha256: The hash of the graph from which it was built.
         plan_sha256: The hash of the plan.
         layers: The layers.
-        layers_from: ``inspector`` for the layers that the built engine runs, or ``network`` for
-            those of the typed network, if there was no GPU to load and inspect the engine.
+        layers_from: ``inspector`` for the layers that the built engine runs. If there was no GPU to
+            load and inspect it, ``builder`` for those that TensorRT for RTX logged, or ``network``
+            for those of the typed network.
         build_seconds: The duration of the build.
         peak_memory_mib: The largest resident memory of the build process.
         device_memory_mib: The device memory that one execution context takes in addition to the
@@ -185,12 +189,12 @@ def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
             return engine
         reasons.append(f"engines/{engine.path.name}: {why_not}")
     reasons += [f"engines/{name}: {why_not}" for name, why_not in unreadable.items()]
-    fp16 = "--fp16 " if "fp16" in graph.path.name else ""
+    flag = next((flag for precision, flag in _FLAGS.items() if precision in graph.path.name), "")
     raise BackendError(
         f"'{graph.path.parent.name}' holds no engine of {graph.path.name} for this machine",
         expected=describe(machine),
         received="; ".join(reasons) or "no engine",
-        fix=f"kdx build-engine {graph.path.parent} {fp16}--flavour {machine.flavour}",
+        fix=f"kdx build-engine {graph.path.parent}{flag} --flavour {machine.flavour}",
     )
 
 
@@ -223,5 +227,5 @@ def describe(machine: Fingerprint) -> str:
 
 def rebuild_command(record: EngineRecord) -> str:
     """Return the command that builds an engine of the same kind."""
-    fp16 = " --fp16" if record.precision == "fp16" else ""
-    return f"kdx build-engine BUNDLE{fp16} --flavour {record.fingerprint.flavour} --force"
+    flag = _FLAGS.get(record.precision, "")
+    return f"kdx build-engine BUNDLE{flag} --flavour {record.fingerprint.flavour} --force"

@@ -10,6 +10,7 @@ import typer
 from kdx.bundle.engine_record import FLAVOURS, Engine, describe, engines_of, mismatch
 from kdx.cli.output import err, out, print_json, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, one_of
+from kdx.errors import OptionError
 
 if TYPE_CHECKING:
     from kd_export.engine.build import BuildPlan
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def build_engine(
     bundle: Path = typer.Argument(help="Bundle to build for; the engine is added to its folder."),
     fp16: bool = typer.Option(False, "--fp16", help="From the FP16 graph (kdx export --precision fp32,fp16)."),
+    int8: bool = typer.Option(False, "--int8", help="From the INT8 graph (kdx export --precision fp32,int8)."),
     batch: str = typer.Option("1", help="Batch sizes, e.g. 1,8: each gets its own tuning and accepts 1 up to it."),
     flavour: str = typer.Option("tensorrt", help="tensorrt, or rtx: TensorRT for RTX, which needs no GPU to build."),
     compute_capability: str | None = typer.Option(
@@ -31,20 +33,22 @@ def build_engine(
     force: bool = FORCE_OPTION,
     json: bool = JSON_OPTION,
 ) -> None:
-    """Build a TensorRT engine from a bundle's graph, and prove that it is FP16 where it should be.
+    """Build a TensorRT engine of one of a bundle's graphs, and prove the precision of its layers.
 
     Writes engines/NAME/model.plan, a plain plan that trtexec and C++ read, and engine.json beside
     it: what it was built for, every layer's precision, hashes. A plan for another GPU, TensorRT or
-    graph is refused when it is loaded.
+    graph is refused when it is loaded. Engines of several precisions can lie in one bundle.
     """
     from kd_export.engine.build import EngineRequest, plan_build
     from kd_export.engine.build import build_engine as build
     from kdx.bundle.open import open_bundle
 
     opened = open_bundle(bundle)
+    if fp16 and int8:
+        raise OptionError("an engine has one precision", expected="--fp16 or --int8", fix="build one after the other")
     request = EngineRequest(
         flavour=one_of("--flavour", flavour, FLAVOURS),
-        precision="fp16" if fp16 else "fp32",
+        precision="fp16" if fp16 else "int8" if int8 else "fp32",
         batches=tuple(batch_sizes(batch, opened.manifest.max_batch)),
         level=level,
         compute_capability=compute_capability,
@@ -98,7 +102,7 @@ def _show(bundle: Path, engine: Engine) -> None:
     record: Any = engine.record
     size_mb = engine.plan.stat().st_size / 1e6
     counts = ", ".join(f"{count} {name}" for name, count in sorted(count_layers(record.layers).items()))
-    known = {"inspector": "by the engine's inspector", "network": "by the typed network; no GPU here to inspect it on"}
+    known = {"inspector": "by the engine's inspector", "builder": "by TensorRT's builder", "network": "by its types"}
     out.print(f"[bold]{shown(engine.path)}[/]: {size_mb:.1f} MB plan in {record.build_seconds:.1f} s")
     out.print(f"  for {describe(record.fingerprint)}; batches {', '.join(map(str, record.batches))}")
     out.print(f"  {counts} ({known[record.layers_from]})")

@@ -15,6 +15,7 @@ from typing import Any
 class DataType(enum.Enum):
     FLOAT = 0
     HALF = 1
+    INT8 = 2
     UINT8 = 7
 
 
@@ -22,6 +23,7 @@ class LayerType(enum.Enum):
     CONVOLUTION = 0
     MATRIX_MULTIPLY = 1
     CAST = 2
+    DEQUANTIZE = 3
 
 
 class Tensor:
@@ -30,9 +32,9 @@ class Tensor:
 
 
 class FakeLayer:
-    def __init__(self, name: str, kind: LayerType, source: DataType, target: DataType) -> None:
+    def __init__(self, name: str, kind: LayerType, source: Tensor, target: DataType) -> None:
         self.name, self.type = name, kind
-        self.source, self.output = Tensor("in", source), Tensor("out", target)
+        self.source, self.output = source, Tensor(f"{name}_output", target)
         self.num_outputs = 1
         self.precision: DataType | None = None
         self.output_type: DataType | None = None
@@ -50,19 +52,34 @@ class FakeLayer:
 NAMES = ("pair.teacher.conv1/Conv", "pair.student.conv1/Conv", "pair.student.conv10/Conv")
 
 
-def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
+def layers_of(precision: str) -> list[FakeLayer]:
+    """Return the layers of a network whose convolutions all have a precision."""
+    layers = [FakeLayer("preprocess/Cast", LayerType.CAST, Tensor("image", DataType.UINT8), DataType.FLOAT)]
+    kind = DataType.HALF if precision == "fp16" else DataType.FLOAT
+    for name in NAMES:
+        source = Tensor("feature", kind)
+        if precision == "int8":
+            layers.append(FakeLayer(f"{name}.dq", LayerType.DEQUANTIZE, Tensor("q", DataType.INT8), DataType.FLOAT))
+            source = layers[-1].output
+        layers.append(FakeLayer(name, LayerType.CONVOLUTION, source, kind))
+    sums = FakeLayer("tail/MatMul", LayerType.MATRIX_MULTIPLY, Tensor("feature", DataType.FLOAT), DataType.FLOAT)
+    return [*layers, sums]
+
+
+def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> ModuleType:
     """Return a module like ``tensorrt``.
 
     Args:
         version: 8.6 has no strong typing.
+        precision: The precision of the network's convolutions.
         **faults: ``refuse`` (parser), ``fail`` (build), ``full`` (names of convolutions that the
-            engine runs in FP32), ``nameless`` (the inspector shows no names), ``unloadable``,
-            ``nothing`` (names of what is not created: a class raises what the real bindings do, a
-            method returns None or what stands for failure).
+            engine runs in FP32), ``nameless`` (the inspector shows no names), ``shapeless`` (it
+            shows no formats, until it has a context with a shape), ``unloadable``, ``nothing``
+            (names of what is not created: a class raises what the real bindings do, a method
+            returns None or what stands for failure).
     """
     major = int(version.split(".")[0])
     module = ModuleType("tensorrt")
-    half = DataType.HALF
     calls: list[Any] = []
     nothing = faults.get("nothing", ())
 
@@ -70,9 +87,7 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
         if type(kind).__name__ in nothing:
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    layers = [FakeLayer("preprocess/Cast", LayerType.CAST, DataType.UINT8, DataType.FLOAT)]
-    layers += [FakeLayer(name, LayerType.CONVOLUTION, half, half) for name in NAMES]
-    layers += [FakeLayer("tail/MatMul", LayerType.MATRIX_MULTIPLY, DataType.FLOAT, DataType.FLOAT)]
+    layers = layers_of(precision)
 
     class Logger:
         ERROR = 1
@@ -154,17 +169,44 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
                 return None
             return b"plan"
 
-    class Engine:
-        def create_engine_inspector(self) -> Any:
-            if "create_engine_inspector" in nothing:
-                return None
-            return SimpleNamespace(get_engine_information=lambda form: json.dumps({"Layers": inspected()}))
+    class Inspector:
+        execution_context: Any = None
 
+        def get_engine_information(self, form: str) -> str:
+            shown = inspected()
+            if faults.get("shapeless") and getattr(self.execution_context, "shape", None) != ("image", (1, 8, 8, 3)):
+                for entry in shown:
+                    entry["Inputs"] = entry["Outputs"] = [{"Format/Datatype": "N/A due to dynamic shapes"}]
+            return json.dumps({"Layers": shown})
+
+    class Context:
+        def set_input_shape(self, *shape: Any) -> None:
+            self.shape = shape
+
+    class Engine:
+        def create_engine_inspector(self) -> Inspector | None:
+            return None if "create_engine_inspector" in nothing else Inspector()
+
+        def create_execution_context(self) -> Context | None:
+            return None if "create_execution_context" in nothing else Context()
+
+        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+            return (-1, 8, 8, 3)
+
+    # As TensorRT 8.6 and 10 write it. A convolution that is not INT8 may return INT8.
     def inspected() -> list[dict[str, Any]]:
         def entry(name: str) -> dict[str, Any]:
-            text = "Channel major FP32 format" if name in faults.get("full", ()) else "Channel major FP16 format"
-            shown = "__myl_Conv" if faults.get("nameless") else f"{name} + relu"
-            return {"Name": shown, "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": text}], "Outputs": []}
+            is_full = name in faults.get("full", ())
+            copied = "Thirty-two wide channel vectorized row major Int8 format"
+            taken = {"fp16": "Channel major FP16 format", "int8": copied}[precision]
+            return {
+                "Name": "__myl_Conv" if faults.get("nameless") else f"{name} + relu",
+                "LayerType": "CaskConvolution",
+                "Inputs": [{"Format/Datatype": "Channel major FP32 format" if is_full else taken}],
+                "Outputs": [{"Format/Datatype": copied}] if precision == "int8" else [],
+                "ParameterType": "Convolution",
+                "Weights": {"Type": "Float" if is_full else {"fp16": "Half", "int8": "Int8"}[precision], "Count": 9},
+            }
 
         return [entry(name) for name in NAMES]
 
@@ -177,7 +219,7 @@ def make(version: str = "10.16.1", **faults: Any) -> ModuleType:
             setattr(engine, "device_memory_size" if major < 11 else "device_memory_size_v2", 3 << 20)
             return None if faults.get("unloadable") else engine
 
-    flags = {} if major >= 11 else {"FP16": "fp16", "OBEY_PRECISION_CONSTRAINTS": "obey"}
+    flags = {} if major >= 11 else {"FP16": "fp16", "INT8": "int8", "OBEY_PRECISION_CONSTRAINTS": "obey"}
     typed = {"STRONGLY_TYPED": 1} if major >= 10 else {"EXPLICIT_BATCH": 0}
     module.__dict__.update(
         __version__=version,

@@ -22,7 +22,9 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, GateError, KdxError, OptionError, OutputError
 from kdx.runtime.gpu import Gpu
 from kdx.storage.files import sha256_file
+from tests.images import solar_cells
 from tests.kd_export.engine import fake_builder
+from tests.students import add_int8
 
 CARD = Gpu("NVIDIA RTX A2000", "8.6", "13.0")
 
@@ -87,6 +89,44 @@ def test_tensorrt_8_6_gets_the_flag_and_its_fp32_island(bundle, with_tensorrt) -
         pinned = not layer.name.startswith("pair")
         assert (layer.precision is trt.float32) is pinned, layer.name
         assert (layer.output_type is trt.float32) is pinned, layer.name
+
+
+@pytest.fixture
+def quantised(bundle_copy) -> Path:
+    return add_int8(bundle_copy, solar_cells(3, (64, 64))[..., :1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("version", "flags"), [("8.6.2", ["int8"]), ("10.16.1", []), ("11.4.0", [])])
+def test_an_int8_build_leaves_the_rest_in_fp32(quantised, with_tensorrt, version, flags) -> None:
+    trt = with_tensorrt(version, precision="int8")
+    engine = build(quantised, precision="int8")
+    assert engine.path.name == "tensorrt-8.6-int8"
+    assert trt.config.flags == flags
+    assert all(layer.precision is layer.output_type is None for layer in trt.layers)
+    assert {layer.precision for layer in engine.record.layers} == {"int8"}
+    # Beside it lie those of other precisions.
+    with_tensorrt(version, precision="fp16")
+    build(quantised, precision="fp32")
+    assert {each.record.precision for each in engines_of(quantised)} == {"int8", "fp32"}
+
+
+@pytest.mark.slow
+def test_an_int8_build_with_fp32_convolutions_is_refused(quantised, with_tensorrt) -> None:
+    with_tensorrt(precision="int8", full=fake_builder.NAMES[1:])
+    with pytest.raises(GateError, match="2 of 3 convolutions are not INT8") as caught:
+        build(quantised, precision="int8")
+    assert all(f"{name} (fp32+int8)" in caught.value.received for name in fake_builder.NAMES[1:])
+    assert not list(engines_of(quantised))
+
+
+@pytest.mark.parametrize("batches", [(1,), (1, 8)])
+def test_formats_of_a_range_of_batches_are_shown_for_one(bundle, with_tensorrt, batches) -> None:
+    with_tensorrt(shapeless=True)
+    assert {layer.precision for layer in build(bundle, batches=batches).record.layers} == {"fp16"}
+    with_tensorrt(shapeless=True, nothing=("create_execution_context",))
+    with pytest.raises(BackendError, match="cannot create an execution context"):
+        build(bundle, batches=batches, force=True)
 
 
 def test_an_fp32_build_pins_nothing(bundle, with_tensorrt) -> None:
@@ -265,6 +305,12 @@ def test_dry_run_says_what_and_whether(bundle, with_tensorrt, cli) -> None:
     assert record["fingerprint"]["tensorrt"] == "11.4.0"
     with_tensorrt(gpus=())
     assert "shows none" in cli("build-engine", bundle, "--fp16", "--dry-run", code=2).stderr
+
+
+def test_one_engine_has_one_precision(bundle, cli) -> None:
+    said = cli("build-engine", bundle, "--fp16", "--int8", code=2).stderr
+    assert "an engine has one precision" in said
+    assert "holds no int8 graph" in cli("build-engine", bundle, "--int8", "--dry-run", code=2).stderr
 
 
 def test_inspect_shows_engines_and_stale_ones(bundle, with_tensorrt, cli) -> None:

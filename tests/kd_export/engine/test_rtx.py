@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
+from kd_export.engine import build as build_module
+from kd_export.engine.build import EngineRequest, build_engine
 from kd_export.engine.flavours import RTX_CAPABILITIES, load_flavour
+from kd_export.engine.layers import count_layers, require_convolutions
 from kd_export.engine.turing import products_to_convolutions
+from kd_export.precision.activations import signed_activations
+from kd_export.precision.int8_plan import CONVOLUTIONS
+from kd_export.precision.quantize import quantised_nodes, quantize
 from kdx.bundle.checked_files import Graph
-from kdx.bundle.engine_record import engines_of, find_engine
-from kdx.errors import BackendError
+from kdx.bundle.engine_record import Layer, engines_of, find_engine
+from kdx.bundle.open import open_bundle
+from kdx.errors import BackendError, GateError
 from tests.images import solar_cells
+from tests.students import add_int8
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
@@ -91,19 +103,19 @@ def test_the_command_builds_for_a_card_that_is_not_here(cli, tiny_run, tmp_path)
     for capability in ("8.6", "12.0"):
         options = ("--flavour", "rtx", "--compute-capability", capability, "--batch", "1,4")
         record = cli("build-engine", bundle, "--fp16", *options, "--json").json["record"]
-        convolutions = [layer for layer in record["layers"] if layer["kind"] == "convolution"]
+        convolutions = [layer for layer in record["layers"] if layer["kind"] == "correlation"]
         networks = [layer for layer in convolutions if layer["name"].startswith("pair")]
-        assert len(networks) == 24
+        assert len(networks) > 2 * 20  # of 24 for each batch size; others are fused with what follows
         assert {layer["precision"] for layer in networks} == {"fp16"}
         # Behind the taps, sums over channels.
         assert {layer["precision"] for layer in convolutions if layer not in networks} == {"fp32"}
-        assert record["layers_from"] == "network"
+        assert record["layers_from"] == "builder"
         assert record["batches"] == [1, 4]
     first, second = engines_of(bundle)
     assert first.record.plan_sha256 != second.record.plan_sha256
-    assert (
-        "24 fp32 convolutions" in cli("build-engine", bundle, "--flavour", "rtx", "--compute-capability", "8.9").stdout
-    )
+    said = cli("build-engine", bundle, "--flavour", "rtx", "--compute-capability", "8.9").stdout
+    assert " fp32 convolutions" in said
+    assert "(by TensorRT's builder)" in said
     # On the line PC each finds its own, and a card without one is told how to get it.
     machine = second.record.fingerprint
     assert find_engine(Graph.of(bundle / "model.fp16.onnx"), machine).path == second.path
@@ -116,3 +128,71 @@ def test_the_command_builds_for_a_card_that_is_not_here(cli, tiny_run, tmp_path)
 
 def test_the_capabilities_are_those_of_the_package() -> None:
     assert set(RTX_CAPABILITIES.values()) <= set(dir(trt.ComputeCapability))
+
+
+# INT8
+
+
+@pytest.fixture(scope="module")
+def quantised(tiny_bundle, tmp_path_factory) -> Path:
+    bundle = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("quantised") / "tile.kdx")
+    return add_int8(Path(bundle), solar_cells(3, (64, 64))[..., :1])
+
+
+@pytest.mark.slow
+def test_what_is_quantised_is_int8_in_the_engine(cli, quantised) -> None:
+    convolutions = [each for each in quantised_nodes(onnx.load(quantised / "model.int8.onnx")) if "Conv" in each]
+    options = ("--flavour", "rtx", "--compute-capability", "8.6")
+    record = cli("build-engine", quantised, "--int8", *options, "--json").json["record"]
+    assert (record["precision"], record["layers_from"]) == ("int8", "builder")
+    counts = count_layers(Layer(**layer) for layer in record["layers"])
+    assert counts["int8 convolutions"] == len(convolutions) > 10
+    cli("build-engine", quantised, *options)
+    machine = next(engines_of(quantised)).record.fingerprint
+    for precision in ("fp32", "int8"):
+        engine = find_engine(open_bundle(quantised).graph_of(precision), machine)
+        assert engine.path.name == f"rtx-8.6-{precision}"
+        assert engine.record.precision == precision
+
+
+@pytest.mark.slow
+def test_an_engine_that_quantises_and_computes_in_fp32_is_refused(quantised) -> None:
+    """As TensorRT for RTX builds it for Turing."""
+    request = EngineRequest(flavour="rtx", precision="int8", compute_capability="7.5")
+    with pytest.raises(GateError, match="convolutions are not INT8") as caught:
+        build_engine(open_bundle(quantised), request)
+    assert "pair.teacher" in caught.value.received
+    assert "(fp32)" in caught.value.received
+    assert "rtx-7.5-int8" not in [engine.path.name for engine in engines_of(quantised)]
+
+
+@pytest.mark.slow
+def test_int8_that_the_builder_does_not_show_is_not_confirmed(quantised, monkeypatch) -> None:
+    monkeypatch.setattr(build_module, "logged_layers", lambda log: [])
+    request = EngineRequest(flavour="rtx", precision="int8", compute_capability="8.9")
+    with pytest.raises(GateError, match="INT8 cannot be confirmed"):
+        build_engine(open_bundle(quantised), request)
+    # The types of the network demand other precisions, and TensorRT has no choice.
+    request = EngineRequest(flavour="rtx", compute_capability="8.9")
+    assert build_engine(open_bundle(quantised), request).record.layers_from == "network"
+
+
+@pytest.mark.slow
+def test_int8_of_every_method(exported) -> None:
+    """Beside plain convolutions, residual additions, pools and transposed convolutions."""
+    model = signed_activations(quantize(onnx.load(exported.fp32), solar_cells(4, (72, 80))))
+    built = build_module._build(plan_of(model), load_flavour("rtx"))
+    require_convolutions(built.demanded, built.logged, "int8")
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    convolutions = [layer for layer in built.demanded if layer.kind in {"convolution", "deconvolution"}]
+    demanded = {layer.name for layer in convolutions if layer.precision == "int8"}
+    assert demanded == {name for name in quantised_nodes(model) if kinds[name] in CONVOLUTIONS}
+
+
+def plan_of(model: onnx.ModelProto) -> SimpleNamespace:
+    """Return a plan for a graph that is in no bundle."""
+    return SimpleNamespace(
+        request=EngineRequest(flavour="rtx"),
+        graph=SimpleNamespace(read=model.SerializeToString),
+        fingerprint=SimpleNamespace(compute_capability="8.6"),
+    )
