@@ -41,6 +41,11 @@ bool Bundle::has(Precision precision) const {
     return std::find(precisions.begin(), precisions.end(), precision) != precisions.end();
 }
 
+std::pair<std::string, std::string> Bundle::reference_files(Precision precision) const {
+    const std::string folder = is_own_reference(precision) ? "golden/int8/" : "golden/";
+    return {folder + "anomaly_map.npy", folder + "anomaly_score.npy"};
+}
+
 fs::path Bundle::graph_of(Precision precision) const {
     if (!has(precision)) {
         std::string held;

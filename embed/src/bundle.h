@@ -62,6 +62,7 @@ struct Bundle {
     using ThresholdKey = std::pair<Precision, std::optional<Runtime>>;
     std::map<ThresholdKey, Calibration> calibrations;
     bool is_int8_runtime_known = true;         // false: schema 1 did not record it
+    bool has_int8_students = false;            // trained as INT8 networks, with a reference of their own
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
     std::optional<Seal> seal;                  // the verified signature, if one was required
 
@@ -74,6 +75,11 @@ struct Bundle {
     bool has(Precision precision) const;
     bool has_roi() const { return files.count(kRoi) > 0; }
     bool has_level() const { return files.count(kLevel) > 0; }
+    // Whether a precision is compared with the fake-quantised module that its students were trained
+    // as, and not with FP32.
+    bool is_own_reference(Precision precision) const { return precision == Precision::int8 && has_int8_students; }
+    // Returns the files with the maps and the scores that a precision is compared with.
+    std::pair<std::string, std::string> reference_files(Precision precision) const;
 
     // Returns the threshold that holds with this region of interest and level map. FP32 and FP16
     // need no runtime.

@@ -101,7 +101,7 @@ std::vector<float> decode_npy(const std::string &file, std::size_t count) {
     return values;
 }
 
-Golden read_golden(const Bundle &bundle) {
+Golden read_golden(const Bundle &bundle, Precision precision) {
     Golden golden;
     golden.count = bundle.golden.size();
     if (!golden.count) refuse_file("there are no golden images");
@@ -110,8 +110,9 @@ Golden read_golden(const Bundle &bundle) {
     if (bundle.bgr)  // the files are RGB
         for (std::size_t i = 0; i < golden.images.size(); i += 3) std::swap(golden.images[i], golden.images[i + 2]);
     const auto map = static_cast<std::size_t>(bundle.map_height) * bundle.map_width;
-    golden.maps = decode_npy(bundle.read("golden/anomaly_map.npy"), golden.count * map);
-    golden.scores = decode_npy(bundle.read("golden/anomaly_score.npy"), golden.count);
+    const auto [maps, scores] = bundle.reference_files(precision);
+    golden.maps = decode_npy(bundle.read(maps), golden.count * map);
+    golden.scores = decode_npy(bundle.read(scores), golden.count);
     for (const auto *values : {&golden.maps, &golden.scores})
         if (!std::all_of(values->begin(), values->end(), [](float value) { return std::isfinite(value); }))
             refuse_file("the reference has values that are not finite");

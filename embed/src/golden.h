@@ -1,5 +1,5 @@
-// The golden images of a bundle and the answers of the FP32 reference, with which the self-test
-// compares.
+// The golden images of a bundle and the answers of the reference, with which the self-test compares.
+// The reference is FP32; of INT8 students, it is the module that they were trained as.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,9 @@ struct Golden {
     std::vector<float> scores;         // (count)
 };
 
-// Reads them from a bundle; throws Failure (KDX_ERROR_BUNDLE).
-Golden read_golden(const Bundle &bundle);
+// Reads them from a bundle, with the answers that a precision is compared with; throws Failure
+// (KDX_ERROR_BUNDLE).
+Golden read_golden(const Bundle &bundle, Precision precision = Precision::fp32);
 
 // Appends the height * width * channels bytes of a PNG file to `pixels`. The file must be what kdx
 // export writes: 8 bits per channel, grey or RGB, not interlaced. Throws Failure

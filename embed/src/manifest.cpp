@@ -15,7 +15,8 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int kSchema = 2;
+constexpr int kSchema = 3;
+constexpr int kInt8Schema = 3;  // the first one in which INT8 students have a reference of their own
 // No camera delivers more, and products of sizes cannot overflow.
 constexpr int kLargestSide = 1 << 15;
 constexpr std::size_t kMostTiles = 4096;  // along an axis
@@ -134,6 +135,13 @@ void read_tiling(Bundle &bundle, const json &manifest) {
     bundle.camera_map_height = bundle.camera_height / down, bundle.camera_map_width = bundle.camera_width / across;
 }
 
+void read_int8_students(Bundle &bundle, const json &manifest) {
+    const auto provenance = manifest.value("provenance", json::object());
+    bundle.has_int8_students = provenance.contains("int8") && !provenance["int8"].is_null();
+    if (bundle.has_int8_students && (manifest["schema"] < kInt8Schema || !bundle.has(Precision::int8)))
+        throw Invalid{"it names the origin of INT8 students"};
+}
+
 void read_files(Bundle &bundle, const json &manifest) {
     for (const auto &[name, hash] : manifest.at("files").items()) {
         if (!is_contained(name))
@@ -151,9 +159,13 @@ void read_files(Bundle &bundle, const json &manifest) {
             if (!precision || *precision == Precision::fp32) throw Invalid{"it holds a graph of an unknown precision"};
             bundle.precisions.push_back(*precision);
         }
-    std::vector<std::string> required = {"golden/anomaly_map.npy", "golden/anomaly_score.npy", "training_images.json"};
+    read_int8_students(bundle, manifest);
+    std::vector<std::string> required = {"training_images.json"};
     for (const auto &name : bundle.golden) required.push_back("golden/" + name);
-    for (const auto precision : bundle.precisions) required.push_back(Bundle::graph_name(precision));
+    for (const auto precision : bundle.precisions) {
+        const auto [maps, scores] = bundle.reference_files(precision);
+        required.insert(required.end(), {Bundle::graph_name(precision), maps, scores});
+    }
     for (const auto &name : required)
         if (!bundle.files.count(name))
             throw Failure(KDX_ERROR_BUNDLE,

@@ -85,7 +85,7 @@ void selftest(const Detector &detector, double budget_ms, double percentile, int
         detector.bundle().check_files();
         const auto undecided = detector.bundle().why_undecided(detector.precision(), detector.backend().runtime());
         if (!undecided.empty()) return fail(report, undecided);
-        const auto golden = read_golden(detector.bundle());
+        const auto golden = read_golden(detector.bundle(), detector.precision());
         const auto compared = compare(detector, golden);
         add_comparison(compared, report);
         if (!compared.is_passed())

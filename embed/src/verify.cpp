@@ -10,12 +10,13 @@ namespace kdx::embed {
 
 namespace {
 
-// The same as TOLERANCES in kdx/verification/tolerances.py, which gives the reasons.
+// The same as tolerances_of in kdx/verification/tolerances.py, which gives the reasons.
 // tests/embed/test_library.py compares the two.
 struct Tolerances {
     double score, map, tie;
 };
-Tolerances tolerances_of(Precision precision) {
+Tolerances tolerances_of(const Bundle &bundle, Precision precision) {
+    if (bundle.is_own_reference(precision)) return {0.25, 0.5, 0.15};
     switch (precision) {
         case Precision::fp16: return {6e-2, 1.2e-1, 2e-2};
         case Precision::bf16: return {0.25, 0.5, 0.10};
@@ -35,7 +36,7 @@ void raise_to(double &largest, double value) {
 class Comparer {
 public:
     Comparer(const Detector &detector, const Golden &golden)
-        : detector_(detector), golden_(golden), allowed_(tolerances_of(detector.precision())) {
+        : detector_(detector), golden_(golden), allowed_(tolerances_of(detector.bundle(), detector.precision())) {
         const auto size = map_size();
         std::vector<double> scores;
         for (std::size_t i = 0; i < golden.count; ++i) {
@@ -47,10 +48,12 @@ public:
     }
 
     Comparison run(std::size_t batch) {
-        const auto reference = detector_.bundle().threshold_of(Precision::fp32);
+        const auto &bundle = detector_.bundle();
+        const auto reference = bundle.is_own_reference(detector_.precision()) ? detector_.threshold()
+                                                                              : bundle.threshold_of(Precision::fp32);
         // The golden images of a bundle for large frames are tiles. A level map and its threshold
         // apply to whole frames.
-        const bool is_decided = !detector_.level() || !detector_.bundle().tiling.is_set();
+        const bool is_decided = !detector_.level() || !bundle.tiling.is_set();
         Comparison compared;
         compared.images = static_cast<int>(golden_.count);
         compared.flips = is_decided && reference.is_set() && detector_.threshold().is_set() ? 0 : -1;
@@ -144,7 +147,7 @@ Comparison compare(const Detector &detector, const Golden &golden, std::size_t b
 }
 
 void require_reference(const Detector &detector, const std::vector<std::size_t> &batches) {
-    const auto golden = read_golden(detector.bundle());
+    const auto golden = read_golden(detector.bundle(), detector.precision());
     for (const auto batch : batches) require_passed(detector, compare(detector, golden, batch), batch);
 }
 

@@ -1,6 +1,6 @@
 // Checks that a detector decides on this machine as it did when its bundle was exported: it runs
-// the golden images and compares their answers with the FP32 reference in the bundle. The
-// counterpart of kdx/verification/comparison.py and kdx/verification/golden.py.
+// the golden images and compares their answers with the reference in the bundle. The counterpart of
+// kdx/verification/comparison.py and kdx/verification/golden.py.
 #pragma once
 
 #include <cstddef>

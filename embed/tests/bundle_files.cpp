@@ -34,8 +34,8 @@ void manifests_are_checked(const fs::path &path) {
         return check(manifest.dump());
     };
     CHECK(check(text) == KDX_OK);
-    for (const int schema : {1, 2}) CHECK(check_after([&](json &manifest) { manifest["schema"] = schema; }) == KDX_OK);
-    CHECK(check_after([](json &manifest) { manifest["schema"] = 3; }) == KDX_ERROR_BUNDLE);
+    for (const int schema : {1, 2, 3}) CHECK(check_after([&](json &manifest) { manifest["schema"] = schema; }) == KDX_OK);
+    CHECK(check_after([](json &manifest) { manifest["schema"] = 4; }) == KDX_ERROR_BUNDLE);
     CHECK(contains(message, "newer kdx") && contains(message, "fix: update kdx"));
     for (const auto *outside : {"../model.onnx", "/etc/passwd", "a/../../b", "C:\\model.onnx", ""}) {
         CHECK(check_after([&](json &manifest) { manifest["files"][outside] = manifest["files"]["model.onnx"]; }) ==
@@ -52,6 +52,31 @@ void manifests_are_checked(const fs::path &path) {
         CHECK(check(text.substr(0, length)) == KDX_ERROR_BUNDLE);
     for (const auto *nothing : {"null", "[]", "{}", "1", "\"\"", "{\"schema\": \"1\"}", "{\"schema\": 1}"})
         CHECK(check(nothing) == KDX_ERROR_BUNDLE);
+}
+
+// INT8 students need an INT8 graph, answers of their own, and a schema that older libraries refuse.
+void int8_students_have_a_reference(const fs::path &path) {
+    auto manifest = json::parse(ke::read_file(path / "bundle.json"));
+    std::string message;
+    const auto check = [&] { return status_of([&] { ke::parse_manifest(manifest.dump(), path); }, &message); };
+    manifest["variants"] = json::object(), manifest["provenance"]["int8"] = {{"epoch", 3}}, manifest["schema"] = 3;
+    CHECK(check() == KDX_ERROR_BUNDLE && contains(message, "the origin of INT8 students"));
+    manifest["variants"]["int8"] = json::object();
+    manifest["files"]["model.int8.onnx"] = manifest["files"]["model.onnx"];
+    for (const auto *name : {"golden/int8/anomaly_map.npy", "golden/int8/anomaly_score.npy"}) {
+        CHECK(check() == KDX_ERROR_BUNDLE && contains(message, std::string("does not list '") + name + "'"));
+        manifest["files"][name] = manifest["files"]["model.onnx"];
+    }
+    manifest["runtime_thresholds"] = json::object(), manifest["thresholds"] = json::object();
+    CHECK(check() == KDX_OK);
+    const auto bundle = ke::parse_manifest(manifest.dump(), path);
+    CHECK(bundle.is_own_reference(ke::Precision::int8) && !bundle.is_own_reference(ke::Precision::fp32));
+    CHECK(bundle.reference_files(ke::Precision::int8).second == "golden/int8/anomaly_score.npy");
+    manifest["schema"] = 2;
+    CHECK(check() == KDX_ERROR_BUNDLE && contains(message, "the origin of INT8 students"));
+    manifest["provenance"]["int8"] = nullptr;
+    CHECK(check() == KDX_OK);
+    CHECK(!ke::parse_manifest(manifest.dump(), path).is_own_reference(ke::Precision::int8));
 }
 
 // Thresholds of runtimes that this library does not know are checked too, and not used.
@@ -173,6 +198,7 @@ void golden_images_are_read(const fs::path &path) {
 int main() {
     const fs::path bundle = test_bundle();
     manifests_are_checked(bundle);
+    int8_students_have_a_reference(bundle);
     thresholds_are_read_by_runtime(bundle);
     altered_files_are_refused(bundle);
     files_are_hashed_each_time_they_are_read(bundle);

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES
+from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, INT8_MAPS, INT8_SCORES
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.errors import BundleError
-from kdx.storage.npy import encode_array
-from tests.embed.build import PRECISIONS, CallError, Detector, missing
+from kdx.storage.npy import decode_array, encode_array
+from kdx.verification.golden import GoldenCheck
+from kdx.verification.tolerances import INT8_STUDENTS
+from tests.embed.build import DECISIONS, PRECISIONS, CallError, Detector, missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -130,6 +132,60 @@ def test_a_reference_that_is_not_finite_is_refused(library, bundle, tmp_path, va
     with pytest.raises(CallError, match="not finite") as caught:
         Detector(library, copy, "fp32")
     assert caught.value.status == BUNDLE_ERROR
+
+
+# INT8 students
+
+
+def test_int8_students_score_as_in_python(library, students_bundle):
+    opened = open_bundle(students_bundle)
+    golden = opened.golden("int8")
+    with kdx.load(students_bundle, "openvino", 1, precision="int8") as expected:
+        scores = [verdict.score for verdict in expected.batch(golden.images)]
+        decisions = [expected(image).decision.value for image in golden.images]
+        (compared,) = GoldenCheck(opened).compare(expected.backend, "int8")
+    with Detector(library, students_bundle, "int8") as detector:
+        found = [detector(image)[0] for image in golden.images]
+        report = detector.selftest()
+    assert [verdict.score for verdict in found] == pytest.approx(scores, rel=1e-4)
+    assert [DECISIONS[verdict.decision] for verdict in found] == decisions
+    assert (report.passed, report.flips) == (1, 0)
+    assert (report.score_allowed, report.map_allowed) == (INT8_STUDENTS.score, INT8_STUDENTS.map)
+    assert report.score_difference == pytest.approx(compared.score_max, rel=1e-2, abs=1e-6)
+    assert report.map_difference == pytest.approx(compared.map_max, rel=1e-2, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [INT8_SCORES, INT8_MAPS])
+def test_int8_students_are_compared_with_their_own_reference(library, students_bundle, tmp_path, name):
+    copy = Path(shutil.copytree(students_bundle, tmp_path / "tile.kdx"))
+    manifest, content = open_bundle(copy).manifest, (copy / name).read_bytes()
+    (copy / name).write_bytes(encode_array(decode_array(content, copy / name) * np.float32(3)))
+    with pytest.raises(CallError, match=f"'{name}' in .* was altered"):
+        Detector(library, copy, "int8")
+    write_manifest(copy, manifest)
+    with pytest.raises(CallError, match=r"does not decide here what was trained(.|\n)*int8, batch 1"):
+        Detector(library, copy, "int8")
+    with Detector(library, copy, "fp32") as detector:
+        assert detector.selftest().passed
+    index = json.loads((copy / "bundle.json").read_text())
+    (copy / name).unlink()
+    with pytest.raises(CallError, match=f"'{name}' is missing"):
+        Detector(library, copy, "fp32")
+    del index["files"][name]
+    (copy / "bundle.json").write_text(json.dumps(index))
+    with pytest.raises(CallError, match=f"does not list '{name}'"):
+        Detector(library, copy, "fp32")
+
+
+def test_the_reference_of_fp32_does_not_concern_int8_students(library, students_bundle, tmp_path):
+    copy = Path(shutil.copytree(students_bundle, tmp_path / "tile.kdx"))
+    manifest = open_bundle(copy).manifest
+    (copy / GOLDEN_SCORES).write_bytes(encode_array(open_bundle(copy).golden().scores * np.float32(3)))
+    write_manifest(copy, manifest)
+    with Detector(library, copy, "int8") as detector:
+        assert detector.selftest().passed
+    with pytest.raises(CallError, match="fp32, batch 1"):
+        Detector(library, copy, "fp32")
 
 
 # Batch sizes
