@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
+import onnx
 
-from kdx.bundle.engine_record import PLAN, RECORD, SCHEMA, EngineRecord, Fingerprint, Layer
+from kd_export.precision.activations import signed_activations
+from kdx.bundle.checked_files import Graph
+from kdx.bundle.engine_record import PLAN, RECORD, SCHEMA, EngineRecord, Fingerprint, Layer, engines_of
+from kdx.errors import BackendError
+from kdx.runtime.backend_table import BACKENDS
+from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import encode_record
 
@@ -48,3 +55,24 @@ def add_engine(bundle: Path, name: str, record: EngineRecord, plan: bytes = b"pl
     (folder / PLAN).write_bytes(plan)
     (folder / RECORD).write_bytes(encode_record(record))
     return folder
+
+
+class EmulatedTensorRT(OnnxRuntimeCpu):
+    """The numbers of TensorRT without a GPU: the graph that its engine is built from, in ONNX
+    Runtime. It needs an engine in the bundle."""
+
+    name = "tensorrt"
+
+    def __init__(self, graph: Graph, threads: int | None = None) -> None:
+        if graph.sha256 not in {engine.record.onnx_sha256 for engine in engines_of(graph.path.parent)}:
+            raise BackendError(f"there is no engine of {graph.path.name}")
+        built_from = graph.path.parent / f"engines/{graph.path.name}"
+        onnx.save(signed_activations(onnx.load_from_string(graph.read())), built_from)
+        super().__init__(Graph.of(built_from), threads)
+        built_from.unlink()
+
+
+def emulate_tensorrt(monkeypatch) -> None:
+    """Let the backend ``tensorrt`` run on this machine."""
+    changes = {"package": "onnxruntime", "factory": "tests.engines:EmulatedTensorRT", "needs_gpu": False}
+    monkeypatch.setitem(BACKENDS, "tensorrt", dataclasses.replace(BACKENDS["tensorrt"], **changes))

@@ -37,7 +37,7 @@ from kdx.storage.files import new_folder, refuse_existing, sha256_file
 TRITON_BACKENDS = {
     "onnxruntime": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
-    "tensorrt": ("fp32", "fp16"),
+    "tensorrt": ("fp32", "fp16", "int8"),
 }
 VERSION = "1"
 # The release that Triton's README names as the current one, as of August 2026.

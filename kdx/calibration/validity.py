@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Manifest, Threshold
@@ -74,9 +75,16 @@ class CalibrationValidity:
         return why_stale(self.manifest, self.precision, self.runtime) or why_stale(self.manifest)
 
 
-def runtimes_for(precision: str) -> list[str]:
-    """Return every runtime that runs a precision, installed here or not."""
-    return list(dict.fromkeys(info.runtime for info in BACKENDS.values() if precision in info.precisions))
+def runtimes_for(precision: str, bundle: Path | None = None) -> list[str]:
+    """Return every runtime that runs a precision, installed here or not.
+
+    Args:
+        precision: The precision.
+        bundle: A bundle's folder: runtimes of engines are among them if it holds such engines.
+    """
+    runs = [info for info in BACKENDS.values() if precision in info.precisions]
+    found = [info for info in runs if not info.engine or (bundle and info.offers(precision, bundle))]
+    return list(dict.fromkeys(info.runtime for info in found))
 
 
 def warn_of_calibration(bundle: Bundle, precision: str, runtime: str) -> None:

@@ -84,9 +84,15 @@ class BackendInfo:
         """Whether the package is present, and the GPU that it needs."""
         return self.is_installed() and not (self.needs_gpu and not gpus())
 
-    def offers(self, precision: str) -> bool:
-        """Whether the backend, if it is usable, takes a precision on this machine."""
-        if precision not in self.precisions:
+    def offers(self, precision: str, bundle: Path | None = None) -> bool:
+        """Whether the backend, if it is usable, takes a precision on this machine.
+
+        Args:
+            precision: The precision.
+            bundle: A bundle's folder: a backend that runs engines takes only the precisions of
+                those that it holds for a GPU of this machine.
+        """
+        if precision not in self.precisions or (bundle and self.engine and precision not in self._built_in(bundle)):
             return False
         computed = self.computed.get(precision)
         return computed is None or (self.is_usable() and bool(self._function(computed.is_offered)()))
@@ -98,9 +104,11 @@ class BackendInfo:
                 f"the backend '{self.name}' runs no {precision} graphs", expected=" or ".join(self.precisions)
             )
 
-    def choose_precision(self, present: Sequence[str]) -> str:
-        """Return the preferred precision among those that a bundle holds."""
-        return next((each for each in self.precisions if each in present and self.offers(each)), "fp32")
+    def choose_precision(self, present: Sequence[str], bundle: Path) -> str:
+        """Return the preferred precision among those that a bundle holds, and holds engines of."""
+        offered = [each for each in self.precisions if each in present and self.offers(each)]
+        built = [each for each in offered if self.offers(each, bundle)]
+        return next(iter(built or offered), "fp32")
 
     def open(self, graph: Graph, threads: int | None, precision: str = "fp32") -> Backend:
         """Load a graph.
@@ -133,6 +141,16 @@ class BackendInfo:
         backend: Backend = self._function(computed.factory if computed else self.factory)(graph, threads)
         return backend
 
+    def _built_in(self, bundle: Path) -> set[str]:
+        """Return the precisions of a bundle's engines for a GPU of this machine, or for any GPU."""
+        here = {gpu.compute_capability for gpu in gpus()}
+        records = [engine.record for engine in engines_of(bundle)]
+        return {
+            record.precision
+            for record in records
+            if record.fingerprint.flavour == self.engine and (not here or record.fingerprint.compute_capability in here)
+        }
+
     def _function(self, path: str) -> Callable[..., Any]:
         module, name = path.split(":")
         try:
@@ -163,7 +181,7 @@ _TENSORRT = BackendInfo(
     install="pip install tensorrt-cu13 cuda-bindings",
     factory="kdx.runtime.tensorrt.backend:tensorrt_backend",
     purpose="TensorRT engines, with CUDA graphs",
-    precisions=("fp16", "fp32"),
+    precisions=("int8", "fp16", "fp32"),
     needs_gpu=True,
     engine="tensorrt",
 )

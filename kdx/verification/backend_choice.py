@@ -60,8 +60,9 @@ class BackendChooser:
             return find_backend(choice.backend), choice.precision
         info = find_backend(self.backend)
         if precision is None:
-            precisions = bundle.manifest.precisions
-            precision = info.choose_precision([p for p in precisions if bundle.manifest.decides_alike(p, info.runtime)])
+            manifest = bundle.manifest
+            alike = [each for each in manifest.precisions if manifest.decides_alike(each, info.runtime)]
+            precision = info.choose_precision(alike, bundle.path)
         info.require_precision(precision)
         return info, precision
 
@@ -78,7 +79,8 @@ class BackendChooser:
         pairs = self._calibrated_pairs()
         if not pairs and precision is not None:
             # The user named it, so it is used even where another precision would be faster.
-            pairs = [(info, precision) for info in require_backends(bundle.path) if info.offers(precision)][:1]
+            usable = require_backends(bundle.path)
+            pairs = [(info, precision) for info in usable if info.offers(precision, bundle.path)][:1]
         if not pairs:
             raise BackendError(
                 f"no backend on this machine runs {precision} graphs", fix="kdx doctor says what can be run"
@@ -118,7 +120,7 @@ def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
         (info, precision)
         for info in require_backends(bundle.path)
         for precision in bundle.manifest.precisions
-        if info.offers(precision) and (precision != "fp16" or info.needs_gpu)
+        if info.offers(precision, bundle.path) and (precision != "fp16" or info.needs_gpu)
     ]
 
 

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Sequence
 import msgspec
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.engine_record import engines_of
 from kdx.bundle.teacher_comparison import TeacherComparison
 from kdx.bundle.variants import Judged
 from kdx.errors import BackendError
@@ -110,9 +109,9 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
 def _pairs(
     bundle: Bundle, backends: Sequence[BackendInfo], precisions: Sequence[str]
 ) -> Iterator[tuple[BackendInfo, str]]:
-    """Yield each backend with each precision, for which engines exist if it runs engines."""
+    """Yield each backend with each precision; if it runs engines, with those that were built."""
     for info in backends:
-        built = {e.record.precision for e in engines_of(bundle.path) if e.record.fingerprint.flavour == info.engine}
-        for precision in precisions:
-            if info.offers(precision) and (not info.engine or precision in built or not built):
-                yield info, precision
+        offered = [precision for precision in precisions if info.offers(precision)]
+        built = [precision for precision in offered if info.offers(precision, bundle.path)]
+        for precision in built or offered:  # without an engine, the comparison says how to build one
+            yield info, precision

@@ -22,7 +22,9 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, BundleError, GateError, OptionError, OutputError
 from kdx.storage.files import sha256_file
 from tests.engines import MACHINE, RTX, add_engine, make_record
+from tests.images import solar_cells
 from tests.kdx.test_lean_import import python
+from tests.students import add_int8
 
 pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'kdx[serving]'")
 
@@ -278,6 +280,22 @@ def test_a_plan_is_served_with_its_profiles(engine_bundle, tmp_path):
     assert MACHINE.gpu in served.note
 
 
+def test_an_int8_engine_is_served_with_the_threshold_of_tensorrt(bundle_copy, tmp_path):
+    add_int8(bundle_copy, solar_cells(3, (64, 64))[..., :1])
+    record = engine_record(bundle_copy, precision="int8", onnx_sha256=sha256_file(bundle_copy / "model.int8.onnx"))
+    add_engine(bundle_copy, "int8", record)
+    with pytest.raises(OptionError, match="undecided") as caught:
+        write(bundle_copy, tmp_path, backend="tensorrt")
+    assert "int8 has no threshold for tensorrt" in caught.value.received
+    opened = open_bundle(bundle_copy)
+    own = opened.manifest.runtime_thresholds["int8"]
+    measured = msgspec.structs.replace(own["onnxruntime"], score=0.125, scores=[])
+    opened.with_thresholds(opened.manifest.threshold, {"int8": {**own, "tensorrt": measured}})
+    served = write(bundle_copy, tmp_path, backend="tensorrt", precision="int8")
+    assert served.model.parameters["kdx.threshold"] == "0.125"
+    assert served.precision == "int8"
+
+
 def test_one_of_several_engines_is_named(engine_bundle, tmp_path):
     add_engine(engine_bundle, "other", engine_record(engine_bundle, plan=b"other", batches=[4]), b"other")
     with pytest.raises(OptionError, match="several engines") as caught:
@@ -384,9 +402,6 @@ def test_a_bundle_without_a_threshold_is_served_with_a_warning(cli, raw_bundle, 
 
 
 def test_a_precision_has_its_own_threshold(bundle_copy, tmp_path):
-    from tests.images import solar_cells
-    from tests.students import add_int8
-
     add_int8(bundle_copy, solar_cells(3, (64, 64))[..., :1])
     opened = open_bundle(bundle_copy)
     by_runtime = opened.manifest.runtime_thresholds["int8"]

@@ -25,6 +25,7 @@ from kdx.monitoring.verdict_log import read_log
 from kdx.runtime.backend_table import BACKENDS, find_backend, runtime_of
 from kdx.verification.certificate import verify
 from kdx.workflows.fit.cpu_timing import cpu_backend_precision_pairs
+from tests.engines import add_engine, emulate_tensorrt, make_record
 from tests.images import solar_cells
 from tests.schema1 import old_bundle
 from tests.students import add_int8
@@ -280,3 +281,55 @@ def test_backends_of_one_runtime_are_one():
     assert runtime_of("tensorrt-pycuda") == runtime_of("tensorrt")
     assert runtimes_for("int8") == ["onnxruntime", "openvino"]
     assert runtimes_for("bf16") == ["openvino"]
+
+
+# TensorRT
+
+
+@pytest.fixture
+def with_engine(copy, monkeypatch) -> Path:
+    """The bundle with an INT8 engine, and a TensorRT that computes what it would."""
+    emulate_tensorrt(monkeypatch)
+    graph = open_bundle(copy).graph_of("int8")
+    add_engine(copy, "tensorrt-8.6-int8", make_record(precision="int8", onnx_sha256=graph.sha256))
+    return copy
+
+
+@pytest.mark.slow
+def test_tensorrt_decides_int8_at_what_it_measured(with_engine, dataset, cli):
+    opened = open_bundle(with_engine)
+    assert runtimes_for("int8", with_engine) == ["onnxruntime", "openvino", "tensorrt"]
+    validity = CalibrationValidity(opened.manifest, "int8", "tensorrt")
+    assert "until kdx calibrate on a machine with tensorrt" in validity.why_undecided
+    found = cli("calibrate", with_engine, dataset, "--false-reject-rate", 0.2, "--json", code=None).json
+    own = found["runtime_thresholds"]["int8"]["tensorrt"]
+    assert all(
+        own["score"] != found["runtime_thresholds"]["int8"][each]["score"] for each in ("onnxruntime", "openvino")
+    )
+    with load_quietly(with_engine, backend="tensorrt") as detector:
+        assert (detector.backend.name, detector.threshold) == ("tensorrt", own["score"])
+    certificate = verify(open_bundle(with_engine), [find_backend("tensorrt")])
+    assert {(each.backend, each.precision) for each in certificate.comparisons} == {("tensorrt", "int8")}
+    assert certificate.passed
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_run_here_has_no_threshold_yet(copy, dataset, cli):
+    graph = open_bundle(copy).graph_of("int8")
+    add_engine(copy, "tensorrt-8.6-int8", make_record(precision="int8", onnx_sha256=graph.sha256))
+    found = cli("calibrate", copy, dataset, "--false-reject-rate", 0.2, "--json", code=None).json
+    assert found["not_measured_here"] == {"int8": ["tensorrt"]}
+    assert "tensorrt" not in found["runtime_thresholds"]["int8"]
+
+
+@pytest.mark.slow
+def test_a_threshold_of_tensorrt_is_kept_where_it_is_not(with_engine, dataset, cli, monkeypatch):
+    cli("calibrate", with_engine, dataset, "--false-reject-rate", 0.2, code=None)
+    measured = open_bundle(with_engine).manifest.runtime_thresholds["int8"]["tensorrt"]
+    monkeypatch.undo()
+    shutil.rmtree(with_engine / "engines")
+    cli("calibrate", with_engine, dataset, "--false-reject-rate", 0.2, code=None)
+    assert open_bundle(with_engine).manifest.runtime_thresholds["int8"]["tensorrt"] == measured
+    other = ("--false-reject-rate", 0.2, "--review-rate", 0.4)
+    found = cli("calibrate", with_engine, dataset, *other, "--json", code=None).json
+    assert found["not_measured_here"] == {"int8": ["tensorrt"]}
