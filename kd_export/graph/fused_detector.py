@@ -100,6 +100,7 @@ class FusedDetector(nn.Module):
         copied.quantizer = FakeQuantizer(copied.pair, plan)
         return copied
 
+    @torch.no_grad()
     def for_input(self, input_spec: InputSpec) -> FusedDetector:
         """Return a copy for a camera of another size, or with another order of channels.
 

@@ -26,7 +26,7 @@ from kd_train.training.checkpoints import (
 )
 from kd_train.training.distilled_teacher import TEACHER_FILE, TEACHER_FOLDER, DistilledTeacher
 from kd_train.training.run_lock import GOLDEN, RunLock
-from kdx.bundle.manifest import INDEX, Provenance, unfinished
+from kdx.bundle.manifest import INDEX, Int8Students, Provenance, unfinished
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.folders.data_folder import FolderOptions
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
@@ -349,6 +349,17 @@ class Run:
             exported_with=package_versions(TRAINING_PACKAGES),
             planned_epochs=self.config.recipe.epochs if self.remarks() else None,
             teacher_comparisons=self.config.distilled.comparisons if self.config.distilled else [],
+        )
+
+    def int8_origin(self, checkpoint: Checkpoint) -> Int8Students:
+        """Return the origin of the students of this INT8 stage for a bundle."""
+        quantized = self.config.quantized
+        assert quantized is not UNSET
+        return Int8Students(
+            checkpoint_sha256=checkpoint.sha256,
+            teacher_sha256=quantized.teacher_sha256,
+            epoch=checkpoint.epoch,
+            headroom=quantized.headroom,
         )
 
     def golden_files(self) -> list[Path]:

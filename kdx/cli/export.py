@@ -46,7 +46,7 @@ def export(
     precision: str = typer.Option(
         "fp32",
         help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; bf16 and int8 for CPUs, where they pass "
-        "their gate.",
+        "their gate. int8 is of the students of kdx quantize, where the run has them.",
     ),
     calibration_data: Path | None = typer.Option(
         None,
@@ -113,7 +113,8 @@ def export(
             f"{certificate.reference_of(comparison.precision)}"
         )
     for name, variant in result.manifest.variants.items():
-        out.print(f"  {name}: {_describe(variant)}")
+        made = "trained, " if result.manifest.is_own_reference(name) else "quantised after training, "
+        out.print(f"  {name}: {made if name == 'int8' else ''}{_describe(variant)}")
     for name, reason in refused.items():
         out.print(f"[bold red]no {name}:[/] {escape(spelled(reason))}")
     out.print(f"next: kdx calibrate {typed(bundle)} DATA --false-reject-rate 0.01")

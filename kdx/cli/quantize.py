@@ -37,4 +37,9 @@ def quantize(
 
     with resumable(context, run / INT8_FOLDER, resume=training.resume) as remarks:
         result = quantize_run(run, training, data, progress_for(json))
-    report_training(result, remarks, as_json=json, then=f"kdx evaluate {typed(result.run.path)} DATA")
+    report_training(
+        result,
+        remarks,
+        as_json=json,
+        then=f"kdx export {typed(run)} -o {typed(f'{run.name}.kdx')} --precision fp32,int8",
+    )

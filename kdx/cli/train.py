@@ -42,7 +42,8 @@ def train(
     options = replace(training, method_options=method_options(context, training.method))
     with resumable(context, run, resume=training.resume) as remarks:
         result = train_pair(data, run, options, progress_for(json))
-    report_training(result, remarks, as_json=json, then=f"kdx export {typed(run)} -o {typed(f'{run.name}.kdx')}")
+    both = "" if result.int8 is None else " --precision fp32,int8"
+    report_training(result, remarks, as_json=json, then=f"kdx export {typed(run)} -o {typed(f'{run.name}.kdx')}{both}")
 
 
 def method_options(context: typer.Context, method: str) -> dict[str, str]:

@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET
 
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.manifest import Int8Students
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.errors import CheckpointError, DataError, OptionError
@@ -19,6 +21,8 @@ from kdx.remarks import Remark
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
+    from kd_export.graph import FusedDetector
+    from kd_train.models.pair import Pair
     from kd_train.training.run_folder import Run
     from kdx.verification.certificate import Certificate
     from kdx.verification.held_out import HeldOut
@@ -57,12 +61,19 @@ def export_run(
     evaluation_images: Sequence[tuple[Path, bool]] = (),
     force: bool = False,
 ) -> tuple[Bundle, Certificate, dict[str, str]]:
-    """Load a run's checkpoint, fuse it, and export the bundle."""
+    """Load a run's checkpoint, fuse it, and export the bundle.
+
+    INT8 takes the students of the run's INT8 stage, or quantises its FP32 students where there is
+    none.
+
+    Raises:
+        CheckpointError: The stage is not finished, or came from another checkpoint.
+        KdxError: As :func:`kd_export.bundle_export.export_bundle`.
+    """
     with needs("train,cpu", "exporting"):
         from kd_export.bundle_export import export_bundle
-        from kd_train.training.run_folder import INT8_FOLDER, Run
-        from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
-        from kd_train.training.trained_pair import fuse, load_pair
+        from kd_train.training.run_folder import Run
+        from kd_train.training.trained_pair import load_pair
 
     tiles = tiles or TileRequest()
     require_sizes(input_size, tiles.frame)
@@ -71,28 +82,17 @@ def export_run(
         raise CheckpointError(
             f"'{run_path}' is the INT8 stage of a run", fix=f"export the run around it, '{run_path.parent}'"
         )
-    if "int8" in precisions and run.int8(which) is not None:
-        raise OptionError(
-            f"the students of '{run_path}' that were trained as INT8 networks cannot be exported yet",
-            expected="precisions without int8",
-            fix=f"leave int8 out, or remove '{run_path / INT8_FOLDER}' to quantise the FP32 students",
-        )
+    stage = run.int8(which) if "int8" in precisions else None
     if channel_order == "bgr" and run.config.input.channels == 1:
         raise OptionError("`channel_order=bgr` would change nothing: the run is mono", fix="leave it out")
     pair, checkpoint = load_pair(run, which)
-    tiling = None
-    if are_tiles_asked(run.config, tiles):
-        if input_size is not None:
-            raise OptionError("`input_size` is for whole images", fix="give `frame` and `tile`")
-        if max_batch is not None:
-            raise OptionError("`max_batch` is for whole images", fix="give `tile_batch`")
-        fused, tiling = fuse_tiles(run, pair, tiles, channel_order)
-        max_batch = tiling.batch
-    else:
-        fused = fuse(run.config, pair, run.input_for(input_size, channel_order))
+    fused, tiling = _fused(run, pair, tiles, input_size, channel_order, max_batch)
     held_out, missing = _held_out(run, fused.input_spec, tiling, precisions, calibration_data)
-    calibration_images = []
-    if "int8" in precisions and "int8" not in missing:
+    provenance, students, calibration_images = run.provenance(checkpoint), None, []
+    if stage is not None and "int8" not in missing:
+        students, origin = _int8_students(stage, fused.input_spec)
+        provenance = msgspec.structs.replace(provenance, int8=origin)
+    elif "int8" in precisions and "int8" not in missing:
         try:
             calibration_images = run.training_files(calibration_data)
         except DataError as error:
@@ -103,17 +103,47 @@ def export_run(
         method=run.config.method,
         golden_images=run.golden_files(),
         training_images=run.config.known_images().images,
-        provenance=run.provenance(checkpoint),
-        max_batch=32 if max_batch is None else max_batch,
+        provenance=provenance,
+        max_batch=tiling.batch if tiling else 32 if max_batch is None else max_batch,
         tiling=tiling,
         precisions=[each for each in precisions if each not in missing],
         calibration_images=calibration_images,
         held_out=held_out,
         evaluation_images=evaluation_images,
+        int8_students=students,
         force=force,
         progress=progress,
     )
     return result, certificate, {**missing, **refused}
+
+
+def _fused(
+    run: Run,
+    pair: Pair,
+    tiles: TileRequest,
+    input_size: tuple[int, int] | None,
+    channel_order: ChannelOrder,
+    max_batch: int | None,
+) -> tuple[FusedDetector, Tiling | None]:
+    """Return the detector of a camera's images, or of the tiles of its frames and their plan."""
+    from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
+    from kd_train.training.trained_pair import fuse
+
+    if not are_tiles_asked(run.config, tiles):
+        return fuse(run.config, pair, run.input_for(input_size, channel_order)), None
+    if input_size is not None:
+        raise OptionError("`input_size` is for whole images", fix="give `frame` and `tile`")
+    if max_batch is not None:
+        raise OptionError("`max_batch` is for whole images", fix="give `tile_batch`")
+    return fuse_tiles(run, pair, tiles, channel_order)
+
+
+def _int8_students(stage: Run, spec: InputSpec) -> tuple[FusedDetector, Int8Students]:
+    """Return the detector of a run's INT8 stage for a camera, and its origin."""
+    from kd_train.training.trained_pair import fuse, load_pair
+
+    pair, checkpoint = load_pair(stage)
+    return fuse(stage.config, pair, spec), stage.int8_origin(checkpoint)
 
 
 def _held_out(
