@@ -24,6 +24,7 @@ _PACKAGES = {"rtx": "tensorrt_rtx", "serving": "tritonclient"}
 # What trains is told to be quick; the guides say the rest.
 _QUICK = {
     "train": ("--epochs", "1", *TINY_OPTIONS),
+    "quantize": ("--epochs", "1", "--workers", "0", "--device", "cpu"),
     "fit": ("--epochs", "1", "--backbone", BACKBONE, "--weights", "random", "--threads", "1", "--device", "cpu",
             "--false-reject-rate", "0.2", "--validation-fraction", "0.5", "--workers", "0", "--precision", "fp32",
             "--budget-ms", "60000"),  # a loaded machine may take any time
