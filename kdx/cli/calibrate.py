@@ -56,10 +56,11 @@ def calibrate(
     again at any time. A signature is removed: it was for another threshold.
 
     BF16 and INT8 get a threshold for each runtime installed here (ONNX Runtime, OpenVINO), measured
-    by it, if they then decide the golden images as FP32 does; else they get none there, are not
-    chosen automatically, and the exit status is 1. A runtime without its own threshold gives no
-    verdict. Those that are not installed here are named: calibrate with the same images on a
-    machine that has them, and each keeps what the other measured.
+    by it, if they then decide the golden images as FP32 does (students that were trained as INT8
+    networks: as the module that they were trained as); else they get none there, are not chosen
+    automatically, and the exit status is 1. A runtime without its own threshold gives no verdict.
+    Those that are not installed here are named: calibrate with the same images on a machine that
+    has them, and each keeps what the other measured.
 
     With --review-rate 0.05, parts between two thresholds are neither good nor defective but
     "review": somebody looks.

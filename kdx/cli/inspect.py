@@ -15,7 +15,7 @@ from kdx.text import agreeing, number, number_of
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
-    from kdx.bundle.manifest import Manifest
+    from kdx.bundle.manifest import Int8Students, Manifest
     from kdx.imaging.tiling import Tiling
 
 
@@ -54,6 +54,7 @@ def inspect(
         "method": f"{manifest.method}: {manifest.pair.describe() if manifest.pair else 'of an unknown declaration'}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
         **({"compared": "; ".join(each.describe() for each in compared)} if compared else {}),
+        **({"INT8 students": _int8_students(source.int8)} if source.int8 else {}),
         "takes": f"{manifest.camera.describe()}"
         + ("" if manifest.input.fixed_size else "; files of any size are resized"),
         **({} if manifest.tiling is None else {"tiles": _tiles(manifest, manifest.tiling)}),
@@ -146,6 +147,15 @@ def _show_ranges(precision: str, variant: Variant) -> None:
         )
     for node in variant.kept:
         out.print(f"  kept in FP32: {node.node}: {node.reason}")
+
+
+def _int8_students(students: Int8Students) -> str:
+    epochs = number_of(students.epoch, "[epoch|epochs]")
+    return (
+        f"trained as INT8 networks for {epochs}, values clipped at {students.headroom:g} times the largest of training "
+        f"images; compared with the fake-quantised PyTorch module; checkpoint {students.checkpoint_sha256[:12]}, "
+        f"teacher {students.teacher_sha256[:12]}"
+    )
 
 
 def _tiles(manifest: Manifest, tiling: Tiling) -> str:
