@@ -3,6 +3,7 @@ will run them."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,13 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from kdx.bundle.manifest import GOLDEN_SCORES
+from kdx.bundle.manifest import GOLDEN_SCORES, INT8_SCORES
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_files, write_manifest
 from kdx.bundle.variants import Variant
 from kdx.errors import BackendError, GateError
 from kdx.storage.npy import encode_array
-from kdx.verification.tolerances import FP32
+from kdx.verification.comparison import describe_tolerances
+from kdx.verification.tolerances import FP32, INT8_STUDENTS
 from tests.images import solar_cells
 from tests.students import add_int8
 
@@ -123,6 +125,18 @@ def test_a_model_that_decides_otherwise_is_refused(bundle_copy, tmp_path):
         require_same_decisions(altered, "fp32", tmp_path, PARAMETERS)
     assert caught.value.expected == "scores within 0.0001, maps within 0.0001, no verdict flipped"
     assert "scores off by 0.3" in caught.value.received
+
+
+def test_int8_students_are_compared_with_their_own_reference(students_bundle, tmp_path):
+    bundle = Path(shutil.copytree(students_bundle, tmp_path / "copy.kdx"))
+    opened = open_bundle(bundle)
+    write_ir(opened, "int8", tmp_path)
+    require_same_decisions(opened, "int8", tmp_path, PARAMETERS)
+    write_files(bundle, {INT8_SCORES: encode_array(opened.golden("int8").scores * 3)})
+    write_manifest(bundle, opened.manifest)
+    with pytest.raises(GateError, match="would not decide what was trained") as caught:
+        require_same_decisions(open_bundle(bundle), "int8", tmp_path, PARAMETERS)
+    assert caught.value.expected == describe_tolerances(INT8_STUDENTS)
 
 
 def test_a_model_whose_marks_are_lost_is_refused(tiny_bundle, tmp_path, monkeypatch):
