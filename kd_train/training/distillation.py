@@ -30,7 +30,8 @@ from kd_train.models.pair import Comparisons, Pair
 from kd_train.models.teacher import Renormalise, Teacher, TeacherOptions, build_teacher
 from kd_train.recipes import Recipe, compact_teacher_recipe
 from kd_train.training.distilled_teacher import COMPACT_TEACHER, DistilledTeacher, Residual
-from kd_train.training.run_folder import Run, RunConfig, preprocess_of
+from kd_train.training.run_config import RunConfig, preprocess_of
+from kd_train.training.run_folder import Run
 from kd_train.training.run_lock import RunLock
 from kd_train.training.source_comparison import compare_with_source, one_thread
 from kd_train.training.trainer import Trainer

@@ -21,7 +21,7 @@ from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.distillation import Source, open_source
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions, check_limits
-from kd_train.training.run_folder import SCHEMA, TRAINING_PACKAGES, RunConfig
+from kd_train.training.run_config import SCHEMA, TRAINING_PACKAGES, RunConfig
 from kd_train.training.training_images import TrainingImages
 from kdx import __version__
 from kdx.errors import CheckpointError, OptionError

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kd_train.models.compact import Head
 from kd_train.models.pair import Pair
-from kd_train.training.run_folder import Run, RunConfig
+from kd_train.training.run_config import RunConfig
+from kd_train.training.run_folder import Run
 from kd_train.training.trained_pair import teacher_tensors
 from kdx.errors import CheckpointError, OptionError
 from kdx.imaging.image_identity import Identity

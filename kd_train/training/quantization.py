@@ -36,15 +36,8 @@ from kd_train.recipes import check_recipe
 from kd_train.training.checkpoints import Checkpoint
 from kd_train.training.from_options import check_options
 from kd_train.training.options import TrainOptions
-from kd_train.training.run_folder import (
-    INT8_FOLDER,
-    INT8_SCHEMA,
-    TRAINING_PACKAGES,
-    Quantized,
-    Run,
-    RunConfig,
-    check_device,
-)
+from kd_train.training.run_config import INT8_SCHEMA, TRAINING_PACKAGES, Quantized, RunConfig
+from kd_train.training.run_folder import INT8_FOLDER, Run, check_device
 from kd_train.training.run_lock import RunLock, require_free
 from kd_train.training.students import TrainResult, train_students
 from kd_train.training.trained_pair import fuse, load_pair, teacher_tensors

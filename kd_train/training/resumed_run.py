@@ -10,7 +10,7 @@ import msgspec
 from kd_train.models.weights import weights_marks
 from kd_train.recipes import Recipe
 from kd_train.training.options import TrainOptions
-from kd_train.training.run_folder import RunConfig
+from kd_train.training.run_config import RunConfig
 from kdx.errors import CheckpointError
 from kdx.storage.json_records import encode_record
 

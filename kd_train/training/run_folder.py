@@ -6,16 +6,11 @@ import contextlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import torch
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from kd_export.graph import PairSpec
-from kd_export.graph.int8 import Int8Plan
-from kd_export.graph.preprocess import Preprocess
-from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import (
     Checkpoint,
     Checkpoints,
@@ -25,11 +20,11 @@ from kd_train.training.checkpoints import (
     read_run_record,
 )
 from kd_train.training.distilled_teacher import TEACHER_FILE, TEACHER_FOLDER, DistilledTeacher
+from kd_train.training.run_config import INT8_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig
 from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Int8Students, Provenance, unfinished
 from kdx.errors import CheckpointError, DataError, OptionError
-from kdx.folders.data_folder import FolderOptions
-from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
+from kdx.imaging.image_identity import Likeness, identify
 from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.remarks import Remark
 from kdx.runtime.machine import package_versions
@@ -37,140 +32,8 @@ from kdx.storage.files import new_folder, sha256_file, write_atomic
 from kdx.storage.json_records import RUN_INDEX, encode_record, now
 from kdx.text import number_of
 
-SCHEMA = 3
-# The schema of runs with INT8 networks, which earlier versions would take for FP32, and the folder
-# of such a run in the run folder from which its networks came.
-INT8_SCHEMA = 4
+# The folder of the INT8 stage of a run, in its run folder.
 INT8_FOLDER = "int8"
-# The packages that decide what training and export compute.
-TRAINING_PACKAGES = ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
-
-
-class Quantized(msgspec.Struct, frozen=True, kw_only=True):
-    """How the networks of a run were quantised before its students learnt.
-
-    Attributes:
-        checkpoint_sha256: The hash of the checkpoint from which they came, of the run around it.
-        teacher_sha256: The hash of that run's teacher's file; empty in runs up to schema 2.
-        epoch: The epoch of that checkpoint.
-        headroom: The multiple of the largest activations at which activations are clipped.
-        images: The number of good images that set the scales.
-        defects: The number of synthetic defects on these that set the scales too.
-        plan: The steps of all activations.
-    """
-
-    checkpoint_sha256: str
-    teacher_sha256: str
-    epoch: int
-    headroom: float
-    images: int
-    defects: int
-    plan: Int8Plan
-
-    def describe(self) -> str:
-        """Say how many operations are INT8, and from what their scales come."""
-        return (
-            f"{number_of(len(self.plan.nodes), '[operation|operations]')} quantised; scales from "
-            f"{number_of(self.images, 'good [image|images]')} and {number_of(self.defects, 'drawn [defect|defects]')}, "
-            f"clipped at {self.headroom:g} times the largest activation"
-        )
-
-
-class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration of a run, which is fixed at its start.
-
-    Attributes:
-        schema: The version of this layout.
-        method: The method's name.
-        weights: A text that says where the teacher's weights came from.
-        pair_spec: The declaration of the pair's maps.
-        recipe: The hyper-parameters.
-        input: The input that the detector accepts, or the tiles that were cut from larger images.
-        tile: The side of those tiles; None for whole images.
-        frame: The height and width of those larger images; None without tiles or for several sizes.
-        mean: The mean of each RGB channel by which the teacher's input is normalised.
-        std: The standard deviation of each RGB channel by which the teacher's input is normalised.
-        seed: The seed of all randomness.
-        data: The data folder as the user gave it; empty for a teacher of several products.
-        dataset: The key of the published data set, or None.
-        category: The data set's category, or None.
-        subfolders: Whether images in subfolders belong to the folder around them.
-        good_folders: Further names of folders of good images.
-        odd_images: The treatment of odd images, see :mod:`kd_train.data.odd_images`.
-        train_images: The content hash of each training image, by file name, or by path in the data
-            folder if several images have the same name.
-        validation_images: The content hash of each held-out image, by the same names.
-        trained_on: The hashes by which copies of the training images are recognised; None in
-            earlier runs.
-        data_sha256: One hash of all training images.
-        golden: The names of the images in ``golden/``.
-        teacher: The file of the teacher's tensors. It is empty until the file is written, and in
-            runs up to schema 2, whose checkpoints contain the teacher.
-        teacher_sha256: The hash of ``teacher``.
-        source_sha256: One hash of the tensors of the networks from which a compact teacher learns,
-            or of the teacher of another run; empty for other teachers.
-        extra_sha256: One hash of the further images from which it learns; empty for none.
-        teacher_learnt: The hashes by which copies of the images are recognised from which a compact
-            teacher learns; None where they are those of ``trained_on``, and for other teachers.
-        distilled: How the compact teacher was made; None until it is, and for other teachers.
-        quantized: How the networks were quantised; unset for FP32 networks.
-        versions: The versions of the packages with which the pair was trained.
-        created: The UTC time, ISO 8601.
-    """
-
-    schema: int
-    method: str
-    weights: str
-    pair_spec: PairSpec
-    recipe: Recipe
-    input: InputSpec
-    tile: int | None = None
-    frame: tuple[int, int] | None = None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    seed: int
-    data: str
-    dataset: str | None = None
-    category: str | None = None
-    subfolders: bool = False
-    good_folders: tuple[str, ...] = ()
-    odd_images: Literal["stop", "skip", "keep"] = "stop"
-    train_images: dict[str, str]
-    validation_images: dict[str, str]
-    trained_on: list[Identity] | None = None
-    data_sha256: str
-    golden: list[str]
-    teacher: str = ""
-    teacher_sha256: str = ""
-    source_sha256: str = ""
-    extra_sha256: str = ""
-    teacher_learnt: list[Identity] | None = None
-    distilled: DistilledTeacher | None = None
-    quantized: Quantized | UnsetType = UNSET
-    versions: dict[str, str]
-    created: str
-
-    def known_images(self) -> KnownImages:
-        """Return the hashes of the training images, by which copies are recognised."""
-        return KnownImages(self.trained_on or [Identity(file=sha256) for sha256 in self.train_images.values()])
-
-    @property
-    def folder_options(self) -> FolderOptions:
-        """The user's description of the data folder."""
-        return FolderOptions(self.subfolders, self.good_folders)
-
-    @property
-    def backbone(self) -> str:
-        """The names of the teacher's networks, as a text."""
-        return " and ".join(dict.fromkeys(self.recipe.backbones))
-
-
-def preprocess_of(config: RunConfig) -> Preprocess:
-    """Return what makes the networks' input of a run's uint8 images."""
-    recipe = config.recipe
-    return Preprocess(
-        config.input, recipe.size, config.mean, config.std, scale_is_folded=False, resize_to=recipe.resize_to
-    )
 
 
 class Run:

@@ -21,7 +21,7 @@ from kd_train.data.gate_images import DrawnDefects
 from kd_train.data.image_set import ImageSet
 from kd_train.models.pair import Pair
 from kd_train.training.good_features import GoodFeatures
-from kd_train.training.run_folder import RunConfig, preprocess_of
+from kd_train.training.run_config import RunConfig, preprocess_of
 from kdx.bundle.teacher_comparison import LEAST_PARTS, TeacherComparison, outcome_of
 from kdx.progress import SILENT, Progress
 

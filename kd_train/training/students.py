@@ -15,7 +15,8 @@ from kd_train.data.image_set import ImageSet
 from kd_train.models.pair import Pair
 from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.options import TrainOptions
-from kd_train.training.run_folder import Run, RunConfig
+from kd_train.training.run_config import RunConfig
+from kd_train.training.run_folder import Run
 from kd_train.training.trainer import Trainer
 from kdx.errors import OptionError
 from kdx.progress import Progress

@@ -7,7 +7,8 @@ import msgspec
 from kd_export.graph import FusedDetector
 from kd_export.onnx.halo import choose_halo, edge_errors, require_tileable
 from kd_train.models.pair import Pair
-from kd_train.training.run_folder import Run, RunConfig
+from kd_train.training.run_config import RunConfig
+from kd_train.training.run_folder import Run
 from kd_train.training.trained_pair import fuse
 from kdx.errors import OptionError
 from kdx.imaging.images import ChannelOrder, read_image

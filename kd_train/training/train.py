@@ -33,7 +33,8 @@ from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize, require_quantisable
 from kd_train.training.resumed_run import require_same_options, require_same_run, require_same_teacher
-from kd_train.training.run_folder import INT8_FOLDER, Run, RunConfig, check_device
+from kd_train.training.run_config import RunConfig
+from kd_train.training.run_folder import INT8_FOLDER, Run, check_device
 from kd_train.training.run_lock import RunLock, require_free
 from kd_train.training.students import TrainResult, train_students
 from kd_train.training.trained_pair import fuse, teacher_tensors
@@ -52,6 +53,8 @@ def train(
 ) -> TrainResult:
     """Train a pair on the good images of a folder.
 
+    With the precision INT8, the INT8 stage follows, see :mod:`kd_train.training.quantization`.
+
     Args:
         data: The data folder.
         out: The run folder.
@@ -60,8 +63,6 @@ def train(
         teacher_only: Whether to stop when the compact teacher is made, which other runs can use
             then: ``teacher_from`` takes this run folder. The history is empty. The backbone is
             compact-m if the options name none.
-
-    With the precision INT8, the INT8 stage follows, see :mod:`kd_train.training.quantization`.
 
     Raises:
         DataError: The folder cannot be used.

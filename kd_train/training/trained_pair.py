@@ -11,7 +11,8 @@ from kd_train.models.pair import Pair
 from kd_train.models.quantized_pair import QuantizedPair
 from kd_train.training.checkpoints import Checkpoint, Tensors
 from kd_train.training.distilled_teacher import COMPACT_TEACHER
-from kd_train.training.run_folder import Run, RunConfig
+from kd_train.training.run_config import RunConfig
+from kd_train.training.run_folder import Run
 from kdx.errors import CheckpointError, OptionError
 from kdx.imaging.images import InputSpec
 

@@ -19,7 +19,8 @@ from kd_train.training.checkpoints import EpochRecord, Restart
 from kd_train.training.interrupts import Interrupts
 from kd_train.training.losses import FeatureMatching
 from kd_train.training.optimiser import Schedule, make_optimiser, make_schedule
-from kd_train.training.run_folder import Run, preprocess_of
+from kd_train.training.run_config import preprocess_of
+from kd_train.training.run_folder import Run
 from kdx.errors import TrainingError
 from kdx.progress import SILENT, Progress
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from kd_train.training.run_folder import TRAINING_PACKAGES
+from kd_train.training.run_config import TRAINING_PACKAGES
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import BackendError
 from kdx.progress import Progress

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from kd_train.training.run_folder import TRAINING_PACKAGES, Run
+from kd_train.training.run_config import TRAINING_PACKAGES
+from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle

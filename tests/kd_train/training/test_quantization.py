@@ -24,7 +24,8 @@ from kd_export.precision.quantize import quantize_by
 from kd_train.training.kept_teacher import KeptTeacher
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
-from kd_train.training.run_folder import INT8_FOLDER, Run, preprocess_of
+from kd_train.training.run_config import preprocess_of
+from kd_train.training.run_folder import INT8_FOLDER, Run
 from kd_train.training.run_lock import RunLock
 from kd_train.training.train import train
 from kd_train.training.trained_pair import fuse, load_pair
