@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 FP16_MAX = 65504.0
@@ -106,6 +108,78 @@ class HeldOutVerdicts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class DecisionComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a variant and FP32 distinguish the same good and defective images.
+
+    Each decides at the threshold that calibration would choose from its own scores of the held-out
+    good images, at :attr:`false_reject_rate`. For a held-out image and the defects drawn on it, the
+    threshold comes from the scores of all other held-out images. The intervals allow for other
+    images, also where these choose the thresholds, see :mod:`kdx.verification.resampling`.
+
+    Attributes:
+        defects_are: Whether the defects are synthetic ones on the held-out good images, or those of
+            labelled images.
+        good: The number of good images, or of tiles of large frames.
+        frames: The number of independent images among them: the images, or the frames of the tiles.
+        defects: The number of defective images.
+        false_reject_rate: The false reject rate of both thresholds: 1 %, or the lowest that so few
+            held-out images allow.
+        auroc: The image AUROC of the variant.
+        auroc_reference: The image AUROC of FP32.
+        auroc_interval: The 95 % interval of the difference, ``auroc - auroc_reference``.
+        rejected: The number of defective images that the variant rejects.
+        rejected_reference: The number of defective images that FP32 rejects.
+        rejected_interval: The 95 % interval of the difference of their shares of the defective
+            images. It is negative where the variant rejects fewer.
+        false_rejects: The number of good images that the variant rejects.
+        false_rejects_reference: The number of good images that FP32 rejects.
+    """
+
+    defects_are: Literal["synthetic", "labelled"]
+    good: int
+    frames: int
+    defects: int
+    false_reject_rate: float
+    auroc: float
+    auroc_reference: float
+    auroc_interval: tuple[float, float]
+    rejected: int
+    rejected_reference: int
+    rejected_interval: tuple[float, float]
+    false_rejects: int
+    false_rejects_reference: int
+
+    @property
+    def detectable_share(self) -> float:
+        """The share of images on which a fault must show to be found: a smaller one may be missed.
+
+        None of the images compared has a fault of this share with a probability of 5 %.
+        """
+        return float(1 - 0.05 ** (1 / self.frames))
+
+    def describe(self) -> str:
+        """Return a text with the figures; differences are in points of per cent."""
+        if self.defects_are == "labelled":
+            what, missed = f"{self.good} good and {self.defects} defective labelled images", ""
+        else:
+            tiles = "" if self.good == self.frames else f"{self.good} tiles of "
+            what = f"{tiles}{self.frames} held-out good images and {self.defects} synthetic defects on them"
+            missed = f"; a fault on less than {100 * self.detectable_share:.2g} % of such images may have been missed"
+        rejected = (self.rejected - self.rejected_reference) / self.defects
+        return (
+            f"on {what}: image AUROC {100 * self.auroc:.1f} (FP32 {100 * self.auroc_reference:.1f}), difference "
+            f"{_points(self.auroc - self.auroc_reference, self.auroc_interval)}; {self.rejected} defects rejected "
+            f"(FP32 {self.rejected_reference}), difference {_points(rejected, self.rejected_interval)}; "
+            f"false rejects: {self.false_rejects} (FP32 {self.false_rejects_reference}){missed}"
+        )
+
+
+def _points(difference: float, interval: tuple[float, float]) -> str:
+    """Return a difference of shares and its 95 % interval, in points of per cent."""
+    value, low, high = (round(100 * each, 1) + 0.0 for each in (difference, *interval))  # -0.0 becomes 0.0
+    return f"{value:+.1f} points (95 %: {low:+.1f} to {high:+.1f})"
+
+
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """The gate's results for a BF16 or an INT8 variant in one runtime.
 
@@ -120,6 +194,8 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
         auroc_reference: The image AUROC of FP32 on the same images, or None.
         verdicts: The verdicts on held-out good images and synthetic defects; None in bundles of
             schema 1, whose gate used neither.
+        decisions: How well the variant decides beside FP32; absent where the gate asked for FP32's
+            verdicts, and not for verdicts as good as those.
     """
 
     runtime: str
@@ -129,6 +205,14 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     auroc: float | None = None
     auroc_reference: float | None = None
     verdicts: HeldOutVerdicts | None = None
+    # Absent and not null: the indices of other bundles keep their bytes.
+    decisions: list[DecisionComparison] | msgspec.UnsetType = msgspec.UNSET
+
+    def describe(self) -> str:
+        """Return a text with what the gate found in verdicts; empty if it compared none."""
+        if self.decisions:
+            return "decides as well as FP32 " + "; ".join(each.describe() for each in self.decisions)
+        return self.verdicts.describe() if self.verdicts else ""
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,13 +88,50 @@ class HeldOutScores:
             "kdx train DATA --validation-fraction SHARE"
         )
 
+    @property
+    def false_reject_rate(self) -> float:
+        """The rate at which thresholds are chosen: 1 %, or the lowest of so few images."""
+        return max(_FALSE_REJECT_RATE, 1 / self.count)
+
+    @property
+    def of_frames(self) -> NDArray[np.float64]:
+        """The score of each frame, which is that of its hottest tile, ``(count,)``."""
+        frames = np.full(self.count, -np.inf)
+        np.maximum.at(frames, self.frame_of_good, self.good)
+        return frames
+
+    @property
+    def above(self) -> int:
+        """How many of all frames may exceed the threshold that ``kdx calibrate`` chooses from them.
+
+        From all but one frame it is chosen such that one less exceeds it.
+        """
+        return self.count - 1 - _rank(self.count, self.false_reject_rate)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold that ``kdx calibrate`` chooses from the good images."""
+        return float(np.sort(self.of_frames)[-1 - self.above])
+
+    @property
+    def auroc(self) -> float:
+        """The image AUROC, defects against good images."""
+        return auroc_of(self.good, self.defects)
+
+    def rejected(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which good images ``(G,)`` and defects ``(D,)`` are rejected.
+
+        Each is judged at the threshold that all other frames give.
+        """
+        thresholds = _thresholds_without(self.of_frames, self.false_reject_rate)
+        return self.good > thresholds[self.frame_of_good], self.defects > thresholds[self.frame_of_defects]
+
 
 def compare_verdicts(reference: HeldOutScores, variant: HeldOutScores) -> HeldOutVerdicts:
     """Compare a variant's verdicts with FP32's, each at thresholds from other images' scores."""
-    count = reference.count
-    rate = max(_FALSE_REJECT_RATE, 1 / count)
-    rejected, caught = _rejected(reference, rate)
-    still_rejected, still_caught = _rejected(variant, rate)
+    count, rate = reference.count, reference.false_reject_rate
+    rejected, caught = reference.rejected()
+    still_rejected, still_caught = variant.rejected()
     good_flips, defect_flips = rejected != still_rejected, caught != still_caught
     flipped = np.union1d(reference.frame_of_good[good_flips], reference.frame_of_defects[defect_flips])
     return HeldOutVerdicts(
@@ -107,8 +144,8 @@ def compare_verdicts(reference: HeldOutScores, variant: HeldOutScores) -> HeldOu
         missed=int((caught & ~still_caught).sum()),
         flipped_images=len(flipped),
         rate_bound=rate_bound(len(flipped), count),
-        auroc=_auroc(variant),
-        auroc_reference=_auroc(reference),
+        auroc=variant.auroc,
+        auroc_reference=reference.auroc,
     )
 
 
@@ -125,17 +162,9 @@ def auroc(is_defective: NDArray[np.bool_], scores: NDArray[np.float64]) -> float
     return float(above / (positives * negatives))
 
 
-def _auroc(scores: HeldOutScores) -> float:
-    labels = np.arange(len(scores.good) + len(scores.defects)) >= len(scores.good)
-    return auroc(labels, np.concatenate([scores.good, scores.defects]))
-
-
-def _rejected(scores: HeldOutScores, rate: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which good images ``(G,)`` and defects ``(D,)`` are rejected at their thresholds."""
-    frames = np.full(scores.count, -np.inf)
-    np.maximum.at(frames, scores.frame_of_good, scores.good)  # a frame's score is that of its hottest tile
-    thresholds = _thresholds_without(frames, rate)
-    return scores.good > thresholds[scores.frame_of_good], scores.defects > thresholds[scores.frame_of_defects]
+def auroc_of(good: NDArray[np.float64], defects: NDArray[np.float64]) -> float:
+    """Return the area under the ROC curve of scores of good and of defective images."""
+    return auroc(np.arange(len(good) + len(defects)) >= len(good), np.concatenate([good, defects]))
 
 
 def _thresholds_without(good: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
@@ -145,9 +174,14 @@ def _thresholds_without(good: NDArray[np.float64], rate: float) -> NDArray[np.fl
     N``.
     """
     order = np.argsort(good, kind="stable")
-    position = math.ceil(len(good) * (1 - rate) - 1e-9) - 1  # among the N - 1 others, from 0
+    position = _rank(len(good), rate)  # among the N - 1 others
     places = np.empty(len(good), np.intp)
     places[order] = np.arange(len(good))
     # Leaving a score out moves the scores after it one place forward.
     without: NDArray[np.float64] = good[order[position + (places <= position)]]
     return without
+
+
+def _rank(count: int, rate: float) -> int:
+    """Return which of so many scores in ascending order is the threshold, from 0."""
+    return math.ceil(count * (1 - rate) - 1e-9) - 1

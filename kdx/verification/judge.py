@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.bundle.variants import HeldOutVerdicts
+from kdx.bundle.variants import DecisionComparison, HeldOutVerdicts
 from kdx.verification.comparison import map_differences
 from kdx.verification.held_out import HeldOut, HeldOutScores, auroc, compare_verdicts
 from kdx.verification.tolerances import Limits
@@ -68,6 +68,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
         auroc: The variant's AUROC on the evaluation images, or None.
         auroc_reference: FP32's AUROC on the evaluation images, or None.
         verdicts: What changed on held-out good images and synthetic defects, or None.
+        decisions: How well the variant decides beside FP32, where it was judged by that.
         faults: What is beyond the limits, in words; none where it passed.
     """
 
@@ -79,6 +80,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     auroc: float | None = None
     auroc_reference: float | None = None
     verdicts: HeldOutVerdicts | None = None
+    decisions: list[DecisionComparison] = []
     faults: list[str] = []
 
     @property
@@ -111,22 +113,16 @@ def judge(
     """
     reference, scores = golden
     if not np.isfinite(scores).all():
-        return Judgement(
-            runtime=runtime, compared=0, flips=0, score_max=float("inf"), score_median=float("inf"),
-            faults=["scores that are not finite"],
-        )  # fmt: skip
+        return not_finite(runtime)
     compared, flips = (
         _flips(reference, scores, evidence.thresholds, limits.margin)
         if evidence.thresholds
-        else _inversions(reference, scores, limits.margin)
+        else inversions(reference, scores, limits.margin)
     )
     if decided is not None:
         further, turned = _flips(decided.reference, decided.scores, decided.thresholds, limits.margin)
         compared, flips = compared + further, flips + turned
-    # A shift of all scores also shifts the threshold.
-    shift = float(np.median(scores / reference.clip(1e-30)))
-    scale = np.maximum(reference, np.median(reference)).clip(1e-30)
-    score_max = float((np.abs(scores - reference) / scale).max())
+    score_max = float(score_differences(reference, scores).max())
     faults = []
     if flips:
         what = "images are decided" if evidence.thresholds else "pairs of golden images are ordered"
@@ -153,12 +149,36 @@ def judge(
         compared=compared,
         flips=flips,
         score_max=score_max,
-        score_median=shift - 1.0,
+        score_median=median_shift(reference, scores),
         auroc=area,
         auroc_reference=area_reference,
         verdicts=verdicts,
         faults=faults,
     )
+
+
+def not_finite(runtime: str) -> Judgement:
+    """Return the judgement of golden scores that are not finite."""
+    return Judgement(
+        runtime=runtime, compared=0, flips=0, score_max=float("inf"), score_median=float("inf"),
+        faults=["scores that are not finite"],
+    )  # fmt: skip
+
+
+def score_differences(reference: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far scores ``(K,)`` are from the reference's, relatively.
+
+    Where the median of all is larger than a score, it is used: the scores of very good images may
+    move.
+    """
+    scale = np.maximum(reference, np.median(reference)).clip(1e-30)
+    relative: NDArray[np.float64] = np.abs(scores - reference) / scale
+    return relative
+
+
+def median_shift(reference: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
+    """Return the median relative difference, signed: a shift of all scores shifts the threshold."""
+    return float(np.median(scores / reference.clip(1e-30))) - 1.0
 
 
 def _flips(
@@ -170,7 +190,7 @@ def _flips(
     return int(clear.sum()), int((clear & ((reference > exact) != (scores > own))).sum())
 
 
-def _inversions(reference: NDArray[np.float64], scores: NDArray[np.float64], margin: float) -> tuple[int, int]:
+def inversions(reference: NDArray[np.float64], scores: NDArray[np.float64], margin: float) -> tuple[int, int]:
     """Count pairs of images with FP32 scores beyond the margin, and those whose order changes."""
     apart = reference[:, None] > (1 + margin) * reference[None, :]
     return int(apart.sum()), int((apart & (scores[:, None] <= scores[None, :])).sum())
