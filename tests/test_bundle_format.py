@@ -42,6 +42,7 @@ TYPES: dict[str, type] = {
     "Tap range": variants.TapRange,
     "Gate result": variants.Judged,
     "Held-out verdicts": variants.HeldOutVerdicts,
+    "Decision comparison": variants.DecisionComparison,
     "Frame limits": FrameLimits,
     "Channel limits": ChannelLimits,
     "Tiling": Tiling,
@@ -75,6 +76,8 @@ def default_of(field: Any) -> str:
         if field.default_factory in missing:
             return "required"
         default = field.default_factory()
+    if default is msgspec.UNSET:
+        return "absent"
     if isinstance(default, FrameLimits):
         assert default == FrameLimits()
         return "no limits"

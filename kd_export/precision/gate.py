@@ -8,33 +8,27 @@ are put back to FP32 until that holds.
 
 from __future__ import annotations
 
-import itertools
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from importlib import util
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from kd_export.precision.quantize import put_back, quantised_nodes
+from kd_export.precision.runners import (
+    Runner,
+    evaluation_scores,
+    held_out_scores,
+    run_openvino_bf16,
+    runtimes,
+    scores_of,
+)
 from kd_export.precision.sensitivity import MEASURED, Sensitivity, worst_layers
-from kdx.bundle.checked_files import Graph
-from kdx.bundle.graph_contract import OUTPUTS
 from kdx.bundle.variants import KeptNode
 from kdx.progress import SILENT, Progress
-from kdx.runtime.backend import Outputs
-from kdx.runtime.onnxruntime.session import open_session
-from kdx.verification.held_out import HeldOut, HeldOutScores
 from kdx.verification.judge import Evidence, Judgement, judge
 from kdx.verification.tolerances import Limits
-
-# Runs a graph on images, one at a time.
-Runner = Callable[[ModelProto, Iterable[NDArray[np.uint8]]], Outputs]
 
 # With more of the networks in FP32 than this, INT8 is no faster than BF16.
 _MOST_PUT_BACK = 0.5
@@ -83,9 +77,9 @@ class Gate:
         self.runners = dict(runners or runtimes())
         self._reference = next(iter(self.runners.values()))
         exact = self._reference(model, evidence.golden)
-        self._golden, self._maps = _scores_of(exact), exact.maps
-        self._held_out = self._held_out_scores(self._reference, model, evidence.held_out) if evidence.held_out else None
-        self._evaluated = self._evaluation_scores(self._reference, model)
+        self._golden, self._maps = scores_of(exact), exact.maps
+        self._held_out = held_out_scores(self._reference, model, evidence.held_out) if evidence.held_out else None
+        self._evaluated = evaluation_scores(self._reference, model, evidence)
 
     def judge(self, variant: ModelProto, runners: Mapping[str, Runner] | None = None) -> list[Judgement]:
         """Compare a graph with FP32 in every runtime, or in those named."""
@@ -93,15 +87,15 @@ class Gate:
 
     def _judge(self, name: str, runner: Runner, variant: ModelProto) -> Judgement:
         outputs = runner(variant, self.evidence.golden)
-        golden, maps = (self._golden, _scores_of(outputs)), (self._maps, outputs.maps)
+        golden, maps = (self._golden, scores_of(outputs)), (self._maps, outputs.maps)
         judgement = judge(name, self.limits, self.evidence, golden, maps)
         # There are many further images, which a graph that has failed already does not need.
         held_out = evaluated = None
         if judgement.passed and self._held_out is not None and self.evidence.held_out is not None:
-            held_out = self._held_out, self._held_out_scores(runner, variant, self.evidence.held_out)
+            held_out = self._held_out, held_out_scores(runner, variant, self.evidence.held_out)
             judgement = judge(name, self.limits, self.evidence, golden, maps, held_out=held_out)
         if judgement.passed and self._evaluated is not None:
-            evaluated = self._evaluated, self._evaluation_scores(runner, variant)
+            evaluated = self._evaluated, evaluation_scores(runner, variant, self.evidence)
             judgement = judge(name, self.limits, self.evidence, golden, maps, evaluated, held_out)
         return judgement
 
@@ -163,79 +157,24 @@ class Gate:
         mixed: NDArray[np.uint8] = golden[chosen.round().astype(int)]
         return mixed
 
-    def _held_out_scores(self, runner: Runner, model: ModelProto, images: HeldOut) -> HeldOutScores:
-        good, defects = (_scores_of_each(runner, model, each) for each in (images.good, images.defects))
-        return HeldOutScores(good, defects, images.frames)
-
-    def _evaluation_scores(self, runner: Runner, model: ModelProto) -> NDArray[np.float64] | None:
-        if self.evidence.images is None or not self.evidence.is_labelled:
-            return None
-        return _scores_of(runner(model, self.evidence.images))
-
-
-def runtimes() -> dict[str, Runner]:
-    """Return the runtimes of this machine's CPU: ONNX Runtime, and OpenVINO if it is installed."""
-    found: dict[str, Runner] = {"onnxruntime-cpu": run_onnxruntime}
-    if util.find_spec("openvino") is not None:
-        found["openvino"] = run_openvino
-    return found
-
-
-def run_onnxruntime(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
-    """Run a graph in ONNX Runtime, one image at a time."""
-    session = open_session(model.SerializeToString(), "a graph under test")
-    return _joined(session.run(OUTPUTS, {model.graph.input[0].name: image[None]}) for image in images)
-
-
-def run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
-    """Run a graph in OpenVINO, as the backend does, one image at a time."""
-    return _run_openvino(model, images, "f32")
-
-
-def run_openvino_bf16(model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> Outputs:
-    """Run an FP32 graph in OpenVINO with its networks in BF16, one image at a time."""
-    return _run_openvino(model, images, "bf16")
-
-
-def _run_openvino(model: ModelProto, images: Iterable[NDArray[np.uint8]], precision: Literal["f32", "bf16"]) -> Outputs:
-    from kdx.runtime.openvino.backend import OpenVino
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.save_model(model, str(path))
-        with OpenVino(Graph.of(path), precision=precision) as backend:
-            return _joined(backend.run(image[None]) for image in images)
-
-
-def _scores_of_each(runner: Runner, model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Return the scores of images; none for no images."""
-    images = iter(images)
-    first = next(images, None)
-    return np.empty(0) if first is None else _scores_of(runner(model, itertools.chain([first], images)))
-
-
-def _scores_of(outputs: Outputs) -> NDArray[np.float64]:
-    return outputs.scores[:, 0].astype(np.float64)
-
-
-def _joined(outputs: Any) -> Outputs:
-    maps, scores = zip(*outputs, strict=True)
-    return Outputs(np.concatenate(maps), np.concatenate(scores))
-
 
 def _report(
     precision: str, worst: Sequence[Sensitivity], quantised: int, attempts: int, judgements: Collection[Judgement]
 ) -> GateReport:
-    failed = [f"{judgement.runtime}: {'; '.join(judgement.faults)}" for judgement in judgements if judgement.faults]
     return GateReport(
         precision=precision,
-        passed=not failed,
+        passed=all(judgement.passed for judgement in judgements),
         kept=[KeptNode(node=each.node, reason=f"INT8 moves {_what(each)} by {each.error:.2%}") for each in worst],
         quantised=quantised,
         attempts=attempts,
         judgements=list(judgements),
-        reason=(f"with {len(worst)} nodes in FP32, " if worst else "") + "; ".join(failed),
+        reason=(f"with {len(worst)} nodes in FP32, " if worst else "") + reason_of(judgements),
     )
+
+
+def reason_of(judgements: Collection[Judgement]) -> str:
+    """Return the faults in all runtimes, in words."""
+    return "; ".join(f"{each.runtime}: {'; '.join(each.faults)}" for each in judgements if each.faults)
 
 
 def _what(layer: Sensitivity) -> str:

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from kd_export.graph import FusedDetector, PairSpec
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.fp16 import half_convolutions, network_tensors, plan_half, to_half
-from kd_export.precision.gate import Gate, GateReport
+from kd_export.precision.gate import Gate, reason_of
 from kd_export.precision.int8_plan import CONVOLUTIONS
 from kd_export.precision.quantize import quantised_nodes, quantize, quantize_by
 from kd_export.precision.ranges import measure_ranges, tap_ranges
+from kd_export.precision.student_gate import judge_students
 from kdx.bundle.graph_contract import PAIR
 from kdx.bundle.manifest import GRAPH
-from kdx.bundle.variants import Judged, RangeReport, Variant, graph_file
+from kdx.bundle.variants import Judged, KeptNode, RangeReport, Variant, graph_file
 from kdx.errors import GateError
 from kdx.progress import Progress
 from kdx.runtime.backend import Outputs
 from kdx.runtime.backend_table import find_backend
-from kdx.verification.judge import Evidence
+from kdx.verification.judge import Evidence, Judgement
 from kdx.verification.tolerances import LIMITS
 
 
@@ -70,7 +74,7 @@ def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
         file=graph_file("bf16"),
         convolutions=sum(n.op_type in CONVOLUTIONS and n.name.startswith(PAIR) for n in model.graph.node),
         kept=[],
-        judged=_judged(report),
+        judged=_judged(report.judgements),
     ), ""
 
 
@@ -86,14 +90,7 @@ def write_int8(
     graph, report = Gate(model, evidence, LIMITS["int8"]).pass_int8(quantize(model, images), progress=progress)
     if graph is None:
         return None, report.reason
-    onnx.save_model(graph, str(folder / graph_file("int8")))
-    quantised = set(quantised_nodes(graph))
-    return Variant(
-        file=graph_file("int8"),
-        convolutions=sum(n.op_type in CONVOLUTIONS and n.name in quantised for n in graph.graph.node),
-        kept=report.kept,
-        judged=_judged(report),
-    ), ""
+    return _saved(folder, graph, report.kept, report.judgements), ""
 
 
 def write_int8_students(
@@ -104,36 +101,47 @@ def write_int8_students(
     evidence: Evidence,
     reference: Outputs,
 ) -> tuple[Variant | None, str]:
-    """Write the INT8 graph of students that were trained as INT8 networks.
+    """Write the INT8 graph of students into a bundle under construction, if it passes its gate.
 
     Args:
-        folder: A bundle under construction.
-        students: Their fused detector, with its quantizer.
-        max_batch: Largest batch of the graph.
-        metadata: What the graph says about itself.
-        evidence: What the graph is judged on.
-        reference: The answers of ``students`` in PyTorch on the golden images.
+        folder: The bundle, which holds its FP32 graph.
+        students: The detector that computes INT8 in PyTorch, as its students were trained.
+        max_batch: The largest batch of the graph.
+        metadata: What the graph says of itself.
+        evidence: What to judge on.
+        reference: The detector's answers on the golden images.
 
     Returns:
         The variant, or None and the reason.
+
+    Raises:
+        GateError: The graph breaks its contract, or has not the operations of the plan.
     """
-    quantizer = students.quantizer
-    assert quantizer is not None
+    assert students.quantizer is not None
     exact = copy.deepcopy(students)
     exact.quantizer = None
-    with tempfile.TemporaryDirectory() as work:
-        export_onnx(exact, Path(work) / GRAPH, max_batch=max_batch, metadata=metadata)
-        graph = quantize_by(onnx.load(Path(work) / GRAPH), quantizer.plan)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / GRAPH
+        export_onnx(exact, path, max_batch=max_batch, metadata=metadata)
+        graph = quantize_by(onnx.load(path), students.quantizer.plan)
+    judgements = judge_students(graph, onnx.load(folder / GRAPH), evidence, reference)
+    if not all(each.passed for each in judgements):
+        return None, reason_of(judgements)
+    return _saved(folder, graph, [], judgements), ""
+
+
+def _saved(folder: Path, graph: ModelProto, kept: list[KeptNode], judgements: Collection[Judgement]) -> Variant:
     onnx.save_model(graph, str(folder / graph_file("int8")))
     quantised = set(quantised_nodes(graph))
     return Variant(
         file=graph_file("int8"),
         convolutions=sum(n.op_type in CONVOLUTIONS and n.name in quantised for n in graph.graph.node),
-        kept=[],
-    ), ""
+        kept=kept,
+        judged=_judged(judgements),
+    )
 
 
-def _judged(report: GateReport) -> list[Judged]:
+def _judged(judgements: Collection[Judgement]) -> list[Judged]:
     return [
         Judged(
             runtime=each.runtime,
@@ -143,6 +151,7 @@ def _judged(report: GateReport) -> list[Judged]:
             auroc=each.auroc,
             auroc_reference=each.auroc_reference,
             verdicts=each.verdicts,
+            decisions=each.decisions or msgspec.UNSET,
         )
-        for each in report.judgements
+        for each in judgements
     ]

@@ -206,6 +206,8 @@ def judge_decisions(
         flips=flips,
         score_max=float(score_differences(exact, found).max()),
         score_median=median_shift(exact, found),
+        auroc=next((each.auroc for each in decisions if each.defects_are == "labelled"), None),
+        auroc_reference=next((each.auroc_reference for each in decisions if each.defects_are == "labelled"), None),
         verdicts=verdicts,
         decisions=decisions,
         faults=faults,

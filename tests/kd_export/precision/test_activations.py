@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 
 from kd_export.engine.build import _graph_for
 from kd_export.precision.activations import QUANTIZE, signed_activations
-from kd_export.precision.gate import run_onnxruntime, runtimes
 from kd_export.precision.int8_plan import CONVOLUTIONS
 from kd_export.precision.quantize import quantize
+from kd_export.precision.runners import run_onnxruntime, runtimes
 from kdx.bundle.graph_contract import OUTPUTS
 from tests.images import solar_cells
 

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from kd_export.precision.gate import run_onnxruntime, runtimes
 from kd_export.precision.quantize import quantize
+from kd_export.precision.runners import run_onnxruntime, runtimes
 from tests.images import solar_cells
 
 
@@ -53,7 +53,7 @@ def test_a_dead_channel_keeps_its_bias_in_every_runtime(compact) -> None:
 _RUN = """
 import sys
 import numpy as np, onnx
-from kd_export.precision.gate import run_openvino
+from kd_export.precision.runners import run_openvino
 np.save(sys.argv[3], run_openvino(onnx.load(sys.argv[1]), np.load(sys.argv[2])).maps)
 """
 

@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from kd_export.precision.gate import Gate, run_onnxruntime, runtimes
+from kd_export.precision.gate import Gate
 from kd_export.precision.quantize import put_back, quantised_nodes, quantize
+from kd_export.precision.runners import run_onnxruntime, runtimes
 from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.runtime.backend import Outputs

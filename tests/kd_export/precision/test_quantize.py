@@ -14,7 +14,6 @@ from onnx import TensorProto, numpy_helper
 
 from kd_export.graph.int8 import Int8Plan, step_of
 from kd_export.precision.activations import DEQUANTIZE, QUANTIZE, signed_activations
-from kd_export.precision.gate import run_onnxruntime
 from kd_export.precision.int8_plan import CONVOLUTIONS
 from kd_export.precision.quantize import (
     put_back,
@@ -22,6 +21,7 @@ from kd_export.precision.quantize import (
     quantize,
     quantize_by,
 )
+from kd_export.precision.runners import run_onnxruntime
 from kd_export.precision.sensitivity import MEASURED, output_errors, worst_layers
 from kdx.bundle.checked_files import Graph
 from kdx.errors import GateError
@@ -139,7 +139,7 @@ def test_it_computes_what_fp32_does_up_to_rounding(int8) -> None:
 @pytest.mark.slow
 def test_openvino_agrees_with_onnx_runtime(int8) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    from kd_export.precision.gate import run_openvino
+    from kd_export.precision.runners import run_openvino
     from kdx.runtime.openvino.backend import OpenVino
 
     theirs, ours = (run(int8.model, images_of()) for run in (run_onnxruntime, run_openvino))

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
-from kd_export.precision.gate import Gate, run_onnxruntime
+from kd_export.precision.gate import Gate
 from kd_export.precision.quantize import quantize
+from kd_export.precision.runners import run_onnxruntime
 from kd_train.data.gate_images import DrawnDefects, GoodImages
 from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
