@@ -140,6 +140,9 @@ def _describe(variant: Variant) -> str:
             f"{max(tightest.teacher, tightest.student):.4g} ({tightest.tap})"
         )
     for judged in variant.judged:
+        if judged.decisions:
+            said += f"; {judged.runtime}: {judged.describe()}"
+            continue
         said += f"; {judged.runtime}: scores within {judged.score_max:.0%}, {judged.flips} of {judged.compared} turned"
         if judged.auroc is not None:
             said += f", image AUROC {judged.auroc:.4f} (FP32 {judged.auroc_reference:.4f})"

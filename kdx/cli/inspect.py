@@ -142,9 +142,7 @@ def _show_ranges(precision: str, variant: Variant) -> None:
             f"  {judged.runtime}: golden scores within {judged.score_max:.0%} of FP32, {judged.flips} of "
             f"{judged.compared} clear pairs turned"
         )
-        out.print(
-            f"    {judged.verdicts.describe() if judged.verdicts else 'its gate saw no verdicts on held-out images'}"
-        )
+        out.print(f"    {judged.describe() or 'its gate saw no verdicts on held-out images'}")
     for node in variant.kept:
         out.print(f"  kept in FP32: {node.node}: {node.reason}")
 

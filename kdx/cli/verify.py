@@ -78,9 +78,7 @@ def _show(certificate: Any) -> None:
         )
     for precision, judged in certificate.judged.items():
         for each in judged:
-            found = (
-                each.verdicts.describe() if each.verdicts else f"{each.compared} pairs of golden images and no verdicts"
-            )
+            found = each.describe() or f"{each.compared} pairs of golden images and no verdicts"
             out.print(f"{precision} in {each.runtime}, at export: {found}")
     for each in certificate.teacher_comparisons:
         out.print(f"the compact teacher's features, when it was made: {escape(each.describe())}")
