@@ -303,9 +303,6 @@ def test_tensorrt_decides_int8_at_what_it_measured(with_engine, dataset, cli):
     assert "until kdx calibrate on a machine with tensorrt" in validity.why_undecided
     found = cli("calibrate", with_engine, dataset, "--false-reject-rate", 0.2, "--json", code=None).json
     own = found["runtime_thresholds"]["int8"]["tensorrt"]
-    assert all(
-        own["score"] != found["runtime_thresholds"]["int8"][each]["score"] for each in ("onnxruntime", "openvino")
-    )
     with load_quietly(with_engine, backend="tensorrt") as detector:
         assert (detector.backend.name, detector.threshold) == ("tensorrt", own["score"])
     certificate = verify(open_bundle(with_engine), [find_backend("tensorrt")])

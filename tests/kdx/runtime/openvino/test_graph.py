@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kd_export.precision.activations import signed_activations
+from kd_export.precision.activations import QUANTIZE
 from kd_export.precision.quantize import quantize
 from kdx.bundle.graph_contract import OUTPUTS
 from tests.images import solar_cells
@@ -70,7 +70,7 @@ def test_unsigned_activations_have_the_same_values(exported, tmp_path) -> None:
     % here.
     """
     images = solar_cells(4, (72, 80))
-    graph = signed_activations(quantize(onnx.load(exported.fp32), images))  # as kdx once wrote all of them
+    graph = as_once_written(quantize(onnx.load(exported.fp32), images))
     onnx.save_model(graph, str(tmp_path / "int8.onnx"))
     model = ov.Core().read_model(tmp_path / "int8.onnx")
     model.reshape({model.input(0): [1, 72, 80, 3]})
@@ -82,6 +82,18 @@ def test_unsigned_activations_have_the_same_values(exported, tmp_path) -> None:
     for image, theirs in zip(images, before, strict=True):
         for ours, expected in zip(run(model, image[None]), theirs, strict=True):
             np.testing.assert_allclose(ours, expected, rtol=0, atol=0.035 * np.abs(expected).max())
+
+
+def as_once_written(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an INT8 graph with int8 activations of the zero point 0, and 127 steps for those that
+    cannot be negative."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for scale_name, zero_name in {tuple(node.input[1:]) for node in model.graph.node if node.op_type == QUANTIZE}:
+        scale, zero = (numpy_helper.to_array(tensors[name]) for name in (scale_name, zero_name))
+        factor = 255 / 127 if (zero.dtype, int(zero)) == (np.uint8, 0) else 1
+        tensors[scale_name].CopyFrom(numpy_helper.from_array((scale * factor).astype(np.float32), scale_name))
+        tensors[zero_name].CopyFrom(numpy_helper.from_array(np.array(0, np.int8), zero_name))
+    return model
 
 
 def test_what_exceeds_the_calibrated_range_is_cut_off_later() -> None:
