@@ -75,7 +75,8 @@ def export_bundle(
         method: The method's name.
         golden_images: Real images to compare every backend on.
         training_images: Hashes of the images trained on.
-        provenance: The origin of the detector, and of the INT8 students.
+        provenance: The origin of the detector, and of the INT8 students; its border weights are set
+            to the detector's.
         max_batch: Largest batch of the graph.
         tiling: How larger frames are cut into tiles, or None.
         precisions: Precisions in which to write the graph; FP32 is always among them.
@@ -139,6 +140,7 @@ def export_bundle(
                 written, refused["int8"] = write_int8(folder, evidence, calibrating, progress)
             variants |= {"int8": written} if written else {}
         write_files(folder, _files(detector, golden_images, images, training_images))
+        provenance = msgspec.structs.replace(provenance, border_weights=list(detector.border_weights))
         if "int8" not in variants:
             provenance = _without_int8_students(provenance)
         bundle = write_manifest(

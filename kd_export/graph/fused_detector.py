@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class FusedDetector(nn.Module):
         std: The teacher's input standard deviation per RGB channel, of values in [0, 1].
         resize_to: Height and width to which the image is brought before ``size`` is cut from its
             centre; None: no crop.
+        border_weights: As for :class:`.Tail`.
 
     Attributes:
         field_of_view: Share of each side of the image, centred, that the networks see and the map
@@ -51,6 +53,7 @@ class FusedDetector(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         resize_to: tuple[int, int] | None = None,
+        border_weights: Sequence[tuple[float, ...]] = (),
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -58,6 +61,7 @@ class FusedDetector(nn.Module):
         self.size = size
         self.statistics = mean, std
         self.resize_to = resize_to
+        self.border_weights = tuple(border_weights)
         self.quantizer: FakeQuantizer | None = None
         self.field_of_view = size[0] / resize_to[0] if resize_to else 1.0
         self.pair = copy.deepcopy(pair).cpu().eval().requires_grad_(False)
@@ -75,7 +79,7 @@ class FusedDetector(nn.Module):
         tap_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in compared]
         self.preprocess = Preprocess(input_spec, size, mean, std, scale_is_folded=folded, resize_to=resize_to)
         self.strides = [round(size[0] / shape[1]) for shape in tap_shapes]
-        self.tail = Tail(spec, tap_shapes, size)
+        self.tail = Tail(spec, tap_shapes, size, border_weights)
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,6 +97,16 @@ class FusedDetector(nn.Module):
             compared = self.pair(x)
         outputs: tuple[Tensor, Tensor] = self.tail(compared)
         return outputs
+
+    def unweighted_maps(self, image: Tensor) -> list[Tensor]:
+        """Return the maps before their border weights, ``(N, h, w)`` each, of images as above."""
+        return self.tail.unweighted(self.pair(self.preprocess(image)))
+
+    def without_border_weights(self) -> FusedDetector:
+        """Return a copy for tiles, whose borders lie inside of the frame."""
+        copied = copy.deepcopy(self)
+        copied.border_weights, copied.tail.border = (), nn.ModuleList()
+        return copied
 
     def quantized(self, plan: Int8Plan) -> FusedDetector:
         """Return a copy that computes what the INT8 graph of a plan computes."""

@@ -7,9 +7,12 @@ product comes between U and G, or between smaller matrices, see :mod:`kd_export.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from kd_export.graph.border import BorderWeights
 from kd_export.graph.distance import EPSILON, distance_module
 from kd_export.graph.product import AxisFactors, product_factors
 from kd_export.graph.separable import Separable
@@ -120,9 +123,17 @@ class Tail(nn.Module):
         spec: The pair's declaration.
         tap_shapes: Channels, height and width of the features of each of ``spec.taps``.
         size: Height and width of the map.
+        border_weights: The weights of each map by the distance from the border, see
+            :mod:`kd_export.graph.border`; none for a map, or for all, that has no weights.
     """
 
-    def __init__(self, spec: PairSpec, tap_shapes: list[Shape], size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        spec: PairSpec,
+        tap_shapes: list[Shape],
+        size: tuple[int, int],
+        border_weights: Sequence[tuple[float, ...]] = (),
+    ) -> None:
         super().__init__()
         self.join = spec.join
         self.counts = [len(map_spec.taps) for map_spec in spec.maps]
@@ -137,19 +148,25 @@ class Tail(nn.Module):
         self.maps = nn.ModuleList(AnomalyMap(m, s, size) for m, s in zip(maps, shapes, strict=True))
         self.confirm = Confirmed() if spec.join is Join.CONFIRMED else None
         self.blur = blur_module(joined_sigma, size)
+        self.border = nn.ModuleList(BorderWeights(each, size) if each else nn.Identity() for each in border_weights)
         self.score = Score(spec.score)
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:
         """Return map ``(N, H, W)`` and score ``(N, 1)`` for the two features of each tap."""
-        maps = [module(part) for module, part in zip(self.maps, _groups(features, self.counts), strict=True)]
-        first: Tensor = maps[0]
-        if self.confirm is not None:
-            first = self.blur(self.confirm(first, maps[1]))
+        maps = self.unweighted(features)
+        for index, weigh in enumerate(self.border):
+            maps[index] = weigh(maps[index])
+        first = maps[0]
         if self.join is Join.SCORE_SECOND:
             return first, self.score(maps[1])
         if self.join is Join.SCORE_BOTH:
             return first, self.score(first) * self.score(maps[1])
         return first, self.score(first)
+
+    def unweighted(self, features: Features) -> list[Tensor]:
+        """Return the maps before their border weights, ``(N, H, W)`` each: one or two."""
+        maps = [module(part) for module, part in zip(self.maps, _groups(features, self.counts), strict=True)]
+        return maps if self.confirm is None else [self.blur(self.confirm(maps[0], maps[1]))]
 
 
 def _groups(items: list, counts: list[int]) -> list[list]:  # type: ignore[type-arg]

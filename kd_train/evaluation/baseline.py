@@ -7,14 +7,18 @@ normalisations, ``F.normalize``, ``F.interpolate`` of each tap, the product or s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
+from msgspec import UNSET
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from kd_export.graph import Combine, Distance, Join, MapSpec, ScoreRule
+from kd_export.graph.border import border_distances
 from kd_export.graph.distance import distance_module
 from kd_train.models.pair import Pair
 from kd_train.training.run_folder import Run
@@ -35,7 +39,15 @@ def eager_candidates(run: Run, manifest: Manifest, threads: int) -> list[Backend
     for which in ("last", "best"):
         if run.checkpoint(which).sha256 == manifest.provenance.checkpoint_sha256:
             pair, _ = load_pair(run, which)
-            baseline = EagerBaseline(pair, manifest.input, manifest.map_size, threads, run.config.recipe.resize_to)
+            weights = run.config.border_weights
+            baseline = EagerBaseline(
+                pair,
+                manifest.input,
+                manifest.map_size,
+                threads,
+                run.config.recipe.resize_to,
+                () if weights is UNSET else weights,
+            )
             return [baseline, TorchEager(fuse(run.config, pair, manifest.input), threads)]
     raise CheckpointError(
         f"the bundle was not exported from '{run.path}'",
@@ -55,6 +67,7 @@ class EagerBaseline(ClosesOnExit):
         threads: The number of PyTorch's threads, for the whole process.
         resize_to: The height and width to which images are resized before ``size`` is cut from
             their centre.
+        border_weights: The weights of each map by the distance from the border, or nothing.
     """
 
     name = "eager baseline"
@@ -66,6 +79,7 @@ class EagerBaseline(ClosesOnExit):
         size: tuple[int, int],
         threads: int | None = None,
         resize_to: tuple[int, int] | None = None,
+        border_weights: Sequence[tuple[float, ...]] = (),
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -73,6 +87,11 @@ class EagerBaseline(ClosesOnExit):
         self.input_spec = input_spec
         self.size = size
         self.resize_to = resize_to
+        self.border_weights = {
+            index: np.array(each, np.float32)[border_distances(size)]
+            for index, each in enumerate(border_weights)
+            if each
+        }
         self.mean = torch.tensor(pair.mean).view(1, 3, 1, 1)
         self.std = torch.tensor(pair.std).view(1, 3, 1, 1)
 
@@ -87,10 +106,10 @@ class EagerBaseline(ClosesOnExit):
                 maps.append(self._combine(part, own)[:, 0])
             if spec.join is Join.CONFIRMED:
                 maps[0] = maps[0] * _confirmation(maps[1])
-        first = _blurred(maps[0].numpy(), spec.maps[0].blur_sigma)
+        first = self._weighted(0, _blurred(maps[0].numpy(), spec.maps[0].blur_sigma))
         scores = self._score(first)
         if spec.join in {Join.SCORE_SECOND, Join.SCORE_BOTH}:
-            second = self._score(_blurred(maps[1].numpy(), spec.maps[1].blur_sigma))
+            second = self._score(self._weighted(1, _blurred(maps[1].numpy(), spec.maps[1].blur_sigma)))
             scores = second if spec.join is Join.SCORE_SECOND else scores * second
         return Outputs(first, scores[:, None])
 
@@ -120,6 +139,9 @@ class EagerBaseline(ClosesOnExit):
                 combined = scaled if combined is None else combined * scaled
         assert combined is not None
         return combined
+
+    def _weighted(self, index: int, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        return maps * self.border_weights[index] if index in self.border_weights else maps
 
     def _score(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         flat = maps.reshape(len(maps), -1)

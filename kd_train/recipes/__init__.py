@@ -65,6 +65,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         score: The rule by which the map becomes a score; None for the method's own.
         options: The values of the method's own options that differ from its defaults.
         damage: The share of the training images that students see damaged.
+        border_weights: Whether the map that makes the score is weighted by the distance from the
+            border, see :mod:`kd_export.graph.border`.
         teacher_from: The networks in timm from which compact networks learn: one for each group of
             taps, or one for all; empty for other networks.
         teacher_epochs: The number of passes over the images in which a compact teacher learns; 0
@@ -94,6 +96,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     score: ScoreRule | None = None
     options: dict[str, str] = {}
     damage: float = 0.0
+    border_weights: bool = False
     teacher_from: tuple[str, ...] = ()
     teacher_epochs: int = 0
     heads: tuple[tuple[Head, ...], ...] = ()
@@ -155,7 +158,7 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
     if len(set(networks)) == 1:
         fields.update(by_backbone.get(networks[0], {}))
     if "teacher_from" in given:
-        fields["damage"] = _COMPACT_DAMAGE
+        fields.update(damage=_COMPACT_DAMAGE, border_weights=True)
         own = dict(by_backbone.get("compact", {}))
         by_source: dict[str, Any] = own.pop("source", {})
         fields.update(own)

@@ -176,12 +176,25 @@ def overrides(options: TrainOptions, kept: KeptTeacher | None = None) -> dict[st
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
         "damage": options.damage,
+        "border_weights": _border_weights(options),
         "blur_sigma": options.blur_sigma,
         "combine": options.combine,
         "score": options.score,
         "validation_fraction": options.validation_fraction,
         "options": dict(options.method_options),
     }
+
+
+def _border_weights(options: TrainOptions) -> bool | None:
+    """Return whether maps get border weights; None for the recipe's choice."""
+    if options.tile is None:
+        return None if options.border_weights is None else options.border_weights == "on"
+    if options.border_weights == "on":
+        raise OptionError(
+            "`border_weights` are of whole images: where tiles meet, their borders are not used",
+            fix="leave out `border_weights`, or `tile`",
+        )
+    return False
 
 
 def _teacher(options: TrainOptions, kept: KeptTeacher | None) -> dict[str, object]:

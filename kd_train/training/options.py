@@ -169,6 +169,12 @@ class TrainOptions:
         "Share of the images that students see with drawn damage, from 0 to 1, while they must answer as if there "
         "were none. Default: the recipe's, which is 0 for the papers'.",
     )
+    border_weights: Literal["on", "off"] | None = _option(
+        None,
+        "Whether the map that makes the score is weighted by its distance from the border: less where maps of good "
+        "training images are higher, as they often are at the border. Default: the recipe's, which is off for the "
+        "papers'.",
+    )
     taps: str | None = _option(
         None,
         "Where features are compared, e.g. layer1,layer2; for two teachers layer1,layer2/blocks.4,blocks.6.",

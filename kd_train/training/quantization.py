@@ -36,7 +36,7 @@ from kd_train.recipes import check_recipe
 from kd_train.training.checkpoints import Checkpoint
 from kd_train.training.from_options import check_options
 from kd_train.training.options import TrainOptions
-from kd_train.training.run_config import INT8_SCHEMA, TRAINING_PACKAGES, Quantized, RunConfig
+from kd_train.training.run_config import NEWEST_SCHEMA, TRAINING_PACKAGES, Quantized, RunConfig
 from kd_train.training.run_folder import INT8_FOLDER, Run, check_device
 from kd_train.training.run_lock import RunLock, require_free
 from kd_train.training.students import TrainResult, train_students
@@ -162,7 +162,7 @@ def _config(run: Run, checkpoint: Checkpoint, options: TrainOptions, data: Path 
     check_recipe(recipe)
     return msgspec.structs.replace(
         run.config,
-        schema=INT8_SCHEMA,
+        schema=NEWEST_SCHEMA,
         recipe=recipe,
         data=run.config.data if data is None else str(data),
         teacher="",

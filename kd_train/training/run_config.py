@@ -18,8 +18,9 @@ from kdx.imaging.images import InputSpec
 from kdx.text import number_of
 
 SCHEMA = 3
-# The schema of runs with INT8 networks, which earlier versions would take for FP32.
-INT8_SCHEMA = 4
+# The schema of runs with border weights, which earlier versions would leave out, and of runs with
+# INT8 networks, which they would take for FP32.
+NEWEST_SCHEMA = 4
 # The packages that decide what training and export compute.
 TRAINING_PACKAGES = ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -92,6 +93,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
             teacher learns; None where they are those of ``trained_on``, and for other teachers.
         distilled: How the compact teacher was made; None until it is, and for other teachers.
         quantized: How the networks were quantised; unset for FP32 networks.
+        border_weights: The border weights of each map, see :mod:`kd_export.graph.border`; an empty
+            tuple for a map without them. They are unset until the training is finished, and without
+            the recipe's ``border_weights``.
         versions: The versions of the packages with which the pair was trained.
         created: The UTC time, ISO 8601.
     """
@@ -125,6 +129,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     teacher_learnt: list[Identity] | None = None
     distilled: DistilledTeacher | None = None
     quantized: Quantized | UnsetType = UNSET
+    border_weights: tuple[tuple[float, ...], ...] | UnsetType = UNSET
     versions: dict[str, str]
     created: str
 

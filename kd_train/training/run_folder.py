@@ -20,7 +20,7 @@ from kd_train.training.checkpoints import (
     read_run_record,
 )
 from kd_train.training.distilled_teacher import TEACHER_FILE, TEACHER_FOLDER, DistilledTeacher
-from kd_train.training.run_config import INT8_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig
+from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig
 from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Int8Students, Provenance, unfinished
 from kdx.errors import CheckpointError, DataError, OptionError
@@ -54,7 +54,7 @@ class Run:
         if not (path / RUN_INDEX).is_file():
             reason = " but a bundle" if (path / INDEX).is_file() else f": '{RUN_INDEX}' is missing"
             raise CheckpointError(f"'{path}' is not a run folder{reason}", fix="name a folder that kdx train wrote")
-        self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", INT8_SCHEMA)
+        self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", NEWEST_SCHEMA)
 
     @staticmethod
     def create(path: Path, config: RunConfig, golden: Mapping[str, bytes], run_lock: RunLock, *, force: bool) -> Run:
@@ -87,13 +87,16 @@ class Run:
             epochs, planned = self.checkpoint("last").epoch, self.config.recipe.epochs
             if epochs < planned:
                 return unfinished(epochs, planned, self.how_to_continue)
+            if self._lacks_border_weights:
+                text = f"trained, but border weights were not measured: {self.how_to_continue}"
+                return [Remark(kind="unfinished_training", text=f"epochs {text}", count=epochs, first=())]
         return []
 
     def require_finished(self) -> None:
-        """Check that all epochs were completed.
+        """Check that all epochs were completed, and border weights measured where there are any.
 
         Raises:
-            CheckpointError: Some were not; it says how to continue.
+            CheckpointError: They were not; it says how to continue.
         """
         epochs, planned = self.checkpoint("last").epoch, self.config.recipe.epochs
         if epochs < planned:
@@ -103,6 +106,15 @@ class Run:
                 received=str(epochs),
                 fix=self.how_to_continue,
             )
+        if self._lacks_border_weights:
+            raise CheckpointError(
+                f"the border weights of '{self.path}' were not measured: its training was interrupted at its end",
+                fix=self.how_to_continue,
+            )
+
+    @property
+    def _lacks_border_weights(self) -> bool:
+        return self.config.recipe.border_weights and self.config.border_weights is UNSET
 
     def int8(self, which: str | None = None) -> Run | None:
         """Return the INT8 stage of this run, or None where there is none.
@@ -176,6 +188,11 @@ class Run:
             teacher_sha256=sha256,
             distilled=distilled,
         )
+        write_atomic(self.path / RUN_INDEX, encode_record(self.config))
+
+    def keep_border_weights(self, weights: tuple[tuple[float, ...], ...]) -> None:
+        """Write the border weights of the finished training."""
+        self.config = msgspec.structs.replace(self.config, schema=NEWEST_SCHEMA, border_weights=weights)
         write_atomic(self.path / RUN_INDEX, encode_record(self.config))
 
     def save(self, students: Tensors, optimiser: Tensors | None, history: list[EpochRecord], *, best: bool) -> None:

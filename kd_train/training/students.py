@@ -13,6 +13,7 @@ from kd_train.data.damage import StudentDamage
 from kd_train.data.image_records import BadImages
 from kd_train.data.image_set import ImageSet
 from kd_train.models.pair import Pair
+from kd_train.training.border_weights import measure_border_weights
 from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_config import RunConfig
@@ -145,6 +146,8 @@ def train_students(
     if options.resume:
         trainer.resume()
     history = trainer.fit()
+    if run.config.recipe.border_weights and run.config.border_weights is UNSET:
+        run.keep_border_weights(measure_border_weights(run, train, progress))
     return TrainResult(run, history, bad.reasons, remarks, trainer.resumed_after, trainer.trained_again)
 
 

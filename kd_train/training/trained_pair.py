@@ -68,7 +68,14 @@ def fuse(config: RunConfig, pair: Pair, input_spec: InputSpec | None = None) -> 
         return pair.detector(input_spec or config.input).quantized(pair.plan)
     recipe = config.recipe
     return FusedDetector(
-        pair, config.pair_spec, input_spec or config.input, recipe.size, config.mean, config.std, recipe.resize_to
+        pair,
+        config.pair_spec,
+        input_spec or config.input,
+        recipe.size,
+        config.mean,
+        config.std,
+        recipe.resize_to,
+        () if config.border_weights is UNSET else config.border_weights,
     )
 
 

@@ -167,6 +167,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             sources; empty for other teachers.
         int8: The origin of the students of the INT8 graph; None where that graph was made from the
             FP32 students.
+        border_weights: The weights by which the graph multiplies each of its maps, by the distance
+            from the border in pixels of the map, from the border inwards; an empty list for a map
+            without them, and for no map with them. See :mod:`kd_export.graph.border`.
     """
 
     created: str
@@ -180,6 +183,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     planned_epochs: int | None = None
     teacher_comparisons: list[TeacherComparison] = []
     int8: Int8Students | None = None
+    border_weights: list[tuple[float, ...]] = []
 
     @property
     def schema(self) -> int:

@@ -54,6 +54,7 @@ def inspect(
         "method": f"{manifest.method}: {manifest.pair.describe() if manifest.pair else 'of an unknown declaration'}",
         "teacher": f"{source.backbone}, weights: {source.weights}",
         **({"compared": "; ".join(each.describe() for each in compared)} if compared else {}),
+        **({"border": _border(source.border_weights)} if source.border_weights else {}),
         **({"INT8 students": _int8_students(source.int8)} if source.int8 else {}),
         "takes": f"{manifest.camera.describe()}"
         + ("" if manifest.input.fixed_size else "; files of any size are resized"),
@@ -145,6 +146,12 @@ def _show_ranges(precision: str, variant: Variant) -> None:
         out.print(f"    {judged.describe() or 'its gate saw no verdicts on held-out images'}")
     for node in variant.kept:
         out.print(f"  kept in FP32: {node.node}: {node.reason}")
+
+
+def _border(weights: list[tuple[float, ...]]) -> str:
+    return (
+        f"the map that makes the score is weighted by {min(map(min, filter(None, weights))):.2g} to 1 near the border"
+    )
 
 
 def _int8_students(students: Int8Students) -> str:

@@ -19,8 +19,8 @@ from msgspec import UNSET
 import kd_train.training.quantization
 from kd_export.graph.int8 import Int8Plan, Step, step_of
 from kd_export.onnx.onnx_export import export_onnx
-from kd_export.precision.gate import run_onnxruntime
 from kd_export.precision.quantize import quantize_by
+from kd_export.precision.runners import run_onnxruntime
 from kd_train.training.kept_teacher import KeptTeacher
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run

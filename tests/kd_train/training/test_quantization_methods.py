@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kd_export.onnx.onnx_export import export_onnx
-from kd_export.precision.gate import run_onnxruntime
 from kd_export.precision.quantize import quantize_by
+from kd_export.precision.runners import run_onnxruntime
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
 from kd_train.training.run_folder import INT8_FOLDER, Run

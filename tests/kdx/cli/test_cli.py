@@ -32,6 +32,8 @@ OPTIONS = {
     "calibrate": "--false-reject-rate --review-rate --with-defects --per-position --backend --threads --max-bad-images "
     "--json",
     "verify": "--backend --threads --output --require-signature --force --json",
+    "quantize": "--data --epochs --learning-rate --headroom --max-bad-images --workers --memory-mib --device --resume "
+    "--force --json",
     "sign": "--key --new-key --passphrase --json",
     "triton": "--out --backend --precision --name --max-batch --max-queue-delay-us --instances --gpu --cpu --threads "
     "--engine --require-signature --force --json",
