@@ -24,11 +24,13 @@ from kd_train.training.good_features import GoodFeatures
 from kd_train.training.run_config import RunConfig, preprocess_of
 from kdx.bundle.teacher_comparison import LEAST_PARTS, TeacherComparison, outcome_of
 from kdx.progress import SILENT, Progress
+from kdx.verification.held_out import auroc_of
+from kdx.verification.resampling import aurocs, draws, interval
+
+_Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 # The number of good images whose features are kept, and that of held-out images.
 _MOST_KEPT = _MOST_HELD_OUT = 200
-_RESAMPLES = 2000
-_TAIL = 0.025  # of the interval on either side
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def compare_with_source(
                 detector.defects.append(detector.score(features))
     part_of_good = _part_of_each(good, parts)
     return [
-        _comparison(source, taps, one, len(set(good.files)), part_of_good, config.seed)
+        _comparison(source, taps, one, len(set(good.files)), part_of_good)
         for (source, taps), one in zip(groups, detectors, strict=True)
     ]
 
@@ -127,53 +129,33 @@ def _part_of_each(good: ImageSet, parts: Mapping[Path, str]) -> NDArray[np.intp]
 
 
 def _comparison(
-    source: str, taps: Sequence[str], detectors: _Detectors, images: int, part_of_good: NDArray[np.intp], seed: int
+    source: str, taps: Sequence[str], detectors: _Detectors, images: int, part_of_good: NDArray[np.intp]
 ) -> TeacherComparison:
     parts = len(np.unique(part_of_good))
-    aurocs: list[float | None] = [None, None]
-    interval = None
+    areas: list[float | None] = [None, None]
+    ends = None
     if detectors.defects:
-        ordered = [
-            ordered_pairs(np.array(good), np.array(defects))
-            for good, defects in zip(
-                zip(*detectors.good, strict=True), zip(*detectors.defects, strict=True), strict=True
-            )
-        ]
-        aurocs = [round(float(each.mean()), 6) for each in ordered]
+        scores = list(zip(np.array(detectors.good).T, np.array(detectors.defects).T, strict=True))
+        areas = [round(auroc_of(*each), 6) for each in scores]
         if parts >= LEAST_PARTS:
             part_of_defects = part_of_good[np.arange(len(detectors.defects)) % len(part_of_good)]
-            interval = difference_interval(ordered[1] - ordered[0], part_of_good, part_of_defects, seed)
+            ends = difference_interval(scores[0], scores[1], part_of_good, part_of_defects)
     return TeacherComparison(
         source=source,
         taps=tuple(taps),
         images=images,
         good=len(detectors.good),
         defects=len(detectors.defects),
-        auroc=aurocs[1],
-        auroc_source=aurocs[0],
-        interval=interval,
-        outcome=outcome_of(interval, parts),
+        auroc=areas[1],
+        auroc_source=areas[0],
+        interval=ends,
+        outcome=outcome_of(ends, parts),
         parts=None if parts == images else parts,
     )
 
 
-def ordered_pairs(good: NDArray[np.float64], defects: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return for each pair whether the defect has the higher score; the mean is the AUROC.
-
-    Args:
-        good: The scores of good images, ``(G,)``.
-        defects: The scores of defects, ``(D,)``.
-
-    Returns:
-        1, 0, or 0.5 for equal scores, ``(D, G)``.
-    """
-    # The sign is -1, 0 or 1.
-    pairs: NDArray[np.float64] = (1 + np.sign(defects[:, None] - good[None])) / 2
-    return pairs
-
-
 def difference_interval(
-    difference: NDArray[np.float64], part_of_good: NDArray[np.intp], part_of_defects: NDArray[np.intp], seed: int
+    source: _Scores, teacher: _Scores, part_of_good: NDArray[np.intp], part_of_defects: NDArray[np.intp]
 ) -> tuple[float, float]:
     """Return the 95 % confidence interval of a difference of AUROCs, by a paired bootstrap.
 
@@ -181,19 +163,17 @@ def difference_interval(
     independent.
 
     Args:
-        difference: The difference of :func:`ordered_pairs` of two detectors, ``(D, G)``.
+        source: The source's scores of good images ``(G,)`` and of defects ``(D,)``.
+        teacher: The compact teacher's scores of the same.
         part_of_good: The index of the part that each good image shows, ``(G,)``.
         part_of_defects: The index of the part that each defect is drawn on, ``(D,)``.
-        seed: The seed of the resamples.
     """
-    parts = int(part_of_good.max()) + 1
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(parts, np.full(parts, 1 / parts), size=_RESAMPLES)
-    # Multiples of one half: their sums are exact, in any order and on any number of threads.
-    rows, columns = (counts[:, each].astype(np.float64) for each in (part_of_defects, part_of_good))
-    sums = ((rows @ difference) * columns).sum(1)
-    low, high = np.quantile(sums / (rows.sum(1) * columns.sum(1)), (_TAIL, 1 - _TAIL))
-    return round(float(low), 6), round(float(high), 6)
+    low, high = interval(
+        aurocs(*teacher, drawn[:, part_of_good], drawn[:, part_of_defects])
+        - aurocs(*source, drawn[:, part_of_good], drawn[:, part_of_defects])
+        for (drawn,) in draws(int(part_of_good.max()) + 1)
+    )
+    return round(low, 6), round(high, 6)
 
 
 def _spread(count: int, most: int) -> range:

@@ -15,10 +15,11 @@ from torch.nn import functional
 from kd_train.data.image_records import BadImages, scan_images
 from kd_train.data.image_set import ImageSet
 from kd_train.training import source_comparison
-from kd_train.training.source_comparison import compare_with_source, difference_interval, one_thread, ordered_pairs
+from kd_train.training.source_comparison import compare_with_source, difference_interval, one_thread
 from kdx.bundle.teacher_comparison import LEAST_PARTS
 from kdx.imaging.images import InputSpec
 from kdx.progress import SILENT
+from kdx.verification import resampling
 
 SIZE = 32
 
@@ -33,38 +34,29 @@ def labels(good, defects):
     return np.repeat([0, 1], [len(good), len(defects)])
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_auroc_is_that_of_scikit_learn(seed):
-    good, defects = drawn(seed)
-    expected = roc_auc_score(labels(good, defects), np.concatenate([good, defects]))
-    assert ordered_pairs(good, defects).mean() == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_interval_is_that_of_drawing_parts_with_all_their_defects():
+def test_the_interval_is_that_of_drawing_parts_with_all_their_defects(monkeypatch):
     """By hand: scikit-learn's AUROCs, weighted by how often each part was drawn."""
+    monkeypatch.setattr(resampling, "RESAMPLES", 500)
     (good, defects), (other_good, other_defects) = drawn(0), drawn(1, shift=0.4)
     part_of_good = np.arange(30) // 2  # two images of each part
     part_of_defects = part_of_good[np.arange(40) % 30]
-    difference = ordered_pairs(other_good, other_defects) - ordered_pairs(good, defects)
-    interval = difference_interval(difference, part_of_good, part_of_defects, seed=5)
-    rng = np.random.default_rng(5)
-    counts = rng.multinomial(15, np.full(15, 1 / 15), size=2000)
+    ends = difference_interval((good, defects), (other_good, other_defects), part_of_good, part_of_defects)
     found = []
-    for drawn_parts in counts:
+    for drawn_parts in np.concatenate([counts for (counts,) in resampling.draws(15)]):
         weights = np.concatenate([drawn_parts[part_of_good], drawn_parts[part_of_defects]])
         one, two = (
             roc_auc_score(labels(good, defects), np.concatenate(scores), sample_weight=weights)
             for scores in ((good, defects), (other_good, other_defects))
         )
         found.append(two - one)
-    assert interval == pytest.approx(tuple(np.quantile(found, (0.025, 0.975))), abs=1e-6)
-    assert interval[0] < difference.mean() < interval[1]
+    assert len(found) == 500
+    assert ends == pytest.approx(tuple(np.quantile(found, (0.025, 0.975))), abs=1e-6)
+    assert ends[0] < np.mean(found) < ends[1]
 
 
 def test_equal_detectors_differ_by_nothing():
-    good, defects = drawn(0)
-    pairs = ordered_pairs(good, defects)
-    assert difference_interval(pairs - pairs, np.arange(30), np.arange(40) % 30, seed=0) == (0.0, 0.0)
+    scores = drawn(0)
+    assert difference_interval(scores, scores, np.arange(30), np.arange(40) % 30) == (0.0, 0.0)
 
 
 class Networks(torch.nn.Module):
@@ -154,9 +146,9 @@ def test_images_of_one_part_are_drawn_together(sets, each, monkeypatch):
     """60 images in parts of so many; the last two have no entry and are parts of their own."""
     held_out, drawn_parts = sets.paths[20:], []
 
-    def interval_of(difference, part_of_good, part_of_defects, seed):
+    def interval_of(source, teacher, part_of_good, part_of_defects):
         drawn_parts.append((part_of_good, part_of_defects))
-        return difference_interval(difference, part_of_good, part_of_defects, seed)
+        return difference_interval(source, teacher, part_of_good, part_of_defects)
 
     monkeypatch.setattr(source_comparison, "difference_interval", interval_of)
     parts = {path: f"part {index // each}" for index, path in enumerate(held_out[:-2])}

@@ -196,6 +196,20 @@ def test_what_is_as_good_passes_with_few_images_as_with_many(frames, monkeypatch
     assert passed >= 36
 
 
+@pytest.mark.parametrize("frames", [20, 80])
+def test_intervals_cover_no_difference_of_equals(frames, monkeypatch) -> None:
+    """Also of rejected defects, whose thresholds depend on one or two images; three standard errors
+    off."""
+    monkeypatch.setattr(resampling, "RESAMPLES", 500)
+    rng, covered, count = np.random.default_rng(frames), np.zeros(2), 100
+    for _ in range(count):
+        part = rng.normal(size=4 * frames)
+        scores = [part + 0.15 * rng.normal(size=4 * frames) for _ in range(2)]
+        found = compare_decisions(*(HeldOutScores(each[:frames], each[frames:] + 2.5) for each in scores))
+        covered += [low <= 0 <= high for low, high in (found.auroc_interval, found.rejected_interval)]
+    assert (covered / count >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / count)).all()
+
+
 def test_limits_of_few_images_are_wider_and_a_large_loss_is_still_refused() -> None:
     assert DECISIONS.factor(64) == DECISIONS.factor(200) == 1
     assert DECISIONS.factor(16) == 2
