@@ -51,6 +51,9 @@ struct BackendKind {
     std::vector<Precision> precisions;
     // Whether this machine computes a precision.
     std::function<bool(Precision precision)> offers;
+    // Whether a bundle holds what the backend runs of a precision on a device: an engine that was
+    // built for it, or the graph alone. Throws Failure (KDX_ERROR_BUNDLE) as find_engine() does.
+    std::function<bool(const Bundle &bundle, Precision precision, int device)> holds;
     // graph: the content of the precision's ONNX file, the bytes that were hashed.
     std::function<std::unique_ptr<Backend>(const Bundle &bundle, std::string graph, const BackendOptions &options)>
         open;

@@ -133,8 +133,9 @@ EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machin
                   "'" + bundle.path.filename().string() + "' holds no engine of " + Bundle::graph_name(precision) +
                       " for this machine",
                   {here, reasons.empty() ? "no engine" : reasons,
-                   "kdx build-engine " + bundle.path.string() + (precision == Precision::fp16 ? " --fp16" : "") +
-                       " --flavour " + kFlavour});
+                   "kdx build-engine " + bundle.path.string() +
+                       (precision == Precision::fp32 ? "" : std::string(" --") + name_of(precision)) + " --flavour " +
+                       kFlavour});
 }
 
 std::string read_plan(const EngineRecord &record) {

@@ -48,11 +48,17 @@ Precision requested_precision(const Bundle &bundle, const BackendKind &kind, con
     return *precision;
 }
 
-Precision fastest_precision(const Bundle &bundle, const BackendKind &kind) {
+// Returns the fastest precision that can be run; without any engine, the one to build it in.
+Precision fastest_precision(const Bundle &bundle, const BackendKind &kind, int device) {
+    std::vector<Precision> offered;
     for (const auto precision : kind.precisions)
         if (bundle.has(precision) && bundle.is_calibrated_like_fp32(precision, kind.runtime) && kind.offers(precision))
-            return precision;
-    return Precision::fp32;
+            offered.push_back(precision);
+    const auto found = std::find_if(offered.begin(), offered.end(), [&](Precision precision) {
+        return kind.holds(bundle, precision, device);
+    });
+    if (found != offered.end()) return *found;
+    return offered.empty() ? Precision::fp32 : offered.front();
 }
 
 // Prepares the batch sizes that were asked for, and returns every size in which the graph will run.
@@ -75,8 +81,8 @@ std::unique_ptr<Detector> open_detector(const std::string &path, const kdx_optio
     const auto &kind = backend_named(options.backend);
     const bool is_requested = options.precision && *options.precision;
     BackendOptions chosen;
-    chosen.precision =
-        is_requested ? requested_precision(bundle, kind, options.precision) : fastest_precision(bundle, kind);
+    chosen.precision = is_requested ? requested_precision(bundle, kind, options.precision)
+                                    : fastest_precision(bundle, kind, options.device);
     if (options.cache_dir) chosen.cache = std::filesystem::u8path(options.cache_dir);
     chosen.threads = options.threads, chosen.device = options.device, chosen.is_signed = keys != nullptr;
     auto graph = bundle.check_files(Bundle::graph_name(chosen.precision));

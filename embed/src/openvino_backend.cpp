@@ -189,6 +189,7 @@ BackendKind openvino_kind() {
     return {Runtime::openvino,
             {Precision::int8, Precision::bf16, Precision::fp32},
             computes,
+            [](const Bundle &bundle, Precision precision, int) { return bundle.has(precision); },
             [](const Bundle &bundle, std::string graph, const BackendOptions &options) -> std::unique_ptr<Backend> {
                 return std::make_unique<OpenVino>(bundle, std::move(graph), options);
             }};

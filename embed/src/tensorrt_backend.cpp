@@ -263,12 +263,23 @@ private:
     std::mutex mutex_;
 };
 
+bool holds_engine(const Bundle &bundle, Precision precision, int device) {
+    try {
+        find_engine(bundle, precision, machine_of(device));
+    } catch (const Failure &failure) {
+        if (failure.status != KDX_ERROR_BACKEND) throw;
+        return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 BackendKind tensorrt_kind() {
     return {Runtime::tensorrt,
-            {Precision::fp16, Precision::fp32},
+            {Precision::int8, Precision::fp16, Precision::fp32},
             [](Precision) { return true; },
+            holds_engine,
             // The plan was built from the graph, of which only the hash is needed here.
             [](const Bundle &bundle, const std::string &, const BackendOptions &options) -> std::unique_ptr<Backend> {
                 return std::make_unique<TensorRt>(bundle, options);

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,39 @@ public:
           index_(read("bundle.json")) {
         write_reference();
         write("bundle.json", index_);
-        write_engine();
+        write_engine(kdx::embed::Precision::fp32);
+    }
+
+    bool has(kdx::embed::Precision precision) const { return bundle_.has(precision); }
+
+    // Adds an engine of the bundle's graph in a precision.
+    void write_engine(kdx::embed::Precision precision) const {
+        const auto &b = bundle_;
+        std::string plan;  // the text that the fake engine reads
+        for (const auto size : {b.height, b.width, b.channels, b.map_height, b.map_width, int{kSmall}, int{kLarge}})
+            plan += std::to_string(size) + ' ';
+        utsname system{};
+        uname(&system);
+        const auto text = [](const std::string &value) { return '"' + value + '"'; };
+        const std::string name = kdx::embed::name_of(precision);
+        const auto record =
+            R"({"schema": 1, "precision": )" + text(name) + R"(, "batches": [)" + std::to_string(kSmall) + ", " +
+            std::to_string(kLarge) + R"(], "fingerprint": {"flavour": "tensorrt", "tensorrt": "10.16.1.11",
+                "compute_capability": "8.6", "gpu": "A card", "system": )" +
+            text(std::string(system.sysname) + ' ' + system.machine) + R"(}, "onnx_sha256": )" +
+            text(b.hash_of(kdx::embed::Bundle::graph_name(precision))) + R"(, "plan_sha256": )" +
+            text(kdx::embed::hexadecimal(kdx::embed::sha256_of(plan))) + '}';
+        std::filesystem::create_directories(*this / "engines" / name);
+        write("engines/" + name + "/model.plan", plan);
+        write("engines/" + name + "/engine.json", record);
+    }
+
+    // Gives INT8 the threshold of FP32 in TensorRT.
+    void write_int8_threshold() const {
+        auto index = nlohmann::json::parse(index_);
+        auto &own = index["runtime_thresholds"]["int8"]["tensorrt"] = index["threshold"];
+        own["graph_sha256"] = bundle_.hash_of("model.int8.onnx");
+        write("bundle.json", index.dump());
     }
 
 private:
@@ -58,26 +91,6 @@ private:
         content.replace(content.size() - bytes, bytes, reinterpret_cast<const char *>(values.data()), bytes);
         write(name, content);
         index_ = replaced(index_, bundle_.hash_of(name), kdx::embed::hexadecimal(kdx::embed::sha256_of(content)));
-    }
-
-    void write_engine() const {
-        const auto &b = bundle_;
-        std::string plan;  // the text that the fake engine reads
-        for (const auto size : {b.height, b.width, b.channels, b.map_height, b.map_width, int{kSmall}, int{kLarge}})
-            plan += std::to_string(size) + ' ';
-        utsname system{};
-        uname(&system);
-        const auto text = [](const std::string &value) { return '"' + value + '"'; };
-        const auto record =
-            R"({"schema": 1, "precision": "fp32", "batches": [)" + std::to_string(kSmall) + ", " +
-            std::to_string(kLarge) + R"(], "fingerprint": {"flavour": "tensorrt", "tensorrt": "10.16.1.11",
-                "compute_capability": "8.6", "gpu": "A card", "system": )" +
-            text(std::string(system.sysname) + ' ' + system.machine) + R"(}, "onnx_sha256": )" +
-            text(b.hash_of("model.onnx")) + R"(, "plan_sha256": )" +
-            text(kdx::embed::hexadecimal(kdx::embed::sha256_of(plan))) + '}';
-        std::filesystem::create_directories(*this / "engines/fp32");
-        write("engines/fp32/model.plan", plan);
-        write("engines/fp32/engine.json", record);
     }
 
     const kdx::embed::Bundle bundle_;

@@ -191,6 +191,27 @@ void threads_take_turns() {
     CHECK(std::all_of(wrong.begin(), wrong.end(), [](int count) { return count == 0; }));
 }
 
+// Without a named precision, the fastest is taken of which there is an engine, and for which the
+// bundle is calibrated.
+void the_precision_of_an_engine_is_taken(const EngineBundle &engines) {
+    auto fastest = options();
+    fastest.precision.clear();
+    const auto taken = [&] { return std::string(kdx::Detector(bundle, fastest).describe().precision); };
+    CHECK(taken() == "fp32");
+    if (!engines.has(kdx::embed::Precision::int8)) return;
+    engines.write_engine(kdx::embed::Precision::int8);
+    CHECK(taken() == "fp32");
+    engines.write_int8_threshold();
+    CHECK(taken() == "int8");
+    fastest.precision = "fp16";
+    try {
+        taken();
+        CHECK(false);
+    } catch (const kdx::Error &error) {
+        CHECK(contains(error.what(), "--fp16 --flavour tensorrt"));
+    }
+}
+
 }  // namespace
 
 int main() try {
@@ -204,6 +225,7 @@ int main() try {
     any_one_call_may_fail();
     a_detector_that_cannot_be_opened_holds_nothing();
     threads_take_turns();
+    the_precision_of_an_engine_is_taken(with_engine);
     CHECK(fake::held() == 0);
     for (const auto &misuse : fake::misuses()) std::fprintf(stderr, "%s\n", misuse.c_str()), ++failures;
     return status();

@@ -133,6 +133,7 @@ def test_every_engine_is_named_with_its_reason(graph):
         ("model.onnx", MACHINE, "--flavour tensorrt"),
         ("model.onnx", RTX, "--flavour rtx"),
         ("model.fp16.onnx", MACHINE, "--fp16 --flavour tensorrt"),
+        ("model.int8.onnx", RTX, "--int8 --flavour rtx"),
     ],
 )
 def test_without_an_engine_the_command_that_builds_one_is_given(graph, name, machine, command):
@@ -197,6 +198,7 @@ def test_descriptions():
 
 def test_the_command_that_builds_the_same_again():
     assert rebuild_command(make_record()) == "kdx build-engine BUNDLE --fp16 --flavour tensorrt --force"
+    assert rebuild_command(make_record(precision="int8")).startswith("kdx build-engine BUNDLE --int8 --flavour")
     assert rebuild_command(make_record(RTX, precision="fp32")) == "kdx build-engine BUNDLE --flavour rtx --force"
 
 
