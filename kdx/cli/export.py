@@ -54,7 +54,9 @@ def export(
         "those held out. Default: where they were at training.",
     ),
     evaluation_data: Path | None = typer.Option(
-        None, help="Labelled images on which the image AUROC of bf16 and int8 must be within 0.005 of fp32's."
+        None,
+        help="Labelled images on which the image AUROC of bf16 and int8 must be within 0.005 of fp32's; students that "
+        "were trained in int8 must decide them as well as fp32.",
     ),
     category: str | None = typer.Option(None, help="Category of --evaluation-data, where it has several."),
     force: bool = FORCE_OPTION,

@@ -189,7 +189,7 @@ def judge_decisions(
         reference, variant = held_out
         if reference.missing:
             faults.append(reference.missing)
-        elif not (np.isfinite(variant.good).all() and np.isfinite(variant.defects).all()):
+        elif not all(np.isfinite(scores).all() for each in held_out for scores in (each.good, each.defects)):
             faults.append("scores of held-out images that are not finite")
         else:
             verdicts = compare_verdicts(reference, variant)

@@ -252,6 +252,7 @@ def test_scores_that_are_all_equal_reject_nothing_and_are_refused() -> None:
 def test_scores_that_are_not_finite_are_refused(value) -> None:
     broken = HeldOutScores(FP32.good, np.where(FP32.defects > 2, value, FP32.defects))
     assert judged(broken).faults == ["scores of held-out images that are not finite"]
+    assert judged(FP32, broken).faults == ["scores of held-out images that are not finite"]
     golden = Outputs(GOLDEN.maps, np.where(GOLDEN.scores > 3, value, GOLDEN.scores).astype(np.float32))
     assert judged(FP32, answers=golden).faults == ["scores that are not finite"]
     maps = GOLDEN.maps.copy()
