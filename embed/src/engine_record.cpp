@@ -129,13 +129,13 @@ EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machin
     }
     const auto here = "TensorRT " + machine.tensorrt + ", compute capability " + machine.compute_capability + ", " +
                       machine.gpu + ", " + machine.system;
-    throw Failure(KDX_ERROR_BACKEND,
-                  "'" + bundle.path.filename().string() + "' holds no engine of " + Bundle::graph_name(precision) +
-                      " for this machine",
-                  {here, reasons.empty() ? "no engine" : reasons,
-                   "kdx build-engine " + bundle.path.string() +
-                       (precision == Precision::fp32 ? "" : std::string(" --") + name_of(precision)) + " --flavour " +
-                       kFlavour});
+    throw Failure(
+        KDX_ERROR_BACKEND,
+        "'" + bundle.path.filename().string() + "' holds no engine of " + Bundle::graph_name(precision) +
+            " for this machine",
+        {here, reasons.empty() ? "no engine" : reasons,
+         "kdx build-engine " + bundle.path.string() +
+             (precision == Precision::fp32 ? "" : std::string(" --") + name_of(precision)) + " --flavour " + kFlavour});
 }
 
 std::string read_plan(const EngineRecord &record) {

@@ -54,9 +54,8 @@ Precision fastest_precision(const Bundle &bundle, const BackendKind &kind, int d
     for (const auto precision : kind.precisions)
         if (bundle.has(precision) && bundle.is_calibrated_like_fp32(precision, kind.runtime) && kind.offers(precision))
             offered.push_back(precision);
-    const auto found = std::find_if(offered.begin(), offered.end(), [&](Precision precision) {
-        return kind.holds(bundle, precision, device);
-    });
+    const auto found = std::find_if(offered.begin(), offered.end(),
+                                    [&](Precision precision) { return kind.holds(bundle, precision, device); });
     if (found != offered.end()) return *found;
     return offered.empty() ? Precision::fp32 : offered.front();
 }

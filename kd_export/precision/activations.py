@@ -21,10 +21,14 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from kd_export.precision.int8_plan import CONVOLUTIONS, activations
-
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _MIDDLE = 128
+
+
+def activations(node: NodeProto) -> list[str]:
+    """Return the names of the activations that a quantised node takes."""
+    return list(node.input[:1] if node.op_type in CONVOLUTIONS else node.input)
 
 
 def signed_activations(model: ModelProto) -> ModelProto:

@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from kd_export.graph.int8 import Int8Plan, Step, step_of
+from kd_export.precision.activations import CONVOLUTIONS, activations
 from kd_export.precision.ranges import measure_ranges
 from kdx.bundle.graph_contract import PAIR
 from kdx.errors import GateError
 
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _FEW_PRODUCTS = 64
 
 
@@ -69,11 +69,6 @@ def plan_int8(model: ModelProto, images: NDArray[np.uint8], *, headroom: float =
         )
     steps = {name: graph.step(name, headroom * largest) for name, largest in ranges.items()}
     return Int8Plan({node: tuple(steps[name] for name in names) for node, names in sources.items()})
-
-
-def activations(node: NodeProto) -> list[str]:
-    """Return the names of the activations that a quantised node takes."""
-    return list(node.input[:1] if node.op_type in CONVOLUTIONS else node.input)
 
 
 class _Graph:

@@ -15,9 +15,9 @@ from onnx import ModelProto
 
 from kd_export.graph import FusedDetector, PairSpec
 from kd_export.onnx.onnx_export import export_onnx
+from kd_export.precision.activations import CONVOLUTIONS
 from kd_export.precision.fp16 import half_convolutions, network_tensors, plan_half, to_half
 from kd_export.precision.gate import Gate, reason_of
-from kd_export.precision.int8_plan import CONVOLUTIONS
 from kd_export.precision.quantize import quantised_nodes, quantize, quantize_by
 from kd_export.precision.ranges import measure_ranges, tap_ranges
 from kd_export.precision.student_gate import judge_students

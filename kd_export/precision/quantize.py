@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from kd_export.graph.int8 import Int8Plan, Step, fake_quantize_parameters
-from kd_export.precision.activations import DEQUANTIZE, QUANTIZE
-from kd_export.precision.int8_plan import CONVOLUTIONS, activations, plan_int8
+from kd_export.precision.activations import CONVOLUTIONS, DEQUANTIZE, QUANTIZE, activations
+from kd_export.precision.int8_plan import plan_int8
 from kdx.bundle.graph_contract import PAIR
 from kdx.errors import GateError
 

@@ -45,8 +45,8 @@ def export(
     ),
     precision: str = typer.Option(
         "fp32",
-        help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; bf16 and int8 for CPUs, where they pass "
-        "their gate. int8 is of the students of kdx quantize, where the run has them.",
+        help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; bf16 for CPUs and int8 for both, where "
+        "they pass their gate. int8 is of the students of kdx quantize, where the run has them.",
     ),
     calibration_data: Path | None = typer.Option(
         None,

@@ -141,3 +141,9 @@ def test_the_base_install_holds_nothing_heavy():
     with (ROOT / "pyproject.toml").open("rb") as file:
         dependencies = " ".join(tomllib.load(file)["project"]["dependencies"])
     assert not [name for name in (*TRAINING, "onnxruntime", "pydantic") if name in dependencies]
+
+
+def test_an_int8_engine_is_built_without_the_training_packages():
+    """As on the line PC: onnx alone rewrites its graph."""
+    code = "import kd_export.engine.build\nfrom kd_export.precision.activations import signed_activations"
+    assert set(loaded_after(code)) == {"onnx"}

@@ -16,8 +16,7 @@ from kd_export.engine.build import EngineRequest, build_engine
 from kd_export.engine.flavours import RTX_CAPABILITIES, load_flavour
 from kd_export.engine.layers import count_layers, require_convolutions
 from kd_export.engine.turing import products_to_convolutions
-from kd_export.precision.activations import signed_activations
-from kd_export.precision.int8_plan import CONVOLUTIONS
+from kd_export.precision.activations import CONVOLUTIONS, signed_activations
 from kd_export.precision.quantize import quantised_nodes, quantize
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import Layer, engines_of, find_engine

@@ -17,7 +17,8 @@ from torch import nn
 from kd_export.graph import FusedDetector
 from kd_export.graph.fake_quantizer import FakeQuantizer
 from kd_export.graph.int8 import Int8Plan, fake_quantize, fake_quantize_parameters, step_of
-from kd_export.precision.int8_plan import activations, plan_int8
+from kd_export.precision.activations import activations
+from kd_export.precision.int8_plan import plan_int8
 from kd_export.precision.quantize import quantised_nodes, quantize_by
 from kd_export.precision.runners import run_onnxruntime, run_openvino
 from kdx.bundle.graph_contract import OUTPUTS

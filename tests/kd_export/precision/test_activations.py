@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from kd_export.engine.build import _graph_for
-from kd_export.precision.activations import DEQUANTIZE, QUANTIZE, signed_activations
-from kd_export.precision.int8_plan import CONVOLUTIONS
+from kd_export.precision.activations import CONVOLUTIONS, DEQUANTIZE, QUANTIZE, signed_activations
 from kd_export.precision.quantize import quantize
 from kd_export.precision.runners import run_onnxruntime, runtimes
 from kdx.bundle.graph_contract import OUTPUTS

@@ -13,8 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, numpy_helper
 
 from kd_export.graph.int8 import Int8Plan, step_of
-from kd_export.precision.activations import DEQUANTIZE, QUANTIZE, signed_activations
-from kd_export.precision.int8_plan import CONVOLUTIONS
+from kd_export.precision.activations import CONVOLUTIONS, DEQUANTIZE, QUANTIZE, signed_activations
 from kd_export.precision.quantize import (
     put_back,
     quantised_nodes,
