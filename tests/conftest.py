@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -75,6 +76,13 @@ LONG_FILES = (
     "kdx/workflows/many/test_shared_teacher.py", "kd_train/training/test_union_images.py",
     "kd_train/training/test_source_comparison.py", "benchmarks/compact/test_run.py", "benchmarks/accuracy/test_run.py",
 )  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach this process and those that it starts: the job of a shell that was started
+    in the background ignores it, and so would they."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

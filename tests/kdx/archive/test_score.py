@@ -404,15 +404,11 @@ def test_a_damaged_shard_is_named(cli, tiny_bundle, archive, tmp_path):
     assert "is not valid" in cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
 
 
-# A test run in the background ignores Ctrl-C, and so does whatever it starts.
-_COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom kdx.cli import main; main()"
-
-
 @contextmanager
 def started(bundle: Path, archive: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
     """Start the command in a process of its own and wait until its worker stalls, in the last
     shard."""
-    command = [sys.executable, "-c", _COMMAND, "score", str(bundle), str(archive), "-o", str(out), *OPTIONS]
+    command = [sys.executable, "-m", "kdx", "score", str(bundle), str(archive), "-o", str(out), *OPTIONS]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         give_up = time.monotonic() + 300
