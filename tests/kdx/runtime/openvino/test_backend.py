@@ -22,13 +22,14 @@ from kdx.runtime.openvino.blob_cache import BlobCache
 from kdx.storage.cache import VARIABLE, cache_folder
 from kdx.storage.files import sha256_bytes
 from kdx.verification.tolerances import FP32
+from tests.conftest import BLUR, CAMERA
 from tests.images import solar_cells
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
 kdx_openvino = pytest.importorskip("kdx.runtime.openvino.backend")
 openvino_load = pytest.importorskip("kdx.runtime.openvino.compilation")
 OpenVino = kdx_openvino.OpenVino
-SIZE = (64, 64)
+SIZE = CAMERA
 
 
 def precisions(backend, rooms: tuple[str, ...]) -> set[str]:
@@ -44,13 +45,14 @@ def precisions(backend, rooms: tuple[str, ...]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory) -> Path:
-    """STPM's graph at batches of 1 to 8."""
+    """STPM's graph at batches of 1 to 8, in the structure of the fixture ``exported``."""
     from kd_export.onnx.onnx_export import export_onnx
     from kdx.imaging.images import InputSpec
     from tests.pairs import fuse_pair, make_pair
 
     path = tmp_path_factory.mktemp("stpm") / "model.onnx"
-    detector = fuse_pair(make_pair("stpm", "test_resnet", sigma=2.0), InputSpec(height=64, width=64), 64)
+    spec = InputSpec(height=SIZE[0], width=SIZE[1])
+    detector = fuse_pair(make_pair("stpm", "test_resnet", sigma=BLUR), spec, 64)
     export_onnx(detector, path, max_batch=8, metadata={})
     return path
 
@@ -218,7 +220,10 @@ def exported_static(tmp_path) -> Path:
 
     path = tmp_path / "static.onnx"
     export_onnx(
-        fuse_pair(make_pair("stpm", "test_resnet"), InputSpec(height=64, width=64), 64), path, max_batch=1, metadata={}
+        fuse_pair(make_pair("stpm", "test_resnet"), InputSpec(height=SIZE[0], width=SIZE[1]), 64),
+        path,
+        max_batch=1,
+        metadata={},
     )
     return path
 

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from kdx.bundle.checked_files import Graph
 from kdx.errors import BackendError, BundleError
 from kdx.verification.tolerances import FP32, TOLERANCES
+from tests.conftest import BLUR, CAMERA
 from tests.images import solar_cells
 from tests.students import other_student, other_teacher
 
@@ -22,7 +23,8 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '
 kdx_openvino = pytest.importorskip("kdx.runtime.openvino.backend")
 shared = pytest.importorskip("kdx.runtime.openvino.shared_teacher")
 OpenVino, SharedTeacher, plan_of = kdx_openvino.OpenVino, shared.SharedTeacher, shared.plan_of
-SIZE = (64, 64)
+# With these, the fixture ``exported`` has exported the same structures.
+SIZE, BATCH = CAMERA, 8
 
 
 def require_same(ours, theirs, tolerances=FP32) -> None:
@@ -45,8 +47,9 @@ def graphs(tmp_path_factory) -> dict[str, Path]:
     from tests.pairs import fuse_pair, make_pair
 
     folder = tmp_path_factory.mktemp("stpm")
-    detector = fuse_pair(make_pair("stpm", "test_resnet", sigma=2.0), InputSpec(height=64, width=64), 64)
-    export_onnx(detector, folder / "a.onnx", max_batch=8, metadata={})
+    spec = InputSpec(height=SIZE[0], width=SIZE[1])
+    detector = fuse_pair(make_pair("stpm", "test_resnet", sigma=BLUR), spec, 64)
+    export_onnx(detector, folder / "a.onnx", max_batch=BATCH, metadata={})
     return {"a": folder / "a.onnx"} | {
         name: other_student(folder / "a.onnx", folder / f"{name}.onnx", seed) for seed, name in enumerate("bc")
     }
@@ -104,10 +107,11 @@ def test_methods_of_one_teacher_share_it(graphs, alone, tmp_path) -> None:
     from kdx.imaging.images import InputSpec
     from tests.pairs import fuse_pair, make_pair
 
-    pair = make_pair("reverse-distillation", "test_resnet", sigma=2.0)
-    pair.teacher.load_state_dict(make_pair("stpm", "test_resnet", sigma=2.0).teacher.state_dict())
+    pair = make_pair("reverse-distillation", "test_resnet", sigma=BLUR)
+    pair.teacher.load_state_dict(make_pair("stpm", "test_resnet", sigma=BLUR).teacher.state_dict())
     other = tmp_path / "reverse.onnx"
-    export_onnx(fuse_pair(pair, InputSpec(height=64, width=64), 64), other, max_batch=8, metadata={})
+    spec = InputSpec(height=SIZE[0], width=SIZE[1])
+    export_onnx(fuse_pair(pair, spec, 64), other, max_batch=BATCH, metadata={})
     images = solar_cells(8, SIZE)
     with shared_by({"a": graphs["a"], "other": other}) as teacher, OpenVino(Graph.of(other), 1) as backend:
         together = teacher.run(images)
