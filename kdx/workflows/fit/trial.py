@@ -8,16 +8,19 @@ from dataclasses import dataclass
 
 import msgspec
 
+from kd_train.training.options import TrainOptions
+from kd_train.training.quantization import quantize_run
 from kd_train.training.run_config import TRAINING_PACKAGES
-from kd_train.training.run_folder import Run
+from kd_train.training.run_folder import INT8_FOLDER, Run
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
-from kdx.errors import CheckpointError
+from kdx.errors import CheckpointError, GateError
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
 from kdx.runtime.machine import Machine, package_versions
 from kdx.storage.files import sha256_bytes
+from kdx.storage.json_records import RUN_INDEX
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.export import export_run
 from kdx.workflows.fit.accuracy_images import AccuracyImages, find_accuracy_images
@@ -61,9 +64,10 @@ class Workshop:
             recipe = self.request.recipe_of(candidate)
             # The heads are found when the training begins, and are no option.
             trained = msgspec.structs.replace(run.config.recipe, heads=())
-            return trained == recipe and run.checkpoint("last").epoch >= recipe.epochs
+            run.require_finished()
         except CheckpointError:
             return False
+        return trained == recipe
 
     def trial(self, screened: Screened) -> Trial:
         """Return a candidate's result; whatever of it is done already is not done again.
@@ -113,9 +117,7 @@ class Workshop:
         self, run: Run, screened: Screened, precisions: Sequence[str], key: str, images: AccuracyImages
     ) -> Trial:
         candidate, request = screened.candidate, self.request
-        bundle, _, refused = export_run(
-            run.path, self.folder.bundle(candidate), precisions=tuple(precisions), force=True, progress=self.progress
-        )
+        bundle, refused = self._exported(run, screened, precisions)
         calibration = CalibrationRequest(
             request.false_reject_rate,
             backend=screened.fastest.backend if screened.fastest else "auto",
@@ -130,17 +132,61 @@ class Workshop:
         )
         measured = [self._measured(calibrated, precision, images) for precision in decided]
         history = run.checkpoint("last").history
+        stage = run.int8() if "int8" in precisions else None
+        learnt = [*history, *(stage.checkpoint("last").history if stage is not None else [])]
         return Trial(
             candidate=candidate,
             key=key,
             epochs=history[-1].epoch,
             train_images=len(run.config.train_images),
             held_out_images=len(run.config.validation_images),
-            seconds=round(sum(epoch.seconds for epoch in history) + run.distillation_seconds, 1),
+            seconds=round(sum(epoch.seconds for epoch in learnt) + run.distillation_seconds, 1),
             measured=[one for one in measured if one is not None],
             refused={**refused, **undecided},
             teacher_comparisons=run.config.distilled.comparisons if run.config.distilled else [],
         )
+
+    def _exported(self, run: Run, screened: Screened, precisions: Sequence[str]) -> tuple[Bundle, dict[str, str]]:
+        """Return the bundle, and why precisions are missing.
+
+        Where INT8 that was made after the training is refused, the students are trained as INT8
+        networks.
+        """
+
+        def export() -> tuple[Bundle, dict[str, str]]:
+            bundle, _, refused = export_run(
+                run.path,
+                self.folder.bundle(screened.candidate),
+                precisions=tuple(precisions),
+                force=True,
+                progress=self.progress,
+            )
+            return bundle, refused
+
+        has_stage = (run.path / INT8_FOLDER / RUN_INDEX).exists()
+        if "int8" in precisions and has_stage:
+            self._train_int8(run)  # an earlier call may have been interrupted
+        bundle, refused = export()
+        if "int8" not in refused or has_stage:
+            return bundle, refused
+        self.say(f"{screened.candidate}: INT8 after training was refused, so its students are trained as INT8")
+        try:
+            self._train_int8(run)
+        except GateError as error:  # an operation cannot be quantised, which it names
+            return bundle, {**refused, "int8": f"{refused['int8']}; {error.message}"}
+        return export()
+
+    def _train_int8(self, run: Run) -> None:
+        training = self.request.training
+        options = TrainOptions(
+            max_bad_images=training.max_bad_images,
+            workers=training.workers,
+            memory_mib=training.memory_mib,
+            device=training.device,
+            resume=True,
+        )
+        quantize_run(run.path, options, progress=self.progress)
+        gc.collect()
 
     def timed_again(self, trial: Trial) -> Trial:
         """Measure a result's latencies once more, and keep it with these."""

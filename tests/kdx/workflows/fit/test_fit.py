@@ -282,6 +282,35 @@ def test_without_defective_images_synthetic_defects_stand_in_and_everything_says
     assert set(open_bundle(tmp_path / "out/best.kdx").manifest.precisions) == {"fp32", chosen}
 
 
+@pytest.mark.slow
+def test_where_int8_after_training_is_refused_students_are_trained_as_int8(tmp_path, make_images, monkeypatch):
+    for index, image in enumerate(make_images(20)):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        image.save(tmp_path / f"parts/{index:02d}.png")
+    way = {"backend": "onnxruntime-cpu", "percentile": 99, "measured_ms": 2.0, "p50_ms": 2.0, "max_ms": 2.0, "runs": 10}
+    timings = [Timing(precision=precision, **way) for precision in ("fp32", "int8")]
+    outcome = lambda candidate, request, _: screening_outcome(candidate, timings, request.budget_ms)  # noqa: E731
+    monkeypatch.setattr("kdx.workflows.fit.screen._screen", outcome)
+    monkeypatch.setattr("kd_export.bundle_export.write_int8", lambda *_: (None, "too far from FP32"))
+    more = ("--sizes", "32", "--epochs", "1", "--precision", "fp32,int8", "--validation-fraction", "0.4")
+    result = fit(tmp_path / "parts", tmp_path / "out", *more)
+    assert "stpm 32: INT8 after training was refused, so its students are trained as INT8" in result.stderr
+    stage = Run(tmp_path / "out/runs/stpm-32").int8()
+    assert stage.checkpoint("last").epoch == 8
+    bundle = open_bundle(tmp_path / "out/bundles/stpm-32.kdx").manifest
+    dropped = [each["reason"] for each in report_of(tmp_path / "out")["dropped"] if each["precision"] == "int8"]
+    # Tiny networks of one epoch may decide worse; then the gate of students says so, and no other.
+    assert bundle.provenance.int8 is not None or "FP32" in dropped[0]
+    assert "too far from FP32" not in "".join(dropped)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("kd_train.training.trainer.Trainer._train_epoch", fail)
+    monkeypatch.setattr(FitFolder, "trial", lambda *_: None)  # as after a kill before it was written
+    fit(tmp_path / "parts", tmp_path / "out", *more)
+
+
 def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(dataset, tmp_path, screening):
     result = fit(dataset, tmp_path / "out", "--sizes", "128,160", code=1)
     report = report_of(tmp_path / "out")
