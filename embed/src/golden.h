@@ -1,5 +1,5 @@
-// The golden images of a bundle and the answers of the reference, with which the self-test compares.
-// The reference is FP32; of INT8 students, it is the module that they were trained as.
+// The golden images of a bundle and the answers of the reference, with which the self-test
+// compares. The reference is FP32; of INT8 students, it is the module that they were trained as.
 #pragma once
 
 #include <cstdint>
