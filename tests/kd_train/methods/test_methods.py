@@ -232,17 +232,20 @@ def test_the_graph_has_one_input_one_normalisation_and_nothing_left_over(trained
 
 
 @pytest.mark.slow
-def test_only_the_method_that_is_not_deployed_is_missing_from_the_graph(tmp_path, dataset, cli, tiny_options) -> None:
+@pytest.mark.parametrize("trained", ["dskd"], indirect=True)
+def test_only_the_method_that_is_not_deployed_is_missing_from_the_graph(
+    trained, tmp_path, dataset, cli, tiny_options
+) -> None:
     # DSKD with its decoder alone uses no layer of the first student; with it, the teacher's size
     # comes on top.
+    decoder, bundle = tmp_path / "run", tmp_path / "tile.kdx"
+    cli("train", dataset, "-o", decoder, "--method", "dskd", "--structure", "t-d", "--epochs", 1, *tiny_options)
+    cli("export", decoder, "-o", bundle)
     sizes = {}
-    for structure in ("t-d", "ds"):
-        run, bundle = tmp_path / structure, tmp_path / f"{structure}.kdx"
-        cli("train", dataset, "-o", run, "--method", "dskd", "--structure", structure, "--epochs", 1, *tiny_options)
-        cli("export", run, "-o", bundle)
-        graph = onnx.load(bundle / GRAPH).graph
+    for structure, folder in (("t-d", bundle), ("ds", trained.folder / "tile.kdx")):
+        graph = onnx.load(folder / GRAPH).graph
         sizes[structure] = sum(node.op_type == "Conv" for node in graph.node)
-        taps = json.loads((bundle / "bundle.json").read_text())["pair_spec"]
+        taps = json.loads((folder / "bundle.json").read_text())["pair_spec"]
         assert len(taps["maps"][0]["taps"]) == 3
         assert len(taps["trained"]) == (3 if structure == "ds" else 0)
     teacher = make_pair("stpm", BACKBONE).teacher
