@@ -92,15 +92,18 @@ class FusedDetector(nn.Module):
             ``anomaly_map`` float32 ``(N, h, w)`` and ``anomaly_score`` float32 ``(N, 1)``; raw, no
             threshold.
         """
-        x = self.preprocess(image)
-        with self.quantizer or contextlib.nullcontext():
-            compared = self.pair(x)
-        outputs: tuple[Tensor, Tensor] = self.tail(compared)
+        outputs: tuple[Tensor, Tensor] = self.tail(self._compared(image))
         return outputs
 
     def unweighted_maps(self, image: Tensor) -> list[Tensor]:
         """Return the maps before their border weights, ``(N, h, w)`` each, of images as above."""
-        return self.tail.unweighted(self.pair(self.preprocess(image)))
+        return self.tail.unweighted(self._compared(image))
+
+    def _compared(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+        x = self.preprocess(image)
+        with self.quantizer or contextlib.nullcontext():
+            compared: list[tuple[Tensor, Tensor]] = self.pair(x)
+        return compared
 
     def without_border_weights(self) -> FusedDetector:
         """Return a copy for tiles, whose borders lie inside of the frame."""

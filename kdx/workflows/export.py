@@ -90,7 +90,7 @@ def export_run(
     held_out, missing = _held_out(run, fused.input_spec, tiling, precisions, calibration_data)
     provenance, students, calibration_images = run.provenance(checkpoint), None, []
     if stage is not None and "int8" not in missing:
-        students, origin = _int8_students(stage, fused.input_spec)
+        students, origin = _int8_students(stage, fused)
         provenance = msgspec.structs.replace(provenance, int8=origin)
     elif "int8" in precisions and "int8" not in missing:
         try:
@@ -138,12 +138,13 @@ def _fused(
     return fuse_tiles(run, pair, tiles, channel_order)
 
 
-def _int8_students(stage: Run, spec: InputSpec) -> tuple[FusedDetector, Int8Students]:
-    """Return the detector of a run's INT8 stage for a camera, and its origin."""
+def _int8_students(stage: Run, fp32: FusedDetector) -> tuple[FusedDetector, Int8Students]:
+    """Return the detector of a run's INT8 stage for the images of the FP32 one, and its origin."""
     from kd_train.training.trained_pair import fuse, load_pair
 
     pair, checkpoint = load_pair(stage)
-    return fuse(stage.config, pair, spec), stage.int8_origin(checkpoint)
+    detector = fuse(stage.config, pair, fp32.input_spec)
+    return detector if fp32.border_weights else detector.without_border_weights(), stage.int8_origin(checkpoint)
 
 
 def _held_out(
