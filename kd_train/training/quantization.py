@@ -167,7 +167,6 @@ def _config(run: Run, checkpoint: Checkpoint, options: TrainOptions, data: Path 
         data=run.config.data if data is None else str(data),
         teacher="",
         teacher_sha256="",
-        border_weights=UNSET,  # of other students, which are measured again
         quantized=Quantized(
             checkpoint_sha256=checkpoint.sha256,
             teacher_sha256=run.config.teacher_sha256,

@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 
-from kd_export.graph.border import weights_of_level
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.quantize import quantize_by
 from kd_export.precision.runners import run_onnxruntime
@@ -84,10 +83,6 @@ def test_a_compact_teacher(dataset, tmp_path):
     assert stage.config.distilled == run.config.distilled
     assert len(stage.config.quantized.plan.nodes) > 10
     assert not (stage.path / "teacher").exists()
-    # The students of both stages have border weights of their own.
-    ours, theirs = stage.config.border_weights, run.config.border_weights
-    assert np.shape(ours) == np.shape(theirs) == (1, 32)
-    assert ours != theirs
     detector = fuse(stage.config, load_pair(stage)[0])
     files = sorted(dataset.glob("train/good/*.png"))
     shown = [file for file in files if file.name in stage.config.train_images]
@@ -95,6 +90,5 @@ def test_a_compact_teacher(dataset, tmp_path):
     with torch.inference_mode():
         (maps,) = detector.unweighted_maps(images)
         weighted, _ = detector(images)
-    assert ours == (pytest.approx(weights_of_level(maps.double().square().mean(0).numpy()), rel=1e-3),)
     torch.testing.assert_close(weighted, detector.tail.border[0](maps))
     assert (stage.path.parent.name, stage.path.name) == ("copy", INT8_FOLDER)
