@@ -26,11 +26,13 @@ _SMOOTHING = 2.0
 
 def scoring_maps(spec: PairSpec) -> tuple[bool, ...]:
     """Return for each map that a pair's tail computes whether the score is made of it."""
-    if spec.join is Join.SCORE_SECOND:
-        return False, True
-    if spec.join is Join.SCORE_BOTH:
-        return True, True
-    return (True,)
+    return {
+        Join.SINGLE: (True,),
+        Join.CONFIRMED: (True,),  # both maps become one before
+        Join.SCORE_FIRST: (True, False),
+        Join.SCORE_SECOND: (False, True),
+        Join.SCORE_BOTH: (True, True),
+    }[spec.join]
 
 
 def border_distances(size: tuple[int, int]) -> NDArray[np.intp]:

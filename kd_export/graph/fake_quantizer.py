@@ -7,6 +7,8 @@ plan, without being changed, and its parameters keep their names.
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +32,8 @@ class FakeQuantizer(TorchFunctionMode):
     """A context in which a pair computes what its INT8 graph computes.
 
     Everything else is computed as always. With gradients, rounding passes them straight through,
-    see :func:`kd_export.graph.int8.fake_quantize`.
+    see :func:`kd_export.graph.int8.fake_quantize`. One thread is in the context at a time; others
+    wait, because operations are counted while it computes.
 
     Args:
         pair: The pair as it is exported: its batch normalisation is folded. It is not changed.
@@ -49,8 +52,13 @@ class FakeQuantizer(TorchFunctionMode):
         self._calling: list[str] = []
         self._counts: Counter[str] = Counter()
         self._hooks: list[RemovableHandle] = []
+        self._lock = threading.RLock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FakeQuantizer:
+        return type(self)(copy.deepcopy(self.pair, memo), self.plan)
 
     def __enter__(self) -> FakeQuantizer:
+        self._lock.acquire()
         self._names = {id(module): f"{PAIR}.{name}".rstrip(".") for name, module in self.pair.named_modules()}
         self._counts.clear()
         # Hooks of all modules, and not of the pair's own: the pair is copied, and copies of a hook
@@ -63,11 +71,14 @@ class FakeQuantizer(TorchFunctionMode):
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        self._calling.clear()
+        try:
+            super().__exit__(*exception)
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
+            self._calling.clear()
+        finally:
+            self._lock.release()
 
     def require_all_met(self) -> None:
         """Check that every operation of the plan was computed.

@@ -104,6 +104,7 @@ def quantize(
     begun = Run(folder) if is_begun and options.resume else None
     if begun is not None:
         _require_same(begun, wanted)
+        data = data or Path(begun.config.data)  # the stage may have been begun with images that had moved
     bad = BadImages(options.max_bad_images)
     images, train, held_out = _images(run.config, options, data, bad, progress)
     train_set = images.subset(train)

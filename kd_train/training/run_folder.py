@@ -75,7 +75,7 @@ class Run:
         """
         if not any((self.path / f"{name}.json").exists() for name in ("last", "best")):
             fix = self.how_to_continue
-            if self.config.distilled is not None:
+            if self.config.distilled is not None and self.config.quantized is UNSET:
                 command = shlex.join(["kdx", "train", "DATA", "--teacher-from", str(self.path)])
                 fix = f"use its compact teacher: {command}; or {fix}"
             raise CheckpointError(f"no epoch of '{self.path}' was completed", fix=fix)
@@ -153,7 +153,7 @@ class Run:
         if quantized is not UNSET:
             recipe = self.config.recipe
             command = ["kdx", "quantize", str(self.path.parent), "--resume", "--epochs", str(recipe.epochs)]
-            command += ["--learning-rate", f"{recipe.learning_rate:g}", "--headroom", f"{quantized.headroom:g}"]
+            command += ["--learning-rate", f"{recipe.learning_rate!r}", "--headroom", f"{quantized.headroom!r}"]
             return f"continue it: {shlex.join(command)}"
         if not self.config.data:
             return "continue with the catalogue that began it: kdx train-many"

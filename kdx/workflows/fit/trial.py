@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from kd_train.training.run_folder import INT8_FOLDER, Run
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
-from kdx.errors import CheckpointError, GateError
+from kdx.errors import CheckpointError, KdxError
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
 from kdx.runtime.machine import Machine, package_versions
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import RUN_INDEX
+from kdx.verification.held_out import LEAST_GOOD
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.export import export_run
 from kdx.workflows.fit.accuracy_images import AccuracyImages, find_accuracy_images
@@ -85,11 +87,10 @@ class Workshop:
         if self.accuracy_images is None:
             self.accuracy_images = self._find_accuracy_images(run)
         precisions = screened.precisions
-        key = self._key(run, precisions, self.accuracy_images)
-        kept = self.folder.trial(candidate, key)
+        kept = self.folder.trial(candidate, self._key(run, precisions, self.accuracy_images))
         if kept is not None:
             return kept
-        trial = self._measure(run, screened, precisions, key, self.accuracy_images)
+        trial = self._measure(run, screened, precisions, self.accuracy_images)
         self.folder.write_trial(trial)
         return trial
 
@@ -101,9 +102,10 @@ class Workshop:
 
     def _key(self, run: Run, precisions: Sequence[str], images: AccuracyImages) -> str:
         """Return a hash of everything that decides a result, except the budget."""
-        request = self.request
+        request, stage = self.request, _int8_stage(run) if "int8" in precisions else None
         parts = {
             "checkpoint": run.checkpoint(run.config.recipe.checkpoint).sha256,
+            "int8_checkpoint": stage.checkpoint(stage.config.recipe.checkpoint).sha256 if stage is not None else "",
             "precisions": precisions,
             "false_reject_rate": request.false_reject_rate,
             "percentile": request.percentile,
@@ -113,9 +115,7 @@ class Workshop:
         }
         return sha256_bytes(msgspec.json.encode(parts))
 
-    def _measure(
-        self, run: Run, screened: Screened, precisions: Sequence[str], key: str, images: AccuracyImages
-    ) -> Trial:
+    def _measure(self, run: Run, screened: Screened, precisions: Sequence[str], images: AccuracyImages) -> Trial:
         candidate, request = screened.candidate, self.request
         bundle, refused = self._exported(run, screened, precisions)
         calibration = CalibrationRequest(
@@ -132,11 +132,11 @@ class Workshop:
         )
         measured = [self._measured(calibrated, precision, images) for precision in decided]
         history = run.checkpoint("last").history
-        stage = run.int8() if "int8" in precisions else None
+        stage = _int8_stage(run) if "int8" in precisions else None
         learnt = [*history, *(stage.checkpoint("last").history if stage is not None else [])]
         return Trial(
             candidate=candidate,
-            key=key,
+            key=self._key(run, precisions, images),
             epochs=history[-1].epoch,
             train_images=len(run.config.train_images),
             held_out_images=len(run.config.validation_images),
@@ -150,33 +150,32 @@ class Workshop:
         """Return the bundle, and why precisions are missing.
 
         Where INT8 that was made after the training is refused, the students are trained as INT8
-        networks.
+        networks. If that fails, FP32 remains.
         """
 
-        def export() -> tuple[Bundle, dict[str, str]]:
+        def export(wanted: Sequence[str]) -> tuple[Bundle, dict[str, str]]:
+            path = self.folder.bundle(screened.candidate)
             bundle, _, refused = export_run(
-                run.path,
-                self.folder.bundle(screened.candidate),
-                precisions=tuple(precisions),
-                force=True,
-                progress=self.progress,
+                run.path, path, precisions=tuple(wanted), force=True, progress=self.progress
             )
             return bundle, refused
 
         has_stage = (run.path / INT8_FOLDER / RUN_INDEX).exists()
-        if "int8" in precisions and has_stage:
-            self._train_int8(run)  # an earlier call may have been interrupted
-        bundle, refused = export()
-        if "int8" not in refused or has_stage:
+        if "int8" in precisions and has_stage and _int8_stage(run) is None:  # an earlier call was interrupted
+            failed = self._train_int8(run)
+            if failed:
+                bundle, refused = export([each for each in precisions if each != "int8"])
+                return bundle, {**refused, "int8": failed}
+        bundle, refused = export(precisions)
+        # With fewer held-out images, the gate would refuse these too.
+        if "int8" not in refused or has_stage or len(run.config.validation_images) < LEAST_GOOD:
             return bundle, refused
         self.say(f"{screened.candidate}: INT8 after training was refused, so its students are trained as INT8")
-        try:
-            self._train_int8(run)
-        except GateError as error:  # an operation cannot be quantised, which it names
-            return bundle, {**refused, "int8": f"{refused['int8']}; {error.message}"}
-        return export()
+        failed = self._train_int8(run)
+        return (bundle, {**refused, "int8": f"{refused['int8']}; {failed}"}) if failed else export(precisions)
 
-    def _train_int8(self, run: Run) -> None:
+    def _train_int8(self, run: Run) -> str:
+        """Train the INT8 stage of a run, or continue to; return why it failed, or nothing."""
         training = self.request.training
         options = TrainOptions(
             max_bad_images=training.max_bad_images,
@@ -185,8 +184,12 @@ class Workshop:
             device=training.device,
             resume=True,
         )
-        quantize_run(run.path, options, progress=self.progress)
+        try:
+            quantize_run(run.path, options, progress=self.progress)
+        except KdxError as error:
+            return f"its students could not be trained as INT8: {error.message}"
         gc.collect()
+        return ""
 
     def timed_again(self, trial: Trial) -> Trial:
         """Measure a result's latencies once more, and keep it with these."""
@@ -231,3 +234,10 @@ def was_disturbed(screened: Screened, trial: Trial) -> str:
         if quickest and was and (quickest.p50_ms or 0.0) > _BUSY * was:
             return f"{trial.candidate} took {quickest.p50_ms:.2f} ms in {quickest.backend}, {was:.2f} ms when screened"
     return ""
+
+
+def _int8_stage(run: Run) -> Run | None:
+    """Return the finished INT8 stage of a run, or None."""
+    with contextlib.suppress(CheckpointError):
+        return run.int8()
+    return None

@@ -9,8 +9,10 @@ import torch
 
 from kd_export.graph import FusedDetector
 from kd_export.graph.border import BorderWeights, border_distances, scoring_maps, weights_of_level
+from kd_export.graph.tail import Tail
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.runners import run_onnxruntime
+from kdx.bundle.pair_spec import Combine, Join, MapSpec, PairSpec, Tap
 from kdx.imaging.images import InputSpec
 from tests.images import solar_cells
 from tests.pairs import make_pair
@@ -80,6 +82,7 @@ CHOICES = [
     ("stpm", {"scored_by": "deepest-squared"}),
     ("mixed-teacher", {}),
     ("dual", {}),
+    ("dual", {"scored_by": "loc"}),
     ("dual", {"scored_by": "both"}),
     ("dskd", {}),
 ]
@@ -111,6 +114,17 @@ def test_weights_change_the_map_that_makes_the_score(method, choices, tmp_path) 
     # The tolerance of every graph in FP32, see kdx/verification/tolerances.py.
     np.testing.assert_allclose(answers.maps, returned, atol=1e-4 * np.ptp(returned))
     np.testing.assert_allclose(answers.scores, score, rtol=1e-4)
+
+
+@pytest.mark.parametrize("join", list(Join))
+def test_every_join_says_which_of_its_maps_make_the_score(join) -> None:
+    tap = MapSpec((Tap("t"),), Combine.PRODUCT)
+    spec = PairSpec((tap,) if join is Join.SINGLE else (tap, tap), join)
+    tail = Tail(spec, [(2, 4, 4)] * len(spec.maps), (8, 8))
+    generator = torch.Generator().manual_seed(0)
+    features = [tuple(torch.randn(1, 2, 4, 4, generator=generator) for _ in range(2)) for _ in spec.maps]
+    assert len(scoring_maps(spec)) == len(tail.unweighted(features))
+    assert any(scoring_maps(spec))
 
 
 def test_a_detector_of_tiles_has_no_weights() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,16 @@ from torch import nn
 from kd_export.graph import FusedDetector
 from kd_export.graph.fake_quantizer import FakeQuantizer
 from kd_export.graph.int8 import Int8Plan, fake_quantize, fake_quantize_parameters, step_of
+from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.activations import activations
 from kd_export.precision.int8_plan import plan_int8
 from kd_export.precision.quantize import quantised_nodes, quantize_by
 from kd_export.precision.runners import run_onnxruntime, run_openvino
 from kdx.bundle.graph_contract import OUTPUTS
 from kdx.errors import GateError
+from kdx.imaging.images import InputSpec
 from tests.images import solar_cells
+from tests.pairs import fuse_pair, make_pair
 
 STEP, OTHER = step_of(2.0, "any"), step_of(3.0, "any")
 
@@ -235,3 +240,25 @@ def test_an_operation_that_is_not_found_is_named() -> None:
         network(torch.randn(1, 4, 8, 8))
     with pytest.raises(GateError, match=r"'pair.block/Conv' and 1 more of the graph cannot be quantised"):
         quantizer.require_all_met()
+
+
+def test_several_threads_get_what_one_gets() -> None:
+    """Operations are counted while a thread computes, so a second one has to wait."""
+    pair = make_pair("stpm", "test_resnet")
+    detector = fuse_pair(pair, InputSpec(height=64, width=64), 64)
+    image = torch.from_numpy(solar_cells(1, (64, 64)))
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(detector, Path(folder) / "model.onnx", max_batch=1, metadata={})
+        plan = plan_int8(onnx.load(Path(folder) / "model.onnx"), image.numpy())
+    quantised = detector.quantized(plan)
+
+    def score(_: int) -> float:
+        with torch.inference_mode():
+            return float(quantised(image)[1])
+
+    expected = score(0)
+    with torch.inference_mode():
+        assert expected != float(detector(image)[1])
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(score, range(60))) == {expected}
+    assert float(copy.deepcopy(quantised)(image)[1]) == expected

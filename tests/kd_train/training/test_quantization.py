@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -206,6 +208,36 @@ def test_a_killed_quantisation_resumes_to_the_same_bytes(source, quantised, monk
     result = quantize_run(source, replace(OPTIONS, resume=True))
     assert (result.resumed_after, len(result.history)) == (1, 2)
     require_same(stage_of(source), theirs)
+
+
+def test_the_advice_continues_a_stage_of_images_that_had_moved(source, dataset, tmp_path, monkeypatch):
+    """It names the options of the stage to the last digit; the stage knows where its images are."""
+    moved = Path(shutil.copytree(dataset, tmp_path / "moved"))
+    record = json.loads((source / "run.json").read_text())
+    (source / "run.json").write_text(json.dumps({**record, "data": "/nowhere"}))
+    with killed_after_an_epoch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        quantize_run(source, replace(OPTIONS, learning_rate=0.00123456789), moved)
+    words = shlex.split(stage_of(source).how_to_continue.split("kdx quantize ")[1])
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert words[1] == "--resume"
+    options = replace(
+        OPTIONS,
+        resume=True,
+        epochs=int(given["--epochs"]),
+        learning_rate=float(given["--learning-rate"]),
+        headroom=float(given["--headroom"]),
+    )
+    assert quantize_run(source, options).resumed_after == 1
+
+
+def test_a_stage_without_an_epoch_offers_no_teacher(run_with_stage):
+    stage = stage_of(run_with_stage)
+    for name in ("last", "best"):
+        (stage.path / f"{name}.json").unlink()
+    stage.config = msgspec.structs.replace(stage.config, distilled=object())  # as of a compact teacher
+    with pytest.raises(CheckpointError, match="no epoch") as refused:
+        stage.checkpoint("last")
+    assert refused.value.fix.startswith("continue it: kdx quantize")
 
 
 def require_same(ours: Run, theirs: Run) -> None:

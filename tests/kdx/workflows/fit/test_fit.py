@@ -14,6 +14,7 @@ from PIL import Image
 import kdx
 from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
+from kdx.errors import TrainingError
 from kdx.runtime.cycle_time import compare_with_budget
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.request import FitRequest
@@ -282,33 +283,66 @@ def test_without_defective_images_synthetic_defects_stand_in_and_everything_says
     assert set(open_bundle(tmp_path / "out/best.kdx").manifest.precisions) == {"fp32", chosen}
 
 
-@pytest.mark.slow
-def test_where_int8_after_training_is_refused_students_are_trained_as_int8(tmp_path, make_images, monkeypatch):
+@pytest.fixture
+def refused_after_training(tmp_path, make_images, monkeypatch):
+    """A folder of good parts, whose INT8 after the training is refused and whose students pass."""
     for index, image in enumerate(make_images(20)):
         (tmp_path / "parts").mkdir(exist_ok=True)
         image.save(tmp_path / f"parts/{index:02d}.png")
-    way = {"backend": "onnxruntime-cpu", "percentile": 99, "measured_ms": 2.0, "p50_ms": 2.0, "max_ms": 2.0, "runs": 10}
-    timings = [Timing(precision=precision, **way) for precision in ("fp32", "int8")]
-    outcome = lambda candidate, request, _: screening_outcome(candidate, timings, request.budget_ms)  # noqa: E731
-    monkeypatch.setattr("kdx.workflows.fit.screen._screen", outcome)
+    about = {"percentile": 99, "measured_ms": 2.0, "p50_ms": 2.0, "max_ms": 2.0, "runs": 10}
+    timings = [Timing(backend="onnxruntime-cpu", precision=each, **about) for each in ("fp32", "int8")]
+
+    def screen(candidate, request, material):
+        return screening_outcome(candidate, timings, request.budget_ms)
+
+    monkeypatch.setattr("kdx.workflows.fit.screen._screen", screen)
     monkeypatch.setattr("kd_export.bundle_export.write_int8", lambda *_: (None, "too far from FP32"))
-    more = ("--sizes", "32", "--epochs", "1", "--precision", "fp32,int8", "--validation-fraction", "0.4")
-    result = fit(tmp_path / "parts", tmp_path / "out", *more)
+    monkeypatch.setattr("kdx.verification.decisions.decision_faults", lambda *_: [])
+    return tmp_path
+
+
+OF_STUDENTS = ("--sizes", "32", "--epochs", "1", "--precision", "fp32,int8", "--validation-fraction", "0.4")
+
+
+def bundle_and_reasons(out: Path) -> tuple[Any, str]:
+    dropped = [each["reason"] for each in report_of(out)["dropped"] if each["precision"] == "int8"]
+    return open_bundle(out / "bundles/stpm-32.kdx").manifest, "".join(dropped)
+
+
+@pytest.mark.slow
+def test_where_int8_after_training_is_refused_students_are_trained_as_int8(refused_after_training, monkeypatch):
+    parts, out = refused_after_training / "parts", refused_after_training / "out"
+    result = fit(parts, out, *OF_STUDENTS)
     assert "stpm 32: INT8 after training was refused, so its students are trained as INT8" in result.stderr
-    stage = Run(tmp_path / "out/runs/stpm-32").int8()
-    assert stage.checkpoint("last").epoch == 8
-    bundle = open_bundle(tmp_path / "out/bundles/stpm-32.kdx").manifest
-    dropped = [each["reason"] for each in report_of(tmp_path / "out")["dropped"] if each["precision"] == "int8"]
-    # Tiny networks of one epoch may decide worse; then the gate of students says so, and no other.
-    assert bundle.provenance.int8 is not None or "FP32" in dropped[0]
-    assert "too far from FP32" not in "".join(dropped)
+    bundle, reasons = bundle_and_reasons(out)
+    assert (bundle.provenance.int8.epoch, reasons) == (8, "")
 
     def fail(*_: object, **__: object) -> None:
-        raise AssertionError("trained again")
+        raise AssertionError("trained or measured again")
 
-    monkeypatch.setattr("kd_train.training.trainer.Trainer._train_epoch", fail)
-    monkeypatch.setattr(FitFolder, "trial", lambda *_: None)  # as after a kill before it was written
-    fit(tmp_path / "parts", tmp_path / "out", *more)
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.trial.Workshop._measure", fail)
+        fit(parts, out, *OF_STUDENTS)
+    # A stage that the user trains instead is taken as it is, and what it replaced is not kept.
+    invoke("quantize", out / "runs/stpm-32", "--epochs", 1, "--workers", 0, "--device", "cpu", "--force")
+    with monkeypatch.context() as patch:
+        patch.setattr("kd_train.training.trainer.Trainer._train_epoch", fail)
+        fit(parts, out, *OF_STUDENTS)
+    assert bundle_and_reasons(out)[0].provenance.int8.epoch == 1
+
+
+@pytest.mark.slow
+def test_fp32_remains_where_students_cannot_be_trained_as_int8(refused_after_training, monkeypatch):
+    parts, out = refused_after_training / "parts", refused_after_training / "out"
+
+    def fail(*_: object, **__: object) -> None:
+        raise TrainingError("the loss became nan in epoch 1, step 1")
+
+    monkeypatch.setattr("kdx.workflows.fit.trial.quantize_run", fail)
+    fit(parts, out, *OF_STUDENTS)
+    bundle, reasons = bundle_and_reasons(out)
+    assert bundle.precisions == ["fp32"]
+    assert "too far from FP32; its students could not be trained as INT8: the loss became nan" in reasons
 
 
 def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(dataset, tmp_path, screening):
