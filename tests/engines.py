@@ -74,5 +74,15 @@ class EmulatedTensorRT(OnnxRuntimeCpu):
 
 def emulate_tensorrt(monkeypatch) -> None:
     """Let the backend ``tensorrt`` run on this machine."""
-    changes = {"package": "onnxruntime", "factory": "tests.engines:EmulatedTensorRT", "needs_gpu": False}
+    changes = {
+        "package": "onnxruntime",
+        "factory": "tests.engines:EmulatedTensorRT",
+        "needs_gpu": False,
+        "machine": None,
+    }
     monkeypatch.setitem(BACKENDS, "tensorrt", dataclasses.replace(BACKENDS["tensorrt"], **changes))
+
+
+def other_machine() -> Fingerprint:
+    """Return the fingerprint of a machine on which engines for ``MACHINE`` do not run."""
+    return msgspec.structs.replace(MACHINE, gpu="NVIDIA RTX A5000")

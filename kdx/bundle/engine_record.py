@@ -165,6 +165,12 @@ def engines_of(bundle: Path, unreadable: dict[str, str] | None = None) -> Iterat
         yield Engine(record.parent, read, sha256_bytes(content))
 
 
+def records_of(graph: Graph) -> list[EngineRecord]:
+    """Return the records of the engines that were built from a bundle's graph, for any machine."""
+    records = [engine.record for engine in engines_of(graph.path.parent)]
+    return [record for record in records if record.onnx_sha256 == graph.sha256]
+
+
 def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
     """Return the engine of a bundle's graph that runs on this machine.
 

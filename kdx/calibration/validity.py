@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.checked_files import Graph
+from kdx.bundle.engine_record import records_of
 from kdx.bundle.manifest import Manifest, Threshold
 from kdx.decision.roi import StaleCalibrationWarning, why_stale
 from kdx.runtime.backend_table import BACKENDS
@@ -75,15 +76,17 @@ class CalibrationValidity:
         return why_stale(self.manifest, self.precision, self.runtime) or why_stale(self.manifest)
 
 
-def runtimes_for(precision: str, bundle: Path | None = None) -> list[str]:
+def runtimes_for(precision: str, graph: Graph | None = None) -> list[str]:
     """Return every runtime that runs a precision, installed here or not.
 
     Args:
         precision: The precision.
-        bundle: A bundle's folder: runtimes of engines are among them if it holds such engines.
+        graph: The graph of that precision in its bundle: runtimes of engines are among them if the
+            bundle holds such engines of it, for this machine or another.
     """
+    built = {record.fingerprint.flavour for record in records_of(graph)} if graph else set()
     runs = [info for info in BACKENDS.values() if precision in info.precisions]
-    found = [info for info in runs if not info.engine or (bundle and info.offers(precision, bundle))]
+    found = [info for info in runs if not info.engine or info.engine in built]
     return list(dict.fromkeys(info.runtime for info in found))
 
 

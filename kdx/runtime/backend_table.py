@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
 from kdx.bundle.checked_files import Graph
-from kdx.bundle.engine_record import engines_of
+from kdx.bundle.engine_record import Fingerprint, engines_of, mismatch, records_of
 from kdx.errors import BackendError
 from kdx.runtime.backend import Backend, require_threads
 from kdx.runtime.gpu import gpus
@@ -43,6 +44,8 @@ class BackendInfo:
         needs_gpu: Whether it runs on NVIDIA GPUs only.
         engine: The flavour of TensorRT engine that it runs, which must have been built; None for
             graphs.
+        machine: ``module:function`` that returns the fingerprint that an engine must have to run
+            here, or None where there is no GPU; None for a backend whose machine does not matter.
         distribution: The package's name for pip, where the module does not tell which of several
             packages is installed.
         on_request: Whether it is used only by name, and never chosen automatically.
@@ -58,6 +61,7 @@ class BackendInfo:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     needs_gpu: bool = False
     engine: str | None = None
+    machine: str | None = None
     distribution: str | None = None
     on_request: bool = False
     computed: Mapping[str, ComputedPrecision] = field(default_factory=dict)
@@ -84,15 +88,15 @@ class BackendInfo:
         """Whether the package is present, and the GPU that it needs."""
         return self.is_installed() and not (self.needs_gpu and not gpus())
 
-    def offers(self, precision: str, bundle: Path | None = None) -> bool:
+    def offers(self, precision: str, graph: Graph | None = None) -> bool:
         """Whether the backend, if it is usable, takes a precision on this machine.
 
         Args:
             precision: The precision.
-            bundle: A bundle's folder: a backend that runs engines takes only the precisions of
-                those that it holds for a GPU of this machine.
+            graph: The graph of that precision in its bundle: a backend that runs engines takes it
+                only if the bundle holds an engine of it that runs on this machine.
         """
-        if precision not in self.precisions or (bundle and self.engine and precision not in self._built_in(bundle)):
+        if precision not in self.precisions or (graph and self.engine and not self._holds_engine(graph)):
             return False
         computed = self.computed.get(precision)
         return computed is None or (self.is_usable() and bool(self._function(computed.is_offered)()))
@@ -104,10 +108,14 @@ class BackendInfo:
                 f"the backend '{self.name}' runs no {precision} graphs", expected=" or ".join(self.precisions)
             )
 
-    def choose_precision(self, present: Sequence[str], bundle: Path) -> str:
-        """Return the preferred precision among those that a bundle holds, and holds engines of."""
-        offered = [each for each in self.precisions if each in present and self.offers(each)]
-        built = [each for each in offered if self.offers(each, bundle)]
+    def choose_precision(self, graphs: Mapping[str, Graph]) -> str:
+        """Return the preferred precision; if the backend runs engines, one with an engine for here.
+
+        Args:
+            graphs: The graphs of a bundle that may be chosen, by precision.
+        """
+        offered = [each for each in self.precisions if each in graphs and self.offers(each)]
+        built = [each for each in offered if self.offers(each, graphs[each])]
         return next(iter(built or offered), "fp32")
 
     def open(self, graph: Graph, threads: int | None, precision: str = "fp32") -> Backend:
@@ -141,15 +149,22 @@ class BackendInfo:
         backend: Backend = self._function(computed.factory if computed else self.factory)(graph, threads)
         return backend
 
-    def _built_in(self, bundle: Path) -> set[str]:
-        """Return the precisions of a bundle's engines for a GPU of this machine, or for any GPU."""
-        here = {gpu.compute_capability for gpu in gpus()}
-        records = [engine.record for engine in engines_of(bundle)]
-        return {
-            record.precision
-            for record in records
-            if record.fingerprint.flavour == self.engine and (not here or record.fingerprint.compute_capability in here)
-        }
+    def _holds_engine(self, graph: Graph) -> bool:
+        """Return whether a graph's bundle holds an engine of it that :meth:`open` would take.
+
+        Where this machine's fingerprint is not known, an engine for any machine counts.
+        """
+        built = [record for record in records_of(graph) if record.fingerprint.flavour == self.engine]
+        machine = self._fingerprint() if built else None
+        return any(machine is None or not mismatch(record, machine, graph.sha256) for record in built)
+
+    def _fingerprint(self) -> Fingerprint | None:
+        """Return the fingerprint of this machine; None without a GPU or the package."""
+        found: Fingerprint | None = None
+        if self.machine is not None:
+            with suppress(BackendError):  # opening an engine says what is missing
+                found = self._function(self.machine)()
+        return found
 
     def _function(self, path: str) -> Callable[..., Any]:
         module, name = path.split(":")
@@ -184,6 +199,7 @@ _TENSORRT = BackendInfo(
     precisions=("int8", "fp16", "fp32"),
     needs_gpu=True,
     engine="tensorrt",
+    machine="kdx.runtime.tensorrt.backend:tensorrt_machine",
 )
 _ONNXRUNTIME_CUDA = BackendInfo(
     name="onnxruntime-cuda",
@@ -224,6 +240,7 @@ _ALL = (
         factory="kdx.runtime.tensorrt.backend:tensorrt_rtx_backend",
         purpose="TensorRT for RTX engines, with CUDA graphs",
         engine="rtx",
+        machine="kdx.runtime.tensorrt.backend:tensorrt_rtx_machine",
     ),
     replace(
         _TENSORRT,
@@ -232,6 +249,7 @@ _ALL = (
         install='pip install tensorrt-cu13 "kdx[pycuda]"',
         factory="kdx.runtime.tensorrt.backend:tensorrt_pycuda_backend",
         purpose="TensorRT engines in the PyCUDA context that is current; no CUDA graphs",
+        machine="kdx.runtime.tensorrt.backend:tensorrt_pycuda_machine",
         on_request=True,
         of_runtime="tensorrt",
     ),

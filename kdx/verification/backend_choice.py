@@ -62,7 +62,7 @@ class BackendChooser:
         if precision is None:
             manifest = bundle.manifest
             alike = [each for each in manifest.precisions if manifest.decides_alike(each, info.runtime)]
-            precision = info.choose_precision(alike, bundle.path)
+            precision = info.choose_precision({each: bundle.graph_of(each) for each in alike})
         info.require_precision(precision)
         return info, precision
 
@@ -79,8 +79,8 @@ class BackendChooser:
         pairs = self._calibrated_pairs()
         if not pairs and precision is not None:
             # The user named it, so it is used even where another precision would be faster.
-            usable = require_backends(bundle.path)
-            pairs = [(info, precision) for info in usable if info.offers(precision, bundle.path)][:1]
+            usable, graph = require_backends(bundle.path), bundle.graph_of(precision)
+            pairs = [(info, precision) for info in usable if info.offers(precision, graph)][:1]
         if not pairs:
             raise BackendError(
                 f"no backend on this machine runs {precision} graphs", fix="kdx doctor says what can be run"
@@ -120,7 +120,7 @@ def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
         (info, precision)
         for info in require_backends(bundle.path)
         for precision in bundle.manifest.precisions
-        if info.offers(precision, bundle.path) and (precision != "fp16" or info.needs_gpu)
+        if info.offers(precision, bundle.graph_of(precision)) and (precision != "fp16" or info.needs_gpu)
     ]
 
 

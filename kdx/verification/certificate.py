@@ -109,9 +109,9 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
 def _pairs(
     bundle: Bundle, backends: Sequence[BackendInfo], precisions: Sequence[str]
 ) -> Iterator[tuple[BackendInfo, str]]:
-    """Yield each backend with each precision; if it runs engines, with those that were built."""
+    """Yield each backend with each precision; if it runs engines, with those built for here."""
     for info in backends:
         offered = [precision for precision in precisions if info.offers(precision)]
-        built = [precision for precision in offered if info.offers(precision, bundle.path)]
+        built = [precision for precision in offered if info.offers(precision, bundle.graph_of(precision))]
         for precision in built or offered:  # without an engine, the comparison says how to build one
             yield info, precision

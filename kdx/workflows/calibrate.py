@@ -197,7 +197,7 @@ def _backends_with_own_threshold(bundle: Bundle) -> Iterator[tuple[str, BackendI
     for precision in sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants)):
         runtimes: set[str] = set()
         for info in require_backends(bundle.path):
-            if info.offers(precision, bundle.path) and info.runtime not in runtimes:
+            if info.offers(precision, bundle.graph_of(precision)) and info.runtime not in runtimes:
                 runtimes.add(info.runtime)
                 yield precision, info
 
@@ -206,7 +206,7 @@ def _add_others(bundle: Bundle, found: Calibrations) -> None:
     """Say what becomes of the thresholds of runtimes that are not here."""
     for precision in sorted(OWN_THRESHOLD.intersection(bundle.manifest.variants)):
         stored = bundle.manifest.own_thresholds(precision) if bundle.manifest.is_runtime_known(precision) else {}
-        for runtime in dict.fromkeys((*runtimes_for(precision, bundle.path), *stored)):
+        for runtime in dict.fromkeys((*runtimes_for(precision, bundle.graph_of(precision)), *stored)):
             if runtime in found.own.get(precision, {}) or runtime in found.refused.get(precision, {}):
                 continue
             threshold = stored.get(runtime)

@@ -16,7 +16,7 @@ from kdx.bundle.graph_contract import INPUT, OUTPUTS
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.device_arrays import DeviceArray, device_array
-from kdx.runtime.gpu import Gpu
+from kdx.runtime.gpu import Gpu, gpus
 from kdx.runtime.tensorrt.cuda.api import CudaApi
 from kdx.runtime.tensorrt.cuda.bindings import CudaBindings
 from kdx.runtime.tensorrt.cuda.created import created
@@ -40,6 +40,23 @@ def tensorrt_rtx_backend(graph: Graph, threads: int | None = None) -> TensorRT:
 def tensorrt_pycuda_backend(graph: Graph, threads: int | None = None) -> TensorRT:
     """Return the backend ``tensorrt-pycuda``: TensorRT in the current PyCUDA context."""
     return TensorRT(graph, _import("tensorrt"), CudaPycuda(), name="tensorrt-pycuda", flavour="tensorrt")
+
+
+def tensorrt_machine() -> Fingerprint | None:
+    """Return the fingerprint of engines for the backend ``tensorrt``; None without a GPU."""
+    return _machine("tensorrt", "tensorrt")
+
+
+def tensorrt_rtx_machine() -> Fingerprint | None:
+    """Return the fingerprint of engines for the backend ``tensorrt-rtx``; None without a GPU."""
+    return _machine("tensorrt_rtx", "rtx")
+
+
+def tensorrt_pycuda_machine() -> Fingerprint:
+    """Return the fingerprint of engines for the GPU of the current PyCUDA context."""
+    api = CudaPycuda()
+    with api.current():
+        return engine_fingerprint(_import("tensorrt"), "tensorrt", api.device())
 
 
 class TensorRT(ClosesOnExit):
@@ -188,6 +205,12 @@ def make_log(trt: Any) -> Any:
             return errors
 
     return Log()
+
+
+def _machine(module: str, flavour: str) -> Fingerprint | None:
+    """Return the fingerprint of the first GPU, which is the one of ``CudaBindings``."""
+    found = gpus()
+    return engine_fingerprint(_import(module), flavour, found[0]) if found else None
 
 
 def _import(module: str) -> Any:

@@ -4,6 +4,7 @@ all."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import sqlite3
 import warnings
@@ -15,6 +16,7 @@ import pytest
 
 import kdx
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.checked_files import Graph
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.calibration.validity import CalibrationValidity, CalibrationWarning, runtimes_for
@@ -25,7 +27,7 @@ from kdx.monitoring.verdict_log import read_log
 from kdx.runtime.backend_table import BACKENDS, find_backend, runtime_of
 from kdx.verification.certificate import verify
 from kdx.workflows.fit.cpu_timing import cpu_backend_precision_pairs
-from tests.engines import add_engine, emulate_tensorrt, make_record
+from tests.engines import ONNX, add_engine, emulate_tensorrt, make_record
 from tests.images import solar_cells
 from tests.schema1 import old_bundle
 from tests.students import add_int8
@@ -283,6 +285,18 @@ def test_backends_of_one_runtime_are_one():
     assert runtimes_for("bf16") == ["openvino"]
 
 
+def test_an_engine_for_another_machine_makes_its_runtime_one_to_calibrate(tmp_path, monkeypatch):
+    (tmp_path / "model.int8.onnx").write_bytes(ONNX)
+    graph = Graph.of(tmp_path / "model.int8.onnx")
+    add_engine(tmp_path, "int8", make_record(precision="int8"))
+    other = dataclasses.replace(BACKENDS["tensorrt"], machine="tests.engines:other_machine")
+    monkeypatch.setitem(BACKENDS, "tensorrt", other)
+    assert not other.offers("int8", graph)
+    assert runtimes_for("int8", graph) == ["onnxruntime", "openvino", "tensorrt"]
+    graph.path.write_bytes(b"another graph")
+    assert runtimes_for("int8", Graph.of(graph.path)) == ["onnxruntime", "openvino"]
+
+
 # TensorRT
 
 
@@ -298,7 +312,7 @@ def with_engine(copy, monkeypatch) -> Path:
 @pytest.mark.slow
 def test_tensorrt_decides_int8_at_what_it_measured(with_engine, dataset, cli):
     opened = open_bundle(with_engine)
-    assert runtimes_for("int8", with_engine) == ["onnxruntime", "openvino", "tensorrt"]
+    assert runtimes_for("int8", opened.graph_of("int8")) == ["onnxruntime", "openvino", "tensorrt"]
     validity = CalibrationValidity(opened.manifest, "int8", "tensorrt")
     assert "until kdx calibrate on a machine with tensorrt" in validity.why_undecided
     found = cli("calibrate", with_engine, dataset, "--false-reject-rate", 0.2, "--json", code=None).json
