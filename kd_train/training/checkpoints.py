@@ -192,7 +192,9 @@ class Checkpoints:
         self.clean()
 
 
-def read_run_record(path: Path, kind: type[R], made_by: str, supported: int | None = None) -> R:
+def read_run_record(
+    path: Path, kind: type[R], made_by: str, supported: int | None = None, *, fix: str = "train again"
+) -> R:
     """Read a JSON record of a run.
 
     Args:
@@ -200,9 +202,10 @@ def read_run_record(path: Path, kind: type[R], made_by: str, supported: int | No
         kind: The record's type.
         made_by: The command that writes it, for the message.
         supported: The highest schema that can be read; None for records without a schema.
+        fix: What the user can do about a damaged record.
 
     Raises:
         CheckpointError: The record is missing or cannot be read.
     """
     require_file(path.parent, path.name, error=CheckpointError, fix=f"make it: {made_by}")
-    return read_record(path, kind, error=CheckpointError, fix="train again", supported=supported)
+    return read_record(path, kind, error=CheckpointError, fix=fix, supported=supported)

@@ -144,6 +144,7 @@ def common_config(data: str, options: TrainOptions, recipe: Recipe, images: Trai
         "validation_images": images.hashes(images.held_out),
         "trained_on": [record.identity for record in images.trained],
         "data_sha256": hash_of_hashes(record.sha256 for record in images.trained),
+        **({} if options.precision == "fp32" else {"precision": options.precision}),
         "versions": {"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
         "created": now(),
     }

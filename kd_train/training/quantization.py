@@ -30,14 +30,13 @@ from kd_export.precision.int8_plan import plan_int8
 from kd_train.data.gate_images import DrawnDefects
 from kd_train.data.image_records import BadImages, ImageRecord, scan_images
 from kd_train.data.image_set import ImageSet
-from kd_train.datasets import open_data
 from kd_train.models.quantized_pair import QuantizedPair
 from kd_train.recipes import check_recipe
 from kd_train.training.checkpoints import Checkpoint
 from kd_train.training.from_options import check_options
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_config import NEWEST_SCHEMA, TRAINING_PACKAGES, Quantized, RunConfig
-from kd_train.training.run_folder import INT8_FOLDER, Run, check_device
+from kd_train.training.run_folder import Run, check_device
 from kd_train.training.run_lock import RunLock, require_free
 from kd_train.training.students import TrainResult, train_students
 from kd_train.training.trained_pair import fuse, load_pair, teacher_tensors
@@ -46,7 +45,7 @@ from kdx.errors import CheckpointError, DataError
 from kdx.folders.data_folder import require_good
 from kdx.progress import SILENT, Progress
 from kdx.runtime.machine import package_versions
-from kdx.storage.json_records import RUN_INDEX, now
+from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX, now
 from kdx.text import number_of
 
 # Good images that set the scales, and the bytes that they and the synthetic defects may take. Up to
@@ -218,7 +217,7 @@ def _images(
         TrainingError: More images than allowed cannot be read.
     """
     where = data or Path(config.data)
-    folder = open_data(where, config.category, config.folder_options, progress=progress)
+    folder = config.open_data(data, "data", progress)
     records = {record.sha256: record for record in scan_images(require_good(folder), bad, progress)}
     wanted = [*config.train_images.values(), *config.validation_images.values()]
     missing = [sha256 for sha256 in wanted if sha256 not in records]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -12,9 +13,11 @@ from kd_export.graph.int8 import Int8Plan
 from kd_export.graph.preprocess import Preprocess
 from kd_train.recipes import Recipe
 from kd_train.training.distilled_teacher import DistilledTeacher
-from kdx.folders.data_folder import FolderOptions
+from kdx.errors import DataError
+from kdx.folders.data_folder import FolderOptions, ImageFolder
 from kdx.imaging.image_identity import Identity, KnownImages
 from kdx.imaging.images import InputSpec
+from kdx.progress import SILENT, Progress
 from kdx.text import number_of
 
 SCHEMA = 3
@@ -96,6 +99,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         border_weights: The border weights of each map, see :mod:`kd_export.graph.border`; an empty
             tuple for a map without them. They are unset until the training is finished, and without
             the recipe's ``border_weights``.
+        precision: ``int8`` where the training was asked for an INT8 stage; unset otherwise.
         versions: The versions of the packages with which the pair was trained.
         created: The UTC time, ISO 8601.
     """
@@ -130,12 +134,37 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     distilled: DistilledTeacher | None = None
     quantized: Quantized | UnsetType = UNSET
     border_weights: tuple[tuple[float, ...], ...] | UnsetType = UNSET
+    precision: Literal["int8"] | UnsetType = UNSET
     versions: dict[str, str]
     created: str
 
     def known_images(self) -> KnownImages:
         """Return the hashes of the training images, by which copies are recognised."""
         return KnownImages(self.trained_on or [Identity(file=sha256) for sha256 in self.train_images.values()])
+
+    def open_data(self, data: Path | None, parameter: str, progress: Progress = SILENT) -> ImageFolder:
+        """Open the folder of the training data.
+
+        Args:
+            data: Where it is now; None for its place at training.
+            parameter: The parameter that names another place, for the message.
+            progress: The progress display.
+
+        Raises:
+            DataError: The folder does not exist, or cannot be used.
+        """
+        from kd_train.datasets import open_data
+
+        where = data or Path(self.data)
+        try:
+            return open_data(where, self.category, self.folder_options, progress=progress)
+        except DataError as error:
+            if data is not None or where.exists():
+                raise
+            raise DataError(
+                f"the training data are no longer at '{where}'",
+                fix=f"name the folder where they are now: `{parameter}`",
+            ) from error
 
     @property
     def folder_options(self) -> FolderOptions:

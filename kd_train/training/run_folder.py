@@ -29,11 +29,8 @@ from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.remarks import Remark
 from kdx.runtime.machine import package_versions
 from kdx.storage.files import new_folder, sha256_file, write_atomic
-from kdx.storage.json_records import RUN_INDEX, encode_record, now
+from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX, encode_record, now, run_to_export
 from kdx.text import number_of
-
-# The folder of the INT8 stage of a run, in its run folder.
-INT8_FOLDER = "int8"
 
 
 class Run:
@@ -54,7 +51,10 @@ class Run:
         if not (path / RUN_INDEX).is_file():
             reason = " but a bundle" if (path / INDEX).is_file() else f": '{RUN_INDEX}' is missing"
             raise CheckpointError(f"'{path}' is not a run folder{reason}", fix="name a folder that kdx train wrote")
-        self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", NEWEST_SCHEMA)
+        again = "train again"
+        if run_to_export(path) != path:
+            again = f"quantise the run again: {shlex.join(['kdx', 'quantize', str(path.parent), '--force'])}"
+        self.config = read_run_record(path / RUN_INDEX, RunConfig, "kdx train", NEWEST_SCHEMA, fix=again)
 
     @staticmethod
     def create(path: Path, config: RunConfig, golden: Mapping[str, bytes], run_lock: RunLock, *, force: bool) -> Run:
@@ -263,9 +263,7 @@ class Run:
         Raises:
             DataError: The folder does not exist, or contains none of the images.
         """
-        from kd_train.datasets import open_data
-
-        folder = open_data(data or Path(self.config.data), self.config.category, self.config.folder_options)
+        folder = self.config.open_data(data, "calibration_data")
         trained = self.config.known_images()
         good = sorted(folder.good)
         step = max(1, len(good) // (2 * most))
@@ -294,15 +292,13 @@ class Run:
             DataError: The folder does not exist or contains none of the images, or no images were
                 held out.
         """
-        from kd_train.datasets import open_data
-
         wanted = set(self.config.validation_images.values())
         if not wanted:
             raise DataError(
                 "training held out no good images", fix="train again: kdx train DATA --validation-fraction 0.2"
             )
         where = data or Path(self.config.data)
-        folder = open_data(where, self.config.category, self.config.folder_options)
+        folder = self.config.open_data(data, "calibration_data")
         found = {sha256_file(path): path for path in sorted(folder.good)}
         held_out = [path for digest, path in found.items() if digest in wanted]
         if not held_out:

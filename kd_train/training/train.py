@@ -34,7 +34,7 @@ from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize, require_quantisable
 from kd_train.training.resumed_run import require_same_options, require_same_run, require_same_teacher
 from kd_train.training.run_config import RunConfig
-from kd_train.training.run_folder import INT8_FOLDER, Run, check_device
+from kd_train.training.run_folder import Run, check_device
 from kd_train.training.run_lock import RunLock, require_free
 from kd_train.training.students import TrainResult, train_students
 from kd_train.training.trained_pair import fuse, teacher_tensors
@@ -44,8 +44,8 @@ from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import CheckpointError, OptionError, WeightsError
 from kdx.imaging.image_identity import Identity
 from kdx.progress import SILENT, Progress
-from kdx.remarks import Remark
-from kdx.storage.json_records import RUN_INDEX
+from kdx.remarks import Remark, remark
+from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX
 
 
 def train(
@@ -84,9 +84,17 @@ def train(
         run_lock.take(out)
         result = _train(str(data), read, out, options, progress, run_lock, teacher_only=teacher_only)
         if teacher_only or options.precision == "fp32":
-            return result
+            return replace(result, remarks=[*result.remarks, *_missing_stage(result.run)])
         of_stage = replace(options, epochs=None, learning_rate=None, force=False)
         return replace(result, int8=quantize(result.run, of_stage, data, run_lock, progress))
+
+
+def _missing_stage(run: Run) -> list[Remark]:
+    """Return a remark if a run was begun for INT8, and has no INT8 stage."""
+    if run.config.precision is UNSET or (run.path / INT8_FOLDER / RUN_INDEX).exists():
+        return []
+    text = "INT8 stage was asked for when the run began, and was not trained; train it with kdx quantize"
+    return remark("missing_int8_stage", text, [run.path])
 
 
 def distil_union(

@@ -10,7 +10,7 @@ from kdx.bundle.manifest import INDEX, INT8_SCHEMA, SIGNATURE, Manifest
 from kdx.errors import BundleError
 from kdx.storage.files import remove_leftovers, write_atomic
 from kdx.storage.hashed_file import require_file
-from kdx.storage.json_records import RUN_INDEX, decode_record, encode_record
+from kdx.storage.json_records import RUN_INDEX, decode_record, encode_record, run_to_export
 from kdx.storage.locks import locked
 
 
@@ -33,7 +33,8 @@ def read_index(path: Path) -> bytes:
         return (path / INDEX).read_bytes()
     if (path / RUN_INDEX).is_file():
         raise BundleError(
-            f"'{path}' is not a bundle but a run folder", fix=f"make a bundle of it: kdx export {path} -o NAME.kdx"
+            f"'{path}' is not a bundle but a run folder",
+            fix=f"make a bundle of it: kdx export {run_to_export(path)} -o NAME.kdx",
         )
     raise BundleError(
         f"'{path}' is not a bundle: {INDEX} is missing",

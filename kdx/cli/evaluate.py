@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
+from kdx.bundle.manifest import INDEX
 from kdx.cli.output import also_written, make_table, out, print_json, progress_for, report_bad, report_remarks
 from kdx.cli.shared_options import (
     FORCE_OPTION,
@@ -73,7 +74,8 @@ def evaluate(
         if json:
             print_json(result)
         else:
-            _show(f"{detector} on {' '.join([str(data), *filter(None, [found_category])])}, percent", result)
+            graph = f" in {precision.upper()}" if (detector / INDEX).is_file() else ""
+            _show(f"{detector}{graph} on {' '.join([str(data), *filter(None, [found_category])])}, percent", result)
 
 
 def _show(title: str, result: Evaluation) -> None:

@@ -112,10 +112,13 @@ def predict(
 
 def _warn_uncalibrated(bundle: Path) -> None:
     from kdx.loading.load import is_run
+    from kdx.storage.json_records import run_to_export
 
     fix = f"Calibrate with kdx calibrate {typed(bundle)} DATA"
     if is_run(bundle):
-        fix = f"Export it first: kdx export {typed(bundle)} -o NAME.kdx, then kdx calibrate NAME.kdx DATA"
+        fix = (
+            f"Export it first: kdx export {typed(run_to_export(bundle))} -o NAME.kdx, then kdx calibrate NAME.kdx DATA"
+        )
     err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. {fix}")
 
 

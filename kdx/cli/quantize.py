@@ -11,6 +11,7 @@ from kdx.cli.output import progress_for, typed
 from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.cli.training_output import report_training, resumable
+from kdx.storage.json_records import INT8_FOLDER
 from kdx.workflows.packages import needs
 
 
@@ -33,7 +34,6 @@ def quantize(
     """
     with needs("train,cpu", "training"):
         from kd_train.training.quantization import quantize_run
-        from kd_train.training.run_folder import INT8_FOLDER
 
     with resumable(context, run / INT8_FOLDER, resume=training.resume) as remarks:
         result = quantize_run(run, training, data, progress_for(json))

@@ -10,8 +10,9 @@ import msgspec
 
 from kdx.errors import KdxError
 
-# The file that makes a folder a training run.
+# The file that makes a folder a training run, and the folder of its INT8 stage, a run too.
 RUN_INDEX = "run.json"
+INT8_FOLDER = "int8"
 
 # The errors of decoding JSON of unknown origin: text that is not UTF-8 or nested too deep raises no
 # MsgspecError.
@@ -85,6 +86,11 @@ def _as_text(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_as_text(item) for item in value]
     return value
+
+
+def run_to_export(path: Path) -> Path:
+    """Return the run folder that is exported: of an INT8 stage, the one around it."""
+    return path.parent if path.name == INT8_FOLDER and (path.parent / RUN_INDEX).is_file() else path
 
 
 def now() -> str:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.signature import require_signed_engines
+from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.errors import BackendError
+from kdx.remarks import Remark, remark
 from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import BACKENDS, BackendInfo, find_backend, require_backends
 from kdx.runtime.latency import time_backends
@@ -23,6 +25,16 @@ from kdx.verification.golden import GoldenCheck
 from kdx.verification.remembered_choice import BackendCandidate, BackendChoice, ChoiceFile
 
 _RUNS, _WARM_UP = 60, 5
+
+
+def other_precisions(bundle: Bundle, measured: str) -> list[Remark]:
+    """Return a remark on a bundle's precisions that were not measured and may decide on the line.
+
+    FP16 is left out: its scores are FP32's.
+    """
+    others = [each for each in bundle.manifest.precisions if each != measured and {each, measured} & OWN_THRESHOLD]
+    text = "[precision was|precisions were] not measured here, and kdx.load or kdx predict may decide in [it|them]"
+    return remark("unmeasured_precision", f"{text}: measured is {measured}, name another as `precision`", others)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from kdx.folders.data_folder import FolderOptions, require_test
 from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.loading.load import is_run, load
 from kdx.progress import SILENT, Progress
+from kdx.verification.backend_choice import other_precisions
 from kdx.workflows.export import training_remarks
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def evaluate_folder(
     else:
         bundle = open_bundle(detector)
         remarks += [*golden_remarks(bundle, folder.test), *bundle.manifest.provenance.remarks()]
+        remarks += other_precisions(bundle, request.precision)
     remarks += grey_conversion_remarks([image.path for image in folder.test], loaded.input)
     return replace(result, remarks=tuple(remarks)), folder.category
 

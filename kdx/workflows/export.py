@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +115,10 @@ def export_run(
         force=force,
         progress=progress,
     )
+    if students is not None and "int8" in refused:
+        assert provenance.int8 is not None
+        command = shlex.join(["kdx", "quantize", str(run_path), "--epochs", str(2 * provenance.int8.epoch), "--force"])
+        refused["int8"] += f"; train them longer: {command}, see docs/guides/int8.md"
     return result, certificate, {**missing, **refused}
 
 

@@ -12,7 +12,7 @@ import msgspec
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
 from kd_train.training.run_config import TRAINING_PACKAGES
-from kd_train.training.run_folder import INT8_FOLDER, Run
+from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
@@ -21,7 +21,7 @@ from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
 from kdx.runtime.machine import Machine, package_versions
 from kdx.storage.files import sha256_bytes
-from kdx.storage.json_records import RUN_INDEX
+from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX
 from kdx.verification.held_out import LEAST_GOOD
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.export import export_run

@@ -54,6 +54,7 @@ def gather_content(
     from kd_train.evaluation.evaluate import score_images, summarise
     from kdx.loading.bundle_detector import detector_of
     from kdx.runtime.backend_table import require_backends
+    from kdx.verification.backend_choice import other_precisions
     from kdx.verification.certificate import verify
     from kdx.workflows.report.page import Content
     from kdx.workflows.report.pictures import take_pictures
@@ -73,7 +74,11 @@ def gather_content(
         )
         result = summarise(scored, detector, folder.root, progress)
         # A sample may hold fewer of them, and the figures are the sample's.
-        remarks = (*golden_remarks(bundle, material.images), *bundle.manifest.provenance.remarks())
+        remarks = (
+            *golden_remarks(bundle, material.images),
+            *bundle.manifest.provenance.remarks(),
+            *other_precisions(bundle, precision),
+        )
         result = replace(result, remarks=(*result.remarks, *remarks))
         pictures = take_pictures(detector, scored, folder.root, progress)
     return Content(

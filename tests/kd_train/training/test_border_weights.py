@@ -20,7 +20,7 @@ from kd_train.evaluation.reference_detector import load_detector
 from kd_train.training.from_options import recipe_of
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
-from kd_train.training.run_folder import INT8_FOLDER, Run
+from kd_train.training.run_folder import Run
 from kd_train.training.tiled_detector import fuse_tiles
 from kd_train.training.train import train
 from kd_train.training.trained_pair import fuse, load_pair
@@ -29,6 +29,7 @@ from kdx.errors import CheckpointError, OptionError
 from kdx.imaging.images import read_image
 from kdx.imaging.tiling import TileRequest
 from kdx.progress import SILENT
+from kdx.storage.json_records import INT8_FOLDER
 from kdx.workflows.export import export_run
 from tests.tiny_training import TINY
 

@@ -27,13 +27,15 @@ from kd_train.training.kept_teacher import KeptTeacher
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
 from kd_train.training.run_config import preprocess_of
-from kd_train.training.run_folder import INT8_FOLDER, Run
+from kd_train.training.run_folder import Run
 from kd_train.training.run_lock import RunLock
 from kd_train.training.train import train
 from kd_train.training.trained_pair import fuse, load_pair
 from kd_train.training.trainer import Trainer
-from kdx.errors import CheckpointError, DataError, GateError, OptionError, OutputError
+from kdx.bundle.open import open_bundle
+from kdx.errors import BundleError, CheckpointError, DataError, GateError, OptionError, OutputError
 from kdx.imaging.images import read_image
+from kdx.storage.json_records import INT8_FOLDER
 from tests.tiny_training import TINY
 
 OPTIONS = TrainOptions(epochs=2, workers=0, device="cpu")
@@ -423,3 +425,39 @@ def test_an_operation_that_cannot_be_quantised_is_named_before_a_stage_is_replac
     with pytest.raises(GateError, match=r"'pair\.student\.fc/Gemm' of the graph cannot be quantised"):
         quantize_run(run_with_stage, replace(OPTIONS, force=True))
     assert (run_with_stage / INT8_FOLDER / "run.json").read_bytes() == before
+
+
+def test_a_damaged_stage_is_quantised_again_and_not_trained_again(run_with_stage) -> None:
+    stage = run_with_stage / INT8_FOLDER
+    (stage / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is not valid") as refused:
+        Run(stage)
+    assert refused.value.fix == f"quantise the run again: kdx quantize {run_with_stage} --force"
+
+
+def test_training_data_that_have_moved_are_asked_for(source) -> None:
+    record = json.loads((source / "run.json").read_text())
+    (source / "run.json").write_text(json.dumps({**record, "data": "/nowhere"}))
+    with pytest.raises(DataError, match="no longer at '/nowhere'") as refused:
+        quantize_run(source, OPTIONS)
+    assert "`data`" in refused.value.fix
+    with pytest.raises(DataError, match="no longer at '/nowhere'") as refused:
+        Run(source).held_out_files()
+    assert "`calibration_data`" in refused.value.fix
+
+
+def test_a_run_that_was_begun_for_int8_says_that_its_stage_is_missing(dataset, tmp_path, monkeypatch) -> None:
+    options = replace(TINY, epochs=2)
+    with killed_after_an_epoch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "run", replace(options, precision="int8"))
+    result = train(dataset, tmp_path / "run", replace(options, resume=True))
+    assert [each.kind for each in result.remarks if each.kind == "missing_int8_stage"] == ["missing_int8_stage"]
+    assert "kdx quantize" in str(result.remarks[-1])
+    plain = train(dataset, tmp_path / "plain", options)
+    assert not [each for each in plain.remarks if each.kind == "missing_int8_stage"]
+
+
+def test_the_stage_is_no_bundle_and_its_run_is_exported(run_with_stage) -> None:
+    with pytest.raises(BundleError, match="not a bundle but a run folder") as refused:
+        open_bundle(run_with_stage / INT8_FOLDER)
+    assert refused.value.fix == f"make a bundle of it: kdx export {run_with_stage} -o NAME.kdx"

@@ -16,12 +16,13 @@ from kd_export.precision.quantize import quantize_by
 from kd_export.precision.runners import run_onnxruntime
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
-from kd_train.training.run_folder import INT8_FOLDER, Run
+from kd_train.training.run_folder import Run
 from kd_train.training.tiled_detector import fuse_tiles
 from kd_train.training.train import train
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.imaging.images import read_image
 from kdx.imaging.tiling import TileRequest
+from kdx.storage.json_records import INT8_FOLDER
 from tests.tiny_training import TINY
 
 pytestmark = pytest.mark.slow

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from kd_train.evaluation.evaluate import Evaluation
+from kdx.verification.backend_choice import other_precisions
 from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
 
 
@@ -24,3 +26,17 @@ def test_images_that_were_trained_on_are_noticed_in_runs_and_bundles(of, request
     seen, _ = evaluate_folder(detector, dataset_copy, EvaluationRequest())
     assert seen.good == 5
     assert len(kinds(seen) - kinds(clean)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("precisions", "measured", "others"),
+    [
+        (["fp32"], "fp32", []),
+        (["fp32", "fp16"], "fp32", []),
+        (["fp32", "int8"], "fp32", ["int8"]),
+        (["fp32", "bf16", "int8"], "int8", ["fp32", "bf16"]),
+    ],
+)
+def test_precisions_that_may_decide_and_were_not_measured_are_named(precisions, measured, others) -> None:
+    bundle = SimpleNamespace(manifest=SimpleNamespace(precisions=precisions))
+    assert [name for each in other_precisions(bundle, measured) for name in each.first] == others

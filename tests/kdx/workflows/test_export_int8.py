@@ -18,13 +18,14 @@ from kd_export import bundle_export
 from kd_export.precision.quantize import quantize_by
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
-from kd_train.training.run_folder import INT8_FOLDER, Run
+from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.bundle.variants import Variant, graph_file
 from kdx.errors import CheckpointError
 from kdx.imaging.images import read_image
 from kdx.progress import SILENT
+from kdx.storage.json_records import INT8_FOLDER
 from kdx.workflows.export import export_run
 from tests.students import graph_of
 from tests.tiny_training import TINY
