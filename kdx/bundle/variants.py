@@ -133,6 +133,9 @@ class DecisionComparison(msgspec.Struct, frozen=True, kw_only=True):
             images. It is negative where the variant rejects fewer.
         false_rejects: The number of good images that the variant rejects.
         false_rejects_reference: The number of good images that FP32 rejects.
+        false_rejects_interval: The 95 % interval of the difference of their shares of the labelled
+            good images. It is positive where the variant rejects more. It is absent for held-out
+            images, where the choice of the thresholds bounds these shares.
     """
 
     defects_are: Literal["synthetic", "labelled"]
@@ -148,6 +151,8 @@ class DecisionComparison(msgspec.Struct, frozen=True, kw_only=True):
     rejected_interval: tuple[float, float]
     false_rejects: int
     false_rejects_reference: int
+    # Absent and not null: records without it keep their bytes.
+    false_rejects_interval: tuple[float, float] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def detectable_share(self) -> float:
@@ -166,11 +171,15 @@ class DecisionComparison(msgspec.Struct, frozen=True, kw_only=True):
             what = f"{tiles}{self.frames} held-out good images and {self.defects} synthetic defects on them"
             missed = f"; a fault on less than {100 * self.detectable_share:.2g} % of such images may have been missed"
         rejected = (self.rejected - self.rejected_reference) / self.defects
+        more = ""
+        if self.false_rejects_interval is not msgspec.UNSET:
+            difference = (self.false_rejects - self.false_rejects_reference) / self.good
+            more = f", difference {_points(difference, self.false_rejects_interval)}"
         return (
             f"on {what}: image AUROC {100 * self.auroc:.1f} (FP32 {100 * self.auroc_reference:.1f}), difference "
             f"{_points(self.auroc - self.auroc_reference, self.auroc_interval)}; {self.rejected} defects rejected "
             f"(FP32 {self.rejected_reference}), difference {_points(rejected, self.rejected_interval)}; "
-            f"false rejects: {self.false_rejects} (FP32 {self.false_rejects_reference}){missed}"
+            f"false rejects: {self.false_rejects} (FP32 {self.false_rejects_reference}){more}{missed}"
         )
 
 

@@ -4,7 +4,9 @@ The scores of students that were trained as INT8 networks, from a quantised teac
 FP32's: rounding that is in the teacher while a student learns is no difference to it. So the gate
 does not ask for FP32's verdicts here, as :mod:`kdx.verification.judge` does, but for verdicts as
 good as those: it compares how well both separate defects from good images, and how many defects
-each rejects at the calibrated false-reject rate.
+each rejects at the calibrated false-reject rate. On labelled images it also compares how many good
+images each rejects. On held-out images that follows from the rate: each threshold is the one at
+which a detector rejects this share of the other held-out images.
 
 That is a question of non-inferiority (D'Agostino, Massaro and Sullivan, Non-inferiority trials,
 Statistics in Medicine 22, 2003). A variant fails where it was found to be worse and its 95 %
@@ -19,6 +21,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from kdx.bundle.variants import DecisionComparison
@@ -82,16 +85,15 @@ def compare_labelled(reference: HeldOutScores, variant: HeldOutScores, labelled:
     """
     exact = _decided_labelled(reference, labelled.reference, labelled.is_defective)
     own = _decided_labelled(variant, labelled.scores, labelled.is_defective)
-    areas, rejected = [], []
+    areas, rejected, false_rejects = [], [], []
     for frames, good, defects in draws(reference.count, len(exact.good), len(exact.defects)):
         area, own_area = (aurocs(each.good, each.defects, good, defects) for each in (exact, own))
-        share, own_share = (
-            shares(each.defects > thresholds(held_out.of_frames, frames, held_out.above)[:, None], defects)
-            for each, held_out in ((exact, reference), (own, variant))
-        )
+        limit, own_limit = (thresholds(each.of_frames, frames, each.above)[:, None] for each in (reference, variant))
         areas.append(own_area - area)
-        rejected.append(own_share - share)
-    return _comparison("labelled", reference, exact, own, interval(areas), interval(rejected))
+        rejected.append(shares(own.defects > own_limit, defects) - shares(exact.defects > limit, defects))
+        false_rejects.append(shares(own.good > own_limit, good) - shares(exact.good > limit, good))
+    intervals = interval(areas), interval(rejected), interval(false_rejects)
+    return _comparison("labelled", reference, exact, own, *intervals)
 
 
 def _decided_labelled(held_out: HeldOutScores, scores: _Scores, is_defective: NDArray[np.bool_]) -> _Decided:
@@ -106,6 +108,7 @@ def _comparison(
     own: _Decided,
     auroc_interval: tuple[float, float],
     rejected_interval: tuple[float, float],
+    false_rejects_interval: tuple[float, float] | UnsetType = UNSET,
 ) -> DecisionComparison:
     return DecisionComparison(
         defects_are=kind,
@@ -121,6 +124,7 @@ def _comparison(
         rejected_interval=rejected_interval,
         false_rejects=int(own.good_rejected.sum()),
         false_rejects_reference=int(exact.good_rejected.sum()),
+        false_rejects_interval=false_rejects_interval,
     )
 
 
@@ -136,6 +140,16 @@ def decision_faults(found: DecisionComparison, limits: DecisionLimits) -> list[s
             f"image AUROC on {images} {found.auroc:.4f}, FP32 has {found.auroc_reference:.4f}; with 95 % confidence "
             f"it may be lower by up to {-100 * low:.1f} points, allowed are {100 * allowed:.1f}"
         )
+    if found.false_rejects_interval is not UNSET and found.false_rejects > found.false_rejects_reference:
+        # The number of defects does not matter here.
+        allowed = limits.false_rejects * limits.factor(found.good)
+        high = found.false_rejects_interval[1]
+        if high > allowed:
+            faults.append(
+                f"{found.false_rejects} of {found.good} labelled good images are rejected, FP32 rejects "
+                f"{found.false_rejects_reference}; with 95 % confidence the share may be higher by up to "
+                f"{100 * high:.1f} points, allowed are {100 * allowed:.1f}"
+            )
     if not found.rejected:
         also = (
             ""

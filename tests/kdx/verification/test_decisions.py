@@ -118,6 +118,9 @@ def test_the_text_names_every_figure() -> None:
     assert found.detectable_share == pytest.approx(1 - 0.05 ** (1 / 114))
     labelled = msgspec.structs.replace(found, defects_are="labelled")
     assert labelled.describe().startswith("on 114 good and 200 defective labelled images: image AUROC 91.1")
+    assert labelled.describe().endswith("; false rejects: 1 (FP32 2)")
+    judged_too = msgspec.structs.replace(labelled, false_rejects_interval=(-0.031, 0.004))
+    assert judged_too.describe() == (f"{labelled.describe()}, difference -0.9 points (95 %: -3.1 to +0.4)")
 
 
 # The rule
@@ -310,6 +313,82 @@ def test_worse_labelled_images_refuse_what_held_out_ones_pass() -> None:
     ]
 
 
+def test_the_interval_of_false_rejects_is_that_of_a_plain_loop(monkeypatch) -> None:
+    monkeypatch.setattr(resampling, "RESAMPLES", 250)
+    rng = np.random.default_rng(3)
+    labels = np.arange(45) >= 15
+    part = rng.normal(0.5, 1, 45)
+    exact, own = part + 0.3 * rng.normal(size=45), part + 0.3 * rng.normal(size=45)
+    sides = scores_of(20), scores_of(20, 1)
+    found = compare_labelled(*sides, labelled(own, exact, labels))
+    differences = []
+    for frames, goods in zip(*next(resampling.draws(20, 15, 30))[:2], strict=True):
+        drawn = [np.repeat(np.arange(len(counts)), counts.astype(int)) for counts in (frames, goods)]
+        # The threshold at 5 %, the lowest rate of 20 images, is the second highest score.
+        shares = [
+            np.mean(scores[:15][drawn[1]] > np.sort(side.good[drawn[0]])[-2])
+            for scores, side in zip((exact, own), sides, strict=True)
+        ]
+        differences.append(shares[1] - shares[0])
+    np.testing.assert_allclose(found.false_rejects_interval, np.quantile(differences, [0.025, 0.975]), atol=1e-12)
+    assert compare_decisions(*sides).false_rejects_interval is msgspec.UNSET
+
+
+def test_a_variant_that_rejects_the_labelled_good_images_is_refused() -> None:
+    """All defects are above them, so image AUROC and rejected defects are FP32's."""
+    held_out = HeldOutScores(np.linspace(0, 1, 100), np.full(300, 2.5))
+    labels = np.arange(200) >= 100
+    exact = np.concatenate([np.linspace(0, 0.9, 100), np.linspace(2, 3, 100)])
+    own = np.where(labels, exact, exact / 2 + 1.2)
+    found = judged(held_out, held_out, labelled=labelled(own, exact, labels))
+    compared = found.decisions[1]
+    assert (compared.auroc, compared.rejected) == (compared.auroc_reference, compared.rejected_reference) == (1, 100)
+    assert found.faults == [
+        "100 of 100 labelled good images are rejected, FP32 rejects 0; with 95 % confidence the share may be higher "
+        "by up to 100.0 points, allowed are 10.0"
+    ]
+    assert judged(held_out, held_out, labelled=labelled(exact, own, labels)).passed, "to reject fewer is a gain"
+    # Also where no defect is rejected, and where few defects are labelled.
+    lost = judged(held_out, held_out, labelled=labelled(np.where(labels, 0.5, own), exact, labels))
+    assert any("labelled good images are rejected" in fault for fault in lost.faults)
+    few = labelled(own[:106], exact[:106], labels[:106])
+    assert "allowed are 10.0" in judged(held_out, held_out, labelled=few).faults[0]
+
+
+@pytest.mark.parametrize("good", [8, 30, 100])
+def test_what_rejects_more_good_images_never_passes_where_fewer_fail(good) -> None:
+    """Labelled good images score higher and higher in the variant: refused once, it stays
+    refused."""
+    rng = np.random.default_rng(good)
+    held_out = HeldOutScores(np.linspace(0, 1, 100), np.full(300, 5.0))
+    labels = np.arange(good + 20) >= good
+    exact = np.where(labels, 5, rng.uniform(0, 0.9, good + 20))
+    own, passed, high = exact.copy(), [], []
+    for index in range(-1, good, max(1, good // 25)):
+        own[: index + 1] = 2
+        found = compare_labelled(held_out, held_out, labelled(own, exact, labels))
+        passed.append(not decision_faults(found, DECISIONS))
+        high.append(found.false_rejects_interval)
+    assert passed == sorted(passed, reverse=True)
+    assert passed[0]
+    assert not passed[-1]
+    assert (np.diff(high, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("good", [6, 20, 64, 150])
+def test_false_rejects_of_what_is_as_good_pass_with_few_labelled_images(good, monkeypatch) -> None:
+    monkeypatch.setattr(resampling, "RESAMPLES", 500)
+    passed = 0
+    for seed in range(40):
+        rng = np.random.default_rng([good, seed])
+        frames, part = rng.normal(size=100), np.concatenate([rng.normal(size=good), rng.normal(4, 1, 30)])
+        sides = [HeldOutScores(frames + 0.07 * rng.normal(size=100), np.full(300, 4.0)) for _ in range(2)]
+        exact, own = (part + 0.07 * rng.normal(size=good + 30) for _ in range(2))
+        found = compare_labelled(*sides, labelled(own, exact, np.arange(good + 30) >= good))
+        passed += not any("good images are rejected" in fault for fault in decision_faults(found, DECISIONS))
+    assert passed >= 36
+
+
 # The record
 
 
@@ -323,7 +402,9 @@ def test_records_of_other_variants_keep_their_bytes() -> None:
 
 
 def test_a_record_comes_back_as_it_was_written() -> None:
-    found = judged(scores_of(100, 1))
+    labels = np.arange(20) >= 10
+    found = judged(scores_of(100, 1), labelled=labelled(5.0 * labels, 5.0 * labels, labels))
     record = Judged(runtime="x", compared=1, flips=0, score_max=0.1, verdicts=found.verdicts, decisions=found.decisions)
+    assert msgspec.json.encode(record).count(b"false_rejects_interval") == 1, "of labelled images alone"
     assert msgspec.json.decode(msgspec.json.encode(record), type=Judged) == record
     assert record.describe().startswith("decides as well as FP32 on 100 held-out good images and 300 synthetic")
