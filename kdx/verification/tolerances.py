@@ -84,10 +84,10 @@ class DecisionLimits(msgspec.Struct, frozen=True):
         return math.sqrt(max(1.0, self.enough / images))
 
 
-# The limits are below what training an FP32 detector again changes, so a variant within them is as
-# good as another FP32 detector would be. Three trainings of compact-m on magnetic tiles, with other
-# seeds and other held-out images: image AUROC 96.3 with a standard deviation of 0.9 points, such
-# that two differ by 1.5 points or more one time in four; 21, 44 and 46 % of the test defects
+# The first two limits are below what training an FP32 detector again changes: a variant within them
+# is as good as another FP32 detector would be. Three trainings of compact-m on magnetic tiles, with
+# other seeds and other held-out images: image AUROC 96.3 with a standard deviation of 0.9 points,
+# such that two differ by 1.5 points or more one time in four; 21, 44 and 46 % of the test defects
 # rejected at 1 %, where one or two good images choose the threshold.
 #
 # On 114 held-out tiles and 200 synthetic defects they separate two groups. Intervals of INT8
