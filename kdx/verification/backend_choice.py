@@ -33,8 +33,12 @@ def other_precisions(bundle: Bundle, measured: str) -> list[Remark]:
     FP16 is left out: its scores are FP32's.
     """
     others = [each for each in bundle.manifest.precisions if each != measured and {each, measured} & OWN_THRESHOLD]
-    text = "[precision was|precisions were] not measured here, and kdx.load or kdx predict may decide in [it|them]"
-    return remark("unmeasured_precision", f"{text}: measured is {measured}, name another as `precision`", others)
+    return remark(
+        "unmeasured_precision",
+        f"[precision was|precisions were] not measured, only {measured}, and kdx.load or kdx predict may decide in "
+        "[it|them]: name another `precision`",
+        others,
+    )
 
 
 @dataclass(frozen=True)
