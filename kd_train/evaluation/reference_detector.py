@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec import UNSET
+
 from kd_train.training.run_folder import Run
 from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
 from kd_train.training.trained_pair import fuse, load_pair
@@ -16,20 +18,23 @@ from kdx.runtime.torch.eager import TorchEager
 
 
 def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
-    """Load a run as an FP32 detector without a threshold.
+    """Load a run as a detector without a threshold.
 
-    A run that was trained on tiles judges whole frames.
+    It computes in FP32, also with the values of INT8 if the run is an INT8 stage. A run that was
+    trained on tiles judges whole frames.
     """
     run = Run(path)
     pair, _ = load_pair(run, which)
     spec, options = run.config.pair_spec, TileRequest()
+    precision = "fp32" if run.config.quantized is UNSET else "int8"
     if not are_tiles_asked(run.config, options):
         fused = fuse(run.config, pair)
         backend = TorchEager(fused, threads=threads)
         rule = DecisionRule(field_of_view=fused.field_of_view, answer_limits=answer_limits(spec, fused.size))
-        return Detector(backend, run.config.input, rule, max_batch=16)
+        return Detector(backend, run.config.input, rule, max_batch=16, precision=precision)
     fused, tiling = fuse_tiles(run, pair, options)
     limits = answer_limits(spec, fused.size)
     stitcher = Stitcher(tiling, (fused.input_spec.height, fused.input_spec.width), fused.size)
     tiled = Tiled(TorchEager(fused, threads=threads), stitcher, limits)
-    return Detector(tiled, run.input_for(tiling.frame), DecisionRule(answer_limits=limits), max_batch=1)
+    rule = DecisionRule(answer_limits=limits)
+    return Detector(tiled, run.input_for(tiling.frame), rule, max_batch=1, precision=precision)

@@ -17,7 +17,7 @@ _SAID_OF_REASONS = {
 
 
 def show_verdicts(records: list[dict[str, Any]]) -> None:
-    """Print a table of verdicts."""
+    """Print a table of verdicts, and what decided."""
     colours = {"good": "green", "review": "yellow", "defective": "bold red", "undecided": "yellow"}
     bundles = ("bundle",) if "bundle" in records[0] else ()
     table = make_table("", "verdict", *bundles, "image", "score", "threshold", "margin", left=("bundle", "image"))
@@ -31,3 +31,6 @@ def show_verdicts(records: list[dict[str, Any]]) -> None:
         texts = (escape(r[column]) for column in (*bundles, "image"))
         table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)
     out.print(table)
+    decided = dict.fromkeys((*(r[each] for each in bundles), r["precision"].upper(), r["backend"]) for r in records)
+    for *bundle, precision, backend in decided:
+        out.print(f"decided in {precision} by {backend}{''.join(f' ({escape(name)})' for name in bundle)}")

@@ -85,6 +85,7 @@ def judge_files(
                 colour.append(path)
             for name, image, verdict in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
+                record |= {"backend": group[name].backend.name, "precision": group[name].precision}
                 if regions is not None:
                     record["regions"] = _regions(group[name], verdict, regions)
                 if overlay is not None:

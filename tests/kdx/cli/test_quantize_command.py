@@ -52,6 +52,9 @@ def test_a_stage_is_evaluated_like_a_run(cli, quantised, dataset):
     stderr = cli("evaluate", quantised / "int8", dataset, "--precision", "int8", code=2).stderr
     assert "a run folder runs as it was trained" in stderr
     assert "leave out --precision" in stderr
+    image = next((dataset / "test/good").iterdir())
+    for run, precision in ((quantised, "fp32"), (quantised / "int8", "int8")):
+        assert cli("predict", run, image, "--json").json["precision"] == precision
 
 
 def test_a_stage_is_not_exported_by_itself(cli, quantised, tmp_path):

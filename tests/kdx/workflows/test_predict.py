@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from kdx.cli.verdict_table import show_verdicts
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.folders.image_search import LeftOut
 from kdx.workflows.predict import expand, judge_files, require_apart
@@ -138,9 +140,8 @@ def test_a_run_is_exported_before_it_is_calibrated(cli, tiny_run, dataset):
 
 
 def test_the_reason_of_a_verdict_stands_before_the_faults_of_its_frame(capsys):
-    from kdx.cli.verdict_table import show_verdicts
-
     record = {"verdict": "undecided", "image": "a.png", "score": 1.0, "threshold": None, "margin": None}
+    record |= {"backend": "openvino", "precision": "fp32"}
     show_verdicts([{**record, "reason": "no_threshold", "frame_faults": ["saturated"]}])
     assert "undecided (no threshold) (saturated frame)" in " ".join(capsys.readouterr().out.split())
 
@@ -151,3 +152,20 @@ def test_heat_maps_of_a_command_that_stopped_are_counted(cli, tiny_bundle, datas
     stopped = cli("predict", tiny_bundle, *images, "--overlay", maps, "--backend", "onnxruntime-cpu", code=2).stderr
     assert f"1 heat maps were written to {maps}/ before that: --force writes them again" in stopped
     cli("predict", tiny_bundle, images[0], "--overlay", maps, "--backend", "onnxruntime-cpu", "--force")
+
+
+def test_what_decided_is_named(cli, tiny_bundle, dataset):
+    image = next((dataset / "test/good").iterdir())
+    (record,) = (json.loads(line) for line in cli("predict", tiny_bundle, image, "--json").stdout.splitlines())
+    assert (record["backend"], record["precision"]) in {("onnxruntime-cpu", "fp32"), ("openvino", "fp32")}
+    said = cli("predict", tiny_bundle, image, "--backend", "onnxruntime-cpu").stdout
+    assert "decided in FP32 by onnxruntime-cpu\n" in said
+
+
+def test_several_bundles_may_decide_in_other_precisions(capsys):
+    facts = {"image": "a.png", "verdict": "good", "score": 1.0, "threshold": 2.0, "margin": -0.5}
+    by = [{"bundle": "one", "backend": "openvino", "precision": "int8"}]
+    by.append({"bundle": "two", "backend": "onnxruntime-cpu", "precision": "fp32"})
+    show_verdicts([{**facts, **each} for each in (*by, *by)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("decided")]
+    assert lines == ["decided in INT8 by openvino (one)", "decided in FP32 by onnxruntime-cpu (two)"]
