@@ -221,6 +221,10 @@ class ImageSet:
         image: NDArray[np.uint8] = images[0]
         return image
 
+    def spread(self, most: int) -> range:
+        """Return the indices of up to ``most`` images, evenly spread."""
+        return range(0, len(self), max(1, -(-len(self) // most)))
+
     def batches(self, indices: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         """Yield uint8 batches ``(B, H, W, C)`` for lists of indices."""
         if self._pixels is not None:

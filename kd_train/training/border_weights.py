@@ -25,10 +25,11 @@ def measure_border_weights(run: Run, images: ImageSet, progress: Progress) -> tu
         progress: The progress display.
     """
     detector = fuse(run.config, load_pair(run)[0])
-    chosen = [[index] for index in range(0, len(images), -(-len(images) // _MOST_IMAGES))]
+    chosen = images.spread(_MOST_IMAGES)
     sums = [torch.zeros(detector.size, dtype=torch.float64) for _ in scoring_maps(detector.spec)]
     with progress.task("border weights", len(chosen)) as task, torch.inference_mode():
-        for image in images.batches(chosen):
+        for index in chosen:
+            image = torch.from_numpy(images[index][None])
             for total, maps in zip(sums, detector.unweighted_maps(image), strict=True):
                 total += maps[0].double().square()
             task.advance()

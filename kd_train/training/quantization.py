@@ -246,9 +246,7 @@ def _with_plan(config: RunConfig, detector: FusedDetector, images: ImageSet, pro
     assert config.quantized is not UNSET
     spec = images.spec
     most = _MOST_BYTES // (_WITH_DEFECTS * spec.height * spec.width * spec.channels)
-    step = max(1, -(-len(images) // min(_MOST_IMAGES, max(2, most))))
-    chosen = [[index] for index in range(len(images))][::step]
-    good: list[NDArray[np.uint8]] = [batch[0].numpy() for batch in images.batches(chosen)]
+    good = [images[index] for index in images.spread(min(_MOST_IMAGES, max(2, most)))]
     defects = list(DrawnDefects(good, config.seed))
     with progress.task("scales of INT8", 1) as task:
         plan = _planned(detector, np.stack([*good, *defects]), config.quantized.headroom)

@@ -30,7 +30,7 @@ _RUNS, _WARM_UP = 60, 5
 def other_precisions(bundle: Bundle, measured: str) -> list[Remark]:
     """Return a remark on a bundle's precisions that were not measured and may decide on the line.
 
-    FP16 is left out: its scores are FP32's.
+    FP16 is left out, which has the threshold of FP32.
     """
     others = [each for each in bundle.manifest.precisions if each != measured and {each, measured} & OWN_THRESHOLD]
     return remark(
