@@ -91,6 +91,21 @@ class Served(NamedTuple):
     command: str
     note: str
 
+    def record(self) -> dict[str, object]:
+        """Return the model as ``kdx triton --json`` prints it."""
+        return {
+            "model": str(self.folder),
+            "name": self.model.name,
+            "backend": self.model.backend,
+            "precision": self.precision,
+            "max_batch": max(1, self.model.max_batch),
+            "gpu": self.model.gpu,
+            "instances": self.model.instances,
+            "parameters": dict(self.model.parameters),
+            "command": self.command,
+            "note": self.note,
+        }
+
 
 def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, *, force: bool = False) -> Served:
     """Write a model into a Triton repository, after comparing its configuration with the graph.

@@ -223,6 +223,15 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
             return "decides as well as FP32 " + "; ".join(each.describe() for each in self.decisions)
         return self.verdicts.describe() if self.verdicts else ""
 
+    def describe_gate(self) -> str:
+        """Return a text with what the gate compared: likeness to FP32, or decisions."""
+        if self.decisions:
+            return self.describe()
+        said = f"scores within {self.score_max:.0%}, {self.flips} of {self.compared} turned"
+        if self.auroc is not None:
+            said += f", image AUROC {self.auroc:.4f} (FP32 {self.auroc_reference:.4f})"
+        return f"{said}, {self.describe()}" if self.describe() else said
+
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """A graph in another precision, or the FP32 graph computed in it, and its export's results.
@@ -240,6 +249,18 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     kept: list[KeptNode]
     ranges: RangeReport | None = None
     judged: list[Judged] = []
+
+    def describe(self) -> str:
+        """Return a text with what the export found."""
+        said = f"{self.convolutions} convolutions"
+        said += f", {len(self.kept)} nodes kept in FP32" if self.kept else ""
+        if self.ranges:
+            tightest = min(self.ranges.taps, key=lambda tap: tap.headroom)
+            said += (
+                f"; largest activation {self.ranges.largest_value:.4g} of {FP16_MAX:g}, at the taps "
+                f"{max(tightest.teacher, tightest.student):.4g} ({tightest.tap})"
+            )
+        return "; ".join((said, *(f"{each.runtime}: {each.describe_gate()}" for each in self.judged)))
 
 
 def graph_file(precision: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kdx.bundle.engine_record import FLAVOURS, Engine, describe, engines_of, mismatch
+from kdx.bundle.engine_record import FLAVOURS, Engine, describe
 from kdx.cli.output import err, out, print_json, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, one_of
 from kdx.errors import OptionError
@@ -68,32 +68,15 @@ def build_engine(
 
 
 def _show_plan(plan: BuildPlan, *, json: bool) -> None:
-    request = plan.request
-    there = _what_is_there(plan)
+    from kdx.workflows.build_engine import record_of, what_is_there
+
+    request, there = plan.request, what_is_there(plan)
     if json:
-        print_json(
-            {
-                "target": str(plan.target),
-                "graph": plan.graph.path.name,
-                "fingerprint": plan.fingerprint,
-                "precision": request.precision,
-                "batches": list(request.batches),
-                "level": request.level,
-                "there_now": there,
-            }
-        )
+        print_json(record_of(plan))
         return
     out.print(f"this machine can build [bold]{plan.target}[/]")
     out.print(f"  from {plan.graph.path.name}, {request.precision}, for {describe(plan.fingerprint)}")
     out.print(f"  batches {', '.join(map(str, request.batches))}, level {request.level}; there now: {there}")
-
-
-def _what_is_there(plan: BuildPlan) -> str:
-    for engine in engines_of(plan.target.parent.parent):
-        if engine.path == plan.target:
-            why_not = mismatch(engine.record, plan.fingerprint, plan.graph.sha256)
-            return f"an engine that may not run: {why_not}" if why_not else "an engine that fits (--force rebuilds it)"
-    return "nothing"
 
 
 def _show(bundle: Path, engine: Engine) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from kdx.bundle.variants import FP16_MAX, OWN_THRESHOLD, PRECISIONS, Variant
+from kdx.bundle.variants import OWN_THRESHOLD, PRECISIONS
 from kdx.cli.output import out, print_json, progress_for, report_remarks, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.errors import OptionError
-from kdx.imaging.tiling import SEAM_TOLERANCE, TileRequest, Tiling
+from kdx.imaging.tiling import TileRequest
 from kdx.text import spelled
 from kdx.workflows.export import export_run, labelled_images, training_remarks
 
@@ -106,8 +106,11 @@ def export(
     report_remarks(remarks)
     size_mb = result.graph.path.stat().st_size / 1e6
     out.print(f"[bold]{shown(bundle)}[/]: {size_mb:.1f} MB graph, takes {result.manifest.camera.describe()}")
-    if result.manifest.tiling is not None:
-        _say_tiles(result.manifest.tiling, result.manifest.input.height)
+    tiling = result.manifest.tiling
+    if tiling is not None:
+        out.print(f"  {tiling.describe(result.manifest.input.height)}")
+        if tiling.why_seams_show():
+            out.print(f"  [yellow]seams may show:[/] {escape(spelled(tiling.why_seams_show()))}")
     for comparison in certificate.comparisons:
         out.print(
             f"  {comparison.backend}, {comparison.precision}, batch {comparison.batch}: scores within "
@@ -116,7 +119,7 @@ def export(
         )
     for name, variant in result.manifest.variants.items():
         made = "trained, " if result.manifest.is_own_reference(name) else "quantised after training, "
-        out.print(f"  {name}: {made if name == 'int8' else ''}{_describe(variant)}")
+        out.print(f"  {name}: {made if name == 'int8' else ''}{variant.describe()}")
     for name, reason in refused.items():
         out.print(f"[bold red]no {name}:[/] {escape(spelled(reason))}")
     out.print(f"next: kdx calibrate {typed(bundle)} DATA --false-reject-rate 0.01")
@@ -129,42 +132,6 @@ def _precisions(text: str) -> tuple[str, ...]:
     for part in found:
         one_of("--precision", part, PRECISIONS)
     return found
-
-
-def _describe(variant: Variant) -> str:
-    """Say what was found when a graph was made in another precision."""
-    kept = f", {len(variant.kept)} nodes kept in FP32" if variant.kept else ""
-    said = f"{variant.convolutions} convolutions{kept}"
-    if variant.ranges:
-        tightest = min(variant.ranges.taps, key=lambda tap: tap.headroom)
-        said += (
-            f"; largest activation {variant.ranges.largest_value:.4g} of {FP16_MAX:g}, at the taps "
-            f"{max(tightest.teacher, tightest.student):.4g} ({tightest.tap})"
-        )
-    for judged in variant.judged:
-        if judged.decisions:
-            said += f"; {judged.runtime}: {judged.describe()}"
-            continue
-        said += f"; {judged.runtime}: scores within {judged.score_max:.0%}, {judged.flips} of {judged.compared} turned"
-        if judged.auroc is not None:
-            said += f", image AUROC {judged.auroc:.4f} (FP32 {judged.auroc_reference:.4f})"
-        if judged.verdicts is not None:
-            said += f", {judged.verdicts.describe()}"
-    return said
-
-
-def _say_tiles(tiling: Tiling, tile: int) -> None:
-    height, width = tiling.frame
-    cost = tiling.count * tile * tile / (height * width)
-    out.print(
-        f"  {tiling.count} tiles of {tile} × {tile}, overlapping by {tiling.overlap} and more: {cost:.1f} times the "
-        f"frame's pixels, {tiling.batch} tiles at once; {tiling.halo} pixels at their edges are not used"
-    )
-    if tiling.seam > SEAM_TOLERANCE:
-        out.print(
-            f"  [yellow]seams may show:[/] even {tiling.halo} pixels from its edge a tile's map is off by up to "
-            f"{100 * tiling.seam:.1f} % of its range; take a larger --tile, or --overlap auto"
-        )
 
 
 def _overlap(text: str) -> int | None:

@@ -49,61 +49,30 @@ def report(
     images, or without masks, the page says what it cannot show.
     """
     with needs("report,cpu", "the report"):
-        from kd_train.datasets import open_data
-        from kdx.workflows.report.gather import gather_content, require_writable_page
-        from kdx.workflows.report.page import render_page
-    from kdx.bundle.open import open_bundle
+        from kdx.workflows.report.gather import ReportRequest
+        from kdx.workflows.report.write import record_of, write_report
     from kdx.folders.data_folder import FolderOptions
-    from kdx.storage.files import remove_leftovers, write_atomic
 
-    require_writable_page(output, force=force)
-    opened = open_bundle(bundle)
-    progress = progress_for(json)
-    options = FolderOptions(subfolders, tuple(good_folder))
-    folder = open_data(data, category, options, progress=progress)
-    content = gather_content(
-        opened,
+    content, size = write_report(
+        bundle,
         data,
-        folder,
-        category,
-        options,
-        backend,
-        precision,
-        threads,
-        max_images,
-        max_bad_images,
-        latency,
-        progress,
+        output,
+        ReportRequest(backend, precision, threads, max_images, max_bad_images, latency),
+        category=category,
+        options=FolderOptions(subfolders, tuple(good_folder)),
+        force=force,
+        progress=progress_for(json),
     )
-    page = render_page(content)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(output)
-    write_atomic(output, page)
-    _show(content, output, len(page), json=json)
+    if json:
+        print_json(record_of(content, output, size))
+    else:
+        _show(content, output, size)
 
 
-def _show(content: Content, output: Path, size: int, *, json: bool) -> None:
+def _show(content: Content, output: Path, size: int) -> None:
     from kdx.workflows.report.page import notes_of
 
     result, notes = content.result, notes_of(content)
-    if json:
-        print_json(
-            {
-                "bundle": str(content.bundle.path),
-                "report": str(output),
-                "bytes": size,
-                "images_found": content.material.found,
-                "sampled": content.material.is_sampled,
-                "passed_over_trained_on": content.material.trained_on,
-                "pictures": len(content.pictures),
-                "evaluation": result,
-                "certificate": content.certificate,
-                "latency": content.timing.latencies if content.timing else None,
-                "notes": notes,
-                "remarks": content.material.remarks,
-            }
-        )
-        return
     report_bad(result.bad_images)
     report_remarks((*content.material.remarks, *result.remarks))
     for note in notes:

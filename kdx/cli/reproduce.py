@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from kd_train.training.options import TrainOptions
 from kdx.cli.error_output import Interrupted
@@ -19,10 +18,9 @@ from kdx.cli.train_options import TRAIN_OPTIONS, with_train_options
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
-    from kd_train.reproduction.paper_comparison import PaperComparison, PaperRow, PrintedTable, TableCell
+    from kd_train.reproduction.paper_comparison import PaperComparison
     from kd_train.reproduction.result_folder import JobResult
-
-_TITLES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
+    from kd_train.reproduction.text_tables import TextTable
 
 
 @with_train_options("reproduce")
@@ -76,25 +74,31 @@ def _report(result: JobResult, is_new: bool) -> None:
 
 
 def _show(comparison: PaperComparison, *, all_systems: bool) -> None:
+    from kd_train.reproduction.text_tables import figures_of, quoted_places, systems_of
+
     out.print(f"[bold]{escape(comparison.title)}[/]")
     _list("what differs", comparison.differs)
     _list("what the text does not say", comparison.unknown)
     _list("on the tables", comparison.notes)
     _list("not trained", (f"{name}: {reason}" for name, reason in comparison.not_trained.items()))
     out.print()
-    _print_whole(_figures(comparison))
-    cells = [cell for row in comparison.rows for cell in row.cells.values()]
-    if any(cell.quoted for cell in cells):
-        places = sorted({cell.quoted for cell in cells if cell.quoted})
+    _print(figures_of(comparison))
+    places = quoted_places(comparison)
+    if places:
         out.print(f"* not printed by the method's own paper; as quoted by {'; '.join(places)}")
     if all_systems:
         for printed in comparison.printed:
             out.print()
-            _print_whole(_systems(printed, comparison.rows))
+            _print(systems_of(printed, comparison.rows))
 
 
-def _print_whole(table: Table) -> None:
+def _print(found: TextTable) -> None:
     """Print a table in its own width: a figure broken over lines is no figure."""
+    table = make_table(escape(found.title), "", *map(escape, found.headings))
+    for row in found.rows:
+        if row.begins_section:
+            table.add_section()
+        table.add_row(escape(row.name), *row.texts, style="bold" if row.is_mean else None)
     table.width = table.__rich_measure__(out, out.options.update(max_width=10_000)).maximum
     out.print(table, crop=False)
 
@@ -105,50 +109,3 @@ def _list(heading: str, lines: Iterable[str]) -> None:
         out.print(f"{heading}:")
     for line in lines:
         out.print(f"  {escape(line)}")
-
-
-def _figures(comparison: PaperComparison) -> Table:
-    """Make the table: for each metric the paper's figure, ours, and the difference."""
-    rows = comparison.rows
-    shown = {m for row in rows for m, cell in row.cells.items() if cell.paper is not None or cell.seeds}
-    metrics = [metric for metric in _TITLES if metric in shown]
-    seeds = f"mean ± standard deviation of {comparison.seeds} seeds" if comparison.seeds > 1 else "one seed, no spread"
-    headings = (text for metric in metrics for text in (_TITLES[metric], "paper", "diff"))
-    table = make_table(f"ours ({seeds}), the paper's, and the difference, in percent", "", *headings)
-    variants = {row.variant for row in rows}
-    for index, row in enumerate(rows):
-        if index and row.variant != rows[index - 1].variant:
-            table.add_section()
-        name = f"{row.variant}: {row.name}" if len(variants) > 1 else row.name
-        texts = [text for metric, cell in row.cells.items() if metric in metrics for text in _cell(cell)]
-        table.add_row(escape(name), *texts, style="bold" if row.is_mean else None)
-    return table
-
-
-def _cell(cell: TableCell) -> tuple[str, str, str]:
-    """Format ours, the paper's, the difference, with the decimals that the paper prints."""
-    paper = _number(cell.paper)
-    decimals = len(paper.partition(".")[2]) or 1
-    ours = "–" if cell.mean is None else f"{cell.mean:.{decimals}f}"
-    ours += "" if cell.spread is None else f" ± {cell.spread:.{decimals}f}"
-    difference = "–" if cell.difference is None else f"{cell.difference:+.{decimals}f}"
-    return ours, paper + ("*" if cell.quoted else ""), difference
-
-
-def _systems(printed: PrintedTable, rows: tuple[PaperRow, ...]) -> Table:
-    """Make one of the paper's tables as it stands there, ours in the last column."""
-    title = f"{printed.place}: {printed.caption}; {_TITLES[printed.metric]}, percent"
-    table = make_table(escape(title), "", *(escape(system) for system in printed.systems), "kdx")
-    is_one = len({row.variant for row in rows}) == 1
-    ours = {row.row: row.cells[printed.metric].mean for row in reversed(rows)} if is_one else {}
-    for name, figures in printed.rows.items():
-        own = ours.get(name)
-        table.add_row(escape(name.replace("_", " ")), *map(_number, figures), "–" if own is None else f"{own:.1f}")
-    return table
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    # The decimals that the papers print, but one at least.
-    return f"{value:.1f}" if round(value, 1) == round(value, 6) else f"{value:.2f}".rstrip("0")

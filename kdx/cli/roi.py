@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,7 @@ from kdx.cli.shared_options import (
 )
 
 if TYPE_CHECKING:
-    from kdx.bundle.bundle import Bundle
-    from kdx.decision.roi import Roi
-    from kdx.remarks import Remark
-
-
-_VARIES = 4.0  # grey levels
+    from kdx.workflows.roi import Proposal, RegionOfBundle
 
 
 def roi(
@@ -55,12 +49,10 @@ def roi(
     that it was calibrated in: after a change every verdict is undecided until kdx calibrate. A
     signature is removed. The blur leaks heat across the border of the region: leave a margin.
     """
-    from kdx.bundle.manifest import SIGNATURE
     from kdx.bundle.open import open_bundle
-    from kdx.decision.roi import RoiFrame, read_roi, roi_of, set_roi
     from kdx.errors import OptionError
     from kdx.folders.data_folder import FolderOptions
-    from kdx.storage.files import refuse_existing, require_writable
+    from kdx.workflows.roi import region_of, write_proposal
 
     if sum([data is not None, mask is not None, remove]) > 1:
         raise OptionError("--from-images, --set and --remove exclude each other", fix="call once for each")
@@ -75,75 +67,47 @@ def roi(
             "--force": force,
         }
         require_effect(given, "--from-images")
-    opened = open_bundle(bundle)
-    if data is not None:
-        output = output or Path("roi.png")
-        varies = _VARIES if varies is None else varies
-        from kd_train.datasets import open_data
-        from kdx.workflows.roi import propose, write_proposal
-
-        refuse_existing(output, force=force)
-        progress = progress_for(json)
-        folder = open_data(data, category, FolderOptions(subfolders, tuple(good_folder)), progress=progress)
-        bad: dict[str, str] = {}
-        proposed = RoiFrame.of(opened.manifest).roi(propose(opened, folder, varies, bad, max_bad_images, progress))
-        write_proposal(output, proposed)
-        _show_proposal(bundle, output, proposed, bad, folder.remarks, json=json)
+        _show(bundle, region_of(bundle, mask, remove=remove), json=json)
         return
-    was_signed = (bundle / SIGNATURE).is_file()
-    current = roi_of(opened)
-    mask_given = None if mask is None else read_roi(mask, RoiFrame.of(opened.manifest))
-    wanted = None if remove else mask_given or current
-    is_changed = (wanted is None) != (current is None) or (wanted is not None and not wanted.is_same(current))
-    if is_changed:
-        require_writable(bundle.resolve().parent)
-        opened = set_roi(opened, wanted)
-    _show(bundle, opened, wanted, is_changed=is_changed, signature_removed=was_signed and is_changed, json=json)
-
-
-def _show_proposal(
-    bundle: Path, output: Path, roi: Roi, bad: dict[str, str], remarks: Sequence[Remark], *, json: bool
-) -> None:
-    share = float(roi.included.mean())
-    if json:
-        print_json(
-            {"bundle": str(bundle), "proposal": str(output), "included": share, "bad_images": bad, "remarks": remarks}
-        )
-        return
-    report_bad(bad)
-    report_remarks(remarks)
-    out.print(
-        f"[bold]{shown(output)}[/]: {100 * share:.3g} % of the image varies and would count, white; look at it, then"
+    proposal = write_proposal(
+        open_bundle(bundle),
+        data,
+        output or Path("roi.png"),
+        category=category,
+        options=FolderOptions(subfolders, tuple(good_folder)),
+        varies=varies,
+        max_bad_images=max_bad_images,
+        force=force,
+        progress=progress_for(json),
     )
-    out.print(f"  kdx roi {typed(bundle)} --set {typed(output)}")
+    _show_proposal(bundle, proposal, json=json)
 
 
-def _show(
-    path: Path, bundle: Bundle, roi: Roi | None, *, is_changed: bool, signature_removed: bool, json: bool
-) -> None:
-    from kdx.decision.roi import why_stale
-
-    manifest = bundle.manifest
-    shares = None if roi is None else {"image": float(roi.included.mean()), "map": float(roi.counted.mean())}
+def _show_proposal(bundle: Path, found: Proposal, *, json: bool) -> None:
     if json:
-        print_json(
-            {
-                "bundle": str(path),
-                "included": shares,
-                "roi_sha256": manifest.roi_sha256,
-                "changed": is_changed,
-                "changed_after_calibration": manifest.changed_since() is not None,
-                "signature_removed": signature_removed,
-            }
-        )
+        record = {"bundle": str(bundle), "proposal": str(found.path), "included": found.included}
+        print_json({**record, "bad_images": found.bad, "remarks": found.remarks})
         return
+    report_bad(found.bad)
+    report_remarks(found.remarks)
+    out.print(
+        f"[bold]{shown(found.path)}[/]: {100 * found.included:.3g} % of the image varies and would count, white; look "
+        "at it, then"
+    )
+    out.print(f"  kdx roi {typed(bundle)} --set {typed(found.path)}")
+
+
+def _show(path: Path, found: RegionOfBundle, *, json: bool) -> None:
+    if json:
+        print_json(found.record())
+        return
+    shares = found.shares
     if shares is None:
         out.print(f"[bold]{shown(path)}[/]: no region of interest, whole images count")
     else:
         image, of_map = (f"{100 * shares[name]:.3g} %" for name in ("image", "map"))
         out.print(f"[bold]{shown(path)}[/]: {image} of the image and {of_map} of the map count")
-    stale = why_stale(manifest)
-    if stale:
-        out.print(f"  [yellow]{stale}[/] {typed(path)} DATA")
-    if signature_removed:
+    if found.why_stale:
+        out.print(f"  [yellow]{found.why_stale}[/] {typed(path)} DATA")
+    if found.signature_removed:
         out.print("  [yellow]the signature was removed:[/] sign again with kdx sign, after kdx calibrate")

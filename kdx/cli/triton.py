@@ -57,6 +57,7 @@ def triton(
     nothing is written and the exit status is 1.
     """
     from kdx.bundle.open import open_bundle
+    from kdx.bundle.signature import require_signed_engines
 
     one_of("--backend", backend, ("onnxruntime", "openvino", "tensorrt"))
     if backend != "tensorrt":
@@ -64,9 +65,7 @@ def triton(
     if gpu or (gpu is None and backend == "tensorrt"):
         require_effect({"--threads": threads is not None}, "--cpu")
     opened = open_bundle(bundle, require_signature=require_signature or None)
-    if opened.seal is not None and backend == "tensorrt":
-        from kdx.bundle.signature import require_signed_engines
-
+    if backend == "tensorrt":
         require_signed_engines(opened)
     with needs("serving", "kdx triton"):
         import onnx
@@ -97,21 +96,7 @@ def triton(
 def _show(bundle: Path, served: Served, *, json: bool) -> None:
     model = served.model
     if json:
-        print_json(
-            {
-                "bundle": str(bundle),
-                "model": str(served.folder),
-                "name": model.name,
-                "backend": model.backend,
-                "precision": served.precision,
-                "max_batch": max(1, model.max_batch),
-                "gpu": model.gpu,
-                "instances": model.instances,
-                "parameters": dict(model.parameters),
-                "command": served.command,
-                "note": served.note,
-            }
-        )
+        print_json({"bundle": str(bundle), **served.record()})
         return
     batches = f"batches up to {model.max_batch}" if model.max_batch > 1 else "one image at a time"
     where = "GPU" if model.gpu else "CPU"

@@ -31,6 +31,7 @@ def verify(
     have another one, the fake-quantised PyTorch module. Exit status 1 if one fails.
     """
     from kdx.bundle.open import open_bundle
+    from kdx.bundle.signature import require_signed_engines
     from kdx.runtime.backend_table import find_backend, require_backends
     from kdx.verification.certificate import verify as verify_bundle
 
@@ -39,9 +40,7 @@ def verify(
         refuse_existing(output, force=force)
     opened = open_bundle(bundle, require_signature=require_signature or None)
     backends = require_backends(bundle) if backend == "all" else [find_backend(backend)]
-    if opened.seal is not None and any(info.engine for info in backends):
-        from kdx.bundle.signature import require_signed_engines
-
+    if any(info.engine for info in backends):
         require_signed_engines(opened)
     certificate = verify_bundle(opened, backends, threads=threads)
     with also_written(output, certificate):

@@ -1,17 +1,20 @@
-"""Proposing a region of interest from good images."""
+"""The region of interest of a bundle: proposed from good images, set, removed, described."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kdx.decision.roi import encode_roi, propose_mask
+from kdx.bundle.manifest import SIGNATURE
+from kdx.bundle.open import open_bundle
+from kdx.decision.roi import VARIES, RoiFrame, encode_roi, propose_mask, read_roi, roi_of, set_roi, why_stale
 from kdx.errors import ImageError
 from kdx.folders.data_folder import require_good
 from kdx.imaging.images import read_image
 from kdx.progress import track
-from kdx.storage.files import write_atomic
+from kdx.storage.files import refuse_existing, require_writable, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 
     from kdx.bundle.bundle import Bundle
     from kdx.decision.roi import Roi
-    from kdx.folders.data_folder import ImageFolder
+    from kdx.folders.data_folder import FolderOptions, ImageFolder
     from kdx.progress import Progress
+    from kdx.remarks import Remark
 
 
 def propose(
@@ -57,7 +61,125 @@ def propose(
     return propose_mask(images(), varies)
 
 
-def write_proposal(output: Path, roi: Roi) -> None:
-    """Write a region of interest as an image, to be looked at and then set."""
+@dataclass(frozen=True)
+class Proposal:
+    """A region of interest that was proposed and written, to be looked at and then set.
+
+    Attributes:
+        path: The image that was written.
+        included: The share of the camera's image that would count.
+        bad: The reason for each image that was skipped.
+        remarks: What was left out of the folder.
+    """
+
+    path: Path
+    included: float
+    bad: dict[str, str]
+    remarks: tuple[Remark, ...]
+
+
+def write_proposal(
+    bundle: Bundle,
+    data: Path,
+    output: Path,
+    *,
+    category: str | None,
+    options: FolderOptions,
+    varies: float | None,
+    max_bad_images: int,
+    force: bool,
+    progress: Progress,
+) -> Proposal:
+    """Propose a region of interest from the good images of a folder, and write it as an image.
+
+    Args:
+        bundle: The bundle whose camera took them.
+        data: The folder.
+        output: The image to write: 255 for pixels that count, 0 for others.
+        category: Category of a data set that has several.
+        options: Which of the folder's images are good.
+        varies: Grey levels from which on a pixel varies; None for :data:`~kdx.decision.roi.VARIES`.
+        max_bad_images: Images that may be skipped.
+        force: Replace the output if it exists.
+        progress: Shows the images.
+
+    Raises:
+        OutputError: The output exists.
+        KdxError: As :func:`propose`; or the bundle's method takes no region of interest.
+    """
+    from kd_train.datasets import open_data
+
+    refuse_existing(output, force=force)
+    folder = open_data(data, category, options, progress=progress)
+    bad: dict[str, str] = {}
+    mask = propose(bundle, folder, VARIES if varies is None else varies, bad, max_bad_images, progress)
+    roi = RoiFrame.of(bundle.manifest).roi(mask)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, encode_roi(roi))
+    return Proposal(output, float(roi.included.mean()), bad, tuple(folder.remarks))
+
+
+@dataclass(frozen=True)
+class RegionOfBundle:
+    """The region of interest that a bundle has, and what a change of it means.
+
+    Attributes:
+        bundle: The bundle.
+        roi: Its region of interest, or None.
+        is_changed: Whether this call changed it.
+        signature_removed: Whether that took away a signature.
+    """
+
+    bundle: Bundle
+    roi: Roi | None
+    is_changed: bool
+    signature_removed: bool
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """The shares of the image and of the map that count; None where whole images do."""
+        if self.roi is None:
+            return None
+        return {"image": float(self.roi.included.mean()), "map": float(self.roi.counted.mean())}
+
+    @property
+    def why_stale(self) -> str | None:
+        """Why every verdict is undecided since the calibration; None where they are not."""
+        return why_stale(self.bundle.manifest)
+
+    def record(self) -> dict[str, Any]:
+        """Return it as ``kdx roi --json`` prints it."""
+        return {
+            "bundle": str(self.bundle.path),
+            "included": self.shares,
+            "roi_sha256": self.bundle.manifest.roi_sha256,
+            "changed": self.is_changed,
+            "changed_after_calibration": self.bundle.manifest.changed_since() is not None,
+            "signature_removed": self.signature_removed,
+        }
+
+
+def region_of(path: Path, mask: Path | None, *, remove: bool) -> RegionOfBundle:
+    """Return the region of interest of a bundle, after setting or removing it where that was asked.
+
+    Args:
+        path: The bundle.
+        mask: A grey image of the camera's size to set: 255 for pixels that count, 0 for others.
+        remove: Let whole images count again.
+
+    Raises:
+        BundleError: The bundle is not valid, or was replaced meanwhile.
+        ImageError: The mask is not readable, or is not grey.
+        InputError: The mask is not valid.
+        OutputError: The folder that contains the bundle is not writable.
+    """
+    bundle = open_bundle(path)
+    was_signed = (path / SIGNATURE).is_file()
+    current = roi_of(bundle)
+    given = None if mask is None else read_roi(mask, RoiFrame.of(bundle.manifest))
+    wanted = None if remove else given or current
+    is_changed = (wanted is None) != (current is None) or (wanted is not None and not wanted.is_same(current))
+    if is_changed:
+        require_writable(path.resolve().parent)
+        bundle = set_roi(bundle, wanted)
+    return RegionOfBundle(bundle, wanted, is_changed, was_signed and is_changed)

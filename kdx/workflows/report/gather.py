@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,27 @@ if TYPE_CHECKING:
 _RUNS, _WARM_UP = 100, 20
 # So many values of maps, float32, and what sorting them takes: about a gigabyte and a half.
 _MOST_PIXELS = 1 << 25
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """How the images of a report are scored and timed.
+
+    Attributes:
+        backend: The backend that scores them.
+        precision: The precision of the graph.
+        threads: Threads within an operation; None for the backend's choice.
+        max_images: A sample of so many is scored where there are more.
+        max_bad_images: Unreadable images that may be skipped.
+        latency: Whether every backend is timed.
+    """
+
+    backend: str = "auto"
+    precision: str = "fp32"
+    threads: int | None = None
+    max_images: int = 10_000
+    max_bad_images: int = 0
+    latency: bool = True
 
 
 def require_writable_page(output: Path, *, force: bool) -> None:
@@ -37,12 +58,7 @@ def gather_content(
     folder: ImageFolder,
     category: str | None,
     options: FolderOptions,
-    backend: str,
-    precision: str,
-    threads: int | None,
-    max_images: int,
-    max_bad_images: int,
-    latency: bool,
+    request: ReportRequest,
     progress: Progress,
 ) -> Content:
     """Score the images, and measure and verify everything else that the page shows.
@@ -60,15 +76,15 @@ def gather_content(
     from kdx.workflows.report.pictures import take_pictures
     from kdx.workflows.report.report_images import choose_images, sample
 
-    material = choose_images(bundle, folder, max_images, progress)
+    material = choose_images(bundle, folder, request.max_images, progress)
     height, width = bundle.manifest.camera_map_size
     kept = {image.path for image in sample(material.images, max(1, _MOST_PIXELS // (height * width)))}
-    with detector_of(bundle, backend, threads, precision) as detector:
+    with detector_of(bundle, request.backend, request.threads, request.precision) as detector:
         scored = score_images(
             detector,
             material.images,
             keeps_map=lambda image: image.path in kept,
-            max_bad_images=max_bad_images,
+            max_bad_images=request.max_bad_images,
             unused_masks=folder.unused_masks,
             progress=progress,
         )
@@ -77,7 +93,7 @@ def gather_content(
         remarks = (
             *golden_remarks(bundle, material.images),
             *bundle.manifest.provenance.remarks(),
-            *other_precisions(bundle, precision),
+            *other_precisions(bundle, request.precision),
         )
         result = replace(result, remarks=(*result.remarks, *remarks))
         pictures = take_pictures(detector, scored, folder.root, progress)
@@ -90,8 +106,8 @@ def gather_content(
         scored=scored,
         result=result,
         pictures=pictures,
-        certificate=verify(bundle, require_backends(bundle.path), threads=threads),
-        timing=_time(bundle, threads, progress) if latency else None,
+        certificate=verify(bundle, require_backends(bundle.path), threads=request.threads),
+        timing=_time(bundle, request.threads, progress) if request.latency else None,
         detector=detector,
     )
 

@@ -12,7 +12,6 @@ import pytest
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import DecisionComparison, Judged
-from kdx.cli.export import _describe
 
 COMPARED = DecisionComparison(
     defects_are="synthetic",
@@ -62,6 +61,6 @@ def test_the_record_is_in_json(judged_bundle, cli) -> None:
 
 
 def test_export_says_it_in_place_of_likeness(judged_bundle) -> None:
-    said = _describe(open_bundle(judged_bundle).manifest.variants["int8"])
+    said = open_bundle(judged_bundle).manifest.variants["int8"].describe()
     assert f"; onnxruntime-cpu: {SAID}" in said
     assert "turned" not in said
