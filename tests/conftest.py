@@ -74,7 +74,7 @@ LONG_FILES = (
     "robustness/test_storage.py", "robustness/test_threads.py", "kdx/archive/test_score_ray.py",
     "kd_train/training/test_tiled_detector.py", "kd_train/training/test_checkpoints.py",
     "kdx/workflows/many/test_shared_teacher.py", "kd_train/training/test_union_images.py",
-    "kd_train/training/test_source_comparison.py", "benchmarks/compact/test_run.py", "benchmarks/accuracy/test_run.py",
+    "kd_train/training/test_source_comparison.py", "benchmarks/accuracy/test_run.py",
 )  # fmt: skip
 
 

@@ -1,53 +1,46 @@
-"""Accuracy on real parts: trainings of a settings file, from the folder to a calibrated bundle.
+"""Every method on real parts in FP32 and INT8: how it decides, how long it takes, and the training.
 
     python -m benchmarks accuracy DATA [--work DIR] [--data-sets A,B] [--pairs A,B] [--seeds 0,1]
+        [--only accuracy|latency] [--threads 1,2]
 
 DATA has a folder for each data set of ``settings.toml``; the solar cells come from their package
 where it has none. Pairs are trained, exported, calibrated and evaluated by what the commands of kdx
 call: on the test images, which no choice may be made on, and on held-out good images with drawn
-defects. Writes ``results/accuracy.json`` after every training. A second call measures what is
-missing, and resumes a training that it finds in --work. Rows that were measured with other options
-are not mixed with new ones: --replace measures them again. Takes hours.
+defects. INT8 students are trained from each run. Then the variants of each pair are timed in turns,
+beside its graph with every operation in INT8, which no gate has judged: the most that INT8 gains.
+Writes ``results/accuracy.json`` after every part. A second call measures what is missing, and
+resumes a training that it finds in --work; rows that were measured with other options stay. The
+trainings take hours; the latency needs a quiet machine.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import math
+import os
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.accuracy.latency import size_of, time_pairs
 from benchmarks.accuracy.settings import Key, Settings
+from benchmarks.accuracy.training import Training
 from benchmarks.commands import parser_of
 from benchmarks.results import Result, machine_of
-from kd_train.data.synthetic import write_synthetic
 from kd_train.datasets import open_data
 from kd_train.datasets.elpv_package import write_mvtec_layout
 from kd_train.datasets.magnetic_tile import tiles
 from kd_train.training.options import TrainOptions
-from kd_train.training.run_folder import Run
-from kd_train.training.train import train
-from kdx.cli.output import progress_for
 from kdx.errors import KdxError
 from kdx.storage.files import new_folder, sha256_bytes, write_atomic
 from kdx.storage.locks import locked
-from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
-from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
-from kdx.workflows.export import export_run
 
-FIGURES = ("image_auroc", "pixel_auroc", "pro", "false_reject_rate", "detection_rate")
 PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "timm", "torch")
-_CHANGEABLE = {"epochs": int, "teacher_epochs": int, "damage": float}
 CELLS, TILES = "elpv_mono", "tiles"
-# Named, so that nothing is timed to choose one, and all figures come from the same.
-_BACKEND = "openvino"
-_PROGRESS = progress_for(as_json=not sys.stderr.isatty())
+# So many pairs are timed in turns; all their variants are loaded meanwhile.
+_TOGETHER = 4
 Row = dict[str, Any]
 
 
@@ -57,26 +50,36 @@ def accuracy_parser(doc: str | None, settings: Path) -> ArgumentParser:
     def names(text: str) -> list[str]:
         return text.split(",")
 
-    parser = parser_of(doc)
+    def numbers(text: str) -> list[int]:
+        return [int(number) for number in names(text)]
+
+    parser = parser_of(doc, runs=300)
     parser.add_argument("data", type=Path, help="Folder with a folder for each data set.")
     work = Path(f"{settings.parent.name}-work")
     parser.add_argument("--work", type=Path, default=work, help="Where runs and bundles are kept.")
     parser.add_argument("--settings", type=Path, default=settings, help="What is trained, a TOML file.")
     parser.add_argument("--data-sets", type=names, default=[], help="Some of them, with commas.")
     parser.add_argument("--pairs", type=names, default=[], help="Some of them, with commas.")
-    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in names(text)], default=[])
-    for name, kind in _CHANGEABLE.items():
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=kind, help="Of every training that has it, not that of the settings.")
-    parser.add_argument("--replace", action="store_true", help="Measure rows of other options again.")
+    parser.add_argument("--seeds", type=numbers, default=[])
+    parser.add_argument("--only", choices=("accuracy", "latency"), help="One of both.")
+    parser.add_argument("--threads", type=numbers, default=[1, 2], help="How many each runtime gets, with commas.")
     parser.add_argument("--out", type=Path, help="The result. Default: results/NAME.json.")
     return parser
 
 
 def main() -> None:
-    """Measure what is missing."""
-    parser = accuracy_parser(__doc__, Path(__file__).with_name("settings.toml"))
-    AccuracyBenchmark("accuracy", parser.parse_args()).run()
+    """Measure every method."""
+    measure("accuracy", __doc__, Path(__file__).with_name("settings.toml"))
+
+
+def measure(name: str, doc: str | None, settings: Path) -> None:
+    """Measure what the result lacks of a benchmark that trains what a settings file names."""
+    arguments = accuracy_parser(doc, settings).parse_args()
+    benchmark = AccuracyBenchmark(name, arguments)
+    if arguments.only != "latency":
+        benchmark.run()
+    if arguments.only != "accuracy":
+        benchmark.time(arguments.threads, arguments.runs)
 
 
 class AccuracyBenchmark:
@@ -85,9 +88,9 @@ class AccuracyBenchmark:
     def __init__(self, name: str, arguments: Namespace) -> None:
         self.data, self.work = arguments.data.resolve(), arguments.work.resolve()
         self.work.mkdir(parents=True, exist_ok=True)
-        self.settings, self.replace = Settings.read(arguments.settings), arguments.replace
-        changed = {each: value for each in _CHANGEABLE if (value := getattr(arguments, each)) is not None}
-        self.asked = self.settings.trainings(arguments.data_sets, arguments.pairs, arguments.seeds, changed)
+        os.environ.setdefault("KDX_CACHE_DIR", str(self.work / "cache"))
+        self.settings = Settings.read(arguments.settings)
+        self.asked = self.settings.trainings(arguments.data_sets, arguments.pairs, arguments.seeds)
         decisive = {each: getattr(self.settings, each) for each in ("false_reject_rate", "precisions")}
         self.result = Result.resume(name, {"settings": decisive}, {}, path=arguments.out)
         sets = {key: {"title": each.title, "goals": each.goals} for key, each in self.settings.data_sets.items()}
@@ -97,47 +100,41 @@ class AccuracyBenchmark:
         self.result.record.setdefault("machine", self.machine)
 
     def run(self) -> None:
-        """Measure the trainings that have no row yet; one that fails does not stop the others."""
+        """Measure what has no row yet; a training that fails does not stop the others."""
         failed = []
-        for data, pair, seed in self.missing():
+        for (data, pair, seed), row in self.missing().items():
             print(f"== {data}, {pair}, seed {seed}", flush=True)
             try:
-                row = self.measure((data, pair, seed))
+                for measured in self.training((data, pair, seed)).measure(self.settings.precisions, row):
+                    self.keep(measured)
             except KeyboardInterrupt:
                 sys.exit("interrupted: the same command continues")
             except KdxError as error:
                 failed.append(f"{data}, {pair}, seed {seed}: {error}")
                 print(failed[-1], flush=True)
-                continue
-            about = {"data": data, "pair": pair, "seed": seed, "asked": self.asked[data, pair, seed]}
-            self.keep({**about, "cpu": self.machine["cpu"], **row})
         if failed:
             sys.exit("\n".join(["failed:", *failed]))
 
-    def missing(self) -> list[Key]:
-        """Return the trainings without a row; one of other options ends the command, or is none."""
-        known = {_key(row): row["asked"] for row in self.result.found.get("rows", [])}
-        missing = [key for key, asked in self.asked.items() if known.get(key) != asked]
-        for key in missing:
-            if key in known and not self.replace:
-                before, now = known[key], self.asked[key]
-                names = sorted(name for name in before | now if before.get(name) != now.get(name))
-                said = ", ".join(f"{name} {before.get(name)}, now {now.get(name)}" for name in names)
-                sys.exit(
-                    f"{key[0]}, {key[1]}, seed {key[2]} was measured with other options ({said}): give --replace to "
-                    "measure it again, or another --out"
-                )
+    def missing(self) -> dict[Key, Row]:
+        """Return what is known of trainings that lack something, as the beginning of their row."""
+        known = {_key(row): row for row in self.result.found.get("rows", [])}
+        missing = {}
+        for (data, pair, seed), asked in self.asked.items():
+            row = {"data": data, "pair": pair, "seed": seed, "asked": asked, "cpu": self.machine["cpu"]}
+            row = known.get(_key(row), row)
+            if set(self.settings.precisions) - {*row.get("test", ()), *row.get("refused", ())}:
+                missing[data, pair, seed] = row
         return missing
 
-    def measure(self, key: Key) -> Row:
-        """Train, or continue what was begun with these options, and return the figures."""
-        root = self.root(key[0])
-        options = {**self.asked[key], "seed": key[2], "resume": True}
+    def training(self, key: Key) -> Training:
+        """Return a training, which continues what was begun with its options."""
+        data, _, seed = key
+        root, options = self.root(data), {**self.asked[key], "seed": seed, "resume": True}
         if options.get("parts") == TILES:
             options["parts"] = self.write_tiles(root)
-        return train_and_evaluate(
-            root, TrainOptions(**options), self.bundle(key), self.settings.false_reject_rate, self.settings.precisions
-        )
+        if options.get("teacher_from") in self.settings.pairs:
+            options["teacher_from"] = str(self.bundle((data, options["teacher_from"], seed)).with_name("run"))
+        return Training(root, TrainOptions(**options), self.bundle(key), self.settings.false_reject_rate)
 
     def keep(self, *new: Row, **parts: Any) -> None:
         """Write rows and parts at once; another command may have written others meanwhile."""
@@ -148,6 +145,24 @@ class AccuracyBenchmark:
                 self.result.record["found"] = Result.load(path).found
             rows = {_key(each): each for each in [*self.result.found.get("rows", []), *new]}
             self.result.put(rows=[rows[key] for key in sorted(rows)], **parts)
+
+    def time(self, threads: list[int], runs: int) -> None:
+        """Time a few pairs after the other, with the first seed, where they have no latency yet."""
+        machine = machine_of(max(threads), PACKAGES)
+        if self.result.found.get("timed_on") != machine:
+            self.keep(latency=[], sizes=[], timed_on=machine)
+        for data in dict.fromkeys(key[0] for key in self.asked):
+            known = {row["pair"] for row in self.result.found["sizes"] if row["data"] == data}
+            keys = {pair: (data, pair, seed) for of, pair, seed in reversed(self.asked) if of == data}
+            bundles = {pair: self.bundle(keys[pair]) for pair in self.settings.pairs if pair in keys}
+            pairs = [pair for pair, path in bundles.items() if path.is_dir() and pair not in known]
+            for some in (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER)):
+                print(f"== {data}: {', '.join(some)}", flush=True)
+                latency = time_pairs({pair: bundles[pair] for pair in some}, threads, runs)
+                sizes = [size_of(pair, bundles[pair]) for pair in some]
+                new = {"latency": latency, "sizes": sizes}
+                found = self.result.found
+                self.keep(**{name: [*found[name], *({"data": data, **row} for row in new[name])] for name in new})
 
     def bundle(self, key: Key) -> Path:
         """Return where a training's bundle is, or will be: with other options in another folder."""
@@ -174,52 +189,6 @@ class AccuracyBenchmark:
         return path
 
 
-def train_and_evaluate(
-    data: Path, options: TrainOptions, bundle: Path, false_reject_rate: float, precisions: list[str]
-) -> Row:
-    """Make a calibrated bundle of a data set, or continue to, and return its figures.
-
-    The seconds of a training that was interrupted leave out what its epochs did not take.
-    """
-    run, drawn = bundle.with_name("run"), bundle.with_name("drawn")
-    bundle.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    history = train(data, run, options, _PROGRESS).history
-    trained = Run(run)
-    seconds = {"teacher": trained.distillation_seconds, "students": sum(epoch.seconds for epoch in history)}
-    training = max(time.perf_counter() - started, sum(seconds.values()))
-    gc.collect()  # images and features of the training
-    started = time.perf_counter()
-    _, _, refused = export_run(run, bundle, precisions=tuple(precisions), force=True, progress=_PROGRESS)
-    calibrated = calibrate_folder(
-        bundle, data, CalibrationRequest(false_reject_rate, backend=_BACKEND), progress=_PROGRESS
-    )
-    seconds["whole"] = training + time.perf_counter() - started
-    config = trained.config
-    write_synthetic(trained.held_out_files(), drawn, config.input, seed=options.seed, progress=_PROGRESS)
-    present = [precision for precision in precisions if precision not in refused]
-    return {
-        "test": {precision: evaluated(bundle, data, precision) for precision in present},
-        "drawn": {precision: evaluated(bundle, drawn, precision) for precision in present},
-        "refused": {**refused, **calibrated.refusals()},
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "threads": torch.get_num_threads(),
-        "images": {"train": len(config.train_images), "held_out": len(config.validation_images)},
-        "threshold_images": calibrated.exact.threshold.images,
-        "epochs": [config.recipe.teacher_epochs, history[-1].epoch],
-        "residuals": {tap: each.good for tap, each in config.distilled.residuals.items()} if config.distilled else {},
-        "weights": config.weights,
-        "versions": config.versions,
-    }
-
-
-def evaluated(bundle: Path, data: Path, precision: str) -> Row:
-    """Return the figures of a bundle on a folder; None stands for what is not defined there."""
-    found, _ = evaluate_folder(bundle, data, EvaluationRequest(backend=_BACKEND, precision=precision), _PROGRESS)
-    figures = {name: getattr(found, name) for name in FIGURES}
-    known = {name: None if value is None or math.isnan(value) else value for name, value in figures.items()}
-    return {"good": found.good, "defective": found.defective, **known}
-
-
-def _key(row: Row) -> Key:
-    return row["data"], row["pair"], row["seed"]
+def _key(row: Row) -> tuple[str, str, int, str]:
+    """Return what a row is about; one of other options is another row."""
+    return row["data"], row["pair"], row["seed"], json.dumps(row["asked"], sort_keys=True)

@@ -23,14 +23,20 @@ class DataSet(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PairSettings(msgspec.Struct, forbid_unknown_fields=True):
-    """A pair: options of ``kdx train``, and the recipe whose options the data sets add."""
+    """A pair: options of ``kdx train``, and the recipe whose options the data sets add.
+
+    Where ``teacher_from`` is the name of a pair, its compact teacher is that of this pair's run.
+    """
 
     options: Options
     recipe: str = ""
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
-    """A settings file, such as ``settings.toml`` of this folder."""
+    """A settings file, such as ``settings.toml`` of this folder.
+
+    Precisions are those of ``kdx export``, and ``students`` for INT8 students.
+    """
 
     false_reject_rate: float
     precisions: list[str]
@@ -43,25 +49,21 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
         """Read a file."""
         return msgspec.toml.decode(path.read_bytes(), type=cls)
 
-    def trainings(
-        self, data_sets: list[str], pairs: list[str], seeds: list[int], changed: Options
-    ) -> dict[Key, Options]:
+    def trainings(self, data_sets: list[str], pairs: list[str], seeds: list[int]) -> dict[Key, Options]:
         """Return the options of ``kdx train`` for each training, one seed after the other.
 
-        Empty lists stand for all. ``changed`` replaces values of options: ``epochs`` in every
-        training, others where the settings name them.
+        Empty lists stand for all.
         """
         for what, names, known in (("data set", data_sets, self.data_sets), ("pair", pairs, self.pairs)):
             if unknown := set(names) - set(known):
                 raise SystemExit(f"no such {what}: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         return {
-            (data, pair, seed): self._options(data, pair, changed)
+            (data, pair, seed): self._options(data, pair)
             for seed in seeds or self.seeds
             for data in data_sets or self.data_sets
             for pair in pairs or self.pairs
         }
 
-    def _options(self, data: str, pair: str, changed: Options) -> Options:
+    def _options(self, data: str, pair: str) -> Options:
         one, of = self.pairs[pair], self.data_sets[data]
-        options = {**one.options, **of.options, **of.recipes.get(one.recipe, {})}
-        return {**options, **{name: value for name, value in changed.items() if name in {*options, "epochs"}}}
+        return {**of.options, **of.recipes.get(one.recipe, {}), **one.options}

@@ -41,3 +41,16 @@ def eager_loop(arguments: dict[str, Any]) -> Predict:
     manifest = open_bundle(arguments["bundle"]).manifest
     baseline = eager_candidates(Run(Path(arguments["run"])), manifest, arguments["threads"])[0]
     return lambda images: baseline.run(images).scores
+
+
+def graph(arguments: dict[str, Any]) -> Predict:
+    """Load a graph in the place of a bundle's, unchecked; arguments: ``graph``, and as above."""
+    from kdx.bundle.checked_files import Graph
+    from kdx.bundle.open import open_bundle
+    from kdx.loading.bundle_detector import detector_on
+    from kdx.runtime.backend_table import find_backend
+
+    opened = Graph.of(Path(arguments["graph"]))
+    backend = find_backend(arguments["backend"]).open(opened, arguments["threads"], "int8")
+    detector = detector_on(open_bundle(arguments["bundle"]), backend, "fp32")
+    return lambda images: detector(images[0]).score

@@ -12,7 +12,7 @@ from benchmarks.accuracy.run import accuracy_parser
 
 SETTINGS = """
 false_reject_rate = 0.2
-precisions = ["fp32"]
+precisions = ["fp32", "int8", "students"]
 seeds = [0, 1]
 
 [pairs]
@@ -36,9 +36,11 @@ def settings(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def parse(tmp_path: Path, settings: Path, dataset: Path) -> Callable[..., Namespace]:
-    def parsed(*more: str) -> Namespace:
-        given = [str(dataset.parent), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "accuracy.json"), *more]
-        return accuracy_parser("", settings).parse_args(given)
+def given(tmp_path: Path, dataset: Path) -> list[str]:
+    """Where the data and the result are, as words of the command."""
+    return [str(dataset.parent), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "accuracy.json")]
 
-    return parsed
+
+@pytest.fixture
+def parse(given: list[str], settings: Path) -> Callable[..., Namespace]:
+    return lambda *more: accuracy_parser("", settings).parse_args([*given, *more])

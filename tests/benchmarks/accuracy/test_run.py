@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import pytest
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
 from benchmarks.accuracy import run as accuracy
+from benchmarks.accuracy.latency import BACKENDS, CEILING
 from benchmarks.accuracy.run import AccuracyBenchmark
 from benchmarks.accuracy.table import accuracy_table
+from benchmarks.accuracy.training import FIGURES
 from kd_train.training.options import TrainOptions
 from kdx.errors import TrainingError
 
 Parse = Callable[..., Namespace]
+Row = dict[str, Any]
+needs_linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux counts memory there")
 
 
 class Trainings:
@@ -27,63 +32,79 @@ class Trainings:
         self.calls: list[tuple[str | None, int, int | None]] = []
         self.failure: BaseException | None = None
 
-    def __call__(self, data: Path, options: TrainOptions, bundle: Path, rate: float, precisions: list[str]) -> Any:
-        assert (data.is_dir(), rate, precisions, options.resume) == (True, 0.2, ["fp32"], True)
+    def __call__(self, data: Path, options: TrainOptions, bundle: Path, rate: float) -> Any:
+        assert (data.is_dir(), rate, options.resume) == (True, 0.2, True)
         self.calls.append((options.backbone, options.seed, options.epochs))
+        return self
+
+    def measure(self, variants: list[str], row: Row) -> Iterator[Row]:
+        """Yield FP32 and INT8, and then the students, unless the row has them."""
+        if "test" not in row:
+            row = {**row, "test": {"fp32": {}}, "refused": {"int8": "a map moved"}}
+            yield row
         if self.failure is not None:
             raise self.failure
-        return {"test": {}, "bundle": bundle.name}
+        yield {**row, "test": {**row["test"], "students": {}}}
 
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     made = Trainings()
-    monkeypatch.setattr(accuracy, "train_and_evaluate", made)
+    monkeypatch.setattr(accuracy, "Training", made)
     return made
 
 
-def measure(arguments: Namespace) -> list[dict[str, Any]]:
-    AccuracyBenchmark("accuracy", arguments).run()
-    found: list[dict[str, Any]] = json.loads(arguments.out.read_text())["found"]["rows"]
+def rows_of(arguments: Namespace) -> list[Row]:
+    found: list[Row] = json.loads(arguments.out.read_text())["found"]["rows"]
     return found
+
+
+def measure(arguments: Namespace) -> list[Row]:
+    AccuracyBenchmark("accuracy", arguments).run()
+    return rows_of(arguments)
 
 
 def test_every_training_is_kept_and_none_is_made_twice(parse: Parse, trainings: Trainings) -> None:
     rows = measure(parse("--seeds", "0"))
     assert trainings.calls == [("test_resnet", 0, 2), ("compact-s", 0, 2)]
-    assert [(row["pair"], row["bundle"], row["asked"]["epochs"]) for row in rows] == [
-        ("leader", "leader.kdx", 2),
-        ("small", "small.kdx", 2),
+    assert [(row["pair"], list(row["test"]), row["asked"]["epochs"]) for row in rows] == [
+        ("leader", ["fp32", "students"], 2),
+        ("small", ["fp32", "students"], 2),
     ]
     assert len(measure(parse())) == 4
     assert trainings.calls[2:] == [("test_resnet", 1, 2), ("compact-s", 1, 2)]
 
 
-def test_an_interrupted_call_leaves_what_was_measured(parse: Parse, trainings: Trainings, monkeypatch) -> None:
-    measure(parse("--pairs", "leader", "--seeds", "0"))
-    trainings.failure = KeyboardInterrupt()
-    with pytest.raises(SystemExit, match="the same command continues"):
-        measure(parse())
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [(KeyboardInterrupt(), "the same command continues"), (TrainingError("not finite"), "leader, seed 0: not finite")],
+)
+def test_what_fails_leaves_what_was_measured(
+    parse: Parse, trainings: Trainings, failure: BaseException, message: str
+) -> None:
+    given = parse("--pairs", "leader", "--seeds", "0")
+    trainings.failure = failure
+    with pytest.raises(SystemExit, match=message):
+        measure(given)
+    (row,) = rows_of(given)
+    assert (list(row["test"]), row["refused"]) == (["fp32"], {"int8": "a map moved"})
     trainings.failure = None
-    before = len(trainings.calls)
-    assert len(measure(parse())) == 4
-    assert len(trainings.calls) == before + 3
+    (row,) = measure(given)
+    assert list(row["test"]) == ["fp32", "students"]
 
 
-def test_rows_of_other_options_are_not_mixed(parse: Parse, trainings: Trainings) -> None:
-    measure(parse("--pairs", "leader"))
-    with pytest.raises(SystemExit, match=r"leader, seed 0 was .* other options \(epochs 2, now 9\): give --replace"):
-        measure(parse("--pairs", "leader", "--epochs", "9"))
-    assert len(trainings.calls) == 2
-    rows = measure(parse("--pairs", "leader", "--seeds", "1", "--epochs", "9", "--replace"))
-    assert [(row["seed"], row["asked"]["epochs"]) for row in rows] == [(0, 2), (1, 9)]
+def test_rows_of_other_options_are_not_mixed(parse: Parse, trainings: Trainings, settings: Path) -> None:
+    measure(parse("--pairs", "leader", "--seeds", "0"))
+    settings.write_text(settings.read_text().replace("leader = { epochs = 2 }", "leader = { epochs = 9 }"))
+    rows = measure(parse("--pairs", "leader", "--seeds", "0"))
+    assert [row["asked"]["epochs"] for row in rows] == [2, 9]
 
 
-def test_a_training_that_fails_costs_its_own_row(parse: Parse, trainings: Trainings) -> None:
-    trainings.failure = TrainingError("the loss is not finite")
-    with pytest.raises(SystemExit, match="cells, small, seed 1: the loss is not finite"):
-        measure(parse())
-    assert len(trainings.calls) == 4
+def test_a_pair_uses_the_compact_teacher_of_another_ones_run(parse: Parse, settings: Path) -> None:
+    settings.write_text(settings.read_text().replace('teacher_from = "test_resnet"', 'teacher_from = "leader"'))
+    benchmark = AccuracyBenchmark("accuracy", parse())
+    teacher = benchmark.bundle(("cells", "leader", 1)).with_name("run")
+    assert benchmark.training(("cells", "small", 1)).options.teacher_from == str(teacher)
 
 
 def test_calls_at_the_same_time_keep_each_others_rows(parse: Parse, trainings: Trainings) -> None:
@@ -103,10 +124,10 @@ def test_solar_cells_come_from_their_package(parse: Parse, monkeypatch) -> None:
     assert benchmark.root("cells") == parse().data / "cells"
 
 
-def test_other_options_have_other_folders(parse: Parse) -> None:
-    key = ("cells", "small", 0)
-    folders = {AccuracyBenchmark("accuracy", parse(*more)).bundle(key) for more in ((), ("--damage", "0.3"))}
-    assert len(folders) == 2
+def test_other_options_have_other_folders(parse: Parse, settings: Path) -> None:
+    before = AccuracyBenchmark("accuracy", parse()).bundle(("cells", "small", 0))
+    settings.write_text(settings.read_text().replace("damage = 0.5", "damage = 0.3"))
+    assert AccuracyBenchmark("accuracy", parse()).bundle(("cells", "small", 0)).parent != before.parent
 
 
 def test_tiles_are_written_as_parts(parse: Parse, tmp_path: Path, make_images) -> None:
@@ -120,31 +141,33 @@ def test_tiles_are_written_as_parts(parse: Parse, tmp_path: Path, make_images) -
     assert lines["exp1_num_100.png"] == lines["exp1_num_120.png"] != lines["exp1_num_900.png"]
 
 
+@needs_linux
 @pytest.mark.slow
-def test_a_training_goes_from_the_folder_to_figures_and_resumes(parse: Parse, monkeypatch) -> None:
-    arguments = parse("--pairs", "small", "--seeds", "0")
-    benchmark = AccuracyBenchmark("accuracy", arguments)
-
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(accuracy, "export_run", interrupt)
-        with pytest.raises(SystemExit, match="interrupted"):
-            benchmark.run()
-    run = benchmark.bundle(("cells", "small", 0)).with_name("run")
-    before = {file.name: file.stat().st_mtime_ns for file in run.glob("*.safetensors")}
-    assert not arguments.out.exists()
-    (row,) = measure(arguments)
-    assert {file.name: file.stat().st_mtime_ns for file in run.glob("*.safetensors")} == before  # nothing trained twice
-    assert row["epochs"] == [1, 2]
-    assert set(row["residuals"]) == {"layer1", "layer2"}
-    assert row["images"] == {"train": 6, "held_out": 6}
-    assert row["threshold_images"] == 6
-    assert row["seconds"]["whole"] >= row["seconds"]["teacher"] + row["seconds"]["students"]
+def test_the_whole_command_on_a_miniature(given: list[str], settings: Path, monkeypatch, tmp_path: Path) -> None:
+    words = [*given, "--pairs", "leader", "--seeds", "0", "--threads", "1", "--runs", "2"]
+    monkeypatch.setattr(sys, "argv", ["python -m benchmarks accuracy", *words])
+    monkeypatch.setenv("KDX_CACHE_DIR", "")
+    accuracy.measure("accuracy", None, settings)
+    out = tmp_path / "accuracy.json"
+    record = json.loads(out.read_text())
+    (row,), latency, sizes = (record["found"][name] for name in ("rows", "latency", "sizes"))
+    measured = [name for name in ("fp32", "int8", "students") if name not in row["refused"]]
+    assert measured[0] == "fp32"
+    assert list(row["test"]) == measured == list(row["drawn"])
     assert (row["test"]["fp32"]["good"], row["test"]["fp32"]["defective"]) == (4, 4)
     assert (row["drawn"]["fp32"]["good"], row["drawn"]["fp32"]["defective"]) == (6, 18)
-    assert all(0 <= row[part]["fp32"][name] <= 1 for part in ("test", "drawn") for name in accuracy.FIGURES)
-    lines = accuracy_table(json.loads(arguments.out.read_text()))
-    assert lines[2].startswith("| Cells | `small` | 1 | 1 + 2 | test |")
-    assert lines[4].startswith("| Cells | goal |  |  | test | 90 |")
+    assert all(0 <= row[part][name][each] <= 1 for part in ("test", "drawn") for name in measured for each in FIGURES)
+    assert row["test"]["fp32"]["differ"] == 0
+    assert row["images"] == {"train": 6, "held_out": 6}
+    assert row["seconds"]["whole"] >= row["seconds"]["students"]
+    assert row["seconds"]["quantize"] > 0
+    expected = [(backend, each) for backend in BACKENDS for each in (*measured, CEILING)]
+    assert [(each["backend"], each["precision"]) for each in latency] == expected
+    assert not any(each["error"] for each in latency)
+    assert sizes[0]["memory_mb"]["fp32"] > 0
+    lines = accuracy_table(record)
+    assert [line.split(" | ")[2] for line in lines[2:5]] == ["FP32", "INT8 after training", "INT8 students"]
+    assert lines[5].startswith("| Cells | goal |")
+    before = out.stat().st_mtime_ns
+    accuracy.measure("accuracy", None, settings)  # all is there
+    assert out.stat().st_mtime_ns == before

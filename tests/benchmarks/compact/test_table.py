@@ -7,7 +7,8 @@ from benchmarks.compact.table import family_table
 
 def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
     def latency(pair: str, precision: str, threads: int, p50: float | None) -> dict[str, object]:
-        return {"pair": pair, "precision": precision, "backend": "openvino", "threads": threads, "p50_ms": p50}
+        about = {"data": "tiles", "pair": pair, "precision": precision, "backend": "openvino", "threads": threads}
+        return {**about, "p50_ms": p50, "calls": 300}
 
     facts = {"parameters": 490_000, "bundle_bytes": 6_300_000, "images": [160, 160], "undecided": []}
     large = {**facts, "graph_bytes": {"fp32": 18e6}, "memory_mb": {"fp32": 80.0}}
@@ -15,8 +16,11 @@ def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
     times = [latency("leader", "fp32", 1, 9.0), latency("leader", "fp32", 2, 8.0), latency("small", "fp32", 1, 3.0)]
     times += [latency("small", "fp32", 2, None), latency("small", "int8", 1, 1.5), latency("small", "int8", 2, 1.6)]
     machine = {"threads": 2, "cpu": "A CPU", "versions": {"openvino": "2026.4"}}
-    pairs = {"leader": large, "small": {**small, "undecided": ["onnxruntime"]}}
-    family = {"machine": machine, "runs": 300, "pairs": pairs, "latency": times}
+    sizes = [
+        {"data": "tiles", "pair": "leader", **large},
+        {"data": "tiles", "pair": "small", **small, "undecided": ["onnxruntime"]},
+    ]
+    timed = {"sizes": sizes, "latency": times, "timed_on": machine}
     rows = [
         _tested("tiles", "small", 0.90, 0.6),
         _tested("tiles", "small", 0.96, 0.8),
@@ -24,7 +28,7 @@ def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
     ]
     rows.append({"data": "tiles", "pair": "leader", "asked": {}, "test": {"fp32": {"image_auroc": 0.7, "pro": 0.4}}})
     sets = {"tiles": {"title": "Tiles"}, "cells": {"title": "Cells"}}
-    lines = family_table({"found": {"family": family, "rows": rows}, "data_sets": sets})
+    lines = family_table({"found": {**timed, "rows": rows}, "data_sets": sets})
     assert lines[0] == (
         "| pair | precision | parameters | graph | memory | OpenVINO, 1 thread | OpenVINO, 2 threads | Tiles | Cells |"
     )
@@ -37,7 +41,7 @@ def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
     ]
     assert "300 calls" in lines[-1]
     rows[1]["asked"] = {"epochs": 1}
-    lines = family_table({"found": {"family": family, "rows": rows}, "data_sets": sets})
+    lines = family_table({"found": {**timed, "rows": rows}, "data_sets": sets})
     assert lines[4].endswith("| several options | 50.0 |")
 
 
@@ -47,4 +51,4 @@ def _tested(data: str, pair: str, auroc: float, pro: float | None) -> dict[str, 
 
 
 def test_without_latency_nothing_is_claimed() -> None:
-    assert family_table({"found": {"rows": []}})[0].startswith("Not measured yet: ")
+    assert family_table({"found": {"rows": []}, "data_sets": {"tiles": {}}})[0].startswith("Not measured yet: ")
