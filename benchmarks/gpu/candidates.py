@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdx.errors import BackendError
 from kdx.runtime.backend_table import BACKENDS
@@ -33,7 +34,7 @@ class GpuCandidate:
         clock: What times its stages.
         seconds: A guess of what loading it takes: building, compiling.
         open: Takes a model and a batch size, and returns a :class:`kdx.runtime.backend.Backend`
-            that also has ``compute_only(shape, runs)``, in milliseconds.
+            that also has ``compute_only(images, runs)``, in milliseconds.
         absent: Why it cannot run on this machine, or an empty string.
     """
 
@@ -135,9 +136,8 @@ def _session_class() -> Any:
     class TimedSession(OnnxRuntimeCuda):
         """A session timed by the host's clock: each call ends when the device is done."""
 
-        def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
+        def compute_only(self, images: NDArray[np.uint8], runs: int) -> list[float]:
             """Return the milliseconds of runs on images ``(N, H, W, C)`` that lie on the device."""
-            images = np.zeros(shape, np.uint8)
             with self._lock:
                 session = self._session
                 if session is None:

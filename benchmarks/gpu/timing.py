@@ -81,14 +81,14 @@ class Session:
 
     def warm_up(self) -> None:
         """Run without counting, both as compute alone and end to end."""
-        self.backend.compute_only(self.images.shape, self.counts.warm_up)
+        self.backend.compute_only(self.images, self.counts.warm_up)
         for _ in range(min(20, self.counts.warm_up)):
             self._judge()
 
     def round(self) -> None:
         """Count some calls."""
         count = self.todo
-        self.compute += self.backend.compute_only(self.images.shape, count)
+        self.compute += self.backend.compute_only(self.images, count)
         for _ in range(3):  # uncounted: the other candidates' threads and caches
             self._judge()
         for _ in range(count):

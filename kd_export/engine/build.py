@@ -32,6 +32,7 @@ from kdx.bundle.graph_contract import INPUT
 from kdx.errors import BackendError, GateError, OptionError
 from kdx.runtime.gpu import gpus
 from kdx.runtime.tensorrt.cuda.created import created
+from kdx.runtime.tensorrt.log import make_log
 from kdx.storage.files import new_folder, refuse_existing, require_writable, sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record, now
 
@@ -70,12 +71,14 @@ class BuildPlan:
         graph: The graph to build from.
         fingerprint: The system that the engine will run on.
         target: The engine's folder.
+        kept: The names of the networks' nodes that the graph keeps in FP32.
     """
 
     request: EngineRequest
     graph: Graph
     fingerprint: Fingerprint
     target: Path
+    kept: frozenset[str]
 
 
 def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavour]:
@@ -112,7 +115,9 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
     )
     request = replace(request, batches=batches)
     target = bundle.path / ENGINES / f"{request.flavour}-{capability}-{request.precision}"
-    return BuildPlan(request, graph, fingerprint, target), flavour
+    variant = bundle.manifest.variants.get(request.precision)
+    kept = frozenset(each.node for each in variant.kept) if variant else frozenset()
+    return BuildPlan(request, graph, fingerprint, target, kept), flavour
 
 
 def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False) -> Engine:
@@ -170,10 +175,10 @@ class _Built(NamedTuple):
 
 def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
     trt = flavour.module
-    log = _make_logger(trt)
+    log = make_log(trt)
 
     def make(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        return created(what, lambda: function(*arguments), lambda: log.last)
+        return created(what, lambda: function(*arguments), log.take)
 
     builder = make("a builder", trt.Builder, log)
     network = make("a network", flavour.create_network, builder)
@@ -189,7 +194,8 @@ def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then reports formats and types
     _add_profiles(builder, config, network.get_input(0), plan.request.batches)
     flavour.set_target(config, plan.fingerprint.compute_capability)
-    flavour.set_precision(network, config, plan.request.precision)
+    flavour.set_precision(network, config, plan.request.precision, plan.kept)
+    flavour.leave_out_sources(config)
     cache = _use_timing_cache(config, plan.request.timing_cache)
     demanded = network_layers(network)
     with _interruptible(trt, config) as interrupted:
@@ -197,7 +203,7 @@ def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
     if interrupted.is_set():
         raise KeyboardInterrupt
     if data is None:
-        raise BackendError("TensorRT could not build the engine", received=log.last, fix="see kdx doctor")
+        raise BackendError("TensorRT could not build the engine", received=log.take(), fix="see kdx doctor")
     if cache is not None and plan.request.timing_cache is not None:
         write_atomic(plan.request.timing_cache, bytes(cache.serialize()))
     return _Built(bytes(data), demanded, logged_layers(log.layers))
@@ -253,15 +259,15 @@ def _inspect(flavour: Flavour, built: _Built, *, loadable: bool) -> tuple[list[L
     if not loadable:
         return (built.logged, "builder", None) if built.logged else (built.demanded, "network", None)
     trt = flavour.module
-    log = _make_logger(trt)
-    runtime = created("a runtime", lambda: trt.Runtime(log), lambda: log.last)
+    log = make_log(trt)
+    runtime = created("a runtime", lambda: trt.Runtime(log), log.take)
     engine = runtime.deserialize_cuda_engine(built.plan)
     if engine is None:
-        raise BackendError("the engine that was built cannot be loaded here", received=log.last, fix="see kdx doctor")
-    inspector = created("an engine inspector", engine.create_engine_inspector, lambda: log.last)
+        raise BackendError("the engine that was built cannot be loaded here", received=log.take(), fix="see kdx doctor")
+    inspector = created("an engine inspector", engine.create_engine_inspector, log.take)
     information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     if "dynamic shapes" in information:  # then formats are shown for the shapes of a context
-        context = created("an execution context", engine.create_execution_context, lambda: log.last)
+        context = created("an execution context", engine.create_execution_context, log.take)
         context.set_input_shape(INPUT, (1, *tuple(engine.get_tensor_shape(INPUT))[1:]))
         inspector.execution_context = context
         information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
@@ -297,27 +303,6 @@ def _interruptible(trt: Any, config: Any) -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _make_logger(trt: Any) -> Any:
-    """Return a logger that keeps the last error, and the layers of an engine.
-
-    TensorRT's own writes to standard output.
-    """
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last = ""
-            self.layers = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                self.last = message
-            elif "LayerType: " in message:
-                self.layers = message
-
-    return Log()
 
 
 def _peak_memory_mib() -> float:

@@ -2,12 +2,16 @@
 
 TensorRT 10, 11 and TensorRT for RTX take a strongly typed network, whose precision is that of the
 graph's types. TensorRT 8.6 (JetPack 6.0) has no strongly typed networks. There a flag allows FP16,
-and everything outside the networks is pinned to FP32. Another flag allows INT8 between the nodes
-that quantise; FP16 stays off then, so that the rest is FP32 as in the graph.
+the convolutions of the networks are pinned to it, and to FP32 what the graph keeps in FP32 and
+everything outside the networks. Another flag allows INT8 between the nodes that quantise; FP16
+stays off then, so that the rest is FP32 as in the graph.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module, util
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +27,12 @@ _INSTALL = {
     "rtx": 'pip install "kdx[rtx]"',
 }
 _MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+# The libraries of TensorRT 8.6's sources of kernels, for CUDA 12 and 11.
+_SOURCES = {
+    "CUBLAS": ("libcublas.so.12", "libcublas.so.11"),
+    "CUBLAS_LT": ("libcublasLt.so.12", "libcublasLt.so.11"),
+    "CUDNN": ("libcudnn.so.8",),
+}
 # What TensorRT for RTX builds for. 9.0 (H100, H200) is not among them.
 RTX_CAPABILITIES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}
 
@@ -55,8 +65,15 @@ class Flavour:
         flag = flags.STRONGLY_TYPED if self.is_typed else flags.EXPLICIT_BATCH
         return builder.create_network(1 << int(flag))
 
-    def set_precision(self, network: Any, config: Any, precision: str) -> None:
-        """Make a weakly typed network run in the graph's types; a strongly typed one does."""
+    def set_precision(self, network: Any, config: Any, precision: str, kept: Collection[str] = ()) -> None:
+        """Make a weakly typed network run in the graph's types; a strongly typed one does.
+
+        Args:
+            network: The network.
+            config: The configuration of the build.
+            precision: The graph's precision.
+            kept: The names of the networks' nodes that an FP16 graph keeps in FP32.
+        """
         if self.is_typed or precision == "fp32":
             return
         trt = self.module
@@ -67,12 +84,29 @@ class Flavour:
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         for index in range(network.num_layers):
             layer = network.get_layer(index)
-            if layer.name.startswith(PAIR):
+            if layer.name.startswith(PAIR) and layer.name not in kept:
+                # The flag only allows FP16. The other layers of the networks take what is faster.
+                if layer.type in {trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION}:
+                    layer.precision = trt.float16
                 continue
             for output in range(layer.num_outputs):
                 if layer.get_output(output).dtype == trt.float32:
                     layer.precision = trt.float32
                     layer.set_output_type(output, trt.float32)
+
+    def leave_out_sources(self, config: Any) -> None:
+        """Build without the kernels of libraries that cannot be loaded here.
+
+        TensorRT 8.6 uses cuBLAS and cuDNN by default, and a build fails where they are missing.
+        Later versions have kernels of their own.
+        """
+        if self.is_typed or sys.platform == "win32":  # there, TensorRT itself cannot be imported without them
+            return
+        missing = 0
+        for source, libraries in _SOURCES.items():
+            if not any(_can_load(library) for library in libraries):
+                missing |= 1 << int(getattr(self.module.TacticSource, source))
+        config.set_tactic_sources(config.get_tactic_sources() & ~missing)
 
     def set_target(self, config: Any, compute_capability: str) -> None:
         """Build for a compute capability, with TensorRT for RTX also another machine's."""
@@ -88,6 +122,14 @@ class Flavour:
                     received=f"version {self.version}",
                     fix="update tensorrt-rtx",
                 )
+
+
+def _can_load(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def installed_version(name: str) -> str | None:

@@ -35,7 +35,8 @@ def network_layers(network: Any) -> list[Layer]:
     """Return a network's layers, which it demands of the engine.
 
     A convolution counts as FP16 only where its input and its output are, and as INT8 where its
-    input was quantised.
+    input was quantised. In a weakly typed network, whose tensors may have no types before the
+    build, a convolution has the precision to which it was pinned.
     """
     layers: list[Layer] = []
     dequantised: set[str] = set()
@@ -48,7 +49,10 @@ def network_layers(network: Any) -> list[Layer]:
             dequantised.update(output.name for output in outputs)
         if kind in _CONVOLUTIONS:
             source = layer.get_input(0)
-            types = {"int8"} if source.name in dequantised else types | {_name(source.dtype)}
+            if getattr(layer, "precision_is_set", False):  # TensorRT 11 has no such attribute
+                types = {_name(layer.precision)}
+            else:
+                types = {"int8"} if source.name in dequantised else types | {_name(source.dtype)}
         layers.append(Layer(name=layer.name, kind=kind, precision="+".join(sorted(types))))
     return layers
 

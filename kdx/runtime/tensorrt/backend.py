@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from typing import Any
@@ -22,6 +21,7 @@ from kdx.runtime.tensorrt.cuda.bindings import CudaBindings
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.cuda.pycuda import CudaPycuda
 from kdx.runtime.tensorrt.cuda.runner import EngineRunner, GraphState, StageTimes
+from kdx.runtime.tensorrt.log import make_log
 
 # The tensors of the graph, with TensorRT's names of their types and directions.
 _TENSORS = {INPUT: ("UINT8", "INPUT"), **dict.fromkeys(OUTPUTS, ("FLOAT", "OUTPUT"))}
@@ -145,16 +145,9 @@ class TensorRT(ClosesOnExit):
         """Run a batch without CUDA graphs, and return the time of each stage on the GPU."""
         return self._open().timed_run(_array(images))
 
-    def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
+    def compute_only(self, images: NDArray[np.uint8], runs: int) -> list[float]:
         """Return the milliseconds of runs on images ``(N, H, W, C)`` on the GPU, without copies."""
-        runner = self._open()
-        if shape[1:] != runner.image_shape:
-            raise InputError(
-                "the shape does not fit the engine",
-                expected=f"(N, {str(runner.image_shape)[1:]}",
-                received=f"{shape}",
-            )
-        return runner.compute_only(shape[0], runs)
+        return self._open().compute_only(images, runs)
 
     def close(self) -> None:
         """Free the engine and its memory, and release the CUDA context."""
@@ -181,30 +174,6 @@ def engine_fingerprint(trt: Any, flavour: str, gpu: Gpu) -> Fingerprint:
         driver=gpu.driver,
         system=this_system(),
     )
-
-
-def make_log(trt: Any) -> Any:
-    """Return a TensorRT logger that keeps the last errors for messages of kdx.
-
-    Its method ``take()`` returns the errors and removes them. TensorRT needs the logger for as long
-    as the objects that were created with it.
-    """
-
-    class Log(trt.ILogger):  # type: ignore[misc] # the base class is known only here
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._errors: deque[str] = deque(maxlen=3)
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in {trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR}:
-                self._errors.append(msg)
-
-        def take(self) -> str:
-            errors = "; ".join(self._errors)
-            self._errors.clear()
-            return errors
-
-    return Log()
 
 
 def _machine(module: str, flavour: str) -> Fingerprint | None:

@@ -41,11 +41,11 @@ class FakeBackend:
         maps, scores = _reference(images)
         return Outputs(maps * (1 + self.error), scores * (1 + self.error))
 
-    def compute_only(self, shape: tuple[int, ...], runs: int) -> list[float]:
+    def compute_only(self, images: np.ndarray, runs: int) -> list[float]:
         if self.raises == "compute":
             raise RuntimeError("lost in the middle")
         self.log.append((self.name, "compute", runs))
-        return [self.ms * shape[0]] * runs
+        return [self.ms * len(images)] * runs
 
     def close(self) -> None:
         self.log.append((self.name, "close", 0))

@@ -6,38 +6,32 @@ asked to do.
 
 from __future__ import annotations
 
-import enum
 import json
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
+from tests.kdx.runtime.tensorrt.fake_runtime import Dims
+from tests.kdx.runtime.tensorrt.real_api import VERSIONS, RealApi
 
-class DataType(enum.Enum):
-    FLOAT = 0
-    HALF = 1
-    INT8 = 2
-    UINT8 = 7
-
-
-class LayerType(enum.Enum):
-    CONVOLUTION = 0
-    MATRIX_MULTIPLY = 1
-    CAST = 2
-    DEQUANTIZE = 3
+REALS = {version: RealApi(version) for version in VERSIONS}
+COMMON = RealApi(*VERSIONS)
+DataType, LayerType = (COMMON.enumeration(name) for name in ("DataType", "LayerType"))
 
 
+@COMMON.like("ITensor")
 class Tensor:
-    def __init__(self, name: str, dtype: DataType, shape: tuple[int, ...] = (-1, 8, 8, 3)) -> None:
-        self.name, self.dtype, self.shape = name, dtype, shape
+    def __init__(self, name: str, dtype: Any, shape: tuple[int, ...] = (-1, 8, 8, 3)) -> None:
+        self.name, self.dtype, self.shape = name, dtype, Dims(*shape)
 
 
+@COMMON.like("ILayer", own=("output", "source"))
 class FakeLayer:
-    def __init__(self, name: str, kind: LayerType, source: Tensor, target: DataType) -> None:
+    """A layer of a strongly typed network."""
+
+    def __init__(self, name: str, kind: Any, source: Tensor, target: Any) -> None:
         self.name, self.type = name, kind
         self.source, self.output = source, Tensor(f"{name}_output", target)
         self.num_outputs = 1
-        self.precision: DataType | None = None
-        self.output_type: DataType | None = None
 
     def get_input(self, index: int) -> Tensor:
         return self.source
@@ -45,24 +39,50 @@ class FakeLayer:
     def get_output(self, index: int) -> Tensor:
         return self.output
 
-    def set_output_type(self, index: int, dtype: DataType) -> None:
+
+@REALS["8.6.0"].like("ILayer", own=("output", "source", "output_type"))
+class WeakLayer(FakeLayer):
+    """A layer of a weakly typed network, whose precision can be demanded."""
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self.output_type: Any = None
+        self._precision: Any = None
+
+    @property
+    def precision(self) -> Any:
+        return self._precision or DataType.FLOAT
+
+    @precision.setter
+    def precision(self, precision: Any) -> None:
+        self._precision = precision
+
+    @property
+    def precision_is_set(self) -> bool:
+        return self._precision is not None
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
         self.output_type = dtype
 
 
 NAMES = ("pair.teacher.conv1/Conv", "pair.student.conv1/Conv", "pair.student.conv10/Conv")
 
 
-def layers_of(precision: str) -> list[FakeLayer]:
-    """Return the layers of a network whose convolutions all have a precision."""
-    layers = [FakeLayer("preprocess/Cast", LayerType.CAST, Tensor("image", DataType.UINT8), DataType.FLOAT)]
-    kind = DataType.HALF if precision == "fp16" else DataType.FLOAT
+def layers_of(precision: str, *, typed: bool = True) -> list[Any]:
+    """Return the layers of a network whose convolutions all have a precision.
+
+    The tensors of a weakly typed one are FP32 until it is built.
+    """
+    layer = FakeLayer if typed else WeakLayer
+    layers = [layer("preprocess/Cast", LayerType.CAST, Tensor("image", DataType.UINT8), DataType.FLOAT)]
+    kind = DataType.HALF if precision == "fp16" and typed else DataType.FLOAT
     for name in NAMES:
         source = Tensor("feature", kind)
         if precision == "int8":
-            layers.append(FakeLayer(f"{name}.dq", LayerType.DEQUANTIZE, Tensor("q", DataType.INT8), DataType.FLOAT))
+            layers.append(layer(f"{name}.dq", LayerType.DEQUANTIZE, Tensor("q", DataType.INT8), DataType.FLOAT))
             source = layers[-1].output
-        layers.append(FakeLayer(name, LayerType.CONVOLUTION, source, kind))
-    sums = FakeLayer("tail/MatMul", LayerType.MATRIX_MULTIPLY, Tensor("feature", DataType.FLOAT), DataType.FLOAT)
+        layers.append(layer(name, LayerType.CONVOLUTION, source, kind))
+    sums = layer("tail/MatMul", LayerType.MATRIX_MULTIPLY, Tensor("feature", DataType.FLOAT), DataType.FLOAT)
     return [*layers, sums]
 
 
@@ -70,7 +90,7 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
     """Return a module like ``tensorrt``.
 
     Args:
-        version: 8.6 has no strong typing.
+        version: 8.6, 10.16 or 11.4, of which the first has no strong typing.
         precision: The precision of the network's convolutions.
         **faults: ``refuse`` (parser), ``fail`` (build), ``full`` (names of convolutions that the
             engine runs in FP32), ``nameless`` (the inspector shows no names), ``shapeless`` (it
@@ -79,6 +99,8 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
             returns None or what stands for failure).
     """
     major = int(version.split(".")[0])
+    real = next(api for name, api in REALS.items() if name.split(".")[0] == str(major))
+    sources, severities = (real.enumeration(name) for name in ("TacticSource", "Severity"))
     module = ModuleType("tensorrt")
     calls: list[Any] = []
     nothing = faults.get("nothing", ())
@@ -87,16 +109,15 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
         if type(kind).__name__ in nothing:
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    layers = layers_of(precision)
+    layers = layers_of(precision, typed=major > 8)
 
     class Logger:
-        ERROR = 1
+        Severity = severities
 
-        def __init__(self) -> None:
-            pass
-
+    @real.like("INetworkDefinition")
     class Network:
-        num_layers = len(layers)
+        def __init__(self) -> None:
+            self.num_layers = len(layers)
 
         def get_layer(self, index: int) -> FakeLayer:
             return layers[index]
@@ -104,51 +125,71 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
         def get_input(self, index: int) -> Tensor:
             return Tensor("image", DataType.UINT8)
 
+    @real.like("OnnxParser")
     class Parser:
-        num_errors = 1
-
         def __init__(self, network: Any, log: Any) -> None:
             construct(self)
+            self.num_errors = 1
 
-        def parse(self, data: bytes) -> bool:
-            calls.append(("parse", len(data)))
+        def parse(self, model: bytes) -> bool:
+            calls.append(("parse", len(model)))
             return not faults.get("refuse")
 
         def get_error(self, index: int) -> str:
             return "node 3: Resize(antialias=1) is not supported"
 
+    @real.like("ITimingCache")
+    class TimingCache:
+        def __init__(self, data: bytes) -> None:
+            self._data = data
+
+        def serialize(self) -> bytes:
+            return self._data + b"+"
+
+    @real.like("IBuilderConfig", own=("flag_names", "profiles", "sources"))
     class Config:
         def __init__(self) -> None:
-            self.flags: list[str] = ["tf32"]  # as TensorRT has it
+            self.flag_names: list[str] = ["TF32"]  # as TensorRT has it
             self.profiles: list[Any] = []
+            # By default 10 and 11 use no other libraries.
+            self.sources = {each.name for each in sources if major < 10 or "CU" not in each.name}
 
-        def set_flag(self, flag: str) -> None:
-            self.flags.append(flag)
+        def set_flag(self, flag: Any) -> None:
+            self.flag_names.append(flag.name)
 
-        def clear_flag(self, flag: str) -> None:
-            self.flags.remove(flag)
+        def clear_flag(self, flag: Any) -> None:
+            self.flag_names.remove(flag.name)
+
+        def get_tactic_sources(self) -> int:
+            return sum(1 << int(sources[name]) for name in self.sources)
+
+        def set_tactic_sources(self, tactic_sources: int) -> bool:
+            self.sources = {each.name for each in sources if tactic_sources >> int(each) & 1}
+            return True
 
         def add_optimization_profile(self, profile: Any) -> int:
             self.profiles.append(profile.shapes)
             return -1 if "add_optimization_profile" in nothing else len(self.profiles) - 1
 
-        def create_timing_cache(self, data: bytes) -> Any:
-            return None if data == b"foreign" else SimpleNamespace(serialize=lambda: data + b"+")
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
+            return None if serialized_timing_cache == b"foreign" else TimingCache(serialized_timing_cache)
 
         def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
             return True
 
+    @real.like("IOptimizationProfile", own=("shapes",))
     class Profile:
         def __init__(self) -> None:
             self.shapes: list[Any] = []
 
-        def set_shape(self, name: str, *shapes: Any) -> None:
-            self.shapes.append((name, *shapes))
+        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:  # noqa: A002 - TensorRT's names
+            self.shapes.append((input, min, opt, max))
 
+    @real.like("Builder", own=("log",))
     class Builder:
         def __init__(self, log: Any) -> None:
             if "Builder" in nothing:
-                log.log(Logger.ERROR, "CUDA initialization failure with error: 35")
+                log.log(severities.WARNING, "CUDA initialization failure with error: 35")
             construct(self)
             self.log = log
 
@@ -165,24 +206,28 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
 
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
             if faults.get("fail"):
-                self.log.log(Logger.ERROR, "out of device memory")
+                self.log.log(severities.ERROR, "out of device memory")
                 return None
             return b"plan"
 
+    @real.like("EngineInspector")
     class Inspector:
-        execution_context: Any = None
+        def __init__(self) -> None:
+            self.execution_context: Any = None
 
-        def get_engine_information(self, form: str) -> str:
+        def get_engine_information(self, format: Any) -> str:  # noqa: A002 - TensorRT's name
             shown = inspected()
             if faults.get("shapeless") and getattr(self.execution_context, "shape", None) != ("image", (1, 8, 8, 3)):
                 for entry in shown:
                     entry["Inputs"] = entry["Outputs"] = [{"Format/Datatype": "N/A due to dynamic shapes"}]
             return json.dumps({"Layers": shown})
 
+    @real.like("IExecutionContext", own=("shape",))
     class Context:
-        def set_input_shape(self, *shape: Any) -> None:
-            self.shape = shape
+        def set_input_shape(self, name: str, shape: Any) -> None:
+            self.shape = name, shape
 
+    @real.like("ICudaEngine")
     class Engine:
         def create_engine_inspector(self) -> Inspector | None:
             return None if "create_engine_inspector" in nothing else Inspector()
@@ -190,8 +235,8 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
         def create_execution_context(self) -> Context | None:
             return None if "create_execution_context" in nothing else Context()
 
-        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return (-1, 8, 8, 3)
+        def get_tensor_shape(self, name: str) -> Dims:
+            return Dims(-1, 8, 8, 3)
 
     # As TensorRT 8.6 and 10 write it. A convolution that is not INT8 may return INT8.
     def inspected() -> list[dict[str, Any]]:
@@ -210,27 +255,29 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
 
         return [entry(name) for name in NAMES]
 
+    @real.like("Runtime")
     class Runtime:
         def __init__(self, log: Any) -> None:
             construct(self)
 
-        def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
             engine = Engine()
             setattr(engine, "device_memory_size" if major < 11 else "device_memory_size_v2", 3 << 20)
             return None if faults.get("unloadable") else engine
 
-    flags = {} if major >= 11 else {"FP16": "fp16", "INT8": "int8", "OBEY_PRECISION_CONSTRAINTS": "obey"}
-    typed = {"STRONGLY_TYPED": 1} if major >= 10 else {"EXPLICIT_BATCH": 0}
+    enumerations = (
+        *("NetworkDefinitionCreationFlag", "ProfilingVerbosity", "LayerInformationFormat"),
+        *("BuilderFlag", "TacticSource"),
+    )
     module.__dict__.update(
+        {name: real.enumeration(name) for name in enumerations},
         __version__=version,
-        NetworkDefinitionCreationFlag=SimpleNamespace(**typed),
-        BuilderFlag=SimpleNamespace(TF32="tf32", REQUIRE_USER_ALLOCATION="user", **flags),
-        ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
-        LayerInformationFormat=SimpleNamespace(JSON="json"),
+        LayerType=LayerType,
         ILogger=Logger,
         OnnxParser=Parser,
         Builder=Builder,
         Runtime=Runtime,
+        float16=DataType.HALF,
         float32=DataType.FLOAT,
         calls=calls,
         layers=layers,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -67,8 +68,9 @@ def build(bundle: Path, *, force: bool = False, **request):
 def test_tensorrt_10_and_11_are_built_strongly_typed_without_any_flag(bundle, with_tensorrt, version) -> None:
     trt = with_tensorrt(version)
     engine = build(bundle, batches=(8, 1), level=5)
-    assert ("network", 1 << 1) in trt.calls
-    assert trt.config.flags == []
+    assert ("network", 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)) in trt.calls
+    assert trt.config.flag_names == []
+    assert trt.config.sources == {"EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"}
     assert trt.config.builder_optimization_level == 5
     assert trt.config.profiles == [
         [("image", (1, 8, 8, 3), (1, 8, 8, 3), (1, 8, 8, 3))],
@@ -79,16 +81,44 @@ def test_tensorrt_10_and_11_are_built_strongly_typed_without_any_flag(bundle, wi
     assert (record.layers_from, record.device_memory_mib) == ("inspector", 3.0)
 
 
-@pytest.mark.slow
-def test_tensorrt_8_6_gets_the_flag_and_its_fp32_island(bundle, with_tensorrt) -> None:
+def test_tensorrt_8_6_gets_the_flag_and_its_fp32_island(bundle, with_tensorrt, monkeypatch) -> None:
     trt = with_tensorrt("8.6.2")
+    kept = fake_builder.NAMES[2]
+    plan_build = build_module.plan_build
+    monkeypatch.setattr(
+        build_module,
+        "plan_build",
+        lambda *about: (replace(plan_build(*about)[0], kept=frozenset({kept})), plan_build(*about)[1]),
+    )
     build(bundle)
     assert ("network", 1 << 0) in trt.calls
-    assert trt.config.flags == ["fp16", "obey"]
+    assert trt.config.flag_names == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
     for layer in trt.layers:
-        pinned = not layer.name.startswith("pair")
-        assert (layer.precision is trt.float32) is pinned, layer.name
-        assert (layer.output_type is trt.float32) is pinned, layer.name
+        # No tensor says FP16 before the build: what is demanded is what was pinned.
+        assert layer.output.dtype == trt.float32
+        is_half = layer.name in fake_builder.NAMES[:2]
+        assert layer.precision is (trt.float16 if is_half else trt.float32), layer.name
+        assert (layer.output_type is trt.float32) is not is_half, layer.name
+
+
+def test_the_inspector_of_tensorrt_8_6_proves_fp16(bundle, with_tensorrt) -> None:
+    with_tensorrt("8.6.2", full=fake_builder.NAMES[:1])
+    with pytest.raises(GateError, match="1 of 3 convolutions are not FP16"):
+        build(bundle)
+    assert not list(engines_of(bundle))
+
+
+@pytest.mark.parametrize("there", ["", "cudnn.so.8", "cublas.so.11", "cublasLt.so.12"])
+def test_tensorrt_8_6_leaves_out_libraries_that_cannot_be_loaded(bundle, with_tensorrt, monkeypatch, there) -> None:
+    def load(library: str) -> None:
+        if library != f"lib{there}":
+            raise OSError(f"{library}: cannot open shared object file")
+
+    trt = with_tensorrt("8.6.2")
+    monkeypatch.setattr(flavours.ctypes, "CDLL", load)
+    build(bundle)
+    names = {"": set(), "cudnn.so.8": {"CUDNN"}, "cublas.so.11": {"CUBLAS"}, "cublasLt.so.12": {"CUBLAS_LT"}}
+    assert trt.config.sources == {"EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"} | names[there]
 
 
 @pytest.fixture
@@ -97,13 +127,13 @@ def quantised(bundle_copy) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("version", "flags"), [("8.6.2", ["int8"]), ("10.16.1", []), ("11.4.0", [])])
+@pytest.mark.parametrize(("version", "flags"), [("8.6.2", ["INT8"]), ("10.16.1", []), ("11.4.0", [])])
 def test_an_int8_build_leaves_the_rest_in_fp32(quantised, with_tensorrt, version, flags) -> None:
     trt = with_tensorrt(version, precision="int8")
     engine = build(quantised, precision="int8")
     assert engine.path.name == "tensorrt-8.6-int8"
-    assert trt.config.flags == flags
-    assert all(layer.precision is layer.output_type is None for layer in trt.layers)
+    assert trt.config.flag_names == flags
+    assert not any(getattr(layer, "precision_is_set", False) for layer in trt.layers)
     assert {layer.precision for layer in engine.record.layers} == {"int8"}
     # Beside it lie those of other precisions.
     with_tensorrt(version, precision="fp16")
@@ -132,7 +162,7 @@ def test_formats_of_a_range_of_batches_are_shown_for_one(bundle, with_tensorrt, 
 def test_an_fp32_build_pins_nothing(bundle, with_tensorrt) -> None:
     trt = with_tensorrt("8.6.2")
     build(bundle, precision="fp32")
-    assert trt.config.flags == []
+    assert trt.config.flag_names == []
 
 
 def test_the_plan_is_plain_and_the_record_says_what_it_is(bundle, with_tensorrt) -> None:

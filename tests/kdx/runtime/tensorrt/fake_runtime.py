@@ -6,15 +6,14 @@ a :class:`FakeCuda`.
 
 from __future__ import annotations
 
-import enum
 import weakref
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from tests.kdx.runtime.tensorrt.fake_cuda import FakeCuda
+from tests.kdx.runtime.tensorrt.real_api import VERSIONS, RealApi
 
 HEIGHT, WIDTH, CHANNELS = 6, 8, 3
 SHAPE = (HEIGHT, WIDTH, CHANNELS)
@@ -29,27 +28,25 @@ def expected_outputs(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return maps, maps.max(axis=(1, 2))[:, None]
 
 
+REAL = RealApi(*VERSIONS)
+DataType, TensorIOMode, Severity = (REAL.enumeration(name) for name in ("DataType", "TensorIOMode", "Severity"))
+
+
+@REAL.like("Dims")
 class Dims:
-    """Like TensorRT's: it can be iterated over, and that is all."""
+    """Like TensorRT's: it can be counted and indexed, and that is all."""
 
     def __init__(self, *sizes: int) -> None:
         self._sizes = sizes
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._sizes)
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> int:
+        return self._sizes[index]
 
 
-class DataType(enum.Enum):
-    FLOAT = 0
-    HALF = 1
-    UINT8 = 5
-
-
-class TensorIOMode(enum.Enum):
-    INPUT = 1
-    OUTPUT = 2
-
-
+@REAL.like("IExecutionContext", own=("is_stream_capturable",))  # TensorRT for RTX
 class FakeContext:
     """An execution context. Whatever changes it leaves work for the next plain enqueue; a capture
     before that fails."""
@@ -68,12 +65,12 @@ class FakeContext:
         self._deferred = True
         self._version += 1
 
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         if self._cuda.fails("set_optimization_profile_async"):
             return False
-        self._profile = index
+        self._profile = profile_index
         self._changed()
-        self._cuda.queue(stream, lambda: None)
+        self._cuda.queue(stream_handle, lambda: None)
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -88,12 +85,12 @@ class FakeContext:
         self._changed()
         return True
 
-    def set_tensor_address(self, name: str, pointer: int) -> bool:
+    def set_tensor_address(self, name: str, memory: int) -> bool:
         if self._cuda.fails("set_tensor_address"):
             return False
-        if pointer % 256:
+        if memory % 256:
             raise self._cuda.misuse("an address is not aligned as TensorRT demands")
-        self._addresses[name] = pointer
+        self._addresses[name] = memory
         self._changed()
         return True
 
@@ -102,7 +99,7 @@ class FakeContext:
         assert self._batch is not None
         return Dims(self._batch, HEIGHT // 2, WIDTH // 2)
 
-    def execute_async_v3(self, stream: int) -> bool:
+    def execute_async_v3(self, stream_handle: int) -> bool:
         if not self._cuda.is_current():
             raise self._cuda.misuse("TensorRT is called in a thread in which the context is not current")
         if self._cuda.fails("execute_async_v3"):
@@ -110,7 +107,7 @@ class FakeContext:
             return False
         if self._batch is None or len(self._addresses) != 3:
             raise self._cuda.misuse("TensorRT runs without shape or addresses")
-        capturing = self._cuda.streams[stream].captured is not None
+        capturing = self._cuda.streams[stream_handle].captured is not None
         if capturing and self._deferred:
             raise self._cuda.misuse("capture before a plain enqueue")
         if capturing and self._engine.refuse_capture:
@@ -124,10 +121,14 @@ class FakeContext:
                 raise self._cuda.misuse("a graph replays after its context was changed")
             self._engine.compute(batch, addresses)
 
-        self._cuda.queue(stream, layers)
+        self._cuda.queue(stream_handle, layers)
         return True
 
 
+@REAL.like(
+    "ICudaEngine",
+    own=("cuda", "batches", "refuse_capture", "contexts", "types", "logged", "log", "context_destroyed", "compute"),
+)
 class FakeEngine:
     """An engine with a profile for each batch."""
 
@@ -167,9 +168,9 @@ class FakeEngine:
         assert name == "image"
         return Dims(-1, *SHAPE)
 
-    def get_tensor_profile_shape(self, name: str, index: int) -> list[Dims]:
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
         assert name == "image"
-        return [Dims(count, *SHAPE) for count in (1, self.batches[index], self.batches[index])]
+        return [Dims(count, *SHAPE) for count in (1, self.batches[profile_index], self.batches[profile_index])]
 
     def compute(self, batch: int, addresses: dict[str, int]) -> None:
         nbytes = batch * HEIGHT * WIDTH * CHANNELS
@@ -181,27 +182,23 @@ class FakeEngine:
 def fake_module(cuda: FakeCuda, batches: tuple[int, ...] = (1, 4), version: str = "11.4.0.106") -> Any:
     """Return a stand-in for the module ``tensorrt``; ``module.engines`` lists what it loaded."""
 
-    class Severity(enum.Enum):
-        INTERNAL_ERROR = 0
-        ERROR = 1
-        WARNING = 2
-
     class ILogger:
         pass
 
     ILogger.Severity = Severity
     engines: list[weakref.ref[FakeEngine]] = []
 
+    @REAL.like("Runtime")
     class Runtime:
         def __init__(self, log: Any) -> None:
             if cuda.fails("Runtime"):
-                log.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+                log.log(Severity.WARNING, "CUDA initialization failure with error: 35")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._log = log
 
-        def deserialize_cuda_engine(self, plan: bytes) -> FakeEngine | None:
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
             assert cuda.is_current()
-            if plan != PLAN or cuda.fails("deserialize_cuda_engine"):
+            if serialized_engine != PLAN or cuda.fails("deserialize_cuda_engine"):
                 self._log.log(Severity.WARNING, "a warning")
                 self._log.log(Severity.ERROR, "magic tag mismatch")
                 return None

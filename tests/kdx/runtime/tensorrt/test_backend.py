@@ -20,14 +20,15 @@ from kdx.imaging.images import InputSpec
 from kdx.runtime.detector import Detector
 from kdx.runtime.gpu import Gpu
 from kdx.runtime.tensorrt import backend
-from kdx.runtime.tensorrt.backend import TensorRT, make_log
+from kdx.runtime.tensorrt.backend import TensorRT
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.cuda.runner import GraphState
+from kdx.runtime.tensorrt.log import make_log
 from kdx.storage.files import sha256_file
 from tests.engines import add_engine, make_record
 from tests.kdx.runtime.tensorrt import fake_runtime
 from tests.kdx.runtime.tensorrt.fake_cuda import GPU, FakeCuda
-from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE, expected_outputs, fake_module
+from tests.kdx.runtime.tensorrt.fake_runtime import expected_outputs, fake_module
 
 VERSION = "11.4.0.106"
 
@@ -92,14 +93,14 @@ def test_an_engine_for_this_machine_runs(bundle, cuda, images):
         outputs, times = loaded.timed_run(images[:1])
         assert_right(outputs, images[:1])
         assert times.compute_ms > 0
-        assert len(loaded.compute_only((2, *SHAPE), 3)) == 3
-        with pytest.raises(InputError, match=r"\(N, 6, 8, 3\)"):
-            loaded.compute_only((2, 8, 6, 3), 3)
+        assert len(loaded.compute_only(images[:2], 3)) == 3
+        with pytest.raises(InputError, match=r"\(1 to 4, 6, 8, 3\)"):
+            loaded.compute_only(images[:2].swapaxes(1, 2), 3)
     assert not cuda.retained
     for call in (
         lambda: loaded.run(images[:1]),
         lambda: loaded.graph_state,
-        lambda: loaded.compute_only((1, *SHAPE), 1),
+        lambda: loaded.compute_only(images[:1], 1),
     ):
         with pytest.raises(BackendError, match="closed"):
             call()
@@ -420,6 +421,11 @@ def test_the_log_keeps_the_last_errors_and_gives_them_once():
         log.log(module.ILogger.Severity.ERROR, f"error {index}")
     log.log(module.ILogger.Severity.WARNING, "a warning")
     assert log.take() == "error 2; error 3; error 4"
+    assert log.take() == ""
+    # As TensorRT 8.6 says that CUDA does not start.
+    log.log(module.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
+    log.log(module.ILogger.Severity.INFO, "[MemUsageChange] Init CUDA")
+    assert log.take() == "CUDA initialization failure with error: 35"
     assert log.take() == ""
 
 

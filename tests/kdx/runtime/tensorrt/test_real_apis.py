@@ -5,34 +5,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kd_export.engine import build, flavours
 from kdx.errors import BackendError
 from kdx.runtime.gpu import gpus
-from kdx.runtime.tensorrt import backend
-from kdx.runtime.tensorrt.backend import make_log
-from kdx.runtime.tensorrt.cuda import api, bindings, pycuda, runner
+from kdx.runtime.tensorrt import backend, log
+from kdx.runtime.tensorrt.cuda import api, bindings, pycuda
 from kdx.runtime.tensorrt.cuda.api import CudaApi, CudaError
 from kdx.runtime.tensorrt.cuda.bindings import CudaBindings
 from kdx.runtime.tensorrt.cuda.pycuda import CudaPycuda
+from tests.kdx.runtime.tensorrt import fake_runtime
 from tests.kdx.runtime.tensorrt.fake_cuda import FakeCuda
-
-# The attributes of TensorRT's classes that kdx uses, by where it uses them.
-TENSORRT = {
-    "ICudaEngine": (
-        *("create_execution_context", "num_optimization_profiles", "num_io_tensors", "get_tensor_name"),
-        *("get_tensor_dtype", "get_tensor_mode", "get_tensor_shape", "get_tensor_profile_shape"),
-    ),
-    "IExecutionContext": (
-        *("set_optimization_profile_async", "set_input_shape", "set_tensor_address", "get_tensor_shape"),
-        "execute_async_v3",
-    ),
-    "Runtime": ("deserialize_cuda_engine",),
-    "ILogger": ("log", "Severity"),
-}
+from tests.kdx.runtime.tensorrt.real_api import VERSIONS, RealApi
 
 
 def methods_of(kind: type) -> dict[str, list[str]]:
@@ -193,6 +180,36 @@ def test_a_missing_package_is_an_error(monkeypatch):
         CudaPycuda()
 
 
+# The records of TensorRT's bindings, to which the fakes are held
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_name_of_the_module_that_kdx_uses_is_recorded(version):
+    record = RealApi(version).records[0]
+    sources = "".join(inspect.getsource(module) for module in (backend, build, flavours, log))
+    used = set(re.findall(r"\b(?:trt|self\.module)\.([A-Za-z]\w*)(?:\.([A-Z]\w*))?", sources))
+    known = {**record["enumerations"], **record["classes"], **record["types"]}
+    members = {(kind, member) for kind, member in used if member and member != "Severity"}
+    assert len(used) > 12
+    # TensorRT for RTX; TensorRT 10; and 8.6 alone.
+    others = {"ComputeCapability", "IProgressMonitor", "BuilderFlag.REQUIRE_USER_ALLOCATION"}
+    weak = {f"BuilderFlag.{name}" for name in ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS")}
+    missing = {kind for kind, _ in used if kind not in known}
+    missing |= {f"{kind}.{member}" for kind, member in members if member not in record["enumerations"].get(kind, [])}
+    assert missing - others == (weak if version == "11.4.0" else set())
+
+
+@pytest.mark.parametrize("name", ["get_tensor_bytes", "max_workspace_size"])
+def test_a_fake_has_nothing_that_the_real_one_lacks(name):
+    engine = fake_runtime.FakeEngine(FakeCuda())
+    with pytest.raises(AttributeError, match=f"ICudaEngine has no attribute '{name}'"):
+        setattr(engine, name, 1)
+    with pytest.raises(AssertionError, match=name):
+        fake_runtime.REAL.like("ICudaEngine")(type("Fake", (), {name: lambda self: 1}))
+    with pytest.raises(AssertionError, match="create_network"):
+        fake_runtime.REAL.like("Builder")(type("Fake", (), {"create_network": lambda self, flag: 1}))
+
+
 # TensorRT for RTX, whose wheel is complete: its Python API is TensorRT's
 
 
@@ -201,11 +218,10 @@ def trt():
     return pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
 
 
-def test_every_attribute_of_tensorrt_that_is_used_exists(trt):
-    missing = [
-        (kind, name) for kind, names in TENSORRT.items() for name in names if not hasattr(getattr(trt, kind), name)
-    ]
-    assert missing == []
+def test_what_the_fakes_have_exists_in_tensorrt_for_rtx_too(trt):
+    of_fakes = [(kind, name) for kind, names in fake_runtime.REAL.covered.items() for name in names]
+    assert len(of_fakes) > 8
+    assert [(kind, name) for kind, name in of_fakes if not hasattr(getattr(trt, kind), name)] == []
     assert trt.__version__
     assert {"UINT8", "FLOAT"} <= set(trt.DataType.__members__)
     assert {"INPUT", "OUTPUT"} <= set(trt.TensorIOMode.__members__)
@@ -215,32 +231,11 @@ def test_every_attribute_of_tensorrt_that_is_used_exists(trt):
     assert hasattr(trt.IExecutionContext, "is_stream_capturable")
 
 
-def test_the_list_above_is_what_the_code_uses():
-    folder = Path(runner.__file__).parent
-    source = "".join(path.read_text() for path in (Path(backend.__file__), folder / "runner.py", folder / "profile.py"))
-    used = set(re.findall(r"\b(?:engine|loaded|context|_runtime|config)\.([a-z]\w+)\b(?!`)", source))
-    listed = {name for names in TENSORRT.values() for name in names} | {
-        *("create_runtime_config", "dynamic_shapes_kernel_specialization_strategy"),  # of TensorRT for RTX
-    }
-    of_kdx = {
-        "record",
-        "plan",
-        "read_plan",
-        "graph_state",
-        "graph_failure",
-        "run",
-        "timed_run",
-        "compute_only",
-        "get_device",
-    }
-    assert used - of_kdx <= listed
-
-
 def test_our_logger_is_one_for_the_real_tensorrt(trt):
-    log = make_log(trt)
-    runtime = trt.Runtime(log)
+    ours = log.make_log(trt)
+    runtime = trt.Runtime(ours)
     assert runtime.deserialize_cuda_engine(b"no plan at all, but long enough" * 10) is None
-    assert "Serialization" in log.take()
+    assert "Serialization" in ours.take()
 
 
 # With a GPU

@@ -81,11 +81,16 @@ def test_read_only_frames_and_threads(detector, frames, reference):
             np.testing.assert_array_equal(outputs.maps, reference.maps)
 
 
-def test_compute_only_gives_a_time_for_each_run(detector):
+def test_compute_only_gives_a_time_for_each_run_on_the_images(detector, frames, monkeypatch):
+    ran = []
     with TorchCuda(detector, device="cpu") as loaded:
-        times = loaded.compute_only((2, SIZE, SIZE, 3), 4)
+        forward = loaded._forward
+        monkeypatch.setattr(loaded, "_forward", lambda images: (ran.append(images.numpy()), forward(images)))
+        times = loaded.compute_only(frames[:2], 4)
     assert len(times) == 4
     assert min(times) > 0
+    assert len(ran) > 4
+    np.testing.assert_array_equal(ran, [frames[:2]] * len(ran))
 
 
 def test_failures_are_backend_errors_and_the_next_call_succeeds(detector, frames, reference):
@@ -93,12 +98,12 @@ def test_failures_are_backend_errors_and_the_next_call_succeeds(detector, frames
         with pytest.raises(BackendError, match=r"batch of shape \(3, 8, 8, 3\)"):
             loaded.run(frames[:, :8, :8])
         with pytest.raises(BackendError, match=r"batch of shape \(1, 8, 8, 3\)"):
-            loaded.compute_only((1, 8, 8, 3), 1)
+            loaded.compute_only(frames[:1, :8, :8], 1)
         np.testing.assert_array_equal(loaded.run(frames).maps, reference.maps)
     with pytest.raises(BackendError, match="closed"):
         loaded.run(frames)
     with pytest.raises(BackendError, match="closed"):
-        loaded.compute_only((1, SIZE, SIZE, 3), 1)
+        loaded.compute_only(frames[:1], 1)
 
 
 def test_a_compiled_detector_stays_in_its_thread(detector, frames, reference, monkeypatch):
@@ -135,4 +140,4 @@ def test_on_the_real_gpu(detector, frames, reference, precision, compile_mode):
         for _ in range(4):
             outputs = loaded.run(frames)
             np.testing.assert_allclose(outputs.maps, reference.maps, atol=tolerance * float(reference.maps.max()))
-        assert min(loaded.compute_only(frames.shape, 5)) > 0
+        assert min(loaded.compute_only(frames, 5)) > 0
