@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import util
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+# The published data sets, and a folder of defective images of each.
+DEFECTS = {"deep_pcb": "test/defective", "magnetic_tile": "test/blowhole"}
 
 
 def cell_paths() -> list[Path]:
@@ -30,3 +34,34 @@ def solar_cells(count: int, size: tuple[int, int], channels: int = 3) -> NDArray
         return grey
     # Three different channels, so that a swapped order cannot pass.
     return np.concatenate([grey, (grey * 0.8).astype(np.uint8), 255 - grey], axis=-1)
+
+
+def published_images(data_set: str, folder: str, count: int, size: int = 64) -> list[Image.Image]:
+    """Return real images of a published data set, grey and brought to a small size.
+
+    They lie outside the repository, in ``../shared/data`` or the folder that ``KDX_DATA_SETS``
+    names; the test is skipped where they are not.
+
+    Args:
+        data_set: ``deep_pcb`` or ``magnetic_tile``.
+        folder: The folder in the layout of MVTec AD, for example ``train/good``.
+        count: How many, evenly spread over the folder.
+        size: Height and width in pixels.
+    """
+    root = Path(os.environ.get("KDX_DATA_SETS", Path(__file__).parents[2] / "shared/data")) / data_set
+    paths = sorted(path for path in (root / folder).rglob("*") if path.is_file())
+    if len(paths) < count:
+        pytest.skip(f"there is no data set '{root}'; name the folder around it in KDX_DATA_SETS")
+    chosen = [paths[index * len(paths) // count] for index in range(count)]
+    return [Image.open(path).convert("L").resize((size, size), Image.Resampling.BILINEAR) for path in chosen]
+
+
+def published_folder(root: Path, data_set: str, *, good: int, defective: int) -> tuple[Path, Path]:
+    """Write images of a published data set as PNG; return the folders of good and of defective
+    ones."""
+    folders = root / "good", root / "defects"
+    for folder, source, count in zip(folders, ("train/good", DEFECTS[data_set]), (good, defective), strict=True):
+        folder.mkdir(parents=True)
+        for index, image in enumerate(published_images(data_set, source, count)):
+            image.save(folder / f"{index:03d}.png")
+    return folders

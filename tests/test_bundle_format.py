@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kdx.bundle import bundle, engine_record, manifest, seal, signature, variants
+from kdx.bundle import bundle, engine_record, manifest, seal, signature, stored_threshold, variants
 from kdx.bundle.pair_spec import MapSpec, PairSpec, Tap
 from kdx.bundle.teacher_comparison import TeacherComparison
 from kdx.imaging.frame_faults import ChannelLimits, FrameLimits
@@ -32,10 +32,11 @@ TYPES: dict[str, type] = {
     "Provenance": manifest.Provenance,
     "INT8 students": manifest.Int8Students,
     "Teacher comparison": TeacherComparison,
-    "Threshold": manifest.Threshold,
-    "Review band": manifest.ReviewBand,
-    "Level fit": manifest.LevelFit,
-    "Defect choice": manifest.DefectChoice,
+    "Threshold": stored_threshold.Threshold,
+    "Review band": stored_threshold.ReviewBand,
+    "Level fit": stored_threshold.LevelFit,
+    "Defect choice": stored_threshold.DefectChoice,
+    "Set by hand": stored_threshold.ByHand,
     "Variant": variants.Variant,
     "Kept node": variants.KeptNode,
     "Range report": variants.RangeReport,
@@ -120,6 +121,7 @@ def test_the_page_names_every_file() -> None:
 def test_the_page_describes_the_present_schemas() -> None:
     assert f"The current schema is {manifest.SCHEMA}." in PAGE
     assert f"students](#int8-students) has schema {manifest.INT8_SCHEMA}." in PAGE
+    assert f"hand](#set-by-hand) has schema {manifest.BY_HAND_SCHEMA}." in PAGE
     assert f"`engines/NAME/engine.json`, schema {engine_record.SCHEMA}." in PAGE
     assert f"`bundle.sig`, schema {signature.SCHEMA}." in PAGE
     assert msgspec.structs.fields(bundle.TrainingImages)[0].name == "images"

@@ -24,6 +24,7 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 struct Threshold {
     double score = kNone, pixel = kNone, review = kNone;  // NaN: none
+    std::string by_hand;  // why a person set it; empty: it was chosen from scores
     bool is_set() const { return score == score; }
 };
 

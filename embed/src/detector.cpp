@@ -62,6 +62,7 @@ void Detector::describe(kdx_description &description) const {
     auto remark = bundle_.why_undecided(precision_, runtime);
     if (remark.empty()) remark = bundle_.doubt_about(precision_, runtime);
     copy_text(remark.c_str(), description.said, sizeof description.said);
+    copy_text(threshold_.by_hand.c_str(), description.threshold_by_hand, sizeof description.threshold_by_hand);
 }
 
 Frame Detector::frame_of_camera(const kdx_image &image) const {
@@ -95,7 +96,8 @@ void Detector::infer(std::size_t count, const kdx_image *images, kdx_verdict *ve
 void Detector::infer_part(std::size_t count, const Frame *frames, const std::uint8_t *packed, kdx_verdict *verdicts,
                           std::size_t verdict_size, const kdx_map *maps, const Roi *roi) const {
     const bool is_calibrated = roi == this->roi() || (roi && roi_ && roi_->is_same(*roi));
-    const auto threshold = is_calibrated ? threshold_ : Threshold{};
+    static const Threshold none;
+    const auto &threshold = is_calibrated ? threshold_ : none;
     std::vector<float> normalised;
     const auto size = static_cast<std::size_t>(bundle_.camera_map_height) * bundle_.camera_map_width;
     backend_->run(packed, count, [&](std::size_t i, float score, const float *map) {

@@ -15,7 +15,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int kSchema = 3;
+constexpr int kSchema = 4;  // the first one in which a person may have set the threshold
 constexpr int kInt8Schema = 3;  // the first one in which INT8 students have a reference of their own
 // No camera delivers more, and products of sizes cannot overflow.
 constexpr int kLargestSide = 1 << 15;
@@ -63,9 +63,11 @@ bool is_contained(const std::string &name) {
 }
 
 Threshold threshold_from(const json &record) {
-    Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone};
+    Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone, {}};
     if (record.contains("review") && !record["review"].is_null())
         threshold.review = record["review"].at("score").get<double>();
+    if (record.contains("by_hand") && !record["by_hand"].is_null())
+        threshold.by_hand = record["by_hand"].at("reason").get<std::string>();
     if (!std::isfinite(threshold.score)) throw Invalid{"a threshold is not finite"};
     if (!fits_its_scores(record)) throw Contradiction{};
     return threshold;

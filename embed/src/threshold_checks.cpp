@@ -34,6 +34,15 @@ struct HeldOut {
         const auto high = low + 1 < kept.size() && rank(low) < wanted ? low + 1 : low;
         return kept[low] <= score && score <= kept[high];
     }
+
+    // Whether so many images exceed a score; quantiles of very many images do not tell.
+    bool has_above(double score, double expected) const {
+        const auto above = std::count_if(kept.begin(), kept.end(), [&](double each) { return each > score; });
+        return static_cast<double>(kept.size()) != images || static_cast<double>(above) == expected;
+    }
+
+    // Whether such a share of the images exceeds a score.
+    bool has_share_above(double score, double share) const { return has_above(score, std::nearbyint(share * images)); }
 };
 
 bool has_value(const json &record, const char *name) {
@@ -47,17 +56,17 @@ bool fits_its_scores(const json &threshold) {
     if (!has_value(threshold, "scores")) return true;  // an older kdx kept none
     const HeldOut held{threshold.at("scores").get<std::vector<double>>(), threshold.at("images").get<double>()};
     if (held.kept.empty() || static_cast<double>(held.kept.size()) > held.images) return true;
-    const auto score = threshold.at("score").get<double>();
-    if (!has_value(threshold, "defects")) {
-        if (!held.has(score, threshold.at("false_reject_rate").get<double>())) return false;
-    } else if (static_cast<double>(held.kept.size()) == held.images) {
-        const auto rejected =
-            std::count_if(held.kept.begin(), held.kept.end(), [&](double each) { return each > score; });
-        if (rejected != threshold.at("defects").at("false_rejects").get<std::int64_t>()) return false;
-    }
+    const auto score = threshold.at("score").get<double>(), rate = threshold.at("false_reject_rate").get<double>();
+    const bool is_by_hand = has_value(threshold, "by_hand");
+    if (is_by_hand ? !held.has_share_above(score, rate)
+        : has_value(threshold, "defects")
+            ? !held.has_above(score, threshold.at("defects").at("false_rejects").get<double>())
+            : !held.has(score, rate))
+        return false;
     if (!has_value(threshold, "review")) return true;
     const auto &review = threshold.at("review");
-    return held.has(review.at("score").get<double>(), review.at("false_reject_rate").get<double>());
+    const auto low = review.at("score").get<double>(), share = review.at("false_reject_rate").get<double>();
+    return is_by_hand ? held.has_share_above(low, share) : held.has(low, share);
 }
 
 }  // namespace kdx::embed

@@ -34,9 +34,9 @@ void manifests_are_checked(const fs::path &path) {
         return check(manifest.dump());
     };
     CHECK(check(text) == KDX_OK);
-    for (const int schema : {1, 2, 3})
+    for (const int schema : {1, 2, 3, 4})
         CHECK(check_after([&](json &manifest) { manifest["schema"] = schema; }) == KDX_OK);
-    CHECK(check_after([](json &manifest) { manifest["schema"] = 4; }) == KDX_ERROR_BUNDLE);
+    CHECK(check_after([](json &manifest) { manifest["schema"] = 5; }) == KDX_ERROR_BUNDLE);
     CHECK(contains(message, "newer kdx") && contains(message, "fix: update kdx"));
     for (const auto *outside : {"../model.onnx", "/etc/passwd", "a/../../b", "C:\\model.onnx", ""}) {
         CHECK(check_after([&](json &manifest) { manifest["files"][outside] = manifest["files"]["model.onnx"]; }) ==

@@ -199,6 +199,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         settings: What decided the scores.
         threshold: The calibrated score, or None.
+        threshold_by_hand: Why a person set the threshold, in their words, or None.
         shards: Number of finished shards.
         frames: Number of images in those shards.
         decisions: Number of images that were scored, by decision.
@@ -230,6 +231,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     narrow: int = 0
     narrow_levels: ValueRange | None = None
     narrow_example: str = ""
+    threshold_by_hand: str | None = None
 
 
 def decisions_of(results: list[ShardResult]) -> dict[str, int]:

@@ -269,6 +269,7 @@ def _summarise(folder: ScoreFolder, index: Index, plan: ShardPlan, bundle: Bundl
     return Summary(
         settings=index.settings,
         threshold=threshold.score if threshold else None,
+        threshold_by_hand=threshold.reason if threshold else None,
         shards=plan.shards,
         frames=sum(result.frames for result in results),
         decisions=decisions_of(results),

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from kdx.bundle.checked_files import Graph, read_checked
 from kdx.bundle.index import current_index, update_index
-from kdx.bundle.manifest import TRAINING_IMAGES, Manifest, Threshold
+from kdx.bundle.manifest import TRAINING_IMAGES, Manifest
 from kdx.bundle.seal import Seal
+from kdx.bundle.stored_threshold import Threshold
 from kdx.bundle.variants import PRECISIONS, graph_file
 from kdx.errors import BundleError, ImageError
 from kdx.imaging.frame_faults import FrameLimits

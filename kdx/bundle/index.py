@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kdx.bundle.manifest import INDEX, INT8_SCHEMA, SIGNATURE, Manifest
+from kdx.bundle.manifest import INDEX, NEWEST_SCHEMA, SIGNATURE, Manifest
 from kdx.errors import BundleError
 from kdx.storage.files import remove_leftovers, write_atomic
 from kdx.storage.hashed_file import require_file
@@ -53,7 +53,7 @@ def decode_index(path: Path, content: bytes) -> Manifest:
         BundleError: The content is not valid, or was written by a newer kdx.
     """
     fix = "export the bundle again"
-    return decode_record(content, path / INDEX, Manifest, error=BundleError, fix=fix, supported=INT8_SCHEMA)
+    return decode_record(content, path / INDEX, Manifest, error=BundleError, fix=fix, supported=NEWEST_SCHEMA)
 
 
 def current_index(path: Path, files: Mapping[str, str], *, done: str, fix: str) -> Manifest:

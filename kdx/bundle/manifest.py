@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from kdx.bundle.pair_spec import PairSpec, ScoreRule, decode_map_rule, decode_pair_spec
+from kdx.bundle.stored_threshold import Threshold
 from kdx.bundle.teacher_comparison import TeacherComparison, worse_teacher
 from kdx.bundle.variants import OWN_THRESHOLD, Variant
 from kdx.imaging.frame_faults import FrameLimits
@@ -20,6 +21,10 @@ SCHEMA = 2
 # The schema of a bundle with INT8 students. A kdx that does not know it would compare them with
 # FP32.
 INT8_SCHEMA = 3
+# The schema of a bundle whose threshold a person set. A kdx that does not know it would take the
+# threshold for an edited one.
+BY_HAND_SCHEMA = 4
+NEWEST_SCHEMA = BY_HAND_SCHEMA
 INDEX = "bundle.json"
 SIGNATURE = "bundle.sig"
 GRAPH = "model.onnx"
@@ -38,99 +43,6 @@ _FileName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\:\x00]+$")]
 # Only OpenVINO computes in BF16.
 _SCHEMA_1_RUNTIMES = {"bf16": ("openvino",), "int8": ("onnxruntime", "openvino")}
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-
-
-class ReviewBand(msgspec.Struct, frozen=True, kw_only=True):
-    """The scores above ``score`` and up to the threshold, whose parts should be reviewed.
-
-    Attributes:
-        score: The lower end of the band, as a raw score of the graph.
-        false_reject_rate: The requested rate of good images above ``score``.
-        interval: The confidence interval of the score at that rate. An end that so few images
-            cannot bound is None.
-    """
-
-    score: float
-    false_reject_rate: float
-    interval: tuple[float | None, float | None]
-
-
-class DefectChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The defective images that a threshold was also chosen on.
-
-    See ``kdx.calibration.rates.best_split``.
-
-    Attributes:
-        images: The number of defective images.
-        misses: The number of defective images at or below the threshold.
-        false_rejects: The number of good images above the threshold.
-        data_sha256: The hash over the defective images.
-    """
-
-    images: int
-    misses: int
-    false_rejects: int
-    data_sha256: str
-
-
-class LevelFit(msgspec.Struct, frozen=True, kw_only=True):
-    """The level map of a threshold that was chosen with normalisation per position.
-
-    See :mod:`kdx.decision.level_map`.
-
-    Attributes:
-        sha256: The hash of the level map.
-        images: The number of good images that the level map was fitted on; none of them chose the
-            threshold.
-        data_sha256: The hash over those images.
-    """
-
-    sha256: str
-    images: int
-    data_sha256: str
-
-
-class Threshold(msgspec.Struct, frozen=True, kw_only=True):
-    """A calibrated decision: an image is defective when its score exceeds ``score``.
-
-    Attributes:
-        score: The threshold, as a score of the detector: the graph's score, or the one after level
-            map and region of interest.
-        false_reject_rate: The requested rate of rejected good images. If the threshold was chosen
-            on defective images, too, it is the share of rejected good images.
-        interval: The confidence interval of the score at that rate. An end that so few images
-            cannot bound is None; both ends are None if the threshold was chosen on defective
-            images, too.
-        confidence: The coverage of the interval, as a fraction.
-        images: The number of held-out good images.
-        data_sha256: The hash over those images.
-        graph_sha256: The hash of the graph whose scores were used.
-        created: The time of the calibration, UTC, ISO 8601.
-        pixel: The map value that the highest pixel of a good image exceeds at that rate. It scales
-            heat maps, and equals the score if the score is the map's maximum.
-        scores: The scores of those images, ascending, or quantiles of very many. ``kdx drift``
-            compares with them.
-        review: The band below the threshold, or None.
-        roi_sha256: The hash of the region of interest in which those images were scored; None for
-            whole images.
-        level: The level map by which their maps were divided, or None.
-        defects: The defective images that the threshold was also chosen on, or None.
-    """
-
-    score: float
-    false_reject_rate: float
-    interval: tuple[float | None, float | None]
-    confidence: float
-    images: int
-    data_sha256: str
-    graph_sha256: str
-    created: str
-    pixel: float | None = None
-    scores: list[float] = []
-    review: ReviewBand | None = None
-    roi_sha256: str | None = None
-    level: LevelFit | None = None
-    defects: DefectChoice | None = None
 
 
 class Int8Students(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``bundle.json``.
 
     Attributes:
-        schema: The version of this layout, see :attr:`Provenance.schema`; a newer one is refused.
+        schema: The version of this layout, see :attr:`needed_schema`; a newer one is refused.
         kdx_version: The version of kdx that wrote the bundle.
         method: The name of the method.
         pair_spec: The pair's declaration as JSON: taps, distances, combine and score rules; see
@@ -251,6 +163,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
     frame_limits: FrameLimits = FrameLimits()
     tiling: Tiling | None = None
+
+    @property
+    def needed_schema(self) -> int:
+        """The oldest schema that holds everything in this manifest."""
+        is_by_hand = self.threshold is not None and self.threshold.by_hand is not msgspec.UNSET
+        return BY_HAND_SCHEMA if is_by_hand else self.provenance.schema
 
     @property
     def pair(self) -> PairSpec | None:
@@ -344,7 +262,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 stored ones.
         """
         limits = frame_limits or self.frame_limits
-        changed = msgspec.structs.replace(self, schema=self.provenance.schema, threshold=threshold, frame_limits=limits)
+        changed = msgspec.structs.replace(self, threshold=threshold, frame_limits=limits)
+        changed = msgspec.structs.replace(changed, schema=changed.needed_schema)
         if own is None:
             return changed
         kept = {precision: dict(by_runtime) for precision, by_runtime in own.items() if by_runtime}

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import INDEX, SIGNATURE, Manifest, Threshold
+from kdx.bundle.manifest import INDEX, SIGNATURE, Manifest
+from kdx.bundle.stored_threshold import Threshold
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.storage.files import new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.storage.json_records import encode_record
@@ -70,7 +71,7 @@ def with_file(
         if content is not None:
             (folder / name).write_bytes(content)
             files[name] = sha256_bytes(content)
-        changed = msgspec.structs.replace(manifest, schema=manifest.provenance.schema, files=files)
+        changed = msgspec.structs.replace(manifest, schema=manifest.needed_schema, files=files)
         write_atomic(folder / INDEX, encode_record(changed))
     return Bundle(bundle.path, changed)
 

@@ -11,8 +11,10 @@ from bisect import bisect_left, bisect_right
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
-from kdx.bundle.manifest import INDEX, Threshold
+from kdx.bundle.manifest import INDEX
+from kdx.bundle.stored_threshold import Threshold
 from kdx.errors import BundleError
 
 _FIX = (
@@ -41,22 +43,30 @@ def require_calibrated(threshold: Threshold, path: Path) -> None:
     Raises:
         BundleError: The threshold, or the lower end of its review band, is another one.
     """
-    score = threshold.score
+    score, review, by_hand = threshold.score, threshold.review, threshold.by_hand is not UNSET
     if not 0 < len(threshold.scores) <= threshold.images:
         return  # an older kdx kept no scores
-    if threshold.defects is None:
+    if by_hand or threshold.defects is not None:
+        counted = threshold.defects.false_rejects if threshold.defects else threshold.false_rejects
+        _require_count(threshold, counted, score, "threshold", path)
+    else:
         _require_score_at(threshold, threshold.false_reject_rate, score, "threshold", path)
-    elif len(threshold.scores) == threshold.images:
-        rejected = sum(each > score for each in threshold.scores)
-        if rejected != threshold.defects.false_rejects:
-            raise BundleError(
-                f"{INDEX} of '{path}' contradicts itself: its threshold does not fit its held-out scores",
-                expected=f"one that rejects {threshold.defects.false_rejects} of {threshold.images} good images",
-                received=f"{score:.6g}, which rejects {rejected}",
-                fix=_FIX,
-            )
-    if threshold.review is not None:
-        _require_score_at(threshold, threshold.review.false_reject_rate, threshold.review.score, "review band", path)
+    if review is not None and by_hand:
+        _require_count(threshold, threshold.put_aside, review.score, "review band", path)
+    elif review is not None:
+        _require_score_at(threshold, review.false_reject_rate, review.score, "review band", path)
+
+
+def _require_count(threshold: Threshold, expected: int, score: float, name: str, path: Path) -> None:
+    """Check how many good images exceed a score; quantiles of very many do not tell."""
+    above = sum(each > score for each in threshold.scores)
+    if len(threshold.scores) == threshold.images and above != expected:
+        raise BundleError(
+            f"{INDEX} of '{path}' contradicts itself: its {name} does not fit its held-out scores",
+            expected=f"one that {expected} of {threshold.images} good images exceed",
+            received=f"{score:.6g}, which {above} exceed",
+            fix=_FIX,
+        )
 
 
 def _require_score_at(threshold: Threshold, rate: float, score: float, name: str, path: Path) -> None:

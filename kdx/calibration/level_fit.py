@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import LevelFit
+from kdx.bundle.stored_threshold import LevelFit
 from kdx.calibration.rates import images_to_promise
 from kdx.decision.level_map import Level, level_from, level_of, rule_of
 from kdx.errors import DataError, ImageError

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
-from kdx.bundle.manifest import ReviewBand, Threshold
+from kdx.bundle.stored_threshold import ReviewBand, Threshold
 from kdx.bundle.threshold_checks import kept_ranks, rank_of
 from kdx.errors import DataError, GateError, OptionError
 
@@ -120,6 +120,17 @@ def best_split(good: NDArray[np.float64], defective: NDArray[np.float64]) -> flo
         )
     # Sums of fractions that are equal may differ in their last digits.
     return float(between[np.flatnonzero(costs <= costs.min() + 1e-12)[0]])
+
+
+def share_interval(events: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share that was counted (Clopper and Pearson 1934).
+
+    Args:
+        events: The number of images that were counted.
+        trials: The number of all images, above 0.
+    """
+    interval = binomtest(events, trials).proportion_ci(CONFIDENCE, "exact")
+    return float(interval.low), float(interval.high)
 
 
 def images_to_promise(false_reject_rate: float) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import DefectChoice, LevelFit, Threshold
+from kdx.bundle.stored_threshold import ByHand, DefectChoice, LevelFit, ReviewBand, Threshold
+from kdx.calibration.by_hand import GivenThreshold
 from kdx.calibration.frame_limits import frame_limits_of
 from kdx.calibration.rates import (
     CONFIDENCE,
@@ -72,6 +74,8 @@ def calibrate(
     precision: str = "fp32",
     review_rate: float | None = None,
     defective_images: Sequence[Path] = (),
+    by_hand: GivenThreshold | None = None,
+    exact: NDArray[np.float64] | None = None,
     level: LevelFit | None = None,
     fitted: Collection[str] = (),
     max_bad_images: int = 0,
@@ -95,6 +99,10 @@ def calibrate(
             two.
         defective_images: Files of defective images. With them, the threshold is :func:`best_split`
             of both kinds, and no rate is promised.
+        by_hand: A threshold that a person sets. Nothing is chosen then; the images show what the
+            threshold means.
+        exact: The scores of the same good images in FP32, for a threshold that is set by hand for
+            another precision: it is on the scale of FP32's scores.
         level: The level map by which the detector's maps are divided.
         fitted: File hashes of the images that the level map was fitted on. They are skipped: none
             of their scores exceeds 1, and the threshold would be too low.
@@ -111,36 +119,24 @@ def calibrate(
     require_size([*good_images, *defective_images], detector.input, max_bad_images)
     scorer = ImageScorer(detector, bundle.training_images(), max_bad_images, progress)
     good = scorer.score(good_images, "good", fitted)
-    values, hottest = np.array(good.scores), np.array(good.hottest)
-    choice: DefectChoice | None = None
-    defective: ScoredImages | None = None
-    interval: tuple[float | None, float | None] = (None, None)
-    if defective_images:
-        defective = scorer.score(defective_images, "defective")
-        score, choice = _choose(good, defective)
-        false_reject_rate = choice.false_rejects / len(values)
-        # The hottest pixel is the score where that is the map's maximum; else as many good images
-        # exceed it.
-        is_maximum = np.allclose(hottest, values, rtol=1e-6)
-        pixel = score if is_maximum else float(np.sort(hottest)[-1 - choice.false_rejects])
+    defective = scorer.score(defective_images, "defective") if defective_images else None
+    values = np.array(good.scores)
+    if by_hand is not None:
+        chosen = _set_by_hand(by_hand.on_scale_of(values, exact), good, defective, by_hand)
+    elif defective is not None:
+        chosen = _chosen_on_defects(good, defective, review_rate)
     else:
-        score, interval = quantile_with_interval(values, false_reject_rate, trained_on=good.trained_on)
-        pixel = quantile_with_interval(hottest, false_reject_rate)[0]
+        chosen = _at_rate(good, false_reject_rate, review_rate)
     threshold = Threshold(
-        score=score,
-        false_reject_rate=false_reject_rate,
-        interval=interval,
+        **chosen,
         confidence=CONFIDENCE,
         images=len(values),
         data_sha256=hash_of_hashes(good.hashes),
         graph_sha256=bundle.graph_of(precision).sha256,
         created=now(),
-        pixel=pixel,
         scores=scores_to_keep(values),
-        review=None if review_rate is None else review_band(values, review_rate, score),
         roi_sha256=bundle.manifest.roi_sha256,
         level=level,
-        defects=choice,
     )
     limits, outliers = frame_limits_of(bundle, good.frames)
     colours = grey_conversion_remarks([*good_images, *defective_images], detector.input)
@@ -148,34 +144,98 @@ def calibrate(
     return Calibration(threshold, values, good.trained_on, scorer.bad, good.faults, limits, outliers, remarks)
 
 
-def _choose(good: ScoredImages, defective: ScoredImages) -> tuple[float, DefectChoice]:
-    """Return the threshold that separates both kinds best, and what it was chosen on.
+class _Chosen(TypedDict, total=False):
+    """The fields of a threshold that depend on what chose it."""
+
+    score: float
+    false_reject_rate: float
+    interval: tuple[float | None, float | None]
+    pixel: float
+    review: ReviewBand | None
+    defects: DefectChoice | None
+    by_hand: ByHand
+
+
+def _at_rate(good: ScoredImages, rate: float, review_rate: float | None) -> _Chosen:
+    """Return what a rate chooses: the score that good images exceed at that rate."""
+    values = np.array(good.scores)
+    score, interval = quantile_with_interval(values, rate, trained_on=good.trained_on)
+    pixel = quantile_with_interval(np.array(good.hottest), rate)[0]
+    review = None if review_rate is None else review_band(values, review_rate, score)
+    return {"score": score, "false_reject_rate": rate, "interval": interval, "pixel": pixel, "review": review}
+
+
+def _chosen_on_defects(good: ScoredImages, defective: ScoredImages, review_rate: float | None) -> _Chosen:
+    """Return what defective images choose: the score that separates both kinds best.
 
     Raises:
         DataError: There are no images of a kind, or an image is of both.
         GateError: Defective images do not score above good ones.
     """
+    _require_both(good, defective)
+    values = np.array(good.scores)
+    score = best_split(values, np.array(defective.scores))
+    review = None if review_rate is None else review_band(values, review_rate, score)
+    return {**_counted(score, good), "review": review, "defects": _count_defects(score, good, defective)}
+
+
+def _set_by_hand(
+    scaled: GivenThreshold, good: ScoredImages, defective: ScoredImages | None, given: GivenThreshold
+) -> _Chosen:
+    """Return what a person sets.
+
+    Args:
+        scaled: The threshold on the scale of the images' scores.
+        good: Good images.
+        defective: Defective images, which are counted, or None.
+        given: The threshold on the scale of FP32's scores, as it was given.
+
+    Raises:
+        DataError: There are no good images, or an image is of both kinds.
+    """
+    _require_both(good, defective)
+    defects = None if defective is None else _count_defects(scaled.score, good, defective)
+    band = scaled.band(np.array(good.scores))
+    return {**_counted(scaled.score, good), "review": band, "by_hand": given.record(defects)}
+
+
+def _counted(score: float, good: ScoredImages) -> _Chosen:
+    """Return a threshold that no rate has chosen, with the share of good images that it rejects."""
+    values, hottest = np.array(good.scores), np.sort(good.hottest)
+    rejected = int((values > score).sum())
+    # The hottest pixel is the score where that is the map's maximum; else as many good images
+    # exceed it.
+    is_maximum = np.allclose(good.hottest, values, rtol=1e-6)
+    pixel = score if is_maximum else float(hottest[max(len(hottest) - 1 - rejected, 0)])
+    rate = rejected / len(values)
+    return {"score": score, "false_reject_rate": rate, "interval": (None, None), "pixel": pixel}
+
+
+def _count_defects(score: float, good: ScoredImages, defective: ScoredImages) -> DefectChoice:
+    """Return how a score divides images of both kinds."""
+    return DefectChoice(
+        images=len(defective.scores),
+        misses=int((np.array(defective.scores) <= score).sum()),
+        false_rejects=int((np.array(good.scores) > score).sum()),
+        data_sha256=hash_of_hashes(defective.hashes),
+    )
+
+
+def _require_both(good: ScoredImages, defective: ScoredImages | None) -> None:
+    """Raise ``DataError`` if there are no images of a kind, or an image is of both."""
     for name, scored in (("good", good), ("defective", defective)):
-        if not scored.scores:
+        if scored is not None and not scored.scores:
             raise DataError(
                 f"there are no {name} images to choose a threshold on",
                 received=f"{scored.trained_on} that were trained on, which do not count",
                 fix="name a folder with others",
             )
-    both = set(good.keys) & set(defective.keys)
+    both = set(good.keys) & set(defective.keys if defective else ())
     if both:
         raise DataError(
             f"{number_of(len(both), '[image is|images are]')} both good and defective",
             fix="remove them from one of the two folders",
         )
-    values, defects = np.array(good.scores), np.array(defective.scores)
-    score = best_split(values, defects)
-    return score, DefectChoice(
-        images=len(defects),
-        misses=int((defects <= score).sum()),
-        false_rejects=int((values > score).sum()),
-        data_sha256=hash_of_hashes(defective.hashes),
-    )
 
 
 def _remarks(good: ScoredImages, defective: ScoredImages | None, trained: KnownImages) -> list[Remark]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import records_of
-from kdx.bundle.manifest import Manifest, Threshold
+from kdx.bundle.manifest import Manifest
+from kdx.bundle.stored_threshold import Threshold
 from kdx.decision.roi import StaleCalibrationWarning, why_stale
 from kdx.runtime.backend_table import BACKENDS
 

@@ -36,6 +36,9 @@ def calibrate(
         help="Choose the threshold on defective images too: the smallest sum of miss and false-reject rate on these. "
         "test/DEFECT_TYPE of a data set, or a folder of defective images.",
     ),
+    threshold: float | None = typer.Option(None, help="Set the threshold by hand: a score of FP32, e.g. 0.42."),
+    review: float | None = typer.Option(None, help="With --threshold: the score from which a person looks at a part."),
+    reason: str | None = typer.Option(None, metavar="TEXT", help="With --threshold: why it is this number."),
     per_position: bool = typer.Option(
         False,
         "--per-position",
@@ -68,18 +71,27 @@ def calibrate(
     Defects choose no threshold unless --with-defects asks for it: it then fits these defects, and
     promises nothing for others. Measure it on images that had no part in it.
 
+    With --threshold 0.42 --reason TEXT nothing is chosen: the bundle keeps the number, the reason
+    and the time, and says so wherever it shows the threshold. The images, and --with-defects, then
+    say what the number would have meant. It is on the scale of FP32's scores; BF16 and INT8 get it
+    multiplied by the median ratio of their scores to those of FP32 on the same images.
+
     What frames of real parts look like is learned from the same images: brightness, contrast and
     structure of each channel, with a margin of two. Frames beyond that, such as those of a covered
     lens, are never good.
 
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """
+    from kdx.calibration.by_hand import given_threshold
     from kdx.errors import OptionError
     from kdx.folders.data_folder import FolderOptions
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 
+    by_hand = given_threshold(threshold, review, reason)
     if with_defects is not None and false_reject_rate is not None:
         raise OptionError("--with-defects chooses the false-reject rate itself", fix="leave out --false-reject-rate")
+    if by_hand is not None and (false_reject_rate is not None or review_rate is not None):
+        raise OptionError("--threshold is not chosen by a rate", fix="leave out --false-reject-rate and --review-rate")
     request = CalibrationRequest(
         0.01 if false_reject_rate is None else false_reject_rate,
         review_rate=review_rate,
@@ -87,6 +99,7 @@ def calibrate(
         backend=backend,
         threads=threads,
         max_bad_images=max_bad_images,
+        by_hand=by_hand,
     )
     found = calibrate_folder(
         bundle,
@@ -98,31 +111,11 @@ def calibrate(
         progress=progress_for(json),
     )
     if json:
-        _print_json(bundle, found)
+        print_json({"bundle": str(bundle), **found.as_record()})
     else:
         _show(bundle, found)
     if found.refused:
         raise typer.Exit(1)
-
-
-def _print_json(bundle: Path, found: Calibrations) -> None:
-    result = found.exact
-    print_json(
-        {
-            "bundle": str(bundle),
-            "threshold": result.threshold,
-            "runtime_thresholds": found.thresholds(),
-            "refused": found.refused,
-            "not_measured_here": found.missing,
-            "passed_over_trained_on": result.trained_on,
-            "bad_images": result.bad_images,
-            "remarks": found.remarks,
-            "frame_faults": result.frame_faults,
-            "frame_limits": result.frame_limits,
-            "frame_outliers": result.frame_outliers,
-            "signature_removed": found.signature_removed,
-        }
-    )
 
 
 def _show(bundle: Path, found: Calibrations) -> None:
@@ -134,7 +127,8 @@ def _show(bundle: Path, found: Calibrations) -> None:
     for precision, by_runtime in found.thresholds().items():
         for runtime, own in by_runtime.items():
             kept = f", kept from {own.created}: the same images" if runtime in found.kept.get(precision, {}) else ""
-            out.print(f"  {precision} in {runtime}: {own.score:.6g}, from its own scores of the same images{kept}")
+            how = "on the scale of its own scores" if own.by_hand else "from its own scores of the same images"
+            out.print(f"  {precision} in {runtime}: {own.score:.6g}, {how}{kept}")
     if result.frame_faults:
         path, seen = next(iter(result.frame_faults.items()))
         out.print(
@@ -142,7 +136,7 @@ def _show(bundle: Path, found: Calibrations) -> None:
             f"images have none like them. '{escape(path)}' is {' and '.join(seen)}"
         )
     _show_frame_limits(result)
-    if threshold.review is not None:
+    if threshold.review is not None and not threshold.by_hand:
         band = threshold.review
         out.print(
             f"  review from {band.score:.6g}, which {100 * band.false_reject_rate:g} % of good parts exceed; 95 % "
@@ -185,12 +179,17 @@ def _show_frame_limits(result: Calibration) -> None:
 
 def _show_choice(bundle: Path, result: Calibration) -> None:
     """Print the threshold and what it was chosen on."""
+    from kdx.calibration.described import describe
     from kdx.calibration.rates import images_to_bound
 
     threshold, chosen = result.threshold, result.threshold.defects
     if threshold.level is not None:
         out.print(f"per position: {threshold.level.images} other good images say how hot each place gets; that is 1")
     passed_over = f"({result.trained_on} that were trained on skipped)"
+    if threshold.by_hand:
+        out.print(f"[bold]{shown(bundle)}[/]: threshold {escape(describe(threshold))}")
+        out.print("  nothing promises that rate: the number is the person's who set it")
+        return
     if chosen is not None:
         out.print(f"[bold]{shown(bundle)}[/]: threshold {threshold.score:.6g}, [bold yellow]chosen on defects[/]")
         out.print(

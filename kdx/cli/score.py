@@ -101,7 +101,8 @@ def show_scores(folder: Path, summary: Summary) -> None:
     out.print(table)
     if summary.quantiles:
         shown = ", ".join(f"{100 * float(share):g} % {value:.4g}" for share, value in summary.quantiles.items())
-        out.print(f"scores: {shown}; threshold {number(summary.threshold)}")
+        by_hand = "" if summary.threshold_by_hand is None else f", set by hand: {escape(summary.threshold_by_hand)}"
+        out.print(f"scores: {shown}; threshold {number(summary.threshold)}{by_hand}")
     if summary.threshold is None:
         err.print("[yellow]not calibrated:[/] no verdicts, only scores; calibrate first, and begin again with --force")
     if summary.narrow_levels is not None:

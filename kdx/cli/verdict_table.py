@@ -31,6 +31,8 @@ def show_verdicts(records: list[dict[str, Any]]) -> None:
         texts = (escape(r[column]) for column in (*bundles, "image"))
         table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin)
     out.print(table)
+    for reason in dict.fromkeys(r["threshold_by_hand"] for r in records if "threshold_by_hand" in r):
+        out.print(f"threshold set by hand: {escape(reason)}")
     decided = dict.fromkeys((*(r[each] for each in bundles), r["precision"].upper(), r["backend"]) for r in records)
     for *bundle, precision, backend in decided:
         out.print(f"decided in {precision} by {backend}{''.join(f' ({escape(name)})' for name in bundle)}")

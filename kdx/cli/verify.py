@@ -82,6 +82,8 @@ def _show(certificate: Any) -> None:
     for each in certificate.teacher_comparisons:
         out.print(f"the compact teacher's features, when it was made: {escape(each.describe())}")
     report_remarks(worse_teacher(certificate.teacher_comparisons))
+    if certificate.threshold_by_hand is not None:
+        out.print(f"threshold {certificate.threshold:.6g}, set by hand: {escape(certificate.threshold_by_hand)}")
     if certificate.threshold is None:
         out.print("no verdicts were compared: the bundle has no threshold yet (kdx calibrate)")
     out.print("[green]passed[/]" if certificate.passed else "[bold red]failed[/]: do not deploy this bundle here")

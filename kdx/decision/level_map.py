@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import LEVEL, Manifest, Threshold
+from kdx.bundle.manifest import LEVEL, Manifest
 from kdx.bundle.pair_spec import ScoreRule
 from kdx.bundle.store import with_file
 from kdx.bundle.stored_level import read_level
+from kdx.bundle.stored_threshold import Threshold
 from kdx.errors import DataError, InputError
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.storage.files import sha256_bytes

@@ -29,6 +29,8 @@ class DecisionRule:
             review band.
         pixel_threshold: The calibrated map value that hardly any good image reaches; None without a
             calibration.
+        threshold_by_hand: Why a person set the threshold, in their words; None for a threshold that
+            was chosen from scores.
         level: The level map by which anomaly maps are divided, or None.
         roi: The region of interest, outside of which nothing counts, or None.
         roi_frame: What regions of interest for single images must fit; None where none are
@@ -42,6 +44,7 @@ class DecisionRule:
     threshold: float | None = None
     review_threshold: float | None = None
     pixel_threshold: float | None = None
+    threshold_by_hand: str | None = None
     level: Level | None = None
     roi: Roi | None = None
     roi_frame: RoiFrame | None = None
@@ -68,6 +71,7 @@ class DecisionRule:
             threshold=calibrated.score if calibrated else None,
             review_threshold=calibrated.review.score if calibrated and calibrated.review else None,
             pixel_threshold=calibrated.pixel if calibrated else None,
+            threshold_by_hand=calibrated.reason if calibrated else None,
             level=level_of(bundle),
             roi=roi_of(bundle),
             roi_frame=RoiFrame.of(manifest),

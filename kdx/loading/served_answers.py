@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.graph_contract import MAP, SCORE
-from kdx.bundle.manifest import Manifest, Threshold
+from kdx.bundle.manifest import Manifest
+from kdx.bundle.stored_threshold import Threshold
 from kdx.calibration.validity import CalibrationWarning
 from kdx.decision.answers import AnswerLimits, answer_limits
 from kdx.decision.rule import DecisionRule

@@ -87,6 +87,8 @@ class Detector(ClosesOnExit):
         threshold: The calibrated score above which an image is defective, or None.
         review_threshold: The calibrated score above which somebody should look, or None.
         pixel_threshold: The calibrated map value that hardly any good image reaches, or None.
+        threshold_by_hand: Why a person set the threshold (``kdx calibrate --threshold``), in their
+            words; None for a threshold that was chosen from scores.
         level: The bundle's level map, by which anomaly maps are divided, or None.
         roi: The bundle's region of interest, outside of which nothing counts, or None.
         roi_frame: What regions of interest for single calls must fit; None where none are accepted
@@ -101,6 +103,7 @@ class Detector(ClosesOnExit):
     threshold = _FieldOfRule[float | None]()
     review_threshold = _FieldOfRule[float | None]()
     pixel_threshold = _FieldOfRule[float | None]()
+    threshold_by_hand = _FieldOfRule[str | None]()
     level = _FieldOfRule[Level | None]()
     roi = _FieldOfRule[Roi | None]()
     roi_frame = _FieldOfRule[RoiFrame | None]()

@@ -28,6 +28,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         bundle: The name of the bundle's folder.
         graph_sha256: Hash of each graph, by precision.
         threshold: The threshold at which decisions were compared, or None.
+        threshold_by_hand: Why a person set that threshold, in their words, or None.
         tolerances: What was allowed, by precision.
         references: The precision of the PyTorch module that each precision was compared with:
             ``fp32``, or ``int8`` for the fake-quantised module that INT8 students were trained as.
@@ -46,6 +47,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     judged: dict[str, list[Judged]] = {}
     teacher_comparisons: list[TeacherComparison] = []
     references: dict[str, str] = {}
+    threshold_by_hand: str | None = None
     passed: bool
 
     def reference_of(self, precision: str) -> str:
@@ -83,6 +85,7 @@ def verify(
         bundle=bundle.path.name,
         graph_sha256={precision: bundle.graph_of(precision).sha256 for precision in wanted},
         threshold=threshold.score if threshold else None,
+        threshold_by_hand=threshold.reason if threshold else None,
         tolerances={precision: tolerances_of(manifest, precision) for precision in wanted},
         references={precision: precision if manifest.is_own_reference(precision) else "fp32" for precision in wanted},
         comparisons=comparisons,

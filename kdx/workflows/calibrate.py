@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
 
-from kdx.bundle.manifest import SIGNATURE, Threshold
+from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
+from kdx.bundle.stored_threshold import Threshold
 from kdx.bundle.variants import OWN_THRESHOLD
+from kdx.calibration.by_hand import GivenThreshold, consequences
 from kdx.calibration.level_fit import FittedLevel, fit_level
 from kdx.calibration.rates import require_rates
 from kdx.calibration.threshold import Calibration
@@ -66,6 +70,24 @@ class Calibrations:
             found.setdefault(precision, {}).update({name: each.threshold for name, each in by_runtime.items()})
         return found
 
+    def as_record(self) -> dict[str, object]:
+        """Return what ``kdx calibrate --json`` prints."""
+        result = self.exact
+        return {
+            "threshold": result.threshold,
+            "by_hand": consequences(result.threshold),
+            "runtime_thresholds": self.thresholds(),
+            "refused": self.refused,
+            "not_measured_here": self.missing,
+            "passed_over_trained_on": result.trained_on,
+            "bad_images": result.bad_images,
+            "remarks": self.remarks,
+            "frame_faults": result.frame_faults,
+            "frame_limits": result.frame_limits,
+            "frame_outliers": result.frame_outliers,
+            "signature_removed": self.signature_removed,
+        }
+
     def refusals(self) -> dict[str, str]:
         """Return why a precision has no threshold in some runtime, by precision, in words."""
         return {
@@ -84,6 +106,7 @@ class CalibrationRequest:
     backend: str = "auto"
     threads: int | None = None
     max_bad_images: int = 0
+    by_hand: GivenThreshold | None = None
 
 
 def calibrate_folder(
@@ -147,7 +170,7 @@ def calibrate_each(
     require_rates(request.false_reject_rate, request.review_rate, with_defects=bool(defective_images))
     fitted: FittedLevel | None = None
 
-    def calibrated(detector: Detector, precision: str) -> Calibration:
+    def calibrated(detector: Detector, precision: str, exact: NDArray[np.float64] | None = None) -> Calibration:
         detector.level = fitted.level if fitted else None
         return calibrate_bundle(
             bundle,
@@ -157,6 +180,8 @@ def calibrate_each(
             precision=precision,
             review_rate=request.review_rate,
             defective_images=defective_images,
+            by_hand=request.by_hand,
+            exact=exact,
             level=fitted.record if fitted else None,
             fitted=fitted.images if fitted else (),
             max_bad_images=request.max_bad_images,
@@ -168,7 +193,7 @@ def calibrate_each(
     bare = bundle.uncalibrated()
     with detector_of(bare, request.backend, request.threads, "fp32") as detector:
         if request.per_position:
-            rate = None if defective_images else request.false_reject_rate
+            rate = None if defective_images or request.by_hand else request.false_reject_rate
             fitted = fit_level(bundle, detector, images, rate, max_bad_images=request.max_bad_images, progress=progress)
         found = Calibrations(calibrated(detector, "fp32"))
     for precision, info in _backends_with_own_threshold(bundle):
@@ -178,7 +203,7 @@ def calibrate_each(
             found.refused.setdefault(precision, {})[info.runtime] = f"{error.message}: {error.received}"
             continue
         with opened as detector:
-            own = calibrated(detector, precision)
+            own = calibrated(detector, precision, found.exact.scores)
             fault = _fault(bundle, detector, precision, found.exact, own)
         if fault:
             found.refused.setdefault(precision, {})[info.runtime] = fault
@@ -217,18 +242,25 @@ def _add_others(bundle: Bundle, found: Calibrations) -> None:
 
 
 def _is_of_same_images(one: Threshold, other: Threshold) -> bool:
-    """Whether two thresholds have the same rates, images, region and level map."""
+    """Whether two thresholds have the same rates or numbers, images, region and level map."""
     first, second = (
         (
             each.data_sha256,
-            each.defects.data_sha256 if each.defects else each.false_reject_rate,
-            each.review.false_reject_rate if each.review else None,
+            *_asked_for(each),
             each.roi_sha256,
             each.level,
         )
         for each in (one, other)
     )
     return first == second
+
+
+def _asked_for(threshold: Threshold) -> tuple[object, ...]:
+    """Return what chose a threshold and its review band, the same in every precision."""
+    if threshold.by_hand is not UNSET:
+        return threshold.by_hand.score, threshold.by_hand.review_score, threshold.by_hand.reason
+    chosen = threshold.defects.data_sha256 if threshold.defects else threshold.false_reject_rate
+    return chosen, threshold.review.false_reject_rate if threshold.review else None
 
 
 def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:

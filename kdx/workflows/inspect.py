@@ -7,12 +7,13 @@ from typing import Any
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
-from kdx.bundle.manifest import Int8Students, Manifest, Threshold
+from kdx.bundle.manifest import Int8Students, Manifest
 from kdx.bundle.signature import read_seal
 from kdx.bundle.variants import OWN_THRESHOLD
+from kdx.calibration.described import describe
 from kdx.decision.roi import roi_of
 from kdx.imaging.tiling import Tiling
-from kdx.text import agreeing, number, number_of
+from kdx.text import agreeing, number_of
 
 
 def signature_of(bundle: Bundle) -> dict[str, Any] | None:
@@ -58,7 +59,7 @@ def describe_bundle(bundle: Bundle, signature: dict[str, Any] | None) -> dict[st
         + f", anomaly_score; batch up to {manifest.max_batch}",
         "region": "none: whole images count" if included is None else f"{100 * included:.3g} % of the image counts",
         **({} if manifest.level_sha256 is None else {"level": _level(manifest)}),
-        "threshold": _threshold(manifest.threshold),
+        "threshold": describe(manifest.threshold),
         **_own_thresholds(manifest),
         "signed": _signed(signature),
         "golden": number_of(len(manifest.golden), "[image|images]"),
@@ -119,20 +120,3 @@ def _own_thresholds(manifest: Manifest) -> dict[str, str]:
             said += "; which of them measured it was not recorded: calibrate again"
         rows[f"threshold of {precision}"] = said
     return rows
-
-
-def _threshold(threshold: Threshold | None) -> str:
-    if threshold is None:
-        return "none: calibrate with kdx calibrate BUNDLE DATA"
-    if threshold.defects is not None:
-        chosen = threshold.defects
-        return (
-            f"{threshold.score:.6g}, chosen on defects: misses {chosen.misses} of {chosen.images} defective images, "
-            f"rejects {chosen.false_rejects} of {threshold.images} good ones, {threshold.created}"
-        )
-    low, high = threshold.interval
-    rate = f"{100 * threshold.false_reject_rate:g} % false rejects"
-    return (
-        f"{threshold.score:.6g} ({number(low)} to {number(high)}) for {rate}, {threshold.images} good images, "
-        f"{threshold.created}"
-    )

@@ -115,6 +115,7 @@ class Description(ctypes.Structure):
         ("backend", ctypes.c_char * 24), ("precision", ctypes.c_char * 8),
         ("roi", ctypes.c_int32),
         ("said", ctypes.c_char * 256),
+        ("threshold_by_hand", ctypes.c_char * 256),
     )  # fmt: skip
 
 

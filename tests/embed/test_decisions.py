@@ -14,7 +14,9 @@ import kdx
 from kdx.bundle.manifest import LEVEL
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
+from kdx.calibration.by_hand import GivenThreshold
 from kdx.errors import BundleError
+from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 from tests.embed.build import DECISIONS, CallError, Detector, missing
 from tests.frames import FRAME, write_frames
 
@@ -41,6 +43,32 @@ def test_the_review_band_is_pythons(library, bundle, tmp_path):
         theirs = [expected(image).decision.value for image in images]
         assert [DECISIONS[detector(image)[0].decision] for image in images] == theirs
     assert set(theirs) == {"good", "review", "defective"}
+
+
+def test_a_threshold_by_hand_is_pythons(library, bundle, dataset, tmp_path):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    golden = np.sort(open_bundle(copy).golden().scores[:, 0])
+    number, review = (float((golden[at - 1] + golden[at]) / 2) for at in (len(golden) // 2, len(golden) // 4))
+    request = CalibrationRequest(backend="openvino", by_hand=GivenThreshold(number, review, "stains may pass µ"))
+    calibrate_folder(copy, dataset, request)
+    with (
+        kdx.load(copy, backend="openvino", threads=1, precision="fp32") as expected,
+        Detector(library, copy, "fp32") as detector,
+    ):
+        takes = detector.takes
+        assert (takes.threshold, takes.review_threshold) == (number, review)
+        assert (expected.threshold, expected.review_threshold) == (number, review)
+        assert takes.threshold_by_hand.decode() == expected.threshold_by_hand == "stains may pass µ"
+        assert takes.said == b""
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
+    for edited in (index["threshold"], index["threshold"]["review"]):
+        was, edited["score"] = edited["score"], -1.0
+        (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
+        with pytest.raises(CallError, match="a threshold does not fit its held-out scores"):
+            Detector(library, copy, "fp32")
+        edited["score"] = was
+    with Detector(library, bundle, "fp32") as detector:
+        assert detector.takes.threshold_by_hand == b""
 
 
 @pytest.mark.slow

@@ -157,6 +157,8 @@ typedef struct kdx_description {
     int32_t roi; /* KDX_ROI_... */
     char said[256]; /* why every verdict is undecided although the bundle was calibrated, or what is not known
                        about its threshold; empty: nothing. Write it to the line's log at the start. */
+    char threshold_by_hand[256]; /* why a person set the threshold (`kdx calibrate --threshold`), in UTF-8; empty: it
+                                    was chosen from scores, or there is none */
 } kdx_description;
 
 typedef struct kdx_image {

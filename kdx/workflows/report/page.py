@@ -18,7 +18,8 @@ from markupsafe import Markup
 from kd_train.evaluation.evaluate import Evaluation, Scored
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import Threshold
+from kdx.bundle.stored_threshold import Threshold
+from kdx.calibration.described import describe
 from kdx.calibration.rates import settable_thresholds
 from kdx.calibration.validity import CalibrationValidity
 from kdx.folders.data_folder import GOOD, FolderOptions
@@ -70,6 +71,11 @@ class Content:
     def threshold(self) -> Threshold | None:
         """At which the reported scores are decided."""
         return self.bundle.manifest.threshold_of(self.detector.precision, self.runtime)
+
+    @property
+    def by_hand(self) -> str:
+        """That threshold in words if a person set it, else an empty text."""
+        return describe(self.threshold) if self.threshold and self.threshold.by_hand else ""
 
 
 def render_page(content: Content) -> bytes:
@@ -126,6 +132,11 @@ def notes_of(content: Content) -> list[str]:
         found.append(
             "The bundle is not calibrated: no threshold has been promised, and the one below is only where the slider "
             "begins."
+        )
+    elif threshold.reason is not None:
+        found.append(
+            f"The threshold was set by hand ({threshold.reason}): nothing promises its rate. The command below sets "
+            "one from good images."
         )
     elif threshold.defects is not None:
         found.append(

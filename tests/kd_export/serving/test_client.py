@@ -15,8 +15,8 @@ import onnxruntime as ort
 import pytest
 
 import kdx
-from kdx.bundle.manifest import ReviewBand
 from kdx.bundle.open import open_bundle
+from kdx.bundle.stored_threshold import ReviewBand
 
 pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'kdx[serving]'")
 

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from kdx.bundle.manifest import INDEX, DefectChoice
+from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import open_bundle
+from kdx.bundle.stored_threshold import DefectChoice
 from kdx.bundle.threshold_checks import require_calibrated
 from kdx.calibration.rates import best_split, quantile_with_interval, review_band, scores_to_keep
 from kdx.errors import BundleError
@@ -61,8 +62,8 @@ def test_a_threshold_chosen_on_defects_rejects_as_many_good_images_as_it_says(th
     require_calibrated(found, Path("tile.kdx"))
     with pytest.raises(BundleError, match="its threshold does not fit") as caught:
         require_calibrated(msgspec.structs.replace(found, score=99.0), Path("tile.kdx"))
-    assert caught.value.expected == "one that rejects 3 of 20 good images"
-    assert caught.value.received == "99, which rejects 0"
+    assert caught.value.expected == "one that 3 of 20 good images exceed"
+    assert caught.value.received == "99, which 0 exceed"
 
 
 def test_an_older_bundle_that_kept_no_scores_is_accepted(threshold):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdx.bundle.manifest import Threshold
+from kdx.bundle.stored_threshold import Threshold
 from kdx.calibration.rates import quantile_with_interval, settable_thresholds
 from kdx.errors import DataError
 

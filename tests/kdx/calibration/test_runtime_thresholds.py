@@ -19,6 +19,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
+from kdx.calibration.by_hand import GivenThreshold
 from kdx.calibration.validity import CalibrationValidity, CalibrationWarning, runtimes_for
 from kdx.decision.verdict import Decision
 from kdx.loading.selftest import run_selftest
@@ -26,6 +27,7 @@ from kdx.loading.served_answers import parameters_of, verdict_of_answer
 from kdx.monitoring.verdict_log import read_log
 from kdx.runtime.backend_table import BACKENDS, find_backend, runtime_of
 from kdx.verification.certificate import verify
+from kdx.workflows.calibrate import CalibrationRequest, _is_of_same_images, calibrate_folder
 from kdx.workflows.fit.cpu_timing import cpu_backend_precision_pairs
 from tests.engines import ONNX, add_engine, emulate_tensorrt, make_record
 from tests.images import solar_cells
@@ -44,6 +46,28 @@ def calibrated(tiny_bundle, dataset, cli, tmp_path_factory) -> Path:
     add_int8(bundle, solar_cells(3, (64, 64))[..., :1])
     cli("calibrate", bundle, dataset, "--false-reject-rate", 0.2, "--review-rate", 0.4, code=None)
     return bundle
+
+
+@pytest.mark.slow
+def test_a_number_by_hand_is_on_each_runtimes_own_scale(copy, cells):
+    """And one that another machine measured is kept for the same number, reason and images."""
+    request = CalibrationRequest(by_hand=GivenThreshold(1.0, 0.5, "to see"))
+    found = calibrate_folder(copy, cells, request)
+    assert found.exact.threshold.score == open_bundle(copy).manifest.threshold.score == 1.0
+    own = found.own["int8"]
+    for calibration in own.values():
+        factor = np.median(calibration.scores / found.exact.scores)
+        assert factor == pytest.approx(1, abs=0.5)
+        threshold = calibration.threshold
+        assert (threshold.score, threshold.review.score) == pytest.approx((factor, 0.5 * factor))
+        assert threshold.by_hand == found.exact.threshold.by_hand
+    assert own.keys() <= {"onnxruntime", "openvino"}
+    assert own
+    kept = next(iter(own.values())).threshold
+    same, other = (GivenThreshold(1.0, 0.5, reason) for reason in ("to see", "another reason"))
+    for given, is_kept in ((same, True), (other, False)):
+        exact = msgspec.structs.replace(found.exact.threshold, by_hand=given.record(None))
+        assert _is_of_same_images(kept, exact) is is_kept
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import kdx
-from kdx.bundle.manifest import ReviewBand
 from kdx.bundle.open import open_bundle
+from kdx.bundle.stored_threshold import ReviewBand
 from kdx.errors import InputError
 from kdx.loading.served_answers import parameters_of, verdict_of_answer
 from tests.kdx.test_lean_import import python
