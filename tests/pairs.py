@@ -15,6 +15,7 @@ from kd_train.models.pair import Pair
 from kd_train.models.teacher import is_compact
 from kd_train.recipes import load_recipe
 from kd_train.training.distillation import open_source
+from kdx.imaging.image_size import ImageSize, both_sides
 from kdx.imaging.images import InputSpec
 
 
@@ -80,6 +81,6 @@ def write_weights(file: Path, backbone: str) -> Path:
     return file
 
 
-def fuse_pair(pair: Pair, spec: InputSpec, size: int, resize_to: tuple[int, int] | None = None) -> FusedDetector:
-    """Return the fused detector of a pair that runs at a square size."""
-    return FusedDetector(pair, pair.spec, spec, (size, size), pair.mean, pair.std, resize_to)
+def fuse_pair(pair: Pair, spec: InputSpec, size: ImageSize, resize_to: tuple[int, int] | None = None) -> FusedDetector:
+    """Return the fused detector of a pair that runs at a size."""
+    return FusedDetector(pair, pair.spec, spec, both_sides(size), pair.mean, pair.std, resize_to)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import kdx
-from tests.conftest import BACKBONE, TINY_OPTIONS, write_dataset
+from tests.conftest import BACKBONE, SIZE, TINY_OPTIONS, write_dataset
 from tests.once import made_once
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +31,8 @@ _QUICK = {
     "bench": ("--runs", "20", "--warm-up", "1"),
     "bench --percentile": ("--runs", "100", "--warm-up", "1"),  # as many as the 99th needs
 }  # fmt: skip
+# The guides' sizes that are not squares, and what stands for them.
+_SMALL_SIZES = {"256x1024": "32x128"}
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -82,6 +84,8 @@ def run(line: str, cli) -> None:
         return
     kind = f"{command} --percentile" if "--percentile" in arguments else command
     quick = [part for part in _QUICK.get(kind, ()) if part]
+    if size := next((part for part in arguments if re.fullmatch(r"\d+x\d+", part)), ""):
+        quick = [_SMALL_SIZES.get(size, size) if part == str(SIZE) else part for part in quick]
     arguments = [*_without(arguments, quick), *quick]
     made = [after for before, after in pairwise(arguments) if before in {"-o", "--out"}]
     if command in {"train", "export"} and Path(made[0]).exists():

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdx.errors import DataError, ImageError, OptionError, TrainingError
 from kdx.imaging.image_identity import Identity, content_of
+from kdx.imaging.image_size import ImageSize, both_sides
 from kdx.imaging.images import InputSpec, read_header
 from kdx.progress import SILENT, Progress, track
 from kdx.text import number_of
@@ -111,7 +112,7 @@ def _scan_one(path: Path) -> ImageRecord | tuple[Path, str]:
 
 def choose_input(
     records: Sequence[ImageRecord],
-    image_size: int,
+    image_size: ImageSize,
     *,
     tile: int | None = None,
     channels: Literal["auto", "1", "3"] = "auto",
@@ -129,7 +130,7 @@ def choose_input(
     """
     sizes = {(record.height, record.width) for record in records}
     fixed = tile is not None or len(sizes) == 1
-    height, width = (tile, tile) if tile else next(iter(sizes)) if fixed else (image_size, image_size)
+    height, width = (tile, tile) if tile else next(iter(sizes)) if fixed else both_sides(image_size)
     small = next((r for r in records if tile and min(r.height, r.width) < tile), None)
     if small is not None:
         raise OptionError(

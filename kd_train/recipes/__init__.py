@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections.abc import Mapping
 from importlib import resources
@@ -17,6 +18,7 @@ from kd_train.models.compact import Head
 from kd_train.models.pair import Method, PairOptions
 from kd_train.models.teacher import TeacherOptions, is_compact
 from kdx.errors import OptionError
+from kdx.imaging.image_size import ImageSize, both_sides, require_size, say_size, size_of
 from kdx.storage.json_records import describe_invalid
 
 if sys.version_info >= (3, 11):
@@ -29,6 +31,8 @@ DEFAULT_SOURCE = ("tf_efficientnet_lite0",)
 _COMPACT_TEACHER = "compact_teacher.toml"
 # The share of the images that the students of compact networks see damaged, of every method.
 _COMPACT_DAMAGE = 0.5
+# The shortest and the longest side of what networks see, in pixels.
+_SIDES = 32, 4096
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,9 +41,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         backbones: The names of the teacher's networks, timm's or compact ones: one for each group
             of taps, or one for all.
-        image_size: The side of the square at which the networks run, in pixels.
-        crop_from: The side to which images are resized before ``image_size`` is cut from their
-            centre; 0 for no crop.
+        image_size: The size at which the networks run, in pixels: the side of a square, or height
+            and width.
+        crop_from: The size to which images are resized before ``image_size`` is cut from their
+            centre, of the same proportions; 0 for no crop.
         epochs: The number of passes over the training images.
         batch_size: The number of images in a step.
         optimiser: ``sgd`` or ``adam``.
@@ -76,8 +81,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     backbones: tuple[str, ...]
-    image_size: int
-    crop_from: int = 0
+    image_size: ImageSize
+    crop_from: ImageSize = 0
     epochs: int
     batch_size: int
     optimiser: Literal["sgd", "adam"]
@@ -104,12 +109,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def size(self) -> tuple[int, int]:
         """The height and width at which the networks run."""
-        return self.image_size, self.image_size
+        return both_sides(self.image_size)
 
     @property
     def resize_to(self) -> tuple[int, int] | None:
         """The height and width to which images are resized before the crop; None without one."""
-        return (self.crop_from, self.crop_from) if self.crop_from else None
+        return both_sides(self.crop_from) if self.crop_from else None
 
     def pair_options(self, method: Method, weights: tuple[str, ...] | None) -> PairOptions:
         """Return the options from which the method builds the pair."""
@@ -164,9 +169,9 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
         fields.update(own)
         if len(set(networks)) == 1:
             fields.update(by_source.get(networks[0], {}))
+    given |= {key: require_size(key, given[key]) for key in ("image_size", "crop_from") if key in given}
     if "image_size" in given and "crop_from" not in given and fields.get("crop_from"):
-        # The crop keeps its share of the image.
-        fields["crop_from"] = round(fields["crop_from"] * given["image_size"] / fields["image_size"])
+        given["crop_from"] = _crop_of(given["image_size"], fields)
     if given.get("taps"):
         fields["strides"] = ()
     options = {**fields.get("options", {}), **given.pop("options", {})}
@@ -175,6 +180,14 @@ def load_recipe(method: Method, overrides: Mapping[str, object]) -> Recipe:
     recipe = _convert(method, fields)
     check_recipe(recipe)
     return recipe
+
+
+def _crop_of(size: ImageSize, recipe: Mapping[str, int]) -> ImageSize:
+    """Return the size from which another image size is cut, so that the crop keeps its share."""
+    height, width = both_sides(size)
+    unit = math.gcd(height, width)  # both sides are multiplied by the same factor
+    scaled = round(recipe["crop_from"] * unit / recipe["image_size"])
+    return size_of((height // unit * scaled, width // unit * scaled))
 
 
 def _read(method: Method) -> dict[str, Any]:
@@ -230,7 +243,7 @@ def check_recipe(recipe: Recipe) -> None:
         OptionError: A value is not.
     """
     limits: list[tuple[str, float, float, float]] = [
-        ("image_size", recipe.image_size, 32, 4096),
+        *(("image_size", side, *_SIDES) for side in recipe.size),
         ("epochs", recipe.epochs, 1, 100_000),
         ("batch_size", recipe.batch_size, 2, 4096),
         ("learning_rate", recipe.learning_rate, 1e-9, 100),
@@ -240,8 +253,17 @@ def check_recipe(recipe: Recipe) -> None:
     ]
     if recipe.teacher_from:
         limits.append(("teacher_epochs", recipe.teacher_epochs, 1, 100_000))
-    if recipe.crop_from:
-        limits.append(("crop_from", recipe.crop_from, recipe.image_size, 4096))
+    if recipe.resize_to:
+        limits += [
+            ("crop_from", full, side, _SIDES[1]) for full, side in zip(recipe.resize_to, recipe.size, strict=True)
+        ]
     for name, value, low, high in limits:
         if not low <= value <= high:
             raise OptionError(f"`{name}` is out of range", expected=f"{low:g} to {high:g}", received=f"{value:g}")
+    if recipe.resize_to and recipe.resize_to[0] * recipe.size[1] != recipe.resize_to[1] * recipe.size[0]:
+        raise OptionError(
+            "`crop_from` has other proportions than `image_size`",
+            expected=f"the proportions of {say_size(recipe.image_size)}",
+            received=say_size(recipe.crop_from),
+            fix="leave out `crop_from`: it then keeps the recipe's share of the image",
+        )

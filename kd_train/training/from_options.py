@@ -16,7 +16,7 @@ from kd_train.data.parts import require_one_source
 from kd_train.methods import find_method
 from kd_train.models import compact
 from kd_train.models.pair import Pair
-from kd_train.models.teacher import is_compact
+from kd_train.models.teacher import Teacher, is_compact
 from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.distillation import Source, open_source
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
@@ -25,6 +25,7 @@ from kd_train.training.run_config import SCHEMA, TRAINING_PACKAGES, RunConfig
 from kd_train.training.training_images import TrainingImages
 from kdx import __version__
 from kdx.errors import CheckpointError, OptionError
+from kdx.imaging.image_size import ImageSize, require_size, say_size
 from kdx.runtime.machine import package_versions
 from kdx.storage.files import hash_of_hashes
 from kdx.storage.json_records import RUN_INDEX, now
@@ -48,7 +49,7 @@ def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
     """Build the untrained pair; the second result says where the teacher's weights came from.
 
     Raises:
-        OptionError: The backbone or the taps are invalid.
+        OptionError: The backbone or the taps are invalid, or do not fit the size of the images.
         WeightsError: The teacher's weights could not be found or do not fit.
     """
     seed_everything(options.seed)
@@ -56,7 +57,28 @@ def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
     if recipe.teacher_from and not recipe.heads:
         recipe = msgspec.structs.replace(recipe, heads=open_source(recipe, None).heads)
         seed_everything(options.seed)
-    return method.build(recipe.pair_options(method, split_names(options.weights)))
+    pair, weights = method.build(recipe.pair_options(method, split_names(options.weights)))
+    _require_whole_positions(recipe, pair)
+    return pair, weights
+
+
+def _require_whole_positions(recipe: Recipe, pair: Pair) -> None:
+    """Check that a size of two sides is divided by the strides of the taps.
+
+    Where a stride does not divide a side, the last position lies partly outside of the image, and
+    the map is stretched by a few pixels. Squares of any side were always accepted.
+    """
+    assert isinstance(pair.teacher, Teacher)
+    deepest = max(pair.teacher.features, key=lambda feature: feature.stride)
+    height, width = recipe.size
+    if height != width and (height % deepest.stride or width % deepest.stride):
+        fitting = [max(1, round(side / deepest.stride)) * deepest.stride for side in recipe.size]
+        raise OptionError(
+            "the strides of the taps do not divide `image_size`",
+            expected=f"multiples of {deepest.stride}, the stride of {deepest.name}, e.g. {fitting[0]}x{fitting[1]}",
+            received=say_size(recipe.image_size),
+            fix="choose another `image_size`, or `taps` that are less deep",
+        )
 
 
 def source_of(
@@ -172,7 +194,7 @@ def overrides(options: TrainOptions, kept: KeptTeacher | None = None) -> dict[st
         **_teacher(options, kept),
         "epochs": options.epochs,
         # Tiles are neither resized nor cropped: a crop would leave gaps in the frame's map.
-        "image_size": options.tile if options.image_size is None else options.image_size,
+        "image_size": _image_size(options),
         "crop_from": 0 if options.tile and options.crop_from is None else options.crop_from,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
@@ -184,6 +206,21 @@ def overrides(options: TrainOptions, kept: KeptTeacher | None = None) -> dict[st
         "validation_fraction": options.validation_fraction,
         "options": dict(options.method_options),
     }
+
+
+def _image_size(options: TrainOptions) -> ImageSize | None:
+    """Return the networks' size; None for the recipe's."""
+    if options.tile is None or options.image_size is None:
+        return options.tile if options.image_size is None else options.image_size
+    size = require_size("image_size", options.image_size)
+    if not isinstance(size, int):
+        raise OptionError(
+            "tiles are squares, and so is what the networks see of them",
+            expected="the side of a square as `image_size`",
+            received=say_size(size),
+            fix="leave out `image_size`, or `tile`",
+        )
+    return size
 
 
 def _border_weights(options: TrainOptions) -> bool | None:

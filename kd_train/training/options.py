@@ -19,7 +19,9 @@ import msgspec
 
 from kdx.errors import OptionError
 from kdx.folders.data_folder import FolderOptions
+from kdx.imaging.image_size import ImageSize
 
+_SIZE = "SIDE|HxW"
 _ALL = frozenset({"train", "fit", "reproduce", "distil"})
 _TRAIN_AND_FIT = frozenset({"train", "fit", "distil"})
 _STUDENTS = _ALL - {"distil"}
@@ -135,14 +137,16 @@ class TrainOptions:
         "Passes over the training images. Default: the recipe's; of kdx quantize 8.",
         commands=_STUDENTS | _QUANTIZE,
     )
-    image_size: int | None = _option(
+    image_size: ImageSize | None = _option(  # noqa: RUF009  # a field
         None,
-        "Side of the square at which the networks run, in pixels.",
+        "Size at which the networks run, in pixels: the side of a square, or HEIGHTxWIDTH, e.g. 256x1024.",
+        metavar=_SIZE,
         commands=_TRAIN_AND_REPRODUCE | {"distil"},
     )
-    crop_from: int | None = _option(
+    crop_from: ImageSize | None = _option(  # noqa: RUF009  # a field
         None,
-        "Side to which images are brought before --image-size is cut from their centre; 0 for no crop.",
+        "Size to which images are brought before --image-size is cut from their centre; 0 for no crop.",
+        metavar=_SIZE,
         commands=_TRAIN_AND_DISTIL,
     )
     tile: int | None = _option(

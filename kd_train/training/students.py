@@ -20,6 +20,7 @@ from kd_train.training.run_config import RunConfig
 from kd_train.training.run_folder import Run
 from kd_train.training.trainer import Trainer
 from kdx.errors import OptionError
+from kdx.imaging.image_size import show_size
 from kdx.progress import Progress
 from kdx.remarks import Remark
 from kdx.text import number_of
@@ -97,7 +98,7 @@ class TrainResult:
         return [
             *lines,
             f"{number_of(len(config.train_images), '[image|images]')} trained on, "
-            f"{len(config.validation_images)} held out, at {config.recipe.image_size}²",
+            f"{len(config.validation_images)} held out, at {show_size(config.recipe.image_size)}",
             f"epoch {last.epoch}: training loss {last.train_loss:.4f}, held-out loss {last.validation_loss:.4f}",
         ]
 

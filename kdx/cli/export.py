@@ -11,6 +11,7 @@ from kdx.bundle.variants import OWN_THRESHOLD, PRECISIONS
 from kdx.cli.output import out, print_json, progress_for, report_remarks, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.errors import OptionError
+from kdx.imaging.image_size import both_sides, parse_size
 from kdx.imaging.tiling import TileRequest
 from kdx.text import spelled
 from kdx.workflows.export import export_run, labelled_images, training_remarks
@@ -143,10 +144,4 @@ def _overlap(text: str) -> int | None:
 
 
 def _size(option: str, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise OptionError(f"{option} is not a size", expected="HEIGHTxWIDTH, e.g. 480x640", received=text) from error
-    return height, width
+    return None if text is None else both_sides(parse_size(option, text, squares=False))

@@ -11,6 +11,7 @@ from kdx.cli.error_output import Interrupted
 from kdx.cli.output import err, print_json, progress_for, say, say_nothing, shown
 from kdx.cli.shared_options import JSON_OPTION
 from kdx.cli.train_options import DATA_ARGUMENT, TRAIN_OPTIONS, with_train_options
+from kdx.imaging.image_size import parse_size
 from kdx.workflows.packages import needs
 
 
@@ -23,7 +24,9 @@ def fit(
         None, "--out", "-o", help="Folder of runs, bundles and the report. Default: fit/DATA."
     ),
     methods: str = typer.Option("", help="Methods to try, separated by commas. Default: all of kdx methods."),
-    sizes: str = typer.Option("128,160,224,256", help="Sides of the square at which the networks run, in pixels."),
+    sizes: str = typer.Option(
+        "128,160,224,256", help="Sizes at which the networks run: sides of squares, or HEIGHTxWIDTH."
+    ),
     precision: str | None = typer.Option(
         None,
         help="What to try beside fp32, which every bundle holds. Default: all that CPUs compute; fp16 needs a GPU and "
@@ -67,7 +70,7 @@ def fit(
         budget_ms=budget_ms,
         percentile=percentile,
         methods=_names(methods),
-        sizes=_numbers(sizes),
+        sizes=tuple(parse_size("`sizes`", size) for size in _names(sizes)),
         precisions=CPU_PRECISIONS if precision is None else _names(precision),
         threads=threads or usable_cores(),
         hours=hours,
@@ -95,12 +98,3 @@ def fit(
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    from kdx.errors import OptionError
-
-    try:
-        return tuple(int(part) for part in _names(text))
-    except ValueError as error:
-        raise OptionError("--sizes is not a list of numbers", expected="e.g. 128,160,256", received=text) from error

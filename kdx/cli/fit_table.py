@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 
 from kdx.cli.output import make_table, out
+from kdx.imaging.image_size import say_size
 from kdx.text import percent, spelled
 from kdx.workflows.fit.advice import quickest_found
 from kdx.workflows.fit.trial_records import LABELLED, FrontierRow, Report
@@ -50,7 +51,7 @@ def _table(report: Report) -> None:
         style = "dim" if not row.keeps_budget else "bold" if _is_best(report, row) else None
         table.add_row(
             row.candidate.pair,
-            str(row.candidate.size),
+            say_size(row.candidate.size),
             timing.precision,
             timing.backend,
             f"{timing.measured_ms:.2f}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kdx.cli.output import make_table, out, print_json
 from kdx.cli.shared_options import JSON_OPTION
+from kdx.imaging.image_size import show_size
 from kdx.workflows.packages import needs
 
 
@@ -31,7 +32,7 @@ def methods(json: bool = JSON_OPTION) -> None:
         return
     table = make_table("", "--method", "teacher", "image", "epochs", "paper", left=("teacher", "paper"))
     for method, recipe in found:
-        size = f"{recipe.image_size}²" + (f" of {recipe.crop_from}²" if recipe.crop_from else "")
+        size = show_size(recipe.image_size) + (f" of {show_size(recipe.crop_from)}" if recipe.crop_from else "")
         table.add_row(method.name, ", ".join(recipe.backbones), size, str(recipe.epochs), method.paper)
     out.print(table)
     own = make_table(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdx.errors import OutputError
+from kdx.imaging.image_size import show_size
 from kdx.progress import Progress
 from kdx.storage.json_output import write_json
 from kdx.text import number, number_of, percent
@@ -130,7 +131,7 @@ class Demo:
         taps = ", ".join(tap.name for tap in config.pair_spec.maps[0].taps)
         self._say(
             f"[bold]2 train[/]     {config.method}, teacher {config.backbone} from {_SOURCE} at {taps}, "
-            f"{config.recipe.image_size}², "
+            f"{show_size(config.recipe.image_size)}, "
             f"{number_of(last.epoch, '[epoch|epochs]')}: loss {last.train_loss:.4f}, "
             f"held out {last.validation_loss:.4f}"
         )

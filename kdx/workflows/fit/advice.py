@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from kdx.errors import KdxError
+from kdx.imaging.image_size import both_sides, say_size, size_of
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.machine import usable_cores
 from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
@@ -64,9 +65,10 @@ def advice(report: Report, request: FitRequest) -> list[str]:
         found.append(f"lower precision: `precisions={','.join((*request.precisions, *missing))}`")
     absent = [info for info in BACKENDS.values() if not info.needs_gpu and not info.is_usable()]
     found += [f"the backend {info.name}: {info.install}" for info in absent]
-    smallest = min(request.sizes)
-    if smallest > _SMALLEST_SENSIBLE:
-        found.append(f"smaller images: `sizes={max(_SMALLEST_SENSIBLE, smallest // 2 // 32 * 32)},{smallest}`")
+    smallest = request.sizes[0]
+    if min(both_sides(smallest)) > _SMALLEST_SENSIBLE:
+        height, width = (max(_SMALLEST_SENSIBLE, side // 2 // 32 * 32) for side in both_sides(smallest))
+        found.append(f"smaller images: `sizes={say_size(size_of((height, width)))},{say_size(smallest)}`")
     if request.training.taps is None:
         found.append("shallower `taps`: the networks end at the last one")
     found.append("a smaller teacher: `backbone`, any convolutional network of timm")

@@ -38,7 +38,7 @@ def with_frontier(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
     better in one of the two: of equals, all are on it.
     """
     ordered = sorted(
-        rows, key=lambda row: (_latency(row), -row.scores.image_auroc, row.candidate, row.timing.precision)
+        rows, key=lambda row: (_latency(row), -row.scores.image_auroc, row.candidate.order, row.timing.precision)
     )
     return [
         msgspec.structs.replace(row, on_frontier=not any(_dominates(other, row) for other in ordered))
@@ -53,7 +53,7 @@ def ranked(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
 
 def by_accuracy(rows: Sequence[FrontierRow]) -> list[FrontierRow]:
     """Return the rows by image AUROC, then by latency."""
-    return sorted(rows, key=lambda row: (-accuracy_of(row), _latency(row), row.candidate))
+    return sorted(rows, key=lambda row: (-accuracy_of(row), _latency(row), row.candidate.order))
 
 
 def accuracy_of(row: FrontierRow) -> float:
@@ -79,11 +79,12 @@ def next_to_train(
         best[candidate.pair] = max(auroc, best.get(candidate.pair, auroc))
     untried = [each for each in waiting if each[0].pair not in best]
     if not untried:
-        return min((candidate for candidate, _ in waiting), key=lambda c: (-best[c.pair], c.pair, -c.size))
+        return min((candidate for candidate, _ in waiting), key=lambda c: (-best[c.pair], c.pair, -c.pixels))
     largest: dict[str, int] = {}
     for candidate, _ in untried:
-        largest[candidate.pair] = max(candidate.size, largest.get(candidate.pair, 0))
-    return min((ms, candidate) for candidate, ms in untried if candidate.size == largest[candidate.pair])[1]
+        largest[candidate.pair] = max(candidate.pixels, largest.get(candidate.pair, 0))
+    at_largest = [(ms, c.order, c) for c, ms in untried if c.pixels == largest[c.pair]]
+    return min(at_largest)[2]
 
 
 def _latency(row: FrontierRow) -> float:

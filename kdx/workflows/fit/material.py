@@ -54,8 +54,8 @@ class Material:
     def input_of(self, recipe: Recipe, request: FitRequest) -> InputSpec:
         """Return what a detector of these images accepts, as training decides it."""
         options = request.training
-        side = recipe.crop_from or recipe.image_size
-        return choose_input(self.good, side, channels=options.channels, sixteen_bit_range=options.sixteen_bit_range)
+        size = recipe.crop_from or recipe.image_size
+        return choose_input(self.good, size, channels=options.channels, sixteen_bit_range=options.sixteen_bit_range)
 
     def samples(self, spec: InputSpec) -> NDArray[np.uint8]:
         """Read a few good images ``(K, H, W, C)``, spread over all."""

@@ -15,6 +15,7 @@ from kd_train.training.options import TrainOptions
 from kd_train.training.run_folder import check_device
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import OptionError
+from kdx.imaging.image_size import ImageSize, both_sides, require_size
 from kdx.runtime.cycle_time import runs_needed
 from kdx.workflows.fit.trial_records import MethodSize
 
@@ -44,7 +45,7 @@ class FitRequest:
         budget_ms: Milliseconds that a verdict may take.
         percentile: Share of the calls, in percent, that must keep it.
         methods: Names of the methods to try; empty for every method.
-        sizes: Sides of the networks' square, in pixels.
+        sizes: Sizes at which the networks run, in pixels.
         precisions: Precisions to try; FP32, which every bundle holds, is always among them.
         threads: Threads of each backend.
         hours: When they are spent, no further training begins; None for no limit, 0 for what is
@@ -60,7 +61,7 @@ class FitRequest:
     budget_ms: float
     percentile: float
     methods: tuple[str, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[ImageSize, ...]
     precisions: tuple[str, ...]
     threads: int
     hours: float | None
@@ -130,7 +131,8 @@ def checked(request: FitRequest) -> FitRequest:
     if request.hours is not None and not 0 <= request.hours < math.inf:
         raise OptionError("`hours` is out of range", expected="0 or more", received=f"{request.hours:g}")
     for size in request.sizes:
-        _require("sizes", size, *_SIZE_LIMITS)
+        for side in both_sides(require_size("sizes", size)):
+            _require("sizes", side, *_SIZE_LIMITS)
     for precision in request.precisions:
         if precision not in CPU_PRECISIONS:
             fix = "build an engine from the finished bundle: kdx build-engine" if precision == "fp16" else ""
@@ -140,7 +142,7 @@ def checked(request: FitRequest) -> FitRequest:
     found = replace(
         request,
         methods=tuple(dict.fromkeys(request.methods)) or tuple(sorted(methods())),
-        sizes=tuple(sorted(set(request.sizes))),
+        sizes=tuple(sorted({require_size("sizes", size) for size in request.sizes}, key=_pixels)),
         precisions=tuple(dict.fromkeys(("fp32", *request.precisions))),
     )
     if not found.sizes:
@@ -150,6 +152,12 @@ def checked(request: FitRequest) -> FitRequest:
     for candidate in found.candidates():
         found.recipe_of(candidate)  # what no recipe can have is said now
     return found
+
+
+def _pixels(size: ImageSize) -> tuple[int, int]:
+    """Return the key by which sizes ascend."""
+    height, width = both_sides(size)
+    return height * width, height
 
 
 def _require(option: str, value: float, low: float, high: float) -> None:

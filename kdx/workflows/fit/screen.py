@@ -24,6 +24,7 @@ from kdx.bundle.manifest import GRAPH, SCHEMA, Manifest, Provenance
 from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import Variant, graph_file
 from kdx.errors import GateError, KdxError
+from kdx.imaging.image_size import say_size
 from kdx.progress import Progress
 from kdx.storage.json_records import now
 from kdx.workflows.fit.advice import reason_of
@@ -87,7 +88,7 @@ def _foreseen(candidate: MethodSize, found: list[Screened], request: FitRequest)
         if smaller.candidate.pair != candidate.pair or smaller.outcome != "misses" or fastest is None:
             continue
         if fastest.p50_ms is not None and fastest.p50_ms > HOPELESS * request.budget_ms:
-            reason = f"not measured: {smaller.candidate.size} takes {fastest.p50_ms:.1f} ms already"
+            reason = f"not measured: {say_size(smaller.candidate.size)} takes {fastest.p50_ms:.1f} ms already"
             return Screened(candidate=candidate, outcome="skipped", reason=reason)
     return None
 

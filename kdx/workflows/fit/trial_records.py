@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from kdx.bundle.teacher_comparison import TeacherComparison
+from kdx.imaging.image_size import ImageSize, both_sides, say_size
 from kdx.runtime.machine import Machine
 
 SCHEMA = 1
@@ -14,23 +15,23 @@ SCHEMA = 1
 LABELLED, SYNTHETIC = "labelled test images", "synthetic defects"
 
 
-class MethodSize(msgspec.Struct, frozen=True, order=True):
+class MethodSize(msgspec.Struct, frozen=True):
     """A candidate for training.
 
     Attributes:
         method: The method.
-        size: The side of the networks' square, in pixels.
+        size: The size at which the networks run, in pixels.
         backbone: The teacher; empty for the one that the user chose, or the method's own.
     """
 
     method: str
-    size: int
+    size: ImageSize
     backbone: str = ""
 
     @property
     def name(self) -> str:
         """The name of its run folder."""
-        return "-".join(filter(None, (self.method, str(self.size), self.backbone)))
+        return "-".join(filter(None, (self.method, say_size(self.size), self.backbone)))
 
     @property
     def pair(self) -> str:
@@ -38,7 +39,18 @@ class MethodSize(msgspec.Struct, frozen=True, order=True):
         return " ".join(filter(None, (self.method, self.backbone)))
 
     def __str__(self) -> str:
-        return f"{self.pair} {self.size}"
+        return f"{self.pair} {say_size(self.size)}"
+
+    @property
+    def order(self) -> tuple[str, int, str, str]:
+        """The key by which candidates are listed where nothing else decides."""
+        return self.method, self.pixels, say_size(self.size), self.backbone
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels that the networks see."""
+        height, width = both_sides(self.size)
+        return height * width
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ import msgspec
 from kdx.archive.error_transport import remote_error
 from kdx.errors import CheckpointError, KdxError, OptionError, OutputError
 from kdx.folders.data_folder import FolderOptions
+from kdx.imaging.image_size import ImageSize
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.remarks import remark
 from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
@@ -107,10 +108,15 @@ def _settings(order: ProductOrder) -> dict[str, Any]:
         "weights": ",".join(Path(part).name for part in product.weights.split(",")),
         "extra_images": [Path(folder).name for folder in product.extra_images],
         "taps": "/".join(",".join(group) for group in recipe.taps) or f"at the strides {strides}",
-        "image_size": recipe.image_size,
-        "crop_from": recipe.crop_from,
+        "image_size": _as_json(recipe.image_size),
+        "crop_from": _as_json(recipe.crop_from),
         "seed": product.seed,
     }
+
+
+def _as_json(size: ImageSize) -> int | list[int]:
+    """Return a size as records have it when they are read again."""
+    return size if isinstance(size, int) else list(size)
 
 
 def _between_products(order: ProductOrder) -> dict[str, Any]:

@@ -69,13 +69,14 @@ def reference_features(pair, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray
 def test_map_and_score_are_the_papers(method, choices, backbone) -> None:
     taps = EFFICIENTNET_TAPS.get(method, "") if backbone == "efficientnet_b0" else ""
     pair = make_pair(method, backbone, taps, SIGMA, **choices)
-    images = solar_cells(2, (SIZE, SIZE))
-    detector = fuse_pair(pair, InputSpec(height=SIZE, width=SIZE), SIZE)
+    size = (SIZE, 2 * SIZE)
+    images = solar_cells(2, size)
+    detector = fuse_pair(pair, InputSpec(height=size[0], width=size[1]), size)
     maps, scores = (output.numpy() for output in detector(torch.from_numpy(images)))
     counts = tuple(len(part.taps) for part in pair.spec.maps)
     for image, ours, score in zip(images, maps, scores, strict=True):
         x = (image.astype(np.float64) / 255 - np.array(pair.mean)) / np.array(pair.std)
-        theirs, expected = by_hand(method, reference_features(pair, x), (SIZE, SIZE), SIGMA, counts)
+        theirs, expected = by_hand(method, reference_features(pair, x), size, SIGMA, counts)
         assert np.abs(ours - theirs).max() <= TOLERANCE * np.ptp(theirs)
         assert score[0] == pytest.approx(expected, rel=TOLERANCE)
     assert np.ptp(maps, axis=(1, 2)).min() > 0

@@ -376,7 +376,7 @@ def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(data
         (("--false-reject-rate", "0.001"), "too few good images"),
         (("--hours", "-1"), "--hours is out of range"),
         (("--methods", "stmp"), "there is no method 'stmp'"),
-        (("--sizes", "big"), "--sizes is not a list of numbers"),
+        (("--sizes", "big"), "--sizes is not a size"),
         (("--sizes", "8"), "--sizes is out of range"),
         (("--sizes", ","), "--sizes names no size"),
         (("--precision", "fp16"), "kdx build-engine"),

@@ -113,6 +113,12 @@ def test_each_method_comes_once_at_its_largest_size_quickest_first_then_the_best
     assert order == [("b", 96), ("a", 96), ("c", 64), ("a", 64), ("b", 64)]
 
 
+def test_the_largest_size_is_that_of_the_most_pixels():
+    waiting = [(MethodSize("a", size), 1.0) for size in (96, (64, 256), 64)]
+    assert next_to_train(waiting, []).size == (64, 256)
+    assert MethodSize("a", (64, 256)).name == "a-64x256"
+
+
 def test_a_method_that_failed_comes_last():
     waiting = [(MethodSize("a", 64), 1.0), (MethodSize("b", 64), 2.0)]
     assert next_to_train(waiting, [(MethodSize("a", 96), -1.0), (MethodSize("b", 96), 0.1)]).method == "b"
