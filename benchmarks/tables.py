@@ -17,7 +17,7 @@ from benchmarks.accuracy.table import accuracy_table
 from benchmarks.archive.table import archive_table
 from benchmarks.commands import RESULTS, ROOT
 from benchmarks.compact.table import family_table
-from benchmarks.complexity.table import complexity_table
+from benchmarks.cpu.complexity_table import complexity_table
 from benchmarks.cpu.table import cpu_table, scaling_text
 from benchmarks.embed.table import embed_table
 from benchmarks.gpu.table import gpu_table
@@ -31,7 +31,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "accuracy": ("accuracy", accuracy_table),
     "archive": ("archive", archive_table),
     "compact": ("compact", accuracy_table),
-    "complexity": ("complexity", complexity_table),
+    "complexity": ("cpu", complexity_table),
     "cpu": ("cpu", cpu_table),
     "embed": ("embed", embed_table),
     "family": ("compact", family_table),

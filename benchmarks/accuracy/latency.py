@@ -11,12 +11,11 @@ from typing import Any
 import onnx
 
 from benchmarks.accuracy.training import STUDENTS, students_bundle
-from benchmarks.complexity.graphs import parameters
+from benchmarks.cpu.graphs import parameters
 from benchmarks.cpu.shared_teacher import SEPARATE, memory_held
 from benchmarks.timing.turns import Candidate, time_in_turns
 from kd_export.precision.quantize import quantize
 from kdx.bundle.open import open_bundle
-from kdx.calibration.validity import runtimes_for
 
 BACKENDS = ("openvino", "onnxruntime-cpu")
 # A pair's graph with every operation in INT8, which no gate has judged: the most that INT8 gains.
@@ -72,7 +71,6 @@ def size_of(pair: str, path: Path) -> Row:
     """Return the size of a bundle and of its graphs, and the memory of its detectors."""
     bundle, precisions = open_bundle(path), _precisions(path)
     graphs = {precision: bundle.graph_of(precision).path for precision in precisions}
-    decided = bundle.manifest.own_thresholds("int8") if "int8" in graphs else {}
     order = {"bundles": {pair: str(path)}, "threads": 1}
     for precision in precisions:  # fills the cache of compiled models
         memory_held({**order, "precision": precision}, SEPARATE)
@@ -83,6 +81,5 @@ def size_of(pair: str, path: Path) -> Row:
         "bundle_bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "graph_bytes": {precision: graph.stat().st_size for precision, graph in graphs.items()},
         "memory_mb": {precision: each["pss_mb"] for precision, each in held.items()},
-        "undecided": [] if "int8" not in graphs else sorted(set(runtimes_for("int8")) - set(decided)),
         "images": [bundle.manifest.input.height, bundle.manifest.input.width],
     }

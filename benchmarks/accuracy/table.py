@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import mean, stdev
+from textwrap import shorten
 from typing import Any
 
 from benchmarks.markdown import runtime_name, table, threads_text
@@ -62,7 +63,8 @@ def _lines(record: Row, rows: list[Row], times: dict[Any, float | None], runs: l
         refused = [row["refused"][variant] for row in rows if variant in row["refused"]]
         if not known and not refused:
             continue
-        gate = ["passed" if known and variant != "fp32" else "", f"refused: {_short(refused[0])}" if refused else ""]
+        gate = ["passed" if known and variant != "fp32" else ""]
+        gate += ["refused: " + shorten(each.split(";")[0], _LONGEST, placeholder="…") for each in refused[:1]]
         kept = max((row["test"][variant].get("kept", 0) for row in known), default=0)
         gate[0] += f", {kept} in FP32" if kept else ""
         figures = [_compared(known, "test", name, variant) for name in _FIGURES]
@@ -119,11 +121,6 @@ def _missed(rows: list[Row], times: dict[Any, float | None]) -> Iterator[str]:
         faults.append(f"{least / p50:.0%} of the speed")
     if faults:
         yield f"`{rows[0]['pair']}` on {rows[0]['data']} ({', '.join(faults)})"
-
-
-def _short(reason: str) -> str:
-    first = reason.split(";")[0].replace("|", "/")
-    return first if len(first) <= _LONGEST else f"{first[: _LONGEST - 1]}…"
 
 
 def spread(values: list[float | None]) -> str:

@@ -72,7 +72,7 @@ class Training:
         training = max(time.perf_counter() - started, sum(seconds.values()))
         gc.collect()  # images and features of the training
         started = time.perf_counter()
-        refused, thresholds = self._export(self.run, self.bundle, precisions)
+        refused = self._export(self.run, self.bundle, precisions)
         seconds["whole"] = training + time.perf_counter() - started
         write_synthetic(run.held_out_files(), self.drawn, config.input, seed=config.seed, progress=_PROGRESS)
         return {
@@ -81,11 +81,7 @@ class Training:
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
             "threads": torch.get_num_threads(),
             "images": {"train": len(config.train_images), "held_out": len(config.validation_images)},
-            "threshold_images": thresholds,
             "epochs": [config.recipe.teacher_epochs, history[-1].epoch],
-            "residuals": {tap: each.good for tap, each in config.distilled.residuals.items()}
-            if config.distilled
-            else {},
             "weights": config.weights,
             "versions": config.versions,
         }
@@ -104,18 +100,18 @@ class Training:
             copy, TrainOptions(resume=True, workers=self.options.workers), progress=_PROGRESS
         ).history
         took = max(time.perf_counter() - started, sum(epoch.seconds for epoch in history))
-        refused, _ = self._export(copy, bundle, ["fp32", "int8"])
+        refused = self._export(copy, bundle, ["fp32", "int8"])
         reasons = {STUDENTS: refused["int8"]} if refused else {}
         found = {} if refused else self._evaluated(bundle, {"fp32": "fp32", STUDENTS: "int8"})
         parts = {name: {**row[name], STUDENTS: found[name][STUDENTS]} for name in found}
         seconds = {**row["seconds"], "quantize": round(took, 1)}
         return {**row, **parts, "refused": {**row["refused"], **reasons}, "seconds": seconds}
 
-    def _export(self, run: Path, bundle: Path, precisions: list[str]) -> tuple[dict[str, str], int]:
-        """Make a calibrated bundle; return what was refused, and the images of the thresholds."""
+    def _export(self, run: Path, bundle: Path, precisions: list[str]) -> dict[str, str]:
+        """Make a calibrated bundle, and return why a precision was refused."""
         _, _, refused = export_run(run, bundle, precisions=tuple(precisions), force=True, progress=_PROGRESS)
         calibrated = calibrate_folder(bundle, self.data, self.request, progress=_PROGRESS)
-        return {**refused, **calibrated.refusals()}, calibrated.exact.threshold.images
+        return {**refused, **calibrated.refusals()}
 
     def _evaluated(self, path: Path, precisions: dict[str, str]) -> Row:
         """Return the figures of a bundle's precisions on both sets of images, FP32 first."""

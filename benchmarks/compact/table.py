@@ -36,9 +36,8 @@ def family_table(record: Row) -> list[str]:
                 f"{facts['memory_mb'][precision]:.0f} MB",
             ]
             cost = [_times(times.get((pair, precision, *run)), times.get((leader, "fp32", *run))) for run in runs]
-            undecided = [runtime_name(runtime) for runtime in facts["undecided"] if precision == "int8"]
-            name = precision.upper() + (f" (undecided in {', '.join(undecided)})" if undecided else "")
-            cells.append([f"`{pair}`", name, *measures, *cost, *(_reached(mine, precision) for mine in rows)])
+            reached = [_reached(mine, precision) for mine in rows]
+            cells.append([f"`{pair}`", precision.upper(), *measures, *cost, *reached])
     headings = ["pair", "precision", "parameters", "graph", "memory"]
     headings += [f"{runtime_name(backend)}, {threads} thread{'s'[: threads > 1]}" for backend, threads in runs]
     headings += [about["title"] for about in sets.values()]
@@ -51,7 +50,7 @@ def family_table(record: Row) -> list[str]:
         f"Median milliseconds from the uint8 array to the verdict, in brackets how many times as fast as the FP32 pair "
         f"of {leader} in the same run; {height} × {width}, batch 1, {machine}; "
         f"{timed[0]['calls']} calls of each in its own process, in turns. None: the bundle has no "
-        "such graph; undecided: it has no threshold for that runtime. Memory: what a loaded detector holds in "
+        "such graph. Memory: what a loaded detector holds in "
         f"OpenVINO beyond the runtime itself, one thread. Whole bundles: {bundles}. Data sets: image AUROC / PRO on "
         "their test images in percent (mean and standard deviation over seeds, or one seed; cells have no masks).",
     ]

@@ -1,4 +1,4 @@
-"""The plots of the CPU benchmark."""
+"""The plot of the CPU benchmark."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.table import COLUMNS, name_of, rows_by_candidate
-from benchmarks.plots import pyplot, save, tidy_axes
 
 # Distinct in print, and for the colour-blind.
 _COLOURS = {
-    "eager": "#b0b0b0",
     "onnxruntime-cpu fp32": "#d9a441",
     "openvino fp32": "#8fc1d4",
     "openvino bf16": "#3f93b5",
@@ -26,37 +24,18 @@ _AXES = {
 }
 
 
-def plot_methods(found: dict[str, Any], path: Path) -> None:
-    """Draw how many times as fast as its own eager loop each method is, by backend."""
-    models = found["methods"]
-    figure, axes = pyplot().subplots(figsize=(8.6, 0.8 + 0.62 * len(models)), facecolor="white")
-    height = 0.8 / len(COLUMNS)
-    for place, model in enumerate(models):
-        rows = rows_by_candidate(model["rows"])
-        for index, name in enumerate(column for column in COLUMNS if column in rows):
-            ratio, y = rows["eager"]["p50_ms"] / rows[name]["p50_ms"], place + (index - 1.5) * height
-            axes.barh(y, ratio, height=height * 0.92, color=_COLOURS[name])
-            axes.annotate(
-                f"{ratio:.1f}× ({rows[name]['p50_ms']:.1f} ms)", (ratio, y), xytext=(3, 0), va="center", fontsize=7,
-                textcoords="offset points",
-            )  # fmt: skip
-    axes.axvline(1.0, color="#444444", linewidth=0.8)
-    axes.set_yticks(range(len(models)), [f"{model['method']}\n{model['backbone']}" for model in models], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("times as fast as the eager loop; in brackets the median of a call", fontsize=8)
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
-    handles = [pyplot().Rectangle((0, 0), 1, 1, color=_COLOURS[name]) for name in COLUMNS]
-    axes.legend(handles, [name_of(name) for name in COLUMNS], fontsize=8, frameon=False, loc="upper center", ncols=4,
-                bbox_to_anchor=(0.45, 1.09))  # fmt: skip
-    tidy_axes(axes, grid="x")
-    figure.tight_layout()
-    save(figure, path)
-
-
 def plot_scaling(found: dict[str, Any], path: Path) -> None:
-    """Draw what STPM costs by size, batch, threads and taps, as far as measured."""
+    """Draw what STPM costs by size, batch, threads and taps, as far as measured.
+
+    Writes ``path.png`` and ``.svg``.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")  # without a screen
+    from matplotlib import pyplot
+
     parts = [part for part in _AXES if part in found]
-    figure, panels = pyplot().subplots(1, len(parts), figsize=(2.9 * len(parts), 3.2), facecolor="white", squeeze=False)
+    figure, panels = pyplot.subplots(1, len(parts), figsize=(2.9 * len(parts), 3.2), facecolor="white", squeeze=False)
     for axes, part in zip(panels[0], parts, strict=True):
         varied, title = _AXES[part]
         values = [entry[varied] for entry in found[part]]
@@ -77,8 +56,12 @@ def plot_scaling(found: dict[str, Any], path: Path) -> None:
         axes.set_xticks(xs, xs)
         axes.minorticks_off()
         axes.tick_params(labelsize=7)
-        tidy_axes(axes, grid="both")
+        axes.grid(color="#e6e6e6", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("ms an image", fontsize=8)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="upper center", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.93))
-    save(figure, path)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=110, facecolor="white")
+    pyplot.close(figure)

@@ -1,11 +1,11 @@
-"""What the CPU runtimes cost: methods, stages, scaling, steadiness, cold start, sharing.
+"""What methods cost on CPUs: operations, runtimes, scaling, steadiness, cold start, sharing.
 
     python -m benchmarks cpu DATA [--work DIR] [--threads N] [--runs N] [--parts methods,stages,...]
 
 DATA is what ``kdx train`` takes. Every candidate runs in a process of its own, in turns
 (``timing/turns.py``), from the uint8 array of the camera to the verdict. Weights are random:
 latency does not depend on them; a precision that its gate refused is not timed all the same. What
-is prepared is kept in --work. Writes ``results/cpu.json`` after every part, and the plots. Needs a
+is prepared is kept in --work. Writes ``results/cpu.json`` after every part, and a plot. Needs a
 quiet machine and about 45 minutes.
 """
 
@@ -26,10 +26,13 @@ from numpy.typing import NDArray
 import kdx as runtime
 from benchmarks.bundles import BenchmarkModel, Prepared, candidates, method_models, prepare_bundle, stpm, stpm_lite0
 from benchmarks.commands import RESULTS, kdx, parser_of
-from benchmarks.cpu.plot import plot_methods, plot_scaling
+from benchmarks.cpu.graphs import cost_of
+from benchmarks.cpu.plot import plot_scaling
 from benchmarks.cpu.shared_teacher import make_bundles, measure
 from benchmarks.results import Result, machine_of, result_file, run_parts
 from benchmarks.timing.turns import Candidate, time_in_turns
+from kd_train.training.run_folder import Run
+from kdx.bundle.manifest import GRAPH
 from kdx.bundle.open import open_bundle
 from kdx.verification.golden import GoldenCheck
 
@@ -76,6 +79,8 @@ class CpuBenchmark:
                     "method": prepared.model.method,
                     "backbone": manifest.provenance.backbone,
                     "camera": prepared.model.camera,
+                    "image_size": Run(prepared.run).config.recipe.image_size,
+                    **cost_of(prepared.bundle / GRAPH),
                     "map_size": manifest.map_size[0],
                     "refused": prepared.refused,
                     "rows": self.time(prepared, candidates(prepared, eager=True)),
@@ -202,7 +207,5 @@ def main() -> None:
         result = Result.resume("cpu", identity, {"runs": arguments.runs})
         run_parts(result, CpuBenchmark(arguments).parts(), arguments.parts)
     found = Result.load(result_file("cpu")).found
-    if "methods" in found:
-        plot_methods(found, RESULTS / "cpu_methods")
     if len({"sizes", "batches", "threads", "taps"}.intersection(found)) > 1:
         plot_scaling(found, RESULTS / "cpu_scaling")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from benchmarks.gpu.models import ReferenceModel
 
 KERNELS = "kernels"
-# Those with a target first.
-WITH_TARGET = ("stpm", "reduced-student", "mixed-teacher", "dual-det", "dskd")
+# What is measured first.
+FIRST = ("stpm", "reduced-student", "mixed-teacher", "dual-det", "dskd")
 BATCHES = (1, 32, 8)
 RESTART = 3  # exit status: the CUDA device no longer answers this process
 _TIMING_GUESS = 15.0
@@ -56,10 +56,8 @@ class Deadline:
 
 
 def order_methods(methods: Iterable[str]) -> list[str]:
-    """Return the methods with a target first."""
-    return sorted(
-        methods, key=lambda name: (WITH_TARGET.index(name) if name in WITH_TARGET else len(WITH_TARGET), name)
-    )
+    """Return the methods in the order in which they are measured."""
+    return sorted(methods, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
 
 
 def plan(
@@ -67,8 +65,8 @@ def plan(
 ) -> list[TimingJob]:
     """Return the jobs, the most informative first.
 
-    First every method gets the baseline and the best backend at batch 1: the methods with a target,
-    then the throughput of the first method, then the other methods. After them come the backends
+    First every method gets the baseline and the best backend at batch 1: those of ``FIRST``, then
+    the throughput of the first method, then the other methods. After them come the backends
     that load in seconds, the kernels of this repository, the other batches, and the backends that
     take long to build.
     """
@@ -81,10 +79,10 @@ def plan(
     slow = [(candidate.name,) for candidate in others if candidate.seconds > _QUICK_S]
     methods, larger = order_methods(methods), [batch for batch in batches if batch != 1]
     single = methods if 1 in batches else []
-    with_target = [method for method in single if method in WITH_TARGET]
-    jobs = [TimingJob(method, 1, lead) for method in with_target]
+    first = [method for method in single if method in FIRST]
+    jobs = [TimingJob(method, 1, lead) for method in first]
     jobs += [TimingJob(methods[0], batch, lead) for batch in larger]
-    jobs += [TimingJob(method, 1, lead) for method in single if method not in WITH_TARGET]
+    jobs += [TimingJob(method, 1, lead) for method in single if method not in FIRST]
     jobs += [TimingJob(method, 1, quick) for method in single if quick]
     jobs += [TimingJob(methods[0], 1, names) for names in slow if single]
     jobs += [TimingJob(method, 1, (KERNELS,)) for method in methods]

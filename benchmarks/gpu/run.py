@@ -193,7 +193,7 @@ def prepare_bundles(arguments: argparse.Namespace, candidates: Sequence[GpuCandi
 
 
 def chosen_methods(arguments: argparse.Namespace) -> list[str]:
-    """Return the methods that were asked for, those with a target first."""
+    """Return the methods that were asked for, in the order of measuring."""
     known = methods()
     wanted = [name for name in arguments.methods.split(",") if name] or list(known)
     unknown = [name for name in wanted if name not in known]

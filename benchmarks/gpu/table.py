@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.complexity.table import PAPER_LATENCY
+from benchmarks.cpu.complexity_table import PAPER_LATENCY
 from benchmarks.markdown import table, versions_text
 
 Row = dict[str, Any]
 
-# On one data-centre GPU, batch 1, 256 × 256, compute only, by the best backend.
-TARGETS_MS = {"stpm": 0.25, "reduced-student": 0.20, "mixed-teacher": 0.50, "dual-det": 0.60, "dskd": 0.60}
-TARGET_RATIO = 8.0  # to the eager FP32 baseline of the same method
-TARGET_THROUGHPUT = ("stpm", 32, 20_000.0)
 _HEADINGS = (
     "method", "backend", "precision", "compute p50 ms", "p99 ms", "end to end p50 ms", "eager p50 ms", "ratio",
     "images/s at best batch", "paper's ms an image",
@@ -23,12 +19,16 @@ _KERNELS, _EAGER = "kernels", "torch-fp32"
 def gpu_table(records: list[Row]) -> list[str]:
     """Return a table for each GPU that was measured, or say that none was."""
     if not records:
-        return [_nothing_yet()]
+        return [
+            "No GPU has run this yet: there is no GPU figure of kdx's own to show, and none is claimed. "
+            "`python -m benchmarks gpu` measures every method by every backend that is installed, in eight minutes a "
+            "call, and this becomes its table."
+        ]
     return "\n\n".join("\n".join(gpu_lines(record)) for record in records).split("\n")
 
 
 def gpu_lines(record: Row, *, every: bool = False) -> list[str]:
-    """Return a GPU's table: each method's fastest candidate, or ``every`` one; the targets."""
+    """Return a GPU's table: each method's fastest candidate, or ``every`` one."""
     rows = [row for row in record["found"]["rows"] if row["candidate"] != _KERNELS]
     ran = [row for row in rows if row["status"] == "ok"]
     measured = sorted(
@@ -36,7 +36,7 @@ def gpu_lines(record: Row, *, every: bool = False) -> list[str]:
     )
     first = {row["method"]: row for row in reversed(measured)}
     shown = measured if every else [row for row in measured if first[row["method"]] is row]
-    below = (_machine(record, rows), _targets(record, ran), _kernels(record), _left_out(record))
+    below = (_machine(record, rows), _kernels(record), _left_out(record))
     return [*table(_HEADINGS, (_cells(row, ran) for row in shown), right=range(3, 9)), "", *filter(None, below)]
 
 
@@ -74,31 +74,6 @@ def _machine(record: Row, rows: list[Row]) -> str:
     )
 
 
-def _targets(record: Row, ran: list[Row]) -> str:
-    """Say which targets were reached; they are for data-centre GPUs alone."""
-    gpu = record["machine"]["gpu"] or ""
-    if not any(name in gpu for name in ("H100", "H200")):
-        return ""
-    said = []
-    for method, target in TARGETS_MS.items():
-        mine = [row for row in ran if (row["method"], row["batch"]) == (method, 1)]
-        if not mine:
-            said.append(f"{method} not measured (target {target:.2f} ms)")
-            continue
-        best = min(mine, key=lambda row: row["compute"]["p50_ms"])
-        ratio = best["ratio"]
-        reached = best["compute"]["p50_ms"] <= target and (ratio or 0) >= TARGET_RATIO
-        said.append(
-            f"{method} {'reached' if reached else 'missed'}: {best['compute']['p50_ms']:.3f} of {target:.2f} ms, "
-            f"{'–' if ratio is None else f'{ratio:.1f}'} of {TARGET_RATIO:g} times eager"
-        )
-    method, batch, target = TARGET_THROUGHPUT
-    rate = max((row["images_per_second"] for row in ran if (row["method"], row["batch"]) == (method, batch)), default=0)
-    reached = "reached" if rate >= target else "missed" if rate else "not measured"
-    said.append(f"{method} at batch {batch} {reached}: {rate:,.0f} of {target:,.0f} images/s")
-    return f"Targets: {'; '.join(said)}."
-
-
 def _kernels(record: Row) -> str:
     """Say what the fused tail and the grouped networks bring, measured in whole detectors."""
     rows = [row for row in record["found"]["rows"] if row["candidate"] == _KERNELS and row["status"] == "ok"]
@@ -129,16 +104,3 @@ def _left_out(record: Row) -> str:
             )
     said += [f"{name} {status} for {', '.join(of)} ({reason})" for (name, status, reason), of in gone.items()]
     return f"Without: {'; '.join(said)}." if said else ""
-
-
-def _nothing_yet() -> str:
-    targets = ", ".join(f"{method} {target:.2f}" for method, target in TARGETS_MS.items())
-    method, batch, rate = TARGET_THROUGHPUT
-    return (
-        "No GPU has run this yet: there is no GPU figure of kdx's own to show, and none is claimed. "
-        "`python -m benchmarks gpu` measures every method by every backend that is installed, in eight minutes a call, "
-        "and this becomes its table. Its targets on one H100 or H200, compute alone at batch 1 and "
-        "256 × 256, in ms: "
-        f"{targets}, each at least {TARGET_RATIO:g} times as fast as eager FP32 PyTorch on that GPU; and "
-        f"{rate:,.0f} images a second for {method} at batch {batch}."
-    )

@@ -6,8 +6,8 @@ DATA is what ``kdx train`` takes. anomalib's models go through anomalib's export
 (``pip install -e ".[peers,fit]"``), kdx's through ``kdx.load``, the papers' loop through
 ``kd_train``; all at 256 × 256 with ResNet-18, same images, same threads, each in a process of its
 own, in turns (``timing/turns.py``). Weights are random: latency does not depend on them. What is
-prepared is kept in --work, and made again with --again. Writes ``results/peers.json``,
-``peers.png`` and ``.svg``; a second call with --only measures those methods again.
+prepared is kept in --work, and made again with --again. Writes ``results/peers.json``;
+a second call with --only measures those methods again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 from benchmarks.commands import RESULTS, parser_of
 from benchmarks.peers.anomalib_exports import PEERS
-from benchmarks.peers.plot import plot
 from benchmarks.peers.rows import EAGER, KDX_METHODS, Row, Setup, anomalib_rows, export_peer, kdx_rows
 from benchmarks.results import Result, machine_of
 from benchmarks.timing.turns import Timed, time_in_turns
@@ -37,7 +36,7 @@ def main() -> None:
     parser = parser_of(__doc__, "data", runs=200, threads=2)
     work = Path(gettempdir()) / "kdx-peers"
     parser.add_argument("--work", type=Path, default=work, help="Where what is prepared is kept.")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder for the JSON and the plot.")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder for the JSON.")
     parser.add_argument("--fitted", type=int, default=100, help="Images in PatchCore's bank and PaDiM's Gaussians.")
     parser.add_argument("--only", metavar="METHOD,...", help=f"Of {', '.join(PEERS)}; the others' rows are kept.")
     parser.add_argument("--again", action="store_true", help="Prepare everything again.")
@@ -60,8 +59,7 @@ def main() -> None:
         kept = [row for row in result.found.get("rows", []) if row["method"] != method]
         rows = [*kept, *measure(setup, method, prepared[method], arguments.runs)]
         result.put(models=models, rows=sorted(rows, key=lambda row: list(PEERS).index(row["method"])))
-    plot(result.found, result.path.with_suffix(""))
-    print(f"wrote {result.path}, .png and .svg")
+    print(f"wrote {result.path}")
 
 
 def prepare(setup: Setup, method: str, models: dict[str, Any]) -> list[Row]:

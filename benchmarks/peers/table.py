@@ -62,14 +62,6 @@ def is_ours(rows: list[Row]) -> bool:
     return any(row["system"] == _KDX and not row["error"] for row in rows)
 
 
-def fastest_of_each_runtime(rows: list[Row]) -> list[Row]:
-    """Return the first row of each runtime, of rows that are ordered."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(row["runs_in"].split(",")[0], row)
-    return list(first.values())
-
-
 def _cells(method: str, row: Row) -> list[str]:
     return [
         TITLES[method],

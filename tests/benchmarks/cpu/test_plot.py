@@ -1,4 +1,4 @@
-"""The plots of the CPU benchmark."""
+"""The plot of the CPU benchmark."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import struct
 import pytest
 
 
-def test_pictures_are_written(record, tmp_path) -> None:
+def test_the_picture_is_written(record, tmp_path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'kdx[fit]'")
-    from benchmarks.cpu.plot import plot_methods, plot_scaling
+    from benchmarks.cpu.plot import plot_scaling
 
-    for draw in (plot_methods, plot_scaling):
-        draw(record["found"], tmp_path / draw.__name__)
-        png = (tmp_path / f"{draw.__name__}.png").read_bytes()
-        width, height = struct.unpack(">II", png[16:24])
-        assert png.startswith(b"\x89PNG")
-        assert min(width, height) > 150
-        assert (tmp_path / f"{draw.__name__}.svg").read_text().rstrip().endswith("</svg>")
+    plot_scaling(record["found"], tmp_path / "scaling")
+    png = (tmp_path / "scaling.png").read_bytes()
+    width, height = struct.unpack(">II", png[16:24])
+    assert png.startswith(b"\x89PNG")
+    assert min(width, height) > 150
+    assert (tmp_path / "scaling.svg").read_text().rstrip().endswith("</svg>")

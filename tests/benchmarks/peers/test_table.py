@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.peers.table import fastest_of_each_runtime, peers_table
+from benchmarks.peers.table import peers_table
 
 
 def test_the_table_shows_every_row_of_our_methods_and_the_fastest_of_the_others(record: dict[str, Any]) -> None:
@@ -50,11 +50,6 @@ def test_what_openvino_says_of_its_own_sources_is_left_out(record: dict[str, Any
     text = peers_table(record)[-1]
     assert "(RuntimeError: Check 'shape.compatible' failed: Can't set the input tensor xxx" in text
     assert text.endswith("…).")
-
-
-def test_of_other_methods_the_fastest_in_each_runtime_is_drawn() -> None:
-    rows = [{"runs_in": name} for name in ("OpenVINO, fixed", "ONNX Runtime", "OpenVINO")]
-    assert fastest_of_each_runtime(rows) == rows[:2]
 
 
 def test_the_machine_and_the_bank_are_said(record: dict[str, Any]) -> None:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from kdx.bundle.graph_contract import PAIR
+
+
+def cost_of(graph: Path) -> dict[str, Any]:
+    """Return the parameters, the multiply-adds and the size of a graph."""
+    return {
+        "parameters": parameters(graph),
+        "multiply_adds": multiply_adds(graph),
+        "graph_bytes": graph.stat().st_size,
+    }
 
 
 def multiply_adds(graph: Path) -> dict[str, int]:
