@@ -65,6 +65,10 @@ class BackendError(KdxError):
     """A backend is missing on this machine, or failed while running."""
 
 
+class ForkError(BackendError):
+    """A runtime was used before this process was forked, and does not work in it."""
+
+
 class OutputError(KdxError):
     """An output exists already, or cannot be written."""
 

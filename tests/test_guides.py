@@ -67,7 +67,7 @@ def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cl
     monkeypatch.chdir(folder)
     for kind, body in blocks((DOCS / f"{guide}.md").read_text(encoding="utf-8")):
         if kind == "python":
-            exec(compile(body, f"{guide}.md", "exec"), {})
+            exec(compile(body, f"{guide}.md", "exec"), {"__name__": "__main__"})
         elif kind == "":
             for line in body.splitlines():
                 run(line, cli)

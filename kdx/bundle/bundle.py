@@ -61,11 +61,14 @@ class Bundle:
         path: The bundle's folder.
         manifest: The content of its ``bundle.json``.
         seal: The signature, if one was required when the bundle was opened; it was verified then.
+        index_sha256: The hash of its ``bundle.json`` when it was opened, which holds the hash of
+            every other file; empty for a bundle that was not opened.
     """
 
     path: Path
     manifest: Manifest
     seal: Seal | None = None
+    index_sha256: str = ""
 
     @property
     def graph(self) -> Graph:

@@ -15,6 +15,7 @@ from kdx.bundle.signature import read_seal
 from kdx.bundle.stored_level import read_level
 from kdx.bundle.variants import graph_file
 from kdx.errors import BundleError
+from kdx.storage.files import sha256_bytes
 from kdx.storage.path_arguments import require_path
 
 
@@ -58,6 +59,6 @@ def bundle_of(path: Path, index: bytes, seal: Seal | None = None) -> Bundle:
     for name, sha256 in manifest.files.items():
         require_listed_file(path, name, sha256)
     require_consistent(manifest, path)
-    bundle = Bundle(path, manifest, seal)
+    bundle = Bundle(path, manifest, seal, sha256_bytes(index))
     read_level(bundle)  # raises if the level map is not valid
     return bundle

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from kdx.bundle.bundle import Bundle
 from kdx.decision.rule import DecisionRule
-from kdx.errors import BackendError, BundleError, OptionError
+from kdx.errors import BackendError, BundleError, ForkError, OptionError
 from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
@@ -73,6 +73,8 @@ def retry_without_memory(open_them: Callable[[], T], choosers: Iterable[BackendC
     """
     try:
         return open_them()
+    except ForkError:
+        raise
     except BackendError:
         forgotten = [chooser.forget() for chooser in choosers]
         if not any(forgotten):

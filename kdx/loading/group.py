@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,12 @@ from kdx.loading.bundle_detector import (
     retry_without_memory,
 )
 from kdx.loading.load import is_run
+from kdx.loading.origin import Origin
 from kdx.loading.sharing import SHARING, one_teacher, shared_teacher_groups
 from kdx.runtime.backend import ClosesOnExit, require_threads
 from kdx.runtime.backend_table import find_backend, runtime_of
 from kdx.runtime.detector import Detector
+from kdx.runtime.loading_process import LoadingProcess
 from kdx.storage.path_arguments import require_path
 from kdx.verification.backend_choice import BackendChooser
 
@@ -43,6 +46,9 @@ class DetectorGroup(ClosesOnExit):
     ``group(image)`` judges by several: one pass of each teacher, however many students it has.
     Iterating gives the names.
 
+    Like a detector, a group belongs to the process that loaded it, and can be pickled: a process
+    that unpickles it loads the same bundles, which share the same teachers.
+
     Args:
         detectors: The detectors by name.
         teachers: The teachers that are shared; their students are named like the detectors.
@@ -55,6 +61,12 @@ class DetectorGroup(ClosesOnExit):
         self._detectors = dict(detectors)
         self._shared = tuple(teachers)
         self.teachers = tuple(teacher.names for teacher in self._shared)
+        self._process = LoadingProcess()
+
+    def __reduce__(self) -> tuple[Callable[..., DetectorGroup], tuple[Any, ...]]:
+        if not self._shared:
+            return DetectorGroup, (self._detectors,)
+        return _restore, ({name: detector.pickled() for name, detector in self._detectors.items()},)
 
     def __getitem__(self, name: str) -> Detector:
         try:
@@ -79,8 +91,10 @@ class DetectorGroup(ClosesOnExit):
         Raises:
             OptionError: A name that the group does not hold.
             InputError: Another type, size or channel count.
-            BackendError: The runtime failed; the next call may succeed.
+            BackendError: The runtime failed, and the next call may succeed; or the process was
+                forked after the group was loaded.
         """
+        self._process.require_current()
         wanted = {name: self[name] for name in (self if names is None else names)}
         found: dict[str, Verdict] = {}
         for teacher in self._shared:
@@ -92,7 +106,9 @@ class DetectorGroup(ClosesOnExit):
         return {name: found[name] if name in found else detector(image) for name, detector in wanted.items()}
 
     def close(self) -> None:
-        """Free every backend."""
+        """Free every backend; in a process that was forked later, nothing happens."""
+        if not self._process.is_current:
+            return
         for held in (*self._detectors.values(), *self._shared):
             held.close()
 
@@ -145,16 +161,35 @@ def load_many(
             group = _share(opened, backend, threads, precision)
         else:
             group = _load(opened, choosers, threads, may_share=shared_teacher is None)
-        try:
-            for name, bundle in opened.items():
-                compile_and_check(bundle, group[name], sizes)
-                bundle.require_present("loaded", fix="load it again")
-        except BaseException:
-            group.close()
-            raise
-        return group
+        return _checked(group, opened, sizes)
 
     group = retry_without_memory(prepared, [] if shared_teacher else choosers.values())
+    for name, bundle in opened.items():
+        origin = Origin(
+            path=bundle.path.absolute(),
+            sha256=bundle.index_sha256,
+            threads=threads,
+            require_signature=require_signature,
+            batch_sizes=sizes,
+        )
+        group[name].origin = origin.chosen(group[name])
+    return _warned(group, opened)
+
+
+def _checked(group: DetectorGroup, opened: Mapping[str, Bundle], sizes: Sequence[int] | None) -> DetectorGroup:
+    """Return a group after its golden images were compared; close it if that fails."""
+    try:
+        for name, bundle in opened.items():
+            compile_and_check(bundle, group[name], sizes)
+            bundle.require_present("loaded", fix="load it again")
+    except BaseException:
+        group.close()
+        raise
+    return group
+
+
+def _warned(group: DetectorGroup, opened: Mapping[str, Bundle]) -> DetectorGroup:
+    """Return a group after warnings of its calibrations; close it if a warning is an error."""
     try:
         for name, bundle in opened.items():
             warn_of_calibration(bundle, group[name].precision, runtime_of(group[name].backend.name))
@@ -162,6 +197,26 @@ def load_many(
         group.close()
         raise
     return group
+
+
+def _restore(pickled: Mapping[str, tuple[Origin, Mapping[str, Any]]]) -> DetectorGroup:
+    """Load a group again that shared teachers: its backends and precisions share the same ones.
+
+    Raises:
+        KdxError: A bundle was changed; or as for :func:`load_many`.
+    """
+    origins = {name: origin for name, (origin, _) in pickled.items()}
+    opened = {name: origin.open() for name, origin in origins.items()}
+    choosers = {
+        name: BackendChooser(opened[name], origin.backend, origin.threads, origin.precision)
+        for name, origin in origins.items()
+    }
+    first = next(iter(origins.values()))  # threads and batch sizes are those of all
+    group = _checked(_load(opened, choosers, first.threads, may_share=True), opened, first.batch_sizes)
+    for name, (origin, changed) in pickled.items():
+        group[name].origin = origin
+        group[name].rule = replace(group[name].rule, **changed)
+    return _warned(group, opened)
 
 
 def _load(

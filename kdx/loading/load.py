@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdx.bundle.open import open_bundle
-from kdx.calibration.validity import warn_of_calibration
 from kdx.errors import BackendError, BundleError, OptionError
-from kdx.loading.bundle_detector import detector_of
-from kdx.monitoring.observers import with_observers
+from kdx.loading.bundle_detector import require_batch_sizes
+from kdx.loading.origin import Origin
 from kdx.runtime.backend import require_threads
-from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
 from kdx.storage.json_records import RUN_INDEX
 from kdx.storage.path_arguments import require_path
@@ -88,13 +86,18 @@ def load(
     if checkpoint is not None:
         raise OptionError(f"'{path}' is not a run: it holds one checkpoint", fix="leave out `checkpoint`")
     bundle = open_bundle(path, require_signature=require_signature)
-    detector = detector_of(bundle, backend, threads, precision, batch_sizes)
-    try:
-        warn_of_calibration(bundle, detector.precision, runtime_of(detector.backend.name))
-        return with_observers(detector, bundle, log, metrics)
-    except BaseException:
-        detector.close()
-        raise
+    origin = Origin(
+        path=bundle.path.absolute(),
+        sha256=bundle.index_sha256,
+        backend=backend,
+        threads=threads,
+        precision=precision,
+        require_signature=require_signature,
+        log=None if log is None else log.absolute(),
+        metrics=metrics,
+        batch_sizes=require_batch_sizes(batch_sizes),
+    )
+    return origin.detector(bundle)
 
 
 def is_run(path: Path) -> bool:

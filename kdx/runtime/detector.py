@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
@@ -23,6 +23,7 @@ from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.device_arrays import DeviceArray, device_array
+from kdx.runtime.loading_process import LoadingProcess
 
 if TYPE_CHECKING:
     from kdx.decision.regions import Region
@@ -39,6 +40,14 @@ class VerdictObserver(Protocol):
 
     def close(self) -> None:
         """Finish what is still to be written. Closing twice is harmless."""
+        ...
+
+
+class DetectorOrigin(Protocol):
+    """What a detector was loaded from. It can be pickled."""
+
+    def restore(self, changed: Mapping[str, Any]) -> Detector:
+        """Load the detector again, with the changed fields of its rule."""
         ...
 
 
@@ -70,7 +79,11 @@ class _FieldOfRule(Generic[T]):
 class Detector(ClosesOnExit):
     """A loaded bundle (or run folder). A context manager.
 
-    It is as thread-safe as its backend, which all backends of kdx are.
+    It is as thread-safe as its backend, which all backends of kdx are. It belongs to the process
+    that loaded it: in a process that was forked later, calls raise ``BackendError``.
+
+    The detector of a bundle can be pickled. Another process that unpickles it loads the bundle from
+    the same path, and refuses a bundle that was changed.
 
     A backend that declares ``accepts_device_arrays`` also takes images that lie on the GPU:
     whatever has ``__cuda_array_interface__`` or ``__dlpack__``, an image or a batch in one array.
@@ -84,6 +97,8 @@ class Detector(ClosesOnExit):
         precision: The precision in which the graph runs.
         log: The log to which verdicts are written, or None. It is closed with the detector.
         metrics: What counts verdicts, or None. It is closed with the detector.
+        origin: The bundle and the options that it was loaded with; None for a detector that was
+            made otherwise, which cannot be pickled.
         threshold: The calibrated score above which an image is defective, or None.
         review_threshold: The calibrated score above which somebody should look, or None.
         pixel_threshold: The calibrated map value that hardly any good image reaches, or None.
@@ -131,6 +146,34 @@ class Detector(ClosesOnExit):
         self.precision = precision
         self.log = log
         self.metrics = metrics
+        self.origin: DetectorOrigin | None = None
+        self._rule_as_loaded = rule
+        self._process = LoadingProcess()
+
+    def __reduce__(self) -> tuple[Callable[..., Detector], tuple[Any, ...]]:
+        origin, changed = self.pickled()
+        return origin.restore, (changed,)
+
+    def pickled(self) -> tuple[DetectorOrigin, dict[str, Any]]:
+        """Return what is pickled: the origin, and the fields of the rule that were assigned later.
+
+        Raises:
+            InputError: The detector was not loaded from a bundle, or has metrics.
+        """
+        if self.origin is None:
+            raise InputError(
+                "this detector cannot be pickled: it was not loaded from a bundle",
+                expected="a detector of kdx.load(BUNDLE) or kdx.load_many(BUNDLES)",
+                fix="export the run (kdx export RUN -o NAME.kdx) and load the bundle, or load it in each process",
+            )
+        if self.metrics is not None:
+            raise InputError(
+                "a detector with `metrics` cannot be pickled: its registry belongs to this process",
+                fix="load the bundle in each process, with metrics of its own",
+            )
+        before, now = self._rule_as_loaded, self.rule
+        values = {field.name: getattr(now, field.name) for field in fields(DecisionRule)}
+        return self.origin, {name: value for name, value in values.items() if value is not getattr(before, name)}
 
     def __call__(self, image: NDArray[np.uint8], *, roi: Roi | NDArray[np.uint8] | None = None) -> Verdict:
         """Judge one image.
@@ -145,8 +188,10 @@ class Detector(ClosesOnExit):
 
         Raises:
             InputError: Another type, size or channel count; an invalid region.
-            BackendError: The runtime failed; the next call may succeed.
+            BackendError: The runtime failed, and the next call may succeed; or the process was
+                forked after the detector was loaded.
         """
+        self._process.require_current()
         started = time.perf_counter()
         region = self.region_of_interest(roi) if isinstance(roi, np.ndarray) else roi
         batch: Any = self._on_device(image)
@@ -227,6 +272,7 @@ class Detector(ClosesOnExit):
 
     def _parts(self, images: Any) -> Iterator[Any]:
         """Yield several images in batches that go through the graph at once."""
+        self._process.require_current()
         on_device = self._on_device(images, single=False)
         if on_device is not None:
             for start in range(0, on_device.shape[0], self.max_batch):
@@ -303,7 +349,12 @@ class Detector(ClosesOnExit):
                     observer.add(verdict, seconds * 1e3 / len(verdicts))
 
     def close(self) -> None:
-        """Free the backend, and close the observers."""
+        """Free the backend, and close the observers.
+
+        In a process that was forked after the detector was loaded, nothing happens.
+        """
+        if not self._process.is_current:
+            return
         with ExitStack() as closing:  # closes the others even if one raises; the last one is closed first
             for observer in (self.metrics, self.log):
                 if observer is not None:

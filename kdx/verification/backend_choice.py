@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.signature import require_signed_engines
 from kdx.bundle.variants import OWN_THRESHOLD
-from kdx.errors import BackendError
+from kdx.errors import BackendError, ForkError
 from kdx.remarks import Remark, remark
 from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import BACKENDS, BackendInfo, find_backend, require_backends
@@ -152,6 +152,8 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
                 compared = check.compare(backend, precision, batches, runtime=info.runtime)
+            except ForkError:
+                raise  # it says nothing about the machine, whose choice is remembered
             except BackendError as error:
                 failed.append(BackendCandidate(backend=info.name, precision=precision, reason=error.message))
                 continue

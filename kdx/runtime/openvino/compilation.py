@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kdx import __version__
 from kdx.bundle.checked_files import Graph
 from kdx.errors import BackendError
+from kdx.runtime.loading_process import LoadingProcess
 from kdx.runtime.openvino.blob_cache import BlobCache
 from kdx.runtime.openvino.graph import reduce_channel_sums, use_unsigned_activations, with_fp32_island
 from kdx.storage.cache import cache_folder
@@ -28,10 +29,21 @@ InferencePrecision = Literal["f32", "bf16"]
 Mode = Literal["latency", "throughput"]
 
 
-@lru_cache(maxsize=1)
 def core() -> Any:
-    """Return OpenVINO's core; a process needs only one."""
-    return ov.Core()
+    """Return OpenVINO's core; a process needs only one.
+
+    Raises:
+        ForkError: The process was forked after OpenVINO was used: whatever it compiles or runs may
+            wait for ever for threads that it does not have.
+    """
+    made, process = _core()
+    process.require_current("OpenVINO was used")
+    return made
+
+
+@lru_cache(maxsize=1)
+def _core() -> tuple[Any, LoadingProcess]:
+    return ov.Core(), LoadingProcess()
 
 
 def offers_bf16() -> bool:

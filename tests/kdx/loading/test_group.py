@@ -22,7 +22,7 @@ from kdx.bundle.store import write_files, write_manifest
 from kdx.calibration.validity import CalibrationWarning
 from kdx.errors import BackendError
 from kdx.loading import group as group_module
-from kdx.loading import load as loading
+from kdx.loading import origin as origin_module
 from kdx.runtime.detector import Detector
 from kdx.storage.npy import encode_array
 from kdx.verification.tolerances import FP32
@@ -283,7 +283,7 @@ def test_a_warning_that_is_an_error_leaves_nothing_open(tiny_bundle, monkeypatch
 
     closed: list[Detector] = []
     monkeypatch.setattr(Detector, "close", lambda self: closed.append(self))
-    for module in (loading, group_module):
+    for module in (origin_module, group_module):
         monkeypatch.setattr(module, "warn_of_calibration", warn)
     for load in (lambda: kdx.load(tiny_bundle, **OPTIONS), lambda: kdx.load_many([tiny_bundle], **OPTIONS)):
         with pytest.raises(CalibrationWarning):
