@@ -8,11 +8,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 from kd_export.graph import FusedDetector
 from kd_export.onnx.onnx_export import export_onnx, metadata_of
+from kd_export.precision.exact_answers import ExactAnswers
 from kd_export.precision.precision_graphs import judge_bf16, write_half, write_int8, write_int8_students
 from kdx import __version__
 from kdx.bundle.bundle import Bundle, TrainingImages
@@ -122,7 +124,7 @@ def export_bundle(
         task.advance(1, "checking")
         variants: dict[str, Variant] = {}
         refused: dict[str, str] = {}
-        evidence = _evidence(detector, images, evaluation_images, held_out)
+        exact = ExactAnswers(onnx.load(folder / GRAPH), _evidence(detector, images, evaluation_images, held_out))
         if "fp16" in precisions:
             variants["fp16"] = write_half(folder, detector.spec, images)
         if held_out is None:
@@ -130,14 +132,14 @@ def export_bundle(
                 OWN_THRESHOLD.intersection(precisions), "there are no held-out images to judge it on"
             )
         if "bf16" in precisions and held_out is not None:
-            judged, refused["bf16"] = judge_bf16(folder, evidence)
+            judged, refused["bf16"] = judge_bf16(exact)
             variants |= {"bf16": judged} if judged else {}
         if "int8" in precisions and held_out is not None:
             if int8_students is not None:
-                written, refused["int8"] = _write_students(folder, int8_students, max_batch, metadata, evidence)
+                written, refused["int8"] = _write_students(folder, int8_students, max_batch, metadata, exact)
             else:
                 calibrating = _calibrating(detector, calibration_images, tiling)
-                written, refused["int8"] = write_int8(folder, evidence, calibrating, progress)
+                written, refused["int8"] = write_int8(folder, exact, calibrating, progress)
             variants |= {"int8": written} if written else {}
         write_files(folder, _files(detector, golden_images, images, training_images))
         provenance = msgspec.structs.replace(provenance, border_weights=list(detector.border_weights))
@@ -222,11 +224,11 @@ def _files(
 
 
 def _write_students(
-    folder: Path, students: FusedDetector, max_batch: int, metadata: dict[str, str], evidence: Evidence
+    folder: Path, students: FusedDetector, max_batch: int, metadata: dict[str, str], exact: ExactAnswers
 ) -> tuple[Variant | None, str]:
     """Write the graph of INT8 students and what they answer in PyTorch, if it passes its gate."""
-    reference = _answers(students, evidence.golden)
-    written, reason = write_int8_students(folder, students, max_batch, metadata, evidence, reference)
+    reference = _answers(students, exact.evidence.golden)
+    written, reason = write_int8_students(folder, students, max_batch, metadata, exact, reference)
     if written:
         write_files(folder, _encoded(reference, INT8_MAPS, INT8_SCORES))
     return written, reason

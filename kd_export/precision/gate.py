@@ -15,19 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from kd_export.precision.exact_answers import ExactAnswers
 from kd_export.precision.quantize import put_back, quantised_nodes
-from kd_export.precision.runners import (
-    Runner,
-    evaluation_scores,
-    held_out_scores,
-    run_openvino_bf16,
-    runtimes,
-    scores_of,
-)
+from kd_export.precision.runners import Runner, evaluation_scores, held_out_scores, run_openvino_bf16, scores_of
 from kd_export.precision.sensitivity import MEASURED, Sensitivity, worst_layers
 from kdx.bundle.variants import KeptNode
 from kdx.progress import SILENT, Progress
-from kdx.verification.judge import Evidence, Judgement, judge
+from kdx.verification.judge import Judgement, judge
 from kdx.verification.tolerances import Limits
 
 # With more of the networks in FP32 than this, INT8 is no faster than BF16.
@@ -62,40 +56,31 @@ class Gate:
     """Judges variants of one FP32 graph.
 
     Args:
-        model: The FP32 graph.
-        evidence: What to judge on.
+        exact: The answers of that graph on the evidence.
         limits: What a variant of this precision may change.
-        runners: What runs graphs, by runtime; the first also runs FP32.
     """
 
-    def __init__(
-        self, model: ModelProto, evidence: Evidence, limits: Limits, runners: Mapping[str, Runner] | None = None
-    ) -> None:
-        self.model = model
-        self.evidence = evidence
+    def __init__(self, exact: ExactAnswers, limits: Limits) -> None:
+        self.exact = exact
+        self.model, self.evidence = exact.model, exact.evidence
         self.limits = limits
-        self.runners = dict(runners or runtimes())
-        self._reference = next(iter(self.runners.values()))
-        exact = self._reference(model, evidence.golden)
-        self._golden, self._maps = scores_of(exact), exact.maps
-        self._held_out = held_out_scores(self._reference, model, evidence.held_out) if evidence.held_out else None
-        self._evaluated = evaluation_scores(self._reference, model, evidence)
 
     def judge(self, variant: ModelProto, runners: Mapping[str, Runner] | None = None) -> list[Judgement]:
         """Compare a graph with FP32 in every runtime, or in those named."""
-        return [self._judge(name, runner, variant) for name, runner in (runners or self.runners).items()]
+        return [self._judge(name, runner, variant) for name, runner in (runners or self.exact.runners).items()]
 
     def _judge(self, name: str, runner: Runner, variant: ModelProto) -> Judgement:
         outputs = runner(variant, self.evidence.golden)
-        golden, maps = (self._golden, scores_of(outputs)), (self._maps, outputs.maps)
+        golden = scores_of(self.exact.golden), scores_of(outputs)
+        maps = self.exact.golden.maps, outputs.maps
         judgement = judge(name, self.limits, self.evidence, golden, maps)
         # There are many further images, which a graph that has failed already does not need.
         held_out = evaluated = None
-        if judgement.passed and self._held_out is not None and self.evidence.held_out is not None:
-            held_out = self._held_out, held_out_scores(runner, variant, self.evidence.held_out)
+        if judgement.passed and self.evidence.held_out is not None and self.exact.held_out is not None:
+            held_out = self.exact.held_out, held_out_scores(runner, variant, self.evidence.held_out)
             judgement = judge(name, self.limits, self.evidence, golden, maps, held_out=held_out)
-        if judgement.passed and self._evaluated is not None:
-            evaluated = self._evaluated, evaluation_scores(runner, variant, self.evidence)
+        if judgement.passed and self.exact.evaluated is not None:
+            evaluated = self.exact.evaluated, evaluation_scores(runner, variant, self.evidence)
             judgement = judge(name, self.limits, self.evidence, golden, maps, evaluated, held_out)
         return judgement
 
@@ -122,7 +107,7 @@ class Gate:
                 quantised,
                 self.model,
                 self._mixed_images(),
-                lambda model, images: self._reference(model, images).maps,
+                lambda model, images: self.exact.runner(model, images).maps,
                 step=lambda: task.advance(),
             )
         return self._search(quantised, worst, judgements)

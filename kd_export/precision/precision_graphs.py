@@ -16,6 +16,7 @@ from onnx import ModelProto
 from kd_export.graph import FusedDetector, PairSpec
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.activations import CONVOLUTIONS
+from kd_export.precision.exact_answers import ExactAnswers
 from kd_export.precision.fp16 import half_convolutions, network_tensors, plan_half, to_half
 from kd_export.precision.gate import Gate, reason_of
 from kd_export.precision.quantize import quantised_nodes, quantize, quantize_by
@@ -28,7 +29,7 @@ from kdx.errors import GateError
 from kdx.progress import Progress
 from kdx.runtime.backend import Outputs
 from kdx.runtime.backend_table import find_backend
-from kdx.verification.judge import Evidence, Judgement
+from kdx.verification.judge import Judgement
 from kdx.verification.tolerances import LIMITS
 
 
@@ -58,7 +59,7 @@ def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Varia
     )
 
 
-def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
+def judge_bf16(exact: ExactAnswers) -> tuple[Variant | None, str]:
     """Judge the FP32 graph of a bundle under construction as OpenVINO computes it in BF16.
 
     Returns:
@@ -66,28 +67,26 @@ def judge_bf16(folder: Path, evidence: Evidence) -> tuple[Variant | None, str]:
     """
     if not find_backend("openvino").offers("bf16"):
         return None, "it is judged where it runs: in OpenVINO, on a CPU with AVX-512 BF16 or AMX; not on this machine"
-    model = onnx.load(folder / GRAPH)
-    report = Gate(model, evidence, LIMITS["bf16"]).pass_bf16()
+    report = Gate(exact, LIMITS["bf16"]).pass_bf16()
     if not report.passed:
         return None, report.reason
     return Variant(
         file=graph_file("bf16"),
-        convolutions=sum(n.op_type in CONVOLUTIONS and n.name.startswith(PAIR) for n in model.graph.node),
+        convolutions=sum(n.op_type in CONVOLUTIONS and n.name.startswith(PAIR) for n in exact.model.graph.node),
         kept=[],
         judged=_judged(report.judgements),
     ), ""
 
 
 def write_int8(
-    folder: Path, evidence: Evidence, images: NDArray[np.uint8], progress: Progress
+    folder: Path, exact: ExactAnswers, images: NDArray[np.uint8], progress: Progress
 ) -> tuple[Variant | None, str]:
     """Write the INT8 graph of a bundle under construction, if it passes its gate.
 
     Returns:
         The variant, or None and the reason.
     """
-    model = onnx.load(folder / GRAPH)
-    graph, report = Gate(model, evidence, LIMITS["int8"]).pass_int8(quantize(model, images), progress=progress)
+    graph, report = Gate(exact, LIMITS["int8"]).pass_int8(quantize(exact.model, images), progress=progress)
     if graph is None:
         return None, report.reason
     return _saved(folder, graph, report.kept, report.judgements), ""
@@ -98,7 +97,7 @@ def write_int8_students(
     students: FusedDetector,
     max_batch: int,
     metadata: dict[str, str],
-    evidence: Evidence,
+    exact: ExactAnswers,
     reference: Outputs,
 ) -> tuple[Variant | None, str]:
     """Write the INT8 graph of students into a bundle under construction, if it passes its gate.
@@ -108,7 +107,7 @@ def write_int8_students(
         students: The detector that computes INT8 in PyTorch, as its students were trained.
         max_batch: The largest batch of the graph.
         metadata: What the graph says of itself.
-        evidence: What to judge on.
+        exact: The answers of the bundle's FP32 graph on what to judge on.
         reference: The detector's answers on the golden images.
 
     Returns:
@@ -118,13 +117,13 @@ def write_int8_students(
         GateError: The graph breaks its contract, or has not the operations of the plan.
     """
     assert students.quantizer is not None
-    exact = copy.deepcopy(students)
-    exact.quantizer = None
+    unquantised = copy.deepcopy(students)
+    unquantised.quantizer = None
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / GRAPH
-        export_onnx(exact, path, max_batch=max_batch, metadata=metadata)
+        export_onnx(unquantised, path, max_batch=max_batch, metadata=metadata)
         graph = quantize_by(onnx.load(path), students.quantizer.plan)
-    judgements = judge_students(graph, onnx.load(folder / GRAPH), evidence, reference)
+    judgements = judge_students(graph, exact, reference)
     if not all(each.passed for each in judgements):
         return None, reason_of(judgements)
     return _saved(folder, graph, [], judgements), ""

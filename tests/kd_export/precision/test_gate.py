@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from kd_export.precision.exact_answers import ExactAnswers
 from kd_export.precision.gate import Gate
 from kd_export.precision.quantize import put_back, quantised_nodes, quantize
 from kd_export.precision.runners import run_onnxruntime, runtimes
@@ -38,7 +39,7 @@ class Trained:
         self.is_defective = np.array([path.parent.name != "good" for path in test])
 
     def gate(self, limits: Limits = INT8, **evidence) -> Gate:
-        return Gate(self.model, Evidence(self.golden, **evidence), limits, ONNX_RUNTIME)
+        return Gate(ExactAnswers(self.model, Evidence(self.golden, **evidence), ONNX_RUNTIME), limits)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,8 @@ def test_every_runtime_is_asked(trained_stpm) -> None:
         outputs = run_onnxruntime(model, images)
         return Outputs(outputs.maps, -outputs.scores)
 
-    gate = Gate(trained_stpm.model, Evidence(trained_stpm.golden), INT8, {**ONNX_RUNTIME, "other": other})
+    runners = {**ONNX_RUNTIME, "other": other}
+    gate = Gate(ExactAnswers(trained_stpm.model, Evidence(trained_stpm.golden), runners), INT8)
     graph, report = gate.pass_int8(trained_stpm.quantised)
     assert graph is None
     assert "other: " in report.reason

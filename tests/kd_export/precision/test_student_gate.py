@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kd_export.graph import FusedDetector
+from kd_export.precision.exact_answers import ExactAnswers
 from kd_export.precision.int8_plan import plan_int8
 from kd_export.precision.precision_graphs import write_int8_students
 from kd_export.precision.quantize import quantised_nodes, quantize_by
@@ -67,7 +68,8 @@ class Trained:
         (self.folder / graph_file("int8")).unlink(missing_ok=True)
         onnx.save(graph_of(exact, 4), self.folder / GRAPH)
         reference = self.answers(students)
-        return write_int8_students(self.folder, students, 4, METADATA, evidence or self.evidence, reference)
+        answers = ExactAnswers(onnx.load(self.folder / GRAPH), evidence or self.evidence)
+        return write_int8_students(self.folder, students, 4, METADATA, answers, reference)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,8 @@ def test_a_runtime_that_computes_something_else_is_refused(trained) -> None:
     students = trained.students(trained.better)
     graph, model = quantize_by(graph_of(students), students.quantizer.plan), graph_of(trained.worse)
     runners = {"onnxruntime-cpu": run_onnxruntime, "other": other}
-    first, second = judge_students(graph, model, trained.evidence, trained.answers(students), runners)
+    exact = ExactAnswers(model, trained.evidence, runners)
+    first, second = judge_students(graph, exact, trained.answers(students))
     assert first.passed
     assert "of what the trained module computes" in second.faults[0]
     assert second.decisions == [], "no further images for what has failed already"

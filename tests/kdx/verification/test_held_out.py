@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from kd_export.precision.exact_answers import ExactAnswers
 from kd_export.precision.gate import Gate
 from kd_export.precision.quantize import quantize
 from kd_export.precision.runners import run_onnxruntime
@@ -279,7 +280,8 @@ def test_a_graph_that_loses_defects_is_not_written(tiny_run, raw_bundle) -> None
 
     runners = {"x": run_onnxruntime, "other": other}
     evidence = Evidence(golden, held_out=HeldOut(good, DrawnDefects(good, 0)))
-    graph, report = Gate(model, evidence, INT8, runners).pass_int8(quantize(model, np.stack(list(good))))
+    gate = Gate(ExactAnswers(model, evidence, runners), INT8)
+    graph, report = gate.pass_int8(quantize(model, np.stack(list(good))))
     assert graph is None
     assert "verdicts on held-out good images and synthetic defects flipped" in report.reason
     assert "x: " not in report.reason

@@ -60,7 +60,7 @@ def run(quantised, tmp_path) -> Path:
 def unjudged(monkeypatch) -> None:
     """Write the graphs of INT8 students without their gate, for which there are too few images."""
 
-    def write(folder, students, max_batch, metadata, evidence, reference) -> tuple[Variant, str]:
+    def write(folder, students, max_batch, metadata, exact, reference) -> tuple[Variant, str]:
         graph = quantize_by(graph_of(students, max_batch), students.quantizer.plan)
         onnx.save(graph, folder / graph_file("int8"))
         return Variant(file=graph_file("int8"), convolutions=1, kept=[]), ""

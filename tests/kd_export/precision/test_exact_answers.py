@@ -1,0 +1,51 @@
+"""FP32's answers on the evidence of the gate."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from kd_export.precision.exact_answers import ExactAnswers
+from kdx.runtime.backend import Outputs
+from kdx.verification.held_out import HeldOut
+from kdx.verification.judge import Evidence
+
+IMAGES = np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2, 1)
+
+
+class CountedRunner:
+    """Answers with the first pixel of each image, and counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, model: onnx.ModelProto, images: object) -> Outputs:
+        self.calls += 1
+        pixels = np.array([float(image[0, 0, 0]) for image in images], np.float32)
+        return Outputs(pixels[:, None, None], pixels[:, None])
+
+
+def test_each_is_computed_when_it_is_needed_and_once() -> None:
+    runner, other = CountedRunner(), CountedRunner()
+    labels = np.array([False, True, True])
+    evidence = Evidence(IMAGES, images=IMAGES, is_defective=labels, held_out=HeldOut(IMAGES[:1], IMAGES[1:]))
+    exact = ExactAnswers(onnx.ModelProto(), evidence, {"first": runner, "other": other})
+    assert runner.calls == 0
+    for _ in range(2):
+        assert exact.golden.scores[:, 0].tolist() == [0, 4, 8]
+        assert exact.evaluated is not None
+        assert exact.evaluated.tolist() == [0, 4, 8]
+        assert exact.held_out is not None
+        assert (exact.held_out.good.tolist(), exact.held_out.defects.tolist()) == ([0], [4, 8])
+    assert runner.calls == 4  # golden, evaluation, good and defective images
+    assert other.calls == 0
+
+
+@pytest.mark.parametrize("labels", [None, np.array([True, True, True])])
+def test_there_are_none_without_images_of_both_kinds(labels: np.ndarray | None) -> None:
+    exact = ExactAnswers(
+        onnx.ModelProto(), Evidence(IMAGES, images=IMAGES, is_defective=labels), {"x": CountedRunner()}
+    )
+    assert exact.held_out is None
+    assert exact.evaluated is None
