@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kd_train.data.annotations import Annotations, read_masks
 from kd_train.evaluation.metrics import auroc, per_region_overlap
+from kdx.calibration.rates import share_interval
 from kdx.errors import GateError, ImageError
 from kdx.folders.data_folder import GOOD, TestImage
 from kdx.folders.image_sizes import require_size
@@ -72,6 +73,8 @@ class Evaluation:
             review band. Frames that show no part count by their score, as in all figures.
         masks: What is unusual about the masks; None if the set has none.
         remarks: The remarks on images that were left out or are unusual.
+        false_reject_interval: The 95 % confidence interval of ``false_reject_rate``; None without a
+            threshold.
     """
 
     good: int
@@ -87,6 +90,7 @@ class Evaluation:
     bands: dict[str, Bands] | None = None
     masks: Annotations | None = None
     remarks: tuple[Remark, ...] = ()
+    false_reject_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -283,6 +287,9 @@ def summarise(scored: Scored, detector: Detector, root: Path, progress: Progress
         bad_images=scored.bad_images,
         bands=_bands(scores, is_defective, detector),
         masks=scored.annotations,
+        false_reject_interval=None
+        if threshold is None or is_defective.all()
+        else share_interval(int((scores[~is_defective] > threshold).sum()), int((~is_defective).sum())),
     )
 
 

@@ -51,7 +51,7 @@ def evaluate(
     Image AUROC; with masks also pixel AUROC and PRO (per-region overlap up to a false-positive rate
     of 0.3); overall and for each defect type; in a calibrated bundle also false rejects and
     detections at the threshold, and with a review band the shares in each of the three bands. In
-    percent.
+    percent. A calibrated bundle can be measured on a folder of good images alone: false rejects.
     """
     with needs("train,cpu", "evaluation"):
         from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
@@ -91,8 +91,10 @@ def _show(title: str, result: Evaluation) -> None:
     out.print(table)
     if result.masks is None:
         out.print("no masks were found, so there are no pixel figures (ground_truth/DEFECT_TYPE/NAME_mask.png)")
-    if result.false_reject_rate is not None:
-        out.print(f"false rejects: {percent(result.false_reject_rate)} % of {result.good} good images")
+    if result.false_reject_rate is not None and result.false_reject_interval is not None:
+        low, high = map(percent, result.false_reject_interval)
+        share = f"{percent(result.false_reject_rate)} % of {result.good} good images"
+        out.print(f"false rejects: {share} (95 % confidence interval: {low} to {high} %)")
     for name, bands in (result.bands or {}).items():
         shares = (bands.accept, bands.review, bands.reject)
         out.print(f"{name} images: accepted {{}} %, to review {{}} %, rejected {{}} %".format(*map(percent, shares)))

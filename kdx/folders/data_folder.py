@@ -19,6 +19,7 @@ __all__ = [
     "TestImage",
     "folders",
     "image_files",
+    "images_to_evaluate",
     "listing",
     "open_defects",
     "open_folder",
@@ -108,3 +109,16 @@ def require_test(folder: ImageFolder) -> tuple[TestImage, ...]:
             fix="add the images that are missing, or name the folder that has them",
         )
     return folder.test
+
+
+def images_to_evaluate(folder: ImageFolder) -> tuple[TestImage, ...]:
+    """Return the test images, or in a plain folder its good images.
+
+    Raises:
+        DataError: There are no good images among them.
+    """
+    if folder.layout == "plain":
+        return tuple(TestImage(path, GOOD, None) for path in folder.good)
+    if folder.test and not any(image.is_defective for image in folder.test):
+        return folder.test
+    return require_test(folder)

@@ -10,8 +10,9 @@ from kd_train.data.golden_images import golden_remarks
 from kd_train.datasets import open_data
 from kd_train.evaluation.evaluate import Evaluation, evaluate
 from kdx.bundle.open import open_bundle
+from kdx.errors import DataError
 from kdx.folders.copies import in_test
-from kdx.folders.data_folder import FolderOptions, require_test
+from kdx.folders.data_folder import FolderOptions, images_to_evaluate
 from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.loading.load import is_run, load
 from kdx.progress import SILENT, Progress
@@ -40,6 +41,9 @@ def evaluate_folder(
 ) -> tuple[Evaluation, str | None]:
     """Evaluate on the test images of a folder; add remarks on what makes the figures doubtful.
 
+    Good images alone, in a plain folder or in ``test/good``, give the false rejects at the
+    threshold.
+
     Args:
         detector: The run folder or the bundle.
         data: A folder in MVTec layout, or a published data set.
@@ -50,27 +54,35 @@ def evaluate_folder(
         The figures, and the category that the folder contains; None for a folder of one's own.
 
     Raises:
-        DataError: There are no good or no defective test images.
+        DataError: There are no good images; or no defective ones, and the detector has no
+            threshold.
         KdxError: The detector, or an option, is not usable.
     """
     with load(detector, request.backend, request.threads, request.checkpoint, request.precision) as loaded:
         folder = open_data(data, request.category, request.folder_options, progress=progress)
+        images = images_to_evaluate(folder)
+        if loaded.threshold is None and not any(image.is_defective for image in images):
+            raise DataError(
+                f"'{folder.root}' holds good images alone, and '{detector}' has no threshold that could reject them",
+                expected="a calibrated bundle, or test images of both kinds",
+                fix="calibrate: kdx calibrate BUNDLE DATA; or add test/DEFECT_TYPE with images",
+            )
         result = evaluate(
             loaded,
             folder.root,
-            require_test(folder),
+            images,
             max_bad_images=request.max_bad_images,
             unused_masks=folder.unused_masks,
             progress=progress,
         )
-    remarks = [*folder.remarks, *in_test(folder.test, _trained_on(detector), progress)]
+    remarks = [*folder.remarks, *in_test(images, _trained_on(detector), progress)]
     if is_run(detector):
         remarks += training_remarks(detector)
     else:
         bundle = open_bundle(detector)
-        remarks += [*golden_remarks(bundle, folder.test), *bundle.manifest.provenance.remarks()]
+        remarks += [*golden_remarks(bundle, images), *bundle.manifest.provenance.remarks()]
         remarks += other_precisions(bundle, request.precision)
-    remarks += grey_conversion_remarks([image.path for image in folder.test], loaded.input)
+    remarks += grey_conversion_remarks([image.path for image in images], loaded.input)
     return replace(result, remarks=tuple(remarks)), folder.category
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from types import SimpleNamespace
 
 import pytest
 
 from kd_train.evaluation.evaluate import Evaluation
+from kdx.errors import DataError
+from kdx.loading.load import load
 from kdx.verification.backend_choice import other_precisions
 from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
 
@@ -26,6 +29,43 @@ def test_images_that_were_trained_on_are_noticed_in_runs_and_bundles(of, request
     seen, _ = evaluate_folder(detector, dataset_copy, EvaluationRequest())
     assert seen.good == 5
     assert len(kinds(seen) - kinds(clean)) >= 1
+
+
+def test_good_images_alone_give_false_rejects_with_their_interval(cli, tiny_bundle, dataset_copy, cells, monkeypatch):
+    good = {path.name: path for path in dataset_copy.glob("test/good/*.png")}
+    shutil.rmtree(dataset_copy / "test/scratch")
+    shutil.rmtree(dataset_copy / "ground_truth")
+    score_of = cli("evaluate", tiny_bundle, dataset_copy, "--backend", "onnxruntime-cpu", "--json").json["scores"]
+    assert len(score_of) == len(good) == 4
+    between = sorted(score_of.values())[1:3]
+
+    def with_threshold(*args):
+        detector = load(*args)
+        detector.threshold = sum(between) / 2
+        return detector
+
+    monkeypatch.setattr("kdx.workflows.evaluate.load", with_threshold)
+    request = EvaluationRequest(backend="onnxruntime-cpu")
+    for folder in (dataset_copy, dataset_copy / "test/good"):  # a layout with test/good, and a plain folder
+        result, _ = evaluate_folder(tiny_bundle, folder, request)
+        assert (result.good, result.defective, result.false_reject_rate) == (4, 0, 0.5)
+        # Clopper and Pearson, 2 of 4: the roots of P(at least 2) and P(at most 2) = 0.025.
+        assert result.false_reject_interval == pytest.approx((0.0676, 0.9324), abs=1e-4)
+        assert math.isnan(result.image_auroc)
+        assert result.detection_rate is None
+    said = cli("evaluate", tiny_bundle, dataset_copy, "--backend", "onnxruntime-cpu").stdout
+    assert "false rejects: 50.0 % of 4 good images (95 % confidence interval: 6.8 to 93.2 %)" in said
+    trained, _ = evaluate_folder(tiny_bundle, cells, request)
+    assert trained.good == 16
+
+
+def test_good_images_alone_say_nothing_of_a_detector_without_a_threshold(raw_bundle, dataset_copy):
+    with pytest.raises(DataError, match="holds good images alone"):
+        evaluate_folder(raw_bundle, dataset_copy / "test/good", EvaluationRequest(backend="onnxruntime-cpu"))
+    for folder in (dataset_copy / "test/good", dataset_copy / "test"):  # only defective images, and none at all
+        shutil.rmtree(folder)
+        with pytest.raises(DataError, match="both good and defective"):
+            evaluate_folder(raw_bundle, dataset_copy, EvaluationRequest(backend="onnxruntime-cpu"))
 
 
 @pytest.mark.parametrize(
