@@ -19,6 +19,8 @@ import pytest
 
 from kdx.storage.files import write_atomic
 
+# Attributes of a fused detector that no operation reads: its modules hold what follows from them.
+_DECLARATIONS = frozenset({"border_weights", "input_spec"})
 # The type, the shape and the content of a tensor.
 _Values = tuple[str, tuple[int, ...], bytes]
 
@@ -28,7 +30,8 @@ class _Description(pickle.Pickler):
 
     The values of a tensor are left out: it is described by its type, its shape and its place in
     ``values``, so that tensors are the same where their values are. The optimiser may remove an
-    operation on zeros or ones: the value of a constant tensor is told.
+    operation on zeros or ones: the value of a constant tensor is told. The largest value of a
+    dynamic dimension is left out too: graphs do not hold it.
     """
 
     def __init__(self, file: io.BytesIO) -> None:
@@ -45,7 +48,7 @@ class _Description(pickle.Pickler):
             constant = array.flat[0].item() if array.size and (array == array.flat[0]).all() else None
             return str, (f"{type(given)} {values[:2]} {given.requires_grad} {place} {constant}",)
         if isinstance(given, torch.export.Dim):
-            return str, (f"{given.__name__} {given.min} {given.max}",)
+            return str, (f"{given.__name__} {given.min}",)
         return NotImplemented
 
 
@@ -59,6 +62,11 @@ def _describe(*given: object) -> tuple[str, list[_Values]] | None:
     except (pickle.PicklingError, AttributeError, TypeError, ValueError, RecursionError):
         return None
     return hashlib.sha256(file.getvalue()).hexdigest(), list(description.values)
+
+
+def _computed(detector: Any) -> dict[str, Any]:
+    """Return the attributes of a fused detector that its operations depend on."""
+    return {name: value for name, value in vars(detector).items() if name not in _DECLARATIONS}
 
 
 def _key(values: list[_Values], replaced: Collection[int]) -> str:
@@ -94,7 +102,8 @@ def remember(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let ``torch.onnx.export`` take the graph of a fused detector from ``folder``, if it is there,
     and leave it there otherwise. Every process of a test run uses the same folder.
 
-    Detectors that differ in their weights alone share a graph, whose initializers are replaced.
+    Detectors that differ in their weights alone share a graph, whose initializers are replaced. The
+    order of a camera's channels and the weights at the border are among these weights.
     """
     import onnx
     import torch
@@ -103,7 +112,8 @@ def remember(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
     @functools.wraps(export)
     def remembered(network: Any, *given: Any, **options: Any) -> Any:
-        described = _describe(network, given, options) if type(network).__name__ == "FusedDetector" else None
+        known = type(network).__name__ == "FusedDetector"
+        described = _describe(_computed(network), given, options) if known else None
         if described is None:
             return export(network, *given, **options)
         structure, values = described

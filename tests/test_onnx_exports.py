@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from kd_export.graph import FusedDetector
 from kd_export.onnx.onnx_export import export_onnx
 from kdx.imaging.images import InputSpec
 from tests.onnx_exports import remember
-from tests.pairs import fuse_pair, make_pair
+from tests.pairs import make_pair
 
 
 class AskedError(Exception):
     """The exporter was asked for a third graph."""
 
 
-def detector(seed: int):
+def detector(seed: int, channel_order: str):
+    """A detector with weights of its own, those at the border too."""
     pair = make_pair("stpm", "test_resnet", sigma=1.5, seed=seed)
-    return fuse_pair(pair, InputSpec(height=64, width=64), 64)
+    spec = InputSpec(height=64, width=64, channel_order=channel_order)
+    border = tuple(np.linspace(0.1 + 0.1 * seed, 1.0, 32).tolist())
+    return FusedDetector(pair, pair.spec, spec, (64, 64), pair.mean, pair.std, border_weights=[border])
 
 
 @pytest.mark.slow
@@ -32,17 +37,17 @@ def test_replaced_weights_give_the_bytes_of_an_export(tmp_path, monkeypatch):
         return exporter(*given, **options)
 
     monkeypatch.setattr(torch.onnx, "export", counted)
-    one, other = detector(0), detector(1)
+    one, other = detector(0, "rgb"), detector(1, "bgr")
     export_onnx(other, tmp_path / "exported.onnx", max_batch=4, metadata={})
     remember(monkeypatch, tmp_path / "graphs")
-    export_onnx(one, tmp_path / "one.onnx", max_batch=4, metadata={})
+    export_onnx(one, tmp_path / "one.onnx", max_batch=8, metadata={})
     assert len(calls) == 2
     export_onnx(other, tmp_path / "taken.onnx", max_batch=4, metadata={})
     assert len(calls) == 2
     exported, taken, before = (tmp_path / f"{name}.onnx" for name in ("exported", "taken", "one"))
     assert taken.read_bytes() == exported.read_bytes()
     assert taken.read_bytes() != before.read_bytes()
-    # Another batch size, or a weight that is zero everywhere, is another graph.
+    # A static batch, or a weight that is zero everywhere, is another graph.
     with pytest.raises(AskedError):
         export_onnx(other, tmp_path / "static.onnx", max_batch=1, metadata={})
     with torch.no_grad():
