@@ -1,137 +1,112 @@
-"""What the GPU benchmark times: every backend and precision, and how it is loaded."""
+"""What the GPU benchmark times: every backend and precision, and how a process loads it.
+
+Nothing here needs PyTorch: an engine is built and loaded where TensorRT is.
+"""
 
 from __future__ import annotations
 
-import sys
+import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.commands import environment
+from kdx.bundle.bundle import Bundle
+from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.gpu import gpus
 
-if TYPE_CHECKING:
-    from benchmarks.gpu.models import ReferenceModel
-
-EVENTS, HOST = "CUDA events", "host clock"
+KERNELS = "kernels-fp16"
 EAGER = "torch-fp32"
-
-_NEEDS_CUDA = "it needs a CUDA device"
+# The best in expectation of each runtime, beside the baseline.
+LEAD = (EAGER, "torch-compile-fp16", "onnxruntime-cuda-graph-fp16", "tensorrt-fp16", "tensorrt-rtx-fp16")
+# These load in seconds. The second computes what it computes with graphs.
+COMPARED_FIRST = (EAGER, "onnxruntime-cuda-fp16")
+# Guesses of the seconds that building or compiling takes.
+_SECONDS = {
+    "torch": 5, "torch-compile": 60, "onnxruntime-cuda-graph": 5, "onnxruntime-cuda": 5, "tensorrt": 60,
+    "tensorrt-rtx": 15, "onnxruntime-tensorrt": 60, "kernels": 60,
+}  # fmt: skip
+_ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 
 
 @dataclass(frozen=True)
 class GpuCandidate:
-    """One backend in one precision; the name has both.
+    """One backend in one precision.
 
     Attributes:
-        clock: What times its stages.
         seconds: A guess of what loading it takes: building, compiling.
-        open: Takes a model and a batch size, and returns a :class:`kdx.runtime.backend.Backend`
-            that also has ``compute_only(images, runs)``, in milliseconds.
         absent: Why it cannot run on this machine, or an empty string.
+        python: The command of its interpreter; empty for that of this process.
     """
 
-    name: str
     backend: str
     precision: str
-    clock: str
-    seconds: float
-    open: Callable[[ReferenceModel, int], Any]
+    seconds: float = 5.0
     absent: str = ""
+    python: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The backend and the precision."""
+        return f"{self.backend}-{self.precision}"
 
 
-def find_candidates(device: str, work: Path) -> list[GpuCandidate]:
-    """Return every candidate, the best in expectation first; on ``cpu`` to try this script."""
-    needs_cuda = _NEEDS_CUDA if device == "cpu" else ""
-    return [
-        _engine("tensorrt", "tensorrt", "fp16", work, 60),
-        _engine("tensorrt-rtx", "rtx", "fp16", work, 15),
-        _session("onnxruntime-cuda-graph", "fp16", device, 5, cuda_graph=True),
-        GpuCandidate("torch-compile-fp16", "torch-compile", "fp16", EVENTS, 60, _open_compiled, needs_cuda),
-        _eager("fp32", device),
-        _eager("fp16", device),
-        _session("onnxruntime-cuda-graph", "fp32", device, 5, cuda_graph=True),
-        _session("onnxruntime-cuda", "fp16", device, 5),
-        _session("onnxruntime-cuda", "fp32", device, 5),
-        _engine("tensorrt", "tensorrt", "fp32", work, 60),
-        _engine("tensorrt-rtx", "rtx", "fp32", work, 15),
-        _session("onnxruntime-tensorrt", "fp16", device, 60, cuda_graph=True),
-        _session("onnxruntime-tensorrt", "fp32", device, 60, cuda_graph=True),
-    ]
+def find_candidates(device: str, engine_python: Sequence[str] = ()) -> list[GpuCandidate]:
+    """Return every candidate; ``engine_python`` starts the interpreter of TensorRT, if another."""
+    found = []
+    for backend, seconds in _SECONDS.items():
+        python = tuple(engine_python) if backend == "tensorrt" else ()
+        absent = _why_absent(backend, device, python)
+        precisions = ("fp16",) if backend in {"torch-compile", "kernels"} else ("fp32", "fp16")
+        found += [GpuCandidate(backend, precision, seconds, absent, python) for precision in precisions]
+    return found
 
 
-def release() -> None:
-    """Release what closed candidates left: compiled code, and memory that PyTorch keeps."""
-    import gc
+def clock_of(backend: str, device: str) -> str:
+    """Return what times a backend's stages."""
+    return "host clock" if device == "cpu" or backend.startswith("onnxruntime") else "CUDA events"
 
+
+def load(backend: str, precision: str, folder: Path, batch: int, device: str) -> Any:
+    """Load a method's bundle.
+
+    Returns:
+        A :class:`kdx.runtime.backend.Backend` that also has ``compute_only(images, runs)``, in
+        milliseconds.
+    """
+    if backend.startswith("torch"):
+        from kdx.runtime.torch.cuda import TorchCuda
+
+        mode = "reduce-overhead" if backend == "torch-compile" else None
+        return TorchCuda(load_detector(folder), precision=precision, compile_mode=mode, device=device)  # type: ignore[arg-type]
+    bundle = open_bundle(folder)
+    if backend in _ENGINES:
+        return _load_engine(backend, precision, bundle, batch)
+    return _load_session(backend, precision, bundle, device)
+
+
+def load_detector(folder: Path) -> Any:
+    """Return the fused detector from which a bundle was exported."""
     import torch
 
-    gc.collect()
-    # PyTorch compiles a function for so many modules only, and then runs it eagerly without a word.
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    from kd_train.models.torch_vision import import_timm
+
+    import_timm()
+    return torch.load(folder.with_suffix(".pt"), weights_only=False)  # written by this benchmark
 
 
-def is_device_well() -> bool:
-    """Whether the CUDA device still answers: some errors leave a process without it."""
-    import torch
-
-    try:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-    except Exception:
-        return False
-    return True
-
-
-def _eager(precision: str, device: str) -> GpuCandidate:
-    def load(model: ReferenceModel, batch: int) -> Any:
-        return _torch(model, precision=precision, device=device)
-
-    return GpuCandidate(f"torch-{precision}", "torch", precision, HOST if device == "cpu" else EVENTS, 5, load)
-
-
-def _open_compiled(model: ReferenceModel, batch: int) -> Any:
-    return _torch(model, precision="fp16", compile_mode="reduce-overhead")
-
-
-def _torch(model: ReferenceModel, **options: Any) -> Any:
-    from kdx.runtime.torch.cuda import TorchCuda
-
-    return TorchCuda(model.detector, **options)
-
-
-def _session(backend: str, precision: str, device: str, seconds: float, *, cuda_graph: bool = False) -> GpuCandidate:
-    info = BACKENDS["onnxruntime-tensorrt" if backend == "onnxruntime-tensorrt" else "onnxruntime-cuda"]
-    absent = _why_absent(info)
-    if device == "cpu":  # this class runs there too; graphs and TensorRT do not
-        absent = _NEEDS_CUDA if cuda_graph else ""
-
-    def load(model: ReferenceModel, batch: int) -> Any:
-        from kdx.runtime.onnxruntime.cuda import CUDA, TENSORRT
-        from kdx.runtime.onnxruntime.session import CPU
-
-        provider = TENSORRT if backend == "onnxruntime-tensorrt" else CUDA
-        return _session_class()(
-            model.bundle().graph_of(precision),
-            provider=CPU if device == "cpu" else provider,
-            cuda_graph=cuda_graph,
-        )
-
-    return GpuCandidate(f"{backend}-{precision}", backend, precision, HOST, seconds, load, absent)
-
-
-def _session_class() -> Any:
-    from kdx.runtime.onnxruntime.cuda import OnnxRuntimeCuda
+def _load_session(backend: str, precision: str, bundle: Bundle, device: str) -> Any:
+    from kdx.runtime.onnxruntime.cuda import CUDA, TENSORRT, OnnxRuntimeCuda
+    from kdx.runtime.onnxruntime.session import CPU
 
     class TimedSession(OnnxRuntimeCuda):
         """A session timed by the host's clock: each call ends when the device is done."""
@@ -151,32 +126,39 @@ def _session_class() -> Any:
                     times.append((time.perf_counter() - started) * 1e3)
                 return times
 
-    return TimedSession
+    has_graph = backend in {"onnxruntime-cuda-graph", "onnxruntime-tensorrt"}
+    provider = CPU if device == "cpu" else TENSORRT if backend == "onnxruntime-tensorrt" else CUDA
+    return TimedSession(bundle.graph_of(precision), provider=provider, cuda_graph=has_graph)
 
 
-def _engine(backend: str, flavour: str, precision: str, work: Path, seconds: float) -> GpuCandidate:
-    info = BACKENDS[backend]
+def _load_engine(backend: str, precision: str, bundle: Bundle, batch: int) -> Any:
+    from kd_export.engine.build import EngineRequest, build_engine
 
-    def load(model: ReferenceModel, batch: int) -> Any:
-        from kd_export.engine.build import EngineRequest, build_engine
-
-        bundle = model.bundle_for_engine(batch)
-        graph = bundle.graph_of(precision)
-        with suppress(BackendError):  # of an earlier call
-            return info.open(graph, None)
-        cache = work / "timing.cache" if flavour == "tensorrt" else None
-        request = EngineRequest(flavour, precision, (batch,), timing_cache=cache)
-        build_engine(bundle, request, force=True)
-        return info.open(graph, None)
-
-    return GpuCandidate(f"{backend}-{precision}", backend, precision, EVENTS, seconds, load, _why_absent(info))
+    # A bundle of its own for the engines of one batch size.
+    folder = bundle.path.with_name(f"{bundle.path.stem}-{backend}-batch{batch}.kdx")
+    if not folder.exists():
+        shutil.copytree(bundle.path, folder)
+    bundle = Bundle(folder, bundle.manifest)
+    graph = bundle.graph_of(precision)
+    with suppress(BackendError):  # of an earlier call
+        return BACKENDS[backend].open(graph, None)
+    cache = folder.parent / "timing.cache" if backend == "tensorrt" else None
+    build_engine(bundle, EngineRequest(_ENGINES[backend], precision, (batch,), timing_cache=cache), force=True)
+    return BACKENDS[backend].open(graph, None)
 
 
-def _why_absent(info: Any) -> str:
-    if not info.is_installed():
-        return f"not installed: {info.install}"
+def _why_absent(backend: str, device: str, python: Sequence[str]) -> str:
+    if device == "cpu":  # to try the benchmark; graphs and TensorRT need CUDA
+        return "" if backend in {"torch", "onnxruntime-cuda"} else "it needs a CUDA device"
+    if backend.startswith(("torch", "kernels")):
+        return ""
     if not gpus():
         return "the driver shows no NVIDIA GPU"
+    if python:
+        return why_unusable(python)
+    info = BACKENDS[backend.removesuffix("-graph")]
+    if not info.is_installed():
+        return f"not installed: {info.install}"
     if info.engine == "rtx":
         from kd_export.engine.flavours import RTX_CAPABILITIES
 
@@ -184,3 +166,14 @@ def _why_absent(info: Any) -> str:
         if here not in RTX_CAPABILITIES:
             return f"TensorRT for RTX does not serve compute capability {here}, only {', '.join(RTX_CAPABILITIES)}"
     return ""
+
+
+def why_unusable(python: Sequence[str]) -> str:
+    """Say what an interpreter lacks to build and run engines, or return an empty string."""
+    modules = "benchmarks.gpu.worker, kd_export.engine.build, kdx.runtime.tensorrt.backend, cuda.bindings.driver"
+    command = [*python, "-c", f"import tensorrt, {modules}"]
+    try:
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"{command[0]} does not start: {error}"
+    return f"in {command[0]}: {done.stderr.strip().split(chr(10))[-1]}" if done.returncode else ""

@@ -15,7 +15,7 @@ from benchmarks.results import machine_of
 from kdx.runtime.gpu import gpus
 from kdx.runtime.machine import usable_cores
 
-_PACKAGES = (
+PACKAGES = (
     "kdx", "torch", "triton", "timm", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12",
     "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13", "cuda-bindings", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
 )  # fmt: skip
@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
         "compute_capability": gpu.compute_capability if gpu else None,
         "cuda_of_driver": gpu.driver if gpu else None,
         "nvidia_smi": ask_nvidia_smi(_FIXED),
-        **machine_of(usable_cores(), _PACKAGES),
+        **machine_of(usable_cores(), PACKAGES),
     }
 
 

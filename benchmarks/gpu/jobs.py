@@ -1,40 +1,36 @@
-"""What ``gpu.py`` does in which order, and how it stops in time."""
+"""What the GPU benchmark does in which order, and how it stops in time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from benchmarks.gpu.candidates import EAGER, GpuCandidate, is_device_well, release
+from benchmarks.gpu.candidates import COMPARED_FIRST, EAGER, KERNELS, LEAD, GpuCandidate, clock_of
 from benchmarks.gpu.gpu_machine import clocks
-from benchmarks.gpu.result_store import FAILED, NOT_RUN, OK, Key, Store, key_of, row_of
-from benchmarks.gpu.timing import Counts, Session, close, eager_median, open_candidate, short_reason, time_sessions
-from kdx.verification.tolerances import FP32
+from benchmarks.gpu.result_store import COMPARED, NOT_RUN, OK, Key, Record, Store, key_of, row_of
+from benchmarks.gpu.session import ROUNDS, Session, calls_of, summary
+from benchmarks.timing.process import WorkerProcess
 
-if TYPE_CHECKING:
-    from benchmarks.gpu.models import ReferenceModel
-
-KERNELS = "kernels"
-# What is measured first.
-FIRST = ("stpm", "reduced-student", "mixed-teacher", "dual-det", "dskd")
-BATCHES = (1, 32, 8)
-RESTART = 3  # exit status: the CUDA device no longer answers this process
-_TIMING_GUESS = 15.0
+COMPACT = "compact-m"
+# What is timed first.
+FIRST = ("stpm", "reduced-student", "mixed-teacher", "dual-det", "dskd", COMPACT)
+_THROUGHPUT = ("stpm", COMPACT)
+_TIMING_GUESS_S = 10.0
 _QUICK_S = 20.0  # to load
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class TimingJob:
-    """Candidates that are timed together, at one batch size of one method."""
+class Job:
+    """Candidates of one method that are compared with FP32 at one batch size, and then timed."""
 
     method: str
     batch: int
     candidates: tuple[str, ...]
+    timed: bool = True
 
     @property
     def keys(self) -> list[Key]:
@@ -56,177 +52,160 @@ class Deadline:
 
 
 def order_methods(methods: Iterable[str]) -> list[str]:
-    """Return the methods in the order in which they are measured."""
+    """Return the methods in the order in which they are timed."""
     return sorted(methods, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
 
 
-def plan(
-    methods: Sequence[str], candidates: Sequence[GpuCandidate], batches: Sequence[int] = BATCHES
-) -> list[TimingJob]:
+def plan(methods: Sequence[str], candidates: Sequence[GpuCandidate], batches: Sequence[int]) -> list[Job]:
     """Return the jobs, the most informative first.
 
-    First every method gets the baseline and the best backend at batch 1: those of ``FIRST``, then
-    the throughput of the first method, then the other methods. After them come the backends
-    that load in seconds, the kernels of this repository, the other batches, and the backends that
-    take long to build.
+    First every method is compared with FP32, by what loads in seconds. Then the baseline and the
+    best of each runtime are timed: at batch 1 for the methods of ``FIRST``, at larger batches for
+    STPM and the compact pair, and at batch 1 for the other methods. After them come the kernels of
+    this repository, the other candidates, and the other batches.
     """
-    here = [candidate for candidate in candidates if not candidate.absent]
-    best = next((candidate.name for candidate in here if candidate.name != EAGER), EAGER)
-    known = {candidate.name for candidate in candidates}
-    lead = tuple(name for name in dict.fromkeys((EAGER, best)) if name in known)
-    others = [candidate for candidate in here if candidate.name not in lead]
-    quick = tuple(candidate.name for candidate in others if candidate.seconds <= _QUICK_S)
-    slow = [(candidate.name,) for candidate in others if candidate.seconds > _QUICK_S]
+    here = {candidate.name: candidate for candidate in candidates if not candidate.absent}
+    lead = tuple(name for name in LEAD if name in here)
+    others = [candidate for candidate in here.values() if candidate.name not in (*lead, KERNELS)]
+    rest = [tuple(each.name for each in others if each.seconds <= _QUICK_S)]
+    rest += [(each.name,) for each in others if each.seconds > _QUICK_S]
     methods, larger = order_methods(methods), [batch for batch in batches if batch != 1]
     single = methods if 1 in batches else []
-    first = [method for method in single if method in FIRST]
-    jobs = [TimingJob(method, 1, lead) for method in first]
-    jobs += [TimingJob(methods[0], batch, lead) for batch in larger]
-    jobs += [TimingJob(method, 1, lead) for method in single if method not in FIRST]
-    jobs += [TimingJob(method, 1, quick) for method in single if quick]
-    jobs += [TimingJob(methods[0], 1, names) for names in slow if single]
-    jobs += [TimingJob(method, 1, (KERNELS,)) for method in methods]
-    jobs += [TimingJob(method, batch, lead) for batch in larger for method in methods[1:]]
-    jobs += [TimingJob(method, 1, names) for names in slow for method in single[1:]]
-    jobs += [TimingJob(method, batch, quick) for batch in larger for method in methods if quick]
-    jobs += [TimingJob(method, batch, names) for batch in larger for names in slow for method in methods]
-    return jobs
+    first = tuple(name for name in COMPARED_FIRST if name in here)
+    jobs = [Job(method, 1, first, timed=False) for method in single]
+    jobs += [Job(method, 1, lead) for method in single if method in FIRST]
+    jobs += [Job(method, batch, lead) for method in methods if method in _THROUGHPUT for batch in larger]
+    jobs += [Job(method, 1, lead) for method in single if method not in FIRST]
+    jobs += [Job(method, 1, (KERNELS,)) for method in methods if KERNELS in here]
+    jobs += [Job(method, 1, names) for names in rest for method in single]
+    jobs += [Job(method, batch, lead) for batch in larger for method in methods if method not in _THROUGHPUT]
+    jobs += [Job(method, batch, names) for names in rest for batch in larger for method in methods]
+    return [job for job in jobs if job.candidates]
 
 
-def fitting(keys: Sequence[Key], seconds: float, candidates: Sequence[GpuCandidate], store: Store) -> list[Key]:
-    """Return the keys that so many seconds suffice for, by what was seen so far or by a guess."""
-    costs = {candidate.name: candidate.seconds + _TIMING_GUESS for candidate in candidates}
-    ran = [row for row in store.rows.values() if row["status"] == OK]
-    for name in {row["candidate"] for row in ran}:
-        costs[name] = max(row.get("seconds", 0.0) for row in ran if row["candidate"] == name)
-    totals = accumulate(costs.get(key[2], 60.0) for key in keys)
-    return [key for key, total in zip(keys, totals, strict=True) if total <= seconds]
+def fitting(keys: Sequence[Key], seconds: float, candidates: dict[str, GpuCandidate], store: Store) -> list[Key]:
+    """Return the keys for which so many seconds suffice, by what was seen so far or by a guess.
 
-
-def run_jobs(
-    jobs: Sequence[TimingJob],
-    candidates: Sequence[GpuCandidate],
-    make: Callable[[str], ReferenceModel],
-    store: Store,
-    deadline: Deadline,
-    *,
-    runs: int = 1000,
-    kernels: Callable[[ReferenceModel], dict[str, Any]] | None = None,
-) -> bool:
-    """Do the jobs that have no rows yet and fit into the time that is left.
-
-    Each method's model is made once. ``kernels`` times those of this repository for a model; None
-    leaves them out. Returns whether everything was done, which the record says too; what did not
-    fit is listed there under ``skipped``.
+    They load at the same time, and are timed one after the other.
     """
-    known = {candidate.name: candidate for candidate in candidates}
-    models: dict[str, Any] = {}
-    skipped: list[Key] = []
-    for job in jobs:
-        missing = [key for key in store.missing(job.keys) if key[2] != KERNELS or kernels is not None]
-        in_time = fitting(missing, deadline.left, candidates, store)
-        skipped += [key for key in missing if key not in in_time]
-        missing = in_time
-        if not missing:
-            continue
-        started = deadline.clock()
-        store.mark(missing[0])
-        model = models.get(job.method) or _make(make, job.method)
-        models[job.method] = model
-        if isinstance(model, str):
-            rows = [row_of(key, NOT_RUN, model) for key in missing]
-        elif job.candidates == (KERNELS,):
-            rows = [time_kernels(model, missing[0], kernels)] if kernels else []
-        else:
-            wanted = [known[key[2]] for key in missing]
-            rows = run_job(model, job.batch, wanted, known.get(EAGER), store, runs, deadline.clock)
-        _keep(rows, store, deadline.clock() - started)
-        if any(row["status"] == NOT_RUN for row in rows) and not is_device_well():
-            raise SystemExit(RESTART)
-    store.mark(None)
-    store.put(skipped=skipped, complete=not skipped)
-    return not skipped
+    fit: list[Key] = []
+    longest = total = 0.0
+    for key in keys:
+        ran = [row for row in store.rows.values() if row["candidate"] == key[2] and row["status"] == OK]
+        load = max((row.get("load_seconds", 0.0) for row in ran), default=0.0) or candidates[key[2]].seconds
+        load, timing = max(longest, load), total + max((row["seconds"] for row in ran), default=_TIMING_GUESS_S)
+        if load + timing <= seconds:
+            fit.append(key)
+            longest, total = load, timing
+    return fit
 
 
-def run_job(
-    model: ReferenceModel,
-    batch: int,
-    wanted: Sequence[GpuCandidate],
-    baseline: GpuCandidate | None,
-    store: Store,
-    runs: int,
-    clock: Clock,
-) -> list[dict[str, Any]]:
-    """Load candidates, time them in turn beside the baseline, and return their rows."""
-    counts = Counts.at(batch, runs)
-    sessions: list[Session] = []
-    rows: list[dict[str, Any]] = []
-    anchor = baseline is not None and baseline not in wanted and not baseline.absent
-    todo = [*([baseline] if anchor and baseline else []), *wanted]
-    try:
-        for candidate in todo:
-            is_anchor = candidate not in wanted
-            store.mark((model.method, batch, candidate.name))
-            started = clock()
-            loaded = open_candidate(candidate, model, batch, counts.for_anchor() if is_anchor else counts)
-            if isinstance(loaded, Session):
-                loaded.is_anchor = is_anchor
-                loaded.row["seconds"] = round(clock() - started, 2)
-                sessions.append(loaded)
-            elif not is_anchor:
-                rows.append(loaded)
-        if any(not session.is_anchor for session in sessions):
-            time_sessions(sessions, store.mark)
-        now = clocks()
-        eager = eager_median(sessions)
+@dataclass
+class GpuBenchmark:
+    """Does jobs, and keeps their rows.
+
+    Attributes:
+        candidates: The candidates by name.
+        store: The result.
+        deadline: When to stop.
+        start: Starts a candidate's process.
+        folder: Returns a method's bundle; it may wait, and raise.
+        quiet: Waits until nothing else runs on this machine; called before anything is timed.
+        runs: Counted calls of each kind at batch 1.
+        device: ``cuda`` or ``cpu``.
+    """
+
+    candidates: dict[str, GpuCandidate]
+    store: Store
+    deadline: Deadline
+    start: Callable[[GpuCandidate], WorkerProcess]
+    folder: Callable[[str], Path]
+    quiet: Callable[[], None] = lambda: None
+    runs: int = 1000
+    device: str = "cuda"
+    _processes: dict[str, WorkerProcess] = field(default_factory=dict)
+
+    def run(self, jobs: Sequence[Job]) -> bool:
+        """Do the jobs that have no rows yet and fit into the time that is left.
+
+        Returns whether everything was done, which the record says too; what did not fit is listed
+        there under ``skipped``.
+        """
+        skipped: list[Key] = []
+        try:
+            for job in jobs:
+                missing = self.store.missing(job.keys, timed=job.timed)
+                if fit := fitting(missing, self.deadline.left, self.candidates, self.store):
+                    rows = self._do(job, fit)
+                    for row in rows:
+                        print(f"  {'/'.join(map(str, key_of(row)))}: {_line(row)}", flush=True)
+                    # Where time ran out, only what was finished says something.
+                    self.store.put_rows(row for row in rows if row["status"] == OK or self.deadline.left > 0)
+                skipped += self.store.missing(job.keys, timed=job.timed)
+        finally:
+            self._keep_processes(())
+        self.store.put(skipped=skipped, complete=not skipped)
+        return not skipped
+
+    def _do(self, job: Job, keys: Sequence[Key]) -> list[Record]:
+        try:
+            folder = self.folder(job.method)
+        # A method that fails to build is no reason to give up the others.
+        except Exception as error:
+            return [row_of(key, NOT_RUN, f"the model was not built: {error}") for key in keys]
+        # The baseline runs beside candidates that are timed later, too.
+        beside = [] if not job.timed or job.candidates == (KERNELS,) or EAGER not in self.candidates else [EAGER]
+        names = list(dict.fromkeys([*beside, *(key[2] for key in keys)]))
+        self._keep_processes(names)
+        if job.timed:
+            self.quiet()
+        sessions = [self._open(job, name, folder) for name in names]
         for session in sessions:
-            if not session.is_anchor:
-                rows.append({**session.result(eager), "clocks": now})
-    finally:
+            session.loaded = session.hear(self.deadline.left)
+        loaded = self.deadline.clock()
+        if job.timed and job.candidates != (KERNELS,):
+            self._take_turns(sessions)
+        about = {"clocks": clocks(), "seconds": round((self.deadline.clock() - loaded) / len(sessions), 2)}
+        eager = next((s for s in sessions if s.candidate.name == EAGER and s.compute and not s.failure), None)
+        eager_ms = None if eager is None else float(summary(eager.compute)["p50_ms"])
         for session in sessions:
-            close(session.backend)
-        release()
-    return rows
+            if session.failure:  # an error of CUDA may have broken the process
+                self._processes.pop(session.candidate.name).close()
+        return [
+            session.row(eager_ms, clock=clock_of(session.candidate.backend, self.device), **about)
+            for session in sessions
+            if session.key in keys
+        ]
+
+    def _open(self, job: Job, name: str, folder: Path) -> Session:
+        """Order a candidate to load; all of a job load at the same time."""
+        candidate = self.candidates[name]
+        process = self._processes.get(name)
+        if process is None:
+            process = self._processes[name] = self.start(candidate)
+        session = Session(candidate, (job.method, job.batch, name), process, calls_of(name, job.batch, self.runs))
+        about = {"backend": candidate.backend, "precision": candidate.precision, "device": self.device}
+        order = {"do": "open", "folder": str(folder), "batch": job.batch, **about}
+        process.tell({"do": "kernels", "folder": str(folder)} if name == KERNELS else order)
+        return session
+
+    def _take_turns(self, sessions: Sequence[Session]) -> None:
+        """Warm all up, then alternate: a machine whose clocks drift drifts for all of them."""
+        for session in sessions:
+            session.turn(self.deadline.left, warm_up=True)
+        for _ in range(ROUNDS):
+            for session in sessions:
+                session.turn(self.deadline.left)
+
+    def _keep_processes(self, names: Sequence[str]) -> None:
+        """End the processes of other candidates; the memory of a GPU does not hold all of them."""
+        for name in [each for each in self._processes if each not in names]:
+            self._processes.pop(name).close()
 
 
-def time_kernels(
-    model: ReferenceModel, key: Key, kernels: Callable[[ReferenceModel], dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the row of the fused tail and the grouped networks against the tail in the graph."""
-    row = {"backend": KERNELS, "precision": "fp16"}
-    try:
-        found = kernels(model)
-        if not found["max_difference"] <= FP32.map:
-            reason = f"parity: off by {found['max_difference']:.2g} of the map, {FP32.map:g} are allowed"
-            return row_of(key, FAILED, reason, **row)
-        return row_of(key, OK, **row, found=found)
-    # As of any candidate.
-    except Exception as error:
-        return row_of(key, NOT_RUN, short_reason(error), **row)
-    finally:
-        release()
-
-
-def _make(make: Callable[[str], Any], method: str) -> Any:
-    try:
-        return make(method)
-    # A method that fails to build is no reason to give up the others.
-    except Exception as error:
-        return f"the model was not built: {short_reason(error)}"
-
-
-def _keep(rows: Sequence[dict[str, Any]], store: Store, seconds: float) -> None:
-    """Keep rows; what a job took beside loading is shared among what it timed."""
-    timed = [row for row in rows if row["status"] == OK]
-    rest = max(0.0, seconds - sum(row.get("seconds", 0.0) for row in timed))
-    for row in timed:
-        row["seconds"] = round(row.get("seconds", 0.0) + rest / len(timed), 2)
-    store.put_rows(rows)
-    for row in rows:
-        print(f"  {'/'.join(map(str, key_of(row)))}: {_line(row)}", flush=True)
-
-
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Record) -> str:
+    if row["status"] == COMPARED:
+        return f"as FP32: maps differ by {row['parity']['map_max']:.2g} of their range"
     if row["status"] != OK:
         return f"{row['status']}: {row['reason']}"
     if row["candidate"] == KERNELS:

@@ -1,17 +1,17 @@
-"""The methods that are timed on GPUs: papers' sizes, papers' teachers, random weights.
+"""The models that are timed on GPUs: papers' sizes, papers' teachers, random weights.
 
-Latency does not depend on weights. Batch normalisation is scaled on real images, so that
-activations are neither so small nor so large that FP16 would fail or excel by that alone. Parity
-then says that a backend computes these networks; what it does to a trained one's verdicts, ``kdx
-verify`` says.
+They are the methods, and the compact pair: STPM on a compact network, with border weights. A
+machine with a GPU has no trained runs, and latency does not depend on weights. Batch normalisation
+is scaled on real images, so that activations are neither so small nor so large that FP16 would fail
+or excel by that alone. Parity then says that a backend computes these networks; what it does to a
+trained one's verdicts, ``kdx verify`` says.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,75 +19,86 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.gpu.jobs import COMPACT
+from benchmarks.timing.process import serve
+from kd_export.bundle_export import export_bundle
 from kd_export.graph import FusedDetector
+from kd_export.graph.border import weights_of_level
 from kd_train.datasets import open_data
 from kd_train.datasets.elpv_package import write_mvtec_layout
 from kd_train.methods import find_method
-from kd_train.models.pair import Pair
-from kd_train.recipes import load_recipe, paper_recipe
-from kdx import __version__
-from kdx.bundle.bundle import Bundle, Golden
-from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, SCHEMA, TRAINING_IMAGES, Manifest, Provenance
-from kdx.bundle.open import open_bundle
-from kdx.bundle.pair_spec import encode_pair_spec
-from kdx.bundle.store import write_files, write_manifest
-from kdx.bundle.variants import Variant
-from kdx.errors import KdxError
+from kd_train.models.pair import Method, Pair
+from kd_train.recipes import Recipe, load_recipe, paper_recipe
+from kd_train.training.distillation import open_source
+from kdx.bundle.manifest import Provenance
 from kdx.folders.data_folder import require_good
-from kdx.imaging.images import InputSpec, encode_png, read_image
-from kdx.storage.files import new_folder
+from kdx.imaging.images import InputSpec, read_image
 from kdx.storage.json_records import now
-from kdx.storage.npy import encode_array
 
 SEED = 0
 IMAGES = 8
-LARGEST_BATCH = 32
-_WEIGHTS = "random weights"
 
 
-@dataclass(frozen=True)
-class ReferenceModel:
-    """A method: its FP32 reference on the CPU, real images with its answers, and its bundle."""
+def write_model(name: str, files: Sequence[str], folder: str, backbone: str, size: int) -> dict[str, Any]:
+    """Write a model's bundle to ``folder``, and its detector beside it, with the ending ``.pt``.
 
-    method: str
-    backbones: tuple[str, ...]
-    detector: FusedDetector
-    golden: Golden
-    folder: Path
+    Another teacher or another side in pixels than the paper's is taken if given.
+    """
+    target, paths = Path(folder), [Path(file) for file in files]
+    detector = make_detector(name, paths, backbone, size)
+    torch.save(detector, target.with_suffix(".pt"))
+    provenance = Provenance(
+        created=now(),
+        checkpoint_sha256="",
+        epoch=0,
+        backbone=backbone,
+        weights="random weights",
+        data_sha256="",
+        trained_with={},
+        exported_with={"torch": str(torch.__version__)},
+    )
+    export_bundle(
+        detector,
+        target,
+        method=name,
+        golden_images=paths,
+        training_images=[],
+        provenance=provenance,
+        precisions=("fp32", "fp16"),
+    )
+    return {}
 
-    def bundle(self) -> Bundle:
-        """Return the bundle with graphs in FP32 and FP16, made now where it is not there yet."""
-        if not self.folder.exists():
-            write_bundle(self)
-        return open_bundle(self.folder)
 
-    def bundle_for_engine(self, batch: int) -> Bundle:
-        """Return a bundle of its own for the engines of one batch size."""
-        bundle = self.bundle()
-        folder = self.folder.with_name(f"{self.method}-batch{batch}.kdx")
-        if not folder.exists():
-            shutil.copytree(bundle.path, folder)
-        return Bundle(folder, bundle.manifest)
-
-
-def make_model(method: str, files: Sequence[Path], work: Path, backbone: str = "", size: int = 0) -> ReferenceModel:
-    """Build a method, with another teacher or another side in pixels than the paper's if given."""
-    found = find_method(method)
-    recipe = paper_recipe(found)
-    if backbone or size:
-        other = {"backbones": (backbone,) if backbone else None, "image_size": size or None}
-        recipe = load_recipe(found, other)
-    side = recipe.crop_from or recipe.image_size
-    spec = InputSpec(height=side, width=side, channels=3)
+def make_detector(name: str, files: Sequence[Path], backbone: str = "", size: int = 0) -> FusedDetector:
+    """Build a model with random weights; border weights come from its maps of the images."""
+    method, recipe = _recipe(name, backbone, size)
+    height, width = recipe.resize_to or recipe.size
+    spec = InputSpec(height=height, width=width, channels=3)
     any_size = msgspec.structs.replace(spec, fixed_size=False)
     images = np.stack([read_image(file, any_size) for file in files])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        pair, _ = found.build(recipe.pair_options(found, ("random",)))
+        pair, _ = method.build(recipe.pair_options(method, ("random",)))
         set_statistics(pair, images)
-    detector = FusedDetector(pair, pair.spec, spec, recipe.size, pair.mean, pair.std, recipe.resize_to)
-    golden = with_reference_answers(detector, images)
-    return ReferenceModel(method, tuple(recipe.backbones), detector, golden, work / f"{method}.kdx")
+    about = (pair, pair.spec, spec, recipe.size, pair.mean, pair.std, recipe.resize_to)
+    detector = FusedDetector(*about)
+    if not recipe.border_weights:
+        return detector
+    with torch.inference_mode():
+        squares = detector(torch.from_numpy(images))[0].double().square().mean(0).numpy()
+    return FusedDetector(*about, [weights_of_level(squares)])
+
+
+def _recipe(name: str, backbone: str, size: int) -> tuple[Method, Recipe]:
+    """Return a method and its paper's recipe, or STPM on a compact network."""
+    method = find_method("stpm" if name == COMPACT else name)
+    backbone = COMPACT if name == COMPACT else backbone
+    if not backbone and not size:
+        return method, paper_recipe(method)
+    recipe = load_recipe(method, {"backbones": (backbone,) if backbone else None, "image_size": size or None})
+    if recipe.teacher_from:
+        recipe = msgspec.structs.replace(recipe, heads=open_source(recipe, ("random",)).heads)
+    return method, recipe
 
 
 def set_statistics(pair: Pair, images: NDArray[np.uint8]) -> None:
@@ -118,64 +129,6 @@ def set_statistics(pair: Pair, images: NDArray[np.uint8]) -> None:
         hook.remove()
 
 
-def with_reference_answers(detector: FusedDetector, images: NDArray[np.uint8]) -> Golden:
-    """Return images with the reference's answers, one image at a time."""
-    with torch.inference_mode():
-        outputs = [detector(torch.from_numpy(image[None])) for image in images]
-    maps, scores = (torch.cat([output[i] for output in outputs]).numpy() for i in (0, 1))
-    return Golden([f"{index:03d}.png" for index in range(len(images))], images, maps, scores)
-
-
-def write_bundle(model: ReferenceModel) -> None:
-    """Write a method's graphs as a bundle, without verification: each candidate is compared later.
-
-    Where the FP16 graph fails, the bundle holds the FP32 graph alone.
-    """
-    from kd_export.onnx.onnx_export import export_onnx, metadata_of
-
-    detector, golden = model.detector, model.golden
-    with new_folder(model.folder) as folder:
-        metadata = metadata_of(
-            detector, method=model.method, kdx_version=__version__, bundle_schema=SCHEMA, max_batch=LARGEST_BATCH
-        )
-        export_onnx(detector, folder / GRAPH, max_batch=LARGEST_BATCH, metadata=metadata)
-        variants = _half(folder, model)
-        images = {f"golden/{n}": encode_png(image) for n, image in zip(golden.names, golden.images, strict=True)}
-        answers = {GOLDEN_MAPS: encode_array(golden.maps), GOLDEN_SCORES: encode_array(golden.scores)}
-        write_files(folder, {**images, **answers, TRAINING_IMAGES: b"[]"})
-        manifest = Manifest(
-            schema=SCHEMA,
-            kdx_version=__version__,
-            method=model.method,
-            pair_spec=encode_pair_spec(detector.spec),
-            input=detector.input_spec,
-            map_size=detector.size,
-            field_of_view=detector.field_of_view,
-            max_batch=LARGEST_BATCH,
-            golden=golden.names,
-            files={},
-            provenance=_provenance(model),
-            variants=variants,
-        )
-        write_manifest(folder, manifest)
-
-
-def _half(folder: Path, model: ReferenceModel) -> dict[str, Variant]:
-    try:
-        from kd_export.precision.precision_graphs import write_half  # needs ONNX Runtime, of any kind
-
-        return {"fp16": write_half(folder, model.detector.spec, model.golden.images)}
-    except (ImportError, KdxError) as error:
-        print(f"{model.method}: no FP16 graph: {error}", flush=True)
-        return {}
-
-
-def write_method_bundle(method: str, files: Sequence[Path], work: Path, backbone: str, size: int, threads: int) -> None:
-    """Write a method's bundle in a process of its own."""
-    torch.set_num_threads(threads)
-    make_model(method, files, work, backbone, size).bundle()
-
-
 def real_images(data: Path | None, work: Path) -> list[Path]:
     """Return the files of a few real images: of ``data``, or solar cells out of a package."""
     if data is None:
@@ -185,14 +138,5 @@ def real_images(data: Path | None, work: Path) -> list[Path]:
     return list(require_good(open_data(data))[:IMAGES])
 
 
-def _provenance(model: ReferenceModel) -> Provenance:
-    return Provenance(
-        created=now(),
-        checkpoint_sha256="",
-        epoch=0,
-        backbone=", ".join(model.backbones),
-        weights=_WEIGHTS,
-        data_sha256="",
-        trained_with={},
-        exported_with={"torch": str(torch.__version__)},
-    )
+if __name__ == "__main__":
+    serve(lambda message: write_model(**message))

@@ -1,15 +1,14 @@
-"""The result of the GPU benchmark: rows that survive a crash, a kill and a second call."""
+"""The result of the GPU benchmark: rows that survive a kill and a second call, with their table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.gpu.table import gpu_lines
 from benchmarks.results import Record, Result
 
-OK, FAILED, NOT_RUN = "ok", "failed", "not run"
+OK, COMPARED, FAILED, NOT_RUN = "ok", "compared", "failed", "not run"
 
 Key = tuple[str, int, str]
 
@@ -20,7 +19,6 @@ class Store(Result):
     def __init__(self, path: Path, record: Record) -> None:
         super().__init__(path, record)
         self.rows: dict[Key, Record] = {key_of(row): row for row in self.found.get("rows", [])}
-        self._running = path.with_name(f".{path.name}.running")
 
     def put_rows(self, rows: Iterable[Record]) -> None:
         """Keep rows, and write everything."""
@@ -29,29 +27,14 @@ class Store(Result):
         self.save()
 
     def save(self) -> None:
-        """Write the file in one step."""
+        """Write the file in one step, with its table."""
         self.found["rows"] = list(self.rows.values())
+        self.record["table"] = gpu_lines(self.record, every=True)
         super().save()
 
-    def mark(self, key: Key | None) -> None:
-        """Note what is being done, in case this process dies; None for nothing of note."""
-        if key is None:
-            self._running.unlink(missing_ok=True)
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._running.write_text(json.dumps(key), encoding="utf-8")
-
-    def marked(self) -> Key | None:
-        """Return what a process was doing when it died."""
-        try:
-            method, batch, candidate = json.loads(self._running.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return method, batch, candidate
-
-    def missing(self, keys: Sequence[Key]) -> list[Key]:
-        """Return the keys that have no row yet."""
-        return [key for key in keys if key not in self.rows]
+    def missing(self, keys: Sequence[Key], *, timed: bool) -> list[Key]:
+        """Return the keys that have no row yet, or none with times."""
+        return [key for key in keys if key not in self.rows or (timed and self.rows[key]["status"] == COMPARED)]
 
 
 def key_of(row: Record) -> Key:
@@ -59,7 +42,7 @@ def key_of(row: Record) -> Key:
     return row["method"], row["batch"], row["candidate"]
 
 
-def row_of(key: Key, status: str, reason: str = "", **found: Any) -> Record:
+def row_of(key: Key, status: str, reason: str = "", **found: object) -> Record:
     """Return a row."""
     method, batch, candidate = key
     return {"method": method, "batch": batch, "candidate": candidate, "status": status, "reason": reason, **found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.cpu.complexity_table import PAPER_LATENCY
+from benchmarks.gpu.candidates import KERNELS
 from benchmarks.markdown import table, versions_text
 
 Row = dict[str, Any]
@@ -13,7 +14,6 @@ _HEADINGS = (
     "method", "backend", "precision", "compute p50 ms", "p99 ms", "end to end p50 ms", "eager p50 ms", "ratio",
     "images/s at best batch", "paper's ms an image",
 )  # fmt: skip
-_KERNELS, _EAGER = "kernels", "torch-fp32"
 
 
 def gpu_table(records: list[Row]) -> list[str]:
@@ -21,7 +21,7 @@ def gpu_table(records: list[Row]) -> list[str]:
     if not records:
         return [
             "No GPU has run this yet: there is no GPU figure of kdx's own to show, and none is claimed. "
-            "`python -m benchmarks gpu` measures every method by every backend that is installed, in eight minutes a "
+            "`python -m benchmarks gpu` measures every method by every backend that is installed, in five minutes a "
             "call, and this becomes its table."
         ]
     return "\n\n".join("\n".join(gpu_lines(record)) for record in records).split("\n")
@@ -29,14 +29,14 @@ def gpu_table(records: list[Row]) -> list[str]:
 
 def gpu_lines(record: Row, *, every: bool = False) -> list[str]:
     """Return a GPU's table: each method's fastest candidate, or ``every`` one."""
-    rows = [row for row in record["found"]["rows"] if row["candidate"] != _KERNELS]
+    rows = [row for row in record["found"]["rows"] if row["candidate"] != KERNELS]
     ran = [row for row in rows if row["status"] == "ok"]
     measured = sorted(
         (row for row in ran if row["batch"] == 1), key=lambda row: (row["method"], row["compute"]["p50_ms"])
     )
     first = {row["method"]: row for row in reversed(measured)}
     shown = measured if every else [row for row in measured if first[row["method"]] is row]
-    below = (_machine(record, rows), _kernels(record), _left_out(record))
+    below = (_compared(rows), _machine(record, rows), _kernels(record), _left_out(record))
     return [*table(_HEADINGS, (_cells(row, ran) for row in shown), right=range(3, 9)), "", *filter(None, below)]
 
 
@@ -57,26 +57,38 @@ def _cells(row: Row, ran: list[Row]) -> list[str]:
     ]
 
 
+def _compared(rows: list[Row]) -> str:
+    """Say which candidates agree with FP32 and were not timed: they load first, in seconds."""
+    agree: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] == "compared":
+            agree.setdefault(row["candidate"], []).append(row["method"])
+    said = [f"{name} for {', '.join(methods)}" for name, methods in agree.items()]
+    return f"As FP32 on real images, not timed: {'; '.join(said)}." if said else ""
+
+
 def _machine(record: Row, rows: list[Row]) -> str:
     host, runs = record["machine"], record["settings"]["runs"]
     smi = host["nvidia_smi"]
-    names = ("torch", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13")
-    versions = versions_text(record, *names)
+    names = ("torch", "onnxruntime-gpu", "tensorrt", "tensorrt-cu13", "tensorrt-rtx-cu13")
+    # An engine's interpreter may be another one.
+    found = {name: version for row in rows for name, version in row.get("versions", {}).items()}
+    versions = versions_text({"machine": {"versions": {**found, **host["versions"]}}}, *names)
     sampled = [row["clocks"]["clocks.sm"] for row in rows if row.get("clocks", {}).get("clocks.sm")]
     sampled.sort(key=lambda text: float(text.split()[0]))
     clocks = f", SM clock {sampled[0]} to {sampled[-1]}" if sampled else ""
     driver = f", driver {smi['driver_version']}" if "driver_version" in smi else ""
     return (
-        f"{host['gpu'] or 'No GPU'}{driver}{clocks}; {host['cpu']}; {versions}. Batch 1, 256 × 256, {runs} calls after "
-        f"{runs} to warm up; compute alone unless said; images a second by compute, best batch in brackets. Eager: the "
-        "fused detector in eager FP32 PyTorch on the same GPU, TensorFloat-32 off. Random weights; every row passed "
-        "parity with FP32 first."
+        f"{host['gpu'] or 'No GPU'}{driver}{clocks}; {host['cpu']}; {versions}. Batch 1, papers' sizes, {runs} calls "
+        f"after {runs} to warm up; compute alone unless said; images a second by compute, best batch in brackets. "
+        "Eager: the fused detector in eager FP32 PyTorch on the same GPU, TensorFloat-32 off. Real images, random "
+        "weights; every row passed parity with FP32 first."
     )
 
 
 def _kernels(record: Row) -> str:
     """Say what the fused tail and the grouped networks bring, measured in whole detectors."""
-    rows = [row for row in record["found"]["rows"] if row["candidate"] == _KERNELS and row["status"] == "ok"]
+    rows = [row for row in record["found"]["rows"] if row["candidate"] == KERNELS and row["status"] == "ok"]
     if not rows:
         return ""
     tails = ", ".join(f"{row['method']} {row['found']['speedup']:.2f}" for row in rows)
@@ -94,11 +106,11 @@ def _kernels(record: Row) -> str:
 
 def _left_out(record: Row) -> str:
     """Say what is not in the table."""
-    absent = {name: reason for name, reason in record["found"]["backends"].items() if reason != "here"}
+    absent = {name: reason for name, reason in record["found"].get("backends", {}).items() if reason != "here"}
     said = [f"{name} ({reason.split(':')[0]})" for name, reason in absent.items()]
     gone: dict[tuple[str, str, str], list[str]] = {}
     for row in record["found"]["rows"]:
-        if row["status"] != "ok":
+        if row["status"] not in {"ok", "compared"}:
             gone.setdefault((row["candidate"], row["status"], row["reason"]), []).append(
                 f"{row['method']} at batch {row['batch']}"
             )

@@ -12,16 +12,10 @@ Needs POSIX (the workers inherit sockets) and Linux's ``/proc`` (their peak memo
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.commands import environment
+from benchmarks.timing.process import GoneError, WorkerProcess
 
 Argument = str | int | float | bool | None
 
@@ -37,7 +32,6 @@ PAUSE_S = 0.05
 # Uncounted calls when a turn begins: caches are cold and the cores' clocks low.
 SETTLE = 3
 LIMIT_S = 600.0
-_DYING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,6 @@ class Timed:
     error: str = ""
 
 
-class _GoneError(Exception):
-    """A worker died, hung, or its candidate raised."""
-
-
 def time_in_turns(
     candidates: Sequence[Candidate],
     images: NDArray[np.uint8],
@@ -106,7 +96,8 @@ def time_in_turns(
         file = Path(folder) / "images.npy"
         np.save(file, images)
         workers = [
-            _TimingWorker(candidate, Path(folder) / f"{i}.log", limit_s) for i, candidate in enumerate(candidates)
+            _TimingWorker(candidate, Path(folder) / f"{i}.log", threads, limit_s)
+            for i, candidate in enumerate(candidates)
         ]
         for worker in workers:
             held.callback(worker.close)  # of all, whatever is raised, Ctrl-C included
@@ -123,34 +114,20 @@ def time_in_turns(
 
 
 class _TimingWorker:
-    """A candidate's process as the coordinator sees it."""
+    """A candidate's process, and what was measured of it."""
 
-    def __init__(self, candidate: Candidate, log: Path, limit_s: float) -> None:
+    def __init__(self, candidate: Candidate, log: Path, threads: int, limit_s: float) -> None:
         self.candidate = candidate
         self.error = ""
-        self._log = log
+        self._process = WorkerProcess("benchmarks.timing.worker", log, environment(threads))
         self._limit_s = limit_s
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection, self._theirs = Pipe()
         self._loaded: dict[str, float] = {}
         self._peak_memory_mb: float | None = None
         self._times: list[float] = []
+        self.close = self._process.close
 
     def load(self, images: Path, batch: int, threads: int) -> None:
-        """Start the process and wait for its first result."""
-        with self._log.open("wb") as log:
-            # A session of its own: Ctrl-C is for the coordinator, which then ends the worker with
-            # its children.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.timing.worker", str(self._theirs.fileno())],
-                pass_fds=[self._theirs.fileno()],
-                env=environment(threads),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._theirs.close()  # so that its death is the end of the file here
+        """Wait for the candidate's first result."""
         candidate = self.candidate
         arguments = {"threads": threads, **candidate.arguments}
         order = {"loader": candidate.loader, "arguments": arguments, "images": str(images), "batch": batch}
@@ -179,46 +156,13 @@ class _TimingWorker:
             score=self._loaded["score"],
         )
 
-    def close(self) -> None:
-        """End the process and all that it started."""
-        self._connection.close()
-        self._theirs.close()
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return the answer; an empty one where there is none, with the reason kept."""
         try:
-            return self._exchange(message)
-        except _GoneError as gone:
+            self._process.tell(message)
+            answer = self._process.hear(self._limit_s)
+        except GoneError as gone:
             self.error = str(gone)
-            self.close()  # what hangs would go on taking the cores
             return {}
-
-    def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
-        try:
-            self._connection.send_bytes(json.dumps(message).encode())
-            if not self._connection.poll(self._limit_s):
-                raise _GoneError(f"no answer within {self._limit_s:g} s")
-            answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
-        except (EOFError, ConnectionError) as end:
-            raise _GoneError(self._last_words()) from end
-        if "error" in answer:
-            raise _GoneError(" ".join(answer["error"].split())[:400])
         self._peak_memory_mb = answer["peak_memory_mb"]
         return answer
-
-    def _last_words(self) -> str:
-        """Say how the process ended, with the last line that it printed."""
-        assert self._process is not None
-        try:
-            status = self._process.wait(_DYING_S)
-        except subprocess.TimeoutExpired:
-            return "the worker closed its socket"
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"the worker died ({how})" + (f": {last[:300]}" if last else "")

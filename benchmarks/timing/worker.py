@@ -1,42 +1,35 @@
 """The worker of ``turns.py``: one candidate in a process that waits on a socket for its turn.
 
-Run as a script with the number of an inherited socket. It needs numpy alone, so that it runs in a
-candidate's own environment; messages are JSON, so that both sides may be different Pythons; and
-they have a socket to themselves, so that a library may print what it likes.
+It needs numpy alone, so that it runs in a candidate's own environment.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.timing.memory import peak_memory_mb
+from benchmarks.timing.process import serve
 
 Predict = Callable[[NDArray[np.uint8]], Any]
 
 
 def main() -> None:
     """Answer the coordinator until it hangs up."""
-    with Connection(int(sys.argv[1])) as connection:
-        answers = answer(json.loads(connection.recv_bytes()))
-        try:
-            result = next(answers)
-            while True:
-                connection.send_bytes(json.dumps(result).encode())
-                result = answers.send(json.loads(connection.recv_bytes()))
-        except (EOFError, ConnectionError):  # nobody waits any more
-            return
-        # A candidate may raise whatever it likes: it is what the coordinator wants to know.
-        except Exception as error:
-            connection.send_bytes(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+    begun: list[Generator[dict[str, Any], dict[str, Any], None]] = []
+
+    def turn(message: dict[str, Any]) -> dict[str, Any]:
+        if begun:
+            return begun[0].send(message)
+        begun.append(answer(message))
+        return next(begun[0])
+
+    serve(turn)
 
 
 def answer(order: dict[str, Any]) -> Generator[dict[str, Any], dict[str, Any], None]:

@@ -1,21 +1,17 @@
-"""A clock, a backend and models that stand for a GPU's."""
+"""A clock and processes that stand for a GPU's."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.gpu.candidates import GpuCandidate
-from benchmarks.gpu.jobs import Deadline, plan, run_jobs
+from benchmarks.gpu.jobs import Deadline, GpuBenchmark, plan
 from benchmarks.gpu.result_store import Store
-from kdx.bundle.bundle import Golden
-from kdx.imaging.images import InputSpec
-from kdx.runtime.backend import Outputs
+from benchmarks.timing.process import GoneError
 
-SIDE = 4
 METHODS = ["stpm", "dual"]
+FOUND = {"speedup": 1.2, "is_fast_enough": False, "grouped_speedup": None}
 
 
 class FakeClock:
@@ -28,45 +24,83 @@ class FakeClock:
         return self.now
 
 
-class FakeBackend:
-    """Answers as the reference does, or worse; says how long it takes."""
+class FakeProcess:
+    """Answers as a worker does; its candidate takes ``ms`` an image, and may fail at some order."""
 
-    def __init__(self, name: str, log: list[Any], ms: float, *, error: float, raises: str) -> None:
-        self.name, self.log, self.ms, self.error, self.raises = name, log, ms, error, raises
+    def __init__(self, candidate: GpuCandidate, clock: FakeClock, log: list[Any], ms: float, fault: str) -> None:
+        self.name, self.seconds = candidate.name, candidate.seconds
+        self.clock, self.log, self.ms, self.fault = clock, log, ms, fault
+        self.order: dict[str, Any] = {}
+        self.batch = 0
+        self.log.append((self.name, "start", 0))
 
-    def run(self, images: np.ndarray) -> Outputs:
-        if self.raises == "run":
-            raise RuntimeError("an illegal memory access")
-        self.log.append((self.name, "run", len(images)))
-        maps, scores = _reference(images)
-        return Outputs(maps * (1 + self.error), scores * (1 + self.error))
+    def tell(self, message: dict[str, Any]) -> None:
+        self.order = message
+        self.batch = message.get("batch", self.batch)
+        self.log.append((self.name, message["do"], message.get("batch", message.get("calls", 0))))
 
-    def compute_only(self, images: np.ndarray, runs: int) -> list[float]:
-        if self.raises == "compute":
-            raise RuntimeError("lost in the middle")
-        self.log.append((self.name, "compute", runs))
-        return [self.ms * len(images)] * runs
+    def hear(self, limit_s: float) -> dict[str, Any]:
+        if self.fault == self.order["do"]:
+            raise GoneError("the worker died (killed by SIGSEGV)")
+        if limit_s <= (0 if self.order["do"] == "turn" else self.seconds):
+            self.clock.now += max(0.0, limit_s)
+            raise GoneError(f"no answer within {limit_s:g} s")
+        if self.order["do"] == "turn":
+            count = self.order["calls"]
+            return {"compute": [self.ms * self.batch] * count, "end_to_end": [2 * self.ms * self.batch] * count}
+        self.clock.now += self.seconds
+        if self.order["do"] == "kernels":
+            return {"failure": "off by 0.01 of the map" if self.fault else "", "found": FOUND}
+        failure = "scores differ by 0.001" if self.fault == "parity" else ""
+        return {"load_seconds": self.seconds, "parity": {"map_max": 1e-6}, "failure": failure, "versions": {}}
 
     def close(self) -> None:
         self.log.append((self.name, "close", 0))
 
 
-def _reference(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    maps = images.astype(np.float32).mean(axis=-1)
-    return maps, maps.max(axis=(1, 2))[:, None]
+class FakeGpu:
+    """Candidates, of which each is made with what its process does."""
 
+    def __init__(self, clock: FakeClock, log: list[Any]) -> None:
+        self.clock, self.log = clock, log
+        self.about: dict[str, tuple[float, str]] = {}
 
-def make_model(method: str) -> Any:
-    images = np.random.default_rng(0).integers(0, 255, (8, SIDE, SIDE, 3), np.uint8)
-    golden = Golden([f"{i}.png" for i in range(8)], images, *_reference(images))
-    spec = InputSpec(height=SIDE, width=SIDE)
-    return SimpleNamespace(method=method, golden=golden, detector=SimpleNamespace(input_spec=spec))
+    def candidate(self, name: str, ms: float = 1.0, *, seconds: float = 5.0, fault: str = "") -> GpuCandidate:
+        backend, precision = name.rsplit("-", 1)
+        self.about[name] = ms, fault
+        return GpuCandidate(backend, precision, seconds)
 
+    def run(
+        self,
+        candidates: list[GpuCandidate],
+        store: Store,
+        *,
+        methods: tuple[str, ...] = ("stpm",),
+        batches: tuple[int, ...] = (1,),
+        left: float = 1e6,
+        unbuilt: str = "",
+    ) -> bool:
+        def folder(method: str) -> Path:
+            if method == unbuilt:
+                raise GoneError("ImportError: No module named 'timm'")
+            return Path(f"{method}.kdx")
 
-def run(candidates: list[GpuCandidate], store: Store, clock: FakeClock, *, left: float = 1e6, **options: Any) -> bool:
-    jobs = plan(options.pop("methods", ["stpm"]), candidates, options.pop("batches", (1,)))
-    return run_jobs(jobs, candidates, make_model, store, Deadline(clock.now + left, clock), runs=20, **options)
+        benchmark = GpuBenchmark(
+            {candidate.name: candidate for candidate in candidates},
+            store,
+            Deadline(self.clock.now + left, self.clock),
+            lambda candidate: FakeProcess(candidate, self.clock, self.log, *self.about[candidate.name]),  # type: ignore[arg-type, return-value]
+            folder,
+            lambda: self.log.append(("", "quiet", 0)),
+            runs=20,
+        )
+        return benchmark.run(plan(methods, candidates, batches))
 
 
 def statuses(store: Store) -> dict[str, str]:
     return {"/".join(map(str, key)): row["status"] for key, row in store.rows.items()}
+
+
+def make_store(path: Path) -> Store:
+    return Store(path, {"machine": {"gpu": None, "cpu": "a CPU", "nvidia_smi": {}, "versions": {}},
+                        "settings": {"runs": 20}, "found": {}})  # fmt: skip

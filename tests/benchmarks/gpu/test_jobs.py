@@ -2,133 +2,182 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.gpu import jobs as gpu_jobs
-from benchmarks.gpu.candidates import EAGER
-from benchmarks.gpu.jobs import KERNELS, RESTART, Deadline, plan, run_jobs
-from benchmarks.gpu.result_store import FAILED, NOT_RUN, OK, Store
-from tests.benchmarks.gpu.fakes import METHODS, FakeClock, make_model, run, statuses
+from benchmarks.gpu.candidates import COMPARED_FIRST, EAGER, KERNELS, LEAD, find_candidates
+from benchmarks.gpu.jobs import COMPACT, plan
+from benchmarks.gpu.result_store import COMPARED, FAILED, NOT_RUN, OK, Store
+from tests.benchmarks.gpu.fakes import METHODS, FakeClock, FakeGpu, statuses
 
 
-def test_the_baseline_and_the_best_backend_of_every_method_come_first(fake) -> None:
-    absent = replace(fake("missing-fp16"), absent="not installed")
-    candidates = [absent, fake("fast-fp16"), fake(EAGER), fake("slow-fp16", seconds=60), fake("plain-fp16")]
-    jobs = plan(["zebra", *METHODS], candidates)
-    assert [(job.method, job.batch, job.candidates) for job in jobs[:4]] == [
-        ("stpm", 1, (EAGER, "fast-fp16")),
-        ("stpm", 32, (EAGER, "fast-fp16")),
-        ("stpm", 8, (EAGER, "fast-fp16")),
-        ("dual", 1, (EAGER, "fast-fp16")),
-    ]
-    keys = [key for job in jobs for key in job.keys]
-    assert len(set(keys)) == len(keys) == 3 * (3 * 4 + 1)  # methods × (batches × candidates, and the kernels)
-    assert jobs[-1].candidates == ("slow-fp16",)
-    assert not any("missing-fp16" in job.candidates for job in jobs)
+def test_the_order_of_work() -> None:
+    candidates = [replace(each, absent="") for each in find_candidates("cuda")]
+    jobs = plan(["zebra", "dual-det", COMPACT, "stpm"], candidates, (1, 8, 32))
+    ordered = ("stpm", "dual-det", COMPACT, "zebra")
+    compared = [(name, 1, COMPARED_FIRST, False) for name in ordered]
+    timed = [(name, 1, LEAD, True) for name in ordered[:3]]
+    batches = [(name, batch, LEAD, True) for name in ("stpm", COMPACT) for batch in (8, 32)]
+    begin = [*compared, *timed, *batches, ("zebra", 1, LEAD, True), ("stpm", 1, (KERNELS,), True)]
+    assert [(job.method, job.batch, job.candidates, job.timed) for job in jobs[: len(begin)]] == begin
+    keys = [key for job in jobs if job.timed for key in job.keys]
+    # methods × (batches × candidates, and the kernels)
+    assert len(set(keys)) == len(keys) == 4 * (3 * (len(candidates) - 1) + 1)
+    slow = {"tensorrt-fp32", "onnxruntime-tensorrt-fp32", "onnxruntime-tensorrt-fp16"}
+    assert {job.candidates for job in jobs[-3 * 2 * 4 :]} == {(name,) for name in slow}
 
 
-def test_candidates_take_turns_and_their_rows_say_all(fake, store: Store, clock: FakeClock, log) -> None:
-    assert run([fake("fast-fp16", 0.25), fake(EAGER, 2.0)], store, clock)
-    turns = [name for name, what, runs in log if what == "compute" and runs == 2]  # a tenth of 20 calls
-    assert turns[:4] == [EAGER, "fast-fp16", EAGER, "fast-fp16"]
-    assert len(turns) == 20
-    row = store.rows["stpm", 1, "fast-fp16"]
-    assert row["status"] == OK
-    assert row["parity"]["passed"]
+def test_absent_candidates_have_no_jobs(gpu: FakeGpu) -> None:
+    absent = replace(gpu.candidate("tensorrt-fp16"), absent="not installed")
+    jobs = plan(["stpm"], [absent, gpu.candidate(EAGER)], (1,))
+    assert [job.candidates for job in jobs] == [(EAGER,), (EAGER,)]
+
+
+def test_all_of_a_method_load_at_once_and_then_take_turns(gpu: FakeGpu, store: Store, log) -> None:
+    fast = gpu.candidate("tensorrt-fp16", 0.25)
+    assert gpu.run([fast, gpu.candidate(EAGER, 2.0)], store)
+    begin = [(EAGER, "start", 0), (EAGER, "open", 1), ("", "quiet", 0), (EAGER, "open", 1), (fast.name, "start", 0)]
+    assert log[: len(begin) + 1] == [*begin, (fast.name, "open", 1)]
+    turns = [name for name, what, calls in log if what == "turn" and calls]
+    assert turns[:4] == [EAGER, fast.name, EAGER, fast.name]
+    row = store.rows["stpm", 1, fast.name]
+    assert (row["status"], row["clock"], row["warm_up"]) == (OK, "CUDA events", 20)
     assert row["compute"] == {"p50_ms": 0.25, "p99_ms": 0.25, "p999_ms": 0.25, "max_ms": 0.25, "runs": 20}
-    assert row["warm_up"] == 20
     assert row["end_to_end"]["runs"] == 20
     assert (row["eager_ms"], row["ratio"], row["images_per_second"]) == (2.0, 8.0, 4000.0)
+    assert store.rows["stpm", 1, EAGER]["compute"]["runs"] == 4  # a fifth
     assert Store.load(store.path).rows == store.rows
-    assert [entry for entry in log if entry[1] == "close"] == [(EAGER, "close", 0), ("fast-fp16", "close", 0)]
+    assert {entry[0] for entry in log if entry[1] == "close"} == {EAGER, fast.name}
 
 
-@pytest.mark.slow
-def test_a_later_job_times_the_baseline_again_and_leaves_its_row(fake, store: Store, clock: FakeClock, log) -> None:
-    eager = fake(EAGER, 2.0)
-    run([eager], store, clock)
+def test_a_later_job_times_the_baseline_again_and_leaves_its_row(gpu: FakeGpu, store: Store, log) -> None:
+    eager = gpu.candidate(EAGER, 2.0)
+    gpu.run([eager], store)
     before = dict(store.rows["stpm", 1, EAGER])
-    log.clear()
-    run([eager, fake("other-fp16", 1.0)], store, clock)
+    gpu.run([eager, gpu.candidate("other-fp16", 1.0)], store)
     assert store.rows["stpm", 1, EAGER] == before
     assert store.rows["stpm", 1, "other-fp16"]["ratio"] == 2.0
-    assert sum(runs for name, what, runs in log if (name, what) == (EAGER, "compute")) < 40
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("raises", ["open", "run", "compute"])
-def test_what_one_candidate_raises_is_its_own(fake, store: Store, clock: FakeClock, raises: str) -> None:
-    candidates = [fake("bad-fp16", raises=raises), fake(EAGER), fake("good-fp16")]
-    assert run(candidates, store, clock)
-    assert statuses(store) == {"stpm/1/bad-fp16": NOT_RUN, f"stpm/1/{EAGER}": OK, "stpm/1/good-fp16": OK}
-    assert "Error: " in store.rows["stpm", 1, "bad-fp16"]["reason"]
+@pytest.mark.parametrize("fault", ["open", "turn"])
+def test_a_process_that_dies_costs_its_own_row(gpu: FakeGpu, store: Store, log, fault: str) -> None:
+    bad = gpu.candidate("bad-fp16", fault=fault)
+    assert gpu.run([bad, gpu.candidate(EAGER), gpu.candidate("good-fp16")], store, batches=(1, 8))
+    assert statuses(store) == {
+        f"stpm/{batch}/{name}": NOT_RUN if name == bad.name else OK
+        for batch in (1, 8)
+        for name in (EAGER, bad.name, "good-fp16")
+    }
+    assert "SIGSEGV" in store.rows["stpm", 1, bad.name]["reason"]
+    assert [what for name, what, _ in log if name == bad.name and what in {"start", "close"}] == ["start", "close"] * 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 8, 32])
-def test_who_fails_parity_is_not_timed(fake, store: Store, clock: FakeClock, log, batch: int) -> None:
-    run([fake("off-fp32", error=1e-3), fake("off-fp16", error=1e-3), fake(EAGER)], store, clock, batches=(batch,))
-    row = store.rows["stpm", batch, "off-fp32"]
-    assert row["status"] == FAILED
-    assert "parity: scores differ by 0.001" in row["reason"]
+def test_what_fails_parity_is_not_timed(gpu: FakeGpu, store: Store, log) -> None:
+    gpu.run([gpu.candidate("off-fp16", fault="parity"), gpu.candidate(EAGER)], store)
+    row = store.rows["stpm", 1, "off-fp16"]
+    assert (row["status"], row["reason"]) == (FAILED, "parity: scores differ by 0.001")
     assert "compute" not in row
-    assert not any(name == "off-fp32" and what == "compute" for name, what, _ in log)
-    assert {count for name, what, count in log if what == "run"} == {batch}  # no shape but the timed one is built
-    assert store.rows["stpm", batch, "off-fp16"]["status"] == OK  # FP16's tolerances
+    assert not [entry for entry in log if entry[:2] == ("off-fp16", "turn")]
 
 
-def test_a_method_that_cannot_be_built_costs_its_rows_alone(fake, store: Store, clock: FakeClock) -> None:
-    def make(method: str) -> Any:
-        if method == "stpm":
-            raise ImportError("No module named 'timm'")
-        return make_model(method)
-
-    jobs = plan(METHODS, [fake(EAGER)], (1,))
-    run_jobs(jobs, [fake(EAGER)], make, store, Deadline(1e6, clock), runs=20)
+def test_a_method_that_cannot_be_built_costs_its_rows_alone(gpu: FakeGpu, store: Store) -> None:
+    gpu.run([gpu.candidate(EAGER)], store, methods=tuple(METHODS), unbuilt="stpm")
     assert statuses(store) == {f"stpm/1/{EAGER}": NOT_RUN, f"dual/1/{EAGER}": OK}
     assert "No module named 'timm'" in store.rows["stpm", 1, EAGER]["reason"]
 
 
-@pytest.mark.slow
-def test_it_stops_in_time_and_a_second_call_does_the_rest(fake, store: Store, clock: FakeClock, log) -> None:
-    candidates = [fake(EAGER), fake("slow-fp16", seconds=100)]
-    assert not run(candidates, store, clock, left=200, methods=METHODS)
-    assert statuses(store) == {f"stpm/1/{EAGER}": OK, "stpm/1/slow-fp16": OK, f"dual/1/{EAGER}": OK}
-    assert clock.now <= 200
-    assert not store.found["complete"]
-    skipped = Store.load(store.path).found["skipped"]
-    assert skipped == [["dual", 1, "slow-fp16"]]
+def test_it_stops_in_time_and_a_second_call_does_the_rest(gpu: FakeGpu, store: Store, log) -> None:
+    candidates = [gpu.candidate(EAGER), gpu.candidate("slow-fp16", seconds=100)]
+    assert not gpu.run(candidates, store, left=200, methods=tuple(METHODS))
+    assert statuses(store) == {f"stpm/1/{EAGER}": OK, f"dual/1/{EAGER}": OK, "stpm/1/slow-fp16": OK}
+    assert gpu.clock.now <= 200
+    found = Store.load(store.path).found
+    assert (found["skipped"], found["complete"]) == ([["dual", 1, "slow-fp16"]], False)
     log.clear()
     again = Store.resume("gpu", {}, {}, path=store.path)
     assert not again.replaced
-    assert run(candidates, again, clock, methods=METHODS)
-    assert statuses(again).keys() >= {f"dual/1/{EAGER}", "dual/1/slow-fp16"}
+    assert gpu.run(candidates, again, methods=tuple(METHODS))
     assert [name for name, what, _ in log if what == "open"] == [EAGER, "slow-fp16"]  # the baseline beside it
     assert again.found["complete"]
 
 
-def test_what_does_not_fit_makes_room_for_what_does(fake, store: Store, clock: FakeClock) -> None:
-    run([fake(EAGER), fake("fast-fp16"), fake("slow-fp16", seconds=1000)], store, clock, left=60)
+def test_what_does_not_fit_makes_room_for_what_does(gpu: FakeGpu, store: Store) -> None:
+    slow = gpu.candidate("tensorrt-fp16", seconds=1000)
+    gpu.run([gpu.candidate(EAGER), slow, gpu.candidate("fast-fp16")], store, left=90)
     assert statuses(store) == {f"stpm/1/{EAGER}": OK, "stpm/1/fast-fp16": OK}
-    assert store.found["skipped"] == [("stpm", 1, "slow-fp16")]
+    assert store.found["skipped"] == [("stpm", 1, slow.name)]
 
 
-def test_a_device_that_no_longer_answers_asks_for_another_process(fake, store, clock, monkeypatch) -> None:
-    monkeypatch.setattr(gpu_jobs, "is_device_well", lambda: False)
-    with pytest.raises(SystemExit) as error:
-        run([fake("bad-fp16", raises="run"), fake(EAGER)], store, clock)
-    assert error.value.code == RESTART
-    assert statuses(Store.load(store.path)) == {"stpm/1/bad-fp16": NOT_RUN, f"stpm/1/{EAGER}": OK}
+def test_where_time_runs_out_nothing_is_said_of_what_was_cut_short(gpu: FakeGpu, store: Store) -> None:
+    slow = gpu.candidate("tensorrt-fp16", seconds=60)
+    gpu.run([gpu.candidate(EAGER, seconds=40), slow], store, left=120)
+    assert statuses(store) == {f"stpm/1/{EAGER}": COMPARED}
+    assert store.found["skipped"] == [("stpm", 1, EAGER), ("stpm", 1, slow.name)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("difference", "status"), [(1e-6, OK), (1e-2, FAILED), (float("nan"), FAILED)])
-def test_the_kernels_are_a_candidate_too(fake, store, clock, difference: float, status: str) -> None:
-    found = {"max_difference": difference, "speedup": 1.2, "is_fast_enough": False, "grouped_speedup": None}
-    run([fake(EAGER)], store, clock, kernels=lambda model: found)
+@pytest.mark.parametrize(("fault", "status"), [("", OK), ("parity", FAILED), ("kernels", NOT_RUN)])
+def test_the_kernels_are_a_candidate_too(gpu: FakeGpu, store: Store, fault: str, status: str) -> None:
+    gpu.run([gpu.candidate(EAGER), gpu.candidate(KERNELS, fault=fault)], store)
     row = store.rows["stpm", 1, KERNELS]
     assert row["status"] == status
-    assert ("found" in row) == (status == OK)
+    assert row.get("found", {}).get("speedup") == (None if fault == "kernels" else 1.2)
+
+
+# A run that kills itself in the middle of writing its file for the nth time.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from benchmarks import results
+from tests.benchmarks.gpu.fakes import FakeClock, FakeGpu, make_store
+
+path, last = Path(sys.argv[1]), int(sys.argv[2])
+write, written = results.write_atomic, []
+
+def write_atomic(target, content):
+    written.append(target)
+    if len(written) == last:
+        target.with_name(f".{target.name}.part").write_bytes(content[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(target, content)
+
+results.write_atomic = write_atomic
+gpu = FakeGpu(FakeClock(), [])
+gpu.run([gpu.candidate("torch-fp32"), gpu.candidate("fast-fp16")], make_store(path), methods=("stpm", "dual"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("writes", "rows", "shown"),
+    [
+        (2, [("stpm", COMPARED)], []),
+        (4, [("stpm", OK), ("dual", COMPARED)], ["stpm"]),
+        (6, [("stpm", OK), ("dual", OK), ("stpm", OK)], ["dual", "stpm", "stpm"]),
+    ],
+)
+def test_a_kill_at_any_moment_leaves_valid_json_with_a_table(
+    tmp_path: Path, writes: int, rows: list[Any], shown: list[str]
+) -> None:
+    path = tmp_path / "gpu-x.json"
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", KILLED, str(path), str(writes)]
+    done = subprocess.run(command, cwd=root, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": "."})
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    record = json.loads(path.read_text())
+    assert [(row["method"], row["status"]) for row in record["found"]["rows"]] == rows
+    assert record["table"][0].startswith("| method | backend |")
+    assert [line.split()[1] for line in record["table"][2:] if line.startswith("| ")] == shown
+    assert writes != 2 or "As FP32 on real images, not timed: torch-fp32 for stpm." in record["table"]
+    # A second call goes on.
+    again, gpu = Store(path, record), FakeGpu(FakeClock(), [])
+    candidates = [gpu.candidate(EAGER), gpu.candidate("fast-fp16")]
+    assert gpu.run(candidates, again, methods=("stpm", "dual"))
+    assert set(statuses(again).values()) == {OK}
+    assert len(again.rows) == 4

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.gpu.candidates import EAGER
-from benchmarks.gpu.result_store import OK, Store, row_of
+from benchmarks.gpu.result_store import COMPARED, FAILED, Store, row_of
+
+MACHINE = {"gpu": None, "cpu": "a CPU", "nvidia_smi": {}, "versions": {}}
 
 
-@pytest.mark.parametrize("change", [{}, {"machine": "other"}, {"sources": "other"}])
-def test_rows_are_kept_on_the_same_machine_with_the_same_sources(tmp_path: Path, change) -> None:
-    path, identity = tmp_path / "gpu-a.json", {"machine": "this", "sources": "these"}
+@pytest.mark.parametrize("change", [{}, {"machine": {**MACHINE, "cpu": "other"}}, {"sources": "other"}])
+def test_rows_are_kept_on_the_same_machine_with_the_same_sources(tmp_path: Path, change: dict[str, Any]) -> None:
+    path, identity = tmp_path / "gpu-a.json", {"machine": MACHINE, "sources": "these", "settings": {"runs": 1}}
     store = Store.resume("gpu", identity, {}, path=path)
-    store.put_rows([row_of(("stpm", 1, EAGER), OK)])
+    store.put_rows([row_of(("stpm", 1, EAGER), COMPARED)])
     again = Store.resume("gpu", identity | change, {}, path=path)
     assert again.rows == ({} if change else store.rows)
     assert path.with_name("gpu-a.json.old").is_file() == bool(change)
 
 
-def test_what_was_being_done_is_noted_until_it_is_over(store: Store) -> None:
-    assert store.marked() is None
-    store.mark(("stpm", 1, EAGER))
-    assert Store(store.path, {"found": {}}).marked() == ("stpm", 1, EAGER)
-    store.mark(None)
-    assert store.marked() is None
-
-
-def test_only_keys_without_a_row_are_missing(store: Store) -> None:
-    store.put_rows([row_of(("stpm", 1, EAGER), OK)])
-    assert store.missing([("stpm", 1, EAGER), ("stpm", 8, EAGER)]) == [("stpm", 8, EAGER)]
+def test_keys_without_a_row_or_without_times_are_missing(store: Store) -> None:
+    keys = [("stpm", batch, EAGER) for batch in (1, 8, 32)]
+    store.put_rows([row_of(keys[0], COMPARED), row_of(keys[1], FAILED)])
+    assert store.missing(keys, timed=False) == keys[2:]
+    assert store.missing(keys, timed=True) == [keys[0], keys[2]]

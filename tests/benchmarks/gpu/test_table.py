@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu.candidates import EAGER
-from benchmarks.gpu.jobs import KERNELS
-from benchmarks.gpu.result_store import FAILED, OK, row_of
+from benchmarks.gpu.candidates import EAGER, KERNELS
+from benchmarks.gpu.result_store import COMPARED, FAILED, OK, row_of
 from benchmarks.gpu.table import gpu_lines, gpu_table
 
 RECORD = {
@@ -32,6 +31,7 @@ def timed(method: str, candidate: str, ms: float, batch: int = 1, eager: float |
 def test_the_table_has_the_fastest_of_each_method_and_says_what_is_missing() -> None:
     rows = [
         timed("stpm", "torch-fp32", 2.0), timed("stpm", "fast-fp16", 0.2), timed("stpm", "fast-fp16", 1.0, 32),
+        row_of(("zebra", 1, EAGER), COMPARED),
         timed("dual", "fast-fp16", 0.5, eager=None), row_of(("dual", 1, EAGER), FAILED, "parity: off"),
         row_of(("stpm", 1, KERNELS), OK, found={"speedup": 1.2, "is_fast_enough": False, "grouped_speedup": 1.1}),
     ]  # fmt: skip
@@ -42,6 +42,7 @@ def test_the_table_has_the_fastest_of_each_method_and_says_what_is_missing() -> 
     )
     assert "| dual | fast | FP16 | 0.500 | 1.000 | 1.500 | – | – | 2,000 (1) |  |" in text
     assert "| torch |" not in text
+    assert "As FP32 on real images, not timed: torch-fp32 for zebra." in text
     assert "stpm 1.20 times; 1.5 are required: not reached, so there is no `--tail fused`" in text
     assert "tensorrt-rtx-fp16 (TensorRT for RTX does not serve 9.0)" in text
     assert "torch-fp32 failed for dual at batch 1 (parity: off)" in text

@@ -1,0 +1,136 @@
+"""The worker of the GPU benchmark: parity, turns, and what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu import worker
+from benchmarks.gpu.candidates import GpuCandidate, why_unusable
+from benchmarks.gpu.run import start_worker
+from benchmarks.gpu.worker import Worker
+from benchmarks.timing.process import GoneError
+from kdx.bundle.bundle import Golden
+from kdx.bundle.open import open_bundle
+from kdx.runtime.backend import Outputs
+
+
+class FakeBackend:
+    """Answers as the reference does, or worse."""
+
+    name = "fake"
+
+    def __init__(self, golden: Golden, error: float) -> None:
+        self.golden, self.error = golden, error
+        self.ran: list[int] = []
+        self.timed: list[np.ndarray] = []
+        self.closed = False
+
+    def run(self, images: np.ndarray) -> Outputs:
+        self.ran.append(len(images))
+        found = [self._index(image) for image in images]
+        return Outputs(self.golden.maps[found] * (1 + self.error), self.golden.scores[found] * (1 + self.error))
+
+    def _index(self, image: np.ndarray) -> int:
+        return next(i for i, each in enumerate(self.golden.images) if np.array_equal(each, image))
+
+    def compute_only(self, images: np.ndarray, runs: int) -> list[float]:
+        self.timed += [images] * bool(runs)
+        return [0.5] * runs
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def opened(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Opens candidates of a worker, and returns it with their backends and answers."""
+    golden = open_bundle(tiny_bundle).golden()
+    target, backends = Worker(), []
+
+    def open_(batch: int = 1, error: float = 0.0, precision: str = "fp32") -> Any:
+        monkeypatch.setattr(worker, "load", lambda *about: backends.append(FakeBackend(golden, error)) or backends[-1])
+        about = {"backend": "fake", "precision": precision, "device": "cpu"}
+        answer = target.answer({"do": "open", "folder": str(tiny_bundle), "batch": batch, **about})
+        return target, backends, answer
+
+    return open_
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32])
+def test_parity_is_compared_at_the_batch_that_is_timed(opened, batch: int) -> None:
+    _, backends, answer = opened(batch)
+    assert answer["failure"] == ""
+    assert answer["parity"]["passed"]
+    assert set(backends[0].ran) == {batch}  # no shape but the timed one is built
+    assert "scores differ by 0.001" in opened(batch, 1e-3)[2]["failure"]
+    assert opened(batch, 1e-3, "fp16")[2]["failure"] == ""  # FP16's tolerances
+    assert [backend.closed for backend in backends] == [True, True, False]
+
+
+def test_turns_take_real_images_one_after_the_other(opened, tiny_bundle: Path) -> None:
+    target, backends, _ = opened(2)
+    images = open_bundle(tiny_bundle).golden().images
+    assert target.answer({"do": "turn", "settle": 5, "calls": 0}) == {"compute": [], "end_to_end": []}
+    answer = target.answer({"do": "turn", "settle": 1, "calls": 3})
+    assert answer["compute"] == [0.5] * 3
+    assert len(answer["end_to_end"]) == 3
+    first, second = (np.arange(start, start + 2) % len(images) for start in (0, 2))
+    for timed, index in zip(backends[0].timed, (first, second, second), strict=True):
+        np.testing.assert_array_equal(timed, images[index])
+
+
+def test_errors_of_kdx_say_what_to_do(tmp_path: Path) -> None:
+    about = {"backend": "torch", "precision": "fp32", "device": "cpu", "batch": 1}
+    answer = Worker().answer({"do": "open", "folder": str(tmp_path / "none.kdx"), **about})
+    assert answer["error"].startswith("BundleError: ")
+
+
+# An interpreter that has TensorRT and lacks PyTorch; its arguments are those of Python.
+LEAN = """#!{python}
+import runpy, sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+for name in ("torch", "timm", "onnx", "onnxruntime", "torchvision"):
+    sys.modules[name] = None
+sys.path.insert(0, "{root}")
+for name in ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.driver"):
+    sys.modules[name] = ModuleType(name)
+    sys.modules[name].__spec__ = ModuleSpec(name, None)
+option, target, *sys.argv[1:] = sys.argv[1:]
+if option == "-c":
+    exec(target)
+else:
+    runpy.run_module(target, run_name="__main__")
+"""
+
+
+@pytest.fixture
+def lean(tmp_path: Path) -> Path:
+    program = tmp_path / "python"
+    text = LEAN.format(python=sys.executable, root=Path(__file__).parents[3])
+    program.write_text(text)
+    program.chmod(0o755)
+    return program
+
+
+def test_an_engine_is_built_in_an_interpreter_that_has_no_torch(lean: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert why_unusable((str(lean),)) == ""
+    process = start_worker(GpuCandidate("tensorrt", "fp32", python=(str(lean),)), tmp_path)
+    about = {"backend": "tensorrt", "precision": "fp32", "device": "cuda", "batch": 1}
+    process.tell({"do": "open", "folder": str(tiny_bundle), **about})
+    # As far as a machine without a GPU gets.
+    with pytest.raises(GoneError, match="BackendError: TensorRT builds on the GPU that the engine is for"):
+        process.hear(300)
+    process.close()
+
+
+def test_an_interpreter_that_lacks_something_is_named(tmp_path: Path) -> None:
+    assert "does not start" in why_unusable((str(tmp_path / "none"),))
+    if subprocess.run([sys.executable, "-c", "import tensorrt"], capture_output=True, check=False).returncode:
+        assert "No module named 'tensorrt'" in why_unusable((sys.executable,))
