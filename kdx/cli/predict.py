@@ -10,9 +10,13 @@ import typer
 from kdx.cli.error_output import LinesCommand
 from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks, shown, typed
 from kdx.cli.shared_options import (
+    CSV_OPTION,
     FORCE_OPTION,
+    MAPS_OPTION,
+    MASKS_OPTION,
     MAX_BAD_OPTION,
     REQUIRE_SIGNATURE_OPTION,
+    SEMICOLONS_OPTION,
     THREADS_OPTION,
     require_effect,
 )
@@ -34,11 +38,18 @@ def predict(
         False, "--shared-teacher", help="With --also: one pass of the teacher, which all bundles must have in common."
     ),
     overlay: Path | None = typer.Option(None, "--overlay", help="Folder for heat maps (PNG)."),
+    folder: Path | None = typer.Option(None, "--out", "-o", help="Folder for the files of the next options."),
+    csv: bool = CSV_OPTION,
+    semicolons: bool = SEMICOLONS_OPTION,
+    maps: str | None = MAPS_OPTION,
+    masks: bool = MASKS_OPTION,
+    coco: bool = typer.Option(False, "--coco", help="Write the regions of all images as one COCO file."),
+    yolo: bool = typer.Option(False, "--yolo", help="Write the regions of each image as a YOLO file."),
     regions: bool = typer.Option(
         False, "--regions", help="With --json: where the map exceeds the pixel threshold, the hottest first."
     ),
     min_area: float | None = typer.Option(
-        None, help="With --regions: the smallest area that is reported, in pixels of the camera."
+        None, help="With --regions, --coco or --yolo: the smallest area that is reported, in pixels of the camera."
     ),
     pixel_size_um: float | None = typer.Option(
         None, help="With --regions: side of what a pixel shows of the part, in µm; adds areas in mm²."
@@ -55,16 +66,23 @@ def predict(
     The margin is score / threshold - 1: below zero is good. Heat maps are scaled by the map value
     that hardly any good image reaches, and outlined at it. With --also, several bundles judge each
     image; teachers that they have in common are held once.
+
+    Maps, masks and regions are those of the image as it stands upright. A map has the size that the
+    detector computed; the JSON file beside it says which part of the image it covers.
     """
     from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
     from kdx.workflows.predict import expand, judge_files, require_apart
+    from kdx.workflows.result_files import result_options
 
     bad: dict[str, str] = {}
     records: list[dict[str, Any]] = []
-    wanted = _region_options(regions, min_area, pixel_size_um, json=json)
+    wanted = _region_options(regions, min_area, pixel_size_um, json=json, labels=coco or yolo)
+    require_effect({"--semicolons": semicolons and not csv}, "--csv")
+    results = result_options(folder, csv, maps, masks, coco, yolo, semicolons=semicolons, min_area=min_area or 0.0)
     left_out = LeftOut()
     colour: list[Path] = []
     require_apart(overlay, images)
+    require_apart(folder, images, option="out")
     try:
         judge_files(
             bundle,
@@ -75,6 +93,7 @@ def predict(
             shared_teacher=shared_teacher,
             overlay=overlay,
             regions=wanted,
+            results=results,
             backend=backend,
             threads=threads,
             require_signature=require_signature,
@@ -89,6 +108,9 @@ def predict(
         if overlay is not None and records:
             done = f"{len(records)} heat maps were written to {shown(overlay)}/ before that"
             err.print(f"[yellow]{done}:[/] --force writes them again")
+        if folder is not None and folder.is_dir():
+            judged = len({record["image"] for record in records})
+            err.print(f"[yellow]{shown(folder)}/ has the results of {judged} images only:[/] --force writes all again")
         raise
     finally:
         remarks = [*left_out.remarks, *remark(COLOUR, COLOUR_TEXT, colour)]
@@ -109,6 +131,9 @@ def predict(
                 "place of a good part is as bright as a defect's. Compare scores, or calibrate first"
             )
 
+    if folder is not None and not json:
+        out.print(f"results in {shown(folder)}/")
+
 
 def _warn_uncalibrated(bundle: Path) -> None:
     from kdx.loading.load import is_run
@@ -123,13 +148,13 @@ def _warn_uncalibrated(bundle: Path) -> None:
 
 
 def _region_options(
-    regions: bool, min_area: float | None, pixel_size_um: float | None, *, json: bool
+    regions: bool, min_area: float | None, pixel_size_um: float | None, *, json: bool, labels: bool
 ) -> RegionOptions | None:
     from kdx.errors import OptionError
     from kdx.workflows.predict import RegionOptions
 
     if not regions:
-        given = {"--min-area": min_area is not None, "--pixel-size-um": pixel_size_um is not None}
+        given = {"--min-area": min_area is not None and not labels, "--pixel-size-um": pixel_size_um is not None}
         require_effect(given, "--regions")
     if regions and not json:
         raise OptionError("--regions are printed as JSON", fix="add --json; heat maps show them too (--overlay)")

@@ -27,6 +27,19 @@ MAX_BAD_OPTION = typer.Option(0, "--max-bad-images", min=0, help="How many unrea
 REQUIRE_SIGNATURE_OPTION = typer.Option(
     [], "--require-signature", metavar="NAME.pub", help="Refuse bundles not signed by this key; may be repeated."
 )
+CSV_OPTION = typer.Option(False, "--csv", help="Write a table for spreadsheets, verdicts.csv.")
+SEMICOLONS_OPTION = typer.Option(
+    False, "--semicolons", help="With --csv: semicolons and decimal commas, as spreadsheets in most of Europe expect."
+)
+MAPS_OPTION = typer.Option(
+    None,
+    "--maps",
+    metavar="npy|tiff|png",
+    help="Write each anomaly map: float32 values (npy, tiff), or 16 bits, scaled as a JSON file beside it says (png).",
+)
+MASKS_OPTION = typer.Option(
+    False, "--masks", help="Write a mask of each image, of its size: 255 above the pixel threshold, 0 elsewhere."
+)
 ADDRESS_OPTION = typer.Option(
     None,
     "--address",

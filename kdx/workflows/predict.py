@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from kdx.loading.group import DetectorGroup, load_many
 from kdx.loading.load import load
 from kdx.progress import SILENT, Progress, track
 from kdx.storage.files import refuse_existing, write_atomic
+from kdx.workflows.result_files import ResultFiles, ResultOptions, require_thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +48,7 @@ def judge_files(
     shared_teacher: bool = False,
     overlay: Path | None = None,
     regions: RegionOptions | None = None,
+    results: ResultOptions | None = None,
     backend: str = "auto",
     threads: int | None = None,
     require_signature: Sequence[Path] = (),
@@ -59,18 +62,26 @@ def judge_files(
     """Judge image files; add records to ``records``, and reasons of skipped files to ``bad``.
 
     Colour images that a mono detector judged are added to ``colour``; ``on_uncalibrated`` is called
-    with each bundle that has no threshold.
+    with each bundle that has no threshold. ``results`` are further files, see
+    :mod:`kdx.workflows.result_files`.
 
     With other bundles, a record is one bundle's verdict on an image, and names the bundle.
     """
     bundles = _bundle_names([bundle, *also])
     keys = require_signature or None
-    with _load(bundles, backend, threads, shared_teacher=shared_teacher, require_signature=keys) as group:
+    with ExitStack() as held:
+        group = held.enter_context(
+            _load(bundles, backend, threads, shared_teacher=shared_teacher, require_signature=keys)
+        )
         for name, path in bundles.items():
             if group[name].threshold is None:
                 on_uncalibrated(path)
         targets = _overlay_targets(overlay, paths, list(bundles))
         _prepare(targets, force=force)
+        files = None
+        if results is not None:
+            require_thresholds(results, group)
+            files = held.enter_context(ResultFiles(results, paths, list(bundles), records, bad, force=force))
         for path in track(progress, paths, "judging", len(paths)):
             try:
                 judged = list(_verdicts(group, path))
@@ -86,8 +97,6 @@ def judge_files(
             for name, image, verdict in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
                 record |= {"backend": group[name].backend.name, "precision": group[name].precision}
-                if group[name].threshold_by_hand is not None:
-                    record["threshold_by_hand"] = group[name].threshold_by_hand
                 if regions is not None:
                     record["regions"] = _regions(group[name], verdict, regions)
                 if overlay is not None:
@@ -95,6 +104,8 @@ def judge_files(
                     record["overlay"] = str(target)
                     record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
                     _write_overlay(target, image, verdict, path.name, group[name])
+                if files is not None:
+                    record |= files.add(path, name, verdict, group[name])
                 if each is not None:
                     each(record)
                 records.append(record)
@@ -165,23 +176,29 @@ def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[n
         yield name, images[group[name].input], verdicts[name]
 
 
-def require_apart(overlay: Path | None, images: list[Path]) -> None:
-    """Refuse heat maps among the images: the next command would judge them as parts.
+def require_apart(output: Path | None, images: list[Path], *, option: str = "overlay") -> None:
+    """Refuse pictures among the images: the next command would judge them as parts.
 
     Where single files are named, the folder around them counts too, unless it is the one that the
     user works in.
+
+    Args:
+        output: The folder of heat maps, or of maps and masks.
+        images: The image files and folders.
+        option: The parameter that names the folder.
     """
-    if overlay is None:
+    if output is None:
         return
+    what = "heat maps" if option == "overlay" else "the results"
     around = {_resolved(image) if image.is_dir() else _resolved(image).parent for image in images}
     named = {image.resolve() for image in images if image.is_dir()}
     for folder in sorted(around - ({Path.cwd()} - named)):
-        if overlay.resolve().is_relative_to(folder):
+        if output.resolve().is_relative_to(folder):
             raise OutputError(
-                f"the heat maps would lie among the images in '{folder}'",
-                expected="a folder for `overlay` outside of it: whoever reads the images later would take heat maps "
-                "for parts",
-                received=f"`overlay={overlay}`",
+                f"{what} would lie among the images in '{folder}'",
+                expected=f"a folder for `{option}` outside of it: whoever reads the images later would take pictures "
+                "in it for parts",
+                received=f"`{option}={output}`",
                 fix="choose a folder beside it",
             )
 

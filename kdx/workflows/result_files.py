@@ -1,0 +1,289 @@
+"""The files that ``kdx predict`` writes: a table, maps, masks, and annotations of regions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from kdx.decision.label_files import CLASS, LabelledImage, coco_document, yolo_text
+from kdx.decision.map_files import MapFiles, MapPlace, map_format
+from kdx.decision.regions import find_regions
+from kdx.errors import InputError, OptionError, OutputError
+from kdx.imaging.images import read_header
+from kdx.storage.files import refuse_existing, write_atomic
+from kdx.storage.json_output import encode_json
+from kdx.storage.spreadsheet import CsvStyle, csv_lines, csv_style, path_text
+
+if TYPE_CHECKING:
+    from kdx.decision.map_files import MapFormat
+    from kdx.decision.verdict import Verdict
+    from kdx.loading.group import DetectorGroup
+    from kdx.runtime.detector import Detector
+
+TABLE = "verdicts.csv"
+COCO = "regions.coco.json"
+_LABELS, _CLASSES = "labels", "classes.txt"
+# Columns that every table has, whatever the verdicts of its images are.
+_FIRST = ("image", "verdict", "score", "threshold", "margin")
+_LAST = ("review_threshold", "reason", "frame_faults", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    """Which files are written.
+
+    Attributes:
+        folder: The folder of all files.
+        csv: The style of the table of verdicts; None for no table.
+        maps: The format of maps; None for no maps.
+        masks: Whether a mask of each image is written.
+        coco: Whether the regions of all images are written in COCO's format.
+        yolo: Whether the regions of each image are written in YOLO's format.
+        min_area: The smallest area of an annotated region, in pixels of the image.
+    """
+
+    folder: Path
+    csv: CsvStyle | None = None
+    maps: MapFormat | None = None
+    masks: bool = False
+    coco: bool = False
+    yolo: bool = False
+    min_area: float = 0.0
+
+    @property
+    def needs_threshold(self) -> bool:
+        """Whether a file shows what exceeds the pixel threshold."""
+        return self.masks or self.coco or self.yolo
+
+
+def result_options(
+    folder: Path | None,
+    csv: bool,
+    maps: str | None,
+    masks: bool,
+    coco: bool,
+    yolo: bool,
+    *,
+    semicolons: bool = False,
+    min_area: float = 0.0,
+) -> ResultOptions | None:
+    """Return the options as users give them; None for no files.
+
+    Raises:
+        OptionError: Files without a folder, a folder without files, or an unknown format of maps.
+    """
+    if not (csv or maps or masks or coco or yolo):
+        if folder is not None:
+            raise OptionError("nothing would be written to `out`", fix="add `csv`, `maps`, `masks`, `coco` or `yolo`")
+        return None
+    if folder is None:
+        raise OptionError("the files need a folder", fix="name one: `out=FOLDER`")
+    return ResultOptions(
+        folder=folder,
+        csv=csv_style(semicolons=semicolons) if csv else None,
+        maps=None if maps is None else map_format(maps),
+        masks=masks,
+        coco=coco,
+        yolo=yolo,
+        min_area=min_area,
+    )
+
+
+@dataclass
+class _OfBundle:
+    """The files of one bundle's verdicts."""
+
+    folder: Path
+    maps: MapFiles
+    labelled: list[LabelledImage] = field(default_factory=list)
+
+
+class ResultFiles:
+    """Writes the files of a call. A context manager: at its end, table and COCO file are written.
+
+    Maps, masks and YOLO files are written with each verdict, and every file in one step: a call
+    that is interrupted leaves whole files, and a table that names the images that were not judged.
+
+    Args:
+        options: Which files.
+        paths: The images.
+        bundles: The names of the bundles; several have a folder each.
+        records: The records of the verdicts, which the caller adds.
+        bad: The reasons why images were skipped, by path, which the caller adds.
+        force: Whether to replace files that exist.
+
+    Raises:
+        OptionError: Two images would share a YOLO file.
+        OutputError: A file exists, or would replace an image.
+    """
+
+    def __init__(
+        self,
+        options: ResultOptions,
+        paths: Sequence[Path],
+        bundles: Sequence[str],
+        records: Sequence[Mapping[str, Any]],
+        bad: Mapping[str, str],
+        *,
+        force: bool = False,
+    ) -> None:
+        self._options, self._paths, self._records, self._bad = options, paths, records, bad
+        self._has_bundles = len(bundles) > 1
+        self._root, self._names = relative_names(paths)
+        if options.yolo:
+            _require_distinct_labels(self._names)
+        folders = {name: options.folder / name if self._has_bundles else options.folder for name in bundles}
+        self._of = {
+            name: _OfBundle(folder, MapFiles(folder, options.maps, options.masks)) for name, folder in folders.items()
+        }
+        images = {Path(os.path.realpath(path)) for path in paths}
+        for target in self._targets():
+            if target.resolve() in images:
+                raise OutputError(f"'{target}' is an image and would be replaced", fix="choose another `out`")
+            refuse_existing(target, force=force)
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, path: Path, bundle: str, verdict: Verdict, detector: Detector) -> dict[str, str]:
+        """Write the files of a verdict, and return the paths of its map and its mask.
+
+        A verdict on an invalid answer has no files, and is no image without defects.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        if verdict.reason is not None and verdict.reason.is_of_answer:
+            return {}
+        ours, name = self._of[bundle], self._names[path]
+        place = place_of(path, detector)
+        written = ours.maps.write(name, verdict, place)
+        if self._options.coco or self._options.yolo:
+            image = LabelledImage(name, place.width, place.height, self._regions(verdict, place))
+            ours.labelled.append(image)
+            if self._options.yolo:
+                target = self._label_file(ours, path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(target, yolo_text(image).encode())
+        return {kind: str(file) for kind, file in written.items()}
+
+    def _regions(self, verdict: Verdict, place: MapPlace) -> list[Any]:
+        assert verdict.pixel_threshold is not None
+        return find_regions(
+            verdict.anomaly_map,
+            verdict.pixel_threshold,
+            (place.height, place.width),
+            field_of_view=(place.box[2] - place.box[0]) / place.width,
+            min_area=self._options.min_area,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._finish()
+        except OSError:
+            if error is None:  # else the first error is the one to report, for example a full disk
+                raise
+
+    def _finish(self) -> None:
+        if self._options.csv is not None:
+            write_atomic(self._options.folder / TABLE, *csv_lines(self._rows(), self._columns(), self._options.csv))
+        for ours in self._of.values():
+            if self._options.coco:
+                document = coco_document(ours.labelled, f"regions that kdx found in images of {self._root}")
+                write_atomic(ours.folder / COCO, encode_json(document) + b"\n")
+            if self._options.yolo:
+                write_atomic(ours.folder / _CLASSES, f"{CLASS}\n".encode())
+
+    def _columns(self) -> list[str]:
+        seen = [name for record in self._records for name in record]
+        first = (*(("bundle",) if self._has_bundles else ()), *_FIRST)
+        return list(dict.fromkeys((*first, *seen, *_LAST)))
+
+    def _rows(self) -> Iterator[dict[str, object]]:
+        """Yield a row of each image and bundle, in the order of the images."""
+        by_image: dict[str, list[Mapping[str, Any]]] = {}
+        for record in self._records:
+            by_image.setdefault(record["image"], []).append(record)
+        for path in map(str, self._paths):
+            image = path_text(path)
+            if path in self._bad:
+                yield {"image": image, "verdict": "skipped", "error": self._bad[path]}
+            elif path not in by_image:
+                yield {"image": image, "verdict": "not judged"}
+            for record in by_image.get(path, ()):
+                regions = record.get("regions")
+                yield {**record, "image": image, "regions": regions if regions is None else len(regions)}
+
+    def _targets(self) -> Iterator[Path]:
+        if self._options.csv is not None:
+            yield self._options.folder / TABLE
+        for ours in self._of.values():
+            if self._options.coco:
+                yield ours.folder / COCO
+            if self._options.yolo:
+                yield ours.folder / _CLASSES
+            for path, name in self._names.items():
+                yield from ours.maps.targets(name).values()
+                if self._options.yolo:
+                    yield self._label_file(ours, path)
+
+    def _label_file(self, ours: _OfBundle, path: Path) -> Path:
+        return (ours.folder / _LABELS / self._names[path]).with_suffix(".txt")
+
+
+def require_thresholds(options: ResultOptions, group: DetectorGroup) -> None:
+    """Raise ``InputError`` if a file needs a pixel threshold and a bundle has none."""
+    without = [name for name in group if group[name].pixel_threshold is None]
+    if options.needs_threshold and without:
+        raise InputError(
+            f"'{without[0]}' is not calibrated, so there is no pixel threshold for masks and regions",
+            fix="calibrate it: kdx calibrate BUNDLE DATA; maps need no threshold",
+        )
+
+
+def place_of(path: Path, detector: Detector) -> MapPlace:
+    """Return where the map of an image file lies in the file's upright picture.
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    spec = detector.input
+    width, height = (spec.width, spec.height) if spec.fixed_size else read_header(path)[:2]
+    return MapPlace.of(width, height, detector.field_of_view)
+
+
+def relative_names(paths: Sequence[Path]) -> tuple[Path, dict[Path, str]]:
+    """Return the innermost folder around all images, and each one's path in it, with slashes."""
+    absolute = {path: Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100 - links are kept
+    if len({path.drive for path in absolute.values()}) > 1:  # Windows
+        return Path(), {path: _without_drive(each) for path, each in absolute.items()}
+    root = Path(os.path.commonpath([each.parent for each in absolute.values()])) if absolute else Path()
+    return root, {path: each.relative_to(root).as_posix() for path, each in absolute.items()}
+
+
+def _without_drive(path: Path) -> str:
+    return f"{path.drive.strip(':').strip(chr(92))}/{path.relative_to(path.anchor).as_posix()}"
+
+
+def _require_distinct_labels(names: Mapping[Path, str]) -> None:
+    """Raise ``OptionError`` if two images differ in nothing but the suffix: YOLO has one file."""
+    by_label: dict[str, Path] = {}
+    for path, name in names.items():
+        label = str(Path(name).with_suffix(""))
+        other = by_label.setdefault(label, path)
+        if names[other] != name:
+            raise OptionError(
+                f"'{other}' and '{path}' would have one file of labels, for YOLO names it after the image",
+                expected="images of different names, whatever their suffixes are",
+                fix="rename one of them, or write COCO's format (`coco=True`)",
+            )

@@ -1,0 +1,86 @@
+"""Regions as annotations: COCO's own tools and the importer of Label Studio read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdx.decision.label_files import LabelledImage, coco_document, yolo_text
+from kdx.decision.regions import find_regions
+
+WIDTH, HEIGHT = 96, 64
+
+
+@pytest.fixture(scope="module")
+def images() -> list[LabelledImage]:
+    """An image with two regions, one of them at the corner, and one without."""
+    values = np.zeros((16, 24), np.float32)
+    values[2:5, 3:9], values[15, 23] = 0.7, 0.9
+    regions = find_regions(values, 0.5, (HEIGHT, WIDTH))
+    return [LabelledImage("a b/ü.png", WIDTH, HEIGHT, regions), LabelledImage("good.png", WIDTH, HEIGHT, [])]
+
+
+@pytest.fixture
+def coco(images, tmp_path) -> Path:
+    file = tmp_path / "regions.coco.json"
+    file.write_text(json.dumps(coco_document(images, "regions")), encoding="utf-8")
+    return file
+
+
+def box_of(result: dict) -> list[float]:
+    """Return a box of Label Studio, which counts in percent, in pixels."""
+    sides = {"x": WIDTH, "y": HEIGHT, "width": WIDTH, "height": HEIGHT}
+    return [result["value"][name] * side / 100 for name, side in sides.items()]
+
+
+def test_the_tools_of_coco_take_it(images, coco, capsys):
+    read = pytest.importorskip("pycocotools.coco").COCO(str(coco))
+    assert read.getImgIds() == [1, 2]
+    assert [each["name"] for each in read.loadCats(read.getCatIds())] == ["defect"]
+    found = read.loadAnns(read.getAnnIds(imgIds=[1]))
+    assert [each["bbox"] for each in found] == [[92, 60, 4, 4], [12, 8, 24, 12]]  # the hottest first
+    assert [each["area"] for each in found] == [16, 288]
+    assert read.getAnnIds(imgIds=[2]) == []
+    assert read.getAnnIds(areaRng=[100, 1e5]) == [2]
+    results = read.loadRes([{key: each[key] for key in ("image_id", "category_id", "bbox", "score")} for each in found])
+    assert len(results.anns) == 2
+
+
+def test_label_studio_imports_coco(images, coco, tmp_path):
+    importer = pytest.importorskip("label_studio_converter.imports.coco")
+    importer.convert_coco_to_ls(str(coco), str(tmp_path / "tasks.json"), image_root_url="/data/")
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    assert [task["data"]["image"] for task in tasks] == ["/data/a b/ü.png", "/data/good.png"]
+    first, second = (task["annotations"][0]["result"] for task in tasks)
+    assert [box_of(each) for each in first] == [pytest.approx([92, 60, 4, 4]), pytest.approx([12, 8, 24, 12])]
+    assert {name for each in first for name in each["value"]["rectanglelabels"]} == {"defect"}
+    assert second == []
+
+
+def test_label_studio_imports_yolo(images, tmp_path):
+    importer = pytest.importorskip("label_studio_converter.imports.yolo")
+    for image in images:
+        name = Path(image.name).name  # the importer looks into one folder
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "images" / name)
+        (tmp_path / "labels" / name).with_suffix(".txt").write_text(yolo_text(image), encoding="ascii")
+    (tmp_path / "classes.txt").write_text("defect\n", encoding="ascii")
+    importer.convert_yolo_to_ls(str(tmp_path), str(tmp_path / "tasks.json"), image_ext=".png")
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    found = {len(task["annotations"][0]["result"]): task["annotations"][0]["result"] for task in tasks}
+    assert sorted(found) == [0, 2]
+    assert [box_of(each) for each in found[2]] == [pytest.approx([92, 60, 4, 4]), pytest.approx([12, 8, 24, 12])]
+
+
+def test_yolo_has_shares_of_the_image(images):
+    lines = yolo_text(images[0]).splitlines()
+    assert lines[0] == f"0 {94 / 96:.8f} {62 / 64:.8f} {4 / 96:.8f} {4 / 64:.8f}"
+    assert yolo_text(images[1]) == ""
+    whole = LabelledImage("a", 3, 7, find_regions(np.ones((4, 4), np.float32), 0.5, (7, 3)))
+    values = [float(part) for part in yolo_text(whole).split()[1:]]
+    assert values == [0.5, 0.5, 1.0, 1.0]

@@ -1,0 +1,214 @@
+"""The files of ``kdx predict``: a table that loses no image, and files that replace none."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from PIL import Image
+
+import kdx
+from kdx.decision import map_files
+from kdx.errors import OptionError, OutputError
+from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, relative_names, result_options
+
+BACKEND = ("--backend", "onnxruntime-cpu")
+
+
+@pytest.fixture
+def parts(dataset, tmp_path) -> Path:
+    """A plain folder: names that collide, one that is a formula, one that is no image."""
+    folder = tmp_path / "parts"
+    (folder / "left").mkdir(parents=True)
+    image = Image.open(next((dataset / "test/scratch").iterdir()))
+    for name in ("a.png", "left/a.png", "=b.png", "ü.png"):
+        image.save(folder / name)
+    image.convert("L").save(folder / "a.bmp")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def everywhere(monkeypatch) -> None:
+    """Let the calibrated pixel threshold be so low that every map exceeds it somewhere."""
+    load = kdx.load
+
+    def low(*args, **options):
+        detector = load(*args, **options)
+        detector.pixel_threshold = 0.15
+        return detector
+
+    monkeypatch.setattr("kdx.workflows.predict.load", low)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "verdicts.csv").open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_every_image_of_a_folder_has_its_row_and_its_files(cli, tiny_bundle, parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(parts)
+    out = tmp_path / "out"
+    options = (*BACKEND, "--max-bad-images", 1, "--json", "--out", out, "--csv", "--maps", "npy", "--masks", "--coco")
+    said = cli("predict", tiny_bundle, *sorted(Path().iterdir()), *options).lines
+    rows = {row["image"]: row for row in rows_of(out)}
+    assert sorted(rows) == ["./=b.png", "a.bmp", "a.png", "broken.png", "left/a.png", "ü.png"]
+    assert rows["broken.png"]["verdict"] == "skipped"
+    assert "not a readable image" in rows["broken.png"]["error"]
+    names = ["=b.png", "a.bmp", "a.png", "left/a.png", "ü.png"]
+    maps = [f"maps/{name}.{end}" for name in names for end in ("json", "npy")]
+    assert files_in(out) == sorted([*maps, *(f"masks/{n}.png" for n in names), "regions.coco.json", "verdicts.csv"])
+    document = json.loads((out / "regions.coco.json").read_text(encoding="utf-8"))
+    assert [image["file_name"] for image in document["images"]] == [each["image"] for each in said if "score" in each]
+    with kdx.load(tiny_bundle, "onnxruntime-cpu") as detector:
+        for record in said[:-1] if "remarks" in said[-1] else said:
+            if "error" in record:
+                continue
+            verdict = detector(kdx.read_image(record["image"], detector.input))
+            row = rows["./=b.png" if record["image"] == "=b.png" else record["image"]]
+            assert float(row["score"]) == record["score"] == verdict.score
+            assert (row["verdict"], float(row["threshold"])) == (verdict.decision.value, verdict.threshold)
+            values = np.load(record["map"])
+            np.testing.assert_array_equal(values, verdict.anomaly_map)
+            mask = np.asarray(Image.open(record["mask"]))
+            np.testing.assert_array_equal(mask == 255, values > 0.15)  # map and image are of one size here
+            assert mask.any()
+    boxes = [each["bbox"] for each in document["annotations"] if each["image_id"] == 1]
+    assert boxes
+    assert all(x >= 0 and y >= 0 and x + w <= 64 and y + h <= 64 for x, y, w, h in boxes)
+
+
+def test_what_was_not_judged_is_named_and_everything_written_is_whole(cli, tiny_bundle, parts, tmp_path):
+    out = tmp_path / "out"
+    options = (*BACKEND, "-o", out, "--csv", "--semicolons", "--maps", "tiff")
+    stopped = cli("predict", tiny_bundle, parts, *options, code=2).stderr
+    assert f"{out}/ has the results of 3 images only" in stopped
+    with (out / "verdicts.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter=";", strict=True))
+    assert [row["verdict"] for row in rows] == ["good", "good", "good", "skipped", "not judged", "not judged"]
+    assert float(rows[0]["score"].replace(",", ".")) > 0
+    assert len([name for name in files_in(out) if name.endswith(".tiff")]) == 3
+    # What exists is replaced when it is asked for, and only then.
+    (parts / "broken.png").unlink()
+    refused = cli("predict", tiny_bundle, parts, *options, code=2).stderr
+    assert "verdicts.csv' exists already" in refused
+    cli("predict", tiny_bundle, parts, *options, "--force")
+    with (out / "verdicts.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert {row["verdict"] for row in csv.DictReader(file, delimiter=";")} == {"good"}
+
+
+def test_a_full_disk_and_ctrl_c_leave_whole_files(cli, tiny_bundle, parts, tmp_path, monkeypatch):
+    (parts / "broken.png").unlink()
+    write, out = map_files.write_atomic, tmp_path / "out"
+    for number, (error, status) in enumerate([(OSError(errno.ENOSPC, "no space"), 2), (KeyboardInterrupt(), 130)]):
+
+        def fails(path: Path, *data: bytes, error=error) -> None:
+            if path.name == "a.png.tiff":
+                if isinstance(error, OSError):
+                    error.filename = str(path)
+                raise error
+            write(path, *data)
+
+        monkeypatch.setattr(map_files, "write_atomic", fails)
+        folder = out / str(number)
+        options = (*BACKEND, "-o", folder, "--csv", "--maps", "tiff", "--coco")
+        stopped = cli("predict", tiny_bundle, parts, *options, code=status).stderr
+        assert "has the results of 2 images only" in stopped
+        assert "interrupted" in stopped or f"the disk is full '{folder}/maps/a.png.tiff'" in stopped
+        assert [row["verdict"] for row in rows_of(folder)] == ["good", "good", "not judged", "not judged", "not judged"]
+        assert len(json.loads((folder / "regions.coco.json").read_text(encoding="utf-8"))["images"]) == 2
+        assert not [name for name in files_in(folder) if name.endswith(".part")]
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_yolo_files_lie_as_images_do_and_share_no_name(cli, tiny_bundle, parts, tmp_path):
+    (parts / "broken.png").unlink()
+    out = tmp_path / "out"
+    refused = cli("predict", tiny_bundle, parts, *BACKEND, "-o", out, "--yolo", code=2).stderr
+    assert "a.bmp' and '" in refused
+    assert "would have one file of labels" in refused
+    (parts / "a.bmp").unlink()
+    cli("predict", tiny_bundle, parts, *BACKEND, "-o", out, "--yolo", "--min-area", 2)
+    labels = {name for name in files_in(out) if name.startswith("labels/")}
+    assert labels == {"labels/=b.txt", "labels/a.txt", "labels/left/a.txt", "labels/ü.txt"}
+    assert (out / "classes.txt").read_text(encoding="ascii") == "defect\n"
+    for label in labels:
+        lines = [line.split() for line in (out / label).read_text(encoding="ascii").splitlines()]
+        assert lines
+        assert all(line[0] == "0" and all(0 <= float(each) <= 1 for each in line[1:]) for line in lines)
+
+
+def test_several_bundles_have_folders_and_one_table(cli, tiny_bundle, dataset, tmp_path):
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "nut.kdx"))
+    out, images = tmp_path / "out", dataset / "test/good"
+    cli("predict", tiny_bundle, images, "--also", other, *BACKEND, "-o", out, "--csv", "--masks")
+    rows = rows_of(out)
+    assert [row["bundle"] for row in rows[:4]] == ["tiny", "nut", "tiny", "nut"]
+    assert len(rows) == 2 * len(list(images.iterdir()))
+    assert Path(rows[0]["mask"]).is_relative_to(out / "tiny/masks")
+
+
+def test_files_without_a_threshold_a_folder_or_a_purpose_are_refused(cli, raw_bundle, tiny_bundle, dataset, tmp_path):
+    images = dataset / "test/good"
+    for kind in ("--masks", "--coco", "--yolo"):
+        refused = cli("predict", raw_bundle, images, *BACKEND, "-o", tmp_path / "out", kind, code=2).stderr
+        assert "is not calibrated" in refused
+    assert not (tmp_path / "out").exists()
+    cli("predict", raw_bundle, images, *BACKEND, "-o", tmp_path / "out", "--maps", "png", "--csv")
+    assert {row["reason"] for row in rows_of(tmp_path / "out")} == {"no_threshold"}
+    assert "--out" in cli("predict", tiny_bundle, images, "--csv", code=2).stderr
+    assert "add --csv" in cli("predict", tiny_bundle, images, "-o", tmp_path / "b", code=2).stderr
+    among = cli("predict", tiny_bundle, images, "-o", images / "out", "--csv", code=2).stderr
+    assert "the results would lie among the images" in among
+
+
+def test_files_of_any_size_have_places_in_their_own_pixels(dataset, tmp_path, monkeypatch):
+    image = Image.open(next((dataset / "test/good").iterdir())).resize((50, 120))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was turned: it stands upright at 120 × 50
+    image.save(tmp_path / "turned.jpg", exif=exif)
+
+    class Loaded:
+        input = kdx.InputSpec(height=64, width=64, channels=1, fixed_size=False)
+        field_of_view = 0.5
+
+    place = place_of(tmp_path / "turned.jpg", Loaded)
+    assert (place.width, place.height, place.box) == (120, 50, (30.0, 12.5, 90.0, 37.5))
+    Loaded.input = replace(Loaded.input, fixed_size=True)
+    assert place_of(tmp_path / "turned.jpg", Loaded).width == 64
+
+
+def test_names_are_relative_to_the_folder_around_all_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("x/a.png"), tmp_path / "x/y/a.png", Path("x/../x/b.png")]
+    root, names = relative_names(paths)
+    assert root == tmp_path / "x"
+    assert list(names.values()) == ["a.png", "y/a.png", "b.png"]
+
+
+def test_options_say_what_they_need(tmp_path):
+    assert result_options(None, False, None, False, False, False) is None
+    with pytest.raises(OptionError, match="`out=FOLDER`"):
+        result_options(None, True, None, False, False, False)
+    with pytest.raises(OptionError, match="invalid `maps`"):
+        result_options(tmp_path, False, "jpg", False, False, False)
+
+
+def test_a_result_replaces_no_image(tiny_bundle, dataset, tmp_path, monkeypatch):
+    image = tmp_path / "masks/a.png.png"
+    image.parent.mkdir()
+    shutil.copy(next((dataset / "test/good").iterdir()), image)
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(OutputError, match="is an image and would be replaced"):
+        ResultFiles(ResultOptions(folder=tmp_path, masks=True), [image, tmp_path / "a.png"], ["b"], [], {}, force=True)
