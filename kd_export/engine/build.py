@@ -278,7 +278,10 @@ def _inspect(flavour: Flavour, built: _Built, *, loadable: bool) -> tuple[list[L
 
 @contextmanager
 def _interruptible(trt: Any, config: Any) -> Iterator[threading.Event]:
-    """Let Ctrl-C end a build: Python handles no signal while TensorRT's code runs."""
+    """Let Ctrl-C and SIGTERM end a build: Python handles no signal while TensorRT's code runs.
+
+    SIGTERM is handled where it acts as Ctrl-C does, as it does in commands.
+    """
     interrupted = threading.Event()
     if not hasattr(trt, "IProgressMonitor") or threading.current_thread() is not threading.main_thread():
         yield interrupted
@@ -298,11 +301,15 @@ def _interruptible(trt: Any, config: Any) -> Iterator[threading.Event]:
             pass
 
     config.progress_monitor = Monitor()
-    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    numbers = [signal.SIGINT]
+    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+        numbers.append(signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: interrupted.set()) for number in numbers}
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _peak_memory_mib() -> float:

@@ -8,6 +8,7 @@ are put back to FP32 until that holds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
@@ -28,6 +29,7 @@ from kdx.verification.tolerances import Limits
 _MOST_PUT_BACK = 0.5
 # Images on which layers are compared; each costs one run per layer.
 _COMPARED_IMAGES = 4
+_FIGURES = re.compile(r"\d+(\.\d+)?")
 
 
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,8 +160,22 @@ def _report(
 
 
 def reason_of(judgements: Collection[Judgement]) -> str:
-    """Return the faults in all runtimes, in words."""
-    return "; ".join(f"{each.runtime}: {'; '.join(each.faults)}" for each in judgements if each.faults)
+    """Return the faults of all runtimes in words, each kind once.
+
+    Runtimes that fail alike differ in the last digits: the figures are those of the first.
+    """
+    kinds: dict[str, dict[str, str]] = {}
+    for each in judgements:
+        for fault in each.faults:
+            kinds.setdefault(_FIGURES.sub("", fault), {})[each.runtime] = fault
+    said: dict[str, list[str]] = {}
+    for found in kinds.values():
+        first, *others = found
+        where = " and ".join(found)
+        if any(found[other] != found[first] for other in others):
+            where += f" (figures of {first})"
+        said.setdefault(where, []).append(found[first])
+    return "; ".join(f"{where}: {'; '.join(faults)}" for where, faults in said.items())
 
 
 def _what(layer: Sensitivity) -> str:

@@ -44,6 +44,7 @@ from kdx import __version__
 from kdx.errors import CheckpointError, DataError
 from kdx.folders.data_folder import require_good
 from kdx.progress import SILENT, Progress
+from kdx.remarks import shorten
 from kdx.runtime.machine import package_versions
 from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX, now
 from kdx.text import number_of
@@ -219,14 +220,15 @@ def _images(
     where = data or Path(config.data)
     folder = config.open_data(data, "data", progress)
     records = {record.sha256: record for record in scan_images(require_good(folder), bad, progress)}
-    wanted = [*config.train_images.values(), *config.validation_images.values()]
-    missing = [sha256 for sha256 in wanted if sha256 not in records]
+    wanted = [*config.train_images.items(), *config.validation_images.items()]
+    missing = {sha256: name for name, sha256 in wanted if sha256 not in records}
     if missing:
+        count = len({sha256 for _, sha256 in wanted})
         raise DataError(
             f"'{where}' does not contain all good images of the training",
-            expected=number_of(len(set(wanted)), "[image|images]"),
-            received=f"{len(set(wanted)) - len(set(missing))} of them",
-            fix="name the folder of the training data: `data`",
+            expected=number_of(count, "[image|images]"),
+            received=f"{count - len(missing)} of them, without {shorten(missing.values())}",
+            fix="name the folder of the training data: `data`; an image that was changed is another one",
         )
     sides = [[records[sha256] for sha256 in side.values()] for side in (config.train_images, config.validation_images)]
     images = ImageSet(

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from kdx.text import percent
+
 FP16_MAX = 65504.0
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # The precisions in which a runtime computes the FP32 graph, so that they need no graph file.
@@ -229,7 +231,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
             return self.describe()
         said = f"scores within {self.score_max:.0%}, {self.flips} of {self.compared} turned"
         if self.auroc is not None:
-            said += f", image AUROC {self.auroc:.4f} (FP32 {self.auroc_reference:.4f})"
+            said += f", image AUROC {percent(self.auroc)} (FP32 {percent(self.auroc_reference)})"
         return f"{said}, {self.describe()}" if self.describe() else said
 
 

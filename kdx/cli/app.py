@@ -48,7 +48,7 @@ Start with **kdx demo**, or with your own images:
 - **kdx predict tile.kdx IMAGES... --overlay out/**: verdicts and heat maps
 
 Exit status: 0 done, 1 a gate failed (for example verify), 2 the request could not be carried out,
-70 a fault of kdx itself, 130 interrupted.
+70 a fault of kdx itself, 130 interrupted (Ctrl-C or SIGTERM).
 """
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import functools
 import shlex
+import signal
+import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -31,7 +34,7 @@ from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.text import spelled
 from kdx.workflows.packages import MissingPackageError
 
-INTERRUPTED = 130  # as shells report Ctrl-C
+INTERRUPTED = 130  # as shells report Ctrl-C; also for SIGTERM
 BROKEN_PIPE = 141  # as shells report SIGPIPE
 BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
 _WORDS = "kdx.words"  # the words after the command's name
@@ -50,7 +53,7 @@ HELP: tuple[tuple[type[KdxError], str], ...] = (
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in a command whose work can be continued; the message says how."""
+    """Ctrl-C or SIGTERM in a command whose work can be continued; the message says how."""
 
 
 class DiskFullError(OSError):
@@ -80,7 +83,7 @@ class Command(TyperCommand):
         """Run the command; exit with the status of what it raises."""
         show = self.show_json if ctx.params.get("json", False) else None
         narrow = NarrowRanges()
-        with flags_of(self):
+        with flags_of(self), _terminated_as_interrupted():
             try:
                 # Images that hardly use their declared range are counted, and reported once at the
                 # end.
@@ -91,6 +94,20 @@ class Command(TyperCommand):
                         warn(narrow.describe())
             except BaseException as error:
                 _end(error, show, f"kdx {ctx.info_name} --help")
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, by which service managers and schedulers stop a process, act as Ctrl-C does."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def resume_command(context: typer.Context) -> str:
@@ -158,7 +175,7 @@ def is_disk_full(error: OSError) -> bool:
 
 
 def _describe(error: OSError, usage: str) -> str:
-    where = f" '{error.filename}'" if error.filename else ""
+    where = f" at '{error.filename}'" if error.filename else ""
     if isinstance(error, DiskFullError):
         return f"the disk is full{where}; what is complete was kept\n  fix: free space, and continue: {error.command}"
     if is_disk_full(error):
@@ -166,8 +183,11 @@ def _describe(error: OSError, usage: str) -> str:
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission{where}: {error.strerror}\n  fix: choose a folder that you may write to"
     if error.filename and error.errno in {errno.ENOTDIR, errno.EEXIST}:
-        return f"{error.strerror}{where}\n  fix: choose another path: a file stands where a folder is needed"
-    return f"{error.strerror or error}{where}\n  help: {usage}"
+        return (
+            f"{error.strerror}: '{error.filename}'\n  fix: choose another path: a file stands where a folder is needed"
+        )
+    what = f": '{error.filename}'" if error.filename else ""
+    return f"{error.strerror or error}{what}\n  help: {usage}"
 
 
 def _fail(record: dict[str, str], text: str, status: int, show: Callable[[object], None] | None) -> NoReturn:

@@ -129,7 +129,7 @@ def _comparison(
 
 
 def decision_faults(found: DecisionComparison, limits: DecisionLimits) -> list[str]:
-    """Return what is worse than FP32 beyond the limits, in words."""
+    """Return what is worse than FP32 beyond the limits, in words; shares differ by points."""
     images = f"{found.defects_are} defects"
     factor = limits.factor(found.frames if found.defects_are == "synthetic" else min(found.good, found.defects))
     faults = []
@@ -137,8 +137,8 @@ def decision_faults(found: DecisionComparison, limits: DecisionLimits) -> list[s
     low = found.auroc_interval[0]
     if found.auroc < found.auroc_reference and low < -allowed:
         faults.append(
-            f"image AUROC on {images} {found.auroc:.4f}, FP32 has {found.auroc_reference:.4f}; with 95 % confidence "
-            f"it may be lower by up to {-100 * low:.1f} points, allowed are {100 * allowed:.1f}"
+            f"image AUROC on {images} {100 * found.auroc:.1f}, FP32 has {100 * found.auroc_reference:.1f}; with 95 % "
+            f"confidence it may be lower by up to {-100 * low:.1f} points, allowed are {100 * allowed:.1f}"
         )
     if found.false_rejects_interval is not UNSET and found.false_rejects > found.false_rejects_reference:
         # The number of defects does not matter here.
@@ -157,13 +157,14 @@ def decision_faults(found: DecisionComparison, limits: DecisionLimits) -> list[s
             else ", and neither does FP32 reject any, so missed defects cannot be compared"
         )
         return [*faults, f"none of the {found.defects} {images} is rejected{also}"]
-    # Of what FP32 rejects.
-    low = found.rejected_interval[0] * found.defects / max(found.rejected_reference, 1)
-    allowed = limits.rejected * factor
+    # The limit is a share of what FP32 rejects, and is compared as a share of all defects.
+    low = found.rejected_interval[0]
+    allowed = limits.rejected * factor * found.rejected_reference / found.defects
     if found.rejected < found.rejected_reference and low < -allowed:
         faults.append(
             f"{found.rejected} of {found.defects} {images} are rejected, FP32 rejects {found.rejected_reference}; "
-            f"with 95 % confidence it may miss up to {-low:.0%} of these, allowed are {allowed:.0%}"
+            f"with 95 % confidence the share may be lower by up to {-100 * low:.1f} points, allowed are "
+            f"{100 * allowed:.1f}"
         )
     return faults
 

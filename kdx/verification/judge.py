@@ -136,7 +136,10 @@ def judge(
     if evaluated is not None and evaluated[1] is not None and evidence.is_defective is not None:
         area_reference, area = (auroc(evidence.is_defective, each) for each in (evaluated[0], evaluated[1]))
         if not abs(area - area_reference) <= limits.auroc:
-            faults.append(f"image AUROC {area:.4f}, FP32 has {area_reference:.4f}; allowed are {limits.auroc:g}")
+            faults.append(
+                f"image AUROC {100 * area:.2f}, FP32 has {100 * area_reference:.2f}; they may differ by "
+                f"{100 * limits.auroc:g} points"
+            )
     verdicts = None
     if held_out is not None:
         verdicts, found = _judge_verdicts(*held_out, limits)
@@ -228,7 +231,7 @@ def _judge_verdicts(
     fall = max(limits.auroc, limits.passed_by / found.frames)
     if found.auroc < found.auroc_reference - fall:
         faults.append(
-            f"image AUROC on synthetic defects {found.auroc:.4f}, FP32 has {found.auroc_reference:.4f}; it may fall by "
-            f"{fall:.2g}"
+            f"image AUROC on synthetic defects {100 * found.auroc:.2f}, FP32 has {100 * found.auroc_reference:.2f}; "
+            f"it may fall by {100 * fall:.2g} points"
         )
     return found, faults

@@ -84,7 +84,7 @@ def test_a_full_disk_is_named_and_loses_nothing(found, disk, command) -> None:
     result = found[f"full: {command}"]
     assert "crashed" not in result, result["crashed"]
     assert result["status"] == 2, result
-    assert f"the disk is full '{disk / WRITTEN[command]}'" in result["stderr"]
+    assert f"the disk is full at '{disk / WRITTEN[command]}'" in result["stderr"]
     assert "free space" in result["stderr"]
     assert result["left"] == []
     assert result["kept"]

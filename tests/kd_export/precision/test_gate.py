@@ -8,13 +8,13 @@ import pytest
 from onnx import numpy_helper
 
 from kd_export.precision.exact_answers import ExactAnswers
-from kd_export.precision.gate import Gate
+from kd_export.precision.gate import Gate, reason_of
 from kd_export.precision.quantize import put_back, quantised_nodes, quantize
 from kd_export.precision.runners import run_onnxruntime, runtimes
 from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.runtime.backend import Outputs
-from kdx.verification.judge import Evidence, judge
+from kdx.verification.judge import Evidence, Judgement, judge
 from kdx.verification.tolerances import LIMITS, Limits
 
 BF16, INT8 = LIMITS["bf16"], LIMITS["int8"]
@@ -244,3 +244,17 @@ def test_the_auroc_may_differ_by_so_much() -> None:
     assert found.auroc == pytest.approx(1 - 100 / 2500)
     assert not found.passed
     assert "AUROC" in found.faults[0]
+
+
+def test_runtimes_that_fail_alike_are_named_together() -> None:
+    def judgement(runtime: str, *faults: str) -> Judgement:
+        return Judgement(runtime=runtime, compared=1, flips=0, score_max=0.1, score_median=0.0, faults=list(faults))
+
+    here, there = (f"image AUROC {area}, FP32 has 91.2" for area in ("88.1", "88.3"))
+    assert reason_of([judgement("onnxruntime-cpu", here), judgement("openvino", here)]) == (
+        f"onnxruntime-cpu and openvino: {here}"
+    )
+    assert reason_of([judgement("onnxruntime-cpu", here, "no evidence"), judgement("openvino", there)]) == (
+        f"onnxruntime-cpu and openvino (figures of onnxruntime-cpu): {here}; onnxruntime-cpu: no evidence"
+    )
+    assert reason_of([judgement("onnxruntime-cpu"), judgement("openvino", there)]) == f"openvino: {there}"

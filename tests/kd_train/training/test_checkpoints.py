@@ -214,6 +214,22 @@ def test_a_checkpoint_is_written_to_its_end_before_an_interrupt(number):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal that it could handle")
+@pytest.mark.usefixtures("usual_signals")
+def test_what_commands_set_for_sigterm_does_not_end_the_writing_of_a_checkpoint():
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the fixture restores it
+    done = []
+
+    def work() -> None:
+        with Interrupts() as interrupts, interrupts.delayed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("written")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["written"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal that it could handle")
 def test_an_applications_own_handler_stays(monkeypatch):
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))

@@ -386,12 +386,13 @@ def test_a_run_that_is_in_training_is_not_quantised(source):
     assert not (source / INT8_FOLDER).exists()
 
 
-def test_missing_images_are_counted(source, dataset, tmp_path):
+def test_missing_images_are_named(source, dataset, tmp_path):
     data = Path(shutil.copytree(dataset, tmp_path / "data"))
-    sorted((data / "train/good").glob("*.png"))[0].unlink()
+    missing = sorted((data / "train/good").glob("*.png"))[0]
+    missing.unlink()
     with pytest.raises(DataError, match="does not contain all good images of the training") as refused:
         quantize_run(source, OPTIONS, data)
-    assert (refused.value.expected, refused.value.received) == ("12 images", "11 of them")
+    assert (refused.value.expected, refused.value.received) == ("12 images", f"11 of them, without {missing.name}")
 
 
 def test_images_that_have_moved_are_found(source, quantised, dataset, tmp_path):

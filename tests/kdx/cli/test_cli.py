@@ -3,7 +3,10 @@ help."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +149,47 @@ def test_ctrl_c_is_130(cli, tiny_bundle, monkeypatch, as_json):
         assert result.json == {"error": {"type": "Interrupted", "message": "interrupted"}}
     else:
         assert "interrupted" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal that it could handle")
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_sigterm_is_said_and_is_130(cli, tiny_bundle, monkeypatch, command):
+    def terminated(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr("kdx.bundle.open.open_bundle", terminated)
+    try:
+        assert "interrupted; nothing was left half written" in cli(command, tiny_bundle, code=130).stderr
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_handlers_of_an_application_that_runs_commands_stay(cli, tmp_path, monkeypatch):
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    monkeypatch.setattr("kdx.bundle.open.open_bundle", lambda *_, **__: seen.append(signal.getsignal(signal.SIGTERM)))
+    try:
+        own = signal.getsignal(signal.SIGTERM)
+        cli("inspect", tmp_path, code=70)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [own]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "the disk is full at 'b.kdx'; nothing was left half written"),
+        (errno.EACCES, "no permission at 'b.kdx': "),
+        (errno.EEXIST, f"{os.strerror(errno.EEXIST)}: 'b.kdx'"),
+        (errno.EIO, f"{os.strerror(errno.EIO)}: 'b.kdx'"),
+    ],
+)
+def test_an_error_of_the_system_names_the_file(cli, tmp_path, monkeypatch, code, said):
+    monkeypatch.setattr("kdx.bundle.open.open_bundle", raising(OSError(code, os.strerror(code), "b.kdx")))
+    assert f"error: {said}" in cli("inspect", tmp_path, code=2).stderr
 
 
 def test_a_bug_is_70_and_shows_where(cli, tiny_bundle, monkeypatch):

@@ -111,7 +111,7 @@ def test_no_permission(cli, tiny_run, dataset, tiny_options, tmp_path):
 def test_export_without_permission(export, tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr("kdx.storage.files.tempfile.mkdtemp", raising(errno.EACCES, "/closed"))
     stderr = export(tiny_run).stderr
-    assert "no permission '/closed': Permission denied" in stderr
+    assert "no permission at '/closed': Permission denied" in stderr
     assert "choose a folder that you may write to" in stderr
     assert not list(tmp_path.iterdir())
 
@@ -119,7 +119,7 @@ def test_export_without_permission(export, tiny_run, tmp_path, monkeypatch):
 def test_train_without_permission(cli, dataset, tiny_options, tmp_path, monkeypatch):
     monkeypatch.setattr("kdx.storage.files.tempfile.mkstemp", raising(errno.EACCES, "/closed"))
     stderr = cli("train", dataset, "-o", tmp_path / "run", "--epochs", 1, *tiny_options, code=2).stderr
-    assert "no permission '/closed': Permission denied" in stderr
+    assert "no permission at '/closed': Permission denied" in stderr
 
 
 def test_calibrate_without_permission_keeps_the_bundle(cli, bundle_copy, dataset, monkeypatch):
