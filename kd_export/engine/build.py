@@ -120,8 +120,16 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
     return BuildPlan(request, graph, fingerprint, target, kept), flavour
 
 
-def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False) -> Engine:
+def build_engine(
+    bundle: Bundle, request: EngineRequest, *, force: bool = False, announce: Callable[[str], None] = lambda _: None
+) -> Engine:
     """Build an engine; it appears in the bundle's folder when it is complete and was checked.
+
+    Args:
+        bundle: The bundle.
+        request: The request.
+        force: Replace an engine that is there.
+        announce: Takes a text that says what is built, once nothing stands against it.
 
     Raises:
         OutputError: There is one already.
@@ -133,6 +141,7 @@ def build_engine(bundle: Bundle, request: EngineRequest, *, force: bool = False)
     plan, flavour = plan_build(bundle, request)
     refuse_existing(plan.target, force=force and (plan.target / RECORD).is_file())
     require_writable(bundle.path)
+    announce(f"building {request.precision} for {request.flavour}: seconds for rtx, minutes for tensorrt")
     started = time.perf_counter()
     built = _build(plan, flavour)
     data = built.plan

@@ -120,6 +120,17 @@ class DistillationImages:
         return varied
 
 
+def require_images(folders: Sequence[Path]) -> None:
+    """Check that folders hold images, at any depth, without reading these.
+
+    Raises:
+        DataError: A folder is missing, or holds no images.
+    """
+    for folder in folders:
+        if next(walk(folder), None) is None:
+            raise DataError(f"the folder '{folder}' holds no images", expected="images, at any depth")
+
+
 def read_further(
     folders: Sequence[Path], spec: InputSpec, bad: BadImages, *, memory_mib: int, workers: int, progress: Progress
 ) -> tuple[ImageSet | None, list[Remark]]:
@@ -141,13 +152,9 @@ def read_further(
     """
     if not folders:
         return None, []
+    require_images(folders)
     left_out = LeftOut()
-    paths: list[Path] = []
-    for folder in folders:
-        found = [folder / name for name in walk(folder, left_out)]
-        if not found:
-            raise DataError(f"the folder '{folder}' holds no images", expected="images, at any depth")
-        paths += found
+    paths = [folder / name for folder in folders for name in walk(folder, left_out)]
     # By content, so that neither names nor the order of the folders decide what is learnt.
     records = sorted(scan_images(paths, bad, progress), key=lambda record: record.sha256)
     any_size = msgspec.structs.replace(spec, fixed_size=False)

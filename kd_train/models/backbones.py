@@ -187,6 +187,27 @@ def _contains_convolutions(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d) for part in module.modules() if part is not module)
 
 
+def require_backbone(name: str, otherwise: str = "") -> None:
+    """Check that a network exists.
+
+    Args:
+        name: The name of a network.
+        otherwise: What else the name could stand for, and does not, for the message.
+
+    Raises:
+        OptionError: timm has no such model; the message lists similar names.
+    """
+    timm = import_timm()
+    if name in squeezenet.SQUEEZENETS or timm.is_model(name):
+        return
+    near = difflib.get_close_matches(name, [*timm.list_models(), *squeezenet.SQUEEZENETS], n=5, cutoff=0.5)
+    raise OptionError(
+        f"timm has no backbone '{name}'{otherwise}",
+        expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
+        fix=_fix_for_unknown(name),
+    )
+
+
 def create_backbone(name: str, *, pretrained: bool = False) -> Any:
     """Return a timm model with random weights, or with pretrained weights from the hub.
 
@@ -197,16 +218,9 @@ def create_backbone(name: str, *, pretrained: bool = False) -> Any:
     """
     if name in squeezenet.SQUEEZENETS:
         return squeezenet.create_squeezenet(name, pretrained=pretrained)
-    timm = import_timm()
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*timm.list_models(), *squeezenet.SQUEEZENETS], n=5, cutoff=0.5)
-        raise OptionError(
-            f"timm has no backbone '{name}'",
-            expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
-            fix=_fix_for_unknown(name),
-        )
+    require_backbone(name)
     try:
-        return timm.create_model(name, pretrained=pretrained)
+        return import_timm().create_model(name, pretrained=pretrained)
     except RuntimeError as error:  # for example a tag, NAME.TAG, that does not exist
         if pretrained:
             raise

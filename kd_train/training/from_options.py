@@ -15,6 +15,7 @@ from kd_train.data.image_set import ImageSet
 from kd_train.data.parts import require_one_source
 from kd_train.methods import find_method
 from kd_train.models import compact
+from kd_train.models.backbones import require_backbone
 from kd_train.models.pair import Pair
 from kd_train.models.teacher import Teacher, is_compact
 from kd_train.recipes import Recipe, load_recipe
@@ -120,7 +121,7 @@ def kept_folder(options: TrainOptions) -> Path | None:
 
     Raises:
         CheckpointError: ``teacher_from`` is a path, but not that of a run folder.
-        OptionError: It names several, and one of them is a folder.
+        OptionError: It names several, and one of them is a folder; or a network does not exist.
     """
     text = options.teacher_from or ""
     if text and (Path(text) / RUN_INDEX).exists():
@@ -139,6 +140,9 @@ def kept_folder(options: TrainOptions) -> Path | None:
             expected="a run folder with a compact teacher, or the name of a network as `teacher_from`",
             fix=f"make one: kdx distil DATA --backbone {backbone} --out {shlex.quote(text)}",
         )
+    for name in names:
+        if not is_compact((name,)):  # that it cannot be learnt from is said elsewhere
+            require_backbone(name, f", and there is no run folder '{name}'")
     return None
 
 

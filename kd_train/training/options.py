@@ -130,7 +130,6 @@ class TrainOptions:
         "fp32",
         "fp32, or int8: the students then learn a second time, as INT8 networks from the quantised teacher, as by kdx "
         "quantize with its defaults.",
-        key=None,
     )
     epochs: int | None = _option(
         None,

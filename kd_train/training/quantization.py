@@ -33,11 +33,12 @@ from kd_train.data.image_set import ImageSet
 from kd_train.models.quantized_pair import QuantizedPair
 from kd_train.recipes import check_recipe
 from kd_train.training.checkpoints import Checkpoint
+from kd_train.training.free_folder import require_free
 from kd_train.training.from_options import check_options
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_config import NEWEST_SCHEMA, TRAINING_PACKAGES, Quantized, RunConfig
 from kd_train.training.run_folder import Run, check_device
-from kd_train.training.run_lock import RunLock, require_free
+from kd_train.training.run_lock import RunLock
 from kd_train.training.students import TrainResult, train_students
 from kd_train.training.trained_pair import fuse, load_pair, teacher_tensors
 from kdx import __version__

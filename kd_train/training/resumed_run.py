@@ -17,6 +17,12 @@ from kdx.storage.json_records import encode_record
 _OPTIONS = ("method", "seed", "tile", "subfolders", "good_folders", "odd_images")
 # What the images decide, unless an option does.
 _OF_IMAGES = ("height", "width", "fixed_size")
+# What recorded fields come from, where that is not an option of the same name.
+_COMES_FROM = {
+    "source_sha256": "the teacher of `teacher_from`",
+    "extra_sha256": "the images of `extra_images`",
+    "heads": "the taps of the teacher",
+}
 
 
 def require_same_options(out: Path, began: RunConfig, options: TrainOptions, recipe: Recipe) -> None:
@@ -84,13 +90,22 @@ def _compare(
     changed = [name for name in began if began[name] != now[name]]
     if not changed and not reason:
         return
-    options = [f"{', '.join(changed)} changed since it began"] if changed else []
+    options = [f"{', '.join(map(_named, changed))} changed since it began"] if changed else []
     _refuse(
         out,
         "; ".join(filter(None, [*options, reason])),
-        ", ".join(filter(None, [*(f"{name} {began[name]}" for name in changed), expected])),
-        ", ".join(filter(None, [*(f"{name} {now[name]}" for name in changed), received])),
+        ", ".join(filter(None, [*(_with_value(name, began) for name in changed), expected])),
+        ", ".join(filter(None, [*(_with_value(name, now) for name in changed), received])),
     )
+
+
+def _named(name: str) -> str:
+    return _COMES_FROM.get(name, name)
+
+
+def _with_value(name: str, values: dict[str, object]) -> str:
+    value = values[name]
+    return f"{_named(name)} {str(value)[:12] or 'none' if name.endswith('_sha256') else value}"
 
 
 def _refuse(out: Path, reason: str, expected: str, received: str) -> None:

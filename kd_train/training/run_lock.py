@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kdx.errors import OutputError
-from kdx.storage.json_records import RUN_INDEX
 from kdx.storage.locks import lock, open_to_lock
 
 GOLDEN = "golden"
@@ -53,21 +52,3 @@ class RunLock(ExitStack):
             ) from error
         self.callback(os.close, handle)
         self._held.add((found.st_dev, found.st_ino))
-
-
-def require_free(folder: Path, *, resume: bool, force: bool, otherwise: str = ", or choose another `out`") -> None:
-    """Raise ``OutputError`` if a folder holds a run that is neither resumed nor replaced.
-
-    Args:
-        folder: The run folder.
-        resume: Whether a run in it is resumed.
-        force: Whether a run in it is replaced.
-        otherwise: What else the user can do, for the message.
-    """
-    if (folder / RUN_INDEX).exists() and not resume and not force:
-        raise OutputError(
-            f"'{folder}' holds a run already",
-            fix=f"pass `resume=True` to continue it, or `force=True` to replace it{otherwise}",
-        )
-    if folder.exists() and not (folder / RUN_INDEX).exists() and any(folder.iterdir()):
-        raise OutputError(f"'{folder}' exists and is not a run folder", fix=f"move it away{otherwise}")

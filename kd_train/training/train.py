@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from kd_export.onnx.halo import require_tileable
-from kd_train.data.distillation_images import read_further
+from kd_train.data.distillation_images import read_further, require_images
 from kd_train.data.golden_images import choose_golden
 from kd_train.data.image_records import ImageRecord
 from kd_train.models import compact
@@ -18,6 +18,7 @@ from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe
 from kd_train.training.distillation import Source, begin_distillation, distil
 from kd_train.training.distilled_teacher import TEACHER_FOLDER
+from kd_train.training.free_folder import require_free
 from kd_train.training.from_options import (
     build_pair,
     check_options,
@@ -35,7 +36,7 @@ from kd_train.training.quantization import quantize, require_quantisable
 from kd_train.training.resumed_run import require_same_options, require_same_run, require_same_teacher
 from kd_train.training.run_config import RunConfig
 from kd_train.training.run_folder import Run, check_device
-from kd_train.training.run_lock import RunLock, require_free
+from kd_train.training.run_lock import RunLock
 from kd_train.training.students import TrainResult, train_students
 from kd_train.training.trained_pair import fuse, teacher_tensors
 from kd_train.training.training_images import TrainingImages, known_to_teacher, read_training_images
@@ -139,7 +140,7 @@ def _train(
     *,
     teacher_only: bool,
 ) -> TrainResult:
-    require_free(out, resume=options.resume, force=options.force)
+    require_free(out, resume=options.resume, force=options.force, precision=options.precision)
     device = check_device(options.device)
     existing = kept_teacher(options)
     recipe = recipe_of(options, existing)
@@ -153,6 +154,8 @@ def _train(
         if begun.distilled is not None and existing is None:
             weights_given, extra = split_names(options.weights), bool(options.extra_images)
             require_same_teacher(out, begun, weights_given, extra_images=extra)
+    if begun is None or begun.distilled is None:
+        require_images([Path(each) for each in options.extra_images])
     images = read(recipe)
     source, pair, recipe, weights = _build(out, options, recipe, existing, begun)
     further, further_remarks = read_further(

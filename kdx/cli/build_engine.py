@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kdx.bundle.engine_record import FLAVOURS, Engine, describe
-from kdx.cli.output import err, out, print_json, shown, typed
+from kdx.cli.output import out, print_json, say, say_nothing, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, one_of
 from kdx.errors import OptionError
 
@@ -58,9 +58,7 @@ def build_engine(
         plan, _ = plan_build(opened, request)
         _show_plan(plan, json=json)
         return
-    if not json:
-        err.print(f"building {request.precision} for {request.flavour}: seconds for rtx, minutes for tensorrt")
-    engine = build(opened, request, force=force)
+    engine = build(opened, request, force=force, announce=say_nothing if json else say)
     if json:
         print_json({"engine": str(engine.path), "record": engine.record})
         return

@@ -91,7 +91,7 @@ def export(
         force=force,
         progress=progress_for(json),
     )
-    remarks = training_remarks(run)
+    remarks = training_remarks(run, checkpoint)
     if json:
         record = {
             "bundle": str(bundle),

@@ -93,7 +93,7 @@ def _check_engines() -> list[str]:
         or "no NVIDIA GPU is seen (no driver, or no card): engines cannot run here"
     ]
     for flavour, name in (("tensorrt", "TensorRT"), ("rtx", "TensorRT for RTX")):
-        command = f"kdx build-engine BUNDLE --fp16 --flavour {flavour}"
+        command = f"kdx build-engine BUNDLE [--fp16 | --int8] --flavour {flavour}"
         try:
             load_flavour(flavour)
             capability = target_capability(flavour, None if flavour == "tensorrt" or cards else "8.6")

@@ -77,7 +77,7 @@ def evaluate_folder(
         )
     remarks = [*folder.remarks, *in_test(images, _trained_on(detector), progress)]
     if is_run(detector):
-        remarks += training_remarks(detector)
+        remarks += training_remarks(detector, request.checkpoint)
     else:
         bundle = open_bundle(detector)
         remarks += [*golden_remarks(bundle, images), *bundle.manifest.provenance.remarks()]

@@ -12,7 +12,6 @@ from msgspec import UNSET
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Int8Students
-from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.imaging.images import ChannelOrder, InputSpec
@@ -175,13 +174,12 @@ def _said(error: DataError) -> str:
     return "; ".join(part for part in (error.message, error.fix) if part)
 
 
-def training_remarks(run: Path) -> list[Remark]:
-    """Return remarks on a training that was not finished, and on a compact teacher."""
+def training_remarks(run: Path, which: str | None = None) -> list[Remark]:
+    """Return remarks on a run; see :func:`kd_train.training.run_remarks.remarks_on`."""
     from kd_train.training.run_folder import Run
+    from kd_train.training.run_remarks import remarks_on
 
-    opened = Run(run)
-    distilled = opened.config.distilled
-    return [*opened.remarks(), *(worse_teacher(distilled.comparisons) if distilled else [])]
+    return remarks_on(Run(run), which)
 
 
 def labelled_images(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:

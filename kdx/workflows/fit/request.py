@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_train.methods import find_method, methods
+from kd_train.models import compact
 from kd_train.models.teacher import is_compact
 from kd_train.recipes import DEFAULT_SOURCE, Recipe
 from kd_train.training.from_options import check_options, recipe_of, split_names
@@ -30,7 +31,7 @@ _BUDGET_MS = (0.05, 60_000.0)
 _MOST_RUNS = 100_000
 _SIZE_LIMITS = (32, 4096)
 # The compact teacher that is tried, and the method with which it was measured.
-COMPACT, COMPACT_METHOD = "compact-m", "stpm"
+COMPACT, COMPACT_METHOD = compact.DEFAULT, "stpm"
 # Recorded beside the training options, or set by this command.
 _RECORDED_ELSEWHERE = ("method", "image_size", "category")
 

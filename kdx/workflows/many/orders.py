@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kdx.calibration.rates import require_rates
-from kdx.errors import KdxError, OptionError
+from kdx.errors import KdxError, OptionError, OutputError
 from kdx.progress import Progress
 from kdx.runtime.backend_table import find_backend
 from kdx.runtime.machine import usable_cores
@@ -20,9 +21,16 @@ from kdx.workflows.many.shared_teacher import later_product, teacher_orders, wit
 
 
 def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, threads: int | None) -> list[ProductOrder]:
-    """Read the catalogue and check every product before any is trained."""
+    """Read the catalogue and check every product before any is trained.
+
+    Raises:
+        DataError: The catalogue cannot be read.
+        OptionError: The catalogue says something that is not possible.
+        OutputError: The folder holds something else than products of a catalogue.
+    """
     from kd_train.training.from_options import check_options, recipe_of
 
+    _require_own(folder, catalog)
     count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
     orders = []
     for name, product in read_catalog(catalog).items():
@@ -39,6 +47,14 @@ def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, thr
     return orders
 
 
+def _require_own(folder: Path, catalog: Path) -> None:
+    """Check that a folder holds products of an earlier call, or nothing but the catalogue."""
+    if not folder.exists() or any((folder / name).is_dir() for name in ("results", "teachers")):
+        return
+    if not folder.is_dir() or any(each.resolve() != catalog.resolve() for each in folder.iterdir()):
+        raise OutputError(f"'{folder}' exists and is not of kdx train-many", fix="choose another `out`")
+
+
 def _require_deployable(product: Product) -> None:
     """Check what export and calibration would refuse, hours later.
 
@@ -47,6 +63,13 @@ def _require_deployable(product: Product) -> None:
     """
     from kd_export.onnx.onnx_export import require_batch
 
+    if product.precision == "int8" and "int8" not in product.precisions:
+        raise OptionError(
+            "`precision=int8` has no effect: the bundle gets no INT8 graph",
+            expected='precisions = ["fp32", "int8"]',
+            received=f"precisions = {json.dumps(product.precisions)}",
+            fix="add int8 to `precisions`, or leave it out",
+        )
     require_rates(product.false_reject_rate, product.review_rate, with_defects=False)
     require_batch(product.max_batch)
     require_sizes(product.input_size, product.frame)

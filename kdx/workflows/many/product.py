@@ -186,8 +186,8 @@ def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
 
     if resume:
         with contextlib.suppress(CheckpointError):
-            epochs = recipe_of(order.product.train_options()).epochs
-            if Run(order.run).checkpoint("last").epoch >= epochs:
+            epochs, run = recipe_of(order.product.train_options()).epochs, Run(order.run)
+            if run.checkpoint("last").epoch >= epochs and (order.product.precision == "fp32" or run.int8() is not None):
                 return []
     order.run.parent.mkdir(parents=True, exist_ok=True)
     return train(

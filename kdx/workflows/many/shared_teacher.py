@@ -7,6 +7,7 @@ folder, which is ``teachers/NAME`` in the output folder. A teacher that exists t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -240,8 +241,9 @@ def _distil(order: TeacherOrder, *, resume: bool) -> TrainResult:
     # By name: the order of the catalogue decides nothing.
     members = {name: Member(Path(one.data), one.train_options()) for name, one in sorted(order.products.items())}
     order.run.parent.mkdir(parents=True, exist_ok=True)
-    first = order.products[next(iter(members))]
-    return distil_union(members, order.run, first.train_options(resume=resume, force=not resume))
+    options = order.products[next(iter(members))].train_options(resume=resume, force=not resume)
+    # The INT8 stage is of the products' students.
+    return distil_union(members, order.run, dataclasses.replace(options, precision="fp32"))
 
 
 def _fingerprint(order: TeacherOrder) -> str:

@@ -327,7 +327,8 @@ def test_dry_run_says_what_and_whether(bundle, with_tensorrt, cli) -> None:
     assert "model.fp16.onnx" in said
     assert "there now: nothing" in said
     assert not (bundle / "engines").exists()
-    cli("build-engine", bundle, "--fp16")
+    assert "building fp16 for tensorrt" in cli("build-engine", bundle, "--fp16").stderr
+    assert "building" not in cli("build-engine", bundle, "--fp16", code=2).stderr, "there is one"
     assert "an engine that fits" in cli("build-engine", bundle, "--fp16", "--dry-run").stdout
     with_tensorrt("11.4.0")
     assert "may not run: built for TensorRT 10.16.1" in cli("build-engine", bundle, "--fp16", "--dry-run").stdout
@@ -335,6 +336,9 @@ def test_dry_run_says_what_and_whether(bundle, with_tensorrt, cli) -> None:
     assert record["fingerprint"]["tensorrt"] == "11.4.0"
     with_tensorrt(gpus=())
     assert "shows none" in cli("build-engine", bundle, "--fp16", "--dry-run", code=2).stderr
+    refused = cli("build-engine", bundle, "--fp16", code=2).stderr
+    assert "shows none" in refused
+    assert "building" not in refused
 
 
 def test_one_engine_has_one_precision(bundle, cli) -> None:

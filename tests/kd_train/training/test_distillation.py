@@ -273,7 +273,12 @@ def test_further_images_are_learnt_too(whole, dataset, tmp_path):
         ),
         ({"backbone": "compact-x"}, OptionError, "there is no compact network 'compact-x'"),
         ({"backbone": "compact-s,test_resnet"}, OptionError, "cannot be teachers together"),
-        ({"teacher_from": "nothing"}, OptionError, "timm has no backbone 'nothing'"),
+        (
+            {"teacher_from": "nothing"},
+            OptionError,
+            "timm has no backbone 'nothing', and there is no run folder 'nothing'",
+        ),
+        ({"teacher_from": "resnet19", "backbone": None}, OptionError, "expected: for example resnet18"),
         ({"teacher_from": "compact-m"}, OptionError, "cannot learn from another compact network"),
         ({"teacher_from": "test_resnet,test_resnet"}, OptionError, "`teacher_from` does not fit the method"),
         ({"taps": "layer9"}, OptionError, "there is no tap 'layer9'"),
@@ -288,6 +293,13 @@ def test_what_cannot_be_is_refused_before_anything_is_written(dataset, tmp_path,
     with pytest.raises(error, match=said):
         train(dataset, tmp_path / "run", replace(COMPACT, **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder_of_further_images_is_refused_before_images_are_read(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("kd_train.training.train.read_training_images", None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        train(dataset, tmp_path / "run", replace(COMPACT, extra_images=(str(tmp_path / "empty"),)))
 
 
 def test_recipes_of_compact_networks_follow_those_of_their_source():
@@ -407,8 +419,11 @@ def test_a_run_is_not_resumed_with_another_teacher_that_exists(teacher, whole, d
     options = replace(KEPT, teacher_from=str(teacher), taps="layer2,layer3")
     with pytest.raises(KeyboardInterrupt):
         train(dataset, run, options, InterruptingTask("training", 1))
-    with pytest.raises(CheckpointError, match="source_sha256 changed"):
+    with pytest.raises(CheckpointError, match="the teacher of `teacher_from` changed since it began") as refused:
         train(dataset, run, replace(options, teacher_from=str(whole), resume=True))
+    began, now = (Run(each).config.teacher_sha256[:12] for each in (teacher, whole))
+    assert refused.value.expected == f"the teacher of `teacher_from` {began}"
+    assert refused.value.received == f"the teacher of `teacher_from` {now}"
     train(dataset, run, replace(options, resume=True))
     uninterrupted = train(dataset, tmp_path / "again", options).run.path
     assert_same(run, uninterrupted)

@@ -28,9 +28,11 @@ def test_train_does_not_replace_a_run(cli, run_copy, dataset, tiny_options):
     before = content_of(run_copy)
     stderr = cli("train", dataset, "-o", run_copy, "--epochs", 1, *tiny_options, code=2).stderr
     assert f"'{run_copy}' holds a run already" in stderr
-    assert "--force" in stderr
-    assert "--resume" in stderr
+    assert "nothing is left to continue: pass --force to replace it, or choose another --out" in stderr
     assert content_of(run_copy) == before
+    (run_copy / "last.json").unlink()
+    stderr = cli("train", dataset, "-o", run_copy, "--epochs", 1, *tiny_options, code=2).stderr
+    assert "pass --resume to continue it, or --force to replace it, or choose another --out" in stderr
 
 
 def test_train_replaces_a_run_with_force(cli, run_copy, dataset, tiny_options):

@@ -64,7 +64,7 @@ def test_a_stage_is_not_exported_by_itself(cli, quantised, tmp_path):
 
 def test_messages_name_the_flags_of_the_command(cli, quantised, dataset, tiny_options):
     stderr = cli("quantize", quantised, *QUICK, code=2).stderr
-    assert "pass --resume to continue it, or --force to replace it" in stderr
+    assert "it is finished, and nothing is left to continue: pass --force to replace it" in stderr
     assert "`" not in stderr
     stderr = cli("quantize", quantised / "int8", *QUICK, code=2).stderr
     assert f"name the run folder around it, '{quantised}'" in stderr

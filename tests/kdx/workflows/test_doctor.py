@@ -77,7 +77,7 @@ def test_it_says_which_engines_can_be_built(monkeypatch):
     card, tensorrt, rtx = engines_on(CARD)
     assert card == "RTX A2000, compute capability 8.6, driver for CUDA 13.0"
     for line, flavour in ((tensorrt, "tensorrt"), (rtx, "rtx")):
-        assert line.endswith(f"kdx build-engine BUNDLE --fp16 --flavour {flavour} (compute capability 8.6)")
+        assert line.endswith(f"kdx build-engine BUNDLE [--fp16 | --int8] --flavour {flavour} (compute capability 8.6)")
 
     nothing, tensorrt, rtx = engines_on()
     assert nothing.startswith("no NVIDIA GPU is seen")

@@ -104,7 +104,8 @@ def test_reproduce_records_the_training_options_that_it_recorded():
 
 def test_a_later_key_is_hashed_where_it_is_given(tmp_path):
     plain = decisive(tmp_path, "")
-    for keys in ("tile = 64", "frame = [96, 128]", "overlap = 8", "tile_batch = 2", "per_position = true"):
+    later = ("tile = 64", "frame = [96, 128]", "overlap = 8", "tile_batch = 2", "per_position = true")
+    for keys in (*later, "precision = 'int8'"):
         name = keys.partition(" ")[0]
         assert name not in msgspec.json.decode(plain)
         assert name in msgspec.json.decode(decisive(tmp_path, keys))

@@ -18,6 +18,7 @@ from kdx.errors import DataError, OptionError
 from kdx.folders.data_folder import open_folder
 from kdx.workflows.many import product
 from kdx.workflows.many.catalog import read_catalog
+from kdx.workflows.many.orders import orders_of
 from kdx.workflows.many.product_records import ProductOrder
 from tests.kdx.archive.faults import arm, write_hook
 
@@ -129,6 +130,7 @@ def test_no_product_is_trained_when_one_is_not_possible(cli, dataset, tmp_path):
         ("input_size = [0, 0]", "[products.a]: input_size is out of range"),
         ("frame = [128, 128]", "[products.a]: frame has no effect without tiles"),
         ("tile = 64\ninput_size = [64, 64]", "[products.a]: input_size is for whole images"),
+        ("precision = 'int8'", "[products.a]: precision = int8 has no effect"),
     ],
 )
 def test_errors_of_a_catalogue_name_its_keys_and_where_they_are_listed(cli, dataset, tmp_path, key, said):
@@ -239,6 +241,46 @@ def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_
     monkeypatch.setattr(product, "_make", stop)
     assert product.make(order).fingerprint == begun.fingerprint
     assert asked == [True]
+
+
+@pytest.mark.slow
+def test_a_product_gets_an_int8_stage(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
+    monkeypatch.setattr("kd_train.training.quantization._EPOCHS", 1)
+    monkeypatch.setattr("kdx.verification.decisions.decision_faults", lambda *_: [])
+    keys = "precision = 'int8'\nprecisions = ['fp32', 'int8']\n"
+    order = order_of(tmp_path, dataset, keys)
+    result = product.make(order)
+    assert (result.error, result.refused) == (None, {})
+    assert open_bundle(order.bundle).manifest.provenance.int8.epoch == 1
+    shutil.rmtree(order.run / "int8")
+    monkeypatch.setattr("kd_train.training.train.quantize", _stop)
+    shutil.rmtree(order.bundle)
+    assert product.make(order).error["message"] == "RuntimeError: the stage is trained", "as it is not there"
+
+
+def _stop(*_: object, **__: object) -> None:
+    raise RuntimeError("the stage is trained")
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "tile.kdx"])
+def test_a_folder_of_something_else_is_refused(cli, dataset, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    path = catalog(out, f'[products.a]\ndata = "{dataset}"\n')
+    (out / name).write_text("precious", encoding="utf-8")
+    stderr = cli("train-many", path, "-o", out, code=2).stderr
+    assert f"'{out}' exists and is not of kdx train-many" in stderr
+    assert "choose another --out" in stderr
+    assert sorted(each.name for each in out.iterdir()) == ["catalog.toml", name]
+
+
+def test_a_folder_with_the_catalogue_alone_is_taken(dataset, tmp_path):
+    path = catalog(tmp_path, f'[products.a]\ndata = "{dataset}"\n')
+    (order,) = orders_of(path, tmp_path, "local", None, 1)
+    product.keep(order, product._result(order, "begun", ""))
+    (tmp_path / "notes.txt").write_text("the user's own", encoding="utf-8")
+    assert orders_of(path, tmp_path, "local", None, 1) == [order]
 
 
 @pytest.mark.slow
