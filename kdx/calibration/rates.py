@@ -59,12 +59,11 @@ def quantile_with_interval(
     k = rank_of(n, false_reject_rate)
     if k > n or n == 0:
         also = f" ({trained_on} more were trained on and do not count)" if trained_on else ""
-        lowest = math.ceil(1e4 / (n + 1)) / 1e4
         raise DataError(
             f"too few held-out good images for a false-reject rate of {false_reject_rate:g}",
             expected=f"at least {images_to_promise(false_reject_rate)}",
             received=f"{n} held-out good images{also}",
-            fix=f"add good images, or pass `false_reject_rate={lowest:g}`" if n else "add good images",
+            fix=f"add good images, or pass `false_reject_rate={lowest_rate(n):g}`" if n else "add good images",
         )
     tail = (1 - CONFIDENCE) / 2
     quantile = 1 - false_reject_rate
@@ -131,6 +130,11 @@ def share_interval(events: int, trials: int) -> tuple[float, float]:
     """
     interval = binomtest(events, trials).proportion_ci(CONFIDENCE, "exact")
     return float(interval.low), float(interval.high)
+
+
+def lowest_rate(images: int) -> float:
+    """Return the lowest false-reject rate that so many held-out good images promise, rounded up."""
+    return math.ceil(1e4 / (images + 1)) / 1e4
 
 
 def images_to_promise(false_reject_rate: float) -> int:

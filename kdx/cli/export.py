@@ -14,7 +14,7 @@ from kdx.errors import OptionError
 from kdx.imaging.image_size import both_sides, parse_size
 from kdx.imaging.tiling import TileRequest
 from kdx.text import spelled
-from kdx.workflows.export import export_run, labelled_images, training_remarks
+from kdx.workflows.export import export_run, first_rate, labelled_images, training_remarks
 
 
 def export(
@@ -123,7 +123,7 @@ def export(
         out.print(f"  {name}: {made if name == 'int8' else ''}{variant.describe()}")
     for name, reason in refused.items():
         out.print(f"[bold red]no {name}:[/] {escape(spelled(reason))}")
-    out.print(f"next: kdx calibrate {typed(bundle)} DATA --false-reject-rate 0.01")
+    out.print(f"next: kdx calibrate {typed(bundle)} DATA --false-reject-rate {first_rate(run):g}")
     if refused:
         raise typer.Exit(1)
 

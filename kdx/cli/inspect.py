@@ -53,7 +53,7 @@ def inspect(
     if stale:
         out.print(f"[bold red]{stale}[/]")
     for name, variant in manifest.variants.items():
-        _show_ranges(name, variant)
+        _show_ranges(name, variant, own_reference=manifest.is_own_reference(name))
     for engine in engines:
         record = engine.record
         batches = ", ".join(map(str, record.batches))
@@ -65,8 +65,14 @@ def inspect(
     out.print(files)
 
 
-def _show_ranges(precision: str, variant: Variant) -> None:
-    """Show how far the features are from what FP16 can hold, and what was kept out of it."""
+def _show_ranges(precision: str, variant: Variant, *, own_reference: bool) -> None:
+    """Show how far the features are from what FP16 can hold, and what was kept out of it.
+
+    Args:
+        precision: The precision of the graph.
+        variant: The graph.
+        own_reference: Whether something else than FP32 is the reference of its scores.
+    """
     title = f"{precision}: {variant.convolutions} convolutions"
     if variant.ranges is None:
         out.print(title)
@@ -78,9 +84,10 @@ def _show_ranges(precision: str, variant: Variant) -> None:
             table.add_row(tap.tap, number(tap.teacher), number(tap.student), f"{number(tap.headroom)}×")
         out.print(table)
         out.print(f"largest of all: {number(ranges.largest_value)} at {ranges.largest}; FP16 ends at {FP16_MAX:g}")
+    what = "likeness to FP32, which is not the reference of these students: " if own_reference else ""
     for judged in variant.judged:
         out.print(
-            f"  {judged.runtime}: golden scores within {judged.score_max:.0%} of FP32, {judged.flips} of "
+            f"  {judged.runtime}: {what}golden scores within {judged.score_max:.0%} of FP32, {judged.flips} of "
             f"{judged.compared} clear pairs turned"
         )
         out.print(f"    {judged.describe() or 'its gate saw no verdicts on held-out images'}")

@@ -13,6 +13,7 @@ from msgspec import UNSET
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Int8Students
 from kdx.bundle.variants import OWN_THRESHOLD
+from kdx.calibration.rates import lowest_rate
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.imaging.tiling import TileRequest, Tiling
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # The shortest and the longest side of images, in pixels.
 _SIDES = 8, 16384
+# The default of kdx calibrate.
+_RATE = 0.01
 
 
 def require_sizes(input_size: tuple[int, int] | None, frame: tuple[int, int] | None) -> None:
@@ -180,6 +183,17 @@ def training_remarks(run: Path, which: str | None = None) -> list[Remark]:
     from kd_train.training.run_remarks import remarks_on
 
     return remarks_on(Run(run), which)
+
+
+def first_rate(run: Path) -> float:
+    """Return the false-reject rate to begin with: 1 %, or the lowest of the run's held-out images.
+
+    Without held-out images it is 1 %: the threshold comes from images of which nothing is known.
+    """
+    from kd_train.training.run_folder import Run
+
+    held_out = len(set(Run(run).config.validation_images.values()))
+    return max(_RATE, lowest_rate(held_out)) if held_out else _RATE
 
 
 def labelled_images(run: Path, data: Path | None, category: str | None, progress: Progress) -> list[tuple[Path, bool]]:

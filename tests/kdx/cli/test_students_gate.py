@@ -52,6 +52,11 @@ def test_verify_inspect_and_report_say_how_well_students_decide(judged_bundle, d
     assert SAID in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def test_inspect_names_what_likeness_to_fp32_is(judged_bundle, cli) -> None:
+    said = "onnxruntime-cpu: likeness to FP32, which is not the reference of these students: golden scores within 70%"
+    assert said in cli("inspect", judged_bundle).stdout
+
+
 def test_the_record_is_in_json(judged_bundle, cli) -> None:
     expected = json.loads(msgspec.json.encode(COMPARED))
     assert cli("verify", judged_bundle, "--json").json["judged"]["int8"][0]["decisions"] == [expected]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
+from kdx.calibration.rates import quantile_with_interval
 from kdx.errors import OptionError
 from kdx.imaging.tiling import TileRequest
 from kdx.progress import SILENT
-from kdx.workflows.export import export_run
+from kdx.workflows.export import export_run, first_rate
 
 
 @pytest.mark.parametrize(
@@ -23,3 +27,14 @@ def test_options_of_whole_images_are_refused_for_tiles(tiny_run, tmp_path, optio
         export_run(tiny_run, tmp_path / "tile.kdx", progress=SILENT, tiles=tiles, **options)
     assert caught.value.fix == fix
     assert not (tmp_path / "tile.kdx").exists()
+
+
+@pytest.mark.parametrize(("images", "rate"), [(0, 0.01), (1, 0.5), (6, 0.1429), (98, 0.0102), (99, 0.01), (200, 0.01)])
+def test_the_rate_to_begin_with_is_one_that_the_held_out_images_can_promise(run_copy, images, rate):
+    path = run_copy / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["validation_images"] = {f"{index}.png": f"{index:064x}" for index in range(images)}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert first_rate(run_copy) == rate
+    if images:
+        quantile_with_interval(np.arange(images, dtype=float), rate)
