@@ -35,6 +35,7 @@ from kdx.cli import (
     verify,
 )
 from kdx.cli.error_output import Command
+from kdx.cli.output import write_utf8
 from kdx.text import visible
 
 _HELP = """From a folder of good parts to a verdict on the line.
@@ -107,4 +108,5 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
+    write_utf8()
     app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -91,6 +92,16 @@ def _write_output(text: str) -> None:
     with _to_output():
         sys.stdout.write(text)
         sys.stdout.flush()  # a full disk is noticed while the command can still report it
+
+
+def write_utf8() -> None:
+    """Write UTF-8 whoever reads it.
+
+    Windows gives pipes and files the encoding of its locale, which lacks most characters.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if sys.platform == "win32" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
 
 
 def drop_output() -> None:

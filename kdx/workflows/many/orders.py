@@ -25,7 +25,7 @@ def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, thr
 
     Raises:
         DataError: The catalogue cannot be read.
-        OptionError: The catalogue says something that is not possible.
+        OptionError: A value of the catalogue is invalid, or has no effect.
         OutputError: The folder holds something else than products of a catalogue.
     """
     from kd_train.training.from_options import check_options, recipe_of

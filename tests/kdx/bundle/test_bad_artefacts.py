@@ -10,6 +10,7 @@ import pytest
 from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError
 from kdx.storage.files import sha256_file
+from tests.platforms import needs_links
 
 
 def edit_index(path: Path, **changes: object) -> None:
@@ -191,6 +192,7 @@ def test_bundle_that_names_an_impossible_file(cli, bundle_copy):
     cli("inspect", bundle_copy, code=2)
 
 
+@needs_links
 def test_bundle_with_a_link_that_leads_to_other_content(bundle_copy):
     secret = bundle_copy.parent / "secret.txt"
     secret.write_text("secret")
@@ -206,6 +208,7 @@ def test_bundle_with_a_link_that_leads_to_other_content(bundle_copy):
     open_bundle(bundle_copy)
 
 
+@needs_links
 def test_a_link_to_a_bundle_opens(tiny_bundle, tmp_path):
     (tmp_path / "link.kdx").symlink_to(tiny_bundle)
     assert open_bundle(tmp_path / "link.kdx").manifest == open_bundle(tiny_bundle).manifest

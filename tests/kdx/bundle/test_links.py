@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from kdx.bundle.open import open_bundle
 from kdx.decision.roi import RoiFrame, roi_of, set_roi
 from kdx.errors import BundleError, InputError
 from kdx.storage.files import sha256_file
+from tests.platforms import needs_links
 
-if sys.platform == "win32":
-    pytest.skip("links need a privilege on Windows", allow_module_level=True)
+pytestmark = needs_links
 
 
 def as_in_a_hub(bundle: Path, root: Path) -> Path:

@@ -17,6 +17,7 @@ from kdx.bundle.plain_graph import require_plain_graph
 from kdx.bundle.store import write_manifest
 from kdx.errors import BundleError
 from kdx.storage.files import sha256_file
+from tests.platforms import needs_posix
 
 BUNDLE = Path("part.kdx")
 VALUE = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
@@ -230,6 +231,7 @@ def test_a_pickle_in_an_array_is_not_executed(unsigned, tmp_path):
     assert target.exists()  # it would have been
 
 
+@needs_posix
 def test_postscript_in_an_image_is_not_run(unsigned, tmp_path, monkeypatch):
     ran = tmp_path / "ran"
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{ran}'\n")

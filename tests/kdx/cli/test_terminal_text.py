@@ -3,6 +3,7 @@ in it is obeyed."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -167,6 +168,19 @@ def test_the_next_command_quotes_paths(cli, tiny_run, tmp_path) -> None:
     bundle = tmp_path / "new [v2] part.kdx"
     said = cli("export", tiny_run, "-o", bundle).stdout
     assert f"next: kdx calibrate '{bundle}' DATA --false-reject-rate 0.1429" in said, "6 images were held out"
+
+
+def test_windows_pipes_get_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, expected in (("win32", "größer │ ≥".encode()), ("linux", None)):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "platform", platform)
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252", write_through=True))
+        output.write_utf8()
+        if expected is None:
+            assert sys.stdout.encoding == "cp1252", "the user's own choice"
+        else:
+            sys.stdout.write("größer │ ≥")
+            assert written.getvalue() == expected
 
 
 def test_bars_leave_nothing_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from kdx.folders.data_folder import FolderOptions, open_folder
 from kdx.folders.good_names import Named, by_name
 from kdx.folders.image_search import image_suffixes
 from kdx.workflows.many.catalog import read_catalog
+from tests.platforms import needs_links
 
 ALL = FolderOptions(subfolders=True)
 
@@ -227,6 +228,7 @@ def test_the_user_says_which_subfolders_are_good(tmp_path):
     assert "ng, ok" in caught.value.expected
 
 
+@needs_links
 def test_the_user_says_that_all_subfolders_are_good(tmp_path):
     make(tmp_path, "cam1/0.png", "cam2/day2/0.png", "1.png", ".cache/2.png", "cam1/notes.txt")
     (tmp_path / "loop").symlink_to(tmp_path)
@@ -256,6 +258,7 @@ def test_subfolders_of_a_good_folder_are_refused_or_taken(tmp_path):
     assert [(image.path.name, image.defect_type) for image in folder.test] == [("3.png", "crack"), ("2.png", "good")]
 
 
+@needs_links
 def test_a_linked_folder_is_followed_where_it_is_named(tmp_path):
     make(tmp_path, "elsewhere/0.png")
     (tmp_path / "data/train").mkdir(parents=True)
@@ -352,6 +355,7 @@ def test_predict_finds_what_score_finds(cli, tiny_bundle, dataset, tmp_path):
     assert "1 file that is not an image of a known format was left out: notes.txt" in text
 
 
+@needs_links
 @pytest.mark.parametrize("named", [("new",), ("new/test/good/012.png", "new/test/good/013.png"), (".",)])
 def test_heat_maps_are_not_written_among_the_images(cli, tiny_bundle, dataset, tmp_path, monkeypatch, named):
     shutil.copytree(dataset / "test", tmp_path / "new/test")
@@ -372,6 +376,7 @@ def test_one_image_of_the_working_folder_may_have_its_heat_map_below(cli, tiny_b
     assert (tmp_path / "maps/012.png").is_file()
 
 
+@needs_links
 def test_links_are_not_counted_as_what_subfolders_would_take(tmp_path):
     make(tmp_path, "elsewhere/1.png", "parts/a/2.png")
     (tmp_path / "parts/b").symlink_to(tmp_path / "elsewhere")
@@ -388,6 +393,7 @@ def test_links_are_not_counted_as_what_subfolders_would_take(tmp_path):
         open_folder(tmp_path / "cells")
 
 
+@needs_links
 @pytest.mark.parametrize("place", ["", "train/", "test/", "train/good/"])
 def test_a_link_to_a_folder_above_is_left_out(tmp_path, place):
     """As ``kdx predict`` leaves it out: it holds the same images again."""

@@ -10,10 +10,10 @@ import pytest
 from kdx.errors import BackendError, BundleError
 from kdx.storage.files import sha256_bytes
 from kdx.storage.hashed_file import HashedFile
+from tests.platforms import needs_links, needs_posix
 
 CONTENT = b"weights"
 HASH = sha256_bytes(CONTENT)
-needs_links = pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes, and links need a privilege")
 
 
 def test_the_content_with_the_hash_is_returned(tmp_path) -> None:
@@ -47,6 +47,7 @@ def test_a_file_is_checked_without_being_held_in_memory(tmp_path, monkeypatch) -
         HashedFile(tmp_path, "other", HASH, BundleError, "").check()
 
 
+@needs_posix
 @needs_links
 def test_what_is_no_file_is_called_what_it_is(tmp_path) -> None:
     (tmp_path / "folder").mkdir()
