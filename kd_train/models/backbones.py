@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd_train.models import squeezenet
+from kd_train.models import network_names, squeezenet
 from kd_train.models.torch_vision import import_timm
 from kdx.errors import OptionError
 
@@ -19,11 +17,6 @@ from kdx.errors import OptionError
 # timm's backbones.
 _PROBE_SIZE = 128
 # Names of transformers in other libraries; timm's own are recognised by their modules.
-_TRANSFORMERS = re.compile(r"(^|[/:_.-])(vit|deit|swin|beit|dino|clip|siglip|eva|mae|sam)", re.IGNORECASE)
-_CHOOSE_CONVOLUTIONAL = (
-    "choose a convolutional backbone, e.g. resnet18, wide_resnet50_2, convnext_tiny or tf_efficientnet_lite0: this is "
-    "a transformer, whose features are tokens, and students imitate feature maps"
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class TapNetwork(FeatureNetwork):
         except Exception as error:
             raise OptionError(
                 f"this backbone cannot be tapped at {', '.join(self.taps)}: {error or type(error).__name__}",
-                fix=_CHOOSE_CONVOLUTIONAL
+                fix=network_names.CHOOSE_CONVOLUTIONAL
                 if _is_transformer(model)
                 else "choose a convolutional backbone that runs its stages one after another, e.g. resnet18 or "
                 "tf_efficientnet_lite0",
@@ -187,27 +180,6 @@ def _contains_convolutions(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d) for part in module.modules() if part is not module)
 
 
-def require_backbone(name: str, otherwise: str = "") -> None:
-    """Check that a network exists.
-
-    Args:
-        name: The name of a network.
-        otherwise: What else the name could stand for, and does not, for the message.
-
-    Raises:
-        OptionError: timm has no such model; the message lists similar names.
-    """
-    timm = import_timm()
-    if name in squeezenet.SQUEEZENETS or timm.is_model(name):
-        return
-    near = difflib.get_close_matches(name, [*timm.list_models(), *squeezenet.SQUEEZENETS], n=5, cutoff=0.5)
-    raise OptionError(
-        f"timm has no backbone '{name}'{otherwise}",
-        expected=f"for example {', '.join(near or ['resnet18', 'tf_efficientnet_lite0', 'wide_resnet50_2'])}",
-        fix=_fix_for_unknown(name),
-    )
-
-
 def create_backbone(name: str, *, pretrained: bool = False) -> Any:
     """Return a timm model with random weights, or with pretrained weights from the hub.
 
@@ -218,22 +190,13 @@ def create_backbone(name: str, *, pretrained: bool = False) -> Any:
     """
     if name in squeezenet.SQUEEZENETS:
         return squeezenet.create_squeezenet(name, pretrained=pretrained)
-    require_backbone(name)
+    network_names.require_network(name)
     try:
         return import_timm().create_model(name, pretrained=pretrained)
     except RuntimeError as error:  # for example a tag, NAME.TAG, that does not exist
         if pretrained:
             raise
         raise OptionError(f"timm cannot create the backbone '{name}': {error}") from error
-
-
-def _fix_for_unknown(name: str) -> str:
-    """Return the fix for a name that timm does not know, or an empty text."""
-    if _TRANSFORMERS.search(name):
-        return _CHOOSE_CONVOLUTIONAL
-    if "/" in name or ":" in name:
-        return "give the network's name in timm alone, and its file of weights: `weights=FILE`"
-    return ""
 
 
 def _is_transformer(model: Any) -> bool:
@@ -253,7 +216,7 @@ def taps_at_strides(model: Any, strides: tuple[int, ...]) -> tuple[str, ...]:
         raise OptionError(
             f"this backbone has no features at stride {missing[0]}",
             expected=", ".join(f"{stride}: {module}" for stride, module in info.items()),
-            fix=_CHOOSE_CONVOLUTIONAL if _is_transformer(model) else "name modules: `taps`",
+            fix=network_names.CHOOSE_CONVOLUTIONAL if _is_transformer(model) else "name modules: `taps`",
         )
     return tuple(info[stride] for stride in strides)
 

@@ -15,7 +15,7 @@ from kd_train.data.image_set import ImageSet
 from kd_train.data.parts import require_one_source
 from kd_train.methods import find_method
 from kd_train.models import compact
-from kd_train.models.backbones import require_backbone
+from kd_train.models.network_names import require_network
 from kd_train.models.pair import Pair
 from kd_train.models.teacher import Teacher, is_compact
 from kd_train.recipes import Recipe, load_recipe
@@ -142,7 +142,7 @@ def kept_folder(options: TrainOptions) -> Path | None:
         )
     for name in names:
         if not is_compact((name,)):  # that it cannot be learnt from is said elsewhere
-            require_backbone(name, f", and there is no run folder '{name}'")
+            require_network(name, f", and there is no run folder '{name}'")
     return None
 
 
