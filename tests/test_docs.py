@@ -106,7 +106,9 @@ def test_what_is_not_kdx_names_what_exists() -> None:
             assert set(names.split(",")) <= extras, f"{page}: {names}"
         for option in re.findall(r"-D([A-Za-z_]+)=", text):
             found += 1
-            assert option in cmake, f"{page}: {option}"
+            assert option in cmake or option == "CMAKE_TOOLCHAIN_FILE", f"{page}: {option}"
+        for file in re.findall(r"-DCMAKE_TOOLCHAIN_FILE=(\S+)", text):
+            assert (ROOT / file).is_file(), f"{page}: {file}"
         for module in re.findall(r"python -m (benchmarks[\w.]*)", text):
             found += 1
             assert list(ROOT.glob(f"{module.replace('.', '/')}*")), f"{page}: {module}"
