@@ -29,7 +29,7 @@ kdx_verdict &at(kdx_verdict *verdicts, std::size_t index, std::size_t step) {
 // second. 0: not known.
 std::size_t step_of(kdx_verdict *verdicts, std::size_t count) {
     if (is_size(verdicts->struct_size, kFirstVerdict)) return verdicts->struct_size;
-    for (const auto published : {sizeof(kdx_verdict), kFirstVerdict})
+    for (const auto published : {sizeof(kdx_verdict), kSecondVerdict, kFirstVerdict})
         if (count > 1 && count <= kMostImages && at(verdicts, 1, published).struct_size == published) return published;
     return 0;
 }
@@ -46,7 +46,11 @@ void reset_verdicts(kdx_verdict *verdicts, std::size_t count) noexcept {
         auto &verdict = at(verdicts, i, step);
         if (count > kMostImages && verdict.struct_size != size) return;
         reset(verdict);
-        if (step >= sizeof verdict) verdict.reason = KDX_REASON_NONE;
+        if (step >= kSecondVerdict) verdict.reason = KDX_REASON_NONE;
+        if (step >= sizeof verdict) {
+            verdict.relative_score = verdict.p_value = kNone;
+            verdict.held_out_images = 0;
+        }
     }
 }
 

@@ -16,6 +16,8 @@ constexpr std::size_t kMostImages = std::size_t{1} << 20;
 
 // The size of kdx_verdict in the first published version, which ended before the reason.
 constexpr std::size_t kFirstVerdict = offsetof(kdx_verdict, reason);
+// The size in the second version, which ended before the relative score.
+constexpr std::size_t kSecondVerdict = offsetof(kdx_verdict, relative_score);
 
 // Whether a struct_size is valid: at least the size in the first published version, and not a value
 // of uninitialised memory.

@@ -133,7 +133,10 @@ kdx_verdict Detector::verdict_on(float score, const Frame &frame, const Threshol
     verdict.score = score;
     if (verdict.decision == KDX_UNDECIDED) verdict.reason = fault ? fault : reason_for(score, threshold);
     verdict.threshold = threshold.score;
-    verdict.margin = threshold.is_set() && threshold.score != 0 ? score / threshold.score - 1 : kNone;
+    verdict.relative_score = threshold.score > 0 ? score / threshold.score : kNone;  // NaN is not above 0
+    verdict.margin = verdict.relative_score - 1;
+    verdict.p_value = threshold.held_out.p_value(score);
+    verdict.held_out_images = threshold.held_out.images();
     return verdict;
 }
 

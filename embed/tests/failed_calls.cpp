@@ -2,6 +2,7 @@
 // it lets a part pass.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <kdx/kdx.hpp>
 #include <string>
@@ -20,13 +21,15 @@ kdx_verdict previous_verdict() {
     verdict.decision = KDX_GOOD;
     verdict.reason = KDX_REASON_FRAME;
     verdict.score = 0.25f, verdict.threshold = 0.5, verdict.margin = -0.5;
+    verdict.relative_score = 0.5, verdict.p_value = 0.9, verdict.held_out_images = 9;
     return verdict;
 }
 
 // Whether nothing of the previous verdict is left.
 bool is_reset(const kdx_verdict &verdict) {
     return verdict.decision == KDX_UNDECIDED && verdict.frame_faults == 0 && verdict.reason == KDX_REASON_NONE &&
-           std::isnan(verdict.score) && std::isnan(verdict.threshold) && std::isnan(verdict.margin);
+           std::isnan(verdict.score) && std::isnan(verdict.threshold) && std::isnan(verdict.margin) &&
+           std::isnan(verdict.relative_score) && std::isnan(verdict.p_value) && verdict.held_out_images == 0;
 }
 
 bool is_blank(const std::vector<float> &map) {
@@ -76,7 +79,10 @@ void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
     // The memory was reused, and its struct_size was overwritten.
     for (const auto size : {0u, 3u, 1u << 30}) {
         auto verdict = previous_verdict();
-        verdict.struct_size = size, verdict.reason = KDX_REASON_NONE;
+        verdict.struct_size = size;
+        // Whether there is memory for later fields is then not known, and they stay as they are.
+        verdict.reason = KDX_REASON_NONE;
+        verdict.relative_score = verdict.p_value = std::nan(""), verdict.held_out_images = 0;
         CHECK(kdx_infer(here, &image, &verdict, nullptr) == KDX_ERROR_ARGUMENT);
         CHECK(is_reset(verdict));
     }
@@ -131,6 +137,21 @@ void a_failed_batch_leaves_nothing_good(kdx::Detector &detector) {
     for (auto &each : longer) each.known.struct_size = sizeof(Longer);
     CHECK(kdx_infer_batch(nullptr, longer.size(), images.data(), &longer.front().known, nullptr) == KDX_ERROR_ARGUMENT);
     for (const auto &each : longer) CHECK(is_reset(each.known) && each.later == 7.0);
+    // Verdicts of the version before the relative score are shorter. All are reset, and the memory
+    // after the last one stays as it is.
+    constexpr auto shorter = offsetof(kdx_verdict, relative_score);
+    std::vector<char> packed(3 * shorter + 8, 7);
+    auto known = previous_verdict();
+    known.struct_size = shorter;
+    for (std::size_t i = 0; i < 3; ++i) std::memcpy(packed.data() + i * shorter, &known, shorter);
+    CHECK(kdx_infer_batch(nullptr, 3, images.data(), reinterpret_cast<kdx_verdict *>(packed.data()), nullptr) ==
+          KDX_ERROR_ARGUMENT);
+    for (std::size_t i = 0; i < 3; ++i) {
+        kdx_verdict found{};
+        std::memcpy(&found, packed.data() + i * shorter, shorter);
+        CHECK(found.decision == KDX_UNDECIDED && std::isnan(found.margin) && found.reason == KDX_REASON_NONE);
+    }
+    CHECK(std::all_of(packed.end() - 8, packed.end(), [](char each) { return each == 7; }));
     // The size of the first verdict was overwritten. The second one gives the distance between
     // verdicts.
     std::vector<kdx_verdict> clobbered(5, previous_verdict());
@@ -187,7 +208,7 @@ void other_answers_say_nothing_after_a_failure(kdx::Detector &detector) {
           std::isnan(description.pixel_threshold));
     const kdx::Verdict nothing;
     CHECK(!nothing.is_good() && std::isnan(nothing.score) && std::isnan(nothing.threshold) &&
-          std::isnan(nothing.margin));
+          std::isnan(nothing.margin) && std::isnan(nothing.relative_score) && std::isnan(nothing.p_value));
 }
 
 }  // namespace

@@ -121,6 +121,18 @@ void scores_are_decided() {
     CHECK(ke::decide(HUGE_VAL, threshold, 0) == KDX_UNDECIDED);
 }
 
+// The values are those of tests/kdx/decision/test_held_out.py.
+void p_values_are_conformal() {
+    const ke::HeldOut four({1, 2, 2, 5}, 4);
+    const double scores[] = {0, 1, 1.5, 2, 3, 5, 6}, expected[] = {1, 1, 0.8, 0.8, 0.4, 0.4, 0.2};
+    for (std::size_t i = 0; i < 7; ++i) CHECK(std::fabs(four.p_value(scores[i]) - expected[i]) < 1e-12);
+    CHECK(four.images() == 4 && std::isnan(four.p_value(std::nan(""))) && std::isnan(four.p_value(HUGE_VAL)));
+    const ke::HeldOut quantiles({1, 5, 9}, 9);  // the ranks 1, 5 and 9
+    CHECK(quantiles.p_value(5) == 0.9 && quantiles.p_value(6) == 0.5 && quantiles.p_value(10) == 0.1);
+    const ke::HeldOut none, too_many({1, 2, 3}, 2);
+    CHECK(none.images() == 0 && std::isnan(none.p_value(1)) && too_many.images() == 0);
+}
+
 void answers_are_checked() {
     const auto limits = [](const std::string &maps, const std::string &join, const std::string &score) {
         const auto spec = R"({"maps": [)" + maps + R"(], "join": ")" + join + R"(", "score": ")" + score + "\"}";
@@ -294,6 +306,7 @@ int main() {
     streams_are_inflated();
     frames_are_packed_and_checked();
     scores_are_decided();
+    p_values_are_conformal();
     answers_are_checked();
     faults_of_answers_are_found();
     declarations_are_read_as_by_python();

@@ -112,6 +112,9 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
         sha256: Hash of the file; None if it could not be read.
         milliseconds: Time to read, decode, hash and score the image; in a batch, its share of the
             graph's time.
+        relative_score: Score / threshold; None without a threshold above 0.
+        p_value: The conformal p-value of the score, see
+            :attr:`kdx.decision.verdict.Verdict.p_value`, or None.
         levels: Which values a 16-bit image holds; None for others. It is counted, and not in the
             shard's file.
         loses_colour: Whether a mono detector saw a colour image in grey. It is counted, and not in
@@ -128,6 +131,8 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     sha256: str | None = None
     milliseconds: float = 0.0
+    relative_score: float | None = None
+    p_value: float | None = None
     levels: ValueRange | None = None
     loses_colour: bool = False
 
@@ -200,6 +205,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         settings: What decided the scores.
         threshold: The calibrated score, or None.
         threshold_by_hand: Why a person set the threshold, in their words, or None.
+        held_out_images: The number of good images that p-values stand on; 0 without p-values.
         shards: Number of finished shards.
         frames: Number of images in those shards.
         decisions: Number of images that were scored, by decision.
@@ -232,6 +238,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     narrow_levels: ValueRange | None = None
     narrow_example: str = ""
     threshold_by_hand: str | None = None
+    held_out_images: int = 0
 
 
 def decisions_of(results: list[ShardResult]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
 from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
+from kdx.decision.held_out import HeldOutScores
 from kdx.errors import DataError, GateError, OptionError
 from kdx.folders.image_search import LeftOut
 from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
@@ -265,11 +266,13 @@ def _summarise(folder: ScoreFolder, index: Index, plan: ShardPlan, bundle: Bundl
             examples += read_bad(path, _EXAMPLES - len(examples))
     threshold = bundle.manifest.threshold_of(index.settings.precision, find_backend(index.settings.backend).runtime)
     left_out = LeftOut()
+    held_out = HeldOutScores.of(threshold) if threshold else None
     added_since = folder.count_added(index, left_out)
     return Summary(
         settings=index.settings,
         threshold=threshold.score if threshold else None,
         threshold_by_hand=threshold.reason if threshold else None,
+        held_out_images=held_out.images if held_out else 0,
         shards=plan.shards,
         frames=sum(result.frames for result in results),
         decisions=decisions_of(results),

@@ -160,6 +160,8 @@ def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> Sc
         reason=verdict.reason.value if verdict.reason else "",
         sha256=read.sha256,
         milliseconds=milliseconds,
+        relative_score=verdict.relative_score,
+        p_value=verdict.p_value,
         levels=read.levels,
         loses_colour=read.loses_colour,
     )

@@ -145,6 +145,8 @@ def _schema(metadata: dict[str, str]) -> Any:
         "error": pyarrow.string(),
         "sha256": pyarrow.string(),
         "milliseconds": pyarrow.float32(),
+        "relative_score": pyarrow.float64(),
+        "p_value": pyarrow.float64(),
     }
     required = {"path", "frame_faults", "reason", "error", "milliseconds"}
     fields = [pyarrow.field(name, kind, nullable=name not in required) for name, kind in types.items()]

@@ -71,6 +71,11 @@ class Verdict:
         reason: Why the decision is undecided; None for other decisions.
         frame_checked: Whether the frame was checked for faults; False for frames that lie on the
             GPU.
+        p_value: The conformal p-value of the score: ``(1 + k) / (1 + n)``, where ``k`` of the ``n``
+            good images of the calibration score at least as high. Small values are unusual for good
+            parts; the smallest that ``n`` images can show is ``1 / (1 + n)``. None without a valid
+            calibration, with one that kept no scores, and for a score that is not finite.
+        held_out_images: The number ``n`` of good images that the p-value stands on; 0 without them.
     """
 
     decision: Decision
@@ -82,6 +87,8 @@ class Verdict:
     review_threshold: float | None = None
     reason: Reason | None = None
     frame_checked: bool = True
+    p_value: float | None = None
+    held_out_images: int = 0
 
     @property
     def is_good(self) -> bool:
@@ -89,12 +96,21 @@ class Verdict:
         return self.decision is Decision.GOOD
 
     @property
+    def relative_score(self) -> float | None:
+        """The score in units of the threshold, ``score / threshold``: defective above 1.
+
+        None without a threshold, and with one that is not above 0, which is no unit.
+        """
+        return self.score / self.threshold if self.threshold is not None and self.threshold > 0 else None
+
+    @property
     def margin(self) -> float | None:
         """The relative distance to the threshold, ``score / threshold - 1``.
 
-        It is negative for good scores, and None without a threshold.
+        It is negative for good scores, and None where :attr:`relative_score` is None.
         """
-        return None if not self.threshold else self.score / self.threshold - 1.0
+        relative = self.relative_score
+        return None if relative is None else relative - 1.0
 
 
 def decide(

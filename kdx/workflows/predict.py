@@ -125,6 +125,9 @@ def _record_of(verdict: Verdict) -> dict[str, Any]:
         "score": verdict.score,
         "threshold": verdict.threshold,
         "margin": verdict.margin,
+        "relative_score": verdict.relative_score,
+        "p_value": verdict.p_value,
+        "held_out_images": verdict.held_out_images,
     }
     if verdict.review_threshold is not None:
         record["review_threshold"] = verdict.review_threshold

@@ -141,6 +141,9 @@ class Verdict(ctypes.Structure):
         ("margin", ctypes.c_double),
         ("reason", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
+        ("relative_score", ctypes.c_double),
+        ("p_value", ctypes.c_double),
+        ("held_out_images", ctypes.c_int64),
     )
 
 

@@ -15,10 +15,12 @@ from kdx.bundle.manifest import LEVEL
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.calibration.by_hand import GivenThreshold
+from kdx.decision.held_out import HeldOutScores
 from kdx.errors import BundleError
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 from tests.embed.build import DECISIONS, CallError, Detector, missing
 from tests.frames import FRAME, write_frames
+from tests.images import DEFECTS, published_folder
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -43,6 +45,36 @@ def test_the_review_band_is_pythons(library, bundle, tmp_path):
         theirs = [expected(image).decision.value for image in images]
         assert [DECISIONS[detector(image)[0].decision] for image in images] == theirs
     assert set(theirs) == {"good", "review", "defective"}
+
+
+@pytest.mark.parametrize("data_set", DEFECTS)
+def test_p_values_and_relative_scores_of_real_images_are_pythons(library, bundle, tmp_path, data_set):
+    copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
+    good, defects = published_folder(tmp_path / "images", data_set, good=20, defective=5)
+    calibrate_folder(copy, good, CalibrationRequest(0.2, backend="openvino"))
+    held_out = HeldOutScores.of(open_bundle(copy).manifest.threshold)
+    with (
+        kdx.load(copy, backend="openvino", threads=1, precision="fp32") as expected,
+        Detector(library, copy, "fp32") as detector,
+    ):
+        for path in (*sorted(good.iterdir()), *sorted(defects.iterdir())):
+            image = kdx.read_image(path, expected.input)
+            ours, theirs = detector(image)[0], expected(image)
+            assert (ours.p_value, ours.held_out_images) == (held_out.p_value(ours.score), 20)
+            # Scores may differ in their last digits, so that an equal one ranks on either side.
+            assert ours.p_value == pytest.approx(theirs.p_value, abs=1.5 / 21)
+            assert ours.relative_score == ours.score / ours.threshold == pytest.approx(theirs.relative_score, rel=1e-4)
+        mask = np.full(image.shape[:2], 255, np.uint8)
+        mask[:, :20] = 0
+        other = detector(image, mask)[0]
+        assert (np.isnan(other.p_value), np.isnan(other.relative_score), other.held_out_images) == (True, True, 0)
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
+    index["threshold"] |= {"score": -1.0, "scores": []}  # as an older kdx would store it, and no unit
+    (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
+    with Detector(library, copy, "fp32") as detector:
+        old = detector(image)[0]
+        assert (np.isnan(old.p_value), np.isnan(old.relative_score), np.isnan(old.margin)) == (True,) * 3
+        assert DECISIONS[old.decision] == "defective"
 
 
 def test_a_threshold_by_hand_is_pythons(library, bundle, dataset, tmp_path):

@@ -51,6 +51,8 @@ def test_every_golden_image_is_judged_as_in_python(library, bundle, precision):
             np.testing.assert_allclose(anomaly_map, theirs.anomaly_map, rtol=1e-5, atol=1e-5 * theirs.anomaly_map.max())
             assert DECISIONS[ours.decision] == theirs.decision.value
             assert ours.margin == pytest.approx(theirs.margin, rel=1e-4)
+            assert ours.relative_score == pytest.approx(theirs.relative_score, rel=1e-4)
+            assert ours.held_out_images == theirs.held_out_images == 6
 
 
 def test_the_fastest_calibrated_precision_is_taken(library, bundle, tmp_path):
@@ -180,6 +182,17 @@ def test_a_caller_of_the_first_version_gets_what_it_has_room_for(library, bundle
         detector.call(image, first)
     assert (first.decision, first.score, first.margin) == (expected.decision, expected.score, expected.margin)
     assert (first.reason, first.reserved) == (77, 77)
+
+
+def test_a_caller_of_the_version_before_p_values_gets_what_it_has_room_for(library, bundle):
+    image = open_bundle(bundle).golden().images[0]
+    with Detector(library, bundle, "fp32") as detector:
+        expected = detector(image)[0]
+        second = Verdict(Verdict.relative_score.offset)
+        second.p_value = second.relative_score = second.held_out_images = 77
+        detector.call(image, second)
+    assert (second.decision, second.margin, second.reason) == (expected.decision, expected.margin, expected.reason)
+    assert (second.p_value, second.relative_score, second.held_out_images) == (77, 77, 77)
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@
  *     library knows which fields its caller has. Reserved and unknown fields are zero.
  *   - After an error, nothing in the caller's memory lets a part pass. Before a call reads its
  *     other arguments, and again when it fails, every verdict becomes KDX_UNDECIDED with a score,
- *     threshold and margin of NaN. After an error every map holds NaN, a description is empty, a
- *     self-test has not passed, and there are 0 regions. Two things cannot be written: an output
- *     whose pointer is null, and a map when the detector is null or the map's row_stride is too
- *     small.
+ *     threshold and margin of NaN, and with no relative score and p-value if its struct_size is
+ *     valid. After an error every map holds NaN, a description is empty, a self-test has not
+ *     passed, and there are 0 regions. Two things cannot be written: an output whose pointer is
+ *     null, and a map when the detector is null or the map's row_stride is too small.
  *   - kdx_infer, kdx_infer_roi, kdx_infer_batch, kdx_describe, kdx_regions and kdx_selftest may be
  *     called on one detector from several threads at once; each call uses its own inference request
  *     of the runtime. Do not call kdx_close while another call on the same detector runs.
@@ -180,9 +180,15 @@ typedef struct kdx_verdict {
     uint32_t frame_faults; /* KDX_FRAME_... */
     float score;
     double threshold; /* NaN if the bundle is not calibrated */
-    double margin;    /* score / threshold - 1; negative for good parts; NaN without a threshold */
+    double margin;    /* score / threshold - 1; negative for good parts; NaN without a threshold above 0 */
     uint32_t reason;  /* KDX_REASON_...: why the decision is KDX_UNDECIDED */
     uint32_t reserved;
+    double relative_score; /* score / threshold; NaN without a threshold above 0 */
+    /* The conformal p-value of the score, (1 + k) / (1 + n): k of the n good images of the
+     * calibration score at least as high. Small values are unusual for good parts. NaN without a
+     * valid calibration, with one of an older kdx that kept no scores, and without a score. */
+    double p_value;
+    int64_t held_out_images; /* the number n of good images that p_value stands on; 0: none */
 } kdx_verdict;
 
 /* A connected region of a map above the pixel threshold, in pixels of the camera. */

@@ -53,6 +53,9 @@ struct Verdict {
     double threshold = std::numeric_limits<double>::quiet_NaN();
     double margin = std::numeric_limits<double>::quiet_NaN();
     std::uint32_t reason = KDX_REASON_NONE;
+    double relative_score = std::numeric_limits<double>::quiet_NaN();
+    double p_value = std::numeric_limits<double>::quiet_NaN();
+    std::int64_t held_out_images = 0;
 
     bool is_good() const noexcept { return decision == KDX_GOOD; }
 };
@@ -162,7 +165,8 @@ private:
     };
 
     static Verdict verdict_of(const kdx_verdict &raw) noexcept {
-        return {raw.decision, raw.frame_faults, raw.score, raw.threshold, raw.margin, raw.reason};
+        return {raw.decision, raw.frame_faults,   raw.score,   raw.threshold,      raw.margin,
+                raw.reason,   raw.relative_score, raw.p_value, raw.held_out_images};
     }
 
     Verdict infer(const kdx_image &image, const kdx_map *map) {

@@ -22,6 +22,7 @@ from kdx.bundle.stored_threshold import Threshold
 from kdx.calibration.described import describe
 from kdx.calibration.rates import settable_thresholds
 from kdx.calibration.validity import CalibrationValidity
+from kdx.decision.held_out import HeldOutScores
 from kdx.folders.data_folder import GOOD, FolderOptions
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
@@ -71,6 +72,11 @@ class Content:
     def threshold(self) -> Threshold | None:
         """At which the reported scores are decided."""
         return self.bundle.manifest.threshold_of(self.detector.precision, self.runtime)
+
+    @property
+    def held_out(self) -> HeldOutScores | None:
+        """The scores that p-values stand on."""
+        return HeldOutScores.of(self.threshold) if self.threshold else None
 
     @property
     def by_hand(self) -> str:
@@ -215,10 +221,11 @@ def _facts(content: Content) -> dict[str, Any]:
     scored, threshold, manifest = content.scored, content.threshold, content.bundle.manifest
     types = [GOOD, *content.result.types]
     review = threshold.review if threshold is not None else None
+    held_out = content.held_out
     return {
         "types": types,
         "images": [
-            [score, types.index(name), int(fault)]
+            [score, types.index(name), int(fault), held_out.p_value(score) if held_out else None]
             for score, name, fault in zip(
                 scored.scores.tolist(), scored.types.tolist(), scored.has_faults.tolist(), strict=True
             )

@@ -116,6 +116,7 @@ def test_scores_are_those_of_kdx_load(cli, tiny_bundle, archive, tmp_path):
             verdict = detector(kdx.read_image(archive / row["path"], detector.input))
             assert (row["score"], row["decision"]) == (verdict.score, verdict.decision.value)
             assert (row["margin"], row["threshold"]) == (verdict.margin, verdict.threshold)
+            assert (row["relative_score"], row["p_value"]) == (verdict.relative_score, verdict.p_value)
             assert row["sha256"] == sha256_file(archive / row["path"])
             assert row["milliseconds"] > 0
             assert row["error"] == ""

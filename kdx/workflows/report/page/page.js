@@ -115,7 +115,7 @@ function sayCommand() {
     $("command").textContent = `${data.command} --false-reject-rate 0.01`;
     says.push(data.calibrated
       ? "The bundle's calibration kept no scores, so the rate of this threshold is unknown: calibrate once more, and report again."
-      : "Which rate gives this threshold is known once the bundle is calibrated: kdx calibrate takes a rate, not a score. Calibrate, and report again.");
+      : "Which rate gives this threshold is known once the bundle is calibrated: calibrate, and report again. By hand: kdx calibrate --threshold.");
     $("said").textContent = says.join("\n");
     return;
   }
@@ -192,11 +192,17 @@ function panes(shown) {
   return made;
 }
 
+// In units of the threshold, as "score / threshold" in the verdicts; the p-value stands on held-out good images.
+function scoreOf([score, , , p]) {
+  const relative = state.reject > 0 ? `, ${text(score / state.reject)} × threshold` : "";
+  return `score ${text(score)}${relative}${p === null ? "" : `, p ${text(p)}`}`;
+}
+
 function saysOf(shown) {
   const image = data.images[shown.index], name = data.types[image[1]], decision = decide(image);
   const what = isMistake(image) ? (image[1] === GOOD ? "False reject" : "Missed") : decision === "review" ? "To review" : decision[0].toUpperCase() + decision.slice(1);
   const made = element("span", "says");
-  made.append(element("span", isMistake(image) ? "what mistake" : "what", what), element("span", "", name), element("span", "", `score ${text(image[0])}`));
+  made.append(element("span", isMistake(image) ? "what mistake" : "what", what), element("span", "", name), element("span", "", scoreOf(image)));
   return made;
 }
 
