@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdx.bundle.open import open_bundle
@@ -75,8 +76,8 @@ def test_it_opens_with_the_bundles_threshold(opened, tiny_bundle):
     )
     assert "--false-reject-rate 0.2" in text(opened, "#command")
     scores = opened.run("data.images")
-    false_rejects = sum(score > threshold.score for score, kind, _ in scores if kind == 0)
-    misses = sum(score <= threshold.score for score, kind, _ in scores if kind)
+    false_rejects = sum(score > threshold.score for score, kind, *_ in scores if kind == 0)
+    misses = sum(score <= threshold.score for score, kind, *_ in scores if kind)
     assert counts(opened) == (false_rejects, misses)
 
 
@@ -134,6 +135,21 @@ def test_the_gallery_shows_the_worst_mistakes_first(opened):
     assert wrong == sorted(wrong, reverse=True)
     opened.run("show.value = 4; show.dispatchEvent(new Event('change'))")
     assert opened.run("order.map((shown) => data.types[data.images[shown.index][1]])") == ["good"] * 4
+
+
+def test_scores_are_said_in_units_of_the_threshold_and_among_good_parts(opened, tiny_bundle):
+    held_out = np.array(open_bundle(tiny_bundle).manifest.threshold.scores)
+    for score, _, _, p in opened.run("data.images"):
+        assert p == pytest.approx((1 + (held_out >= score).sum()) / (1 + len(held_out)))
+    p = opened.run("data.images[order[0].index][3]")
+    shown = opened.run(
+        "(() => { const first = order[0]; setReject(data.images[first.index][0] / 2);"
+        " return saysOf(first).lastChild.textContent; })()"
+    )
+    assert re.fullmatch(r"score \S+, 2 × threshold, p \S+", shown)
+    assert float(shown.split()[-1]) == pytest.approx(p, rel=1e-3)
+    assert f"k of the n = {len(held_out)} held-out good images" in opened.run("document.body.textContent")
+    opened.run("document.getElementById('reset').click()")
 
 
 def test_every_picture_can_be_decoded_and_names_stay_names(opened):
