@@ -55,6 +55,7 @@ def predict(
         None, help="With --regions: side of what a pixel shows of the part, in µm; adds areas in mm²."
     ),
     backend: str = typer.Option("auto", help="Backend to run on."),
+    precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
     threads: int | None = THREADS_OPTION,
     require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
@@ -78,6 +79,7 @@ def predict(
     records: list[dict[str, Any]] = []
     wanted = _region_options(regions, min_area, pixel_size_um, json=json, labels=coco or yolo)
     require_effect({"--semicolons": semicolons and not csv}, "--csv")
+    require_effect({"--force": force and overlay is None and folder is None}, "--overlay or --out")
     results = result_options(folder, csv, maps, masks, coco, yolo, semicolons=semicolons, min_area=min_area or 0.0)
     left_out = LeftOut()
     colour: list[Path] = []
@@ -95,6 +97,7 @@ def predict(
             regions=wanted,
             results=results,
             backend=backend,
+            precision=precision,
             threads=threads,
             require_signature=require_signature,
             max_bad_images=max_bad_images,
@@ -130,7 +133,6 @@ def predict(
                 f"[yellow]{own} heat maps have no threshold:[/] each is coloured up to its own maximum, so the hottest "
                 "place of a good part is as bright as a defect's. Compare scores, or calibrate first"
             )
-
     if folder is not None and not json:
         out.print(f"results in {shown(folder)}/")
 

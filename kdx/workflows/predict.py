@@ -50,6 +50,7 @@ def judge_files(
     regions: RegionOptions | None = None,
     results: ResultOptions | None = None,
     backend: str = "auto",
+    precision: str | None = None,
     threads: int | None = None,
     require_signature: Sequence[Path] = (),
     max_bad_images: int = 0,
@@ -71,7 +72,7 @@ def judge_files(
     keys = require_signature or None
     with ExitStack() as held:
         group = held.enter_context(
-            _load(bundles, backend, threads, shared_teacher=shared_teacher, require_signature=keys)
+            _load(bundles, backend, threads, precision, shared_teacher=shared_teacher, require_signature=keys)
         )
         for name, path in bundles.items():
             if group[name].threshold is None:
@@ -154,17 +155,22 @@ def _load(
     bundles: dict[str, Path],
     backend: str,
     threads: int | None,
+    precision: str | None,
     *,
     shared_teacher: bool,
     require_signature: Sequence[Path] | None,
 ) -> DetectorGroup:
+    keys = require_signature
     if len(bundles) > 1:
         shared = shared_teacher or None
-        return load_many(bundles, backend, threads, shared_teacher=shared, require_signature=require_signature)
+        return load_many(bundles, backend, threads, precision, shared_teacher=shared, require_signature=keys)
     if shared_teacher:
         raise OptionError("`shared_teacher` needs several bundles", fix="name the others: `also=OTHER.kdx`")
     return DetectorGroup(
-        {name: load(path, backend, threads, require_signature=require_signature) for name, path in bundles.items()}
+        {
+            name: load(path, backend, threads, precision=precision, require_signature=keys)
+            for name, path in bundles.items()
+        }
     )
 
 

@@ -40,7 +40,7 @@ OPTIONS = {
     "sign": "--key --new-key --passphrase --json",
     "triton": "--out --backend --precision --name --max-batch --max-queue-delay-us --instances --gpu --cpu --threads "
     "--engine --require-signature --force --json",
-    "predict": "--also --shared-teacher --overlay --regions --min-area --pixel-size-um --backend --threads "
+    "predict": "--also --shared-teacher --overlay --regions --min-area --pixel-size-um --backend --precision --threads "
     "--require-signature --max-bad-images --force --json",
     "score": "--out --engine --workers --threads-per-worker --batch --shard-size --backend --precision --address "
     "--max-retries --max-bad-share --retry-bad --force --json",

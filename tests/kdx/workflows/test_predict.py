@@ -169,3 +169,19 @@ def test_several_bundles_may_decide_in_other_precisions(capsys):
     show_verdicts([{**facts, **each} for each in (*by, *by)])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("decided")]
     assert lines == ["decided in INT8 by openvino (one)", "decided in FP32 by onnxruntime-cpu (two)"]
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_a_precision_can_be_asked_for(cli, students_bundle, tiny_bundle, dataset, also):
+    image = sorted((dataset / "test/good").iterdir())[0]
+    others = ("--also", students_bundle) if also else ()
+    for precision in ("fp32", "int8"):
+        command = ("predict", students_bundle, image, *others, "--precision", precision, "--json")
+        assert {record["precision"] for record in cli(*command).lines} == {precision}
+    refused = cli("predict", tiny_bundle, image, *others, "--precision", "int8", code=2).stderr
+    assert "holds no int8 graph" in refused
+
+
+def test_force_without_anything_to_replace_is_refused(cli, tiny_bundle, dataset):
+    said = cli("predict", tiny_bundle, dataset / "test/good", "--force", code=2).stderr
+    assert "--force would change nothing without --overlay or --out" in said
