@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import onnx
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from kd_export.graph import FusedDetector
@@ -19,6 +20,7 @@ from kd_export.precision.precision_graphs import judge_bf16, write_half, write_i
 from kdx import __version__
 from kdx.bundle.bundle import Bundle, TrainingImages
 from kdx.bundle.manifest import (
+    CROP_SCHEMA,
     GOLDEN_MAPS,
     GOLDEN_SCORES,
     GRAPH,
@@ -37,7 +39,7 @@ from kdx.bundle.variants import COMPUTED, OWN_THRESHOLD, Variant
 from kdx.errors import GateError, OptionError
 from kdx.imaging.frame_faults import limits_of
 from kdx.imaging.image_identity import Identity
-from kdx.imaging.images import encode_png, read_image
+from kdx.imaging.images import encode_png
 from kdx.imaging.samples import read_sample
 from kdx.imaging.tiling import Tiling
 from kdx.progress import SILENT, Progress
@@ -148,7 +150,7 @@ def export_bundle(
         bundle = write_manifest(
             folder,
             Manifest(
-                schema=provenance.schema,
+                schema=provenance.schema if detector.input_spec.crop is UNSET else CROP_SCHEMA,
                 kdx_version=__version__,
                 method=method,
                 pair_spec=encode_pair_spec(detector.spec),
@@ -172,11 +174,9 @@ def export_bundle(
 
 def _arrays(detector: FusedDetector, paths: Sequence[Path]) -> NDArray[np.uint8]:
     """Read images, resized if the detector was exported for a different camera."""
-    spec = detector.input_spec
-    any_size = msgspec.structs.replace(spec, fixed_size=False)
     if not paths:
         raise GateError("there are no images to check the graph with", fix="train again")
-    return np.stack([read_image(path, any_size) for path in paths])
+    return np.stack([read_sample(path, detector.input_spec) for path in paths])
 
 
 def _calibrating(detector: FusedDetector, paths: Sequence[Path], tiling: Tiling | None) -> NDArray[np.uint8]:
@@ -282,7 +282,8 @@ def _certified(bundle: Bundle, certificate: Certificate) -> tuple[Bundle, Certif
     if "int8" in reasons and provenance.int8 is not None:
         provenance = _without_int8_students(provenance)
         shutil.rmtree((bundle.path / INT8_MAPS).parent)
-    kept = msgspec.structs.replace(manifest, schema=provenance.schema, provenance=provenance, variants=variants)
+    kept = msgspec.structs.replace(manifest, provenance=provenance, variants=variants)
+    kept = msgspec.structs.replace(kept, schema=kept.needed_schema)
     bundle = write_manifest(bundle.path, kept)
     return bundle, without(certificate, reasons), reasons
 

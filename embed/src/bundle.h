@@ -47,6 +47,17 @@ struct Tiling {
     bool is_set() const { return !rows.empty(); }
 };
 
+// The pixels of a frame that a map covers along an axis.
+struct Covered {
+    double begin, length;
+};
+
+// The window of the camera's frame that the networks see; without a width, they see all of it.
+struct Crop {
+    int left = 0, top = 0, width = 0, height = 0;
+    bool is_set() const { return width > 0; }
+};
+
 struct Bundle {
     std::filesystem::path path;
     int height = 0, width = 0, channels = 0;  // of the graph's input: an image, or a tile
@@ -55,7 +66,8 @@ struct Bundle {
     Tiling tiling;
     int camera_height = 0, camera_width = 0;  // of the camera's frame
     int camera_map_height = 0, camera_map_width = 0;
-    double field_of_view = 1;
+    double field_of_view = 1;  // of the window, if there is one
+    Crop crop;
     FrameLimits frame_limits;
     AnswerLimits answer_limits;
     std::optional<ScoreRule> score_rule;  // nothing: the returned map alone does not give the score
@@ -68,6 +80,14 @@ struct Bundle {
     bool has_int8_students = false;            // trained as INT8 networks, with a reference of their own
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
     std::optional<Seal> seal;                  // the verified signature, if one was required
+
+    // Returns the rows and the columns of the frame that the map covers.
+    Covered rows_covered() const {
+        return crop.is_set() ? centred(crop.top, crop.height) : centred(0, camera_height);
+    }
+    Covered columns_covered() const {
+        return crop.is_set() ? centred(crop.left, crop.width) : centred(0, camera_width);
+    }
 
     // Returns the ONNX graph of a precision; throws Failure (KDX_ERROR_BUNDLE) if the bundle holds
     // none.
@@ -106,6 +126,10 @@ struct Bundle {
     std::string check_files(const std::string &wanted = "") const;
 
 private:
+    Covered centred(int begin, int length) const {
+        const double margin = length * (1 - field_of_view) / 2;
+        return {begin + margin, length - 2 * margin};
+    }
     std::filesystem::path file_of(const std::string &name) const;
     void require_hash(const std::string &name, const std::string &received) const;
 };

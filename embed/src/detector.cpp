@@ -54,6 +54,10 @@ void Detector::describe(kdx_description &description) const {
     description.review_threshold = threshold_.review;
     description.pixel_threshold = threshold_.pixel;
     description.field_of_view = bundle_.field_of_view;
+    const auto &crop = bundle_.crop;
+    description.crop_left = crop.left, description.crop_top = crop.top;
+    description.crop_width = crop.is_set() ? crop.width : bundle_.camera_width;
+    description.crop_height = crop.is_set() ? crop.height : bundle_.camera_height;
     const auto runtime = backend_->runtime();
     copy_text(name_of(runtime), description.backend, sizeof description.backend);
     copy_text(name_of(precision_), description.precision, sizeof description.precision);

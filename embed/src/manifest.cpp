@@ -16,6 +16,7 @@ using nlohmann::json;
 namespace {
 
 constexpr int kSchema = 4;  // the first one in which a person may have set the threshold
+constexpr int kShortestWindow = 8;  // pixels a side
 constexpr int kInt8Schema = 3;  // the first one in which INT8 students have a reference of their own
 // No camera delivers more, and products of sizes cannot overflow.
 constexpr int kLargestSide = 1 << 15;
@@ -90,6 +91,16 @@ void read_frame_limits(Bundle &bundle, const json &record) {
                       {std::to_string(bundle.channels) + ", or none", "", "calibrate again"});
 }
 
+Crop crop_from(const json &record, const Bundle &bundle) {
+    const auto parts = record.get<std::vector<int>>();
+    if (parts.size() != 4) throw Invalid{"its window is not four numbers"};
+    const Crop crop{parts[0], parts[1], parts[2], parts[3]};
+    if (crop.left < 0 || crop.top < 0 || crop.width < kShortestWindow || crop.height < kShortestWindow ||
+        crop.left > bundle.width - crop.width || crop.top > bundle.height - crop.height)
+        throw Invalid{"its window is not inside of the frame"};
+    return crop;
+}
+
 void read_input(Bundle &bundle, const json &manifest) {
     const auto &input = manifest.at("input");
     bundle.height = side_of(input.at("height"));
@@ -104,6 +115,7 @@ void read_input(Bundle &bundle, const json &manifest) {
     bundle.map_height = side_of(size[0]);
     bundle.map_width = side_of(size[1]);
     bundle.max_batch = side_of(manifest.at("max_batch"));
+    if (input.contains("crop")) bundle.crop = crop_from(input["crop"], bundle);
     bundle.field_of_view = manifest.contains("field_of_view") ? share_of(manifest["field_of_view"]) : 1.0;
     if (manifest.contains("frame_limits")) read_frame_limits(bundle, manifest["frame_limits"]);
 }
@@ -125,6 +137,7 @@ void read_tiling(Bundle &bundle, const json &manifest) {
     bundle.camera_height = bundle.height, bundle.camera_width = bundle.width;
     bundle.camera_map_height = bundle.map_height, bundle.camera_map_width = bundle.map_width;
     if (!manifest.contains("tiling") || manifest["tiling"].is_null()) return;
+    if (bundle.crop.is_set()) throw Invalid{"tiles cover whole frames, and its networks see a window"};
     const auto &record = manifest["tiling"];
     auto &tiling = bundle.tiling;
     tiling.overlap = record.at("overlap").get<int>(), tiling.halo = record.at("halo").get<int>();

@@ -114,10 +114,9 @@ private:
 
 std::vector<kdx_region> find_regions(const Bundle &bundle, const Level *level, const kdx_map &map, double threshold,
                                      double min_area, double pixel_size_um) {
-    const double top = bundle.camera_height * (1 - bundle.field_of_view) / 2;
-    const double left = bundle.camera_width * (1 - bundle.field_of_view) / 2;
-    const double down = (bundle.camera_height - 2 * top) / bundle.camera_map_height;
-    const double across = (bundle.camera_width - 2 * left) / bundle.camera_map_width;
+    const auto rows = bundle.rows_covered(), columns = bundle.columns_covered();
+    const double top = rows.begin, left = columns.begin;
+    const double down = rows.length / bundle.camera_map_height, across = columns.length / bundle.camera_map_width;
     std::vector<kdx_region> regions;
     for (const auto &patch : Finder(bundle, level, map, threshold).run()) {
         const double area = static_cast<double>(patch.pixels) * down * across;

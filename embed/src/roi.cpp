@@ -25,12 +25,12 @@ struct Span {
 };
 
 // Returns the pixels of the camera that each pixel of the map touches along an axis.
-std::vector<Span> covered(int count, int length, double share) {
-    const double margin = length * (1 - share) / 2, step = (length - 2 * margin) / count;
+std::vector<Span> covered(int count, int length, const Covered &part) {
+    const double begin = part.begin, step = part.length / count;
     std::vector<Span> spans;
     for (int i = 0; i < count; ++i) {
-        const auto first = static_cast<int>(std::floor(margin + i * step + kTouches));
-        const auto last = static_cast<int>(std::ceil(margin + (i + 1) * step - kTouches));
+        const auto first = static_cast<int>(std::floor(begin + i * step + kTouches));
+        const auto last = static_cast<int>(std::ceil(begin + (i + 1) * step - kTouches));
         spans.push_back({std::clamp(first, 0, length - 1), std::clamp(last, 1, length)});
     }
     return spans;
@@ -65,8 +65,8 @@ Roi::Roi(const Bundle &bundle, const std::uint8_t *mask, std::int64_t row_stride
     }
     if (corners.back() == 0)
         refuse_roi("the region of interest excludes nothing", {"", "", "use none: kdx roi BUNDLE --remove"});
-    const auto rows = covered(bundle.camera_map_height, bundle.camera_height, bundle.field_of_view);
-    const auto columns = covered(bundle.camera_map_width, bundle.camera_width, bundle.field_of_view);
+    const auto rows = covered(bundle.camera_map_height, bundle.camera_height, bundle.rows_covered());
+    const auto columns = covered(bundle.camera_map_width, bundle.camera_width, bundle.columns_covered());
     const auto at = [&](int y, int x) { return corners[static_cast<std::size_t>(y) * (width + 1) + x]; };
     for (const auto &row : rows)
         for (const auto &column : columns) {

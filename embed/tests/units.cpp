@@ -252,6 +252,10 @@ void a_pixel_counts_if_all_that_it_covers_is_included() {
     CHECK(excluded({0, 12, 51}).empty());
     CHECK((excluded({2 * 8 + 2, 5 * 8 + 4}) == std::vector<int>{0, 14}));
     bundle.field_of_view = 1;
+    bundle.crop = {4, 2, 4, 4};  // one pixel each
+    CHECK(excluded({0, 8 + 4, 3 * 8 + 3, 6 * 8 + 4}).empty());
+    CHECK((excluded({2 * 8 + 4, 5 * 8 + 7}) == std::vector<int>{0, 15}));
+    bundle.crop = {};
     bundle.camera_map_height = bundle.camera_map_width = 3;  // 8 / 3 pixels each: neighbours share one
     CHECK((excluded({2 * 8}) == std::vector<int>{0, 3}));
 

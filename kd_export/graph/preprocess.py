@@ -1,11 +1,13 @@
-"""The only preprocessing: the camera's uint8 image is cast, resized and normalised."""
+"""The only preprocessing: the camera's uint8 image is cast, cut, resized and normalised."""
 
 from __future__ import annotations
 
 import torch
+from msgspec import UNSET
 from torch import Tensor, nn
 
 from kd_export.graph.banded import BandedReduction, bands_of
+from kdx.imaging.field_of_view import Crop
 from kdx.imaging.images import InputSpec
 from kdx.imaging.resampling import antialias_matrix
 
@@ -34,6 +36,23 @@ class Planes(nn.Module):
         """Take ``(N, H, W, C)`` and return ``(N, C, H, W)``."""
         # Runtimes copy what is transposed, but not a mono image of another shape.
         return x.reshape(-1, 1, *x.shape[1:3]) if x.shape[3] == 1 else x.permute(0, 3, 1, 2)
+
+
+class Window(nn.Module):
+    """Cuts a window out of images ``(N, H, W, C)``.
+
+    Args:
+        crop: Its first column and row, its width and height, in pixels.
+    """
+
+    def __init__(self, crop: Crop) -> None:
+        super().__init__()
+        x, y, width, height = crop
+        self.rows, self.columns = slice(y, y + height), slice(x, x + width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Take ``(N, H, W, C)`` and return ``(N, h, w, C)``."""
+        return image[:, self.rows, self.columns]
 
 
 class CentreCrop(nn.Module):
@@ -103,8 +122,8 @@ class Preprocess(nn.Module):
         resize_to: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        camera = (input_spec.height, input_spec.width)
-        self.resize = resize(camera, resize_to or size, size, input_spec.channels)
+        self.window = None if input_spec.crop is UNSET else Window(input_spec.crop)
+        self.resize = resize(input_spec.seen, resize_to or size, size, input_spec.channels)
         flip = _is_bgr(input_spec)
         step = -1 if flip else 1
         channels = input_mixing(input_spec, mean, std).shape[1] if scale_is_folded else 3
@@ -117,7 +136,8 @@ class Preprocess(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Preprocess a batch, the cast first: TensorRT can only cast a uint8 network input."""
         # A mono image becomes three channels by broadcasting against the mean, unless one suffices.
-        x = self.resize(image.to(torch.float32)) - self.mean
+        pixels = image.to(torch.float32)
+        x = self.resize(pixels if self.window is None else self.window(pixels)) - self.mean
         if self.scale is not None:
             x = x * self.scale
         normalised: Tensor = x.flip(1) if self.flip else x

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kdx.errors import ImageError
 from kdx.folders.data_folder import TestImage
+from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.images import read_header
 from kdx.imaging.masks import read_mask
 from kdx.imaging.resampling import any_within
@@ -97,7 +98,7 @@ class ReadMasks:
 def read_masks(
     test: Sequence[TestImage],
     map_size: tuple[int, int],
-    field_of_view: float,
+    view: FieldOfView,
     *,
     keeps_map: Callable[[TestImage], bool] = lambda _: True,
     unused: Sequence[Path] = (),
@@ -108,7 +109,7 @@ def read_masks(
     Args:
         test: The test images.
         map_size: The height and width of a map.
-        field_of_view: The share of each side of an image, centred, that its map covers.
+        view: The part of an image that its map covers.
         keeps_map: Whether an image's map is kept; the masks of the others are only checked.
         unused: The masks that belong to no image.
         progress: The progress display.
@@ -126,7 +127,7 @@ def read_masks(
     with progress.task("reading masks", len(test)) as task:
         for image in test:
             task.advance()
-            cells = _check_mask(image, annotations, map_size, field_of_view)
+            cells = _check_mask(image, annotations, map_size, view)
             if cells is not None and keeps_map(image):
                 by_image[image.path] = cells if cells.any() else nothing
     for one in annotations.remarks():
@@ -135,7 +136,7 @@ def read_masks(
 
 
 def _check_mask(
-    image: TestImage, annotations: Annotations, map_size: tuple[int, int], field_of_view: float
+    image: TestImage, annotations: Annotations, map_size: tuple[int, int], view: FieldOfView
 ) -> NDArray[np.bool_] | None:
     """Return an image's mask at the map's size, or None if it does not count; note odd masks."""
     if image.mask is None:
@@ -148,7 +149,7 @@ def _check_mask(
     except ImageError:
         size = None  # an unreadable image is counted where its pixels are read
     mask = read_mask(image.mask, size)
-    cells = any_within(mask, map_size, field_of_view)
+    cells = any_within(mask, map_size, view)
     if not image.is_defective:
         if not mask.any():
             return cells

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_train.data.synthetic import KINDS
+from kd_train.data.synthetic import KINDS, draw_within
 from kdx.imaging.images import InputSpec
 from kdx.imaging.samples import read_sample
 from kdx.imaging.tiling import Tiling
@@ -76,10 +76,11 @@ class DrawnDefects:
     Args:
         good: The good images.
         seed: The seed of kinds, sizes and places.
+        spec: What says which window of the images is seen; None where all of it is.
     """
 
-    def __init__(self, good: Images, seed: int) -> None:
-        self._good, self._seed = good, seed
+    def __init__(self, good: Images, seed: int, spec: InputSpec | None = None) -> None:
+        self._good, self._seed, self._spec = good, seed, spec
 
     def __len__(self) -> int:
         return min(_MOST, _DEFECTS_EACH * len(self._good)) if len(self._good) > 1 else 0
@@ -90,4 +91,4 @@ class DrawnDefects:
             rng = np.random.default_rng([self._seed, index])
             other = (index + 1 + int(rng.integers(count - 1))) % count
             draw = kinds[(index + index // count) % len(kinds)]
-            yield draw(self._good[index % count], self._good[other], rng)[0]
+            yield draw_within(draw, self._good[index % count], self._good[other], rng, self._spec)[0]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from msgspec import UNSET
 
 from kdx.errors import DataError, ImageError, OptionError, TrainingError
+from kdx.imaging.field_of_view import Crop, require_inside
 from kdx.imaging.image_identity import Identity, content_of
 from kdx.imaging.image_size import ImageSize, both_sides
 from kdx.imaging.images import InputSpec, read_header
@@ -117,16 +119,17 @@ def choose_input(
     tile: int | None = None,
     channels: Literal["auto", "1", "3"] = "auto",
     sixteen_bit_range: tuple[int, int] = (0, 65535),
+    crop: Crop | None = None,
 ) -> InputSpec:
     """Return the detector's input, as the training images suggest.
 
     If all images have one size, it is taken as the camera's, and the graph resizes. Images of
     several sizes are resized to the networks' size when they are read. Grey images make a mono
     detector (see :mod:`kd_train.data.odd_images`). With ``tile``, squares of that side are cut from
-    the images instead.
+    the images instead. With ``crop``, the networks see this window of the images.
 
     Raises:
-        OptionError: An image is smaller than a tile.
+        OptionError: An image is smaller than a tile, or does not hold the window.
     """
     sizes = {(record.height, record.width) for record in records}
     fixed = tile is not None or len(sizes) == 1
@@ -139,6 +142,8 @@ def choose_input(
             received=f"{small.width} × {small.height}",
             fix="choose a smaller `tile`",
         )
+    if crop is not None:
+        require_croppable(crop, sizes)
     if channels == "auto":
         # If no image contains colour, the majority of the files decides: they store what the camera
         # delivers.
@@ -152,7 +157,29 @@ def choose_input(
         channels=1 if grey else 3,
         fixed_size=fixed,
         sixteen_bit_range=sixteen_bit_range,
+        crop=UNSET if crop is None else crop,
     )
+
+
+def require_croppable(crop: Crop, sizes: Collection[tuple[int, int]]) -> None:
+    """Check that a window lies inside of images that all have one size.
+
+    Args:
+        crop: The window.
+        sizes: The heights and widths of the images.
+
+    Raises:
+        OptionError: It does not, or they do not.
+    """
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width} × {height}" for height, width in sorted(sizes)[:3])
+        raise OptionError(
+            "the window `crop` is a part of frames that all have one size",
+            expected="images of one camera",
+            received=f"images of {shown}{' and others' if len(sizes) > 3 else ''}",
+            fix="leave out `crop`, or train on the images of each camera separately",
+        )
+    require_inside(crop, next(iter(sizes)))
 
 
 def split_images(

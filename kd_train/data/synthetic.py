@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from kdx.errors import DataError
@@ -91,6 +92,34 @@ KINDS: dict[str, Callable[[Image, Image, np.random.Generator], tuple[Image, Mask
 }
 
 
+def draw_within(
+    draw: Callable[[Image, Image, np.random.Generator], tuple[Image, Mask]],
+    image: Image,
+    other: Image,
+    rng: np.random.Generator,
+    spec: InputSpec | None,
+) -> tuple[Image, Mask]:
+    """Draw a defect where the networks see it: in the window of the image, if there is one.
+
+    Args:
+        draw: One of :data:`KINDS`.
+        image: The good image to draw on; it is not changed.
+        other: Another good image.
+        rng: The source of randomness.
+        spec: What says which window of the image is seen; None where all of it is.
+
+    Returns:
+        The image with the defect, and the defect's mask ``(H, W)``.
+    """
+    if spec is None or spec.crop is UNSET:
+        return draw(image, other, rng)
+    x, y, width, height = spec.crop
+    inside = np.s_[y : y + height, x : x + width]
+    drawn, mask = image.copy(), np.zeros(image.shape[:2], bool)
+    drawn[inside], mask[inside] = draw(image[inside], other[inside], rng)
+    return drawn, mask
+
+
 def write_synthetic(
     good: Sequence[Path], target: Path, spec: InputSpec, *, seed: int = 0, most: int = 200, progress: Progress = SILENT
 ) -> None:
@@ -101,7 +130,8 @@ def write_synthetic(
     Args:
         good: At least two good images that were not trained on.
         target: The folder to write; an earlier one is replaced.
-        spec: The channels and the 16-bit range that the detector takes. Images keep their size.
+        spec: The channels, the 16-bit range and the window that the detector takes. Images keep
+            their size.
         seed: The seed of all randomness: the same images and seed give the same files.
         most: The number of good images to use, evenly spread.
         progress: The progress display.
@@ -135,7 +165,7 @@ def write_synthetic(
             other = read(chosen[(index + 1 + int(rng.integers(len(chosen) - 1))) % len(chosen)])
             (folder / "test" / GOOD / f"{name}.png").write_bytes(encode_png(image))
             for kind, draw in KINDS.items():
-                defective, mask = draw(image, other, rng)
+                defective, mask = draw_within(draw, image, other, rng, spec)
                 (folder / "test" / kind / f"{name}.png").write_bytes(encode_png(defective))
                 white = np.where(mask, 255, 0).astype(np.uint8)[..., None]
                 (folder / "ground_truth" / kind / f"{name}_mask.png").write_bytes(encode_png(white))

@@ -20,6 +20,7 @@ from torch import Tensor
 from kd_export.graph import Combine, Distance, Join, MapSpec, ScoreRule
 from kd_export.graph.border import border_distances
 from kd_export.graph.distance import distance_module
+from kd_export.graph.preprocess import Window
 from kd_train.models.pair import Pair
 from kd_train.training.run_folder import Run
 from kd_train.training.trained_pair import fuse, load_pair
@@ -119,6 +120,8 @@ class EagerBaseline(ClosesOnExit):
             x = x.expand(-1, 3, -1, -1)
         elif self.input_spec.channel_order == "bgr":
             x = x.flip(1)
+        if self.input_spec.crop is not UNSET:
+            x = Window(self.input_spec.crop)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         full = self.resize_to or self.size
         if x.shape[2:] != full:
             x = F.interpolate(x, size=full, mode="bilinear", antialias=True, align_corners=False)

@@ -178,9 +178,7 @@ def score_images(
     read_in = None
     if any(image.mask for image in test) or unused_masks:
         size = _map_size(detector)
-        read_in = read_masks(
-            test, size, detector.field_of_view, keeps_map=keeps_map, unused=unused_masks, progress=progress
-        )
+        read_in = read_masks(test, size, detector.view, keeps_map=keeps_map, unused=unused_masks, progress=progress)
     used: list[TestImage] = []
     scores: list[float] = []
     faults: list[bool] = []

@@ -23,7 +23,7 @@ from kd_export.graph import Combine, Distance, MapSpec, PairSpec, Tap
 from kd_export.graph.distance import distance_module
 from kd_train.data.distillation_images import VARIANTS, DistillationImages
 from kd_train.data.image_set import ImageSet
-from kd_train.data.synthetic import KINDS
+from kd_train.data.synthetic import KINDS, draw_within
 from kd_train.models import compact as compact_networks
 from kd_train.models.compact import Head
 from kd_train.models.pair import Comparisons, Pair
@@ -240,7 +240,8 @@ def _residuals(pair: DistillationPair, run: Run, held_out: ImageSet) -> dict[str
     for number, batch in enumerate(held_out.batches([[index] for index in chosen])):
         image = batch[0].numpy()
         rng = np.random.default_rng((config.seed, number))
-        defective, _ = drawers[number % len(drawers)](image, np.flip(image, 0), rng)
+        draw = drawers[number % len(drawers)]
+        defective, _ = draw_within(draw, image, np.flip(image, 0), rng, config.input)
         for row, pixels in enumerate((image, defective)):
             compared = pair(preprocess(torch.from_numpy(pixels)[None]))
             sums[row] += [float(distance(t, s).mean()) for distance, (t, s) in zip(distances, compared, strict=True)]

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from msgspec import UNSET
 
 from kd_train.data.image_set import ImageSet
 from kd_train.data.parts import require_one_source
@@ -22,7 +23,7 @@ from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.distillation import Source, open_source
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions, check_limits
-from kd_train.training.run_config import SCHEMA, TRAINING_PACKAGES, RunConfig
+from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig
 from kd_train.training.training_images import TrainingImages
 from kdx import __version__
 from kdx.errors import CheckpointError, OptionError
@@ -154,7 +155,7 @@ def _is_path(text: str) -> bool:
 def common_config(data: str, options: TrainOptions, recipe: Recipe, images: TrainingImages) -> dict[str, Any]:
     """Return the fields of a run's configuration that come from images and options alone."""
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMA if images.spec.crop is UNSET else NEWEST_SCHEMA,
         "recipe": recipe,
         "input": images.spec,
         "tile": options.tile,
@@ -305,6 +306,8 @@ def check_options(options: TrainOptions) -> None:
             "`resume` and `force` exclude each other",
             fix="give `resume` to continue the run, or `force` to replace it",
         )
+    if options.crop is not None and options.tile is not None:
+        raise OptionError("`crop` and `tile` exclude each other", fix="leave out one: tiles cover whole frames")
     if not 0 < options.train_fraction <= 1:
         raise OptionError(
             "`train_fraction` is out of range", expected="above 0, up to 1", received=f"{options.train_fraction:g}"

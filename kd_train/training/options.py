@@ -19,6 +19,7 @@ import msgspec
 
 from kdx.errors import OptionError
 from kdx.folders.data_folder import FolderOptions
+from kdx.imaging.field_of_view import Crop
 from kdx.imaging.image_size import ImageSize
 
 _SIZE = "SIDE|HxW"
@@ -147,6 +148,12 @@ class TrainOptions:
         "Size to which images are brought before --image-size is cut from their centre; 0 for no crop.",
         metavar=_SIZE,
         commands=_TRAIN_AND_DISTIL,
+    )
+    crop: Crop | None = _option(  # noqa: RUF009  # a field
+        None,
+        "Window of the camera's frames that the networks see, in pixels; the images must be whole frames of one size.",
+        metavar="X,Y,WIDTH,HEIGHT",
+        commands=_TRAIN_AND_FIT,
     )
     tile: int | None = _option(
         None,

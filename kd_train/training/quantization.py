@@ -250,7 +250,7 @@ def _with_plan(config: RunConfig, detector: FusedDetector, images: ImageSet, pro
     spec = images.spec
     most = _MOST_BYTES // (_WITH_DEFECTS * spec.height * spec.width * spec.channels)
     good = [images[index] for index in images.spread(min(_MOST_IMAGES, max(2, most)))]
-    defects = list(DrawnDefects(good, config.seed))
+    defects = list(DrawnDefects(good, config.seed, spec))
     with progress.task("scales of INT8", 1) as task:
         plan = _planned(detector, np.stack([*good, *defects]), config.quantized.headroom)
         task.advance()

@@ -21,8 +21,8 @@ from kdx.progress import SILENT, Progress
 from kdx.text import number_of
 
 SCHEMA = 3
-# The schema of runs with border weights, which earlier versions would leave out, and of runs with
-# INT8 networks, which they would take for FP32.
+# The schema of runs with border weights or a window of the frame, which earlier versions would
+# leave out, and of runs with INT8 networks, which they would take for FP32.
 NEWEST_SCHEMA = 4
 # The packages that decide what training and export compute.
 TRAINING_PACKAGES = ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")

@@ -24,6 +24,7 @@ from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, TRAINING_PACKAGE
 from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Int8Students, Provenance, unfinished
 from kdx.errors import CheckpointError, DataError, OptionError
+from kdx.imaging.field_of_view import Crop, require_inside
 from kdx.imaging.image_identity import Likeness, identify
 from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.remarks import Remark
@@ -209,12 +210,38 @@ class Run:
         )
         self.checkpoints.save(record, students, optimiser, self.config.teacher_sha256, best=best)
 
-    def input_for(self, camera: tuple[int, int] | None, channel_order: ChannelOrder = "rgb") -> InputSpec:
-        """Return the input for a camera's size and channel order; None for the run's size."""
+    def input_for(
+        self, camera: tuple[int, int] | None, channel_order: ChannelOrder = "rgb", crop: Crop | None = None
+    ) -> InputSpec:
+        """Return the input for a camera.
+
+        Args:
+            camera: The height and width of its frames; None for those of the run.
+            channel_order: The order of its channels.
+            crop: The window of its frames that the networks see; None for the run's.
+
+        Raises:
+            OptionError: The window is not inside of the frames, or the run has one in other frames.
+        """
         spec = msgspec.structs.replace(self.config.input, channel_order=channel_order)
-        if camera is None:
-            return spec
-        return msgspec.structs.replace(spec, height=camera[0], width=camera[1], fixed_size=True)
+        size = camera or (spec.height, spec.width)
+        if spec.crop is not UNSET and size != (spec.height, spec.width):
+            raise OptionError(
+                "the run was trained on a window of frames of another size",
+                expected=f"{spec.height}x{spec.width}",
+                received=f"`input_size={size[0]}x{size[1]}`",
+                fix="leave out `input_size`, or train on frames of this camera",
+            )
+        if crop is not None:
+            if camera is None and not spec.fixed_size:
+                raise OptionError(
+                    "the run's images have several sizes: the window `crop` needs the size of the camera's frames",
+                    fix="give `input_size`",
+                )
+            spec = msgspec.structs.replace(spec, crop=UNSET)
+        if camera is not None:
+            spec = msgspec.structs.replace(spec, height=camera[0], width=camera[1], fixed_size=True)
+        return spec if crop is None else msgspec.structs.replace(spec, crop=require_inside(crop, size))
 
     def provenance(self, checkpoint: Checkpoint) -> Provenance:
         """Return the provenance of a checkpoint for a bundle."""

@@ -70,7 +70,7 @@ def compare_with_source(
     """
     kept = train.at(_spread(len(train), _MOST_KEPT))
     good = held_out.at(_spread(len(held_out), _MOST_HELD_OUT))
-    defects = DrawnDefects(good, config.seed)
+    defects = DrawnDefects(good, config.seed, config.input)
     detectors = [_Detectors(len(taps), len(kept), config.seed) for _, taps in groups]
     preprocess = preprocess_of(config)
 

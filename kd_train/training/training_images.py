@@ -122,6 +122,7 @@ def read_training_images(
         tile=options.tile,
         channels=options.channels,
         sixteen_bit_range=options.sixteen_bit_range,
+        crop=options.crop,
     )
     image_set = ImageSet(
         records,

@@ -24,6 +24,9 @@ INT8_SCHEMA = 3
 # The schema of a bundle whose threshold a person set. A kdx that does not know it would take the
 # threshold for an edited one.
 BY_HAND_SCHEMA = 4
+# The schema of a bundle whose networks see a window of the frame. A kdx that does not know it would
+# take places in the map for others in the frame.
+CROP_SCHEMA = 4
 NEWEST_SCHEMA = BY_HAND_SCHEMA
 INDEX = "bundle.json"
 SIGNATURE = "bundle.sig"
@@ -168,7 +171,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def needed_schema(self) -> int:
         """The oldest schema that holds everything in this manifest."""
         is_by_hand = self.threshold is not None and self.threshold.by_hand is not msgspec.UNSET
-        return BY_HAND_SCHEMA if is_by_hand else self.provenance.schema
+        if is_by_hand or self.input.crop is not msgspec.UNSET:
+            return BY_HAND_SCHEMA
+        return self.provenance.schema
 
     @property
     def pair(self) -> PairSpec | None:

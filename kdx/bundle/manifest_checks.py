@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec import UNSET
+
 from kdx.bundle.manifest import INDEX, INT8_SCHEMA, Manifest
 from kdx.bundle.threshold_checks import require_calibrated
 from kdx.bundle.variants import OWN_THRESHOLD, graph_file
-from kdx.errors import BundleError, KdxError
+from kdx.errors import BundleError, KdxError, OptionError
 
 
 def require_consistent(manifest: Manifest, path: Path) -> None:
@@ -41,6 +43,8 @@ def _require_tiling(manifest: Manifest, path: Path) -> None:
     if manifest.tiling is None:
         return
     try:
+        if manifest.input.crop is not UNSET:
+            raise OptionError("tiles cover whole frames, and its networks see a window")
         manifest.tiling.require_fits((manifest.input.height, manifest.input.width), manifest.map_size)
         manifest.camera  # noqa: B018 - raises for a frame that is too large
     except KdxError as error:

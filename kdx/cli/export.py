@@ -11,6 +11,7 @@ from kdx.bundle.variants import OWN_THRESHOLD, PRECISIONS
 from kdx.cli.output import out, print_json, progress_for, report_remarks, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, one_of, require_effect
 from kdx.errors import OptionError
+from kdx.imaging.field_of_view import parse_crop
 from kdx.imaging.image_size import both_sides, parse_size
 from kdx.imaging.tiling import TileRequest
 from kdx.text import spelled
@@ -23,6 +24,11 @@ def export(
     checkpoint: str | None = typer.Option(None, help="last or best. Default: as the method's recipe says."),
     input_size: str | None = typer.Option(
         None, metavar="HxW", help="The camera's image size; the graph resizes. Default: that of the training images."
+    ),
+    crop: str | None = typer.Option(
+        None,
+        metavar="X,Y,WIDTH,HEIGHT",
+        help="Window of the camera's frames that the networks see, in pixels. Default: that of the training.",
     ),
     channel_order: str = typer.Option(
         "rgb", help="Order of the channels in the camera's arrays: rgb or bgr; bgr is folded into the weights."
@@ -82,6 +88,7 @@ def export(
         bundle,
         which=checkpoint,
         input_size=_size("--input-size", input_size),
+        crop=None if crop is None else parse_crop(crop),
         channel_order=one_of("--channel-order", channel_order, ("rgb", "bgr")),  # type: ignore[arg-type]
         max_batch=max_batch,
         tiles=TileRequest(_size("--frame", frame), tile, _overlap(overlap), tile_batch),

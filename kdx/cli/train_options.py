@@ -10,13 +10,14 @@ import typer
 
 from kd_train.training.options import TrainOptions, choices, declared
 from kdx.errors import OptionError
+from kdx.imaging.field_of_view import Crop, parse_crop
 from kdx.imaging.image_size import ImageSize, parse_size
 
 DATA_ARGUMENT = typer.Argument(
     help="Folder of images: a published data set, the MVTec layout, or good images directly."
 )
 # Types that the command line writes in another way: its type, its default, and how it is read.
-_RANGE, _NAMES, _SIZE = tuple[int, int], tuple[str, ...], ImageSize | None
+_RANGE, _NAMES, _SIZE, _CROP = tuple[int, int], tuple[str, ...], ImageSize | None, Crop | None
 
 
 def with_train_options(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -61,7 +62,7 @@ def _parameter(each: Any, option: Any, kind: Any) -> inspect.Parameter:
         annotation, default = str, ":".join(map(str, default))
     elif kind == _NAMES:
         annotation, default = list[str], list(default)
-    elif kind == _SIZE:
+    elif kind in (_SIZE, _CROP):
         annotation = str | None
     elif choices(kind):  # checked with everything else that is checked of them, and not by typer
         annotation = str | None if type(None) in get_args(kind) else str
@@ -83,6 +84,8 @@ def _read(name: str, value: Any) -> Any:
         return tuple(value)
     if kind == _SIZE and value is not None:
         return parse_size(f"`{name}`", value)
+    if kind == _CROP and value is not None:
+        return parse_crop(value)
     return _read_range(name, value) if kind == _RANGE else value
 
 

@@ -17,7 +17,8 @@ from PIL import Image, TiffImagePlugin
 
 from kdx.decision.verdict import Verdict
 from kdx.errors import OptionError
-from kdx.imaging.images import centred_box, encode_png
+from kdx.imaging.field_of_view import FieldOfView
+from kdx.imaging.images import encode_png
 from kdx.storage.files import write_atomic
 from kdx.storage.json_output import encode_json
 from kdx.storage.npy import encode_array
@@ -45,9 +46,9 @@ class MapPlace:
     box: tuple[float, float, float, float]
 
     @classmethod
-    def of(cls, width: int, height: int, field_of_view: float) -> MapPlace:
-        """Return the place of a map that covers a share of each side of an image, centred."""
-        return cls(width, height, centred_box(width, height, field_of_view))
+    def of(cls, width: int, height: int, view: FieldOfView) -> MapPlace:
+        """Return the place of a map that covers this part of an image."""
+        return cls(width, height, view.box(width, height))
 
     def steps(self, map_size: tuple[int, ...]) -> tuple[float, float]:
         """Return how many rows and columns of the image a pixel of the map covers."""

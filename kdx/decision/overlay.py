@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
 from kdx.decision.verdict import Decision, Verdict
-from kdx.imaging.images import centred_box
+from kdx.imaging.field_of_view import WHOLE, FieldOfView
 
 # Colours from low values to values far above the threshold, interpolated linearly; readable in grey
 # as well.
@@ -31,7 +31,7 @@ def render_overlay(
     image: NDArray[np.uint8],
     verdict: Verdict,
     name: str,
-    field_of_view: float = 1.0,
+    view: FieldOfView = WHOLE,
     included: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     """Draw an image and, beside it, the image with heat map, outline and caption.
@@ -46,7 +46,7 @@ def render_overlay(
         image: The image, uint8 ``(H, W, 1)`` or RGB ``(H, W, 3)``.
         verdict: The verdict on it.
         name: The file's name, for the caption.
-        field_of_view: The share of each side, centred, that the map covers; the rest is darkened.
+        view: The part of the image that the map covers; the rest is darkened.
         included: The region of interest, bool ``(H, W)``; the rest is darkened. None for the whole
             image.
 
@@ -57,7 +57,8 @@ def render_overlay(
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
     picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
-    layer = _layer(verdict.anomaly_map, picture.size, verdict.pixel_threshold, field_of_view, included)
+    shown = view.scaled((image.shape[1], image.shape[0]), picture.size)
+    layer = _layer(verdict.anomaly_map, picture.size, verdict.pixel_threshold, shown, included)
     own_scale = None if verdict.pixel_threshold else layer.full
     blended = _blend(np.asarray(picture, dtype=np.float64), layer.heat)
     blended[layer.outside] *= _UNSEEN
@@ -74,7 +75,7 @@ def heat_layer(
     anomaly_map: NDArray[np.float32],
     size: tuple[int, int],
     pixel_threshold: float | None,
-    field_of_view: float = 1.0,
+    view: FieldOfView = WHOLE,
     included: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """Return the heat map of :func:`render_overlay` as a layer, RGBA ``(height, width, 4)``.
@@ -83,10 +84,10 @@ def heat_layer(
         anomaly_map: The map, float32 ``(h, w)``.
         size: The width and height of the image.
         pixel_threshold: The map value that defines the colour scale and the outline, or None.
-        field_of_view: The share of each side, centred, that the map covers.
+        view: The part of the image of this size that the map covers.
         included: The region of interest, bool ``(H, W)``; None for the whole image.
     """
-    layer = _layer(anomaly_map, size, pixel_threshold, field_of_view, included)
+    layer = _layer(anomaly_map, size, pixel_threshold, view, included)
     drawn = np.zeros((*layer.heat.shape, 4))
     drawn[..., :3] = _colours(layer.heat)
     drawn[..., 3] = 255 * _weight(layer.heat)
@@ -116,10 +117,10 @@ def _layer(
     anomaly_map: NDArray[np.float32],
     size: tuple[int, int],
     limit: float | None,
-    field_of_view: float,
+    view: FieldOfView,
     included: NDArray[np.bool_] | None,
 ) -> _Layer:
-    left, top, right, bottom = (round(edge) for edge in centred_box(*size, field_of_view))
+    left, top, right, bottom = (round(edge) for edge in view.box(*size))
     raw = Image.fromarray(anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
     values = np.zeros((size[1], size[0]))
     values[top:bottom, left:right] = np.asarray(raw, dtype=np.float64)

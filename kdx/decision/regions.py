@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
 from kdx.errors import InputError, OptionError
-from kdx.imaging.images import centred_box
+from kdx.imaging.field_of_view import WHOLE, FieldOfView
 
 # Diagonal neighbours are connected: a thin scratch is one defect.
 _NEIGHBOURS = np.ones((3, 3), int)
@@ -51,7 +51,7 @@ def find_regions(
     pixel_threshold: float,
     image_size: tuple[int, int],
     *,
-    field_of_view: float = 1.0,
+    view: FieldOfView = WHOLE,
     min_area: float = 0.0,
     pixel_size_um: float | None = None,
 ) -> list[Region]:
@@ -61,7 +61,7 @@ def find_regions(
         anomaly_map: The map, float32 ``(h, w)``.
         pixel_threshold: The value that all values of a region exceed.
         image_size: The height and width of the camera's image.
-        field_of_view: The share of each side of the image, centred, that the map covers.
+        view: The part of the image that the map covers.
         min_area: The smallest area of a region, in pixels of the camera; smaller regions are
             omitted.
         pixel_size_um: The length on the part that one pixel of the camera shows, in micrometres.
@@ -80,7 +80,7 @@ def find_regions(
         raise OptionError("invalid `min_area`", expected="0 or above", received=f"{min_area:g}")
     if pixel_size_um is not None and not (math.isfinite(pixel_size_um) and pixel_size_um > 0):
         raise OptionError("invalid `pixel_size_um`", expected="above 0 µm", received=f"{pixel_size_um:g}")
-    left, top, right, bottom = centred_box(image_size[1], image_size[0], field_of_view)
+    left, top, right, bottom = view.box(image_size[1], image_size[0])
     down, across = (bottom - top) / anomaly_map.shape[0], (right - left) / anomaly_map.shape[1]
     labels, _ = label(anomaly_map > pixel_threshold, _NEIGHBOURS)
     regions = []

@@ -24,6 +24,7 @@ from kdx.bundle.manifest import ROI, Manifest
 from kdx.bundle.pair_spec import ScoreRule
 from kdx.bundle.store import with_file
 from kdx.errors import BundleError, DataError, ImageError, InputError, OptionError
+from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.image_files import decoding, load_upright, open_image, upright_size, without_alpha
 from kdx.imaging.images import encode_png
 from kdx.imaging.resampling import any_within
@@ -63,21 +64,22 @@ class RoiFrame:
     Attributes:
         image_size: The height and width of the camera's image.
         map_size: The height and width of the map.
-        field_of_view: The share of each side of the image, centred, that the map covers.
+        view: The part of the image that the map covers.
         rule: How the returned map becomes the score; None if the score is not computed from it
             alone.
     """
 
     image_size: tuple[int, int]
     map_size: tuple[int, int]
-    field_of_view: float
+    view: FieldOfView
     rule: ScoreRule | None
 
     @classmethod
     def of(cls, manifest: Manifest) -> RoiFrame:
         """Return what a bundle's regions of interest must fit."""
-        size = (manifest.camera.height, manifest.camera.width)
-        return cls(size, manifest.camera_map_size, manifest.field_of_view, manifest.map_rule)
+        camera = manifest.camera
+        view = camera.view(manifest.field_of_view)
+        return cls((camera.height, camera.width), manifest.camera_map_size, view, manifest.map_rule)
 
     def roi(self, mask: object) -> Roi:
         """Return a region of interest, which may be used for any number of images.
@@ -119,12 +121,12 @@ class RoiFrame:
             )
         roi = Roi(included, self)
         if not roi.counted.any():
+            left, top, right, bottom = self.view.box(width, height)
             raise InputError(
                 "the region of interest includes nothing" if not included.any() else
                 "no pixel of the map lies completely within the region of interest",
                 expected="255 where parts may be rejected; a pixel of the map covers about "
-                f"{width * self.field_of_view / self.map_size[1]:.3g} × "
-                f"{height * self.field_of_view / self.map_size[0]:.3g} of the camera's",
+                f"{(right - left) / self.map_size[1]:.3g} × {(bottom - top) / self.map_size[0]:.3g} of the camera's",
             )  # fmt: skip
         return roi
 
@@ -144,7 +146,7 @@ class Roi:
     @cached_property
     def counted(self) -> NDArray[np.bool_]:
         """The pixels of the map that count, bool ``(h, w)``."""
-        return ~any_within(~self.included, self.frame.map_size, self.frame.field_of_view)
+        return ~any_within(~self.included, self.frame.map_size, self.frame.view)
 
     @cached_property
     def _indices(self) -> NDArray[np.intp]:

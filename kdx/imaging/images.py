@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdx.errors import ImageError, InputError
+from kdx.errors import ImageError, InputError, OptionError
+from kdx.imaging.field_of_view import Crop, FieldOfView, require_inside
 from kdx.imaging.image_files import (
     DEEP_GREY,
     EIGHT_BIT_GREY,
@@ -50,9 +52,12 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
             and in use.
         sixteen_bit_range: The two 16-bit grey values that become 0 and 255 (a 12-bit camera: 0 and
             4095).
+        crop: The window of the image that the networks see, as column, row, width and height in
+            pixels; unset for the whole image.
 
     Raises:
-        InputError: The range is invalid, or the input has too many pixels.
+        InputError: The range is invalid, the input has too many pixels, or the window is not inside
+            of it.
     """
 
     height: _Side
@@ -61,6 +66,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
     channel_order: ChannelOrder = "rgb"
     fixed_size: bool = True
     sixteen_bit_range: tuple[int, int] = FULL_RANGE
+    crop: Crop | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         low, high = self.sixteen_bit_range
@@ -72,11 +78,26 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 expected=f"at most {_MOST_INPUT_PIXELS:,} pixels",
                 received=f"{self.width} × {self.height} pixels",
             )
+        if self.crop is not UNSET:
+            try:
+                require_inside(self.crop, (self.height, self.width))
+            except OptionError as error:
+                raise InputError(error.message, expected=error.expected, received=error.received) from error
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """The height and width of the window that the networks see."""
+        return (self.height, self.width) if self.crop is UNSET else (self.crop[3], self.crop[2])
+
+    def view(self, share: float = 1.0) -> FieldOfView:
+        """Return the part that a map covers of which the share is centred in what networks see."""
+        return FieldOfView(share, None if self.crop is UNSET else self.crop)
 
     def describe(self) -> str:
         """Return a text that says which arrays are accepted."""
         colour = "mono" if self.channels == 1 else self.channel_order.upper()
-        return f"uint8 ({self.height}, {self.width}, {self.channels}), {colour}"
+        window = "" if self.crop is UNSET else f", of which the window {','.join(map(str, self.crop))} is judged"
+        return f"uint8 ({self.height}, {self.width}, {self.channels}), {colour}{window}"
 
     def check(self, image: object) -> NDArray[np.uint8]:
         """Return an image as ``(height, width, channels)``, not copied; mono may be ``(H, W)``.
@@ -297,12 +318,6 @@ def to_eight_bits(values: NDArray[np.uint16], spec: InputSpec) -> NDArray[np.uin
     if values.size:
         warn_if_narrow(None, value_range_of(values, spec.sixteen_bit_range))
     return apply_range(values, spec.sixteen_bit_range)
-
-
-def centred_box(width: int, height: int, share: float) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of the centred part that takes this share of each side."""
-    left, top = width * (1 - share) / 2, height * (1 - share) / 2
-    return left, top, width - left, height - top
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -12,6 +12,8 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.imaging.field_of_view import WHOLE, FieldOfView
+
 Matrix = NDArray[np.float64]
 
 # A cell of the map that ends where a pixel begins does not touch it, in spite of rounding.
@@ -97,24 +99,24 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     return rounded
 
 
-def any_within(pixels: NDArray[np.bool_], size: tuple[int, int], share: float = 1.0) -> NDArray[np.bool_]:
+def any_within(pixels: NDArray[np.bool_], size: tuple[int, int], view: FieldOfView = WHOLE) -> NDArray[np.bool_]:
     """Return for each cell of a map whether any pixel that it covers, wholly or in part, is True.
 
-    The map's ``h × w`` cells evenly divide the centred part of the image that takes ``share`` of
-    each side; a map may be finer than the image. Each pixel of that part which is True makes at
-    least one cell True.
+    The map's ``h × w`` cells evenly divide the field of view; a map may be finer than the image.
+    Each pixel of that part which is True makes at least one cell True.
 
     Args:
         pixels: The pixels, bool ``(H, W)``.
         size: The height and width of the map.
-        share: The share of each side that the map covers, centred: a detector's field of view.
+        view: The part of the image that the map covers.
 
     Returns:
         The cells, bool ``(h, w)``.
     """
     height, width = pixels.shape
-    first, last = covered_pixels(size[0], height, height * (1 - share) / 2)
-    start, end = covered_pixels(size[1], width, width * (1 - share) / 2)
+    left, top, right, bottom = view.box(width, height)
+    first, last = covered_pixels(size[0], height, (top, bottom))
+    start, end = covered_pixels(size[1], width, (left, right))
     # The number of True pixels above and to the left of each corner; four of these give that of a
     # rectangle.
     corners = np.zeros((height + 1, width + 1), np.int64)
@@ -124,15 +126,15 @@ def any_within(pixels: NDArray[np.bool_], size: tuple[int, int], share: float = 
     return found
 
 
-def covered_pixels(count: int, length: int, margin: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def covered_pixels(count: int, length: int, ends: tuple[float, float]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the first pixel that each cell of a map touches, and the one after the last.
 
     Args:
         count: The number of cells.
         length: The number of pixels.
-        margin: The number of pixels at either end that no cell covers.
+        ends: Where the first cell begins and the last one ends.
     """
-    edges = margin + np.arange(count + 1) * ((length - 2 * margin) / count)
+    edges = ends[0] + np.arange(count + 1) * ((ends[1] - ends[0]) / count)
     first = np.clip(np.floor(edges[:-1] + _TOUCHES), 0, length - 1).astype(np.intp)
     last = np.clip(np.ceil(edges[1:] - _TOUCHES), 1, length).astype(np.intp)
     return first, last

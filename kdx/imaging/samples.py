@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from kdx.imaging.images import InputSpec, read_header, read_image
@@ -14,6 +15,9 @@ from kdx.imaging.tiling import Tiling
 
 def read_sample(path: Path, spec: InputSpec, tiling: Tiling | None = None, place: float = 0.0) -> NDArray[np.uint8]:
     """Read an image as uint8 ``(H, W, C)`` of the graph's input, also from another camera.
+
+    Where the networks see a window, an image that has not the frame's size is what the window
+    shows.
 
     Args:
         path: The file.
@@ -31,4 +35,10 @@ def read_sample(path: Path, spec: InputSpec, tiling: Tiling | None = None, place
             corners = [(row, column) for row in tiling.rows for column in tiling.columns]
             row, column = corners[int(place * len(corners))]
             return np.ascontiguousarray(whole[row : row + spec.height, column : column + spec.width])
-    return read_image(path, msgspec.structs.replace(spec, fixed_size=False))
+    any_size = msgspec.structs.replace(spec, fixed_size=False)
+    if spec.crop is UNSET or read_header(path)[:2] == (spec.width, spec.height):
+        return read_image(path, any_size)
+    x, y, width, height = spec.crop
+    inside = read_image(path, msgspec.structs.replace(any_size, height=height, width=width, crop=UNSET))
+    around = (y, spec.height - y - height), (x, spec.width - x - width), (0, 0)
+    return np.pad(inside, around, mode="edge")

@@ -19,6 +19,7 @@ from kdx.decision.roi import Roi, RoiFrame
 from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Verdict
 from kdx.errors import InputError
+from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
@@ -108,8 +109,8 @@ class Detector(ClosesOnExit):
         roi: The bundle's region of interest, outside of which nothing counts, or None.
         roi_frame: What regions of interest for single calls must fit; None where none are accepted
             (run folders).
-        field_of_view: Share of each side of the image, centred, that the networks see and the map
-            covers; below 1 for methods that crop.
+        field_of_view: Share of each side of the image, or of its window ``input.crop``, centred,
+            that the networks see and the map covers; below 1 for methods that crop.
         frame_limits: What frames that show a part look like. Frames on the GPU are not checked, and
             their verdicts say so.
         answer_limits: What holds of every answer that the method can give.
@@ -310,6 +311,11 @@ class Detector(ClosesOnExit):
         """
         return self.rule.verdict(anomaly_map, score, image, roi)
 
+    @property
+    def view(self) -> FieldOfView:
+        """The part of the image that the networks see and the map covers."""
+        return self.input.view(self.field_of_view)
+
     def regions(self, verdict: Verdict, *, min_area: float = 0.0, pixel_size_um: float | None = None) -> list[Region]:
         """Return where a verdict's map exceeds the pixel threshold.
 
@@ -336,7 +342,7 @@ class Detector(ClosesOnExit):
             verdict.anomaly_map,
             verdict.pixel_threshold,
             (self.input.height, self.input.width),
-            field_of_view=self.field_of_view,
+            view=self.view,
             min_area=min_area,
             pixel_size_um=pixel_size_um,
         )

@@ -15,6 +15,7 @@ from kdx.bundle.manifest import Int8Students
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.calibration.rates import lowest_rate
 from kdx.errors import CheckpointError, DataError, OptionError
+from kdx.imaging.field_of_view import Crop
 from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.imaging.tiling import TileRequest, Tiling
 from kdx.progress import Progress
@@ -57,6 +58,7 @@ def export_run(
     which: str | None = None,
     input_size: tuple[int, int] | None = None,
     channel_order: ChannelOrder = "rgb",
+    crop: Crop | None = None,
     max_batch: int | None = None,
     tiles: TileRequest | None = None,
     precisions: tuple[str, ...] = ("fp32",),
@@ -89,7 +91,7 @@ def export_run(
     if channel_order == "bgr" and run.config.input.channels == 1:
         raise OptionError("`channel_order=bgr` would change nothing: the run is mono", fix="leave it out")
     pair, checkpoint = load_pair(run, which)
-    fused, tiling = _fused(run, pair, tiles, input_size, channel_order, max_batch)
+    fused, tiling = _fused(run, pair, tiles, input_size, channel_order, crop, max_batch)
     held_out, missing = _held_out(run, fused.input_spec, tiling, precisions, calibration_data)
     provenance, students, calibration_images = run.provenance(checkpoint), None, []
     if stage is not None and "int8" not in missing:
@@ -130,6 +132,7 @@ def _fused(
     tiles: TileRequest,
     input_size: tuple[int, int] | None,
     channel_order: ChannelOrder,
+    crop: Crop | None,
     max_batch: int | None,
 ) -> tuple[FusedDetector, Tiling | None]:
     """Return the detector of a camera's images, or of the tiles of its frames and their plan."""
@@ -137,9 +140,13 @@ def _fused(
     from kd_train.training.trained_pair import fuse
 
     if not are_tiles_asked(run.config, tiles):
-        return fuse(run.config, pair, run.input_for(input_size, channel_order)), None
+        return fuse(run.config, pair, run.input_for(input_size, channel_order, crop)), None
     if input_size is not None:
         raise OptionError("`input_size` is for whole images", fix="give `frame` and `tile`")
+    if crop is not None or run.config.input.crop is not UNSET:
+        raise OptionError(
+            "`crop` is for whole images, and tiles cover whole frames", fix="leave out `frame` and `tile`"
+        )
     if max_batch is not None:
         raise OptionError("`max_batch` is for whole images", fix="give `tile_batch`")
     return fuse_tiles(run, pair, tiles, channel_order)
@@ -170,7 +177,7 @@ def _held_out(
         reason = f"it is judged on images that were held out of training: {_said(error)}"
         return None, dict.fromkeys(sorted(asked), reason)
     good = GoodImages(paths, spec, tiling)
-    return HeldOut(good, DrawnDefects(good, run.config.seed), good.frames), {}
+    return HeldOut(good, DrawnDefects(good, run.config.seed, spec), good.frames), {}
 
 
 def _said(error: DataError) -> str:

@@ -298,5 +298,5 @@ def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: 
     bgr = detector.input.channel_order == "bgr" and image.shape[2] == 3
     rgb = image[..., ::-1] if bgr else image
     included = detector.roi.included if detector.roi else None
-    render_overlay(rgb, verdict, name, detector.field_of_view, included).save(buffer, format="PNG")
+    render_overlay(rgb, verdict, name, detector.view, included).save(buffer, format="PNG")
     write_atomic(target, buffer.getvalue())

@@ -259,7 +259,7 @@ def place_of(path: Path, detector: Detector) -> MapPlace:
     """
     spec = detector.input
     width, height = (spec.width, spec.height) if spec.fixed_size else read_header(path)[:2]
-    return MapPlace.of(width, height, detector.field_of_view)
+    return MapPlace.of(width, height, detector.view)
 
 
 def relative_names(paths: Sequence[Path]) -> tuple[Path, dict[Path, str]]:

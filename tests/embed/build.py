@@ -116,6 +116,8 @@ class Description(ctypes.Structure):
         ("roi", ctypes.c_int32),
         ("said", ctypes.c_char * 256),
         ("threshold_by_hand", ctypes.c_char * 256),
+        ("crop_left", ctypes.c_int32), ("crop_top", ctypes.c_int32),
+        ("crop_width", ctypes.c_int32), ("crop_height", ctypes.c_int32),
     )  # fmt: skip
 
 

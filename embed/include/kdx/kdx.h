@@ -151,7 +151,8 @@ typedef struct kdx_description {
                                 interest or level map changed after calibration */
     double review_threshold; /* scores above it, up to the threshold, need a review; NaN: there is no review band */
     double pixel_threshold; /* map value that hardly any good image reaches at any pixel; NaN: not known */
-    double field_of_view;   /* fraction of the image's height and width, centred, that the map covers */
+    double field_of_view;   /* fraction of height and width, centred, of the image or of its window (crop_left, ...),
+                               that the map covers */
     char backend[24];
     char precision[8];
     int32_t roi; /* KDX_ROI_... */
@@ -159,6 +160,8 @@ typedef struct kdx_description {
                        about its threshold; empty: nothing. Write it to the line's log at the start. */
     char threshold_by_hand[256]; /* why a person set the threshold (`kdx calibrate --threshold`), in UTF-8; empty: it
                                     was chosen from scores, or there is none */
+    int32_t crop_left, crop_top, crop_width, crop_height; /* the window of the frame that the networks see, in pixels;
+                                                             all of it if the bundle has none */
 } kdx_description;
 
 typedef struct kdx_image {

@@ -55,7 +55,13 @@ class Material:
         """Return what a detector of these images accepts, as training decides it."""
         options = request.training
         size = recipe.crop_from or recipe.image_size
-        return choose_input(self.good, size, channels=options.channels, sixteen_bit_range=options.sixteen_bit_range)
+        return choose_input(
+            self.good,
+            size,
+            channels=options.channels,
+            sixteen_bit_range=options.sixteen_bit_range,
+            crop=options.crop,
+        )
 
     def samples(self, spec: InputSpec) -> NDArray[np.uint8]:
         """Read a few good images ``(K, H, W, C)``, spread over all."""

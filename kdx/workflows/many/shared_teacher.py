@@ -93,6 +93,8 @@ def _settings(order: ProductOrder) -> dict[str, Any]:
         raise OptionError(
             f"{where} cuts frames into tiles, which go through one bundle at a time and share no teacher", fix=fix
         )
+    if product.crop is not None:
+        raise OptionError(f"{where} has a window of its own, and products with one share no teacher", fix=fix)
     recipe = recipe_of(options)
     if not recipe.teacher_from:
         raise OptionError(

@@ -96,7 +96,7 @@ def _picture(detector: Detector, scored: Scored, index: int, root: Path) -> Pict
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     map_ = detector.outputs([read_image(shown.path, spec)]).maps[0]
     included = detector.roi.included if detector.roi else None
-    heat = heat_layer(map_, size, detector.pixel_threshold, detector.field_of_view, included)
+    heat = heat_layer(map_, size, detector.pixel_threshold, detector.view.scaled(image.size, size), included)
     mask = ""
     if shown.mask is not None:
         # Any part of a pixel counts: a crack a pixel wide must not vanish.
@@ -109,15 +109,19 @@ def _picture(detector: Detector, scored: Scored, index: int, root: Path) -> Pict
         image=_url(image.resize(size, Image.Resampling.LANCZOS), "JPEG", quality=80),
         heat=_url(Image.fromarray(heat), "WEBP", quality=60),
         mask=mask,
-        peak=_peak(map_, detector.field_of_view),
+        peak=_peak(map_, detector.view.box(*image.size), image.size),
     )
 
 
-def _peak(anomaly_map: NDArray[np.float32], field_of_view: float) -> tuple[float, float]:
+def _peak(
+    anomaly_map: NDArray[np.float32], box: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[float, float]:
+    """Return where a map is highest, as shares of the image's width and height."""
     y, x = np.unravel_index(int(anomaly_map.argmax()), anomaly_map.shape)
     height, width = anomaly_map.shape
-    edge = (1 - field_of_view) / 2
-    return edge + field_of_view * (float(x) + 0.5) / width, edge + field_of_view * (float(y) + 0.5) / height
+    left, top, right, bottom = box
+    across, down = left + (right - left) * (float(x) + 0.5) / width, top + (bottom - top) * (float(y) + 0.5) / height
+    return across / size[0], down / size[1]
 
 
 def _url(image: Image.Image, kind: str, **options: int) -> str:

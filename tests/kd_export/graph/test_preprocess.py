@@ -29,6 +29,17 @@ def test_preprocessing_is_resize_then_normalisation(camera, channels) -> None:
     torch.testing.assert_close(ours.double(), by_hand(images, (96, 96)), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(32, 48), (24, 40)])
+@pytest.mark.parametrize("resize_to", [None, (48, 72)])
+def test_a_window_is_judged_as_if_the_camera_sent_no_more(size, resize_to) -> None:
+    images = torch.from_numpy(solar_cells(2, (80, 96)))
+    spec = InputSpec(height=80, width=96, crop=(30, 20, 48, 32))
+    options = {"scale_is_folded": False, "resize_to": resize_to}
+    ours = Preprocess(spec, size, MEAN, STD, **options)(images)
+    cut = images[:, 20:52, 30:78]
+    torch.testing.assert_close(ours, Preprocess(InputSpec(height=32, width=48), size, MEAN, STD, **options)(cut))
+
+
 def test_bgr_images_come_out_as_rgb() -> None:
     images = torch.from_numpy(solar_cells(2, (64, 64)))
     rgb = Preprocess(InputSpec(height=64, width=64), (64, 64), MEAN, STD, scale_is_folded=False)(images)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
-from kd_train.training.from_options import build_pair, recipe_of
+from kd_train.data.gate_images import DrawnDefects
+from kd_train.data.image_records import require_croppable
+from kd_train.training.from_options import build_pair, check_options, recipe_of
+from kd_train.training.run_folder import Run
 from kdx.errors import OptionError
+from kdx.imaging.images import InputSpec
+from tests.images import solar_cells
 from tests.tiny_training import TINY
 
 
@@ -59,3 +66,37 @@ def test_strides_must_divide_both_sides_except_of_squares():
     )
     square = replace(TINY, image_size=100)
     assert build_pair(square, recipe_of(square))
+
+
+# A window of the frame
+
+
+def test_a_window_needs_images_of_one_size_and_no_tiles():
+    require_croppable((8, 8, 32, 32), {(64, 64)})
+    with pytest.raises(OptionError, match="a part of frames that all have one size") as caught:
+        require_croppable((8, 8, 32, 32), {(64, 64), (80, 64)})
+    assert caught.value.received == "images of 64 × 64, 64 × 80"
+    with pytest.raises(OptionError, match="`crop` and `tile` exclude each other"):
+        check_options(replace(TINY, crop=(8, 8, 32, 32), tile=64))
+
+
+def test_an_export_names_the_window_of_its_camera(tiny_run):
+    run = Run(tiny_run)
+    assert run.input_for((120, 200), crop=(10, 20, 100, 90)).crop == (10, 20, 100, 90)
+    with pytest.raises(OptionError, match="is not inside of the frame"):
+        run.input_for(None, crop=(10, 20, 100, 90))
+    run.config = msgspec.structs.replace(run.config, input=run.input_for(None, crop=(8, 8, 32, 32)))
+    assert run.input_for(None).crop == (8, 8, 32, 32)
+    with pytest.raises(OptionError, match="a window of frames of another size"):
+        run.input_for((120, 200), crop=(10, 20, 100, 90))
+
+
+def test_defects_are_drawn_where_the_networks_see_them():
+    good = solar_cells(4, (64, 96), 1)
+    spec = InputSpec(height=64, width=96, channels=1, crop=(40, 16, 32, 24))
+    outside = np.ones((64, 96), bool)
+    outside[16:40, 40:72] = False
+    for index, drawn in enumerate(DrawnDefects(good, 0, spec)):
+        changed = (drawn != good[index % 4])[..., 0]
+        assert changed.any()
+        assert not changed[outside].any()

@@ -21,7 +21,7 @@ GIVEN = {
     "train_fraction": "0.5", "validation_fraction": "0.25", "group_by": "'x'", "parts": "'parts.csv'",
     "odd_images": "'keep'", "channels": "3", "sixteen_bit_range": "[0, 4095]", "max_bad_images": "2", "workers": "0",
     "memory_mib": "99", "device": "'cpu'", "teacher_from": "'b'", "teacher_epochs": "4", "damage": "0.25",
-    "extra_images": "['further']", "border_weights": "'on'", "precision": "'int8'",
+    "extra_images": "['further']", "border_weights": "'on'", "precision": "'int8'", "crop": "[8, 8, 32, 32]",
 }  # fmt: skip
 DEFAULTS = TrainOptions()
 

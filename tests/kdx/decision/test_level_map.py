@@ -25,6 +25,7 @@ from kdx.decision.post_processing import PostProcessing
 from kdx.decision.roi import RoiFrame, StaleCalibrationWarning
 from kdx.decision.rule import DecisionRule
 from kdx.errors import BundleError, DataError, InputError
+from kdx.imaging.field_of_view import WHOLE
 from kdx.imaging.image_identity import KnownImages
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Outputs
@@ -72,7 +73,7 @@ def test_the_score_is_of_the_normalised_map_and_then_of_the_region(rule):
     mask[0, 0] = 0
     raw = np.ones((3, 1), np.float32)
     raw[2] = np.nan
-    kept, scores = PostProcessing(Level(values, rule), RoiFrame((8, 8), (4, 4), 1.0, rule).roi(mask)).apply(maps, raw)
+    kept, scores = PostProcessing(Level(values, rule), RoiFrame((8, 8), (4, 4), WHOLE, rule).roi(mask)).apply(maps, raw)
     by_hand = [getattr((each / values).ravel()[1:], rule)() for each in maps]
     assert scores[:2, 0].tolist() == pytest.approx(by_hand[:2], rel=1e-6)
     assert np.isnan(scores[2, 0])

@@ -13,11 +13,12 @@ from kdx.decision.map_files import MapFiles, MapPlace, encode_map, map_format
 from kdx.decision.regions import find_regions
 from kdx.decision.verdict import Decision, Reason, Verdict
 from kdx.errors import OptionError
+from kdx.imaging.field_of_view import FieldOfView
 
 RNG = np.random.default_rng(4)
 # A map of 12 × 20 in an image of 90 × 160, of which the networks see the middle 80 %.
 WIDTH, HEIGHT, SHARE = 160, 90, 0.8
-PLACE = MapPlace.of(WIDTH, HEIGHT, SHARE)
+PLACE = MapPlace.of(WIDTH, HEIGHT, FieldOfView(SHARE))
 
 
 def verdict(values: np.ndarray, threshold: float | None = 0.5, reason: Reason | None = None) -> Verdict:

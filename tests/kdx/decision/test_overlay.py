@@ -7,13 +7,14 @@ from PIL import Image
 
 from kdx.decision.overlay import _CAPTION_HEIGHT, caption_lines, heat_layer, render_overlay
 from kdx.decision.verdict import Decision, Verdict
+from kdx.imaging.field_of_view import FieldOfView
 
 SIDE = 320  # large enough not to be enlarged
 
 
 def heat_of(verdict: Verdict, field_of_view: float = 1.0) -> np.ndarray:
     image = np.full((SIDE, SIDE, 1), 128, np.uint8)
-    sheet = np.asarray(render_overlay(image, verdict, "part.png", field_of_view))
+    sheet = np.asarray(render_overlay(image, verdict, "part.png", FieldOfView(field_of_view)))
     return sheet[_CAPTION_HEIGHT:, SIDE + 4 :].astype(int)
 
 
@@ -71,7 +72,7 @@ def test_what_the_detector_does_not_see_is_dark_and_the_map_lies_in_the_rest() -
 
 def test_the_layer_alone_makes_the_same_picture() -> None:
     verdict = Verdict(Decision.DEFECTIVE, 1.0, 0.5, spot(), pixel_threshold=0.4)
-    layer = Image.fromarray(heat_layer(verdict.anomaly_map, (SIDE, SIDE), 0.4, field_of_view=0.8))
+    layer = Image.fromarray(heat_layer(verdict.anomaly_map, (SIDE, SIDE), 0.4, FieldOfView(0.8)))
     below = Image.new("RGBA", (SIDE, SIDE), (128, 128, 128, 255))
     both = np.asarray(Image.alpha_composite(below, layer))[..., :3].astype(int)
     assert np.abs(both - heat_of(verdict, 0.8)).max() <= 2  # of 255: alpha has eight bits

@@ -10,6 +10,7 @@ import pytest
 import kdx
 from kdx.decision.regions import find_regions
 from kdx.errors import InputError, OptionError
+from kdx.imaging.field_of_view import FieldOfView
 
 
 def blank(height: int = 20, width: int = 30):
@@ -32,7 +33,7 @@ def test_the_cameras_pixels_count():
     # A map of 20 × 30 over the middle 80 % of an image of 200 × 600.
     anomaly_map = blank()
     anomaly_map[0, 0] = 1.0
-    (region,) = find_regions(anomaly_map, 0.5, (200, 600), field_of_view=0.8)
+    (region,) = find_regions(anomaly_map, 0.5, (200, 600), view=FieldOfView(0.8))
     assert (region.top, region.left) == pytest.approx((20, 60))
     assert (region.height, region.width) == pytest.approx((8, 16))
     assert region.area == pytest.approx(128)

@@ -20,8 +20,9 @@ from kdx.bundle.open import open_bundle
 from kdx.decision.post_processing import PostProcessing
 from kdx.decision.roi import RoiFrame, StaleCalibrationWarning, propose_mask, roi_of
 from kdx.errors import DataError, InputError, KdxError, OptionError
+from kdx.imaging.field_of_view import WHOLE, FieldOfView
 
-FRAME = RoiFrame((8, 8), (4, 4), 1.0, "max")
+FRAME = RoiFrame((8, 8), (4, 4), WHOLE, "max")
 
 
 def mask_of(*excluded: tuple[int, int], size: tuple[int, int] = (8, 8)) -> np.ndarray:
@@ -60,13 +61,16 @@ def test_a_pixel_counts_when_all_it_covers_is_included():
 
 
 def test_what_the_map_does_not_cover_matters_not():
-    frame = RoiFrame((8, 8), (4, 4), 0.5, "max")
+    frame = RoiFrame((8, 8), (4, 4), FieldOfView(0.5), "max")
     assert frame.roi(mask_of((0, 0), (1, 4), (6, 3))).counted.all()
     assert np.argwhere(~frame.roi(mask_of((2, 2), (5, 4))).counted).tolist() == [[0, 0], [3, 2]]
 
 
 def test_a_pixel_that_two_share_counts_for_neither():
-    assert np.argwhere(~RoiFrame((8, 8), (3, 3), 1.0, "max").roi(mask_of((2, 0))).counted).tolist() == [[0, 0], [1, 0]]
+    assert np.argwhere(~RoiFrame((8, 8), (3, 3), WHOLE, "max").roi(mask_of((2, 0))).counted).tolist() == [
+        [0, 0],
+        [1, 0],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_the_definition_by_hand(image, map_, share):
         [all(mask[y, x] for y in touched(i, 0) for x in touched(j, 1)) for j in range(map_[1])] for i in range(map_[0])
     ]
     assert 0 < np.sum(expected) < len(expected) * len(expected[0])
-    assert RoiFrame(image, map_, float(share), "max").roi(mask).counted.tolist() == expected
+    assert RoiFrame(image, map_, FieldOfView(float(share)), "max").roi(mask).counted.tolist() == expected
 
 
 # What they score
@@ -97,7 +101,9 @@ def test_the_definition_by_hand(image, map_, share):
 def test_the_score_is_of_the_pixels_that_count(rule):
     maps = np.random.default_rng(0).random((3, 4, 4), np.float32)
     maps[:, 0, 0] = 9
-    kept, scores = RoiFrame((8, 8), (4, 4), 1.0, rule).roi(mask_of((1, 1))).apply(maps, np.full((3, 1), 9, np.float32))
+    kept, scores = (
+        RoiFrame((8, 8), (4, 4), WHOLE, rule).roi(mask_of((1, 1))).apply(maps, np.full((3, 1), 9, np.float32))
+    )
     by_hand = [getattr(np.delete(each.ravel(), 0), rule)() for each in maps]
     assert scores[:, 0].tolist() == pytest.approx(by_hand, rel=1e-6)
     assert (kept[:, 0, 0] == 0).all()
@@ -123,7 +129,7 @@ def test_methods_that_score_another_map_take_none(tiny_bundle):
     taken = {"single": "sum", "score_first": "sum"}
     assert rules == {**dict.fromkeys(rules), **taken}
     with pytest.raises(InputError, match="does not come from the returned map alone"):
-        RoiFrame((8, 8), (4, 4), 1.0, None).roi(mask_of((0, 0)))
+        RoiFrame((8, 8), (4, 4), WHOLE, None).roi(mask_of((0, 0)))
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime-cpu", "openvino"])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from kdx.errors import DataError, ImageError
 from kdx.folders.data_folder import open_folder
+from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.masks import pair_by_name, read_mask
 from kdx.imaging.resampling import any_within
 from tests.tiff import tiff
@@ -175,9 +176,9 @@ def test_every_pixel_marks_a_cell_and_every_cell_its_own(size, map_size):
 def test_only_what_the_map_covers_is_marked():
     mask = np.zeros((256, 256), bool)
     mask[:16] = True
-    assert not any_within(mask, (28, 28), 224 / 256).any()
+    assert not any_within(mask, (28, 28), FieldOfView(224 / 256)).any()
     mask[16, 100] = True
-    assert np.argwhere(any_within(mask, (28, 28), 224 / 256)).tolist() == [[0, 10]]
+    assert np.argwhere(any_within(mask, (28, 28), FieldOfView(224 / 256))).tolist() == [[0, 10]]
 
 
 # Whose mask
