@@ -38,17 +38,17 @@ class MapPlace:
     Attributes:
         width: The number of columns of the image.
         height: The number of rows of the image.
-        box: Left, top, right and bottom of the part.
+        view: The part.
     """
 
     width: int
     height: int
-    box: tuple[float, float, float, float]
+    view: FieldOfView
 
-    @classmethod
-    def of(cls, width: int, height: int, view: FieldOfView) -> MapPlace:
-        """Return the place of a map that covers this part of an image."""
-        return cls(width, height, view.box(width, height))
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the part."""
+        return self.view.box(self.width, self.height)
 
     def steps(self, map_size: tuple[int, ...]) -> tuple[float, float]:
         """Return how many rows and columns of the image a pixel of the map covers."""

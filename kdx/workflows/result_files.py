@@ -178,7 +178,7 @@ class ResultFiles:
             verdict.anomaly_map,
             verdict.pixel_threshold,
             (place.height, place.width),
-            field_of_view=(place.box[2] - place.box[0]) / place.width,
+            view=place.view,
             min_area=self._options.min_area,
         )
 
@@ -259,7 +259,7 @@ def place_of(path: Path, detector: Detector) -> MapPlace:
     """
     spec = detector.input
     width, height = (spec.width, spec.height) if spec.fixed_size else read_header(path)[:2]
-    return MapPlace.of(width, height, detector.view)
+    return MapPlace(width, height, detector.view)
 
 
 def relative_names(paths: Sequence[Path]) -> tuple[Path, dict[Path, str]]:

@@ -18,7 +18,7 @@ from kdx.imaging.field_of_view import FieldOfView
 RNG = np.random.default_rng(4)
 # A map of 12 × 20 in an image of 90 × 160, of which the networks see the middle 80 %.
 WIDTH, HEIGHT, SHARE = 160, 90, 0.8
-PLACE = MapPlace.of(WIDTH, HEIGHT, FieldOfView(SHARE))
+PLACE = MapPlace(WIDTH, HEIGHT, FieldOfView(SHARE))
 
 
 def verdict(values: np.ndarray, threshold: float | None = 0.5, reason: Reason | None = None) -> Verdict:
@@ -78,7 +78,7 @@ def test_a_mask_is_what_the_regions_are():
     values[3:6, 4:9], values[10, 17] = 0.7, 0.9
     mask = PLACE.mask(values, 0.5)
     assert (mask.shape, mask.dtype, set(np.unique(mask))) == ((HEIGHT, WIDTH), np.uint8, {0, 255})
-    regions = find_regions(values, 0.5, (HEIGHT, WIDTH), field_of_view=SHARE)
+    regions = find_regions(values, 0.5, (HEIGHT, WIDTH), view=FieldOfView(SHARE))
     assert len(regions) == 2
     expected = np.zeros_like(mask)
     for region in regions:
