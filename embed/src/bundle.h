@@ -78,6 +78,7 @@ struct Bundle {
     std::map<ThresholdKey, Calibration> calibrations;
     bool is_int8_runtime_known = true;         // false: schema 1 did not record it
     bool has_int8_students = false;            // trained as INT8 networks, with a reference of their own
+    bool has_residual_additions = true;        // in the INT8 students' graph; also where it is not recorded
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
     std::optional<Seal> seal;                  // the verified signature, if one was required
 

@@ -157,6 +157,8 @@ void read_int8_students(Bundle &bundle, const json &manifest) {
     bundle.has_int8_students = provenance.contains("int8") && !provenance["int8"].is_null();
     if (bundle.has_int8_students && (manifest["schema"] < kInt8Schema || !bundle.has(Precision::int8)))
         throw Invalid{"it names the origin of INT8 students"};
+    bundle.has_residual_additions =
+        !bundle.has_int8_students || provenance["int8"].value("residual_additions", 1) != 0;
 }
 
 void read_files(Bundle &bundle, const json &manifest) {

@@ -82,6 +82,11 @@ class Int8Plan(msgspec.Struct, frozen=True):
 
     nodes: dict[str, tuple[Step, ...]]
 
+    @property
+    def residual_additions(self) -> int:
+        """The number of additions that are quantised: those of residual blocks."""
+        return sum(name.rpartition("/")[2].startswith("Add") for name in self.nodes)
+
 
 def fake_quantize(x: Tensor, step: Step) -> Tensor:
     """Return the values that the integers of ``x`` stand for, of the shape and type of ``x``.

@@ -30,7 +30,7 @@ from kdx.progress import Progress
 from kdx.runtime.backend import Outputs
 from kdx.runtime.backend_table import find_backend
 from kdx.verification.judge import Judgement
-from kdx.verification.tolerances import LIMITS
+from kdx.verification.tolerances import LIMITS, student_tolerances
 
 
 def write_half(folder: Path, spec: PairSpec, images: NDArray[np.uint8]) -> Variant:
@@ -123,7 +123,8 @@ def write_int8_students(
         path = Path(temporary) / GRAPH
         export_onnx(unquantised, path, max_batch=max_batch, metadata=metadata)
         graph = quantize_by(onnx.load(path), students.quantizer.plan)
-    judgements = judge_students(graph, exact, reference)
+    allowed = student_tolerances(students.quantizer.plan.residual_additions)
+    judgements = judge_students(graph, exact, reference, allowed)
     if not all(each.passed for each in judgements):
         return None, reason_of(judgements)
     return _saved(folder, graph, [], judgements), ""

@@ -16,10 +16,12 @@ from kdx.runtime.backend import Outputs
 from kdx.verification.decisions import Labelled, judge_decisions
 from kdx.verification.held_out import HeldOutScores
 from kdx.verification.judge import Judgement
-from kdx.verification.tolerances import DECISIONS, INT8_STUDENTS
+from kdx.verification.tolerances import DECISIONS, Tolerances
 
 
-def judge_students(students: ModelProto, exact: ExactAnswers, reference: Outputs) -> list[Judgement]:
+def judge_students(
+    students: ModelProto, exact: ExactAnswers, reference: Outputs, allowed: Tolerances
+) -> list[Judgement]:
     """Judge the INT8 graph of students in every runtime.
 
     Args:
@@ -27,12 +29,13 @@ def judge_students(students: ModelProto, exact: ExactAnswers, reference: Outputs
         exact: The answers of the bundle's FP32 graph on the evidence, whose decisions theirs are
             compared with.
         reference: The answers of the module that was trained, on the golden images.
+        allowed: How far from these a runtime may be.
     """
     evidence = exact.evidence
 
     def judge(name: str, runner: Runner) -> Judgement:
         answers = exact.golden, reference, runner(students, evidence.golden)
-        judgement = judge_decisions(name, DECISIONS, INT8_STUDENTS, answers)
+        judgement = judge_decisions(name, DECISIONS, allowed, answers)
         # There are many further images, which a graph that has failed already does not need.
         if not judgement.passed:
             return judgement
@@ -44,6 +47,6 @@ def judge_students(students: ModelProto, exact: ExactAnswers, reference: Outputs
         both = none, none
         if exact.held_out is not None and evidence.held_out is not None:
             both = exact.held_out, held_out_scores(runner, students, evidence.held_out)
-        return judge_decisions(name, DECISIONS, INT8_STUDENTS, answers, both, labelled)
+        return judge_decisions(name, DECISIONS, allowed, answers, both, labelled)
 
     return [judge(name, each) for name, each in exact.runners.items()]

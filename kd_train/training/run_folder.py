@@ -267,6 +267,7 @@ class Run:
             teacher_sha256=quantized.teacher_sha256,
             epoch=checkpoint.epoch,
             headroom=quantized.headroom,
+            residual_additions=quantized.plan.residual_additions,
         )
 
     def golden_files(self) -> list[Path]:

@@ -57,12 +57,16 @@ class Int8Students(msgspec.Struct, frozen=True, kw_only=True):
         epoch: The number of epochs that they were trained for, after the training in FP32.
         headroom: The multiple of the largest activations on training images at which values are
             clipped.
+        residual_additions: The number of additions that are quantised; absent in bundles of earlier
+            releases. It decides how far runtimes may be from the reference, see
+            :mod:`kdx.verification.tolerances`.
     """
 
     checkpoint_sha256: str
     teacher_sha256: str
     epoch: int
     headroom: float
+    residual_additions: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

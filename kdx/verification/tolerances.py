@@ -156,10 +156,24 @@ TOLERANCES = {
 # The median score of trained pairs differs by 0.7 % at most, and by 2.3 % in OpenVINO: where it
 # fuses a residual addition into a convolution, it does not round what the convolution adds.
 # Thresholds do not see what is common to all scores: each runtime has its own. The limits leave
-# room for CPUs without VNNI, and refuse an operation that is computed wrongly.
+# room for CPUs without VNNI, and refuse an operation that is computed wrongly. Graphs without
+# residual additions, as of STPM on compact networks, have narrower ones.
 INT8_STUDENTS = Tolerances(score=0.25, map=0.5, tie=0.15)
+INT8_STUDENTS_WITHOUT_RESIDUALS = Tolerances(score=0.1, map=0.2, tie=0.1)
+
+
+def student_tolerances(residual_additions: int | msgspec.UnsetType) -> Tolerances:
+    """Return how far the graph of INT8 students may be from the module that was trained.
+
+    Args:
+        residual_additions: The number of quantised additions; unset where it is not known.
+    """
+    return INT8_STUDENTS_WITHOUT_RESIDUALS if residual_additions == 0 else INT8_STUDENTS
 
 
 def tolerances_of(manifest: Manifest, precision: str) -> Tolerances:
     """Return how far a precision of a bundle may be from its reference on golden images."""
-    return INT8_STUDENTS if manifest.is_own_reference(precision) else TOLERANCES[precision]
+    if not manifest.is_own_reference(precision):
+        return TOLERANCES[precision]
+    origin = manifest.provenance.int8
+    return student_tolerances(origin.residual_additions if origin is not None else msgspec.UNSET)

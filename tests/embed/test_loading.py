@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ from kdx.bundle.store import write_manifest
 from kdx.errors import BundleError
 from kdx.storage.npy import decode_array, encode_array
 from kdx.verification.golden import GoldenCheck
-from kdx.verification.tolerances import INT8_STUDENTS
+from kdx.verification.tolerances import INT8_STUDENTS, tolerances_of
 from tests.embed.build import DECISIONS, PRECISIONS, CallError, Detector, missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -153,6 +154,24 @@ def test_int8_students_score_as_in_python(library, students_bundle):
     assert (report.score_allowed, report.map_allowed) == (INT8_STUDENTS.score, INT8_STUDENTS.map)
     assert report.score_difference == pytest.approx(compared.score_max, rel=1e-2, abs=1e-6)
     assert report.map_difference == pytest.approx(compared.map_max, rel=1e-2, abs=1e-6)
+
+
+@pytest.mark.parametrize("additions", [0, 4])
+def test_graphs_without_residual_additions_have_narrower_tolerances(library, students_bundle, tmp_path, additions):
+    copy = Path(shutil.copytree(students_bundle, tmp_path / "tile.kdx"))
+    opened = open_bundle(copy)
+    # The reference is what OpenVINO answers, so that it is within any tolerance.
+    with kdx.load(copy, "openvino", 1, precision="int8") as detector:
+        outputs = [detector.backend.run(image[None]) for image in opened.golden("int8").images]
+    (copy / INT8_MAPS).write_bytes(encode_array(np.concatenate([each.maps for each in outputs])))
+    (copy / INT8_SCORES).write_bytes(encode_array(np.concatenate([each.scores for each in outputs])))
+    origin = msgspec.structs.replace(opened.manifest.provenance.int8, residual_additions=additions)
+    provenance = msgspec.structs.replace(opened.manifest.provenance, int8=origin)
+    write_manifest(copy, msgspec.structs.replace(opened.manifest, provenance=provenance))
+    expected = tolerances_of(open_bundle(copy).manifest, "int8")
+    with Detector(library, copy, "int8") as detector:
+        report = detector.selftest()
+    assert (report.score_allowed, report.map_allowed) == (expected.score, expected.map)
 
 
 @pytest.mark.parametrize("name", [INT8_SCORES, INT8_MAPS])

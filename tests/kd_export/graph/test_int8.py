@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_export.graph.int8 import Step, fake_quantize, fake_quantize_parameters, step_of, weight_steps
+from kd_export.graph.int8 import Int8Plan, Step, fake_quantize, fake_quantize_parameters, step_of, weight_steps
 
 SHAPES = [(6, 8, 3, 3), (5, 3, 3, 3), (4, 1, 5, 5), (7, 16, 1, 1)]
 STEPS = [step_of(2.0, "non-negative"), step_of(2.0, "any"), step_of(2.0, "image")]
@@ -146,3 +146,10 @@ def test_a_weight_that_is_not_a_number_is_not_hidden() -> None:
     found = fake_quantize_parameters(weight, None, step_of(1.0, "any")).weight
     assert found[0].isnan().all()
     assert found[1].isfinite().all()
+
+
+def test_a_plan_counts_its_additions() -> None:
+    step = STEPS[0]
+    nodes = {"pair.student.layer1.0/Add": (step, step), "pair.student.layer1.0/Add_2": (step, step)}
+    nodes["pair.student.AddOn/Conv"] = (step,)
+    assert Int8Plan(nodes).residual_additions == 2

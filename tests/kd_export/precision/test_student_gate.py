@@ -117,7 +117,7 @@ def test_a_runtime_that_computes_something_else_is_refused(trained) -> None:
     graph, model = quantize_by(graph_of(students), students.quantizer.plan), graph_of(trained.worse)
     runners = {"onnxruntime-cpu": run_onnxruntime, "other": other}
     exact = ExactAnswers(model, trained.evidence, runners)
-    first, second = judge_students(graph, exact, trained.answers(students))
+    first, second = judge_students(graph, exact, trained.answers(students), INT8_STUDENTS)
     assert first.passed
     assert "of what the trained module computes" in second.faults[0]
     assert second.decisions == [], "no further images for what has failed already"

@@ -83,6 +83,7 @@ def test_a_compact_teacher(dataset, tmp_path):
     stage = with_stage(run.path, tmp_path / "copy")
     assert stage.config.distilled == run.config.distilled
     assert len(stage.config.quantized.plan.nodes) > 10
+    assert stage.config.quantized.plan.residual_additions == 0
     assert not (stage.path / "teacher").exists()
     detector = fuse(stage.config, load_pair(stage)[0])
     files = sorted(dataset.glob("train/good/*.png"))

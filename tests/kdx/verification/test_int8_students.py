@@ -13,13 +13,13 @@ import pytest
 
 import kdx
 from kdx.bundle.index import decode_index
-from kdx.bundle.manifest import GOLDEN_SCORES, INT8_MAPS, INT8_SCHEMA, INT8_SCORES, SCHEMA
+from kdx.bundle.manifest import GOLDEN_SCORES, INT8_MAPS, INT8_SCHEMA, INT8_SCORES, NEWEST_SCHEMA, SCHEMA
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import with_file, write_files, write_manifest
 from kdx.errors import BackendError, BundleError
 from kdx.storage.npy import decode_array, encode_array
 from kdx.verification.golden import GoldenCheck, thresholds_of
-from kdx.verification.tolerances import INT8_STUDENTS, TOLERANCES, tolerances_of
+from kdx.verification.tolerances import INT8_STUDENTS, INT8_STUDENTS_WITHOUT_RESIDUALS, TOLERANCES, tolerances_of
 
 RUNTIMES = ["onnxruntime-cpu"] + (["openvino"] if util.find_spec("openvino") else [])
 REFUSED = r"does not decide here what was trained(.|\n)*int8, batch 1: scores off by "
@@ -115,7 +115,7 @@ def test_an_older_kdx_refuses_such_a_bundle(bundle) -> None:
     assert with_file(opened, "roi.png", None).manifest.schema == INT8_SCHEMA
     bare = msgspec.structs.replace(manifest, provenance=msgspec.structs.replace(manifest.provenance, int8=None))
     assert bare.with_thresholds(manifest.threshold).schema == SCHEMA
-    newer = json.loads((bundle / "bundle.json").read_text()) | {"schema": INT8_SCHEMA + 1}
+    newer = json.loads((bundle / "bundle.json").read_text()) | {"schema": NEWEST_SCHEMA + 1}
     with pytest.raises(BundleError, match="was written by a newer kdx"):
         decode_index(bundle, json.dumps(newer).encode())
 
@@ -154,7 +154,6 @@ def test_verdicts_are_compared_at_the_threshold_of_int8(students_bundle) -> None
     assert own != manifest.threshold.score
     assert thresholds_of(manifest, "int8", "onnxruntime") == (own, own)
     assert thresholds_of(manifest, "fp32", "onnxruntime") == (manifest.threshold.score,) * 2
-    assert tolerances_of(manifest, "int8") is INT8_STUDENTS
     assert tolerances_of(manifest, "fp32") is TOLERANCES["fp32"]
     without = msgspec.structs.replace(manifest, runtime_thresholds={})
     assert thresholds_of(without, "int8", "onnxruntime") is None
@@ -209,3 +208,25 @@ def test_sharing_a_teacher_compares_each_with_its_own_reference(students_bundle,
     rewrite(bundle, INT8_SCORES, 3)
     with pytest.raises(BackendError, match=r"scores off by 0\.[67]"):
         kdx.load_many([students_bundle, bundle], backend="openvino", precision="int8", threads=1)
+
+
+def with_additions(manifest, count):
+    """Return a manifest whose INT8 students have so many quantised additions."""
+    origin = msgspec.structs.replace(manifest.provenance.int8, residual_additions=count)
+    return msgspec.structs.replace(manifest, provenance=msgspec.structs.replace(manifest.provenance, int8=origin))
+
+
+@pytest.mark.parametrize(
+    ("additions", "allowed"),
+    [(msgspec.UNSET, INT8_STUDENTS), (4, INT8_STUDENTS), (0, INT8_STUDENTS_WITHOUT_RESIDUALS)],
+)
+def test_graphs_without_residual_additions_have_narrower_tolerances(students_bundle, additions, allowed) -> None:
+    manifest = open_bundle(students_bundle).manifest
+    assert tolerances_of(with_additions(manifest, additions), "int8") is allowed
+
+
+def test_the_number_of_additions_is_kept(bundle) -> None:
+    manifest = open_bundle(bundle).manifest
+    assert "residual_additions" not in (bundle / "bundle.json").read_text()  # as of an earlier release
+    write_manifest(bundle, with_additions(manifest, 0))
+    assert open_bundle(bundle).manifest.provenance.int8.residual_additions == 0
