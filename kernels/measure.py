@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kd_export.graph import FusedDetector, PairSpec
@@ -66,12 +68,12 @@ def time_tail(spec: PairSpec, tap_shapes: list[Shape], size: tuple[int, int], ba
     }
 
 
-def time_detector(detector: FusedDetector, batch: int) -> dict[str, Any]:
-    """Time FP16 networks and tail, from a normalised image on the device to map and score.
+def time_detector(detector: FusedDetector, images: NDArray[np.uint8]) -> dict[str, Any]:
+    """Time FP16 networks and tail, from normalised images on the device to map and score.
 
     Args:
         detector: Its weights are read, not changed.
-        batch: Images at once.
+        images: Real images ``(N, H, W, C)``, one batch.
 
     Returns:
         As :func:`time_tail`, of CUDA graphs of ``in-graph tail``, ``compiled tail``, ``fused
@@ -86,8 +88,8 @@ def time_detector(detector: FusedDetector, batch: int) -> dict[str, Any]:
     device = require_cuda()  # before Triton is imported, which may not be there
     from kernels.fused_tail import FusedTail
 
-    image = torch.randn(batch, 3, *detector.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
+        image = detector.preprocess(torch.from_numpy(images))
         shapes: list[Shape] = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in detector.pair(image[:1])]
         grouped_pair = _grouped(detector.pair, image[:1])
         pair = _half(detector.pair, device)
@@ -110,7 +112,7 @@ def time_detector(detector: FusedDetector, batch: int) -> dict[str, Any]:
     speedup = min(median["in-graph tail"], median["compiled tail"]) / median["fused tail"]
     return {
         "device": torch.cuda.get_device_name(device),
-        "batch": batch,
+        "batch": len(images),
         "times": times,
         "speedup": speedup,
         "is_fast_enough": speedup >= REQUIRED_SPEEDUP,

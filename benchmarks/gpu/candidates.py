@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.commands import environment
+from kd_export.engine.build import EngineRequest, build_engine
+from kd_export.engine.flavours import RTX_CAPABILITIES
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError
@@ -126,14 +128,15 @@ def _load_session(backend: str, precision: str, bundle: Bundle, device: str) -> 
                     times.append((time.perf_counter() - started) * 1e3)
                 return times
 
+    if device != "cpu":
+        with suppress(ImportError):
+            import torch  # noqa: F401 - CUDA's libraries may lie where ONNX Runtime does not look
     has_graph = backend in {"onnxruntime-cuda-graph", "onnxruntime-tensorrt"}
     provider = CPU if device == "cpu" else TENSORRT if backend == "onnxruntime-tensorrt" else CUDA
     return TimedSession(bundle.graph_of(precision), provider=provider, cuda_graph=has_graph)
 
 
 def _load_engine(backend: str, precision: str, bundle: Bundle, batch: int) -> Any:
-    from kd_export.engine.build import EngineRequest, build_engine
-
     # A bundle of its own for the engines of one batch size.
     folder = bundle.path.with_name(f"{bundle.path.stem}-{backend}-batch{batch}.kdx")
     if not folder.exists():
@@ -159,19 +162,15 @@ def _why_absent(backend: str, device: str, python: Sequence[str]) -> str:
     info = BACKENDS[backend.removesuffix("-graph")]
     if not info.is_installed():
         return f"not installed: {info.install}"
-    if info.engine == "rtx":
-        from kd_export.engine.flavours import RTX_CAPABILITIES
-
-        here = gpus()[0].compute_capability
-        if here not in RTX_CAPABILITIES:
-            return f"TensorRT for RTX does not serve compute capability {here}, only {', '.join(RTX_CAPABILITIES)}"
+    here = gpus()[0].compute_capability
+    if info.engine == "rtx" and here not in RTX_CAPABILITIES:
+        return f"TensorRT for RTX does not serve compute capability {here}, only {', '.join(RTX_CAPABILITIES)}"
     return ""
 
 
 def why_unusable(python: Sequence[str]) -> str:
     """Say what an interpreter lacks to build and run engines, or return an empty string."""
-    modules = "benchmarks.gpu.worker, kd_export.engine.build, kdx.runtime.tensorrt.backend, cuda.bindings.driver"
-    command = [*python, "-c", f"import tensorrt, {modules}"]
+    command = [*python, "-c", "import tensorrt, cuda.bindings.driver, benchmarks.gpu.worker"]
     try:
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     except OSError as error:

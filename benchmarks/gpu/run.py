@@ -124,12 +124,8 @@ def start_worker(candidate: GpuCandidate, work: Path) -> WorkerProcess:
 class Models:
     """The models' bundles, which processes of their own write, several at a time.
 
-    They are kept in a folder, by the sources, images and settings that they are made of.
-
-    Args:
-        names: The models, in the order in which they are needed.
-        arguments: The options.
-        deadline: Until when to wait for one.
+    They are kept in a folder, by the sources, images and settings that they are made of. ``names``
+    are in the order in which they are needed.
     """
 
     def __init__(self, names: Sequence[str], arguments: argparse.Namespace, deadline: Deadline) -> None:
@@ -149,6 +145,7 @@ class Models:
         self._deadline = deadline
         workers = max(1, min(len(names), usable_cores() // 2))
         self._threads = max(1, usable_cores() // workers)
+        self._writers: list[WorkerProcess] = []
         self._pool = ThreadPoolExecutor(workers)
         self._written: dict[str, Future[Path]] = {name: self._pool.submit(self._write, name) for name in names}
 
@@ -156,7 +153,9 @@ class Models:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in self._writers:  # after Ctrl-C, too
+            process.close()
 
     def folder(self, name: str) -> Path:
         """Return a model's bundle when it is written."""
@@ -169,7 +168,10 @@ class Models:
     def _write(self, name: str) -> Path:
         folder = self.work / f"{name}.kdx"
         if not folder.exists():
-            process = WorkerProcess("benchmarks.gpu.models", self.work / f"{name}.log", environment(self._threads))
+            # An export is checked in all backends; those of the GPU are checked as candidates here.
+            variables = environment(self._threads) | {"CUDA_VISIBLE_DEVICES": ""}
+            process = WorkerProcess("benchmarks.gpu.models", self.work / f"{name}.log", variables)
+            self._writers.append(process)
             process.tell({"name": name, "folder": str(folder), **self._about})
             process.hear(self._deadline.left)
             process.close()

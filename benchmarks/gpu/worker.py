@@ -37,13 +37,11 @@ class Worker:
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Do what a message says, ``open``, ``turn`` or ``kernels``, with its other fields."""
-        found: dict[str, Any]
         try:
-            found = getattr(self, message.pop("do"))(**message)
+            return dict(getattr(self, message.pop("do"))(**message))
         except KdxError as error:
             said = "; ".join(part for part in (error.message, error.received, error.fix) if part)
             return {"error": f"{type(error).__name__}: {said}"}
-        return found
 
     def open(self, *, backend: str, precision: str, folder: str, batch: int, device: str) -> dict[str, Any]:
         """Load a candidate, and compare it with FP32 on the golden images at this batch size."""
@@ -87,7 +85,7 @@ class Worker:
         """Time this repository's fused tail and grouped networks against those in the graph."""
         from kernels.measure import time_detector
 
-        found = time_detector(load_detector(Path(folder)), 1)
+        found = time_detector(load_detector(Path(folder)), open_bundle(folder).golden().images[:1])
         difference = found["max_difference"]
         off = "" if difference <= FP32.map else f"off by {difference:.2g} of the map, {FP32.map:g} are allowed"
         return {"failure": off, "found": found}

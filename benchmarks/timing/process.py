@@ -78,13 +78,13 @@ class WorkerProcess:
         return answer
 
     def close(self) -> None:
-        """End the process and all that it started."""
-        self._connection.close()
+        """End the process and all that it started; who waits for an answer gets ``GoneError``."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        self._connection.close()
 
     def _last_words(self) -> str:
         """Say how the process ended, with the last line that it printed."""

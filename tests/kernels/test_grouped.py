@@ -9,6 +9,7 @@ from torch import nn
 from kdx.errors import BackendError, GateError, OptionError
 from kdx.imaging.images import InputSpec
 from kernels.grouped import GroupedPair
+from tests.images import solar_cells
 from tests.pairs import fuse_pair, make_pair
 
 SIZE = 64
@@ -65,6 +66,6 @@ def test_nothing_is_timed_without_a_gpu() -> None:
 
     detector = fuse_pair(make_pair("stpm", "test_resnet"), InputSpec(height=SIZE, width=SIZE), SIZE)
     with pytest.raises(BackendError, match="no"):
-        time_detector(detector, 1)
+        time_detector(detector, solar_cells(1, (SIZE, SIZE)))
     with pytest.raises(BackendError, match="CUDA"):
         time_tail(detector.spec, [(8, 4, 4)] * 3, (SIZE, SIZE), 1)

@@ -18,6 +18,7 @@ from benchmarks.timing.process import GoneError
 from kdx.bundle.bundle import Golden
 from kdx.bundle.open import open_bundle
 from kdx.runtime.backend import Outputs
+from kernels import measure
 
 
 class FakeBackend:
@@ -83,6 +84,20 @@ def test_turns_take_real_images_one_after_the_other(opened, tiny_bundle: Path) -
     first, second = (np.arange(start, start + 2) % len(images) for start in (0, 2))
     for timed, index in zip(backends[0].timed, (first, second, second), strict=True):
         np.testing.assert_array_equal(timed, images[index])
+
+
+@pytest.mark.parametrize(("difference", "failure"), [(1e-6, ""), (0.01, "off by 0.01"), (float("nan"), "off by nan")])
+def test_the_kernels_run_on_a_real_image(tiny_bundle: Path, monkeypatch, difference: float, failure: str) -> None:
+    ran: list[Any] = []
+    found = {"max_difference": difference}
+    monkeypatch.setattr(worker, "load_detector", lambda folder: folder)
+    monkeypatch.setattr(measure, "time_detector", lambda detector, images: ran.append((detector, images)) or found)
+    answer = Worker().answer({"do": "kernels", "folder": str(tiny_bundle)})
+    assert answer["found"] == found
+    assert answer["failure"].startswith(failure)
+    assert bool(answer["failure"]) == bool(failure)
+    assert ran[0][0] == tiny_bundle
+    np.testing.assert_array_equal(ran[0][1], open_bundle(tiny_bundle).golden().images[:1])
 
 
 def test_errors_of_kdx_say_what_to_do(tmp_path: Path) -> None:
