@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import kdx
 from tests.conftest import BACKBONE, SIZE, TINY_OPTIONS, write_dataset
@@ -20,7 +21,7 @@ from tests.once import made_once
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs/guides"
 GUIDES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "index")
-_PACKAGES = {"rtx": "tensorrt_rtx", "serving": "tritonclient"}
+_PACKAGES = {"fit": "matplotlib", "rtx": "tensorrt_rtx", "serving": "tritonclient"}
 # What trains is told to be quick; the guides say the rest.
 _QUICK = {
     "train": ("--epochs", "1", *TINY_OPTIONS),
@@ -49,6 +50,11 @@ def line_pc(tmp_path_factory, tiny_run, tiny_bundle, make_dataset) -> Path:
         shutil.copytree(folder / "parts/test/good", folder / "fresh")
         for index, path in enumerate(sorted((folder / "parts/train/good").iterdir())):
             shutil.copy(path, folder / "fresh" / f"more-{index}.png")
+        (folder / "repeats").mkdir()
+        for index in range(10):  # one part, each time a little brighter
+            Image.open(folder / "fresh/more-0.png").point([min(each + index, 255) for each in range(256)]).save(
+                folder / f"repeats/{index}.png"
+            )
         shutil.copytree(tiny_run, folder / "runs/tile")
         shutil.copytree(tiny_bundle, folder / "tile.kdx")
         shutil.copytree(tiny_bundle, folder / "other.kdx")

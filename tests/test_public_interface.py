@@ -140,6 +140,7 @@ WITH_JSON: dict[str, tuple[object, ...]] = {
     "inspect": ("BUNDLE",),
     "methods": (),
     "predict": ("BUNDLE", SCHEMA1 / "images/cell-0.png", HOTTEST, "--regions", *ON_CPU),
+    "repeat": ("BUNDLE", GOOD, *ON_CPU),
     "report": ("BUNDLE", RUN_V1 / "images", "-o", "OUT", "--no-latency", *ON_CPU),
     "roi": ("BUNDLE", "--set", SCHEMA1 / "level/roi.png"),
     "score": ("BUNDLE", GOOD, "-o", "OUT", "--workers", 1, "--precision", "fp32", *ON_CPU),

@@ -23,6 +23,7 @@ from kdx.cli import (
     methods,
     predict,
     quantize,
+    repeat,
     report,
     reproduce,
     roi,
@@ -78,7 +79,7 @@ app = typer.Typer(
 _PANELS = {
     "Train": (demo, train, distil, train_many, fit, quantize, evaluate),
     "Deploy": (export, roi, calibrate, verify, bench, report, sign, build_engine, triton),
-    "Run": (predict, score, inspect, doctor),
+    "Run": (predict, score, repeat, inspect, doctor),
     "Monitor": (selftest, drift),
     "Research": (methods, reproduce),
 }

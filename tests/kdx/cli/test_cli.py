@@ -32,8 +32,8 @@ OPTIONS = {
     "build-engine": "--fp16 --batch --flavour --compute-capability --level --timing-cache --dry-run --force --json",
     "roi": "--from-images --subfolders --good-folder --category --varies --output --set --remove --max-bad-images "
     "--force --json",
-    "calibrate": "--false-reject-rate --review-rate --with-defects --per-position --backend --threads --max-bad-images "
-    "--json",
+    "calibrate": "--false-reject-rate --review-rate --with-defects --threshold --review --reason --per-position "
+    "--backend --threads --max-bad-images --json",
     "verify": "--backend --threads --output --require-signature --force --json",
     "quantize": "--data --epochs --learning-rate --headroom --max-bad-images --workers --memory-mib --device --resume "
     "--force --json",
@@ -46,6 +46,7 @@ OPTIONS = {
     "--max-retries --max-bad-share --retry-bad --force --json",
     "report": "--out --category --backend --precision --threads --max-images --latency --no-latency "
     "--max-bad-images --force --json",
+    "repeat": "--picture --backend --threads --max-bad-images --force --json",
     "selftest": "--backend --precision --threads --budget-ms --percentile --runs --json",
     "drift": "--window --effect --significance --json",
     "train-many": "--out --engine --workers --threads --gpus-per-product --address --max-retries --json",

@@ -1,0 +1,208 @@
+"""The same part, judged many times: what ``kdx repeat`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from kdx.calibration.repeatability import CAPABLE, USUAL_IMAGES, Repeatability, apart, repeatability
+from kdx.errors import BackendError, DataError, ImageError
+from kdx.folders.image_search import folders, holds_images, image_files, listing
+from kdx.imaging.image_identity import Identity, distinct, identify
+from kdx.imaging.images import read_image
+from kdx.loading.load import load
+from kdx.progress import SILENT, Progress, track
+from kdx.remarks import Remark, remark
+from kdx.text import number, number_of
+
+if TYPE_CHECKING:
+    from kdx.decision.verdict import Verdict
+
+
+class Repetition(msgspec.Struct, frozen=True):
+    """One image of the part.
+
+    Attributes:
+        image: The path of the file.
+        score: The score; None for a frame that shows no part.
+        verdict: The decision.
+    """
+
+    image: str
+    score: float | None
+    verdict: str
+
+
+@dataclass
+class RepeatStudy:
+    """One part, judged many times.
+
+    Attributes:
+        found: The repeatability.
+        repetitions: The images, each once, in the order of their names.
+        backend: The backend that judged.
+        precision: The precision that it computed in.
+        bad_images: Images that could not be read, and why.
+        remarks: What makes the study doubtful.
+    """
+
+    found: Repeatability
+    repetitions: list[Repetition]
+    backend: str
+    precision: str
+    bad_images: dict[str, str] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def as_record(self) -> dict[str, object]:
+        """Return what ``kdx repeat --json`` prints."""
+        return {
+            **msgspec.to_builtins(self.found),
+            "backend": self.backend,
+            "precision": self.precision,
+            "repetitions": self.repetitions,
+            "bad_images": self.bad_images,
+            "remarks": self.remarks,
+        }
+
+
+def repeat(
+    bundle: Path,
+    folder: Path,
+    backend: str = "auto",
+    threads: int | None = None,
+    *,
+    max_bad_images: int = 0,
+    progress: Progress = SILENT,
+) -> RepeatStudy:
+    """Judge each image of a folder, all of which show one part, and compare their scores.
+
+    Args:
+        bundle: The bundle.
+        folder: The images, without folders in it.
+        backend: The backend that judges.
+        threads: Threads within an operation.
+        max_bad_images: How many images may be unreadable.
+        progress: Shows the images.
+
+    Raises:
+        DataError: Too few images, images in several folders, or a bundle without a threshold.
+        ImageError: More images than allowed cannot be read.
+        BackendError: An answer is not one that the method can give.
+    """
+    paths = _images_of(folder)
+    bad: dict[str, str] = {}
+    judged: dict[Path, Verdict] = {}
+    identities: list[tuple[Path, Identity]] = []
+    with load(bundle, backend, threads) as detector:
+        threshold, held_out = detector.threshold, detector.rule.held_out
+        if threshold is None:
+            raise DataError(f"'{bundle}' has no threshold to compare scores with", fix="run kdx calibrate BUNDLE DATA")
+        for path in track(progress, paths, "judging", len(paths)):
+            try:
+                identity = identify(path)
+                judged[path] = detector(read_image(path, detector.input))
+                identities.append((path, identity))
+            except ImageError as error:
+                bad[str(path)] = error.message
+                if len(bad) > max_bad_images:
+                    raise
+    kept, copies = distinct(identities)
+    _require_answers(judged)
+    shown = [path for path in kept if not judged[path].frame_faults]
+    scores = np.array([judged[path].score for path in shown])
+    decisions = [judged[path].decision for path in kept]
+    empty = [path for path in kept if judged[path].frame_faults]
+    counted = {"[copy|copies]": len(copies), "[frame that shows|frames that show] no part": len(empty)}
+    left_out = " and ".join(number_of(count, text) for text, count in counted.items() if count)
+    found = repeatability(scores, decisions, threshold, held_out.kept if held_out else (), left_out)
+    far = [path for path, is_apart in zip(shown, apart(scores), strict=True) if is_apart]
+    return RepeatStudy(
+        found,
+        [_repetition(path, judged[path]) for path in kept],
+        detector.backend.name,
+        detector.precision,
+        bad,
+        _remarks(found, copies, empty, far),
+    )
+
+
+def describe(found: Repeatability) -> list[str]:
+    """Return the figures of a study in words, a line for each."""
+    low, high = found.sigma_interval
+    verdicts = ", ".join(f"{name} {count}" for name, count in found.verdicts.items())
+    capable = "" if found.cg is None else f", {'at least' if found.cg >= CAPABLE else 'below'} {CAPABLE}"
+    side = "below" if found.margin >= 0 else "above"
+    lines = [
+        f"{found.images} images: mean score {number(found.mean)}, range {number(found.smallest)} to "
+        f"{number(found.largest)} ({number(found.range)})",
+        f"repeatability: standard deviation {number(found.sigma)} (95 % interval {number(low)} to {number(high)})",
+        f"Cg {number(found.cg)}{capable}: 20 % of the threshold {number(found.threshold)}, divided by 6 standard "
+        "deviations",
+        f"margin: the mean is {number(abs(found.margin))} {side} the threshold, {number(found.margin_in_sigmas)} "
+        f"standard deviations; divided by 3 of them {number(found.decision_capability)}",
+        f"verdicts: {verdicts}; {number_of(found.changed, '[differs|differ]')} from the most frequent one",
+    ]
+    if found.sigma_of_good is not None:
+        lines.append(f"for comparison: different good parts have a standard deviation of {number(found.sigma_of_good)}")
+    return lines
+
+
+def _repetition(path: Path, verdict: Verdict) -> Repetition:
+    return Repetition(str(path), None if verdict.frame_faults else verdict.score, verdict.decision.value)
+
+
+def _images_of(folder: Path) -> tuple[Path, ...]:
+    """Return the images directly in a folder, which show one part."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder '{folder}'", fix="name the folder with the images of one part")
+    others = [each.name for each in folders(folder) if holds_images(each)]
+    if others:
+        raise DataError(
+            f"'{folder}' holds folders of images",
+            expected="a folder with the images of one part, and nothing else",
+            received=f"{others[0]}/" + (f" and {len(others) - 1} more" if len(others) > 1 else ""),
+            fix="study each part by itself, and name its folder",
+        )
+    paths = image_files(folder)
+    if not paths:
+        raise DataError(f"no images were found in '{folder}'", expected="image files", received=listing(folder))
+    return paths
+
+
+def _require_answers(judged: Mapping[Path, Verdict]) -> None:
+    """Raise ``BackendError`` for an answer that the method cannot give, which has no score."""
+    for path, verdict in judged.items():
+        if verdict.reason is not None and verdict.reason.is_of_answer:
+            raise BackendError(
+                f"the answer on '{path}' is not one that the method can give",
+                received=verdict.reason.value,
+                fix="run kdx verify: the runtime, its driver or the graph is at fault",
+            )
+
+
+def _remarks(found: Repeatability, copies: Sequence[Path], empty: Sequence[Path], far: Sequence[Path]) -> list[Remark]:
+    remarks = [
+        *remark("copies", "[image is a copy of another and was|images are copies of others and were] left out", copies),
+        *remark("no_part", "[frame shows|frames show] no part: undecided, and without a part in the figures", empty),
+        *remark(
+            "apart",
+            "[image scores|images score] far from the others: look whether [it shows|they show] the same part",
+            far,
+        ),
+    ]
+    if found.images < USUAL_IMAGES:
+        text = f"images are few: a type-1 study has 50, and at least {USUAL_IMAGES}"
+        remarks.append(Remark(kind="few_images", text=text, count=found.images, first=()))
+    if found.is_mixed:
+        text = (
+            "images do not spread clearly less than those of different good parts (standard deviation "
+            f"{number(found.sigma)}, up to {number(found.sigma_interval[1])}, and {number(found.sigma_of_good)}): they "
+            "show several parts, or the station does not repeat"
+        )
+        remarks.append(Remark(kind="mixed_parts", text=text, count=found.images, first=()))
+    return remarks

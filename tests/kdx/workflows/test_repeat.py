@@ -1,0 +1,130 @@
+"""``kdx repeat``: real parts, each photographed many times by a noisy camera."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kdx
+from kdx.calibration.by_hand import GivenThreshold
+from kdx.errors import DataError
+from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
+from kdx.workflows.repeat import repeat
+from tests.images import DEFECTS, published_folder
+
+ORT = ("--backend", "onnxruntime-cpu")
+
+
+def photograph(image: Path, folder: Path, count: int, noise: float = 2.0) -> Path:
+    """Write a part's image many times, each with the noise of a sensor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.asarray(Image.open(image)).astype(float)
+    for index in range(count):
+        noisy = pixels + np.random.default_rng(index).normal(0, noise, pixels.shape)
+        Image.fromarray(noisy.clip(1, 254).round().astype(np.uint8)).save(folder / f"{index:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module", params=DEFECTS)
+def real(request, tmp_path_factory, tiny_bundle) -> tuple[Path, Path, Path]:
+    """A bundle that is calibrated on a published data set, its good images, and a part of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    good, _ = published_folder(folder, request.param, good=20, defective=1)
+    bundle = Path(shutil.copytree(tiny_bundle, folder / "tile.kdx"))
+    calibrate_folder(bundle, good, CalibrationRequest(0.1, backend="onnxruntime-cpu"))
+    return bundle, good, photograph(good / "004.png", folder / "part", 26)
+
+
+def test_the_study_is_that_of_the_detectors_scores(real, cli, tmp_path):
+    bundle, _, part = real
+    with kdx.load(bundle, "onnxruntime-cpu") as detector:
+        verdicts = [detector(kdx.read_image(path, detector.input)) for path in sorted(part.iterdir())]
+        threshold, precision = detector.threshold, detector.precision
+    scores = np.array([each.score for each in verdicts])
+    found = cli("repeat", bundle, part, *ORT, "--json").json
+    assert [each["score"] for each in found["repetitions"]] == pytest.approx(scores, rel=1e-5)
+    assert [each["verdict"] for each in found["repetitions"]] == [each.decision.value for each in verdicts]
+    assert [each["image"] for each in found["repetitions"]] == [str(path) for path in sorted(part.iterdir())]
+    assert (found["sigma"], found["mean"]) == pytest.approx((scores.std(ddof=1), scores.mean()), rel=1e-4)
+    assert found["cg"] == pytest.approx(0.2 * threshold / (6 * scores.std(ddof=1)), rel=1e-4)
+    assert (found["images"], found["threshold"], found["precision"]) == (26, threshold, precision)
+    assert found["sigma"] < found["sigma_of_good"]
+    assert {each["kind"] for each in found["remarks"]} <= {"apart"}
+    picture = tmp_path / "part [1].png"
+    pytest.importorskip("matplotlib", reason="matplotlib draws the picture")
+    said = cli("repeat", bundle, part, "--picture", picture, *ORT).stdout
+    assert f"standard deviation {found['sigma']:.4g}" in said
+    assert f"Cg {found['cg']:.4g}" in said
+    with Image.open(picture) as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (1350, 720))
+    cli("repeat", bundle, part, "--picture", picture, *ORT, code=2)  # it exists
+    cli("repeat", bundle, part, "--picture", picture, "--force", *ORT)
+
+
+def test_verdicts_that_change_at_a_threshold_among_the_scores_are_counted(real):
+    bundle, good, part = real
+    copy = Path(shutil.copytree(bundle, part.parent / "middle.kdx", dirs_exist_ok=True))
+    middle = repeat(copy, part, "onnxruntime-cpu").found.mean
+    request = CalibrationRequest(backend="onnxruntime-cpu", by_hand=GivenThreshold(middle, None, "to see"))
+    calibrate_folder(copy, good, request)
+    found = repeat(copy, part, "onnxruntime-cpu").found
+    assert found.changed > 5
+    assert sum(found.verdicts.values()) == 26
+    assert found.margin_in_sigmas < 0.1
+
+
+def test_other_parts_are_named(real, tmp_path):
+    bundle, good, part = real
+    mixed = repeat(bundle, good, "onnxruntime-cpu")
+    assert mixed.found.is_mixed
+    assert "mixed_parts" in {each.kind for each in mixed.remarks}
+    folder = Path(shutil.copytree(part, tmp_path / "part"))
+    usual = repeat(bundle, part, "onnxruntime-cpu").found.mean
+    other = max(mixed.repetitions, key=lambda each: abs(each.score - usual))
+    shutil.copy(other.image, folder / "other.png")
+    (remark,) = [each for each in repeat(bundle, folder, "onnxruntime-cpu").remarks if each.kind == "apart"]
+    assert str(folder / "other.png") in remark.first
+
+
+def test_copies_frames_without_a_part_and_unreadable_files_are_no_repetitions(bundle_copy, cells, cli, tmp_path):
+    part = photograph(cells / "00.png", tmp_path / "part", 12)
+    before = repeat(bundle_copy, part, "onnxruntime-cpu")
+    assert {each.kind for each in before.remarks} >= {"few_images"}
+    shutil.copy(part / "000.png", part / "copy.png")
+    Image.new("L", (64, 64), 0).save(part / "lamp-off.png")
+    (part / "torn.png").write_bytes((part / "001.png").read_bytes()[:200])
+    assert "torn.png" in cli("repeat", bundle_copy, part, *ORT, code=2).stderr
+    found = repeat(bundle_copy, part, "onnxruntime-cpu", max_bad_images=1)
+    assert [Path(path).name for path in found.bad_images] == ["torn.png"]
+    named = {each.kind: [Path(path).name for path in each.first] for each in found.remarks}
+    assert (named["copies"], named["no_part"]) == (["copy.png"], ["lamp-off.png"])
+    assert [each for each in found.repetitions if each.score is not None] == before.repetitions
+    (frame,) = [each for each in found.repetitions if each.score is None]
+    assert (Path(frame.image).name, frame.verdict) == ("lamp-off.png", "undecided")
+    assert (found.found.sigma, found.found.verdicts["undecided"]) == (before.found.sigma, 1)
+
+
+def test_what_is_no_study_is_refused(bundle_copy, raw_bundle, cells, cli, tmp_path):
+    few = photograph(cells / "00.png", tmp_path / "few", 3)
+    assert "at least 10 different images" in cli("repeat", bundle_copy, few, *ORT, code=2).stderr
+    for index in range(20):
+        shutil.copy(few / "000.png", few / f"copy-{index}.png")
+    Image.new("L", (64, 64), 0).save(few / "lamp-off.png")
+    said = cli("repeat", bundle_copy, few, *ORT, code=2).stderr
+    assert "received: 3, without 20 copies and 1 frame that shows no part" in said
+    with pytest.raises(DataError, match="holds folders of images"):
+        repeat(bundle_copy, tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images were found"):
+        repeat(bundle_copy, tmp_path / "empty")
+    with pytest.raises(DataError, match="there is no folder"):
+        repeat(bundle_copy, tmp_path / "none")
+    with pytest.raises(DataError, match="has no threshold"):
+        repeat(raw_bundle, few, "onnxruntime-cpu")
+    said = cli("repeat", bundle_copy, few, "--picture", tmp_path / "p.svg", *ORT, code=2).stderr
+    assert "the picture is a PNG file" in said
+    assert "--force would change nothing" in cli("repeat", bundle_copy, few, "--force", *ORT, code=2).stderr
