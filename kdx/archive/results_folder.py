@@ -16,11 +16,13 @@ from kdx.archive.plan import FILES, ShardPlan, write_listing
 from kdx.archive.ray_engine import TRIES
 from kdx.archive.score_records import SCHEMA, Index, Listing, Settings
 from kdx.archive.shard_table import SHARDS
+from kdx.decision.map_files import MAPS, MASKS, MapFormat
 from kdx.errors import OutputError
 from kdx.folders.image_search import LeftOut, walk
 from kdx.storage.files import remove_leftovers, write_atomic
 from kdx.storage.json_records import encode_record, now, read_record
 from kdx.storage.locks import lock, open_to_lock
+from kdx.storage.spreadsheet import TABLE
 
 _INDEX = "score.json"
 SUMMARY = "summary.json"
@@ -37,6 +39,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         backend: A backend's name.
         precision: The precision of the graph.
         shard_size: Images in a shard.
+        maps: The format of maps.
+        masks: True for masks; None for those of the folder, if it has any.
     """
 
     archive: str
@@ -45,6 +49,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "auto"
     precision: str | None = None
     shard_size: int | None = None
+    maps: MapFormat | None = None
+    masks: bool | None = None
 
 
 class ScoreFolder:
@@ -145,9 +151,10 @@ class ScoreFolder:
         (self.path / _INDEX).unlink(missing_ok=True)
         for path in self.shards.iterdir():
             path.unlink()
-        for name in (FILES, TRIES):
+        for name in (FILES, TRIES, MAPS, MASKS):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        self.summary.unlink(missing_ok=True)
+        for file in (self.summary, self.path / TABLE):
+            file.unlink(missing_ok=True)
 
     def _remove_left(self) -> None:
         """Remove half-written files of killed processes, ``.NUMBER.parquet.*.part``."""
@@ -178,4 +185,6 @@ _WORDS = {
     "backend": "backend",
     "precision": "precision",
     "shard_size": "shard size",
+    "maps": "format of maps",
+    "masks": "choice of masks",
 }

@@ -6,6 +6,7 @@ from collections import Counter
 
 import msgspec
 
+from kdx.decision.map_files import MapFormat
 from kdx.imaging.value_range import ValueRange
 from kdx.remarks import Remark
 
@@ -23,6 +24,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         backend: The backend that runs the graph.
         precision: The precision of the graph.
         shard_size: Images in a shard.
+        maps: The format of the maps that are written with the scores; None for no maps.
+        masks: Whether masks are written with the scores.
     """
 
     archive: str
@@ -31,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     precision: str
     shard_size: int
+    maps: MapFormat | None = None
+    masks: bool = False
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +87,8 @@ class ScoreWork(msgspec.Struct, frozen=True, kw_only=True):
         threads: Threads within an operation.
         batch: Images that go through the graph at once.
         listed: All listings of the run.
+        maps: As for :class:`Settings`.
+        masks: As for :class:`Settings`.
     """
 
     archive: str
@@ -93,6 +100,8 @@ class ScoreWork(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     batch: int
     listed: list[Listing]
+    maps: MapFormat | None = None
+    masks: bool = False
 
 
 class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,13 +15,14 @@ from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_engine import RayEngine
 from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_same
 from kdx.archive.score_records import Index, ScoreWork, Settings, ShardResult, Summary, ThisRun, decisions_of
-from kdx.archive.shard_table import read_bad, read_result, read_scores, shard_file
+from kdx.archive.shard_table import read_bad, read_result, read_scores, shard_file, write_table
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
 from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.held_out import HeldOutScores
-from kdx.errors import DataError, GateError, OptionError
+from kdx.decision.map_files import MapFormat
+from kdx.errors import DataError, GateError, InputError, OptionError
 from kdx.folders.image_search import LeftOut
 from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
 from kdx.imaging.value_range import union
@@ -31,6 +32,7 @@ from kdx.runtime.backend_table import find_backend
 from kdx.runtime.machine import usable_cores
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record
+from kdx.storage.spreadsheet import CsvStyle
 from kdx.text import agreeing
 from kdx.verification.backend_choice import BackendChooser
 
@@ -60,6 +62,9 @@ class ScoreRequest:
         max_bad_share: Share of the images that may be skipped.
         retry_bad: Score shards with skipped images once more.
         force: Discard what earlier calls wrote.
+        csv: The style of the table of all scores; None for no table.
+        maps: The format of maps; None keeps that of the folder, or writes none.
+        masks: Whether masks are written; False keeps the choice of the folder.
     """
 
     bundle: Path
@@ -77,6 +82,9 @@ class ScoreRequest:
     max_bad_share: float = 0.1
     retry_bad: bool = False
     force: bool = False
+    csv: CsvStyle | None = None
+    maps: MapFormat | None = None
+    masks: bool = False
 
 
 def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str], None]) -> Summary:
@@ -113,6 +121,8 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
         this_run = _run(request, work, plan, pending, sum(result.bad for result in earlier), progress, say)
         summary = _summarise(folder, index, plan, bundle, this_run)
         write_atomic(folder.summary, encode_record(summary))
+        if request.csv is not None:
+            write_table(folder.path, plan.shards, request.csv)
     return summary
 
 
@@ -120,6 +130,11 @@ def _check(request: ScoreRequest) -> None:
     if not 0 <= request.max_bad_share <= 1:
         raise OptionError(
             "`max_bad_share` is out of range", expected="0 to 1, e.g. 0.01", received=f"{request.max_bad_share:g}"
+        )
+    if (request.maps or request.masks) and request.out.resolve().is_relative_to(request.archive.resolve()):
+        raise OptionError(
+            f"maps and masks would lie in the archive '{request.archive}', and be scored as images",
+            fix="choose an `out` outside of it",
         )
     if request.address is not None and request.engine != "ray":
         raise OptionError("an address is only for the engine 'ray'", fix="pass `engine='ray'`, or leave `address` out")
@@ -136,6 +151,8 @@ def _begin(
         backend=request.backend,
         precision=request.precision,
         shard_size=request.shard_size,
+        maps=request.maps,
+        masks=request.masks or None,
     )
     begun = folder.begun()
     if begun is not None and begun.listed:  # until images are listed, nothing depends on them
@@ -149,6 +166,12 @@ def _begin(
     warning = validity.why_undecided or validity.why_uncertain
     if warning is not None:
         say(warning)
+    threshold = bundle.manifest.threshold_of(precision, info.runtime)
+    if request.masks and threshold is None:
+        raise InputError(
+            f"'{request.bundle}' is not calibrated, so there is no pixel threshold for masks",
+            fix="calibrate it: kdx calibrate BUNDLE DATA; maps need no threshold",
+        )
     settings = Settings(
         archive=asked.archive,
         bundle=asked.bundle,
@@ -156,6 +179,8 @@ def _begin(
         backend=info.name,
         precision=precision,
         shard_size=request.shard_size or SHARD_SIZE,
+        maps=request.maps,
+        masks=request.masks,
     )
     return folder.begin(settings)
 
@@ -176,6 +201,8 @@ def _plan(
         threads=request.threads_per_worker,
         batch=request.batch,
         listed=index.listed,
+        maps=index.settings.maps,
+        masks=index.settings.masks,
     )
     return work, plan, [number for number in range(plan.shards) if number not in done]
 

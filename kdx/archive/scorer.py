@@ -17,9 +17,10 @@ from kdx.archive.shard_table import count, write_shard
 from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import bundle_of
+from kdx.decision.map_files import MapFiles, MapPlace
 from kdx.errors import BackendError, BundleError, DataError, ImageError
 from kdx.imaging.grey_conversion import is_converted_to_grey
-from kdx.imaging.images import read_with_range
+from kdx.imaging.images import read_header, read_with_range
 from kdx.imaging.value_range import ValueRange
 from kdx.loading.bundle_detector import detector_of
 from kdx.runtime.backend import ClosesOnExit
@@ -47,6 +48,7 @@ class _Read:
     seconds: float
     levels: ValueRange | None
     loses_colour: bool
+    size: tuple[int, int]  # the picture's width and height
 
 
 class ShardScorer(ClosesOnExit):
@@ -75,6 +77,7 @@ class ShardScorer(ClosesOnExit):
                 fix="give every machine the same bundle, on shared storage",
             )
         self._detector = detector_of(bundle_of(path, index), work.backend, work.threads, work.precision)
+        self._files = MapFiles(Path(work.output), work.maps, work.masks) if work.maps or work.masks else None
 
     def close(self) -> None:
         """Free the detector."""
@@ -110,10 +113,13 @@ class ShardScorer(ClosesOnExit):
     def _read(self, path: str) -> _Read:
         started = time.perf_counter()
         file = self._root / path
-        pixels, levels, error, in_grey = None, None, "", False
+        spec = self._detector.input
+        pixels, levels, error, in_grey, size = None, None, "", False, (spec.width, spec.height)
         try:
-            pixels, levels = read_with_range(file, self._detector.input)
-            in_grey = is_converted_to_grey(file, self._detector.input)
+            pixels, levels = read_with_range(file, spec)
+            if self._files is not None and not spec.fixed_size:
+                size = read_header(file)[:2]
+            in_grey = is_converted_to_grey(file, spec)
         except ImageError as found:
             error = _reason(found, file, path)
             if not self._root.is_dir():
@@ -127,7 +133,7 @@ class ShardScorer(ClosesOnExit):
         sha256 = None
         with contextlib.suppress(OSError):
             sha256 = sha256_file(file) if file.is_file() else None
-        return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels, in_grey)
+        return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels, in_grey, size)
 
     def _judged(self, read: Sequence[_Read]) -> Iterator[ScoreRow]:
         started = time.perf_counter()
@@ -143,7 +149,10 @@ class ShardScorer(ClosesOnExit):
             return
         share = (time.perf_counter() - started) / max(len(pixels), 1)
         for one in read:
-            yield _row(one, None if one.pixels is None else next(verdicts), share, one.error)
+            verdict = None if one.pixels is None else next(verdicts)
+            if verdict is not None and self._files is not None:
+                self._files.write(one.path, verdict, MapPlace(*one.size, self._detector.view))
+            yield _row(one, verdict, share, one.error)
 
 
 def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> ScoreRow:

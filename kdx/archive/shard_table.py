@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from kdx.decision.verdict import Decision
 from kdx.errors import OutputError
 from kdx.imaging.value_range import union
 from kdx.remarks import FIRST
-from kdx.storage.files import write_atomic
+from kdx.storage.files import write_atomic, write_parts
 from kdx.storage.json_records import now
+from kdx.storage.spreadsheet import SKIPPED, TABLE, CsvStyle, csv_lines, path_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +123,35 @@ def read_bad(path: Path, most: int) -> list[dict[str, str]]:
 
     table = parquet.read_table(path, columns=["path", "error"]).to_pylist()
     return [row for row in table if row["error"]][:most]
+
+
+def write_table(output: Path, shards: int, style: CsvStyle) -> None:
+    """Write the rows of all shards as one table for spreadsheets, in one step, a shard at a time.
+
+    Raises:
+        OutputError: A shard is damaged.
+        OSError: The table cannot be written.
+    """
+    names = {"path": "image", "decision": "verdict"}
+    columns = [names.get(name, name) for name in _schema({}).names]
+    write_parts(output / TABLE, csv_lines(_table_rows(output, shards, names), columns, style))
+
+
+def _table_rows(output: Path, shards: int, names: dict[str, str]) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    for path in (shard_file(output, number) for number in range(shards)):
+        try:
+            rows = parquet.read_table(path).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise _damaged(path, error) from error
+        for row in rows:
+            yield {
+                **{names.get(name, name): value for name, value in row.items()},
+                "image": path_text(row["path"]),
+                "verdict": row["decision"] or SKIPPED,
+            }
 
 
 def _damaged(path: Path, error: Exception) -> OutputError:

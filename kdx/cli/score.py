@@ -10,7 +10,16 @@ from rich.markup import escape
 
 from kdx.cli.error_output import Interrupted
 from kdx.cli.output import err, make_table, out, print_json, progress_for, report_remarks, say, say_nothing, warn
-from kdx.cli.shared_options import ADDRESS_OPTION, JSON_OPTION, one_of
+from kdx.cli.shared_options import (
+    ADDRESS_OPTION,
+    CSV_OPTION,
+    JSON_OPTION,
+    MAPS_OPTION,
+    MASKS_OPTION,
+    SEMICOLONS_OPTION,
+    one_of,
+    require_effect,
+)
 from kdx.imaging.value_range import describe_narrow
 from kdx.text import number, number_of
 from kdx.workflows.packages import needs
@@ -42,6 +51,10 @@ def score(
     ),
     max_bad_share: float = typer.Option(0.1, help="Stop when more than this share of the images cannot be used."),
     retry_bad: bool = typer.Option(False, "--retry-bad", help="Score shards with such images once more."),
+    csv: bool = CSV_OPTION,
+    semicolons: bool = SEMICOLONS_OPTION,
+    maps: str | None = MAPS_OPTION,
+    masks: bool = MASKS_OPTION,
     force: bool = typer.Option(False, "--force", help="Discard what an earlier call left in the output folder."),
     json: bool = JSON_OPTION,
 ) -> None:
@@ -52,8 +65,10 @@ def score(
     and skipped. Images that are added to the archive between two calls are counted, and scored by
     the next call after all others are done.
 
-    Read the scores with anything that reads Parquet: shards/*.parquet. On a cluster, archive,
-    bundle and output must be on storage that every machine sees under the same path.
+    Read the scores with anything that reads Parquet: shards/*.parquet; --csv writes them as one
+    table when all are there. Maps and masks are written with the scores of their images. On a
+    cluster, archive, bundle and output must be on storage that every machine sees under the same
+    path.
     """
     with needs("ray" if engine == "ray" else "archive", f"kdx score --engine {engine}"):
         import pyarrow  # noqa: F401  # missed now, and not in every process
@@ -62,6 +77,10 @@ def score(
             import ray.data  # noqa: F401
 
     from kdx.archive.score_run import ScoreRequest, score_archive
+    from kdx.decision.map_files import map_format
+    from kdx.storage.spreadsheet import csv_style
+
+    require_effect({"--semicolons": semicolons and not csv}, "--csv")
 
     request = ScoreRequest(
         bundle=bundle,
@@ -79,6 +98,9 @@ def score(
         max_bad_share=max_bad_share,
         retry_bad=retry_bad,
         force=force,
+        csv=csv_style(semicolons=semicolons) if csv else None,
+        maps=None if maps is None else map_format(maps),
+        masks=masks,
     )
     try:
         summary = score_archive(request, progress_for(json), say_nothing if json else say)

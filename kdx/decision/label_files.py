@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from kdx.decision.regions import Region
 
 CLASS = "defect"
+# What Ultralytics and Roboflow read beside the labels; the images are in a folder beside them.
+YOLO_DATA = f"path: .\ntrain: images\nval: images\nnames:\n  0: {CLASS}\n"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ def write_atomic(path: Path, *data: bytes, private: bool = False) -> None:
     Raises:
         OSError: The file could not be written; the error names it.
     """
+    write_parts(path, data, private=private)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], *, private: bool = False) -> None:
+    """Write a file as :func:`write_atomic` does, from parts that need not fit into memory."""
     try:
         handle, temporary = _make_file(path)
     except OSError as error:
@@ -62,7 +67,7 @@ def write_atomic(path: Path, *data: bytes, private: bool = False) -> None:
     try:
         # The lock is held until the file has its final name.
         with os.fdopen(handle, "wb") as file:
-            file.writelines(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
             if os.name != "nt":

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from kdx.decision.label_files import CLASS, LabelledImage, coco_document, yolo_text
+from kdx.decision.label_files import CLASS, YOLO_DATA, LabelledImage, coco_document, yolo_text
 from kdx.decision.map_files import MapFiles, MapPlace, map_format
 from kdx.decision.regions import find_regions
 from kdx.errors import InputError, OptionError, OutputError
 from kdx.imaging.images import read_header
 from kdx.storage.files import refuse_existing, write_atomic
 from kdx.storage.json_output import encode_json
-from kdx.storage.spreadsheet import CsvStyle, csv_lines, csv_style, path_text
+from kdx.storage.spreadsheet import SKIPPED, TABLE, CsvStyle, csv_lines, csv_style, path_text
 
 if TYPE_CHECKING:
     from kdx.decision.map_files import MapFormat
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from kdx.loading.group import DetectorGroup
     from kdx.runtime.detector import Detector
 
-TABLE = "verdicts.csv"
 COCO = "regions.coco.json"
-_LABELS, _CLASSES = "labels", "classes.txt"
+_LABELS = "labels"
+_YOLO_FILES = {"classes.txt": f"{CLASS}\n", "data.yaml": YOLO_DATA}
 # Columns that every table has, whatever the verdicts of its images are.
 _FIRST = ("image", "verdict", "score", "threshold", "margin")
 _LAST = ("review_threshold", "reason", "frame_faults", "error")
@@ -201,8 +201,8 @@ class ResultFiles:
             if self._options.coco:
                 document = coco_document(ours.labelled, f"regions that kdx found in images of {self._root}")
                 write_atomic(ours.folder / COCO, encode_json(document) + b"\n")
-            if self._options.yolo:
-                write_atomic(ours.folder / _CLASSES, f"{CLASS}\n".encode())
+            for name, text in _YOLO_FILES.items() if self._options.yolo else ():
+                write_atomic(ours.folder / name, text.encode())
 
     def _columns(self) -> list[str]:
         seen = [name for record in self._records for name in record]
@@ -217,7 +217,7 @@ class ResultFiles:
         for path in map(str, self._paths):
             image = path_text(path)
             if path in self._bad:
-                yield {"image": image, "verdict": "skipped", "error": self._bad[path]}
+                yield {"image": image, "verdict": SKIPPED, "error": self._bad[path]}
             elif path not in by_image:
                 yield {"image": image, "verdict": "not judged"}
             for record in by_image.get(path, ()):
@@ -230,8 +230,7 @@ class ResultFiles:
         for ours in self._of.values():
             if self._options.coco:
                 yield ours.folder / COCO
-            if self._options.yolo:
-                yield ours.folder / _CLASSES
+            yield from (ours.folder / name for name in _YOLO_FILES if self._options.yolo)
             for path, name in self._names.items():
                 yield from ours.maps.targets(name).values()
                 if self._options.yolo:

@@ -3,6 +3,7 @@ kills a process."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -101,6 +103,52 @@ def test_added_is_what_no_earlier_list_has():
     found = ["a/1", "a/b/2", "a.x", "b", "c", "d"]
     assert list(added(found, [])) == found
     assert list(added(found, [["a/1", "b"], ["a.x", "gone"], ["d"]])) == ["a/b/2", "c"]
+
+
+@pytest.mark.slow
+def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, archive, tmp_path):
+    out = tmp_path / "scores"
+    (archive / "=broken.png").write_bytes(b"no image")
+    files = ("--csv", "--maps", "npy", "--masks")
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.2, *files)
+    rows = rows_of(out)
+    with (out / "verdicts.csv").open(encoding="utf-8-sig", newline="") as file:
+        table = list(csv.DictReader(file, strict=True))
+    assert [row["image"].removeprefix("./") for row in table] == [row["path"] for row in rows]
+    assert {row["verdict"] for row in table if row["error"]} == {"skipped"}
+    assert "not a readable image" in next(row["error"] for row in table if row["image"] == "./=broken.png")
+    with kdx.load(tiny_bundle, "onnxruntime-cpu", 1) as detector:
+        for row, told in zip(rows, table, strict=True):
+            assert told["score"] == ("" if row["score"] is None else repr(row["score"]))
+            if row["error"]:
+                continue
+            verdict = detector(kdx.read_image(archive / row["path"], detector.input))
+            np.testing.assert_array_equal(np.load(out / f"maps/{row['path']}.npy"), verdict.anomaly_map)
+            mask = np.asarray(Image.open(out / f"masks/{row['path']}.png"))
+            np.testing.assert_array_equal(mask == 255, verdict.anomaly_map > detector.pixel_threshold)
+    assert len(list((out / "maps").rglob("*.npy"))) == len(list((out / "masks").rglob("*.png"))) == 10
+
+    # What is finished is not scored again: another table may be written of it, and no other maps.
+    before = shard_times(out)
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.2, "--csv", "--semicolons")
+    assert ";" in (out / "verdicts.csv").read_text(encoding="utf-8-sig").splitlines()[0]
+    assert shard_times(out) == before
+    refused = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--maps", "png", code=2).stderr
+    assert "another format of maps" in refused
+    assert "format of maps npy" in refused
+    inside = cli("score", tiny_bundle, archive, "-o", archive / "scores", *OPTIONS, "--masks", code=2).stderr
+    assert "would lie in the archive" in inside
+
+
+def test_masks_of_an_archive_need_a_threshold_and_force_discards_them(cli, raw_bundle, archive, tmp_path):
+    refused = cli("score", raw_bundle, archive, "-o", tmp_path / "scores", *OPTIONS, "--masks", code=2).stderr
+    assert "is not calibrated" in refused
+    folder = ScoreFolder(tmp_path / "scores")
+    for name in ("maps/a.png.npy", "masks/b/a.png.png", "verdicts.csv", "score.json", "mine.txt"):
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_bytes(b"")
+    with folder.held(force=True):
+        assert sorted(path.name for path in folder.path.iterdir()) == ["mine.txt", "shards"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Regions as annotations: COCO's own tools and the importer of Label Studio read them."""
+"""Regions as annotations: COCO's own tools and Roboflow's importer read them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdx.decision.label_files import LabelledImage, coco_document, yolo_text
+from kdx.decision.label_files import YOLO_DATA, LabelledImage, coco_document, yolo_text
 from kdx.decision.regions import find_regions
 
 WIDTH, HEIGHT = 96, 64
@@ -31,12 +31,6 @@ def coco(images, tmp_path) -> Path:
     return file
 
 
-def box_of(result: dict) -> list[float]:
-    """Return a box of Label Studio, which counts in percent, in pixels."""
-    sides = {"x": WIDTH, "y": HEIGHT, "width": WIDTH, "height": HEIGHT}
-    return [result["value"][name] * side / 100 for name, side in sides.items()]
-
-
 def test_the_tools_of_coco_take_it(images, coco, capsys):
     read = pytest.importorskip("pycocotools.coco").COCO(str(coco))
     assert read.getImgIds() == [1, 2]
@@ -50,31 +44,34 @@ def test_the_tools_of_coco_take_it(images, coco, capsys):
     assert len(results.anns) == 2
 
 
-def test_label_studio_imports_coco(images, coco, tmp_path):
-    importer = pytest.importorskip("label_studio_converter.imports.coco")
-    importer.convert_coco_to_ls(str(coco), str(tmp_path / "tasks.json"), image_root_url="/data/")
-    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
-    assert [task["data"]["image"] for task in tasks] == ["/data/a b/ü.png", "/data/good.png"]
-    first, second = (task["annotations"][0]["result"] for task in tasks)
-    assert [box_of(each) for each in first] == [pytest.approx([92, 60, 4, 4]), pytest.approx([12, 8, 24, 12])]
-    assert {name for each in first for name in each["value"]["rectanglelabels"]} == {"defect"}
-    assert second == []
+BOXES = [[92, 60, 96, 64], [12, 8, 36, 20]]  # the corners, as supervision has them
 
 
-def test_label_studio_imports_yolo(images, tmp_path):
-    importer = pytest.importorskip("label_studio_converter.imports.yolo")
+def test_roboflow_imports_coco(images, coco, tmp_path):
+    supervision = pytest.importorskip("supervision")
+    read = supervision.DetectionDataset.from_coco(str(tmp_path), str(coco))
+    assert read.classes == ["defect"]
+    assert [Path(path).relative_to(tmp_path).as_posix() for path in read.image_paths] == ["a b/ü.png", "good.png"]
+    first, second = (read.annotations[path] for path in read.image_paths)
+    np.testing.assert_allclose(first.xyxy, BOXES)
+    assert len(second) == 0
+
+
+def test_roboflow_imports_yolo(images, tmp_path):
+    supervision = pytest.importorskip("supervision")
     for image in images:
         name = Path(image.name).name  # the importer looks into one folder
         for folder in ("images", "labels"):
             (tmp_path / folder).mkdir(exist_ok=True)
         Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "images" / name)
         (tmp_path / "labels" / name).with_suffix(".txt").write_text(yolo_text(image), encoding="ascii")
-    (tmp_path / "classes.txt").write_text("defect\n", encoding="ascii")
-    importer.convert_yolo_to_ls(str(tmp_path), str(tmp_path / "tasks.json"), image_ext=".png")
-    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
-    found = {len(task["annotations"][0]["result"]): task["annotations"][0]["result"] for task in tasks}
-    assert sorted(found) == [0, 2]
-    assert [box_of(each) for each in found[2]] == [pytest.approx([92, 60, 4, 4]), pytest.approx([12, 8, 24, 12])]
+    (tmp_path / "data.yaml").write_text(YOLO_DATA, encoding="ascii")
+    places = (tmp_path / name for name in ("images", "labels", "data.yaml"))
+    read = supervision.DetectionDataset.from_yolo(*map(str, places))
+    assert read.classes == ["defect"]
+    found = {Path(path).name: boxes for path, boxes in read.annotations.items()}
+    np.testing.assert_allclose(found["ü.png"].xyxy, BOXES, atol=1e-5)
+    assert len(found["good.png"]) == 0
 
 
 def test_yolo_has_shares_of_the_image(images):

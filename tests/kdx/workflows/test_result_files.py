@@ -16,6 +16,7 @@ from PIL import Image
 import kdx
 from kdx.decision import map_files
 from kdx.errors import OptionError, OutputError
+from kdx.imaging.field_of_view import FieldOfView
 from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, relative_names, result_options
 
 BACKEND = ("--backend", "onnxruntime-cpu")
@@ -125,7 +126,7 @@ def test_a_full_disk_and_ctrl_c_leave_whole_files(cli, tiny_bundle, parts, tmp_p
         options = (*BACKEND, "-o", folder, "--csv", "--maps", "tiff", "--coco")
         stopped = cli("predict", tiny_bundle, parts, *options, code=status).stderr
         assert "has the results of 2 images only" in stopped
-        assert "interrupted" in stopped or f"the disk is full '{folder}/maps/a.png.tiff'" in stopped
+        assert "interrupted" in stopped or f"the disk is full at '{folder}/maps/a.png.tiff'" in stopped
         assert [row["verdict"] for row in rows_of(folder)] == ["good", "good", "not judged", "not judged", "not judged"]
         assert len(json.loads((folder / "regions.coco.json").read_text(encoding="utf-8"))["images"]) == 2
         assert not [name for name in files_in(folder) if name.endswith(".part")]
@@ -143,6 +144,7 @@ def test_yolo_files_lie_as_images_do_and_share_no_name(cli, tiny_bundle, parts, 
     labels = {name for name in files_in(out) if name.startswith("labels/")}
     assert labels == {"labels/=b.txt", "labels/a.txt", "labels/left/a.txt", "labels/ü.txt"}
     assert (out / "classes.txt").read_text(encoding="ascii") == "defect\n"
+    assert "0: defect" in (out / "data.yaml").read_text(encoding="ascii")
     for label in labels:
         lines = [line.split() for line in (out / label).read_text(encoding="ascii").splitlines()]
         assert lines
@@ -181,7 +183,7 @@ def test_files_of_any_size_have_places_in_their_own_pixels(dataset, tmp_path, mo
 
     class Loaded:
         input = kdx.InputSpec(height=64, width=64, channels=1, fixed_size=False)
-        field_of_view = 0.5
+        view = FieldOfView(0.5)
 
     place = place_of(tmp_path / "turned.jpg", Loaded)
     assert (place.width, place.height, place.box) == (120, 50, (30.0, 12.5, 90.0, 37.5))
