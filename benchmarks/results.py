@@ -69,7 +69,7 @@ class Result:
                 why = f"the file is damaged: {error}"
             path.replace(path.with_name(f"{path.name}.old"))
             print(f"beginning again ({why}); the old file is {path.name}.old", flush=True)
-        head = {"benchmark": benchmark, "command": command_line(), "load_average": round(os.getloadavg()[0], 2)}
+        head = {"benchmark": benchmark, "command": command_line(), "load_average": _load_average()}
         result = cls(path, {**head, **identity, "budget": dict(budget), "found": {}})
         result.replaced = why
         return result
@@ -113,9 +113,13 @@ def run_parts(result: Result, parts: Mapping[str, Callable[[], Any]], chosen: st
         print(f"wrote {result.path}", flush=True)
 
 
+def _load_average() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
+
+
 def command_line() -> str:
     """Return the command that is running; of paths the last name alone."""
-    words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
+    words = [Path(word).name if len(Path(word).parts) > 1 else word for word in sys.argv[1:]]
     return f"{sys.argv[0]} {shlex.join(words)}".strip()
 
 
