@@ -193,8 +193,8 @@ def _require_same(begun: Run, wanted: RunConfig) -> None:
     if changed:
         raise CheckpointError(
             f"'{begun.path}' cannot be resumed: {', '.join(changed)} changed since it began",
-            expected=", ".join(f"{name} {before[name]}" for name in changed),
-            received=", ".join(f"{name} {now_[name]}" for name in changed),
+            expected=", ".join(f"{name} {str(before[name])[:16]}" for name in changed),
+            received=", ".join(f"{name} {str(now_[name])[:16]}" for name in changed),
             fix=again if "checkpoint" in changed else f"{begun.how_to_continue}; or {again}",
         )
 
