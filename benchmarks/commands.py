@@ -34,7 +34,7 @@ def kdx(*arguments: str | Path, allow: tuple[int, ...] = (0,), threads: int | No
     command = [sys.executable, "-m", "kdx", *map(str, arguments), "--json"]
     print("$ kdx", *arguments, flush=True)
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(threads))
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, env=environment(threads))
     if done.returncode not in allow:
         sys.exit(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
     print(f"  {time.perf_counter() - started:.1f} s", flush=True)
@@ -54,7 +54,7 @@ def environment(threads: int | None = None) -> dict[str, str]:
 def run_module(name: str, *arguments: object, threads: int | None = None) -> Any:
     """Run ``python -m NAME`` in a process, and return the JSON document that it prints last."""
     command = [sys.executable, "-m", name, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment(threads))
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=False, env=environment(threads))
     if done.returncode:
         sys.exit(f"{name} ended with status {done.returncode}\n{done.stdout[-2000:]}")
     return json.loads(done.stdout[done.stdout.rstrip().rfind("\n") + 1 :])

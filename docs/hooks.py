@@ -44,7 +44,7 @@ def command_reference() -> str:
     """Return the reference of every command, as Typer writes it from the declarations."""
     arguments = ("kdx.cli.app", "utils", "docs", "--name", "kdx", "--title", "Command line")
     done = subprocess.run(
-        [sys.executable, "-m", "typer", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "typer", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     )
     commands = re.findall(r"^## `kdx ([\w-]+)`\n\n(.+?)\n\n", done.stdout, re.MULTILINE | re.DOTALL)
     listed = "".join(f"- [`kdx {name}`](#kdx-{name}): {' '.join(says.split())}\n" for name, says in commands)

@@ -371,13 +371,13 @@ def trained(request, dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
         weights = write_weights(folder / "weights.pt", BACKBONE)
         options = ("--method", request.param, "--epochs", 2, *TINY_OPTIONS, "--weights", weights, "--sigma", BLUR)
         said = invoke("train", colour, "-o", folder / "run", *options, "--json").stdout
-        (folder / "said.json").write_text(said)
+        (folder / "said.json").write_text(said, encoding="utf-8")
         height, width = CAMERA
         camera = ("--input-size", f"{height}x{width}", "--max-batch", 8)
         invoke("export", folder / "run", "-o", folder / "tile.kdx", "--precision", "fp32,fp16", *camera)
 
     folder = made_once(tmp_path_factory, f"method-{request.param}", made)
-    return TrainedMethod(request.param, folder, json.loads((folder / "said.json").read_text()))
+    return TrainedMethod(request.param, folder, json.loads((folder / "said.json").read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)

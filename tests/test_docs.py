@@ -117,7 +117,11 @@ def test_what_is_not_kdx_names_what_exists() -> None:
 
 def test_tables_are_those_of_the_results() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "tables", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks", "tables", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

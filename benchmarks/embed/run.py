@@ -43,7 +43,7 @@ def measure(program: Path, arguments: argparse.Namespace, precision: str) -> dic
     found: dict[str, list[float]] = {"library_ms": [], "raw_ms": [], "python_ms": []}
     for _ in range(arguments.rounds):
         given = [str(part) for part in (program, arguments.bundle, precision, arguments.threads, arguments.calls)]
-        record = json.loads(subprocess.run(given, check=True, capture_output=True, text=True).stdout)
+        record = json.loads(subprocess.run(given, check=True, capture_output=True, encoding="utf-8").stdout)
         found["library_ms"].append(record["library_ms"])
         found["raw_ms"].append(record["raw_ms"])
         (row,) = time_in_turns(python, images, threads=arguments.threads, runs=arguments.calls, rounds=1)

@@ -172,7 +172,7 @@ def why_unusable(python: Sequence[str]) -> str:
     """Say what an interpreter lacks to build and run engines, or return an empty string."""
     command = [*python, "-c", "import tensorrt, cuda.bindings.driver, benchmarks.gpu.worker"]
     try:
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8", check=False)
     except OSError as error:
         return f"{command[0]} does not start: {error}"
     return f"in {command[0]}: {done.stderr.strip().split(chr(10))[-1]}" if done.returncode else ""

@@ -51,7 +51,7 @@ def ask_nvidia_smi(fields: tuple[str, ...]) -> dict[str, str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "-i", visible or "0"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         # One unknown field fails the whole query.
         return {} if len(fields) == 1 else {k: v for field in fields for k, v in ask_nvidia_smi((field,)).items()}

@@ -132,12 +132,12 @@ def export_peer(setup: Setup, method: str) -> dict[str, Any]:
         np.save(folder / "images.npy", setup.images(setup.fitted))
         command = [sys.executable, "-W", "ignore", "-m", _EXPORTS, method, str(folder / "images.npy"), str(folder)]
         print(f"$ python -m {_EXPORTS} {method}", flush=True)
-        with log.open("w") as file:  # progress bars, and the reports of exporters
+        with log.open("w", encoding="utf-8") as file:  # progress bars, and the reports of exporters
             done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment())
         if done.returncode:
             said = log.read_text(encoding="utf-8", errors="replace").strip()
             reason = f"the model was not built: {said.splitlines()[-1][:300] if said else done.returncode}"
-            kept.write_text(json.dumps({"settings": {}, "exports": {}, "error": reason}))
+            kept.write_text(json.dumps({"settings": {}, "exports": {}, "error": reason}), encoding="utf-8")
     record: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return record
 

@@ -164,7 +164,7 @@ class RobustnessBenchmark:
         file = self.work / "job.json"
         file.write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", f"{_TOOLS}.{name}", str(file)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment())
+        done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=False, env=environment())
         if done.returncode:
             return [{"error": f"the process ended with status {done.returncode}"}]
         found = json.loads(done.stdout.splitlines()[-1])

@@ -91,6 +91,6 @@ class Origin:
             BundleError: The bundle was changed, or a check failed.
             KdxError: As for :func:`kdx.load`.
         """
-        detector = self.detector(self.open())
+        detector = self.detector(self.open(encoding="utf-8"))
         detector.rule = replace(detector.rule, **changed)
         return detector

@@ -22,7 +22,7 @@ def begin(path: Path, **options) -> Result:
 def test_a_result_says_what_was_run_where_and_how(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["python -m benchmarks cpu", str(tmp_path), "--parts", "a b"])
     begin(tmp_path / "cpu.json").put(sizes=[1])
-    record = json.loads((tmp_path / "cpu.json").read_text())
+    record = json.loads((tmp_path / "cpu.json").read_text(encoding="utf-8"))
     assert record.pop("load_average") >= 0
     assert record == {
         "benchmark": "cpu",
@@ -63,11 +63,11 @@ def test_a_fresh_result_puts_the_old_file_aside(tmp_path) -> None:
 @pytest.mark.parametrize("content", ['{"rows": [', "[]", "{}"])
 def test_a_damaged_file_is_put_aside(tmp_path, content) -> None:
     path = tmp_path / "cpu.json"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     result = begin(path)
     assert result.replaced
     assert result.found == {}
-    assert (tmp_path / "cpu.json.old").read_text() == content
+    assert (tmp_path / "cpu.json.old").read_text(encoding="utf-8") == content
 
 
 def test_parts_are_measured_in_order_and_unknown_ones_are_refused(tmp_path) -> None:

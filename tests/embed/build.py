@@ -39,7 +39,7 @@ def missing() -> str:
 
 def signatures_missing(built: Path) -> str:
     """Return why a library cannot check signatures; empty if it can."""
-    cache = (built / "CMakeCache.txt").read_text()
+    cache = (built / "CMakeCache.txt").read_text(encoding="utf-8")
     found = "OPENSSL_INCLUDE_DIR:PATH=/" in cache and "KDX_WITH_OPENSSL:STRING=OFF" not in cache
     return "" if found else "OpenSSL's headers are not installed (libssl-dev)"
 
@@ -51,7 +51,7 @@ def run(
     done = subprocess.run(
         [str(part) for part in command],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=timeout,
         env={**os.environ, **environment},
     )

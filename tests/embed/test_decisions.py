@@ -33,10 +33,10 @@ def test_the_review_band_is_pythons(library, bundle, tmp_path):
     images, scores = opened.golden().images, np.sort(opened.golden().scores[:, 0])
     # A third of the golden images on either side of the band, and no score on an edge of it.
     low, high = (float((scores[at - 1] + scores[at]) / 2) for at in (len(scores) // 3, 2 * len(scores) // 3))
-    index = json.loads((copy / "bundle.json").read_text())
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     band = {"score": low, "false_reject_rate": 0.5, "interval": [None, None]}
     index["threshold"] |= {"score": high, "review": band, "scores": []}
-    (copy / "bundle.json").write_text(json.dumps(index))
+    (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with (
         kdx.load(copy, backend="openvino", threads=1, precision="fp32") as expected,
         Detector(library, copy, "fp32") as detector,
@@ -205,10 +205,10 @@ def test_normalisation_per_position_is_pythons(library, levelled, precision):
 
 def test_a_level_map_needs_no_known_distance(library, levelled, tmp_path):
     copy = Path(shutil.copytree(levelled, tmp_path / "tile.kdx"))
-    index = json.loads((copy / "bundle.json").read_text())
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     del index["pair_spec"]["score"]  # the default: max
     index["pair_spec"]["maps"][0]["taps"][0]["distance"] = "manhattan"
-    (copy / "bundle.json").write_text(json.dumps(index))
+    (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     frame = open_bundle(levelled).golden().images[0]
     with Detector(library, levelled, "fp32") as expected, Detector(library, copy, "fp32") as detector:
         assert detector(frame)[0].score == expected(frame)[0].score

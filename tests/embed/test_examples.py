@@ -114,7 +114,7 @@ def test_the_cpp_line_stops_on_a_signal(built, bundle, frames):
         [built / "examples/line_cpp", bundle, frames, "--frames", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     assert line.stdout is not None
     first = line.stdout.readline()
@@ -187,7 +187,7 @@ def test_the_python_line_serves_metrics(bundle, frames):
     line = subprocess.Popen(
         [sys.executable, EMBED / "examples/line_python/line.py", bundle, frames, "--backend", "onnxruntime-cpu",
          "--frames", "1000000", "--timeout-ms", "60000", "--metrics-port", str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     assert line.stdout is not None
     first = json.loads(line.stdout.readline())
@@ -204,7 +204,7 @@ def test_the_python_line_outlives_its_inference_process(bundle, frames):
     line = subprocess.Popen(
         [sys.executable, EMBED / "examples/line_python/line.py", bundle, frames, "--backend", "onnxruntime-cpu",
          "--fps", "30", "--frames", "1000000", "--queue", "2", "--timeout-ms", "3600000"],
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     assert line.stdout is not None
     answered: list[dict] = []
@@ -243,12 +243,14 @@ def wait_until(is_so: Callable[[], object]) -> None:
 
 
 def children_of(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [
+        int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()
+    ]
 
 
 def command_of(process: int) -> str:
     """Return a process's command; empty of one that has ended."""
     try:
-        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
     except OSError:
         return ""

@@ -60,10 +60,10 @@ def test_the_fastest_calibrated_precision_is_taken(library, bundle, tmp_path):
         assert detector.takes.precision == b"int8"
     # Without its threshold INT8 could only say "undecided" where FP32 decides.
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
-    index = json.loads((copy / "bundle.json").read_text())
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     del index["runtime_thresholds"]["int8"]["openvino"]
     index["runtime_thresholds"].pop("bf16", None)
-    (copy / "bundle.json").write_text(json.dumps(index))
+    (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with Detector(library, copy) as detector:
         assert (detector.takes.precision, detector.takes.said) == (b"fp32", b"")
     # What ONNX Runtime measured is not OpenVINO's.
@@ -224,9 +224,9 @@ def test_large_frames_are_judged_in_tiles_as_in_python(library, tiled, large_fra
 )
 def test_tiles_with_gaps_are_refused(library, tiled, tmp_path, changed):
     bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
-    index = json.loads((bundle / "bundle.json").read_text())
+    index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     index["tiling"] |= changed
-    (bundle / "bundle.json").write_text(json.dumps(index))
+    (bundle / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(CallError) as caught:
         Detector(library, bundle, "fp32")
     assert caught.value.status == BUNDLE_ERROR
@@ -267,7 +267,7 @@ def test_the_selftest_finds_a_file_that_was_altered_while_the_line_ran(library, 
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
     with Detector(library, copy, "fp32") as detector:
         assert detector.selftest().passed
-        (copy / "training_images.json").write_text("[]")
+        (copy / "training_images.json").write_text("[]", encoding="utf-8")
         report = detector.selftest()
         assert report.passed == 0
         assert b"was altered" in report.said
@@ -307,7 +307,7 @@ def test_the_c_and_cpp_tests_of_the_library_pass(built, bundle):
 
 
 def test_nothing_but_the_interface_is_visible(library):
-    header = (EMBED / "include/kdx/kdx.h").read_text()
+    header = (EMBED / "include/kdx/kdx.h").read_text(encoding="utf-8")
     symbols = {line.split()[-1] for line in run("nm", "-D", "--defined-only", library).stdout.splitlines()}
     assert symbols == {name for name in symbols if f" {name}(" in header or f"*{name}(" in header}
     assert "kdx_infer" in symbols
@@ -318,7 +318,8 @@ def test_an_installed_package_is_found_by_cmake(built, bundle, tmp_path):
     run("cmake", "--install", built, "--prefix", tmp_path / "prefix")
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.18)\nproject(line LANGUAGES CXX)\nfind_package(kdx REQUIRED)\n"
-        f'add_executable(line "{EMBED}/examples/minimal/minimal.cpp")\ntarget_link_libraries(line PRIVATE kdx::kdx)\n'
+        f'add_executable(line "{EMBED}/examples/minimal/minimal.cpp")\ntarget_link_libraries(line PRIVATE kdx::kdx)\n',
+        encoding="utf-8",
     )
     run("cmake", "-S", tmp_path, "-B", tmp_path / "build", "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={tmp_path}/prefix")
     run("cmake", "--build", tmp_path / "build")

@@ -102,9 +102,9 @@ def test_another_reference_of_tiles_is_refused(library, tiled, tmp_path):
 @pytest.mark.parametrize("changes", [{"score": 99.0}, {"score": -1.0}, {"false_reject_rate": 0.5}])
 def test_an_edited_threshold_is_refused_as_in_python(library, bundle, tmp_path, changes):
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
-    index = json.loads((copy / "bundle.json").read_text())
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     index["threshold"] |= changes
-    (copy / "bundle.json").write_text(json.dumps(index))
+    (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(BundleError, match="does not fit its held-out scores"):
         open_bundle(copy)
     with pytest.raises(CallError, match=r"bundle\.json of .* contradicts itself: a threshold does not fit"):
@@ -113,9 +113,9 @@ def test_an_edited_threshold_is_refused_as_in_python(library, bundle, tmp_path, 
 
 def test_a_verdict_that_flips_is_refused(library, bundle, tmp_path):
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
-    index = json.loads((copy / "bundle.json").read_text())
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     index["runtime_thresholds"]["int8"]["openvino"] |= {"score": 1e-9, "scores": []}  # defective, whatever FP32 says
-    (copy / "bundle.json").write_text(json.dumps(index))
+    (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(CallError, match=r"[1-9]\d* verdicts flipped"):
         Detector(library, copy, "int8")
     with Detector(library, copy, "fp32") as detector:
@@ -186,12 +186,12 @@ def test_int8_students_are_compared_with_their_own_reference(library, students_b
         Detector(library, copy, "int8")
     with Detector(library, copy, "fp32") as detector:
         assert detector.selftest().passed
-    index = json.loads((copy / "bundle.json").read_text())
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
     (copy / name).unlink()
     with pytest.raises(CallError, match=f"'{name}' is missing"):
         Detector(library, copy, "fp32")
     del index["files"][name]
-    (copy / "bundle.json").write_text(json.dumps(index))
+    (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(CallError, match=f"does not list '{name}'"):
         Detector(library, copy, "fp32")
 

@@ -57,7 +57,7 @@ def signed(bundle_copy, line) -> Path:
 
 
 def edit(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}), encoding="utf-8")
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 def refused_without_a_key(library: Path, bundle: Path, said: str) -> None:
@@ -120,7 +120,7 @@ def test_a_forged_file_is_refused(signing_library, signed, line, name):
     # byte.
     (signed / name).write_bytes(data + b"\x32\x01!" if name == GRAPH else data[:-1] + bytes([data[-1] ^ 1]))
     refused(signing_library, signed, line[1], "was altered")
-    index = json.loads((signed / INDEX).read_text())
+    index = json.loads((signed / INDEX).read_text(encoding="utf-8"))
     digest = sha256_file(signed / name)
     threshold = {**index["threshold"], "graph_sha256": digest} if name == GRAPH else index["threshold"]
     edit(signed / INDEX, files={**index["files"], name: digest}, threshold=threshold)
@@ -165,7 +165,7 @@ def test_an_altered_signature_is_refused(signing_library, signed, line, changes,
 
 def test_a_statement_that_was_brought_up_to_date_is_refused(signing_library, signed, line):
     edit(signed / INDEX, method="other")
-    statement = json.loads(json.loads((signed / SIGNATURE).read_text())["statement"])
+    statement = json.loads(json.loads((signed / SIGNATURE).read_text(encoding="utf-8"))["statement"])
     edit(signed / SIGNATURE, statement=json.dumps({**statement, "index_sha256": sha256_file(signed / INDEX)}))
     refused(signing_library, signed, line[1], WRONG)
 
@@ -207,7 +207,9 @@ def test_what_is_no_public_key_is_refused(signing_library, signed, line, tmp_pat
         if kind == "a folder":
             key.mkdir()
     else:
-        key.write_text("" if kind == "empty" else "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
+        key.write_text(
+            "" if kind == "empty" else "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", encoding="utf-8"
+        )
     said = refused(signing_library, signed, key, said, ARGUMENT_ERROR)
     assert str(key) in said
     # Also where another one would do.

@@ -66,7 +66,7 @@ def require_no_trace(bundle: Path) -> None:
     assert manifest.schema == SCHEMA
     assert manifest.provenance.int8 is None
     assert manifest.precisions == ["fp32"]
-    assert "int8" not in (bundle / "bundle.json").read_text()
+    assert "int8" not in (bundle / "bundle.json").read_text(encoding="utf-8")
     assert not list(bundle.rglob("*int8*"))
 
 

@@ -28,7 +28,7 @@ TRAINING = ("torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors")
 def python(code: str, *arguments: object) -> str:
     """Run code in a fresh interpreter and return what it printed last."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().rpartition("\n")[2]
 

@@ -80,4 +80,8 @@ def test_nothing_installed_needs_the_kernels() -> None:
     root = Path(__file__).parents[2]
     files = [path for room in ("kdx", "kd_train", "kd_export") for path in (root / room).rglob("*.py")]
     assert files
-    assert not [path for path in files if "import kernels" in path.read_text() or "from kernels" in path.read_text()]
+    assert not [
+        path
+        for path in files
+        if "import kernels" in path.read_text(encoding="utf-8") or "from kernels" in path.read_text(encoding="utf-8")
+    ]

@@ -26,7 +26,7 @@ def tool(tmp_path_factory) -> Callable[[str, object], Any]:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", name, str(file)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
             timeout=300,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -84,23 +84,23 @@ def test_commands_at_the_same_time_leave_a_bundle_of_one_order(found) -> None:
 
 def test_what_a_kill_left_goes_with_the_next_write(tmp_path) -> None:
     target = tmp_path / "a.json"
-    (tmp_path / ".a.json.abcd_123.part").write_text("half")
+    (tmp_path / ".a.json.abcd_123.part").write_text("half", encoding="utf-8")
     (tmp_path / ".tile.kdx.abcd_123.part").mkdir()
-    (tmp_path / ".tile.kdx.abcd_123.part/half").write_text("half")
+    (tmp_path / ".tile.kdx.abcd_123.part/half").write_text("half", encoding="utf-8")
     # Not ours: another target's, and names that only look alike.
     others = [".b.json.abcd_123.part", ".a.json.settings", ".a.json.abcd_123.partly", "a.json.abcd_123.part"]
     for name in others:
-        (tmp_path / name).write_text("mine")
+        (tmp_path / name).write_text("mine", encoding="utf-8")
     remove_leftovers(target)
     write_atomic(target, b"{}")
     with new_folder(tmp_path / "tile.kdx") as folder:
-        (folder / "x").write_text("x")
+        (folder / "x").write_text("x", encoding="utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "a.json", "tile.kdx"])
 
 
 def test_what_is_being_written_is_left_alone(tmp_path) -> None:
     with new_folder(tmp_path / "tile.kdx") as folder:
-        (folder / "x").write_text("x")
+        (folder / "x").write_text("x", encoding="utf-8")
         remove_leftovers(tmp_path / "tile.kdx")
         assert (folder / "x").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["tile.kdx"]
@@ -118,7 +118,7 @@ def test_a_bundle_whose_replacement_was_killed_in_between_opens(bundle_copy) -> 
 def test_the_old_one_does_not_come_back_once_the_new_one_stands(bundle_copy) -> None:
     holder = bundle_copy.parent / ".copy.kdx.abcd_123.old"
     shutil.copytree(bundle_copy, holder / "copy.kdx")
-    (holder / "copy.kdx/bundle.json").write_text("old")
+    (holder / "copy.kdx/bundle.json").write_text("old", encoding="utf-8")
     remove_leftovers(bundle_copy)
     assert open_bundle(bundle_copy).manifest.threshold is not None
     assert [path.name for path in bundle_copy.parent.iterdir()] == ["copy.kdx"]
@@ -136,10 +136,10 @@ def test_half_removed_engines_are_not_found(with_engine, tmp_path) -> None:
 
 def test_a_link_to_a_folder_stays_one(tmp_path) -> None:
     (tmp_path / "real").mkdir()
-    (tmp_path / "real/old").write_text("old")
+    (tmp_path / "real/old").write_text("old", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with new_folder(tmp_path / "link", force=True) as folder:
-        (folder / "new").write_text("new")
+        (folder / "new").write_text("new", encoding="utf-8")
     assert (tmp_path / "link").is_symlink()
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["new"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]

@@ -87,7 +87,7 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(bundle_copy, mo
 def test_of_two_that_make_one_folder_the_second_is_refused(tmp_path) -> None:
     def make(content: str, meanwhile: str = "") -> None:
         with new_folder(tmp_path / "x") as folder:
-            (folder / content).write_text(content)
+            (folder / content).write_text(content, encoding="utf-8")
             if meanwhile:
                 make(meanwhile)
 
@@ -132,6 +132,6 @@ def test_where_nothing_can_be_locked_the_work_continues(tmp_path, monkeypatch) -
     monkeypatch.setattr(locks.fcntl, "flock", unsupported)
     (tmp_path / ".x.abcd_123.part").mkdir()
     with new_folder(tmp_path / "x") as folder:
-        (folder / "1").write_text("1")
+        (folder / "1").write_text("1", encoding="utf-8")
     # Whether its writer lives is unknown: it stays.
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.abcd_123.part", "x"]

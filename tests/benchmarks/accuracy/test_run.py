@@ -55,7 +55,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
 
 
 def rows_of(arguments: Namespace) -> list[Row]:
-    found: list[Row] = json.loads(arguments.out.read_text())["found"]["rows"]
+    found: list[Row] = json.loads(arguments.out.read_text(encoding="utf-8"))["found"]["rows"]
     return found
 
 
@@ -95,13 +95,19 @@ def test_what_fails_leaves_what_was_measured(
 
 def test_rows_of_other_options_are_not_mixed(parse: Parse, trainings: Trainings, settings: Path) -> None:
     measure(parse("--pairs", "leader", "--seeds", "0"))
-    settings.write_text(settings.read_text().replace("leader = { epochs = 2 }", "leader = { epochs = 9 }"))
+    settings.write_text(
+        settings.read_text(encoding="utf-8").replace("leader = { epochs = 2 }", "leader = { epochs = 9 }"),
+        encoding="utf-8",
+    )
     rows = measure(parse("--pairs", "leader", "--seeds", "0"))
     assert [row["asked"]["epochs"] for row in rows] == [2, 9]
 
 
 def test_a_pair_uses_the_compact_teacher_of_another_ones_run(parse: Parse, settings: Path) -> None:
-    settings.write_text(settings.read_text().replace('teacher_from = "test_resnet"', 'teacher_from = "leader"'))
+    settings.write_text(
+        settings.read_text(encoding="utf-8").replace('teacher_from = "test_resnet"', 'teacher_from = "leader"'),
+        encoding="utf-8",
+    )
     benchmark = AccuracyBenchmark("accuracy", parse())
     teacher = benchmark.bundle(("cells", "leader", 1)).with_name("run")
     assert benchmark.training(("cells", "small", 1)).options.teacher_from == str(teacher)
@@ -112,7 +118,7 @@ def test_calls_at_the_same_time_keep_each_others_rows(parse: Parse, trainings: T
     first.run()
     second.run()
     first.keep(latency=[1])
-    found = json.loads(parse().out.read_text())["found"]
+    found = json.loads(parse().out.read_text(encoding="utf-8"))["found"]
     assert len(found["rows"]) == 4
     assert found["latency"] == [1]
 
@@ -126,7 +132,7 @@ def test_solar_cells_come_from_their_package(parse: Parse, monkeypatch) -> None:
 
 def test_other_options_have_other_folders(parse: Parse, settings: Path) -> None:
     before = AccuracyBenchmark("accuracy", parse()).bundle(("cells", "small", 0))
-    settings.write_text(settings.read_text().replace("damage = 0.5", "damage = 0.3"))
+    settings.write_text(settings.read_text(encoding="utf-8").replace("damage = 0.5", "damage = 0.3"), encoding="utf-8")
     assert AccuracyBenchmark("accuracy", parse()).bundle(("cells", "small", 0)).parent != before.parent
 
 
@@ -136,7 +142,7 @@ def test_tiles_are_written_as_parts(parse: Parse, tmp_path: Path, make_images) -
     for number, image in zip((100, 120, 900), make_images(3), strict=True):
         image.save(folder / f"exp1_num_{number}.png")
     path = AccuracyBenchmark("accuracy", parse()).write_tiles(folder.parent.parent)
-    lines = dict(line.split(",") for line in path.read_text().splitlines())
+    lines = dict(line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
     assert len(lines) == 3
     assert lines["exp1_num_100.png"] == lines["exp1_num_120.png"] != lines["exp1_num_900.png"]
 
@@ -149,7 +155,7 @@ def test_the_whole_command_on_a_miniature(given: list[str], settings: Path, monk
     monkeypatch.setenv("KDX_CACHE_DIR", "")
     accuracy.measure("accuracy", None, settings)
     out = tmp_path / "accuracy.json"
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     (row,), latency, sizes = (record["found"][name] for name in ("rows", "latency", "sizes"))
     measured = [name for name in ("fp32", "int8", "students") if name not in row["refused"]]
     assert measured[0] == "fp32"

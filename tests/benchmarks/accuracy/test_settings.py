@@ -27,7 +27,7 @@ def test_unknown_names_are_refused(settings: Path) -> None:
         read.trainings([], ["large"], [])
     with pytest.raises(SystemExit, match="no such data set: tiles; there are cells"):
         read.trainings(["tiles"], [], [])
-    settings.write_text(settings.read_text().replace("title =", "name ="))
+    settings.write_text(settings.read_text(encoding="utf-8").replace("title =", "name ="), encoding="utf-8")
     with pytest.raises(msgspec.ValidationError, match="unknown field `name`"):
         Settings.read(settings)
 

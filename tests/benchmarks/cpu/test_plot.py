@@ -16,4 +16,4 @@ def test_the_picture_is_written(record, tmp_path) -> None:
     width, height = struct.unpack(">II", png[16:24])
     assert png.startswith(b"\x89PNG")
     assert min(width, height) > 150
-    assert (tmp_path / "scaling.svg").read_text().rstrip().endswith("</svg>")
+    assert (tmp_path / "scaling.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")

@@ -9,7 +9,9 @@ from benchmarks.gpu import gpu_machine
 
 def test_nvidia_smi_is_asked_field_by_field_where_it_knows_one_not(monkeypatch, tmp_path: Path) -> None:
     program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\ncase "$1" in *bogus*) exit 2;; esac\necho "NVIDIA H200, [N/A], 1980 MHz"\n')
+    program.write_text(
+        '#!/bin/sh\ncase "$1" in *bogus*) exit 2;; esac\necho "NVIDIA H200, [N/A], 1980 MHz"\n', encoding="utf-8"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

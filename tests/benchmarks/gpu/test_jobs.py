@@ -173,7 +173,7 @@ def test_a_kill_at_any_moment_leaves_valid_json_with_a_table(
     command = [sys.executable, "-c", KILLED, str(path), str(writes)]
     done = subprocess.run(command, cwd=root, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": "."})
     assert done.returncode == -signal.SIGKILL, done.stderr
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert [(row["method"], row["status"]) for row in record["found"]["rows"]] == rows
     assert record["table"][0].startswith("| method | backend |")
     assert [line.split()[1] for line in record["table"][2:] if line.startswith("| ")] == shown

@@ -129,7 +129,7 @@ else:
 def lean(tmp_path: Path) -> Path:
     program = tmp_path / "python"
     text = LEAN.format(python=sys.executable, root=Path(__file__).parents[3])
-    program.write_text(text)
+    program.write_text(text, encoding="utf-8")
     program.chmod(0o755)
     return program
 

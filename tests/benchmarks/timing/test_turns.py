@@ -65,7 +65,7 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(turns, "PAUSE_S", 0.0)
     yield tmp_path
-    left = [file.stem for file in tmp_path.glob("*.pid") if _lives(int(file.read_text()))]
+    left = [file.stem for file in tmp_path.glob("*.pid") if _lives(int(file.read_text(encoding="utf-8")))]
     assert not left, "workers outlived the coordinator"
 
 
@@ -89,7 +89,7 @@ def images(count: int = 3) -> np.ndarray:
 def test_turns_alternate_and_every_call_is_made(toys: Path) -> None:
     rows = time_in_turns([toy("a"), toy("b")], images(), threads=1, runs=7, rounds=3, warm_up=2)
     assert [(row.name, row.calls, row.error) for row in rows] == [("a", 7, ""), ("b", 7, "")]
-    names = [line.split()[0] for line in (toys / "log").read_text().splitlines()]
+    names = [line.split()[0] for line in (toys / "log").read_text(encoding="utf-8").splitlines()]
     in_turns = [(name, len(list(group))) for name, group in groupby(names)]
     settle = turns.SETTLE
     # Load and warm up; then forwards, backwards, forwards: what meets at a turning point is one
@@ -111,14 +111,14 @@ def test_rows_hold_figures(toys: Path) -> None:
 
 def test_images_come_as_from_a_camera(toys: Path) -> None:
     time_in_turns([toy("a")], images(), threads=1, runs=2, rounds=1, warm_up=0, batch=2)
-    lines = [line.split(maxsplit=1)[1] for line in (toys / "log").read_text().splitlines()]
+    lines = [line.split(maxsplit=1)[1] for line in (toys / "log").read_text(encoding="utf-8").splitlines()]
     # Batches of two from three images, each in memory of its own.
     assert lines == [f"uint8 (2, 2, 4, 3) {first} True" for first in [0, 2, 1] * 2]
 
 
 def test_threads_are_said_to_everyone(toys: Path) -> None:
     time_in_turns([toy("a")], images(), threads=3, runs=1, rounds=1)
-    assert (toys / "a.env").read_text() == "3 3"
+    assert (toys / "a.env").read_text(encoding="utf-8") == "3 3"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_all_workers(toys: Path) -> None:
 
     def interrupt(line: str) -> None:
         if line == "round 2":
-            pids.extend(int(file.read_text()) for file in toys.glob("*.pid"))
+            pids.extend(int(file.read_text(encoding="utf-8")) for file in toys.glob("*.pid"))
             assert all(map(_lives, pids))
             raise KeyboardInterrupt
 
@@ -184,7 +184,7 @@ def test_a_worker_ends_when_its_coordinator_is_gone(toys: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(toys)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
     assert done.returncode == 9
-    pid = int((toys / "a.pid").read_text())
+    pid = int((toys / "a.pid").read_text(encoding="utf-8"))
     deadline = time.monotonic() + 300
     while _lives(pid) and time.monotonic() < deadline:
         time.sleep(0.02)

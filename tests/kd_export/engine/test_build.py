@@ -243,10 +243,10 @@ def test_a_folder_that_is_no_engine_is_never_replaced(bundle, with_tensorrt) -> 
     with_tensorrt()
     mine = bundle / "engines/tensorrt-8.6-fp16/notes.txt"
     mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    mine.write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError):
         build(bundle, force=True)
-    assert mine.read_text() == "mine"
+    assert mine.read_text(encoding="utf-8") == "mine"
 
 
 def test_the_timing_cache_is_read_updated_and_refused(bundle, with_tensorrt, tmp_path) -> None:
@@ -352,8 +352,8 @@ def test_inspect_shows_engines_and_stale_ones(bundle, with_tensorrt, cli) -> Non
     cli("build-engine", bundle, "--fp16")
     assert "engine tensorrt-8.6-fp16: TensorRT 10.16.1" in cli("inspect", bundle).stdout
     record = bundle / "engines/tensorrt-8.6-fp16/engine.json"
-    content = json.loads(record.read_text())
-    record.write_text(json.dumps({**content, "onnx_sha256": "0" * 64}))
+    content = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps({**content, "onnx_sha256": "0" * 64}), encoding="utf-8")
     assert "stale" in cli("inspect", bundle).stdout
     assert set(cli("inspect", bundle, "--json").json["engines"]) == {"tensorrt-8.6-fp16"}
 

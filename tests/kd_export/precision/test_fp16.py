@@ -214,7 +214,7 @@ def test_weights_that_only_half_nodes_use_are_stored_once_in_half(exported) -> N
 
 def test_the_bundle_tells_of_its_variants(trained, cli) -> None:
     bundle = trained.folder / "tile.kdx"
-    variant = json.loads((bundle / "bundle.json").read_text())["variants"]["fp16"]
+    variant = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["variants"]["fp16"]
     assert 0 < variant["ranges"]["largest_value"] <= ACTIVATION_LIMIT
     half, others = half_convolutions(onnx.load(bundle / HALF))
     assert variant["convolutions"] == len(half)

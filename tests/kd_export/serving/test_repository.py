@@ -367,7 +367,7 @@ def test_tensorrt_runs_on_no_cpu(engine_bundle, tmp_path):
 def test_an_existing_model_is_replaced_on_request_alone(tiny_bundle, tmp_path):
     opened = open_bundle(tiny_bundle)
     folder = write(tiny_bundle, tmp_path).folder
-    (folder / "1/stale.onnx").write_text("stale")
+    (folder / "1/stale.onnx").write_text("stale", encoding="utf-8")
     with pytest.raises(OutputError, match="exists already"):
         write(tiny_bundle, tmp_path)
     write_repository(opened, ServingRequest(), tmp_path, force=True)
@@ -376,10 +376,10 @@ def test_an_existing_model_is_replaced_on_request_alone(tiny_bundle, tmp_path):
 
 def test_what_is_no_model_is_never_replaced(tiny_bundle, tmp_path):
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny/thesis.txt").write_text("precious")
+    (tmp_path / "tiny/thesis.txt").write_text("precious", encoding="utf-8")
     with pytest.raises(OutputError, match="exists already"):
         write_repository(open_bundle(tiny_bundle), ServingRequest(), tmp_path, force=True)
-    assert (tmp_path / "tiny/thesis.txt").read_text() == "precious"
+    assert (tmp_path / "tiny/thesis.txt").read_text(encoding="utf-8") == "precious"
 
 
 # The command line
@@ -439,7 +439,7 @@ def test_an_unsigned_engine_is_not_served_where_a_signature_is_required(cli, eng
     options = ("--backend", "tensorrt", "--require-signature", made["public"])
     cli("triton", engine_bundle, "-o", tmp_path / "signed", *options)
     record = engine_bundle / "engines/fp32/engine.json"
-    record.write_text(json.dumps(json.loads(record.read_text())))
+    record.write_text(json.dumps(json.loads(record.read_text(encoding="utf-8"))), encoding="utf-8")
     assert "not what was signed" in cli("triton", engine_bundle, "-o", tmp_path / "unsigned", *options, code=2).stderr
     assert not (tmp_path / "unsigned").exists()
     shutil.rmtree(engine_bundle / "engines")

@@ -86,7 +86,7 @@ def test_a_variant_depends_on_its_index_alone(good):
 def test_further_images_come_after_them_as_they_are(tmp_path, good, memory_mib):
     folder = tmp_path / "further"
     write(folder, 2, size=64)
-    (folder / "notes.txt").write_text("no image")
+    (folder / "notes.txt").write_text("no image", encoding="utf-8")
     further, remarks = read_further([folder], SPEC, BadImages(0), memory_mib=memory_mib, workers=0, progress=SILENT)
     assert [remark.kind for remark in remarks] == ["not_an_image"]
     images = DistillationImages(good, further, 0, MEAN, STD, colour=True)

@@ -179,6 +179,6 @@ def test_the_sums_are_those_of_torchvision():
     found = util.find_spec("torchvision")
     if found is None:
         pytest.skip("torchvision is not installed")
-    source = (Path(found.submodule_search_locations[0]) / "datasets/cifar.py").read_text()
+    source = (Path(found.submodule_search_locations[0]) / "datasets/cifar.py").read_text(encoding="utf-8")
     for name, md5 in cifar10._MD5.items():
         assert f'["{name}", "{md5}"]' in source

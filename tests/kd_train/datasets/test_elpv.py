@@ -19,7 +19,7 @@ def root(write, tmp_path, request):
         name = f"images/cell{number + 1:04d}.png"
         write(home / name)
         lines.append(f"{name}  {PROBABILITIES[number % 4]:<20} {'mono' if number < 16 else 'poly'}")
-    (home / "labels.csv").write_text("\n".join(lines) + "\n")
+    (home / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return tmp_path
 
 
@@ -63,7 +63,7 @@ def test_the_package_is_divided_as_the_demo_divides_it(tmp_path):
     ["images/cell0001.png", "images/cell0001.png unsure mono", "images/cell0001.png 1.0 tandem", "images/a 2.0 mono"],
 )
 def test_damaged_line(root, labels, refused, line):
-    labels.write_text(labels.read_text() + line + "\n")
+    labels.write_text(labels.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
     with refused("labels.csv' is damaged", f"line 33: '{line}'"):
         open_data(root, "mono")
 
@@ -88,6 +88,9 @@ def test_forbidden_labels(root, labels, refused, forbid):
 
 
 def test_without_defective_cells(root, labels, refused):
-    labels.write_text("".join(line + "\n" for line in labels.read_text().splitlines() if " 1.0 " not in line))
+    labels.write_text(
+        "".join(line + "\n" for line in labels.read_text(encoding="utf-8").splitlines() if " 1.0 " not in line),
+        encoding="utf-8",
+    )
     with refused("'mono' of ELPV", "no test split", "2 good and 0 defective"):
         open_data(root, "mono")

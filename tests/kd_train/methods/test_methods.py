@@ -153,7 +153,7 @@ def test_the_command_line_takes_a_methods_own_options(method, choices, tmp_path,
     run, bundle = tmp_path / "run", tmp_path / "tile.kdx"
     cli("train", dataset, "-o", run, "--method", method, "--epochs", 1, *tiny_options, *choices)
     assert cli("export", run, "-o", bundle, "--json").json["certificate"]["passed"]
-    recipe = json.loads((run / "run.json").read_text())["recipe"]
+    recipe = json.loads((run / "run.json").read_text(encoding="utf-8"))["recipe"]
     assert recipe["options"] == ({"part": "ae"} if method == "dual-det" else {"structure": "e-d"})
     assert recipe["score"] == (None if method == "dual-det" else "sum")
 
@@ -195,7 +195,7 @@ def test_every_method_is_trained_in_these_tests() -> None:
 @pytest.mark.slow
 def test_two_epochs_lower_the_loss(trained) -> None:
     assert trained.result["epochs"] == 2
-    history = json.loads((trained.folder / "run/last.json").read_text())["history"]
+    history = json.loads((trained.folder / "run/last.json").read_text(encoding="utf-8"))["history"]
     assert history[1]["train_loss"] < history[0]["train_loss"], trained.name
 
 
@@ -246,7 +246,7 @@ def test_only_the_method_that_is_not_deployed_is_missing_from_the_graph(
     for structure, folder in (("t-d", bundle), ("ds", trained.folder / "tile.kdx")):
         graph = onnx.load(folder / GRAPH).graph
         sizes[structure] = sum(node.op_type == "Conv" for node in graph.node)
-        taps = json.loads((folder / "bundle.json").read_text())["pair_spec"]
+        taps = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))["pair_spec"]
         assert len(taps["maps"][0]["taps"]) == 3
         assert len(taps["trained"]) == (3 if structure == "ds" else 0)
     teacher = make_pair("stpm", BACKBONE).teacher

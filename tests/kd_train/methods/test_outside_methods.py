@@ -57,12 +57,12 @@ def install(folder: Path, *, module: str = MODULE, recipe: str = RECIPE, points_
     """Lay a package out as pip does: the module, its data, and the entry point in its metadata."""
     package = folder / "outside"
     package.mkdir()
-    (package / "__init__.py").write_text(module)
-    (package / "toy.toml").write_text(recipe)
+    (package / "__init__.py").write_text(module, encoding="utf-8")
+    (package / "toy.toml").write_text(recipe, encoding="utf-8")
     metadata = folder / "outside-1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[kdx.methods]\ntoy = outside:{points_at}\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(f"[kdx.methods]\ntoy = outside:{points_at}\n", encoding="utf-8")
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_run_is_made_interrupted_resumed_and_kept(mvtec, tmp_path, monkeypatch
     assert 0 <= result.pixel_auroc <= 1
     assert (result.dataset, result.images["train"], result.train_images) == ("mvtec_ad", 8, 4)
     assert result.recipe.backbones == ("test_resnet",)
-    assert json.loads((run / "result.json").read_text())["weights"] == "random"
+    assert json.loads((run / "result.json").read_text(encoding="utf-8"))["weights"] == "random"
 
     monkeypatch.setattr(module, "_make", interrupt)
     assert reproduce(options).results == (result,)
@@ -180,12 +180,12 @@ def test_settings_with_which_nothing_was_made_do_not_bind(mvtec, tmp_path, fake_
 def test_force_discards_what_was_made_and_nothing_else(dataset_copy, tmp_path):
     out = tmp_path / "out"
     reproduce(options_of(dataset_copy, out, seeds=1))
-    (out / "notes.txt").write_text("mine")
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
     result = out / "as-proposed/cells/seed-0/result.json"
-    before = json.loads(result.read_text())
+    before = json.loads(result.read_text(encoding="utf-8"))
     reproduce(options_of(dataset_copy, out, seeds=1, force=True, training=replace(TINY, batch_size=2)))
-    assert json.loads(result.read_text())["recipe"]["batch_size"] == 2 != before["recipe"]["batch_size"]
-    assert (out / "notes.txt").read_text() == "mine"
+    assert json.loads(result.read_text(encoding="utf-8"))["recipe"]["batch_size"] == 2 != before["recipe"]["batch_size"]
+    assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_changed_images_are_noticed(dataset_copy, tmp_path, fake_runs):
@@ -200,7 +200,7 @@ def test_a_damaged_result_is_named(dataset_copy, tmp_path, fake_runs):
     options = options_of(dataset_copy, tmp_path / "out", seeds=1)
     reproduce(options)
     result = tmp_path / "out/as-proposed/cells/seed-0/result.json"
-    result.write_text("{")
+    result.write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"result\.json' is not valid") as caught:
         reproduce(options)
     assert caught.value.fix.startswith(f"remove '{result.parent}'")
@@ -239,7 +239,7 @@ def test_data_without_test_images_is_refused(tmp_path, make_images):
 
 def test_a_folder_with_something_else_is_left_alone(mvtec, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/thesis.txt").write_text("years of work")
+    (tmp_path / "out/thesis.txt").write_text("years of work", encoding="utf-8")
     for force in (False, True):
         with pytest.raises(OutputError, match="holds no reproduction"):
             reproduce(options_of(mvtec, tmp_path / "out", force=force))

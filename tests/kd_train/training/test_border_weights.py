@@ -122,7 +122,7 @@ def test_the_int8_stage_has_those_of_its_run(run) -> None:
 
 def test_without_them_a_run_is_written_as_before(dataset, tmp_path) -> None:
     train(dataset, tmp_path / "run", TINY)
-    record = json.loads((tmp_path / "run/run.json").read_text())
+    record = json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))
     assert record["schema"] == 3
     assert "border_weights" not in record
     assert record["recipe"]["border_weights"] is False

@@ -331,7 +331,7 @@ def test_leftovers_of_a_killed_run_are_removed_when_it_is_resumed(dataset, whole
     left = [f".{name}.abcd_123.part" for name in ("teacher.safetensors", "run.json", "best.json", "last.json")]
     for name in (*left, ".epoch-00002-abc.safetensors.abcd_123.part", "epoch-00002-0123456789ab.safetensors"):
         (run / name).write_bytes(b"half")
-    (run / "notes.txt").write_text("mine")
+    (run / "notes.txt").write_text("mine", encoding="utf-8")
     train(dataset, run, RESUME)
     assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()} | {"notes.txt"}
 

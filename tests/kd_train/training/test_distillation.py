@@ -75,7 +75,7 @@ def whole(dataset, tmp_path_factory) -> Path:
 def assert_same_run(one: Path, other: Path) -> None:
     assert_same(one, other)
     assert_same(one / TEACHER_FOLDER, other / TEACHER_FOLDER)
-    ours, theirs = (json.loads((run / "run.json").read_text()) for run in (one, other))
+    ours, theirs = (json.loads((run / "run.json").read_text(encoding="utf-8")) for run in (one, other))
     assert ours["teacher_sha256"] == theirs["teacher_sha256"]
     for name in ("residuals", "comparisons"):
         assert ours["distilled"][name] == theirs["distilled"][name]
@@ -87,7 +87,7 @@ def test_the_teacher_learns_its_source_and_the_run_says_how(whole):
     assert distilled is not None
     assert (distilled.epochs, distilled.variants, distilled.extra_images) == (2, 10, 0)
     assert distilled.images == len(config.train_images)
-    history = json.loads((whole / TEACHER_FOLDER / "last.json").read_text())["history"]
+    history = json.loads((whole / TEACHER_FOLDER / "last.json").read_text(encoding="utf-8"))["history"]
     assert history[1]["train_loss"] < history[0]["train_loss"]
     assert distilled.loss == history[1]["train_loss"]
     assert set(distilled.residuals) == {"layer2", "layer3"}
@@ -354,9 +354,9 @@ def test_a_compact_detector_is_exported_verified_and_evaluated(whole, dataset, t
     exported = cli("export", whole, "-o", bundle, "--json").json
     assert exported["certificate"]["passed"]
     assert cli("verify", bundle, "--json").json["passed"]
-    provenance = json.loads((bundle / "bundle.json").read_text())["provenance"]
+    provenance = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["provenance"]
     assert (provenance["backbone"], provenance["weights"]) == ("compact-s", "distilled from test_resnet, random")
-    compared = json.loads((whole / "run.json").read_text())["distilled"]["comparisons"]
+    compared = json.loads((whole / "run.json").read_text(encoding="utf-8"))["distilled"]["comparisons"]
     assert provenance["teacher_comparisons"] == exported["certificate"]["teacher_comparisons"] == compared
     text = Run(whole).config.distilled.comparisons[0].describe()
     assert f"the compact teacher's features, when it was made: {text}" in cli("verify", bundle).stdout
@@ -602,9 +602,9 @@ def test_the_record_of_a_teacher_that_exists_is_read_once(teacher, dataset, tmp_
 
 def test_a_clearly_worse_teacher_is_named_wherever_it_goes(teacher, whole, dataset, tmp_path):
     worse = Path(shutil.copytree(teacher, tmp_path / "worse"))
-    record = json.loads((worse / "run.json").read_text())
+    record = json.loads((worse / "run.json").read_text(encoding="utf-8"))
     record["distilled"]["comparisons"][0].update(auroc=0.6, auroc_source=0.9, outcome="worse")
-    (worse / "run.json").write_text(json.dumps(record))
+    (worse / "run.json").write_text(json.dumps(record), encoding="utf-8")
     result = train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(worse), epochs=1))
     assert "compact_teacher_worse" in {each.kind for each in result.remarks}
     assert "compact_teacher_worse" in {each.kind for each in training_remarks(result.run.path)}

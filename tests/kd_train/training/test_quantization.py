@@ -215,8 +215,8 @@ def test_a_killed_quantisation_resumes_to_the_same_bytes(source, quantised, monk
 def test_the_advice_continues_a_stage_of_images_that_had_moved(source, dataset, tmp_path, monkeypatch):
     """It names the options of the stage to the last digit; the stage knows where its images are."""
     moved = Path(shutil.copytree(dataset, tmp_path / "moved"))
-    record = json.loads((source / "run.json").read_text())
-    (source / "run.json").write_text(json.dumps({**record, "data": "/nowhere"}))
+    record = json.loads((source / "run.json").read_text(encoding="utf-8"))
+    (source / "run.json").write_text(json.dumps({**record, "data": "/nowhere"}), encoding="utf-8")
     with killed_after_an_epoch(monkeypatch), pytest.raises(KeyboardInterrupt):
         quantize_run(source, replace(OPTIONS, learning_rate=0.00123456789), moved)
     words = shlex.split(stage_of(source).how_to_continue.split("kdx quantize ")[1])
@@ -282,8 +282,8 @@ def test_a_stage_belongs_to_one_of_the_runs_checkpoints(run_with_stage, dataset)
     """Of two checkpoints that differ, the one that the recipe names is quantised."""
     run = Run(run_with_stage)
     assert run.int8("last").path == run_with_stage / INT8_FOLDER
-    best = json.loads((run_with_stage / "best.json").read_text())
-    (run_with_stage / "best.json").write_text(json.dumps({**best, "sha256": 64 * "0"}))
+    best = json.loads((run_with_stage / "best.json").read_text(encoding="utf-8"))
+    (run_with_stage / "best.json").write_text(json.dumps({**best, "sha256": 64 * "0"}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="came from another checkpoint") as refused:
         run.int8("best")
     assert refused.value.fix == "leave out `checkpoint`"
@@ -361,9 +361,9 @@ def test_no_training_continues_or_replaces_a_stage(quantised, dataset, how):
 
 def test_the_teacher_of_a_stage_is_no_teacher_of_a_training(quantised, tmp_path):
     stage = Path(shutil.copytree(quantised / INT8_FOLDER, tmp_path / "run/int8"))
-    record = json.loads((stage / "run.json").read_text())
+    record = json.loads((stage / "run.json").read_text(encoding="utf-8"))
     record["recipe"]["teacher_from"] = ["a network"]
-    (stage / "run.json").write_text(json.dumps(record))
+    (stage / "run.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(OptionError, match="is INT8") as refused:
         KeptTeacher(stage)
     assert str(stage.parent) in refused.value.fix
@@ -430,15 +430,15 @@ def test_an_operation_that_cannot_be_quantised_is_named_before_a_stage_is_replac
 
 def test_a_damaged_stage_is_quantised_again_and_not_trained_again(run_with_stage) -> None:
     stage = run_with_stage / INT8_FOLDER
-    (stage / "run.json").write_text("{")
+    (stage / "run.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match="is not valid") as refused:
         Run(stage)
     assert refused.value.fix == f"quantise the run again: kdx quantize {run_with_stage} --force"
 
 
 def test_training_data_that_have_moved_are_asked_for(source) -> None:
-    record = json.loads((source / "run.json").read_text())
-    (source / "run.json").write_text(json.dumps({**record, "data": "/nowhere"}))
+    record = json.loads((source / "run.json").read_text(encoding="utf-8"))
+    (source / "run.json").write_text(json.dumps({**record, "data": "/nowhere"}), encoding="utf-8")
     with pytest.raises(DataError, match="no longer at '/nowhere'") as refused:
         quantize_run(source, OPTIONS)
     assert "`data`" in refused.value.fix

@@ -91,7 +91,7 @@ def test_a_run_that_another_process_began_meanwhile_is_kept(dataset, run_copy, t
 
 def test_a_killed_process_frees_the_folder_and_leaves_no_file(run_copy):
     before = content_of(run_copy)
-    with subprocess.Popen([sys.executable, "-c", HOLD, run_copy], stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen([sys.executable, "-c", HOLD, run_copy], stdout=subprocess.PIPE, encoding="utf-8") as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "locked\n"
         with RunLock() as lock, pytest.raises(OutputError, match=REFUSAL):

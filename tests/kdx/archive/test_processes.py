@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 def errors_of(program: Path, end: str) -> str:
     program.write_text(PROGRAM.format(end=end), encoding="utf-8")
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run([sys.executable, program], capture_output=True, encoding="utf-8", check=True, timeout=300)
     return done.stderr
 
 

@@ -57,7 +57,7 @@ def archive(tmp_path: Path) -> Path:
     names = ["a.png", "b/1.png", "b/2.PNG", "b/c/3.png", "b/c/4.jpg", "b.png", "d/5.png", "d/6.png", "d/7.png", "e.bmp"]
     for index, name in enumerate(names):
         add_image(root / name, index)
-    (root / "notes.txt").write_text("no image")
+    (root / "notes.txt").write_text("no image", encoding="utf-8")
     (root / ".hidden").mkdir()
     shutil.copy(root / "a.png", root / ".hidden/a.png")
     return root
@@ -196,7 +196,7 @@ def poison(archive: Path) -> dict[str, str]:
     jpeg = (archive / "b/c/4.jpg").read_bytes()
     (archive / "b/truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     Image.new("L", (30, 20)).save(archive / "small.png")
-    (archive / "text.png").write_text("this is no picture")
+    (archive / "text.png").write_text("this is no picture", encoding="utf-8")
     (archive / "empty.png").touch()
     bomb = bytearray((archive / "a.png").read_bytes())
     bomb[16:24] = (200_000).to_bytes(4, "big") * 2  # the width and height that the header declares
@@ -242,7 +242,7 @@ def test_an_image_that_may_not_be_read_is_recorded(cli, tiny_bundle, archive, tm
 
 @pytest.mark.slow
 def test_more_bad_images_than_allowed_stop_the_run_and_what_is_finished_stands(cli, tiny_bundle, archive, tmp_path):
-    (archive / "a.png").write_text("no picture")
+    (archive / "a.png").write_text("no picture", encoding="utf-8")
     out = tmp_path / "s"
     stderr = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.05, code=1).stderr
     assert "1 of 10 images could not be used" in stderr
@@ -332,10 +332,10 @@ def test_scores_of_something_else_are_never_mixed(cli, tiny_bundle, bundle_copy,
 
 def test_a_folder_of_something_else_is_never_touched(cli, tiny_bundle, archive, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").write_text("precious")
+    (tmp_path / "mine/thesis.txt").write_text("precious", encoding="utf-8")
     stderr = cli("score", tiny_bundle, archive, "-o", tmp_path / "mine", "--force", code=2).stderr
     assert "is not of kdx score" in stderr
-    assert (tmp_path / "mine/thesis.txt").read_text() == "precious"
+    assert (tmp_path / "mine/thesis.txt").read_text(encoding="utf-8") == "precious"
 
 
 def test_two_calls_do_not_work_in_one_folder(cli, tiny_bundle, archive, tmp_path):
@@ -449,7 +449,7 @@ def test_a_damaged_shard_is_named(cli, tiny_bundle, archive, tmp_path):
     (out / "shards/000001.parquet").write_bytes(b"PAR1 half a file")
     stderr = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
     assert "000001.parquet' is not a shard of kdx score, or it is damaged" in stderr
-    (out / "score.json").write_text("{")
+    (out / "score.json").write_text("{", encoding="utf-8")
     assert "is not valid" in cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
 
 
@@ -458,7 +458,7 @@ def started(bundle: Path, archive: Path, out: Path) -> Iterator[subprocess.Popen
     """Start the command in a process of its own and wait until its worker stalls, in the last
     shard."""
     command = [sys.executable, "-m", "kdx", "score", str(bundle), str(archive), "-o", str(out), *OPTIONS]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")
     try:
         give_up = time.monotonic() + 300
         while not (archive / "z/stalls.png.reached").exists():
@@ -517,7 +517,7 @@ def is_running(pid: int) -> bool:
 
 def test_importing_the_command_loads_no_pyarrow():
     code = "import kdx.cli.score, kdx.archive, sys; print(sorted({'pyarrow', 'ray', 'torch'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -54,7 +54,7 @@ def test_runs_and_bundles_are_not_mistaken_for_each_other(cli, export, tiny_run,
 
 
 def test_a_file_is_not_a_bundle(cli, tmp_path):
-    (tmp_path / "tile.kdx").write_text("packed")
+    (tmp_path / "tile.kdx").write_text("packed", encoding="utf-8")
     assert "is a file, and a bundle is a folder" in cli("verify", tmp_path / "tile.kdx", code=2).stderr
 
 
@@ -91,7 +91,7 @@ def test_run_of_a_newer_schema(export, run_copy):
 
 
 def test_run_of_a_newer_schema_with_another_layout_is_called_newer(export, run_copy):
-    (run_copy / "run.json").write_text('{"schema": 99, "something": "else"}')
+    (run_copy / "run.json").write_text('{"schema": 99, "something": "else"}', encoding="utf-8")
     assert "was written by a newer kdx" in export(run_copy).stderr
 
 
@@ -181,7 +181,7 @@ def test_bundle_of_a_newer_schema(cli, bundle_copy, content):
 @pytest.mark.parametrize("name", ["../secret.txt", "golden/../../secret.txt", "ABSOLUTE", "..\\secret.txt", "C:secret"])
 def test_bundle_that_names_a_file_outside(bundle_copy, name):
     secret = bundle_copy.parent / "secret.txt"
-    secret.write_text("secret")
+    secret.write_text("secret", encoding="utf-8")
     add_file(bundle_copy, str(secret) if name == "ABSOLUTE" else name, sha256_file(secret))
     with pytest.raises(BundleError, match="names a file outside the bundle"):
         open_bundle(bundle_copy)
@@ -195,7 +195,7 @@ def test_bundle_that_names_an_impossible_file(cli, bundle_copy):
 @needs_links
 def test_bundle_with_a_link_that_leads_to_other_content(bundle_copy):
     secret = bundle_copy.parent / "secret.txt"
-    secret.write_text("secret")
+    secret.write_text("secret", encoding="utf-8")
     for name in ("model.onnx", "golden/anomaly_map.npy"):
         kept = (bundle_copy / name).rename(bundle_copy.parent / "kept")
         (bundle_copy / name).symlink_to(secret)

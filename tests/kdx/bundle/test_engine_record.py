@@ -181,7 +181,7 @@ def test_a_folder_in_place_of_a_record_prevents_nothing(graph):
 
 def test_a_record_of_a_newer_kdx_is_refused_whatever_else_it_holds(graph):
     folder = add_engine(graph.parent, "fp16", make_record())
-    (folder / RECORD).write_text(json.dumps({"schema": SCHEMA + 1, "all": "different"}))
+    (folder / RECORD).write_text(json.dumps({"schema": SCHEMA + 1, "all": "different"}), encoding="utf-8")
     with pytest.raises(BackendError, match="newer kdx") as caught:
         find_engine(Graph.of(graph), MACHINE)
     assert "engines/fp16" in caught.value.received

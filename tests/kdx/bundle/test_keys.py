@@ -34,18 +34,18 @@ def test_only_its_owner_may_read_a_private_key(line):
 
 
 def test_the_fingerprint_is_openssls(line):
-    der = base64.b64decode("".join(line[1].read_text().splitlines()[1:-1]))
+    der = base64.b64decode("".join(line[1].read_text(encoding="utf-8").splitlines()[1:-1]))
     assert list(public_keys(line[1])) == [sha256_bytes(der)]
 
 
 @pytest.mark.parametrize("ending", ["key", "pub"])
 def test_a_key_is_never_replaced(tmp_path, ending):
-    (tmp_path / f"line.{ending}").write_text("precious")
+    (tmp_path / f"line.{ending}").write_text("precious", encoding="utf-8")
     with pytest.raises(OutputError, match="exists already") as caught:
         make_keys(tmp_path / "line")
     assert caught.value.fix == "choose another name: a key is never replaced"
     assert [file.name for file in tmp_path.iterdir()] == [f"line.{ending}"]
-    assert (tmp_path / f"line.{ending}").read_text() == "precious"
+    assert (tmp_path / f"line.{ending}").read_text(encoding="utf-8") == "precious"
 
 
 def test_a_private_key_can_have_a_passphrase(tmp_path, bundle_copy):
@@ -71,7 +71,7 @@ def test_a_key_that_cannot_serve_is_refused(signed, line, tmp_path, kind):
     file = tmp_path / "key"
     other = ec.generate_private_key(ec.SECP256R1())
     if kind == "rubbish":
-        file.write_text("rubbish")
+        file.write_text("rubbish", encoding="utf-8")
     elif kind == "another kind":
         file.write_bytes(other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     elif kind == "private":

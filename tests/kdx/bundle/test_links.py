@@ -95,7 +95,7 @@ def test_a_link_that_leads_nowhere_is_named(tiny_bundle, tmp_path, bundle_copy) 
 def test_nothing_outside_a_bundle_is_linked_into_it(bundle_copy, tmp_path) -> None:
     outside = tmp_path / "outside"
     (outside / "golden").mkdir(parents=True)
-    (outside / "secret.txt").write_text("secret")
+    (outside / "secret.txt").write_text("secret", encoding="utf-8")
     # Not listed: a link to a file, to a folder, to nothing, and an engine of the bundle's own.
     (bundle_copy / "notes.txt").symlink_to(outside / "secret.txt")
     (bundle_copy / "more").symlink_to(outside)

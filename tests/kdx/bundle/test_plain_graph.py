@@ -234,7 +234,7 @@ def test_a_pickle_in_an_array_is_not_executed(unsigned, tmp_path):
 @needs_posix
 def test_postscript_in_an_image_is_not_run(unsigned, tmp_path, monkeypatch):
     ran = tmp_path / "ran"
-    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{ran}'\n")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{ran}'\n", encoding="utf-8")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     name = f"golden/{open_bundle(unsigned).manifest.golden[0]}"

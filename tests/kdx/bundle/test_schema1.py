@@ -35,8 +35,8 @@ def test_an_old_bundle_decides_as_it_did(name, tmp_path):
 
 def test_a_newer_schema_is_refused(tmp_path):
     bundle = old_bundle("stpm", tmp_path)
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    (bundle / "bundle.json").write_text(json.dumps({**manifest, "schema": INT8_SCHEMA + 1}))
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    (bundle / "bundle.json").write_text(json.dumps({**manifest, "schema": INT8_SCHEMA + 1}), encoding="utf-8")
     with pytest.raises(BundleError, match="written by a newer kdx"):
         open_bundle(bundle)
 

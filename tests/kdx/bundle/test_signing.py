@@ -59,7 +59,7 @@ def forge(bundle: Path, name: str) -> None:
 
 def edit_signature(bundle: Path, **changes: object) -> None:
     file = bundle / SIGNATURE
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}), encoding="utf-8")
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 # Bundles that are as they were signed
@@ -90,7 +90,7 @@ def test_without_the_requirement_no_key_verifies_a_signature(signed):
 
 
 def test_a_damaged_signature_is_refused_in_any_case(signed):
-    (signed / SIGNATURE).write_text("rubbish")
+    (signed / SIGNATURE).write_text("rubbish", encoding="utf-8")
     with pytest.raises(BundleError, match=r"bundle\.sig' is not valid"):
         open_bundle(signed)
 
@@ -213,7 +213,7 @@ def test_an_altered_signature_is_refused(signed, line, changes, message):
 
 def test_a_statement_that_was_brought_up_to_date_is_refused(signed, line):
     edit_index(signed, method="other")
-    statement = json.loads(json.loads((signed / SIGNATURE).read_text())["statement"])
+    statement = json.loads(json.loads((signed / SIGNATURE).read_text(encoding="utf-8"))["statement"])
     edit_signature(signed, statement=json.dumps({**statement, "index_sha256": sha256_file(signed / INDEX)}))
     with pytest.raises(BundleError, match=WRONG):
         open_bundle(signed, require_signature=line[1])
@@ -229,7 +229,7 @@ def test_a_stranger_cannot_sign_in_the_lines_name(bundle_copy, line, stranger):
 def test_a_signature_for_another_purpose_is_refused(signed, line):
     import base64
 
-    statement = json.loads((signed / SIGNATURE).read_text())["statement"]
+    statement = json.loads((signed / SIGNATURE).read_text(encoding="utf-8"))["statement"]
     bare = open_key(line).sign(statement.encode())
     edit_signature(signed, signature=base64.b64encode(bare).decode())
     with pytest.raises(BundleError, match=WRONG):
@@ -244,7 +244,9 @@ def test_a_damaged_signature_file_is_refused(signed, line, content):
 
 
 def test_a_run_in_a_signed_bundles_place_is_refused(signed, line):
-    (signed / "run.json").write_text("{}")  # now it passes for a run, which would be loaded by other rules
+    (signed / "run.json").write_text(
+        "{}", encoding="utf-8"
+    )  # now it passes for a run, which would be loaded by other rules
     with pytest.raises(BundleError, match="is a run"):
         kdx.load(signed, require_signature=line[1])
 

@@ -216,9 +216,9 @@ def test_kdx_triton_says_what_is_not_known_of_a_threshold(tmp_path, cli):
     bundle = old_bundle("stpm", tmp_path)
     result = cli("triton", bundle, "-o", tmp_path / "r", "--backend", "onnxruntime", "--precision", "int8", "--cpu")
     assert "did not record whether onnxruntime or openvino measured it" in " ".join(result.stderr.split())
-    assert "kdx.doubt" in (tmp_path / "r/stpm/config.pbtxt").read_text()
+    assert "kdx.doubt" in (tmp_path / "r/stpm/config.pbtxt").read_text(encoding="utf-8")
     cli("triton", bundle, "-o", tmp_path / "r32", "--backend", "onnxruntime", "--precision", "fp32", "--cpu")
-    assert "kdx.doubt" not in (tmp_path / "r32/stpm/config.pbtxt").read_text()
+    assert "kdx.doubt" not in (tmp_path / "r32/stpm/config.pbtxt").read_text(encoding="utf-8")
 
 
 def test_a_threshold_of_schema_1_decides_as_it_did_and_says_what_is_not_known(tmp_path, frame):

@@ -153,7 +153,7 @@ def test_lists_without_a_name_are_refused(train, option, value):
 
 
 def test_weights_of_another_format_are_no_weights(train, tmp_path):
-    (tmp_path / "weights.pth").write_text("hello\n")
+    (tmp_path / "weights.pth").write_text("hello\n", encoding="utf-8")
     stderr = train("--weights", tmp_path / "weights.pth").stderr
     assert "cannot be read as weights: KeyError(101)" in stderr
     assert "expected: a .safetensors file, or a PyTorch file" in stderr

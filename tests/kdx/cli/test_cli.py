@@ -111,7 +111,7 @@ def test_user_errors_show_no_traceback_and_nothing_on_standard_output(cli, tmp_p
 
 def test_the_installed_script_returns_the_exit_status(tmp_path):
     command = [sys.executable, "-c", "from kdx.cli import main; main()", "inspect", str(tmp_path / "none.kdx")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "there is no bundle" in done.stderr
@@ -210,8 +210,8 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs Linux's device 
 def test_a_full_disk_under_standard_output_is_an_error_without_traceback(tiny_bundle, tmp_path, options, found):
     bundle = tiny_bundle if found else tmp_path / "none.kdx"
     command = [sys.executable, "-c", "from kdx.cli import main; main()", "inspect", str(bundle), *options]
-    with FULL.open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    with FULL.open("w", encoding="utf-8") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False)
     assert done.returncode == 2
     assert ("standard output: the disk is full" if found else "there is no bundle") in done.stderr
     assert "Traceback" not in done.stderr
@@ -222,10 +222,10 @@ def test_a_full_disk_under_standard_output_is_an_error_without_traceback(tiny_bu
 @needs_full
 def test_a_full_disk_under_the_lines_of_predict(tiny_bundle, dataset):
     arguments = ["predict", str(tiny_bundle), str(dataset / "test/good"), "--json"]
-    with FULL.open("w") as full:
+    with FULL.open("w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-c", "from kdx.cli import main; main()", *arguments],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False,
         )  # fmt: skip
     assert done.returncode == 2
     assert "standard output: the disk is full" in done.stderr
@@ -300,7 +300,7 @@ def test_a_budget_is_kept_or_missed_by_exit_status(cli, tiny_bundle, tmp_path):
     kept = cli("bench", tiny_bundle, "--budget-ms", 1e6, *options, "--json", "--output", tmp_path / "kept.json").json
     assert kept["contract"]["is_met"] is True
     assert kept["contract"]["late"] == 0
-    assert json.loads((tmp_path / "kept.json").read_text()) == kept
+    assert json.loads((tmp_path / "kept.json").read_text(encoding="utf-8")) == kept
     missed = cli("bench", tiny_bundle, "--budget-ms", 1e-6, *options, "--json", code=1).json["contract"]
     assert missed["is_met"] is False
     assert missed["late"] == missed["runs"] == 100
@@ -447,7 +447,7 @@ def test_the_demo_removes_nothing_that_it_did_not_write(cli, tmp_path, monkeypat
 
 
 def test_the_demo_does_not_touch_another_folder(cli, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     assert "is not a demo" in cli("demo", "--smallest", "--out", tmp_path, code=2).stderr
 
 

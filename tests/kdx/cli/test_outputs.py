@@ -44,7 +44,7 @@ def test_train_replaces_a_run_with_force(cli, run_copy, dataset, tiny_options):
 @pytest.mark.parametrize("options", [(), ("--force",), ("--resume",)])
 def test_train_never_touches_a_folder_that_is_no_run(cli, dataset, tiny_options, tmp_path, options):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/precious.json").write_text("{}")
+    (tmp_path / "mine/precious.json").write_text("{}", encoding="utf-8")
     stderr = cli("train", dataset, "-o", tmp_path / "mine", "--epochs", 1, *tiny_options, *options, code=2).stderr
     assert "is not a run folder" in stderr
     assert (tmp_path / "mine/precious.json").exists()
@@ -68,7 +68,7 @@ def test_export_replaces_a_bundle_with_force(cli, tiny_run, bundle_copy):
 
 def test_force_replaces_bundles_only(cli, tiny_run, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/precious.txt").write_text("thesis")
+    (tmp_path / "mine/precious.txt").write_text("thesis", encoding="utf-8")
     cli("export", tiny_run, "-o", tmp_path / "mine", "--force", code=None)
     assert (tmp_path / "mine/precious.txt").exists()
 
@@ -81,7 +81,7 @@ def raising(code: int, where: str = ""):
 
 
 def test_an_output_under_a_file_is_refused_before_any_work(cli, tiny_bundle, dataset, tmp_path, monkeypatch):
-    (tmp_path / "notes").write_text("no folder")
+    (tmp_path / "notes").write_text("no folder", encoding="utf-8")
     monkeypatch.setattr("kdx.workflows.evaluate.evaluate", None)  # not reached
     output = tmp_path / "notes/sub/figures.json"
     stderr = cli("evaluate", tiny_bundle, dataset, "--output", output, code=2).stderr
@@ -89,7 +89,7 @@ def test_an_output_under_a_file_is_refused_before_any_work(cli, tiny_bundle, dat
 
 
 def test_errors_of_the_system_say_how_to_continue(cli, tiny_bundle, dataset, tmp_path):
-    (tmp_path / "notes").write_text("no folder")
+    (tmp_path / "notes").write_text("no folder", encoding="utf-8")
     stderr = cli("train", dataset, "-o", tmp_path / "notes", code=2).stderr
     assert "fix: choose another path: a file stands where a folder is needed" in stderr
     stderr = cli("verify", tiny_bundle, "--output", tmp_path / ("long" * 100), code=2).stderr
@@ -204,10 +204,10 @@ def test_after_a_full_disk_the_same_call_works(cli, dataset, tiny_options, tmp_p
 
 @pytest.mark.parametrize("command", ["verify", "bench", "evaluate"])
 def test_a_result_file_is_replaced_only_with_force(cli, bundle_copy, dataset, tmp_path, command):
-    (tmp_path / "result.json").write_text("mine")
+    (tmp_path / "result.json").write_text("mine", encoding="utf-8")
     arguments = [command, bundle_copy, *([dataset] if command == "evaluate" else [])]
     assert "exists already" in cli(*arguments, "--output", tmp_path / "result.json", code=2).stderr
-    assert (tmp_path / "result.json").read_text() == "mine"
+    assert (tmp_path / "result.json").read_text(encoding="utf-8") == "mine"
     options = ("--runs", 20, "--batch", 1) if command == "bench" else ()
     cli(*arguments, *options, "--output", tmp_path / "result.json", "--force")
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
@@ -229,9 +229,9 @@ def test_a_folder_is_replaced_whole(tmp_path, monkeypatch, exchange):
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
     (tmp_path / "x").mkdir()
-    (tmp_path / "x/old").write_text("old")
+    (tmp_path / "x/old").write_text("old", encoding="utf-8")
     with files.new_folder(tmp_path / "x", force=True) as folder:
-        (folder / "new").write_text("new")
+        (folder / "new").write_text("new", encoding="utf-8")
         assert (tmp_path / "x/old").exists()
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -242,7 +242,7 @@ def test_an_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "_exchange", lambda *_: False)
     (tmp_path / "x").mkdir()
-    (tmp_path / "x/old").write_text("old")
+    (tmp_path / "x/old").write_text("old", encoding="utf-8")
     real = Path.rename
 
     def fail_for_the_new(self, target):
@@ -252,8 +252,8 @@ def test_an_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", fail_for_the_new)
     with pytest.raises(OSError, match="error"), files.new_folder(tmp_path / "x", force=True) as folder:
-        (folder / "new").write_text("new")
-    assert (tmp_path / "x/old").read_text() == "old"
+        (folder / "new").write_text("new", encoding="utf-8")
+    assert (tmp_path / "x/old").read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 

@@ -314,7 +314,7 @@ def test_files_that_cannot_be(cli, tiny_bundle, left, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "size.png")
     Image.open(left).convert("RGB").save(tmp_path / "colour.png")
     Image.open(left).save(tmp_path / "lossy.jpg", quality=20)
-    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     (tmp_path / "short.png").write_bytes(left.read_bytes()[:60])
     Image.new("L", size, 255).save(tmp_path / "full.png")
     said = {

@@ -416,7 +416,10 @@ def test_evaluation_and_calibration_say_what_they_left_out(cli, tiny_bundle, dat
 
 def test_a_catalogue_says_which_folders_are_good(tmp_path):
     file = tmp_path / "catalog.toml"
-    file.write_text('[products.a]\ndata = "a"\nsubfolders = true\ngood_folders = ["ok"]\n[products.b]\ndata = "b"\n')
+    file.write_text(
+        '[products.a]\ndata = "a"\nsubfolders = true\ngood_folders = ["ok"]\n[products.b]\ndata = "b"\n',
+        encoding="utf-8",
+    )
     products = read_catalog(file)
     assert (products["a"].subfolders, products["a"].good_folders) == (True, ("ok",))
     assert {"subfolders", "good_folders"} <= set(products["a"].decisive)

@@ -147,10 +147,10 @@ def test_training_images_saved_again_are_not_held_out(cli, tiny_bundle, dataset,
 def test_a_bundle_with_hashes_of_files_alone_says_what_it_cannot_know(cli, tiny_bundle, dataset, tmp_path) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "old.kdx")
     known = open_bundle(bundle).training_images()
-    (bundle / "training_images.json").write_text(json.dumps([image.file for image in known.images]))
+    (bundle / "training_images.json").write_text(json.dumps([image.file for image in known.images]), encoding="utf-8")
     index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     index["files"]["training_images.json"] = sha256_file(bundle / "training_images.json")
-    (bundle / "bundle.json").write_text(json.dumps(index))
+    (bundle / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     assert len(open_bundle(bundle).training_images()) == len(known) == 6
     record = cli("calibrate", bundle, dataset, "--false-reject-rate", 0.2, "--json").json
     assert record["passed_over_trained_on"] == 6
@@ -162,10 +162,10 @@ def test_a_bundle_with_hashes_of_files_alone_says_what_it_cannot_know(cli, tiny_
 @pytest.mark.parametrize("content", ['{"images": [{}]}', '{"images": [{"file": "a", "look": "xyz"}]}', '{"images": 1}'])
 def test_training_images_that_are_not_valid_are_refused(tiny_bundle, tmp_path, content) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "b.kdx")
-    (bundle / "training_images.json").write_text(content)
+    (bundle / "training_images.json").write_text(content, encoding="utf-8")
     index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     index["files"]["training_images.json"] = sha256_file(bundle / "training_images.json")
-    (bundle / "bundle.json").write_text(json.dumps(index))
+    (bundle / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(BundleError, match="is not valid"):
         open_bundle(bundle).training_images()
 

@@ -74,7 +74,7 @@ def test_a_log_of_another_graph_is_refused(tmp_path):
 
 
 def test_what_is_no_log_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "text").write_text("not a database, but longer than its header would be")
+    (tmp_path / "text").write_text("not a database, but longer than its header would be", encoding="utf-8")
     foreign = sqlite3.connect(tmp_path / "foreign")
     foreign.execute("CREATE TABLE customers (name TEXT)")
     foreign.close()

@@ -196,5 +196,6 @@ def test_a_bundle_is_calibrated_as_if_it_had_no_thresholds(bundle_copy) -> None:
     assert isinstance(bare, Bundle)
     assert (bare.manifest.threshold, bare.manifest.runtime_thresholds) == (None, {})
     assert (
-        json.loads((bundle_copy / "bundle.json").read_text())["threshold"]["score"] == opened.manifest.threshold.score
+        json.loads((bundle_copy / "bundle.json").read_text(encoding="utf-8"))["threshold"]["score"]
+        == opened.manifest.threshold.score
     )

@@ -83,7 +83,7 @@ def test_a_graph_that_answers_as_fp32_is_refused(bundle) -> None:
 
 @pytest.mark.parametrize("name", [INT8_SCORES, INT8_MAPS])
 def test_the_files_of_the_reference_are_required(bundle, name) -> None:
-    index = json.loads((bundle / "bundle.json").read_text())
+    index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     content = (bundle / name).read_bytes()
     (bundle / name).write_bytes(content[:-4] + b"\0\0\0\0")
     with pytest.raises(BundleError, match=f"'{name}' in .* was altered"):
@@ -92,7 +92,7 @@ def test_the_files_of_the_reference_are_required(bundle, name) -> None:
     with pytest.raises(BundleError, match=f"'{name}' is missing"):
         open_bundle(bundle)
     del index["files"][name]
-    (bundle / "bundle.json").write_text(json.dumps(index))
+    (bundle / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(BundleError, match=f"does not list '{name}'"):
         open_bundle(bundle)
 
@@ -115,15 +115,15 @@ def test_an_older_kdx_refuses_such_a_bundle(bundle) -> None:
     assert with_file(opened, "roi.png", None).manifest.schema == INT8_SCHEMA
     bare = msgspec.structs.replace(manifest, provenance=msgspec.structs.replace(manifest.provenance, int8=None))
     assert bare.with_thresholds(manifest.threshold).schema == SCHEMA
-    newer = json.loads((bundle / "bundle.json").read_text()) | {"schema": NEWEST_SCHEMA + 1}
+    newer = json.loads((bundle / "bundle.json").read_text(encoding="utf-8")) | {"schema": NEWEST_SCHEMA + 1}
     with pytest.raises(BundleError, match="was written by a newer kdx"):
         decode_index(bundle, json.dumps(newer).encode())
 
 
 @pytest.mark.parametrize("changed", [{"schema": SCHEMA}, {"variants": {}, "runtime_thresholds": {}}])
 def test_an_index_that_contradicts_itself_is_refused(bundle, changed) -> None:
-    index = json.loads((bundle / "bundle.json").read_text())
-    (bundle / "bundle.json").write_text(json.dumps(index | changed))
+    index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    (bundle / "bundle.json").write_text(json.dumps(index | changed), encoding="utf-8")
     with pytest.raises(BundleError, match="names the origin of INT8 students"):
         open_bundle(bundle)
 
@@ -227,6 +227,6 @@ def test_graphs_without_residual_additions_have_narrower_tolerances(students_bun
 
 def test_the_number_of_additions_is_kept(bundle) -> None:
     manifest = open_bundle(bundle).manifest
-    assert "residual_additions" not in (bundle / "bundle.json").read_text()  # as of an earlier release
+    assert "residual_additions" not in (bundle / "bundle.json").read_text(encoding="utf-8")  # as of an earlier release
     write_manifest(bundle, with_additions(manifest, 0))
     assert open_bundle(bundle).manifest.provenance.int8.residual_additions == 0

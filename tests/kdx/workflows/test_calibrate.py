@@ -27,7 +27,7 @@ def test_thresholds_are_stored_and_a_signature_that_is_removed_is_reported(bundl
 def test_remarks_on_the_folder_and_on_its_images_are_returned(bundle_copy, cells, tmp_path):
     folder = shutil.copytree(cells, tmp_path / "cells")
     shutil.copy(folder / "00.png", folder / "copy.png")
-    (folder / "notes.txt").write_text("no image")
+    (folder / "notes.txt").write_text("no image", encoding="utf-8")
     kinds = {each.kind for each in calibrate_folder(bundle_copy, folder, CalibrationRequest(0.1)).remarks}
     assert "copies" in kinds
 

@@ -16,7 +16,7 @@ def test_an_earlier_demo_is_replaced_when_asked_and_nothing_else(tmp_path):
         file.parent.mkdir()
         file.write_bytes(b"")
     (folder / "report.json").write_bytes(b"{}")
-    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="exists already"):
         begin(folder, force=False)
     assert all(file.exists() for file in written)

@@ -115,9 +115,9 @@ def test_tiles(tiled, tmp_path, unjudged):
     run = Path(shutil.copytree(tiled / "run", tmp_path / "run"))
     quantize_run(run, OPTIONS)
     for folder in (run, run / INT8_FOLDER):  # as if it had been trained on whole images
-        record = json.loads((folder / "run.json").read_text())
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         record |= {"border_weights": [[0.1] * 32], "recipe": {**record["recipe"], "border_weights": True}}
-        (folder / "run.json").write_text(json.dumps(record))
+        (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     bundle = export(run, tmp_path / "tile.kdx")
     stage, golden = Run(run / INT8_FOLDER), bundle.golden("int8")
     detector = fuse(stage.config, load_pair(stage)[0], bundle.manifest.input).without_border_weights()
@@ -135,8 +135,8 @@ def test_fp32_alone_knows_nothing_of_the_stage(run, tmp_path):
 
 
 def test_another_checkpoint_than_the_quantised_one_is_refused(cli, run, tmp_path):
-    best = json.loads((run / "best.json").read_text())
-    (run / "best.json").write_text(json.dumps({**best, "sha256": 64 * "0"}))
+    best = json.loads((run / "best.json").read_text(encoding="utf-8"))
+    (run / "best.json").write_text(json.dumps({**best, "sha256": 64 * "0"}), encoding="utf-8")
     options = ("--precision", "fp32,int8", "--checkpoint", "best")
     stderr = cli("export", run, "-o", tmp_path / "tile.kdx", *options, code=2).stderr
     assert "came from another checkpoint" in stderr

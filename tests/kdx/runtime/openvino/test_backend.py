@@ -354,7 +354,7 @@ def test_a_blob_of_another_kind_is_skipped(graph, tmp_path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(graph, tmp_path) -> None:
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with OpenVino(Graph.of(graph), 1, cache=tmp_path / "file") as backend:
         assert np.isfinite(backend.run(solar_cells(1, SIZE)).scores).all()
 

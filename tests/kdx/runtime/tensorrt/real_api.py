@@ -37,7 +37,7 @@ class RealApi:
     """
 
     def __init__(self, *versions: str) -> None:
-        self.records = [json.loads((_RECORDS / f"{version}.json").read_text()) for version in versions]
+        self.records = [json.loads((_RECORDS / f"{version}.json").read_text(encoding="utf-8")) for version in versions]
         self.covered: dict[str, set[str]] = {}
 
     def enumeration(self, name: str) -> Any:

@@ -121,18 +121,19 @@ def test_a_compact_teachers_files_are_hashed_by_their_role(tmp_path):
     for index, pixels in enumerate(solar_cells(4, (32, 32))):
         Image.fromarray(pixels).save(tmp_path / "good" / f"{index}.png")
     shutil.copy(tmp_path / "good/0.png", tmp_path / "further/a.png")
-    (tmp_path / "kept/run.json").write_text("{}")
+    (tmp_path / "kept/run.json").write_text("{}", encoding="utf-8")
     (tmp_path / "kept/teacher.safetensors").write_bytes(b"teacher")
     catalog = tmp_path / "catalog.toml"
 
     def fingerprint() -> list[str]:
         catalog.write_text(
             "[defaults]\nteacher_epochs = 3\nbackbone = 'compact-s'\nextra_images = ['further']\n"
-            "[products.a]\ndata = 'good'\n[products.b]\ndata = 'good'\nteacher_from = 'kept'\n"
+            "[products.a]\ndata = 'good'\n[products.b]\ndata = 'good'\nteacher_from = 'kept'\n",
+            encoding="utf-8",
         )
         products = read_catalog(catalog)
-        absolute = catalog.read_text().replace("'kept'", f"'{tmp_path / 'kept'}'")
-        catalog.write_text(absolute)
+        absolute = catalog.read_text(encoding="utf-8").replace("'kept'", f"'{tmp_path / 'kept'}'")
+        catalog.write_text(absolute, encoding="utf-8")
         assert read_catalog(catalog) == products
         # A teacher that exists has learnt already: what the defaults say of others is not for it.
         assert (products["b"].teacher_epochs, products["b"].extra_images) == (None, ())

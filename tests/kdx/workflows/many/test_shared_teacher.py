@@ -86,7 +86,7 @@ def test_products_learn_from_one_teacher_that_learnt_from_all(made):
     assert held_out == set(teacher.validation_images.values())
     assert not held_out & set(teacher.train_images.values())
     assert not (made / "out/runs/tile/teacher").exists()  # no teacher of its own
-    result = json.loads((made / "out/teachers/line4.json").read_text())
+    result = json.loads((made / "out/teachers/line4.json").read_text(encoding="utf-8"))
     assert (result["state"], result["products"], result["held_out_images"]) == ("trained", {"tile": 6, "cell": 8}, 14)
     assert result["weights"] == "distilled from test_resnet, random"
 

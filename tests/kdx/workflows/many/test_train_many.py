@@ -299,11 +299,11 @@ def test_frames_in_tiles_with_a_level_map(large_frames, tmp_path, monkeypatch):
 def test_a_folder_in_a_bundles_place_is_not_touched(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
     (tmp_path / "out/a.kdx").mkdir(parents=True)
-    (tmp_path / "out/a.kdx/thesis.txt").write_text("precious")
+    (tmp_path / "out/a.kdx/thesis.txt").write_text("precious", encoding="utf-8")
     result = product.make(order_of(tmp_path, dataset))
     assert result.state == "failed"
     assert "exists and is no bundle" in result.error["message"]
-    assert (tmp_path / "out/a.kdx/thesis.txt").read_text() == "precious"
+    assert (tmp_path / "out/a.kdx/thesis.txt").read_text(encoding="utf-8") == "precious"
 
 
 def test_a_product_whose_process_always_dies_fails_alone(dataset, tmp_path, monkeypatch):

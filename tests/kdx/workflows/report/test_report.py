@@ -50,7 +50,9 @@ def report(cli, tmp_path):
 
 
 def data_of(page: Path) -> dict:
-    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    (found,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL
+    )
     return json.loads(found)
 
 
@@ -189,7 +191,7 @@ def test_latencies_are_measured_unless_skipped(cli, tiny_bundle, dataset, tmp_pa
     result = cli("report", tiny_bundle, dataset, "-o", page, "--json", "--threads", 1).json
     assert {r["name"] for r in result["latency"]} >= {"onnxruntime-cpu"}
     assert all(r["p99_ms"] >= r["p50_ms"] > 0 for r in result["latency"])
-    assert f"{result['latency'][0]['p99_ms']:.2f}" in page.read_text()
+    assert f"{result['latency'][0]['p99_ms']:.2f}" in page.read_text(encoding="utf-8")
 
 
 def test_an_uncalibrated_bundle_promises_nothing(report, raw_bundle, dataset):
@@ -202,9 +204,9 @@ def test_an_uncalibrated_bundle_promises_nothing(report, raw_bundle, dataset):
 
 @pytest.mark.slow
 def test_a_calibration_that_kept_no_scores(report, bundle_copy, dataset):
-    index = json.loads((bundle_copy / "bundle.json").read_text())
+    index = json.loads((bundle_copy / "bundle.json").read_text(encoding="utf-8"))
     index["threshold"]["scores"] = []
-    (bundle_copy / "bundle.json").write_text(json.dumps(index))
+    (bundle_copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     assert report(bundle_copy, dataset)[1]["settable"] == []
 
 
@@ -249,7 +251,7 @@ def test_unreadable_images_are_named_or_stop_it(cli, report, tiny_bundle, datase
     result, data = report(tiny_bundle, dataset_copy, "--max-bad-images", 1)
     assert len(result["evaluation"]["bad_images"]) == 1
     assert len(data["images"]) == 7
-    assert "012.png' is not a readable image" in unescape((tmp_path / "page.html").read_text())
+    assert "012.png' is not a readable image" in unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
 def left_half(size: tuple[int, int], target: Path) -> Path:
@@ -280,17 +282,17 @@ def test_a_region_of_interest_after_the_calibration(cli, report, bundle_copy, da
 
 @pytest.mark.slow
 def test_a_threshold_that_defects_chose_is_said(report, bundle_copy, dataset):
-    index = json.loads((bundle_copy / "bundle.json").read_text())
+    index = json.loads((bundle_copy / "bundle.json").read_text(encoding="utf-8"))
     index["threshold"]["defects"] = {"images": 4, "misses": 1, "false_rejects": 0, "data_sha256": "0" * 64}
-    (bundle_copy / "bundle.json").write_text(json.dumps(index))
+    (bundle_copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     assert "chosen on 4 defective images" in report(bundle_copy, dataset)[0]["notes"][0]
 
 
 def test_an_output_that_exists_or_cannot_be_written(cli, tiny_bundle, dataset, tmp_path, monkeypatch):
     page = tmp_path / "page.html"
-    page.write_text("mine")
+    page.write_text("mine", encoding="utf-8")
     assert "exists already" in cli("report", tiny_bundle, dataset, "-o", page, code=2).stderr
-    assert page.read_text() == "mine"
+    assert page.read_text(encoding="utf-8") == "mine"
     assert "is a folder" in cli("report", tiny_bundle, dataset, "-o", tmp_path, "--force", code=2).stderr
     access = os.access
     monkeypatch.setattr("kdx.storage.files.os.access", lambda path, mode: mode != os.W_OK and access(path, mode))
