@@ -7,7 +7,7 @@ import json
 import pytest
 
 import kdx
-from kdx.bundle.manifest import INT8_SCHEMA, SCHEMA
+from kdx.bundle.manifest import NEWEST_SCHEMA, SCHEMA
 from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError
 from kdx.runtime.backend_table import find_backend
@@ -36,7 +36,7 @@ def test_an_old_bundle_decides_as_it_did(name, tmp_path):
 def test_a_newer_schema_is_refused(tmp_path):
     bundle = old_bundle("stpm", tmp_path)
     manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    (bundle / "bundle.json").write_text(json.dumps({**manifest, "schema": INT8_SCHEMA + 1}), encoding="utf-8")
+    (bundle / "bundle.json").write_text(json.dumps({**manifest, "schema": NEWEST_SCHEMA + 1}), encoding="utf-8")
     with pytest.raises(BundleError, match="written by a newer kdx"):
         open_bundle(bundle)
 
