@@ -92,6 +92,14 @@ def test_a_mask_is_what_the_regions_are():
     assert everywhere[9:81, 16:144].all()
 
 
+def test_a_mask_stays_in_the_window_that_the_networks_see():
+    place = MapPlace(WIDTH, HEIGHT, FieldOfView(1.0, (100, 20, 40, 60)))
+    mask = place.mask(np.ones((12, 20), np.float32), 0.5)
+    assert mask[20:80, 100:140].all()
+    assert mask.sum() == 255 * 40 * 60
+    assert place.steps((12, 20)) == (5.0, 2.0)
+
+
 def test_files_of_one_stem_and_of_one_name_lie_apart(tmp_path):
     files = MapFiles(tmp_path, "png", masks=True)
     names = ["a.png", "a.jpg", "b/a.png", "a.png.png"]

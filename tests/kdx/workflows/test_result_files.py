@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from msgspec.structs import replace
 from PIL import Image
 
 import kdx
+from kdx.calibration.validity import CalibrationWarning
 from kdx.decision import map_files
 from kdx.errors import OptionError, OutputError
 from kdx.imaging.field_of_view import FieldOfView
 from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, relative_names, result_options
+from tests.schema1 import FIXTURES, old_bundle
 
 BACKEND = ("--backend", "onnxruntime-cpu")
+IMAGES = {"tiled": "frame-*.png", "level": "cell-*.png"}
 
 
 @pytest.fixture
@@ -189,6 +193,39 @@ def test_files_of_any_size_have_places_in_their_own_pixels(dataset, tmp_path, mo
     assert (place.width, place.height, place.box) == (120, 50, (30.0, 12.5, 90.0, 37.5))
     Loaded.input = replace(Loaded.input, fixed_size=True)
     assert place_of(tmp_path / "turned.jpg", Loaded).width == 64
+
+
+@pytest.mark.parametrize("name", ["tiled", "level"])
+def test_maps_of_tiles_and_of_regions_of_interest_lie_in_the_whole_frame(cli, name, tmp_path):
+    bundle, images = old_bundle(name, tmp_path), sorted((FIXTURES / "images").glob(IMAGES[name]))
+    out = tmp_path / "out"
+    options = (*BACKEND, "-o", out, "--maps", "tiff", "--masks", "--csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)
+        cli("predict", bundle, *images, *options)
+        detector = kdx.load(bundle, "onnxruntime-cpu")
+    assert {row["precision"] for row in rows_of(out)} == {"fp32"}
+    peaks = []
+    for image in images:
+        verdict = detector(kdx.read_image(image, detector.input))
+        values = np.asarray(Image.open(out / f"maps/{image.name}.tiff"))
+        np.testing.assert_array_equal(values, verdict.anomaly_map)
+        about = json.loads((out / f"maps/{image.name}.json").read_text(encoding="utf-8"))
+        size = (detector.input.width, detector.input.height)
+        assert tuple(about["image_size"].values()) == size
+        steps, covers = about["image_pixels_per_map_pixel"], about["covers"]
+        mask = np.asarray(Image.open(out / f"masks/{image.name}.png"))
+        assert mask.shape == size[::-1]
+        for region in detector.regions(verdict):
+            row = int((region.peak_row - covers["top"]) / steps["down"])
+            column = int((region.peak_column - covers["left"]) / steps["across"])
+            assert values[row, column] == region.peak
+            peaks.append(region.peak)
+            assert mask[int(region.peak_row), int(region.peak_column)] == 255
+        if detector.roi is not None:
+            assert not mask[~detector.roi.included].any()
+    assert peaks
+    detector.close()
 
 
 def test_names_are_relative_to_the_folder_around_all_images(tmp_path, monkeypatch):
