@@ -11,7 +11,7 @@
 
 #include "answers.h"
 #include "frame_faults.h"
-#include "held_out.h"
+#include "good_scores.h"
 #include "pair_spec.h"
 #include "precision.h"
 #include "signature.h"
@@ -25,7 +25,7 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 struct Threshold {
     double score = kNone, pixel = kNone, review = kNone;  // NaN: none
-    HeldOut held_out;
+    GoodScores good_scores;
     std::string by_hand;  // why a person set it; empty: it was chosen from scores
     bool is_set() const { return score == score; }
 };

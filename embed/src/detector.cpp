@@ -139,8 +139,8 @@ kdx_verdict Detector::verdict_on(float score, const Frame &frame, const Threshol
     verdict.threshold = threshold.score;
     verdict.relative_score = threshold.score > 0 ? score / threshold.score : kNone;  // NaN is not above 0
     verdict.margin = verdict.relative_score - 1;
-    verdict.p_value = threshold.held_out.p_value(score);
-    verdict.held_out_images = threshold.held_out.images();
+    verdict.p_value = threshold.good_scores.p_value(score);
+    verdict.held_out_images = threshold.good_scores.images();
     return verdict;
 }
 

@@ -66,7 +66,7 @@ bool is_contained(const std::string &name) {
 Threshold threshold_from(const json &record) {
     Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone, {}, {}};
     if (record.contains("scores") && !record["scores"].is_null())
-        threshold.held_out = {record["scores"].get<std::vector<double>>(), record.at("images").get<double>()};
+        threshold.good_scores = {record["scores"].get<std::vector<double>>(), record.at("images").get<double>()};
     if (record.contains("review") && !record["review"].is_null())
         threshold.review = record["review"].at("score").get<double>();
     if (record.contains("by_hand") && !record["by_hand"].is_null())

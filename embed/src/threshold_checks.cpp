@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "held_out.h"
+#include "good_scores.h"
 
 namespace kdx::embed {
 
@@ -20,7 +20,7 @@ bool has_value(const json &record, const char *name) {
 
 bool fits_its_scores(const json &threshold) {
     if (!has_value(threshold, "scores")) return true;  // an older kdx kept none
-    const HeldOut held(threshold.at("scores").get<std::vector<double>>(), threshold.at("images").get<double>());
+    const GoodScores held(threshold.at("scores").get<std::vector<double>>(), threshold.at("images").get<double>());
     if (held.is_empty()) return true;
     const auto score = threshold.at("score").get<double>(), rate = threshold.at("false_reject_rate").get<double>();
     const bool is_by_hand = has_value(threshold, "by_hand");

@@ -121,15 +121,15 @@ void scores_are_decided() {
     CHECK(ke::decide(HUGE_VAL, threshold, 0) == KDX_UNDECIDED);
 }
 
-// The values are those of tests/kdx/decision/test_held_out.py.
+// The values are those of tests/kdx/decision/test_good_scores.py.
 void p_values_are_conformal() {
-    const ke::HeldOut four({1, 2, 2, 5}, 4);
+    const ke::GoodScores four({1, 2, 2, 5}, 4);
     const double scores[] = {0, 1, 1.5, 2, 3, 5, 6}, expected[] = {1, 1, 0.8, 0.8, 0.4, 0.4, 0.2};
     for (std::size_t i = 0; i < 7; ++i) CHECK(std::fabs(four.p_value(scores[i]) - expected[i]) < 1e-12);
     CHECK(four.images() == 4 && std::isnan(four.p_value(std::nan(""))) && std::isnan(four.p_value(HUGE_VAL)));
-    const ke::HeldOut quantiles({1, 5, 9}, 9);  // the ranks 1, 5 and 9
+    const ke::GoodScores quantiles({1, 5, 9}, 9);  // the ranks 1, 5 and 9
     CHECK(quantiles.p_value(5) == 0.9 && quantiles.p_value(6) == 0.5 && quantiles.p_value(10) == 0.1);
-    const ke::HeldOut none, too_many({1, 2, 3}, 2);
+    const ke::GoodScores none, too_many({1, 2, 3}, 2);
     CHECK(none.images() == 0 && std::isnan(none.p_value(1)) && too_many.images() == 0);
 }
 

@@ -260,12 +260,11 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
             received=undecided,
             fix="calibrate with that runtime, or serve fp32",
         )
+    threshold = bundle.manifest.threshold_of(precision, runtime)
+    by_hand = threshold.reason if threshold else None
     return {
-        **parameters_of(
-            bundle.manifest,
-            bundle.manifest.threshold_of(precision, runtime),
-            validity.why_uncertain,
-        ),
+        **parameters_of(bundle.manifest, threshold, validity.why_uncertain),
+        **({} if by_hand is None else {"kdx.threshold_by_hand": by_hand}),
         "kdx.precision": precision,
         "kdx.method": bundle.manifest.method,
         "kdx.version": __version__,

@@ -20,7 +20,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
 from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
-from kdx.decision.held_out import HeldOutScores
+from kdx.decision.good_scores import GoodScores
 from kdx.decision.map_files import MapFormat
 from kdx.errors import DataError, GateError, InputError, OptionError
 from kdx.folders.image_search import LeftOut
@@ -293,7 +293,7 @@ def _summarise(folder: ScoreFolder, index: Index, plan: ShardPlan, bundle: Bundl
             examples += read_bad(path, _EXAMPLES - len(examples))
     threshold = bundle.manifest.threshold_of(index.settings.precision, find_backend(index.settings.backend).runtime)
     left_out = LeftOut()
-    held_out = HeldOutScores.of(threshold) if threshold else None
+    held_out = GoodScores.of(threshold) if threshold else None
     added_since = folder.count_added(index, left_out)
     return Summary(
         settings=index.settings,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle
 from kdx.decision.answers import AnswerLimits, answer_limits
-from kdx.decision.held_out import HeldOutScores
+from kdx.decision.good_scores import GoodScores
 from kdx.decision.level_map import Level, level_of
 from kdx.decision.post_processing import PostProcessing
 from kdx.decision.roi import Roi, RoiFrame, roi_of
@@ -30,7 +30,7 @@ class DecisionRule:
             review band.
         pixel_threshold: The calibrated map value that hardly any good image reaches; None without a
             calibration.
-        held_out: The scores of the good images of the calibration, for p-values; None without a
+        good_scores: The scores of the good images of the calibration, for p-values; None without a
             calibration, or with one of an older kdx, which kept no scores.
         threshold_by_hand: Why a person set the threshold, in their words; None for a threshold that
             was chosen from scores.
@@ -47,7 +47,7 @@ class DecisionRule:
     threshold: float | None = None
     review_threshold: float | None = None
     pixel_threshold: float | None = None
-    held_out: HeldOutScores | None = None
+    good_scores: GoodScores | None = None
     threshold_by_hand: str | None = None
     level: Level | None = None
     roi: Roi | None = None
@@ -75,7 +75,7 @@ class DecisionRule:
             threshold=calibrated.score if calibrated else None,
             review_threshold=calibrated.review.score if calibrated and calibrated.review else None,
             pixel_threshold=calibrated.pixel if calibrated else None,
-            held_out=HeldOutScores.of(calibrated) if calibrated else None,
+            good_scores=GoodScores.of(calibrated) if calibrated else None,
             threshold_by_hand=calibrated.reason if calibrated else None,
             level=level_of(bundle),
             roi=roi_of(bundle),
@@ -114,7 +114,7 @@ class DecisionRule:
         frame_faults = () if image is None else faults_of(image, self.frame_limits)
         threshold = self.threshold if is_calibrated else None
         review_threshold = self.review_threshold if is_calibrated else None
-        held_out = self.held_out if is_calibrated else None
+        held_out = self.good_scores if is_calibrated else None
         decision = decide(value, threshold, frame_faults, review_threshold)
         return Verdict(
             decision=decision,

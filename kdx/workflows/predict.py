@@ -98,6 +98,8 @@ def judge_files(
             for name, image, verdict in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
                 record |= {"backend": group[name].backend.name, "precision": group[name].precision}
+                if group[name].threshold_by_hand is not None:
+                    record["threshold_by_hand"] = group[name].threshold_by_hand
                 if regions is not None:
                     record["regions"] = _regions(group[name], verdict, regions)
                 if overlay is not None:

@@ -99,7 +99,7 @@ def repeat(
     judged: dict[Path, Verdict] = {}
     identities: list[tuple[Path, Identity]] = []
     with load(bundle, backend, threads) as detector:
-        threshold, held_out = detector.threshold, detector.rule.held_out
+        threshold, held_out = detector.threshold, detector.rule.good_scores
         if threshold is None:
             raise DataError(f"'{bundle}' has no threshold to compare scores with", fix="run kdx calibrate BUNDLE DATA")
         for path in track(progress, paths, "judging", len(paths)):

@@ -15,7 +15,7 @@ from kdx.bundle.manifest import LEVEL
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.calibration.by_hand import GivenThreshold
-from kdx.decision.held_out import HeldOutScores
+from kdx.decision.good_scores import GoodScores
 from kdx.errors import BundleError
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 from tests.embed.build import DECISIONS, CallError, Detector, missing
@@ -52,7 +52,7 @@ def test_p_values_and_relative_scores_of_real_images_are_pythons(library, bundle
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
     good, defects = published_folder(tmp_path / "images", data_set, good=20, defective=5)
     calibrate_folder(copy, good, CalibrationRequest(0.2, backend="openvino"))
-    held_out = HeldOutScores.of(open_bundle(copy).manifest.threshold)
+    held_out = GoodScores.of(open_bundle(copy).manifest.threshold)
     with (
         kdx.load(copy, backend="openvino", threads=1, precision="fp32") as expected,
         Detector(library, copy, "fp32") as detector,

@@ -22,7 +22,7 @@ from kdx.bundle.stored_threshold import Threshold
 from kdx.calibration.described import describe
 from kdx.calibration.rates import settable_thresholds
 from kdx.calibration.validity import CalibrationValidity
-from kdx.decision.held_out import HeldOutScores
+from kdx.decision.good_scores import GoodScores
 from kdx.folders.data_folder import GOOD, FolderOptions
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
@@ -74,9 +74,9 @@ class Content:
         return self.bundle.manifest.threshold_of(self.detector.precision, self.runtime)
 
     @property
-    def held_out(self) -> HeldOutScores | None:
+    def good_scores(self) -> GoodScores | None:
         """The scores that p-values stand on."""
-        return HeldOutScores.of(self.threshold) if self.threshold else None
+        return GoodScores.of(self.threshold) if self.threshold else None
 
     @property
     def by_hand(self) -> str:
@@ -221,7 +221,7 @@ def _facts(content: Content) -> dict[str, Any]:
     scored, threshold, manifest = content.scored, content.threshold, content.bundle.manifest
     types = [GOOD, *content.result.types]
     review = threshold.review if threshold is not None else None
-    held_out = content.held_out
+    held_out = content.good_scores
     return {
         "types": types,
         "images": [

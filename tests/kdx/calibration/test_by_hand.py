@@ -86,6 +86,16 @@ def test_numbers_beyond_all_scores_are_counted_too(real, number, rejected):
     assert open_bundle(bundle).manifest.threshold == threshold
 
 
+def test_a_server_is_told_too(bundle_copy, cells, cli, tmp_path):
+    pytest.importorskip("kd_export", reason="model repositories are written with the training packages")
+    reason = 'a "quoted" reason \\ with a backslash'
+    request = CalibrationRequest(backend="onnxruntime-cpu", by_hand=GivenThreshold(0.4, None, reason))
+    calibrate_folder(bundle_copy, cells, request)
+    cli("triton", bundle_copy, "-o", tmp_path / "models", "--backend", "onnxruntime", "--precision", "fp32")
+    (config,) = (tmp_path / "models").rglob("config.pbtxt")
+    assert json.dumps(reason) in config.read_text(encoding="utf-8")
+
+
 def test_earlier_releases_are_told_that_they_are_too_old(bundle_copy, cells, cli):
     request = CalibrationRequest(backend="onnxruntime-cpu", by_hand=GivenThreshold(0.4, None, "to see"))
     calibrate_folder(bundle_copy, cells, request)

@@ -11,7 +11,7 @@ from kdx.bundle.threshold_checks import kept_ranks
 
 
 @dataclass(frozen=True)
-class HeldOutScores:
+class GoodScores:
     """The scores of the held-out good images of a calibration, as a bundle keeps them.
 
     Attributes:
@@ -25,7 +25,7 @@ class HeldOutScores:
     ranks: tuple[int, ...] = field(repr=False)
 
     @classmethod
-    def of(cls, threshold: Threshold) -> HeldOutScores | None:
+    def of(cls, threshold: Threshold) -> GoodScores | None:
         """Return the scores of a calibration; None if an older kdx kept none."""
         if not 0 < len(threshold.scores) <= threshold.images:
             return None

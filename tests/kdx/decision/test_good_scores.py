@@ -13,7 +13,7 @@ import kdx
 from kdx.bundle.open import open_bundle
 from kdx.calibration.by_hand import GivenThreshold
 from kdx.calibration.rates import scores_to_keep
-from kdx.decision.held_out import HeldOutScores
+from kdx.decision.good_scores import GoodScores
 from kdx.decision.verdict import Decision, Verdict
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 from tests.images import DEFECTS, published_folder
@@ -26,9 +26,9 @@ def stored(tiny_bundle):
     return open_bundle(tiny_bundle).manifest.threshold
 
 
-def held_out(stored, scores, images: int | None = None) -> HeldOutScores | None:
+def held_out(stored, scores, images: int | None = None) -> GoodScores | None:
     count = len(scores) if images is None else images
-    return HeldOutScores.of(msgspec.structs.replace(stored, scores=[float(each) for each in scores], images=count))
+    return GoodScores.of(msgspec.structs.replace(stored, scores=[float(each) for each in scores], images=count))
 
 
 def test_the_p_value_is_the_share_of_good_images_that_score_as_high(stored):

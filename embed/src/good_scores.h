@@ -1,5 +1,5 @@
 // The scores of the held-out good images of a calibration. The counterpart of
-// kdx/decision/held_out.py.
+// kdx/decision/good_scores.py.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +10,11 @@ namespace kdx::embed {
 
 // The scores that a bundle keeps of a calibration on so many good images, ascending: all, or
 // quantiles of very many.
-class HeldOut {
+class GoodScores {
 public:
-    HeldOut() = default;
+    GoodScores() = default;
     // Without scores, or with more of them than images, nothing is known, as of an older kdx.
-    HeldOut(std::vector<double> kept, double images);
+    GoodScores(std::vector<double> kept, double images);
 
     bool is_empty() const { return kept_.empty(); }
     std::int64_t images() const { return is_empty() ? 0 : static_cast<std::int64_t>(images_); }
