@@ -147,7 +147,10 @@ class AccuracyBenchmark:
             self.result.put(rows=[rows[key] for key in sorted(rows)], **parts)
 
     def time(self, threads: list[int], runs: int) -> None:
-        """Time a few pairs after the other, with the first seed, where they have no latency yet."""
+        """Time a few pairs after the other, with the first seed, where they have no latency yet.
+
+        Pairs that are not measured whole have to wait, because their variants are timed in turns.
+        """
         machine = machine_of(max(threads), PACKAGES)
         if self.result.found.get("timed_on") != machine:
             self.keep(latency=[], sizes=[], timed_on=machine)
@@ -155,6 +158,7 @@ class AccuracyBenchmark:
             known = {row["pair"] for row in self.result.found["sizes"] if row["data"] == data}
             keys = {pair: (data, pair, seed) for of, pair, seed in reversed(self.asked) if of == data}
             bundles = {pair: self.bundle(keys[pair]) for pair in self.settings.pairs if pair in keys}
+            known.update(pair for pair in bundles if keys[pair] in self.missing())
             pairs = [pair for pair, path in bundles.items() if path.is_dir() and pair not in known]
             for some in (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER)):
                 print(f"== {data}: {', '.join(some)}", flush=True)

@@ -123,6 +123,21 @@ def test_calls_at_the_same_time_keep_each_others_rows(parse: Parse, trainings: T
     assert found["latency"] == [1]
 
 
+def test_pairs_that_are_measured_whole_are_timed_once(parse: Parse, trainings: Trainings, monkeypatch) -> None:
+    timed = []
+    monkeypatch.setattr(accuracy, "time_pairs", lambda bundles, *_: timed.append(list(bundles)) or [{"pair": "leader"}])
+    monkeypatch.setattr(accuracy, "size_of", lambda pair, _: {"pair": pair})
+    benchmark = AccuracyBenchmark("accuracy", parse("--seeds", "0"))
+    for pair in ("leader", "small"):
+        benchmark.bundle(("cells", pair, 0)).mkdir(parents=True)
+    measure(parse("--pairs", "leader", "--seeds", "0"))
+    for _ in range(2):
+        AccuracyBenchmark("accuracy", parse("--seeds", "0")).time([1], 2)
+    found = json.loads(parse().out.read_text())["found"]
+    assert timed == [["leader"]]
+    assert found["latency"] == found["sizes"] == [{"data": "cells", "pair": "leader"}]
+
+
 def test_solar_cells_come_from_their_package(parse: Parse, monkeypatch) -> None:
     monkeypatch.setattr(accuracy, "write_mvtec_layout", lambda root, cell_type: (root / cell_type).mkdir())
     benchmark = AccuracyBenchmark("accuracy", parse())
