@@ -206,7 +206,7 @@ def _restore(pickled: Mapping[str, tuple[Origin, Mapping[str, Any]]]) -> Detecto
         KdxError: A bundle was changed; or as for :func:`load_many`.
     """
     origins = {name: origin for name, (origin, _) in pickled.items()}
-    opened = {name: origin.open(encoding="utf-8") for name, origin in origins.items()}
+    opened = {name: origin.reopen() for name, origin in origins.items()}
     choosers = {
         name: BackendChooser(opened[name], origin.backend, origin.threads, origin.precision)
         for name, origin in origins.items()

@@ -48,7 +48,7 @@ class Origin:
     metrics: Registry | None = None
     batch_sizes: tuple[int, ...] | None = None
 
-    def open(self) -> Bundle:
+    def reopen(self) -> Bundle:
         """Open the bundle.
 
         Raises:
@@ -91,6 +91,6 @@ class Origin:
             BundleError: The bundle was changed, or a check failed.
             KdxError: As for :func:`kdx.load`.
         """
-        detector = self.detector(self.open(encoding="utf-8"))
+        detector = self.detector(self.reopen())
         detector.rule = replace(detector.rule, **changed)
         return detector
