@@ -359,8 +359,7 @@ def trained(request, dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A run of two epochs of every method on real images, and its bundle in both precisions; tests
     leave it be.
 
-    Its graph has the structure of ``exported``, unless the recipe crops: a network of this
-    structure is exported once.
+    Its graph has the structure of ``exported``: a network of this structure is exported once.
     """
     from tests.pairs import write_weights
 
@@ -399,12 +398,15 @@ def exported(request, tmp_path_factory: pytest.TempPathFactory) -> ExportedMetho
     from kd_export.onnx.onnx_export import export_onnx
     from kd_export.precision.fp16 import network_tensors, plan_half, to_half
     from kd_export.precision.ranges import measure_ranges
+    from kd_train.methods import find_method
+    from kd_train.recipes import load_recipe
     from kdx.imaging.images import InputSpec
     from tests.images import solar_cells
     from tests.pairs import fuse_pair, make_pair
 
     spec = InputSpec(height=CAMERA[0], width=CAMERA[1])
-    detector = fuse_pair(make_pair(request.param, BACKBONE, sigma=BLUR), spec, SIZE)
+    recipe = load_recipe(find_method(request.param), {"backbones": (BACKBONE,), "image_size": SIZE})
+    detector = fuse_pair(make_pair(request.param, BACKBONE, sigma=BLUR), spec, SIZE, recipe.resize_to)
 
     def made(folder: Path) -> None:
         export_onnx(detector, folder / "model.onnx", max_batch=8, metadata={})

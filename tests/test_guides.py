@@ -69,6 +69,8 @@ def line_pc(tmp_path_factory, tiny_run, tiny_bundle, make_dataset) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cli):
+    # Compact teachers have their own tests; here they would double what kdx fit exports and trains.
+    monkeypatch.setattr("kdx.workflows.fit.request.FitRequest.compact_and_source", None)
     folder = Path(shutil.copytree(line_pc, tmp_path / "work"))
     monkeypatch.chdir(folder)
     for kind, body in blocks((DOCS / f"{guide}.md").read_text(encoding="utf-8")):

@@ -9,7 +9,7 @@ from kdx.runtime.backend_table import BACKENDS
 from tests.images import solar_cells
 from tests.robustness.cpu_backends import BACKEND_PRECISION_PAIRS
 
-THREADS, CALLS = 16, 100  # the benchmark makes more
+THREADS, CALLS = 16, 50  # the benchmark makes more
 
 
 @pytest.fixture(scope="module")

@@ -194,4 +194,5 @@ def plan_of(model: onnx.ModelProto) -> SimpleNamespace:
         request=EngineRequest(flavour="rtx"),
         graph=SimpleNamespace(read=model.SerializeToString),
         fingerprint=SimpleNamespace(compute_capability="8.6"),
+        kept=frozenset(),
     )

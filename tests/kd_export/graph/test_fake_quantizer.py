@@ -114,7 +114,7 @@ def compact(tmp_path_factory) -> tuple[FusedDetector, Path]:
 
     path = tmp_path_factory.mktemp("compact") / "model.onnx"
     detector = fuse_pair(make_pair("stpm", "compact-s"), InputSpec(height=64, width=64, channels=1), 64)
-    export_onnx(detector, path, max_batch=4, metadata={})
+    export_onnx(detector, path, max_batch=1, metadata={})
     return detector, path
 
 

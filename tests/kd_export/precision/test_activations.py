@@ -30,7 +30,7 @@ def graphs(request, tmp_path_factory) -> tuple[onnx.ModelProto, onnx.ModelProto]
 
     path = tmp_path_factory.mktemp("stpm") / "model.onnx"
     detector = fuse_pair(make_pair("stpm", request.param), InputSpec(height=SIZE[0], width=SIZE[1]), SIZE[0])
-    export_onnx(detector, path, max_batch=4, metadata={})
+    export_onnx(detector, path, max_batch=1, metadata={})
     model = onnx.load(path)
     return model, quantize(model, solar_cells(4, SIZE))
 

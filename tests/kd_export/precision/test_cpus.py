@@ -26,7 +26,7 @@ def compact(tmp_path_factory) -> onnx.ModelProto:
 
     path = tmp_path_factory.mktemp("compact") / "model.onnx"
     detector = fuse_pair(make_pair("stpm", "compact-s"), InputSpec(height=64, width=64), 64)
-    export_onnx(detector, path, max_batch=4, metadata={})
+    export_onnx(detector, path, max_batch=1, metadata={})
     return onnx.load(path)
 
 

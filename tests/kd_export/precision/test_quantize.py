@@ -205,7 +205,7 @@ def stpm(tmp_path_factory) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
     path = tmp_path_factory.mktemp("stpm") / "model.onnx"
     detector = fuse_pair(make_pair("stpm", "test_resnet"), InputSpec(height=64, width=64), 64)
-    export_onnx(detector, path, max_batch=4, metadata={"kdx.method": "stpm"})
+    export_onnx(detector, path, max_batch=1, metadata={"kdx.method": "stpm"})
     model = onnx.load(path)
     return model, quantize(model, solar_cells(4, (64, 64)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 
@@ -112,18 +113,22 @@ CHOICES = [
     ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
 )
 def test_every_option_makes_another_detector_that_can_be_trained(method, choices) -> None:
+    default, chosen = scores_of_trainable(method), scores_of_trainable(method, **choices)
+    assert not np.allclose(default, chosen, rtol=1e-3) or choices == {"structure": "ds", "dfe": "yes"}
+
+
+@functools.cache
+def scores_of_trainable(method: str, **choices: str) -> np.ndarray:
+    """Return the scores of a pair whose students all learn, and whose teacher does not."""
+    pair = make_pair(method, BACKBONE, "", SIGMA, **choices)
     images = torch.from_numpy(solar_cells(2, (SIZE, SIZE)))
-    outputs = []
-    for chosen in ({}, choices):
-        pair = make_pair(method, BACKBONE, "", SIGMA, **chosen)
-        spec = InputSpec(height=SIZE, width=SIZE)
-        outputs.append([output.numpy() for output in fuse_pair(pair, spec, SIZE)(images)])
-        pair.train()
-        x = torch.randn(2, 3, SIZE, SIZE)
-        FeatureMatching(pair.spec, pair.channels)(pair.compare_training(x, pair.teacher_features(x))).backward()
-        trained = {name for name, p in pair.named_parameters() if not name.startswith("teacher.")}
-        assert {name for name, p in pair.named_parameters() if p.grad is not None} == trained
-    assert not np.allclose(outputs[0][1], outputs[1][1], rtol=1e-3) or choices == {"structure": "ds", "dfe": "yes"}
+    _, scores = fuse_pair(pair, InputSpec(height=SIZE, width=SIZE), SIZE)(images)
+    pair.train()
+    x = torch.randn(2, 3, SIZE, SIZE)
+    FeatureMatching(pair.spec, pair.channels)(pair.compare_training(x, pair.teacher_features(x))).backward()
+    learning = {name for name, p in pair.named_parameters() if p.grad is not None}
+    assert learning == {name for name, _ in pair.named_parameters() if not name.startswith("teacher.")}
+    return scores.numpy()
 
 
 @pytest.mark.parametrize("backbone", [BACKBONE, COMPACT])
@@ -152,7 +157,7 @@ def test_students_of_damaged_images_are_compared_with_the_undamaged_ones(method,
 def test_the_command_line_takes_a_methods_own_options(method, choices, tmp_path, dataset, cli, tiny_options) -> None:
     run, bundle = tmp_path / "run", tmp_path / "tile.kdx"
     cli("train", dataset, "-o", run, "--method", method, "--epochs", 1, *tiny_options, *choices)
-    assert cli("export", run, "-o", bundle, "--json").json["certificate"]["passed"]
+    assert cli("export", run, "-o", bundle, "--max-batch", 1, "--json").json["certificate"]["passed"]
     recipe = json.loads((run / "run.json").read_text(encoding="utf-8"))["recipe"]
     assert recipe["options"] == ({"part": "ae"} if method == "dual-det" else {"structure": "e-d"})
     assert recipe["score"] == (None if method == "dual-det" else "sum")
@@ -241,7 +246,7 @@ def test_only_the_method_that_is_not_deployed_is_missing_from_the_graph(
     # comes on top.
     decoder, bundle = tmp_path / "run", tmp_path / "tile.kdx"
     cli("train", dataset, "-o", decoder, "--method", "dskd", "--structure", "t-d", "--epochs", 1, *tiny_options)
-    cli("export", decoder, "-o", bundle)
+    cli("export", decoder, "-o", bundle, "--max-batch", 1)
     sizes = {}
     for structure, folder in (("t-d", bundle), ("ds", trained.folder / "tile.kdx")):
         graph = onnx.load(folder / GRAPH).graph

@@ -80,7 +80,7 @@ def test_a_method_from_outside_trains_exports_and_is_verified(outside, tmp_path,
     assert "toy" in {method["name"] for method in cli("methods", "--json").json}
     run, bundle = tmp_path / "run", tmp_path / "toy.kdx"
     cli("train", dataset, "-o", run, "--method", "toy", *tiny_options)
-    cli("export", run, "-o", bundle)
+    cli("export", run, "-o", bundle, "--max-batch", 1)
     assert cli("verify", bundle, "--json").json["passed"]
     assert "toy: sum over layer1, layer2" in cli("inspect", bundle).stdout
     bench = cli("bench", bundle, "--baseline", run, "--runs", 20, "--warm-up", 1, "--batch", 1, "--json").json

@@ -137,7 +137,7 @@ def test_what_is_trained_is_what_is_deployed(quantised, dataset):
 def test_the_graph_of_the_stage_computes_the_same(quantised, dataset, tmp_path):
     run = stage_of(quantised)
     pair, _ = load_pair(run)
-    export_onnx(pair.detector(run.config.input), tmp_path / "model.onnx", max_batch=2, metadata={})
+    export_onnx(pair.detector(run.config.input), tmp_path / "model.onnx", max_batch=1, metadata={})
     model = onnx.load(tmp_path / "model.onnx")
     images = images_of(dataset, quantised)
     with torch.inference_mode():

@@ -41,7 +41,7 @@ def with_stage(run: Path, copy: Path) -> Run:
 
 def graph_of(detector, plan, folder: Path) -> onnx.ModelProto:
     """Return the INT8 graph of a detector."""
-    export_onnx(detector, folder / "model.onnx", max_batch=2, metadata={})
+    export_onnx(detector, folder / "model.onnx", max_batch=1, metadata={})
     return quantize_by(onnx.load(folder / "model.onnx"), plan)
 
 

@@ -15,7 +15,7 @@ def test_the_map_has_its_own_threshold_where_the_score_is_not_its_maximum(
     assert threshold.pixel == pytest.approx(threshold.score, rel=1e-6)  # STPM's score is the map's maximum
     run, bundle = tmp_path / "run", tmp_path / "sum.kdx"
     cli("train", dataset, "-o", run, "--score", "sum", "--epochs", 1, *tiny_options)
-    cli("export", run, "-o", bundle)
+    cli("export", run, "-o", bundle, "--max-batch", 1)
     cli("calibrate", bundle, dataset, "--false-reject-rate", 0.2)
     opened = open_bundle(bundle)
     threshold = opened.manifest.threshold
