@@ -7,7 +7,7 @@ Needs an NVIDIA GPU, a CUDA build of PyTorch, timm, and ONNX Runtime of any kind
 graphs; ONNX Runtime for CUDA, TensorRT and TensorRT for RTX are timed where they are installed.
 Weights are random; images come from DATA (any folder of good parts) or from the package
 elpv-dataset. Where TensorRT belongs to another Python than PyTorch, as on JetPack, --engine-python
-names that interpreter: it needs kdx, numpy, cuda-bindings and TensorRT.
+names that interpreter: it needs kdx, numpy, cuda-bindings, TensorRT, and onnx for TensorRT 8.6.
 
 Every candidate has a process of its own, so one that crashes costs its own row. All of a method
 load at the same time, and are compared with FP32 PyTorch on real images; one that fails is not

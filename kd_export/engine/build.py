@@ -192,7 +192,7 @@ def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
     builder = make("a builder", trt.Builder, log)
     network = make("a network", flavour.create_network, builder)
     parser = make("a parser", trt.OnnxParser, network, log)
-    if not parser.parse(_graph_for(plan)):
+    if not parser.parse(_graph_for(plan, is_typed=flavour.is_typed)):
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise GateError(f"TensorRT {flavour.version} refuses the graph: {errors}", fix="please report this backbone")
     config = make("a configuration", builder.create_builder_config)
@@ -218,17 +218,18 @@ def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
     return _Built(bytes(data), demanded, logged_layers(log.layers))
 
 
-def _graph_for(plan: BuildPlan) -> bytes:
+def _graph_for(plan: BuildPlan, *, is_typed: bool) -> bytes:
     """Return the graph, rewritten where TensorRT cannot take it otherwise."""
     data = plan.graph.read()
     is_turing = (plan.request.flavour, plan.fingerprint.compute_capability) == ("rtx", "7.5")
-    if not is_turing and plan.request.precision != "int8":
+    if is_typed and not is_turing and plan.request.precision != "int8":
         return data
     try:
         import onnx
     except ImportError as error:
-        what = "for compute capability 7.5" if is_turing else "an INT8 engine"
+        what = "for compute capability 7.5" if is_turing else "an INT8 engine" if is_typed else "with TensorRT 8.6"
         raise BackendError(f"building {what} needs the package 'onnx'", fix="pip install onnx") from error
+    from kd_export.engine.opset17 import to_opset_17
     from kd_export.engine.turing import products_to_convolutions
     from kd_export.precision.activations import signed_activations
 
@@ -237,6 +238,8 @@ def _graph_for(plan: BuildPlan) -> bytes:
         model = signed_activations(model)
     if is_turing:
         model = products_to_convolutions(model)
+    if not is_typed:
+        model = to_opset_17(model)
     rewritten: bytes = model.SerializeToString()
     return rewritten
 

@@ -132,7 +132,7 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
             self.num_errors = 1
 
         def parse(self, model: bytes) -> bool:
-            calls.append(("parse", len(model)))
+            calls.append(("parse", model))
             return not faults.get("refuse")
 
         def get_error(self, index: int) -> str:

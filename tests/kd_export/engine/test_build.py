@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import onnx
 import pytest
 
 from kd_export.engine import build as build_module
@@ -92,6 +93,9 @@ def test_tensorrt_8_6_gets_the_flag_and_its_fp32_island(bundle, with_tensorrt, m
     )
     build(bundle)
     assert ("network", 1 << 0) in trt.calls
+    (parsed,) = (onnx.load_from_string(about) for what, about in trt.calls if what == "parse")
+    assert parsed.opset_import[0].version == 17
+    assert not [node.name for node in parsed.graph.node if node.op_type == "ReduceMax" and len(node.input) == 2]
     assert trt.config.flag_names == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
     for layer in trt.layers:
         # No tensor says FP16 before the build: what is demanded is what was pinned.
