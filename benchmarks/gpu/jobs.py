@@ -144,7 +144,7 @@ class GpuBenchmark:
                 skipped += self.store.missing(job.keys, timed=job.timed)
         finally:
             self._keep_processes(())
-        self.store.put(skipped=skipped, complete=not skipped)
+        self.store.put(skipped=list(dict.fromkeys(skipped)), complete=not skipped)
         return not skipped
 
     def _do(self, job: Job, keys: Sequence[Key]) -> list[Record]:

@@ -116,6 +116,11 @@ def test_what_does_not_fit_makes_room_for_what_does(gpu: FakeGpu, store: Store) 
     assert store.found["skipped"] == [("stpm", 1, slow.name)]
 
 
+def test_without_time_everything_is_listed_once(gpu: FakeGpu, store: Store) -> None:
+    assert not gpu.run([gpu.candidate(EAGER)], store, left=1)
+    assert (store.rows, store.found["skipped"]) == ({}, [("stpm", 1, EAGER)])  # compared and timed
+
+
 def test_where_time_runs_out_nothing_is_said_of_what_was_cut_short(gpu: FakeGpu, store: Store) -> None:
     slow = gpu.candidate("tensorrt-fp16", seconds=60)
     gpu.run([gpu.candidate(EAGER, seconds=40), slow], store, left=120)
