@@ -24,10 +24,9 @@ def unstated(source: str) -> Iterator[int]:
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         modes = [options.get("mode"), *call.args[0 if is_method else 1 :][:1]]
         mode = next((each.value for each in modes if isinstance(each, ast.Constant)), None)
-        reads_text = not is_method or not (call.args or call.keywords)  # without a mode
         is_text = {
-            # A method of this name may be another one, which takes something else than a mode.
-            "open": set(mode) <= set("rwax+t") if isinstance(mode, str) else reads_text,
+            # A method of this name without a mode may be that of something else than a path.
+            "open": set(mode) <= set("rwax+t") if isinstance(mode, str) else not is_method,
             "read_text": is_method and not call.args,
             "write_text": is_method and len(call.args) == 1,
         }.get(name, False)
@@ -51,7 +50,7 @@ def test_every_text_has_its_encoding() -> None:
         ("path.write_text('a')", True),
         ("path.open('w')", True),
         ("path.open('wb')", False),
-        ("path.open()", True),
+        ("origin.open()", False),
         ("open(path)", True),
         ("open(path, 'rb')", False),
         ("open(path, mode='a')", True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,11 +28,15 @@ from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.imaging.field_of_view import Crop, require_inside
 from kdx.imaging.image_identity import Likeness, identify
 from kdx.imaging.images import ChannelOrder, InputSpec
-from kdx.remarks import Remark
+from kdx.remarks import Remark, shorten
 from kdx.runtime.machine import package_versions
 from kdx.storage.files import new_folder, sha256_file, write_atomic
 from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX, encode_record, now, run_to_export
 from kdx.text import number_of
+
+
+class MissingImagesWarning(UserWarning):
+    """Some of the good images that were held out of training are missing."""
 
 
 class Run:
@@ -313,6 +318,8 @@ class Run:
     def held_out_files(self, data: Path | None = None) -> list[Path]:
         """Return the good images that were held out of training, recognised by their content.
 
+        Warns with :class:`MissingImagesWarning` if some of them are missing.
+
         Args:
             data: The data folder now; None for its place at training.
 
@@ -334,6 +341,11 @@ class Run:
                 f"'{where}' contains none of the {len(wanted)} good images that were held out",
                 fix="name the folder of the training data: `calibration_data`",
             )
+        missing = [name for name, digest in self.config.validation_images.items() if digest not in found]
+        if missing:
+            count = number_of(len(missing), "[image|images]")
+            said = f"'{where}' does not contain {count} of {len(wanted)} that were held out: {shorten(missing)}"
+            warnings.warn(said, MissingImagesWarning, stacklevel=2)
         return held_out
 
 

@@ -352,8 +352,9 @@ def test_too_few_held_out_files_refuse_int8(tiny_run, dataset, tmp_path, cli) ->
     for name in names[LEAST_GOOD - 1 :]:
         (data / "train/good" / Path(name).name).unlink()
     options = ("--precision", "fp32,int8", "--calibration-data", data)
-    said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1).stdout
-    assert "5 held-out good images and 15 synthetic defects are too few" in said
+    said = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *options, code=1)
+    assert "5 held-out good images and 15 synthetic defects are too few" in said.stdout
+    assert f"'{data}' does not contain 1 image of 6 that were held out: {names[-1]}" in said.stderr
     assert open_bundle(tmp_path / "tile.kdx").manifest.precisions == ["fp32"]
 
 
