@@ -133,7 +133,7 @@ def test_pairs_that_are_measured_whole_are_timed_once(parse: Parse, trainings: T
     measure(parse("--pairs", "leader", "--seeds", "0"))
     for _ in range(2):
         AccuracyBenchmark("accuracy", parse("--seeds", "0")).time([1], 2)
-    found = json.loads(parse().out.read_text())["found"]
+    found = json.loads(parse().out.read_text(encoding="utf-8"))["found"]
     assert timed == [["leader"]]
     assert found["latency"] == found["sizes"] == [{"data": "cells", "pair": "leader"}]
 
