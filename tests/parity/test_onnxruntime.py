@@ -27,7 +27,7 @@ def make_detector(spec: InputSpec, size: int, backbone: str, taps: str, sigma: f
 
 CASES = {
     "colour": (InputSpec(height=64, width=64), 64, "resnet18", "", 0.0),
-    "blur": (InputSpec(height=96, width=96), 96, "tf_efficientnet_lite0", "blocks.2,blocks.4", 4.0),
+    "blur": (InputSpec(height=96, width=96), 96, "tf_efficientnet_lite0", "blocks.1,blocks.2", 4.0),
     "mono, resized": (InputSpec(height=75, width=100, channels=1), 64, "resnet18", "", 2.0),
     "bgr, enlarged": (InputSpec(height=50, width=40, channel_order="bgr"), 64, "resnet18", "layer1,layer2", 0.0),
 }

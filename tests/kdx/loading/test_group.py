@@ -52,7 +52,7 @@ def stranger(tiny_bundle, tmp_path_factory) -> Path:
 def other_camera(tiny_run, tmp_path_factory, cli) -> Path:
     """A bundle of the same run for another camera."""
     bundle = tmp_path_factory.mktemp("camera") / "camera.kdx"
-    cli("export", tiny_run, "-o", bundle, "--input-size", "80x72")
+    cli("export", tiny_run, "-o", bundle, "--input-size", "80x72", "--max-batch", 1)
     return bundle
 
 
