@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = (
-    "accuracy", "archive", "compact", "cpu", "embed", "gpu", "peers", "robustness", "tiling", "tables",
+    "accuracy", "archive", "bands", "compact", "cpu", "embed", "gpu", "peers", "robustness", "tiling", "tables",
 )  # fmt: skip
 
 

@@ -147,10 +147,11 @@ def export_bundle(
         provenance = msgspec.structs.replace(provenance, border_weights=list(detector.border_weights))
         if "int8" not in variants:
             provenance = _without_int8_students(provenance)
+        in_bands = tiling is not None and tiling.bands is True
         bundle = write_manifest(
             folder,
             Manifest(
-                schema=provenance.schema if detector.input_spec.crop is UNSET else CROP_SCHEMA,
+                schema=provenance.schema if detector.input_spec.crop is UNSET and not in_bands else CROP_SCHEMA,
                 kdx_version=__version__,
                 method=method,
                 pair_spec=encode_pair_spec(detector.spec),

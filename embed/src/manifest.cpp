@@ -139,6 +139,10 @@ void read_tiling(Bundle &bundle, const json &manifest) {
     if (!manifest.contains("tiling") || manifest["tiling"].is_null()) return;
     if (bundle.crop.is_set()) throw Invalid{"tiles cover whole frames, and its networks see a window"};
     const auto &record = manifest["tiling"];
+    if (record.value("bands", false))
+        throw Failure(KDX_ERROR_BUNDLE,
+                      "the frames of '" + bundle.path.string() + "' are read in bands of rows, and need not fit into memory",
+                      {"a bundle whose frames are passed as images", "", "judge them in Python: kdx predict"});
     auto &tiling = bundle.tiling;
     tiling.overlap = record.at("overlap").get<int>(), tiling.halo = record.at("halo").get<int>();
     tiling.batch = record.contains("batch") ? side_of(record["batch"]) : 8;

@@ -31,6 +31,8 @@ def are_tiles_asked(config: RunConfig, options: TileRequest) -> bool:
     frame, tile = options.frame or config.frame, options.tile or config.tile
     if frame and tile:
         return True
+    if options.bands:
+        raise OptionError("`bands` are of frames that are cut into tiles", fix="give `frame` and `tile`")
     if options.batch is not None and not (options.frame or options.tile or config.tile):
         raise OptionError(
             "`tile_batch` has no effect without tiles", fix="leave it out; `max_batch` is the number of whole images"
@@ -78,6 +80,8 @@ def fuse_tiles(
         batch=options.batch or _BATCH,
         seam=float(errors[halo]),
     )
+    if options.bands:
+        tiling = msgspec.structs.replace(tiling, bands=True)
     tiling.require_fits((tile, tile), size)
     return detector, tiling
 

@@ -24,8 +24,9 @@ INT8_SCHEMA = 3
 # The schema of a bundle whose threshold a person set. A kdx that does not know it would take the
 # threshold for an edited one.
 BY_HAND_SCHEMA = 4
-# The schema of a bundle whose networks see a window of the frame. A kdx that does not know it would
-# take places in the map for others in the frame.
+# The schema of a bundle whose networks see a window of the frame, or whose frames are read in
+# bands. A kdx that does not know it would take places in the map for others in the frame, or read
+# frames whole.
 CROP_SCHEMA = 4
 NEWEST_SCHEMA = BY_HAND_SCHEMA
 INDEX = "bundle.json"
@@ -175,7 +176,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def needed_schema(self) -> int:
         """The oldest schema that holds everything in this manifest."""
         is_by_hand = self.threshold is not None and self.threshold.by_hand is not msgspec.UNSET
-        if is_by_hand or self.input.crop is not msgspec.UNSET:
+        is_in_bands = self.tiling is not None and self.tiling.bands is True
+        if is_by_hand or is_in_bands or self.input.crop is not msgspec.UNSET:
             return BY_HAND_SCHEMA
         return self.provenance.schema
 
@@ -195,7 +197,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         if self.tiling is None:
             return self.input
         height, width = self.tiling.frame
-        return msgspec.structs.replace(self.input, height=height, width=width, fixed_size=True)
+        bands = self.tiling.bands
+        return msgspec.structs.replace(self.input, height=height, width=width, fixed_size=True, bands=bands)
 
     @property
     def camera_map_size(self) -> tuple[int, int]:

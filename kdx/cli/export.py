@@ -50,6 +50,9 @@ def export(
     tile_batch: int | None = typer.Option(
         None, help="Tiles that go through the graph at once: what bounds the memory. Default: 8."
     ),
+    bands: bool = typer.Option(
+        False, "--bands", help="Read frames in bands of rows, from TIFF files: they need not fit into the memory."
+    ),
     precision: str = typer.Option(
         "fp32",
         help="fp32, and what to add: fp16 for TensorRT and other GPU runtimes; bf16 for CPUs and int8 for both, where "
@@ -91,7 +94,7 @@ def export(
         crop=None if crop is None else parse_crop(crop),
         channel_order=one_of("--channel-order", channel_order, ("rgb", "bgr")),  # type: ignore[arg-type]
         max_batch=max_batch,
-        tiles=TileRequest(_size("--frame", frame), tile, _overlap(overlap), tile_batch),
+        tiles=TileRequest(_size("--frame", frame), tile, _overlap(overlap), tile_batch, bands),
         precisions=precisions,
         calibration_data=calibration_data,
         evaluation_images=labelled_images(run, evaluation_data, category, progress_for(json)),

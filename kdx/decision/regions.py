@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from kdx.errors import InputError, OptionError
 from kdx.imaging.field_of_view import WHOLE, FieldOfView
 
 # Diagonal neighbours are connected: a thin scratch is one defect.
-_NEIGHBOURS = np.ones((3, 3), int)
+NEIGHBOURS = np.ones((3, 3), int)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,40 @@ class Region:
     peak: float
     peak_row: float
     peak_column: float
+
+
+class Patch(NamedTuple):
+    """A connected part of a map, in pixels of the map; ``bottom`` and ``right`` are exclusive."""
+
+    pixels: int
+    top: int
+    left: int
+    bottom: int
+    right: int
+    peak: float
+    peak_row: int
+    peak_column: int
+
+    @classmethod
+    def of(cls, inside: NDArray[np.bool_], values: NDArray[np.float32], top: int, left: int) -> Patch:
+        """Return the part that is True in ``inside``, which begins at ``top`` and ``left``."""
+        highest = np.where(inside, values, -np.inf)
+        row, column = np.unravel_index(int(highest.argmax()), highest.shape)
+        bottom, right = top + inside.shape[0], left + inside.shape[1]
+        peak = float(highest.max())
+        return cls(int(inside.sum()), top, left, bottom, right, peak, top + int(row), left + int(column))
+
+    def joined(self, other: Patch) -> Patch:
+        """Return both parts as one; of equal peaks, the upper left one remains."""
+        higher = min((self, other), key=lambda patch: (-patch.peak, patch.peak_row, patch.peak_column))
+        return Patch(
+            self.pixels + other.pixels,
+            min(self.top, other.top),
+            min(self.left, other.left),
+            max(self.bottom, other.bottom),
+            max(self.right, other.right),
+            *higher[5:],
+        )
 
 
 def find_regions(
@@ -76,32 +112,58 @@ def find_regions(
             expected="the map of an answer that the method can give",
             fix="run kdx verify: the runtime, its driver or the graph is at fault",
         )
+    labels, _ = label(anomaly_map > pixel_threshold, NEIGHBOURS)
+    patches = [
+        Patch.of(labels[place] == number, anomaly_map[place], place[0].start, place[1].start)
+        for number, place in enumerate(find_objects(labels), start=1)
+    ]
+    return regions_of(patches, anomaly_map.shape, image_size, view=view, min_area=min_area, pixel_size_um=pixel_size_um)
+
+
+def regions_of(
+    patches: Iterable[Patch],
+    map_size: tuple[int, ...],
+    image_size: tuple[int, int],
+    *,
+    view: FieldOfView = WHOLE,
+    min_area: float = 0.0,
+    pixel_size_um: float | None = None,
+) -> list[Region]:
+    """Return connected parts of a map as regions of the camera's image, as :func:`find_regions`.
+
+    Args:
+        patches: The parts.
+        map_size: The height and width of the map.
+        image_size: As for :func:`find_regions`.
+        view: As for :func:`find_regions`.
+        min_area: As for :func:`find_regions`.
+        pixel_size_um: As for :func:`find_regions`.
+
+    Raises:
+        OptionError: An invalid area or pixel size.
+    """
     if not (math.isfinite(min_area) and min_area >= 0):
         raise OptionError("invalid `min_area`", expected="0 or above", received=f"{min_area:g}")
     if pixel_size_um is not None and not (math.isfinite(pixel_size_um) and pixel_size_um > 0):
         raise OptionError("invalid `pixel_size_um`", expected="above 0 µm", received=f"{pixel_size_um:g}")
     left, top, right, bottom = view.box(image_size[1], image_size[0])
-    down, across = (bottom - top) / anomaly_map.shape[0], (right - left) / anomaly_map.shape[1]
-    labels, _ = label(anomaly_map > pixel_threshold, _NEIGHBOURS)
+    down, across = (bottom - top) / map_size[0], (right - left) / map_size[1]
     regions = []
-    for number, (rows, columns) in enumerate(find_objects(labels), start=1):
-        inside = labels[rows, columns] == number
-        area = float(inside.sum()) * down * across
+    for patch in patches:
+        area = float(patch.pixels) * down * across
         if area < min_area:
             continue
-        values = np.where(inside, anomaly_map[rows, columns], -np.inf)
-        row, column = np.unravel_index(int(values.argmax()), values.shape)
         regions.append(
             Region(
                 area=area,
                 area_mm2=None if pixel_size_um is None else area * (pixel_size_um / 1e3) ** 2,
-                top=top + rows.start * down,
-                left=left + columns.start * across,
-                height=(rows.stop - rows.start) * down,
-                width=(columns.stop - columns.start) * across,
-                peak=float(values.max()),
-                peak_row=top + (rows.start + float(row) + 0.5) * down,
-                peak_column=left + (columns.start + float(column) + 0.5) * across,
+                top=top + patch.top * down,
+                left=left + patch.left * across,
+                height=(patch.bottom - patch.top) * down,
+                width=(patch.right - patch.left) * across,
+                peak=patch.peak,
+                peak_row=top + (patch.peak_row + 0.5) * down,
+                peak_column=left + (patch.peak_column + 0.5) * across,
             )
         )
     return sorted(regions, key=lambda region: (-region.peak, region.top, region.left))

@@ -157,9 +157,17 @@ def _channel_faults(values: ChannelValues, limits: ChannelLimits) -> list[FrameF
     return [*found, FrameFault.BRIGHT] if above else found
 
 
+def sampling_steps(height: int, width: int) -> tuple[int, int]:
+    """Return the rows and columns between the samples of a frame.
+
+    The samples of a frame's samples are these samples again.
+    """
+    return max(1, height // _SAMPLES), max(1, width // _SAMPLES)
+
+
 def _sampled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = image.shape[:2]
-    return np.ascontiguousarray(image[:: max(1, height // _SAMPLES), :: max(1, width // _SAMPLES)])
+    down, across = sampling_steps(*image.shape[:2])
+    return np.ascontiguousarray(image[::down, ::across])
 
 
 def _shares(samples: NDArray[np.uint8]) -> tuple[float, float]:

@@ -34,9 +34,11 @@ from kdx.imaging.sixteen_bits import apply_range, deep_grey, value_range_of
 from kdx.imaging.value_range import FULL_RANGE, ValueRange, warn_if_narrow
 
 # The most pixels that the input of a graph has, and the longest side.
-_MOST_INPUT_PIXELS, _MOST_SIDE = 1 << 28, 1 << 17
+_MOST_INPUT_PIXELS, MOST_SIDE = 1 << 28, 1 << 17
+# The same of frames that are read in bands.
+_MOST_BANDED_PIXELS = 1 << 34
 ChannelOrder = Literal["rgb", "bgr"]
-_Side = Annotated[int, msgspec.Meta(ge=1, le=_MOST_SIDE)]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=MOST_SIDE)]
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,8 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
             4095).
         crop: The window of the image that the networks see, as column, row, width and height in
             pixels; unset for the whole image.
+        bands: Whether files are read in bands of rows, because an image may be too large for the
+            memory; unset if not.
 
     Raises:
         InputError: The range is invalid, the input has too many pixels, or the window is not inside
@@ -67,15 +71,17 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
     fixed_size: bool = True
     sixteen_bit_range: tuple[int, int] = FULL_RANGE
     crop: Crop | UnsetType = UNSET
+    bands: bool | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         low, high = self.sixteen_bit_range
         if not 0 <= low < high <= 65535:
             raise InputError("invalid 16-bit range", expected="within 0:65535", received=f"{low}:{high}")
-        if self.height * self.width > _MOST_INPUT_PIXELS:
+        most = _MOST_BANDED_PIXELS if self.is_in_bands else _MOST_INPUT_PIXELS
+        if self.height * self.width > most:
             raise InputError(
                 "the input is too large",
-                expected=f"at most {_MOST_INPUT_PIXELS:,} pixels",
+                expected=f"at most {most:,} pixels",
                 received=f"{self.width} × {self.height} pixels",
             )
         if self.crop is not UNSET:
@@ -83,6 +89,11 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 require_inside(self.crop, (self.height, self.width))
             except OptionError as error:
                 raise InputError(error.message, expected=error.expected, received=error.received) from error
+
+    @property
+    def is_in_bands(self) -> bool:
+        """Whether files are read in bands of rows."""
+        return self.bands is True
 
     @property
     def seen(self) -> tuple[int, int]:

@@ -12,10 +12,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from kdx.errors import OptionError
@@ -40,6 +41,8 @@ class Tiling(msgspec.Struct, frozen=True, kw_only=True):
         batch: The number of tiles that the graph processes at once, which bounds the memory.
         seam: The error of a tile's map at the inner edge of the halo, measured at export, as a
             share of its range.
+        bands: Whether frames are read in bands of rows, because they may be too large for the
+            memory; unset if not.
     """
 
     frame: tuple[_Length, _Length]
@@ -49,6 +52,7 @@ class Tiling(msgspec.Struct, frozen=True, kw_only=True):
     halo: _Start
     batch: _Length = 8
     seam: float = 0.0
+    bands: bool | UnsetType = UNSET
 
     @property
     def count(self) -> int:
@@ -99,12 +103,14 @@ class TileRequest:
         overlap: The smallest overlap of neighbouring tiles, in the camera's pixels; None to measure
             the one needed.
         batch: The number of tiles that the graph processes at once; None for 8.
+        bands: Whether frames are read in bands of rows, and may be too large for the memory.
     """
 
     frame: tuple[int, int] | None = None
     tile: int | None = None
     overlap: int | None = None
     batch: int | None = None
+    bands: bool = False
 
 
 def plan_tiles(
@@ -169,6 +175,12 @@ def _starts(frame: int, tile: int, overlap: int, step: int) -> list[int]:
     return [*(-(-last * index // (gaps * step)) * step for index in range(gaps)), last]
 
 
+class Frame(Protocol):
+    """What tiles are cut from: an array ``(H, W, C)``, or a file whose rows are read on demand."""
+
+    def __getitem__(self, part: tuple[slice, slice], /) -> NDArray[np.uint8]: ...
+
+
 class Stitcher:
     """Cuts frames into tiles and blends the maps of the tiles; it is thread-safe.
 
@@ -189,7 +201,7 @@ class Stitcher:
             for starts, small, scale in zip((tiling.rows, tiling.columns), map_size, scales, strict=True)
         ]
 
-    def batches(self, frame: NDArray[np.uint8], most: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def batches(self, frame: Frame, most: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield batches of the tiles ``(B, h, w, C)`` of a frame ``(H, W, C)``, row by row.
 
         Each batch comes with the number of its first tile.
@@ -200,17 +212,30 @@ class Stitcher:
             part = corners[first : first + most]
             yield first, np.stack([frame[r : r + height, c : c + width] for r, c in part])
 
+    @property
+    def rows(self) -> list[slice]:
+        """The rows of the frame's map that each row of tiles is added to."""
+        return [place.outside for place in self._places[0]]
+
     def new_map(self) -> NDArray[np.float32]:
         """Return an empty map of a frame, to which the maps of tiles are added."""
         return np.zeros(self.map_size, np.float32)
 
-    def add(self, whole: NDArray[np.float32], number: int, maps: NDArray[np.float32]) -> None:
-        """Add maps ``(B, h, w)`` to a frame's map: those of the tiles from ``number`` on."""
+    def add(self, whole: NDArray[np.float32], number: int, maps: NDArray[np.float32], first_row: int = 0) -> None:
+        """Add maps ``(B, h, w)`` to a frame's map: those of the tiles from ``number`` on.
+
+        Args:
+            whole: The rows of the frame's map from ``first_row`` on.
+            number: The number of the first tile.
+            maps: The maps of the tiles.
+            first_row: The first row of the frame's map that is there.
+        """
         for offset, one in enumerate(maps):
             row, column = divmod(number + offset, len(self.tiling.columns))
             down, across = self._places[0][row], self._places[1][column]
             used = one[down.inside, across.inside]
-            whole[down.outside, across.outside] += used * down.weights[:, None] * across.weights[None, :]
+            rows = slice(down.outside.start - first_row, down.outside.stop - first_row)
+            whole[rows, across.outside] += used * down.weights[:, None] * across.weights[None, :]
 
 
 class _Place(msgspec.Struct, frozen=True):

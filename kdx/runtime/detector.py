@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
@@ -28,6 +29,7 @@ from kdx.runtime.loading_process import LoadingProcess
 
 if TYPE_CHECKING:
     from kdx.decision.regions import Region
+    from kdx.runtime.banded import BandedVerdict
 
 T = TypeVar("T")
 
@@ -204,6 +206,21 @@ class Detector(ClosesOnExit):
         verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame, region)
         self._notify([verdict], time.perf_counter() - started)
         return verdict
+
+    def judge_file(
+        self, path: str | Path, *, min_area: float = 0.0, pixel_size_um: float | None = None
+    ) -> BandedVerdict:
+        """Judge a frame in a TIFF file that is too large for the memory.
+
+        See :func:`kdx.runtime.banded.judge_in_bands`.
+        """
+        from kdx.runtime.banded import judge_in_bands
+
+        self._process.require_current()
+        started = time.perf_counter()
+        judged = judge_in_bands(self, Path(path), min_area=min_area, pixel_size_um=pixel_size_um)
+        self._notify([judged.verdict], time.perf_counter() - started)
+        return judged
 
     def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
         """Judge several images, at most :attr:`max_batch` of them at once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,42 @@ from numpy.typing import NDArray
 from kdx.bundle.manifest import Manifest
 from kdx.decision.answers import AnswerLimits, answer_limits
 from kdx.errors import BackendError
-from kdx.imaging.tiling import Stitcher
+from kdx.imaging.tiling import Frame, Stitcher
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
+
+
+class Bands:
+    """The map of a frame in bands of finished rows, from the top down.
+
+    Only the rows to which tiles may still be added are in memory. The frame is judged while this is
+    iterated over: it yields the first row of each band with its values ``(h, w)``.
+
+    Attributes:
+        is_sound: Whether all answers so far were ones that the method can give.
+    """
+
+    def __init__(self, tiled: Tiled, frame: Frame) -> None:
+        self._tiled, self._frame = tiled, frame
+        self.is_sound = True
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        stitcher = self._tiled.stitcher
+        columns = len(stitcher.tiling.columns)
+        rows = stitcher.rows
+        first, held = 0, np.zeros((rows[0].stop, stitcher.map_size[1]), np.float32)
+        for number, answers in self._tiled.answers(self._frame):
+            self.is_sound = self.is_sound and self._tiled.is_sound(answers)
+            for offset, one in enumerate(answers.maps):
+                row = rows[(number + offset) // columns]
+                if row.start > first:  # no later tile reaches the rows above
+                    yield first, held[: row.start - first]
+                    held = held[row.start - first :]
+                    first = row.start
+                if row.stop > first + len(held):
+                    more = np.zeros((row.stop - first - len(held), held.shape[1]), np.float32)
+                    held = np.concatenate([held, more])
+                stitcher.add(held, number + offset, one[None], first)
+        yield first, held
 
 
 class Tiled(ClosesOnExit):
@@ -64,11 +98,23 @@ class Tiled(ClosesOnExit):
 
     def _run_one(self, frame: NDArray[np.uint8]) -> tuple[NDArray[np.float32], np.float32]:
         whole, is_sound = self.stitcher.new_map(), True
-        for first, tiles in self.stitcher.batches(frame, self._batch):
-            answers = self.graph.run(tiles)
-            is_sound = is_sound and not np.isnan(self.limits.mark(answers.maps, answers.scores)).any()
+        for first, answers in self.answers(frame):
+            is_sound = is_sound and self.is_sound(answers)
             self.stitcher.add(whole, first, answers.maps)
         return whole, whole.max() if is_sound else np.float32(np.nan)
+
+    def answers(self, frame: Frame) -> Iterator[tuple[int, Outputs]]:
+        """Yield the number of the first tile of each batch, and the graph's answers."""
+        for first, tiles in self.stitcher.batches(frame, self._batch):
+            yield first, self.graph.run(tiles)
+
+    def is_sound(self, answers: Outputs) -> bool:
+        """Whether the method can give these answers of the graph."""
+        return not np.isnan(self.limits.mark(answers.maps, answers.scores)).any()
+
+    def run_in_bands(self, frame: Frame) -> Bands:
+        """Return the map of a frame in bands of rows, and whether every answer was valid."""
+        return Bands(self, frame)
 
     def close(self) -> None:
         """Free the graph."""

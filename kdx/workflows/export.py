@@ -16,7 +16,8 @@ from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.calibration.rates import lowest_rate
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.imaging.field_of_view import Crop
-from kdx.imaging.images import ChannelOrder, InputSpec
+from kdx.imaging.image_files import MAX_PIXELS
+from kdx.imaging.images import MOST_SIDE, ChannelOrder, InputSpec
 from kdx.imaging.tiling import TileRequest, Tiling
 from kdx.progress import Progress
 from kdx.remarks import Remark
@@ -35,18 +36,29 @@ _SIDES = 8, 16384
 _RATE = 0.01
 
 
-def require_sizes(input_size: tuple[int, int] | None, frame: tuple[int, int] | None) -> None:
+def require_sizes(input_size: tuple[int, int] | None, frame: tuple[int, int] | None, *, bands: bool = False) -> None:
     """Check the sizes of a camera's images and of its large frames, ``(height, width)``.
+
+    Args:
+        input_size: The size of images.
+        frame: The size of frames.
+        bands: Whether frames are read in bands, and may be larger.
 
     Raises:
         OptionError: A side is too short or too long.
     """
     for name, size in (("input_size", input_size), ("frame", frame)):
-        if size is not None and not all(_SIDES[0] <= side <= _SIDES[1] for side in size):
+        low, high = _SIDES[0], MOST_SIDE if bands and name == "frame" else _SIDES[1]
+        if size is not None and not all(low <= side <= high for side in size):
             raise OptionError(
-                f"`{name}` is out of range",
-                expected=f"{_SIDES[0]} to {_SIDES[1]} a side",
+                f"`{name}` is out of range", expected=f"{low} to {high} a side", received=f"{size[0]}x{size[1]}"
+            )
+        if name == "frame" and size is not None and size[0] * size[1] > MAX_PIXELS and not bands:
+            raise OptionError(
+                "frames of this size are larger than the images that are read whole",
+                expected=f"at most {MAX_PIXELS:,} pixels",
                 received=f"{size[0]}x{size[1]}",
+                fix="have them read in bands of rows, from TIFF files: `bands=True`",
             )
 
 
@@ -81,7 +93,7 @@ def export_run(
         from kd_train.training.trained_pair import load_pair
 
     tiles = tiles or TileRequest()
-    require_sizes(input_size, tiles.frame)
+    require_sizes(input_size, tiles.frame, bands=tiles.bands)
     run = Run(run_path)
     if run.config.quantized is not UNSET:
         raise CheckpointError(

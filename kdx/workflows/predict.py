@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +19,16 @@ from kdx.imaging.images import InputSpec, read_image
 from kdx.loading.group import DetectorGroup, load_many
 from kdx.loading.load import load
 from kdx.progress import SILENT, Progress, track
+from kdx.runtime.banded import is_read_in_bands
 from kdx.storage.files import refuse_existing, write_atomic
+from kdx.workflows.packages import needs
 from kdx.workflows.result_files import ResultFiles, ResultOptions, require_thresholds
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kdx.decision.regions import Region
     from kdx.decision.verdict import Verdict
     from kdx.runtime.detector import Detector
 
@@ -79,13 +82,14 @@ def judge_files(
                 on_uncalibrated(path)
         targets = _overlay_targets(overlay, paths, list(bundles))
         _prepare(targets, force=force)
+        _require_whole(group, {"overlay": overlay is not None, "results": results is not None})
         files = None
         if results is not None:
             require_thresholds(results, group)
             files = held.enter_context(ResultFiles(results, paths, list(bundles), records, bad, force=force))
         for path in track(progress, paths, "judging", len(paths)):
             try:
-                judged = list(_verdicts(group, path))
+                judged = list(_verdicts(group, path, regions))
             except ImageError as error:
                 bad[str(path)] = error.message
                 if len(bad) > max_bad_images:
@@ -95,14 +99,16 @@ def judge_files(
                 continue
             if colour is not None and any(is_converted_to_grey(path, group[name].input) for name in group):
                 colour.append(path)
-            for name, image, verdict in judged:
+            for name, image, verdict, found in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
                 record |= {"backend": group[name].backend.name, "precision": group[name].precision}
                 if group[name].threshold_by_hand is not None:
                     record["threshold_by_hand"] = group[name].threshold_by_hand
-                if regions is not None:
+                if regions is not None and image is None:
+                    record["regions"] = None if found is None else [asdict(region) for region in found]
+                elif regions is not None:
                     record["regions"] = _regions(group[name], verdict, regions)
-                if overlay is not None:
+                if overlay is not None and image is not None:
                     target = targets[path, name]
                     record["overlay"] = str(target)
                     record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
@@ -176,15 +182,38 @@ def _load(
     )
 
 
-def _verdicts(group: DetectorGroup, path: Path) -> Iterator[tuple[str, NDArray[np.uint8], Verdict]]:
-    """Yield name, image and verdict of each detector; a file is read once for each input."""
+def _verdicts(
+    group: DetectorGroup, path: Path, regions: RegionOptions | None
+) -> Iterator[tuple[str, NDArray[np.uint8] | None, Verdict, list[Region] | None]]:
+    """Yield name, image and verdict of each detector; a file is read once for each input.
+
+    Where a file is read in bands, there is no image, but the regions.
+    """
     inputs: dict[InputSpec, list[str]] = {}
     for name in group:
         inputs.setdefault(group[name].input, []).append(name)
-    images = {spec: read_image(path, spec) for spec in inputs}
-    verdicts = {name: verdict for spec, names in inputs.items() for name, verdict in group(images[spec], names).items()}
+    in_bands = [name for name in group if is_read_in_bands(group[name], path)]
+    images = {spec: read_image(path, spec) for spec, names in inputs.items() if not set(names) & set(in_bands)}
+    verdicts = {name: verdict for spec in images for name, verdict in group(images[spec], inputs[spec]).items()}
     for name in group:
-        yield name, images[group[name].input], verdicts[name]
+        if name in in_bands:
+            area, size = (0.0, None) if regions is None else (regions.min_area, regions.pixel_size_um)
+            with needs("bands", "reading frames in bands"):
+                judged = group[name].judge_file(path, min_area=area, pixel_size_um=size)
+            yield name, None, judged.verdict, judged.regions
+        else:
+            yield name, images[group[name].input], verdicts[name], None
+
+
+def _require_whole(group: DetectorGroup, asked: Mapping[str, bool]) -> None:
+    """Refuse what is made of a whole frame or its map, where frames are read in bands."""
+    options = [name for name, is_asked in asked.items() if is_asked]
+    if options and any(group[name].input.is_in_bands for name in group):
+        raise OptionError(
+            "frames that are read in bands are never whole in the memory, and neither are their maps",
+            received=" and ".join(f"`{name}`" for name in options),
+            fix="leave out what is written of whole frames; `regions` says where defects are",
+        )
 
 
 def require_apart(output: Path | None, images: list[Path], *, option: str = "overlay") -> None:

@@ -1,0 +1,1 @@
+"""Large frames in tiles: agreement with the whole frame, seams, time and memory."""

@@ -1,0 +1,185 @@
+"""Frames read in bands: the same pixels, regions and verdicts as of frames in memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+import kdx
+from kd_train.training.tiled_detector import are_tiles_asked
+from kdx.bundle.manifest import CROP_SCHEMA, INDEX
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
+from kdx.decision.band_regions import BandRegions
+from kdx.decision.regions import find_regions, regions_of
+from kdx.errors import ImageError, InputError, OptionError
+from kdx.imaging.bands import BandedFrame
+from kdx.imaging.frame_faults import faults_of, values_of
+from kdx.imaging.images import InputSpec
+from kdx.imaging.tiling import TileRequest
+from kdx.workflows.export import require_sizes
+
+tifffile = pytest.importorskip("tifffile")
+
+HEIGHT, WIDTH = 600, 530
+LAYOUTS = ({"rowsperstrip": 7}, {"rowsperstrip": 600}, {"tile": (64, 48)}, {"tile": (32, 32), "compression": "zlib"})
+
+
+def pixels_of(channels: int) -> np.ndarray:
+    rng = np.random.default_rng(channels)
+    return rng.integers(0, 256, (HEIGHT, WIDTH, channels)).astype(np.uint8)
+
+
+def write(path: Path, pixels: np.ndarray, **layout: object) -> Path:
+    photometric = "rgb" if pixels.shape[-1] == 3 else "minisblack"
+    tifffile.imwrite(path, pixels[..., 0] if pixels.shape[-1] == 1 else pixels, photometric=photometric, **layout)
+    return path
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bands_hold_the_pixels_of_the_file(tmp_path, layout, channels):
+    pixels = pixels_of(channels)
+    spec = InputSpec(height=HEIGHT, width=WIDTH, channels=channels, channel_order="bgr" if channels == 3 else "rgb")
+    path = write(tmp_path / "frame.tif", pixels, **layout)
+    whole = kdx.read_image(path, spec)
+    with BandedFrame(path, spec) as frame:
+        for top in (0, 0, 30, 200, 201, 500):
+            rows, columns = slice(top, top + 100), slice(17, 170)
+            assert (frame[rows, columns] == whole[rows, columns]).all()
+            assert len(frame._rows) <= 100 + max(layout.get("rowsperstrip", 0), 64)
+        samples = frame.samples
+    assert values_of(samples) == values_of(whole)
+
+
+def test_samples_of_a_frame_are_its_own_samples():
+    frame = pixels_of(1)
+    for height in (100, 255, 256, 511, 512, 600):
+        part = np.ascontiguousarray(frame[:height])
+        down = max(1, height // 256)
+        assert values_of(part[::down, :: WIDTH // 256]) == values_of(part)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": np.uint16}, "cannot be read in bands"),
+        ({"size": (HEIGHT, WIDTH - 1)}, "cannot be read in bands"),
+        ({"pages": 2}, "cannot be read in bands"),
+        ({"cut": 2000}, "is damaged"),
+        ({"text": b"II*\0"}, "is not a readable TIFF"),
+        ({"text": b"no image"}, "is not a readable TIFF"),
+        ({"text": None}, "is not a readable TIFF"),
+    ],
+    ids=str,
+)
+def test_files_that_cannot_be_read_in_bands_are_refused(tmp_path, options, said):
+    path = tmp_path / "frame.tif"
+    pixels = np.zeros(options.get("size", (HEIGHT, WIDTH)), options.get("dtype", np.uint8))
+    if "text" not in options:
+        for _ in range(options.get("pages", 1)):
+            tifffile.imwrite(path, pixels, append=path.exists(), rowsperstrip=50, photometric="minisblack")
+    elif options["text"] is not None:
+        path.write_bytes(options["text"])
+    if "cut" in options:
+        tifffile.imwrite(path, pixels_of(1)[..., 0], rowsperstrip=50, compression="zlib")
+        path.write_bytes(path.read_bytes()[: -options["cut"]])
+    with (
+        pytest.raises(ImageError, match=said),
+        BandedFrame(path, InputSpec(height=HEIGHT, width=WIDTH, channels=1)) as f,
+    ):
+        f[0:HEIGHT, 0:WIDTH]
+
+
+# Regions
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_regions_of_bands_are_those_of_the_whole_map(seed):
+    rng = np.random.default_rng(seed)
+    anomaly_map = rng.random((60, 40)).astype(np.float32)
+    anomaly_map[rng.integers(0, 60)] = 0.99  # equal peaks, and a region as wide as the map
+    threshold = (0.4, 0.55, 0.7, 0.9)[seed % 4]
+    found, first = BandRegions(threshold), 0
+    while first < 60:
+        step = int(rng.integers(1, 9))
+        found.add(first, anomaly_map[first : first + step])
+        first += step
+    ours = regions_of(found.patches, anomaly_map.shape, (120, 80), min_area=8.0, pixel_size_um=20.0)
+    assert ours == find_regions(anomaly_map, threshold, (120, 80), min_area=8.0, pixel_size_um=20.0)
+
+
+# Verdicts
+
+
+@pytest.fixture
+def in_bands(tiled, tmp_path) -> Path:
+    bundle = open_bundle(Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "banded.kdx")))
+    tiling = msgspec.structs.replace(bundle.manifest.tiling, bands=True)
+    manifest = msgspec.structs.replace(bundle.manifest, tiling=tiling)
+    return write_manifest(bundle.path, msgspec.structs.replace(manifest, schema=manifest.needed_schema)).path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS[:1] + LAYOUTS[2:3], ids=str)
+def test_verdicts_in_bands_equal_those_in_memory(cli, in_bands, tiled, large_frames, tmp_path, layout):
+    assert json.loads((in_bands / INDEX).read_text())["schema"] == CROP_SCHEMA
+    with kdx.load(in_bands, "onnxruntime-cpu", 1) as ours, kdx.load(tiled / "tile.kdx", "onnxruntime-cpu", 1) as whole:
+        for name in ("test/good/000.png", "test/scratch/000.png"):
+            image = kdx.read_image(large_frames / name, whole.input)
+            (tmp_path / "parts").mkdir(exist_ok=True)
+            path = write(tmp_path / f"parts/{Path(name).parent.name}.tif", image, **layout)
+            judged, expected = ours.judge_file(path), whole(image)
+            assert (judged.verdict.score, judged.verdict.decision) == (expected.score, expected.decision)
+            assert judged.verdict.frame_faults == expected.frame_faults == faults_of(judged.samples, ours.frame_limits)
+            assert (judged.verdict.anomaly_map[:, 0] == expected.anomaly_map.max(axis=1)).all()
+            assert judged.regions == whole.regions(expected)
+    files = [tmp_path / "parts/good.tif", tmp_path / "parts/scratch.tif"]
+    records = cli("predict", in_bands, *files, "--regions", "--json", code=None).lines
+    plain = cli("predict", tiled / "tile.kdx", *files, "--regions", "--json", code=None).lines
+    assert [each["score"] for each in records] == [each["score"] for each in plain]
+    assert [each["regions"] for each in records] == [each["regions"] for each in plain]
+    refused = cli("predict", in_bands, *files, "--overlay", tmp_path / "heat", code=2).stderr
+    assert "never whole in the memory" in refused
+
+
+@pytest.mark.slow
+def test_a_bundle_in_bands_is_calibrated_like_another(cli, in_bands, tiled, large_frames, tmp_path):
+    (tmp_path / "frames").mkdir()
+    for index, path in enumerate(sorted((large_frames / "test/good").glob("*.png"))):
+        write(tmp_path / f"frames/{index}.tif", np.asarray(Image.open(path))[..., None], rowsperstrip=9)
+    for bundle in (in_bands, shutil.copytree(tiled / "tile.kdx", tmp_path / "plain.kdx")):
+        cli("calibrate", bundle, tmp_path / "frames", "--false-reject-rate", 0.5)
+    ours, plain = (open_bundle(path).manifest for path in (in_bands, tmp_path / "plain.kdx"))
+    assert (ours.threshold.score, ours.threshold.pixel) == (plain.threshold.score, plain.threshold.pixel)
+    assert ours.frame_limits == plain.frame_limits
+
+
+def test_only_tiles_are_judged_in_bands(tiny_bundle, tmp_path):
+    with kdx.load(tiny_bundle, "onnxruntime-cpu", 1) as detector, pytest.raises(InputError, match="cut into tiles"):
+        detector.judge_file(tmp_path / "frame.tif")
+
+
+def test_large_frames_are_exported_for_bands_alone():
+    with pytest.raises(OptionError, match="larger than the images that are read whole") as caught:
+        require_sizes(None, (16384, 16384))
+    assert "bands" in caught.value.fix
+    require_sizes(None, (16384, 131072), bands=True)
+    for frame in ((16384, 131073), (16384, 7)):
+        with pytest.raises(OptionError, match="`frame` is out of range"):
+            require_sizes(None, frame, bands=True)
+    large = InputSpec(height=131072, width=131072, bands=True)
+    with pytest.raises(InputError, match="too large"):
+        msgspec.structs.replace(large, bands=msgspec.UNSET)
+    with pytest.raises(OptionError, match="frames that are cut into tiles"):
+        are_tiles_asked(SimpleNamespace(frame=None, tile=None), TileRequest(bands=True))
