@@ -105,6 +105,14 @@ def test_tensorrt_8_6_gets_the_flag_and_its_fp32_island(bundle, with_tensorrt, m
         assert (layer.output_type is trt.float32) is not is_half, layer.name
 
 
+def test_a_build_with_tensorrt_8_6_says_that_it_needs_onnx(bundle, with_tensorrt, monkeypatch) -> None:
+    with_tensorrt("8.6.2")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(BackendError, match=r"building with TensorRT 8\.6 needs the package 'onnx'") as caught:
+        build(bundle)
+    assert caught.value.fix == "pip install onnx"
+
+
 def test_the_inspector_of_tensorrt_8_6_proves_fp16(bundle, with_tensorrt) -> None:
     with_tensorrt("8.6.2", full=fake_builder.NAMES[:1])
     with pytest.raises(GateError, match="1 of 3 convolutions are not FP16"):
