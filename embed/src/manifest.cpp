@@ -141,7 +141,7 @@ void read_tiling(Bundle &bundle, const json &manifest) {
     const auto &record = manifest["tiling"];
     if (record.value("bands", false))
         throw Failure(KDX_ERROR_BUNDLE,
-                      "the frames of '" + bundle.path.string() + "' are read in bands of rows, and need not fit into memory",
+                      "the frames of '" + bundle.path.string() + "' are read in bands of rows",
                       {"a bundle whose frames are passed as images", "", "judge them in Python: kdx predict"});
     auto &tiling = bundle.tiling;
     tiling.overlap = record.at("overlap").get<int>(), tiling.halo = record.at("halo").get<int>();

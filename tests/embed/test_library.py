@@ -234,6 +234,16 @@ def test_tiles_with_gaps_are_refused(library, tiled, tmp_path, changed):
         kdx.load(bundle)
 
 
+def test_frames_that_are_read_in_bands_are_refused_by_name(library, tiled, tmp_path):
+    bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
+    index = json.loads((bundle / "bundle.json").read_text())
+    index["tiling"]["bands"] = True
+    (bundle / "bundle.json").write_text(json.dumps(index))
+    with pytest.raises(CallError, match="are read in bands of rows") as caught:
+        Detector(library, bundle, "fp32")
+    assert caught.value.status == BUNDLE_ERROR
+
+
 @pytest.mark.slow
 def test_a_bgr_bundle_takes_rgb_frames_too(built, dataset, tiny_options, tmp_path, cli):
     cli("train", dataset, "-o", tmp_path / "run", "--channels", 3, "--epochs", 1, *tiny_options)
