@@ -111,7 +111,7 @@ def predict(
         if overlay is not None and records:
             done = f"{len(records)} heat maps were written to {shown(overlay)}/ before that"
             err.print(f"[yellow]{done}:[/] --force writes them again")
-        if folder is not None and folder.is_dir():
+        if folder is not None and records:
             judged = len({record["image"] for record in records})
             err.print(f"[yellow]{shown(folder)}/ has the results of {judged} images only:[/] --force writes all again")
         raise
