@@ -13,7 +13,6 @@ from msgspec import UNSET
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import Int8Students
 from kdx.bundle.variants import OWN_THRESHOLD
-from kdx.calibration.rates import lowest_rate
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.imaging.field_of_view import Crop
 from kdx.imaging.image_files import MAX_PIXELS
@@ -210,6 +209,7 @@ def first_rate(run: Path) -> float:
     Without held-out images it is 1 %: the threshold comes from images of which nothing is known.
     """
     from kd_train.training.run_folder import Run
+    from kdx.calibration.rates import lowest_rate  # with SciPy, which --help does not load
 
     held_out = len(set(Run(run).config.validation_images.values()))
     return max(_RATE, lowest_rate(held_out)) if held_out else _RATE

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,8 @@ def test_a_result_is_printed_if_its_file_cannot_be_written(cli, tiny_bundle, dat
 @pytest.mark.parametrize("command", ["verify", "bench", "evaluate", "report"])
 def test_an_output_in_a_closed_folder_is_refused_first(cli, tiny_bundle, dataset, tmp_path, monkeypatch, command):
     monkeypatch.setattr("kdx.storage.files.os.access", lambda path, _: Path(path) != tmp_path)
+    for module in ("evaluate", "report.write"):  # imported first, these keep their own
+        import_module(f"kdx.workflows.{module}")
     monkeypatch.setattr("kdx.bundle.open.open_bundle", None)  # no work begins
     option = "--out" if command == "report" else "--output"
     arguments = [command, tiny_bundle, *([dataset] if command in {"evaluate", "report"} else [])]
