@@ -44,7 +44,7 @@ def main() -> None:
         strips = (strip for _ in range(HEIGHT // ROWS))
         tifffile.imwrite(frame, strips, shape=(HEIGHT, WIDTH), dtype=np.uint8, rowsperstrip=ROWS)
     call = [sys.executable, "-c", _JUDGE, str(bundle), str(frame), str(arguments.threads)]
-    found = json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+    found = json.loads(subprocess.run(call, check=True, capture_output=True, encoding="utf-8").stdout)
     identity = {"machine": machine_of(arguments.threads, ("kdx", "numpy", "tifffile")), "settings": {"rows": ROWS}}
     Result.resume("bands", identity, {"frames": 1}).put(**found, bytes=frame.stat().st_size)
     print(found)

@@ -236,9 +236,9 @@ def test_tiles_with_gaps_are_refused(library, tiled, tmp_path, changed):
 
 def test_frames_that_are_read_in_bands_are_refused_by_name(library, tiled, tmp_path):
     bundle = Path(shutil.copytree(tiled / "tile.kdx", tmp_path / "tile.kdx"))
-    index = json.loads((bundle / "bundle.json").read_text())
+    index = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     index["tiling"]["bands"] = True
-    (bundle / "bundle.json").write_text(json.dumps(index))
+    (bundle / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(CallError, match="are read in bands of rows") as caught:
         Detector(library, bundle, "fp32")
     assert caught.value.status == BUNDLE_ERROR

@@ -133,7 +133,7 @@ def in_bands(tiled, tmp_path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS[:1] + LAYOUTS[2:3], ids=str)
 def test_verdicts_in_bands_equal_those_in_memory(cli, in_bands, tiled, large_frames, tmp_path, layout):
-    assert json.loads((in_bands / INDEX).read_text())["schema"] == CROP_SCHEMA
+    assert json.loads((in_bands / INDEX).read_text(encoding="utf-8"))["schema"] == CROP_SCHEMA
     with kdx.load(in_bands, "onnxruntime-cpu", 1) as ours, kdx.load(tiled / "tile.kdx", "onnxruntime-cpu", 1) as whole:
         for name in ("test/good/000.png", "test/scratch/000.png"):
             image = kdx.read_image(large_frames / name, whole.input)
