@@ -168,7 +168,7 @@ class TrainOptions:
         commands=_TRAIN_AND_REPRODUCE | _QUANTIZE,
     )
     headroom: float = _option(
-        1.5,
+        1.0,
         "INT8 clips activations at this multiple of the largest ones on good training images and on drawn defects.",
         key=None,
         limits=(1, 4),

@@ -51,10 +51,11 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """Say how many operations are INT8, and from what their scales come."""
+        times = "" if self.headroom == 1 else f"{self.headroom:g} times "
         return (
             f"{number_of(len(self.plan.nodes), '[operation|operations]')} quantised; scales from "
             f"{number_of(self.images, 'good [image|images]')} and {number_of(self.defects, 'drawn [defect|defects]')}, "
-            f"clipped at {self.headroom:g} times the largest activation"
+            f"clipped at {times}the largest activation"
         )
 
 

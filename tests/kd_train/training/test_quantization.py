@@ -94,7 +94,7 @@ def test_the_stage_says_what_its_teacher_was(quantised):
     assert config.quantized is not UNSET
     assert config.quantized.checkpoint_sha256 == run.checkpoint("last").sha256
     assert config.quantized.teacher_sha256 == run.config.teacher_sha256
-    assert (config.quantized.epoch, config.quantized.headroom) == (2, 1.5)
+    assert (config.quantized.epoch, config.quantized.headroom) == (2, 1.0)
     assert (config.quantized.images, config.quantized.defects) == (6, 18)
     assert len(config.quantized.plan.nodes) > 20
     assert config.schema == 4
@@ -183,7 +183,7 @@ def test_the_loss_falls(source):
 
 
 def test_the_headroom_multiplies_every_scale(source, quantised):
-    quantize_run(source, replace(OPTIONS, epochs=1, headroom=3.0))
+    quantize_run(source, replace(OPTIONS, epochs=1, headroom=2.0))
     wide, usual = (stage_of(path).config.quantized.plan.nodes for path in (source, quantised))
     pairs = [pair for name, steps in usual.items() for pair in zip(steps, wide[name], strict=True)]
     zeros = step_of(0.0, "any"), step_of(0.0, "non-negative")  # new residual branches compute zeros
@@ -202,7 +202,7 @@ def test_a_killed_quantisation_resumes_to_the_same_bytes(source, quantised, monk
     ours, theirs = stage_of(source), stage_of(quantised)
     assert ours.checkpoint("last").epoch == 1
     (remark,) = ours.remarks()
-    command = f"kdx quantize {source} --resume --epochs 2 --learning-rate 0.001 --headroom 1.5"
+    command = f"kdx quantize {source} --resume --epochs 2 --learning-rate 0.001 --headroom 1.0"
     assert command in remark.text
     with pytest.raises(CheckpointError, match="is not finished") as refused:
         Run(source).int8()
