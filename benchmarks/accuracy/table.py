@@ -49,13 +49,8 @@ def accuracy_table(record: Row) -> list[str]:
     headings = [*_HEADINGS, *timed, "training, minutes"]
     said = ["", f"{', '.join(sorted({threads_text(row) for row in rows}))}."]
     if trained := sum("students" in row["test"] for row in rows):
-        said[1] += f" {trained} of {len(rows)} trainings have INT8 students. " + (
-            f"These miss the goal: {'; '.join(missed)}."
-            if missed
-            else "None misses the goal."
-            if runs
-            else "None misses the goal, as far as it is measured."
-        )
+        result = f"These miss the goal: {'; '.join(missed)}" if missed else "As far as measured, none misses the goal"
+        said[1] += f" {trained} of {len(rows)} trainings have INT8 students. {result}."
     return [*table(headings, lines, right=range(6, len(headings))), *said]
 
 
