@@ -48,10 +48,8 @@ def test_mean_and_spread_over_the_seeds_stand_beside_the_goal() -> None:
         "| 2.0 ± 0.0 (+0.0) | 1 | 90.0 ± 0.0 / – | 1.5 |",
         "| Cells | goal |  |  |  |  | 95.5 |  |  |  |  |  |  |  |",
     ]
-    assert (
-        lines[-1]
-        == "2 threads of A CPU. 2 of 2 trainings have INT8 students. None misses the goal, as far as it is measured."
-    )
+    assert lines[-1].startswith("2 threads of A CPU. 2 of 2 trainings have INT8 students. ")
+    assert lines[-1].endswith("As far as measured, none misses the goal.")
 
 
 def test_latency_stands_beside_its_share_of_the_speed_with_everything_in_int8() -> None:
