@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from kdx.decision.answers import AnswerLimits
+from kdx.decision.good_scores import GoodScores
 from kdx.decision.level_map import Level
 from kdx.decision.roi import Roi, RoiFrame
 from kdx.decision.rule import DecisionRule
@@ -122,6 +123,7 @@ class Detector(ClosesOnExit):
     review_threshold = _FieldOfRule[float | None]()
     pixel_threshold = _FieldOfRule[float | None]()
     threshold_by_hand = _FieldOfRule[str | None]()
+    good_scores = _FieldOfRule[GoodScores | None]()
     level = _FieldOfRule[Level | None]()
     roi = _FieldOfRule[Roi | None]()
     roi_frame = _FieldOfRule[RoiFrame | None]()

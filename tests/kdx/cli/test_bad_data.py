@@ -226,10 +226,10 @@ def test_without_any_mask_only_image_scores_are_evaluated(cli, tiny_bundle, data
     assert result["image_auroc"] is not None
 
 
-def test_evaluate_needs_good_and_defective_images(cli, tiny_bundle, dataset_copy):
-    shutil.rmtree(dataset_copy / "test/scratch")
+def test_evaluate_needs_good_images(cli, tiny_bundle, dataset_copy):
+    shutil.rmtree(dataset_copy / "test/good")
     stderr = cli("evaluate", tiny_bundle, dataset_copy, code=2).stderr
-    assert "4 good and 0 defective" in stderr
+    assert "0 good and 4 defective" in stderr
 
 
 def test_image_of_another_size_than_the_camera(cli, tiny_bundle, tmp_path, make_images):
