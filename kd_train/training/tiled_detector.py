@@ -11,6 +11,7 @@ from kd_train.training.run_config import RunConfig
 from kd_train.training.run_folder import Run
 from kd_train.training.trained_pair import fuse
 from kdx.errors import OptionError
+from kdx.imaging.image_size import say_size
 from kdx.imaging.images import ChannelOrder, read_image
 from kdx.imaging.tiling import TileRequest, Tiling, plan_tiles
 
@@ -59,8 +60,8 @@ def fuse_tiles(
     if frame is None or tile is None:
         raise OptionError("tiles need the frame's size and the tile's", expected="`frame=2048x2448` and `tile=256`")
     size = config.recipe.size
-    require_tileable(pair.spec, (tile, tile), size, config.recipe.resize_to)
     _require_scale(config, tile)
+    require_tileable(pair.spec, (tile, tile), size, config.recipe.resize_to)
     spec = run.input_for((tile, tile), channel_order)
     detector = fuse(config, pair, spec).without_border_weights()
     any_size = msgspec.structs.replace(spec, fixed_size=False)
@@ -87,13 +88,25 @@ def fuse_tiles(
 
 
 def _require_scale(config: RunConfig, tile: int) -> None:
-    """Check that tiles show parts at about the scale of the training images."""
-    trained = config.input
-    if config.tile is not None or not trained.fixed_size or abs(trained.height / tile - 1) < _SCALE_TOLERANCE:
+    """Check that tiles show parts at about the scale of the training images, along both sides."""
+    trained, size = config.input, config.recipe.size
+    if size[0] != size[1]:
+        raise OptionError(
+            "tiles are squares, and so is what the networks see of them",
+            expected="a pair that was trained on squares",
+            received=f"a run of `image_size={say_size(size)}`",
+            fix=f"train on tiles: kdx train DATA --tile {tile}",
+        )
+    sides = (trained.height, trained.width)
+    if config.tile is not None or not trained.fixed_size or _are_close(sides, tile):
         return
     raise OptionError(
         "the pair was trained at another scale",
-        expected=f"tiles of about {trained.height} pixels, the height of the training images",
+        expected=f"tiles of about {trained.height} × {trained.width} pixels, the size of the training images",
         received=f"`tile={tile}`",
         fix=f"train on tiles: kdx train DATA --tile {tile}",
     )
+
+
+def _are_close(sides: tuple[int, int], tile: int) -> bool:
+    return all(abs(side / tile - 1) < _SCALE_TOLERANCE for side in sides)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import kdx
+from kd_train.training.from_options import recipe_of
+from kd_train.training.tiled_detector import fuse_tiles
 from kdx.bundle.open import open_bundle
+from kdx.errors import OptionError
+from kdx.imaging.images import InputSpec
+from kdx.imaging.tiling import TileRequest
 from kdx.runtime.tiled import graph_backend
 from tests.frames import FRAME, TILE
+from tests.tiny_training import TINY
 
 
 def test_every_tile_is_trained_on(tiled, cli):
@@ -91,6 +99,18 @@ def test_tiles_need_both_sizes(tiny_run, cli, tmp_path):
     for options in (("--tile", 64), ("--frame", "96x160"), ("--overlap", "32")):
         result = cli("export", tiny_run, "-o", tmp_path / "no.kdx", *options, code=2)
         assert "tiles need the frame's size" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("image_size", "trained", "said"),
+    [((64, 128), (64, 128), "tiles are squares"), (64, (64, 128), "another scale"), (64, (128, 64), "another scale")],
+)
+def test_tiles_show_parts_as_training_did_along_both_sides(image_size, trained, said):
+    spec = InputSpec(height=trained[0], width=trained[1])
+    recipe = recipe_of(replace(TINY, image_size=image_size))
+    config = SimpleNamespace(recipe=recipe, input=spec, frame=None, tile=None)
+    with pytest.raises(OptionError, match=said):
+        fuse_tiles(SimpleNamespace(config=config), SimpleNamespace(spec=None), TileRequest((256, 256), 64))
 
 
 @pytest.mark.slow
