@@ -93,7 +93,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_a_detector_needs_no_torch(tiny_bundle, dataset):
     code = (
         "import sys, kdx\n"
-        "detector = kdx.load(sys.argv[1])\n"
+        "detector = kdx.load(sys.argv[1], 'onnxruntime-cpu')\n"
         "assert detector(kdx.read_image(sys.argv[2], detector.input)).score > 0"
     )
     assert loaded_after(code, tiny_bundle, dataset / "test/good/012.png") == ["onnxruntime"]

@@ -212,7 +212,7 @@ def test_an_int8_engine_is_built_from_signed_activations(graphs, capability) -> 
             fingerprint=SimpleNamespace(compute_capability=capability),
             graph=SimpleNamespace(read=lambda: content),
         )
-        return onnx.load_from_string(_graph_for(plan))
+        return onnx.load_from_string(_graph_for(plan, is_typed=True))
 
     def types(model: onnx.ModelProto) -> set[int]:
         kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
