@@ -102,18 +102,29 @@ class MapFiles:
     masks: bool = False
 
     def targets(self, name: str) -> dict[str, Path]:
-        """Return the files of an image, as ``map`` and ``mask``.
+        """Return the files of an image, as ``map``, ``about`` (the JSON beside it) and ``mask``.
 
         Args:
             name: The image's name, with folders and suffix: names that differ have other files.
         """
-        files = {} if self.maps is None else {"map": self.folder / MAPS / f"{name}.{self.maps}"}
+        beside = self.folder / MAPS
+        files = {"map": beside / f"{name}.{self.maps}", "about": beside / f"{name}.json"} if self.maps else {}
         return files | ({"mask": self.folder / MASKS / f"{name}.png"} if self.masks else {})
 
-    def write(self, name: str, verdict: Verdict, place: MapPlace) -> dict[str, Path]:
-        """Write the files of a verdict, each in one step, and return them.
+    def remove(self, name: str) -> None:
+        """Remove the files of an image that an earlier call wrote.
 
-        A verdict on an invalid answer has none: its map says nothing about the part.
+        Raises:
+            OSError: A file cannot be removed.
+        """
+        for file in self.targets(name).values():
+            file.unlink(missing_ok=True)
+
+    def write(self, name: str, verdict: Verdict, place: MapPlace) -> dict[str, Path]:
+        """Write the files of a verdict, each in one step; return its map and its mask.
+
+        A verdict on an invalid answer has none: its map says nothing about the part. Files that an
+        earlier call wrote are removed then.
 
         Args:
             name: As for :meth:`targets`.
@@ -124,6 +135,7 @@ class MapFiles:
             OSError: A file cannot be written.
         """
         if verdict.reason is not None and verdict.reason.is_of_answer:
+            self.remove(name)
             return {}
         files = self.targets(name)
         for file in files.values():
@@ -132,7 +144,7 @@ class MapFiles:
             encoded, scale = encode_map(verdict, place, self.maps)
             write_atomic(files["map"], encoded)
             about = _description(name, files["map"].name, verdict, place, scale)
-            write_atomic(files["map"].with_name(f"{Path(name).name}.json"), encode_json(about) + b"\n")
+            write_atomic(files.pop("about"), encode_json(about) + b"\n")
         if self.masks:
             assert verdict.pixel_threshold is not None
             mask = place.mask(verdict.anomaly_map, verdict.pixel_threshold)

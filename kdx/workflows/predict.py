@@ -115,9 +115,9 @@ def judge_files(
                     _write_overlay(target, image, verdict, path.name, group[name])
                 if files is not None:
                     record |= files.add(path, name, verdict, group[name])
+                records.append(record)
                 if each is not None:
                     each(record)
-                records.append(record)
 
 
 def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> list[dict[str, Any]] | None:

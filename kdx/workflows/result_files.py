@@ -108,7 +108,8 @@ class ResultFiles:
     """Writes the files of a call. A context manager: at its end, table and COCO file are written.
 
     Maps, masks and YOLO files are written with each verdict, and every file in one step: a call
-    that is interrupted leaves whole files, and a table that names the images that were not judged.
+    that is interrupted leaves whole files, and a table that names the images that were not judged:
+    those have no files, also where an earlier call had written some.
 
     Args:
         options: Which files.
@@ -119,7 +120,7 @@ class ResultFiles:
         force: Whether to replace files that exist.
 
     Raises:
-        OptionError: Two images would share a YOLO file.
+        OptionError: Two images would share a file.
         OutputError: A file exists, or would replace an image.
     """
 
@@ -136,8 +137,8 @@ class ResultFiles:
         self._options, self._paths, self._records, self._bad = options, paths, records, bad
         self._has_bundles = len(bundles) > 1
         self._root, self._names = relative_names(paths)
-        if options.yolo:
-            _require_distinct_labels(self._names)
+        if options.maps is not None or options.needs_threshold:
+            _require_distinct(self._names, yolo=options.yolo)
         folders = {name: options.folder / name if self._has_bundles else options.folder for name in bundles}
         self._of = {
             name: _OfBundle(folder, MapFiles(folder, options.maps, options.masks)) for name, folder in folders.items()
@@ -147,6 +148,9 @@ class ResultFiles:
             if target.resolve() in images:
                 raise OutputError(f"'{target}' is an image and would be replaced", fix="choose another `out`")
             refuse_existing(target, force=force)
+        for target in self._targets() if force else ():  # an image may be skipped that had files
+            target.unlink(missing_ok=True)
+        self._added: tuple[Path, str] | None = None
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -158,6 +162,7 @@ class ResultFiles:
         Raises:
             OSError: A file cannot be written.
         """
+        self._added = path, bundle
         if verdict.reason is not None and verdict.reason.is_of_answer:
             return {}
         ours, name = self._of[bundle], self._names[path]
@@ -189,10 +194,25 @@ class ResultFiles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if error is not None:
+                self._remove_unrecorded()
             self._finish()
         except OSError:
             if error is None:  # else the first error is the one to report, for example a full disk
                 raise
+
+    def _remove_unrecorded(self) -> None:
+        """Remove the files of a verdict that the call was stopped at, before it had its record."""
+        if self._added is None:
+            return
+        path, bundle = self._added
+        last = self._records[-1] if self._records else {}
+        if last.get("image") == str(path) and last.get("bundle", bundle) == bundle:
+            return
+        ours, name = self._of[bundle], self._names[path]
+        ours.labelled = [image for image in ours.labelled if image.name != name]
+        for target in self._targets_of(ours, path):
+            target.unlink(missing_ok=True)
 
     def _finish(self) -> None:
         if self._options.csv is not None:
@@ -231,10 +251,13 @@ class ResultFiles:
             if self._options.coco:
                 yield ours.folder / COCO
             yield from (ours.folder / name for name in _YOLO_FILES if self._options.yolo)
-            for path, name in self._names.items():
-                yield from ours.maps.targets(name).values()
-                if self._options.yolo:
-                    yield self._label_file(ours, path)
+            for path in self._names:
+                yield from self._targets_of(ours, path)
+
+    def _targets_of(self, ours: _OfBundle, path: Path) -> Iterator[Path]:
+        yield from ours.maps.targets(self._names[path]).values()
+        if self._options.yolo:
+            yield self._label_file(ours, path)
 
     def _label_file(self, ours: _OfBundle, path: Path) -> Path:
         return (ours.folder / _LABELS / self._names[path]).with_suffix(".txt")
@@ -274,13 +297,18 @@ def _without_drive(path: Path) -> str:
     return f"{path.drive.strip(':').strip(chr(92))}/{path.relative_to(path.anchor).as_posix()}"
 
 
-def _require_distinct_labels(names: Mapping[Path, str]) -> None:
-    """Raise ``OptionError`` if two images differ in nothing but the suffix: YOLO has one file."""
-    by_label: dict[str, Path] = {}
+def _require_distinct(names: Mapping[Path, str], *, yolo: bool) -> None:
+    """Raise ``OptionError`` if two images have one name, or one without the suffix for YOLO."""
+    by_file: dict[str, Path] = {}
     for path, name in names.items():
-        label = str(Path(name).with_suffix(""))
-        other = by_label.setdefault(label, path)
-        if names[other] != name:
+        other = by_file.setdefault(str(Path(name).with_suffix("")) if yolo else name, path)
+        if other != path and names[other] == name:
+            raise OptionError(
+                f"'{other}' and '{path}' would have the same files",
+                expected="every image once, in one spelling",
+                fix="leave one of them out",
+            )
+        if other != path:
             raise OptionError(
                 f"'{other}' and '{path}' would have one file of labels, for YOLO names it after the image",
                 expected="images of different names, whatever their suffixes are",

@@ -104,12 +104,13 @@ def test_files_of_one_stem_and_of_one_name_lie_apart(tmp_path):
     files = MapFiles(tmp_path, "png", masks=True)
     names = ["a.png", "a.jpg", "b/a.png", "a.png.png"]
     targets = [target for name in names for target in files.targets(name).values()]
-    assert len(set(targets)) == 8
+    assert len(set(targets)) == 12
     written = files.write("b/a.png", verdict(random_map()), PLACE)
     assert written == {"map": tmp_path / "maps/b/a.png.png", "mask": tmp_path / "masks/b/a.png.png"}
     about = json.loads((tmp_path / "maps/b/a.png.json").read_text(encoding="utf-8"))
     assert about["covers"] == {"left": 16.0, "top": 9.0, "right": 144.0, "bottom": 81.0}
     assert (about["image"], about["map"]) == ("b/a.png", "a.png.png")
+    assert set(targets) >= {path for path in tmp_path.rglob("*") if path.is_file()}
     assert about["image_size"] == {"width": WIDTH, "height": HEIGHT}
     assert about["scale"] == pytest.approx(1.0 / 65535)
     with Image.open(written["mask"]) as mask:
@@ -122,6 +123,9 @@ def test_an_invalid_answer_has_no_files(tmp_path):
     files = MapFiles(tmp_path, "png", masks=True)
     assert files.write("a.png", verdict(values, reason=Reason.NOT_FINITE), PLACE) == {}
     assert not list(tmp_path.iterdir())
+    files.write("a.png", verdict(random_map()), PLACE)  # by an earlier call
+    files.write("a.png", verdict(values, reason=Reason.NOT_FINITE), PLACE)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_an_unknown_format_is_named():

@@ -137,6 +137,53 @@ def test_a_full_disk_and_ctrl_c_leave_whole_files(cli, tiny_bundle, parts, tmp_p
 
 
 @pytest.mark.usefixtures("everywhere")
+def test_with_force_no_file_of_an_earlier_call_is_left(cli, tiny_bundle, parts, tmp_path):
+    (parts / "broken.png").unlink()
+    (parts / "a.bmp").unlink()
+    out = tmp_path / "out"
+    options = (*BACKEND, "-o", out, "--csv", "--maps", "npy", "--masks", "--yolo")
+    cli("predict", tiny_bundle, parts, *options)
+    (out / "maps/notes.txt").write_text("mine", encoding="utf-8")
+    # The JSON files are of the maps in the one format, and would be replaced by those of the other.
+    refused = cli("predict", tiny_bundle, parts, *BACKEND, "-o", out, "--maps", "png", code=2).stderr
+    assert ".json' exists already" in refused
+    (parts / "a.png").write_bytes(b"no image")
+    cli("predict", tiny_bundle, parts, *options, "--force", code=2)
+    verdicts = {row["image"]: row["verdict"] for row in rows_of(out)}
+    judged = [Path(image).relative_to(parts).as_posix() for image, verdict in verdicts.items() if verdict == "good"]
+    assert verdicts[str(parts / "a.png")] == "skipped"
+    assert list(verdicts.values()).count("not judged") == 3 - len(judged) > 0
+    files = [f"maps/{name}.{end}" for name in judged for end in ("json", "npy")]
+    files += [f"masks/{name}.png" for name in judged] + [f"labels/{name.removesuffix('.png')}.txt" for name in judged]
+    assert files_in(out) == sorted([*files, "maps/notes.txt", "classes.txt", "data.yaml", "verdicts.csv"])
+
+
+@pytest.mark.parametrize("last", ["tiny", "nut"])
+@pytest.mark.usefixtures("everywhere")
+def test_files_without_a_record_are_removed(cli, tiny_bundle, parts, tmp_path, monkeypatch, last):
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "nut.kdx"))
+    add, out = ResultFiles.add, tmp_path / "out"
+
+    def stopped(self: ResultFiles, path: Path, bundle: str, *given) -> dict[str, str]:
+        written = add(self, path, bundle, *given)
+        if (path.name, bundle) == ("a.png", last):
+            raise KeyboardInterrupt
+        return written
+
+    monkeypatch.setattr(ResultFiles, "add", stopped)
+    options = (*BACKEND, "--also", other, "-o", out, "--csv", "--maps", "npy", "--masks", "--coco")
+    cli("predict", tiny_bundle, parts / "=b.png", parts / "a.png", parts / "ü.png", *options, code=130)
+    judged = [(row["bundle"], Path(row["image"]).name) for row in rows_of(out) if row["score"]]
+    assert judged == [("tiny", "=b.png"), ("nut", "=b.png"), *([("tiny", "a.png")] if last == "nut" else [])]
+    for bundle in ("tiny", "nut"):
+        names = [name for of, name in judged if of == bundle]
+        assert files_in(out / bundle / "masks") == [f"{name}.png" for name in names]
+        assert files_in(out / bundle / "maps") == [f"{name}.{end}" for name in names for end in ("json", "npy")]
+        document = json.loads((out / bundle / "regions.coco.json").read_text(encoding="utf-8"))
+        assert [image["file_name"] for image in document["images"]] == names
+
+
+@pytest.mark.usefixtures("everywhere")
 def test_yolo_files_lie_as_images_do_and_share_no_name(cli, tiny_bundle, parts, tmp_path):
     (parts / "broken.png").unlink()
     out = tmp_path / "out"
@@ -234,6 +281,14 @@ def test_names_are_relative_to_the_folder_around_all_images(tmp_path, monkeypatc
     root, names = relative_names(paths)
     assert root == tmp_path / "x"
     assert list(names.values()) == ["a.png", "y/a.png", "b.png"]
+
+
+@pytest.mark.parametrize("yolo", [False, True])
+def test_one_image_in_two_spellings_is_refused(tmp_path, yolo):
+    options = ResultOptions(folder=tmp_path / "out", coco=True, yolo=yolo)
+    with pytest.raises(OptionError, match="would have the same files"):
+        ResultFiles(options, [tmp_path / "x/a.png", tmp_path / "x/../x/a.png"], ["b"], [], {})
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_say_what_they_need(tmp_path):
