@@ -15,7 +15,9 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int kSchema = 4;  // the first one in which a person may have set the threshold
+constexpr int kSchema = 4;
+// The first one in which a person may have set the threshold, or networks may see a window.
+constexpr int kByHandSchema = 4;
 constexpr int kShortestWindow = 8;  // pixels a side
 constexpr int kInt8Schema = 3;  // the first one in which INT8 students have a reference of their own
 // No camera delivers more, and products of sizes cannot overflow.
@@ -28,8 +30,10 @@ struct Invalid {
     std::string why;
 };
 
-// A threshold is not what the scores stored beside it give.
-struct Contradiction {};
+// A threshold is not what is stored beside it.
+struct Contradiction {
+    std::string why;
+};
 
 int side_of(const json &value) {
     const auto found = value.get<std::int64_t>();
@@ -63,7 +67,7 @@ bool is_contained(const std::string &name) {
     return true;
 }
 
-Threshold threshold_from(const json &record) {
+Threshold threshold_from(const json &record, bool is_scaled) {
     Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone, {}, {}};
     if (record.contains("scores") && !record["scores"].is_null())
         threshold.good_scores = {record["scores"].get<std::vector<double>>(), record.at("images").get<double>()};
@@ -72,7 +76,9 @@ Threshold threshold_from(const json &record) {
     if (record.contains("by_hand") && !record["by_hand"].is_null())
         threshold.by_hand = record["by_hand"].at("reason").get<std::string>();
     if (!std::isfinite(threshold.score)) throw Invalid{"a threshold is not finite"};
-    if (!fits_its_scores(record)) throw Contradiction{};
+    if (!fits_its_scores(record)) throw Contradiction{"a threshold does not fit its held-out scores"};
+    if (!is_as_given(record, is_scaled))
+        throw Contradiction{"a threshold that was set by hand is not the number given"};
     return threshold;
 }
 
@@ -203,9 +209,9 @@ std::string recorded_hash(const json &record, const char *name) {
 }
 
 // Reads a threshold. It holds only with the region of interest and the level map with which it was
-// calibrated.
-Calibration calibration_from(const json &record, const Bundle &bundle) {
-    Calibration calibration{threshold_from(record)};
+// calibrated. That of BF16 or INT8 is on the scale of their own scores.
+Calibration calibration_from(const json &record, const Bundle &bundle, bool is_scaled = true) {
+    Calibration calibration{threshold_from(record, is_scaled)};
     const auto level = record.find("level");
     const bool has_level = level != record.end() && !level->is_null();
     const auto level_hash = has_level ? level->at("sha256").get<std::string>() : std::string();
@@ -264,7 +270,7 @@ void read_schema_1_thresholds(Bundle &bundle, const json &records, const json &n
 void read_thresholds(Bundle &bundle, const json &manifest) {
     const auto shared = manifest.find("threshold");
     if (shared != manifest.end() && !shared->is_null()) {
-        const auto calibration = calibration_from(*shared, bundle);
+        const auto calibration = calibration_from(*shared, bundle, false);
         require_its_graph(*shared, bundle, Precision::fp32);
         for (const auto precision : {Precision::fp32, Precision::fp16})
             bundle.calibrations[{precision, std::nullopt}] = calibration;
@@ -272,6 +278,14 @@ void read_thresholds(Bundle &bundle, const json &manifest) {
     const auto newer = manifest.value("runtime_thresholds", json::object());
     read_runtime_thresholds(bundle, newer);
     read_schema_1_thresholds(bundle, manifest.value("thresholds", json::object()), newer);
+}
+
+// Older libraries must refuse what they do not know, by its schema.
+void require_schema(const json &manifest, const Bundle &bundle) {
+    const auto threshold = manifest.value("threshold", json());
+    const bool is_by_hand = threshold.is_object() && !threshold.value("by_hand", json()).is_null();
+    if ((is_by_hand || bundle.crop.is_set()) && manifest["schema"] < kByHandSchema)
+        throw Invalid{"its schema does not hold everything in it"};
 }
 
 void read_method(Bundle &bundle, const json &manifest) {
@@ -303,13 +317,13 @@ Bundle parse_manifest(const std::string &text, const fs::path &path) {
         read_files(bundle, manifest);
         read_method(bundle, manifest);
         read_thresholds(bundle, manifest);
+        require_schema(manifest, bundle);
         return bundle;
     } catch (const json::exception &error) {
         throw refuse(error.what());
-    } catch (const Contradiction &) {
+    } catch (const Contradiction &contradiction) {
         throw Failure(KDX_ERROR_BUNDLE,
-                      std::string(kIndex) + " of '" + path.string() +
-                          "' contradicts itself: a threshold does not fit its held-out scores",
+                      std::string(kIndex) + " of '" + path.string() + "' contradicts itself: " + contradiction.why,
                       {"", "",
                        "copy the bundle again from where it was calibrated, or export it again. A threshold is changed "
                        "with kdx calibrate"});

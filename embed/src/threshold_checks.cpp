@@ -1,5 +1,7 @@
 #include "threshold_checks.h"
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -33,6 +35,19 @@ bool fits_its_scores(const json &threshold) {
     const auto &review = threshold.at("review");
     const auto low = review.at("score").get<double>(), share = review.at("false_reject_rate").get<double>();
     return is_by_hand ? held.has_share_above(low, share) : held.has(low, share);
+}
+
+bool is_as_given(const json &threshold, bool is_scaled) {
+    if (!has_value(threshold, "by_hand")) return true;
+    const auto &given = threshold.at("by_hand");
+    const auto found = threshold.at("score").get<double>(), expected = given.at("score").get<double>();
+    const bool has_band = has_value(threshold, "review");
+    if (has_band != has_value(given, "review_score")) return false;
+    if (!has_band) return is_scaled || found == expected;
+    const auto low = threshold.at("review").at("score").get<double>(), low_given = given.at("review_score").get<double>();
+    if (!is_scaled) return found == expected && low == low_given;
+    const auto left = found * low_given, right = low * expected;
+    return std::abs(left - right) <= 1e-9 * std::max(std::abs(left), std::abs(right));
 }
 
 }  // namespace kdx::embed

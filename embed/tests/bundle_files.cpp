@@ -129,6 +129,38 @@ void thresholds_are_read_by_runtime(const fs::path &path) {
     CHECK(changed_with("level", nullptr) == ke::Change::none);
 }
 
+// FP32's threshold is the number that was given. BF16's and INT8's keep the ratio of the two
+// numbers. The schema is one that older libraries refuse.
+void thresholds_by_hand_are_the_number_given(const fs::path &path) {
+    auto manifest = json::parse(ke::read_file(path / "bundle.json"));
+    for (const auto *name : {ke::kRoi, ke::kLevel}) manifest["files"].erase(name);
+    manifest.erase("thresholds");
+    manifest["variants"]["bf16"] = json::object();
+    const auto set_to = [&](double score, const json &review) {
+        json record = {{"score", score}, {"graph_sha256", manifest["files"]["model.onnx"]}, {"images", 3},
+                       {"scores", {0.1, 0.2, 0.3}}, {"false_reject_rate", 0.0}};
+        if (!review.is_null()) record["review"] = {{"score", review}, {"false_reject_rate", 0.0}};
+        record["by_hand"] = {{"score", 0.8}, {"review_score", 0.4}, {"reason", "stains may pass"}};
+        return record;
+    };
+    std::string message;
+    const auto check = [&](const json &shared, const json &own) {
+        manifest["threshold"] = shared, manifest["runtime_thresholds"] = {{"bf16", {{"openvino", own}}}};
+        return status_of([&] { ke::parse_manifest(manifest.dump(), path); }, &message);
+    };
+    manifest["schema"] = 4;
+    const auto given = set_to(0.8, 0.4), scaled = set_to(0.88, 0.44);
+    CHECK(check(given, given) == KDX_OK && check(given, scaled) == KDX_OK);
+    for (const auto &edited : {scaled, set_to(0.81, 0.4), set_to(0.8, 0.41), set_to(0.8, nullptr)})
+        CHECK(check(edited, scaled) == KDX_ERROR_BUNDLE && contains(message, "is not the number given"));
+    for (const auto &edited : {set_to(0.89, 0.44), set_to(0.88, 0.45), set_to(0.88, nullptr)})
+        CHECK(check(given, edited) == KDX_ERROR_BUNDLE && contains(message, "is not the number given"));
+    for (const int schema : {1, 2, 3}) {
+        manifest["schema"] = schema;
+        CHECK(check(given, scaled) == KDX_ERROR_BUNDLE && contains(message, "its schema does not hold everything"));
+    }
+}
+
 void altered_files_are_refused(const fs::path &path) {
     const auto message_after = [&](auto &&change) {
         const BundleCopy copy(path);
@@ -201,6 +233,7 @@ int main() {
     manifests_are_checked(bundle);
     int8_students_have_a_reference(bundle);
     thresholds_are_read_by_runtime(bundle);
+    thresholds_by_hand_are_the_number_given(bundle);
     altered_files_are_refused(bundle);
     files_are_hashed_each_time_they_are_read(bundle);
     golden_images_are_read(bundle);

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from kdx.bundle.manifest import INDEX, INT8_SCHEMA, Manifest
-from kdx.bundle.threshold_checks import require_calibrated
+from kdx.bundle.manifest import INDEX, INT8_SCHEMA, SCHEMA, Manifest
+from kdx.bundle.threshold_checks import require_calibrated, require_given
 from kdx.bundle.variants import OWN_THRESHOLD, graph_file
 from kdx.errors import BundleError, KdxError, OptionError
 
 
 def require_consistent(manifest: Manifest, path: Path) -> None:
-    """Check that INT8 students, tiles, frame limits and thresholds fit the graphs.
+    """Check that schema, INT8 students, tiles, frame limits and thresholds fit the graphs.
 
     Args:
         manifest: The manifest.
@@ -23,6 +23,7 @@ def require_consistent(manifest: Manifest, path: Path) -> None:
         BundleError: Something does not fit.
     """
     _require_int8_students(manifest, path)
+    _require_schema(manifest, path)
     _require_tiling(manifest, path)
     _require_frame_limits(manifest, path)
     _require_thresholds(manifest, path)
@@ -37,6 +38,19 @@ def _require_int8_students(manifest: Manifest, path: Path) -> None:
         received=f"{' and '.join(manifest.precisions)}, schema {manifest.schema}",
         fix="export the bundle again",
     )
+
+
+def _require_schema(manifest: Manifest, path: Path) -> None:
+    """Require a schema that a kdx refuses which does not know everything in the manifest."""
+    needed = manifest.needed_schema
+    if needed > SCHEMA and manifest.schema < needed:  # what schema 1 holds, kdx still reads
+        raise BundleError(
+            f"{INDEX} of '{path}' is not valid: its schema does not hold everything in it",
+            expected=f"schema {needed}: its threshold was set by hand, its networks see a window of "
+            "the frame, or its frames are read in bands",
+            received=f"schema {manifest.schema}",
+            fix="copy the bundle again from where it was written, or export it again",
+        )
 
 
 def _require_tiling(manifest: Manifest, path: Path) -> None:
@@ -75,3 +89,4 @@ def _require_thresholds(manifest: Manifest, path: Path) -> None:
         for threshold in stored:
             if threshold is not None:
                 require_calibrated(threshold, path)
+                require_given(threshold, path, is_scaled=is_own)

@@ -57,6 +57,42 @@ def require_calibrated(threshold: Threshold, path: Path) -> None:
         _require_score_at(threshold, review.false_reject_rate, review.score, "review band", path)
 
 
+def require_given(threshold: Threshold, path: Path, *, is_scaled: bool) -> None:
+    """Check that a threshold that a person set is the number that was given.
+
+    Args:
+        threshold: The threshold.
+        path: The bundle's folder, for messages.
+        is_scaled: Whether it is on the scale of BF16's or INT8's scores in a runtime, which differs
+            from that of the number by an unknown factor. Then only the ratio to the lower end of
+            the review band is known.
+
+    Raises:
+        BundleError: The threshold, or the lower end of its review band, is another one.
+    """
+    given = threshold.by_hand
+    if given is UNSET:
+        return
+    found = (threshold.score, threshold.review.score if threshold.review else None)
+    expected = (given.score, given.review_score)
+    if found == expected:
+        return
+    is_fitting = is_scaled and (found[1] is None) == (expected[1] is None)
+    if is_fitting and found[1] is not None and expected[1] is not None:
+        is_fitting = math.isclose(found[0] * expected[1], found[1] * expected[0], rel_tol=1e-9)
+    if not is_fitting:
+        raise BundleError(
+            f"{INDEX} of '{path}' contradicts itself: a threshold that was set by hand is not the number given",
+            expected=_described(*expected) + (", or both multiplied by one factor" if is_scaled else ""),
+            received=_described(*found),
+            fix=_FIX,
+        )
+
+
+def _described(score: float, review: float | None) -> str:
+    return f"{score:.10g}, " + ("no review band" if review is None else f"a review band from {review:.10g}")
+
+
 def _require_count(threshold: Threshold, expected: int, score: float, name: str, path: Path) -> None:
     """Check how many good images exceed a score; quantiles of very many do not tell."""
     above = sum(each > score for each in threshold.scores)

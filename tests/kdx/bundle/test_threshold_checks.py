@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from kdx.bundle.manifest import INDEX
+from kdx.bundle.manifest import BY_HAND_SCHEMA, INDEX
+from kdx.bundle.manifest_checks import require_consistent
 from kdx.bundle.open import open_bundle
-from kdx.bundle.stored_threshold import DefectChoice
-from kdx.bundle.threshold_checks import require_calibrated
+from kdx.bundle.store import write_manifest
+from kdx.bundle.stored_threshold import ByHand, DefectChoice, ReviewBand
+from kdx.bundle.threshold_checks import require_calibrated, require_given
 from kdx.calibration.rates import best_split, quantile_with_interval, review_band, scores_to_keep
 from kdx.errors import BundleError
+from kdx.imaging.tiling import Tiling
 
 
 def calibrated(like, count: int, rate: float, review: float | None = None):
@@ -64,6 +68,72 @@ def test_a_threshold_chosen_on_defects_rejects_as_many_good_images_as_it_says(th
         require_calibrated(msgspec.structs.replace(found, score=99.0), Path("tile.kdx"))
     assert caught.value.expected == "one that 3 of 20 good images exceed"
     assert caught.value.received == "99, which 0 exceed"
+
+
+def by_hand(like, score: float, review: float | None, given: tuple[float, float | None] = (0.8, 0.4), count: int = 9):
+    """Return a threshold that a person set to ``given``, with another score and review band."""
+    band = None if review is None else ReviewBand(score=review, false_reject_rate=0.0, interval=(None, None))
+    record = ByHand(score=given[0], review_score=given[1], reason="to see", defects=None)
+    scores = scores_to_keep(np.linspace(0.1, 0.3, count))
+    return msgspec.structs.replace(
+        like, score=score, review=band, by_hand=record, images=count, scores=scores, false_reject_rate=0.0
+    )
+
+
+@pytest.mark.parametrize("count", [9, 1001])  # of more than 1,000 images, no score is counted
+@pytest.mark.parametrize(("score", "review"), [(0.81, 0.4), (0.8, 0.41), (0.88, 0.44), (0.8, None), (99.0, 98.0)])
+def test_a_threshold_by_hand_is_the_number_that_was_given(threshold, count, score, review):
+    require_given(by_hand(threshold, 0.8, 0.4, count=count), Path("tile.kdx"), is_scaled=False)
+    edited = by_hand(threshold, score, review, count=count)
+    require_calibrated(edited, Path("tile.kdx"))  # no good image exceeds it, as before
+    with pytest.raises(BundleError, match="is not the number given") as caught:
+        require_given(edited, Path("tile.kdx"), is_scaled=False)
+    assert (caught.value.expected, f"{score:g}, " in caught.value.received) == ("0.8, a review band from 0.4", True)
+
+
+@pytest.mark.parametrize(
+    ("score", "review", "given", "fits"),
+    [
+        (0.88, 0.44, (0.8, 0.4), True),
+        (0.88, 0.45, (0.8, 0.4), False),
+        (0.89, 0.44, (0.8, 0.4), False),
+        (0.88, None, (0.8, 0.4), False),
+        (0.88, 0.44, (0.8, None), False),
+        (0.88, None, (0.8, None), True),
+        (0.0, -1.1, (0.0, -1.0), True),
+        (0.1, -1.1, (0.0, -1.0), False),
+        (1 / 3 * 1.0371, 1 / 7 * 1.0371, (1 / 3, 1 / 7), True),
+    ],
+)
+def test_on_another_scale_a_threshold_by_hand_keeps_its_ratio_to_the_review_band(threshold, score, review, given, fits):
+    found = by_hand(threshold, score, review, given)
+    refused = pytest.raises(BundleError, match="is not the number given")
+    with nullcontext() if fits else refused:
+        require_given(found, Path("tile.kdx"), is_scaled=True)
+
+
+def test_a_bundle_whose_threshold_by_hand_was_edited_or_that_an_older_kdx_would_load_is_refused(bundle_copy):
+    manifest = open_bundle(bundle_copy).manifest
+    given = manifest.with_thresholds(by_hand(manifest.threshold, 0.8, 0.4), {})
+    assert open_bundle(write_manifest(bundle_copy, given).path).manifest.schema == BY_HAND_SCHEMA
+    write_manifest(bundle_copy, given.with_thresholds(by_hand(manifest.threshold, 0.81, 0.4)))
+    with pytest.raises(BundleError, match="is not the number given"):
+        open_bundle(bundle_copy)
+    for schema in range(1, BY_HAND_SCHEMA):
+        write_manifest(bundle_copy, msgspec.structs.replace(given, schema=schema))
+        with pytest.raises(BundleError, match="its schema does not hold everything") as caught:
+            open_bundle(bundle_copy)
+        assert caught.value.received == f"schema {schema}"
+
+
+def test_a_window_and_bands_need_their_schema_too(bundle_copy):
+    manifest = open_bundle(bundle_copy).manifest
+    spec = manifest.input
+    cropped = msgspec.structs.replace(spec, crop=(0, 0, spec.width, spec.height))
+    tiling = Tiling(frame=(spec.height, spec.width), rows=[0], columns=[0], overlap=0, halo=0, bands=True)
+    for changed in ({"input": cropped}, {"tiling": tiling}):
+        with pytest.raises(BundleError, match="its schema does not hold everything"):
+            require_consistent(msgspec.structs.replace(manifest, **changed), bundle_copy)
 
 
 def test_an_older_bundle_that_kept_no_scores_is_accepted(threshold):
