@@ -151,5 +151,5 @@ def consequences(threshold: Threshold) -> Consequences | None:
 
 
 def _shares(count: int, of: int, interval: tuple[float, float]) -> str:
-    low, high = (f"{100 * each:.2g}" for each in interval)
-    return f"{100 * count / of:.2g} %, 95 % interval {low} to {high} %"
+    share, low, high = (f"{float(f'{100 * each:.2g}'):g}" for each in (count / of, *interval))
+    return f"{share} %, 95 % interval {low} to {high} %"

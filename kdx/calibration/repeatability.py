@@ -120,7 +120,8 @@ def repeatability(
             received=f"{n}, without {left_out}" if left_out else str(n),
             fix="photograph the part more often, and take it out and put it back where the line does",
         )
-    mean, sigma = float(scores.mean()), float(scores.std(ddof=1))
+    # The mean of equal scores may differ from them by rounding, and with it their deviation from 0.
+    mean, sigma = float(scores.mean()), float(scores.std(ddof=1)) if np.ptp(scores) else 0.0
     tail = (1 - CONFIDENCE) / 2
     low, high = (sigma * math.sqrt((n - 1) / float(chi2.ppf(share, n - 1))) for share in (1 - tail, tail))
     counted = Counter(each.value for each in decisions)

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 import kdx
 from kdx.bundle.manifest import BY_HAND_SCHEMA, INDEX, SCHEMA
 from kdx.bundle.open import open_bundle
-from kdx.calibration.by_hand import GivenThreshold, consequences, given_threshold
+from kdx.calibration.by_hand import Consequences, GivenThreshold, consequences, given_threshold
 from kdx.calibration.rates import share_interval
 from kdx.errors import BundleError, OptionError
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
@@ -84,6 +84,17 @@ def test_numbers_beyond_all_scores_are_counted_too(real, number, rejected):
     assert (threshold.score, threshold.false_rejects) == (number, rejected)
     assert consequences(threshold).false_rejects_interval == share_interval(rejected, 20)
     assert open_bundle(bundle).manifest.threshold == threshold
+
+
+@pytest.mark.parametrize(
+    ("rejected", "said"), [(20, "100 %, 95 % interval 83 to 100 %"), (3, "15 %, 95 % interval 3.2 to 38 %")]
+)
+def test_shares_are_said_in_plain_decimals(rejected, said):
+    found = Consequences(
+        good=20, false_rejects=rejected, false_rejects_interval=share_interval(rejected, 20), to_review=0,
+        defective=0, misses=0, misses_interval=None,
+    )  # fmt: skip
+    assert found.describe() == f"rejects {rejected} of 20 held-out good images ({said})"
 
 
 def test_a_server_is_told_too(bundle_copy, cells, cli, tmp_path):

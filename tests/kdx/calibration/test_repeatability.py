@@ -53,8 +53,9 @@ def test_a_threshold_that_is_no_tolerance_gives_no_cg(threshold):
     assert found.margin_in_sigmas == pytest.approx((1 - threshold) / found.sigma)
 
 
-def test_scores_that_are_all_the_same_have_no_ratio():
-    found = study([1.0] * 10)
+@pytest.mark.parametrize(("score", "count"), [(1.0, 10), (0.1, 50), (0.123456, 30)])
+def test_scores_that_are_all_the_same_have_no_ratio(score, count):
+    found = study([score] * count)
     assert (found.sigma, found.cg, found.margin_in_sigmas, found.decision_capability) == (0, None, None, None)
 
 
