@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from kdx.decision.level_map import Level, level_of
 from kdx.decision.post_processing import PostProcessing
 from kdx.decision.roi import Roi, RoiFrame, roi_of
 from kdx.decision.verdict import Verdict, decide, reason_for
+from kdx.errors import OptionError
 from kdx.imaging.frame_faults import FrameLimits, faults_of
 
 
@@ -55,6 +58,19 @@ class DecisionRule:
     field_of_view: float = 1.0
     frame_limits: FrameLimits = field(default_factory=FrameLimits)
     answer_limits: AnswerLimits = field(default_factory=AnswerLimits)
+
+    def __post_init__(self) -> None:
+        """Refuse thresholds that are no finite numbers: no score exceeds NaN or infinity.
+
+        Raises:
+            OptionError: A threshold is not a finite number.
+        """
+        for name in ("threshold", "review_threshold", "pixel_threshold"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise OptionError(f"invalid `{name}`", expected="a finite number, or None", received=repr(value))
 
     @classmethod
     def of(cls, bundle: Bundle, precision: str, runtime: str) -> DecisionRule:

@@ -23,7 +23,7 @@ from kdx.calibration.threshold import calibrate as calibrate_bundle
 from kdx.calibration.validity import runtimes_for
 from kdx.decision.level_map import store_calibration
 from kdx.decision.post_processing import PostProcessing
-from kdx.errors import BackendError
+from kdx.errors import BackendError, OptionError
 from kdx.folders.data_folder import FolderOptions, require_good
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import SILENT, Progress
@@ -163,11 +163,14 @@ def calibrate_each(
         progress: Shows the images.
 
     Raises:
-        OptionError: A rate is out of range.
+        OptionError: A rate is out of range, or a threshold by hand is on another scale than the
+            scores that the bundle gives now.
         DataError: Too few images.
         BackendError: A backend fails.
     """
     require_rates(request.false_reject_rate, request.review_rate, with_defects=bool(defective_images))
+    if request.by_hand is not None:
+        _require_same_scale(bundle, per_position=request.per_position)
     fitted: FittedLevel | None = None
 
     def calibrated(detector: Detector, precision: str, exact: NDArray[np.float64] | None = None) -> Calibration:
@@ -261,6 +264,24 @@ def _asked_for(threshold: Threshold) -> tuple[object, ...]:
         return threshold.by_hand.score, threshold.by_hand.review_score, threshold.by_hand.reason
     chosen = threshold.defects.data_sha256 if threshold.defects else threshold.false_reject_rate
     return chosen, threshold.review.false_reject_rate if threshold.review else None
+
+
+def _require_same_scale(bundle: Bundle, *, per_position: bool) -> None:
+    """Refuse a threshold by hand where normalisation per position would begin or end with it.
+
+    Whoever sets it has seen scores of the bundle as it is, and both scales differ by orders of
+    magnitude.
+    """
+    stored = bundle.manifest.threshold
+    if stored is None or (stored.level is not None) == per_position:
+        return
+    now = "" if per_position else " not"
+    raise OptionError(
+        "the threshold would be on another scale than the scores that the bundle gives now",
+        expected=f"{'no ' if per_position else ''}`per_position`, as in the calibration of the bundle",
+        received=f"a threshold by hand that is{now} normalised per position",
+        fix="calibrate by `false_reject_rate` first, and choose the number from scores of that calibration",
+    )
 
 
 def _fault(bundle: Bundle, detector: Detector, precision: str, exact: Calibration, own: Calibration) -> str:

@@ -115,6 +115,17 @@ def test_earlier_releases_are_told_that_they_are_too_old(bundle_copy, cells, cli
     assert open_bundle(bundle_copy).manifest.schema == SCHEMA
 
 
+@pytest.mark.parametrize("per_position", [True, False])
+def test_a_number_for_scores_on_another_scale_is_refused(bundle_copy, cells, per_position):
+    calibrate_folder(bundle_copy, cells, CalibrationRequest(0.2, backend="onnxruntime-cpu", per_position=per_position))
+    before = (bundle_copy / INDEX).read_bytes()
+    by_hand = GivenThreshold(2.5, None, "a bit stricter")
+    request = CalibrationRequest(backend="onnxruntime-cpu", by_hand=by_hand, per_position=not per_position)
+    with pytest.raises(OptionError, match="on another scale than the scores"):
+        calibrate_folder(bundle_copy, cells, request)
+    assert (bundle_copy / INDEX).read_bytes() == before
+
+
 @pytest.mark.parametrize("change", [("score", -1.0), ("score", 1e9), ("review", 1e9)])
 def test_a_number_that_was_edited_contradicts_the_count(bundle_copy, cells, change):
     scores = scores_of(bundle_copy, cells)

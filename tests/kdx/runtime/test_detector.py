@@ -10,6 +10,7 @@ import pytest
 
 from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Decision, Verdict
+from kdx.errors import OptionError
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.detector import Detector
@@ -59,6 +60,17 @@ def test_assigning_an_attribute_gives_the_detector_another_rule():
     assert detector(FRAME).decision is Decision.GOOD
     assert (detector.threshold, detector.rule.threshold, rule.threshold) == (20.0, 20.0, 10.0)
     assert detector.pixel_threshold == 12.0
+
+
+@pytest.mark.parametrize("name", ["threshold", "review_threshold", "pixel_threshold"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -np.inf, "0.5", True])
+def test_a_threshold_that_no_score_exceeds_is_refused(name, value):
+    detector = Detector(Brightest(), SPEC, DecisionRule(threshold=10.0), max_batch=4)
+    with pytest.raises(OptionError, match=f"invalid `{name}`"):
+        setattr(detector, name, value)
+    assert detector(FRAME).decision is Decision.DEFECTIVE
+    with pytest.raises(OptionError, match=name):
+        DecisionRule(**{name: value})
 
 
 def test_every_field_of_the_rule_is_an_attribute():
