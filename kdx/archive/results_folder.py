@@ -14,8 +14,8 @@ from kdx import __version__
 from kdx.archive.listing import added
 from kdx.archive.plan import FILES, ShardPlan, write_listing
 from kdx.archive.ray_engine import TRIES
-from kdx.archive.score_records import SCHEMA, Index, Listing, Settings
-from kdx.archive.shard_table import SHARDS
+from kdx.archive.score_records import FILES_SCHEMA, SCHEMA, Index, Listing, Settings
+from kdx.archive.shard_table import SHARDS, style_of_table
 from kdx.decision.map_files import MAPS, MASKS, MapFormat
 from kdx.errors import OutputError
 from kdx.folders.image_search import LeftOut, walk
@@ -98,11 +98,12 @@ class ScoreFolder:
         path = self.path / _INDEX
         if not path.is_file():
             return None
-        return read_record(path, Index, error=OutputError, fix="start again with `force=True`", supported=SCHEMA)
+        return read_record(path, Index, error=OutputError, fix="start again with `force=True`", supported=FILES_SCHEMA)
 
     def begin(self, settings: Settings) -> Index:
         """Write what decides the scores of this folder."""
-        index = Index(schema=SCHEMA, kdx_version=__version__, settings=settings)
+        schema = FILES_SCHEMA if settings.maps or settings.masks else SCHEMA
+        index = Index(schema=schema, kdx_version=__version__, settings=settings)
         write_atomic(self.path / _INDEX, encode_record(index))
         return index
 
@@ -148,13 +149,19 @@ class ScoreFolder:
 
     def _discard(self) -> None:
         """Remove what this command made; other files of the user stay."""
+        settings = None
+        with contextlib.suppress(OutputError):  # what a damaged record does not name stays
+            begun = self.begun()
+            settings = begun.settings if begun else None
         (self.path / _INDEX).unlink(missing_ok=True)
         for path in self.shards.iterdir():
             path.unlink()
-        for name in (FILES, TRIES, MAPS, MASKS):
+        made = {MAPS: settings and settings.maps, MASKS: settings and settings.masks}
+        for name in (FILES, TRIES, *(name for name, is_made in made.items() if is_made)):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for file in (self.summary, self.path / TABLE):
-            file.unlink(missing_ok=True)
+        self.summary.unlink(missing_ok=True)
+        if style_of_table(self.path) is not None:
+            (self.path / TABLE).unlink()
 
     def _remove_left(self) -> None:
         """Remove half-written files of killed processes, ``.NUMBER.parquet.*.part``."""

@@ -11,6 +11,8 @@ from kdx.imaging.value_range import ValueRange
 from kdx.remarks import Remark
 
 SCHEMA = 1
+# With maps or masks: an earlier kdx would continue such a folder without them.
+FILES_SCHEMA = 2
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

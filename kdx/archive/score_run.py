@@ -15,13 +15,13 @@ from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_engine import RayEngine
 from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_same
 from kdx.archive.score_records import Index, ScoreWork, Settings, ShardResult, Summary, ThisRun, decisions_of
-from kdx.archive.shard_table import read_bad, read_result, read_scores, shard_file, write_table
+from kdx.archive.shard_table import read_bad, read_result, read_scores, shard_file, style_of_table, write_table
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
 from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.good_scores import GoodScores
-from kdx.decision.map_files import MapFormat
+from kdx.decision.map_files import MapFiles, MapFormat
 from kdx.errors import DataError, GateError, InputError, OptionError
 from kdx.folders.image_search import LeftOut
 from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
@@ -107,7 +107,7 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
     with folder.held(force=request.force):
         index = _begin(folder, request, bundle, sha256_bytes(opened), say)
         if request.retry_bad:
-            _forget_bad(folder, say)
+            _forget_bad(folder, index, say)
         work, plan, pending = _plan(folder, index, request, bundle)
         if not pending:
             say(f"listing '{index.settings.archive}'")
@@ -121,8 +121,9 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
         this_run = _run(request, work, plan, pending, sum(result.bad for result in earlier), progress, say)
         summary = _summarise(folder, index, plan, bundle, this_run)
         write_atomic(folder.summary, encode_record(summary))
-        if request.csv is not None:
-            write_table(folder.path, plan.shards, request.csv)
+        style = request.csv or style_of_table(folder.path)  # a table of an earlier call would be outdated
+        if style is not None:
+            write_table(folder.path, plan.shards, style)
     return summary
 
 
@@ -167,7 +168,7 @@ def _begin(
     if warning is not None:
         say(warning)
     threshold = bundle.manifest.threshold_of(precision, info.runtime)
-    if request.masks and threshold is None:
+    if request.masks and (threshold is None or threshold.pixel is None):
         raise InputError(
             f"'{request.bundle}' is not calibrated, so there is no pixel threshold for masks",
             fix="calibrate it: kdx calibrate BUNDLE DATA; maps need no threshold",
@@ -207,12 +208,15 @@ def _plan(
     return work, plan, [number for number in range(plan.shards) if number not in done]
 
 
-def _forget_bad(folder: ScoreFolder, say: Callable[[str], None]) -> None:
-    """Remove the shards with skipped images."""
-    paths = [shard_file(folder.path, number) for number in folder.done()]
-    bad = [path for path in paths if read_result(path).bad]
-    for path in bad:
-        path.unlink()
+def _forget_bad(folder: ScoreFolder, index: Index, say: Callable[[str], None]) -> None:
+    """Remove the shards with skipped images, and the maps and masks of all their images."""
+    files = MapFiles(folder.path, index.settings.maps, index.settings.masks)
+    plan = ShardPlan(folder.path, index.listed)
+    bad = [number for number in folder.done() if read_result(shard_file(folder.path, number)).bad]
+    for number in bad:
+        shard_file(folder.path, number).unlink()
+        for name in plan.shard(number).paths:
+            files.remove(name)
     say(f"{len(bad)} shards with skipped images are scored again")
 
 

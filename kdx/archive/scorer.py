@@ -150,7 +150,9 @@ class ShardScorer(ClosesOnExit):
         share = (time.perf_counter() - started) / max(len(pixels), 1)
         for one in read:
             verdict = None if one.pixels is None else next(verdicts)
-            if verdict is not None and self._files is not None:
+            if self._files is not None and verdict is None:  # a call that was stopped may have written some
+                self._files.remove(one.path)
+            elif self._files is not None and verdict is not None:
                 self._files.write(one.path, verdict, MapPlace(*one.size, self._detector.view))
             yield _row(one, verdict, share, one.error)
 

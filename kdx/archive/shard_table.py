@@ -17,7 +17,7 @@ from kdx.imaging.value_range import union
 from kdx.remarks import FIRST
 from kdx.storage.files import write_atomic, write_parts
 from kdx.storage.json_records import now
-from kdx.storage.spreadsheet import SKIPPED, TABLE, CsvStyle, csv_lines, path_text
+from kdx.storage.spreadsheet import CSV_STYLES, SKIPPED, TABLE, CsvStyle, csv_lines, path_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SHARDS = "shards"
 _RESULT = b"shard"
 # Values that repeat; paths and hashes do not, and a dictionary of them only costs.
+_NAMES = {"path": "image", "decision": "verdict"}  # the columns of the table that have other names
 _DICTIONARY = ["decision", "error", "frame_faults", "reason", "threshold"]
 
 
@@ -132,12 +133,28 @@ def write_table(output: Path, shards: int, style: CsvStyle) -> None:
         OutputError: A shard is damaged.
         OSError: The table cannot be written.
     """
-    names = {"path": "image", "decision": "verdict"}
-    columns = [names.get(name, name) for name in _schema({}).names]
-    write_parts(output / TABLE, csv_lines(_table_rows(output, shards, names), columns, style))
+    write_parts(output / TABLE, csv_lines(_table_rows(output, shards), _columns(), style))
 
 
-def _table_rows(output: Path, shards: int, names: dict[str, str]) -> Iterator[dict[str, Any]]:
+def style_of_table(output: Path) -> CsvStyle | None:
+    """Return the style of the table that :func:`write_table` wrote; None for no table of its own.
+
+    Raises:
+        OSError: The table cannot be read.
+    """
+    path = output / TABLE
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        first = file.readline()
+    return next((style for style in CSV_STYLES if first == next(csv_lines([], _columns(), style))), None)
+
+
+def _columns() -> list[str]:
+    return [_NAMES.get(name, name) for name in _schema({}).names]
+
+
+def _table_rows(output: Path, shards: int) -> Iterator[dict[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -148,7 +165,7 @@ def _table_rows(output: Path, shards: int, names: dict[str, str]) -> Iterator[di
             raise _damaged(path, error) from error
         for row in rows:
             yield {
-                **{names.get(name, name): value for name, value in row.items()},
+                **{_NAMES.get(name, name): value for name, value in row.items()},
                 "image": path_text(row["path"]),
                 "verdict": row["decision"] or SKIPPED,
             }

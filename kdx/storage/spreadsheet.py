@@ -14,6 +14,7 @@ from kdx.text import visible
 
 # How numbers are separated and written: 1.5,2 or 1,5;2, as most of Europe writes them.
 CsvStyle = Literal["comma", "semicolon"]
+CSV_STYLES: tuple[CsvStyle, ...] = ("comma", "semicolon")
 TABLE = "verdicts.csv"
 SKIPPED = "skipped"  # the verdict of an image that could not be used
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

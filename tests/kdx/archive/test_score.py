@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 import kdx
@@ -26,17 +27,25 @@ from kdx.archive.listing import added, order
 from kdx.archive.local import LocalEngine
 from kdx.archive.plan import ShardPlan, write_listing
 from kdx.archive.results_folder import ScoreFolder
-from kdx.archive.score_records import Listing, ScoreWork
+from kdx.archive.score_records import Index, Listing, ScoreRow, ScoreWork, Settings
+from kdx.archive.score_run import _forget_bad
+from kdx.archive.shard_table import count, write_shard, write_table
+from kdx.bundle.manifest import Manifest
 from kdx.errors import BundleError, DataError
 from kdx.folders.image_search import LeftOut, walk
 from kdx.imaging.image_files import MAX_PIXELS
 from kdx.storage.files import sha256_file
+from kdx.storage.json_records import encode_record
 from tests.kdx.archive.faults import add_image, arm, write_hook
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install -e '.[archive]'")
 
 # The backend by name, for auto measures first; few images a shard, so that there are several.
 OPTIONS = ("--backend", "onnxruntime-cpu", "--precision", "fp32", "--workers", "1", "--shard-size", "4")
+SETTINGS = Settings(
+    archive="", bundle="", bundle_sha256="", backend="", precision="", shard_size=2, maps="npy", masks=True
+)
+WITHOUT_FILES = Index(schema=1, kdx_version="", settings=replace(SETTINGS, maps=None, masks=False))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -133,6 +142,16 @@ def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, ar
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.2, "--csv", "--semicolons")
     assert ";" in (out / "verdicts.csv").read_text(encoding="utf-8-sig").splitlines()[0]
     assert shard_times(out) == before
+    # A table that exists is written again by every call, in its style.
+    table = (out / "verdicts.csv").read_bytes()
+    (out / "verdicts.csv").write_bytes(table.splitlines(keepends=True)[0])
+    # An image that is skipped now has no files of an earlier, stopped call.
+    (out / "shards/000000.parquet").unlink()
+    (archive / "a.png").write_bytes(b"no image")
+    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.2)
+    again = (out / "verdicts.csv").read_bytes().splitlines()
+    assert (len(again), again[0]) == (12, table.splitlines()[0])
+    assert not [path for path in out.rglob("*") if path.name.startswith("a.png.")]
     refused = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--maps", "png", code=2).stderr
     assert "another format of maps" in refused
     assert "format of maps npy" in refused
@@ -144,11 +163,67 @@ def test_masks_of_an_archive_need_a_threshold_and_force_discards_them(cli, raw_b
     refused = cli("score", raw_bundle, archive, "-o", tmp_path / "scores", *OPTIONS, "--masks", code=2).stderr
     assert "is not calibrated" in refused
     folder = ScoreFolder(tmp_path / "scores")
-    for name in ("maps/a.png.npy", "masks/b/a.png.png", "verdicts.csv", "score.json", "mine.txt"):
+    for name in ("maps/a.png.npy", "masks/b/a.png.png", "mine.txt"):
         (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.path / name).write_bytes(b"")
+    write_table(folder.path, 0, "semicolon")
+    folder.begin(SETTINGS)
     with folder.held(force=True):
         assert sorted(path.name for path in folder.path.iterdir()) == ["mine.txt", "shards"]
+
+
+@pytest.mark.parametrize("record", [encode_record(WITHOUT_FILES), b"damaged"])
+def test_force_leaves_maps_masks_and_a_table_that_are_not_of_this_command(tmp_path, record):
+    mine = ("maps/site.png", "masks/a.png", "verdicts.csv")
+    folder = ScoreFolder(tmp_path)
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"mine")
+    (tmp_path / "score.json").write_bytes(record)
+    with folder.held(force=True):
+        assert not (tmp_path / "score.json").exists()
+        assert [name for name in mine if (tmp_path / name).is_file()] == list(mine)
+
+
+def test_masks_need_the_pixel_threshold(cli, tiny_bundle, archive, tmp_path, monkeypatch):
+    found = Manifest.threshold_of
+    monkeypatch.setattr(Manifest, "threshold_of", lambda *of: replace(found(*of), pixel=None))
+    refused = cli("score", tiny_bundle, archive, "-o", tmp_path / "scores", *OPTIONS, "--masks", code=2).stderr
+    assert "there is no pixel threshold for masks" in refused
+
+
+def test_a_folder_with_maps_or_masks_has_a_schema_that_earlier_releases_refuse(tmp_path):
+    assert ScoreFolder(tmp_path).begin(WITHOUT_FILES.settings).schema == 1
+    for settings in (SETTINGS, replace(SETTINGS, maps=None), replace(SETTINGS, masks=False)):
+        assert ScoreFolder(tmp_path).begin(settings).schema == 2
+        assert ScoreFolder(tmp_path).begun().settings == settings
+
+
+def test_images_that_are_scored_again_keep_no_earlier_files(tmp_path):
+    """Also images that kill their process, of which no process can remove the files."""
+    shards, frames = write_listing(tmp_path, "000", ["a.png", "b.png", "c.png"], 2)
+    listed = Listing(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")
+    index = Index(schema=2, kdx_version="", settings=SETTINGS, listed=[listed])
+    work = ScoreWork(
+        archive="",
+        output=str(tmp_path),
+        bundle="",
+        bundle_sha256="",
+        backend="",
+        precision="",
+        threads=1,
+        batch=1,
+        listed=[listed],
+    )
+    (tmp_path / "shards").mkdir()
+    for number, rows in enumerate([[ScoreRow(path="a.png"), ScoreRow(path="b.png", error="?")], [ScoreRow(path="c")]]):
+        write_shard(work, count(number, rows, seconds=0.0, worker=""), rows)
+    for name in ("maps/a.png.npy", "maps/a.png.json", "masks/a.png.png", "masks/c.png.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    _forget_bad(ScoreFolder(tmp_path), index, lambda _text: None)
+    left = [path.name for name in ("shards", "maps", "masks") for path in (tmp_path / name).iterdir()]
+    assert left == ["000001.parquet", "c.png.png"]
 
 
 @pytest.mark.slow
