@@ -50,6 +50,15 @@ def public_keys(keys: PublicKeys) -> dict[str, Ed25519PublicKey]:
     return {fingerprint(key): key for key in read}
 
 
+def absolute_keys(keys: PublicKeys | None) -> PublicKeys | None:
+    """Return public keys whose paths name the same files from any folder."""
+    if keys is None or isinstance(keys, bytes):
+        return keys
+    if isinstance(keys, (str, Path)):
+        return Path(keys).absolute()
+    return tuple(key if isinstance(key, bytes) else Path(key).absolute() for key in keys)
+
+
 def fingerprint(key: Ed25519PublicKey) -> str:
     """Return a public key's fingerprint: the SHA-256 of its DER form (SubjectPublicKeyInfo)."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.keys import absolute_keys
 from kdx.bundle.open import open_bundle
 from kdx.calibration.validity import warn_of_calibration
 from kdx.decision.verdict import Verdict
@@ -169,7 +170,7 @@ def load_many(
             path=bundle.path.absolute(),
             sha256=bundle.index_sha256,
             threads=threads,
-            require_signature=require_signature,
+            require_signature=absolute_keys(require_signature),
             batch_sizes=sizes,
         )
         group[name].origin = origin.chosen(group[name])

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdx.bundle.keys import absolute_keys
 from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, BundleError, OptionError
 from kdx.loading.bundle_detector import require_batch_sizes
@@ -92,7 +93,7 @@ def load(
         backend=backend,
         threads=threads,
         precision=precision,
-        require_signature=require_signature,
+        require_signature=absolute_keys(require_signature),
         log=None if log is None else log.absolute(),
         metrics=metrics,
         batch_sizes=require_batch_sizes(batch_sizes),

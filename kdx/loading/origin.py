@@ -32,7 +32,8 @@ class Origin:
         backend: A backend's name, or ``auto`` before one was chosen.
         threads: Threads within an operation; None leaves it to the backend.
         precision: The precision of the graph; None before one was chosen.
-        require_signature: Public keys, by one of which the bundle must be signed, or None.
+        require_signature: Public keys, by one of which the bundle must be signed, with absolute
+            paths, or None.
         log: The file to which verdicts are written, absolute, or None.
         metrics: The registry of the metrics, or None.
         batch_sizes: How many images are judged at once; None for single images.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
 from kdx.bundle.manifest import Int8Students, Manifest
@@ -57,7 +59,7 @@ def describe_bundle(bundle: Bundle, signature: dict[str, Any] | None) -> dict[st
         "returns": f"anomaly_map {' × '.join(map(str, manifest.camera_map_size))}"
         + ("" if manifest.field_of_view == 1 else f" of the central {100 * manifest.field_of_view:g} % of each side")
         + f", anomaly_score; batch up to {manifest.max_batch}",
-        "region": "none: whole images count" if included is None else f"{100 * included:.3g} % of the image counts",
+        "region": _region(manifest) if included is None else f"{100 * included:.3g} % of the image counts",
         **({} if manifest.level_sha256 is None else {"level": _level(manifest)}),
         "threshold": describe(manifest.threshold),
         **_own_thresholds(manifest),
@@ -68,6 +70,14 @@ def describe_bundle(bundle: Bundle, signature: dict[str, Any] | None) -> dict[st
         "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
         + ", ".join(f"{name} {value}" for name, value in source.exported_with.items()),
     }
+
+
+def _region(manifest: Manifest) -> str:
+    """Return what counts without a region of interest."""
+    crop = manifest.camera.crop
+    if crop is msgspec.UNSET:
+        return "none: whole images count"
+    return f"none: the whole window {','.join(map(str, crop))} counts"
 
 
 def _signed(signature: dict[str, Any] | None) -> str:

@@ -73,6 +73,12 @@ def _require_deployable(product: Product) -> None:
     require_rates(product.false_reject_rate, product.review_rate, with_defects=False)
     require_batch(product.max_batch)
     require_sizes(product.input_size, product.frame)
+    if product.crop is not None and product.input_size is not None:
+        raise OptionError(
+            "`crop` and `input_size` exclude each other: the window lies in images of their own size",
+            received=f"`input_size={product.input_size[0]}x{product.input_size[1]}`",
+            fix="leave it out, or leave out `crop`",
+        )
     if product.backend != "auto":
         find_backend(product.backend)
     of_tiles = {"frame": product.frame, "overlap": product.overlap, "tile_batch": product.tile_batch}

@@ -84,6 +84,18 @@ def test_what_was_signed_is_said(signed, line):
     assert seal.statement.engines == {}
 
 
+def test_a_relative_key_is_found_from_another_folder(signed, line, monkeypatch):
+    monkeypatch.chdir(line[1].parent)
+    keys = (line[1].name, line[1].read_bytes())
+    with kdx.load(signed, "onnxruntime-cpu", 1, require_signature=keys) as ours:
+        of_one = ours.origin
+    with kdx.load_many([signed], "onnxruntime-cpu", 1, require_signature=keys[0]) as group:
+        of_group = group[next(iter(group))].origin
+    monkeypatch.chdir("/")
+    for origin in (of_one, of_group):
+        assert origin.reopen().seal is not None
+
+
 def test_without_the_requirement_no_key_verifies_a_signature(signed):
     edit_signature(signed, signature="A" * 86 + "==")
     assert open_bundle(signed).seal is None

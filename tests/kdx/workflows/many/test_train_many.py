@@ -130,6 +130,7 @@ def test_no_product_is_trained_when_one_is_not_possible(cli, dataset, tmp_path):
         ("input_size = [0, 0]", "[products.a]: input_size is out of range"),
         ("frame = [128, 128]", "[products.a]: frame has no effect without tiles"),
         ("tile = 64\ninput_size = [64, 64]", "[products.a]: input_size is for whole images"),
+        ("crop = [0, 0, 32, 32]\ninput_size = [80, 80]", "[products.a]: crop and input_size exclude each other"),
         ("precision = 'int8'", "[products.a]: precision = int8 has no effect"),
     ],
 )

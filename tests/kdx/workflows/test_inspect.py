@@ -1,0 +1,18 @@
+"""What ``kdx inspect`` says of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+
+from kdx.bundle.open import open_bundle
+from kdx.workflows.inspect import describe_bundle
+
+
+def test_what_counts_without_a_region_is_the_whole_image_or_its_window(tiny_bundle):
+    bundle = open_bundle(tiny_bundle)
+    assert describe_bundle(bundle, None)["region"] == "none: whole images count"
+    spec = msgspec.structs.replace(bundle.manifest.input, crop=(4, 8, 40, 32))
+    cropped = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, input=spec))
+    assert describe_bundle(cropped, None)["region"] == "none: the whole window 4,8,40,32 counts"
