@@ -24,6 +24,7 @@ from kdx.decision.good_scores import GoodScores
 from kdx.decision.map_files import MapFiles, MapFormat
 from kdx.errors import DataError, GateError, InputError, OptionError
 from kdx.folders.image_search import LeftOut
+from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
 from kdx.imaging.value_range import union
 from kdx.progress import Progress
@@ -103,6 +104,7 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
     _check(request)
     opened = read_index(request.bundle)
     bundle = bundle_of(request.bundle, opened)
+    require_whole_frames(bundle.manifest.camera, "kdx score")
     folder = ScoreFolder(request.out)
     with folder.held(force=request.force):
         index = _begin(folder, request, bundle, sha256_bytes(opened), say)

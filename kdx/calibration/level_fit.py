@@ -14,6 +14,7 @@ from kdx.bundle.stored_threshold import LevelFit
 from kdx.calibration.rates import images_to_promise
 from kdx.decision.level_map import Level, level_from, level_of, rule_of
 from kdx.errors import DataError, ImageError
+from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.image_identity import Likeness, identify
 from kdx.imaging.images import read_image
 from kdx.progress import SILENT, Progress
@@ -66,6 +67,7 @@ def fit_level(
         DataError: Too few images for two halves, or their maps give no level.
         ImageError: More images than allowed cannot be read.
     """
+    require_whole_frames(bundle.manifest.camera, "kdx calibrate --per-position")
     rule = rule_of(bundle.manifest)
     chosen = _first_half(bundle, good_images, false_reject_rate)
     hottest = np.zeros(bundle.manifest.camera_map_size, np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from kdx.decision.verdict import Verdict
+from kdx.decision.verdict import Verdict, require_whole_map
 from kdx.errors import OptionError
 from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.images import encode_png
@@ -60,7 +60,11 @@ class MapPlace:
 
         It is 255 where the middle of a pixel lies in a pixel of the map above the threshold, and 0
         elsewhere, also where the map does not reach.
+
+        Raises:
+            InputError: The map is of a frame that was read in bands.
         """
+        require_whole_map(anomaly_map)
         down, across = self.steps(anomaly_map.shape)
         rows, has_row = _indices(self.height, self.box[1], down, anomaly_map.shape[0])
         columns, has_column = _indices(self.width, self.box[0], across, anomaly_map.shape[1])
@@ -160,8 +164,12 @@ def encode_map(verdict: Verdict, place: MapPlace, form: MapFormat) -> tuple[byte
         place: Where the map lies.
         form: ``npy`` or ``tiff``: float32, the values themselves; ``png``: 16 bits, scaled so that
             65535 is twice the pixel threshold, or the largest value if that is higher.
+
+    Raises:
+        InputError: The map is of a frame that was read in bands.
     """
     values = verdict.anomaly_map
+    require_whole_map(values)
     full = max(_FULL * (verdict.pixel_threshold or 0.0), float(values.max()))
     if form == "npy":
         return encode_array(values), 1.0

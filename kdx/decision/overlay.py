@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
-from kdx.decision.verdict import Decision, Verdict
+from kdx.decision.verdict import Decision, Verdict, require_whole_map
 from kdx.imaging.field_of_view import WHOLE, FieldOfView
 
 # Colours from low values to values far above the threshold, interpolated linearly; readable in grey
@@ -53,6 +53,9 @@ def render_overlay(
     Returns:
         An RGB image: the two pictures side by side, below the caption. Images with a side below
         320 pixels are enlarged.
+
+    Raises:
+        InputError: The map is of a frame that was read in bands.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
     factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
@@ -86,6 +89,9 @@ def heat_layer(
         pixel_threshold: The map value that defines the colour scale and the outline, or None.
         view: The part of the image of this size that the map covers.
         included: The region of interest, bool ``(H, W)``; None for the whole image.
+
+    Raises:
+        InputError: The map is of a frame that was read in bands.
     """
     layer = _layer(anomaly_map, size, pixel_threshold, view, included)
     drawn = np.zeros((*layer.heat.shape, 4))
@@ -120,6 +126,7 @@ def _layer(
     view: FieldOfView,
     included: NDArray[np.bool_] | None,
 ) -> _Layer:
+    require_whole_map(anomaly_map)
     left, top, right, bottom = (round(edge) for edge in view.box(*size))
     raw = Image.fromarray(anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
     values = np.zeros((size[1], size[0]))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
+from kdx.decision.verdict import require_whole_map
 from kdx.errors import InputError, OptionError
 from kdx.imaging.field_of_view import WHOLE, FieldOfView
 
@@ -103,9 +104,11 @@ def find_regions(
         pixel_size_um: The length on the part that one pixel of the camera shows, in micrometres.
 
     Raises:
-        InputError: The map contains values that are not finite.
+        InputError: The map contains values that are not finite, or is of a frame that was read in
+            bands.
         OptionError: An invalid area or pixel size.
     """
+    require_whole_map(anomaly_map)
     if not np.isfinite(anomaly_map).all():
         raise InputError(
             "a map with values that are not finite has no regions",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.decision.answers import AnswerFault
+from kdx.errors import InputError
 from kdx.imaging.frame_faults import FrameFault
 
 
@@ -161,3 +162,15 @@ def reason_for(
     if threshold is None:
         return Reason.OTHER_REGION if other_region else Reason.NO_THRESHOLD
     return Reason.FRAME
+
+
+def require_whole_map(anomaly_map: NDArray[np.float32]) -> None:
+    """Raise ``InputError`` if a map holds one value for each row: its frame was read in bands."""
+    height, width = anomaly_map.shape
+    if width == 1 < height:
+        raise InputError(
+            "the map of a frame that was read in bands has no regions, mask or picture",
+            expected="a map of the frame's height and width",
+            received=f"the largest value of each of {height} rows",
+            fix="use the regions that judge_file returned",
+        )

@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.errors import ImageError
+from kdx.errors import ImageError, OptionError
 from kdx.imaging.frame_faults import sampling_steps
 from kdx.imaging.images import InputSpec
 
@@ -63,12 +63,17 @@ class BandedFrame:
 
     def _check(self, pages: int) -> None:
         page, spec = self._page, self._spec
-        expected = f"one upright picture of {spec.width} × {spec.height} pixels, 8 bits a sample"
+        kinds = "grey (MINISBLACK)" if spec.channels == 1 else "grey (MINISBLACK) or RGB"
+        expected = (
+            f"one upright picture (orientation 1) of {spec.width} × {spec.height} pixels, 8 bits a sample, {kinds}, "
+            "planar configuration CONTIG"
+        )
         photometric = (int(page.photometric), page.samplesperpixel)
         orientation = page.tags.valueof(274, default=1)
         received = (
             f"{number_of_pictures(pages)} {page.imagewidth} × {page.imagelength}, {page.samplesperpixel} samples of "
-            f"{page.bitspersample} bits"
+            f"{page.bitspersample} bits, {_name(page.photometric)}, orientation {orientation}, "
+            f"planar configuration {_name(page.planarconfig)}"
         )
         is_plain = (
             pages == 1
@@ -140,6 +145,27 @@ class BandedFrame:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._held.close()
+
+
+def require_whole_frames(spec: InputSpec, command: str) -> None:
+    """Raise ``OptionError`` if a command that reads whole frames gets a detector that reads bands.
+
+    Args:
+        spec: The frames that the detector accepts.
+        command: The command, for the message.
+    """
+    if spec.is_in_bands:
+        raise OptionError(
+            f"{command} reads whole frames, and the frames of this bundle are too large for that",
+            expected="a bundle whose frames are read whole",
+            received=f"frames of {spec.width} × {spec.height} pixels, read in bands of rows",
+            fix="use kdx predict and kdx calibrate, or detector.judge_file(FILE) in Python",
+        )
+
+
+def _name(value: object) -> str:
+    """Return the name of a tag's value, or the number where it has none."""
+    return str(getattr(value, "name", value))
 
 
 def number_of_pictures(pages: int) -> str:

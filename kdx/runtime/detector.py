@@ -341,8 +341,9 @@ class Detector(ClosesOnExit):
         See :func:`kdx.decision.regions.find_regions`.
 
         Raises:
-            InputError: The bundle is not calibrated, so that there is no pixel threshold; or the
-                answer is not one that the method can give.
+            InputError: The bundle is not calibrated, so that there is no pixel threshold; the
+                answer is not one that the method can give; or the verdict is of
+                :meth:`judge_file`, which returns the regions itself.
             OptionError: An invalid area or pixel size.
         """
         from kdx.decision.regions import find_regions

@@ -13,6 +13,7 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import DataError
 from kdx.folders.copies import in_test
 from kdx.folders.data_folder import FolderOptions, images_to_evaluate
+from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.loading.load import is_run, load
 from kdx.progress import SILENT, Progress
@@ -56,9 +57,11 @@ def evaluate_folder(
     Raises:
         DataError: There are no good images; or no defective ones, and the detector has no
             threshold.
+        OptionError: The bundle's frames are read in bands.
         KdxError: The detector, or an option, is not usable.
     """
     with load(detector, request.backend, request.threads, request.checkpoint, request.precision) as loaded:
+        require_whole_frames(loaded.input, "kdx evaluate")
         folder = open_data(data, request.category, request.folder_options, progress=progress)
         images = images_to_evaluate(folder)
         if loaded.threshold is None and not any(image.is_defective for image in images):

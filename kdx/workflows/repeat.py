@@ -13,6 +13,7 @@ import numpy as np
 from kdx.calibration.repeatability import CAPABLE, USUAL_IMAGES, Repeatability, apart, repeatability
 from kdx.errors import BackendError, DataError, ImageError
 from kdx.folders.image_search import folders, holds_images, image_files, listing
+from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.image_identity import Identity, distinct, identify
 from kdx.imaging.images import read_image
 from kdx.loading.load import load
@@ -99,6 +100,7 @@ def repeat(
     judged: dict[Path, Verdict] = {}
     identities: list[tuple[Path, Identity]] = []
     with load(bundle, backend, threads) as detector:
+        require_whole_frames(detector.input, "kdx repeat")
         threshold, held_out = detector.threshold, detector.rule.good_scores
         if threshold is None:
             raise DataError(f"'{bundle}' has no threshold to compare scores with", fix="run kdx calibrate BUNDLE DATA")

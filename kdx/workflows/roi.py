@@ -12,6 +12,7 @@ from kdx.bundle.open import open_bundle
 from kdx.decision.roi import VARIES, RoiFrame, encode_roi, propose_mask, read_roi, roi_of, set_roi, why_stale
 from kdx.errors import ImageError
 from kdx.folders.data_folder import require_good
+from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.images import read_image
 from kdx.progress import track
 from kdx.storage.files import refuse_existing, require_writable, write_atomic
@@ -104,11 +105,13 @@ def write_proposal(
         progress: Shows the images.
 
     Raises:
+        OptionError: The bundle's frames are read in bands.
         OutputError: The output exists.
         KdxError: As :func:`propose`; or the bundle's method takes no region of interest.
     """
     from kd_train.datasets import open_data
 
+    require_whole_frames(bundle.manifest.camera, "kdx roi --from-images")
     refuse_existing(output, force=force)
     folder = open_data(data, category, options, progress=progress)
     bad: dict[str, str] = {}
@@ -174,6 +177,8 @@ def region_of(path: Path, mask: Path | None, *, remove: bool) -> RegionOfBundle:
         OutputError: The folder that contains the bundle is not writable.
     """
     bundle = open_bundle(path)
+    if mask is not None:
+        require_whole_frames(bundle.manifest.camera, "kdx roi --set")
     was_signed = (path / SIGNATURE).is_file()
     current = roi_of(bundle)
     given = None if mask is None else read_roi(mask, RoiFrame.of(bundle.manifest))

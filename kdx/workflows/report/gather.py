@@ -68,6 +68,7 @@ def gather_content(
     """
     from kd_train.data.golden_images import golden_remarks
     from kd_train.evaluation.evaluate import score_images, summarise
+    from kdx.imaging.bands import require_whole_frames
     from kdx.loading.bundle_detector import detector_of
     from kdx.runtime.backend_table import require_backends
     from kdx.verification.backend_choice import other_precisions
@@ -76,6 +77,7 @@ def gather_content(
     from kdx.workflows.report.pictures import take_pictures
     from kdx.workflows.report.report_images import choose_images, sample
 
+    require_whole_frames(bundle.manifest.camera, "kdx report")
     material = choose_images(bundle, folder, request.max_images, progress)
     height, width = bundle.manifest.camera_map_size
     kept = {image.path for image in sample(material.images, max(1, _MOST_PIXELS // (height * width)))}

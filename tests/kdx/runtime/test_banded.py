@@ -18,12 +18,17 @@ from kdx.bundle.manifest import CROP_SCHEMA, INDEX
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.decision.band_regions import BandRegions
+from kdx.decision.map_files import MapPlace, encode_map
+from kdx.decision.overlay import heat_layer, render_overlay
 from kdx.decision.regions import find_regions, regions_of
+from kdx.decision.rule import DecisionRule
 from kdx.errors import ImageError, InputError, OptionError
 from kdx.imaging.bands import BandedFrame
+from kdx.imaging.field_of_view import WHOLE
 from kdx.imaging.frame_faults import faults_of, values_of
 from kdx.imaging.images import InputSpec
 from kdx.imaging.tiling import TileRequest
+from kdx.runtime.detector import Detector
 from kdx.workflows.export import require_sizes
 
 tifffile = pytest.importorskip("tifffile")
@@ -101,6 +106,27 @@ def test_files_that_cannot_be_read_in_bands_are_refused(tmp_path, options, said)
         f[0:HEIGHT, 0:WIDTH]
 
 
+@pytest.mark.parametrize(
+    ("channels", "options", "said"),
+    [
+        (1, {"photometric": "miniswhite"}, "MINISWHITE"),
+        (1, {"photometric": "rgb"}, "3 samples of 8 bits, RGB"),
+        (3, {"photometric": "rgb", "planarconfig": "separate"}, "planar configuration SEPARATE"),
+        (1, {"photometric": "minisblack", "extratags": [(274, "H", 1, 6, True)]}, "orientation 6"),
+    ],
+    ids=str,
+)
+def test_a_refusal_says_what_is_unusual_about_the_file(tmp_path, channels, options, said):
+    samples = 3 if options["photometric"] == "rgb" else 1
+    pixels = np.zeros((HEIGHT, WIDTH, samples), np.uint8)
+    pixels = np.moveaxis(pixels, 2, 0) if "planarconfig" in options else pixels.squeeze()
+    tifffile.imwrite(tmp_path / "frame.tif", pixels, rowsperstrip=50, **options)
+    with pytest.raises(ImageError) as caught:
+        BandedFrame(tmp_path / "frame.tif", InputSpec(height=HEIGHT, width=WIDTH, channels=channels))
+    assert said in caught.value.received
+    assert said not in caught.value.expected
+
+
 # Regions
 
 
@@ -163,6 +189,42 @@ def test_a_bundle_in_bands_is_calibrated_like_another(cli, in_bands, tiled, larg
     ours, plain = (open_bundle(path).manifest for path in (in_bands, tmp_path / "plain.kdx"))
     assert (ours.threshold.score, ours.threshold.pixel) == (plain.threshold.score, plain.threshold.pixel)
     assert ours.frame_limits == plain.frame_limits
+
+
+def test_the_largest_values_of_rows_are_no_map():
+    rows = np.ones((600, 1), np.float32)
+    verdict = DecisionRule(threshold=0.5, pixel_threshold=0.5).verdict(rows, np.ones(1, np.float32))
+    place = MapPlace(WIDTH, HEIGHT, WHOLE)
+    uses = (
+        lambda: find_regions(rows, 0.5, (HEIGHT, WIDTH)),
+        lambda: Detector.regions(SimpleNamespace(input=InputSpec(height=HEIGHT, width=WIDTH), view=WHOLE), verdict),
+        lambda: place.mask(rows, 0.5),
+        lambda: encode_map(verdict, place, "npy"),
+        lambda: heat_layer(rows, (WIDTH, HEIGHT), 0.5),
+        lambda: render_overlay(pixels_of(1), verdict, "frame.tif"),
+    )
+    for use in uses:
+        with pytest.raises(InputError, match="read in bands") as caught:
+            use()
+        assert caught.value.fix == "use the regions that judge_file returned"
+
+
+@pytest.mark.slow
+def test_commands_that_need_whole_frames_refuse_bundles_in_bands(cli, in_bands, large_frames, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(mask)
+    for command in (
+        ("evaluate", in_bands, large_frames),
+        ("report", in_bands, large_frames, "-o", tmp_path / "page.html"),
+        ("repeat", in_bands, large_frames / "test/good"),
+        ("score", in_bands, large_frames, "-o", tmp_path / "scores"),
+        ("roi", in_bands, "--from-images", large_frames, "-o", tmp_path / "roi.png"),
+        ("roi", in_bands, "--set", mask),
+        ("calibrate", in_bands, large_frames, "--false-reject-rate", 0.5, "--per-position"),
+    ):
+        refused = cli(*command, code=2).stderr
+        assert f"kdx {command[0]}" in refused
+        assert "reads whole frames" in refused
 
 
 def test_only_tiles_are_judged_in_bands(tiny_bundle, tmp_path):
