@@ -44,7 +44,8 @@ bool is_as_given(const json &threshold, bool is_scaled) {
     const bool has_band = has_value(threshold, "review");
     if (has_band != has_value(given, "review_score")) return false;
     if (!has_band) return is_scaled || found == expected;
-    const auto low = threshold.at("review").at("score").get<double>(), low_given = given.at("review_score").get<double>();
+    const auto low = threshold.at("review").at("score").get<double>();
+    const auto low_given = given.at("review_score").get<double>();
     if (!is_scaled) return found == expected && low == low_given;
     const auto left = found * low_given, right = low * expected;
     return std::abs(left - right) <= 1e-9 * std::max(std::abs(left), std::abs(right));

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from kdx.calibration.repeatability import CAPABLE, USUAL_IMAGES, Repeatability, apart, repeatability
+from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import BackendError, DataError, ImageError
 from kdx.folders.image_search import folders, holds_images, image_files, listing
 from kdx.imaging.bands import require_whole_frames
@@ -21,16 +21,13 @@ from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark
 from kdx.text import number, number_of
 
-if TYPE_CHECKING:
-    from kdx.decision.verdict import Verdict
-
 
 class Repetition(msgspec.Struct, frozen=True):
     """One image of the part.
 
     Attributes:
         image: The path of the file.
-        score: The score; None for a frame that shows no part.
+        score: The score; None for a frame that shows no part and is undecided.
         verdict: The decision.
     """
 
@@ -115,10 +112,10 @@ def repeat(
                     raise
     kept, copies = distinct(identities)
     _require_answers(judged)
-    shown = [path for path in kept if not judged[path].frame_faults]
+    shown = [path for path in kept if judged[path].decision is not Decision.UNDECIDED]
     scores = np.array([judged[path].score for path in shown])
     decisions = [judged[path].decision for path in kept]
-    empty = [path for path in kept if judged[path].frame_faults]
+    empty = [path for path in kept if judged[path].decision is Decision.UNDECIDED]
     counted = {"[copy|copies]": len(copies), "[frame that shows|frames that show] no part": len(empty)}
     left_out = " and ".join(number_of(count, text) for text, count in counted.items() if count)
     found = repeatability(scores, decisions, threshold, held_out.kept if held_out else (), left_out)
@@ -155,7 +152,8 @@ def describe(found: Repeatability) -> list[str]:
 
 
 def _repetition(path: Path, verdict: Verdict) -> Repetition:
-    return Repetition(str(path), None if verdict.frame_faults else verdict.score, verdict.decision.value)
+    is_decided = verdict.decision is not Decision.UNDECIDED
+    return Repetition(str(path), verdict.score if is_decided else None, verdict.decision.value)
 
 
 def _images_of(folder: Path) -> tuple[Path, ...]:

@@ -106,6 +106,13 @@ def test_copies_frames_without_a_part_and_unreadable_files_are_no_repetitions(bu
     (frame,) = [each for each in found.repetitions if each.score is None]
     assert (Path(frame.image).name, frame.verdict) == ("lamp-off.png", "undecided")
     assert (found.found.sigma, found.found.verdicts["undecided"]) == (before.found.sigma, 1)
+    # A frame that is decided defective has a score, whatever it shows.
+    request = CalibrationRequest(backend="onnxruntime-cpu", by_hand=GivenThreshold(-1.0, None, "to see"))
+    calibrate_folder(bundle_copy, cells, request)
+    decided = repeat(bundle_copy, part, "onnxruntime-cpu", max_bad_images=1)
+    assert (decided.found.images, decided.found.verdicts) == (13, {"defective": 13})
+    assert all(each.score is not None for each in decided.repetitions)
+    assert "no_part" not in {each.kind for each in decided.remarks}
 
 
 def test_what_is_no_study_is_refused(bundle_copy, raw_bundle, cells, cli, tmp_path):
