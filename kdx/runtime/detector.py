@@ -58,8 +58,17 @@ class DetectorOrigin(Protocol):
 class _FieldOfRule(Generic[T]):
     """A detector's attribute that is a field of its rule.
 
-    Assigning it gives the detector another rule.
+    Assigning another value gives the detector another rule.
     """
+
+    def __init__(self, **outdated: None) -> None:
+        """Create the attribute.
+
+        Args:
+            outdated: The fields that say nothing about another value of this one, and their values
+                from then on.
+        """
+        self._outdated = outdated
 
     def __set_name__(self, owner: type[Detector], name: str) -> None:
         self._name = name
@@ -75,9 +84,17 @@ class _FieldOfRule(Generic[T]):
         return value
 
     def __set__(self, detector: Detector, value: T) -> None:
-        changed: dict[str, Any] = {self._name: value}
         with detector._rule_lock:  # so that threads that assign different attributes lose none
+            before = getattr(detector.rule, self._name)
+            changed: dict[str, Any] = {self._name: value}
+            if not _is_same(value, before):
+                changed |= self._outdated
             detector.rule = replace(detector.rule, **changed)
+
+
+def _is_same(value: object, other: Any) -> bool:
+    is_equal = value == other if isinstance(value, int | float) else isinstance(value, Roi) and value.is_same(other)
+    return value is other or is_equal
 
 
 class Detector(ClosesOnExit):
@@ -107,7 +124,10 @@ class Detector(ClosesOnExit):
         review_threshold: The calibrated score above which somebody should look, or None.
         pixel_threshold: The calibrated map value that hardly any good image reaches, or None.
         threshold_by_hand: Why a person set the threshold (``kdx calibrate --threshold``), in their
-            words; None for a threshold that was chosen from scores.
+            words; None for a threshold that was chosen from scores, and after another threshold or
+            review threshold was assigned.
+        good_scores: The scores of the good images of the calibration, for p-values, or None. They
+            are of one level map and region of interest: assigning another one sets None.
         level: The bundle's level map, by which anomaly maps are divided, or None.
         roi: The bundle's region of interest, outside of which nothing counts, or None.
         roi_frame: What regions of interest for single calls must fit; None where none are accepted
@@ -119,13 +139,13 @@ class Detector(ClosesOnExit):
         answer_limits: What holds of every answer that the method can give.
     """
 
-    threshold = _FieldOfRule[float | None]()
-    review_threshold = _FieldOfRule[float | None]()
+    threshold = _FieldOfRule[float | None](threshold_by_hand=None)
+    review_threshold = _FieldOfRule[float | None](threshold_by_hand=None)
     pixel_threshold = _FieldOfRule[float | None]()
     threshold_by_hand = _FieldOfRule[str | None]()
     good_scores = _FieldOfRule[GoodScores | None]()
-    level = _FieldOfRule[Level | None]()
-    roi = _FieldOfRule[Roi | None]()
+    level = _FieldOfRule[Level | None](good_scores=None)
+    roi = _FieldOfRule[Roi | None](good_scores=None)
     roi_frame = _FieldOfRule[RoiFrame | None]()
     field_of_view = _FieldOfRule[float]()
     frame_limits = _FieldOfRule[FrameLimits]()

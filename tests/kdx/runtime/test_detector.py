@@ -8,6 +8,9 @@ import threading
 import numpy as np
 import pytest
 
+from kdx.decision.good_scores import GoodScores
+from kdx.decision.level_map import Level
+from kdx.decision.roi import Roi, RoiFrame
 from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import OptionError
@@ -71,6 +74,26 @@ def test_a_threshold_that_no_score_exceeds_is_refused(name, value):
     assert detector(FRAME).decision is Decision.DEFECTIVE
     with pytest.raises(OptionError, match=name):
         DecisionRule(**{name: value})
+
+
+def test_what_said_something_about_the_value_before_is_gone_with_it():
+    good = GoodScores((1.0, 2.0, 3.0), 3, (1, 2, 3))
+    rule = DecisionRule(threshold=10.0, review_threshold=5.0, threshold_by_hand="to see", good_scores=good)
+    level = Level(np.full((4, 4), 2.0, np.float32), "max")
+    frame = RoiFrame((4, 4), (4, 4), SPEC.view(1.0), "max")
+    roi = Roi(np.eye(4, dtype=bool), frame)
+    for name, value in (("threshold", 11.0), ("review_threshold", None), ("roi", roi), ("level", level)):
+        detector = Detector(Brightest(), SPEC, rule, max_batch=4)
+        setattr(detector, name, getattr(rule, name))
+        assert (detector.threshold_by_hand, detector(FRAME).held_out_images) == ("to see", 3)
+        setattr(detector, name, value)
+        is_threshold = "threshold" in name
+        assert detector.threshold_by_hand == (None if is_threshold else "to see")
+        verdict = detector(FRAME)
+        assert (verdict.held_out_images, verdict.p_value) == ((3, 0.25) if is_threshold else (0, None))
+    detector = Detector(Brightest(), SPEC, dataclasses.replace(rule, roi=roi), max_batch=4)
+    detector.roi, detector.threshold = Roi(roi.included.copy(), frame), 10
+    assert (detector.good_scores, detector.threshold_by_hand) == (good, "to see")
 
 
 def test_every_field_of_the_rule_is_an_attribute():
