@@ -6,13 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from kdx.decision.answers import AnswerLimits
 from kdx.decision.good_scores import GoodScores
@@ -27,12 +26,11 @@ from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.device_arrays import DeviceArray, device_array
 from kdx.runtime.loading_process import LoadingProcess
+from kdx.runtime.rule_fields import FieldOfRule
 
 if TYPE_CHECKING:
     from kdx.decision.regions import Region
     from kdx.runtime.banded import BandedVerdict
-
-T = TypeVar("T")
 
 
 class VerdictObserver(Protocol):
@@ -53,48 +51,6 @@ class DetectorOrigin(Protocol):
     def restore(self, changed: Mapping[str, Any]) -> Detector:
         """Load the detector again, with the changed fields of its rule."""
         ...
-
-
-class _FieldOfRule(Generic[T]):
-    """A detector's attribute that is a field of its rule.
-
-    Assigning another value gives the detector another rule.
-    """
-
-    def __init__(self, **outdated: None) -> None:
-        """Create the attribute.
-
-        Args:
-            outdated: The fields that say nothing about another value of this one, and their values
-                from then on.
-        """
-        self._outdated = outdated
-
-    def __set_name__(self, owner: type[Detector], name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, detector: None, owner: type[Detector]) -> Self: ...
-    @overload
-    def __get__(self, detector: Detector, owner: type[Detector]) -> T: ...
-    def __get__(self, detector: Detector | None, owner: type[Detector]) -> T | Self:
-        if detector is None:
-            return self
-        value: T = getattr(detector.rule, self._name)
-        return value
-
-    def __set__(self, detector: Detector, value: T) -> None:
-        with detector._rule_lock:  # so that threads that assign different attributes lose none
-            before = getattr(detector.rule, self._name)
-            changed: dict[str, Any] = {self._name: value}
-            if not _is_same(value, before):
-                changed |= self._outdated
-            detector.rule = replace(detector.rule, **changed)
-
-
-def _is_same(value: object, other: Any) -> bool:
-    is_equal = value == other if isinstance(value, int | float) else isinstance(value, Roi) and value.is_same(other)
-    return value is other or is_equal
 
 
 class Detector(ClosesOnExit):
@@ -139,17 +95,17 @@ class Detector(ClosesOnExit):
         answer_limits: What holds of every answer that the method can give.
     """
 
-    threshold = _FieldOfRule[float | None](threshold_by_hand=None)
-    review_threshold = _FieldOfRule[float | None](threshold_by_hand=None)
-    pixel_threshold = _FieldOfRule[float | None]()
-    threshold_by_hand = _FieldOfRule[str | None]()
-    good_scores = _FieldOfRule[GoodScores | None]()
-    level = _FieldOfRule[Level | None](good_scores=None)
-    roi = _FieldOfRule[Roi | None](good_scores=None)
-    roi_frame = _FieldOfRule[RoiFrame | None]()
-    field_of_view = _FieldOfRule[float]()
-    frame_limits = _FieldOfRule[FrameLimits]()
-    answer_limits = _FieldOfRule[AnswerLimits]()
+    threshold = FieldOfRule[float | None](threshold_by_hand=None)
+    review_threshold = FieldOfRule[float | None](threshold_by_hand=None)
+    pixel_threshold = FieldOfRule[float | None]()
+    threshold_by_hand = FieldOfRule[str | None]()
+    good_scores = FieldOfRule[GoodScores | None]()
+    level = FieldOfRule[Level | None](good_scores=None)
+    roi = FieldOfRule[Roi | None](good_scores=None)
+    roi_frame = FieldOfRule[RoiFrame | None]()
+    field_of_view = FieldOfRule[float]()
+    frame_limits = FieldOfRule[FrameLimits]()
+    answer_limits = FieldOfRule[AnswerLimits]()
 
     def __init__(
         self,

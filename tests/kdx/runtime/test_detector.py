@@ -122,7 +122,7 @@ def test_threads_that_assign_different_attributes_lose_none(monkeypatch):
             other.join(0.2)
         return dataclasses.replace(rule, **changed)
 
-    monkeypatch.setattr("kdx.runtime.detector.replace", interrupted)
+    monkeypatch.setattr("kdx.runtime.rule_fields.replace", interrupted)
     detector.threshold = 20.0
     other.join()
     assert (detector.threshold, detector.review_threshold) == (20.0, 15.0)
