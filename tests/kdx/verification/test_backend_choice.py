@@ -12,11 +12,11 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, BundleError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.backend_table import BACKENDS, BackendInfo
-from kdx.runtime.latency import Latency
 from kdx.verification import backend_choice as module
 from kdx.verification import remembered_choice
 from kdx.verification.backend_choice import BackendChooser
 from kdx.verification.certificate import verify
+from tests.conftest import stated_latency
 
 REAL = BACKENDS["onnxruntime-cpu"]
 
@@ -58,13 +58,6 @@ def stated_latencies(backends, images, *, batches, runs, warm_up):
     """Return what the backends say that a call takes, for a loaded machine may take any time: 1 ms,
     and the delay."""
     return [stated_latency(backend.name, 1 + 1e3 * backend.delay, runs) for backend in backends]
-
-
-def stated_latency(name: str, ms: float, runs: int) -> Latency:
-    rate = 1e3 / ms
-    return Latency(
-        name=name, batch=1, runs=runs, warm_up=0, p50_ms=ms, p95_ms=ms, p99_ms=ms, max_ms=ms, images_per_second=rate
-    )
 
 
 @pytest.fixture
