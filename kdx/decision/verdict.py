@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +163,29 @@ def reason_for(
     if threshold is None:
         return Reason.OTHER_REGION if other_region else Reason.NO_THRESHOLD
     return Reason.FRAME
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """Return the fields of a verdict as records have them, in builtins.
+
+    ``review_threshold``, ``reason`` and ``frame_faults`` are left out where there is none.
+    """
+    record: dict[str, Any] = {
+        "verdict": verdict.decision.value,
+        "score": verdict.score,
+        "threshold": verdict.threshold,
+        "margin": verdict.margin,
+        "relative_score": verdict.relative_score,
+        "p_value": verdict.p_value,
+        "held_out_images": verdict.held_out_images,
+    }
+    if verdict.review_threshold is not None:
+        record["review_threshold"] = verdict.review_threshold
+    if verdict.reason is not None:
+        record["reason"] = verdict.reason.value
+    if verdict.frame_faults:
+        record["frame_faults"] = [fault.value for fault in verdict.frame_faults]
+    return record
 
 
 def require_whole_map(anomaly_map: NDArray[np.float32]) -> None:

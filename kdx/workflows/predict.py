@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdx.decision.overlay import render_overlay
+from kdx.decision.verdict import verdict_fields
 from kdx.errors import DataError, ImageError, OptionError, OutputError
 from kdx.folders.folder_layout import masks_folder
 from kdx.folders.image_search import LeftOut, listing, walk
@@ -100,7 +101,7 @@ def judge_files(
             if colour is not None and any(is_converted_to_grey(path, group[name].input) for name in group):
                 colour.append(path)
             for name, image, verdict, found in judged:
-                record = {**({"bundle": name} if also else {}), "image": str(path), **_record_of(verdict)}
+                record = {**({"bundle": name} if also else {}), "image": str(path), **verdict_fields(verdict)}
                 record |= {"backend": group[name].backend.name, "precision": group[name].precision}
                 if group[name].threshold_by_hand is not None:
                     record["threshold_by_hand"] = group[name].threshold_by_hand
@@ -126,25 +127,6 @@ def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> li
         return None
     found = detector.regions(verdict, min_area=options.min_area, pixel_size_um=options.pixel_size_um)
     return [asdict(region) for region in found]
-
-
-def _record_of(verdict: Verdict) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "verdict": verdict.decision.value,
-        "score": verdict.score,
-        "threshold": verdict.threshold,
-        "margin": verdict.margin,
-        "relative_score": verdict.relative_score,
-        "p_value": verdict.p_value,
-        "held_out_images": verdict.held_out_images,
-    }
-    if verdict.review_threshold is not None:
-        record["review_threshold"] = verdict.review_threshold
-    if verdict.reason is not None:
-        record["reason"] = verdict.reason.value
-    if verdict.frame_faults:
-        record["frame_faults"] = [fault.value for fault in verdict.frame_faults]
-    return record
 
 
 def _bundle_names(paths: Sequence[Path]) -> dict[str, Path]:
