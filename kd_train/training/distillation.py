@@ -30,6 +30,7 @@ from kd_train.models.pair import Comparisons, Pair
 from kd_train.models.teacher import Renormalise, Teacher, TeacherOptions, build_teacher
 from kd_train.recipes import Recipe, compact_teacher_recipe
 from kd_train.training.distilled_teacher import COMPACT_TEACHER, DistilledTeacher, Residual
+from kd_train.training.profile import Profiler
 from kd_train.training.run_config import RunConfig, preprocess_of
 from kd_train.training.run_folder import Run
 from kd_train.training.run_lock import RunLock
@@ -148,6 +149,7 @@ def distil(
     device: torch.device,
     memory_mib: int,
     progress: Progress = SILENT,
+    profiler: Profiler | None = None,
 ) -> DistilledTeacher:
     """Teach a compact teacher the features of its source, in place.
 
@@ -163,6 +165,7 @@ def distil(
         device: The device to train on.
         memory_mib: The memory in MiB that the source's cached features may take.
         progress: The progress display.
+        profiler: What measures the time of each stage.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -172,22 +175,33 @@ def distil(
     colour = config.input.channels == 3
     images = DistillationImages(train, further, config.seed, pair.mean, pair.std, colour=colour, memory_mib=memory_mib)
     trainer = Trainer(
-        pair, run, images, held_out, device=device, memory_mib=memory_mib, task="compact teacher", progress=progress
+        pair,
+        run,
+        images,
+        held_out,
+        device=device,
+        memory_mib=memory_mib,
+        task="compact teacher",
+        progress=progress,
+        profiler=profiler,
     )
     trainer.resume()
     history = trainer.fit()
     pair.cpu().eval()
     compact.load_state_dict(pair.compact.state_dict())
     compact.requires_grad_(False).eval()
+    with trainer.profiler.stage("compact teacher: comparison with its source"):
+        residuals = _residuals(pair, run, held_out)
+        comparisons = compare_with_source(pair, _sources(run, compact), config, train, held_out, parts, progress)
     return DistilledTeacher(
         images=train.different,
         variants=VARIANTS,
         extra_images=len(further) if further else 0,
         epochs=history[-1].epoch,
         loss=history[-1].train_loss,
-        residuals=_residuals(pair, run, held_out),
+        residuals=residuals,
         seconds=round(sum(record.seconds for record in history), 3),
-        comparisons=compare_with_source(pair, _sources(run, compact), config, train, held_out, parts, progress),
+        comparisons=comparisons,
     )
 
 

@@ -127,6 +127,12 @@ class TrainOptions:
     force: bool = _option(
         False, "Replace the output if it exists.", key=None, decides=False, commands=_TRAIN_AND_DISTIL | _QUANTIZE
     )
+    profile: bool = _option(
+        False,
+        "Show where the time went, stage by stage, and write it to profile.json in the run folder.",
+        key=None,
+        decides=False,
+    )
     precision: Literal["fp32", "int8"] = _option(
         "fp32",
         "fp32, or int8: the students then learn a second time, as INT8 networks from the quantised teacher, as by kdx "

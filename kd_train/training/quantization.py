@@ -36,6 +36,7 @@ from kd_train.training.checkpoints import Checkpoint
 from kd_train.training.free_folder import require_free
 from kd_train.training.from_options import check_options
 from kd_train.training.options import TrainOptions
+from kd_train.training.profile import Profiler
 from kd_train.training.run_config import NEWEST_SCHEMA, TRAINING_PACKAGES, Quantized, RunConfig
 from kd_train.training.run_folder import Run, check_device
 from kd_train.training.run_lock import RunLock
@@ -87,7 +88,12 @@ def quantize_run(
 
 
 def quantize(
-    run: Run, options: TrainOptions, data: Path | None, run_lock: RunLock, progress: Progress = SILENT
+    run: Run,
+    options: TrainOptions,
+    data: Path | None,
+    run_lock: RunLock,
+    progress: Progress = SILENT,
+    profiler: Profiler | None = None,
 ) -> TrainResult:
     """Train the INT8 stage of a run whose lock is held; see :func:`quantize_run`."""
     if run.config.quantized is not UNSET:
@@ -130,6 +136,7 @@ def quantize(
         remarks=[],
         task="INT8 students",
         progress=progress,
+        profiler=profiler,
     )
 
 

@@ -16,6 +16,7 @@ from kd_train.models.pair import Pair
 from kd_train.training.border_weights import measure_border_weights
 from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.options import TrainOptions
+from kd_train.training.profile import Profiler, TrainingProfile
 from kd_train.training.run_config import RunConfig
 from kd_train.training.run_folder import Run
 from kd_train.training.trainer import Trainer
@@ -39,6 +40,7 @@ class TrainResult:
         trained_again: The number of later epochs that were trained again because the optimiser's
             state had not been written.
         int8: The result of the INT8 stage of the run; None where none was asked for.
+        profile: The time by stage; None where it was not asked for.
     """
 
     run: Run
@@ -48,6 +50,7 @@ class TrainResult:
     resumed_after: int = 0
     trained_again: int = 0
     int8: TrainResult | None = None
+    profile: TrainingProfile | None = None
 
     def record(self) -> dict[str, Any]:
         """Return what was trained, as ``kdx train --json`` prints it; the remarks are left out."""
@@ -78,6 +81,8 @@ class TrainResult:
                 "images": quantized.images,
                 "defects": quantized.defects,
             }
+        if self.profile is not None:
+            record["profile"] = self.profile
         return record if self.int8 is None else {**record, "int8": self.int8.record()}
 
     def describe(self) -> list[str]:
@@ -115,6 +120,7 @@ def train_students(
     remarks: list[Remark],
     task: str,
     progress: Progress,
+    profiler: Profiler | None = None,
 ) -> TrainResult:
     """Train the students of a pair, or continue where the run stopped.
 
@@ -129,6 +135,7 @@ def train_students(
         remarks: The remarks for the result.
         task: What the progress display calls the training.
         progress: The progress display.
+        profiler: What measures the time of each stage.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -143,12 +150,14 @@ def train_students(
         damage=_damage(run.config, pair),
         task=task,
         progress=progress,
+        profiler=profiler,
     )
     if options.resume:
         trainer.resume()
     history = trainer.fit()
     if run.config.recipe.border_weights and run.config.border_weights is UNSET:
-        run.keep_border_weights(measure_border_weights(run, train, progress))
+        with trainer.profiler.stage("border weights"):
+            run.keep_border_weights(measure_border_weights(run, train, progress))
     return TrainResult(run, history, bad.reasons, remarks, trainer.resumed_after, trainer.trained_again)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import torch
 from msgspec import UNSET
 
 from kd_export.onnx.halo import require_tileable
@@ -32,6 +33,7 @@ from kd_train.training.from_options import (
 )
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions
+from kd_train.training.profile import Profiler
 from kd_train.training.quantization import quantize, require_quantisable
 from kd_train.training.resumed_run import require_same_options, require_same_run, require_same_teacher
 from kd_train.training.run_config import RunConfig
@@ -81,13 +83,20 @@ def train(
     if teacher_only and options.backbone is None and kept_folder(options) is None:
         options = replace(options, backbone=compact.DEFAULT)
     check_options(options)
+    profiler = Profiler()
     with RunLock() as run_lock:
         run_lock.take(out)
-        result = _train(str(data), read, out, options, progress, run_lock, teacher_only=teacher_only)
+        result = _train(str(data), read, out, options, progress, run_lock, profiler, teacher_only=teacher_only)
         if teacher_only or options.precision == "fp32":
-            return replace(result, remarks=[*result.remarks, *_missing_stage(result.run)])
-        of_stage = replace(options, epochs=None, learning_rate=None, force=False)
-        return replace(result, int8=quantize(result.run, of_stage, data, run_lock, progress))
+            result = replace(result, remarks=[*result.remarks, *_missing_stage(result.run)])
+        else:
+            of_stage = replace(options, epochs=None, learning_rate=None, force=False)
+            result = replace(result, int8=quantize(result.run, of_stage, data, run_lock, progress, profiler))
+        if not options.profile:
+            return result
+        profile = profiler.profile(str(check_device(options.device)), torch.get_num_threads(), options.workers)
+        profile.write(result.run.path)
+        return replace(result, profile=profile)
 
 
 def _missing_stage(run: Run) -> list[Remark]:
@@ -126,6 +135,7 @@ def distil_union(
             options,
             progress,
             run_lock,
+            Profiler(),
             teacher_only=True,
         )
 
@@ -137,6 +147,7 @@ def _train(
     options: TrainOptions,
     progress: Progress,
     run_lock: RunLock,
+    profiler: Profiler,
     *,
     teacher_only: bool,
 ) -> TrainResult:
@@ -156,8 +167,10 @@ def _train(
             require_same_teacher(out, begun, weights_given, extra_images=extra)
     if begun is None or begun.distilled is None:
         require_images([Path(each) for each in options.extra_images])
-    images = read(recipe)
-    source, pair, recipe, weights = _build(out, options, recipe, existing, begun)
+    with profiler.stage("images"):
+        images = read(recipe)
+    with profiler.stage("networks"):
+        source, pair, recipe, weights = _build(out, options, recipe, existing, begun)
     further, further_remarks = read_further(
         [Path(each) for each in options.extra_images] if isinstance(source, Source) else [],
         images.spec,
@@ -202,6 +215,7 @@ def _train(
             device=device,
             memory_mib=options.memory_mib,
             progress=progress,
+            profiler=profiler,
         )
         run.keep_teacher(teacher_tensors(pair), distilled)
     remarks = [
@@ -222,6 +236,7 @@ def _train(
         remarks=remarks,
         task="training",
         progress=progress,
+        profiler=profiler,
     )
 
 

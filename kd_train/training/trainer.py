@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from kd_train.data.image_set import ImageSet
 from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import EpochRecord, Restart
+from kd_train.training.feature_cache import FeatureCache, in_order
 from kd_train.training.interrupts import Interrupts
 from kd_train.training.losses import FeatureMatching
 from kd_train.training.optimiser import Schedule, make_optimiser, make_schedule
+from kd_train.training.profile import Profiler
 from kd_train.training.run_config import preprocess_of
 from kd_train.training.run_folder import Run
 from kdx.errors import TrainingError
@@ -28,20 +30,6 @@ from kdx.progress import SILENT, Progress
 # ten minutes more.
 _SMALL_STATE_BYTES = 32 * 2**20
 _RESTART_SECONDS = 600.0
-
-
-class FeatureCache:
-    """The frozen teacher's features, which never change without augmentation.
-
-    Args:
-        features: The features of each tap, ``(n, C, h, w)``.
-    """
-
-    def __init__(self, features: list[Tensor]) -> None:
-        self.features = features
-
-    def __getitem__(self, indices: Sequence[int]) -> list[Tensor]:
-        return [feature[list(indices)] for feature in self.features]
 
 
 class Trainer:
@@ -57,6 +45,7 @@ class Trainer:
         damage: The damage that students see, and the teacher does not; None for none.
         task: What the progress display calls the training.
         progress: The progress display.
+        profiler: What measures the time of each stage.
 
     Attributes:
         history: The records of all epochs so far.
@@ -76,6 +65,7 @@ class Trainer:
         damage: StudentDamage | None = None,
         task: str = "training",
         progress: Progress = SILENT,
+        profiler: Profiler | None = None,
     ) -> None:
         config = run.config
         self.recipe: Recipe = config.recipe
@@ -87,6 +77,7 @@ class Trainer:
         self.damage = damage
         self.task = task
         self.progress = progress
+        self.profiler = profiler or Profiler()
         # channels_last halves the time of a CPU training step of depthwise networks, and suits
         # tensor cores.
         self.pair: Pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -149,11 +140,16 @@ class Trainer:
         if teacher := self._tensors(teacher=True):  # none of a source, which a run does not keep
             self.run.keep_teacher(teacher)
         is_finished = len(self.history) == self.recipe.epochs
-        cached = [] if is_finished else [self._cache_teacher(images, name) for images, name in self._sets()]
+        with self.profiler.stage(f"{self.task}: teacher's features"):
+            cached = [] if is_finished else [self._cache_teacher(images, name) for images, name in self._sets()]
         steps = len(self._shuffled(0))
         self.schedule = make_schedule(self.recipe, self.optimiser, self.history, steps)
         self.saved_at = time.monotonic()
-        with self.progress.task(self.task, (self.recipe.epochs - len(self.history)) * steps) as task:
+        missing = self.recipe.epochs - len(self.history)
+        with (
+            self.progress.task(self.task, missing * steps) as task,
+            self.profiler.epochs(self.task, missing, len(self.train_set)),
+        ):
             for epoch in range(len(self.history) + 1, self.recipe.epochs + 1):
                 started = time.perf_counter()
                 train_loss = 0.0
@@ -161,13 +157,14 @@ class Trainer:
                     train_loss += loss * share
                     task.advance(1, f"epoch {epoch}/{self.recipe.epochs}  loss {loss:.4f}")
                     self._require_finite(loss, epoch, step)
-                validation_loss = self._validation_loss(cached[1])
+                with self.profiler.stage("validation"):
+                    validation_loss = self._validation_loss(cached[1])
                 self._require_finite(validation_loss, epoch, steps)
                 if isinstance(self.schedule, ReduceLROnPlateau):
                     self.schedule.step(validation_loss)
                 best = all(validation_loss < record.validation_loss for record in self.history)
                 seconds = time.perf_counter() - started
-                with self.interrupts.delayed():
+                with self.interrupts.delayed(), self.profiler.stage("checkpoint"):
                     self.history.append(EpochRecord(epoch, train_loss, validation_loss, round(seconds, 3)))
                     self._save(best=best)
 
@@ -178,27 +175,32 @@ class Trainer:
         """Run an epoch; yield each step's loss and its share of the images."""
         self.pair.train()
         batches = self._shuffled(epoch)
-        image_count = sum(len(batch) for batch in batches)
+        image_count, stage = sum(len(batch) for batch in batches), self.profiler.stage
         for indices, x in self._inputs(self.train_set, batches, None if self.damage else cache):
             with torch.no_grad():
-                teacher = self._teacher_features(x, indices, cache)
-                seen = x if self.damage is None else self.damage(x, indices, epoch)
-            if seen is x:
-                loss = self.loss(self.pair.compare_training(x, teacher))
-            else:
-                loss = self.loss(self.pair.compare_damaged(seen, teacher))
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimiser.step()
-            if isinstance(self.schedule, OneCycleLR):
-                self.schedule.step()
+                with stage("teacher"):
+                    teacher = self._teacher_features(x, indices, cache)
+                with stage("damage"):
+                    seen = x if self.damage is None else self.damage(x, indices, epoch)
+            with stage("student forward"):
+                if seen is x:
+                    loss = self.loss(self.pair.compare_training(x, teacher))
+                else:
+                    loss = self.loss(self.pair.compare_damaged(seen, teacher))
+            with stage("student backward"):
+                self.optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+            with stage("optimiser"):
+                self.optimiser.step()
+                if isinstance(self.schedule, OneCycleLR):
+                    self.schedule.step()
             yield float(loss.detach()), len(indices) / image_count
 
     @torch.inference_mode()
     def _validation_loss(self, cache: FeatureCache | None) -> float:
         self.pair.eval()
         total = 0.0
-        batches = _in_order(len(self.validation_set), self.recipe.batch_size)
+        batches = in_order(len(self.validation_set), self.recipe.batch_size)
         for indices, x in self._inputs(self.validation_set, batches, cache):
             teacher = self._teacher_features(x, indices, cache)
             total += float(self.loss(self.pair.compare_training(x, teacher))) * len(indices)
@@ -211,9 +213,15 @@ class Trainer:
         if cache is not None and not self.pair.sees_image:
             yield from ((indices, torch.empty(0)) for indices in batches)
             return
-        for indices, batch in zip(batches, images.batches(batches), strict=True):
-            x = images.vary(self.preprocess(batch.to(self.device)), indices)
-            yield indices, x.contiguous(memory_format=torch.channels_last)
+        source, stage = images.batches(batches), self.profiler.stage
+        for indices in batches:
+            with stage("images"):
+                batch = next(source)
+            with stage("preprocessing"):
+                x = self.preprocess(batch.to(self.device))
+            with stage("damage"):
+                x = images.vary(x, indices).contiguous(memory_format=torch.channels_last)
+            yield indices, x
 
     def _teacher_features(self, x: Tensor, indices: list[int], cache: FeatureCache | None) -> list[Tensor]:
         if cache is None:
@@ -226,7 +234,7 @@ class Trainer:
         if not len(images):
             return None
         features: list[Tensor] | None = None
-        batches = _in_order(len(images), self.recipe.batch_size)
+        batches = in_order(len(images), self.recipe.batch_size)
         with self.progress.task(f"teacher's features ({name})", len(images)) as task:
             for indices, x in self._inputs(images, batches):
                 batch = [feature.cpu() for feature in self.pair.teacher_features(x)]
@@ -291,15 +299,3 @@ class Trainer:
             for name, value in self.pair.state_dict().items()
             if name.startswith("teacher.") == teacher
         }
-
-
-def _in_order(count: int, size: int) -> list[list[int]]:
-    """Return batches of indices in order, none with a single image if there are more.
-
-    Convolutions of a single image may round differently from those of several, and an image's
-    features must not depend on whether they were cached.
-    """
-    batches = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [[*batches[-2], *batches[-1]]]
-    return batches

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.error_output import DiskFullError, Interrupted, is_disk_full, resume_command
-from kdx.cli.output import out, print_json, report_bad, report_remarks, shown
+from kdx.cli.output import make_table, out, print_json, report_bad, report_remarks, shown
 from kdx.remarks import Remark, remark
 from kdx.storage.json_records import RUN_INDEX
 
@@ -78,6 +78,11 @@ def report_training(result: TrainResult, remarks: list[Remark], *, as_json: bool
     report_bad(result.bad_images)
     report_remarks(result.remarks)
     _show(result)
+    for title, rows in result.profile.tables() if result.profile else ():
+        table = make_table(title, "stage", "wall s", "share", "CPU s")
+        for row in rows:
+            table.add_row(*row)
+        out.print(table)
     out.print(f"next: {then}")
 
 
