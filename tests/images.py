@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib import util
 from pathlib import Path
 
@@ -67,3 +68,16 @@ def published_folder(root: Path, data_set: str, *, good: int, defective: int) ->
         for index, image in enumerate(published_images(data_set, source, count)):
             image.save(folder / f"{index:03d}.png")
     return folders
+
+
+def published_bundle(folder: Path, data_set: str, bundle: Path) -> tuple[Path, Path]:
+    """Calibrate a copy of a bundle on a published data set; return it and four defective images.
+
+    Half of the good images exceed the pixel threshold, so that defective ones have regions.
+    """
+    from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
+
+    good, defects = published_folder(folder, data_set, good=20, defective=4)
+    copy = Path(shutil.copytree(bundle, folder / "tile.kdx"))
+    calibrate_folder(copy, good, CalibrationRequest(0.5, backend="onnxruntime-cpu"))
+    return copy, defects

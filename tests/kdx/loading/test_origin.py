@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import pickle
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import kdx
 from kdx.decision.rule import DecisionRule
 from kdx.errors import BundleError, InputError
 from kdx.runtime.detector import Detector
+from tests.images import DEFECTS, published_bundle
 from tests.students import other_bundle, other_student
 
 CPU = ("onnxruntime-cpu", 1)
@@ -39,6 +42,20 @@ def test_the_same_detector_comes_out(tiny_bundle, frame, tmp_path, monkeypatch):
             assert other.origin == detector.origin
             assert other.log.path == tmp_path / "line.log"
             assert pickle.loads(pickle.dumps(theirs)).score == theirs.score
+
+
+@pytest.mark.parametrize("data_set", DEFECTS)
+def test_published_images_are_judged_alike_in_another_process(tiny_bundle, data_set, tmp_path):
+    bundle, images = published_bundle(tmp_path, data_set, tiny_bundle)
+    with kdx.load(bundle, *CPU) as detector:
+        frames = [kdx.read_image(path, detector.input) for path in sorted(images.iterdir())]
+        ours = detector.batch(frames)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            theirs = [*pool.map(detector, frames)]
+    assert [(each.score, each.decision, each.p_value) for each in theirs] == [
+        (each.score, each.decision, each.p_value) for each in ours
+    ]
+    assert len({each.score for each in ours}) == 4
 
 
 def test_what_was_assigned_is_kept(tiny_bundle, frame):

@@ -11,6 +11,7 @@ import pytest
 
 import kdx
 from kdx.loading.group import DetectorGroup
+from tests.images import DEFECTS, published_bundle
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -52,6 +53,20 @@ def test_a_forked_worker_is_told_to_load_for_itself(tiny_bundle, frame, backend)
         # Freeing what the other process still uses could end this one.
         assert in_fork(lambda: (detector.close(), group.close())) == "returned (None, None)"
         assert detector(frame).score == ours.score
+
+
+@pytest.mark.parametrize("data_set", DEFECTS)
+def test_forked_workers_judge_published_images_with_detectors_of_their_own(tiny_bundle, data_set, tmp_path):
+    bundle, images = published_bundle(tmp_path, data_set, tiny_bundle)
+
+    def scores() -> list[float]:
+        with kdx.load(bundle, "onnxruntime-cpu", 1) as own:
+            return [own(frame).score for frame in frames]
+
+    with kdx.load(bundle, "onnxruntime-cpu", 1) as detector:
+        frames = [kdx.read_image(path, detector.input) for path in sorted(images.iterdir())]
+        assert in_fork(lambda: detector(frames[0])).startswith("ForkError")
+        assert in_fork(scores) == f"returned {[detector(frame).score for frame in frames]}"
 
 
 def test_what_a_forked_worker_loads_works_or_is_refused(tiny_bundle, frame, monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ from kdx.decision import map_files
 from kdx.errors import OptionError, OutputError
 from kdx.imaging.field_of_view import FieldOfView
 from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, relative_names, result_options
+from tests.images import DEFECTS, published_bundle
 from tests.schema1 import FIXTURES, old_bundle
 
 BACKEND = ("--backend", "onnxruntime-cpu")
@@ -92,6 +93,34 @@ def test_every_image_of_a_folder_has_its_row_and_its_files(cli, tiny_bundle, par
     boxes = [each["bbox"] for each in document["annotations"] if each["image_id"] == 1]
     assert boxes
     assert all(x >= 0 and y >= 0 and x + w <= 64 and y + h <= 64 for x, y, w, h in boxes)
+
+
+@pytest.mark.parametrize("data_set", DEFECTS)
+def test_files_of_published_images_hold_what_the_detector_says(cli, tiny_bundle, data_set, tmp_path):
+    bundle, images = published_bundle(tmp_path, data_set, tiny_bundle)
+    out = tmp_path / "out"
+    files = ("--csv", "--maps", "tiff", "--masks", "--coco", "--yolo")
+    cli("predict", bundle, images, *BACKEND, "-o", out, *files)
+    rows = {Path(row["image"]).name: row for row in rows_of(out)}
+    document = json.loads((out / "regions.coco.json").read_text(encoding="utf-8"))
+    found = 0
+    with kdx.load(bundle, "onnxruntime-cpu", 1) as detector:
+        for number, image in enumerate(sorted(images.iterdir()), start=1):
+            verdict = detector(kdx.read_image(image, detector.input))
+            row = rows.pop(image.name)
+            assert (float(row["score"]), row["verdict"]) == (verdict.score, verdict.decision.value)
+            np.testing.assert_array_equal(np.asarray(Image.open(row["map"])), verdict.anomaly_map)
+            mask = np.asarray(Image.open(row["mask"]))
+            np.testing.assert_array_equal(mask == 255, verdict.anomaly_map > detector.pixel_threshold)
+            regions = detector.regions(verdict)
+            of_image = [each for each in document["annotations"] if each["image_id"] == number]
+            assert [each["score"] for each in of_image] == [region.peak for region in regions]
+            assert sum(each["area"] for each in of_image) == (mask == 255).sum()
+            labels = (out / f"labels/{image.stem}.txt").read_text(encoding="ascii").splitlines()
+            assert [float(line.split()[3]) * 64 for line in labels] == [region.width for region in regions]
+            found += len(regions)
+    assert not rows
+    assert found >= 4
 
 
 def test_what_was_not_judged_is_named_and_everything_written_is_whole(cli, tiny_bundle, parts, tmp_path):
