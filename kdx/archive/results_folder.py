@@ -15,7 +15,7 @@ from kdx.archive.listing import added
 from kdx.archive.plan import FILES, ShardPlan, write_listing
 from kdx.archive.ray_engine import TRIES
 from kdx.archive.score_records import FILES_SCHEMA, SCHEMA, Index, Listing, Settings
-from kdx.archive.shard_table import SHARDS, style_of_table
+from kdx.archive.shard_table import REGIONS, SHARDS, style_of_table
 from kdx.decision.map_files import MAPS, MASKS, MapFormat
 from kdx.errors import OutputError
 from kdx.folders.image_search import LeftOut, walk
@@ -41,6 +41,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         shard_size: Images in a shard.
         maps: The format of maps.
         masks: True for masks; None for those of the folder, if it has any.
+        coco: True for regions in COCO's format; None as for masks.
+        min_area: The smallest area of a region.
     """
 
     archive: str
@@ -51,6 +53,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     shard_size: int | None = None
     maps: MapFormat | None = None
     masks: bool | None = None
+    coco: bool | None = None
+    min_area: float | None = None
 
 
 class ScoreFolder:
@@ -102,7 +106,7 @@ class ScoreFolder:
 
     def begin(self, settings: Settings) -> Index:
         """Write what decides the scores of this folder."""
-        schema = FILES_SCHEMA if settings.maps or settings.masks else SCHEMA
+        schema = FILES_SCHEMA if settings.maps or settings.needs_threshold else SCHEMA
         index = Index(schema=schema, kdx_version=__version__, settings=settings)
         write_atomic(self.path / _INDEX, encode_record(index))
         return index
@@ -156,7 +160,7 @@ class ScoreFolder:
         (self.path / _INDEX).unlink(missing_ok=True)
         for path in self.shards.iterdir():
             path.unlink()
-        made = {MAPS: settings and settings.maps, MASKS: settings and settings.masks}
+        made = {} if settings is None else {MAPS: settings.maps, MASKS: settings.masks, REGIONS: settings.coco}
         for name in (FILES, TRIES, *(name for name, is_made in made.items() if is_made)):
             shutil.rmtree(self.path / name, ignore_errors=True)
         self.summary.unlink(missing_ok=True)
@@ -194,4 +198,6 @@ _WORDS = {
     "shard_size": "shard size",
     "maps": "format of maps",
     "masks": "choice of masks",
+    "coco": "choice of regions",
+    "min_area": "smallest area of regions",
 }

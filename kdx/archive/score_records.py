@@ -6,12 +6,13 @@ from collections import Counter
 
 import msgspec
 
+from kdx.decision.label_files import LabelledImage
 from kdx.decision.map_files import MapFormat
 from kdx.imaging.value_range import ValueRange
 from kdx.remarks import Remark
 
 SCHEMA = 1
-# With maps or masks: an earlier kdx would continue such a folder without them.
+# With maps, masks or regions: an earlier kdx would continue such a folder without them.
 FILES_SCHEMA = 2
 
 
@@ -28,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         shard_size: Images in a shard.
         maps: The format of the maps that are written with the scores; None for no maps.
         masks: Whether masks are written with the scores.
+        coco: Whether the regions of each shard's images are written in COCO's format.
+        min_area: The smallest area of such a region, in pixels of the image.
     """
 
     archive: str
@@ -38,6 +41,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shard_size: int
     maps: MapFormat | None = None
     masks: bool = False
+    coco: bool = False
+    min_area: float = 0.0
+
+    @property
+    def needs_threshold(self) -> bool:
+        """Whether a file shows what exceeds the pixel threshold."""
+        return self.masks or self.coco
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +101,8 @@ class ScoreWork(msgspec.Struct, frozen=True, kw_only=True):
         listed: All listings of the run.
         maps: As for :class:`Settings`.
         masks: As for :class:`Settings`.
+        coco: As for :class:`Settings`.
+        min_area: As for :class:`Settings`.
     """
 
     archive: str
@@ -104,6 +116,8 @@ class ScoreWork(msgspec.Struct, frozen=True, kw_only=True):
     listed: list[Listing]
     maps: MapFormat | None = None
     masks: bool = False
+    coco: bool = False
+    min_area: float = 0.0
 
 
 class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +144,8 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
             shard's file.
         loses_colour: Whether a mono detector saw a colour image in grey. It is counted, and not in
             the shard's file.
+        labelled: The image with its regions, for COCO's format; else None. It is not in the shard's
+            file.
     """
 
     path: str
@@ -146,6 +162,7 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
     p_value: float | None = None
     levels: ValueRange | None = None
     loses_colour: bool = False
+    labelled: LabelledImage | None = None
 
 
 class ShardResult(msgspec.Struct, frozen=True, kw_only=True):

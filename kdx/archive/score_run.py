@@ -22,6 +22,7 @@ from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.good_scores import GoodScores
 from kdx.decision.map_files import MapFiles, MapFormat
+from kdx.decision.regions import require_area
 from kdx.errors import DataError, GateError, InputError, OptionError
 from kdx.folders.image_search import LeftOut
 from kdx.imaging.bands import require_whole_frames
@@ -66,6 +67,10 @@ class ScoreRequest:
         csv: The style of the table of all scores; None for no table.
         maps: The format of maps; None keeps that of the folder, or writes none.
         masks: Whether masks are written; False keeps the choice of the folder.
+        coco: Whether the regions of each shard's images are written in COCO's format; False keeps
+            the choice of the folder.
+        min_area: The smallest area of a region, in pixels of the image; None keeps that of the
+            folder, or takes 0.
     """
 
     bundle: Path
@@ -86,6 +91,8 @@ class ScoreRequest:
     csv: CsvStyle | None = None
     maps: MapFormat | None = None
     masks: bool = False
+    coco: bool = False
+    min_area: float | None = None
 
 
 def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str], None]) -> Summary:
@@ -139,6 +146,7 @@ def _check(request: ScoreRequest) -> None:
             f"maps and masks would lie in the archive '{request.archive}', and be scored as images",
             fix="choose an `out` outside of it",
         )
+    require_area(request.min_area or 0.0)
     if request.address is not None and request.engine != "ray":
         raise OptionError("an address is only for the engine 'ray'", fix="pass `engine='ray'`, or leave `address` out")
 
@@ -156,6 +164,8 @@ def _begin(
         shard_size=request.shard_size,
         maps=request.maps,
         masks=request.masks or None,
+        coco=request.coco or None,
+        min_area=request.min_area,
     )
     begun = folder.begun()
     if begun is not None and begun.listed:  # until images are listed, nothing depends on them
@@ -169,12 +179,6 @@ def _begin(
     warning = validity.why_undecided or validity.why_uncertain
     if warning is not None:
         say(warning)
-    threshold = bundle.manifest.threshold_of(precision, info.runtime)
-    if request.masks and (threshold is None or threshold.pixel is None):
-        raise InputError(
-            f"'{request.bundle}' is not calibrated, so there is no pixel threshold for masks",
-            fix="calibrate it: kdx calibrate BUNDLE DATA; maps need no threshold",
-        )
     settings = Settings(
         archive=asked.archive,
         bundle=asked.bundle,
@@ -184,7 +188,15 @@ def _begin(
         shard_size=request.shard_size or SHARD_SIZE,
         maps=request.maps,
         masks=request.masks,
+        coco=request.coco,
+        min_area=request.min_area or 0.0,
     )
+    threshold = bundle.manifest.threshold_of(precision, info.runtime)
+    if settings.needs_threshold and (threshold is None or threshold.pixel is None):
+        raise InputError(
+            f"'{request.bundle}' is not calibrated, so there is no pixel threshold for masks and regions",
+            fix="calibrate it: kdx calibrate BUNDLE DATA; maps need no threshold",
+        )
     return folder.begin(settings)
 
 
@@ -206,6 +218,8 @@ def _plan(
         listed=index.listed,
         maps=index.settings.maps,
         masks=index.settings.masks,
+        coco=index.settings.coco,
+        min_area=index.settings.min_area,
     )
     return work, plan, [number for number in range(plan.shards) if number not in done]
 

@@ -17,6 +17,7 @@ from kdx.archive.shard_table import count, write_shard
 from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import bundle_of
+from kdx.decision.label_files import LabelledImage
 from kdx.decision.map_files import MapFiles, MapPlace
 from kdx.errors import BackendError, BundleError, DataError, ImageError
 from kdx.imaging.grey_conversion import is_converted_to_grey
@@ -77,7 +78,8 @@ class ShardScorer(ClosesOnExit):
                 fix="give every machine the same bundle, on shared storage",
             )
         self._detector = detector_of(bundle_of(path, index), work.backend, work.threads, work.precision)
-        self._files = MapFiles(Path(work.output), work.maps, work.masks) if work.maps or work.masks else None
+        self._files = MapFiles(Path(work.output), work.maps, work.masks)
+        self._needs_size = bool(work.maps or work.masks or work.coco)
 
     def close(self) -> None:
         """Free the detector."""
@@ -117,7 +119,7 @@ class ShardScorer(ClosesOnExit):
         pixels, levels, error, in_grey, size = None, None, "", False, (spec.width, spec.height)
         try:
             pixels, levels = read_with_range(file, spec)
-            if self._files is not None and not spec.fixed_size:
+            if self._needs_size and not spec.fixed_size:
                 size = read_header(file)[:2]
             in_grey = is_converted_to_grey(file, spec)
         except ImageError as found:
@@ -150,14 +152,23 @@ class ShardScorer(ClosesOnExit):
         share = (time.perf_counter() - started) / max(len(pixels), 1)
         for one in read:
             verdict = None if one.pixels is None else next(verdicts)
-            if self._files is not None and verdict is None:  # a call that was stopped may have written some
-                self._files.remove(one.path)
-            elif self._files is not None and verdict is not None:
-                self._files.write(one.path, verdict, MapPlace(*one.size, self._detector.view))
-            yield _row(one, verdict, share, one.error)
+            yield _row(one, verdict, share, one.error, self._write(one, verdict))
+
+    def _write(self, read: _Read, verdict: Verdict | None) -> LabelledImage | None:
+        """Write map and mask of an image; return its regions where they are asked for."""
+        if verdict is None:
+            self._files.remove(read.path)  # a call that was stopped may have written some
+            return None
+        place = MapPlace(*read.size, self._detector.view)
+        self._files.write(read.path, verdict, place)
+        if not self.work.coco or (verdict.reason is not None and verdict.reason.is_of_answer):
+            return None
+        return LabelledImage.of(printable(read.path), verdict, place, self.work.min_area)
 
 
-def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> ScoreRow:
+def _row(
+    read: _Read, verdict: Verdict | None, seconds: float, error: str, labelled: LabelledImage | None = None
+) -> ScoreRow:
     milliseconds = 1e3 * (read.seconds + (seconds if verdict is not None else 0.0))
     if verdict is None:
         return ScoreRow(path=printable(read.path), error=error, sha256=read.sha256, milliseconds=milliseconds)
@@ -175,6 +186,7 @@ def _row(read: _Read, verdict: Verdict | None, seconds: float, error: str) -> Sc
         p_value=verdict.p_value,
         levels=read.levels,
         loses_colour=read.loses_colour,
+        labelled=labelled,
     )
 
 

@@ -11,11 +11,13 @@ import msgspec
 
 from kdx import __version__
 from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
+from kdx.decision.label_files import coco_document
 from kdx.decision.verdict import Decision
 from kdx.errors import OutputError
 from kdx.imaging.value_range import union
 from kdx.remarks import FIRST
 from kdx.storage.files import write_atomic, write_parts
+from kdx.storage.json_output import encode_json
 from kdx.storage.json_records import now
 from kdx.storage.spreadsheet import CSV_STYLES, SKIPPED, TABLE, CsvStyle, csv_lines, path_text
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SHARDS = "shards"
+SHARDS, REGIONS = "shards", "regions"
 _RESULT = b"shard"
 # Values that repeat; paths and hashes do not, and a dictionary of them only costs.
 _NAMES = {"path": "image", "decision": "verdict"}  # the columns of the table that have other names
@@ -33,6 +35,11 @@ _DICTIONARY = ["decision", "error", "frame_faults", "reason", "threshold"]
 def shard_file(output: Path, number: int) -> Path:
     """Return the path of a shard's result."""
     return output / SHARDS / f"{number:06d}.parquet"
+
+
+def regions_file(output: Path, number: int) -> Path:
+    """Return the path of the regions of a shard's images, in COCO's format."""
+    return output / REGIONS / f"{number:06d}.coco.json"
 
 
 def count(shard: int, rows: Sequence[ScoreRow], *, seconds: float, worker: str) -> ShardResult:
@@ -56,7 +63,7 @@ def count(shard: int, rows: Sequence[ScoreRow], *, seconds: float, worker: str) 
 
 
 def write_shard(work: ScoreWork, result: ShardResult, rows: Sequence[ScoreRow]) -> None:
-    """Write a shard's file, in one step.
+    """Write a shard's file, in one step; before it, the regions of its images.
 
     Raises:
         OutputError: It cannot be written: the disk is full, or the folder is gone.
@@ -81,12 +88,22 @@ def write_shard(work: ScoreWork, result: ShardResult, rows: Sequence[ScoreRow]) 
     parquet.write_table(table, buffer, compression="zstd", use_dictionary=_DICTIONARY)
     path = shard_file(Path(work.output), result.shard)
     try:
+        if work.coco:
+            _write_regions(work, result.shard, rows)
         write_atomic(path, buffer.getvalue().to_pybytes())
     except OSError as error:
         raise OutputError(
             f"'{path}' cannot be written: {error.strerror or error}",
             fix="free some space or fix the folder; run the same command again to continue",
         ) from error
+
+
+def _write_regions(work: ScoreWork, shard: int, rows: Sequence[ScoreRow]) -> None:
+    file = regions_file(Path(work.output), shard)
+    file.parent.mkdir(exist_ok=True)
+    labelled = [row.labelled for row in rows if row.labelled is not None]
+    document = coco_document(labelled, f"regions that kdx found in images of {work.archive}")
+    write_atomic(file, encode_json(document) + b"\n")
 
 
 def read_result(path: Path) -> ShardResult:

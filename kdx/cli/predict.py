@@ -10,6 +10,7 @@ import typer
 from kdx.cli.error_output import LinesCommand
 from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks, shown, typed
 from kdx.cli.shared_options import (
+    COCO_OPTION,
     CSV_OPTION,
     FORCE_OPTION,
     MAPS_OPTION,
@@ -43,7 +44,7 @@ def predict(
     semicolons: bool = SEMICOLONS_OPTION,
     maps: str | None = MAPS_OPTION,
     masks: bool = MASKS_OPTION,
-    coco: bool = typer.Option(False, "--coco", help="Write the regions of all images as one COCO file."),
+    coco: bool = COCO_OPTION,
     yolo: bool = typer.Option(False, "--yolo", help="Write the regions of each image as a YOLO file."),
     regions: bool = typer.Option(
         False, "--regions", help="With --json: where the map exceeds the pixel threshold, the hottest first."

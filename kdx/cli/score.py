@@ -12,6 +12,7 @@ from kdx.cli.error_output import Interrupted
 from kdx.cli.output import err, make_table, out, print_json, progress_for, report_remarks, say, say_nothing, warn
 from kdx.cli.shared_options import (
     ADDRESS_OPTION,
+    COCO_OPTION,
     CSV_OPTION,
     JSON_OPTION,
     MAPS_OPTION,
@@ -55,6 +56,8 @@ def score(
     semicolons: bool = SEMICOLONS_OPTION,
     maps: str | None = MAPS_OPTION,
     masks: bool = MASKS_OPTION,
+    coco: bool = COCO_OPTION,
+    min_area: float | None = typer.Option(None, help="With --coco: the smallest area of a region, in pixels."),
     force: bool = typer.Option(False, "--force", help="Discard what an earlier call left in the output folder."),
     json: bool = JSON_OPTION,
 ) -> None:
@@ -66,9 +69,9 @@ def score(
     the next call after all others are done.
 
     Read the scores with anything that reads Parquet: shards/*.parquet; --csv writes them as one
-    table when all are there. Maps and masks are written with the scores of their images. On a
-    cluster, archive, bundle and output must be on storage that every machine sees under the same
-    path.
+    table when all are there. Maps, masks and regions are written with the scores of their images:
+    --coco writes a file for each shard. On a cluster, archive, bundle and output must be on storage
+    that every machine sees under the same path.
     """
     with needs("ray" if engine == "ray" else "archive", f"kdx score --engine {engine}"):
         import pyarrow  # noqa: F401  # missed now, and not in every process
@@ -81,6 +84,7 @@ def score(
     from kdx.storage.spreadsheet import csv_style
 
     require_effect({"--semicolons": semicolons and not csv}, "--csv")
+    require_effect({"--min-area": min_area is not None and not coco}, "--coco")
 
     request = ScoreRequest(
         bundle=bundle,
@@ -101,6 +105,8 @@ def score(
         csv=csv_style(semicolons=semicolons) if csv else None,
         maps=None if maps is None else map_format(maps),
         masks=masks,
+        coco=coco,
+        min_area=min_area,
     )
     try:
         summary = score_archive(request, progress_for(json), say_nothing if json else say)

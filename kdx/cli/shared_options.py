@@ -40,6 +40,7 @@ MAPS_OPTION = typer.Option(
 MASKS_OPTION = typer.Option(
     False, "--masks", help="Write a mask of each image, of its size: 255 above the pixel threshold, 0 elsewhere."
 )
+COCO_OPTION = typer.Option(False, "--coco", help="Write regions with their boxes and outlines, in COCO's format.")
 ADDRESS_OPTION = typer.Option(
     None,
     "--address",

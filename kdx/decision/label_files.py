@@ -1,6 +1,7 @@
 """Regions as annotations for labelling tools: one COCO file, or a YOLO file for each image.
 
-A region becomes a bounding box of one class, in pixels of the upright image.
+A region becomes a bounding box of one class, in pixels of the upright image. COCO's format has its
+outline too.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdx.decision.regions import Region
+from kdx.decision.map_files import MapPlace
+from kdx.decision.outlines import outlines_of
+from kdx.decision.regions import Region, find_regions
+from kdx.decision.verdict import Verdict
 
 CLASS = "defect"
 # What Ultralytics and Roboflow read beside the labels; the images are in a folder beside them.
@@ -24,20 +28,45 @@ class LabelledImage:
         width: The number of columns of the upright image.
         height: The number of rows of the upright image.
         regions: Its regions, in pixels of the image; none for an image without defects.
+        outlines: The polygons of each region, see :func:`kdx.decision.outlines.outlines_of`.
     """
 
     name: str
     width: int
     height: int
     regions: Sequence[Region]
+    outlines: Sequence[list[list[float]]]
+
+    @classmethod
+    def of(cls, name: str, verdict: Verdict, place: MapPlace, min_area: float) -> LabelledImage:
+        """Return an image with what a verdict says of it.
+
+        Args:
+            name: As above.
+            verdict: The verdict, which has a pixel threshold.
+            place: Where its map lies.
+            min_area: The smallest area of a region, in pixels of the image.
+
+        Raises:
+            InputError: The verdict has no whole map, or it is of an invalid answer.
+            OptionError: An invalid area.
+        """
+        values, threshold = verdict.anomaly_map, verdict.pixel_threshold
+        assert threshold is not None
+        regions = find_regions(values, threshold, (place.height, place.width), view=place.view, min_area=min_area)
+        return cls(name, place.width, place.height, regions, outlines_of(regions, values, threshold, place))
 
 
 def coco_document(images: Sequence[LabelledImage], description: str) -> dict[str, object]:
-    """Return images and boxes in COCO's format for object detection.
+    """Return images, boxes and outlines in COCO's format for object detection.
 
     The key ``score`` of an annotation is the region's highest map value.
     """
-    found = [(number, region) for number, image in enumerate(images, start=1) for region in image.regions]
+    found = [
+        (number, region, polygons)
+        for number, image in enumerate(images, start=1)
+        for region, polygons in zip(image.regions, image.outlines, strict=True)
+    ]
     return {
         "info": {"description": description},
         "licenses": [],
@@ -52,11 +81,11 @@ def coco_document(images: Sequence[LabelledImage], description: str) -> dict[str
                 "category_id": 1,
                 "bbox": [region.left, region.top, region.width, region.height],
                 "area": region.area,
-                "segmentation": [],
+                "segmentation": polygons,
                 "iscrowd": 0,
                 "score": region.peak,
             }
-            for number, (image, region) in enumerate(found, start=1)
+            for number, (image, region, polygons) in enumerate(found, start=1)
         ],
         "categories": [{"id": 1, "name": CLASS, "supercategory": CLASS}],
     }

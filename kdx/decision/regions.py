@@ -123,6 +123,12 @@ def find_regions(
     return regions_of(patches, anomaly_map.shape, image_size, view=view, min_area=min_area, pixel_size_um=pixel_size_um)
 
 
+def require_area(min_area: float) -> None:
+    """Raise ``OptionError`` for a smallest area of regions that is negative or not finite."""
+    if not (math.isfinite(min_area) and min_area >= 0):
+        raise OptionError("invalid `min_area`", expected="0 or above", received=f"{min_area:g}")
+
+
 def regions_of(
     patches: Iterable[Patch],
     map_size: tuple[int, ...],
@@ -145,8 +151,7 @@ def regions_of(
     Raises:
         OptionError: An invalid area or pixel size.
     """
-    if not (math.isfinite(min_area) and min_area >= 0):
-        raise OptionError("invalid `min_area`", expected="0 or above", received=f"{min_area:g}")
+    require_area(min_area)
     if pixel_size_um is not None and not (math.isfinite(pixel_size_um) and pixel_size_um > 0):
         raise OptionError("invalid `pixel_size_um`", expected="above 0 µm", received=f"{pixel_size_um:g}")
     left, top, right, bottom = view.box(image_size[1], image_size[0])

@@ -13,7 +13,6 @@ from typing_extensions import Self
 
 from kdx.decision.label_files import CLASS, YOLO_DATA, LabelledImage, coco_document, yolo_text
 from kdx.decision.map_files import MapFiles, MapPlace, map_format
-from kdx.decision.regions import find_regions
 from kdx.errors import InputError, OptionError, OutputError
 from kdx.imaging.images import read_header
 from kdx.storage.files import refuse_existing, write_atomic
@@ -169,23 +168,13 @@ class ResultFiles:
         place = place_of(path, detector)
         written = ours.maps.write(name, verdict, place)
         if self._options.coco or self._options.yolo:
-            image = LabelledImage(name, place.width, place.height, self._regions(verdict, place))
+            image = LabelledImage.of(name, verdict, place, self._options.min_area)
             ours.labelled.append(image)
             if self._options.yolo:
                 target = self._label_file(ours, path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(target, yolo_text(image).encode())
         return {kind: str(file) for kind, file in written.items()}
-
-    def _regions(self, verdict: Verdict, place: MapPlace) -> list[Any]:
-        assert verdict.pixel_threshold is not None
-        return find_regions(
-            verdict.anomaly_map,
-            verdict.pixel_threshold,
-            (place.height, place.width),
-            view=place.view,
-            min_area=self._options.min_area,
-        )
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from PIL import Image
+from scipy.ndimage import label
 
 import kdx
 from kdx.archive.listing import added, order
@@ -31,6 +32,7 @@ from kdx.archive.score_records import Index, Listing, ScoreRow, ScoreWork, Setti
 from kdx.archive.score_run import _forget_bad
 from kdx.archive.shard_table import count, write_shard, write_table
 from kdx.bundle.manifest import Manifest
+from kdx.decision.regions import NEIGHBOURS
 from kdx.errors import BundleError, DataError
 from kdx.folders.image_search import LeftOut, walk
 from kdx.imaging.image_files import MAX_PIXELS
@@ -43,9 +45,9 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install -e 
 # The backend by name, for auto measures first; few images a shard, so that there are several.
 OPTIONS = ("--backend", "onnxruntime-cpu", "--precision", "fp32", "--workers", "1", "--shard-size", "4")
 SETTINGS = Settings(
-    archive="", bundle="", bundle_sha256="", backend="", precision="", shard_size=2, maps="npy", masks=True
+    archive="", bundle="", bundle_sha256="", backend="", precision="", shard_size=2, maps="npy", masks=True, coco=True
 )
-WITHOUT_FILES = Index(schema=1, kdx_version="", settings=replace(SETTINGS, maps=None, masks=False))
+WITHOUT_FILES = Index(schema=1, kdx_version="", settings=replace(SETTINGS, maps=None, masks=False, coco=False))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -118,7 +120,7 @@ def test_added_is_what_no_earlier_list_has():
 def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "scores"
     (archive / "=broken.png").write_bytes(b"no image")
-    files = ("--csv", "--maps", "npy", "--masks")
+    files = ("--csv", "--maps", "npy", "--masks", "--coco", "--min-area", 3)
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.2, *files)
     rows = rows_of(out)
     with (out / "verdicts.csv").open(encoding="utf-8-sig", newline="") as file:
@@ -136,6 +138,18 @@ def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, ar
             mask = np.asarray(Image.open(out / f"masks/{row['path']}.png"))
             np.testing.assert_array_equal(mask == 255, verdict.anomaly_map > detector.pixel_threshold)
     assert len(list((out / "maps").rglob("*.npy"))) == len(list((out / "masks").rglob("*.png"))) == 10
+    regions = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / "regions").iterdir())]
+    assert len(regions) == len(shard_times(out)) == 3
+    scored = [row["path"] for row in rows if not row["error"]]
+    assert [image["file_name"] for each in regions for image in each["images"]] == scored
+    for each in regions:
+        areas = {image["id"]: [] for image in each["images"]}
+        for annotation in each["annotations"]:
+            areas[annotation["image_id"]].append(annotation["area"])
+        for image in each["images"]:
+            mask = np.asarray(Image.open(out / f"masks/{image['file_name']}.png")) == 255
+            sizes = np.bincount(label(mask, NEIGHBOURS)[0].ravel())[1:]
+            assert sorted(areas[image["id"]]) == sorted(sizes[sizes >= 3].tolist())
 
     # What is finished is not scored again: another table may be written of it, and no other maps.
     before = shard_times(out)
@@ -155,15 +169,20 @@ def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, ar
     refused = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--maps", "png", code=2).stderr
     assert "another format of maps" in refused
     assert "format of maps npy" in refused
+    refused = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--coco", "--min-area", 5, code=2).stderr
+    assert "smallest area of regions 3" in refused
     inside = cli("score", tiny_bundle, archive, "-o", archive / "scores", *OPTIONS, "--masks", code=2).stderr
     assert "would lie in the archive" in inside
 
 
 def test_masks_of_an_archive_need_a_threshold_and_force_discards_them(cli, raw_bundle, archive, tmp_path):
-    refused = cli("score", raw_bundle, archive, "-o", tmp_path / "scores", *OPTIONS, "--masks", code=2).stderr
-    assert "is not calibrated" in refused
+    for kind in ("--masks", "--coco"):
+        refused = cli("score", raw_bundle, archive, "-o", tmp_path / "scores", *OPTIONS, kind, code=2).stderr
+        assert "is not calibrated" in refused
+    refused = cli("score", raw_bundle, archive, "-o", tmp_path / "scores", "--coco", "--min-area", -1, code=2).stderr
+    assert "invalid --min-area" in refused
     folder = ScoreFolder(tmp_path / "scores")
-    for name in ("maps/a.png.npy", "masks/b/a.png.png", "mine.txt"):
+    for name in ("maps/a.png.npy", "masks/b/a.png.png", "regions/000000.coco.json", "mine.txt"):
         (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.path / name).write_bytes(b"")
     write_table(folder.path, 0, "semicolon")
@@ -174,7 +193,7 @@ def test_masks_of_an_archive_need_a_threshold_and_force_discards_them(cli, raw_b
 
 @pytest.mark.parametrize("record", [encode_record(WITHOUT_FILES), b"damaged"])
 def test_force_leaves_maps_masks_and_a_table_that_are_not_of_this_command(tmp_path, record):
-    mine = ("maps/site.png", "masks/a.png", "verdicts.csv")
+    mine = ("maps/site.png", "masks/a.png", "regions/a.json", "verdicts.csv")
     folder = ScoreFolder(tmp_path)
     for name in mine:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -194,7 +213,8 @@ def test_masks_need_the_pixel_threshold(cli, tiny_bundle, archive, tmp_path, mon
 
 def test_a_folder_with_maps_or_masks_has_a_schema_that_earlier_releases_refuse(tmp_path):
     assert ScoreFolder(tmp_path).begin(WITHOUT_FILES.settings).schema == 1
-    for settings in (SETTINGS, replace(SETTINGS, maps=None), replace(SETTINGS, masks=False)):
+    plain = WITHOUT_FILES.settings
+    for settings in (replace(plain, maps="npy"), replace(plain, masks=True), replace(plain, coco=True)):
         assert ScoreFolder(tmp_path).begin(settings).schema == 2
         assert ScoreFolder(tmp_path).begun().settings == settings
 

@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from kdx.decision.label_files import YOLO_DATA, LabelledImage, coco_document, yolo_text
+from kdx.decision.map_files import MapPlace
 from kdx.decision.regions import find_regions
+from kdx.decision.verdict import Decision, Verdict
+from kdx.imaging.field_of_view import WHOLE
 
 WIDTH, HEIGHT = 96, 64
 
@@ -20,8 +23,11 @@ def images() -> list[LabelledImage]:
     """An image with two regions, one of them at the corner, and one without."""
     values = np.zeros((16, 24), np.float32)
     values[2:5, 3:9], values[15, 23] = 0.7, 0.9
-    regions = find_regions(values, 0.5, (HEIGHT, WIDTH))
-    return [LabelledImage("a b/ü.png", WIDTH, HEIGHT, regions), LabelledImage("good.png", WIDTH, HEIGHT, [])]
+    place = MapPlace(WIDTH, HEIGHT, WHOLE)
+    shown = [Verdict(Decision.DEFECTIVE, 0.9, 0.5, each, 0.5) for each in (values, np.zeros_like(values))]
+    return [
+        LabelledImage.of(name, each, place, 0.0) for name, each in zip(["a b/ü.png", "good.png"], shown, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -38,6 +44,11 @@ def test_the_tools_of_coco_take_it(images, coco, capsys):
     found = read.loadAnns(read.getAnnIds(imgIds=[1]))
     assert [each["bbox"] for each in found] == [[92, 60, 4, 4], [12, 8, 24, 12]]  # the hottest first
     assert [each["area"] for each in found] == [16, 288]
+    assert [each["segmentation"] for each in found] == [
+        [[92, 60, 96, 60, 96, 64, 92, 64]],
+        [[12, 8, 36, 8, 36, 20, 12, 20]],
+    ]
+    assert [read.annToMask(each).sum() for each in found] == [16, 288]
     assert read.getAnnIds(imgIds=[2]) == []
     assert read.getAnnIds(areaRng=[100, 1e5]) == [2]
     results = read.loadRes([{key: each[key] for key in ("image_id", "category_id", "bbox", "score")} for each in found])
@@ -78,6 +89,6 @@ def test_yolo_has_shares_of_the_image(images):
     lines = yolo_text(images[0]).splitlines()
     assert lines[0] == f"0 {94 / 96:.8f} {62 / 64:.8f} {4 / 96:.8f} {4 / 64:.8f}"
     assert yolo_text(images[1]) == ""
-    whole = LabelledImage("a", 3, 7, find_regions(np.ones((4, 4), np.float32), 0.5, (7, 3)))
+    whole = LabelledImage("a", 3, 7, find_regions(np.ones((4, 4), np.float32), 0.5, (7, 3)), [])
     values = [float(part) for part in yolo_text(whole).split()[1:]]
     assert values == [0.5, 0.5, 1.0, 1.0]

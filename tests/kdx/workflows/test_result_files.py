@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from PIL import Image
+from scipy.ndimage import binary_fill_holes
 
 import kdx
 from kdx.calibration.validity import CalibrationWarning
 from kdx.decision import map_files
+from kdx.decision.regions import NEIGHBOURS
 from kdx.errors import OptionError, OutputError
 from kdx.imaging.field_of_view import FieldOfView
 from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, relative_names, result_options
@@ -103,6 +105,7 @@ def test_files_of_published_images_hold_what_the_detector_says(cli, tiny_bundle,
     cli("predict", bundle, images, *BACKEND, "-o", out, *files)
     rows = {Path(row["image"]).name: row for row in rows_of(out)}
     document = json.loads((out / "regions.coco.json").read_text(encoding="utf-8"))
+    read_coco = pytest.importorskip("pycocotools.coco").COCO(str(out / "regions.coco.json"))
     found = 0
     with kdx.load(bundle, "onnxruntime-cpu", 1) as detector:
         for number, image in enumerate(sorted(images.iterdir()), start=1):
@@ -118,6 +121,9 @@ def test_files_of_published_images_hold_what_the_detector_says(cli, tiny_bundle,
             assert sum(each["area"] for each in of_image) == (mask == 255).sum()
             labels = (out / f"labels/{image.stem}.txt").read_text(encoding="ascii").splitlines()
             assert [float(line.split()[3]) * 64 for line in labels] == [region.width for region in regions]
+            pixels = sum((read_coco.annToMask(each).astype(int) for each in of_image), np.zeros((64, 64), int))
+            assert ((pixels == 1) >= (mask == 255)).all()
+            assert pixels.sum() == binary_fill_holes(mask, NEIGHBOURS).sum()
             found += len(regions)
     assert not rows
     assert found >= 4
