@@ -3,10 +3,15 @@ for one epoch."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +25,7 @@ from tests.once import made_once
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs/guides"
+SERVED = "127.0.0.1:8080"
 GUIDES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "index")
 _PACKAGES = {"fit": "matplotlib", "rtx": "tensorrt_rtx", "serving": "tritonclient"}
 # What trains is told to be quick; the guides say the rest.
@@ -73,12 +79,33 @@ def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cl
     monkeypatch.setattr("kdx.workflows.fit.request.FitRequest.compact_and_source", None)
     folder = Path(shutil.copytree(line_pc, tmp_path / "work"))
     monkeypatch.chdir(folder)
-    for kind, body in blocks((DOCS / f"{guide}.md").read_text(encoding="utf-8")):
-        if kind == "python":
-            exec(compile(body, f"{guide}.md", "exec"), {"__name__": "__main__"})
-        elif kind == "":
-            for line in body.splitlines():
-                run(line, cli)
+    namespace, served = {"__name__": "__main__"}, SERVED
+    with ExitStack() as running:
+        for kind, body in blocks((DOCS / f"{guide}.md").read_text(encoding="utf-8")):
+            if kind == "python":
+                exec(compile(body.replace(SERVED, served), f"{guide}.md", "exec"), namespace)
+            elif kind == "":
+                for line in body.splitlines():
+                    if line.startswith("kdx serve"):
+                        served = running.enter_context(serving(line))
+                    else:
+                        run(line, cli)
+
+
+@contextmanager
+def serving(line: str) -> Iterator[str]:
+    """Run the server of a guide on a free port, and return its address, until the guide's end."""
+    for package in ("starlette", "uvicorn"):
+        pytest.importorskip(package, reason="the extra serve is not installed")
+    options = ("--port", "0", "--json", "--backend", "onnxruntime-cpu")
+    command = [sys.executable, "-m", *shlex.split(line), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["url"].removeprefix("http://")
+        finally:
+            process.terminate()
+    assert process.returncode in {130, 1}  # Windows ends it at once
 
 
 def run(line: str, cli) -> None:

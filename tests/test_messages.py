@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # An option that is not part of a command that the text spells out: "run kdx calibrate BUNDLE DATA
 # --per-position".
 OPTION = re.compile(r"(?<![\w-])--[a-z]")
-COMMAND = re.compile(r"\b(kdx|ray|pip|docker)\b[^;]*--[a-z]")
+COMMAND = re.compile(r"\b(kdx|ray|pip|docker|curl)\b[^;]*--[a-z]")
 RAISED_WITH = ("expected", "received", "fix")
 
 

@@ -29,6 +29,7 @@ from kdx.cli import (
     roi,
     score,
     selftest,
+    serve,
     sign,
     train,
     train_many,
@@ -79,7 +80,7 @@ app = typer.Typer(
 _PANELS = {
     "Train": (demo, train, distil, train_many, fit, quantize, evaluate),
     "Deploy": (export, roi, calibrate, verify, bench, report, sign, build_engine, triton),
-    "Run": (predict, score, repeat, inspect, doctor),
+    "Run": (predict, serve, score, repeat, inspect, doctor),
     "Monitor": (selftest, drift),
     "Research": (methods, reproduce),
 }

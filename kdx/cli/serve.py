@@ -1,0 +1,58 @@
+"""``kdx serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+
+from kdx.cli.error_output import Interrupted, LinesCommand
+from kdx.cli.output import out, print_json_line
+from kdx.cli.shared_options import REQUIRE_SIGNATURE_OPTION, THREADS_OPTION
+from kdx.workflows.packages import needs
+
+COMMAND = LinesCommand
+
+
+def serve(
+    bundles: list[Path] = typer.Argument(help="Bundles; each is named after its folder."),
+    host: str = typer.Option("127.0.0.1", help="Address to listen on."),
+    port: int = typer.Option(8080, min=0, max=65535, help="Port; 0 takes a free one."),
+    tls_cert: Path | None = typer.Option(None, "--tls-cert", help="Certificate (PEM), for HTTPS."),
+    tls_key: Path | None = typer.Option(None, "--tls-key", help="Private key of the certificate (PEM)."),
+    token_file: Path | None = typer.Option(None, help="File with the token that every request must have."),
+    no_token: bool = typer.Option(False, "--no-token", help="Let other machines use the server without a token."),
+    queue: int = typer.Option(32, min=1, max=10_000, help="Requests that a bundle may have at once; more get a 503."),
+    max_body: int = typer.Option(64, min=1, max=4096, help="Largest body of a request, in MiB."),
+    backend: str = typer.Option("auto", help="Backend to run on."),
+    precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
+    threads: int | None = THREADS_OPTION,
+    require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
+    json: bool = typer.Option(False, "--json", help="Print the URL and the bundles as one line of JSON."),
+) -> None:
+    """Judge images that other programs send over HTTP: POST an image, get its verdict as JSON.
+
+    The interface is described at /openapi.json. Only this machine can reach the server, unless
+    --host names another address; then --token-file is needed. On SIGTERM or Ctrl-C, requests that
+    were accepted are answered.
+    """
+    with needs("serve", "kdx serve"):
+        from kdx.station.serve.options import ServeOptions, read_token
+        from kdx.station.serve.server import LoadOptions, server_of
+
+    token = None if token_file is None else read_token(token_file)
+    options = ServeOptions(
+        host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, places=queue, max_body=max_body << 20
+    )
+    options.require_safe(no_token=no_token)
+    how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
+    try:
+        with server_of(bundles, options, how) as server:
+            if json:
+                print_json_line({"url": server.url, "bundles": list(server.judges)})
+            else:
+                out.print(f"{server.url}: {escape(', '.join(server.judges))}; end with Ctrl-C")
+            server.run()
+    except KeyboardInterrupt:
+        raise Interrupted("requests that were accepted have been answered") from None

@@ -1,0 +1,1 @@
+"""``kdx serve``: verdicts over HTTP, and a live page for operators and engineers."""

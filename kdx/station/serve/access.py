@@ -1,0 +1,76 @@
+"""Who may send requests: the token, and what browsers send for pages of other sites."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kdx.errors import KdxError
+from kdx.station.serve.problems import RefusedError, problem_response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Whether the process lives says nothing that needs a token.
+OPEN_PATHS = frozenset({"/health"})
+
+
+class AccessError(KdxError):
+    """A request may not be answered."""
+
+
+class Access:
+    """Answers requests that may not be answered with a problem document, and passes on the others.
+
+    Without a token, a server on this machine is asked by name of this machine only: a web page of
+    another site could otherwise let its own name lead here, and read the answers.
+
+    Args:
+        app: What answers the others.
+        token: The token that every request must have, or None.
+        hosts: The names by which the server may be asked; None for any.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, hosts: Collection[str] | None) -> None:
+        self._app, self._hosts = app, hosts
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await problem_response(refusal)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> RefusedError | None:
+        headers = dict(scope["headers"])
+        host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin")
+        if self._hosts is not None and _name_of(host) not in self._hosts:
+            error = AccessError(
+                "this server is not asked by that name", expected=" or ".join(sorted(self._hosts)), received=host
+            )
+            return RefusedError(HTTPStatus.MISDIRECTED_REQUEST, error)
+        if scope["method"] not in {"GET", "HEAD"} and origin is not None:
+            site = urlsplit(origin.decode("latin-1")).netloc
+            if site != host:
+                error = AccessError("a page of another site sent this", expected=host, received=site or "no site")
+                return RefusedError(HTTPStatus.FORBIDDEN, error)
+        if self._expected is not None and scope["path"] not in OPEN_PATHS:
+            given = headers.get(b"authorization", b"")
+            if not secrets.compare_digest(given, self._expected):
+                error = AccessError(
+                    "the token is missing or wrong",
+                    expected="the header Authorization: Bearer TOKEN",
+                    fix="send the content of the server's token file",
+                )
+                return RefusedError(HTTPStatus.UNAUTHORIZED, error, {"WWW-Authenticate": "Bearer"})
+        return None
+
+
+def _name_of(host: str) -> str:
+    """Return the name in a ``Host`` header, without the port."""
+    return (urlsplit(f"//{host}").hostname or "") if "[" not in host or "]" in host else ""

@@ -1,0 +1,161 @@
+"""The service: which request is answered by what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Future
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kdx.errors import BackendError, KdxError, OptionError
+from kdx.station.serve.access import Access
+from kdx.station.serve.answers import VerdictAnswer
+from kdx.station.serve.figures import Figures
+from kdx.station.serve.judge import Job, Judge
+from kdx.station.serve.openapi import openapi_document
+from kdx.station.serve.options import ServeOptions
+from kdx.station.serve.problems import RefusedError, problem_response
+from kdx.station.serve.requests import asked_of, read_body
+
+
+class NotThereError(KdxError):
+    """Nothing is at the path of a request, or it takes another method."""
+
+
+class Service:
+    """Answers requests with the judges of bundles.
+
+    Args:
+        judges: The judges by the name of their bundle.
+        figures: What ``/metrics`` shows.
+        options: The limits of requests.
+    """
+
+    def __init__(self, judges: Mapping[str, Judge], figures: Figures, options: ServeOptions) -> None:
+        self._judges, self._figures, self._options = judges, figures, options
+        self._openapi = msgspec.json.encode(openapi_document(judges))
+
+    @property
+    def app(self) -> Starlette:
+        """The service as an application for a web server."""
+        routes = [
+            Route("/v1/bundles", self.bundles),
+            Route("/v1/verdicts", self.verdict, methods=["POST"]),
+            Route("/v1/bundles/{name}/verdicts", self.verdict, methods=["POST"]),
+            Route("/health", self.health),
+            Route("/ready", self.ready),
+            Route("/metrics", self.metrics),
+            Route("/openapi.json", self.openapi),
+        ]
+        access = Middleware(Access, token=self._options.token, hosts=self._options.known_hosts)
+        answers: Any = {RefusedError: _refused, HTTPException: _not_there, ClientDisconnect: _gone, Exception: _fault}
+        return Starlette(routes=routes, middleware=[access], exception_handlers=answers)
+
+    async def verdict(self, request: Request) -> Response:
+        """Judge the image in a request."""
+        judge = self._judge(request.path_params.get("name"))
+        asked = asked_of(request)
+        with judge.place():
+            job = Job(await read_body(request, self._options.max_body, self._options.body_seconds), asked)
+            answer = await _unless_gone(request, judge.submit(job))
+            if answer is None:
+                job.forget()
+                judge.figures.left.inc()
+                return Response(status_code=HTTPStatus.NO_CONTENT)  # nobody reads it
+        return _json(answer)
+
+    async def bundles(self, request: Request) -> Response:
+        """Say which bundles are served."""
+        return _json([judge.info for judge in self._judges.values()])
+
+    async def health(self, request: Request) -> Response:
+        """Say that the process lives."""
+        return _json({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        """Say whether the latest call of every bundle's detector worked."""
+        failing = [judge for judge in self._judges.values() if not judge.is_working]
+        for judge in failing:
+            judge.try_again()
+        if failing:
+            names = ", ".join(judge.name for judge in failing)
+            error = BackendError(f"the latest call failed: {names}", fix="see the log of kdx serve; kdx verify BUNDLE")
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, error)
+        return _json({"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the figures for Prometheus."""
+        return Response(generate_latest(self._figures.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def openapi(self, request: Request) -> Response:
+        """Return the description of this interface."""
+        return Response(self._openapi, media_type="application/json")
+
+    def _judge(self, name: str | None) -> Judge:
+        if name is None and len(self._judges) == 1:
+            return next(iter(self._judges.values()))
+        if name is None:
+            error = OptionError(
+                "several bundles are served, and the path names none",
+                expected=" or ".join(f"/v1/bundles/{each}/verdicts" for each in self._judges),
+            )
+            raise RefusedError(HTTPStatus.BAD_REQUEST, error)
+        if name not in self._judges:
+            error = OptionError("no bundle has that name", expected=" or ".join(self._judges), received=name)
+            raise RefusedError(HTTPStatus.NOT_FOUND, error)
+        return self._judges[name]
+
+
+async def _unless_gone(request: Request, future: Future[VerdictAnswer]) -> VerdictAnswer | None:
+    """Return the answer; None if the client has gone before the turn of its image.
+
+    Raises:
+        RefusedError: The image cannot be used, or the backend failed.
+    """
+    answer = asyncio.wrap_future(future)
+    gone = asyncio.ensure_future(_until_gone(request))
+    both: tuple[asyncio.Future[Any], ...] = (answer, gone)
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done() and future.cancel():
+            return None
+        return await answer
+    finally:
+        gone.cancel()
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+async def _refused(request: Request, error: RefusedError) -> Response:
+    return problem_response(error)
+
+
+async def _not_there(request: Request, error: HTTPException) -> Response:
+    what = NotThereError(f"{request.method} {request.url.path}: {error.detail}", fix="see /openapi.json")
+    return problem_response(RefusedError(error.status_code, what, error.headers))
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=HTTPStatus.NO_CONTENT)  # nobody reads it
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    fault = KdxError("this is a bug in kdx", fix="see the log of kdx serve")
+    return problem_response(RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, fault))

@@ -1,0 +1,64 @@
+"""What ``/metrics`` shows: the figures of the detectors, and those of the service itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_LABELS = ("bundle",)
+
+
+@dataclass(frozen=True)
+class BundleFigures:
+    """The figures of one bundle.
+
+    Attributes:
+        places: The requests that are being received, wait, or are judged.
+        full: The requests that were refused because too many waited.
+        left: The requests whose client had gone before its turn, so that nothing was judged.
+        refused: The requests with an image that the detector does not take.
+        failed: The images that are undecided because the backend failed.
+    """
+
+    places: Gauge
+    full: Counter
+    left: Counter
+    refused: Counter
+    failed: Counter
+
+
+class Figures:
+    """The figures of a service, in a registry of its own.
+
+    Attributes:
+        registry: The registry, to which detectors add theirs (``kdx.load(..., metrics=registry)``).
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self._places = Gauge(
+            "kdx_serve_places", "Requests that are received, wait or are judged.", _LABELS, registry=self.registry
+        )
+        self._full = self._counter("full", "Requests refused because too many waited.")
+        self._left = self._counter("left", "Requests whose client had gone before its turn.")
+        self._refused = self._counter("refused", "Images that the detector does not take.")
+        self._failed = self._counter("failed", "Images that are undecided because the backend failed.")
+
+    def of(self, bundle: str) -> BundleFigures:
+        """Return the figures of a bundle, labelled by its folder's name as the detector's are."""
+        return BundleFigures(
+            places=self._places.labels(bundle),
+            full=self._full.labels(bundle),
+            left=self._left.labels(bundle),
+            refused=self._refused.labels(bundle),
+            failed=self._failed.labels(bundle),
+        )
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"kdx_serve_{name}", text, _LABELS, registry=self.registry)

@@ -1,0 +1,160 @@
+"""One bundle that is served: its detector, the thread that runs it, and the places of requests."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from http import HTTPStatus
+
+import numpy as np
+
+from kdx.decision.map_files import MapPlace
+from kdx.errors import BackendError, KdxError
+from kdx.runtime.detector import Detector
+from kdx.station.record import JudgedBy, Shown, judged, not_judged
+from kdx.station.serve.answers import Asked, BundleInfo, VerdictAnswer, answer_of
+from kdx.station.serve.figures import BundleFigures
+from kdx.station.serve.problems import RefusedError, refused
+from kdx.station.serve.sent_image import frame_of
+from kdx.storage.files import sha256_bytes
+
+_HARDLY_ANY = 0.2  # the weight of the latest duration in their running mean
+
+
+class BusyError(KdxError):
+    """Too many requests wait for a bundle."""
+
+
+class Job:
+    """An image that waits for its verdict.
+
+    Args:
+        data: The body of the request.
+        asked: What the request asks for.
+    """
+
+    def __init__(self, data: bytes, asked: Asked) -> None:
+        self.data, self.asked = data, asked
+        self.shown = Shown(image=asked.image, image_sha256=sha256_bytes(data), part_id=asked.part_id)
+
+    def forget(self) -> None:
+        """Free the memory of an image that nobody waits for any more."""
+        self.data = b""
+
+
+class Judge:
+    """Judges the images that are sent for one bundle, one after the other, in a thread of its own.
+
+    Decoding is done in that thread too, so that one decoded image a bundle is in memory.
+
+    Args:
+        name: The bundle's name in URLs.
+        detector: The detector, which the judge closes.
+        by: What the records say of the detector.
+        figures: The figures of the bundle.
+        places: How many requests may be received, wait or be judged at once.
+    """
+
+    def __init__(self, name: str, detector: Detector, by: JudgedBy, figures: BundleFigures, places: int) -> None:
+        self.name, self.detector, self.by, self.figures, self.places = name, detector, by, figures, places
+        self.is_working = True
+        self._taken = 0
+        self._seconds = 0.0
+        self._trial: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"kdx serve {name}")
+
+    @property
+    def info(self) -> BundleInfo:
+        """What clients are told of the bundle."""
+        detector = self.detector
+        return BundleInfo(
+            name=self.name,
+            verdicts=f"/v1/bundles/{self.name}/verdicts",
+            input=detector.input,
+            loaded=self.by,
+            threshold=detector.threshold,
+            review_threshold=detector.review_threshold,
+            pixel_threshold=detector.pixel_threshold,
+            queue=self.places,
+        )
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place for a request, from before its body is received until it is answered.
+
+        Raises:
+            RefusedError: All places are taken.
+        """
+        if self._taken >= self.places:
+            self.figures.full.inc()
+            seconds = max(1, math.ceil(self._taken * self._seconds))
+            error = BusyError(
+                f"all {self.places} places of '{self.name}' are taken, and the image was not judged",
+                fix=f"send it again in {seconds} s, or send fewer images at once",
+            )
+            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, error, {"Retry-After": str(seconds)})
+        self._taken += 1
+        self.figures.places.inc()
+        try:
+            yield
+        finally:
+            self._taken -= 1
+            self.figures.places.dec()
+
+    def submit(self, job: Job) -> Future[VerdictAnswer]:
+        """Put a job into the queue; cancelling the future before its turn takes the job out."""
+        return self._thread.submit(self._judge, job)
+
+    def try_again(self) -> None:
+        """Find out whether the backend works again after a failure: it runs an empty frame."""
+        if not self.is_working and (self._trial is None or self._trial.done()):
+            self._trial = self._thread.submit(self._try)
+
+    def close(self) -> None:
+        """Judge what waits, end the thread, and close the detector."""
+        self._thread.shutdown()
+        self.detector.close()
+
+    def _judge(self, job: Job) -> VerdictAnswer:
+        """Judge an image.
+
+        Raises:
+            RefusedError: The image cannot be used; or the backend failed, and it is undecided.
+        """
+        started = time.perf_counter()
+        asked, detector = job.asked, self.detector
+        try:
+            frame = frame_of(job.data, asked.layout, detector.input)
+            verdict = detector(frame.pixels)
+            self.is_working = True
+            height, width = frame.size
+            record = judged(job.shown, verdict, self.by)
+            answer = answer_of(record, verdict, MapPlace(width, height, detector.view), asked, frame.warnings)
+        except KdxError as error:
+            if isinstance(error, BackendError):
+                raise self._failed(job, error) from error
+            self.figures.refused.inc()
+            raise refused(error) from error
+        except Exception as error:
+            traceback.print_exc()
+            text = f"{type(error).__name__}: {error}"
+            raise self._failed(job, BackendError(text, fix="see the log of kdx serve")) from error
+        finally:
+            self._seconds += _HARDLY_ANY * (time.perf_counter() - started - self._seconds)
+        return answer
+
+    def _failed(self, job: Job, error: BackendError) -> RefusedError:
+        """Return the answer for an image on which the backend failed: it is undecided."""
+        self.is_working = False
+        self.figures.failed.inc()
+        record = not_judged(job.shown, error, self.by)
+        return RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, error, record=record)
+
+    def _try(self) -> None:
+        spec = self.detector.input
+        self.detector.backend.run(np.zeros((1, spec.height, spec.width, spec.channels), np.uint8))
+        self.is_working = True

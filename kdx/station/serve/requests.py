@@ -1,0 +1,140 @@
+"""Reading a request: what it asks for, and its body, of which no more is kept than may be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from kdx.decision.map_files import map_format
+from kdx.decision.regions import regions_of
+from kdx.errors import InputError, KdxError, OptionError
+from kdx.station.serve.answers import Asked
+from kdx.station.serve.problems import RefusedError, refused
+from kdx.station.serve.sent_image import Layout, layout_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+RAW = "application/octet-stream"
+PARAMETERS = ("map", "min_area", "pixel_size_um", "part_id", "image", "shape", "dtype")
+PART_ID, SHAPE, DTYPE = "X-Part-Id", "X-Shape", "X-Dtype"
+_LONGEST_NAME = 200
+# So many times the largest body is received, though not kept, before the connection is closed: most
+# clients read an answer only after they have sent everything.
+_READ_TO_ANSWER = 4
+
+
+class BodyError(KdxError):
+    """The body of a request is too large, or does not arrive."""
+
+
+def asked_of(request: Request) -> Asked:
+    """Return what a request asks for.
+
+    Raises:
+        RefusedError: A parameter is unknown or invalid, or the content type is not one of an image.
+    """
+    query = request.query_params
+    try:
+        unknown = [name for name in query if name not in PARAMETERS]
+        if unknown:
+            raise OptionError("unknown parameter", expected=", ".join(PARAMETERS), received=unknown[0])
+        asked = Asked(
+            layout=_layout(request),
+            part_id=_name("part_id", query.get("part_id", request.headers.get(PART_ID))),
+            image=_name("image", query.get("image")),
+            map=map_format(query["map"]) if "map" in query else None,
+            min_area=_number("min_area", query.get("min_area", "0")),
+            pixel_size_um=_number("pixel_size_um", query["pixel_size_um"]) if "pixel_size_um" in query else None,
+        )
+        regions_of((), (1, 1), (1, 1), min_area=asked.min_area, pixel_size_um=asked.pixel_size_um)  # checks both
+    except OptionError as error:
+        raise refused(error) from error
+    return asked
+
+
+def _layout(request: Request) -> Layout | None:
+    """Return the layout of a frame without a file format; None for the content of a file."""
+    kind = request.headers.get("content-type", "image/*").partition(";")[0].strip().lower()
+    if kind == RAW:
+        query, headers = request.query_params, request.headers
+        return layout_of(query.get("shape", headers.get(SHAPE)), query.get("dtype", headers.get(DTYPE)))
+    if not kind.startswith("image/"):
+        error = InputError(
+            "the body is not declared to be an image",
+            expected=f"the content type image/png, image/jpeg, image/bmp or image/tiff, or {RAW} with a shape",
+            received=kind,
+            fix="send the file itself as the body: curl --data-binary @FILE -H 'Content-Type: image/png' URL",
+        )
+        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error)
+    return None
+
+
+def _name(parameter: str, text: str | None) -> str | None:
+    if text is not None and not (0 < len(text) <= _LONGEST_NAME and text.isprintable()):
+        raise OptionError(
+            f"invalid `{parameter}`", expected=f"1 to {_LONGEST_NAME} printable characters", received=repr(text[:250])
+        )
+    return text
+
+
+def _number(parameter: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise OptionError(f"`{parameter}` is not a number", received=repr(text[:250])) from error
+
+
+async def read_body(request: Request, most: int, seconds: float) -> bytes:
+    """Return the body of a request.
+
+    Args:
+        request: The request.
+        most: The largest number of bytes; no more are kept in memory.
+        seconds: The time within which the body must arrive.
+
+    Raises:
+        RefusedError: The body is empty, too large, or does not arrive in time.
+        ClientDisconnect: The client has gone.
+    """
+    length = request.headers.get("content-length", "")
+    declared = int(length) if length.isdecimal() else 0
+    waits = request.headers.get("expect", "").lower() == "100-continue"
+    if declared > (most if waits else _READ_TO_ANSWER * most):
+        raise _too_large(most, f"{declared:,} bytes", {"Connection": "close"})
+    try:
+        body = await asyncio.wait_for(_received(request, most), seconds)
+    except asyncio.TimeoutError as error:
+        late = BodyError(f"the body did not arrive within {seconds:g} s", fix="send it again over a faster connection")
+        raise RefusedError(HTTPStatus.REQUEST_TIMEOUT, late, {"Connection": "close"}) from error
+    if not body:
+        raise refused(InputError("the body is empty", expected="an image", fix="curl --data-binary @FILE URL"))
+    return body
+
+
+async def _received(request: Request, most: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size <= most:
+            parts.append(part)
+        elif size <= _READ_TO_ANSWER * most:
+            parts.clear()
+        else:
+            raise _too_large(most, f"more than {most:,} bytes", {"Connection": "close"})
+    if size > most:
+        raise _too_large(most, f"{size:,} bytes")
+    return b"".join(parts)
+
+
+def _too_large(most: int, received: str, headers: Mapping[str, str] | None = None) -> RefusedError:
+    error = BodyError(
+        "the body is too large",
+        expected=f"at most {most:,} bytes",
+        received=received,
+        fix="send the image compressed (PNG or JPEG), or let the server take more: kdx serve BUNDLE --max-body MIB",
+    )
+    return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, headers)

@@ -1,0 +1,157 @@
+"""Starting and stopping the server: bundles loaded, the port taken, the last requests answered."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from kdx.errors import BundleError, InputError, OptionError
+from kdx.loading.load import is_run, load
+from kdx.loading.origin import Origin
+from kdx.station.record import JudgedBy
+from kdx.station.serve.app import Service
+from kdx.station.serve.figures import Figures
+from kdx.station.serve.judge import Judge
+from kdx.station.serve.options import ServeOptions, require_names
+
+# Requests that are in the queue at SIGTERM are answered within this time, or not at all.
+_SECONDS_TO_STOP = 60
+_BACKLOG = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How the bundles are loaded, see :func:`kdx.load`."""
+
+    backend: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    require_signature: Sequence[Path] = ()
+
+
+class Server(uvicorn.Server):
+    """A server that has its port and its bundles.
+
+    Attributes:
+        url: Where it is reached.
+        judges: The judges by the name of their bundle.
+    """
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, url: str, judges: Mapping[str, Judge]) -> None:
+        super().__init__(config)
+        self._listening, self.url, self.judges = listening, url, judges
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer requests until SIGTERM, Ctrl-C, or ``should_exit``.
+
+        Then the port is closed, and the requests that were accepted are answered.
+
+        Raises:
+            KeyboardInterrupt: SIGTERM or Ctrl-C came.
+        """
+        super().run(sockets or [self._listening])
+
+
+@contextmanager
+def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) -> Iterator[Server]:
+    """Load bundles and take the port; at the end, close everything.
+
+    Args:
+        bundles: The bundles' folders.
+        options: What the server listens on, and the limits of requests.
+        how: How the bundles are loaded.
+
+    Raises:
+        OptionError: The port is in use, or a certificate cannot be read.
+        BundleError: A bundle cannot be served.
+        KdxError: As for :func:`kdx.load`.
+    """
+    figures = Figures()
+    with ExitStack() as held:
+        listening = held.enter_context(_listen(options))
+        judges = {
+            name: _judge(held, name, path, options, how, figures) for name, path in require_names(bundles).items()
+        }
+        config = uvicorn.Config(
+            Service(judges, figures, options).app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            proxy_headers=False,
+            ssl_certfile=options.tls_cert,
+            ssl_keyfile=options.tls_key,
+            timeout_graceful_shutdown=_SECONDS_TO_STOP,
+        )
+        with _certificate_errors(options):
+            config.load()
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        yield Server(config, listening, f"{options.scheme}://{host}:{listening.getsockname()[1]}", judges)
+
+
+def _judge(held: ExitStack, name: str, path: Path, options: ServeOptions, how: LoadOptions, figures: Figures) -> Judge:
+    """Load a bundle, and return its judge, which ``held`` closes."""
+    if is_run(path):
+        raise BundleError(f"'{path}' is a run, not a bundle", fix="export it: kdx export RUN -o NAME.kdx")
+    keys = list(how.require_signature) or None
+    detector = load(
+        path, how.backend, how.threads, precision=how.precision, require_signature=keys, metrics=figures.registry
+    )
+    with ExitStack() as failing:
+        failing.callback(detector.close)
+        if detector.input.is_in_bands:
+            raise InputError(
+                f"'{path}' reads frames in bands of rows from files, which no request can hold",
+                fix="judge the files: kdx predict BUNDLE FILES --json --regions",
+            )
+        assert isinstance(detector.origin, Origin)
+        by = JudgedBy.of(detector, detector.origin.reopen())
+        judge = Judge(name, detector, by, figures.of(by.bundle), options.places)
+        failing.pop_all()
+    held.callback(judge.close)
+    return judge
+
+
+@contextmanager
+def _listen(options: ServeOptions) -> Iterator[socket.socket]:
+    """Take the port, before bundles are loaded.
+
+    Raises:
+        OptionError: It is in use, may not be used, or the host is not of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        fix = {
+            errno.EADDRINUSE: "end the program that uses it, or choose another `port`; `port=0` takes a free one",
+            errno.EACCES: "choose a `port` from 1024",
+        }.get(error.errno or 0, "choose an address of this machine: `host=127.0.0.1`")
+        raise OptionError(
+            f"port {options.port} of '{options.host}' cannot be used: {error.strerror or error}", fix=fix
+        ) from error
+    with listening:
+        yield listening
+
+
+@contextmanager
+def _certificate_errors(options: ServeOptions) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        raise OptionError(
+            f"'{options.tls_cert}' and '{options.tls_key}' are not used: {reason}",
+            expected="a certificate and its private key without a password, in PEM",
+            fix="openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=localhost -keyout key.pem -out cert.pem",
+        ) from error

@@ -1,0 +1,299 @@
+"""Verdicts over HTTP are the detector's own, and nothing that goes wrong is ever a verdict."""
+
+from __future__ import annotations
+
+import base64
+import io
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kdx
+from kdx.errors import BackendError
+from tests.serving import PNG, Client, Held, figure, served, wait_until
+
+pytest.importorskip("starlette", reason="the extra serve is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+RAW = {"Content-Type": "application/octet-stream"}
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def images(dataset: Path) -> list[Path]:
+    return sorted(dataset.glob("test/*/*.png"))
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_bundle: Path, images: list[Path]) -> Iterator[kdx.Detector]:
+    """The detector that is served, with thresholds that its scores of the images lie between."""
+    with kdx.load(tiny_bundle, "onnxruntime-cpu", 1) as loaded:
+        scores = sorted(loaded(kdx.read_image(file, loaded.input)).score for file in images)
+        loaded.review_threshold, loaded.threshold = scores[2], scores[5]
+        loaded.pixel_threshold = scores[0] / 2
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def server(tiny_bundle: Path, detector: kdx.Detector) -> Iterator[Any]:
+    with served(tiny_bundle, max_body=MIB) as running:
+        running.judges["tiny"].detector.rule = detector.rule
+        yield running
+
+
+@pytest.fixture
+def client(server: Any) -> Client:
+    return Client(server.url)
+
+
+def expected(detector: kdx.Detector, file: Path) -> dict[str, Any]:
+    """Return what an answer must hold of the detector's own verdict."""
+    verdict = detector(kdx.read_image(file, detector.input))
+    return {
+        "verdict": verdict.decision.value,
+        "score": verdict.score,
+        "threshold": verdict.threshold,
+        "margin": verdict.margin,
+        "p_value": verdict.p_value,
+        "regions": [asdict(region) for region in detector.regions(verdict)],
+    }
+
+
+def test_500_requests_with_bad_ones_among_them_get_the_detectors_own_answers(server, detector, images):
+    own = {file: expected(detector, file) for file in images}
+    assert {answer["verdict"] for answer in own.values()} == {"good", "review", "defective"}
+    assert any(answer["regions"] for answer in own.values())
+    large = io.BytesIO()
+    Image.new("L", (100, 90)).save(large, "PNG")
+    bad = {
+        b"": (422, "InputError"),
+        b"nothing that is an image": (422, "ImageError"),
+        images[0].read_bytes()[:700]: (422, "ImageError"),
+        large.getvalue(): (422, "ImageError"),
+        bytes(MIB + 1): (413, "BodyError"),
+    }
+    wrong = list(bad.items())
+    before = {name: figure(server, name) for name in ("kdx_serve_refused_total", "kdx_serve_places")}
+
+    def ask(number: int) -> tuple[int, int]:
+        client, right, refused = Client(server.url), 0, 0
+        for turn in range(100):
+            if turn % 5 == number:
+                body, (status, error) = wrong[turn // 5 % len(wrong)]
+                answer = client.post("/v1/verdicts", body)
+                assert (answer.status, answer.json["error"]) == (status, error)
+                assert "verdict" not in answer.json
+                refused += status == 422 and body != b""
+            else:
+                file = images[(turn + number) % len(images)]
+                answer = client.post(f"/v1/bundles/tiny/verdicts?part_id={number}-{turn}", file.read_bytes())
+                assert answer.status == 200
+                assert answer.json["part_id"] == f"{number}-{turn}"
+                assert {name: answer.json[name] for name in own[file]} == own[file]
+                right += 1
+        return right, refused
+
+    with ThreadPoolExecutor(5) as clients:
+        done = list(clients.map(ask, range(5)))
+    assert sum(right for right, _ in done) == 400
+    refused = sum(number for _, number in done)
+    assert refused == figure(server, "kdx_serve_refused_total") - before["kdx_serve_refused_total"] == 60
+    assert figure(server, "kdx_serve_places") == before["kdx_serve_places"] == 0
+
+
+def test_a_record_says_by_what_an_image_was_judged(client, tiny_bundle, images):
+    bundle = kdx.open_bundle(tiny_bundle)
+    one, two = (client.post("/v1/verdicts?image=a.png", images[0].read_bytes()).json for _ in range(2))
+    assert one["verdict_id"] != two["verdict_id"]
+    assert one["image"] == "a.png"
+    assert one["part_id"] is None
+    assert one["bundle_sha256"] == bundle.index_sha256
+    assert one["graph_sha256"] == bundle.manifest.files["model.onnx"]
+    assert (one["backend"], one["precision"]) == ("onnxruntime-cpu", "fp32")
+
+
+@pytest.mark.parametrize("kind", ["BMP", "JPEG", "TIFF"])
+def test_files_are_read_as_predict_reads_them(client, detector, images, tmp_path, kind):
+    file = tmp_path / "image"
+    Image.open(images[-1]).save(file, kind)
+    answer = client.post("/v1/verdicts", file.read_bytes(), {"Content-Type": f"image/{kind.lower()}"})
+    assert answer.json["score"] == detector(kdx.read_image(file, detector.input)).score
+
+
+def test_frames_without_a_file_format(client, detector, images):
+    frame = kdx.read_image(images[-1], detector.input)
+    own = detector(frame).score
+    shape = {"X-Shape": ",".join(map(str, frame.shape[:2]))}
+    assert client.post("/v1/verdicts", frame.tobytes(), RAW | shape).json["score"] == own
+    deep = frame.astype("<u2") * 257
+    answer = client.post("/v1/verdicts?shape=64,64,1&dtype=uint16", deep.tobytes(), RAW).json
+    assert (answer["score"], answer.get("warnings")) == (own, None)
+    dark = client.post("/v1/verdicts?shape=64,64&dtype=uint16", (deep // 100).tobytes(), RAW).json
+    assert "less than a tenth of the declared range" in dark["warnings"][0]
+
+
+@pytest.mark.parametrize("form", ["npy", "tiff", "png"])
+def test_a_map_comes_with_the_answer_where_it_was_asked_for(client, detector, images, form):
+    own = detector(kdx.read_image(images[-1], detector.input)).anomaly_map
+    sent = client.post(f"/v1/verdicts?map={form}", images[-1].read_bytes()).json["map"]
+    file = io.BytesIO(base64.b64decode(sent["data"]))
+    stored = np.load(file) if form == "npy" else np.asarray(Image.open(file))
+    np.testing.assert_allclose(stored * sent["scale"], own, atol=0 if form != "png" else sent["scale"])
+    assert sent["covers"] == {"left": 0, "top": 0, "right": 64, "bottom": 64}
+
+
+def test_regions_take_the_options_of_predict(client, detector, images):
+    verdict = detector(kdx.read_image(images[-1], detector.input))
+    whole = detector.regions(verdict, pixel_size_um=20)
+    least = whole[0].area
+    answer = client.post(f"/v1/verdicts?min_area={least}&pixel_size_um=20", images[-1].read_bytes()).json
+    assert answer["regions"] == [asdict(region) for region in whole if region.area >= least]
+    assert answer["regions"][0]["area_mm2"] == least * 0.02**2
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "said"),
+    [
+        ("/v1/verdicts?map=jpeg", PNG, 400, "npy or tiff or png"),
+        ("/v1/verdicts?maps=npy", PNG, 400, "unknown parameter"),
+        ("/v1/verdicts?min_area=x", PNG, 400, "not a number"),
+        ("/v1/verdicts?min_area=-1", PNG, 400, "0 or above"),
+        ("/v1/verdicts?pixel_size_um=nan", PNG, 400, "above 0"),
+        ("/v1/verdicts?part_id=", PNG, 400, "printable"),
+        ("/v1/verdicts?part_id=a%0Ab", PNG, 400, "printable"),
+        ("/v1/verdicts", RAW, 400, "needs its shape"),
+        ("/v1/verdicts?shape=64", RAW, 400, "HEIGHT,WIDTH"),
+        ("/v1/verdicts?shape=0,64", RAW, 400, "pixels"),
+        ("/v1/verdicts?shape=99999,99999", RAW, 400, "160,000,000"),
+        ("/v1/verdicts?shape=2,2&dtype=float32", RAW, 400, "uint8 or uint16"),
+        ("/v1/verdicts?shape=2,2", RAW, 422, "4 bytes"),
+        ("/v1/verdicts?shape=1,3", RAW, 422, "wrong size"),
+        ("/v1/verdicts", {"Content-Type": "application/json"}, 415, "--data-binary"),
+        ("/v1/bundles/other/verdicts", PNG, 404, "tiny"),
+        ("/v2", PNG, 404, "/openapi.json"),
+        ("/health", PNG, 405, "/openapi.json"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_problem_document(client, path, headers, status, said):
+    answer = client.post(path, b"abc", headers)
+    assert answer.status == answer.json["status"] == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert said in answer.body.decode()
+    assert {"title", "detail", "error"} <= answer.json.keys()
+
+
+@pytest.mark.parametrize(("parts", "received"), [(3, "1,572,864 bytes"), (9, "more than 1,048,576 bytes")])
+def test_a_body_that_is_too_large_is_received_to_a_limit(client, parts, received):
+    client.connection.putrequest("POST", "/v1/verdicts")
+    client.connection.putheader("Transfer-Encoding", "chunked")
+    client.connection.endheaders()
+    part = bytes(MIB // 2)
+    for _ in range(parts):
+        client.connection.send(b"%x\r\n%b\r\n" % (len(part), part))
+    if parts < 8:
+        client.connection.send(b"0\r\n\r\n")
+    answer = client.answer()
+    assert (answer.status, answer.json["received"]) == (413, received)
+
+
+@pytest.mark.parametrize("headers", [{"Expect": "100-continue"}, {"Content-Length": str(100 * MIB)}])
+def test_a_body_that_is_too_large_by_its_headers_is_not_received(client, headers):
+    client.send("POST", "/v1/verdicts", headers={"Content-Length": str(2 * MIB), **headers})
+    answer = client.answer()
+    assert (answer.status, answer.headers["connection"]) == (413, "close")
+
+
+def test_a_body_that_does_not_arrive_frees_its_place(tiny_bundle):
+    with served(tiny_bundle, body_seconds=0.05) as server:
+        client = Client(server.url)
+        client.connection.putrequest("POST", "/v1/verdicts")
+        client.connection.putheader("Content-Length", "10")
+        client.connection.endheaders()
+        assert client.answer().status == 408
+        assert figure(server, "kdx_serve_places") == 0
+
+
+@pytest.fixture
+def held(tiny_bundle: Path) -> Iterator[tuple[Any, Held]]:
+    """A server with two places whose detector waits."""
+    with served(tiny_bundle, places=2) as server:
+        judge = server.judges["tiny"]
+        judge.detector = Held(judge.detector)
+        yield server, judge.detector
+        judge.detector.may.release(10)
+
+
+def test_a_full_queue_says_when_to_come_again(held, images):
+    server, waiting = held
+    clients = [Client(server.url) for _ in range(3)]
+    for number, client in enumerate(clients[:2]):
+        client.send("POST", "/v1/verdicts", images[number].read_bytes(), PNG)
+    wait_until(lambda: figure(server, "kdx_serve_places") == 2)
+    answer = clients[2].post("/v1/verdicts", images[2].read_bytes())
+    assert answer.status == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    waiting.may.release(3)
+    assert [client.answer().status for client in clients[:2]] == [200, 200]
+    assert clients[2].post("/v1/verdicts", images[2].read_bytes()).status == 200
+    assert figure(server, "kdx_serve_full_total") == 1
+
+
+def test_an_image_whose_client_has_gone_is_not_judged(held, images):
+    server, waiting = held
+    stays, leaves = Client(server.url), Client(server.url)
+    stays.send("POST", "/v1/verdicts", images[0].read_bytes(), PNG)
+    wait_until(lambda: waiting.calls == 1)
+    leaves.send("POST", "/v1/verdicts", images[1].read_bytes(), PNG)
+    wait_until(lambda: figure(server, "kdx_serve_places") == 2)
+    assert isinstance(leaves.connection.sock, socket.socket)
+    leaves.connection.sock.shutdown(socket.SHUT_RDWR)
+    wait_until(lambda: figure(server, "kdx_serve_left_total") == 1)
+    waiting.may.release(2)
+    assert stays.answer().status == 200
+    assert stays.post("/v1/verdicts", images[2].read_bytes()).status == 200
+    assert waiting.calls == 2
+
+
+@pytest.mark.parametrize("error", [BackendError("the device is lost"), RuntimeError("out of luck")])
+def test_a_backend_that_fails_leaves_the_part_undecided(tiny_bundle, images, monkeypatch, error):
+    with served(tiny_bundle) as server:
+        client, backend = Client(server.url), server.judges["tiny"].detector.backend
+        assert client.get("/ready").status == 200
+        with monkeypatch.context() as patch:
+
+            def fail(batch: object) -> None:
+                raise error
+
+            patch.setattr(backend, "run", fail)
+            answer = client.post("/v1/verdicts?part_id=7", images[0].read_bytes())
+            assert answer.status == 500
+            record = answer.json["record"]
+            assert (record["verdict"], record["reason"], record["part_id"]) == ("undecided", "backend_failed", "7")
+            assert str(error) in record["error"]["message"]
+            assert client.get("/ready").status == 503
+        wait_until(lambda: client.get("/ready").status == 200)  # it was tried again
+        assert client.post("/v1/verdicts", images[0].read_bytes()).status == 200
+        assert figure(server, "kdx_serve_failed_total") == 1
+
+
+def test_several_bundles_are_named(tiny_bundle, tmp_path, images, raw_bundle):
+    other = tmp_path / "raw.kdx"
+    other.symlink_to(raw_bundle)
+    with served(tiny_bundle, other) as server:
+        client = Client(server.url)
+        data = images[0].read_bytes()
+        assert client.post("/v1/bundles/tiny/verdicts", data).json["verdict"] == "good"
+        unsure = client.post("/v1/bundles/raw/verdicts", data).json
+        assert (unsure["verdict"], unsure["reason"], unsure["regions"]) == ("undecided", "no_threshold", None)
+        answer = client.post("/v1/verdicts", data)
+        assert (answer.status, answer.json["expected"]) == (
+            400,
+            "/v1/bundles/tiny/verdicts or /v1/bundles/raw/verdicts",
+        )
+        assert [each["name"] for each in client.get("/v1/bundles").json] == ["tiny", "raw"]
