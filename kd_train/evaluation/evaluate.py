@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kdx.imaging.frame_faults import faults_of
 from kdx.imaging.images import read_image
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
+from kdx.runtime.banded import judge_path
 from kdx.runtime.detector import Detector
 
 _BATCH = 8  # images in a call of the detector
@@ -176,7 +178,7 @@ def score_images(
     """
     require_size([image.path for image in test], detector.input, max_bad_images)
     read_in = None
-    if any(image.mask for image in test) or unused_masks:
+    if not detector.input.is_in_bands and (any(image.mask for image in test) or unused_masks):
         size = _map_size(detector)
         read_in = read_masks(test, size, detector.view, keeps_map=keeps_map, unused=unused_masks, progress=progress)
     used: list[TestImage] = []
@@ -185,15 +187,13 @@ def score_images(
     maps: dict[int, NDArray[np.float32]] = {}
     bad: dict[str, str] = {}
     with progress.task("evaluating", len(test)) as task:
-        for images, pixels in _read_batches(detector, test, bad, max_bad_images):
-            outputs = detector.outputs(pixels)
-            for image, map_ in zip(images, outputs.maps, strict=True):
-                if keeps_map(image):
-                    maps[len(used)] = map_.copy()
-                used.append(image)
-            scores += [float(score) for score in outputs.scores[:, 0]]
-            faults += [bool(faults_of(frame, detector.frame_limits)) for frame in pixels]
-            task.advance(len(images))
+        for image, frame, score, map_ in _answers(detector, test, bad, max_bad_images):
+            if map_ is not None and keeps_map(image):
+                maps[len(used)] = map_.copy()
+            used.append(image)
+            scores.append(score)
+            faults.append(bool(faults_of(frame, detector.frame_limits)))
+            task.advance()
     _require_finite(used, scores)
     masks = None
     if read_in is not None and any(image.mask for image in used):
@@ -203,22 +203,37 @@ def score_images(
     return Scored(used, np.array(scores), np.array(faults, dtype=bool), maps, masks, bad, annotations)
 
 
-def _read_batches(
+def _answers(
     detector: Detector, test: Sequence[TestImage], bad: dict[str, str], max_bad_images: int
-) -> Iterator[tuple[list[TestImage], list[NDArray[np.uint8]]]]:
+) -> Iterator[tuple[TestImage, NDArray[np.uint8], float, NDArray[np.float32] | None]]:
+    """Yield each image with its frame, score and map; None for maps of frames read in bands."""
+    if detector.input.is_in_bands:
+        for image in test:
+            with _skipping(image, bad, max_bad_images):
+                verdict, samples = judge_path(detector, image.path)
+                yield image, samples, verdict.score, None
+        return
     for start in range(0, len(test), _BATCH):
         images: list[TestImage] = []
         pixels: list[NDArray[np.uint8]] = []
         for image in test[start : start + _BATCH]:
-            try:
+            with _skipping(image, bad, max_bad_images):
                 pixels.append(read_image(image.path, detector.input))
                 images.append(image)
-            except ImageError as error:
-                bad[str(image.path)] = error.message
-                if len(bad) > max_bad_images:
-                    raise
         if images:
-            yield images, pixels
+            outputs = detector.outputs(pixels)
+            yield from zip(images, pixels, outputs.scores[:, 0].tolist(), outputs.maps, strict=True)
+
+
+@contextmanager
+def _skipping(image: TestImage, bad: dict[str, str], most: int) -> Iterator[None]:
+    """Skip an image that cannot be read; add the reason to ``bad``, which has ``most`` at most."""
+    try:
+        yield
+    except ImageError as error:
+        bad[str(image.path)] = error.message
+        if len(bad) > most:
+            raise
 
 
 def _map_size(detector: Detector) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from kdx.decision.map_files import MapFiles, MapFormat
 from kdx.decision.regions import require_area
 from kdx.errors import DataError, GateError, InputError, OptionError
 from kdx.folders.image_search import LeftOut
-from kdx.imaging.bands import require_whole_frames
+from kdx.imaging.bands import require_whole_maps
 from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
 from kdx.imaging.value_range import union
 from kdx.progress import Progress
@@ -107,11 +107,15 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
         OutputError: The output folder holds something else, or scores of something else; or cannot
             be written.
         GateError: More images than allowed could not be used. Finished shards are kept.
+        ImportError: The bundle reads frames in bands, and ``tifffile`` is not installed.
     """
     _check(request)
     opened = read_index(request.bundle)
     bundle = bundle_of(request.bundle, opened)
-    require_whole_frames(bundle.manifest.camera, "kdx score")
+    asked = {"maps": request.maps is not None, "masks": request.masks, "coco": request.coco}
+    require_whole_maps(bundle.manifest.camera, asked)
+    if bundle.manifest.camera.is_in_bands:
+        import tifffile  # noqa: F401  # missed now, and not in every process
     folder = ScoreFolder(request.out)
     with folder.held(force=request.force):
         index = _begin(folder, request, bundle, sha256_bytes(opened), say)

@@ -25,6 +25,7 @@ from kdx.imaging.images import read_header, read_with_range
 from kdx.imaging.value_range import ValueRange
 from kdx.loading.bundle_detector import detector_of
 from kdx.runtime.backend import ClosesOnExit
+from kdx.runtime.banded import is_read_in_bands
 from kdx.storage.files import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class _Read:
     levels: ValueRange | None
     loses_colour: bool
     size: tuple[int, int]  # the picture's width and height
+    in_bands: bool
 
 
 class ShardScorer(ClosesOnExit):
@@ -117,27 +119,40 @@ class ShardScorer(ClosesOnExit):
         file = self._root / path
         spec = self._detector.input
         pixels, levels, error, in_grey, size = None, None, "", False, (spec.width, spec.height)
+        in_bands = is_read_in_bands(self._detector, file)
         try:
-            pixels, levels = read_with_range(file, spec)
+            if not in_bands:
+                pixels, levels = read_with_range(file, spec)
             if self._needs_size and not spec.fixed_size:
                 size = read_header(file)[:2]
             in_grey = is_converted_to_grey(file, spec)
         except ImageError as found:
-            error = _reason(found, file, path)
-            if not self._root.is_dir():
-                raise DataError(
-                    f"the archive '{self._root}' is gone",
-                    fix="mount it, and run the same command again to continue",
-                ) from found
+            error = self._reason(found, path)
         # Any other error of a decoder or a file system concerns this image alone.
         except Exception as found:
             error = f"{type(found).__name__}: {found}"
         sha256 = None
         with contextlib.suppress(OSError):
             sha256 = sha256_file(file) if file.is_file() else None
-        return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels, in_grey, size)
+        return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels, in_grey, size, in_bands)
+
+    def _reason(self, error: ImageError, path: str) -> str:
+        """Return why an image cannot be used.
+
+        Raises:
+            DataError: The archive is gone.
+        """
+        if self._root.is_dir():
+            return _reason(error, self._root / path, path)
+        raise DataError(
+            f"the archive '{self._root}' is gone", fix="mount it, and run the same command again to continue"
+        ) from error
 
     def _judged(self, read: Sequence[_Read]) -> Iterator[ScoreRow]:
+        if any(one.in_bands for one in read):
+            for one in read:
+                yield from [self._judged_in_bands(one)] if one.in_bands else self._judged([one])
+            return
         started = time.perf_counter()
         pixels = [one.pixels for one in read if one.pixels is not None]
         try:
@@ -153,6 +168,16 @@ class ShardScorer(ClosesOnExit):
         for one in read:
             verdict = None if one.pixels is None else next(verdicts)
             yield _row(one, verdict, share, one.error, self._write(one, verdict))
+
+    def _judged_in_bands(self, read: _Read) -> ScoreRow:
+        started = time.perf_counter()
+        try:
+            verdict = self._detector.judge_file(self._root / read.path).verdict
+        except ImageError as error:
+            return _row(read, None, 0.0, self._reason(error, read.path))
+        except BackendError as error:
+            return _row(read, None, 0.0, f"the backend failed: {error.message}")
+        return _row(read, verdict, time.perf_counter() - started, "")
 
     def _write(self, read: _Read, verdict: Verdict | None) -> LabelledImage | None:
         """Write map and mask of an image; return its regions where they are asked for."""

@@ -12,11 +12,9 @@ import numpy as np
 from kdx.errors import DataError, ImageError
 from kdx.imaging.frame_faults import ChannelValues, faults_of, values_of
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
-from kdx.imaging.images import read_image
 from kdx.progress import SILENT, Progress
-from kdx.runtime.banded import is_read_in_bands
+from kdx.runtime.banded import judge_path
 from kdx.runtime.detector import Detector
-from kdx.storage.files import sha256_file
 
 
 @dataclass
@@ -84,8 +82,7 @@ class ImageScorer:
             for path in paths:
                 task.advance()
                 try:
-                    in_bands = is_read_in_bands(self.detector, path)
-                    identity = Identity(file=sha256_file(path)) if in_bands else identify(path)
+                    identity = identify(path)
                     likeness = self.trained.likeness(identity)
                     if self._is_new(path, identity, likeness, found, seen) and identity.file not in skipped:
                         self._add(path, identity, likeness, found)
@@ -115,12 +112,7 @@ class ImageScorer:
         """Score an image."""
         if likeness is Likeness.NEAR:
             found.near.append(path)
-        if is_read_in_bands(self.detector, path):
-            judged = self.detector.judge_file(path)
-            verdict, image = judged.verdict, judged.samples
-        else:
-            image = read_image(path, self.detector.input)
-            verdict = self.detector(image)
+        verdict, image = judge_path(self.detector, path)
         found.identified.append((path, identity))
         found.scores.append(verdict.score)
         found.hottest.append(float(verdict.anomaly_map.max()))

@@ -89,7 +89,9 @@ def _show(title: str, result: Evaluation) -> None:
     row = (percent(v) for v in (result.image_auroc, result.pixel_auroc, result.pro, result.detection_rate))
     table.add_row("all", str(result.good + result.defective), *row, style="bold")
     out.print(table)
-    if result.masks is None:
+    if not result.defective:
+        out.print("good images alone: AUROC, PRO and the detection rate need defective ones (test/DEFECT_TYPE)")
+    elif result.masks is None and "no_pixel_figures" not in {each.kind for each in result.remarks}:
         out.print("no masks were found, so there are no pixel figures (ground_truth/DEFECT_TYPE/NAME_mask.png)")
     if result.false_reject_rate is not None and result.false_reject_interval is not None:
         low, high = map(percent, result.false_reject_interval)

@@ -109,7 +109,8 @@ def score(
         min_area=min_area,
     )
     try:
-        summary = score_archive(request, progress_for(json), say_nothing if json else say)
+        with needs("bands", "reading frames in bands"):
+            summary = score_archive(request, progress_for(json), say_nothing if json else say)
     except KeyboardInterrupt:
         raise Interrupted(f"what is finished is in '{folder}': run the same command again to continue") from None
     if json:

@@ -28,7 +28,8 @@ class LabelledImage:
         width: The number of columns of the upright image.
         height: The number of rows of the upright image.
         regions: Its regions, in pixels of the image; none for an image without defects.
-        outlines: The polygons of each region, see :func:`kdx.decision.outlines.outlines_of`.
+        outlines: The polygons of each region, see :func:`kdx.decision.outlines.outlines_of`; none
+            for regions whose map was never whole.
     """
 
     name: str

@@ -5,6 +5,7 @@ Other formats are decoded whole; see :mod:`kdx.imaging.images`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -159,7 +160,23 @@ def require_whole_frames(spec: InputSpec, command: str) -> None:
             f"{command} reads whole frames, and the frames of this bundle are too large for that",
             expected="a bundle whose frames are read whole",
             received=f"frames of {spec.width} × {spec.height} pixels, read in bands of rows",
-            fix="use kdx predict and kdx calibrate, or detector.judge_file(FILE) in Python",
+            fix="use kdx predict, score, calibrate, evaluate or repeat, or detector.judge_file(FILE) in Python",
+        )
+
+
+def require_whole_maps(spec: InputSpec, asked: Mapping[str, bool]) -> None:
+    """Raise ``OptionError`` for files that are made of a whole map, where frames are read in bands.
+
+    Args:
+        spec: The frames that the detector accepts.
+        asked: Whether each of these files is asked for, by the parameter's name.
+    """
+    names = [name for name, is_asked in asked.items() if is_asked]
+    if names and spec.is_in_bands:
+        raise OptionError(
+            "frames that are read in bands are never whole in the memory, and neither are their maps",
+            received=" and ".join(f"`{name}`" for name in names),
+            fix="leave out what is made of a whole map; regions say where defects are",
         )
 
 

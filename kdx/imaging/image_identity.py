@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdx.errors import ImageError
-from kdx.imaging.image_files import DEEP_GREY, EIGHT_BIT_GREY, decoding, open_picture
-from kdx.storage.files import sha256_bytes
+from kdx.imaging.image_files import DEEP_GREY, EIGHT_BIT_GREY, MAX_PIXELS, decoding, open_image, open_picture
+from kdx.storage.files import sha256_bytes, sha256_file
 
 # The most bits of 256 in which near copies differ. Measured on the good images of Magnetic Tile
 # Defects and of DeepPCB: this includes all copies as JPEG of quality 75 or brighter by 5 grey
@@ -103,6 +103,8 @@ def content_of(path: Path) -> ImageContent | Identity:
 
 @functools.lru_cache(maxsize=_KEPT)  # calibration and evaluation ask for the same files several times
 def _content(path: Path, modified: int, size: int) -> ImageContent | Identity:
+    if size > MAX_PIXELS and _is_too_large(path):  # it may be larger than the memory, too
+        return Identity(file=sha256_file(path))
     data = path.read_bytes()
     file = sha256_bytes(data)
     try:
@@ -115,6 +117,15 @@ def _content(path: Path, modified: int, size: int) -> ImageContent | Identity:
         is_grey,
         is_deep,
     )
+
+
+def _is_too_large(path: Path) -> bool:
+    """Whether a file cannot be decoded, by its header alone."""
+    try:
+        with open_image(path):
+            return False
+    except ImageError:
+        return True
 
 
 def _shown(path: Path, data: bytes) -> tuple[NDArray[Any], bool, bool]:

@@ -14,6 +14,7 @@ from kdx.decision.regions import Region, regions_of
 from kdx.decision.verdict import Verdict
 from kdx.errors import InputError
 from kdx.imaging.bands import SUFFIXES, BandedFrame
+from kdx.imaging.images import read_image
 from kdx.runtime.tiled import Tiled
 
 if TYPE_CHECKING:
@@ -39,6 +40,22 @@ class BandedVerdict:
 def is_read_in_bands(detector: Detector, path: Path) -> bool:
     """Whether a detector reads a file in bands: its frames may be too large for the memory."""
     return detector.input.is_in_bands and path.suffix.lower() in SUFFIXES
+
+
+def judge_path(detector: Detector, path: Path) -> tuple[Verdict, NDArray[np.uint8]]:
+    """Return the verdict on a file, which is read whole or in bands.
+
+    Returns:
+        The verdict, and the frame, or the pixels by which it was checked, uint8 ``(h, w, C)``.
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    if is_read_in_bands(detector, path):
+        judged = detector.judge_file(path)
+        return judged.verdict, judged.samples
+    image = read_image(path, detector.input)
+    return detector(image), image
 
 
 def judge_in_bands(

@@ -34,6 +34,7 @@ from kdx.storage.files import require_writable
 from kdx.verification.comparison import compare_batch, describe_difference
 from kdx.verification.judge import Decided, Evidence, judge
 from kdx.verification.tolerances import LIMITS, tolerances_of
+from kdx.workflows.packages import require_reader
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
@@ -137,6 +138,7 @@ def calibrate_folder(
 
     bundle = open_bundle(path)
     require_writable(path)
+    require_reader(bundle.manifest.camera)
     folder = open_data(data, category, options, progress=progress)
     images = require_good(folder)
     defective = open_defective(with_defects, category, options, progress=progress) if with_defects else ()

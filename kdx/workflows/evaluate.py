@@ -13,15 +13,21 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import DataError
 from kdx.folders.copies import in_test
 from kdx.folders.data_folder import FolderOptions, images_to_evaluate
-from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.loading.load import is_run, load
 from kdx.progress import SILENT, Progress
+from kdx.remarks import remark
 from kdx.verification.backend_choice import other_precisions
 from kdx.workflows.export import training_remarks
+from kdx.workflows.packages import require_reader
 
 if TYPE_CHECKING:
     from kdx.imaging.image_identity import KnownImages
+
+
+_NO_PIXEL_FIGURES = (
+    "[image has|images have] no pixel AUROC and no PRO: the bundle reads frames in bands, and maps are never whole"
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def evaluate_folder(
     """Evaluate on the test images of a folder; add remarks on what makes the figures doubtful.
 
     Good images alone, in a plain folder or in ``test/good``, give the false rejects at the
-    threshold.
+    threshold. Frames that are read in bands give no pixel figures: their maps are never whole.
 
     Args:
         detector: The run folder or the bundle.
@@ -57,11 +63,10 @@ def evaluate_folder(
     Raises:
         DataError: There are no good images; or no defective ones, and the detector has no
             threshold.
-        OptionError: The bundle's frames are read in bands.
         KdxError: The detector, or an option, is not usable.
     """
     with load(detector, request.backend, request.threads, request.checkpoint, request.precision) as loaded:
-        require_whole_frames(loaded.input, "kdx evaluate")
+        require_reader(loaded.input)
         folder = open_data(data, request.category, request.folder_options, progress=progress)
         images = images_to_evaluate(folder)
         if loaded.threshold is None and not any(image.is_defective for image in images):
@@ -85,6 +90,8 @@ def evaluate_folder(
         bundle = open_bundle(detector)
         remarks += [*golden_remarks(bundle, images), *bundle.manifest.provenance.remarks()]
         remarks += other_precisions(bundle, request.precision)
+    if loaded.input.is_in_bands:
+        remarks += remark("no_pixel_figures", _NO_PIXEL_FIGURES, [image.path for image in images])
     remarks += grey_conversion_remarks([image.path for image in images], loaded.input)
     return replace(result, remarks=tuple(remarks)), folder.category
 

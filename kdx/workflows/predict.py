@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from kdx.decision.verdict import verdict_fields
 from kdx.errors import DataError, ImageError, OptionError, OutputError
 from kdx.folders.folder_layout import masks_folder
 from kdx.folders.image_search import LeftOut, listing, walk
+from kdx.imaging.bands import require_whole_maps
 from kdx.imaging.grey_conversion import is_converted_to_grey
 from kdx.imaging.images import InputSpec, read_image
 from kdx.loading.group import DetectorGroup, load_many
@@ -22,7 +23,7 @@ from kdx.loading.load import load
 from kdx.progress import SILENT, Progress, track
 from kdx.runtime.banded import is_read_in_bands
 from kdx.storage.files import refuse_existing, write_atomic
-from kdx.workflows.packages import needs
+from kdx.workflows.packages import require_reader
 from kdx.workflows.result_files import ResultFiles, ResultOptions, require_thresholds
 
 if TYPE_CHECKING:
@@ -83,14 +84,19 @@ def judge_files(
                 on_uncalibrated(path)
         targets = _overlay_targets(overlay, paths, list(bundles))
         _prepare(targets, force=force)
-        _require_whole(group, {"overlay": overlay is not None, "results": results is not None})
+        whole = {"overlay": overlay is not None, "maps": results and results.maps, "masks": results and results.masks}
+        for name in group:
+            require_whole_maps(group[name].input, {option: bool(asked) for option, asked in whole.items()})
+            require_reader(group[name].input)
         files = None
         if results is not None:
             require_thresholds(results, group)
             files = held.enter_context(ResultFiles(results, paths, list(bundles), records, bad, force=force))
+        area = (results.min_area if results else 0.0) if regions is None else regions.min_area
+        size = None if regions is None else regions.pixel_size_um
         for path in track(progress, paths, "judging", len(paths)):
             try:
-                judged = list(_verdicts(group, path, regions))
+                judged = list(_verdicts(group, path, area, size))
             except ImageError as error:
                 bad[str(path)] = error.message
                 if len(bad) > max_bad_images:
@@ -115,7 +121,7 @@ def judge_files(
                     record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
                     _write_overlay(target, image, verdict, path.name, group[name])
                 if files is not None:
-                    record |= files.add(path, name, verdict, group[name])
+                    record |= files.add(path, name, verdict, group[name], found)
                 records.append(record)
                 if each is not None:
                     each(record)
@@ -165,7 +171,7 @@ def _load(
 
 
 def _verdicts(
-    group: DetectorGroup, path: Path, regions: RegionOptions | None
+    group: DetectorGroup, path: Path, min_area: float, pixel_size_um: float | None
 ) -> Iterator[tuple[str, NDArray[np.uint8] | None, Verdict, list[Region] | None]]:
     """Yield name, image and verdict of each detector; a file is read once for each input.
 
@@ -179,23 +185,10 @@ def _verdicts(
     verdicts = {name: verdict for spec in images for name, verdict in group(images[spec], inputs[spec]).items()}
     for name in group:
         if name in in_bands:
-            area, size = (0.0, None) if regions is None else (regions.min_area, regions.pixel_size_um)
-            with needs("bands", "reading frames in bands"):
-                judged = group[name].judge_file(path, min_area=area, pixel_size_um=size)
+            judged = group[name].judge_file(path, min_area=min_area, pixel_size_um=pixel_size_um)
             yield name, None, judged.verdict, judged.regions
         else:
             yield name, images[group[name].input], verdicts[name], None
-
-
-def _require_whole(group: DetectorGroup, asked: Mapping[str, bool]) -> None:
-    """Refuse what is made of a whole frame or its map, where frames are read in bands."""
-    options = [name for name, is_asked in asked.items() if is_asked]
-    if options and any(group[name].input.is_in_bands for name in group):
-        raise OptionError(
-            "frames that are read in bands are never whole in the memory, and neither are their maps",
-            received=" and ".join(f"`{name}`" for name in options),
-            fix="leave out what is written of whole frames; `regions` says where defects are",
-        )
 
 
 def require_apart(output: Path | None, images: list[Path], *, option: str = "overlay") -> None:

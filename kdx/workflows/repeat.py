@@ -13,13 +13,13 @@ from kdx.calibration.repeatability import CAPABLE, USUAL_IMAGES, Repeatability, 
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import BackendError, DataError, ImageError
 from kdx.folders.image_search import folders, holds_images, image_files, listing
-from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.image_identity import Identity, distinct, identify
-from kdx.imaging.images import read_image
 from kdx.loading.load import load
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark
+from kdx.runtime.banded import judge_path
 from kdx.text import number, number_of
+from kdx.workflows.packages import require_reader
 
 
 class Repetition(msgspec.Struct, frozen=True):
@@ -97,14 +97,14 @@ def repeat(
     judged: dict[Path, Verdict] = {}
     identities: list[tuple[Path, Identity]] = []
     with load(bundle, backend, threads) as detector:
-        require_whole_frames(detector.input, "kdx repeat")
         threshold, held_out = detector.threshold, detector.rule.good_scores
         if threshold is None:
             raise DataError(f"'{bundle}' has no threshold to compare scores with", fix="run kdx calibrate BUNDLE DATA")
+        require_reader(detector.input)
         for path in track(progress, paths, "judging", len(paths)):
             try:
                 identity = identify(path)
-                judged[path] = detector(read_image(path, detector.input))
+                judged[path], _ = judge_path(detector, path)
                 identities.append((path, identity))
             except ImageError as error:
                 bad[str(path)] = error.message

@@ -21,6 +21,7 @@ from kdx.storage.spreadsheet import SKIPPED, TABLE, CsvStyle, csv_lines, csv_sty
 
 if TYPE_CHECKING:
     from kdx.decision.map_files import MapFormat
+    from kdx.decision.regions import Region
     from kdx.decision.verdict import Verdict
     from kdx.loading.group import DetectorGroup
     from kdx.runtime.detector import Detector
@@ -153,8 +154,12 @@ class ResultFiles:
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, path: Path, bundle: str, verdict: Verdict, detector: Detector) -> dict[str, str]:
+    def add(
+        self, path: Path, bundle: str, verdict: Verdict, detector: Detector, regions: Sequence[Region] | None = None
+    ) -> dict[str, str]:
         """Write the files of a verdict, and return the paths of its map and its mask.
+
+        ``regions`` are those of a frame that was read in bands, whose verdict has no whole map.
 
         A verdict on an invalid answer has no files, and is no image without defects.
 
@@ -168,7 +173,10 @@ class ResultFiles:
         place = place_of(path, detector)
         written = ours.maps.write(name, verdict, place)
         if self._options.coco or self._options.yolo:
-            image = LabelledImage.of(name, verdict, place, self._options.min_area)
+            if regions is None:
+                image = LabelledImage.of(name, verdict, place, self._options.min_area)
+            else:
+                image = LabelledImage(name, place.width, place.height, regions, [[] for _ in regions])
             ours.labelled.append(image)
             if self._options.yolo:
                 target = self._label_file(ours, path)

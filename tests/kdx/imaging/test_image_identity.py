@@ -273,3 +273,11 @@ def test_training_and_evaluation_name_near_copies_among_their_images(
     Image.open(dataset_copy / "train/good/000.png").save(dataset_copy / "train/good/again.jpg", quality=90)
     record = cli("train", dataset_copy, *tiny_options, "--epochs", 1, "--out", tmp_path / "run", "--json").json
     assert kinds(record)["near_copies"] == 1
+
+
+def test_a_file_that_is_too_large_to_be_decoded_is_not_read_whole(tmp_path, cell, monkeypatch) -> None:
+    cell.save(tmp_path / "large.bmp")
+    for module in ("image_files", "image_identity"):
+        monkeypatch.setattr(f"kdx.imaging.{module}.MAX_PIXELS", 128 * 128 - 1)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert identify(tmp_path / "large.bmp") == Identity(file=sha256_file(tmp_path / "large.bmp"))

@@ -30,6 +30,7 @@ from kdx.imaging.images import InputSpec
 from kdx.imaging.tiling import TileRequest
 from kdx.runtime.detector import Detector
 from kdx.workflows.export import require_sizes
+from kdx.workflows.repeat import repeat
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -191,6 +192,77 @@ def test_a_bundle_in_bands_is_calibrated_like_another(cli, in_bands, tiled, larg
     assert ours.frame_limits == plain.frame_limits
 
 
+@pytest.fixture
+def frames(large_frames, tmp_path) -> Path:
+    """The test images of the large frames as TIFF files, with the masks."""
+    folder = tmp_path / "frames"
+    shutil.copytree(large_frames / "ground_truth", folder / "ground_truth")
+    for path in sorted((large_frames / "test").rglob("*.png")):
+        target = folder / path.relative_to(large_frames).with_suffix(".tif")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(target, np.asarray(Image.open(path))[..., None], tile=(64, 48))
+    return folder
+
+
+@pytest.mark.slow
+def test_figures_in_bands_are_those_of_the_scores_alone(cli, in_bands, tiled, frames, large_frames):
+    plain = cli("evaluate", tiled / "tile.kdx", large_frames, "--backend", "onnxruntime-cpu", "--json").json
+    found = cli("evaluate", in_bands, frames, "--backend", "onnxruntime-cpu", "--json").json
+    assert list(found["scores"].values()) == list(plain["scores"].values())
+    for name in ("image_auroc", "false_reject_rate", "detection_rate", "good", "defective", "bands"):
+        assert found[name] == plain[name]
+    assert plain["pixel_auroc"] is not None
+    assert (found["pixel_auroc"], found["pro"], found["masks"]) == (None, None, None)
+    (said,) = [each for each in found["remarks"] if each["kind"] == "no_pixel_figures"]
+    assert said["count"] == 6
+    shown = cli("evaluate", in_bands, frames)
+    assert "6 images have no pixel AUROC and no PRO" in shown.stderr
+    assert "no masks were found" not in shown.stdout
+
+
+@pytest.mark.slow
+def test_scores_tables_and_boxes_are_written_in_bands(cli, in_bands, frames, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    images, out = frames / "test", tmp_path / "scores"
+    (images / "torn.tif").write_bytes(b"no image")
+    options = ("--max-bad-images", 1, "--backend", "onnxruntime-cpu", "-o", tmp_path / "out", "--csv")
+    said = cli("predict", in_bands, images, *options, "--coco", "--yolo", "--regions", "--json").lines
+    by_name = {Path(each["image"]).relative_to(images).as_posix(): each for each in said if "score" in each}
+    assert len(by_name) == 6
+    document = json.loads((tmp_path / "out/regions.coco.json").read_text(encoding="utf-8"))
+    for image in document["images"]:
+        found = [each["bbox"] for each in document["annotations"] if each["image_id"] == image["id"]]
+        regions = by_name[image["file_name"]]["regions"]
+        assert found == [[each[key] for key in ("left", "top", "width", "height")] for each in regions]
+        labels = (tmp_path / "out/labels" / image["file_name"]).with_suffix(".txt").read_text(encoding="ascii")
+        assert len(labels.splitlines()) == len(regions)
+    assert any(each["regions"] for each in by_name.values())
+    for command, kind in (("predict", "--maps=npy"), ("predict", "--masks"), ("score", "--masks"), ("score", "--coco")):
+        refused = cli(command, in_bands, images, "-o", tmp_path / "none", kind, code=2).stderr
+        assert "never whole in the memory" in refused
+        assert f"received: {kind.partition('=')[0]}\n" in refused
+    local = ("--backend", "onnxruntime-cpu", "--workers", 1, "--batch", 4, "--max-bad-share", 0.5)
+    cli("score", in_bands, images, "-o", out, *local)
+    rows = [row for file in sorted((out / "shards").iterdir()) for row in parquet.read_table(file).to_pylist()]
+    assert [row["path"] for row in rows if row["error"]] == ["torn.tif"]
+    assert {row["path"]: row["score"] for row in rows if not row["error"]} == {
+        name: each["score"] for name, each in by_name.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_part_is_studied_in_bands(in_bands, frames, tmp_path):
+    part = tmp_path / "part"
+    part.mkdir()
+    pixels = np.asarray(Image.open(frames / "test/good/000.tif")).astype(int)
+    for index in range(10):
+        noisy = pixels + np.random.default_rng(index).integers(-2, 3, pixels.shape)
+        write(part / f"{index}.tif", noisy.clip(0, 255).astype(np.uint8)[..., None], rowsperstrip=40)
+    found = repeat(in_bands, part, "onnxruntime-cpu")
+    with kdx.load(in_bands, "onnxruntime-cpu", 1) as detector:
+        assert found.repetitions[3].score == detector.judge_file(part / "3.tif").verdict.score
+
+
 def test_the_largest_values_of_rows_are_no_map():
     rows = np.ones((600, 1), np.float32)
     verdict = DecisionRule(threshold=0.5, pixel_threshold=0.5).verdict(rows, np.ones(1, np.float32))
@@ -214,10 +286,7 @@ def test_commands_that_need_whole_frames_refuse_bundles_in_bands(cli, in_bands, 
     mask = tmp_path / "mask.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(mask)
     for command in (
-        ("evaluate", in_bands, large_frames),
         ("report", in_bands, large_frames, "-o", tmp_path / "page.html"),
-        ("repeat", in_bands, large_frames / "test/good"),
-        ("score", in_bands, large_frames, "-o", tmp_path / "scores"),
         ("roi", in_bands, "--from-images", large_frames, "-o", tmp_path / "roi.png"),
         ("roi", in_bands, "--set", mask),
         ("calibrate", in_bands, large_frames, "--false-reject-rate", 0.5, "--per-position"),

@@ -54,6 +54,8 @@ def test_good_images_alone_give_false_rejects_with_their_interval(cli, tiny_bund
         assert math.isnan(result.image_auroc)
         assert result.detection_rate is None
     said = cli("evaluate", tiny_bundle, dataset_copy, "--backend", "onnxruntime-cpu").stdout
+    assert "good images alone: AUROC, PRO and the detection rate need defective ones" in said
+    assert "no masks were found" not in said
     assert "false rejects: 50.0 % of 4 good images (95 % confidence interval: 6.8 to 93.2 %)" in said
     trained, _ = evaluate_folder(tiny_bundle, cells, request)
     assert trained.good == 16
