@@ -111,7 +111,9 @@ class Training:
         """Make a calibrated bundle, and return why a precision was refused."""
         _, _, refused = export_run(run, bundle, precisions=tuple(precisions), force=True, progress=_PROGRESS)
         calibrated = calibrate_folder(bundle, self.data, self.request, progress=_PROGRESS)
-        return {**refused, **calibrated.refusals()}
+        # Reasons name the run; the folder that it is in says nothing to a reader of the result.
+        reasons = {**refused, **calibrated.refusals()}
+        return {precision: reason.replace(f"{run.parent}{os.sep}", "") for precision, reason in reasons.items()}
 
     def _evaluated(self, path: Path, precisions: dict[str, str]) -> Row:
         """Return the figures of a bundle's precisions on both sets of images, FP32 first."""

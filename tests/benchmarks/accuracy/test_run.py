@@ -7,12 +7,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
 from benchmarks.accuracy import run as accuracy
+from benchmarks.accuracy import training
 from benchmarks.accuracy.latency import BACKENDS, CEILING
 from benchmarks.accuracy.run import AccuracyBenchmark
 from benchmarks.accuracy.table import accuracy_table
@@ -160,6 +162,16 @@ def test_tiles_are_written_as_parts(parse: Parse, tmp_path: Path, make_images) -
     lines = dict(line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
     assert len(lines) == 3
     assert lines["exp1_num_100.png"] == lines["exp1_num_120.png"] != lines["exp1_num_900.png"]
+
+
+def test_reasons_do_not_name_the_folder_of_this_machine(parse: Parse, monkeypatch, tmp_path: Path) -> None:
+    run = tmp_path / "work" / "students"
+    refusals = {"int8": f"too far from FP32; train them longer: kdx quantize {run} --epochs 16 --force"}
+    monkeypatch.setattr(training, "export_run", lambda *_, **__: (None, None, refusals))
+    monkeypatch.setattr(training, "calibrate_folder", lambda *_, **__: SimpleNamespace(refusals=dict))
+    made = AccuracyBenchmark("accuracy", parse()).training(("cells", "leader", 0))
+    reasons = made._export(run, tmp_path / "x.kdx", ["fp32", "int8"])
+    assert reasons == {"int8": "too far from FP32; train them longer: kdx quantize students --epochs 16 --force"}
 
 
 @needs_linux
