@@ -1,11 +1,15 @@
 """Children of one process that has imported everything: a command in a child imports nothing.
 
+What a child had to import all the same, the parent imports when the child has ended.
+
 Threads do not survive a fork, and a library whose threads are gone waits for them for ever. So the
 parent loads libraries and never a network; and nobody waits for a child longer than a limit.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import json
 import os
@@ -41,6 +45,8 @@ _HEAVY = (
     "kd_train.training.train",
 )
 _HEAVY_COMMANDS = {"export", "train"}
+# What the parent imports later: no package that ``setups.py`` replaces.
+_IMPORTED_LATER = ("kdx.", "kd_train.", "kd_export.", "PIL.", "pydantic", "rich.", "scipy.", "typer.")
 _SINGLE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -107,6 +113,8 @@ class Child:
         if os.WIFSIGNALED(status):
             return Ended(os.WTERMSIG(status), None, "", seconds)
         answer = json.loads(b"".join(parts) or '{"error": "ended without an answer"}')
+        for name in answer.get("imported", ()):
+            import_module(name)
         return Ended(0, answer.get("value"), answer.get("error", ""), seconds)
 
 
@@ -127,6 +135,10 @@ def prepare_process(commands: Collection[str]) -> None:
         for name in _HEAVY:
             import_module(name)
         import_module("kd_train.models.torch_vision").import_timm()
+    # A garbage collection in a child would write to every object, and so copy this process.
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def run_command(arguments: Sequence[object]) -> dict[str, Any]:
@@ -151,8 +163,11 @@ def run_command(arguments: Sequence[object]) -> dict[str, Any]:
 
 def _answer(work: Callable[[], Any], pipe: int) -> None:
     """Work, answer, and leave without Python's clean-up, which would flush the parent's buffers."""
+    before = set(sys.modules)
     try:
-        answer = {"value": work()}
+        value = work()
+        imported = [name for name in sys.modules if name not in before and name.startswith(_IMPORTED_LATER)]
+        answer = {"value": value, "imported": imported}
     except BaseException:
         answer = {"error": traceback.format_exc()}
     data = json.dumps(answer).encode()
