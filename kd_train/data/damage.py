@@ -136,6 +136,8 @@ class StudentDamage:
         self._share, self._seed = share, seed
         self._mean, self._std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
         self._damage = Damage(colour=colour)
+        # A grey image has three equal channels then, and so has its damage: one of them is drawn.
+        self._is_one_plane = not colour and len(set(mean)) == len(set(std)) == 1
 
     def __call__(self, x: Tensor, indices: Sequence[int], epoch: int) -> Tensor:
         """Return a batch with damage; what is drawn depends on seed, epoch and indices alone.
@@ -149,14 +151,16 @@ class StudentDamage:
         rows = [row for row, rng in enumerate(generators) if rng.random() < self._share]
         if not rows:
             return x
-        self._mean, self._std = self._mean.to(x.device), self._std.to(x.device)
+        planes = slice(0, 1) if self._is_one_plane else slice(None)
+        mean, std = (each[planes].to(x.device) for each in (self._mean, self._std))
         damaged = x.clone(memory_format=torch.preserve_format)
         for row in rows:
             rng = generators[row]
             # Another image of the batch, or the same one where there is no other.
-            other = x[(row + 1 + int(rng.integers(max(1, len(x) - 1)))) % len(x)]
-            image, other = (each * self._std + self._mean for each in (x[row], other))
-            damaged[row] = (self._damage.draw(image, other, rng) - self._mean) / self._std
+            other = (row + 1 + int(rng.integers(max(1, len(x) - 1)))) % len(x)
+            # Channel by channel in memory, as what is drawn: operations on mixed layouts are slow.
+            image, filling = ((x[each, planes].contiguous() * std).add_(mean) for each in (row, other))
+            damaged[row] = self._damage.draw(image, filling, rng).sub_(mean).div_(std)
         return damaged
 
 

@@ -122,3 +122,15 @@ def test_training_draws_none_of_the_kinds_by_which_detectors_are_judged(cells, m
     for epoch in range(10):
         draw(normalised(cells), range(8), epoch)
     assert not {name for name in vars(damage) if name in vars(synthetic)} & {"KINDS", "paste_patch", "draw_scar"}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_plane_of_a_grey_image_is_drawn_to_the_same_bits(cells, layout):
+    grey = cells[:, :1].expand(-1, 3, -1, -1).contiguous(memory_format=layout)
+    one, three = (StudentDamage(1.0, 0, (0.5,) * 3, (0.25,) * 3, colour=False) for _ in range(2))
+    assert one._is_one_plane
+    three._is_one_plane = False
+    drawn = one(grey, range(len(grey)), 1)
+    assert torch.equal(drawn, three(grey, range(len(grey)), 1))
+    assert torch.equal(drawn, one(grey.contiguous(), range(len(grey)), 1))
+    assert drawn.is_contiguous(memory_format=layout)
