@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from kdx.errors import DataError, ImageError, OptionError, TrainingError
 from kdx.imaging.field_of_view import Crop, require_inside
-from kdx.imaging.image_identity import Identity, content_of
+from kdx.imaging.image_identity import Identity, KnownImages, Likeness, content_of
 from kdx.imaging.image_size import ImageSize, both_sides
 from kdx.imaging.images import InputSpec, read_header
 from kdx.progress import SILENT, Progress, track
@@ -189,6 +189,7 @@ def split_images(
     train_fraction: float,
     seed: int,
     parts: Mapping[Path, str] | None = None,
+    learnt: KnownImages | None = None,
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Split good images into training and held-out ones.
 
@@ -203,6 +204,7 @@ def split_images(
         seed: The seed of the shuffle.
         parts: The part that each image shows, see :mod:`kd_train.data.parts`; an image without an
             entry is a part of its own.
+        learnt: Images that a student knows already: parts with one of them are not held out.
 
     Raises:
         DataError: There are too few images or parts to train on two and to hold out one.
@@ -215,9 +217,10 @@ def split_images(
     order = [list(groups.values())[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     wanted = max(1, round(validation_fraction * len(unique)))
     held_out: list[ImageRecord] = []
-    while order and len(held_out) < wanted:
-        held_out += order.pop(0)
-    training = [record for group in order for record in group]
+    training: list[ImageRecord] = []
+    for group in order:
+        side = held_out if len(held_out) < wanted and not _is_known(group, learnt) else training
+        side += group
     kept = max(2, round(train_fraction * len(training)))
     if len(training) < 2:
         grouped = f" of {len(groups)} parts" if parts else ""
@@ -228,5 +231,15 @@ def split_images(
             f"{validation_fraction:g} holds out {len(held_out)}",
             fix="add good images" if len(unique) < 3 else "add good images, or lower `validation_fraction`",
         )
+    if not held_out:
+        raise DataError(
+            "the run of `init` was trained on all of these images: none can be held out",
+            expected="good images that it was not trained on",
+            fix="add good images, or leave out `init`",
+        )
     by_name = [sorted(side, key=lambda record: record.path.as_posix()) for side in (training[:kept], held_out)]
     return by_name[0], by_name[1]
+
+
+def _is_known(group: Sequence[ImageRecord], learnt: KnownImages | None) -> bool:
+    return learnt is not None and any(learnt.likeness(one.identity) is Likeness.SAME for one in group)

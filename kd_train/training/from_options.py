@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from kd_train.training.distillation import Source, open_source
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions, check_limits
 from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig
+from kd_train.training.run_folder import Run
 from kd_train.training.training_images import TrainingImages
 from kdx import __version__
 from kdx.errors import CheckpointError, OptionError
+from kdx.imaging.image_identity import Identity
 from kdx.imaging.image_size import ImageSize, require_size, say_size
 from kdx.runtime.machine import package_versions
 from kdx.storage.files import hash_of_hashes
@@ -120,10 +123,15 @@ def kept_teacher(options: TrainOptions) -> KeptTeacher | None:
 def kept_folder(options: TrainOptions) -> Path | None:
     """Return the folder of a teacher that exists, or None if the teacher is to be distilled.
 
+    A compact teacher is taken over with the students of ``init``: one that learns again would be
+    another one.
+
     Raises:
         CheckpointError: ``teacher_from`` is a path, but not that of a run folder.
         OptionError: It names several, and one of them is a folder; or a network does not exist.
     """
+    if options.teacher_from is None and options.init is not None and Run(options.init).config.recipe.teacher_from:
+        return options.init
     text = options.teacher_from or ""
     if text and (Path(text) / RUN_INDEX).exists():
         return Path(text)
@@ -152,10 +160,21 @@ def _is_path(text: str) -> bool:
     return len(Path(text).parts) > 1 and not text.startswith(("hf-hub:", "hf_hub:"))
 
 
-def common_config(data: str, options: TrainOptions, recipe: Recipe, images: TrainingImages) -> dict[str, Any]:
-    """Return the fields of a run's configuration that come from images and options alone."""
+def common_config(
+    data: str, options: TrainOptions, recipe: Recipe, images: TrainingImages, learnt: Sequence[Identity] = ()
+) -> dict[str, Any]:
+    """Return the fields of a run's configuration that come from images and options alone.
+
+    Args:
+        data: The data folder as the user gave it.
+        options: The options.
+        recipe: The recipe.
+        images: The images.
+        learnt: The hashes of images that initial students learnt from.
+    """
+    trained = [record.identity for record in images.trained]
     return {
-        "schema": SCHEMA if images.spec.crop is UNSET else NEWEST_SCHEMA,
+        "schema": SCHEMA if images.spec.crop is UNSET and options.init is None else NEWEST_SCHEMA,
         "recipe": recipe,
         "input": images.spec,
         "tile": options.tile,
@@ -169,7 +188,7 @@ def common_config(data: str, options: TrainOptions, recipe: Recipe, images: Trai
         "odd_images": options.odd_images,
         "train_images": images.hashes(images.trained),
         "validation_images": images.hashes(images.held_out),
-        "trained_on": [record.identity for record in images.trained],
+        "trained_on": [*trained, *(each for each in learnt if each not in set(trained))],
         "data_sha256": hash_of_hashes(record.sha256 for record in images.trained),
         **({} if options.precision == "fp32" else {"precision": options.precision}),
         "versions": {"kdx": __version__, **package_versions(TRAINING_PACKAGES)},

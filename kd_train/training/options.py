@@ -121,8 +121,19 @@ class TrainOptions:
         ".safetensors/.pth file; for two teachers A,B.",
         commands=_ALL,
     )
+    init: Path | None = _option(  # noqa: RUF009  # a field
+        None,
+        "A finished run whose students this training starts from, e.g. for new good images; method and networks must "
+        "be the same, and a compact teacher is taken over with them.",
+        metavar="RUN",
+    )
     resume: bool = _option(
-        False, "Continue an interrupted run.", key=None, decides=False, commands=_TRAIN_AND_DISTIL | _QUANTIZE
+        False,
+        "Continue an interrupted run. With more --epochs than it has, a finished run of kdx train is extended by a "
+        "new cycle from its last weights.",
+        key=None,
+        decides=False,
+        commands=_TRAIN_AND_DISTIL | _QUANTIZE,
     )
     force: bool = _option(
         False, "Replace the output if it exists.", key=None, decides=False, commands=_TRAIN_AND_DISTIL | _QUANTIZE

@@ -176,6 +176,8 @@ def _config(run: Run, checkpoint: Checkpoint, options: TrainOptions, data: Path 
         data=run.config.data if data is None else str(data),
         teacher="",
         teacher_sha256="",
+        cycles=UNSET,
+        init=UNSET,
         quantized=Quantized(
             checkpoint_sha256=checkpoint.sha256,
             teacher_sha256=run.config.teacher_sha256,

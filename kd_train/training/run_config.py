@@ -22,7 +22,8 @@ from kdx.text import number_of
 
 SCHEMA = 3
 # The schema of runs with border weights or a window of the frame, which earlier versions would
-# leave out, and of runs with INT8 networks, which they would take for FP32.
+# leave out; of runs with INT8 networks, which they would take for FP32; and of runs that were
+# extended or started from another run's students, which they would resume in another way.
 NEWEST_SCHEMA = 4
 # The packages that decide what training and export compute.
 TRAINING_PACKAGES = ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -59,6 +60,43 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Cycle(msgspec.Struct, frozen=True, kw_only=True):
+    """A cycle of a run that was extended: the learning rate's schedule, once from begin to end.
+
+    Attributes:
+        after: The number of epochs that were complete before it.
+        epochs: The number of its epochs.
+        checkpoint_sha256: The hash of the last checkpoint before it, from whose weights it began,
+            with an optimiser without state; empty for the first cycle.
+        versions: The versions of the packages with which it began.
+        created: The UTC time at which it began, ISO 8601.
+    """
+
+    after: int
+    epochs: int
+    checkpoint_sha256: str
+    versions: dict[str, str]
+    created: str
+
+
+class InitialStudents(msgspec.Struct, frozen=True, kw_only=True):
+    """The students of another run with which a run started.
+
+    Attributes:
+        run: The folder of that run, as the user gave it.
+        checkpoint_sha256: The hash of its checkpoint.
+        teacher_sha256: The hash of its teacher's file; empty in runs up to schema 2.
+        epoch: The epoch of the checkpoint.
+        data_sha256: One hash of all images that it was trained on.
+    """
+
+    run: str
+    checkpoint_sha256: str
+    teacher_sha256: str
+    epoch: int
+    data_sha256: str
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of a run, which is fixed at its start.
 
@@ -83,8 +121,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         train_images: The content hash of each training image, by file name, or by path in the data
             folder if several images have the same name.
         validation_images: The content hash of each held-out image, by the same names.
-        trained_on: The hashes by which copies of the training images are recognised; None in
-            earlier runs.
+        trained_on: The hashes by which copies of the training images are recognised, those of
+            initial students included; None in earlier runs.
         data_sha256: One hash of all training images.
         golden: The names of the images in ``golden/``.
         teacher: The file of the teacher's tensors. It is empty until the file is written, and in
@@ -101,6 +139,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
             tuple for a map without them. They are unset until the training is finished, and without
             the recipe's ``border_weights``.
         precision: ``int8`` where the training was asked for an INT8 stage; unset otherwise.
+        cycles: The cycles of a run that was extended; unset for any other. The epochs of the recipe
+            are those of all cycles.
+        init: The students of another run with which it started; unset for random ones.
         versions: The versions of the packages with which the pair was trained.
         created: The UTC time, ISO 8601.
     """
@@ -136,8 +177,15 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     quantized: Quantized | UnsetType = UNSET
     border_weights: tuple[tuple[float, ...], ...] | UnsetType = UNSET
     precision: Literal["int8"] | UnsetType = UNSET
+    cycles: list[Cycle] | UnsetType = UNSET
+    init: InitialStudents | UnsetType = UNSET
     versions: dict[str, str]
     created: str
+
+    @property
+    def cycle_start(self) -> int:
+        """The number of epochs that were complete before the current cycle."""
+        return 0 if self.cycles is UNSET else self.cycles[-1].after
 
     def known_images(self) -> KnownImages:
         """Return the hashes of the training images, by which copies are recognised."""

@@ -15,6 +15,7 @@ from kd_train.data.image_set import ImageSet
 from kd_train.models.pair import Pair
 from kd_train.training.border_weights import measure_border_weights
 from kd_train.training.checkpoints import EpochRecord
+from kd_train.training.extended_run import describe_cycles
 from kd_train.training.options import TrainOptions
 from kd_train.training.profile import Profiler, TrainingProfile
 from kd_train.training.run_config import RunConfig
@@ -74,6 +75,10 @@ class TrainResult:
                 "resumed_after": self.resumed_after,
                 "trained_again": self.trained_again,
             }
+        if config.cycles is not UNSET:
+            record["cycles"] = [cycle.epochs for cycle in config.cycles]
+        if config.init is not UNSET:
+            record["init"] = config.init
         if quantized is not UNSET:
             record["quantized"] = {
                 "operations": len(quantized.plan.nodes),
@@ -99,6 +104,9 @@ class TrainResult:
         if self.resumed_after or self.trained_again:
             again = f", training {number_of(self.trained_again, '[epoch|epochs]')} again" if self.trained_again else ""
             lines.append(f"resumed after epoch {self.resumed_after}{again}")
+        lines += describe_cycles(config)
+        if config.init is not UNSET:
+            lines.append(f"started from the students of {config.init.run}, epoch {config.init.epoch}")
         last = self.history[-1]
         return [
             *lines,

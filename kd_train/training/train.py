@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe
 from kd_train.training.distillation import Source, begin_distillation, distil
 from kd_train.training.distilled_teacher import TEACHER_FOLDER
+from kd_train.training.extended_run import as_extended, extend, needs_new_stage
 from kd_train.training.free_folder import require_free
 from kd_train.training.from_options import (
     build_pair,
@@ -31,6 +32,7 @@ from kd_train.training.from_options import (
     split_names,
     teacher_config,
 )
+from kd_train.training.initial_students import learnt_before, open_students
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions
 from kd_train.training.profile import Profiler
@@ -77,8 +79,8 @@ def train(
         TrainingError: The loss is not finite, or more images than allowed cannot be used.
     """
 
-    def read(recipe: Recipe) -> TrainingImages:
-        return read_training_images(data, options, recipe, progress)
+    def read(recipe: Recipe, learnt: Sequence[Identity]) -> TrainingImages:
+        return read_training_images(data, options, recipe, progress, learnt=learnt)
 
     if teacher_only and options.backbone is None and kept_folder(options) is None:
         options = replace(options, backbone=compact.DEFAULT)
@@ -90,7 +92,9 @@ def train(
         if teacher_only or options.precision == "fp32":
             result = replace(result, remarks=[*result.remarks, *_missing_stage(result.run)])
         else:
-            of_stage = replace(options, epochs=None, learning_rate=None, force=False)
+            again = needs_new_stage(result.run, result.run.path / INT8_FOLDER)
+            resume = options.resume and not again
+            of_stage = replace(options, epochs=None, learning_rate=None, resume=resume, force=again)
             result = replace(result, int8=quantize(result.run, of_stage, data, run_lock, progress, profiler))
         if not options.profile:
             return result
@@ -130,7 +134,7 @@ def distil_union(
         run_lock.take(out)
         return _train(
             "",
-            lambda _: read_union(members, progress),
+            lambda *_: read_union(members, progress),
             out,
             options,
             progress,
@@ -142,7 +146,7 @@ def distil_union(
 
 def _train(
     data: str,
-    read: Callable[[Recipe], TrainingImages],
+    read: Callable[[Recipe, Sequence[Identity]], TrainingImages],
     out: Path,
     options: TrainOptions,
     progress: Progress,
@@ -158,17 +162,19 @@ def _train(
     if teacher_only:
         _require_teacher_to_make(existing, recipe)
     _require_no_stage(out, options)
-    begun = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
+    begun = as_extended(Run(out), options) if options.resume and (out / RUN_INDEX).exists() else None
     if begun is not None:
         # First: with other options, the images or the weights may be missing.
         require_same_options(out, begun, options, recipe)
         if begun.distilled is not None and existing is None:
             weights_given, extra = split_names(options.weights), bool(options.extra_images)
             require_same_teacher(out, begun, weights_given, extra_images=extra)
+    students = open_students(out, options, begun)
     if begun is None or begun.distilled is None:
         require_images([Path(each) for each in options.extra_images])
     with profiler.stage("images"):
-        images = read(recipe)
+        learnt = learnt_before(students, begun)
+        images = read(recipe, learnt)
     with profiler.stage("networks"):
         source, pair, recipe, weights = _build(out, options, recipe, existing, begun)
     further, further_remarks = read_further(
@@ -183,9 +189,11 @@ def _train(
         require_tileable(pair.spec, (options.tile, options.tile), recipe.size, recipe.resize_to)
     # Read before an earlier run is replaced, which may be the one that holds it.
     kept = source.fill(pair) if isinstance(source, KeptTeacher) else None
+    if students is not None:
+        students.fill(pair, options.method, recipe)
     golden = choose_golden(images.folder, images.held_out, images.spec, tiles=options.tile is not None)
     config = RunConfig(
-        **common_config(data, options, recipe, images),
+        **common_config(data, options, recipe, images, learnt),
         **teacher_config(source, images, further),
         method=options.method,
         weights=weights,
@@ -193,13 +201,14 @@ def _train(
         mean=pair.mean,
         std=pair.std,
         golden=list(golden),
+        init=UNSET if students is None else students.record,
     )
     # A backbone that cannot be deployed fails here: before hours of training, and before an earlier
     # run is replaced.
     detector = fuse(config, pair)
     if options.precision == "int8":
         require_quantisable(detector)
-    run = _begin(out, config, golden, run_lock, resume=options.resume, force=options.force)
+    run = _begin(out, config, golden, run_lock, begun, resume=options.resume, force=options.force)
     if isinstance(source, KeptTeacher) and kept is not None:
         distilled = source.config.distilled
         run.keep_teacher(kept, distilled.used_elsewhere() if distilled else None)
@@ -324,12 +333,20 @@ def _build(
 
 
 def _begin(
-    out: Path, config: RunConfig, golden: dict[str, bytes], run_lock: RunLock, *, resume: bool, force: bool
+    out: Path,
+    config: RunConfig,
+    golden: dict[str, bytes],
+    run_lock: RunLock,
+    begun: RunConfig | None,
+    *,
+    resume: bool,
+    force: bool,
 ) -> Run:
+    """Begin a run; or return the run that is resumed, in the configuration ``begun``."""
     run_lock.take(out)  # another process may have begun a run since this one looked
     is_run = (out / RUN_INDEX).exists()
     if not resume or not is_run:
         return Run.create(out, config, golden, run_lock, force=force and is_run)
     run = Run(out)
-    require_same_run(out, run.config, config)
-    return run
+    require_same_run(out, begun or run.config, config)
+    return run if begun is None else extend(run, begun)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
@@ -105,7 +106,9 @@ class Trainer:
         restart = last.resumes_at if last else Restart()
         # The teacher is the one that the run began with, also if no epoch is complete.
         self.pair.load_state_dict(self.run.tensors(restart), strict=restart.epoch > 0)
-        state = self.run.checkpoints.read(restart.optimiser, restart.optimiser_sha256)
+        state = {}
+        if restart.epoch > self.run.config.cycle_start:  # a new cycle begins without a state
+            state = self.run.checkpoints.read(restart.optimiser, restart.optimiser_sha256)
         for name, parameter in self.parameters.items():
             slots = {key.rpartition("/")[2]: value for key, value in state.items() if key.rpartition("/")[0] == name}
             if slots:
@@ -143,7 +146,9 @@ class Trainer:
         with self.profiler.stage(f"{self.task}: teacher's features"):
             cached = [] if is_finished else [self._cache_teacher(images, name) for images, name in self._sets()]
         steps = len(self._shuffled(0))
-        self.schedule = make_schedule(self.recipe, self.optimiser, self.history, steps)
+        before = self.run.config.cycle_start
+        cycle = msgspec.structs.replace(self.recipe, epochs=self.recipe.epochs - before)
+        self.schedule = make_schedule(cycle, self.optimiser, self.history[before:], steps)
         self.saved_at = time.monotonic()
         missing = self.recipe.epochs - len(self.history)
         with (

@@ -94,7 +94,13 @@ def known_to_teacher(learnt: Sequence[Identity], held_out: Sequence[ImageRecord]
 
 
 def read_training_images(
-    data: Path, options: TrainOptions, recipe: Recipe, progress: Progress, *, used_bytes: int = 0
+    data: Path,
+    options: TrainOptions,
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    used_bytes: int = 0,
+    learnt: Sequence[Identity] = (),
 ) -> TrainingImages:
     """Read the good images of a folder, and divide them as the options ask.
 
@@ -104,6 +110,7 @@ def read_training_images(
         recipe: The recipe that follows from them.
         progress: The progress display.
         used_bytes: The part of the options' ``memory_mib`` that other images take.
+        learnt: The hashes of images that initial students learnt from.
 
     Raises:
         DataError: The folder cannot be used.
@@ -141,6 +148,7 @@ def read_training_images(
         train_fraction=options.train_fraction,
         seed=options.seed,
         parts=parts.by_image,
+        learnt=KnownImages(learnt) if learnt else None,
     )
     every = [(record.path, record.identity) for record in image_set.records]
     sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]

@@ -56,7 +56,7 @@ _HASHED = (
 # trained before there was such a key is unchanged.
 _HASHED_IF_GIVEN = frozenset({"subfolders", "good_folders", "odd_images"})
 # What is hashed in another form: of files the content.
-_BY_CONTENT = frozenset({"data", "parts", "weights", "extra_images"})
+_BY_CONTENT = frozenset({"data", "parts", "weights", "extra_images", "init"})
 _NO_ESCAPES = (
     "in double quotes \\ begins an escape: write paths as 'D:\\parts\\tile' in single quotes, or as D:/parts/tile"
 )
@@ -135,9 +135,10 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
 
     @property
     def files(self) -> list[Path]:
-        """The files that the catalogue names: of weights and parts."""
+        """The files that the catalogue names: of weights, parts, and the run of ``init``."""
         weights = [Path(part) for part in self.weights.split(",") if part not in _NAMED_WEIGHTS]
-        return [*weights, *([Path(self.parts)] if self.parts else [])]
+        initial = [Path(self.init) / f"{each}.json" for each in ("last", "best")] if self.init else []
+        return [*weights, *([Path(self.parts)] if self.parts else []), *initial]
 
     @property
     def teacher_files(self) -> list[Path]:
@@ -267,6 +268,7 @@ def _product(name: str, table: object, defaults: Mapping[str, Any], folder: Path
         product,
         data=str(folder / product.data),
         parts=str(folder / product.parts) if product.parts else None,
+        init=str(folder / product.init) if product.init else None,
         weights=",".join(weights),
         teacher_from=_folder_or_name(product.teacher_from, folder),
         extra_images=tuple(str(folder / each) for each in product.extra_images),
@@ -314,7 +316,7 @@ def _require_possible(product: Product, where: str) -> None:
 
 def _require_paths(product: Product, where: str, folder: Path) -> None:
     """Refuse what can only be a Windows path that TOML, or this system, reads otherwise."""
-    named = [(name, getattr(product, name) or "") for name in ("data", "parts", "weights")]
+    named = [(name, getattr(product, name) or "") for name in ("data", "parts", "weights", "init")]
     for name, text in [*named, *(("extra_images", each) for each in product.extra_images)]:
         if not text.isprintable():
             raise OptionError(f"{where}: {name} holds a line break or the like", received=repr(text), fix=_NO_ESCAPES)

@@ -22,6 +22,7 @@ GIVEN = {
     "odd_images": "'keep'", "channels": "3", "sixteen_bit_range": "[0, 4095]", "max_bad_images": "2", "workers": "0",
     "memory_mib": "99", "device": "'cpu'", "teacher_from": "'b'", "teacher_epochs": "4", "damage": "0.25",
     "extra_images": "['further']", "border_weights": "'on'", "precision": "'int8'", "crop": "[8, 8, 32, 32]",
+    "init": "'earlier'",
 }  # fmt: skip
 DEFAULTS = TrainOptions()
 
@@ -44,6 +45,7 @@ def test_every_key_of_a_catalogue_reaches_training(tmp_path):
     assert (found["channels"], found["blur_sigma"], found["tile"]) == ("3", 1.5, 128)
     assert (found["good_folders"], found["sixteen_bit_range"]) == (("fine",), (0, 4095))
     assert found["parts"] == tmp_path / "parts.csv"
+    assert found["init"] == tmp_path / "earlier"
     assert found["extra_images"] == (str(tmp_path / "further"),)
 
 

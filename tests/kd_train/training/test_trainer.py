@@ -190,7 +190,6 @@ def test_resuming_a_finished_run_changes_nothing(dataset, whole, sgd_copy):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"epochs": 4}, ["epochs"]),
         ({"learning_rate": 0.1}, ["learning_rate"]),
         ({"taps": "layer1,layer2"}, ["strides", "taps"]),
         ({"seed": 1}, ["seed"]),

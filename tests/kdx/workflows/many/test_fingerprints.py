@@ -147,3 +147,22 @@ def test_a_compact_teachers_files_are_hashed_by_their_role(tmp_path):
     assert [one == other for one, other in zip(before, fingerprint(), strict=True)] == [True, False]
     (tmp_path / "good/1.png").rename(tmp_path / "further/1.png")
     assert fingerprint()[0] != before[0]
+
+
+def test_the_content_of_a_run_to_start_from_is_hashed(tmp_path):
+    from kd_train.datasets import open_data
+    from kdx.workflows.many.product import product_fingerprint
+
+    (tmp_path / "good").mkdir()
+    (tmp_path / "earlier").mkdir()
+    for index, pixels in enumerate(solar_cells(3, (32, 32))):
+        Image.fromarray(pixels).save(tmp_path / "good" / f"{index}.png")
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text("[products.a]\ndata = 'good'\ninit = 'earlier'\n", encoding="utf-8")
+    product = read_catalog(catalog)["a"]
+    assert product.train_options().init == tmp_path / "earlier"
+    fingerprints = set()
+    for content in ("{}", '{"sha256": "1"}'):
+        (tmp_path / "earlier/last.json").write_text(content, encoding="utf-8")
+        fingerprints.add(product_fingerprint(SimpleNamespace(product=product), open_data(tmp_path / "good")))
+    assert len(fingerprints) == 2

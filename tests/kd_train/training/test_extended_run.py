@@ -1,0 +1,167 @@
+"""``--resume --epochs N``: a finished run is extended by a new cycle from its last weights."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from kd_export.graph.int8 import Int8Plan
+from kd_train.training.extended_run import as_extended, needs_new_stage
+from kd_train.training.run_config import Quantized, RunConfig
+from kd_train.training.run_folder import Run
+from kd_train.training.train import train
+from kd_train.training.trainer import Trainer
+from kdx.errors import CheckpointError
+from kdx.storage.json_records import INT8_FOLDER, encode_record
+from tests.kd_train.training.test_trainer import (
+    ADAM,
+    assert_same,
+    interrupted,
+    one_cycle,  # noqa: F401  # a fixture of this module too
+    tensors,
+)
+
+SHORT = replace(ADAM, epochs=2)
+LONGER = replace(ADAM, epochs=4, resume=True)
+
+
+@pytest.fixture(scope="module")
+def short(dataset, tmp_path_factory, one_cycle) -> Path:  # noqa: F811
+    """A finished run of two epochs."""
+    run = tmp_path_factory.mktemp("short") / "run"
+    train(dataset, run, SHORT)
+    return run
+
+
+@pytest.fixture
+def run(short, tmp_path) -> Path:
+    return Path(shutil.copytree(short, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def extended(dataset, short, tmp_path_factory) -> tuple[Path, list[float]]:
+    """The run, extended to four epochs, and the learning rate at the end of each new epoch."""
+    run = Path(shutil.copytree(short, tmp_path_factory.mktemp("extended") / "run"))
+    rates: list[float] = []
+    save = Trainer._save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Trainer, "_save", lambda self, **kw: (rates.append(self.optimiser.param_groups[0]["lr"]), save(self, **kw))
+        )
+        result = train(dataset, run, LONGER)
+    assert result.record()["cycles"] == [2, 2]
+    assert any(line.startswith("extended: 2 + 2 epochs") for line in result.describe())
+    return run, rates
+
+
+def write(run: Path, **changes: object) -> RunConfig:
+    config: RunConfig = msgspec.structs.replace(Run(run).config, **changes)
+    (run / "run.json").write_bytes(encode_record(config))
+    return config
+
+
+def test_the_new_cycle_is_recorded_and_epochs_keep_counting(short, extended):
+    before, after = Run(short), Run(extended[0])
+    assert after.config.schema == 4
+    assert after.config.recipe == msgspec.structs.replace(before.config.recipe, epochs=4)
+    assert after.config.cycles is not UNSET
+    first, second = after.config.cycles
+    assert (first.after, first.epochs, first.checkpoint_sha256) == (0, 2, "")
+    assert (second.after, second.epochs, second.checkpoint_sha256) == (2, 2, before.checkpoint("last").sha256)
+    assert (first.created, first.versions) == (before.config.created, before.config.versions)
+    history = after.checkpoint("last").history
+    assert [one.epoch for one in history] == [1, 2, 3, 4]
+    assert history[:2] == before.checkpoint("last").history
+    after.require_finished()
+
+
+def test_the_learning_rate_begins_again(extended):
+    # Two steps an epoch: after the first epoch of a cycle near the peak, at its end near zero.
+    middle, end = extended[1]
+    assert middle > 0.4 * SHORT.learning_rate
+    assert end < 0.01 * SHORT.learning_rate
+
+
+def test_it_begins_with_the_last_weights_and_an_optimiser_without_state(dataset, short, run, monkeypatch):
+    seen = []
+
+    def look(self, epoch, cache):
+        seen.append((self._tensors(teacher=False), dict(self.optimiser.state)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_train_epoch", look)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, run, LONGER)
+    [(students, state)] = seen
+    last = tensors(short)
+    assert all(students[name].equal(last[name]) for name in students)
+    assert state == {}
+    with pytest.raises(CheckpointError, match="not finished"):
+        Run(run).require_finished()
+
+
+def test_an_interrupted_cycle_continues_as_if_it_had_not_been(dataset, extended, run):
+    interrupted(dataset, run, LONGER, steps=1)  # before its first epoch is complete
+    interrupted(dataset, run, LONGER, steps=3)  # in its second epoch
+    train(dataset, run, LONGER)
+    assert_same(run, extended[0])
+    assert_same(run, extended[0], "best")
+
+
+def test_a_third_cycle_follows_the_second(dataset, extended, tmp_path):
+    run = Path(shutil.copytree(extended[0], tmp_path / "run"))
+    train(dataset, run, replace(LONGER, epochs=5))
+    cycles = Run(run).config.cycles
+    assert cycles is not UNSET
+    assert [(one.after, one.epochs) for one in cycles] == [(0, 2), (2, 2), (4, 1)]
+    assert cycles[2].checkpoint_sha256 == Run(extended[0]).checkpoint("last").sha256
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_fewer_epochs_than_there_are_is_an_error_that_says_so(dataset, run, extended, times):
+    target, done = (run, 2) if times == 1 else (extended[0], 4)
+    before = (target / "run.json").read_bytes()
+    with pytest.raises(CheckpointError, match=f"has {done} epochs already") as caught:
+        train(dataset, target, replace(LONGER, epochs=1))
+    assert caught.value.expected.startswith(f"more than {done}")
+    assert (target / "run.json").read_bytes() == before
+
+
+def test_an_unfinished_run_is_not_extended(dataset, tmp_path):
+    interrupted(dataset, tmp_path / "run", SHORT, steps=3)
+    with pytest.raises(CheckpointError, match="epochs changed since it began"):
+        train(dataset, tmp_path / "run", LONGER)
+    assert Run(tmp_path / "run").config.cycles is UNSET
+
+
+def test_other_options_and_images_are_refused_as_before(dataset, run):
+    before = (run / "run.json").read_bytes()
+    for change, reason in (({"seed": 1}, "seed changed"), ({"train_fraction": 0.5}, "began with other images")):
+        with pytest.raises(CheckpointError, match=reason):
+            train(dataset, run, replace(LONGER, **change))
+    assert (run / "run.json").read_bytes() == before
+
+
+def test_border_weights_are_measured_again(run):
+    write(run, border_weights=((1.0, 0.5),))
+    assert as_extended(Run(run), LONGER).border_weights is UNSET
+    assert as_extended(Run(run), replace(LONGER, epochs=2)).border_weights == ((1.0, 0.5),)
+
+
+def test_an_int8_stage_of_the_weights_before_is_made_again(run):
+    checkpoint, stage = Run(run).checkpoint("last").sha256, run / INT8_FOLDER
+    assert not needs_new_stage(Run(run), stage)
+    config = as_extended(Run(run), LONGER)
+    shutil.copytree(run, stage)
+    write(run, cycles=config.cycles)
+    for of, expected in ((checkpoint, False), ("0" * 64, True)):
+        plan = Quantized(
+            checkpoint_sha256=of, teacher_sha256="", epoch=2, headroom=1, images=1, defects=0, plan=Int8Plan({})
+        )
+        write(stage, quantized=plan)
+        assert needs_new_stage(Run(run), stage) is expected
