@@ -35,6 +35,7 @@ from kdx.cli import (
     train_many,
     triton,
     verify,
+    watch,
 )
 from kdx.cli.error_output import Command
 from kdx.cli.output import write_utf8
@@ -51,7 +52,7 @@ Start with **kdx demo**, or with your own images:
 - **kdx predict tile.kdx IMAGES... --overlay out/**: verdicts and heat maps
 
 Exit status: 0 done, 1 a gate failed (for example verify), 2 the request could not be carried out,
-70 a fault of kdx itself, 130 interrupted (Ctrl-C or SIGTERM).
+70 a fault of kdx itself, 130 interrupted (Ctrl-C or SIGTERM; kdx watch ends with 0 then).
 """
 
 
@@ -80,7 +81,7 @@ app = typer.Typer(
 _PANELS = {
     "Train": (demo, train, distil, train_many, fit, quantize, evaluate),
     "Deploy": (export, roi, calibrate, verify, bench, report, sign, build_engine, triton),
-    "Run": (predict, serve, score, repeat, inspect, doctor),
+    "Run": (predict, watch, serve, score, repeat, inspect, doctor),
     "Monitor": (selftest, drift),
     "Research": (methods, reproduce),
 }

@@ -31,6 +31,7 @@ from kdx.errors import (
     WeightsError,
 )
 from kdx.imaging.value_range import NarrowRanges, counted
+from kdx.storage.files import is_disk_full
 from kdx.text import spelled
 from kdx.workflows.packages import MissingPackageError
 
@@ -167,11 +168,6 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
 def _is_usage(error: Exception) -> bool:
     # Usage errors are of typer's own copy of click, whose place is not public.
     return hasattr(error, "format_message")
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether an error says that a disk, or the user's share of it, is full."""
-    return error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def _describe(error: OSError, usage: str) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.error_output import DiskFullError, Interrupted, is_disk_full, resume_command
+from kdx.cli.error_output import DiskFullError, Interrupted, resume_command
 from kdx.cli.output import make_table, out, print_json, report_bad, report_remarks, shown
 from kdx.remarks import Remark, remark
+from kdx.storage.files import is_disk_full
 from kdx.storage.json_records import RUN_INDEX
 
 if TYPE_CHECKING:

@@ -106,6 +106,7 @@ class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         frame_faults: Why the frame shows no part.
         threshold_by_hand: As for :class:`JudgedBy`.
         product: The product by which the bundle was chosen, or None.
+        view: The view of the part that the image shows, or None.
         error: The type, message and details of the error because of which there is no verdict of a
             detector.
     """
@@ -132,6 +133,7 @@ class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     frame_faults: tuple[str, ...] = ()
     threshold_by_hand: str | None = None
     product: str | None = None
+    view: str | None = None
     error: dict[str, str] | None = None
 
     @property
@@ -148,12 +150,14 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
         image_sha256: As for :class:`VerdictRecord`.
         part_id: As for :class:`VerdictRecord`.
         product: As for :class:`VerdictRecord`.
+        view: As for :class:`VerdictRecord`.
     """
 
     image: str | None
     image_sha256: str | None
     part_id: str | None = None
     product: str | None = None
+    view: str | None = None
 
 
 def judged(shown: Shown, verdict: Verdict, by: JudgedBy) -> VerdictRecord:

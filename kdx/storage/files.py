@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import re
@@ -78,7 +79,7 @@ def write_parts(path: Path, parts: Iterable[bytes], *, private: bool = False) ->
         temporary.unlink(missing_ok=True)
         _blame(error, temporary.name, path)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -112,7 +113,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         for path in (*sorted(temporary.rglob("*")), temporary):
             if path.is_symlink():
                 continue
-            _sync_folder(path) if path.is_dir() else _sync_file(path)
+            sync_folder(path) if path.is_dir() else _sync_file(path)
         temporary.chmod(0o777 & ~_umask())
         with locked(target.parent):
             refuse_existing(target, force=force)  # another process may have created it meanwhile
@@ -127,7 +128,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
             os.close(handle)
     if replaced is not None:
         shutil.rmtree(replaced, ignore_errors=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def remove_leftovers(target: Path) -> None:
@@ -176,6 +177,21 @@ def require_writable(folder: Path) -> None:
             f"'{folder}' cannot be written",
             fix="ask for permission, or work on a copy in a folder that you may write to",
         )
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error says that a disk, or the user's share of it, is full."""
+    return error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable. Where the platform cannot open a folder, the rename is only atomic."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _publish(temporary: Path, path: Path, *, private: bool) -> None:
@@ -276,16 +292,6 @@ def _sync_file(path: Path) -> None:
     # Windows flushes only files that are open for writing.
     with path.open("r+b") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Where the platform cannot open a folder, the rename is only atomic."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _umask() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -10,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdx.decision.overlay import render_overlay
 from kdx.decision.verdict import verdict_fields
 from kdx.errors import DataError, ImageError, OptionError, OutputError
 from kdx.folders.folder_layout import masks_folder
@@ -22,6 +20,7 @@ from kdx.loading.group import DetectorGroup, load_many
 from kdx.loading.load import load
 from kdx.progress import SILENT, Progress, track
 from kdx.runtime.banded import is_read_in_bands
+from kdx.runtime.heat_map import heat_map
 from kdx.storage.files import refuse_existing, write_atomic
 from kdx.workflows.packages import require_reader
 from kdx.workflows.result_files import ResultFiles, ResultOptions, require_thresholds
@@ -119,7 +118,7 @@ def judge_files(
                     target = targets[path, name]
                     record["overlay"] = str(target)
                     record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
-                    _write_overlay(target, image, verdict, path.name, group[name])
+                    write_atomic(target, heat_map(group[name], image, verdict, path.name))
                 if files is not None:
                     record |= files.add(path, name, verdict, group[name], found)
                 records.append(record)
@@ -297,12 +296,3 @@ def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
         refuse_existing(target, force=force)
     for folder in dict.fromkeys(target.parent for target in targets.values()):
         folder.mkdir(parents=True, exist_ok=True)
-
-
-def _write_overlay(target: Path, image: Any, verdict: Any, name: str, detector: Any) -> None:
-    buffer = io.BytesIO()
-    bgr = detector.input.channel_order == "bgr" and image.shape[2] == 3
-    rgb = image[..., ::-1] if bgr else image
-    included = detector.roi.included if detector.roi else None
-    render_overlay(rgb, verdict, name, detector.view, included).save(buffer, format="PNG")
-    write_atomic(target, buffer.getvalue())

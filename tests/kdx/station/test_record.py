@@ -20,7 +20,7 @@ from kdx.storage.files import sha256_file
 from tests.schema1 import old_bundle
 
 BY = JudgedBy(bundle="tile.kdx", bundle_sha256="b" * 64, graph_sha256="c" * 64, backend="here", precision="fp32")
-SHOWN = Shown(image="left/1.png", image_sha256="a" * 64, part_id="1", product="tile")
+SHOWN = Shown(image="left/1.png", image_sha256="a" * 64, part_id="1", product="tile", view="left")
 GOOD = Verdict(Decision.GOOD, 0.25, 0.5, np.zeros((2, 2), np.float32), p_value=0.5, held_out_images=9)
 
 

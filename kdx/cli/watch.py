@@ -1,0 +1,71 @@
+"""``kdx watch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+
+from kdx.cli.error_output import LinesCommand
+from kdx.cli.output import out, print_json_line, say
+from kdx.cli.shared_options import CSV_OPTION, REQUIRE_SIGNATURE_OPTION, SEMICOLONS_OPTION, THREADS_OPTION
+from kdx.workflows.packages import needs
+
+COMMAND = LinesCommand
+_OUT = typer.Option(..., "--out", "-o", help="Folder of records and sorted files; the same command continues there.")
+_EXEC = typer.Option(None, "--exec", help="Run for each verdict, its record on standard input, until it exits with 0.")
+
+
+def watch(
+    folder: Path = typer.Argument(help="Folder in which images arrive, in subfolders too."),
+    bundle: list[str] = typer.Option(..., "--bundle", "-b", help="Bundle that judges; of several, PRODUCT=BUNDLE."),
+    output: Path = _OUT,
+    move: bool = typer.Option(False, "--move", help="Move files to good/, review/, defective/ and so on in --out."),
+    link: bool = typer.Option(False, "--link", help="Link files there, and leave them where they are."),
+    heat_maps: bool = typer.Option(False, "--heat-maps", help="Write a heat map of each image (PNG)."),
+    csv: bool = CSV_OPTION,
+    semicolons: bool = SEMICOLONS_OPTION,
+    command: str | None = _EXEC,
+    mqtt: str | None = typer.Option(None, help="Publish each verdict: mqtt://HOST/TOPIC, or mqtts:// with TLS."),
+    part_id: str | None = typer.Option(
+        None, help="Regular expression: (?P<part>...), (?P<product>...) in a file's path."
+    ),
+    part_of: str | None = typer.Option(
+        None, help="The same for parts of several views: (?P<part>...) and (?P<view>...)."
+    ),
+    views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
+    part_timeout: float = typer.Option(10.0, min=0, help="Seconds after which a part that lacks a view is undecided."),
+    keep: str | None = typer.Option(None, help="What is kept: good=7d,defective=1y,total=200GB. Default: everything."),
+    settle: float = typer.Option(
+        2.0, min=0, help="Seconds for which a file is at rest; 0 for files that are renamed in."
+    ),
+    scan_every: float = typer.Option(10.0, min=0.1, help="Seconds between listings, which find what was not noticed."),
+    backlog: int = typer.Option(100, min=1, help="How many files may wait before that is said."),
+    backend: str = typer.Option("auto", help="Backend to run on."),
+    precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
+    threads: int | None = THREADS_OPTION,
+    require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
+    once: bool = typer.Option(False, "--once", help="End when every file is judged."),
+    json: bool = typer.Option(False, "--json", help="Print JSON Lines: one object per verdict."),
+) -> None:
+    """Judge files as they arrive in a folder, each once, also after a kill or a power cut.
+
+    Every verdict is a line of JSON in OUT/verdicts, in one file a day. What was not judged is never
+    good. Ctrl-C and SIGTERM end after the file in hand, with exit status 0.
+    """
+    with needs("mqtt" if mqtt else "watch", "kdx watch"):
+        from kdx.station.options import watch_options
+        from kdx.station.watch import describe, summarize
+        from kdx.station.watch import watch as run
+
+    options = watch_options(
+        folder, output, bundle, move=move, link=link, heat_maps=heat_maps, csv=csv, semicolons=semicolons,
+        command=command, mqtt=mqtt, part_id=part_id, part_of=part_of, views=views, part_timeout=part_timeout, keep=keep,
+        settle=settle, scan_every=scan_every, backlog=backlog, backend=backend, precision=precision, threads=threads,
+        require_signature=require_signature, once=once,
+    )  # fmt: skip
+    summary = run(
+        options, each=print_json_line if json else lambda record: out.print(escape(describe(record))), say=say
+    )
+    say(summarize(summary))

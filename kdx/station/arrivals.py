@@ -1,0 +1,267 @@
+"""Files that arrive in a folder, complete and in order.
+
+A file is complete when it was renamed to its name, or when its size and its time of change have
+been at rest for a while, by a clock that does not jump. The system's notices come at once, but may
+be lost, and network drives give none; so the folder is listed every few seconds too.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from kdx.errors import DataError
+from kdx.folders.image_search import is_hidden, is_image_name, walk
+from kdx.station.ledger import Identity
+
+_CREATED, _RENAMED, _FOLDER = "created", "renamed", "folder"
+
+
+@dataclass
+class _Candidate:
+    """A file that was seen."""
+
+    identity: Identity
+    order: int
+    since: float
+
+
+class Arrivals:
+    """The files that arrive in a folder. A context manager: notices come while it is open.
+
+    Args:
+        folder: The folder, whose subfolders are watched too.
+        settle: How many seconds size and time of change must be at rest.
+        scan_every: After how many seconds the folder is listed again.
+        is_known: Whether a file of this path and identity was judged already.
+        on_scan: Is given the paths of all files, whenever the folder was listed.
+        clock: Seconds of a clock that does not jump.
+
+    Attributes:
+        left_out: The first file that was left out because its name is not that of an image.
+        lost: Why the folder could not be listed the last time; None if it was.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settle: float,
+        scan_every: float,
+        is_known: Callable[[str, Identity], bool],
+        on_scan: Callable[[list[str]], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._settle, self._scan_every = folder, settle, scan_every
+        self._is_known, self._on_scan, self._clock = is_known, on_scan, clock
+        self._notices: SimpleQueue[tuple[str, str] | None] = SimpleQueue()
+        self._candidates: dict[str, _Candidate] = {}
+        self._unsettled: dict[str, None] = {}  # by the time since which they are at rest
+        self._complete: list[tuple[int, str]] = []  # a heap, by the order of arrival
+        self._order = 0
+        self._next_scan = clock()
+        self._observer: Any = None
+        self.left_out: str | None = None
+        self.lost: str | None = None
+
+    def __enter__(self) -> Arrivals:
+        self._observer = _observer(self._folder, self._notices)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._observer.stop()
+        self._observer.join()
+
+    @property
+    def waiting(self) -> int:
+        """How many files wait: complete, and not yet judged."""
+        return len(self._candidates) - len(self._unsettled)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the folder was listed and no file in it waits or is being written."""
+        return self.lost is None and not self._candidates and self._next_scan > self._clock()
+
+    def wake(self) -> None:
+        """End a wait of :meth:`next`, from another thread or a signal's handler."""
+        self._notices.put(None)
+
+    def next(self, patience: float) -> tuple[str, Identity] | None:
+        """Return the complete file that arrived first, or None if there is none for a while.
+
+        Args:
+            patience: How many seconds to wait at most.
+        """
+        give_up = self._clock() + patience
+        while True:
+            self._take_notices()
+            if self._clock() >= self._next_scan:
+                self._scan()
+            self._take_settled()
+            name = self._first()
+            if name is not None:
+                return name, self._candidates[name].identity
+            now = self._clock()
+            if now >= give_up:
+                return None
+            with suppress(Empty):
+                notice = self._notices.get(timeout=max(min(give_up, self._next_scan, self._next_settled()) - now, 0.0))
+                if notice is None:
+                    return None
+                self._take(*notice)
+
+    def done(self, name: str) -> None:
+        """Remove a file that was judged, or is gone, from those that wait."""
+        self._candidates.pop(name, None)
+        self._unsettled.pop(name, None)
+
+    def put_back(self, name: str) -> None:
+        """Let a file that changed while it was read come to rest again."""
+        self.done(name)
+        self._see(name, is_renamed=False)
+
+    def _first(self) -> str | None:
+        """Return the complete file that arrived first; drop what was removed since."""
+        while self._complete:
+            order, name = self._complete[0]
+            candidate = self._candidates.get(name)
+            if candidate is not None and candidate.order == order and name not in self._unsettled:
+                return name
+            heapq.heappop(self._complete)
+        return None
+
+    def _take_notices(self) -> None:
+        with suppress(Empty):
+            while True:
+                notice = self._notices.get_nowait()
+                if notice is not None:
+                    self._take(*notice)
+
+    def _take(self, kind: str, path: str) -> None:
+        if kind == _FOLDER:
+            self._next_scan = self._clock()  # what is in it may have been there before it was watched
+            return
+        name = os.path.relpath(path, self._folder).replace(os.sep, "/")
+        if not any(is_hidden(part) for part in name.split("/")):
+            self._see(name, is_renamed=kind == _RENAMED)
+
+    def _scan(self) -> None:
+        """See every file of the folder, those that are new in the order of their last change."""
+        self._next_scan = self._clock() + self._scan_every
+        try:
+            names = list(walk(self._folder))
+        except DataError as error:  # for example a network drive that is not mounted
+            self.lost = error.message
+            return
+        if self.lost is not None:
+            self.lost = None
+            self.__exit__()
+            self.__enter__()
+        found: list[tuple[int, str]] = []
+        for name in names:
+            identity = self._identity(name)
+            if identity is not None and not self._is_known(name, identity):
+                found.append((identity.mtime_ns, name))
+        for _, name in sorted(found):
+            self._see(name, is_renamed=False)
+        self._on_scan(names)
+
+    def _see(self, name: str, *, is_renamed: bool) -> None:
+        """Take notice of a file: it is new, or may have changed, or came by its name just now."""
+        if not is_image_name(name):
+            self.left_out = self.left_out or name
+            return
+        identity = self._identity(name)
+        if identity is None or self._is_known(name, identity):
+            self.done(name)
+            return
+        candidate = self._candidates.get(name)
+        if candidate is None:
+            candidate = self._candidates[name] = _Candidate(identity, self._order, 0.0)
+            self._order += 1
+        elif identity == candidate.identity and not (is_renamed and name in self._unsettled):
+            return
+        candidate.identity, candidate.since = identity, self._clock()
+        self._unsettled.pop(name, None)
+        if is_renamed:
+            heapq.heappush(self._complete, (candidate.order, name))
+        else:
+            self._unsettled[name] = None
+
+    def _take_settled(self) -> None:
+        """Look once more at the files that have been at rest for long enough."""
+        while self._next_settled() <= self._clock():
+            name = next(iter(self._unsettled))
+            candidate = self._candidates[name]
+            if self._identity(name) == candidate.identity:
+                del self._unsettled[name]
+                heapq.heappush(self._complete, (candidate.order, name))
+            else:
+                self._see(name, is_renamed=False)
+
+    def _next_settled(self) -> float:
+        """Return when the next file has been at rest for long enough."""
+        first = next(iter(self._unsettled), None)
+        return float("inf") if first is None else self._candidates[first].since + self._settle
+
+    def _identity(self, name: str) -> Identity | None:
+        """Return the identity of a file, or None if there is no regular file of this name."""
+        try:
+            status = os.stat(self._folder / name)  # noqa: PTH116  # thousands of files a scan
+        except OSError:
+            return None
+        return Identity.of(status) if stat.S_ISREG(status.st_mode) else None
+
+
+def _observer(folder: Path, notices: SimpleQueue[tuple[str, str] | None]) -> Any:
+    """Start watchdog's observer of a folder, which puts its notices into a queue."""
+    from watchdog.events import FileSystemEvent, FileSystemEventHandler
+
+    class Handler(FileSystemEventHandler):
+        def on_any_event(self, event: FileSystemEvent) -> None:
+            for notice in _notices_of(event):
+                notices.put(notice)
+
+    logging.getLogger("watchdog").addHandler(logging.NullHandler())  # it lists the folder again by itself
+    observer = _observer_type()
+    try:
+        observer.schedule(Handler(), os.fspath(folder), recursive=True)
+        observer.start()
+    except OSError as error:
+        raise DataError(
+            f"the system gives no notices of '{folder}': {error.strerror or error}",
+            fix="where it says that no space is left, raise fs.inotify.max_user_watches",
+        ) from error
+    return observer
+
+
+def _observer_type() -> Any:
+    """Return an observer that tells files that are renamed into the folder from created ones.
+
+    Only Linux does so; elsewhere, a file that was renamed comes to rest like any other.
+    """
+    from watchdog.observers import Observer
+
+    with suppress(TypeError):
+        return Observer(generate_full_events=True)  # type: ignore[call-arg]
+    return Observer()
+
+
+def _notices_of(event: Any) -> Iterator[tuple[str, str]]:
+    kind, destination = event.event_type, os.fsdecode(event.dest_path)
+    if event.is_directory:
+        if kind in {"created", "moved"}:
+            yield _FOLDER, ""
+    elif kind == "moved":
+        if destination:
+            yield _RENAMED, destination
+    elif kind in {"created", "modified", "closed"}:
+        yield _CREATED, os.fsdecode(event.src_path)

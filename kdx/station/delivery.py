@@ -1,0 +1,159 @@
+"""Messages to receivers, each delivered at least once.
+
+A message leaves the outbox of the ledger only after its receiver acknowledged it. A receiver that
+is away delays no verdict, and nothing is forgotten until it is back. Repeats have the same
+``verdict_id``, by which receivers drop them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from kdx.station.ledger import Ledger
+from kdx.text import number_of
+
+# How long a receiver that failed is left alone: twice as long each time.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+# After how many seconds a command is ended that does not end by itself.
+COMMAND_SECONDS = 60.0
+
+
+class Receiver(Protocol):
+    """Somebody to whom verdicts are sent."""
+
+    name: str
+    at_once: int  # how many messages are sent before the first is acknowledged
+
+    def send(self, messages: Sequence[tuple[int, bytes]], stop: threading.Event) -> tuple[list[int], str]:
+        """Send messages, which have numbers, until one is not acknowledged, or ``stop`` is set.
+
+        Returns:
+            The numbers of those that were acknowledged, and why another was not; else an empty
+            text.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the connection."""
+        ...
+
+
+class Command:
+    """Runs a command for each verdict, with the record on its standard input.
+
+    Args:
+        words: The program and its arguments. No shell interprets them.
+        seconds: After how many seconds it is ended.
+    """
+
+    name = "exec"
+    at_once = 1
+
+    def __init__(self, words: Sequence[str], seconds: float = COMMAND_SECONDS) -> None:
+        self._words, self._seconds = list(words), seconds
+
+    def send(self, messages: Sequence[tuple[int, bytes]], stop: threading.Event) -> tuple[list[int], str]:
+        """Run the command for each message; exit status 0 acknowledges it."""
+        done: list[int] = []
+        for number, line in messages:
+            if stop.is_set():
+                break
+            try:
+                # Standard output is that of the records.
+                ended = subprocess.run(self._words, input=line, stdout=2, timeout=self._seconds, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                return done, str(error)
+            if ended.returncode != 0:
+                return done, f"exit status {ended.returncode}"
+            done.append(number)
+        return done, ""
+
+    def close(self) -> None:
+        """Do nothing: a command ends by itself."""
+
+
+class Courier(threading.Thread):
+    """Takes messages from the outbox to one receiver, in order.
+
+    Args:
+        path: The ledger's file.
+        receiver: The receiver.
+        say: Is given what users should know. It is called in this thread.
+    """
+
+    def __init__(self, path: Path, receiver: Receiver, say: Callable[[str], None]) -> None:
+        super().__init__(name=f"kdx courier to {receiver.name}", daemon=True)
+        self._path, self._receiver, self._say = path, receiver, say
+        self._there_is_work = threading.Event()
+        self._stopping = threading.Event()
+        self._ends_when_done = False
+        self.is_away = False
+
+    @property
+    def receiver(self) -> str:
+        """The receiver's name."""
+        return self._receiver.name
+
+    def notice(self) -> None:
+        """Take notice that there are new messages."""
+        self._there_is_work.set()
+
+    def end(self, *, when_done: bool = False) -> None:
+        """End after the message in hand, or when the outbox is empty or the receiver is away."""
+        self._ends_when_done = when_done
+        if not when_done:
+            self._stopping.set()
+        self._there_is_work.set()
+        self.join()
+
+    def run(self) -> None:
+        """Deliver messages until :meth:`end`."""
+        ledger = Ledger(self._path)
+        pause = _FIRST_PAUSE
+        try:
+            while not self._stopping.is_set():
+                self._there_is_work.clear()
+                sent, problem = self._deliver(ledger)
+                if problem:
+                    self._miss(ledger, problem)
+                    if self._ends_when_done:
+                        return
+                    self._stopping.wait(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    continue
+                if sent:
+                    pause = _FIRST_PAUSE
+                    if self.is_away:
+                        self.is_away = False
+                        self._say(f"{self._receiver.name} receives verdicts again")
+                elif self._ends_when_done:
+                    return
+                else:
+                    self._there_is_work.wait()
+        finally:
+            self._receiver.close()
+            ledger.close()
+
+    def _deliver(self, ledger: Ledger) -> tuple[int, str]:
+        """Deliver some messages; return how many were acknowledged, and what is wrong."""
+        try:
+            messages = ledger.outbox(self._receiver.name, self._receiver.at_once)
+            if not messages:
+                return 0, ""
+            done, problem = self._receiver.send(messages, self._stopping)
+            if done:
+                ledger.remove_messages(done)
+        except sqlite3.Error as error:  # a full disk: what was acknowledged is sent once more
+            return 0, f"the ledger cannot be written: {error}"
+        return len(done), problem
+
+    def _miss(self, ledger: Ledger, problem: str) -> None:
+        if not self.is_away:
+            self.is_away = True
+            waiting = number_of(ledger.waiting(self._receiver.name), "[verdict waits|verdicts wait]")
+            self._say(f"{self._receiver.name} does not receive verdicts ({problem}): {waiting}, and none is lost")

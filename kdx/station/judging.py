@@ -1,0 +1,126 @@
+"""From a file to its record: read whole, hashed, judged by the bundle of its part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kdx.errors import DataError, ImageError, KdxError, OptionError
+from kdx.imaging.images import read_with_range
+from kdx.imaging.value_range import warn_if_narrow
+from kdx.runtime.banded import is_read_in_bands
+from kdx.runtime.heat_map import heat_map
+from kdx.station.bundles import Bundles
+from kdx.station.ledger import Identity
+from kdx.station.names import NamePattern
+from kdx.station.record import NotJudged, Shown, VerdictRecord, judged, not_judged
+from kdx.storage.files import sha256_bytes, sha256_file
+
+if TYPE_CHECKING:
+    from kdx.decision.verdict import Verdict
+    from kdx.runtime.detector import Detector
+
+# A file that is larger is not read at once; frames in bands may be of any size.
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """The record of a file, and its heat map.
+
+    Attributes:
+        record: The record.
+        heat_map: The picture as PNG, or None.
+    """
+
+    record: VerdictRecord
+    heat_map: bytes | None = None
+
+
+class Judge:
+    """Judges the files of a folder.
+
+    Args:
+        folder: The folder.
+        bundles: What judges.
+        pattern: What the files' names say.
+        heat_maps: Whether heat maps are drawn.
+
+    Raises:
+        OptionError: A bundle reads frames in bands, of which no heat maps are drawn.
+    """
+
+    def __init__(self, folder: Path, bundles: Bundles, pattern: NamePattern, *, heat_maps: bool) -> None:
+        self._folder, self._bundles, self._pattern, self._heat_maps = folder, bundles, pattern, heat_maps
+        in_bands = [loaded.path for _, loaded in bundles if loaded.detector.input.is_in_bands]
+        if in_bands and heat_maps:
+            raise OptionError(
+                f"'{in_bands[0]}' reads frames in bands, which are never whole in the memory",
+                fix="leave out `heat_maps`",
+            )
+
+    def __call__(self, name: str, identity: Identity) -> JudgedImage | None:
+        """Judge a file; return None if it is gone, or is another one than expected.
+
+        Raises:
+            OSError: The folder is gone, for example because a network drive was disconnected.
+        """
+        path, part = self._folder / name, self._pattern.read(name)
+        loaded = self._bundles.of(part.product)
+        shown = Shown(image=name, image_sha256=None, part_id=part.part, product=part.product, view=part.view)
+        try:
+            is_banded = loaded is not None and is_read_in_bands(loaded.detector, path)
+            content, sha256 = _read(path, identity, whole=not is_banded)
+            shown = msgspec.structs.replace(shown, image_sha256=sha256)
+            if loaded is None:
+                error = DataError(f"no bundle belongs to '{name}'", received=part.product or "no product in the name")
+                return JudgedImage(not_judged(shown, error, None, NotJudged.NO_BUNDLE))
+            if content is None:
+                verdict, picture = loaded.detector.judge_file(path).verdict, None
+                _require(path, identity)
+            else:
+                verdict, picture = self._verdict(loaded.detector, path, content)
+            return JudgedImage(judged(shown, verdict, loaded.by), picture)
+        except (FileNotFoundError, _AnotherFileError):
+            return None
+        except KdxError as error:
+            problem = error
+        except OSError as error:
+            next(self._folder.iterdir(), None)  # raises if it is the folder that cannot be read
+            problem = ImageError(f"'{path}' cannot be read: {error.strerror or error}")
+        return JudgedImage(not_judged(shown, problem, None if loaded is None else loaded.by))
+
+    def _verdict(self, detector: Detector, path: Path, content: bytes) -> tuple[Verdict, bytes | None]:
+        """Return the verdict on the content of a file, and the heat map if one is drawn."""
+        image, value_range = read_with_range(path, detector.input, content)
+        warn_if_narrow(path, value_range)
+        verdict = detector(image)
+        return verdict, heat_map(detector, image, verdict, path.name) if self._heat_maps else None
+
+
+class _AnotherFileError(Exception):
+    """A file was written to, or replaced, since it was seen."""
+
+
+def _read(path: Path, identity: Identity, *, whole: bool) -> tuple[bytes | None, str]:
+    """Return the content of a file, or None if it is not read whole, and its hash.
+
+    Raises:
+        ImageError: It is empty, or too large to be an image.
+    """
+    if not identity.size:
+        raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
+    if whole and identity.size > _MOST_BYTES:
+        raise ImageError(f"'{path}' is too large", expected="at most 1 GiB", received=f"{identity.size:,} bytes")
+    content = path.read_bytes() if whole else None
+    sha256 = sha256_file(path) if content is None else sha256_bytes(content)
+    _require(path, identity)
+    return content, sha256
+
+
+def _require(path: Path, identity: Identity) -> None:
+    if Identity.of(path.stat()) != identity:
+        raise _AnotherFileError

@@ -1,0 +1,325 @@
+"""What a station has done, in one SQLite file: the single source of truth for "exactly once".
+
+A verdict, the place where its file goes, its line, and its messages are committed in one
+transaction. Whatever is done with files and receivers follows, can be repeated, and is crossed off
+when it is done. After a kill or a power cut the ledger says what is left to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdx.errors import OutputError
+from kdx.storage.files import is_disk_full
+
+SCHEMA = 1
+FILE = "station.db"
+_APPLICATION = 0x6B647873  # "kdxs": by this number SQLite marks the application of a file
+# With less free space than this, a general error of SQLite means a full disk.
+_LITTLE = 1 << 20
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    verdict_id TEXT NOT NULL UNIQUE, verdict TEXT NOT NULL, state TEXT NOT NULL, place BLOB UNIQUE, heat_map BLOB,
+    bytes INTEGER NOT NULL, seconds REAL NOT NULL
+);
+CREATE INDEX files_by_state ON files (state, id);
+CREATE INDEX files_by_verdict ON files (verdict, id);
+CREATE INDEX files_by_path ON files (path);
+CREATE INDEX files_by_heat_map ON files (heat_map);
+CREATE TABLE lines (id INTEGER PRIMARY KEY AUTOINCREMENT, day TEXT NOT NULL, line BLOB NOT NULL);
+CREATE TABLE texts (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, receiver TEXT NOT NULL, line BLOB NOT NULL);
+CREATE INDEX outbox_by_receiver ON outbox (receiver, id);
+CREATE TABLE views (
+    part TEXT NOT NULL, view TEXT NOT NULL, verdict_id TEXT NOT NULL, verdict TEXT NOT NULL, product TEXT
+);
+CREATE INDEX views_by_part ON views (part);
+"""
+
+# What became of a judged file. The first is that of a file which is left where it is; the next two
+# are intents, which become one of the others.
+HERE, MOVING, LINKING, MOVED, LINKED, GONE = "here", "moving", "linking", "moved", "linked", "gone"
+
+
+class Identity(NamedTuple):
+    """By what a file at a path is known again: written to, it is another file."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """Return the identity of a file from its status."""
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class JudgedFile:
+    """A file that has its verdict.
+
+    Attributes:
+        path: Its path, relative to the watched folder.
+        identity: What was judged.
+        verdict_id: The identifier of its verdict.
+        verdict: The verdict.
+        state: What became of the file.
+        place: Where the file goes or went, relative to the output folder; None if it stays.
+        heat_map: The picture of its map, relative to the output folder, or None.
+        bytes: The size of what is kept of it in the output folder.
+        id: Its number in the ledger.
+    """
+
+    path: str
+    identity: Identity
+    verdict_id: str
+    verdict: str
+    state: str
+    place: str | None
+    heat_map: str | None
+    bytes: int
+    id: int = 0
+
+
+class Ledger:
+    """The ledger of an output folder. Each thread needs one of its own.
+
+    Args:
+        path: The file, which is created if it is missing.
+        create: Whether to create the tables of a new file.
+
+    Raises:
+        OutputError: The file is not a ledger, or of a newer kdx.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        self._base = sqlite3.connect(path, timeout=30, isolation_level=None)
+        try:
+            # A commit has reached the disk: what follows it never knows more than the ledger.
+            self._base.execute("PRAGMA synchronous = FULL")
+            if create:
+                self._base.execute("PRAGMA journal_mode = WAL")
+                self._prepare()
+        except sqlite3.DatabaseError as error:
+            self._base.close()
+            if is_full(error, path.parent):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise _foreign(path, str(error)) from error
+        except BaseException:
+            self._base.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit everything in the block, or nothing of it."""
+        self._base.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._base.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # after some errors, SQLite has rolled back already
+                self._base.execute("ROLLBACK")
+            raise
+
+    def fact(self, name: str) -> Any:
+        """Return a fact by name, or None."""
+        row = self._base.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def set_fact(self, name: str, value: object) -> None:
+        """Store a fact."""
+        self._base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def add_file(self, file: JudgedFile, seconds: float) -> None:
+        """Add a judged file, at a time of the station's own clock."""
+        self.forget_path(file.path)  # what it was before it was written to
+        self._base.execute(
+            "INSERT INTO files (path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, seconds) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                os.fsencode(file.path),
+                *file.identity,
+                file.verdict_id,
+                file.verdict,
+                file.state,
+                _encoded(file.place),
+                _encoded(file.heat_map),
+                file.bytes,
+                seconds,
+            ),
+        )
+
+    def files(self, *states: str) -> Iterator[JudgedFile]:
+        """Yield the files in some states, in the order in which they were judged."""
+        marks = ", ".join("?" * len(states))
+        yield from map(_file, self._base.execute(f"{_SELECT} WHERE state IN ({marks}) ORDER BY id", states).fetchall())
+
+    def known(self) -> dict[str, Identity]:
+        """Return the judged files that may lie in the watched folder, by path."""
+        found = self._base.execute(
+            "SELECT path, size, mtime_ns FROM files WHERE state IN (?, ?, ?, ?) ORDER BY id",
+            (HERE, MOVING, LINKING, LINKED),
+        )
+        return {os.fsdecode(path): Identity(size, mtime_ns) for path, size, mtime_ns in found}
+
+    def forget_path(self, path: str) -> None:
+        """Forget the files of a path that stayed there and of which nothing is kept."""
+        where = "WHERE path = ? AND state = ? AND bytes = 0"
+        self._base.execute(f"DELETE FROM files {where}", (os.fsencode(path), HERE))  # noqa: S608
+
+    def settle(self, file: JudgedFile) -> None:
+        """Record what became of a file that was to be moved or linked: its state."""
+        self._base.execute("UPDATE files SET state = ? WHERE id = ?", (file.state, file.id))
+
+    def is_taken(self, place: str) -> bool:
+        """Whether a place in the output folder belongs to a judged file."""
+        found = self._base.execute("SELECT 1 FROM files WHERE place = ?1 OR heat_map = ?1", (os.fsencode(place),))
+        return found.fetchone() is not None
+
+    def oldest(self, verdict: str, before: float, limit: int) -> list[JudgedFile]:
+        """Return the files with a verdict that something is kept of, which came first.
+
+        Args:
+            verdict: The verdict.
+            before: A time of the station's own clock, before which they were judged.
+            limit: How many files at most.
+        """
+        where = "WHERE verdict = ? AND seconds < ? AND bytes > 0 AND state IN ('here', 'moved', 'linked', 'gone')"
+        found = self._base.execute(f"{_SELECT} {where} ORDER BY id LIMIT ?", (verdict, before, limit))
+        return [_file(row) for row in found.fetchall()]
+
+    def kept_bytes(self) -> int:
+        """Return the size of all that is kept of judged files in the output folder."""
+        return int(self._base.execute("SELECT ifnull(sum(bytes), 0) FROM files").fetchone()[0])
+
+    def forget(self, files: Sequence[JudgedFile]) -> None:
+        """Forget files of which nothing is kept any more."""
+        self._base.executemany("DELETE FROM files WHERE id = ?", [(file.id,) for file in files])
+
+    def discard(self, file: JudgedFile) -> None:
+        """Record that nothing is kept any more of a file that is still in the watched folder."""
+        self._base.execute("UPDATE files SET bytes = 0, heat_map = NULL, place = NULL WHERE id = ?", (file.id,))
+
+    def add_line(self, day: str, line: bytes) -> None:
+        """Add a line of JSON that is to be written."""
+        self._base.execute("INSERT INTO lines (day, line) VALUES (?, ?)", (day, line))
+
+    def lines(self) -> list[tuple[int, str, bytes]]:
+        """Return number, day and text of the lines that are to be written, in order."""
+        return self._base.execute("SELECT id, day, line FROM lines ORDER BY id").fetchall()
+
+    def remove_lines(self, last: int) -> None:
+        """Cross off the lines up to a number."""
+        self._base.execute("DELETE FROM lines WHERE id <= ?", (last,))
+
+    def text_bytes(self, name: str) -> int:
+        """Return how much of a text file was written for certain."""
+        row = self._base.execute("SELECT bytes FROM texts WHERE name = ?", (name,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def set_text(self, name: str, size: int, seconds: float) -> None:
+        """Record how much of a text file was written for certain."""
+        self._base.execute("INSERT OR REPLACE INTO texts VALUES (?, ?, ?)", (name, size, seconds))
+
+    def texts_before(self, seconds: float) -> list[str]:
+        """Return the text files to which nothing was written since a time of the own clock."""
+        return [name for (name,) in self._base.execute("SELECT name FROM texts WHERE seconds < ?", (seconds,))]
+
+    def forget_text(self, name: str) -> None:
+        """Forget a text file that was deleted."""
+        self._base.execute("DELETE FROM texts WHERE name = ?", (name,))
+
+    def post(self, receiver: str, line: bytes) -> None:
+        """Add a message for a receiver to the outbox."""
+        self._base.execute("INSERT INTO outbox (receiver, line) VALUES (?, ?)", (receiver, line))
+
+    def outbox(self, receiver: str, limit: int) -> list[tuple[int, bytes]]:
+        """Return number and text of the first messages for a receiver."""
+        return self._base.execute(
+            "SELECT id, line FROM outbox WHERE receiver = ? ORDER BY id LIMIT ?", (receiver, limit)
+        ).fetchall()
+
+    def waiting(self, receiver: str) -> int:
+        """Return how many messages wait for a receiver."""
+        return int(self._base.execute("SELECT count(*) FROM outbox WHERE receiver = ?", (receiver,)).fetchone()[0])
+
+    def remove_messages(self, numbers: Sequence[int]) -> None:
+        """Cross off messages that their receiver acknowledged."""
+        with self.transaction():
+            self._base.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in numbers])
+
+    def add_view(self, part: str, view: str, verdict_id: str, verdict: str, product: str | None) -> None:
+        """Add the verdict on a view of a part that is not complete."""
+        self._base.execute("INSERT INTO views VALUES (?, ?, ?, ?, ?)", (part, view, verdict_id, verdict, product))
+
+    def views(self, part: str) -> list[tuple[str, str, str, str | None]]:
+        """Return view, verdict's identifier, verdict and product of what a part has so far."""
+        return self._base.execute(
+            "SELECT view, verdict_id, verdict, product FROM views WHERE part = ? ORDER BY rowid", (part,)
+        ).fetchall()
+
+    def open_parts(self) -> list[str]:
+        """Return the parts that are not complete, in the order in which they began."""
+        return [part for (part,) in self._base.execute("SELECT part FROM views GROUP BY part ORDER BY min(rowid)")]
+
+    def close_part(self, part: str) -> None:
+        """Cross off the views of a part that has its verdict."""
+        self._base.execute("DELETE FROM views WHERE part = ?", (part,))
+
+    def _prepare(self) -> None:
+        """Create the tables of a new file, or check that the file is a ledger."""
+        with self.transaction():
+            if not self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                for statement in _TABLES.split(";"):
+                    self._base.execute(statement)
+                self._base.execute(f"PRAGMA application_id = {_APPLICATION}")
+                self._base.execute(f"PRAGMA user_version = {SCHEMA}")
+        if self._base.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+            raise _foreign(self.path, "it is of another program")
+        if self._base.execute("PRAGMA user_version").fetchone()[0] > SCHEMA:
+            raise OutputError(f"'{self.path}' was written by a newer kdx", fix="update kdx on this machine")
+
+
+def is_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error of the system or of SQLite says that the disk of a folder is full."""
+    if isinstance(error, sqlite3.OperationalError):
+        is_general = "disk I/O error" in str(error)
+        return "is full" in str(error) or (is_general and shutil.disk_usage(folder).free < _LITTLE)
+    return isinstance(error, OSError) and is_disk_full(error)
+
+
+_SELECT = "SELECT path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, id FROM files"
+
+
+def _file(row: tuple[Any, ...]) -> JudgedFile:
+    path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, kept, number = row
+    identity = Identity(size, mtime_ns)
+    return JudgedFile(
+        os.fsdecode(path), identity, verdict_id, verdict, state, _decoded(place), _decoded(heat_map), kept, number
+    )
+
+
+def _encoded(path: str | None) -> bytes | None:
+    return None if path is None else os.fsencode(path)
+
+
+def _decoded(path: bytes | None) -> str | None:
+    return None if path is None else os.fsdecode(path)
+
+
+def _foreign(path: Path, reason: str) -> OutputError:
+    return OutputError(f"'{path}' is not the ledger of a station, or is damaged: {reason}", fix="choose another `out`")

@@ -1,0 +1,81 @@
+"""What the name of a file says of the part: its identifier, its product, its view."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kdx.errors import OptionError
+
+PART, PRODUCT, VIEW = "part", "product", "view"
+
+
+class PartName(NamedTuple):
+    """What a name says; None for what it does not say."""
+
+    part: str | None = None
+    product: str | None = None
+    view: str | None = None
+
+
+@dataclass(frozen=True)
+class NamePattern:
+    """A regular expression with the groups ``part``, ``product`` and ``view``, or none.
+
+    Attributes:
+        pattern: The expression, which is searched in the path relative to the watched folder.
+        views: The views that make a part; empty if each file is a part of its own.
+    """
+
+    pattern: re.Pattern[str] | None = None
+    views: tuple[str, ...] = ()
+
+    def read(self, name: str) -> PartName:
+        """Return what the name of a file says."""
+        found = None if self.pattern is None else self.pattern.search(name)
+        groups = {} if found is None else found.groupdict()
+        return PartName(groups.get(PART), groups.get(PRODUCT), groups.get(VIEW) if self.views else None)
+
+
+def name_pattern(
+    part_id: str | None, part_of: str | None = None, views: Sequence[str] = (), *, has_products: bool = False
+) -> NamePattern:
+    """Return the pattern that users give.
+
+    Args:
+        part_id: An expression with the group ``part``, ``product``, or both; or None.
+        part_of: The same with the group ``view`` too, for parts of several views; or None.
+        views: The views that make a part.
+        has_products: Whether the bundle is chosen by product.
+
+    Raises:
+        OptionError: An invalid expression, a group that is missing, or views without ``part_of``.
+    """
+    if part_id is not None and part_of is not None:
+        raise OptionError("`part_id` and `part_of` both say how files name their part", fix="leave out `part_id`")
+    if (part_of is None) != (not views):
+        raise OptionError(
+            "parts of several views need both `part_of` and `views`",
+            fix="`part_of=REGEX` with the groups (?P<part>...) and (?P<view>...), and `views=left,right`",
+        )
+    option, text = ("part_id", part_id) if part_of is None else ("part_of", part_of)
+    needed = {PART, VIEW} if part_of is not None else {PRODUCT} if has_products else set()
+    groups: set[str] = set()
+    pattern = None
+    if text is not None:
+        try:
+            pattern = re.compile(text)
+        except re.error as error:
+            raise OptionError(f"`{option}` is not a regular expression: {error}", received=text) from error
+        groups = set(pattern.groupindex)
+        if not groups & {PART, PRODUCT}:
+            needed |= {PART}
+    if not needed <= groups:
+        raise OptionError(
+            f"`{option}` lacks the group {' and '.join(sorted(needed - groups))}",
+            expected=f"a regular expression with {' and '.join(f'(?P<{name}>...)' for name in sorted(needed))}",
+            received=text or "nothing",
+        )
+    return NamePattern(pattern, tuple(dict.fromkeys(views)))

@@ -1,0 +1,124 @@
+"""What a station is asked for."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kdx.errors import OptionError
+from kdx.station.bundles import LoadOptions, bundle_paths
+from kdx.station.mqtt import Broker, parse_broker
+from kdx.station.names import NamePattern, name_pattern
+from kdx.station.retention import Keep, parse_keep
+from kdx.storage.spreadsheet import CsvStyle, csv_style
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions:
+    """What a station is asked for.
+
+    Attributes:
+        folder: The folder that is watched.
+        out: The output folder.
+        bundles: The bundle of each product, or the only bundle, of the product None.
+        load: How bundles are loaded.
+        files: What is done with judged files.
+        heat_maps: Whether a heat map of each image is written.
+        csv: The style of the tables of verdicts; None for no tables.
+        settle: How many seconds a file must be at rest.
+        scan_every: After how many seconds the folder is listed again.
+        pattern: What the names of files say.
+        part_timeout: After how many seconds a part is undecided whose views are not complete.
+        keep: What is kept for how long; None keeps everything.
+        backlog: When more files than this wait, the user is told.
+        command: A command that is run for each verdict, or None.
+        broker: An MQTT broker to which each verdict is published, or None.
+        once: Whether to end when every file is judged.
+    """
+
+    folder: Path
+    out: Path
+    bundles: Mapping[str | None, Path]
+    load: LoadOptions = field(default_factory=LoadOptions)
+    files: Literal["stay", "move", "link"] = "stay"
+    heat_maps: bool = False
+    csv: CsvStyle | None = None
+    settle: float = 2.0
+    scan_every: float = 10.0
+    pattern: NamePattern = field(default_factory=NamePattern)
+    part_timeout: float = 10.0
+    keep: Keep | None = None
+    backlog: int = 100
+    command: tuple[str, ...] | None = None
+    broker: Broker | None = None
+    once: bool = False
+
+
+def watch_options(
+    folder: Path,
+    out: Path,
+    bundle: Sequence[str],
+    *,
+    move: bool,
+    link: bool,
+    heat_maps: bool,
+    csv: bool,
+    semicolons: bool,
+    command: str | None,
+    mqtt: str | None,
+    part_id: str | None,
+    part_of: str | None,
+    views: str | None,
+    part_timeout: float,
+    keep: str | None,
+    settle: float,
+    scan_every: float,
+    backlog: int,
+    backend: str,
+    precision: str | None,
+    threads: int | None,
+    require_signature: Sequence[Path],
+    once: bool,
+) -> WatchOptions:
+    """Return the options as users give them.
+
+    Raises:
+        OptionError: One is invalid, or contradicts another.
+    """
+    if move and link:
+        raise OptionError("files are either moved or linked", received="`move` and `link`", fix="leave out one of them")
+    if semicolons and not csv:
+        raise OptionError("`semicolons` would change nothing without `csv`", fix="add `csv`, or leave out `semicolons`")
+    bundles = bundle_paths(bundle)
+    names = [] if views is None else [name.strip() for name in views.split(",") if name.strip()]
+    return WatchOptions(
+        folder=folder,
+        out=out,
+        bundles=bundles,
+        load=LoadOptions(backend, threads, precision, tuple(require_signature)),
+        files="move" if move else "link" if link else "stay",
+        heat_maps=heat_maps,
+        csv=csv_style(semicolons=semicolons) if csv else None,
+        settle=settle,
+        scan_every=scan_every,
+        pattern=name_pattern(part_id, part_of, names, has_products=None not in bundles),
+        part_timeout=part_timeout,
+        keep=None if keep is None else parse_keep(keep),
+        backlog=backlog,
+        command=None if command is None else _words(command),
+        broker=None if mqtt is None else parse_broker(mqtt),
+        once=once,
+    )
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise OptionError(f"the command cannot be split into words: {error}", received=command) from error
+    if not words:
+        raise OptionError("`command` names no program", fix="`command='program argument'`")
+    return words

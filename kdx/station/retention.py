@@ -1,0 +1,191 @@
+"""What a station keeps: by verdict, age and size, so that no disk fills.
+
+Only what was judged is ever deleted, and only in the output folder. Ages are counted by the
+station's own clock, so that a clock which jumps deletes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdx.decision.verdict import Decision
+from kdx.errors import OptionError
+from kdx.station.ledger import HERE, LINKED, Identity, JudgedFile, Ledger
+
+RECORDS, TOTAL = "records", "total"
+# What may be deleted, in the order in which a total size gives it up. What was not judged stays.
+_JUDGED = (Decision.GOOD.value, Decision.REVIEW.value, Decision.DEFECTIVE.value)
+_DAY = 86_400.0
+_SECONDS = {"h": 3600.0, "d": _DAY, "w": 7 * _DAY, "y": 365 * _DAY}
+_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+# The clock may have been set while the station stood still, so a stop counts for a day at most.
+_LONGEST_STOP = _DAY
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept for how long.
+
+    Attributes:
+        seconds: How long files are kept, by verdict; one that is not named is kept.
+        records: How long the text files of records are kept, in seconds; None for always.
+        total: How many bytes of files and heat maps are kept in all; None for any number.
+    """
+
+    seconds: dict[str, float]
+    records: float | None = None
+    total: float | None = None
+
+
+def parse_keep(text: str) -> Keep:
+    """Return what ``good=7d,defective=1y,records=2y,total=200GB`` says.
+
+    Raises:
+        OptionError: It says something else.
+    """
+    ages: dict[str, float] = {}
+    total = None
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        amount = _AMOUNT.fullmatch(value.strip())
+        units = _BYTES if name == TOTAL else _SECONDS
+        is_known = name in (*_JUDGED, RECORDS, TOTAL) and name not in ages
+        if amount is None or amount[2] not in units or not is_known:
+            raise OptionError(
+                f"`keep` does not say what is kept: '{part.strip()}'",
+                expected=f"{', '.join(_JUDGED)} or {RECORDS} with an age (12h, 7d, 4w, 1y), or {TOTAL} with a size "
+                "(500MB, 200GB, 2TB)",
+                received=text,
+                fix="undecided and unreadable files are always kept: nothing is known about their parts"
+                if name in {"undecided", "unreadable"}
+                else "for example good=7d,defective=1y,total=200GB",
+            )
+        if name == TOTAL:
+            total = float(amount[1]) * units[amount[2]]
+        else:
+            ages[name] = float(amount[1]) * units[amount[2]]
+    return Keep(ages, ages.pop(RECORDS, None), total)
+
+
+class StationClock:
+    """Seconds for which a station has existed, whatever the machine's clock is set to.
+
+    While the station runs, they are those of a clock that does not jump. A stop counts as the
+    machine's clock says, but never backwards, and for a day at most.
+
+    Args:
+        ledger: Where the seconds are stored.
+        running: Seconds of a clock that does not jump.
+        machine: Seconds of the machine's clock.
+    """
+
+    def __init__(
+        self, ledger: Ledger, running: Callable[[], float] = time.monotonic, machine: Callable[[], float] = time.time
+    ) -> None:
+        self._ledger, self._running, self._machine = ledger, running, machine
+        before = ledger.fact("machine_seconds")
+        stopped = 0.0 if before is None else min(max(machine() - before, 0.0), _LONGEST_STOP)
+        self._start = (ledger.fact("station_seconds") or 0.0) + stopped - running()
+
+    def now(self) -> float:
+        """Return the seconds."""
+        return self._start + self._running()
+
+    def save(self) -> None:
+        """Store the seconds, in a transaction."""
+        self._ledger.set_fact("station_seconds", self.now())
+        self._ledger.set_fact("machine_seconds", self._machine())
+
+
+class Retention:
+    """Deletes what is not kept any longer.
+
+    Args:
+        out: The output folder.
+        ledger: Its ledger.
+        keep: What is kept.
+        say: Is given what users should know.
+    """
+
+    def __init__(self, out: Path, ledger: Ledger, keep: Keep, say: Callable[[str], None]) -> None:
+        self._out, self._ledger, self._keep, self._say = out, ledger, keep, say
+        self._said: set[str] = set()
+
+    def apply(self, now: float) -> int:
+        """Delete what is due, but not more than takes a moment; return how many files.
+
+        Args:
+            now: The time by the station's own clock.
+        """
+        deleted = 0
+        for verdict, seconds in self._keep.seconds.items():
+            for file in self._ledger.oldest(verdict, now - seconds, _AT_ONCE):
+                self._delete(file)
+                deleted += 1
+        if self._keep.total is not None:
+            deleted += self._shrink(self._keep.total)
+        if self._keep.records is not None:
+            for name in self._ledger.texts_before(now - self._keep.records):
+                if self._unlink(name):
+                    with self._ledger.transaction():
+                        self._ledger.forget_text(name)
+        return deleted
+
+    def _shrink(self, total: float) -> int:
+        """Delete the oldest good files, then those to be reviewed, then defective ones."""
+        excess = self._ledger.kept_bytes() - total
+        deleted = 0
+        for verdict in _JUDGED:
+            if excess <= 0 or deleted >= _AT_ONCE:
+                return deleted
+            for file in self._ledger.oldest(verdict, float("inf"), _AT_ONCE):
+                if excess <= 0:
+                    return deleted
+                self._delete(file)
+                excess -= file.bytes
+                deleted += 1
+        if excess > 0 and not deleted:
+            self._say_once("what was not judged takes more than the total that is kept; nobody else deletes it")
+        return deleted
+
+    def _delete(self, file: JudgedFile) -> None:
+        """Delete what is kept of a file, and then what the ledger knows of it."""
+        kept = [self._unlink(file.heat_map), self._unlink(file.place, file.identity)]
+        with self._ledger.transaction():
+            # A file that is still in the watched folder stays known, or it would be judged again.
+            self._ledger.discard(file) if file.state in {HERE, LINKED} or not all(kept) else self._ledger.forget([file])
+
+    def _unlink(self, name: str | None, identity: Identity | None = None) -> bool:
+        """Delete a file of the output folder; return False for one that is not ours, which stays.
+
+        Args:
+            name: Its path relative to the output folder; None for no file.
+            identity: What was put there; None for whatever is there.
+        """
+        if name is None:
+            return True
+        path = self._out / name
+        out = os.path.realpath(self._out)
+        if os.path.commonpath([out, os.path.realpath(path.parent)]) != out:
+            self._say_once(f"'{path.parent}' leads out of the output folder: nothing is deleted there")
+            return False
+        if identity is not None and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                if Identity.of(path.stat()) != identity:
+                    self._say_once(f"'{path}' was changed since it was judged, and is not deleted")
+                    return False
+        path.unlink(missing_ok=True)
+        return True
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)

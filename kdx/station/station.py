@@ -1,0 +1,303 @@
+"""A station: every file that arrives is judged once, recorded, sorted and reported."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeAlias
+
+from kdx.errors import KdxError, OutputError
+from kdx.station.arrivals import Arrivals
+from kdx.station.backlog import Backlog
+from kdx.station.bundles import BundleRecord, Bundles
+from kdx.station.judging import JudgedImage
+from kdx.station.ledger import GONE, HERE, LINKING, MOVED, MOVING, Identity, JudgedFile, Ledger, is_full
+from kdx.station.lines import Lines
+from kdx.station.options import WatchOptions
+from kdx.station.parts import PartRecord, Parts
+from kdx.station.places import Places, free_place, heat_map_place
+from kdx.station.record import VerdictRecord, time_now
+from kdx.station.retention import Retention, StationClock
+from kdx.storage.files import write_atomic
+from kdx.storage.json_output import encode_json
+
+_FIRST_STATES = {"stay": HERE, "move": MOVING, "link": LINKING}
+_PATIENCE_SECONDS = 0.5
+_RETENTION_SECONDS = 30.0
+# After how many seconds a full disk, or a folder that is gone, is tried again.
+_AGAIN_SECONDS = 2.0
+_STEP_SECONDS = 0.1
+# While files wait, lines are written and files are moved for several at once.
+_MOST_UNFINISHED = 16
+# How many files that left the watched folder by themselves are remembered: a drive that was not
+# mounted for a while may bring them back.
+_REMEMBERED = 100_000
+
+Record: TypeAlias = VerdictRecord | PartRecord
+
+
+class Post(Protocol):
+    """Takes messages from the outbox to one receiver."""
+
+    @property
+    def receiver(self) -> str:
+        """The receiver's name."""
+        ...
+
+    def notice(self) -> None:
+        """Take notice that there are new messages."""
+        ...
+
+
+class Station:
+    """Judges what arrives, in the thread of the caller.
+
+    Args:
+        options: What is asked for.
+        ledger: The ledger of the output folder.
+        bundles: What judges, to take up replaced ones.
+        judge: Judges a file; returns None for one that changed or is gone.
+        post: Takes messages to their receivers.
+        say: Is given what users should know.
+
+    Attributes:
+        arrivals: The files that arrive.
+        backlog: How many of them wait.
+    """
+
+    def __init__(
+        self,
+        options: WatchOptions,
+        ledger: Ledger,
+        bundles: Bundles,
+        judge: Callable[[str, Identity], JudgedImage | None],
+        post: Sequence[Post],
+        say: Callable[[str], None],
+    ) -> None:
+        self._options, self._ledger, self._bundles, self._judge = options, ledger, bundles, judge
+        self._post, self._say = post, say
+        self._clock = StationClock(ledger)
+        self._places = Places(options.folder, options.out, ledger)
+        self._lines = Lines(options.out, ledger, options.csv)
+        self._parts = Parts(ledger, options.pattern.views, options.part_timeout)
+        self._retention = None if options.keep is None else Retention(options.out, ledger, options.keep, say)
+        self._next_retention = time.monotonic()
+        self._known = ledger.known()
+        self._said: dict[str, str | None] = {}
+        self._are_bundles_logged = False
+        self._unfinished = 0
+        self._is_stopping = False
+        self.backlog = Backlog(options.backlog, say)
+        self.arrivals = Arrivals(
+            options.folder, options.settle, options.scan_every, self._is_known, self._forget_vanished
+        )
+
+    def stop(self) -> None:
+        """End after the file in hand. A signal's handler may call it."""
+        self._is_stopping = True
+        self.arrivals.wake()
+
+    def records(self) -> Iterator[Record]:
+        """Judge what arrives, and yield its records, until :meth:`stop`, or until all is judged.
+
+        Raises:
+            DataError: The system gives no notices of the folder.
+            OutputError: The ledger cannot be written.
+            OSError: Another file cannot be written, for another reason than a full disk.
+        """
+        with self.arrivals:
+            while not self._is_stopping:
+                try:
+                    made = self._step()
+                except (OSError, sqlite3.OperationalError) as error:
+                    self._wait_out(error)
+                    continue
+                yield from made
+                if self._options.once and not made and self._is_done():
+                    break
+        self._finish()
+
+    def _step(self) -> list[Record]:
+        """Finish what is begun, and judge the next file if there is one; return its records."""
+        if not self._are_bundles_logged:
+            self._log_bundles()
+        if not self.arrivals.waiting or self._unfinished >= _MOST_UNFINISHED:
+            self._finish()
+        self._take_up_bundles()
+        self._keep_less()
+        if closed := self._close_parts():
+            return closed
+        is_over = self._options.once and self._is_done()
+        arrived = self.arrivals.next(0.0 if is_over else _PATIENCE_SECONDS)
+        self.backlog.update(self.arrivals.waiting)
+        self._say_change("folder", self.arrivals.lost, "the folder can be listed again")
+        if self.arrivals.left_out is not None:
+            self._say_change("left out", f"files that are not images are left out: {self.arrivals.left_out}")
+        if arrived is None or self._is_stopping:
+            return []
+        name, identity = arrived
+        judged = self._judge(name, identity)
+        if judged is None:
+            self.arrivals.put_back(name)
+            return []
+        return self._commit(name, identity, judged)
+
+    def _commit(self, name: str, identity: Identity, judged: JudgedImage) -> list[Record]:
+        """Record a verdict and all that follows from it, in one transaction."""
+        record, options = judged.record, self._options
+        place = None
+        if options.files != "stay":
+            place = free_place(options.out, self._ledger, record.verdict, name, record.verdict_id)
+        picture = self._write_heat_map(judged, place or f"{record.verdict}/{name}")
+        kept = (0 if place is None else identity.size) + len(judged.heat_map or b"")
+        state = _FIRST_STATES[options.files]
+        file = JudgedFile(name, identity, record.verdict_id, record.verdict, state, place, picture, kept)
+        part = None
+        with self._ledger.transaction():
+            self._clock.save()
+            self._ledger.add_file(file, self._clock.now())
+            self._add_line(record)
+            if record.view is None or record.part_id is None:
+                self._send(record)
+            else:
+                part = self._parts.add(record)
+                self._add_part(part)
+        # From here on, it has its record, whatever happens.
+        self._unfinished += 1
+        self._known[name] = identity
+        self.arrivals.done(name)
+        if record.view is not None and record.part_id is not None:
+            self._parts.note(record.part_id)
+        self._say_change("disk", None, "there is room on the disk again")
+        self._notify()
+        return [record] if part is None else [record, part]
+
+    def _write_heat_map(self, judged: JudgedImage, place: str) -> str | None:
+        """Write the heat map of an image before its verdict is recorded; return its place."""
+        if judged.heat_map is None:
+            return None
+        picture = heat_map_place(self._ledger, place, judged.record.verdict_id)
+        target = self._options.out / picture
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, judged.heat_map)
+        return picture
+
+    def _finish(self) -> None:
+        """Write the lines and move the files that the ledger intends."""
+        self._lines.write(self._clock.now())
+        self._unfinished = 0
+        for file in self._places.finish():
+            if file.state in {MOVED, GONE} and self._known.get(file.path) == file.identity:
+                del self._known[file.path]
+
+    def _close_parts(self) -> list[Record]:
+        """Close the parts whose time is over, and return their records."""
+        closed: list[Record] = []
+        for part in self._parts.due():
+            with self._ledger.transaction():
+                record = self._parts.close(part)
+                self._add_part(record)
+            self._parts.note(part)
+            closed.append(record)
+        if closed:
+            self._notify()
+        return closed
+
+    def _add_part(self, part: PartRecord | None) -> None:
+        if part is not None:
+            self._add_line(part)
+            self._send(part)
+
+    def _add_line(self, record: Record | BundleRecord) -> None:
+        self._ledger.add_line(record.time[:10], _line(record))
+
+    def _send(self, record: Record) -> None:
+        for post in self._post:
+            self._ledger.post(post.receiver, _line(record))
+
+    def _notify(self) -> None:
+        for post in self._post:
+            post.notice()
+
+    def _log_bundles(self) -> None:
+        with self._ledger.transaction():
+            for product, loaded in self._bundles:
+                self._add_line(BundleRecord(event="bundle", time=time_now(), by=loaded.by, product=product))
+        self._are_bundles_logged = True
+
+    def _take_up_bundles(self) -> None:
+        """Take up bundles that were replaced: between two files, whole, and logged."""
+        for product, loaded in self._bundles:
+            changed = loaded.take_up()
+            if changed is None:
+                continue
+            if isinstance(changed, KdxError):
+                error, replaces, event = changed.as_dict(), None, "bundle_refused"
+                self._say(f"'{loaded.path}' was not taken up, and the old one judges on: {changed.message}")
+            else:
+                error, replaces, event = None, changed.bundle_sha256, "bundle"
+                self._say(f"'{loaded.path}' was replaced: from now on, {loaded.by.bundle_sha256[:12]} judges")
+            line = BundleRecord(
+                event=event, time=time_now(), by=loaded.by, product=product, replaces=replaces, error=error
+            )
+            with self._ledger.transaction():
+                self._add_line(line)
+
+    def _keep_less(self) -> None:
+        """Delete what is not kept any longer: some of it at once, so that no file waits for it."""
+        if self._retention is not None and time.monotonic() >= self._next_retention:
+            deleted = self._retention.apply(self._clock.now())
+            self._next_retention = time.monotonic() + (0.0 if deleted else _RETENTION_SECONDS)
+            with self._ledger.transaction():
+                self._clock.save()
+
+    def _is_done(self) -> bool:
+        return self.arrivals.is_idle and not self._parts.is_waiting
+
+    def _is_known(self, name: str, identity: Identity) -> bool:
+        return self._known.get(name) == identity
+
+    def _forget_vanished(self, names: Sequence[str]) -> None:
+        """Forget files that are no longer in the folder, except the latest of them."""
+        if len(self._known) <= _REMEMBERED:
+            return
+        present = set(names)
+        vanished = [name for name in self._known if name not in present]
+        with self._ledger.transaction():
+            for name in vanished[: max(len(vanished) - _REMEMBERED, 0)]:
+                self._ledger.forget_path(name)
+                del self._known[name]
+
+    def _wait_out(self, error: OSError | sqlite3.OperationalError) -> None:
+        """Wait for a moment where time may help: a full disk, a folder that is gone.
+
+        Raises:
+            OSError: Nothing of that is the case.
+            OutputError: The same, of the ledger.
+        """
+        if is_full(error, self._options.out):
+            self._say_change("disk", f"the disk of '{self._options.out}' is full: files wait where they are")
+        elif isinstance(error, sqlite3.Error):
+            raise OutputError(f"the ledger in '{self._options.out}' cannot be written: {error}") from error
+        elif os.path.isdir(self._options.folder):  # noqa: PTH112  # False where it cannot be looked at
+            raise error
+        else:
+            self._say_change("folder", f"'{self._options.folder}' is gone: {error.strerror or error}")
+        for _ in range(round(_AGAIN_SECONDS / _STEP_SECONDS)):
+            if not self._is_stopping:
+                time.sleep(_STEP_SECONDS)
+
+    def _say_change(self, kind: str, trouble: str | None, otherwise: str = "") -> None:
+        """Say a trouble once, and once that it is over."""
+        before = self._said.get(kind)
+        self._said[kind] = trouble
+        if trouble is not None and before is None:
+            self._say(trouble)
+        elif trouble is None and before is not None:
+            self._say(otherwise)
+
+
+def _line(record: Record | BundleRecord) -> bytes:
+    return encode_json(record, on_one_line=True) + b"\n"

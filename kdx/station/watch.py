@@ -1,0 +1,194 @@
+"""``kdx watch``: a folder whose files are judged as they arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from kdx.errors import DataError, OptionError, OutputError
+from kdx.station.bundles import Bundles
+from kdx.station.delivery import Command, Courier, Receiver
+from kdx.station.judging import Judge
+from kdx.station.ledger import FILE, Ledger
+from kdx.station.mqtt import MqttReceiver
+from kdx.station.options import WatchOptions
+from kdx.station.record import VerdictRecord
+from kdx.station.station import Record, Station
+from kdx.storage.files import require_writable
+from kdx.storage.locks import lock, open_to_lock
+from kdx.text import number, number_of
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call of ``kdx watch`` did.
+
+    Attributes:
+        files: How many files got each verdict.
+        parts: How many parts of several views got each verdict.
+        most_waiting: How many files waited at most.
+        undelivered: How many verdicts still wait for each receiver.
+    """
+
+    files: dict[str, int]
+    parts: dict[str, int]
+    most_waiting: int
+    undelivered: dict[str, int]
+
+
+def watch(
+    options: WatchOptions,
+    *,
+    each: Callable[[Record], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Summary:
+    """Judge the files of a folder as they arrive, until SIGINT or SIGTERM.
+
+    The first signal ends the call after the file in hand; the second raises ``KeyboardInterrupt``.
+
+    Args:
+        options: What is asked for.
+        each: Is given every record. What standard output gets is not repeated after a kill; the
+            records in the output folder are complete.
+        say: Is given what users should know. Other threads call it too.
+
+    Raises:
+        DataError: The folder does not exist.
+        OptionError: The options contradict each other.
+        OutputError: The output folder is of something else, of another watched folder, or in use.
+        KdxError: As for :func:`kdx.load`.
+    """
+    _require_apart(options)
+    files: Counter[str] = Counter()
+    parts: Counter[str] = Counter()
+    with contextlib.ExitStack() as held:
+        ledger = held.enter_context(_opened(options))
+        bundles = held.enter_context(Bundles(options.bundles, options.load))
+        judge = Judge(options.folder, bundles, options.pattern, heat_maps=options.heat_maps)
+        couriers = [Courier(ledger.path, receiver, say) for receiver in _receivers(options)]
+        station = Station(options, ledger, bundles, judge, couriers, say)
+        held.enter_context(_signals(station.stop))
+        for courier in couriers:
+            courier.start()
+        try:
+            for record in station.records():
+                (files if isinstance(record, VerdictRecord) else parts)[record.verdict] += 1
+                each(record)
+        finally:
+            for courier in couriers:
+                courier.end(when_done=options.once)
+        waiting = {courier.receiver: ledger.waiting(courier.receiver) for courier in couriers}
+        return Summary(files=files, parts=parts, most_waiting=station.backlog.most, undelivered=waiting)
+
+
+def describe(record: Record) -> str:
+    """Return a record as a line for people."""
+    if isinstance(record, VerdictRecord):
+        score = "" if record.score is None else f"  score {number(record.score)}, threshold {number(record.threshold)}"
+        why = record.error["message"] if record.error else ", ".join(record.frame_faults) or record.reason or ""
+        return f"{record.verdict:10} {record.image}{score}{why and f'  {why}'}"
+    missing = f"  without {', '.join(record.missing)}" if record.missing else ""
+    return f"{record.verdict:10} part {record.part_id}: {number_of(len(record.views), '[view|views]')}{missing}"
+
+
+def summarize(summary: Summary) -> str:
+    """Return a summary as a line for people."""
+    judged = ", ".join(f"{count:,} {verdict}" for verdict, count in summary.files.items()) or "no file was judged"
+    parts = ", ".join(f"{count:,} {verdict}" for verdict, count in summary.parts.items())
+    undelivered = "".join(
+        f"; {number_of(count, '[verdict waits|verdicts wait]')} for {name}, and the same command delivers"
+        for name, count in summary.undelivered.items()
+        if count
+    )
+    return f"files: {judged}{parts and f'; parts: {parts}'}{undelivered}"
+
+
+def _receivers(options: WatchOptions) -> Iterator[Receiver]:
+    if options.command is not None:
+        yield Command(options.command)
+    if options.broker is not None:
+        yield MqttReceiver(options.broker)
+
+
+def _require_apart(options: WatchOptions) -> None:
+    """Refuse folders that would judge or move each other's files, and options without effect."""
+    folder, out = (Path(os.path.realpath(path)) for path in (options.folder, options.out))
+    if not folder.is_dir():
+        raise DataError(f"there is no folder '{options.folder}'", fix="name the folder in which images arrive")
+    if folder.is_relative_to(out) or out.is_relative_to(folder):
+        raise OutputError(
+            f"'{options.out}' and '{options.folder}' lie in each other: files that were sorted would be judged again",
+            expected="an `out` beside the watched folder",
+            fix="choose another `out`",
+        )
+    if options.files == "move":
+        require_writable(options.folder)
+    keeps_files = options.files != "stay" or options.heat_maps
+    if options.keep is not None and not keeps_files and (options.keep.seconds or options.keep.total is not None):
+        raise OptionError(
+            "`keep` would delete nothing: files stay in the watched folder, which is not touched",
+            fix="add `move`, `link` or `heat_maps`, or keep only records=1y",
+        )
+
+
+@contextlib.contextmanager
+def _opened(options: WatchOptions) -> Iterator[Ledger]:
+    """Open the output folder: of this command, of this watched folder, and of one process."""
+    out = options.out
+    if out.exists() and not (out / FILE).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"'{out}' exists and is not of kdx watch", fix="choose another `out`")
+    out.mkdir(parents=True, exist_ok=True)
+    handle = open_to_lock(out)
+    try:
+        if handle is not None:
+            lock(handle)
+        with contextlib.closing(Ledger(out / FILE, create=True)) as ledger:
+            _require_same_folder(ledger, options)
+            yield ledger
+    except BlockingIOError as error:
+        raise OutputError(f"another kdx watch is working in '{out}'", fix="end it, or choose another `out`") from error
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _require_same_folder(ledger: Ledger, options: WatchOptions) -> None:
+    folder = os.fsencode(options.folder.absolute())
+    before = ledger.fact("folder")
+    if before is None:
+        with ledger.transaction():
+            ledger.set_fact("folder", folder)
+    elif before != folder:
+        raise OutputError(
+            f"'{options.out}' holds the records of another folder",
+            expected=os.fsdecode(before),
+            received=os.fsdecode(folder),
+            fix="choose another `out`",
+        )
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Let a SIGINT or SIGTERM end the work after the file in hand, and another one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
+        stop()
+
+    before = {each: signal.signal(each, first) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

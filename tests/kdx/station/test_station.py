@@ -1,0 +1,234 @@
+"""One record a file, exactly once: after kills, on a full disk, for files that change."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from kdx.errors import OutputError
+from kdx.station import arrivals, lines, station
+from kdx.station.names import name_pattern
+from tests.kdx.station.stations import NoNotices, drop, options_for, outbox, run, sorted_files
+from tests.kdx.station.stations import lines as lines_of
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def only_lists(monkeypatch) -> None:
+    """Let folders be listed only: notices have tests of their own."""
+    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(station, "_AGAIN_SECONDS", 0.0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_a_kill_at_any_step_loses_and_doubles_nothing():
+    memory = Path("/dev/shm")  # where waiting for the disk takes no time
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as work:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.kdx.station.killed", work],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for steps, faults in json.loads(done.stdout).values():
+        assert faults == []
+        assert steps > 50
+
+
+@pytest.mark.parametrize("files", ["move", "link", "stay"])
+def test_files_are_sorted_by_their_verdict(tmp_path, files):
+    contents = {"a": "good", "b": "review", "c": "defective", "d": "undecided", "e": "unreadable"}
+    drop(tmp_path, **contents)
+    records = list(run(options_for(tmp_path, files=files)))
+    assert [record.verdict for record in records] == list(contents.values())
+    places = [f"{verdict}/{name}.png" for name, verdict in contents.items()]
+    assert sorted_files(tmp_path / "out") == (sorted(places) if files != "stay" else [])
+    assert len(list((tmp_path / "in").iterdir())) == (0 if files == "move" else 5)
+
+
+def test_the_same_call_judges_only_what_is_new(tmp_path):
+    drop(tmp_path, a="good", b="good")
+    assert len(list(run(options_for(tmp_path)))) == 2
+    drop(tmp_path, c="good")
+    assert [record.image for record in run(options_for(tmp_path))] == ["c.png"]
+    drop(tmp_path, a="defective")  # written again: another image under the name
+    assert [record.image for record in run(options_for(tmp_path))] == ["a.png"]
+    assert [line["image"] for line in lines_of(tmp_path / "out")] == ["a.png", "b.png", "c.png", "a.png"]
+
+
+def test_names_that_a_camera_uses_again_replace_nothing(tmp_path):
+    for _ in range(2):
+        drop(tmp_path, a="good")
+        (record,) = run(options_for(tmp_path, files="move", heat_maps=True))
+    second = f"good/a~{record.verdict_id}.png"
+    assert sorted_files(tmp_path / "out") == sorted(
+        ["good/a.png", second, "heat_maps/good/a.png.png", f"heat_maps/{second}.png"]
+    )
+
+
+def test_a_file_that_was_written_to_after_its_verdict_is_not_sorted_by_it(tmp_path):
+    drop(tmp_path, a="good")
+    options = options_for(tmp_path, files="move")
+    for _ in run(options):
+        (tmp_path / "in/a.png").write_text("defective and longer", encoding="utf-8")
+    assert sorted_files(tmp_path / "out") == []
+    assert [record.verdict for record in run(options)] == ["defective"]
+    assert [line["verdict"] for line in lines_of(tmp_path / "out")] == ["good", "defective"]
+    assert sorted_files(tmp_path / "out") == ["defective/a.png"]
+
+
+def test_files_are_moved_to_another_file_system(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def across(source: Path, target: Path) -> Path:
+        if source.parent.name == "in":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", across)
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"in/{name}.png").write_text("good", encoding="utf-8")
+    before = (tmp_path / "in/a.png").stat().st_mtime_ns
+    assert len(list(run(options_for(tmp_path, files="move")))) == 2
+    assert sorted_files(tmp_path / "out") == ["good/a.png", "good/b.png"]
+    assert (tmp_path / "out/good/a.png").stat().st_mtime_ns == before
+    assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_a_link_is_symbolic_where_no_hard_link_can_be_made(tmp_path, monkeypatch):
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    drop(tmp_path, a="good")
+    list(run(options_for(tmp_path, files="link")))
+    assert (tmp_path / "out/good/a.png").is_symlink()
+    assert (tmp_path / "out/good/a.png").read_text(encoding="utf-8") == "good a"
+
+
+@pytest.mark.parametrize("step", ["heat map", "ledger", "lines"])
+def test_a_full_disk_is_said_once_and_waited_out(tmp_path, monkeypatch, step):
+    """The disk has room again after the third attempt."""
+    fails = iter(range(3))
+    said: list[str] = []
+
+    def full(function):
+        def once_there_is_room(*given, **options):
+            if next(fails, None) is not None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return function(*given, **options)
+
+        return once_there_is_room
+
+    if step == "heat map":
+        monkeypatch.setattr(station, "write_atomic", full(station.write_atomic))
+    elif step == "ledger":
+        monkeypatch.setattr(station.Ledger, "add_file", full(station.Ledger.add_file))
+    else:
+        monkeypatch.setattr(lines.os, "fsync", full(os.fsync))
+    drop(tmp_path, a="good", b="defective")
+    options = options_for(tmp_path, files="move", csv="semicolon", heat_maps=True)
+    assert len(list(run(options, said.append))) == 2
+    assert next(fails, None) is None
+    assert [text.partition(":")[0] for text in said] == [
+        f"the disk of '{options.out}' is full", "there is room on the disk again",
+    ]  # fmt: skip
+    assert [line["image"] for line in lines_of(options.out)] == ["a.png", "b.png"]
+    assert len(outbox(options.out)) == 2
+    assert len(sorted_files(options.out)) == 4
+
+
+@pytest.mark.parametrize("kind", [PermissionError, OSError])
+def test_what_time_does_not_heal_ends_the_station(tmp_path, monkeypatch, kind):
+    def refuse(*_: object) -> None:
+        raise kind(errno.EACCES if kind is PermissionError else errno.EIO, "no")
+
+    monkeypatch.setattr(station, "write_atomic", refuse)
+    drop(tmp_path, a="good")
+    with pytest.raises(kind):
+        list(run(options_for(tmp_path, heat_maps=True)))
+    assert lines_of(tmp_path / "out") == []
+
+
+def test_text_that_others_wrote_stays(tmp_path):
+    drop(tmp_path, a="good")
+    options = options_for(tmp_path, csv="comma")
+    list(run(options))
+    (text,), (table,) = ((options.out / "verdicts").glob(kind) for kind in ("*.jsonl", "*.csv"))
+    with text.open("ab") as file:
+        file.write(b'{"a note": 1}')
+    table.unlink()
+    drop(tmp_path, b="good")
+    list(run(options))
+    found = [json.loads(line) for line in text.read_text(encoding="utf-8").splitlines()]
+    assert [line.get("image") for line in found if line.get("event") is None] == ["a.png", None, "b.png"]
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["image"] for row in rows] == ["b.png"]
+
+
+def test_a_backlog_is_said_and_its_end_too(tmp_path):
+    said: list[str] = []
+    drop(tmp_path, **{f"n{index}": "good" for index in range(9)})
+    list(run(options_for(tmp_path, backlog=3), said.append))
+    assert said == ["9 files wait: they arrive faster than they are judged", "no file waits any longer"]
+
+
+def test_what_is_no_image_is_left_out_and_said_once(tmp_path):
+    said: list[str] = []
+    drop(tmp_path, a="good")
+    for name in ("notes.txt", "more.txt", ".hidden.png"):
+        (tmp_path / "in" / name).write_text("good", encoding="utf-8")
+    assert len(list(run(options_for(tmp_path), said.append))) == 1
+    assert len(list((tmp_path / "in").iterdir())) == 4
+
+
+VIEWS = name_pattern(None, r"^(?P<part>.+?)-(?P<view>\w+)\.png$", ["left", "right"])
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "verdict"),
+    [
+        ("good", "good", "good"),
+        ("good", "review", "review"),
+        ("review", "unreadable", "undecided"),
+        ("undecided", "good", "undecided"),
+        ("undecided", "defective", "defective"),
+    ],
+)
+def test_a_part_has_the_verdict_of_its_worst_view(tmp_path, left, right, verdict):
+    drop(tmp_path, **{"1-left": left, "2-left": "good", "1-right": right, "2-right": "good"})
+    records = list(run(options_for(tmp_path, pattern=VIEWS)))
+    parts = [record for record in records if hasattr(record, "views")]
+    assert [(part.part_id, part.verdict, part.missing) for part in parts] == [("1", verdict, ()), ("2", "good", ())]
+    # Receivers are sent the verdicts on parts: a good view is no good part.
+    assert [(each["part_id"], len(each["views"])) for each in outbox(tmp_path / "out")] == [("1", 2), ("2", 2)]
+
+
+@pytest.mark.parametrize(("view", "verdict"), [("good", "undecided"), ("defective", "defective")])
+def test_a_part_that_lacks_a_view_is_never_good(tmp_path, view, verdict):
+    drop(tmp_path, **{"1-left": view, "alone": "good"})
+    records = run(options_for(tmp_path, pattern=VIEWS, part_timeout=0.0))
+    (part,) = [record for record in records if hasattr(record, "views")]
+    assert (part.verdict, part.missing, part.views[0].view) == (verdict, ("right",), "left")
+    assert part.reason == ("view_missing" if verdict == "undecided" else None)
+    assert {each["part_id"] for each in outbox(tmp_path / "out")} == {None, "1"}
+
+
+def test_the_ledger_of_another_program_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/station.db").write_bytes(b"something else" * 100)
+    with pytest.raises(OutputError, match="not the ledger"):
+        list(run(options_for(tmp_path)))
