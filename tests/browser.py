@@ -60,8 +60,8 @@ class Browser:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Open a file, at a size and in a theme; what earlier pages said is forgotten."""
+    def open(self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Open a file or a URL, at a size and in a theme; what earlier pages said is forgotten."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -69,7 +69,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.errors.clear()
         self.requests.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self.wait_for("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
@@ -89,8 +89,9 @@ class Browser:
         """Press keys, one after the other, as a keyboard does."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
         for key in keys:
-            about = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
-            text = {"text": "\r"} if key == "Enter" else {}
+            code = codes[key] if key in codes else ord(key.upper())
+            about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+            text = {"text": "\r" if key == "Enter" else key} if key == "Enter" or len(key) == 1 else {}
             self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
             self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 

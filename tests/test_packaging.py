@@ -45,6 +45,7 @@ def test_the_wheel_holds_the_three_packages_and_their_data(wheel):
     assert tops == set(PACKAGES)
     assert "kd_train/recipes/stpm.toml" in wheel
     assert {f"kdx/workflows/report/page/page.{kind}" for kind in ("css", "html", "js")} <= set(wheel)
+    assert {f"kdx/station/serve/page/{name}" for name in ("index.html", "page.css", "page.js")} <= set(wheel)
 
 
 def test_type_checkers_read_the_annotations_of_all_three(wheel):

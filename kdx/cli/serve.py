@@ -25,6 +25,8 @@ def serve(
     no_token: bool = typer.Option(False, "--no-token", help="Let other machines use the server without a token."),
     queue: int = typer.Option(32, min=1, max=10_000, help="Requests that a bundle may have at once; more get a 503."),
     max_body: int = typer.Option(64, min=1, max=4096, help="Largest body of a request, in MiB."),
+    data: Path | None = typer.Option(None, help="Folder that keeps parts which are not good, for review on the page."),
+    data_gb: int = typer.Option(10, "--data-gb", min=1, help="Largest size of the images in it, in GiB."),
     backend: str = typer.Option("auto", help="Backend to run on."),
     precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
     threads: int | None = THREADS_OPTION,
@@ -33,19 +35,18 @@ def serve(
 ) -> None:
     """Judge images that other programs send over HTTP: POST an image, get its verdict as JSON.
 
-    The interface is described at /openapi.json. Only this machine can reach the server, unless
-    --host names another address; then --token-file is needed. On SIGTERM or Ctrl-C, requests that
-    were accepted are answered.
+    A browser shows the line at /, and /openapi.json describes the interface. Only this machine can
+    reach the server, unless --host names another address; then --token-file is needed. On SIGTERM
+    or Ctrl-C, requests that were accepted are answered.
     """
     with needs("serve", "kdx serve"):
         from kdx.station.serve.options import ServeOptions, read_token
         from kdx.station.serve.server import LoadOptions, server_of
 
-    token = None if token_file is None else read_token(token_file)
     options = ServeOptions(
-        host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=token, places=queue, max_body=max_body << 20
-    )
-    options.require_safe(no_token=no_token)
+        host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=read_token(token_file), no_token=no_token,
+        places=queue, max_body=max_body << 20, data=data, data_bytes=data_gb << 30,
+    )  # fmt: skip
     how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
     try:
         with server_of(bundles, options, how) as server:

@@ -13,6 +13,7 @@ from kdx.folders.layout_errors import nothing_found
 from kdx.imaging.other_formats import other_format
 
 __all__ = [
+    "CHOSEN_BY_SCORE",
     "GOOD",
     "FolderOptions",
     "ImageFolder",
@@ -27,6 +28,10 @@ __all__ = [
     "require_good",
     "require_test",
 ]
+
+# A file with this name says that images in its folder were chosen by their score, by kdx serve: a
+# threshold that good ones among them choose would be far too high.
+CHOSEN_BY_SCORE = "CHOSEN_BY_SCORE.txt"
 
 
 def open_folder(
@@ -74,7 +79,19 @@ def _reader(root: Path, options: FolderOptions | None) -> FolderReader:
 
 
 def require_good(folder: ImageFolder) -> tuple[Path, ...]:
-    """Return the good images; raise ``DataError`` if there are none."""
+    """Return the good images, to train on or to calibrate on.
+
+    Raises:
+        DataError: There are none; or they were chosen by their score.
+    """
+    root = folder.root.resolve()
+    chosen = next((each for each in (root, *root.parents) if (each / CHOSEN_BY_SCORE).is_file()), None)
+    if chosen is not None:
+        raise DataError(
+            f"the images in '{chosen}' were chosen by their score, see '{chosen / CHOSEN_BY_SCORE}'",
+            expected="good parts that were taken whatever their scores are",
+            fix="measure on these images (kdx report, kdx evaluate), and name a folder of other good images here",
+        )
     if not folder.good:
         raise DataError(
             f"'{folder.root}' holds no good images",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Collection
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from starlette.requests import cookie_parser
 
 from kdx.errors import KdxError
 from kdx.station.serve.problems import RefusedError, problem_response
@@ -15,7 +18,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 # Whether the process lives says nothing that needs a token.
-OPEN_PATHS = frozenset({"/health"})
+# The page's files hold nothing of the line either; the page asks for the token.
+OPEN_PATHS = frozenset({"/health", "/", "/page.css", "/page.js", "/session"})
+SESSION = "kdx_session"
 
 
 class AccessError(KdxError):
@@ -37,6 +42,7 @@ class Access:
     def __init__(self, app: ASGIApp, token: str | None, hosts: Collection[str] | None) -> None:
         self._app, self._hosts = app, hosts
         self._expected = None if token is None else f"Bearer {token}".encode()
+        self._session = None if token is None else session_of(token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -61,7 +67,7 @@ class Access:
                 return RefusedError(HTTPStatus.FORBIDDEN, error)
         if self._expected is not None and scope["path"] not in OPEN_PATHS:
             given = headers.get(b"authorization", b"")
-            if not secrets.compare_digest(given, self._expected):
+            if not (secrets.compare_digest(given, self._expected) or self._has_session(headers.get(b"cookie", b""))):
                 error = AccessError(
                     "the token is missing or wrong",
                     expected="the header Authorization: Bearer TOKEN",
@@ -69,6 +75,15 @@ class Access:
                 )
                 return RefusedError(HTTPStatus.UNAUTHORIZED, error, {"WWW-Authenticate": "Bearer"})
         return None
+
+    def _has_session(self, cookies: bytes) -> bool:
+        given = cookie_parser(cookies.decode("latin-1")).get(SESSION, "")
+        return self._session is not None and secrets.compare_digest(given.encode(), self._session.encode())
+
+
+def session_of(token: str) -> str:
+    """Return what a browser keeps once it has sent the token, which does not follow from it."""
+    return hmac.digest(token.encode(), b"page of kdx serve", "sha256").hex()
 
 
 def _name_of(host: str) -> str:

@@ -22,6 +22,7 @@ from kdx.station.serve.access import Access
 from kdx.station.serve.answers import VerdictAnswer
 from kdx.station.serve.figures import Figures
 from kdx.station.serve.judge import Job, Judge
+from kdx.station.serve.live_page import LivePage
 from kdx.station.serve.openapi import openapi_document
 from kdx.station.serve.options import ServeOptions
 from kdx.station.serve.problems import RefusedError, problem_response
@@ -39,10 +40,11 @@ class Service:
         judges: The judges by the name of their bundle.
         figures: What ``/metrics`` shows.
         options: The limits of requests.
+        page: The live page.
     """
 
-    def __init__(self, judges: Mapping[str, Judge], figures: Figures, options: ServeOptions) -> None:
-        self._judges, self._figures, self._options = judges, figures, options
+    def __init__(self, judges: Mapping[str, Judge], figures: Figures, options: ServeOptions, page: LivePage) -> None:
+        self._judges, self._figures, self._options, self._page = judges, figures, options, page
         self._openapi = msgspec.json.encode(openapi_document(judges))
 
     @property
@@ -56,6 +58,7 @@ class Service:
             Route("/ready", self.ready),
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
+            *self._page.routes,
         ]
         access = Middleware(Access, token=self._options.token, hosts=self._options.known_hosts)
         answers: Any = {RefusedError: _refused, HTTPException: _not_there, ClientDisconnect: _gone, Exception: _fault}

@@ -9,6 +9,9 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from kdx.runtime.backend_table import runtime_of
+from kdx.station.record import JudgedBy
+
 _LABELS = ("bundle",)
 
 
@@ -59,6 +62,11 @@ class Figures:
             refused=self._refused.labels(bundle),
             failed=self._failed.labels(bundle),
         )
+
+    def drift_of(self, by: JudgedBy) -> float | None:
+        """Return how a bundle's latest scores differ from its calibration's; NaN for too few."""
+        labels = {"bundle": by.bundle, "precision": by.precision, "runtime": runtime_of(by.backend)}
+        return self.registry.get_sample_value("kdx_drift_effect", labels)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"kdx_serve_{name}", text, _LABELS, registry=self.registry)

@@ -5,24 +5,39 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Protocol
 
 import numpy as np
 
 from kdx.decision.map_files import MapPlace
+from kdx.decision.verdict import Verdict
 from kdx.errors import BackendError, KdxError
 from kdx.runtime.detector import Detector
-from kdx.station.record import JudgedBy, Shown, judged, not_judged
+from kdx.station.record import JudgedBy, Shown, VerdictRecord, judged, not_judged
 from kdx.station.serve.answers import Asked, BundleInfo, VerdictAnswer, answer_of
 from kdx.station.serve.figures import BundleFigures
+from kdx.station.serve.live import Seen
 from kdx.station.serve.problems import RefusedError, refused
 from kdx.station.serve.sent_image import frame_of
 from kdx.storage.files import sha256_bytes
 
 _HARDLY_ANY = 0.2  # the weight of the latest duration in their running mean
+
+
+class Observer(Protocol):
+    """Is told of what a judge does. Its methods return within microseconds, and raise nothing."""
+
+    def add(self, seen: Seen) -> None:
+        """Take a verdict."""
+        ...
+
+    def refuse(self, bundle: str) -> None:
+        """Count an image that could not be used and has no verdict."""
+        ...
 
 
 class BusyError(KdxError):
@@ -53,14 +68,24 @@ class Judge:
 
     Args:
         name: The bundle's name in URLs.
-        detector: The detector, which the judge closes.
+        detector: The detector.
         by: What the records say of the detector.
         figures: The figures of the bundle.
+        observers: What is told of every verdict, and of images that have none.
         places: How many requests may be received, wait or be judged at once.
     """
 
-    def __init__(self, name: str, detector: Detector, by: JudgedBy, figures: BundleFigures, places: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        detector: Detector,
+        by: JudgedBy,
+        figures: BundleFigures,
+        observers: Sequence[Observer],
+        places: int,
+    ) -> None:
         self.name, self.detector, self.by, self.figures, self.places = name, detector, by, figures, places
+        self._observers = observers
         self.is_working = True
         self._taken = 0
         self._seconds = 0.0
@@ -115,9 +140,8 @@ class Judge:
             self._trial = self._thread.submit(self._try)
 
     def close(self) -> None:
-        """Judge what waits, end the thread, and close the detector."""
+        """Judge what waits, and end the thread."""
         self._thread.shutdown()
-        self.detector.close()
 
     def _judge(self, job: Job) -> VerdictAnswer:
         """Judge an image.
@@ -134,24 +158,33 @@ class Judge:
             height, width = frame.size
             record = judged(job.shown, verdict, self.by)
             answer = answer_of(record, verdict, MapPlace(width, height, detector.view), asked, frame.warnings)
+            self._tell(job, record, verdict, started)
         except KdxError as error:
             if isinstance(error, BackendError):
-                raise self._failed(job, error) from error
+                raise self._failed(job, error, started) from error
             self.figures.refused.inc()
+            for observer in self._observers:
+                observer.refuse(self.name)
             raise refused(error) from error
         except Exception as error:
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"
-            raise self._failed(job, BackendError(text, fix="see the log of kdx serve")) from error
+            raise self._failed(job, BackendError(text, fix="see the log of kdx serve"), started) from error
         finally:
             self._seconds += _HARDLY_ANY * (time.perf_counter() - started - self._seconds)
         return answer
 
-    def _failed(self, job: Job, error: BackendError) -> RefusedError:
+    def _tell(self, job: Job, record: VerdictRecord, verdict: Verdict | None, started: float) -> None:
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        for observer in self._observers:
+            observer.add(Seen(self.name, record, job.data, job.asked, verdict, milliseconds))
+
+    def _failed(self, job: Job, error: BackendError, started: float) -> RefusedError:
         """Return the answer for an image on which the backend failed: it is undecided."""
         self.is_working = False
         self.figures.failed.inc()
         record = not_judged(job.shown, error, self.by)
+        self._tell(job, record, None, started)
         return RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, error, record=record)
 
     def _try(self) -> None:

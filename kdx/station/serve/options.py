@@ -24,10 +24,17 @@ class ServeOptions:
         tls_cert: The certificate in PEM, with those that it stands on, or None.
         tls_key: Its private key in PEM, or None.
         token: The token that every request must have, or None.
+        no_token: Whether the user said that whoever reaches the server may use it.
         places: How many requests a bundle may have at once, whether they are received, wait or are
             judged.
         max_body: The largest body of a request in bytes.
         body_seconds: The time within which a body must arrive.
+        data: The folder for parts to review, or None.
+        data_bytes: How many bytes images in it may take.
+
+    Raises:
+        OptionError: A certificate without a key, or the reverse; or other machines could use the
+            server without a token.
     """
 
     host: str = "127.0.0.1"
@@ -35,9 +42,12 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     token: str | None = None
+    no_token: bool = False
     places: int = 32
     max_body: int = 64 << 20
     body_seconds: float = 30.0
+    data: Path | None = None
+    data_bytes: int = 10 << 30
 
     @property
     def scheme(self) -> str:
@@ -54,21 +64,12 @@ class ServeOptions:
             return None
         return frozenset({_LOOPBACK, "127.0.0.1", "::1", self.host})
 
-    def require_safe(self, *, no_token: bool = False) -> None:
-        """Check what belongs together.
-
-        Args:
-            no_token: Whether the user said that whoever reaches the server may use it.
-
-        Raises:
-            OptionError: A certificate without a key, or the reverse; or other machines could use
-                the server without a token.
-        """
+    def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise OptionError("`tls_cert` and `tls_key` belong together", fix="give both, or neither")
-        if no_token and self.token is not None:
+        if self.no_token and self.token is not None:
             raise OptionError("`no_token` contradicts `token_file`", fix="leave out one of them")
-        if not is_loopback(self.host) and self.token is None and not no_token:
+        if not is_loopback(self.host) and self.token is None and not self.no_token:
             raise OptionError(
                 f"whoever reaches '{self.host}' could send images and read verdicts",
                 expected="a token, where other machines reach the server",
@@ -85,12 +86,14 @@ def is_loopback(host: str) -> bool:
         return host == _LOOPBACK
 
 
-def read_token(path: Path) -> str:
-    """Read the token in a file.
+def read_token(path: Path | None) -> str | None:
+    """Return the token in a file, or None without a file.
 
     Raises:
         OptionError: The file cannot be read, or holds no token that is long enough.
     """
+    if path is None:
+        return None
     expected = f"one line of at least {_SHORTEST_TOKEN} letters, digits and marks"
     try:
         text = path.read_text(encoding="ascii").strip()

@@ -6,8 +6,9 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -15,15 +16,21 @@ import uvicorn
 from kdx.errors import BundleError, InputError, OptionError
 from kdx.loading.load import is_run, load
 from kdx.loading.origin import Origin
+from kdx.runtime.detector import Detector
 from kdx.station.record import JudgedBy
 from kdx.station.serve.app import Service
 from kdx.station.serve.figures import Figures
-from kdx.station.serve.judge import Judge
+from kdx.station.serve.judge import Judge, Observer
+from kdx.station.serve.live import Live
+from kdx.station.serve.live_page import LivePage
 from kdx.station.serve.options import ServeOptions, require_names
+from kdx.station.serve.reviews import Reviews
 
 # Requests that are in the queue at SIGTERM are answered within this time, or not at all.
 _SECONDS_TO_STOP = 60
 _BACKLOG = 128
+# Parts may come seldom: a client keeps its connection between two of them.
+_SECONDS_KEPT_OPEN = 75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +51,11 @@ class Server(uvicorn.Server):
         judges: The judges by the name of their bundle.
     """
 
-    def __init__(self, config: uvicorn.Config, listening: socket.socket, url: str, judges: Mapping[str, Judge]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listening: socket.socket, url: str, judges: Mapping[str, Judge], page: LivePage
+    ) -> None:
         super().__init__(config)
-        self._listening, self.url, self.judges = listening, url, judges
+        self._listening, self._page, self.url, self.judges = listening, page, url, judges
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests until SIGTERM, Ctrl-C, or ``should_exit``.
@@ -57,6 +66,11 @@ class Server(uvicorn.Server):
             KeyboardInterrupt: SIGTERM or Ctrl-C came.
         """
         super().run(sockets or [self._listening])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams of the page, which would never end, and answer what was accepted."""
+        self._page.close()
+        await super().shutdown(sockets)
 
 
 @contextmanager
@@ -76,11 +90,22 @@ def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) 
     figures = Figures()
     with ExitStack() as held:
         listening = held.enter_context(_listen(options))
+        loaded = {name: _load(held, path, how, figures) for name, path in require_names(bundles).items()}
+        live = Live({name: partial(figures.drift_of, by) for name, (_, by) in loaded.items()})
+        reviews = None
+        if options.data is not None:
+            detectors = {name: detector for name, (detector, _) in loaded.items()}
+            reviews = held.enter_context(closing(Reviews(options.data, options.data_bytes, detectors)))
+        observers: list[Observer] = [live] if reviews is None else [live, reviews]
         judges = {
-            name: _judge(held, name, path, options, how, figures) for name, path in require_names(bundles).items()
+            name: held.enter_context(
+                closing(Judge(name, detector, by, figures.of(by.bundle), observers, options.places))
+            )
+            for name, (detector, by) in loaded.items()
         }
+        page = LivePage(judges, live, reviews, options)
         config = uvicorn.Config(
-            Service(judges, figures, options).app,
+            Service(judges, figures, options, page).app,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -89,35 +114,30 @@ def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) 
             proxy_headers=False,
             ssl_certfile=options.tls_cert,
             ssl_keyfile=options.tls_key,
+            timeout_keep_alive=_SECONDS_KEPT_OPEN,
             timeout_graceful_shutdown=_SECONDS_TO_STOP,
         )
         with _certificate_errors(options):
             config.load()
         host = f"[{options.host}]" if ":" in options.host else options.host
-        yield Server(config, listening, f"{options.scheme}://{host}:{listening.getsockname()[1]}", judges)
+        yield Server(config, listening, f"{options.scheme}://{host}:{listening.getsockname()[1]}", judges, page)
 
 
-def _judge(held: ExitStack, name: str, path: Path, options: ServeOptions, how: LoadOptions, figures: Figures) -> Judge:
-    """Load a bundle, and return its judge, which ``held`` closes."""
+def _load(held: ExitStack, path: Path, how: LoadOptions, figures: Figures) -> tuple[Detector, JudgedBy]:
+    """Load a bundle, which ``held`` closes."""
     if is_run(path):
         raise BundleError(f"'{path}' is a run, not a bundle", fix="export it: kdx export RUN -o NAME.kdx")
     keys = list(how.require_signature) or None
-    detector = load(
-        path, how.backend, how.threads, precision=how.precision, require_signature=keys, metrics=figures.registry
+    detector = held.enter_context(
+        load(path, how.backend, how.threads, precision=how.precision, require_signature=keys, metrics=figures.registry)
     )
-    with ExitStack() as failing:
-        failing.callback(detector.close)
-        if detector.input.is_in_bands:
-            raise InputError(
-                f"'{path}' reads frames in bands of rows from files, which no request can hold",
-                fix="judge the files: kdx predict BUNDLE FILES --json --regions",
-            )
-        assert isinstance(detector.origin, Origin)
-        by = JudgedBy.of(detector, detector.origin.reopen())
-        judge = Judge(name, detector, by, figures.of(by.bundle), options.places)
-        failing.pop_all()
-    held.callback(judge.close)
-    return judge
+    if detector.input.is_in_bands:
+        raise InputError(
+            f"'{path}' reads frames in bands of rows from files, which no request can hold",
+            fix="judge the files: kdx predict BUNDLE FILES --json --regions",
+        )
+    assert isinstance(detector.origin, Origin)
+    return detector, JudgedBy.of(detector, detector.origin.reopen())
 
 
 @contextmanager

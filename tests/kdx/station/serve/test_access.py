@@ -83,23 +83,28 @@ def test_which_addresses_only_this_machine_reaches(host, is_own):
 
 
 @pytest.mark.parametrize(
-    ("options", "no_token", "said"),
+    ("options", "said"),
     [
-        ({"host": "0.0.0.0"}, False, "no_token=True"),
-        ({"tls_cert": Path("cert.pem")}, False, "belong together"),
-        ({"token": TOKEN}, True, "contradicts"),
+        ({"host": "0.0.0.0"}, "no_token=True"),
+        ({"tls_cert": Path("cert.pem")}, "belong together"),
+        ({"token": TOKEN, "no_token": True}, "contradicts"),
     ],
 )
-def test_options_that_are_not_safe_are_refused(options, no_token, said):
+def test_options_that_are_not_safe_are_refused(options, said):
     with pytest.raises(OptionError, match=said):
-        ServeOptions(**options).require_safe(no_token=no_token)
+        ServeOptions(**options)
 
 
 @pytest.mark.parametrize(
-    ("options", "no_token"), [({}, False), ({"host": "0.0.0.0"}, True), ({"host": "::", "token": TOKEN}, False)]
+    ("options", "names"),
+    [
+        ({}, {"localhost", "127.0.0.1", "::1"}),
+        ({"host": "0.0.0.0", "no_token": True}, None),
+        ({"host": "::", "token": TOKEN}, None),
+    ],
 )
-def test_options_that_are_safe_are_accepted(options, no_token):
-    ServeOptions(**options).require_safe(no_token=no_token)
+def test_options_that_are_safe_say_by_which_names_the_server_may_be_asked(options, names):
+    assert ServeOptions(**options).known_hosts == names
 
 
 @pytest.mark.parametrize("content", [b"", b"short\n", b"with blanks in the middle", b"\xff" * 20])

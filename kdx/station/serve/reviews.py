@@ -1,0 +1,292 @@
+"""What operators say of parts that kdx did not let pass: kept in SQLite, with the parts' images.
+
+The folder of a server::
+
+    reviews.sqlite               records, and what was said by whom and when
+    images/tile/ID.png           the images, and heat maps beside them (ID.heat.png)
+    reviewed/tile/test/good/     the images of which an operator said so: a data set in the layout
+    reviewed/tile/test/defective/    of MVTec AD, see ``reviewed_folder.py``
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kdx.decision.verdict import Decision
+from kdx.errors import InputError, KdxError, OutputError
+from kdx.imaging.images import encode_png
+from kdx.runtime.detector import Detector
+from kdx.station.record import VerdictRecord, time_now
+from kdx.station.serve.live import Glance, Seen
+from kdx.station.serve.pictures import heat_of, rgb_of
+from kdx.station.serve.reviewed_folder import Said, place_image
+from kdx.storage.files import write_atomic
+from kdx.storage.locks import lock, open_to_lock
+
+DATABASE, IMAGES, REVIEWED = "reviews.sqlite", "images", "reviewed"
+_APPLICATION = 0x6B647872
+_TABLES = """
+CREATE TABLE parts (
+    id INTEGER PRIMARY KEY, verdict_id TEXT NOT NULL UNIQUE, bundle TEXT NOT NULL, record TEXT NOT NULL,
+    file TEXT NOT NULL, has_map INTEGER NOT NULL, bytes INTEGER NOT NULL, said TEXT
+);
+CREATE INDEX waiting ON parts (id) WHERE said IS NULL;
+CREATE TABLE statements (
+    id INTEGER PRIMARY KEY, verdict_id TEXT NOT NULL REFERENCES parts (verdict_id), said TEXT,
+    who TEXT NOT NULL, time TEXT NOT NULL
+);
+"""
+_SUFFIXES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"BM": ".bmp",
+    b"II*\0": ".tiff",
+    b"MM\0*": ".tiff",
+    b"RIFF": ".webp",
+    b"GIF8": ".gif",
+    b"P2": ".pgm",
+    b"P5": ".pgm",
+    b"P3": ".ppm",
+    b"P6": ".ppm",
+}
+_MOST_PENDING = 64
+_ON_PAGE = 24
+
+
+class ReviewError(KdxError):
+    """A statement is about a part that is not there."""
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator says of a part.
+
+    Attributes:
+        said: ``good`` or ``defective``; None takes back what was said.
+        who: The operator's name.
+    """
+
+    said: Said | None
+    who: str
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the queue.
+
+    Attributes:
+        waiting: How many parts wait for a statement.
+        said: How many parts there is a statement on, by what was said.
+        lost: How many parts are not in the queue although they were not good: their images did not
+            fit into the folder, or could not be written.
+        parts: The parts that have waited longest.
+    """
+
+    waiting: int
+    said: dict[str, int]
+    lost: int
+    parts: list[Glance]
+
+
+class Reviews:
+    """The queue of parts that were not good. All work is done in a thread of its own.
+
+    Args:
+        folder: The folder, which is made if it is not there.
+        most_bytes: How many bytes images may take. Where they would take more, the images of parts
+            that have waited longest are removed; those with a statement are kept.
+        detectors: The detectors by the name of their bundle.
+
+    Raises:
+        OutputError: The folder or its database cannot be used, or another server uses it.
+    """
+
+    _handle: int | None = None
+
+    def __init__(self, folder: Path, most_bytes: int, detectors: Mapping[str, Detector]) -> None:
+        self._folder, self._most_bytes, self._detectors = folder, most_bytes, detectors
+        self.version = 0
+        self._lost = 0
+        self._counting = threading.Lock()
+        self._pending = threading.BoundedSemaphore(_MOST_PENDING)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kdx serve reviews")
+        try:
+            self._thread.submit(self._open).result()
+        except BaseException:
+            self._thread.shutdown()
+            if self._handle is not None:
+                os.close(self._handle)
+            raise
+
+    def add(self, seen: Seen) -> None:
+        """Keep a part that was not good; never waits for the disk."""
+        if seen.record.verdict == Decision.GOOD.value:
+            return
+        if not self._pending.acquire(blocking=False):  # the disk is too slow
+            self._lose()
+            return
+        self._thread.submit(self._add, seen, self._detectors[seen.bundle])
+
+    def refuse(self, bundle: str) -> None:
+        """Do nothing: an image without a verdict is not a part to review."""
+
+    def say(self, verdict_id: str, statement: Statement) -> Future[None]:
+        """Keep what an operator says of a part; the future may raise ``ReviewError``."""
+        return self._thread.submit(self._say, verdict_id, statement)
+
+    def waiting(self) -> Future[Waiting]:
+        """Return the state of the queue."""
+        return self._thread.submit(self._waiting)
+
+    def picture(self, verdict_id: str, *, heat: bool) -> Future[tuple[Path, str]]:
+        """Return the file of a part's image or of its heat map, and the name of its bundle."""
+        return self._thread.submit(self._picture, verdict_id, heat)
+
+    def close(self) -> None:
+        """Write what waits, and close the database."""
+        self._thread.submit(self._close)
+        self._thread.shutdown()
+
+    def _open(self) -> None:
+        path = self._folder / DATABASE
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._handle = open_to_lock(self._folder)
+            if self._handle is not None:
+                lock(self._handle)
+            self._database = sqlite3.connect(path, timeout=5)
+            self._database.execute("PRAGMA journal_mode = WAL")  # others may read while this server writes
+            self._database.execute("PRAGMA synchronous = FULL")
+            if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._database.executescript(f"BEGIN; {_TABLES} PRAGMA application_id = {_APPLICATION}; END")
+            found = self._database.execute("PRAGMA application_id").fetchone()[0]
+        except BlockingIOError as error:
+            raise OutputError(
+                f"another server keeps its reviews in '{self._folder}'", fix="end it, or choose another folder"
+            ) from error
+        except (OSError, sqlite3.Error) as error:
+            raise OutputError(
+                f"reviews cannot be kept in '{self._folder}': {error}", fix="choose a folder that you may write to"
+            ) from error
+        if found != _APPLICATION:
+            raise OutputError(f"'{path}' holds no reviews", fix="choose another folder")
+        self._bytes = self._database.execute("SELECT ifnull(sum(bytes), 0) FROM parts").fetchone()[0]
+
+    def _close(self) -> None:
+        self._database.close()
+        if self._handle is not None:
+            os.close(self._handle)
+
+    def _add(self, seen: Seen, detector: Detector) -> None:
+        record, folder = seen.record, self._folder / IMAGES / seen.bundle
+        try:
+            suffix = next((each for head, each in _SUFFIXES.items() if seen.data.startswith(head)), ".png")
+            is_file = seen.asked.layout is None
+            data = seen.data if is_file else encode_png(rgb_of(seen, detector))
+            image = folder / f"{record.verdict_id}{suffix if is_file else '.png'}"
+            heat = heat_of(seen, detector)
+            size = len(data) + len(heat or b"")
+            self._make_room(size)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(image, data)
+            if heat is not None:
+                write_atomic(_heat_file(image), heat)
+            with self._database:
+                self._database.execute(
+                    "INSERT INTO parts VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL)",
+                    (
+                        record.verdict_id,
+                        seen.bundle,
+                        msgspec.json.encode(record).decode(),
+                        image.relative_to(self._folder).as_posix(),
+                        heat is not None,
+                        size,
+                    ),
+                )
+            self._bytes += size
+        except (OSError, KdxError, sqlite3.Error):  # for example a full disk: the verdict stands all the same
+            self._lose()
+        finally:
+            self._pending.release()
+            self._change()
+
+    def _make_room(self, size: int) -> None:
+        """Remove the images of parts that have waited longest.
+
+        Raises:
+            OutputError: What remains has statements, and takes too much room.
+        """
+        while self._bytes + size > self._most_bytes:
+            oldest = self._database.execute(
+                "SELECT verdict_id, file, bytes FROM parts WHERE said IS NULL AND verdict_id NOT IN "
+                "(SELECT verdict_id FROM statements) ORDER BY id LIMIT 1"
+            ).fetchone()
+            if oldest is None:
+                raise OutputError("the folder of reviews is full")
+            verdict_id, file, taken = oldest
+            self._remove(self._folder / file)
+            with self._database:
+                self._database.execute("DELETE FROM parts WHERE verdict_id = ?", (verdict_id,))
+            self._bytes -= taken
+            self._lose()
+
+    def _remove(self, image: Path) -> None:
+        image.unlink(missing_ok=True)
+        _heat_file(image).unlink(missing_ok=True)
+
+    def _say(self, verdict_id: str, statement: Statement) -> None:
+        if not (0 < len(statement.who.strip()) <= 80 and statement.who.isprintable()):
+            raise InputError("the statement has no name", expected="`who` with 1 to 80 printable characters")
+        file, bundle = self._row("SELECT file, bundle FROM parts WHERE verdict_id = ?", verdict_id)
+        # The database decides: the folder follows, and the next statement corrects it.
+        with self._database:
+            self._database.execute(
+                "INSERT INTO statements VALUES (NULL, ?, ?, ?, ?)",
+                (verdict_id, statement.said, statement.who.strip(), time_now()),
+            )
+            self._database.execute("UPDATE parts SET said = ? WHERE verdict_id = ?", (statement.said, verdict_id))
+        self._change()
+        place_image(self._folder / REVIEWED / bundle, self._folder / file, statement.said)
+
+    def _lose(self) -> None:
+        with self._counting:
+            self._lost += 1
+
+    def _change(self) -> None:
+        """Let pages ask again."""
+        with self._counting:
+            self.version += 1
+
+    def _waiting(self) -> Waiting:
+        said = dict(self._database.execute("SELECT ifnull(said, ''), count(*) FROM parts GROUP BY said"))
+        rows = self._database.execute(
+            "SELECT bundle, record, has_map FROM parts WHERE said IS NULL ORDER BY id LIMIT ?", (_ON_PAGE,)
+        )
+        parts = [
+            Glance.of(bundle, msgspec.json.decode(record, type=VerdictRecord), has_map=bool(has_map))
+            for bundle, record, has_map in rows
+        ]
+        return Waiting(waiting=said.pop("", 0), said={"good": 0, "defective": 0} | said, lost=self._lost, parts=parts)
+
+    def _picture(self, verdict_id: str, heat: bool) -> tuple[Path, str]:
+        file, has_map, bundle = self._row("SELECT file, has_map, bundle FROM parts WHERE verdict_id = ?", verdict_id)
+        image = self._folder / file
+        if heat and not has_map:
+            raise ReviewError("that part has no heat map")
+        return (_heat_file(image) if heat else image), bundle
+
+    def _row(self, query: str, verdict_id: str) -> tuple[Any, ...]:
+        found: tuple[Any, ...] | None = self._database.execute(query, (verdict_id,)).fetchone()
+        if found is None:
+            raise ReviewError("no part in the queue has that verdict", fix="load the page again")
+        return found
+
+
+def _heat_file(image: Path) -> Path:
+    return image.with_name(f"{image.stem}.heat.png")

@@ -1,0 +1,164 @@
+"""Parts that are not good are kept for review, within bounds, and never choose a threshold."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import kdx
+from kdx.errors import OutputError
+from kdx.station.record import JudgedBy, Shown, judged
+from kdx.station.serve.answers import Asked
+from kdx.station.serve.live import Seen
+from kdx.station.serve.reviews import ReviewError, Reviews, Statement
+from kdx.station.serve.sent_image import Layout
+
+GOOD, DEFECTIVE = (Statement(said=said, who="Kim") for said in ("good", "defective"))
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_bundle: Path) -> Iterator[kdx.Detector]:
+    with kdx.load(tiny_bundle, "onnxruntime-cpu", 1) as loaded:
+        loaded.threshold = loaded.pixel_threshold = 1e-3  # every part is defective
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def images(dataset: Path) -> list[Path]:
+    return sorted(dataset.glob("test/*/*.png"))
+
+
+@pytest.fixture
+def seen(detector: kdx.Detector, images: list[Path], tiny_bundle: Path) -> list[Seen]:
+    by = JudgedBy.of(detector, kdx.open_bundle(tiny_bundle))
+
+    def of(file: Path) -> Seen:
+        verdict = detector(kdx.read_image(file, detector.input))
+        record = judged(Shown(image=None, image_sha256=None), verdict, by)
+        return Seen("tiny", record, file.read_bytes(), Asked(), verdict, 1.0)
+
+    return [of(file) for file in images]
+
+
+@contextlib.contextmanager
+def opened(folder: Path, detector: kdx.Detector, most: int = 1 << 30) -> Iterator[Reviews]:
+    reviews = Reviews(folder, most, {"tiny": detector})
+    with contextlib.closing(reviews):
+        yield reviews
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(folder / "reviews.sqlite")) as database:
+        return database.execute(query).fetchall()
+
+
+def test_what_was_said_is_kept_with_who_and_when(tmp_path, detector, seen):
+    one, two = (each.record.verdict_id for each in seen[:2])
+    with opened(tmp_path, detector) as reviews:
+        for each in seen[:2]:
+            reviews.add(each)
+        queue = reviews.waiting().result()
+        assert (queue.waiting, [part.verdict_id for part in queue.parts]) == (2, [one, two])
+        reviews.say(one, GOOD).result()
+        reviews.say(one, DEFECTIVE).result()
+        reviews.say(two, Statement(said=None, who="Lee")).result()
+        with pytest.raises(ReviewError, match="no part"):
+            reviews.say("another", GOOD).result()
+    with opened(tmp_path, detector) as reviews:  # after the server was started again
+        queue = reviews.waiting().result()
+        assert (queue.waiting, queue.said) == (1, {"good": 0, "defective": 1})
+    said = rows(tmp_path, "SELECT verdict_id, said, who FROM statements ORDER BY id")
+    assert said == [(one, "good", "Kim"), (one, "defective", "Kim"), (two, None, "Lee")]
+    assert all(time for (time,) in rows(tmp_path, "SELECT time FROM statements"))
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "reviewed").rglob("*.png"))
+    assert files == [f"reviewed/tiny/test/defective/{one}.png"]
+    assert (tmp_path / files[0]).read_bytes() == seen[0].data
+
+
+def test_good_parts_do_not_come_to_the_queue(tmp_path, detector, seen):
+    good = msgspec.structs.replace(seen[0].record, verdict="good")
+    with opened(tmp_path, detector) as reviews:
+        reviews.add(dataclasses.replace(seen[0], record=good))
+        assert reviews.waiting().result().waiting == 0
+
+
+def test_frames_without_a_file_format_are_kept_as_png(tmp_path, detector, images, seen):
+    frame = kdx.read_image(images[0], detector.input)
+    raw = Seen("tiny", seen[0].record, frame.tobytes(), Asked(layout=Layout(frame.shape)), seen[0].verdict, 1.0)
+    with opened(tmp_path, detector) as reviews:
+        reviews.add(raw)
+        file, bundle = reviews.picture(seen[0].record.verdict_id, heat=False).result()
+        assert bundle == "tiny"
+        assert (kdx.read_image(file, detector.input) == frame).all()
+
+
+def test_the_folder_has_a_bound_and_keeps_what_was_said(tmp_path, detector, seen):
+    names = [each.record.verdict_id for each in seen]
+    with opened(tmp_path / "one", detector) as reviews:
+        reviews.add(seen[0])
+        reviews.waiting().result()
+        ((size,),) = rows(tmp_path / "one", "SELECT max(bytes) FROM parts")
+    with opened(tmp_path / "few", detector, most=3 * size) as reviews:
+        reviews.add(seen[0])
+        reviews.say(names[0], DEFECTIVE).result()
+        for each in seen[1:]:
+            reviews.add(each)
+        queue = reviews.waiting().result()
+    kept = sum(path.stat().st_size for path in (tmp_path / "few/images").rglob("*.png"))
+    assert kept <= 3 * size
+    assert queue.waiting + queue.lost == len(seen) - 1
+    assert queue.parts[-1].verdict_id == names[-1]
+    assert (tmp_path / f"few/reviewed/tiny/test/defective/{names[0]}.png").is_file()
+
+
+def test_a_full_disk_loses_the_part_and_nothing_else(tmp_path, detector, seen, monkeypatch):
+    with opened(tmp_path, detector) as reviews:
+        with monkeypatch.context() as patch:
+
+            def fail(*given: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            patch.setattr("kdx.station.serve.reviews.write_atomic", fail)
+            reviews.add(seen[0])
+            assert reviews.waiting().result().lost == 1
+        reviews.add(seen[1])
+        assert [part.verdict_id for part in reviews.waiting().result().parts] == [seen[1].record.verdict_id]
+
+
+def test_a_folder_belongs_to_one_server(tmp_path, detector):
+    with opened(tmp_path, detector), pytest.raises(OutputError, match="another server"):
+        Reviews(tmp_path, 1, {})
+    (tmp_path / "other").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "other/reviews.sqlite")) as database:
+        database.execute("CREATE TABLE mine (x)")
+    with pytest.raises(OutputError, match="holds no reviews"):
+        Reviews(tmp_path / "other", 1, {})
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot be kept"):
+        Reviews(tmp_path / "file", 1, {})
+
+
+def test_what_was_said_measures_a_bundle_and_chooses_no_threshold(tmp_path, detector, seen, tiny_bundle, dataset, cli):
+    with opened(tmp_path, detector) as reviews:
+        for number, each in enumerate(seen):
+            reviews.add(each)
+            reviews.say(each.record.verdict_id, GOOD if number < 4 else DEFECTIVE).result()
+    reviewed = tmp_path / "reviewed/tiny"
+    found = cli("evaluate", tiny_bundle, reviewed, "--backend", "onnxruntime-cpu", "--json").json
+    assert (found["good"], found["defective"]) == (4, 4)
+    page = tmp_path / "report.html"
+    cli("report", tiny_bundle, reviewed, "-o", page, "--no-latency")
+    assert page.is_file()
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "tiny.kdx")
+    with_defects = ("--with-defects", reviewed / "test/defective")
+    cli("calibrate", bundle, dataset, *with_defects)
+    for folder in (reviewed, reviewed / "test/good"):
+        assert "chosen by their score" in cli("calibrate", bundle, folder, code=2).stderr
