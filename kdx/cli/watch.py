@@ -13,14 +13,13 @@ from kdx.cli.shared_options import CSV_OPTION, REQUIRE_SIGNATURE_OPTION, SEMICOL
 from kdx.workflows.packages import needs
 
 COMMAND = LinesCommand
-_OUT = typer.Option(..., "--out", "-o", help="Folder of records and sorted files; the same command continues there.")
 _EXEC = typer.Option(None, "--exec", help="Run for each verdict, its record on standard input, until it exits with 0.")
 
 
 def watch(
     folder: Path = typer.Argument(help="Folder in which images arrive, in subfolders too."),
     bundle: list[str] = typer.Option(..., "--bundle", "-b", help="Bundle that judges; of several, PRODUCT=BUNDLE."),
-    output: Path = _OUT,
+    output: Path = typer.Option(..., "--out", "-o", help="Folder of records and sorted files; a later call continues."),
     move: bool = typer.Option(False, "--move", help="Move files to good/, review/, defective/ and so on in --out."),
     link: bool = typer.Option(False, "--link", help="Link files there, and leave them where they are."),
     heat_maps: bool = typer.Option(False, "--heat-maps", help="Write a heat map of each image (PNG)."),
@@ -29,17 +28,13 @@ def watch(
     command: str | None = _EXEC,
     mqtt: str | None = typer.Option(None, help="Publish each verdict: mqtt://HOST/TOPIC, or mqtts:// with TLS."),
     part_id: str | None = typer.Option(
-        None, help="Regular expression: (?P<part>...), (?P<product>...) in a file's path."
+        None, help="Regular expression with (?P<part>...) or (?P<product>...), or both."
     ),
-    part_of: str | None = typer.Option(
-        None, help="The same for parts of several views: (?P<part>...) and (?P<view>...)."
-    ),
+    part_of: str | None = typer.Option(None, help="One for parts of several views: (?P<part>...) and (?P<view>...)."),
     views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
     part_timeout: float = typer.Option(10.0, min=0, help="Seconds after which a part that lacks a view is undecided."),
     keep: str | None = typer.Option(None, help="What is kept: good=7d,defective=1y,total=200GB. Default: everything."),
-    settle: float = typer.Option(
-        2.0, min=0, help="Seconds for which a file is at rest; 0 for files that are renamed in."
-    ),
+    settle: float = typer.Option(2.0, min=0, help="Seconds for which a file is at rest, unless it was renamed in."),
     scan_every: float = typer.Option(10.0, min=0.1, help="Seconds between listings, which find what was not noticed."),
     backlog: int = typer.Option(100, min=1, help="How many files may wait before that is said."),
     backend: str = typer.Option("auto", help="Backend to run on."),
@@ -54,10 +49,7 @@ def watch(
     Every verdict is a line of JSON in OUT/verdicts, in one file a day. What was not judged is never
     good. Ctrl-C and SIGTERM end after the file in hand, with exit status 0.
     """
-    with needs("mqtt" if mqtt else "watch", "kdx watch"):
-        from kdx.station.options import watch_options
-        from kdx.station.watch import describe, summarize
-        from kdx.station.watch import watch as run
+    from kdx.station.options import watch_options
 
     options = watch_options(
         folder, output, bundle, move=move, link=link, heat_maps=heat_maps, csv=csv, semicolons=semicolons,
@@ -65,7 +57,8 @@ def watch(
         settle=settle, scan_every=scan_every, backlog=backlog, backend=backend, precision=precision, threads=threads,
         require_signature=require_signature, once=once,
     )  # fmt: skip
-    summary = run(
-        options, each=print_json_line if json else lambda record: out.print(escape(describe(record))), say=say
-    )
-    say(summarize(summary))
+    with needs("mqtt" if mqtt else "watch", "kdx watch"):
+        from kdx.station.watching import describe, judge_arrivals
+
+        each = print_json_line if json else lambda record: out.print(escape(describe(record)))
+        say(judge_arrivals(options, each=each, say=say).describe())

@@ -19,6 +19,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
 from kdx.errors import DataError
 from kdx.folders.image_search import is_hidden, is_image_name, walk
 from kdx.station.ledger import Identity
@@ -102,7 +105,8 @@ class Arrivals:
         """
         give_up = self._clock() + patience
         while True:
-            self._take_notices()
+            if self._take_notices():
+                return None
             if self._clock() >= self._next_scan:
                 self._scan()
             self._take_settled()
@@ -138,12 +142,13 @@ class Arrivals:
             heapq.heappop(self._complete)
         return None
 
-    def _take_notices(self) -> None:
+    def _take_notices(self) -> bool:
+        """Take the notices that have come; return whether one of them is :meth:`wake`."""
         with suppress(Empty):
-            while True:
-                notice = self._notices.get_nowait()
-                if notice is not None:
-                    self._take(*notice)
+            while (notice := self._notices.get_nowait()) is not None:
+                self._take(*notice)
+            return True
+        return False
 
     def _take(self, kind: str, path: str) -> None:
         if kind == _FOLDER:
@@ -223,7 +228,6 @@ class Arrivals:
 
 def _observer(folder: Path, notices: SimpleQueue[tuple[str, str] | None]) -> Any:
     """Start watchdog's observer of a folder, which puts its notices into a queue."""
-    from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
     class Handler(FileSystemEventHandler):
         def on_any_event(self, event: FileSystemEvent) -> None:
@@ -248,8 +252,6 @@ def _observer_type() -> Any:
 
     Only Linux does so; elsewhere, a file that was renamed comes to rest like any other.
     """
-    from watchdog.observers import Observer
-
     with suppress(TypeError):
         return Observer(generate_full_events=True)  # type: ignore[call-arg]
     return Observer()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from kdx.errors import OutputError
 from kdx.station.ledger import Ledger
 from kdx.text import number_of
 
@@ -148,7 +149,7 @@ class Courier(threading.Thread):
             done, problem = self._receiver.send(messages, self._stopping)
             if done:
                 ledger.remove_messages(done)
-        except sqlite3.Error as error:  # a full disk: what was acknowledged is sent once more
+        except (OSError, OutputError, sqlite3.Error) as error:  # a full disk: what was acknowledged is sent once more
             return 0, f"the ledger cannot be written: {error}"
         return len(done), problem
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdx.errors import OutputError
-from kdx.storage.files import is_disk_full
 
 SCHEMA = 1
 FILE = "station.db"
@@ -112,8 +111,8 @@ class Ledger:
                 self._prepare()
         except sqlite3.DatabaseError as error:
             self._base.close()
-            if is_full(error, path.parent):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            if isinstance(error, sqlite3.OperationalError):
+                raise self._explained(error) from error
             raise _foreign(path, str(error)) from error
         except BaseException:
             self._base.close()
@@ -125,14 +124,21 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything in the block, or nothing of it."""
-        self._base.execute("BEGIN IMMEDIATE")
+        """Commit everything in the block, or nothing of it.
+
+        Raises:
+            OSError: The disk is full.
+            OutputError: The file cannot be written for another reason.
+        """
         try:
+            self._base.execute("BEGIN IMMEDIATE")
             yield
             self._base.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(sqlite3.Error):  # after some errors, SQLite has rolled back already
                 self._base.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise self._explained(error) from error
             raise
 
     def fact(self, name: str) -> Any:
@@ -280,6 +286,13 @@ class Ledger:
         """Cross off the views of a part that has its verdict."""
         self._base.execute("DELETE FROM views WHERE part = ?", (part,))
 
+    def _explained(self, error: sqlite3.OperationalError) -> OSError | OutputError:
+        """Return what an error of SQLite means: that the disk is full, or something else."""
+        is_general = "disk I/O error" in str(error) or "unable to open" in str(error)
+        if "is full" in str(error) or (is_general and shutil.disk_usage(self.path.parent).free < _LITTLE):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        return OutputError(f"the ledger '{self.path}' cannot be written: {error}")
+
     def _prepare(self) -> None:
         """Create the tables of a new file, or check that the file is a ledger."""
         with self.transaction():
@@ -292,14 +305,6 @@ class Ledger:
             raise _foreign(self.path, "it is of another program")
         if self._base.execute("PRAGMA user_version").fetchone()[0] > SCHEMA:
             raise OutputError(f"'{self.path}' was written by a newer kdx", fix="update kdx on this machine")
-
-
-def is_full(error: BaseException, folder: Path) -> bool:
-    """Whether an error of the system or of SQLite says that the disk of a folder is full."""
-    if isinstance(error, sqlite3.OperationalError):
-        is_general = "disk I/O error" in str(error)
-        return "is full" in str(error) or (is_general and shutil.disk_usage(folder).free < _LITTLE)
-    return isinstance(error, OSError) and is_disk_full(error)
 
 
 _SELECT = "SELECT path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, id FROM files"

@@ -37,8 +37,8 @@ class Lines:
     def __init__(self, out: Path, ledger: Ledger, style: CsvStyle | None) -> None:
         self._out, self._ledger, self._style = out, ledger, style
 
-    def write(self, seconds: float) -> None:
-        """Write all lines that wait.
+    def write(self, seconds: float) -> bool:
+        """Write all lines that wait; return whether there were any.
 
         Args:
             seconds: The time by the station's own clock.
@@ -46,7 +46,8 @@ class Lines:
         Raises:
             OSError: A line cannot be written, for example because the disk is full; it waits on.
         """
-        for day, rows in groupby(self._ledger.lines(), key=lambda row: row[1]):
+        waiting = self._ledger.lines()
+        for day, rows in groupby(waiting, key=lambda row: row[1]):
             numbers, _, lines = zip(*rows, strict=True)
             texts = {f"{FOLDER}/{day}.jsonl": (b"", b"".join(lines))}
             if self._style is not None:
@@ -56,6 +57,7 @@ class Lines:
                 for name, size in sizes.items():
                     self._ledger.set_text(name, size, seconds)
                 self._ledger.remove_lines(numbers[-1])
+        return bool(waiting)
 
     def _append(self, name: str, header: bytes, text: bytes) -> int:
         """Append text to a file unless it ends with it already; return the file's size then."""

@@ -2,74 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
-from kdx.errors import OptionError
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
 
-if TYPE_CHECKING:
-    from paho.mqtt.client import Client
+from kdx.station.broker import Broker
 
-# The variable of the environment that holds the password: the command line is seen by all users.
-PASSWORD = "KDX_MQTT_PASSWORD"  # noqa: S105
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
 # How long an acknowledgement is waited for; then the message is still on its way.
 _PATIENCE_SECONDS = 5.0
 _STEP_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Broker:
-    """Where verdicts are published.
-
-    Attributes:
-        host: The broker's host.
-        port: Its port.
-        topic: The topic.
-        is_secure: Whether the connection is encrypted (TLS), with the certificates of the system.
-        user: The user, or None.
-        password: The password, or None.
-    """
-
-    host: str
-    port: int
-    topic: str
-    is_secure: bool = False
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-
-def parse_broker(url: str) -> Broker:
-    """Return the broker of ``mqtt://[user@]host[:port]/topic``, or ``mqtts://...``.
-
-    Raises:
-        OptionError: It is another text.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    topic = unquote(parts.path.removeprefix("/"))
-    if parts.scheme not in _PORTS or not parts.hostname or not topic or set("+#") & set(topic):
-        raise OptionError(
-            "`mqtt` does not name a broker and a topic",
-            expected="mqtt://HOST/TOPIC or mqtts://USER@HOST:PORT/TOPIC, with a topic without + and #",
-            received=url,
-        )
-    if parts.password is not None:
-        raise OptionError(
-            "`mqtt` holds a password, which every user of this machine could see",
-            fix=f"leave it out, and set the variable {PASSWORD} of the environment",
-        )
-    user = None if parts.username is None else unquote(parts.username)
-    is_secure = parts.scheme == "mqtts"
-    return Broker(parts.hostname, port or _PORTS[parts.scheme], topic, is_secure, user, os.environ.get(PASSWORD))
 
 
 class MqttReceiver:
@@ -83,9 +28,6 @@ class MqttReceiver:
     at_once = 20
 
     def __init__(self, broker: Broker) -> None:
-        from paho.mqtt.client import Client
-        from paho.mqtt.enums import CallbackAPIVersion
-
         self._broker = broker
         self._refused = ""
         self._sent: dict[int, int] = {}  # the client's number of each message that was published

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from kdx.errors import OptionError
+from kdx.station.broker import Broker, parse_broker
 from kdx.station.bundles import LoadOptions, bundle_paths
-from kdx.station.mqtt import Broker, parse_broker
 from kdx.station.names import NamePattern, name_pattern
 from kdx.station.retention import Keep, parse_keep
 from kdx.storage.spreadsheet import CsvStyle, csv_style

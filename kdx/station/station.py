@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
-from kdx.errors import KdxError, OutputError
+from kdx.errors import KdxError
 from kdx.station.arrivals import Arrivals
 from kdx.station.backlog import Backlog
 from kdx.station.bundles import BundleRecord, Bundles
 from kdx.station.judging import JudgedImage
-from kdx.station.ledger import GONE, HERE, LINKING, MOVED, MOVING, Identity, JudgedFile, Ledger, is_full
+from kdx.station.ledger import GONE, HERE, LINKING, MOVED, MOVING, Identity, JudgedFile, Ledger
 from kdx.station.lines import Lines
 from kdx.station.options import WatchOptions
 from kdx.station.parts import PartRecord, Parts
 from kdx.station.places import Places, free_place, heat_map_place
 from kdx.station.record import VerdictRecord, time_now
 from kdx.station.retention import Retention, StationClock
-from kdx.storage.files import write_atomic
+from kdx.storage.files import is_disk_full, write_atomic
 from kdx.storage.json_output import encode_json
 
 _FIRST_STATES = {"stay": HERE, "move": MOVING, "link": LINKING}
@@ -111,13 +110,16 @@ class Station:
             while not self._is_stopping:
                 try:
                     made = self._step()
-                except (OSError, sqlite3.OperationalError) as error:
+                except OSError as error:
                     self._wait_out(error)
                     continue
                 yield from made
                 if self._options.once and not made and self._is_done():
                     break
-        self._finish()
+        try:
+            self._finish()
+        except OSError as error:  # the next call finishes
+            self._wait_out(error)
 
     def _step(self) -> list[Record]:
         """Finish what is begun, and judge the next file if there is one; return its records."""
@@ -170,7 +172,6 @@ class Station:
         self.arrivals.done(name)
         if record.view is not None and record.part_id is not None:
             self._parts.note(record.part_id)
-        self._say_change("disk", None, "there is room on the disk again")
         self._notify()
         return [record] if part is None else [record, part]
 
@@ -186,11 +187,14 @@ class Station:
 
     def _finish(self) -> None:
         """Write the lines and move the files that the ledger intends."""
-        self._lines.write(self._clock.now())
+        is_written = self._lines.write(self._clock.now())
+        files = self._places.finish()
         self._unfinished = 0
-        for file in self._places.finish():
+        for file in files:
             if file.state in {MOVED, GONE} and self._known.get(file.path) == file.identity:
                 del self._known[file.path]
+        if is_written or files:
+            self._say_change("disk", None, "there is room on the disk again")
 
     def _close_parts(self) -> list[Record]:
         """Close the parts whose time is over, and return their records."""
@@ -270,17 +274,14 @@ class Station:
                 self._ledger.forget_path(name)
                 del self._known[name]
 
-    def _wait_out(self, error: OSError | sqlite3.OperationalError) -> None:
+    def _wait_out(self, error: OSError) -> None:
         """Wait for a moment where time may help: a full disk, a folder that is gone.
 
         Raises:
             OSError: Nothing of that is the case.
-            OutputError: The same, of the ledger.
         """
-        if is_full(error, self._options.out):
+        if is_disk_full(error):
             self._say_change("disk", f"the disk of '{self._options.out}' is full: files wait where they are")
-        elif isinstance(error, sqlite3.Error):
-            raise OutputError(f"the ledger in '{self._options.out}' cannot be written: {error}") from error
         elif os.path.isdir(self._options.folder):  # noqa: PTH112  # False where it cannot be looked at
             raise error
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kdx.errors import OutputError
-from kdx.station import arrivals, lines, station
+from kdx.station import arrivals, lines, places, station
 from kdx.station.names import name_pattern
 from tests.kdx.station.stations import NoNotices, drop, options_for, outbox, run, sorted_files
 from tests.kdx.station.stations import lines as lines_of
@@ -119,27 +119,39 @@ def test_a_link_is_symbolic_where_no_hard_link_can_be_made(tmp_path, monkeypatch
     assert (tmp_path / "out/good/a.png").read_text(encoding="utf-8") == "good a"
 
 
-@pytest.mark.parametrize("step", ["heat map", "ledger", "lines"])
+@pytest.mark.parametrize("step", ["heat map", "ledger", "lines", "moves"])
 def test_a_full_disk_is_said_once_and_waited_out(tmp_path, monkeypatch, step):
     """The disk has room again after the third attempt."""
     fails = iter(range(3))
     said: list[str] = []
 
-    def full(function):
+    def full(function, fail=None):
         def once_there_is_room(*given, **options):
-            if next(fails, None) is not None:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return function(*given, **options)
+            if next(fails, None) is None:
+                return function(*given, **options)
+            if fail is not None:
+                fail(*given, **options)
+            raise OSError(errno.ENOSPC, "No space left on device")
 
         return once_there_is_room
 
+    def fill(ledger, *_: object) -> None:
+        """Let SQLite itself say that there is no room."""
+        ledger._base.execute("PRAGMA max_page_count = 1")
+        try:
+            ledger._base.execute("INSERT INTO facts VALUES ('more', zeroblob(1000000))")
+        finally:
+            ledger._base.execute("PRAGMA max_page_count = 1000000")
+
+    drop(tmp_path, a="good", b="defective")
     if step == "heat map":
         monkeypatch.setattr(station, "write_atomic", full(station.write_atomic))
     elif step == "ledger":
-        monkeypatch.setattr(station.Ledger, "add_file", full(station.Ledger.add_file))
+        monkeypatch.setattr(station.Ledger, "add_file", full(station.Ledger.add_file, fill))
+    elif step == "moves":
+        monkeypatch.setattr(places.Path, "rename", full(Path.rename))
     else:
         monkeypatch.setattr(lines.os, "fsync", full(os.fsync))
-    drop(tmp_path, a="good", b="defective")
     options = options_for(tmp_path, files="move", csv="semicolon", heat_maps=True)
     assert len(list(run(options, said.append))) == 2
     assert next(fails, None) is None

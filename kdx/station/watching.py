@@ -18,7 +18,6 @@ from kdx.station.bundles import Bundles
 from kdx.station.delivery import Command, Courier, Receiver
 from kdx.station.judging import Judge
 from kdx.station.ledger import FILE, Ledger
-from kdx.station.mqtt import MqttReceiver
 from kdx.station.options import WatchOptions
 from kdx.station.record import VerdictRecord
 from kdx.station.station import Record, Station
@@ -42,8 +41,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     most_waiting: int
     undelivered: dict[str, int]
 
+    def describe(self) -> str:
+        """Return the summary as a line for people."""
+        judged = ", ".join(f"{count:,} {verdict}" for verdict, count in self.files.items()) or "no file was judged"
+        parts = ", ".join(f"{count:,} {verdict}" for verdict, count in self.parts.items())
+        undelivered = "".join(
+            f"; {number_of(count, '[verdict waits|verdicts wait]')} for {name}, and a later call delivers"
+            for name, count in self.undelivered.items()
+            if count
+        )
+        return f"files: {judged}{parts and f'; parts: {parts}'}{undelivered}"
 
-def watch(
+
+def judge_arrivals(
     options: WatchOptions,
     *,
     each: Callable[[Record], None] = lambda _: None,
@@ -98,22 +108,12 @@ def describe(record: Record) -> str:
     return f"{record.verdict:10} part {record.part_id}: {number_of(len(record.views), '[view|views]')}{missing}"
 
 
-def summarize(summary: Summary) -> str:
-    """Return a summary as a line for people."""
-    judged = ", ".join(f"{count:,} {verdict}" for verdict, count in summary.files.items()) or "no file was judged"
-    parts = ", ".join(f"{count:,} {verdict}" for verdict, count in summary.parts.items())
-    undelivered = "".join(
-        f"; {number_of(count, '[verdict waits|verdicts wait]')} for {name}, and the same command delivers"
-        for name, count in summary.undelivered.items()
-        if count
-    )
-    return f"files: {judged}{parts and f'; parts: {parts}'}{undelivered}"
-
-
 def _receivers(options: WatchOptions) -> Iterator[Receiver]:
     if options.command is not None:
         yield Command(options.command)
     if options.broker is not None:
+        from kdx.station.mqtt import MqttReceiver
+
         yield MqttReceiver(options.broker)
 
 

@@ -1,0 +1,103 @@
+"""A bundle that is replaced while a station runs: taken up whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdx.errors import BundleError, ImageError, KdxError
+from kdx.station.bundles import Bundles, Loaded, LoadOptions
+from kdx.station.judging import Judge
+from kdx.station.ledger import Identity
+from kdx.station.names import NamePattern, name_pattern
+from kdx.station.record import JudgedBy
+from kdx.storage.files import sha256_file
+from tests.schema1 import FIXTURES, old_bundle
+
+OPTIONS = LoadOptions(backend="onnxruntime-cpu", threads=1, precision="fp32")
+CELL = FIXTURES / "images/cell-0.png"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return old_bundle("stpm", tmp_path)
+
+
+def judge_cell(folder: Path, bundles: Bundles, pattern: NamePattern = NamePattern(), name: str = "1.png", **given):  # noqa: B008
+    shutil.copy(CELL, folder / name)
+    return Judge(folder, bundles, pattern, heat_maps=False, **given)(name, Identity.of((folder / name).stat()))
+
+
+def test_a_replaced_bundle_judges_from_then_on(bundle, tmp_path):
+    seconds = [0.0]
+    with Loaded(bundle, OPTIONS, clock=lambda: seconds[0]) as loaded:
+        before = loaded.by
+        assert loaded.take_up() is None
+        os.utime(bundle / "bundle.json", ns=(1, 1))  # touched, and the same
+        assert loaded.take_up() is None
+
+        other = old_bundle("level", tmp_path)
+        # A copy that is not complete: the old bundle judges on, and it is said once.
+        shutil.copy(other / "bundle.json", bundle / "bundle.json")
+        refused = loaded.take_up()
+        assert isinstance(refused, KdxError)
+        assert (loaded.take_up(), loaded.by) == (None, before)
+
+        shutil.copytree(other, bundle, dirs_exist_ok=True)
+        seconds[0] += 5
+        assert loaded.take_up() == before
+        assert loaded.by.bundle_sha256 == sha256_file(bundle / "bundle.json") != before.bundle_sha256
+
+        shutil.rmtree(bundle)
+        assert isinstance(loaded.take_up(), BundleError)
+        assert (loaded.take_up(), loaded.by.backend) == (None, "onnxruntime-cpu")
+
+
+def test_a_run_is_no_bundle(tmp_path):
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(BundleError, match="run folder"):
+        Loaded(tmp_path, OPTIONS)
+
+
+def test_the_bundle_of_the_product_judges(bundle, tmp_path):
+    with Bundles({"cell": bundle}, OPTIONS) as bundles:
+        pattern = name_pattern(r"^(?P<product>[a-z]+)-(?P<part>\d+)", has_products=True)
+        cell = judge_cell(tmp_path, bundles, pattern, "cell-7.png").record
+        assert (cell.product, cell.part_id, cell.bundle) == ("cell", "7", "stpm.kdx")
+        assert cell.image_sha256 == sha256_file(CELL)
+        assert cell.score is not None
+        for name in ("nut-7.png", "7.png"):
+            other = judge_cell(tmp_path, bundles, pattern, name).record
+            assert (other.verdict, other.reason, other.bundle) == ("undecided", "no_bundle", None)
+
+
+def test_a_backend_that_fails_decides_nothing(bundle, tmp_path, monkeypatch):
+    from kdx.errors import BackendError
+
+    with Bundles({None: bundle}, OPTIONS) as bundles:
+        loaded = bundles.of(None)
+        assert isinstance(loaded.by, JudgedBy)
+
+        def fail(*_: object) -> None:
+            raise BackendError("the runtime failed")
+
+        monkeypatch.setattr(loaded.detector.backend, "run", fail)
+        record = judge_cell(tmp_path, bundles).record
+    assert (record.verdict, record.reason, record.error["type"]) == ("undecided", "backend_failed", "BackendError")
+
+
+def test_files_that_are_no_images_or_gone(bundle, tmp_path):
+    with Bundles({None: bundle}, OPTIONS) as bundles:
+        judge = Judge(tmp_path, bundles, NamePattern(), heat_maps=True)
+        for name, content in (("empty.png", b""), ("text.png", b"no image")):
+            (tmp_path / name).write_bytes(content)
+            found = judge(name, Identity.of((tmp_path / name).stat()))
+            assert (found.record.verdict, found.record.error["type"]) == ("unreadable", ImageError.__name__)
+        assert judge("gone.png", Identity(1, 1)) is None
+        assert judge("text.png", Identity(1, 1)) is None  # it is another file by now
+        shutil.copy(CELL, tmp_path / "cell.png")
+        picture = judge("cell.png", Identity.of((tmp_path / "cell.png").stat())).heat_map
+    assert picture.startswith(b"\x89PNG")
