@@ -148,7 +148,9 @@ WITH_JSON: dict[str, tuple[object, ...]] = {
     "sign": ("BUNDLE", "--key", "KEY"),
     "triton": ("BUNDLE", "-o", "OUT"),
     "verify": ("BUNDLE", *ON_CPU),
+    "watch": (GOOD, "--bundle", "BUNDLE", "--out", "OUT", "--once", "--settle", 0, "--precision", "fp32", *ON_CPU),
 }
+WITH_LINES = {"predict", "watch"}  # one object for each image
 
 
 @pytest.mark.slow
@@ -162,7 +164,7 @@ def test_exit_status_and_fields_of_json(tmp_path, cli, name):
         places["KEY"] = tmp_path / "line.key"
     arguments = [places.get(str(each), each) for each in WITH_JSON[name]]
     said = cli(name, *arguments, "--json", code=None)
-    record = said.lines if name == "predict" else said.json
+    record = said.lines if name in WITH_LINES else said.json
     hold(f"json/{name}.json", {"exit_status": said.exit_code, "json": public.fields_of(record, BY_NAME)})
 
 
