@@ -16,7 +16,7 @@ from kdx.decision.verdict import Decision, Verdict
 from kdx.station.record import UNREADABLE, VerdictRecord, time_now
 from kdx.station.serve.answers import Asked
 
-# How many verdicts have pictures, and how many bytes their images may take together.
+# How many verdicts have pictures, and how many bytes their images and maps may take together.
 _MOST_SHOWN, _MOST_BYTES = 60, 128 << 20
 _ON_PAGE = 12
 _TIMED = 500
@@ -43,6 +43,11 @@ class Seen:
     asked: Asked
     verdict: Verdict | None
     milliseconds: float
+
+    @property
+    def size(self) -> int:
+        """The bytes of the image and of the map."""
+        return len(self.data) + (0 if self.verdict is None else self.verdict.anomaly_map.nbytes)
 
     @property
     def anomaly_map(self) -> NDArray[np.float32] | None:
@@ -145,9 +150,9 @@ class Live:
             ours.milliseconds.append(seen.milliseconds)
             ours.scored += 1
             self._shown.append(seen)
-            self._bytes += len(seen.data)
+            self._bytes += seen.size
             while len(self._shown) > _MOST_SHOWN or (self._bytes > _MOST_BYTES and len(self._shown) > 1):
-                self._bytes -= len(self._shown.popleft().data)
+                self._bytes -= self._shown.popleft().size
 
     def refuse(self, bundle: str) -> None:
         """Count an image that could not be used and has no verdict."""

@@ -38,7 +38,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _KEPT = {"Cache-Control": "private, max-age=3600"}  # a verdict's pictures do not change
-_SECONDS_BETWEEN = 0.25
+_SECONDS_BETWEEN, _QUIET = 0.25, 60
 _MOST_STREAMS = 32
 _MOST_JSON = 4096
 
@@ -166,12 +166,17 @@ class LivePage:
     async def _states(self) -> AsyncIterator[bytes]:
         self._streams += 1
         sent: tuple[int, int] | None = None
+        quiet = 0
         try:
             while not self._is_closing:
                 version = self._live.version, 0 if self._reviews is None else self._reviews.version
                 if version != sent:
-                    sent = version
+                    sent, quiet = version, 0
                     yield b"data: " + msgspec.json.encode(await self._state()) + b"\n\n"
+                elif quiet >= _QUIET:  # writing finds out whether the browser is still there
+                    quiet = 0
+                    yield b":\n\n"
+                quiet += 1
                 await asyncio.sleep(_SECONDS_BETWEEN)
         finally:
             self._streams -= 1

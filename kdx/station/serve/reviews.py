@@ -57,7 +57,7 @@ _SUFFIXES = {
     b"P3": ".ppm",
     b"P6": ".ppm",
 }
-_MOST_PENDING = 64
+_MOST_PENDING = 128 << 20  # bytes of parts that are not yet written
 _ON_PAGE = 24
 
 
@@ -114,7 +114,7 @@ class Reviews:
         self.version = 0
         self._lost = 0
         self._counting = threading.Lock()
-        self._pending = threading.BoundedSemaphore(_MOST_PENDING)
+        self._pending = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kdx serve reviews")
         try:
             self._thread.submit(self._open).result()
@@ -128,7 +128,10 @@ class Reviews:
         """Keep a part that was not good; never waits for the disk."""
         if seen.record.verdict == Decision.GOOD.value:
             return
-        if not self._pending.acquire(blocking=False):  # the disk is too slow
+        with self._counting:
+            is_slow = 0 < self._pending > _MOST_PENDING - seen.size
+            self._pending += 0 if is_slow else seen.size
+        if is_slow:
             self._lose()
             return
         self._thread.submit(self._add, seen, self._detectors[seen.bundle])
@@ -213,7 +216,8 @@ class Reviews:
         except (OSError, KdxError, sqlite3.Error):  # for example a full disk: the verdict stands all the same
             self._lose()
         finally:
-            self._pending.release()
+            with self._counting:
+                self._pending -= seen.size
             self._change()
 
     def _make_room(self, size: int) -> None:

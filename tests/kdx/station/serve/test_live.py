@@ -1,0 +1,63 @@
+"""What the page shows is counted by band, and bounded in number and in bytes."""
+
+from __future__ import annotations
+
+import math
+
+from kdx.errors import BackendError
+from kdx.station.record import Shown, not_judged
+from kdx.station.serve.answers import Asked
+from kdx.station.serve.live import Live, Seen
+
+
+def undecided(data: bytes = b"") -> Seen:
+    record = not_judged(Shown(image=None, image_sha256=None), BackendError("lost"), None)
+    return Seen("tile", record, data, Asked(), None, 2.0)
+
+
+def test_counts_are_those_of_the_shift_and_of_each_bundle():
+    live = Live({"tile": lambda: None, "nut": lambda: None})
+    for _ in range(3):
+        live.add(undecided())
+    live.refuse("nut")
+    tile, nut = live.shift().bundles
+    assert (tile.counts["undecided"], tile.counts["good"], nut.counts["unreadable"]) == (3, 0, 1)
+    assert (tile.p50_ms, nut.p50_ms) == (2.0, None)
+    before = live.version
+    live.begin_shift()
+    tile, nut = live.shift().bundles
+    assert not any((*tile.counts.values(), *nut.counts.values()))
+    assert live.version > before
+    assert len(live.shift().latest) == 3  # the parts are still there to look at
+
+
+def test_the_latest_come_first_and_old_ones_go():
+    live = Live({"tile": lambda: None})
+    parts = [undecided() for _ in range(100)]
+    for part in parts:
+        live.add(part)
+    latest = [glance.verdict_id for glance in live.shift().latest]
+    assert latest == [part.record.verdict_id for part in parts[: -len(latest) - 1 : -1]]
+    assert live.find(parts[-1].record.verdict_id) is parts[-1]
+    assert live.find(parts[0].record.verdict_id) is None
+
+
+def test_large_images_do_not_pile_up():
+    live = Live({"tile": lambda: None})
+    large = bytes(50 << 20)
+    for _ in range(5):
+        live.add(undecided(large))
+    assert len(live.shift().latest) == 2
+    live.add(undecided(bytes(200 << 20)))
+    assert len(live.shift().latest) == 1  # the latest is always shown
+
+
+def test_drift_is_computed_now_and_then_and_is_unknown_for_few_scores():
+    effects = iter([math.nan, 0.5])
+    live = Live({"tile": lambda: next(effects)})
+    assert live.shift().bundles[0].drift is None
+    for _ in range(24):
+        live.add(undecided())
+        assert live.shift().bundles[0].drift is None
+    live.add(undecided())
+    assert live.shift().bundles[0].drift == 0.5
