@@ -31,6 +31,8 @@ from tests.once import made_once, shared_folder
 # Networks this small gain nothing from more threads, and lose much where the cores are busy. Torch
 # reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a test asks for more, threads that have nothing to do sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 BACKBONE = "test_resnet"  # timm's own miniature: it builds, trains and exports in seconds
 SIZE = 64
@@ -255,6 +257,18 @@ def threads_sleep_while_they_wait() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ort.InferenceSession, "__init__", patient)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """Let no test wait until the disk holds what was written.
+
+    That matters when the power fails, which no test can try. Tests write thousands of small files:
+    to wait for the disk would take more than a tenth of their time.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield
 
 

@@ -28,9 +28,10 @@ DOCS = ROOT / "docs/guides"
 SERVED = "127.0.0.1:8080"
 GUIDES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "index")
 _PACKAGES = {"fit": "matplotlib", "rtx": "tensorrt_rtx", "serving": "tritonclient"}
-# What trains is told to be quick; the guides say the rest.
+# What trains, exports or measures gets options with which it is quick; the guides give the rest.
 _QUICK = {
     "train": ("--epochs", "1", *TINY_OPTIONS),
+    "export": ("--max-batch", "1"),
     "quantize": ("--epochs", "1", "--workers", "0", "--device", "cpu"),
     "fit": ("--epochs", "1", "--backbone", BACKBONE, "--weights", "random", "--threads", "1", "--device", "cpu",
             "--false-reject-rate", "0.2", "--validation-fraction", "0.5", "--workers", "0", "--precision", "fp32",
@@ -73,6 +74,7 @@ def line_pc(tmp_path_factory, tiny_run, tiny_bundle, make_dataset) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cli):
     # Compact teachers have their own tests; here they would double what kdx fit exports and trains.

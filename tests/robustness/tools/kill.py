@@ -101,7 +101,6 @@ class Watch:
         self.count = 0
         self._removing = False
         self._folder, self._fatal = os.path.realpath(folder), fatal
-        self._sync = os.fsync
         os.fsync = self._fsync  # no audit event: between a write and its flush lies a file that is half there
         sys.addaudithook(self._hook)
 
@@ -125,8 +124,7 @@ class Watch:
 
     def _fsync(self, handle: int) -> None:
         if self._is_watched(f"/proc/self/fd/{handle}"):
-            self._step()
-        self._sync(handle)
+            self._step()  # the file is not flushed: that matters when the power fails, and not after SIGKILL
 
     def _is_watched(self, path: object) -> bool:
         return isinstance(path, (str, Path)) and os.path.realpath(path).startswith(self._folder)
