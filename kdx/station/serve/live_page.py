@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from kdx.errors import InputError, KdxError
+from kdx.errors import InputError, KdxError, OutputError
 from kdx.station.serve.access import SESSION, AccessError, session_of
 from kdx.station.serve.judge import Judge
 from kdx.station.serve.live import Live, Shift
@@ -159,6 +159,8 @@ class LivePage:
             await asyncio.wrap_future(self._reviews.say(request.path_params["verdict_id"], statement))
         except ReviewError as error:
             raise RefusedError(HTTPStatus.NOT_FOUND, error) from error
+        except OutputError as error:
+            raise RefusedError(HTTPStatus.INSUFFICIENT_STORAGE, error) from error
         except InputError as error:
             raise refused(error) from error
         return Response(status_code=HTTPStatus.NO_CONTENT)

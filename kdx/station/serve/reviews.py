@@ -140,7 +140,7 @@ class Reviews:
         """Do nothing: an image without a verdict is not a part to review."""
 
     def say(self, verdict_id: str, statement: Statement) -> Future[None]:
-        """Keep what an operator says of a part; the future may raise ``ReviewError``."""
+        """Keep what an operator says of a part; its future may raise an error of kdx."""
         return self._thread.submit(self._say, verdict_id, statement)
 
     def waiting(self) -> Future[Waiting]:
@@ -248,15 +248,18 @@ class Reviews:
         if not (0 < len(statement.who.strip()) <= 80 and statement.who.isprintable()):
             raise InputError("the statement has no name", expected="`who` with 1 to 80 printable characters")
         file, bundle = self._row("SELECT file, bundle FROM parts WHERE verdict_id = ?", verdict_id)
-        # The database decides: the folder follows, and the next statement corrects it.
-        with self._database:
-            self._database.execute(
-                "INSERT INTO statements VALUES (NULL, ?, ?, ?, ?)",
-                (verdict_id, statement.said, statement.who.strip(), time_now()),
-            )
-            self._database.execute("UPDATE parts SET said = ? WHERE verdict_id = ?", (statement.said, verdict_id))
+        try:
+            with self._database:  # nothing is kept if the image cannot be placed
+                self._database.execute(
+                    "INSERT INTO statements VALUES (NULL, ?, ?, ?, ?)",
+                    (verdict_id, statement.said, statement.who.strip(), time_now()),
+                )
+                self._database.execute("UPDATE parts SET said = ? WHERE verdict_id = ?", (statement.said, verdict_id))
+                place_image(self._folder / REVIEWED / bundle, self._folder / file, statement.said)
+        except (OSError, sqlite3.Error) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+            raise OutputError(f"the statement was not kept: {reason}", fix="say it again") from error
         self._change()
-        place_image(self._folder / REVIEWED / bundle, self._folder / file, statement.said)
 
     def _lose(self) -> None:
         with self._counting:

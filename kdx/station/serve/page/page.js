@@ -52,7 +52,7 @@ function showFigures() {
   const tile = (name, value, more, kind = "") =>
     make("li", { class: `tile ${kind}` }, make("span", { class: "name" }, name), make("b", {}, value), make("span", { class: "more" }, more));
   const tiles = Object.entries(BANDS).map(([band, { sign, name }]) =>
-    tile(`${sign} ${name}`, count(total(band)), `${percent(total(band), parts)} of ${count(parts)}`, band));
+    tile(`${sign} ${name}`, count(total(band)), parts ? `${percent(total(band), parts)} of ${count(parts)}` : "no part yet", band));
   tiles.push(tile("Unreadable", count(total("unreadable")), "no verdict", total("unreadable") ? "unreadable" : ""));
   const worst = (key) => bundles.map((bundle) => bundle[key]).filter((value) => value !== null).sort((a, b) => b - a)[0] ?? null;
   const p50 = worst("p50_ms");
@@ -94,7 +94,7 @@ function showPart(target, part, folder, empty) {
   if (!part) {
     target.className = "part";
     target.dataset.shown = "";
-    target.replaceChildren(make("p", { class: "empty" }, empty));
+    target.replaceChildren(make("p", { class: "empty" }, ...[empty].flat()));
     return;
   }
   if (target.dataset.shown === part.verdict_id) return; // pictures are not loaded again
@@ -146,7 +146,7 @@ function partToReview() {
 function showReview() {
   const reviews = state.reviews;
   if (!reviews) {
-    showPart(at("review"), null, "", "Parts are kept for review where the server has a folder: kdx serve BUNDLE --data FOLDER");
+    showPart(at("review"), null, "", ["Parts are kept for review where the server has a folder: ", make("code", {}, "kdx serve BUNDLE --data FOLDER")]);
     return;
   }
   const { waiting, said, lost } = reviews;
@@ -167,6 +167,7 @@ function show() {
   if (at("bundle").options.length === 0) {
     at("bundle").append(make("option", { value: "" }, "all"), ...names.map((name) => make("option", { value: name }, name)));
   }
+  at("shift").hidden = at("begin").hidden = false;
   at("since").textContent = new Date(state.shift.since).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
   at("since").dateTime = state.shift.since;
   showFigures();
@@ -259,6 +260,7 @@ function connect() {
 function setConnection(kind, text) {
   at("connection").className = `chip ${kind}`;
   at("connection").textContent = text;
+  document.body.classList.toggle("stale", kind === "lost"); // what is shown may no longer be so
 }
 
 at("entry").addEventListener("submit", async (event) => {

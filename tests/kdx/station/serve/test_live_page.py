@@ -172,6 +172,17 @@ def test_an_operator_reviews_by_keyboard(station, browser):
     assert browser.errors == []
 
 
+def test_a_page_whose_server_has_ended_says_so(tiny_bundle, browser):
+    with served(tiny_bundle) as server:
+        browser.open(f"{server.url}/")
+        browser.wait_for("document.querySelector('.tile.good') !== null")
+        assert browser.run("document.querySelector('#connection').innerText") == "live"
+        assert "no part yet" in browser.run("document.querySelector('.tile.good').innerText")
+        assert "--data FOLDER" in browser.run("document.querySelector('#review').innerText")
+    browser.wait_for("document.querySelector('#connection').innerText === 'connection lost'")
+    assert browser.run("document.body.className") == "stale"
+
+
 def test_the_server_ends_although_a_page_is_open(tiny_bundle):
     with served(tiny_bundle) as server:
         client = Client(server.url)

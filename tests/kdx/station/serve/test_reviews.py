@@ -133,6 +133,24 @@ def test_a_full_disk_loses_the_part_and_nothing_else(tmp_path, detector, seen, m
         assert [part.verdict_id for part in reviews.waiting().result().parts] == [seen[1].record.verdict_id]
 
 
+def test_a_statement_is_kept_whole_or_not_at_all(tmp_path, detector, seen, monkeypatch):
+    one = seen[0].record.verdict_id
+    with opened(tmp_path, detector) as reviews:
+        reviews.add(seen[0])
+        with monkeypatch.context() as patch:
+
+            def fail(*given: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            patch.setattr("kdx.station.serve.reviewed_folder.write_atomic", fail)
+            with pytest.raises(OutputError, match="not kept: No space left on device"):
+                reviews.say(one, GOOD).result()
+        assert reviews.waiting().result().waiting == 1
+        assert rows(tmp_path, "SELECT * FROM statements") == []
+        reviews.say(one, GOOD).result()
+        assert reviews.waiting().result().said == {"good": 1, "defective": 0}
+
+
 def test_a_folder_belongs_to_one_server(tmp_path, detector):
     with opened(tmp_path, detector), pytest.raises(OutputError, match="another server"):
         Reviews(tmp_path, 1, {})
