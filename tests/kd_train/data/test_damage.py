@@ -134,3 +134,9 @@ def test_one_plane_of_a_grey_image_is_drawn_to_the_same_bits(cells, layout):
     assert torch.equal(drawn, three(grey, range(len(grey)), 1))
     assert torch.equal(drawn, one(grey.contiguous(), range(len(grey)), 1))
     assert drawn.is_contiguous(memory_format=layout)
+
+
+def test_a_choice_is_that_of_the_generator():
+    ours, numpys = (np.random.default_rng(5) for _ in range(2))
+    values = (2, 4, 8, 16, 32)
+    assert [damage._one_of(values, ours) for _ in range(200)] == [numpys.choice(values) for _ in range(200)]
