@@ -262,6 +262,7 @@ def test_a_training_that_fails_is_recorded_and_the_others_continue(fitted, out, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_without_defective_images_synthetic_defects_stand_in_and_everything_says_so(tmp_path, make_images):
     for index, image in enumerate(make_images(12)):
         (tmp_path / "parts").mkdir(exist_ok=True)
