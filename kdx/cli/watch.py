@@ -13,7 +13,6 @@ from kdx.cli.shared_options import CSV_OPTION, REQUIRE_SIGNATURE_OPTION, SEMICOL
 from kdx.workflows.packages import needs
 
 COMMAND = LinesCommand
-_EXEC = typer.Option(None, "--exec", help="Run for each verdict, its record on standard input, until it exits with 0.")
 
 
 def watch(
@@ -25,7 +24,7 @@ def watch(
     heat_maps: bool = typer.Option(False, "--heat-maps", help="Write a heat map of each image (PNG)."),
     csv: bool = CSV_OPTION,
     semicolons: bool = SEMICOLONS_OPTION,
-    command: str | None = _EXEC,
+    command: str | None = typer.Option(None, "--exec", help="Run for each verdict, its record on standard input."),
     mqtt: str | None = typer.Option(None, help="Publish each verdict: mqtt://HOST/TOPIC, or mqtts:// with TLS."),
     part_id: str | None = typer.Option(
         None, help="Regular expression with (?P<part>...) or (?P<product>...), or both."

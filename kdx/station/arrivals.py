@@ -23,7 +23,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from kdx.errors import DataError
-from kdx.folders.image_search import is_hidden, is_image_name, walk
+from kdx.folders.image_search import LeftOut, is_hidden, is_image_name, walk
 from kdx.station.ledger import Identity
 
 _CREATED, _RENAMED, _FOLDER = "created", "renamed", "folder"
@@ -50,7 +50,7 @@ class Arrivals:
         clock: Seconds of a clock that does not jump.
 
     Attributes:
-        left_out: The first file that was left out because its name is not that of an image.
+        left_out: A file that stays in the folder and is left out: its name is not that of an image.
         lost: Why the folder could not be listed the last time; None if it was.
     """
 
@@ -71,6 +71,7 @@ class Arrivals:
         self._complete: list[tuple[int, str]] = []  # a heap, by the order of arrival
         self._order = 0
         self._next_scan = clock()
+        self._others: set[str] = set()  # files at the last listing whose names are not those of images
         self._observer: Any = None
         self.left_out: str | None = None
         self.lost: str | None = None
@@ -162,7 +163,8 @@ class Arrivals:
         """See every file of the folder, those that are new in the order of their last change."""
         self._next_scan = self._clock() + self._scan_every
         try:
-            names = list(walk(self._folder))
+            kinds = LeftOut()
+            names = list(walk(self._folder, kinds))
         except DataError as error:  # for example a network drive that is not mounted
             self.lost = error.message
             return
@@ -177,12 +179,14 @@ class Arrivals:
                 found.append((identity.mtime_ns, name))
         for _, name in sorted(found):
             self._see(name, is_renamed=False)
+        others = {name for one in kinds.remarks if one.kind == "not_an_image" for name in one.first}
+        self.left_out = self.left_out or next(iter(sorted(others & self._others)), None)
+        self._others = others
         self._on_scan(names)
 
     def _see(self, name: str, *, is_renamed: bool) -> None:
         """Take notice of a file: it is new, or may have changed, or came by its name just now."""
-        if not is_image_name(name):
-            self.left_out = self.left_out or name
+        if not is_image_name(name):  # perhaps a name from which it is still to be renamed
             return
         identity = self._identity(name)
         if identity is None or self._is_known(name, identity):

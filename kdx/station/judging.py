@@ -14,6 +14,7 @@ from kdx.imaging.value_range import warn_if_narrow
 from kdx.runtime.banded import is_read_in_bands
 from kdx.runtime.heat_map import heat_map
 from kdx.station.bundles import Bundles
+from kdx.station.in_hand import MOST_TRIES, InHand
 from kdx.station.ledger import Identity
 from kdx.station.names import NamePattern
 from kdx.station.record import NotJudged, Shown, VerdictRecord, judged, not_judged
@@ -47,14 +48,18 @@ class Judge:
         folder: The folder.
         bundles: What judges.
         pattern: What the files' names say.
+        in_hand: Which file is being judged.
         heat_maps: Whether heat maps are drawn.
 
     Raises:
         OptionError: A bundle reads frames in bands, of which no heat maps are drawn.
     """
 
-    def __init__(self, folder: Path, bundles: Bundles, pattern: NamePattern, *, heat_maps: bool) -> None:
-        self._folder, self._bundles, self._pattern, self._heat_maps = folder, bundles, pattern, heat_maps
+    def __init__(
+        self, folder: Path, bundles: Bundles, pattern: NamePattern, in_hand: InHand, *, heat_maps: bool
+    ) -> None:
+        self._folder, self._bundles, self._pattern = folder, bundles, pattern
+        self._in_hand, self._heat_maps = in_hand, heat_maps
         in_bands = [loaded.path for _, loaded in bundles if loaded.detector.input.is_in_bands]
         if in_bands and heat_maps:
             raise OptionError(
@@ -70,14 +75,19 @@ class Judge:
         """
         path, part = self._folder / name, self._pattern.read(name)
         loaded = self._bundles.of(part.product)
+        by = None if loaded is None else loaded.by
         shown = Shown(image=name, image_sha256=None, part_id=part.part, product=part.product, view=part.view)
+        reason: NotJudged | None = None
         try:
             is_banded = loaded is not None and is_read_in_bands(loaded.detector, path)
             content, sha256 = _read(path, identity, whole=not is_banded)
             shown = msgspec.structs.replace(shown, image_sha256=sha256)
+            if not self._in_hand.begin(name, identity):
+                reason = NotJudged.PROCESS_ENDED
+                raise KdxError(f"the process ended {MOST_TRIES} times when it judged '{name}'")
             if loaded is None:
-                error = DataError(f"no bundle belongs to '{name}'", received=part.product or "no product in the name")
-                return JudgedImage(not_judged(shown, error, None, NotJudged.NO_BUNDLE))
+                reason = NotJudged.NO_BUNDLE
+                raise DataError(f"no bundle belongs to '{name}'", received=part.product or "no product in the name")
             if content is None:
                 verdict, picture = loaded.detector.judge_file(path).verdict, None
                 _require(path, identity)
@@ -91,7 +101,9 @@ class Judge:
         except OSError as error:
             next(self._folder.iterdir(), None)  # raises if it is the folder that cannot be read
             problem = ImageError(f"'{path}' cannot be read: {error.strerror or error}")
-        return JudgedImage(not_judged(shown, problem, None if loaded is None else loaded.by))
+        except Exception as error:  # it concerns this image alone, and must not stop the line
+            problem, reason = KdxError(f"unexpected {type(error).__name__}: {error}"), NotJudged.UNEXPECTED_ERROR
+        return JudgedImage(not_judged(shown, problem, by, reason))
 
     def _verdict(self, detector: Detector, path: Path, content: bytes) -> tuple[Verdict, bytes | None]:
         """Return the verdict on the content of a file, and the heat map if one is drawn."""

@@ -18,6 +18,8 @@ from kdx.station.ledger import GONE, LINKED, LINKING, MOVED, MOVING, Identity, J
 from kdx.storage.files import remove_leftovers, sync_folder, write_parts
 
 HEAT_MAPS = "heat_maps"
+# File systems take 255 bytes; identifiers and the names of temporary files are added to these.
+_LONGEST_NAME = 180
 # Where a hard link cannot be made: another file system, or one that has none.
 _NO_HARD_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -28,7 +30,7 @@ def free_place(out: Path, ledger: Ledger, verdict: str, name: str, verdict_id: s
     Cameras use names again: where an earlier file of the name lies, the identifier of the verdict
     follows the name.
     """
-    place = f"{verdict}/{name}"
+    place = _fitting(f"{verdict}/{name}", verdict_id)
     is_free = not os.path.lexists(out / place) and not ledger.is_taken(place)
     return place if is_free else _with_id(place, verdict_id)
 
@@ -38,8 +40,15 @@ def heat_map_place(ledger: Ledger, place: str, verdict_id: str) -> str:
 
     What a process left there that was killed before it recorded the verdict is replaced.
     """
-    picture = f"{HEAT_MAPS}/{place}.png"
+    picture = f"{HEAT_MAPS}/{_fitting(place, verdict_id)}.png"
     return _with_id(picture, verdict_id) if ledger.is_taken(picture) else picture
+
+
+def _fitting(place: str, verdict_id: str) -> str:
+    """Return a place whose name leaves room for what is added to it."""
+    path = PurePosixPath(place)
+    is_long = len(os.fsencode(path.name)) > _LONGEST_NAME
+    return str(path.with_name(f"{verdict_id}{path.suffix}")) if is_long else place
 
 
 def _with_id(place: str, verdict_id: str) -> str:
@@ -92,10 +101,15 @@ class Places:
 
     def _move(self, file: JudgedFile) -> str:
         source, target = self._paths(file)
-        if not target.exists():
+        if not os.path.lexists(target):
             if _identity(source) != file.identity:
                 return GONE  # it was removed, or is another file by now
             self._make_folder(target)
+            if source.is_symlink():  # a relative one would lead nowhere from its new place
+                target.symlink_to(source.resolve())
+                self._changed.add(target.parent)
+                self._remove(source)
+                return MOVED
             try:
                 source.rename(target)
             except OSError as error:
@@ -106,8 +120,8 @@ class Places:
                 target.rename(source)  # it was written to between the last look and the move
                 return GONE
             self._changed |= {source.parent, target.parent}
-        elif source.exists() and _identity(source) == file.identity and not _same_device(source, target):
-            self._remove(source)  # the copy was complete when the process ended
+        elif _identity(source) == file.identity and (target.is_symlink() or not _same_device(source, target)):
+            self._remove(source)  # its copy, or the link to it, was complete when the process ended
         return MOVED
 
     def _move_across(self, file: JudgedFile, source: Path, target: Path) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.station.bundles import Bundles
 from kdx.station.delivery import Command, Courier, Receiver
+from kdx.station.in_hand import InHand
 from kdx.station.judging import Judge
 from kdx.station.ledger import FILE, Ledger
 from kdx.station.options import WatchOptions
@@ -81,7 +82,7 @@ def judge_arrivals(
     with contextlib.ExitStack() as held:
         ledger = held.enter_context(_opened(options))
         bundles = held.enter_context(Bundles(options.bundles, options.load))
-        judge = Judge(options.folder, bundles, options.pattern, heat_maps=options.heat_maps)
+        judge = Judge(options.folder, bundles, options.pattern, InHand(options.out), heat_maps=options.heat_maps)
         couriers = [Courier(ledger.path, receiver, say) for receiver in _receivers(options)]
         station = Station(options, ledger, bundles, judge, couriers, say)
         held.enter_context(_signals(station.stop))

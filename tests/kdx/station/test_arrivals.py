@@ -94,6 +94,16 @@ def test_what_was_judged_comes_again_only_when_it_was_written_to(folder, clock):
     assert all_of(arriving) == ["a.png"]
 
 
+def test_what_is_no_image_is_left_out_and_named_when_it_stays(folder, clock):
+    for name in ("1.png.part", "notes.txt", ".hidden.png"):
+        (folder / name).write_text("x", encoding="utf-8")
+    arriving = watcher(folder, clock, settle=0.0)
+    assert (all_of(arriving), arriving.left_out) == ([], None)
+    (folder / "1.png.part").rename(folder / "1.png")
+    clock.seconds += 10
+    assert (all_of(arriving), arriving.left_out) == (["1.png"], "notes.txt")
+
+
 def test_a_folder_that_is_gone_for_a_while_is_waited_for(folder, clock, monkeypatch):
     monkeypatch.setattr(arrivals, "_observer", lambda *_: type("", (), {"stop": lambda _: 0, "join": lambda _: 0})())
     (folder / "a.png").write_text("a", encoding="utf-8")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from kdx.errors import BundleError, ImageError, KdxError
+from kdx.errors import BackendError, BundleError, ImageError, KdxError
+from kdx.runtime.detector import Detector
 from kdx.station.bundles import Bundles, Loaded, LoadOptions
+from kdx.station.in_hand import MOST_TRIES, InHand
 from kdx.station.judging import Judge
 from kdx.station.ledger import Identity
 from kdx.station.names import NamePattern, name_pattern
-from kdx.station.record import JudgedBy
 from kdx.storage.files import sha256_file
 from tests.schema1 import FIXTURES, old_bundle
 
@@ -27,8 +28,10 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def judge_cell(folder: Path, bundles: Bundles, pattern: NamePattern = NamePattern(), name: str = "1.png", **given):  # noqa: B008
-    shutil.copy(CELL, folder / name)
-    return Judge(folder, bundles, pattern, heat_maps=False, **given)(name, Identity.of((folder / name).stat()))
+    shutil.copy2(CELL, folder / name)
+    return Judge(folder, bundles, pattern, InHand(folder), heat_maps=False, **given)(
+        name, Identity.of((folder / name).stat())
+    )
 
 
 def test_a_replaced_bundle_judges_from_then_on(bundle, tmp_path):
@@ -74,24 +77,42 @@ def test_the_bundle_of_the_product_judges(bundle, tmp_path):
             assert (other.verdict, other.reason, other.bundle) == ("undecided", "no_bundle", None)
 
 
-def test_a_backend_that_fails_decides_nothing(bundle, tmp_path, monkeypatch):
-    from kdx.errors import BackendError
-
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(BackendError("the runtime failed"), "backend_failed"), (ZeroDivisionError("a bug"), "unexpected_error")],
+)
+def test_a_backend_that_fails_decides_nothing(bundle, tmp_path, monkeypatch, error, reason):
     with Bundles({None: bundle}, OPTIONS) as bundles:
-        loaded = bundles.of(None)
-        assert isinstance(loaded.by, JudgedBy)
 
         def fail(*_: object) -> None:
-            raise BackendError("the runtime failed")
+            raise error
 
-        monkeypatch.setattr(loaded.detector.backend, "run", fail)
+        monkeypatch.setattr(bundles.of(None).detector.backend, "run", fail)
         record = judge_cell(tmp_path, bundles).record
-    assert (record.verdict, record.reason, record.error["type"]) == ("undecided", "backend_failed", "BackendError")
+    assert (record.verdict, record.reason) == ("undecided", reason)
+    assert str(error) in record.error["message"]
+
+
+def test_a_file_that_ends_every_process_is_not_judged_for_ever(bundle, tmp_path, monkeypatch):
+    with Bundles({None: bundle}, OPTIONS) as bundles:
+
+        def end(*_: object) -> None:
+            raise SystemExit  # as abruptly as a process can end in a test
+
+        judge = Detector.__call__
+        monkeypatch.setattr(Detector, "__call__", end)
+        for _ in range(MOST_TRIES):
+            with pytest.raises(SystemExit):
+                judge_cell(tmp_path, bundles)
+        record = judge_cell(tmp_path, bundles).record
+        assert (record.verdict, record.reason) == ("undecided", "process_ended")
+        monkeypatch.setattr(Detector, "__call__", judge)
+        assert judge_cell(tmp_path, bundles, name="2.png").record.score is not None
 
 
 def test_files_that_are_no_images_or_gone(bundle, tmp_path):
     with Bundles({None: bundle}, OPTIONS) as bundles:
-        judge = Judge(tmp_path, bundles, NamePattern(), heat_maps=True)
+        judge = Judge(tmp_path, bundles, NamePattern(), InHand(tmp_path), heat_maps=True)
         for name, content in (("empty.png", b""), ("text.png", b"no image")):
             (tmp_path / name).write_bytes(content)
             found = judge(name, Identity.of((tmp_path / name).stat()))

@@ -20,6 +20,7 @@ from tests.kdx.station.stations import NoNotices, drop, options_for, outbox, run
 from tests.kdx.station.stations import lines as lines_of
 
 ROOT = Path(__file__).parents[3]
+VIEWS = name_pattern(None, r"^(?P<part>.+?)-(?P<view>\w+)\.png$", ["left", "right"])
 
 
 @pytest.fixture(autouse=True)
@@ -198,16 +199,18 @@ def test_a_backlog_is_said_and_its_end_too(tmp_path):
     assert said == ["9 files wait: they arrive faster than they are judged", "no file waits any longer"]
 
 
-def test_what_is_no_image_is_left_out_and_said_once(tmp_path):
-    said: list[str] = []
-    drop(tmp_path, a="good")
-    for name in ("notes.txt", "more.txt", ".hidden.png"):
-        (tmp_path / "in" / name).write_text("good", encoding="utf-8")
-    assert len(list(run(options_for(tmp_path), said.append))) == 1
-    assert len(list((tmp_path / "in").iterdir())) == 4
-
-
-VIEWS = name_pattern(None, r"^(?P<part>.+?)-(?P<view>\w+)\.png$", ["left", "right"])
+def test_symbolic_links_and_long_names_are_sorted(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "camera.png").write_text("good", encoding="utf-8")
+    (tmp_path / "in/link.png").symlink_to("../camera.png")
+    long = "x" * 240 + ".png"
+    (tmp_path / "in" / long).write_text("good", encoding="utf-8")
+    options = options_for(tmp_path, files="move", heat_maps=True)
+    records = {record.image: record for record in run(options)}
+    assert list(run(options)) == []
+    assert (options.out / "good/link.png").read_text(encoding="utf-8") == "good"
+    assert (options.out / f"good/{records[long].verdict_id}.png").is_file()
+    assert list((tmp_path / "in").iterdir()) == []
 
 
 @pytest.mark.parametrize(
