@@ -33,6 +33,12 @@ class KdxError(Exception):
         return {"type": type(self).__name__, "message": self.message, **details}
 
 
+def in_one_line(error: KdxError) -> str:
+    """Return what an error says, with what was expected and received, for a table or a list."""
+    details = (("expected", error.expected), ("received", error.received))
+    return "; ".join([error.message, *(f"{label} {text}" for label, text in details if text)])
+
+
 class DataError(KdxError):
     """A folder, its layout, or the number of its images is not suitable."""
 

@@ -33,6 +33,11 @@ def visible(text: str) -> str:
     return _INTERPRETED.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
+def one_line(text: str) -> str:
+    r"""Return the text like :func:`visible`, with line feeds and tabs written out too: ``\n``."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def visible_json(text: str) -> str:
     """Return the same JSON document with such characters written as JSON escapes."""
     return _INTERPRETED.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kd_train.data.annotations import Annotations, read_masks
 from kd_train.evaluation.metrics import auroc, per_region_overlap
 from kdx.calibration.rates import share_interval
-from kdx.errors import GateError, ImageError
+from kdx.errors import GateError, ImageError, in_one_line
 from kdx.folders.data_folder import GOOD, TestImage
 from kdx.folders.image_sizes import require_size
 from kdx.imaging.frame_faults import faults_of
@@ -22,6 +22,7 @@ from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
 from kdx.runtime.banded import judge_path
 from kdx.runtime.detector import Detector
+from kdx.text import number_of
 
 _BATCH = 8  # images in a call of the detector
 
@@ -231,7 +232,7 @@ def _skipping(image: TestImage, bad: dict[str, str], most: int) -> Iterator[None
     try:
         yield
     except ImageError as error:
-        bad[str(image.path)] = error.message
+        bad[str(image.path)] = in_one_line(error)
         if len(bad) > most:
             raise
 
@@ -247,7 +248,9 @@ def _require_finite(images: Sequence[TestImage], scores: Sequence[float]) -> Non
     bad = [str(image.path) for image, score in zip(images, scores, strict=True) if not np.isfinite(score)]
     if bad:
         raise GateError(
-            f"{len(bad)} images have scores that are not finite, for example '{bad[0]}'", fix="run `kdx verify`"
+            number_of(len(bad), "[image has a score that is|images have scores that are] not finite")
+            + f", for example '{bad[0]}'",
+            fix="run `kdx verify`",
         )
 
 

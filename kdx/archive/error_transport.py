@@ -8,6 +8,7 @@ import msgspec
 
 from kdx import errors
 from kdx.errors import KdxError, OutputError
+from kdx.storage.files import is_disk_full
 
 _BUG = "Bug"
 
@@ -35,8 +36,9 @@ def remote_error(error: Exception) -> RemoteError:
     """Return a record of an error that can be sent."""
     if isinstance(error, OSError):
         where = f" '{error.filename}'" if error.filename else ""
+        fix = "free some space" if is_disk_full(error) else "remove the cause"
         error = OutputError(
-            f"{error.strerror or error}{where}", fix="fix it, and run the same command again to continue"
+            f"{error.strerror or error}{where}", fix=f"{fix}, and run the same command again to continue"
         )
     if isinstance(error, KdxError):
         return RemoteError(error.as_dict())

@@ -22,12 +22,13 @@ from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.good_scores import GoodScores
 from kdx.decision.map_files import MapFiles, MapFormat
-from kdx.decision.regions import require_area
+from kdx.decision.regions import require_sizes
 from kdx.errors import DataError, GateError, InputError, OptionError
 from kdx.folders.image_search import LeftOut
 from kdx.imaging.bands import require_whole_maps
 from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
 from kdx.imaging.value_range import union
+from kdx.loading.load import require_outside_bundles
 from kdx.progress import Progress
 from kdx.remarks import FIRST, Remark
 from kdx.runtime.backend_table import find_backend
@@ -35,7 +36,7 @@ from kdx.runtime.machine import usable_cores
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record
 from kdx.storage.spreadsheet import CsvStyle
-from kdx.text import agreeing
+from kdx.text import agreeing, number_of
 from kdx.verification.backend_choice import BackendChooser
 
 _QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
@@ -129,14 +130,15 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
                 raise DataError(f"no images were found in '{request.archive}'", expected="image files, in any folder")
             work, plan, pending = _plan(folder, index, request, bundle)
         done = [number for number in folder.done() if number < plan.shards]
-        say(f"{plan.frames} images in {plan.shards} shards, {len(done)} of them finished")
+        images, shards = number_of(plan.frames, "[image|images]"), number_of(plan.shards, "[shard|shards]")
+        say(f"{images} in {shards}; finished: {len(done)}")
         earlier = [read_result(shard_file(folder.path, number)) for number in done]
         this_run = _run(request, work, plan, pending, sum(result.bad for result in earlier), progress, say)
         summary = _summarise(folder, index, plan, bundle, this_run)
         write_atomic(folder.summary, encode_record(summary))
         style = request.csv or style_of_table(folder.path)  # a table of an earlier call would be outdated
         if style is not None:
-            write_table(folder.path, plan.shards, style)
+            write_table(folder.path, plan.shards, style, _of_all(bundle, summary))
     return summary
 
 
@@ -150,7 +152,8 @@ def _check(request: ScoreRequest) -> None:
             f"maps and masks would lie in the archive '{request.archive}', and be scored as images",
             fix="choose an `out` outside of it",
         )
-    require_area(request.min_area or 0.0)
+    require_sizes(request.min_area or 0.0)
+    require_outside_bundles(request.out, "out")
     if request.address is not None and request.engine != "ray":
         raise OptionError("an address is only for the engine 'ray'", fix="pass `engine='ray'`, or leave `address` out")
 
@@ -237,7 +240,7 @@ def _forget_bad(folder: ScoreFolder, index: Index, say: Callable[[str], None]) -
         shard_file(folder.path, number).unlink()
         for name in plan.shard(number).paths:
             files.remove(name)
-    say(f"{len(bad)} shards with skipped images are scored again")
+    say(number_of(len(bad), "[shard|shards] with skipped images [is|are] scored again"))
 
 
 def _run(
@@ -338,6 +341,19 @@ def _summarise(folder: ScoreFolder, index: Index, plan: ShardPlan, bundle: Bundl
         narrow_levels=union(result.narrow_levels for result in results if result.narrow_levels is not None),
         narrow_example=next((result.narrow_example for result in results if result.narrow), ""),
     )
+
+
+def _of_all(bundle: Bundle, summary: Summary) -> dict[str, object]:
+    """Return the columns of the table that have one value for all images that were scored."""
+    settings = summary.settings
+    threshold = bundle.manifest.threshold_of(settings.precision, find_backend(settings.backend).runtime)
+    return {
+        "held_out_images": summary.held_out_images,
+        "backend": settings.backend,
+        "precision": settings.precision,
+        "threshold_by_hand": summary.threshold_by_hand,
+        "review_threshold": threshold.review.score if threshold and threshold.review else None,
+    }
 
 
 def _seen_in_grey(results: Sequence[ShardResult]) -> list[Remark]:

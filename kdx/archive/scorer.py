@@ -19,7 +19,7 @@ from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import bundle_of
 from kdx.decision.label_files import LabelledImage
 from kdx.decision.map_files import MapFiles, MapPlace
-from kdx.errors import BackendError, BundleError, DataError, ImageError
+from kdx.errors import BackendError, BundleError, DataError, ImageError, in_one_line
 from kdx.imaging.grey_conversion import is_converted_to_grey
 from kdx.imaging.images import read_header, read_with_range
 from kdx.imaging.value_range import ValueRange
@@ -222,9 +222,7 @@ def printable(path: str) -> str:
 
 def _reason(error: ImageError, file: Path, path: str) -> str:
     """Return in one line why an image cannot be used, without the archive's folder."""
-    details = (("expected", error.expected), ("received", error.received))
-    text = "; ".join([error.message, *(f"{name} {value}" for name, value in details if value)])
-    return printable(text.replace(str(file), path))
+    return printable(in_one_line(error).replace(str(file), path))
 
 
 def _one_ahead(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 SHARDS, REGIONS = "shards", "regions"
 _RESULT = b"shard"
 # Values that repeat; paths and hashes do not, and a dictionary of them only costs.
-_NAMES = {"path": "image", "decision": "verdict"}  # the columns of the table that have other names
+# The columns of the table of all scores, in the order of kdx predict's.
+_TABLE_COLUMNS = (
+    *("image", "verdict", "score", "threshold", "margin", "relative_score", "p_value", "held_out_images", "backend"),
+    *("precision", "threshold_by_hand", "review_threshold", "reason", "frame_faults", "error", "sha256"),
+    "milliseconds",
+)
 _DICTIONARY = ["decision", "error", "frame_faults", "reason", "threshold"]
 
 
@@ -143,14 +148,20 @@ def read_bad(path: Path, most: int) -> list[dict[str, str]]:
     return [row for row in table if row["error"]][:most]
 
 
-def write_table(output: Path, shards: int, style: CsvStyle) -> None:
+def write_table(output: Path, shards: int, style: CsvStyle, of_all: Mapping[str, object]) -> None:
     """Write the rows of all shards as one table for spreadsheets, in one step, a shard at a time.
+
+    Args:
+        output: The output folder.
+        shards: The number of shards.
+        style: The style of the table.
+        of_all: The columns that have one value for all images, such as the backend.
 
     Raises:
         OutputError: A shard is damaged.
         OSError: The table cannot be written.
     """
-    write_parts(output / TABLE, csv_lines(_table_rows(output, shards), _columns(), style))
+    write_parts(output / TABLE, csv_lines(_table_rows(output, shards, of_all), _TABLE_COLUMNS, style))
 
 
 def style_of_table(output: Path) -> CsvStyle | None:
@@ -164,14 +175,10 @@ def style_of_table(output: Path) -> CsvStyle | None:
         return None
     with path.open("rb") as file:
         first = file.readline()
-    return next((style for style in CSV_STYLES if first == next(csv_lines([], _columns(), style))), None)
+    return next((style for style in CSV_STYLES if first == next(csv_lines([], _TABLE_COLUMNS, style))), None)
 
 
-def _columns() -> list[str]:
-    return [_NAMES.get(name, name) for name in _schema({}).names]
-
-
-def _table_rows(output: Path, shards: int) -> Iterator[dict[str, Any]]:
+def _table_rows(output: Path, shards: int, of_all: Mapping[str, object]) -> Iterator[dict[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -181,10 +188,14 @@ def _table_rows(output: Path, shards: int) -> Iterator[dict[str, Any]]:
         except (OSError, pyarrow.ArrowException) as error:
             raise _damaged(path, error) from error
         for row in rows:
+            is_scored = row["decision"] is not None
             yield {
-                **{_NAMES.get(name, name): value for name, value in row.items()},
+                **row,
+                **(of_all if is_scored else {}),
                 "image": path_text(row["path"]),
-                "verdict": row["decision"] or SKIPPED,
+                "verdict": row["decision"] if is_scored else SKIPPED,
+                "frame_faults": row["frame_faults"].replace(",", ", "),
+                "milliseconds": round(row["milliseconds"], 3),
             }
 
 

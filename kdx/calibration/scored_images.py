@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from kdx.errors import DataError, ImageError
+from kdx.errors import DataError, ImageError, in_one_line
 from kdx.imaging.frame_faults import ChannelValues, faults_of, values_of
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
 from kdx.progress import SILENT, Progress
 from kdx.runtime.banded import judge_path
 from kdx.runtime.detector import Detector
+from kdx.text import number_of
 
 
 @dataclass
@@ -87,12 +88,13 @@ class ImageScorer:
                     if self._is_new(path, identity, likeness, found, seen) and identity.file not in skipped:
                         self._add(path, identity, likeness, found)
                 except ImageError as error:
-                    self.bad[str(path)] = error.message
+                    self.bad[str(path)] = in_one_line(error)
                     if len(self.bad) > self.max_bad_images:
                         raise
         wrong = int((~np.isfinite(np.array(found.scores))).sum())
         if wrong:
-            raise DataError(f"{wrong} {kind} images have scores that are not finite", fix="run kdx verify")
+            said = number_of(wrong, f"{kind} [image has a score that is|images have scores that are] not finite")
+            raise DataError(said, fix="run kdx verify")
         return found
 
     def _is_new(self, path: Path, identity: Identity, likeness: Likeness, found: ScoredImages, seen: set[str]) -> bool:

@@ -58,16 +58,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class DiskFullError(OSError):
-    """A full disk in a command whose work can be continued.
+    """A full disk in a command whose work can be continued, or written again.
 
     Args:
         error: What the system raised.
-        command: The command that continues.
+        fix: What the user does, with the command.
     """
 
-    def __init__(self, error: OSError, command: str) -> None:
+    def __init__(self, error: OSError, fix: str) -> None:
         super().__init__(error.errno, error.strerror, error.filename)
-        self.command = command
+        self.fix = fix
 
 
 class Command(TyperCommand):
@@ -76,7 +76,7 @@ class Command(TyperCommand):
     show_json = staticmethod(print_json)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the words of the command line for :func:`resume_command`."""
+        """Keep the words of the command line for :func:`again`."""
         ctx.meta[_WORDS] = list(args)
         return super().parse_args(ctx, args)
 
@@ -111,12 +111,12 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def resume_command(context: typer.Context) -> str:
-    """Return the command that runs, to be pasted, with --resume and without --force."""
+def again(context: typer.Context, option: str) -> str:
+    """Return the command that runs, to be pasted, with one of --resume and --force."""
     words = context.meta[_WORDS]
     end = words.index("--") if "--" in words else len(words)
     options = [word for word in words[:end] if word not in {"--force", "--resume"}]
-    return shlex.join(["kdx", str(context.info_name), *options, "--resume", *words[end:]])
+    return shlex.join(["kdx", str(context.info_name), *options, option, *words[end:]])
 
 
 class LinesCommand(Command):
@@ -173,7 +173,7 @@ def _is_usage(error: Exception) -> bool:
 def _describe(error: OSError, usage: str) -> str:
     where = f" at '{error.filename}'" if error.filename else ""
     if isinstance(error, DiskFullError):
-        return f"the disk is full{where}; what is complete was kept\n  fix: free space, and continue: {error.command}"
+        return f"the disk is full{where}; what is complete was kept\n  fix: {error.fix}"
     if is_disk_full(error):
         return f"the disk is full{where}; nothing was left half written\n  fix: free space and run the command again"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:

@@ -20,7 +20,7 @@ from kdx.cli.shared_options import (
     require_effect,
 )
 from kdx.storage.files import refuse_existing
-from kdx.text import percent
+from kdx.text import number_of, percent
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _show(title: str, result: Evaluation) -> None:
         out.print("no masks were found, so there are no pixel figures (ground_truth/DEFECT_TYPE/NAME_mask.png)")
     if result.false_reject_rate is not None and result.false_reject_interval is not None:
         low, high = map(percent, result.false_reject_interval)
-        share = f"{percent(result.false_reject_rate)} % of {result.good} good images"
+        share = f"{percent(result.false_reject_rate)} % of {number_of(result.good, 'good [image|images]')}"
         out.print(f"false rejects: {share} (95 % confidence interval: {low} to {high} %)")
     for name, bands in (result.bands or {}).items():
         shares = (bands.accept, bands.review, bands.reject)

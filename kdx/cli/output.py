@@ -22,7 +22,7 @@ from rich.text import Text
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
 from kdx.storage.json_output import encode_json, write_json
-from kdx.text import number_of, spelled, visible, visible_json
+from kdx.text import number_of, one_line, spelled, visible, visible_json
 
 STANDARD_OUTPUT = "standard output"  # the file name of an OSError that was raised while printing
 
@@ -145,7 +145,7 @@ def make_table(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
 def report_bad(bad: dict[str, str] | dict[Path, str]) -> None:
     """Name the images that were skipped."""
     for reason in bad.values():
-        err.print(f"[yellow]skipped:[/] {escape(reason)}")
+        err.print(f"[yellow]skipped:[/] {escape(one_line(reason))}")
     if bad:
         err.print(f"[yellow]{number_of(len(bad), '[image|images]')} could not be used[/]")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kdx.cli.error_output import LinesCommand
+from kdx.cli.error_output import DiskFullError, LinesCommand, again
 from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks, shown, typed
 from kdx.cli.shared_options import (
     COCO_OPTION,
@@ -24,6 +24,8 @@ from kdx.cli.shared_options import (
 from kdx.cli.verdict_table import show_verdicts
 from kdx.folders.image_search import LeftOut
 from kdx.remarks import remark
+from kdx.storage.files import is_disk_full
+from kdx.text import number_of
 
 if TYPE_CHECKING:
     from kdx.workflows.predict import RegionOptions
@@ -32,6 +34,7 @@ COMMAND = LinesCommand
 
 
 def predict(
+    context: typer.Context,
     bundle: Path = typer.Argument(help="Bundle (or run folder)."),
     images: list[Path] = typer.Argument(help="Image files, or folders of them."),
     also: list[Path] = typer.Option([], "--also", help="Another bundle that judges each image too; may be repeated."),
@@ -108,13 +111,16 @@ def predict(
             colour=colour,
             on_uncalibrated=_warn_uncalibrated,
         )
-    except BaseException:
+    except BaseException as error:
         if overlay is not None and records:
-            done = f"{len(records)} heat maps were written to {shown(overlay)}/ before that"
-            err.print(f"[yellow]{done}:[/] --force writes them again")
+            done = number_of(len(records), "heat [map was|maps were] written to")
+            err.print(f"[yellow]{done} {shown(overlay)}/ before that:[/] --force writes again")
         if folder is not None and records:
             judged = len({record["image"] for record in records})
-            err.print(f"[yellow]{shown(folder)}/ has the results of {judged} images only:[/] --force writes all again")
+            only = number_of(judged, "[image|images] only")
+            err.print(f"[yellow]{shown(folder)}/ has the results of {only}:[/] --force writes all again")
+        if isinstance(error, OSError) and is_disk_full(error) and (overlay is not None or folder is not None):
+            raise DiskFullError(error, f"free space, and write all again: {again(context, '--force')}") from error
         raise
     finally:
         remarks = [*left_out.remarks, *remark(COLOUR, COLOUR_TEXT, colour)]
@@ -129,9 +135,10 @@ def predict(
     if overlay is not None and not json:
         out.print(f"heat maps in {shown(overlay)}/")
         own = sum(record["overlay_scale"] == "own maximum" for record in records)
+        without = number_of(own, "heat [map has|maps have] no threshold")
         if own:
             err.print(
-                f"[yellow]{own} heat maps have no threshold:[/] each is coloured up to its own maximum, so the hottest "
+                f"[yellow]{without}:[/] each is coloured up to its own maximum, so the hottest "
                 "place of a good part is as bright as a defect's. Compare scores, or calibrate first"
             )
     if folder is not None and not json:

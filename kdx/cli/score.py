@@ -157,4 +157,5 @@ def show_scores(folder: Path, summary: Summary) -> None:
             f"{number_of(summary.added_since, '[image was|images were]')} added since the archive was listed; "
             "the same command scores them"
         )
-    out.print(f"[bold]{escape(str(folder / 'shards'))}[/]: {summary.shards} Parquet files, and summary.json beside it")
+    files = number_of(summary.shards, "Parquet [file|files]")
+    out.print(f"[bold]{escape(str(folder / 'shards'))}[/]: {files}, and summary.json beside it")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.error_output import DiskFullError, Interrupted, resume_command
+from kdx.cli.error_output import DiskFullError, Interrupted, again
 from kdx.cli.output import make_table, out, print_json, report_bad, report_remarks, shown
 from kdx.remarks import Remark, remark
 from kdx.storage.files import is_disk_full
@@ -43,9 +43,9 @@ def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[li
         if begun is None or (begun == before and not resume):
             raise
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"continue with: {resume_command(context)}") from None
+            raise Interrupted(f"continue with: {again(context, '--resume')}") from None
         if is_disk_full(error):
-            raise DiskFullError(error, resume_command(context)) from error
+            raise DiskFullError(error, f"free space, and continue: {again(context, '--resume')}") from error
         raise
 
 

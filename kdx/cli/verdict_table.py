@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 
 from kdx.cli.output import make_table, out
-from kdx.text import number_of
+from kdx.text import number_of, one_line
 
 _SAID_OF_REASONS = {
     "no_threshold": "no threshold",
@@ -40,7 +40,7 @@ def show_verdicts(records: list[dict[str, Any]]) -> None:
         if r.get("reason") in _SAID_OF_REASONS:
             faults = f" ({_SAID_OF_REASONS[r['reason']]}){faults}"
         verdict = f"[{colours[r['verdict']]}]{r['verdict']}{faults}[/]"
-        texts = (escape(r[column]) for column in (*bundles, "image"))
+        texts = (escape(one_line(r[column])) for column in (*bundles, "image"))
         table.add_row(verdict, *texts, f"{r['score']:.4g}", threshold, margin, p)
     out.print(table)
     for images in dict.fromkeys(r.get("held_out_images", 0) for r in records if r["threshold"] is not None):

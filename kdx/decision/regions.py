@@ -110,11 +110,7 @@ def find_regions(
     """
     require_whole_map(anomaly_map)
     if not np.isfinite(anomaly_map).all():
-        raise InputError(
-            "a map with values that are not finite has no regions",
-            expected="the map of an answer that the method can give",
-            fix="run kdx verify: the runtime, its driver or the graph is at fault",
-        )
+        raise invalid_answer("values that are not finite")
     labels, _ = label(anomaly_map > pixel_threshold, NEIGHBOURS)
     patches = [
         Patch.of(labels[place] == number, anomaly_map[place], place[0].start, place[1].start)
@@ -123,10 +119,22 @@ def find_regions(
     return regions_of(patches, anomaly_map.shape, image_size, view=view, min_area=min_area, pixel_size_um=pixel_size_um)
 
 
-def require_area(min_area: float) -> None:
-    """Raise ``OptionError`` for a smallest area of regions that is negative or not finite."""
+def invalid_answer(received: str) -> InputError:
+    """Return the error for regions of an answer that the method cannot give."""
+    return InputError(
+        "the map of an invalid answer has no regions",
+        expected="the map of an answer that the method can give",
+        received=received,
+        fix="run kdx verify: the runtime, its driver or the graph is at fault",
+    )
+
+
+def require_sizes(min_area: float, pixel_size_um: float | None = None) -> None:
+    """Raise ``OptionError`` for an invalid area or pixel size of :func:`find_regions`."""
     if not (math.isfinite(min_area) and min_area >= 0):
         raise OptionError("invalid `min_area`", expected="0 or above", received=f"{min_area:g}")
+    if pixel_size_um is not None and not (math.isfinite(pixel_size_um) and pixel_size_um > 0):
+        raise OptionError("invalid `pixel_size_um`", expected="above 0 µm", received=f"{pixel_size_um:g}")
 
 
 def regions_of(
@@ -151,9 +159,7 @@ def regions_of(
     Raises:
         OptionError: An invalid area or pixel size.
     """
-    require_area(min_area)
-    if pixel_size_um is not None and not (math.isfinite(pixel_size_um) and pixel_size_um > 0):
-        raise OptionError("invalid `pixel_size_um`", expected="above 0 µm", received=f"{pixel_size_um:g}")
+    require_sizes(min_area, pixel_size_um)
     left, top, right, bottom = view.box(image_size[1], image_size[0])
     down, across = (bottom - top) / map_size[0], (right - left) / map_size[1]
     regions = []

@@ -108,12 +108,20 @@ def open_picture(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.
 def _file_of(path: Path) -> BinaryIO:
     try:
         if not path.is_file():
-            raise ImageError(f"'{path}' does not exist" if not path.exists() else f"'{path}' is not a file")
+            raise ImageError(f"'{path}' {_what_is_wrong_with(path)}")
         if path.stat().st_size == 0:
             raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
         return path.open("rb")
     except PermissionError as error:
         raise ImageError(f"'{path}' cannot be read: permission denied") from error
+
+
+def _what_is_wrong_with(path: Path) -> str:
+    if path.exists():
+        return "is not a file"
+    if path.is_symlink():
+        return f"is a symbolic link to '{path.readlink()}', which does not exist"
+    return "does not exist"
 
 
 def _identified(path: Path, file: BinaryIO) -> ImageFile:

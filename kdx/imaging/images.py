@@ -23,6 +23,7 @@ from kdx.imaging.field_of_view import Crop, FieldOfView, require_inside
 from kdx.imaging.image_files import (
     DEEP_GREY,
     EIGHT_BIT_GREY,
+    MAX_PIXELS,
     decoding,
     open_image,
     open_picture,
@@ -249,6 +250,12 @@ def read_with_range(
         spec: As for :func:`read_image`.
         data: The content of the file, if it was read already; the path is only for messages then.
     """
+    if spec.is_in_bands and spec.height * spec.width > MAX_PIXELS and Path(path).is_file():
+        raise ImageError(
+            f"'{path}' cannot be read whole: frames of this detector are larger than {MAX_PIXELS:,} pixels",
+            expected=f"a TIFF file of {spec.width} × {spec.height} pixels, in strips or tiles",
+            fix="write it as such a file, which kdx predict and detector.judge_file(FILE) read in bands",
+        )
     image, value_range = _decoded(Path(path), spec.channels, spec.sixteen_bit_range, data)
     if image.shape[:2] != (spec.height, spec.width):
         if spec.fixed_size:

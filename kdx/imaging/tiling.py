@@ -74,7 +74,7 @@ class Tiling(msgspec.Struct, frozen=True, kw_only=True):
             return ""
         return (
             f"even {self.halo} pixels from its edge a tile's map is off by up to {100 * self.seam:.1f} % of its range; "
-            "take a larger `tile`, or `overlap=auto`"
+            "train on a larger `tile`, or with shallower taps"
         )
 
     def require_fits(self, tile: tuple[int, int], map_size: tuple[int, int]) -> None:

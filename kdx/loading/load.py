@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdx.bundle.keys import absolute_keys
+from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import open_bundle
-from kdx.errors import BackendError, BundleError, OptionError
+from kdx.errors import BackendError, BundleError, OptionError, OutputError
 from kdx.loading.bundle_detector import require_batch_sizes
 from kdx.loading.origin import Origin
 from kdx.runtime.backend import require_threads
@@ -104,6 +105,26 @@ def load(
 def is_run(path: Path) -> bool:
     """Whether a path is a run folder of ``kdx train``."""
     return (path / RUN_INDEX).is_file()
+
+
+def require_outside_bundles(output: Path, option: str) -> None:
+    """Refuse an output folder in a bundle or a run, which other commands replace as a whole.
+
+    Args:
+        output: The folder.
+        option: The parameter that names it.
+
+    Raises:
+        OutputError: The folder is, or lies in, a bundle or a run.
+    """
+    real = Path(os.path.realpath(output))
+    for folder in (real, *real.parents):
+        if (folder / INDEX).is_file() or is_run(folder):
+            raise OutputError(
+                f"the output would lie in '{folder}', which is a {'run' if is_run(folder) else 'bundle'}",
+                received=f"`{option}={output}`",
+                fix="choose a folder outside of it",
+            )
 
 
 def _refuse_for_run(path: Path, backend: str, precision: str | None, given: Mapping[str, object]) -> None:

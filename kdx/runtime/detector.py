@@ -80,10 +80,10 @@ class Detector(ClosesOnExit):
         review_threshold: The calibrated score above which somebody should look, or None.
         pixel_threshold: The calibrated map value that hardly any good image reaches, or None.
         threshold_by_hand: Why a person set the threshold (``kdx calibrate --threshold``), in their
-            words; None for a threshold that was chosen from scores, and after another threshold or
-            review threshold was assigned.
+            words; None for a threshold that was chosen from scores, and for other thresholds than
+            those of the bundle.
         good_scores: The scores of the good images of the calibration, for p-values, or None. They
-            are of one level map and region of interest: assigning another one sets None.
+            are of the bundle's level map and region of interest: None for others.
         level: The bundle's level map, by which anomaly maps are divided, or None.
         roi: The bundle's region of interest, outside of which nothing counts, or None.
         roi_frame: What regions of interest for single calls must fit; None where none are accepted
@@ -95,13 +95,13 @@ class Detector(ClosesOnExit):
         answer_limits: What holds of every answer that the method can give.
     """
 
-    threshold = FieldOfRule[float | None](threshold_by_hand=None)
-    review_threshold = FieldOfRule[float | None](threshold_by_hand=None)
+    threshold = FieldOfRule[float | None]()
+    review_threshold = FieldOfRule[float | None]()
     pixel_threshold = FieldOfRule[float | None]()
     threshold_by_hand = FieldOfRule[str | None]()
     good_scores = FieldOfRule[GoodScores | None]()
-    level = FieldOfRule[Level | None](good_scores=None)
-    roi = FieldOfRule[Roi | None](good_scores=None)
+    level = FieldOfRule[Level | None]()
+    roi = FieldOfRule[Roi | None]()
     roi_frame = FieldOfRule[RoiFrame | None]()
     field_of_view = FieldOfRule[float]()
     frame_limits = FieldOfRule[FrameLimits]()
@@ -322,14 +322,10 @@ class Detector(ClosesOnExit):
                 :meth:`judge_file`, which returns the regions itself.
             OptionError: An invalid area or pixel size.
         """
-        from kdx.decision.regions import find_regions
+        from kdx.decision.regions import find_regions, invalid_answer
 
         if verdict.reason is not None and verdict.reason.is_of_answer:
-            raise InputError(
-                f"a verdict on an invalid answer has no regions: {verdict.reason.value}",
-                expected="a verdict on an answer that the method can give",
-                fix="run kdx verify: the runtime, its driver or the graph is at fault",
-            )
+            raise invalid_answer(verdict.reason.value)
         if verdict.pixel_threshold is None:
             raise InputError(
                 "a verdict without a pixel threshold has no regions", fix="calibrate: kdx calibrate BUNDLE DATA"

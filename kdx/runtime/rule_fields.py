@@ -13,22 +13,16 @@ if TYPE_CHECKING:
     from kdx.runtime.detector import Detector
 
 T = TypeVar("T")
+# The fields that say something of others, and of which.
+_OF = {"good_scores": ("level", "roi"), "threshold_by_hand": ("threshold", "review_threshold")}
 
 
 class FieldOfRule(Generic[T]):
     """A detector's attribute that is a field of its rule.
 
-    Assigning another value gives the detector another rule.
+    Assigning another value gives the detector another rule. Fields that say something of the former
+    value are None from then on, until all that they were of is assigned again as it was loaded.
     """
-
-    def __init__(self, **outdated: None) -> None:
-        """Create the attribute.
-
-        Args:
-            outdated: The fields that say nothing about another value of this one, and their values
-                from then on.
-        """
-        self._outdated = outdated
 
     def __set_name__(self, owner: type[Detector], name: str) -> None:
         self._name = name
@@ -45,11 +39,14 @@ class FieldOfRule(Generic[T]):
 
     def __set__(self, detector: Detector, value: T) -> None:
         with detector._rule_lock:  # so that threads that assign different attributes lose none
-            before = getattr(detector.rule, self._name)
+            rule, loaded = detector.rule, detector._rule_as_loaded
             changed: dict[str, Any] = {self._name: value}
-            if not _is_same(value, before):
-                changed |= self._outdated
-            detector.rule = replace(detector.rule, **changed)
+            for name, of in _OF.items():
+                if self._name in of and not _is_same(value, getattr(rule, self._name)):
+                    now = {each: changed.get(each, getattr(rule, each)) for each in of}
+                    is_back = all(_is_same(each, getattr(loaded, field)) for field, each in now.items())
+                    changed[name] = getattr(loaded, name) if is_back else None
+            detector.rule = replace(rule, **changed)
 
 
 def _is_same(value: object, other: Any) -> bool:

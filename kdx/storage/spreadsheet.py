@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from kdx.text import visible
+from kdx.text import one_line
 
 # How numbers are separated and written: 1.5,2 or 1,5;2, as most of Europe writes them.
 CsvStyle = Literal["comma", "semicolon"]
@@ -59,7 +59,7 @@ def _cell(value: object, style: CsvStyle) -> str:
         return repr(value) if style == "comma" else repr(value).replace(".", ",")
     if isinstance(value, (list, tuple)):
         value = ", ".join(map(str, value))
-    text = visible(str(value))
+    text = one_line(str(value))
     if text.startswith(_FORMULA):
         text = f"'{text}"
     return '"' + text.replace('"', '""') + '"'

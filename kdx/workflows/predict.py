@@ -9,19 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdx.decision.regions import require_sizes
 from kdx.decision.verdict import verdict_fields
-from kdx.errors import DataError, ImageError, OptionError, OutputError
+from kdx.errors import DataError, ImageError, OptionError, OutputError, in_one_line
 from kdx.folders.folder_layout import masks_folder
 from kdx.folders.image_search import LeftOut, listing, walk
 from kdx.imaging.bands import require_whole_maps
 from kdx.imaging.grey_conversion import is_converted_to_grey
 from kdx.imaging.images import InputSpec, read_image
 from kdx.loading.group import DetectorGroup, load_many
-from kdx.loading.load import load
+from kdx.loading.load import load, require_outside_bundles
 from kdx.progress import SILENT, Progress, track
 from kdx.runtime.banded import is_read_in_bands
-from kdx.runtime.heat_map import heat_map
-from kdx.storage.files import refuse_existing, write_atomic
+from kdx.workflows.heat_maps import HeatMaps
 from kdx.workflows.packages import require_reader
 from kdx.workflows.result_files import ResultFiles, ResultOptions, require_thresholds
 
@@ -36,10 +36,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """Which regions are printed, see :func:`kdx.decision.regions.find_regions`."""
+    """Which regions are printed, see :func:`kdx.decision.regions.find_regions`.
+
+    Raises:
+        OptionError: An invalid area or pixel size.
+    """
 
     min_area: float
     pixel_size_um: float | None
+
+    def __post_init__(self) -> None:
+        require_sizes(self.min_area, self.pixel_size_um)
 
 
 def judge_files(
@@ -81,23 +88,24 @@ def judge_files(
         for name, path in bundles.items():
             if group[name].threshold is None:
                 on_uncalibrated(path)
-        targets = _overlay_targets(overlay, paths, list(bundles))
-        _prepare(targets, force=force)
         whole = {"overlay": overlay is not None, "maps": results and results.maps, "masks": results and results.masks}
         for name in group:
             require_whole_maps(group[name].input, {option: bool(asked) for option, asked in whole.items()})
             require_reader(group[name].input)
+        maps = None if overlay is None else HeatMaps(overlay, paths, list(bundles), force=force)
         files = None
         if results is not None:
             require_thresholds(results, group)
             files = held.enter_context(ResultFiles(results, paths, list(bundles), records, bad, force=force))
+        if maps is not None:
+            maps.begin()
         area = (results.min_area if results else 0.0) if regions is None else regions.min_area
         size = None if regions is None else regions.pixel_size_um
         for path in track(progress, paths, "judging", len(paths)):
             try:
                 judged = list(_verdicts(group, path, area, size))
             except ImageError as error:
-                bad[str(path)] = error.message
+                bad[str(path)] = in_one_line(error)
                 if len(bad) > max_bad_images:
                     raise
                 if each is not None:
@@ -114,11 +122,9 @@ def judge_files(
                     record["regions"] = None if found is None else [asdict(region) for region in found]
                 elif regions is not None:
                     record["regions"] = _regions(group[name], verdict, regions)
-                if overlay is not None and image is not None:
-                    target = targets[path, name]
-                    record["overlay"] = str(target)
+                if maps is not None and image is not None:
+                    record["overlay"] = str(maps.add(path, name, image, verdict, group[name]))
                     record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
-                    write_atomic(target, heat_map(group[name], image, verdict, path.name))
                 if files is not None:
                     record |= files.add(path, name, verdict, group[name], found)
                 records.append(record)
@@ -191,7 +197,7 @@ def _verdicts(
 
 
 def require_apart(output: Path | None, images: list[Path], *, option: str = "overlay") -> None:
-    """Refuse pictures among the images: the next command would judge them as parts.
+    """Refuse pictures in a bundle, and among images: the next command would take them for parts.
 
     Where single files are named, the folder around them counts too, unless it is the one that the
     user works in.
@@ -204,7 +210,9 @@ def require_apart(output: Path | None, images: list[Path], *, option: str = "ove
     if output is None:
         return
     what = "heat maps" if option == "overlay" else "the results"
-    around = {_resolved(image) if image.is_dir() else _resolved(image).parent for image in images}
+    require_outside_bundles(output, option)
+    real = {image: Path(os.path.realpath(image)) for image in images}  # Path.resolve fails for a link to itself
+    around = {path if path.is_dir() else path.parent for path in real.values()}
     named = {image.resolve() for image in images if image.is_dir()}
     for folder in sorted(around - ({Path.cwd()} - named)):
         if output.resolve().is_relative_to(folder):
@@ -243,56 +251,3 @@ def _in_folder(image: Path, left_out: LeftOut) -> list[Path]:
     if not found:
         raise DataError(f"no images were found in '{image}'", expected="image files", received=listing(image))
     return found
-
-
-def _overlay_names(paths: list[Path]) -> dict[Path, str]:
-    """Name each heat map after its image, and its folders if several images have that name."""
-    by_stem: dict[str, list[Path]] = {}
-    for path in paths:
-        by_stem.setdefault(path.stem, []).append(path)
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in paths:
-        alike = by_stem[path.stem]
-        name = path.stem if len(alike) == 1 else _distinct_name(path, alike)
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        names[path] = f"{name}.png"
-    return names
-
-
-def _distinct_name(path: Path, alike: list[Path]) -> str:
-    """Name an image by as many of the folders around it as tell it from the others."""
-    parts, *others = ([*each.absolute().parts][1:] for each in (path, *(other for other in alike if other != path)))
-    depth = 2
-    while depth < len(parts) and any(other[-depth:] == parts[-depth:] for other in others):
-        depth += 1
-    return "-".join(parts[-depth:])
-
-
-def _overlay_targets(folder: Path | None, paths: list[Path], bundles: list[str]) -> dict[tuple[Path, str], Path]:
-    """Return the heat map's file of each image and bundle: several bundles have a folder each."""
-    if folder is None:
-        return {}
-    names = _overlay_names(paths)
-    several = len(bundles) > 1
-    return {(path, name): (folder / name if several else folder) / names[path] for path in paths for name in bundles}
-
-
-def _resolved(path: Path) -> Path:
-    """Return a path without links; ``Path.resolve`` raises for a link to itself."""
-    return Path(os.path.realpath(path))
-
-
-def _prepare(targets: dict[tuple[Path, str], Path], *, force: bool) -> None:
-    """Make the heat maps' folders; refuse to replace images, and other files without ``force``."""
-    inputs = {_resolved(path) for path, _ in targets}
-    for (path, _), target in targets.items():
-        if target.resolve() in inputs:
-            raise OutputError(
-                f"the heat map of '{path}' would replace an image", fix="choose another folder for `overlay`"
-            )
-        refuse_existing(target, force=force)
-    for folder in dict.fromkeys(target.parent for target in targets.values()):
-        folder.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,7 @@ def write_plot(study: RepeatStudy, title: str, file: Path) -> None:
     """Write the picture as PNG, in one step."""
     content = io.BytesIO()
     draw(study, title).savefig(content, format="png", dpi=150, metadata={"Software": None})
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, content.getvalue())
 
 

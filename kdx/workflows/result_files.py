@@ -31,6 +31,7 @@ _LABELS = "labels"
 _YOLO_FILES = {"classes.txt": f"{CLASS}\n", "data.yaml": YOLO_DATA}
 # Columns that every table has, whatever the verdicts of its images are.
 _FIRST = ("image", "verdict", "score", "threshold", "margin")
+_ROW = 400  # bytes of a row without paths, at most
 _LAST = ("review_threshold", "reason", "frame_faults", "error")
 
 
@@ -153,6 +154,9 @@ class ResultFiles:
         self._added: tuple[Path, str] | None = None
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
+        self._space = options.folder / f".{TABLE}.space.part"
+        if options.csv is not None:
+            self._keep_space(len(bundles))
 
     def add(
         self, path: Path, bundle: str, verdict: Verdict, detector: Detector, regions: Sequence[Region] | None = None
@@ -211,7 +215,18 @@ class ResultFiles:
         for target in self._targets_of(ours, path):
             target.unlink(missing_ok=True)
 
+    def _keep_space(self, bundles: int) -> None:
+        """Take the space of the table, so that it fits on a disk that maps have filled."""
+        try:
+            with self._space.open("wb") as file:
+                for path in self._paths:  # the image, its map, its mask, and a reason
+                    file.write(bytes(bundles * (_ROW + 4 * len(os.fsencode(path)))))
+        except OSError:
+            self._space.unlink(missing_ok=True)
+            raise
+
     def _finish(self) -> None:
+        self._space.unlink(missing_ok=True)
         if self._options.csv is not None:
             write_atomic(self._options.folder / TABLE, *csv_lines(self._rows(), self._columns(), self._options.csv))
         for ours in self._of.values():

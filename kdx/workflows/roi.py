@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.decision.roi import VARIES, RoiFrame, encode_roi, propose_mask, read_roi, roi_of, set_roi, why_stale
-from kdx.errors import ImageError
+from kdx.errors import ImageError, in_one_line
 from kdx.folders.data_folder import require_good
 from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.images import read_image
@@ -55,7 +55,7 @@ def propose(
             try:
                 yield read_image(path, bundle.manifest.camera)
             except ImageError as error:
-                bad[str(path)] = error.message
+                bad[str(path)] = in_one_line(error)
                 if len(bad) > max_bad_images:
                     raise
 

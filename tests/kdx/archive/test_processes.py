@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kdx.archive import processes
+from kdx.archive.error_transport import remote_error
 from kdx.archive.processes import Child, LeavingChildren
 from tests.kdx.archive.slow_exit import exit_slowly, write
 
@@ -59,3 +63,10 @@ def test_a_child_that_does_not_exit_is_killed(tmp_path, monkeypatch):
         end(leaving)
         assert not Path(f"/proc/{pid}").exists()
     assert not (tmp_path / "exited").exists()
+
+
+@pytest.mark.parametrize(("code", "fix"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "remove the cause")])
+def test_an_error_of_the_system_says_what_to_do_before_the_same_command(code, fix):
+    error = remote_error(OSError(code, "no", "/out/maps/a.npy")).error()
+    assert error.fix == f"{fix}, and run the same command again to continue"
+    assert "/out/maps/a.npy" in str(error)

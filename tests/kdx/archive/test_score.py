@@ -129,6 +129,11 @@ def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, ar
     assert {row["verdict"] for row in table if row["error"]} == {"skipped"}
     assert "not a readable image" in next(row["error"] for row in table if row["image"] == "./=broken.png")
     with kdx.load(tiny_bundle, "onnxruntime-cpu", 1) as detector:
+        options = ("--json", "--backend", "onnxruntime-cpu", "--precision", "fp32")
+        of_predict = cli("predict", tiny_bundle, archive / "a.png", *options).lines[0]
+        assert set(of_predict) <= set(table[0])
+        for name in ("score", "threshold", "p_value", "held_out_images", "backend", "precision"):
+            assert table[1][name] == str(of_predict[name])
         for row, told in zip(rows, table, strict=True):
             assert told["score"] == ("" if row["score"] is None else repr(row["score"]))
             if row["error"]:
@@ -185,7 +190,7 @@ def test_masks_of_an_archive_need_a_threshold_and_force_discards_them(cli, raw_b
     for name in ("maps/a.png.npy", "masks/b/a.png.png", "regions/000000.coco.json", "mine.txt"):
         (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.path / name).write_bytes(b"")
-    write_table(folder.path, 0, "semicolon")
+    write_table(folder.path, 0, "semicolon", {})
     folder.begin(SETTINGS)
     with folder.held(force=True):
         assert sorted(path.name for path in folder.path.iterdir()) == ["mine.txt", "shards"]

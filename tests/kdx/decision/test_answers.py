@@ -410,7 +410,7 @@ def test_a_finite_map_of_an_answer_that_is_none_has_no_regions(cli, tiny_bundle,
     with kdx.load(bundle, backend="openvino", precision="fp32") as detector:
         verdict = detector(wrong)
         assert np.isfinite(verdict.anomaly_map).all()
-        with pytest.raises(InputError, match=f"no regions: {verdict.reason.value}"):
+        with pytest.raises(InputError, match=rf"no regions(.|\n)*received: {verdict.reason.value}"):
             detector.regions(verdict)
     options = ("--json", "--regions", "--backend", "openvino")
     part, other = cli("predict", bundle, folder, *options).lines
@@ -421,9 +421,9 @@ def test_a_finite_map_of_an_answer_that_is_none_has_no_regions(cli, tiny_bundle,
 def test_a_map_that_is_not_finite_has_no_regions(spoiled, wrong):
     with kdx.load(spoiled, backend="openvino", precision="fp32") as detector:
         verdict = detector(wrong)
-        with pytest.raises(InputError, match="no regions: not_finite"):
+        with pytest.raises(InputError, match=r"no regions(.|\n)*received: not_finite"):
             detector.regions(verdict)
-        with pytest.raises(InputError, match="not finite has no regions"):
+        with pytest.raises(InputError, match="invalid answer has no regions"):
             find_regions(verdict.anomaly_map, 0.5, wrong.shape[:2])
 
 

@@ -128,6 +128,16 @@ def test_a_refusal_says_what_is_unusual_about_the_file(tmp_path, channels, optio
     assert said not in caught.value.expected
 
 
+def test_another_format_of_such_a_frame_is_named(tmp_path):
+    spec = InputSpec(height=20_000, width=10_000, channels=1, bands=True)
+    Image.new("L", (8, 8)).save(tmp_path / "frame.png")
+    with pytest.raises(ImageError, match="cannot be read whole") as caught:
+        kdx.read_image(tmp_path / "frame.png", spec)
+    assert caught.value.expected == "a TIFF file of 10000 × 20000 pixels, in strips or tiles"
+    with pytest.raises(ImageError, match="does not exist"):
+        kdx.read_image(tmp_path / "none.png", spec)
+
+
 # Regions
 
 

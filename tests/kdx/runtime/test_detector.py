@@ -91,6 +91,10 @@ def test_what_said_something_about_the_value_before_is_gone_with_it():
         assert detector.threshold_by_hand == (None if is_threshold else "to see")
         verdict = detector(FRAME)
         assert (verdict.held_out_images, verdict.p_value) == ((3, 0.25) if is_threshold else (0, None))
+        setattr(detector, name, getattr(rule, name))  # what it was of is back
+        assert (detector.threshold_by_hand, detector.good_scores) == ("to see", good)
+    detector.roi, detector.level, detector.roi = roi, level, None
+    assert detector.good_scores is None
     detector = Detector(Brightest(), SPEC, dataclasses.replace(rule, roi=roi), max_batch=4)
     detector.roi, detector.threshold = Roi(roi.included.copy(), frame), 10
     assert (detector.good_scores, detector.threshold_by_hand) == (good, "to see")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,20 @@ def test_good_images_alone_say_nothing_of_a_detector_without_a_threshold(raw_bun
         shutil.rmtree(folder)
         with pytest.raises(DataError, match="both good and defective"):
             evaluate_folder(raw_bundle, dataset_copy, EvaluationRequest(backend="onnxruntime-cpu"))
+
+
+def test_the_images_of_the_calibration_are_no_measurement_of_it(bundle_copy, cells, dataset, tmp_path, cli):
+    parts = Path(shutil.copytree(cells, tmp_path / "parts"))
+    cli("calibrate", bundle_copy, parts, "--false-reject-rate", 0.2, "--backend", "onnxruntime-cpu")
+    shutil.copy(next(parts.iterdir()), parts / "copy.png")
+    shutil.copy(dataset / "train/good/000.png", parts / "trained-on.png")
+    request = EvaluationRequest(backend="onnxruntime-cpu")
+    remarks = evaluate_folder(bundle_copy, parts, request)[0].remarks
+    (said,) = [each for each in remarks if each.kind == "calibrated_on"]
+    assert said.count == 16
+    next(parts.iterdir()).unlink()
+    (parts / "00.png").unlink(missing_ok=True)
+    assert "calibrated_on" not in kinds(evaluate_folder(bundle_copy, parts, request)[0])
 
 
 @pytest.mark.parametrize(

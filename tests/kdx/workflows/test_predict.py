@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kdx.cli.verdict_table import show_verdicts
 from kdx.errors import DataError, OptionError, OutputError
@@ -126,7 +127,7 @@ def test_a_link_to_itself_is_named_like_a_link_to_nothing(cli, tiny_bundle, data
         (tmp_path / name).symlink_to(name if name == "self.png" else "nowhere.png")
     backend = ("--backend", "onnxruntime-cpu")
     stopped = cli("predict", tiny_bundle, tmp_path, *backend, code=2).stderr
-    assert "nothing.png' does not exist" in stopped
+    assert "nothing.png' is a symbolic link to 'nowhere.png', which does not exist" in stopped
     assert "cannot be listed" not in stopped
     done = cli("predict", tiny_bundle, tmp_path, *backend, "--max-bad-images", 2, "--overlay", tmp_path.parent / "maps")
     assert "self.png" in done.stderr + done.stdout
@@ -150,8 +151,52 @@ def test_heat_maps_of_a_command_that_stopped_are_counted(cli, tiny_bundle, datas
     images = [next((dataset / "test/good").iterdir()), tmp_path / "parts/missing.png"]
     maps = tmp_path / "maps"
     stopped = cli("predict", tiny_bundle, *images, "--overlay", maps, "--backend", "onnxruntime-cpu", code=2).stderr
-    assert f"1 heat maps were written to {maps}/ before that: --force writes them again" in stopped
+    assert f"1 heat map was written to {maps}/ before that: --force writes again" in stopped
     cli("predict", tiny_bundle, images[0], "--overlay", maps, "--backend", "onnxruntime-cpu", "--force")
+
+
+def test_heat_maps_of_an_earlier_call_are_gone_and_none_begin_where_it_is_refused(cli, tiny_bundle, dataset, tmp_path):
+    parts, maps = tmp_path / "parts", tmp_path / "maps"
+    parts.mkdir()
+    for index, image in enumerate(sorted((dataset / "test/good").iterdir())[:2]):
+        shutil.copy(image, parts / f"{index}.png")
+    options = ("--overlay", maps, "--backend", "onnxruntime-cpu")
+    for wrong in (("--json", "--regions", "--min-area", -1), ("-o", tiny_bundle / "out", "--csv")):
+        cli("predict", tiny_bundle, parts, *options, *wrong, code=2)
+        assert not maps.exists()
+    cli("predict", tiny_bundle, parts, *options)
+    (parts / "0.png").write_bytes(b"no image")
+    cli("predict", tiny_bundle, parts, *options, "--max-bad-images", 1, "--force")
+    assert [path.name for path in maps.iterdir()] == ["1.png"]
+
+
+@pytest.mark.parametrize("option", ["--out", "--overlay"])
+def test_nothing_is_written_into_bundles_and_runs(cli, tiny_bundle, tiny_run, dataset, tmp_path, option):
+    (tmp_path / "link").symlink_to(tiny_bundle)
+    table = ("--csv",) if option == "--out" else ()
+    for folder, kind in ((tiny_bundle / "maps", "bundle"), (tmp_path / "link", "bundle"), (tiny_run, "run")):
+        said = cli("predict", tiny_bundle, dataset / "test/good", option, folder, *table, code=2).stderr
+        assert f", which is a {kind}" in said
+        assert f"received: {option} {folder}" in said
+    said = cli("score", tiny_bundle, dataset, "-o", tiny_bundle / "scores", code=2).stderr
+    assert ", which is a bundle" in said
+    assert not (tiny_bundle / "scores").exists()
+
+
+def test_a_name_with_a_line_feed_and_a_reason_stand_in_one_line(cli, tiny_bundle, dataset, tmp_path):
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    image = Image.open(next((dataset / "test/good").iterdir()))
+    image.save(parts / "a\nb.png")
+    image.resize((80, 64)).save(parts / "wide\n.png")
+    options = ("--backend", "onnxruntime-cpu", "--max-bad-images", 1, "-o", tmp_path / "out", "--csv")
+    said = cli("predict", tiny_bundle, parts, *options)
+    assert "a\\nb.png" in said.stdout
+    reason = "wide\\n.png' has the wrong size; expected 64 × 64 pixels; received 80 × 64 pixels"
+    assert reason in said.stderr
+    lines = (tmp_path / "out/verdicts.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert len(lines) == 3
+    assert reason in lines[2]
 
 
 def test_what_decided_is_named(cli, tiny_bundle, dataset):

@@ -54,7 +54,7 @@ def test_the_study_is_that_of_the_detectors_scores(real, cli, tmp_path):
     assert (found["images"], found["threshold"], found["precision"]) == (26, threshold, precision)
     assert found["sigma"] < found["sigma_of_good"]
     assert {each["kind"] for each in found["remarks"]} <= {"apart"}
-    picture = tmp_path / "part [1].png"
+    picture = tmp_path / "pictures/part [1].png"
     pytest.importorskip("matplotlib", reason="matplotlib draws the picture")
     said = cli("repeat", bundle, part, "--picture", picture, *ORT).stdout
     assert f"standard deviation {found['sigma']:.4g}" in said

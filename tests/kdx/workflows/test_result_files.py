@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -21,6 +22,7 @@ from kdx.decision import map_files
 from kdx.decision.regions import NEIGHBOURS
 from kdx.errors import OptionError, OutputError
 from kdx.imaging.field_of_view import FieldOfView
+from kdx.workflows import result_files
 from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, relative_names, result_options
 from tests.images import DEFECTS, published_bundle
 from tests.schema1 import FIXTURES, old_bundle
@@ -169,6 +171,26 @@ def test_a_full_disk_and_ctrl_c_leave_whole_files(cli, tiny_bundle, parts, tmp_p
         assert [row["verdict"] for row in rows_of(folder)] == ["good", "good", "not judged", "not judged", "not judged"]
         assert len(json.loads((folder / "regions.coco.json").read_text(encoding="utf-8"))["images"]) == 2
         assert not [name for name in files_in(folder) if name.endswith(".part")]
+
+
+def test_a_full_disk_has_room_for_the_table_and_the_command_is_given(cli, tiny_bundle, parts, tmp_path, monkeypatch):
+    (parts / "broken.png").unlink()
+    out, write = tmp_path / "out", result_files.write_atomic
+
+    def limited(path: Path, *data: bytes) -> None:
+        used = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+        if used + sum(map(len, data)) > 5 * 500 + 2 * 17_500:  # room for five rows and two maps
+            raise OSError(errno.ENOSPC, "no space", str(path))
+        write(path, *data)
+
+    for module in (map_files, result_files):
+        monkeypatch.setattr(module, "write_atomic", limited)
+    command = ("predict", tiny_bundle, parts, *BACKEND, "-o", out, "--csv", "--maps", "npy")
+    stopped = cli(*command, code=2).stderr
+    again = stopped.partition("fix: free space, and write all again: kdx ")[2]
+    assert shlex.split(again) == [*map(str, command), "--force"]
+    assert [row["verdict"] for row in rows_of(out)] == ["good", "good", "not judged", "not judged", "not judged"]
+    assert not list(out.glob(".*"))
 
 
 @pytest.mark.usefixtures("everywhere")

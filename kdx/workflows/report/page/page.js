@@ -112,7 +112,7 @@ function sayCommand() {
   const { reject, review } = wanted(), says = [];
   $("snap").disabled = reject === null;
   if (reject === null) {
-    $("command").textContent = `${data.command} --false-reject-rate 0.01`;
+    $("command").textContent = data.command;
     says.push(data.calibrated
       ? "The bundle's calibration kept no scores, so the rate of this threshold is unknown: calibrate once more, and report again."
       : "Which rate gives this threshold is known once the bundle is calibrated: calibrate, and report again. By hand: kdx calibrate --threshold.");

@@ -232,3 +232,13 @@ def test_an_uncalibrated_bundle_on_good_images_alone(browser, cli, raw_bundle, d
     assert "no defective images to draw it from" in text(browser, ".curves")
     move(browser, "reject", 0)
     assert browser.run("document.querySelector('.tile b').textContent") == "4 of 4"
+
+
+def test_without_known_scores_the_command_invents_no_rate(opened):
+    command = opened.run(
+        "(() => { const kept = data.settable; data.settable = []; sayCommand();"
+        " const said = document.getElementById('command').textContent;"
+        " data.settable = kept; sayCommand(); return said; })()"
+    )
+    assert command == opened.run("data.command")
+    assert "-rate" in text(opened, "#command")
