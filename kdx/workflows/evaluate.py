@@ -115,7 +115,7 @@ def _of_calibration(bundle: Bundle, images: Sequence[TestImage]) -> list[Remark]
         return []
     return remark(
         "calibrated_on",
-        "good [image is|images are] exactly those of the calibration, so false rejects are not measured anew: they "
+        "good [image is|images are] exactly those of the calibration, so false rejects are not measured again: they "
         "are what the threshold was chosen for",
         used,
     )
