@@ -18,6 +18,10 @@ bool has_value(const json &record, const char *name) {
     return found != record.end() && !found->is_null();
 }
 
+bool are_close(double left, double right) {
+    return std::abs(left - right) <= 1e-9 * std::max(std::abs(left), std::abs(right));
+}
+
 }  // namespace
 
 bool fits_its_scores(const json &threshold) {
@@ -43,12 +47,13 @@ bool is_as_given(const json &threshold, bool is_scaled) {
     const auto found = threshold.at("score").get<double>(), expected = given.at("score").get<double>();
     const bool has_band = has_value(threshold, "review");
     if (has_band != has_value(given, "review_score")) return false;
-    if (!has_band) return is_scaled || found == expected;
+    if (!is_scaled && found != expected) return false;
+    if (is_scaled && has_value(given, "factor") && !are_close(found, expected * given["factor"].get<double>()))
+        return false;
+    if (!has_band) return true;
     const auto low = threshold.at("review").at("score").get<double>();
     const auto low_given = given.at("review_score").get<double>();
-    if (!is_scaled) return found == expected && low == low_given;
-    const auto left = found * low_given, right = low * expected;
-    return std::abs(left - right) <= 1e-9 * std::max(std::abs(left), std::abs(right));
+    return is_scaled ? are_close(found * low_given, low * expected) : low == low_given;
 }
 
 }  // namespace kdx::embed

@@ -11,8 +11,9 @@ namespace kdx::embed {
 // for a record of another layout.
 bool fits_its_scores(const nlohmann::json &threshold);
 
-// Whether a threshold that a person set is the number that was given. Of one on the scale of BF16's
-// or INT8's scores, only the ratio to the lower end of its review band is known. Throws as above.
+// Whether a threshold that a person set is the number that was given. On the scale of BF16's or
+// INT8's scores, it is that number times the record's factor. Without a factor, only the ratio to
+// the lower end of its review band is known. Throws as above.
 bool is_as_given(const nlohmann::json &threshold, bool is_scaled);
 
 }  // namespace kdx::embed

@@ -155,6 +155,15 @@ void thresholds_by_hand_are_the_number_given(const fs::path &path) {
         CHECK(check(edited, scaled) == KDX_ERROR_BUNDLE && contains(message, "is not the number given"));
     for (const auto &edited : {set_to(0.89, 0.44), set_to(0.88, 0.45), set_to(0.88, nullptr)})
         CHECK(check(given, edited) == KDX_ERROR_BUNDLE && contains(message, "is not the number given"));
+    for (const double low : {0.4, 0.0}) {  // with a review band, and without
+        auto own = set_to(0.88, low > 0 ? json(1.1 * low) : json(nullptr));
+        if (low == 0) own["by_hand"]["review_score"] = nullptr;
+        CHECK(check(given, own) == KDX_OK);
+        own["by_hand"]["factor"] = 1.1;
+        CHECK(check(given, own) == KDX_OK);
+        own["by_hand"]["factor"] = 1.11;
+        CHECK(check(given, own) == KDX_ERROR_BUNDLE && contains(message, "is not the number given"));
+    }
     for (const int schema : {1, 2, 3}) {
         manifest["schema"] = schema;
         CHECK(check(given, scaled) == KDX_ERROR_BUNDLE && contains(message, "its schema does not hold everything"));

@@ -66,12 +66,15 @@ class ByHand(msgspec.Struct, frozen=True, kw_only=True):
             scale, or None.
         reason: The reason, in the words of that person.
         defects: The defective images that were given, counted at the threshold, or None.
+        factor: What both numbers were multiplied by, to be on the scale of BF16's or INT8's scores
+            in a runtime; absent where they are as given.
     """
 
     score: float
     review_score: float | None
     reason: str
     defects: DefectChoice | None
+    factor: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):

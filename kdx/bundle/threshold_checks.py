@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from pathlib import Path
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from kdx.bundle.manifest import INDEX
 from kdx.bundle.stored_threshold import Threshold
@@ -64,8 +64,8 @@ def require_given(threshold: Threshold, path: Path, *, is_scaled: bool) -> None:
         threshold: The threshold.
         path: The bundle's folder, for messages.
         is_scaled: Whether it is on the scale of BF16's or INT8's scores in a runtime, which differs
-            from that of the number by an unknown factor. Then only the ratio to the lower end of
-            the review band is known.
+            from that of the number by the record's factor. Without one, only the ratio to the lower
+            end of the review band is known.
 
     Raises:
         BundleError: The threshold, or the lower end of its review band, is another one.
@@ -78,15 +78,21 @@ def require_given(threshold: Threshold, path: Path, *, is_scaled: bool) -> None:
     if found == expected:
         return
     is_fitting = is_scaled and (found[1] is None) == (expected[1] is None)
+    if is_fitting and given.factor is not UNSET:
+        is_fitting = math.isclose(found[0], expected[0] * given.factor, rel_tol=1e-9)
     if is_fitting and found[1] is not None and expected[1] is not None:
         is_fitting = math.isclose(found[0] * expected[1], found[1] * expected[0], rel_tol=1e-9)
     if not is_fitting:
         raise BundleError(
             f"{INDEX} of '{path}' contradicts itself: a threshold that was set by hand is not the number given",
-            expected=_described(*expected) + (", or both multiplied by one factor" if is_scaled else ""),
+            expected=_described(*expected) + (_scaled_by(given.factor) if is_scaled else ""),
             received=_described(*found),
             fix=_FIX,
         )
+
+
+def _scaled_by(factor: float | UnsetType) -> str:
+    return ", or both multiplied by one factor" if factor is UNSET else f", multiplied by {factor:.10g}"
 
 
 def _described(score: float, review: float | None) -> str:

@@ -24,11 +24,14 @@ class GivenThreshold:
         score: The score above which a part is defective.
         review_score: The score above which somebody should look, or None.
         reason: Why it is this number, for whoever reads the bundle later.
+        factor: What both numbers were multiplied by, to be on another scale; None where they are as
+            given.
     """
 
     score: float
     review_score: float | None
     reason: str
+    factor: float | None = None
 
     def on_scale_of(self, scores: NDArray[np.float64], exact: NDArray[np.float64] | None) -> GivenThreshold:
         """Return this threshold on the scale of another precision or runtime.
@@ -44,11 +47,17 @@ class GivenThreshold:
             return self
         factor = float(np.median(scores[exact > 0] / exact[exact > 0]))
         review = None if self.review_score is None else self.review_score * factor
-        return GivenThreshold(self.score * factor, review, self.reason)
+        return GivenThreshold(self.score * factor, review, self.reason, factor)
 
-    def record(self, defects: DefectChoice | None) -> ByHand:
-        """Return what a bundle keeps of it."""
-        return ByHand(score=self.score, review_score=self.review_score, reason=self.reason, defects=defects)
+    def record(self, defects: DefectChoice | None, factor: float | None = None) -> ByHand:
+        """Return what a bundle keeps of it, on a scale with this factor."""
+        return ByHand(
+            score=self.score,
+            review_score=self.review_score,
+            reason=self.reason,
+            defects=defects,
+            factor=msgspec.UNSET if factor is None else factor,
+        )
 
     def band(self, scores: NDArray[np.float64]) -> ReviewBand | None:
         """Return the review band, with the share of good images that it and the threshold take."""

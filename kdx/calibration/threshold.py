@@ -196,7 +196,7 @@ def _set_by_hand(
     _require_both(good, defective)
     defects = None if defective is None else _count_defects(scaled.score, good, defective)
     band = scaled.band(np.array(good.scores))
-    return {**_counted(scaled.score, good), "review": band, "by_hand": given.record(defects)}
+    return {**_counted(scaled.score, good), "review": band, "by_hand": given.record(defects, scaled.factor)}
 
 
 def _counted(score: float, good: ScoredImages) -> _Chosen:

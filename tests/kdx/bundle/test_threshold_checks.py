@@ -112,6 +112,21 @@ def test_on_another_scale_a_threshold_by_hand_keeps_its_ratio_to_the_review_band
         require_given(found, Path("tile.kdx"), is_scaled=True)
 
 
+@pytest.mark.parametrize("review", [None, 0.4])
+def test_on_another_scale_a_threshold_by_hand_is_the_number_times_the_factor(threshold, review):
+    low = None if review is None else 1.1 * review
+    found = by_hand(threshold, 1.1 * 0.8, low, (0.8, review))
+    record = msgspec.structs.replace(found.by_hand, factor=1.1)
+    require_given(msgspec.structs.replace(found, by_hand=record), Path("tile.kdx"), is_scaled=True)
+    for factor in (1.0, 1.11, float("nan")):
+        record = msgspec.structs.replace(found.by_hand, factor=factor)
+        edited = msgspec.structs.replace(found, by_hand=record)
+        require_calibrated(edited, Path("tile.kdx"))  # as many good images exceed it
+        with pytest.raises(BundleError, match="is not the number given") as caught:
+            require_given(edited, Path("tile.kdx"), is_scaled=True)
+        assert f"multiplied by {factor:g}" in caught.value.expected
+
+
 def test_a_bundle_whose_threshold_by_hand_was_edited_or_that_an_older_kdx_would_load_is_refused(bundle_copy):
     manifest = open_bundle(bundle_copy).manifest
     given = manifest.with_thresholds(by_hand(manifest.threshold, 0.8, 0.4), {})

@@ -146,7 +146,9 @@ def test_other_scores_get_the_number_on_their_own_scale():
     exact = np.array([0.0, 1.0, 2.0, 4.0])
     given = GivenThreshold(10.0, 5.0, "to see")
     assert given.on_scale_of(exact, None) is given
-    assert given.on_scale_of(1.1 * exact, exact) == GivenThreshold(pytest.approx(11), pytest.approx(5.5), "to see")
+    assert given.on_scale_of(1.1 * exact, exact) == GivenThreshold(
+        pytest.approx(11), pytest.approx(5.5), "to see", pytest.approx(1.1)
+    )
     assert given.on_scale_of(exact, np.zeros(4)) is given  # no ratio to go by
 
 
