@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kdx.errors import DataError
+from kdx.folders.chosen_by_score import CHOSEN_BY_SCORE, chosen_remarks, where_chosen
 from kdx.folders.folder_layout import FolderReader
 from kdx.folders.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
 from kdx.folders.image_search import folders, image_files, listing
@@ -13,7 +15,6 @@ from kdx.folders.layout_errors import nothing_found
 from kdx.imaging.other_formats import other_format
 
 __all__ = [
-    "CHOSEN_BY_SCORE",
     "GOOD",
     "FolderOptions",
     "ImageFolder",
@@ -28,10 +29,6 @@ __all__ = [
     "require_good",
     "require_test",
 ]
-
-# A file with this name says that images in its folder were chosen by their score, by kdx serve: a
-# threshold that good ones among them choose would be far too high.
-CHOSEN_BY_SCORE = "CHOSEN_BY_SCORE.txt"
 
 
 def open_folder(
@@ -52,7 +49,8 @@ def open_folder(
     found = reader.mvtec() if reader.is_mvtec else reader.plain()
     if not found.good and not found.test:
         raise nothing_found(reader.root, looked_for)
-    return found
+    images = (*found.good, *(image.path for image in found.test))
+    return replace(found, remarks=(*found.remarks, *chosen_remarks(reader.root, images)))
 
 
 def open_defects(root: str | Path, options: FolderOptions | None = None) -> tuple[Path, ...]:
@@ -84,8 +82,7 @@ def require_good(folder: ImageFolder) -> tuple[Path, ...]:
     Raises:
         DataError: There are none; or they were chosen by their score.
     """
-    root = folder.root.resolve()
-    chosen = next((each for each in (root, *root.parents) if (each / CHOSEN_BY_SCORE).is_file()), None)
+    chosen = where_chosen(folder.root)
     if chosen is not None:
         raise DataError(
             f"the images in '{chosen}' were chosen by their score, see '{chosen / CHOSEN_BY_SCORE}'",

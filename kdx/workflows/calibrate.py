@@ -24,6 +24,7 @@ from kdx.calibration.validity import runtimes_for
 from kdx.decision.level_map import store_calibration
 from kdx.decision.post_processing import PostProcessing
 from kdx.errors import BackendError, OptionError
+from kdx.folders.chosen_by_score import chosen_remarks
 from kdx.folders.data_folder import FolderOptions, require_good
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import SILENT, Progress
@@ -143,7 +144,7 @@ def calibrate_folder(
     images = require_good(folder)
     defective = open_defective(with_defects, category, options, progress=progress) if with_defects else ()
     found = calibrate_each(bundle, images, request, defective_images=defective, progress=progress)
-    found.remarks[:0] = folder.remarks
+    found.remarks[:0] = [*folder.remarks, *(chosen_remarks(with_defects, defective) if with_defects else ())]
     return found
 
 

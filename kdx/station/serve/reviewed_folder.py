@@ -1,8 +1,7 @@
 """The images of which an operator said what they show, as a data set in the layout of MVTec AD.
 
-Parts come here because of their score. Their good ones are the good parts with the highest scores,
-so a threshold that was chosen as a quantile of them would be far too high:
-:func:`kdx.folders.data_folder.require_good` refuses them.
+Parts come here because of their score, and a file says so beside them: see
+:mod:`kdx.folders.chosen_by_score`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from kdx.folders.data_folder import CHOSEN_BY_SCORE
+from kdx.folders.chosen_by_score import CHOSEN_BY_SCORE
 from kdx.storage.files import write_atomic
 
 Said = Literal["good", "defective"]

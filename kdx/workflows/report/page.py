@@ -23,6 +23,7 @@ from kdx.calibration.described import describe
 from kdx.calibration.rates import settable_thresholds
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.good_scores import GoodScores
+from kdx.folders.chosen_by_score import REMARK
 from kdx.folders.data_folder import GOOD, FolderOptions
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
@@ -98,13 +99,14 @@ def render_page(content: Content) -> bytes:
     scored, pieces = content.scored, files("kdx.workflows.report") / "page"
     axis = axis_of(_on_axis(content))
     roi = content.detector.roi
+    doubtful = [each for each in content.material.remarks if each.kind == REMARK]
     script = (pieces / "page.js").read_text(encoding="utf-8")
     page = environment.get_template("page.html").render(
         content=content,
         manifest=content.bundle.manifest,
         version=__version__,
         created=now().replace("T", " ").replace("+00:00", " UTC"),
-        notes=[*notes_of(content), *map(str, content.result.remarks)],
+        notes=[*notes_of(content), *map(str, (*doubtful, *content.result.remarks))],
         curves=curves_of(scored, content.result, roi.counted if roi else None),
         box={"left": LEFT, "top": TOP, "width": WIDTH, "height": HEIGHT},
         histogram=histogram(axis.position(scored.scores), scored.types != GOOD),

@@ -172,11 +172,12 @@ def test_what_was_said_measures_a_bundle_and_chooses_no_threshold(tmp_path, dete
     reviewed = tmp_path / "reviewed/tiny"
     found = cli("evaluate", tiny_bundle, reviewed, "--backend", "onnxruntime-cpu", "--json").json
     assert (found["good"], found["defective"]) == (4, 4)
+    assert [each["count"] for each in found["remarks"] if each["kind"] == "chosen_by_score"] == [8]
     page = tmp_path / "report.html"
     cli("report", tiny_bundle, reviewed, "-o", page, "--no-latency")
-    assert page.is_file()
+    assert "chosen by their score" in page.read_text(encoding="utf-8")
     bundle = shutil.copytree(tiny_bundle, tmp_path / "tiny.kdx")
     with_defects = ("--with-defects", reviewed / "test/defective")
-    cli("calibrate", bundle, dataset, *with_defects)
+    assert "chosen by their score" in cli("calibrate", bundle, dataset, *with_defects).stderr
     for folder in (reviewed, reviewed / "test/good"):
         assert "chosen by their score" in cli("calibrate", bundle, folder, code=2).stderr
