@@ -96,6 +96,7 @@ def quantize(
     profiler: Profiler | None = None,
 ) -> TrainResult:
     """Train the INT8 stage of a run whose lock is held; see :func:`quantize_run`."""
+    profiler = profiler or Profiler()
     if run.config.quantized is not UNSET:
         raise CheckpointError(
             f"the networks of '{run.path}' are INT8 already", fix=f"name the run folder around it, '{run.path.parent}'"
@@ -116,7 +117,8 @@ def quantize(
     images, train, held_out = _images(run.config, options, data, bad, progress)
     train_set = images.subset(train)
     if begun is None:
-        quantized = _with_plan(wanted, detector, train_set, progress)
+        with profiler.stage("INT8 students: scales"):
+            quantized = _with_plan(wanted, detector, train_set, progress)
         quantised = QuantizedPair(detector, quantized.plan)  # before an earlier stage is replaced
         config = msgspec.structs.replace(wanted, quantized=quantized)
         golden = {path.name: path.read_bytes() for path in run.golden_files()}
