@@ -61,7 +61,7 @@ def test_an_old_run_scores_as_it_did(old_run, expected, which):
 
 @pytest.mark.slow
 def test_an_old_run_is_exported_and_evaluated(cli, old_run, expected, tmp_path):
-    cli("export", old_run, "-o", tmp_path / "old.kdx", "--checkpoint", "best")
+    cli("export", old_run, "-o", tmp_path / "old.kdx", "--checkpoint", "best", "--max-batch", 1)
     detector = kdx.load(tmp_path / "old.kdx", backend="onnxruntime-cpu")
     for name, score in expected["interrupted"]["best"]["scores"].items():
         assert detector(kdx.read_image(IMAGES / name, detector.input)).score == pytest.approx(score, rel=1e-4)
@@ -89,7 +89,7 @@ def test_an_old_run_with_a_distance_of_its_own_is_exported_and_resumed(cli, old_
         for tap in record["pair_spec" if name == "run.json" else "spec"]["maps"][0]["taps"]:
             tap["distance"] = "cosine"
         (old_run / name).write_text(json.dumps(record), encoding="utf-8")
-    cli("export", old_run, "-o", tmp_path / "old.kdx")
+    cli("export", old_run, "-o", tmp_path / "old.kdx", "--max-batch", 1)
     taps = kdx.open_bundle(tmp_path / "old.kdx").manifest.pair_spec["maps"][0]["taps"]
     assert {tap["distance"] for tap in taps} == {"cosine"}
     assert scores(old_run, "last") == pytest.approx(expected["interrupted"]["last"]["scores"], rel=1e-3)

@@ -105,7 +105,7 @@ def test_a_fifth_of_tagged_images_makes_no_other_detector(cli, make_images, tiny
             upright = upright.transpose(Image.Transpose.ROTATE_90)
         upright.save(tmp_path / f"data/{index}.png", exif=exif)
     cli("train", tmp_path / "data", "-o", tmp_path / "run", "--epochs", 1, *tiny_options)
-    found = cli("export", tmp_path / "run", "-o", tmp_path / "b.kdx", "--json")
+    found = cli("export", tmp_path / "run", "-o", tmp_path / "b.kdx", "--max-batch", 1, "--json")
     assert found.exit_code == 0
     shown = cli("inspect", tmp_path / "b.kdx", "--json").json["manifest"]["input"]
     assert (shown["width"], shown["height"], shown.get("fixed_size", True)) == (96, 64, True)

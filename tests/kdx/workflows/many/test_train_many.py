@@ -157,7 +157,7 @@ def test_products_are_made_each_for_itself_and_a_second_call_resumes(cli, datase
     out, frames = tmp_path / "out", Path(shutil.copytree(dataset, tmp_path / "tile"))
     # Its process is killed once, and started again.
     armed = arm((frames / "train/good/000.png").rename(frames / "train/good/kills-once.png"))
-    text = '[products.bolt]\ndata = "missing"\n[products.tile]\ndata = "tile"\n'
+    text = '[products.bolt]\ndata = "missing"\n[products.tile]\ndata = "tile"\nmax_batch = 1\n'
     arguments = ("train-many", catalog(tmp_path, text), "-o", out)
     first = cli(*arguments, code=1)
     assert "tile: its process died (killed by SIGKILL) and is started again" in first.stderr
