@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 
 from kdx.cli.error_output import LinesCommand
 from kdx.cli.output import out, print_json_line, say
@@ -59,5 +58,5 @@ def watch(
     with needs("mqtt" if mqtt else "watch", "kdx watch"):
         from kdx.station.watching import describe, judge_arrivals
 
-        each = print_json_line if json else lambda record: out.print(escape(describe(record)))
+        each = print_json_line if json else lambda record: out.print(describe(record), markup=False)
         say(judge_arrivals(options, each=each, say=say).describe())

@@ -7,43 +7,12 @@ when it is done. After a kill or a power cut the ledger says what is left to do.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import shutil
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdx.errors import OutputError
-
-SCHEMA = 1
-FILE = "station.db"
-_APPLICATION = 0x6B647873  # "kdxs": by this number SQLite marks the application of a file
-# With less free space than this, a general error of SQLite means a full disk.
-_LITTLE = 1 << 20
-_TABLES = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE files (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    verdict_id TEXT NOT NULL UNIQUE, verdict TEXT NOT NULL, state TEXT NOT NULL, place BLOB UNIQUE, heat_map BLOB,
-    bytes INTEGER NOT NULL, seconds REAL NOT NULL
-);
-CREATE INDEX files_by_state ON files (state, id);
-CREATE INDEX files_by_verdict ON files (verdict, id);
-CREATE INDEX files_by_path ON files (path);
-CREATE INDEX files_by_heat_map ON files (heat_map);
-CREATE TABLE lines (id INTEGER PRIMARY KEY AUTOINCREMENT, day TEXT NOT NULL, line BLOB NOT NULL);
-CREATE TABLE texts (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, receiver TEXT NOT NULL, line BLOB NOT NULL);
-CREATE INDEX outbox_by_receiver ON outbox (receiver, id);
-CREATE TABLE views (
-    part TEXT NOT NULL, view TEXT NOT NULL, verdict_id TEXT NOT NULL, verdict TEXT NOT NULL, product TEXT
-);
-CREATE INDEX views_by_part ON views (part);
-"""
+from kdx.station.database import Database
 
 # What became of a judged file. The first is that of a file which is left where it is; the next two
 # are intents, which become one of the others.
@@ -74,7 +43,7 @@ class JudgedFile:
         state: What became of the file.
         place: Where the file goes or went, relative to the output folder; None if it stays.
         heat_map: The picture of its map, relative to the output folder, or None.
-        bytes: The size of what is kept of it in the output folder.
+        bytes: The size of what is kept of it in the output folder and may be deleted later.
         id: Its number in the ledger.
     """
 
@@ -89,57 +58,8 @@ class JudgedFile:
     id: int = 0
 
 
-class Ledger:
-    """The ledger of an output folder. Each thread needs one of its own.
-
-    Args:
-        path: The file, which is created if it is missing.
-        create: Whether to create the tables of a new file.
-
-    Raises:
-        OutputError: The file is not a ledger, or of a newer kdx.
-    """
-
-    def __init__(self, path: Path, *, create: bool = False) -> None:
-        self.path = path
-        self._base = sqlite3.connect(path, timeout=30, isolation_level=None)
-        try:
-            # A commit has reached the disk: what follows it never knows more than the ledger.
-            self._base.execute("PRAGMA synchronous = FULL")
-            if create:
-                self._base.execute("PRAGMA journal_mode = WAL")
-                self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._base.close()
-            if isinstance(error, sqlite3.OperationalError):
-                raise self._explained(error) from error
-            raise _foreign(path, str(error)) from error
-        except BaseException:
-            self._base.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._base.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit everything in the block, or nothing of it.
-
-        Raises:
-            OSError: The disk is full.
-            OutputError: The file cannot be written for another reason.
-        """
-        try:
-            self._base.execute("BEGIN IMMEDIATE")
-            yield
-            self._base.execute("COMMIT")
-        except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):  # after some errors, SQLite has rolled back already
-                self._base.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise self._explained(error) from error
-            raise
+class Ledger(Database):
+    """The ledger of an output folder. Each thread needs one of its own."""
 
     def fact(self, name: str) -> Any:
         """Return a fact by name, or None."""
@@ -183,18 +103,29 @@ class Ledger:
         return {os.fsdecode(path): Identity(size, mtime_ns) for path, size, mtime_ns in found}
 
     def forget_path(self, path: str) -> None:
-        """Forget the files of a path that stayed there and of which nothing is kept."""
-        where = "WHERE path = ? AND state = ? AND bytes = 0"
-        self._base.execute(f"DELETE FROM files {where}", (os.fsencode(path), HERE))  # noqa: S608
+        """Forget the files of a path that stayed there and of which nothing is to be deleted."""
+        where = "WHERE path = ? AND state IN (?, ?) AND bytes = 0"
+        self._base.execute(f"DELETE FROM files {where}", (os.fsencode(path), HERE, LINKED))  # noqa: S608
 
     def settle(self, file: JudgedFile) -> None:
-        """Record what became of a file that was to be moved or linked: its state."""
-        self._base.execute("UPDATE files SET state = ? WHERE id = ?", (file.state, file.id))
+        """Record what became of a file that was to be moved or linked: its state.
+
+        A file that left the watched folder, and of which nothing is to be deleted, is forgotten.
+        """
+        if file.state in {MOVED, GONE} and not file.bytes:
+            self.forget([file])
+        else:
+            self._base.execute("UPDATE files SET state = ? WHERE id = ?", (file.state, file.id))
 
     def is_taken(self, place: str) -> bool:
-        """Whether a place in the output folder belongs to a judged file."""
+        """Whether a place in the output folder is that of a judged file or its heat map."""
         found = self._base.execute("SELECT 1 FROM files WHERE place = ?1 OR heat_map = ?1", (os.fsencode(place),))
         return found.fetchone() is not None
+
+    def give_free(self, place: str) -> None:
+        """Give a place free whose file somebody took away."""
+        where = "WHERE place = ? AND state NOT IN (?, ?)"
+        self._base.execute(f"UPDATE files SET place = NULL {where}", (os.fsencode(place), MOVING, LINKING))  # noqa: S608
 
     def oldest(self, verdict: str, before: float, limit: int) -> list[JudgedFile]:
         """Return the files with a verdict that something is kept of, which came first.
@@ -207,6 +138,11 @@ class Ledger:
         where = "WHERE verdict = ? AND seconds < ? AND bytes > 0 AND state IN ('here', 'moved', 'linked', 'gone')"
         found = self._base.execute(f"{_SELECT} {where} ORDER BY id LIMIT ?", (verdict, before, limit))
         return [_file(row) for row in found.fetchall()]
+
+    def kept(self) -> list[JudgedFile]:
+        """Return all files of which something is kept that may be deleted, the oldest first."""
+        where = "WHERE bytes > 0 AND state IN (?, ?, ?, ?) ORDER BY id"
+        return [_file(row) for row in self._base.execute(f"{_SELECT} {where}", (HERE, MOVED, LINKED, GONE))]
 
     def kept_bytes(self) -> int:
         """Return the size of all that is kept of judged files in the output folder."""
@@ -286,26 +222,6 @@ class Ledger:
         """Cross off the views of a part that has its verdict."""
         self._base.execute("DELETE FROM views WHERE part = ?", (part,))
 
-    def _explained(self, error: sqlite3.OperationalError) -> OSError | OutputError:
-        """Return what an error of SQLite means: that the disk is full, or something else."""
-        is_general = "disk I/O error" in str(error) or "unable to open" in str(error)
-        if "is full" in str(error) or (is_general and shutil.disk_usage(self.path.parent).free < _LITTLE):
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        return OutputError(f"the ledger '{self.path}' cannot be written: {error}")
-
-    def _prepare(self) -> None:
-        """Create the tables of a new file, or check that the file is a ledger."""
-        with self.transaction():
-            if not self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                for statement in _TABLES.split(";"):
-                    self._base.execute(statement)
-                self._base.execute(f"PRAGMA application_id = {_APPLICATION}")
-                self._base.execute(f"PRAGMA user_version = {SCHEMA}")
-        if self._base.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise _foreign(self.path, "it is of another program")
-        if self._base.execute("PRAGMA user_version").fetchone()[0] > SCHEMA:
-            raise OutputError(f"'{self.path}' was written by a newer kdx", fix="update kdx on this machine")
-
 
 _SELECT = "SELECT path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, id FROM files"
 
@@ -324,7 +240,3 @@ def _encoded(path: str | None) -> bytes | None:
 
 def _decoded(path: bytes | None) -> str | None:
     return None if path is None else os.fsdecode(path)
-
-
-def _foreign(path: Path, reason: str) -> OutputError:
-    return OutputError(f"'{path}' is not the ledger of a station, or is damaged: {reason}", fix="choose another `out`")

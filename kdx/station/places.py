@@ -31,8 +31,11 @@ def free_place(out: Path, ledger: Ledger, verdict: str, name: str, verdict_id: s
     follows the name.
     """
     place = _fitting(f"{verdict}/{name}", verdict_id)
-    is_free = not os.path.lexists(out / place) and not ledger.is_taken(place)
-    return place if is_free else _with_id(place, verdict_id)
+    if not os.path.lexists(out / place):
+        ledger.give_free(place)
+        if not ledger.is_taken(place):
+            return place
+    return _with_id(place, verdict_id)
 
 
 def heat_map_place(ledger: Ledger, place: str, verdict_id: str) -> str:

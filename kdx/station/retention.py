@@ -28,6 +28,8 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 # The clock may have been set while the station stood still, so a stop counts for a day at most.
 _LONGEST_STOP = _DAY
 _AT_ONCE = 100
+# How often it is looked which files somebody took away, where more seems to be kept than may be.
+_LOOK_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Retention:
     def __init__(self, out: Path, ledger: Ledger, keep: Keep, say: Callable[[str], None]) -> None:
         self._out, self._ledger, self._keep, self._say = out, ledger, keep, say
         self._said: set[str] = set()
+        self._next_look = 0.0
 
     def apply(self, now: float) -> int:
         """Delete what is due, but not more than takes a moment; return how many files.
@@ -131,7 +134,7 @@ class Retention:
                 self._delete(file)
                 deleted += 1
         if self._keep.total is not None:
-            deleted += self._shrink(self._keep.total)
+            deleted += self._shrink(self._keep.total, now)
         if self._keep.records is not None:
             for name in self._ledger.texts_before(now - self._keep.records):
                 if self._unlink(name):
@@ -139,9 +142,13 @@ class Retention:
                         self._ledger.forget_text(name)
         return deleted
 
-    def _shrink(self, total: float) -> int:
+    def _shrink(self, total: float, now: float) -> int:
         """Delete the oldest good files, then those to be reviewed, then defective ones."""
         excess = self._ledger.kept_bytes() - total
+        if excess > 0 and now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            self._forget_taken()
+            excess = self._ledger.kept_bytes() - total
         deleted = 0
         for verdict in _JUDGED:
             if excess <= 0 or deleted >= _AT_ONCE:
@@ -156,12 +163,26 @@ class Retention:
             self._say_once("what was not judged takes more than the total that is kept; nobody else deletes it")
         return deleted
 
+    def _forget_taken(self) -> None:
+        """Count files no longer that somebody took away."""
+        with self._ledger.transaction():
+            for file in self._ledger.kept():
+                kept = [name for name in (file.place, file.heat_map) if name and os.path.lexists(self._out / name)]
+                if not kept:
+                    self._forget(file, is_deleted=True)
+
+    def _forget(self, file: JudgedFile, *, is_deleted: bool) -> None:
+        """Forget a file, in a transaction; one that is still in the watched folder stays known."""
+        if file.state in {HERE, LINKED} or not is_deleted:
+            self._ledger.discard(file)
+        else:
+            self._ledger.forget([file])
+
     def _delete(self, file: JudgedFile) -> None:
         """Delete what is kept of a file, and then what the ledger knows of it."""
         kept = [self._unlink(file.heat_map), self._unlink(file.place, file.identity)]
         with self._ledger.transaction():
-            # A file that is still in the watched folder stays known, or it would be judged again.
-            self._ledger.discard(file) if file.state in {HERE, LINKED} or not all(kept) else self._ledger.forget([file])
+            self._forget(file, is_deleted=all(kept))
 
     def _unlink(self, name: str | None, identity: Identity | None = None) -> bool:
         """Delete a file of the output folder; return False for one that is not ours, which stays.

@@ -153,7 +153,9 @@ class Station:
         if options.files != "stay":
             place = free_place(options.out, self._ledger, record.verdict, name, record.verdict_id)
         picture = self._write_heat_map(judged, place or f"{record.verdict}/{name}")
-        kept = (0 if place is None else identity.size) + len(judged.heat_map or b"")
+        kept = 0
+        if self._retention is not None:
+            kept = (0 if place is None else identity.size) + len(judged.heat_map or b"")
         state = _FIRST_STATES[options.files]
         file = JudgedFile(name, identity, record.verdict_id, record.verdict, state, place, picture, kept)
         part = None

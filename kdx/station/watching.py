@@ -15,10 +15,11 @@ import msgspec
 
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.station.bundles import Bundles
+from kdx.station.database import FILE
 from kdx.station.delivery import Command, Courier, Receiver
 from kdx.station.in_hand import InHand
 from kdx.station.judging import Judge
-from kdx.station.ledger import FILE, Ledger
+from kdx.station.ledger import Ledger
 from kdx.station.options import WatchOptions
 from kdx.station.record import VerdictRecord
 from kdx.station.station import Record, Station

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdx.station import arrivals, ledger
+from kdx.station import arrivals, database
 from tests.kdx.station.stations import NoNotices, drop, lines, options_for, outbox, run, sorted_files
 
 FILES = {"a": "good", "b": "unreadable"}
@@ -58,7 +58,7 @@ class Steps:
 
         sys.addaudithook(audit)
         os.fsync = counted_sync
-        ledger.sqlite3.connect = traced  # type: ignore[attr-defined]
+        database.sqlite3.connect = traced  # type: ignore[attr-defined]
 
 
 def in_child(root: Path, last: int, **given: Any) -> int | None:

@@ -11,8 +11,9 @@ import numpy as np
 
 from kdx.decision.verdict import Decision, Reason, Verdict
 from kdx.errors import ImageError
+from kdx.station.database import FILE
 from kdx.station.judging import JudgedImage
-from kdx.station.ledger import FILE, Identity, Ledger
+from kdx.station.ledger import Identity, Ledger
 from kdx.station.names import NamePattern
 from kdx.station.options import WatchOptions
 from kdx.station.record import JudgedBy, Shown, judged, not_judged

@@ -8,7 +8,8 @@ import pytest
 
 from kdx.errors import OptionError
 from kdx.station import arrivals
-from kdx.station.ledger import FILE, Ledger
+from kdx.station.database import FILE
+from kdx.station.ledger import Ledger
 from kdx.station.retention import Retention, StationClock, parse_keep
 from tests.kdx.station.stations import NoNotices, drop, options_for, run, sorted_files
 
@@ -25,7 +26,7 @@ def sorted_out(tmp_path: Path) -> Path:
     """An output folder with files of every verdict and their heat maps."""
     verdicts = ("good", "review", "defective", "undecided", "unreadable")
     drop(tmp_path, **{f"{verdict}{index}": verdict for index in range(2) for verdict in verdicts})
-    list(run(options_for(tmp_path, files="move", heat_maps=True, csv="comma")))
+    list(run(options_for(tmp_path, files="move", heat_maps=True, csv="comma", keep=parse_keep("good=1y"))))
     return tmp_path / "out"
 
 
@@ -64,6 +65,13 @@ def test_a_total_size_gives_up_the_oldest_good_files_first(sorted_out):
     assert "what was not judged" in said[0]
 
 
+def test_files_that_somebody_took_away_count_no_longer(sorted_out):
+    for name in [name for name in sorted_files(sorted_out) if "defective" in name]:
+        (sorted_out / name).unlink()
+    total = sum((sorted_out / name).stat().st_size for name in sorted_files(sorted_out)) / 1e6
+    assert len(keep(sorted_out, f"total={total:.9f}MB", 0)) == 8
+
+
 def test_text_files_of_records_have_an_age_too(sorted_out):
     keep(sorted_out, "records=2d", 1.9)
     assert len(list((sorted_out / "verdicts").iterdir())) == 2
@@ -84,7 +92,7 @@ def test_nothing_is_deleted_outside_nor_what_was_changed_since(sorted_out, tmp_p
 
 def test_a_file_that_is_still_where_it_came_from_is_not_judged_again(tmp_path):
     drop(tmp_path, a="good")
-    options = options_for(tmp_path, files="link", heat_maps=True)
+    options = options_for(tmp_path, files="link", heat_maps=True, keep=parse_keep("good=1y"))
     list(run(options))
     assert keep(options.out, "good=1h", 1) == []
     assert list(run(options)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
@@ -15,7 +16,10 @@ import pytest
 
 from kdx.errors import OutputError
 from kdx.station import arrivals, lines, places, station
+from kdx.station.database import FILE
+from kdx.station.ledger import Ledger
 from kdx.station.names import name_pattern
+from kdx.station.retention import parse_keep
 from tests.kdx.station.stations import NoNotices, drop, options_for, outbox, run, sorted_files
 from tests.kdx.station.stations import lines as lines_of
 
@@ -77,6 +81,22 @@ def test_names_that_a_camera_uses_again_replace_nothing(tmp_path):
     assert sorted_files(tmp_path / "out") == sorted(
         ["good/a.png", second, "heat_maps/good/a.png.png", f"heat_maps/{second}.png"]
     )
+
+
+@pytest.mark.parametrize("keep", [None, "good=1y"])
+def test_a_name_is_free_again_once_somebody_took_the_file_away(tmp_path, keep):
+    options = options_for(tmp_path, files="move", keep=keep and parse_keep(keep))
+    for _ in range(3):
+        drop(tmp_path, a="good")
+        list(run(options))
+        (options.out / "good/a.png").unlink()
+
+
+def test_what_is_kept_for_ever_leaves_nothing_in_the_ledger(tmp_path):
+    drop(tmp_path, a="good", b="defective")
+    list(run(options_for(tmp_path, files="move")))
+    with contextlib.closing(Ledger(tmp_path / "out" / FILE)) as ledger:
+        assert (list(ledger.files("moved")), ledger.known(), ledger.lines()) == ([], {}, [])
 
 
 def test_a_file_that_was_written_to_after_its_verdict_is_not_sorted_by_it(tmp_path):

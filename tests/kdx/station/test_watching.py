@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from kdx.station import delivery
+from kdx.station.database import FILE
 from kdx.station.delivery import Command, Courier
-from kdx.station.ledger import FILE, Ledger
+from kdx.station.ledger import Ledger
 from tests.kdx.station.stations import lines, sorted_files
 from tests.schema1 import FIXTURES, old_bundle
 
