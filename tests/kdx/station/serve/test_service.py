@@ -219,6 +219,13 @@ def test_a_body_that_does_not_arrive_frees_its_place(tiny_bundle):
         assert figure(server, "kdx_serve_places") == 0
 
 
+def test_answers_do_not_wait_for_the_acknowledgement_of_their_headers(server, client):
+    client.get("/health")
+    for connection in server.server_state.connections:
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.fixture
 def held(tiny_bundle: Path) -> Iterator[tuple[Any, Held]]:
     """A server with two places whose detector waits."""
