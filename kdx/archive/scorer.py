@@ -137,13 +137,14 @@ class ShardScorer(ClosesOnExit):
         return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels, in_grey, size, in_bands)
 
     def _reason(self, error: ImageError, path: str) -> str:
-        """Return why an image cannot be used.
+        """Return in one line why an image cannot be used, without the archive's folder.
 
         Raises:
             DataError: The archive is gone.
         """
         if self._root.is_dir():
-            return _reason(error, self._root / path, path)
+            text = in_one_line(error).replace(str(self._root / path), path)
+            return printable(text.replace(f"{self._root}{os.sep}", ""))
         raise DataError(
             f"the archive '{self._root}' is gone", fix="mount it, and run the same command again to continue"
         ) from error
@@ -218,11 +219,6 @@ def _row(
 def printable(path: str) -> str:
     """Return a path as UTF-8 text, in which other bytes are written as numbers."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _reason(error: ImageError, file: Path, path: str) -> str:
-    """Return in one line why an image cannot be used, without the archive's folder."""
-    return printable(in_one_line(error).replace(str(file), path))
 
 
 def _one_ahead(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
