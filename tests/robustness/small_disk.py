@@ -34,13 +34,13 @@ def on_small_disk(case: dict[str, Any]) -> dict[str, Any]:
             ``read_only``; ``setup`` as in ``kill.py``.
     """
     disk = Path(case["disk"])
-    _mount(disk)
+    mount(disk)
     bundle = disk / "tile.kdx"
     if case.get("copy"):
         shutil.copytree(case["copy"], bundle)
     filler = disk.joinpath("filler")
     if case.get("free_pages") is not None:
-        _fill(filler, case["free_pages"])
+        fill(filler, case["free_pages"])
     if case.get("read_only"):
         _call("mount", b"none", os.fsencode(disk), None, _READ_ONLY | _REMOUNT, None)
     for setup in case.get("setup", []):
@@ -56,7 +56,7 @@ def on_small_disk(case: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _fill(filler: Path, free_pages: int) -> None:
+def fill(filler: Path, free_pages: int) -> None:
     with filler.open("wb", buffering=0) as file:
         try:
             while True:
@@ -72,7 +72,7 @@ def _fill(filler: Path, free_pages: int) -> None:
         file.truncate(max(size - free_pages * _PAGE, 0))
 
 
-def _mount(folder: Path) -> None:
+def mount(folder: Path) -> None:
     """Mount a disk in memory, where nobody else sees it.
 
     Raises:
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
     prepare_process({case["command"][0] for case in cases})
 
     def try_mount() -> None:
-        _mount(Path(cases[0]["disk"]))
+        mount(Path(cases[0]["disk"]))
 
     ended = Child(try_mount).result()
     if ended.error:

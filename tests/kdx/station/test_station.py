@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,20 +35,26 @@ def only_lists(monkeypatch) -> None:
     monkeypatch.setattr(station, "_AGAIN_SECONDS", 0.0)
 
 
+def script(name: str, work: str) -> Any:
+    """Run a script beside this file, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.kdx.station.{name}", work],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 def test_a_kill_at_any_step_loses_and_doubles_nothing():
     memory = Path("/dev/shm")  # where waiting for the disk takes no time
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as work:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.kdx.station.killed", work],
-            cwd=ROOT,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for steps, faults in json.loads(done.stdout).values():
+        report = script("killed", work)
+    for steps, faults in report.values():
         assert faults == []
         assert steps > 50
 
@@ -182,6 +189,17 @@ def test_a_full_disk_is_said_once_and_waited_out(tmp_path, monkeypatch, step):
     assert [line["image"] for line in lines_of(options.out)] == ["a.png", "b.png"]
     assert len(outbox(options.out)) == 2
     assert len(sorted_files(options.out)) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces of mounts")
+def test_a_disk_that_fills_up_loses_and_doubles_nothing(tmp_path):
+    report = script("full_disk", str(tmp_path / "work"))
+    if "unable" in report:
+        pytest.skip(f"no disk can be mounted here: {report['unable']}")
+    assert report["said"] == ["the disk of 'OUT' is full", "there is room on the disk again"]
+    assert report["images"] == [f"{index:02d}.png" for index in range(40)]
+    assert report["messages"]
+    assert report["files"] == 80
 
 
 @pytest.mark.parametrize("kind", [PermissionError, OSError])
