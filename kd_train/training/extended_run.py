@@ -6,8 +6,6 @@ run. Epochs keep counting, so that no epoch draws the images' order or damage of
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 from msgspec import UNSET
 
@@ -60,15 +58,6 @@ def describe_cycles(config: RunConfig) -> list[str]:
         return []
     numbers = " + ".join(str(cycle.epochs) for cycle in config.cycles)
     return [f"extended: {numbers} epochs, each cycle with a learning rate of its own; not the result of one long run"]
-
-
-def needs_new_stage(run: Run, stage: Path) -> bool:
-    """Whether a run was extended after its INT8 stage was made, which is then of no use."""
-    if run.config.cycles is UNSET or not (stage / RUN_INDEX).exists():
-        return False
-    quantized = Run(stage).config.quantized
-    checkpoint = run.checkpoint(run.config.recipe.checkpoint)
-    return quantized is not UNSET and quantized.checkpoint_sha256 != checkpoint.sha256
 
 
 def _is_trained(run: Run) -> bool:

@@ -19,7 +19,7 @@ from kd_train.models.pair import Pair
 from kd_train.recipes import Recipe
 from kd_train.training.distillation import Source, begin_distillation, distil
 from kd_train.training.distilled_teacher import TEACHER_FOLDER
-from kd_train.training.extended_run import as_extended, extend, needs_new_stage
+from kd_train.training.extended_run import as_extended, extend
 from kd_train.training.free_folder import require_free
 from kd_train.training.from_options import (
     build_pair,
@@ -33,6 +33,7 @@ from kd_train.training.from_options import (
     teacher_config,
 )
 from kd_train.training.initial_students import learnt_before, open_students
+from kd_train.training.int8_stage import missing_stage, needs_new_stage, require_no_stage
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions
 from kd_train.training.profile import Profiler
@@ -46,11 +47,11 @@ from kd_train.training.trained_pair import fuse, teacher_tensors
 from kd_train.training.training_images import TrainingImages, known_to_teacher, read_training_images
 from kd_train.training.union_images import Member, read_union
 from kdx.bundle.teacher_comparison import worse_teacher
-from kdx.errors import CheckpointError, OptionError, WeightsError
+from kdx.errors import OptionError, WeightsError
 from kdx.imaging.image_identity import Identity
 from kdx.progress import SILENT, Progress
-from kdx.remarks import Remark, remark
-from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX
+from kdx.remarks import Remark
+from kdx.storage.json_records import RUN_INDEX
 
 
 def train(
@@ -90,9 +91,9 @@ def train(
         run_lock.take(out)
         result = _train(str(data), read, out, options, progress, run_lock, profiler, teacher_only=teacher_only)
         if teacher_only or options.precision == "fp32":
-            result = replace(result, remarks=[*result.remarks, *_missing_stage(result.run)])
+            result = replace(result, remarks=[*result.remarks, *missing_stage(result.run)])
         else:
-            again = needs_new_stage(result.run, result.run.path / INT8_FOLDER)
+            again = needs_new_stage(result.run)
             resume = options.resume and not again
             of_stage = replace(options, epochs=None, learning_rate=None, resume=resume, force=again)
             result = replace(result, int8=quantize(result.run, of_stage, data, run_lock, progress, profiler))
@@ -101,14 +102,6 @@ def train(
         profile = profiler.profile(str(check_device(options.device)), torch.get_num_threads(), options.workers)
         profile.write(result.run.path)
         return replace(result, profile=profile)
-
-
-def _missing_stage(run: Run) -> list[Remark]:
-    """Return a remark if a run was begun for INT8, and has no INT8 stage."""
-    if run.config.precision is UNSET or (run.path / INT8_FOLDER / RUN_INDEX).exists():
-        return []
-    text = "INT8 stage was asked for when the run began, and was not trained; train it with kdx quantize"
-    return remark("missing_int8_stage", text, [run.path])
 
 
 def distil_union(
@@ -161,7 +154,7 @@ def _train(
     recipe = recipe_of(options, existing)
     if teacher_only:
         _require_teacher_to_make(existing, recipe)
-    _require_no_stage(out, options)
+    require_no_stage(out, options)
     begun = as_extended(Run(out), options) if options.resume and (out / RUN_INDEX).exists() else None
     if begun is not None:
         # First: with other options, the images or the weights may be missing.
@@ -247,37 +240,6 @@ def _train(
         progress=progress,
         profiler=profiler,
     )
-
-
-def _require_no_stage(out: Path, options: TrainOptions) -> None:
-    """Check that a run is not an INT8 stage, and that no stage of it waits to be continued.
-
-    Raises:
-        CheckpointError: It is, or one does, or the run that is resumed cannot be read.
-    """
-    if not (out / RUN_INDEX).exists():
-        return
-    try:
-        run = Run(out)
-    except CheckpointError:
-        if options.force:  # a damaged run is replaced too
-            return
-        raise
-    if run.config.quantized is not UNSET:
-        raise CheckpointError(
-            f"the networks of '{run.path}' are INT8: they are the second stage of another run",
-            fix=run.how_to_continue,
-        )
-    if not options.resume or options.precision == "int8" or not (run.path / INT8_FOLDER / RUN_INDEX).exists():
-        return
-    stage = Run(run.path / INT8_FOLDER)
-    if stage.remarks() or not (stage.path / "last.json").exists():
-        raise CheckpointError(
-            f"'{run.path}' cannot be resumed in FP32: its training in INT8 was interrupted",
-            expected="`precision='int8'`",
-            received=f"`precision='{options.precision}'`",
-            fix=f"pass `precision='int8'`, or {stage.how_to_continue}",
-        )
 
 
 def _require_teacher_to_make(kept: KeptTeacher | None, recipe: Recipe) -> None:

@@ -11,7 +11,8 @@ import pytest
 from msgspec import UNSET
 
 from kd_export.graph.int8 import Int8Plan
-from kd_train.training.extended_run import as_extended, needs_new_stage
+from kd_train.training.extended_run import as_extended
+from kd_train.training.int8_stage import needs_new_stage
 from kd_train.training.run_config import Quantized, RunConfig
 from kd_train.training.run_folder import Run
 from kd_train.training.train import train
@@ -155,7 +156,7 @@ def test_border_weights_are_measured_again(run):
 
 def test_an_int8_stage_of_the_weights_before_is_made_again(run):
     checkpoint, stage = Run(run).checkpoint("last").sha256, run / INT8_FOLDER
-    assert not needs_new_stage(Run(run), stage)
+    assert not needs_new_stage(Run(run))
     config = as_extended(Run(run), LONGER)
     shutil.copytree(run, stage)
     write(run, cycles=config.cycles)
@@ -164,4 +165,4 @@ def test_an_int8_stage_of_the_weights_before_is_made_again(run):
             checkpoint_sha256=of, teacher_sha256="", epoch=2, headroom=1, images=1, defects=0, plan=Int8Plan({})
         )
         write(stage, quantized=plan)
-        assert needs_new_stage(Run(run), stage) is expected
+        assert needs_new_stage(Run(run)) is expected

@@ -1,0 +1,62 @@
+"""The INT8 stage of a run, as the training of the run sees it: missing, interrupted, outdated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import UNSET
+
+from kd_train.training.options import TrainOptions
+from kd_train.training.run_folder import Run
+from kdx.errors import CheckpointError
+from kdx.remarks import Remark, remark
+from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX
+
+
+def missing_stage(run: Run) -> list[Remark]:
+    """Return a remark if a run was begun for INT8, and has no INT8 stage."""
+    if run.config.precision is UNSET or (run.path / INT8_FOLDER / RUN_INDEX).exists():
+        return []
+    text = "INT8 stage was asked for when the run began, and was not trained; train it with kdx quantize"
+    return remark("missing_int8_stage", text, [run.path])
+
+
+def needs_new_stage(run: Run) -> bool:
+    """Whether a run was extended after its INT8 stage was made, which is then of no use."""
+    stage = run.path / INT8_FOLDER
+    if run.config.cycles is UNSET or not (stage / RUN_INDEX).exists():
+        return False
+    quantized = Run(stage).config.quantized
+    checkpoint = run.checkpoint(run.config.recipe.checkpoint)
+    return quantized is not UNSET and quantized.checkpoint_sha256 != checkpoint.sha256
+
+
+def require_no_stage(out: Path, options: TrainOptions) -> None:
+    """Check that a run is not an INT8 stage, and that no stage of it waits to be continued.
+
+    Raises:
+        CheckpointError: It is, or one does, or the run that is resumed cannot be read.
+    """
+    if not (out / RUN_INDEX).exists():
+        return
+    try:
+        run = Run(out)
+    except CheckpointError:
+        if options.force:  # a damaged run is replaced too
+            return
+        raise
+    if run.config.quantized is not UNSET:
+        raise CheckpointError(
+            f"the networks of '{run.path}' are INT8: they are the second stage of another run",
+            fix=run.how_to_continue,
+        )
+    if not options.resume or options.precision == "int8" or not (run.path / INT8_FOLDER / RUN_INDEX).exists():
+        return
+    stage = Run(run.path / INT8_FOLDER)
+    if stage.remarks() or not (stage.path / "last.json").exists():
+        raise CheckpointError(
+            f"'{run.path}' cannot be resumed in FP32: its training in INT8 was interrupted",
+            expected="`precision='int8'`",
+            received=f"`precision='{options.precision}'`",
+            fix=f"pass `precision='int8'`, or {stage.how_to_continue}",
+        )
