@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kdx.cli.error_output import DiskFullError, LinesCommand, again
-from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks, shown, typed
+from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks, shown, warn
 from kdx.cli.shared_options import (
     COCO_OPTION,
     CSV_OPTION,
@@ -25,7 +25,6 @@ from kdx.cli.verdict_table import show_verdicts
 from kdx.folders.image_search import LeftOut
 from kdx.remarks import remark
 from kdx.storage.files import is_disk_full
-from kdx.text import number_of
 
 if TYPE_CHECKING:
     from kdx.workflows.predict import RegionOptions
@@ -76,7 +75,7 @@ def predict(
     detector computed; the JSON file beside it says which part of the image it covers.
     """
     from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
-    from kdx.workflows.predict import expand, judge_files, require_apart
+    from kdx.workflows.predict import expand, judge_files, left_behind, require_apart, without_scale
     from kdx.workflows.result_files import result_options
 
     bad: dict[str, str] = {}
@@ -112,13 +111,8 @@ def predict(
             on_uncalibrated=_warn_uncalibrated,
         )
     except BaseException as error:
-        if overlay is not None and records:
-            done = number_of(len(records), "heat [map was|maps were] written to")
-            err.print(f"[yellow]{done} {shown(overlay)}/ before that:[/] --force writes again")
-        if folder is not None and records:
-            judged = len({record["image"] for record in records})
-            only = number_of(judged, "[image|images] only")
-            err.print(f"[yellow]{shown(folder)}/ has the results of {only}:[/] --force writes all again")
+        for said in left_behind(overlay, folder, records):
+            warn(said)
         if isinstance(error, OSError) and is_disk_full(error) and (overlay is not None or folder is not None):
             raise DiskFullError(error, f"free space, and write all again: {again(context, '--force')}") from error
         raise
@@ -134,27 +128,15 @@ def predict(
             report_remarks(remarks)
     if overlay is not None and not json:
         out.print(f"heat maps in {shown(overlay)}/")
-        own = sum(record["overlay_scale"] == "own maximum" for record in records)
-        without = number_of(own, "heat [map has|maps have] no threshold")
-        if own:
-            err.print(
-                f"[yellow]{without}:[/] each is coloured up to its own maximum, so the hottest "
-                "place of a good part is as bright as a defect's. Compare scores, or calibrate first"
-            )
+        warn(without_scale(records))
     if folder is not None and not json:
         out.print(f"results in {shown(folder)}/")
 
 
 def _warn_uncalibrated(bundle: Path) -> None:
-    from kdx.loading.load import is_run
-    from kdx.storage.json_records import run_to_export
+    from kdx.workflows.predict import how_to_calibrate
 
-    fix = f"Calibrate with kdx calibrate {typed(bundle)} DATA"
-    if is_run(bundle):
-        fix = (
-            f"Export it first: kdx export {typed(run_to_export(bundle))} -o NAME.kdx, then kdx calibrate NAME.kdx DATA"
-        )
-    err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. {fix}")
+    err.print(f"[yellow]not calibrated:[/] no verdicts, only scores. {shown(how_to_calibrate(bundle))}")
 
 
 def _region_options(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ from kdx.imaging.bands import require_whole_maps
 from kdx.imaging.grey_conversion import is_converted_to_grey
 from kdx.imaging.images import InputSpec, read_image
 from kdx.loading.group import DetectorGroup, load_many
-from kdx.loading.load import load, require_outside_bundles
+from kdx.loading.load import is_run, load, require_outside_bundles
 from kdx.progress import SILENT, Progress, track
 from kdx.runtime.banded import is_read_in_bands
+from kdx.storage.json_records import run_to_export
+from kdx.text import number_of
 from kdx.workflows.heat_maps import HeatMaps
 from kdx.workflows.packages import require_reader
 from kdx.workflows.result_files import ResultFiles, ResultOptions, require_thresholds
@@ -223,6 +226,40 @@ def require_apart(output: Path | None, images: list[Path], *, option: str = "ove
                 received=f"`{option}={output}`",
                 fix="choose a folder beside it",
             )
+
+
+def left_behind(overlay: Path | None, folder: Path | None, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a call that was stopped has written, a line for each folder."""
+    if not records:
+        return []
+    lines = []
+    if overlay is not None:
+        maps = number_of(len(records), "heat [map was|maps were] written")
+        lines.append(f"{maps} to {overlay}/ before that: `force=True` writes again")
+    if folder is not None:
+        images = number_of(len({record["image"] for record in records}), "[image|images] only")
+        lines.append(f"{folder}/ has the results of {images}: `force=True` writes all again")
+    return lines
+
+
+def without_scale(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return what to know of heat maps without a threshold; empty if there are none."""
+    count = sum(record["overlay_scale"] == "own maximum" for record in records)
+    if not count:
+        return ""
+    return (
+        number_of(count, "heat [map has|maps have] no threshold")
+        + ": each is coloured up to its own maximum, so the hottest place of a good part is as bright as a "
+        "defect's. Compare scores, or calibrate first"
+    )
+
+
+def how_to_calibrate(bundle: Path) -> str:
+    """Return how a bundle, or a run, gets a threshold."""
+    if is_run(bundle):
+        run = shlex.quote(str(run_to_export(bundle)))
+        return f"Export it first: kdx export {run} -o NAME.kdx, then kdx calibrate NAME.kdx DATA"
+    return f"Calibrate with kdx calibrate {shlex.quote(str(bundle))} DATA"
 
 
 def expand(images: list[Path], left_out: LeftOut) -> list[Path]:
