@@ -3,97 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
 
 from kdx.archive.local import LocalEngine
 from kdx.archive.plan import ShardPlan
 from kdx.archive.ray_engine import RayEngine
 from kdx.archive.results_folder import SHARD_SIZE, Asked, ScoreFolder, require_same
-from kdx.archive.score_records import Index, ScoreWork, Settings, ShardResult, Summary, ThisRun, decisions_of
-from kdx.archive.shard_table import read_bad, read_result, read_scores, shard_file, style_of_table, write_table
+from kdx.archive.score_records import Index, ScoreWork, Settings, ShardResult, Summary, ThisRun
+from kdx.archive.score_request import ScoreRequest
+from kdx.archive.shard_table import read_bad, read_result, shard_file, style_of_table, write_table
+from kdx.archive.summary import of_all_images, summarise
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
 from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
-from kdx.decision.good_scores import GoodScores
-from kdx.decision.map_files import MapFiles, MapFormat
-from kdx.decision.regions import require_sizes
-from kdx.errors import DataError, GateError, InputError, OptionError
-from kdx.folders.image_search import LeftOut
+from kdx.decision.map_files import MapFiles
+from kdx.errors import DataError, GateError, InputError
 from kdx.imaging.bands import require_whole_maps
-from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
-from kdx.imaging.value_range import union
-from kdx.loading.load import require_outside_bundles
 from kdx.progress import Progress
-from kdx.remarks import FIRST, Remark
-from kdx.runtime.backend_table import find_backend
 from kdx.runtime.machine import usable_cores
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import encode_record
-from kdx.storage.spreadsheet import CsvStyle
-from kdx.text import agreeing, number_of
+from kdx.text import number_of
 from kdx.verification.backend_choice import BackendChooser
-
-_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
-_EXAMPLES = 20
-
-
-@dataclass(frozen=True)
-class ScoreRequest:
-    """What the user asked for.
-
-    Attributes:
-        bundle: The bundle.
-        archive: The folder of images.
-        out: The output folder.
-        engine: ``local`` or ``ray``.
-        workers: Largest number of processes; None for as many as the cores take.
-        threads_per_worker: Threads of each process.
-        batch: Images that go through the graph at once.
-        shard_size: Images in a shard; None keeps that of the folder, or takes 1000.
-        backend: A backend's name; ``auto`` keeps that of the folder, or takes what ``kdx.load``
-            would take.
-        precision: The precision of the graph; None keeps that of the folder, or takes what
-            ``kdx.load`` would take.
-        address: Address of a running Ray cluster.
-        max_retries: How often a shard whose process died is tried again.
-        max_bad_share: Share of the images that may be skipped.
-        retry_bad: Score shards with skipped images once more.
-        force: Discard what earlier calls wrote.
-        csv: The style of the table of all scores; None for no table.
-        maps: The format of maps; None keeps that of the folder, or writes none.
-        masks: Whether masks are written; False keeps the choice of the folder.
-        coco: Whether the regions of each shard's images are written in COCO's format; False keeps
-            the choice of the folder.
-        min_area: The smallest area of a region, in pixels of the image; None keeps that of the
-            folder, or takes 0.
-    """
-
-    bundle: Path
-    archive: Path
-    out: Path
-    engine: Literal["local", "ray"] = "local"
-    workers: int | None = None
-    threads_per_worker: int = 1
-    batch: int = 1
-    shard_size: int | None = None
-    backend: str = "auto"
-    precision: str | None = None
-    address: str | None = None
-    max_retries: int = 2
-    max_bad_share: float = 0.1
-    retry_bad: bool = False
-    force: bool = False
-    csv: CsvStyle | None = None
-    maps: MapFormat | None = None
-    masks: bool = False
-    coco: bool = False
-    min_area: float | None = None
 
 
 def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str], None]) -> Summary:
@@ -110,7 +43,7 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
         GateError: More images than allowed could not be used. Finished shards are kept.
         ImportError: The bundle reads frames in bands, and ``tifffile`` is not installed.
     """
-    _check(request)
+    request.check()
     opened = read_index(request.bundle)
     bundle = bundle_of(request.bundle, opened)
     asked = {"maps": request.maps is not None, "masks": request.masks, "coco": request.coco}
@@ -134,28 +67,12 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
         say(f"{images} in {shards}; finished: {len(done)}")
         earlier = [read_result(shard_file(folder.path, number)) for number in done]
         this_run = _run(request, work, plan, pending, sum(result.bad for result in earlier), progress, say)
-        summary = _summarise(folder, index, plan, bundle, this_run)
+        summary = summarise(folder, index, plan, bundle, this_run)
         write_atomic(folder.summary, encode_record(summary))
         style = request.csv or style_of_table(folder.path)  # a table of an earlier call would be outdated
         if style is not None:
-            write_table(folder.path, plan.shards, style, _of_all(bundle, summary))
+            write_table(folder.path, plan.shards, style, of_all_images(bundle, summary))
     return summary
-
-
-def _check(request: ScoreRequest) -> None:
-    if not 0 <= request.max_bad_share <= 1:
-        raise OptionError(
-            "`max_bad_share` is out of range", expected="0 to 1, e.g. 0.01", received=f"{request.max_bad_share:g}"
-        )
-    if (request.maps or request.masks) and request.out.resolve().is_relative_to(request.archive.resolve()):
-        raise OptionError(
-            f"maps and masks would lie in the archive '{request.archive}', and be scored as images",
-            fix="choose an `out` outside of it",
-        )
-    require_sizes(request.min_area or 0.0)
-    require_outside_bundles(request.out, "out")
-    if request.address is not None and request.engine != "ray":
-        raise OptionError("an address is only for the engine 'ray'", fix="pass `engine='ray'`, or leave `address` out")
 
 
 def _begin(
@@ -305,59 +222,3 @@ def _require_few(bad: int, frames: int, request: ScoreRequest, work: ScoreWork) 
         received=f"{bad / frames:.3g} so far" + (f"; for example, {example['error']}" if example else ""),
         fix="fix the images and call again with `retry_bad=True`, or raise `max_bad_share`: finished shards are kept",
     )
-
-
-def _summarise(folder: ScoreFolder, index: Index, plan: ShardPlan, bundle: Bundle, this_run: ThisRun) -> Summary:
-    """Return the summary of all shards of the folder."""
-    paths = [shard_file(folder.path, number) for number in range(plan.shards)]
-    results = [read_result(path) for path in paths]
-    scores = np.concatenate([read_scores(path) for path in paths])
-    scores = scores[np.isfinite(scores)]
-    quantiles = np.quantile(scores, _QUANTILES).tolist() if len(scores) else []
-    examples: list[dict[str, str]] = []
-    for result, path in zip(results, paths, strict=True):
-        if result.bad and len(examples) < _EXAMPLES:
-            examples += read_bad(path, _EXAMPLES - len(examples))
-    threshold = bundle.manifest.threshold_of(index.settings.precision, find_backend(index.settings.backend).runtime)
-    left_out = LeftOut()
-    held_out = GoodScores.of(threshold) if threshold else None
-    added_since = folder.count_added(index, left_out)
-    return Summary(
-        settings=index.settings,
-        threshold=threshold.score if threshold else None,
-        threshold_by_hand=threshold.reason if threshold else None,
-        held_out_images=held_out.images if held_out else 0,
-        shards=plan.shards,
-        frames=sum(result.frames for result in results),
-        decisions=decisions_of(results),
-        bad=sum(result.bad for result in results),
-        quantiles={f"{share:g}": value for share, value in zip(_QUANTILES, quantiles, strict=False)},
-        bad_examples=examples,
-        added_since=added_since,
-        linked_folders=index.listed[-1].linked_folders,
-        remarks=[*left_out.remarks, *_seen_in_grey(results)],
-        this_run=this_run,
-        narrow=sum(result.narrow for result in results),
-        narrow_levels=union(result.narrow_levels for result in results if result.narrow_levels is not None),
-        narrow_example=next((result.narrow_example for result in results if result.narrow), ""),
-    )
-
-
-def _of_all(bundle: Bundle, summary: Summary) -> dict[str, object]:
-    """Return the columns of the table that have one value for all images that were scored."""
-    settings = summary.settings
-    threshold = bundle.manifest.threshold_of(settings.precision, find_backend(settings.backend).runtime)
-    return {
-        "held_out_images": summary.held_out_images,
-        "backend": settings.backend,
-        "precision": settings.precision,
-        "threshold_by_hand": summary.threshold_by_hand,
-        "review_threshold": threshold.review.score if threshold and threshold.review else None,
-    }
-
-
-def _seen_in_grey(results: Sequence[ShardResult]) -> list[Remark]:
-    """Return a remark on the colour images of all shards that a mono detector saw in grey."""
-    count = sum(result.colour_count for result in results)
-    first = tuple(path for result in results for path in result.colour)[:FIRST]
-    return [Remark(kind=COLOUR, text=agreeing(count, COLOUR_TEXT), count=count, first=first)] if count else []

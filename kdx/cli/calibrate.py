@@ -14,7 +14,7 @@ from kdx.text import number
 
 if TYPE_CHECKING:
     from kdx.calibration.threshold import Calibration
-    from kdx.workflows.calibrate import Calibrations
+    from kdx.workflows.calibrations import Calibrations
 
 
 def calibrate(

@@ -79,7 +79,8 @@ def score(
         if engine == "ray":
             import ray.data  # noqa: F401
 
-    from kdx.archive.score_run import ScoreRequest, score_archive
+    from kdx.archive.score_request import ScoreRequest
+    from kdx.archive.score_run import score_archive
     from kdx.decision.map_files import map_format
     from kdx.storage.spreadsheet import csv_style
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.bundle.stored_threshold import Threshold
 from kdx.bundle.variants import OWN_THRESHOLD
-from kdx.calibration.by_hand import GivenThreshold, consequences
+from kdx.calibration.by_hand import GivenThreshold
 from kdx.calibration.level_fit import FittedLevel, fit_level
 from kdx.calibration.rates import require_rates
 from kdx.calibration.threshold import Calibration
@@ -28,74 +28,18 @@ from kdx.folders.chosen_by_score import chosen_remarks
 from kdx.folders.data_folder import FolderOptions, require_good
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import SILENT, Progress
-from kdx.remarks import Remark
 from kdx.runtime.backend_table import BackendInfo, require_backends
 from kdx.runtime.tiled import graph_backend
 from kdx.storage.files import require_writable
 from kdx.verification.comparison import compare_batch, describe_difference
 from kdx.verification.judge import Decided, Evidence, judge
 from kdx.verification.tolerances import LIMITS, tolerances_of
+from kdx.workflows.calibrations import Calibrations
 from kdx.workflows.packages import require_reader
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
     from kdx.runtime.detector import Detector
-
-
-@dataclass
-class Calibrations:
-    """The calibrations of a bundle.
-
-    Attributes:
-        exact: FP32's.
-        own: Those of BF16 and INT8 that hold, by precision and runtime.
-        refused: Why others do not hold, by precision and runtime.
-        kept: Thresholds of runtimes that are not here, measured elsewhere on the same images at the
-            same rates.
-        missing: Runtimes that are not here and have no such threshold, by precision.
-        remarks: What was left out of the images, or makes the thresholds doubtful.
-        signature_removed: Whether the bundle had a signature, which was for its former threshold.
-    """
-
-    exact: Calibration
-    own: dict[str, dict[str, Calibration]] = field(default_factory=dict)
-    refused: dict[str, dict[str, str]] = field(default_factory=dict)
-    kept: dict[str, dict[str, Threshold]] = field(default_factory=dict)
-    missing: dict[str, list[str]] = field(default_factory=dict)
-    remarks: list[Remark] = field(default_factory=list)
-    signature_removed: bool = False
-
-    def thresholds(self) -> dict[str, dict[str, Threshold]]:
-        """Return the thresholds of BF16 and INT8, by precision and runtime."""
-        found: dict[str, dict[str, Threshold]] = {precision: dict(kept) for precision, kept in self.kept.items()}
-        for precision, by_runtime in self.own.items():
-            found.setdefault(precision, {}).update({name: each.threshold for name, each in by_runtime.items()})
-        return found
-
-    def as_record(self) -> dict[str, object]:
-        """Return what ``kdx calibrate --json`` prints."""
-        result = self.exact
-        return {
-            "threshold": result.threshold,
-            "by_hand": consequences(result.threshold),
-            "runtime_thresholds": self.thresholds(),
-            "refused": self.refused,
-            "not_measured_here": self.missing,
-            "passed_over_trained_on": result.trained_on,
-            "bad_images": result.bad_images,
-            "remarks": self.remarks,
-            "frame_faults": result.frame_faults,
-            "frame_limits": result.frame_limits,
-            "frame_outliers": result.frame_outliers,
-            "signature_removed": self.signature_removed,
-        }
-
-    def refusals(self) -> dict[str, str]:
-        """Return why a precision has no threshold in some runtime, by precision, in words."""
-        return {
-            precision: "; ".join(f"{runtime}: {reason}" for runtime, reason in by_runtime.items())
-            for precision, by_runtime in self.refused.items()
-        }
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from kdx.imaging.images import read_header
 from kdx.storage.files import refuse_existing, write_atomic
 from kdx.storage.json_output import encode_json
 from kdx.storage.spreadsheet import SKIPPED, TABLE, CsvStyle, csv_lines, csv_style, path_text
+from kdx.workflows.result_names import relative_names, require_distinct
 
 if TYPE_CHECKING:
     from kdx.decision.map_files import MapFormat
@@ -139,7 +140,7 @@ class ResultFiles:
         self._has_bundles = len(bundles) > 1
         self._root, self._names = relative_names(paths)
         if options.maps is not None or options.needs_threshold:
-            _require_distinct(self._names, yolo=options.yolo)
+            require_distinct(self._names, yolo=options.yolo)
         folders = {name: options.folder / name if self._has_bundles else options.folder for name in bundles}
         self._of = {
             name: _OfBundle(folder, MapFiles(folder, options.maps, options.masks)) for name, folder in folders.items()
@@ -294,35 +295,3 @@ def place_of(path: Path, detector: Detector) -> MapPlace:
     spec = detector.input
     width, height = (spec.width, spec.height) if spec.fixed_size else read_header(path)[:2]
     return MapPlace(width, height, detector.view)
-
-
-def relative_names(paths: Sequence[Path]) -> tuple[Path, dict[Path, str]]:
-    """Return the innermost folder around all images, and each one's path in it, with slashes."""
-    absolute = {path: Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100 - links are kept
-    if len({path.drive for path in absolute.values()}) > 1:  # Windows
-        return Path(), {path: _without_drive(each) for path, each in absolute.items()}
-    root = Path(os.path.commonpath([each.parent for each in absolute.values()])) if absolute else Path()
-    return root, {path: each.relative_to(root).as_posix() for path, each in absolute.items()}
-
-
-def _without_drive(path: Path) -> str:
-    return f"{path.drive.strip(':').strip(chr(92))}/{path.relative_to(path.anchor).as_posix()}"
-
-
-def _require_distinct(names: Mapping[Path, str], *, yolo: bool) -> None:
-    """Raise ``OptionError`` if two images have one name, or one without the suffix for YOLO."""
-    by_file: dict[str, Path] = {}
-    for path, name in names.items():
-        other = by_file.setdefault(str(Path(name).with_suffix("")) if yolo else name, path)
-        if other != path and names[other] == name:
-            raise OptionError(
-                f"'{other}' and '{path}' would have the same files",
-                expected="every image once, in one spelling",
-                fix="leave one of them out",
-            )
-        if other != path:
-            raise OptionError(
-                f"'{other}' and '{path}' would have one file of labels, for YOLO names it after the image",
-                expected="images of different names, whatever their suffixes are",
-                fix="rename one of them, or write COCO's format (`coco=True`)",
-            )

@@ -23,7 +23,8 @@ from kdx.decision.regions import NEIGHBOURS
 from kdx.errors import OptionError, OutputError
 from kdx.imaging.field_of_view import FieldOfView
 from kdx.workflows import result_files
-from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, relative_names, result_options
+from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, result_options
+from kdx.workflows.result_names import relative_names
 from tests.images import DEFECTS, published_bundle
 from tests.schema1 import FIXTURES, old_bundle
 
