@@ -222,8 +222,9 @@ class ResultFiles:
             with self._space.open("wb") as file:
                 for path in self._paths:  # the image, its map, its mask, and a reason
                     file.write(bytes(bundles * (_ROW + 4 * len(os.fsencode(path)))))
-        except OSError:
+        except OSError as error:
             self._space.unlink(missing_ok=True)
+            error.filename = error.filename or str(self._options.folder / TABLE)
             raise
 
     def _finish(self) -> None:

@@ -75,7 +75,7 @@ WRITTEN = {
     "build-engine": "tile.kdx/engines/tensorrt-8.6-fp32",
     "build-engine, the record": "tile.kdx/engines/tensorrt-8.6-fp32",
     "predict": "maps/012.png",
-    "predict --maps": "out/maps/012.png.tiff",
+    "predict --maps": "out/verdicts.csv",
     "evaluate": "e.json",
     "verify": "v.json",
     "bench": "b.json",
