@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from kd_export.graph import PairSpec
+from kd_export.graph.int8 import Step
 from kdx.bundle.graph_contract import TAIL, distance_prefix
 from kdx.bundle.variants import FP16_MAX, TapRange
 from kdx.errors import GateError
@@ -41,6 +43,55 @@ def measure_ranges(model: ModelProto, tensors: Collection[str], images: NDArray[
         # NaN must win, so that nothing that is not finite looks small.
         found = np.maximum(found, np.array(session.run(None, {graph.input[0].name: image[None]}), np.float64))
     return dict(zip(names, found.tolist(), strict=True))
+
+
+def least_error_steps(
+    model: ModelProto, candidates: Mapping[str, Sequence[Step]], images: NDArray[np.uint8]
+) -> dict[str, Step]:
+    """Return, of some steps for each tensor, the one with the least relative error on images.
+
+    The error is that of rounding and clipping: at each position, the squared error of all channels
+    over the sum of their squares, and of that the mean over positions. What is compared in the end
+    are directions of features at positions. A few very large values would decide a plain sum.
+
+    Args:
+        model: The FP32 graph.
+        candidates: The steps of each tensor ``(1, C, h, w)``, by its name; they differ in their
+            scale alone. Of equally good ones the first is taken.
+        images: uint8 ``(K, H, W, C)``; they run one at a time.
+    """
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    graph = probe.graph
+    del graph.output[:]
+
+    def add(kind: str, *inputs: str, **attributes: Any) -> str:
+        output = f"probe.{len(graph.node)}"
+        graph.node.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(value: Any) -> str:
+        name = f"probe.constant.{len(graph.initializer)}"
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    channels, places = constant(np.array([1], np.int64)), constant(np.array([1, 2], np.int64))
+    little, names = constant(np.float32(1e-12)), sorted(candidates)
+    for name in names:
+        first, steps = candidates[name][0], [step.scale for step in candidates[name]]
+        scales = constant(np.array(steps, np.float32).reshape(-1, 1, 1, 1))
+        limits = (constant(np.float32(limit - first.zero)) for limit in first.limits)
+        integers = add("Clip", add("Round", add("Div", name, scales)), *limits)
+        error = add("Sub", add("Mul", integers, scales), name)
+        # A position of zeros has no error.
+        squares = add("Add", add("ReduceSumSquare", name, channels, keepdims=0), little)
+        relative = add("Div", add("ReduceSumSquare", error, channels, keepdims=0), squares)
+        mean = add("ReduceMean", relative, places, keepdims=0)
+        graph.output.append(helper.make_tensor_value_info(mean, TensorProto.FLOAT, [len(steps)]))
+    session = open_session(probe.SerializeToString(), "the graph that compares steps")
+    given = graph.input[0].name
+    errors = [sum(each) for each in zip(*(session.run(None, {given: image[None]}) for image in images), strict=True)]
+    return {name: candidates[name][int(np.argmin(error))] for name, error in zip(names, errors, strict=True)}
 
 
 def tap_ranges(model: ModelProto, spec: PairSpec, ranges: dict[str, float]) -> list[TapRange]:

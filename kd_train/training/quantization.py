@@ -5,9 +5,9 @@ while the student learns is no difference, and the student learns with its own r
 scores of INT8 networks that learnt this way may differ from FP32's, and decide as well.
 
 The stage is a run folder in the run folder. The scales of the activations are fixed before it
-begins: they come from the largest activations of the trained FP32 networks on good images that were
-trained on, and on the same images with synthetic defects, times a headroom. The steps of the
-weights follow the weights.
+begins: they come from the activations of the trained FP32 networks on good images that were trained
+on, and on the same images with synthetic defects, see :mod:`kd_export.precision.int8_plan`. The
+steps of the weights follow the weights.
 """
 
 from __future__ import annotations
@@ -272,4 +272,4 @@ def _planned(detector: FusedDetector, images: NDArray[np.uint8], headroom: float
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export_onnx(detector, path, max_batch=1, metadata={})
-        return plan_int8(onnx.load(path), images, headroom=headroom)
+        return plan_int8(onnx.load(path), images, headroom=headroom, least_error=True)

@@ -99,7 +99,7 @@ def _int8_students(students: Int8Students) -> str:
     epochs = number_of(students.epoch, "[epoch|epochs]")
     times = "" if students.headroom == 1 else f"{students.headroom:g} times "
     return (
-        f"trained as INT8 networks for {epochs}, values clipped at {times}the largest of training "
+        f"trained as INT8 networks for {epochs}, values clipped at {times}their limit on training "
         f"images; compared with the fake-quantised PyTorch module; checkpoint {students.checkpoint_sha256[:12]}, "
         f"teacher {students.teacher_sha256[:12]}"
     )

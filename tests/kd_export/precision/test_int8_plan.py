@@ -90,6 +90,31 @@ def test_the_largest_value_of_all_images_sets_the_scale_with_its_headroom() -> N
         assert step(plan, "pair.1/Conv")[2] == pytest.approx(headroom * 180 / 127)
 
 
+def test_a_few_large_values_do_not_set_the_step_of_the_least_error() -> None:
+    images = np.random.default_rng(0).integers(95, 106, (2, 16, 16, 3)).astype(np.uint8)
+    images[0, 8, 8] = 250  # 150 after the mean, where all others are at most 5
+    graph = graph_of(7)
+    largest, least = (plan_int8(graph, images, least_error=least) for least in (False, True))
+    values = images.transpose(0, 3, 1, 2).astype(np.float32) - np.float32(100)
+
+    def error(scale: float) -> float:
+        rounded = np.clip(np.round(values / np.float32(scale)), -128, 127) * np.float32(scale)
+        return float((np.square(rounded - values).sum(1) / (np.square(values).sum(1) + 1e-12)).mean())
+
+    tried = [np.float32(150 * 2.0 ** (-half / 2) / 127) for half in range(13)]
+    assert step(largest, "pair.1/Conv") == ("uint8", 128, tried[0])
+    assert step(least, "pair.1/Conv") == ("uint8", 128, min(tried, key=error))
+    assert step(least, "pair.1/Conv")[2] * 127 < 30
+    twice = plan_int8(graph, images, headroom=2.0, least_error=True)
+    assert step(twice, "pair.1/Conv")[2] == pytest.approx(2 * step(least, "pair.1/Conv")[2])
+
+
+def test_even_values_keep_the_step_of_the_largest() -> None:
+    images = np.random.default_rng(0).choice(np.array([0, 200], np.uint8), (2, 16, 16, 3))
+    plans = [plan_int8(graph_of(7), images, least_error=least) for least in (False, True)]
+    assert step(plans[0], "pair.1/Conv") == step(plans[1], "pair.1/Conv")
+
+
 def test_a_pool_keeps_the_step_of_its_input() -> None:
     plan = plan_int8(graph_of(minimum=0.0, pool="pool"), IMAGES)
     assert list(plan.nodes) == ["pair.1/Conv", "pair/MaxPool", "pair.2/Conv"]
