@@ -10,9 +10,11 @@ The folder of a server::
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
+import traceback
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,11 +29,11 @@ from kdx.runtime.detector import Detector
 from kdx.station.record import VerdictRecord, time_now
 from kdx.station.serve.live import Glance, Seen
 from kdx.station.serve.pictures import heat_of, rgb_of
-from kdx.station.serve.reviewed_folder import Said, place_image
-from kdx.storage.files import write_atomic
+from kdx.station.serve.review_files import IMAGES, heat_file, remove_image, remove_orphans, suffix_of, write_image
+from kdx.station.serve.reviewed_folder import Said, add_image, keep_image, match_images
 from kdx.storage.locks import lock, open_to_lock
 
-DATABASE, IMAGES, REVIEWED = "reviews.sqlite", "images", "reviewed"
+DATABASE, REVIEWED = "reviews.sqlite", "reviewed"
 _APPLICATION = 0x6B647872
 _TABLES = """
 CREATE TABLE parts (
@@ -44,19 +46,9 @@ CREATE TABLE statements (
     who TEXT NOT NULL, time TEXT NOT NULL
 );
 """
-_SUFFIXES = {
-    b"\x89PNG": ".png",
-    b"\xff\xd8\xff": ".jpg",
-    b"BM": ".bmp",
-    b"II*\0": ".tiff",
-    b"MM\0*": ".tiff",
-    b"RIFF": ".webp",
-    b"GIF8": ".gif",
-    b"P2": ".pgm",
-    b"P5": ".pgm",
-    b"P3": ".ppm",
-    b"P6": ".ppm",
-}
+_INDEXES = """
+CREATE INDEX IF NOT EXISTS statements_by_part ON statements (verdict_id);
+"""
 _MOST_PENDING = 128 << 20  # bytes of parts that are not yet written
 _ON_PAGE = 24
 
@@ -166,9 +158,14 @@ class Reviews:
             self._database = sqlite3.connect(path, timeout=5)
             self._database.execute("PRAGMA journal_mode = WAL")  # others may read while this server writes
             self._database.execute("PRAGMA synchronous = FULL")
-            if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            is_new = not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if is_new:
                 self._database.executescript(f"BEGIN; {_TABLES} PRAGMA application_id = {_APPLICATION}; END")
             found = self._database.execute("PRAGMA application_id").fetchone()[0]
+            if found == _APPLICATION:
+                self._database.executescript(_INDEXES)
+                if not is_new:
+                    self._mend()
         except BlockingIOError as error:
             raise OutputError(
                 f"another server keeps its reviews in '{self._folder}'", fix="end it, or choose another folder"
@@ -181,25 +178,28 @@ class Reviews:
             raise OutputError(f"'{path}' holds no reviews", fix="choose another folder")
         self._bytes = self._database.execute("SELECT ifnull(sum(bytes), 0) FROM parts").fetchone()[0]
 
+    def _mend(self) -> None:
+        """Make the files agree with the database, also after a kill or on a full disk."""
+        remove_orphans(self._folder, {file for (file,) in self._database.execute("SELECT file FROM parts")})
+        for (bundle,) in self._database.execute("SELECT DISTINCT bundle FROM parts").fetchall():
+            said = self._database.execute("SELECT file, said FROM parts WHERE bundle = ?", (bundle,))
+            match_images(self._folder / REVIEWED / bundle, {self._folder / file: each for file, each in said})
+
     def _close(self) -> None:
         self._database.close()
         if self._handle is not None:
             os.close(self._handle)
 
     def _add(self, seen: Seen, detector: Detector) -> None:
-        record, folder = seen.record, self._folder / IMAGES / seen.bundle
+        record, image = seen.record, None
         try:
-            suffix = next((each for head, each in _SUFFIXES.items() if seen.data.startswith(head)), ".png")
             is_file = seen.asked.layout is None
             data = seen.data if is_file else encode_png(rgb_of(seen, detector))
-            image = folder / f"{record.verdict_id}{suffix if is_file else '.png'}"
             heat = heat_of(seen, detector)
             size = len(data) + len(heat or b"")
             self._make_room(size)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(image, data)
-            if heat is not None:
-                write_atomic(_heat_file(image), heat)
+            image = self._folder / IMAGES / seen.bundle / f"{record.verdict_id}{suffix_of(data)}"
+            write_image(image, data, heat)
             with self._database:
                 self._database.execute(
                     "INSERT INTO parts VALUES (NULL, ?, ?, ?, ?, ?, ?, NULL)",
@@ -213,41 +213,49 @@ class Reviews:
                     ),
                 )
             self._bytes += size
-        except (OSError, KdxError, sqlite3.Error):  # for example a full disk: the verdict stands all the same
+        except Exception as error:  # for example a full disk: the verdict stands all the same
+            if not isinstance(error, (OSError, KdxError, sqlite3.Error)):
+                traceback.print_exc()
             self._lose()
+            if image is not None:
+                with contextlib.suppress(OSError):
+                    remove_image(image)
         finally:
             with self._counting:
                 self._pending -= seen.size
             self._change()
 
     def _make_room(self, size: int) -> None:
-        """Remove the images of parts that have waited longest.
+        """Remove the parts that are first in the queue, if that makes enough room.
 
         Raises:
-            OutputError: What remains has statements, and takes too much room.
+            OutputError: Nothing was removed: what would remain takes too much room.
         """
-        while self._bytes + size > self._most_bytes:
-            oldest = self._database.execute(
-                "SELECT verdict_id, file, bytes FROM parts WHERE said IS NULL AND verdict_id NOT IN "
-                "(SELECT verdict_id FROM statements) ORDER BY id LIMIT 1"
-            ).fetchone()
-            if oldest is None:
+        missing = self._bytes + size - self._most_bytes
+        going: list[tuple[str, str, int]] = []
+        if missing > 0:
+            for row in self._database.execute(
+                "SELECT verdict_id, file, bytes FROM parts WHERE said IS NULL AND NOT EXISTS "
+                "(SELECT 1 FROM statements WHERE statements.verdict_id = parts.verdict_id) ORDER BY id"
+            ):
+                going.append(row)
+                missing -= row[2]
+                if missing <= 0:
+                    break
+            else:
                 raise OutputError("the folder of reviews is full")
-            verdict_id, file, taken = oldest
-            self._remove(self._folder / file)
-            with self._database:
-                self._database.execute("DELETE FROM parts WHERE verdict_id = ?", (verdict_id,))
+        with self._database:
+            self._database.executemany("DELETE FROM parts WHERE verdict_id = ?", [row[:1] for row in going])
+        for _, file, taken in going:
             self._bytes -= taken
             self._lose()
-
-    def _remove(self, image: Path) -> None:
-        image.unlink(missing_ok=True)
-        _heat_file(image).unlink(missing_ok=True)
+            remove_image(self._folder / file)
 
     def _say(self, verdict_id: str, statement: Statement) -> None:
         if not (0 < len(statement.who.strip()) <= 80 and statement.who.isprintable()):
             raise InputError("the statement has no name", expected="`who` with 1 to 80 printable characters")
-        file, bundle = self._row("SELECT file, bundle FROM parts WHERE verdict_id = ?", verdict_id)
+        file, bundle, before = self._row("SELECT file, bundle, said FROM parts WHERE verdict_id = ?", verdict_id)
+        image, reviewed = self._folder / file, self._folder / REVIEWED / bundle
         try:
             with self._database:  # nothing is kept if the image cannot be placed
                 self._database.execute(
@@ -255,11 +263,20 @@ class Reviews:
                     (verdict_id, statement.said, statement.who.strip(), time_now()),
                 )
                 self._database.execute("UPDATE parts SET said = ? WHERE verdict_id = ?", (statement.said, verdict_id))
-                place_image(self._folder / REVIEWED / bundle, self._folder / file, statement.said)
+                if statement.said is not None:
+                    add_image(reviewed, image, statement.said)
         except (OSError, sqlite3.Error) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            raise OutputError(f"the statement was not kept: {reason}", fix="say it again") from error
+            with contextlib.suppress(OSError):
+                keep_image(reviewed, image, before)
+            raise OutputError(f"the statement was not kept: {_reason(error)}", fix="say it again") from error
         self._change()
+        try:
+            keep_image(reviewed, image, statement.said)  # its earlier place is left once the statement is kept
+        except OSError as error:
+            raise OutputError(
+                f"the statement was kept, but the image is still in '{error.filename}': {_reason(error)}",
+                fix="remove that file; kdx serve removes it when it starts",
+            ) from error
 
     def _lose(self) -> None:
         with self._counting:
@@ -286,7 +303,7 @@ class Reviews:
         image = self._folder / file
         if heat and not has_map:
             raise ReviewError("that part has no heat map")
-        return (_heat_file(image) if heat else image), bundle
+        return (heat_file(image) if heat else image), bundle
 
     def _row(self, query: str, verdict_id: str) -> tuple[Any, ...]:
         found: tuple[Any, ...] | None = self._database.execute(query, (verdict_id,)).fetchone()
@@ -295,5 +312,5 @@ class Reviews:
         return found
 
 
-def _heat_file(image: Path) -> Path:
-    return image.with_name(f"{image.stem}.heat.png")
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -18,6 +18,7 @@ from kdx.errors import OutputError
 from kdx.station.record import JudgedBy, Shown, judged
 from kdx.station.serve.answers import Asked
 from kdx.station.serve.live import Seen
+from kdx.station.serve.review_files import heat_file
 from kdx.station.serve.reviews import ReviewError, Reviews, Statement
 from kdx.station.serve.sent_image import Layout
 
@@ -126,7 +127,7 @@ def test_a_full_disk_loses_the_part_and_nothing_else(tmp_path, detector, seen, m
             def fail(*given: object) -> None:
                 raise OSError(28, "No space left on device")
 
-            patch.setattr("kdx.station.serve.reviews.write_atomic", fail)
+            patch.setattr("kdx.station.serve.review_files.write_atomic", fail)
             reviews.add(seen[0])
             assert reviews.waiting().result().lost == 1
         reviews.add(seen[1])
@@ -149,6 +150,78 @@ def test_a_statement_is_kept_whole_or_not_at_all(tmp_path, detector, seen, monke
         assert rows(tmp_path, "SELECT * FROM statements") == []
         reviews.say(one, GOOD).result()
         assert reviews.waiting().result().said == {"good": 1, "defective": 0}
+
+
+def test_a_part_that_never_fits_removes_no_other(tmp_path, detector, seen):
+    large = dataclasses.replace(seen[3], data=seen[3].data + bytes(1 << 20))
+    with opened(tmp_path, detector, most=1 << 20) as reviews:
+        for each in seen[:3]:
+            reviews.add(each)
+        reviews.add(large)
+        queue = reviews.waiting().result()
+    assert [part.verdict_id for part in queue.parts] == [each.record.verdict_id for each in seen[:3]]
+    assert queue.lost == 1
+    assert len(list((tmp_path / "images").rglob("*.heat.png"))) == 3
+
+
+def labelled(folder: Path) -> list[str]:
+    return sorted(f"{path.parent.name}/{path.stem}" for path in (folder / "reviewed").rglob("*.png"))
+
+
+@pytest.mark.parametrize("step", ["add_image", "keep_image"])
+def test_a_statement_that_is_changed_agrees_with_the_data_set(tmp_path, detector, seen, monkeypatch, step):
+    one = seen[0].record.verdict_id
+    with opened(tmp_path, detector) as reviews:
+        reviews.add(seen[0])
+        reviews.say(one, GOOD).result()
+        with monkeypatch.context() as patch:
+
+            def fail(*given: object) -> None:
+                raise OSError(28, "No space left on device", "good")
+
+            patch.setattr(f"kdx.station.serve.reviews.{step}", fail)
+            with pytest.raises(OutputError, match="No space left on device"):
+                reviews.say(one, DEFECTIVE).result()
+        said = reviews.waiting().result().said
+        assert said == {"good": int(step == "add_image"), "defective": int(step == "keep_image")}
+        assert f"{'good' if step == 'add_image' else 'defective'}/{one}" in labelled(tmp_path)
+    with opened(tmp_path, detector):
+        assert labelled(tmp_path) == [f"{'good' if step == 'add_image' else 'defective'}/{one}"]
+
+
+def test_the_data_set_is_mended_at_the_start(tmp_path, detector, seen):
+    one, two = (each.record.verdict_id for each in seen[:2])
+    with opened(tmp_path, detector) as reviews:
+        for each in seen[:2]:
+            reviews.add(each)
+        reviews.say(one, GOOD).result()
+    test = tmp_path / "reviewed/tiny/test"
+    (test / "good" / f"{one}.png").rename(test / "good" / f"{two}.png")  # two labels that nobody gave
+    (test / "good/own.png").write_bytes(b"")
+    (tmp_path / "images/tiny/left.png").write_bytes(b"")
+    with opened(tmp_path, detector):
+        assert labelled(tmp_path) == sorted([f"good/{one}", "good/own"])
+    assert not (tmp_path / "images/tiny/left.png").exists()
+    assert len(list((tmp_path / "images/tiny").iterdir())) == 4
+
+
+@pytest.mark.parametrize("failing", ["review_files.heat_file", "reviews.heat_of"])
+def test_what_fails_on_the_way_leaves_no_file_and_is_counted(tmp_path, detector, seen, monkeypatch, capsys, failing):
+    with opened(tmp_path, detector) as reviews, monkeypatch.context() as patch:
+        answers = iter([ValueError("a fault")])
+        original = heat_file
+
+        def fail(*given: Any) -> Path:
+            for error in answers:
+                raise error
+            return original(*given)
+
+        patch.setattr(f"kdx.station.serve.{failing}", fail)
+        reviews.add(seen[0])
+        queue = reviews.waiting().result()
+    assert (queue.waiting, queue.lost) == (0, 1)
+    assert [path for path in (tmp_path / "images").rglob("*") if path.is_file()] == []
+    assert "a fault" in capsys.readouterr().err
 
 
 def test_a_folder_belongs_to_one_server(tmp_path, detector):
