@@ -85,6 +85,9 @@ class Judge:
             if not self._in_hand.begin(name, identity):
                 reason = NotJudged.PROCESS_ENDED
                 raise KdxError(f"the process ended {MOST_TRIES} times when it judged '{name}'")
+            reason = NotJudged.NAME
+            self._pattern.require_view(name)
+            reason = None
             if loaded is None:
                 reason = NotJudged.NO_BUNDLE
                 raise DataError(f"no bundle belongs to '{name}'", received=part.product or "no product in the name")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kdx.errors import OptionError
+from kdx.errors import DataError, OptionError
 
 PART, PRODUCT, VIEW = "part", "product", "view"
 
@@ -37,6 +37,20 @@ class NamePattern:
         found = None if self.pattern is None else self.pattern.search(name)
         groups = {} if found is None else found.groupdict()
         return PartName(groups.get(PART), groups.get(PRODUCT), groups.get(VIEW) if self.views else None)
+
+    def require_view(self, name: str) -> None:
+        """Check that a file is a view of a part, where parts have several views.
+
+        Raises:
+            DataError: Its name does not say which view of which part it is.
+        """
+        part = self.read(name)
+        if self.views and (part.part is None or part.view not in self.views):
+            raise DataError(
+                f"'{name}' does not say which view of which part it is",
+                expected=f"the part and one of the views {', '.join(self.views)}",
+                received=f"part {part.part or 'none'}, view {part.view or 'none'}",
+            )
 
 
 def name_pattern(

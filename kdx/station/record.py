@@ -33,12 +33,14 @@ class NotJudged(str, enum.Enum):
     """Why no detector judged an image or a part; its verdict is undecided.
 
     ``BACKEND_FAILED``: the runtime failed. ``NO_BUNDLE``: no bundle belongs to the part.
-    ``VIEW_MISSING``: a view of the part did not arrive in time. ``PROCESS_ENDED``: the process
-    ended every time when it judged the image. ``UNEXPECTED_ERROR``: a bug in kdx, or in a package.
+    ``NAME``: the file's name does not say which view of which part it is. ``VIEW_MISSING``: a view
+    of the part did not arrive in time. ``PROCESS_ENDED``: the process ended every time when it
+    judged the image. ``UNEXPECTED_ERROR``: a bug in kdx, or in a package.
     """
 
     BACKEND_FAILED = "backend_failed"
     NO_BUNDLE = "no_bundle"
+    NAME = "name"
     VIEW_MISSING = "view_missing"
     PROCESS_ENDED = "process_ended"
     UNEXPECTED_ERROR = "unexpected_error"

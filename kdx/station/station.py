@@ -159,20 +159,21 @@ class Station:
         state = _FIRST_STATES[options.files]
         file = JudgedFile(name, identity, record.verdict_id, record.verdict, state, place, picture, kept)
         part = None
+        is_view = record.part_id is not None and record.view in options.pattern.views
         with self._ledger.transaction():
             self._clock.save()
             self._ledger.add_file(file, self._clock.now())
             self._add_line(record)
-            if record.view is None or record.part_id is None:
-                self._send(record)
-            else:
+            if is_view:
                 part = self._parts.add(record)
                 self._add_part(part)
+            else:
+                self._send(record)
         # From here on, it has its record, whatever happens.
         self._unfinished += 1
         self._known[name] = identity
         self.arrivals.done(name)
-        if record.view is not None and record.part_id is not None:
+        if is_view and record.part_id is not None:
             self._parts.note(record.part_id)
         self._notify()
         return [record] if part is None else [record, part]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from kdx.decision.verdict import Decision, Reason, Verdict
-from kdx.errors import ImageError
+from kdx.errors import DataError, ImageError
 from kdx.station.database import FILE
 from kdx.station.judging import JudgedImage
 from kdx.station.ledger import Identity, Ledger
 from kdx.station.names import NamePattern
 from kdx.station.options import WatchOptions
-from kdx.station.record import JudgedBy, Shown, judged, not_judged
+from kdx.station.record import JudgedBy, NotJudged, Shown, judged, not_judged
 from kdx.station.station import Record, Station
 from kdx.storage.files import sha256_bytes
 
@@ -33,6 +33,10 @@ def stand_in(folder: Path, pattern: NamePattern, *, heat_maps: bool) -> Callable
             return None
         part = pattern.read(name)
         shown = Shown(image=name, image_sha256=sha256_bytes(content), part_id=part.part, view=part.view)
+        try:
+            pattern.require_view(name)
+        except DataError as error:
+            return JudgedImage(not_judged(shown, error, BY, NotJudged.NAME))
         word = content.decode().split()[0]
         if word == "unreadable":
             return JudgedImage(not_judged(shown, ImageError(f"'{name}' is not an image"), BY))

@@ -77,6 +77,15 @@ def test_the_bundle_of_the_product_judges(bundle, tmp_path):
             assert (other.verdict, other.reason, other.bundle) == ("undecided", "no_bundle", None)
 
 
+def test_a_file_that_names_no_view_of_a_part_is_not_judged(bundle, tmp_path):
+    pattern = name_pattern(None, r"^(?P<part>\d+)?(-(?P<view>\w+))?", ["left", "right"])
+    with Bundles({None: bundle}, OPTIONS) as bundles:
+        assert judge_cell(tmp_path, bundles, pattern, "7-left.png").record.score is not None
+        for name in ("7.png", "7-top.png", "-left.png", "7-LEFT.png"):
+            record = judge_cell(tmp_path, bundles, pattern, name).record
+            assert (record.verdict, record.reason, record.score) == ("undecided", "name", None)
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [(BackendError("the runtime failed"), "backend_failed"), (ZeroDivisionError("a bug"), "unexpected_error")],

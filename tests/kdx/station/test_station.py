@@ -280,6 +280,18 @@ def test_a_part_that_lacks_a_view_is_never_good(tmp_path, view, verdict):
     assert {each["part_id"] for each in outbox(tmp_path / "out")} == {None, "1"}
 
 
+def test_receivers_get_no_good_verdict_on_a_file_that_names_no_view(tmp_path):
+    pattern = name_pattern(None, r"^(?P<part>\d+)?(-(?P<view>left|right|top))?", ["left", "right"])
+    drop(tmp_path, **{"7-LEFT": "good", "x-left": "good", "7-top": "good", "7-left": "good", "7-right": "good"})
+    list(run(options_for(tmp_path, pattern=pattern)))
+    assert [(each["part_id"], each["verdict"], each.get("reason")) for each in outbox(tmp_path / "out")] == [
+        ("7", "undecided", "name"),
+        (None, "undecided", "name"),
+        ("7", "undecided", "name"),
+        ("7", "good", None),
+    ]
+
+
 def test_the_ledger_of_another_program_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/station.db").write_bytes(b"something else" * 100)
