@@ -22,7 +22,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE files (
     id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     verdict_id TEXT NOT NULL UNIQUE, verdict TEXT NOT NULL, state TEXT NOT NULL, place BLOB UNIQUE, heat_map BLOB,
-    bytes INTEGER NOT NULL, seconds REAL NOT NULL
+    bytes INTEGER NOT NULL, seconds REAL NOT NULL, image_sha256 TEXT
 );
 CREATE INDEX files_by_state ON files (state, id);
 CREATE INDEX files_by_verdict ON files (verdict, id);

@@ -45,6 +45,8 @@ class JudgedFile:
         heat_map: The picture of its map, relative to the output folder, or None.
         bytes: The size of what is kept of it in the output folder and may be deleted later.
         id: Its number in the ledger.
+        image_sha256: The hash of what was judged, or None if it could not be read.
+        placed: Identity of the file at its place, where file systems differ in how exact times are.
     """
 
     path: str
@@ -56,6 +58,8 @@ class JudgedFile:
     heat_map: str | None
     bytes: int
     id: int = 0
+    image_sha256: str | None = None
+    placed: Identity | None = None
 
 
 class Ledger(Database):
@@ -74,8 +78,8 @@ class Ledger(Database):
         """Add a judged file, at a time of the station's own clock."""
         self.forget_path(file.path)  # what it was before it was written to
         self._base.execute(
-            "INSERT INTO files (path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, seconds) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO files (path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, seconds, "
+            "image_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 os.fsencode(file.path),
                 *file.identity,
@@ -86,6 +90,7 @@ class Ledger(Database):
                 _encoded(file.heat_map),
                 file.bytes,
                 seconds,
+                file.image_sha256,
             ),
         )
 
@@ -115,7 +120,10 @@ class Ledger(Database):
         if file.state in {MOVED, GONE} and not file.bytes:
             self.forget([file])
         else:
-            self._base.execute("UPDATE files SET state = ? WHERE id = ?", (file.state, file.id))
+            self._base.execute(
+                "UPDATE files SET state = ?, place = ?, size = ?, mtime_ns = ? WHERE id = ?",
+                (file.state, _encoded(file.place), *(file.placed or file.identity), file.id),
+            )
 
     def is_taken(self, place: str) -> bool:
         """Whether a place in the output folder is that of a judged file or its heat map."""
@@ -223,14 +231,23 @@ class Ledger(Database):
         self._base.execute("DELETE FROM views WHERE part = ?", (part,))
 
 
-_SELECT = "SELECT path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, id FROM files"
+_SELECT = "SELECT path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, id, image_sha256 FROM files"
 
 
 def _file(row: tuple[Any, ...]) -> JudgedFile:
-    path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, kept, number = row
+    path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, kept, number, sha256 = row
     identity = Identity(size, mtime_ns)
     return JudgedFile(
-        os.fsdecode(path), identity, verdict_id, verdict, state, _decoded(place), _decoded(heat_map), kept, number
+        os.fsdecode(path),
+        identity,
+        verdict_id,
+        verdict,
+        state,
+        _decoded(place),
+        _decoded(heat_map),
+        kept,
+        number,
+        sha256,
     )
 
 

@@ -10,18 +10,25 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 from kdx.station.ledger import GONE, LINKED, LINKING, MOVED, MOVING, Identity, JudgedFile, Ledger
-from kdx.storage.files import remove_leftovers, sync_folder, write_parts
+from kdx.storage.files import is_disk_full, remove_leftovers, sha256_file, sync_folder, write_parts
+from kdx.storage.renames import rename_new
 
 HEAT_MAPS = "heat_maps"
 # File systems take 255 bytes; identifiers and the names of temporary files are added to these.
 _LONGEST_NAME = 180
 # Where a hard link cannot be made: another file system, or one that has none.
 _NO_HARD_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+# After how many seconds a file is tried again that could not be placed.
+_AGAIN_SECONDS = 60.0
+
+_Step: TypeAlias = Callable[[JudgedFile, Path, Path], bool]
 
 
 def free_place(out: Path, ledger: Ledger, verdict: str, name: str, verdict_id: str) -> str:
@@ -66,30 +73,52 @@ class Places:
         folder: The watched folder.
         out: The output folder.
         ledger: The ledger of the output folder.
+        say: Is given what users should know.
     """
 
-    def __init__(self, folder: Path, out: Path, ledger: Ledger) -> None:
-        self._folder, self._out, self._ledger = folder, out, ledger
+    def __init__(self, folder: Path, out: Path, ledger: Ledger, say: Callable[[str], None]) -> None:
+        self._folder, self._out, self._ledger, self._say = folder, out, ledger, say
+        self._again: dict[int, float] = {}  # files that could not be placed, and when they are tried again
         self._changed: set[Path] = set()  # folders in which something was renamed
 
     def finish(self) -> list[JudgedFile]:
         """Do what the ledger intends, also what an earlier process did not finish.
 
+        A file that cannot be moved or linked stays where it is, and is tried again later.
+
         Returns:
             The files, with what became of them.
 
         Raises:
-            OSError: A file cannot be moved, for example because the disk is full. What was done
-                before that stands in the ledger.
+            OSError: The disk is full, or the watched folder is gone. What was done before that
+                stands in the ledger.
         """
         finished: list[JudgedFile] = []
-        do: dict[str, Callable[[JudgedFile], str]] = {MOVING: self._move, LINKING: self._link}
         try:
-            for file in self._ledger.files(*do):
-                finished.append(replace(file, state=do[file.state](file)))
+            for file in self._ledger.files(MOVING, LINKING):
+                if self._again.get(file.id, 0.0) <= time.monotonic():
+                    with self._unless_stuck(file):
+                        finished.append(self._place(file))
         finally:
             self._settle(finished)
         return finished
+
+    @contextlib.contextmanager
+    def _unless_stuck(self, file: JudgedFile) -> Iterator[None]:
+        """Keep an error of one file from the files after it, and say it once."""
+        try:
+            yield
+        except OSError as error:
+            if is_disk_full(error) or not self._folder.is_dir():
+                raise
+            if file.id not in self._again:
+                self._say(
+                    f"'{self._folder / file.path}' cannot be sorted and stays where it is, as '{file.verdict}': "
+                    f"{error.strerror or error}; it is tried again later"
+                )
+            self._again[file.id] = time.monotonic() + _AGAIN_SECONDS
+        else:
+            self._again.pop(file.id, None)
 
     def _settle(self, files: Sequence[JudgedFile]) -> None:
         """Record what became of files, after it has reached the disk."""
@@ -102,66 +131,94 @@ class Places:
                 self._ledger.settle(file)
         self._changed.clear()
 
-    def _move(self, file: JudgedFile) -> str:
-        source, target = self._paths(file)
-        if not os.path.lexists(target):
-            if _identity(source) != file.identity:
-                return GONE  # it was removed, or is another file by now
-            self._make_folder(target)
-            if source.is_symlink():  # a relative one would lead nowhere from its new place
-                target.symlink_to(source.resolve())
-                self._changed.add(target.parent)
-                self._remove(source)
-                return MOVED
+    def _place(self, file: JudgedFile) -> JudgedFile:
+        """Move or link a file to its place, or to another one if that is taken or refused."""
+        source = self._folder / file.path
+        state, do = (MOVED, self._move) if file.state == MOVING else (LINKED, self._link)
+        is_present = _identity(source) == file.identity
+        for place in _places(file):
+            target = self._out / place
+            if os.path.lexists(target) and _is_ours(file, source, target):
+                if is_present and state == MOVED:
+                    self._remove(source)  # its copy, or the link to it, was complete when the process ended
+                return replace(file, state=state, place=place, placed=_identity(target))
+        if not is_present:
+            self._folder.stat()  # raises if it is the folder that is gone
+            return replace(file, state=GONE)  # it was removed, or is another file by now
+        for place in _places(file):
+            target = self._out / place
             try:
-                source.rename(target)
+                if not self._try(do, file, source, target):
+                    return replace(file, state=GONE)
             except OSError as error:
-                if error.errno != errno.EXDEV:
+                if is_disk_full(error):
                     raise
-                return self._move_across(file, source, target)
-            if _identity(target) != file.identity and not os.path.lexists(source):
-                target.rename(source)  # it was written to between the last look and the move
-                return GONE
-            self._changed |= {source.parent, target.parent}
-        elif _identity(source) == file.identity and (target.is_symlink() or not _same_device(source, target)):
-            self._remove(source)  # its copy, or the link to it, was complete when the process ended
-        return MOVED
+                if not os.path.lexists(source):
+                    return replace(file, state=GONE)
+                refused = error
+            else:
+                return replace(file, state=state, place=place, placed=_identity(target))
+        raise refused
 
-    def _move_across(self, file: JudgedFile, source: Path, target: Path) -> str:
+    def _try(self, do: _Step, file: JudgedFile, source: Path, target: Path) -> bool:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        self._make_folder(target)
+        is_done = do(file, source, target)
+        self._changed.add(target.parent)
+        return is_done
+
+    def _move(self, file: JudgedFile, source: Path, target: Path) -> bool:
+        """Move a file; return False if it is another file by now, which stays."""
+        if source.is_symlink():  # a relative one would lead nowhere from its new place
+            target.symlink_to(source.resolve())
+            self._remove(source)
+            return True
+        try:
+            rename_new(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return self._move_across(file, source, target)
+        self._changed.add(source.parent)
+        if _identity(target) != file.identity and not os.path.lexists(source):
+            target.rename(source)  # it was written to between the last look and the move
+            return False
+        return True
+
+    def _move_across(self, file: JudgedFile, source: Path, target: Path) -> bool:
         """Move a file to another file system: the copy is complete before the file is removed."""
-        remove_leftovers(target)
-        with source.open("rb") as content:
-            write_parts(target, iter(lambda: content.read(1 << 20), b""))
-        if _identity(source) != file.identity:
-            target.unlink()
-            return GONE
-        shutil.copystat(source, target)
+        copy = target.with_name(f".{file.verdict_id}{target.suffix}")
+        remove_leftovers(copy)
+        try:
+            with source.open("rb") as content:
+                write_parts(copy, iter(lambda: content.read(1 << 20), b""))
+            if _identity(source) != file.identity:
+                return False
+            with contextlib.suppress(OSError):  # not every file system keeps times and permissions
+                shutil.copystat(source, copy)
+            rename_new(copy, target)
+        finally:
+            copy.unlink(missing_ok=True)
         self._remove(source)
-        return MOVED
+        return True
 
     def _remove(self, source: Path) -> None:
         source.unlink()
         self._changed.add(source.parent)
 
-    def _link(self, file: JudgedFile) -> str:
-        source, target = self._paths(file)
-        if os.path.lexists(target):
-            return LINKED
-        if _identity(source) != file.identity:
-            return GONE
-        self._make_folder(target)
+    def _link(self, file: JudgedFile, source: Path, target: Path) -> bool:
+        """Link a file; return False if it is another file by now."""
         try:
             target.hardlink_to(source.resolve())
         except OSError as error:
             if error.errno not in _NO_HARD_LINK:
                 raise
             target.symlink_to(source.resolve())
-        self._changed.add(target.parent)
-        return LINKED
-
-    def _paths(self, file: JudgedFile) -> tuple[Path, Path]:
-        assert file.place is not None
-        return self._folder / file.path, self._out / file.place
+        if _identity(target) == file.identity:
+            return True
+        target.unlink()
+        return False
 
     def _make_folder(self, target: Path) -> None:
         """Make the folder of a place, with its parents."""
@@ -175,5 +232,21 @@ def _identity(path: Path) -> Identity | None:
     return None
 
 
-def _same_device(one: Path, other: Path) -> bool:
-    return one.stat().st_dev == other.stat().st_dev
+def _places(file: JudgedFile) -> tuple[str, str, str]:
+    """Return the place of a file, one for where that is taken, and one for where it is refused."""
+    assert file.place is not None
+    plain = f"{file.verdict}/{file.verdict_id}{PurePosixPath(file.place).suffix}"
+    return file.place, _with_id(file.place, file.verdict_id), plain
+
+
+def _is_ours(file: JudgedFile, source: Path, target: Path) -> bool:
+    """Whether what lies at a place is the judged file: moved, copied or linked there before."""
+    if not os.path.lexists(source):
+        return _identity(target) == file.identity
+    if file.state == LINKING or source.is_symlink():
+        with contextlib.suppress(OSError):
+            return target.samefile(source)
+        return False
+    if target.is_symlink() or not target.is_file() or target.stat().st_size != file.identity.size:
+        return False
+    return sha256_file(target) == file.image_sha256

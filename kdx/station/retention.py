@@ -17,6 +17,7 @@ from pathlib import Path
 from kdx.decision.verdict import Decision
 from kdx.errors import OptionError
 from kdx.station.ledger import HERE, LINKED, Identity, JudgedFile, Ledger
+from kdx.storage.files import sha256_file
 
 RECORDS, TOTAL = "records", "total"
 # What may be deleted, in the order in which a total size gives it up. What was not judged stays.
@@ -180,16 +181,16 @@ class Retention:
 
     def _delete(self, file: JudgedFile) -> None:
         """Delete what is kept of a file, and then what the ledger knows of it."""
-        kept = [self._unlink(file.heat_map), self._unlink(file.place, file.identity)]
+        kept = [self._unlink(file.heat_map), self._unlink(file.place, file)]
         with self._ledger.transaction():
             self._forget(file, is_deleted=all(kept))
 
-    def _unlink(self, name: str | None, identity: Identity | None = None) -> bool:
+    def _unlink(self, name: str | None, file: JudgedFile | None = None) -> bool:
         """Delete a file of the output folder; return False for one that is not ours, which stays.
 
         Args:
             name: Its path relative to the output folder; None for no file.
-            identity: What was put there; None for whatever is there.
+            file: What was put there; None for whatever is there.
         """
         if name is None:
             return True
@@ -198,9 +199,10 @@ class Retention:
         if os.path.commonpath([out, os.path.realpath(path.parent)]) != out:
             self._say_once(f"'{path.parent}' leads out of the output folder: nothing is deleted there")
             return False
-        if identity is not None and not path.is_symlink():
+        if file is not None and not path.is_symlink():
             with contextlib.suppress(FileNotFoundError):
-                if Identity.of(path.stat()) != identity:
+                # Network drives may answer with other times later: the content then decides.
+                if Identity.of(path.stat()) != file.identity and sha256_file(path) != file.image_sha256:
                     self._say_once(f"'{path}' was changed since it was judged, and is not deleted")
                     return False
         path.unlink(missing_ok=True)

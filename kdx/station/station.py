@@ -78,7 +78,7 @@ class Station:
         self._options, self._ledger, self._bundles, self._judge = options, ledger, bundles, judge
         self._post, self._say = post, say
         self._clock = StationClock(ledger)
-        self._places = Places(options.folder, options.out, ledger)
+        self._places = Places(options.folder, options.out, ledger, say)
         self._lines = Lines(options.out, ledger, options.csv)
         self._parts = Parts(ledger, options.pattern.views, options.part_timeout)
         self._retention = None if options.keep is None else Retention(options.out, ledger, options.keep, say)
@@ -157,7 +157,9 @@ class Station:
         if self._retention is not None:
             kept = (0 if place is None else identity.size) + len(judged.heat_map or b"")
         state = _FIRST_STATES[options.files]
-        file = JudgedFile(name, identity, record.verdict_id, record.verdict, state, place, picture, kept)
+        file = JudgedFile(
+            name, identity, record.verdict_id, record.verdict, state, place, picture, kept, 0, record.image_sha256
+        )
         part = None
         is_view = record.part_id is not None and record.view in options.pattern.views
         with self._ledger.transaction():

@@ -21,6 +21,7 @@ from kdx.station.database import FILE
 from kdx.station.ledger import Ledger
 from kdx.station.names import name_pattern
 from kdx.station.retention import parse_keep
+from kdx.storage.renames import rename_new
 from tests.kdx.station.stations import NoNotices, drop, options_for, outbox, run, sorted_files
 from tests.kdx.station.stations import lines as lines_of
 
@@ -47,6 +48,13 @@ def script(name: str, work: str) -> Any:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+def across_devices(source: Path, target: Path) -> None:
+    """Rename as if the watched folder lay on another device."""
+    if source.parent.name == "in":
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+    rename_new(source, target)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
@@ -118,14 +126,7 @@ def test_a_file_that_was_written_to_after_its_verdict_is_not_sorted_by_it(tmp_pa
 
 
 def test_files_are_moved_to_another_file_system(tmp_path, monkeypatch):
-    rename = Path.rename
-
-    def across(source: Path, target: Path) -> Path:
-        if source.parent.name == "in":
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        return rename(source, target)
-
-    monkeypatch.setattr(Path, "rename", across)
+    monkeypatch.setattr(places, "rename_new", across_devices)
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         (tmp_path / f"in/{name}.png").write_text("good", encoding="utf-8")
@@ -177,7 +178,7 @@ def test_a_full_disk_is_said_once_and_waited_out(tmp_path, monkeypatch, step):
     elif step == "ledger":
         monkeypatch.setattr(station.Ledger, "add_file", full(station.Ledger.add_file, fill))
     elif step == "moves":
-        monkeypatch.setattr(places.Path, "rename", full(Path.rename))
+        monkeypatch.setattr(places, "rename_new", full(places.rename_new))
     else:
         monkeypatch.setattr(lines.os, "fsync", full(os.fsync))
     options = options_for(tmp_path, files="move", csv="semicolon", heat_maps=True)
