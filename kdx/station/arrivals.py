@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeAlias
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
@@ -29,12 +29,17 @@ from kdx.station.ledger import Identity
 _CREATED, _RENAMED, _FOLDER = "created", "renamed", "folder"
 
 
+# What is noticed, of which path, and when.
+_Notice: TypeAlias = tuple[str, str, float]
+
+
 @dataclass
 class _Candidate:
-    """A file that was seen."""
+    """A file that was seen: when it arrived, and since when it has not changed."""
 
     identity: Identity
     order: int
+    arrived: float
     since: float
 
 
@@ -65,7 +70,7 @@ class Arrivals:
     ) -> None:
         self._folder, self._settle, self._scan_every = folder, settle, scan_every
         self._is_known, self._on_scan, self._clock = is_known, on_scan, clock
-        self._notices: SimpleQueue[tuple[str, str] | None] = SimpleQueue()
+        self._notices: SimpleQueue[_Notice | None] = SimpleQueue()
         self._candidates: dict[str, _Candidate] = {}
         self._unsettled: dict[str, None] = {}  # by the time since which they are at rest
         self._complete: list[tuple[int, str]] = []  # a heap, by the order of arrival
@@ -77,7 +82,7 @@ class Arrivals:
         self.lost: str | None = None
 
     def __enter__(self) -> Arrivals:
-        self._observer = _observer(self._folder, self._notices)
+        self._observer = _observer(self._folder, self._notices, self._clock)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,6 +128,19 @@ class Arrivals:
                     return None
                 self._take(*notice)
 
+    def age(self, name: str) -> float:
+        """Return how many seconds ago a file arrived that waits, or is being written."""
+        return self._clock() - self._candidates[name].arrived
+
+    def is_behind(self, age: float) -> bool:
+        """Whether a complete file waits that arrived so many seconds ago, or earlier."""
+        name = self._first()
+        return name is not None and self.age(name) >= age
+
+    def being_written(self, age: float) -> list[str]:
+        """Return the files that arrived so many seconds ago, or earlier, and are not complete."""
+        return [name for name in self._unsettled if self.age(name) >= age]
+
     def done(self, name: str) -> None:
         """Remove a file that was judged, or is gone, from those that wait."""
         self._candidates.pop(name, None)
@@ -131,7 +149,7 @@ class Arrivals:
     def put_back(self, name: str) -> None:
         """Let a file that changed while it was read come to rest again."""
         self.done(name)
-        self._see(name, is_renamed=False)
+        self._see(name, self._clock(), is_renamed=False)
 
     def _first(self) -> str | None:
         """Return the complete file that arrived first; drop what was removed since."""
@@ -151,13 +169,13 @@ class Arrivals:
             return True
         return False
 
-    def _take(self, kind: str, path: str) -> None:
+    def _take(self, kind: str, path: str, arrived: float) -> None:
         if kind == _FOLDER:
             self._next_scan = self._clock()  # what is in it may have been there before it was watched
             return
         name = os.path.relpath(path, self._folder).replace(os.sep, "/")
         if not any(is_hidden(part) for part in name.split("/")):
-            self._see(name, is_renamed=kind == _RENAMED)
+            self._see(name, arrived, is_renamed=kind == _RENAMED)
 
     def _scan(self) -> None:
         """See every file of the folder, those that are new in the order of their last change."""
@@ -177,14 +195,15 @@ class Arrivals:
             identity = self._identity(name)
             if identity is not None and not self._is_known(name, identity):
                 found.append((identity.mtime_ns, name))
+        arrived = self._clock()
         for _, name in sorted(found):
-            self._see(name, is_renamed=False)
+            self._see(name, arrived, is_renamed=False)
         others = {name for one in kinds.remarks if one.kind == "not_an_image" for name in one.first}
         self.left_out = self.left_out or next(iter(sorted(others & self._others)), None)
         self._others = others
         self._on_scan(names)
 
-    def _see(self, name: str, *, is_renamed: bool) -> None:
+    def _see(self, name: str, arrived: float, *, is_renamed: bool) -> None:
         """Take notice of a file: it is new, or may have changed, or came by its name just now."""
         if not is_image_name(name):  # perhaps a name from which it is still to be renamed
             return
@@ -194,7 +213,7 @@ class Arrivals:
             return
         candidate = self._candidates.get(name)
         if candidate is None:
-            candidate = self._candidates[name] = _Candidate(identity, self._order, 0.0)
+            candidate = self._candidates[name] = _Candidate(identity, self._order, arrived, 0.0)
             self._order += 1
         elif identity == candidate.identity and not (is_renamed and name in self._unsettled):
             return
@@ -214,7 +233,7 @@ class Arrivals:
                 del self._unsettled[name]
                 heapq.heappush(self._complete, (candidate.order, name))
             else:
-                self._see(name, is_renamed=False)
+                self._see(name, candidate.arrived, is_renamed=False)
 
     def _next_settled(self) -> float:
         """Return when the next file has been at rest for long enough."""
@@ -230,13 +249,13 @@ class Arrivals:
         return Identity.of(status) if stat.S_ISREG(status.st_mode) else None
 
 
-def _observer(folder: Path, notices: SimpleQueue[tuple[str, str] | None]) -> Any:
+def _observer(folder: Path, notices: SimpleQueue[_Notice | None], clock: Callable[[], float]) -> Any:
     """Start watchdog's observer of a folder, which puts its notices into a queue."""
 
     class Handler(FileSystemEventHandler):
         def on_any_event(self, event: FileSystemEvent) -> None:
             for notice in _notices_of(event):
-                notices.put(notice)
+                notices.put((*notice, clock()))
 
     logging.getLogger("watchdog").addHandler(logging.NullHandler())  # it lists the folder again by itself
     observer = _observer_type()

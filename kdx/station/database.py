@@ -33,7 +33,8 @@ CREATE TABLE texts (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, seconds REAL 
 CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, receiver TEXT NOT NULL, line BLOB NOT NULL);
 CREATE INDEX outbox_by_receiver ON outbox (receiver, id);
 CREATE TABLE views (
-    part TEXT NOT NULL, view TEXT NOT NULL, verdict_id TEXT NOT NULL, verdict TEXT NOT NULL, product TEXT
+    part BLOB NOT NULL, view BLOB NOT NULL, verdict_id TEXT NOT NULL, verdict TEXT NOT NULL, product BLOB,
+    seconds REAL NOT NULL
 );
 CREATE INDEX views_by_part ON views (part);
 """

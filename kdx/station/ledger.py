@@ -62,6 +62,24 @@ class JudgedFile:
     placed: Identity | None = None
 
 
+class PartView(NamedTuple):
+    """The verdict on a view of a part that is not complete.
+
+    Attributes:
+        view: The view.
+        verdict_id: The identifier of its verdict.
+        verdict: The verdict.
+        product: The product by which the bundle was chosen, or None.
+        seconds: When its file arrived, by the station's own clock.
+    """
+
+    view: str
+    verdict_id: str
+    verdict: str
+    product: str | None
+    seconds: float
+
+
 class Ledger(Database):
     """The ledger of an output folder. Each thread needs one of its own."""
 
@@ -212,23 +230,39 @@ class Ledger(Database):
         with self.transaction():
             self._base.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in numbers])
 
-    def add_view(self, part: str, view: str, verdict_id: str, verdict: str, product: str | None) -> None:
+    def add_view(self, part: str, view: PartView) -> None:
         """Add the verdict on a view of a part that is not complete."""
-        self._base.execute("INSERT INTO views VALUES (?, ?, ?, ?, ?)", (part, view, verdict_id, verdict, product))
+        self._base.execute(
+            "INSERT INTO views (part, view, verdict_id, verdict, product, seconds) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                os.fsencode(part),
+                os.fsencode(view.view),
+                view.verdict_id,
+                view.verdict,
+                _encoded(view.product),
+                view.seconds,
+            ),
+        )
 
-    def views(self, part: str) -> list[tuple[str, str, str, str | None]]:
-        """Return view, verdict's identifier, verdict and product of what a part has so far."""
-        return self._base.execute(
-            "SELECT view, verdict_id, verdict, product FROM views WHERE part = ? ORDER BY rowid", (part,)
-        ).fetchall()
+    def views(self, part: str) -> list[PartView]:
+        """Return what a part has so far."""
+        found = self._base.execute(
+            "SELECT view, verdict_id, verdict, product, seconds FROM views WHERE part = ? ORDER BY rowid",
+            (os.fsencode(part),),
+        )
+        return [
+            PartView(os.fsdecode(view), number, verdict, _decoded(product), seconds)
+            for view, number, verdict, product, seconds in found.fetchall()
+        ]
 
-    def open_parts(self) -> list[str]:
-        """Return the parts that are not complete, in the order in which they began."""
-        return [part for (part,) in self._base.execute("SELECT part FROM views GROUP BY part ORDER BY min(rowid)")]
+    def open_parts(self) -> dict[str, float]:
+        """Return when the parts began that are not complete, in this order."""
+        found = self._base.execute("SELECT part, min(seconds) FROM views GROUP BY part ORDER BY min(rowid)")
+        return {os.fsdecode(part): seconds for part, seconds in found.fetchall()}
 
     def close_part(self, part: str) -> None:
         """Cross off the views of a part that has its verdict."""
-        self._base.execute("DELETE FROM views WHERE part = ?", (part,))
+        self._base.execute("DELETE FROM views WHERE part = ?", (os.fsencode(part),))
 
 
 _SELECT = "SELECT path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, id, image_sha256 FROM files"

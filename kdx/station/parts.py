@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from kdx.decision.verdict import Decision
-from kdx.station.ledger import Ledger
+from kdx.station.ledger import Ledger, PartView
 from kdx.station.record import UNREADABLE, NotJudged, VerdictRecord, new_verdict_id, time_now
 
 # A defective view decides; otherwise, nothing that was not judged lets a part pass.
@@ -57,45 +56,61 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Parts:
     """The parts whose views arrive.
 
+    Times are those at which files arrived, by the station's own clock, which counts stops too: how
+    long a file waits for its verdict is of no account.
+
     Args:
         ledger: The ledger, which holds the views of parts that are not complete.
         views: The views that make a part.
-        timeout: After how many seconds a part is closed whose views are not complete. After a stop,
-            they are counted again from the beginning.
-        clock: Seconds of a clock that does not jump.
+        timeout: How many seconds after the first view of a part another one may arrive.
+        clock: Seconds of the station's own clock.
     """
 
-    def __init__(
-        self, ledger: Ledger, views: Sequence[str], timeout: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, ledger: Ledger, views: Sequence[str], timeout: float, clock: Callable[[], float]) -> None:
         self._ledger, self._views, self._timeout, self._clock = ledger, tuple(views), timeout, clock
-        self._since = dict.fromkeys(ledger.open_parts(), clock())
+        self._since = ledger.open_parts()
 
     @property
     def is_waiting(self) -> bool:
         """Whether a view of a part is missing."""
         return bool(self._since)
 
-    def due(self) -> Iterator[str]:
-        """Yield the parts whose time is over, in the order in which they began."""
+    def due(self) -> Iterator[tuple[str, float]]:
+        """Yield the parts whose time is over, and for how many seconds it has been."""
+        now = self._clock()
         for part, since in list(self._since.items()):
-            if self._clock() - since < self._timeout:
-                return
-            yield part
+            if (overdue := now - since - self._timeout) >= 0:
+                yield part, overdue
 
-    def add(self, record: VerdictRecord) -> PartRecord | None:
-        """Add the verdict on a view, in a transaction; return the part's if it is complete."""
+    def add(self, record: VerdictRecord, arrived: float) -> list[PartRecord]:
+        """Add the verdict on a view, in a transaction; return the records of parts that end by it.
+
+        A view that a part has already, or that arrived too late for it, is that of another part of
+        the same identifier.
+
+        Args:
+            record: The record of the view.
+            arrived: When its file arrived, by the station's own clock.
+        """
         assert record.part_id is not None
         assert record.view is not None
-        self._ledger.add_view(record.part_id, record.view, record.verdict_id, record.verdict, record.product)
-        present = {view for view, *_ in self._ledger.views(record.part_id)}
-        return self.close(record.part_id) if present >= set(self._views) else None
+        part, ended = record.part_id, []
+        before = self._ledger.views(part)
+        if before:
+            is_late = abs(arrived - min(one.seconds for one in before)) > self._timeout
+            if is_late or record.view in {one.view for one in before}:
+                ended.append(self.close(part))
+        view = PartView(record.view, record.verdict_id, record.verdict, record.product, arrived)
+        self._ledger.add_view(part, view)
+        if {one.view for one in self._ledger.views(part)} >= set(self._views):
+            ended.append(self.close(part))
+        return ended
 
     def close(self, part: str) -> PartRecord:
         """Return the verdict on a part, complete or not, and cross it off, in a transaction."""
         rows = self._ledger.views(part)
         self._ledger.close_part(part)
-        views = tuple(ViewVerdict(view=view, verdict_id=number, verdict=verdict) for view, number, verdict, _ in rows)
+        views = tuple(ViewVerdict(view=one.view, verdict_id=one.verdict_id, verdict=one.verdict) for one in rows)
         missing = tuple(name for name in self._views if name not in {one.view for one in views})
         found = {Decision.UNDECIDED if one.verdict == UNREADABLE else Decision(one.verdict) for one in views}
         if missing:
@@ -109,12 +124,11 @@ class Parts:
             views=views,
             missing=missing,
             reason=NotJudged.VIEW_MISSING.value if missing and worst is Decision.UNDECIDED else None,
-            product=rows[0][3] if rows else None,
+            product=rows[0].product if rows else None,
         )
 
     def note(self, part: str) -> None:
         """Take note, after a transaction, of a part that was begun, or complete."""
-        if self._ledger.views(part):
-            self._since.setdefault(part, self._clock())
-        else:
-            self._since.pop(part, None)
+        self._since.pop(part, None)
+        if views := self._ledger.views(part):
+            self._since[part] = min(one.seconds for one in views)

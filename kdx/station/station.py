@@ -80,7 +80,7 @@ class Station:
         self._clock = StationClock(ledger)
         self._places = Places(options.folder, options.out, ledger, say)
         self._lines = Lines(options.out, ledger, options.csv)
-        self._parts = Parts(ledger, options.pattern.views, options.part_timeout)
+        self._parts = Parts(ledger, options.pattern.views, options.part_timeout, self._clock.now)
         self._retention = None if options.keep is None else Retention(options.out, ledger, options.keep, say)
         self._next_retention = time.monotonic()
         self._known = ledger.known()
@@ -129,14 +129,14 @@ class Station:
             self._finish()
         self._take_up_bundles()
         self._keep_less()
-        if closed := self._close_parts():
-            return closed
         is_over = self._options.once and self._is_done()
         arrived = self.arrivals.next(0.0 if is_over else _PATIENCE_SECONDS)
         self.backlog.update(self.arrivals.waiting)
         self._say_change("folder", self.arrivals.lost, "the folder can be listed again")
         if self.arrivals.left_out is not None:
             self._say_change("left out", f"files that are not images are left out: {self.arrivals.left_out}")
+        if closed := self._close_parts():
+            return closed
         if arrived is None or self._is_stopping:
             return []
         name, identity = arrived
@@ -160,15 +160,16 @@ class Station:
         file = JudgedFile(
             name, identity, record.verdict_id, record.verdict, state, place, picture, kept, 0, record.image_sha256
         )
-        part = None
+        parts: list[PartRecord] = []
         is_view = record.part_id is not None and record.view in options.pattern.views
         with self._ledger.transaction():
             self._clock.save()
             self._ledger.add_file(file, self._clock.now())
             self._add_line(record)
             if is_view:
-                part = self._parts.add(record)
-                self._add_part(part)
+                parts = self._parts.add(record, self._clock.now() - self.arrivals.age(name))
+                for part in parts:
+                    self._add_part(part)
             else:
                 self._send(record)
         # From here on, it has its record, whatever happens.
@@ -178,7 +179,7 @@ class Station:
         if is_view and record.part_id is not None:
             self._parts.note(record.part_id)
         self._notify()
-        return [record] if part is None else [record, part]
+        return [record, *parts]
 
     def _write_heat_map(self, judged: JudgedImage, place: str) -> str | None:
         """Write the heat map of an image before its verdict is recorded; return its place."""
@@ -202,9 +203,15 @@ class Station:
             self._say_change("disk", None, "there is room on the disk again")
 
     def _close_parts(self) -> list[Record]:
-        """Close the parts whose time is over, and return their records."""
+        """Close the parts whose time is over, and return their records.
+
+        What arrived in time may still wait for its verdict, or be written.
+        """
         closed: list[Record] = []
-        for part in self._parts.due():
+        for part, overdue in self._parts.due():
+            written = (self._options.pattern.read(name) for name in self.arrivals.being_written(overdue))
+            if self.arrivals.is_behind(overdue) or any(name.part == part for name in written):
+                continue
             with self._ledger.transaction():
                 record = self._parts.close(part)
                 self._add_part(record)
@@ -214,10 +221,9 @@ class Station:
             self._notify()
         return closed
 
-    def _add_part(self, part: PartRecord | None) -> None:
-        if part is not None:
-            self._add_line(part)
-            self._send(part)
+    def _add_part(self, part: PartRecord) -> None:
+        self._add_line(part)
+        self._send(part)
 
     def _add_line(self, record: Record | BundleRecord) -> None:
         self._ledger.add_line(record.time[:10], _line(record))

@@ -37,7 +37,7 @@ def stand_in(folder: Path, pattern: NamePattern, *, heat_maps: bool) -> Callable
             pattern.require_view(name)
         except DataError as error:
             return JudgedImage(not_judged(shown, error, BY, NotJudged.NAME))
-        word = content.decode().split()[0]
+        word = content.split()[0].decode()
         if word == "unreadable":
             return JudgedImage(not_judged(shown, ImageError(f"'{name}' is not an image"), BY))
         reason = Reason.FRAME if word == "undecided" else None
@@ -87,7 +87,7 @@ def drop(root: Path, **contents: str) -> None:
     (root / "in").mkdir(exist_ok=True)
     for name, content in contents.items():
         part = root / f"{name}.part"
-        part.write_text(f"{content} {name}", encoding="utf-8")
+        part.write_text(f"{content} {name}", encoding="utf-8", errors="surrogateescape")
         part.rename(root / "in" / f"{name}.png")
 
 

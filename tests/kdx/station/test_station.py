@@ -281,6 +281,49 @@ def test_a_part_that_lacks_a_view_is_never_good(tmp_path, view, verdict):
     assert {each["part_id"] for each in outbox(tmp_path / "out")} == {None, "1"}
 
 
+def parts_of(out: Path) -> list[tuple[str, str, list[str]]]:
+    """Return part, verdict and views of the messages that wait for the box."""
+    return [(each["part_id"], each["verdict"], [view["view"] for view in each["views"]]) for each in outbox(out)]
+
+
+def test_a_part_waits_for_views_that_arrived_in_time_and_are_not_judged_yet(tmp_path):
+    """Each judgement takes longer than the timeout, which says when files arrive."""
+    numbers = range(5)
+    drop(tmp_path, **{f"{n}-left": "good" for n in numbers}, **{f"{n}-right": "good" for n in numbers})
+    list(run(options_for(tmp_path, pattern=VIEWS, part_timeout=1e-6)))
+    assert parts_of(tmp_path / "out") == [(str(n), "good", ["left", "right"]) for n in numbers]
+
+
+def test_views_of_two_parts_of_one_identifier_make_no_good_part(tmp_path):
+    options = options_for(tmp_path, pattern=VIEWS, part_timeout=600.0)
+    drop(tmp_path, **{"3-left": "good"})
+    with contextlib.closing(run(options)) as records:
+        next(records)
+    with contextlib.closing(Ledger(options.out / FILE)) as ledger, ledger.transaction():
+        ledger.set_fact("machine_seconds", ledger.fact("machine_seconds") - 36_000)  # a stop of ten hours
+    drop(tmp_path, **{"3-right": "good"})
+    with contextlib.closing(run(options)) as records:
+        for record in records:
+            if getattr(record, "view", None) == "right":
+                break
+    assert parts_of(options.out) == [("3", "undecided", ["left"])]
+
+
+def test_a_view_that_comes_again_begins_another_part(tmp_path):
+    pattern = name_pattern(None, r"(?P<part>\d)-(?P<view>left|right)", ["left", "right"])
+    drop(tmp_path, **{"3-left": "good", "3-left-again": "good", "3-right": "good"})
+    list(run(options_for(tmp_path, pattern=pattern)))
+    assert parts_of(tmp_path / "out") == [("3", "undecided", ["left"]), ("3", "good", ["left", "right"])]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
+def test_the_identifier_of_a_part_may_be_of_any_bytes(tmp_path):
+    drop(tmp_path, **{os.fsdecode(b"caf\xe9-left"): "good", os.fsdecode(b"caf\xe9-right"): "good"})
+    (part,) = [record for record in run(options_for(tmp_path, pattern=VIEWS)) if hasattr(record, "views")]
+    assert (os.fsencode(part.part_id), part.verdict) == (b"caf\xe9", "good")
+    assert len(outbox(tmp_path / "out")) == 1
+
+
 def test_receivers_get_no_good_verdict_on_a_file_that_names_no_view(tmp_path):
     pattern = name_pattern(None, r"^(?P<part>\d+)?(-(?P<view>left|right|top))?", ["left", "right"])
     drop(tmp_path, **{"7-LEFT": "good", "x-left": "good", "7-top": "good", "7-left": "good", "7-right": "good"})
