@@ -41,7 +41,7 @@ class Access:
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Collection[str] | None) -> None:
         self._app, self._hosts = app, hosts
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._expected = None if token is None else token.encode()
         self._session = None if token is None else session_of(token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,13 +61,14 @@ class Access:
             )
             return RefusedError(HTTPStatus.MISDIRECTED_REQUEST, error)
         if scope["method"] not in {"GET", "HEAD"} and origin is not None:
-            site = urlsplit(origin.decode("latin-1")).netloc
-            if site != host:
+            site = _site_of(origin.decode("latin-1"))
+            if not site or site != host:
                 error = AccessError("a page of another site sent this", expected=host, received=site or "no site")
                 return RefusedError(HTTPStatus.FORBIDDEN, error)
         if self._expected is not None and scope["path"] not in OPEN_PATHS:
-            given = headers.get(b"authorization", b"")
-            if not (secrets.compare_digest(given, self._expected) or self._has_session(headers.get(b"cookie", b""))):
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            has_token = scheme.lower() == b"bearer" and secrets.compare_digest(given.strip(b" "), self._expected)
+            if not (has_token or self._has_session(headers.get(b"cookie", b""))):
                 error = AccessError(
                     "the token is missing or wrong",
                     expected="the header Authorization: Bearer TOKEN",
@@ -87,5 +88,16 @@ def session_of(token: str) -> str:
 
 
 def _name_of(host: str) -> str:
-    """Return the name in a ``Host`` header, without the port."""
-    return (urlsplit(f"//{host}").hostname or "") if "[" not in host or "]" in host else ""
+    """Return the name in a ``Host`` header, without the port; nothing for one that is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _site_of(origin: str) -> str:
+    """Return the site in an ``Origin`` header; nothing for one that is malformed."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""

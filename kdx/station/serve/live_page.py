@@ -146,7 +146,7 @@ class LivePage:
             if kind == "heat":
                 return Response(await run_in_threadpool(file.read_bytes), media_type=PNG, headers=_KEPT)
             drawn = await run_in_threadpool(picture_of_file, file, self._judges[bundle].detector)
-        except (ReviewError, OSError, KeyError) as error:
+        except (KdxError, OSError, KeyError) as error:
             raise _no_picture() from error
         return Response(drawn, media_type=WEBP, headers=_KEPT)
 

@@ -6,13 +6,12 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from kdx.decision.overlay import heat_layer
-from kdx.imaging.images import read_with_range
+from kdx.imaging.images import decode_image
 from kdx.runtime.detector import Detector
 from kdx.station.serve.sent_image import frame_of
 
@@ -42,17 +41,20 @@ def picture_of(seen: Seen, detector: Detector) -> bytes:
     Raises:
         ImageError: As for :func:`rgb_of`.
     """
-    return _webp(rgb_of(seen, detector), detector)
+    return _webp(rgb_of(seen, detector), detector.input.width, detector.input.height)
 
 
 def picture_of_file(file: Path, detector: Detector) -> bytes:
     """Return an image file as WebP, as :func:`picture_of` does.
 
+    The file may be from before the bundle was replaced: it is shown whatever its size is.
+
     Raises:
-        ImageError: As for :func:`kdx.read_image`.
+        ImageError: The file cannot be read.
     """
-    spec = msgspec.structs.replace(detector.input, channel_order="rgb")
-    return _webp(read_with_range(file, spec)[0], detector)
+    spec = detector.input
+    pixels = decode_image(file, channels=spec.channels, sixteen_bit_range=spec.sixteen_bit_range)
+    return _webp(pixels, spec.width, spec.height) if not spec.fixed_size else _webp(pixels, *pixels.shape[1::-1])
 
 
 def heat_of(seen: Seen, detector: Detector) -> bytes | None:
@@ -62,8 +64,8 @@ def heat_of(seen: Seen, detector: Detector) -> bytes | None:
     """
     if seen.anomaly_map is None or seen.verdict is None:
         return None
-    size = _shown_size(detector, _SMALLEST_LAYER)
     spec = detector.input
+    size = _shown_size(spec.width, spec.height, _SMALLEST_LAYER)
     view = detector.view.scaled((spec.width, spec.height), size)
     included = detector.roi.included if detector.roi else None
     layer = heat_layer(seen.anomaly_map, size, seen.verdict.pixel_threshold, view, included)
@@ -72,15 +74,14 @@ def heat_of(seen: Seen, detector: Detector) -> bytes | None:
     return buffer.getvalue()
 
 
-def _webp(pixels: NDArray[np.uint8], detector: Detector) -> bytes:
+def _webp(pixels: NDArray[np.uint8], width: int, height: int) -> bytes:
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    picture.resize(_shown_size(detector), Image.Resampling.BOX).save(buffer, "WEBP", quality=85, method=2)
+    picture.resize(_shown_size(width, height), Image.Resampling.BOX).save(buffer, "WEBP", quality=85, method=2)
     return buffer.getvalue()
 
 
-def _shown_size(detector: Detector, smallest: int = 1) -> tuple[int, int]:
-    """Return the width and height of pictures: those of the detector's input, where they suit."""
-    width, height = detector.input.width, detector.input.height
+def _shown_size(width: int, height: int, smallest: int = 1) -> tuple[int, int]:
+    """Return the width and height of pictures: those of the image, where they suit."""
     factor = min(max(1.0, smallest / min(width, height)), _LONGEST / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from kdx.decision.map_files import map_format
+from kdx.decision.map_files import MapFormat, map_format
 from kdx.decision.regions import regions_of
 from kdx.errors import InputError, KdxError, OptionError
 from kdx.station.serve.answers import Asked
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RAW = "application/octet-stream"
 PARAMETERS = ("map", "min_area", "pixel_size_um", "part_id", "image", "shape", "dtype")
 PART_ID, SHAPE, DTYPE = "X-Part-Id", "X-Shape", "X-Dtype"
+_HEADERS = {"part_id": PART_ID, "shape": SHAPE, "dtype": DTYPE}
 _LONGEST_NAME = 200
 # So many times the largest body is received, though not kept, before the connection is closed: most
 # clients read an answer only after they have sent everything.
@@ -41,11 +42,13 @@ def asked_of(request: Request) -> Asked:
         unknown = [name for name in query if name not in PARAMETERS]
         if unknown:
             raise OptionError("unknown parameter", expected=", ".join(PARAMETERS), received=unknown[0])
+        for name in PARAMETERS:
+            _value(request, name)  # none is given twice, also where it is not read
         asked = Asked(
             layout=_layout(request),
-            part_id=_name("part_id", query.get("part_id", request.headers.get(PART_ID))),
+            part_id=_name("part_id", _value(request, "part_id")),
             image=_name("image", query.get("image")),
-            map=map_format(query["map"]) if "map" in query else None,
+            map=_map(query["map"]) if "map" in query else None,
             min_area=_number("min_area", query.get("min_area", "0")),
             pixel_size_um=_number("pixel_size_um", query["pixel_size_um"]) if "pixel_size_um" in query else None,
         )
@@ -59,8 +62,7 @@ def _layout(request: Request) -> Layout | None:
     """Return the layout of a frame without a file format; None for the content of a file."""
     kind = request.headers.get("content-type", "image/*").partition(";")[0].strip().lower()
     if kind == RAW:
-        query, headers = request.query_params, request.headers
-        return layout_of(query.get("shape", headers.get(SHAPE)), query.get("dtype", headers.get(DTYPE)))
+        return layout_of(_value(request, "shape"), _value(request, "dtype"))
     if not kind.startswith("image/"):
         error = InputError(
             "the body is not declared to be an image",
@@ -69,7 +71,32 @@ def _layout(request: Request) -> Layout | None:
             fix="send the file itself as the body: curl --data-binary @FILE -H 'Content-Type: image/png' URL",
         )
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error)
+    for name in ("shape", "dtype"):
+        if _value(request, name) is not None:
+            raise OptionError(
+                f"`{name}` has no effect on an image file",
+                expected=f"the content type {RAW}, for a frame without a file format",
+                received=kind,
+            )
     return None
+
+
+def _value(request: Request, name: str) -> str | None:
+    """Return a parameter from the query or from its header; None if it is not given.
+
+    Raises:
+        OptionError: It is given more than once with different values, or its header is not UTF-8.
+    """
+    header = _HEADERS.get(name)
+    given = request.query_params.getlist(name)
+    for text in request.headers.getlist(header) if header else ():
+        try:
+            given.append(text.encode("latin-1").decode())  # Starlette decodes each header as Latin-1
+        except UnicodeDecodeError as error:
+            raise OptionError(f"the header {header} is not UTF-8", fix=f"send `{name}` in the query") from error
+    if len(set(given)) > 1:
+        raise OptionError(f"`{name}` is given with different values", received=" and ".join(map(repr, given))[:250])
+    return given[0] if given else None
 
 
 def _name(parameter: str, text: str | None) -> str | None:
@@ -78,6 +105,13 @@ def _name(parameter: str, text: str | None) -> str | None:
             f"invalid `{parameter}`", expected=f"1 to {_LONGEST_NAME} printable characters", received=repr(text[:250])
         )
     return text
+
+
+def _map(text: str) -> MapFormat:
+    try:
+        return map_format(text)
+    except OptionError as error:  # it names the parameter of other callers, which is `maps`
+        raise OptionError("invalid `map`", expected=error.expected, received=repr(text[:250])) from error
 
 
 def _number(parameter: str, text: str) -> float:

@@ -34,8 +34,9 @@ def test_without_the_token_nothing_is_answered(guarded, path, given):
     assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
 
 
-def test_with_the_token_everything_is_answered(guarded, dataset):
-    client = Client(guarded.url, {"Authorization": f"Bearer {TOKEN}", "Host": "station.example"})
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_with_the_token_everything_is_answered(guarded, dataset, scheme):
+    client = Client(guarded.url, {"Authorization": f"{scheme} {TOKEN}", "Host": "station.example"})
     image = (dataset / "test/good/012.png").read_bytes()
     assert client.post("/v1/verdicts", image).json["verdict"] == "good"
     assert client.get("/ready").status == 200
@@ -53,7 +54,7 @@ def test_whether_the_process_lives_needs_no_token(guarded):
         ("[::1]:9", 200),
         ("evil.example", 421),
         ("127.0.0.1.evil.example", 421),
-        ("[::1", 421),
+        *((malformed, 421) for malformed in ("[::1", "]", "[x]")),
         ("", 421),
     ],
 )
@@ -61,7 +62,9 @@ def test_without_a_token_the_server_is_asked_by_a_name_of_this_machine(tiny_bund
     assert Client(unguarded.url).get("/v1/bundles", {"Host": host}).status == status
 
 
-@pytest.mark.parametrize(("origin", "status"), [("http://evil.example", 403), ("null", 403), ("http://HOST", 422)])
+@pytest.mark.parametrize(
+    ("origin", "status"), [("http://evil.example", 403), ("null", 403), ("http://[", 403), ("http://HOST", 422)]
+)
 def test_pages_of_other_sites_send_nothing(unguarded, origin, status):
     here = unguarded.url.removeprefix("http://")
     answer = Client(unguarded.url).post("/v1/verdicts", b"x", PNG | {"Origin": origin.replace("HOST", here)})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import kdx
 from kdx.errors import BackendError
@@ -81,6 +83,22 @@ def test_pictures_are_of_verdicts_that_are_shown(station):
         assert heat.status == 404 or heat.body.startswith(b"\x89PNG")
     assert client.get("/live/verdicts/none/image").status == 404
     assert client.get(f"{path}/other").status == 404
+
+
+def test_a_picture_from_before_the_bundle_was_replaced_is_shown_in_its_own_size(station):
+    server, data = station
+    (kept, *_) = state_of(server.url)["reviews"]["parts"]
+    file = data / "images/tiny" / f"{kept['verdict_id']}.png"
+    before = file.read_bytes()
+    try:
+        Image.new("RGB", (33, 17)).save(file)
+        answer = Client(server.url).get(f"/live/reviews/{kept['verdict_id']}/image")
+        assert answer.status == 200
+        assert Image.open(io.BytesIO(answer.body)).size == (33, 17)
+        file.write_bytes(b"no image")
+        assert Client(server.url).get(f"/live/reviews/{kept['verdict_id']}/image").status == 404
+    finally:
+        file.write_bytes(before)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,13 @@ def test_a_record_says_by_what_an_image_was_judged(client, tiny_bundle, images):
     assert (one["backend"], one["precision"]) == ("onnxruntime-cpu", "fp32")
 
 
+def test_a_part_is_named_in_utf_8_in_the_query_or_in_a_header(client, images):
+    header = {"X-Part-Id": "Müller-7".encode().decode("latin-1")}  # http.client sends Latin-1
+    for query in ("", "?part_id=M%C3%BCller-7"):
+        answer = client.post(f"/v1/verdicts{query}", images[0].read_bytes(), PNG | header)
+        assert answer.json["part_id"] == "Müller-7"
+
+
 @pytest.mark.parametrize("kind", ["BMP", "JPEG", "TIFF"])
 def test_files_are_read_as_predict_reads_them(client, detector, images, tmp_path, kind):
     file = tmp_path / "image"
@@ -160,13 +167,19 @@ def test_regions_take_the_options_of_predict(client, detector, images):
 @pytest.mark.parametrize(
     ("path", "headers", "status", "said"),
     [
-        ("/v1/verdicts?map=jpeg", PNG, 400, "npy or tiff or png"),
+        ("/v1/verdicts?map=jpeg", PNG, 400, "invalid `map`"),
         ("/v1/verdicts?maps=npy", PNG, 400, "unknown parameter"),
         ("/v1/verdicts?min_area=x", PNG, 400, "not a number"),
         ("/v1/verdicts?min_area=-1", PNG, 400, "0 or above"),
         ("/v1/verdicts?pixel_size_um=nan", PNG, 400, "above 0"),
         ("/v1/verdicts?part_id=", PNG, 400, "printable"),
         ("/v1/verdicts?part_id=a%0Ab", PNG, 400, "printable"),
+        ("/v1/verdicts?part_id=1&part_id=2", PNG, 400, "different values"),
+        ("/v1/verdicts?part_id=1", PNG | {"X-Part-Id": "2"}, 400, "different values"),
+        ("/v1/verdicts?map=npy&map=png", PNG, 400, "different values"),
+        ("/v1/verdicts", PNG | {"X-Part-Id": "M\xfcller"}, 400, "X-Part-Id is not UTF-8"),
+        ("/v1/verdicts?shape=64,64", PNG, 400, "no effect"),
+        ("/v1/verdicts", PNG | {"X-Dtype": "uint16"}, 400, "no effect"),
         ("/v1/verdicts", RAW, 400, "needs its shape"),
         ("/v1/verdicts?shape=64", RAW, 400, "HEIGHT,WIDTH"),
         ("/v1/verdicts?shape=0,64", RAW, 400, "pixels"),
