@@ -143,6 +143,11 @@ class Ledger(Database):
                 (file.state, _encoded(file.place), *(file.placed or file.identity), file.id),
             )
 
+    def linked(self, path: str) -> list[JudgedFile]:
+        """Return the verdicts on a file of the watched folder to which there is a link."""
+        found = self._base.execute(f"{_SELECT} WHERE path = ? AND state = ? ORDER BY id", (os.fsencode(path), LINKED))
+        return [_file(row) for row in found.fetchall()]
+
     def is_taken(self, place: str) -> bool:
         """Whether a place in the output folder is that of a judged file or its heat map."""
         found = self._base.execute("SELECT 1 FROM files WHERE place = ?1 OR heat_map = ?1", (os.fsencode(place),))
@@ -165,10 +170,16 @@ class Ledger(Database):
         found = self._base.execute(f"{_SELECT} {where} ORDER BY id LIMIT ?", (verdict, before, limit))
         return [_file(row) for row in found.fetchall()]
 
-    def kept(self) -> list[JudgedFile]:
-        """Return all files of which something is kept that may be deleted, the oldest first."""
-        where = "WHERE bytes > 0 AND state IN (?, ?, ?, ?) ORDER BY id"
-        return [_file(row) for row in self._base.execute(f"{_SELECT} {where}", (HERE, MOVED, LINKED, GONE))]
+    def kept(self, after: int, limit: int) -> list[JudgedFile]:
+        """Return files of which something is kept that may be deleted, the oldest first.
+
+        Args:
+            after: The number of the file after which they come.
+            limit: How many files at most.
+        """
+        where = "WHERE id > ? AND bytes > 0 AND state IN (?, ?, ?, ?) ORDER BY id LIMIT ?"
+        found = self._base.execute(f"{_SELECT} {where}", (after, HERE, MOVED, LINKED, GONE, limit))
+        return [_file(row) for row in found.fetchall()]
 
     def kept_bytes(self) -> int:
         """Return the size of all that is kept of judged files in the output folder."""

@@ -103,6 +103,21 @@ class Places:
             self._settle(finished)
         return finished
 
+    def remove_changed_links(self, path: str, identity: Identity) -> None:
+        """Remove links to a file that was written to since its verdict: they show another image.
+
+        Args:
+            path: The file, relative to the watched folder.
+            identity: What it is by now.
+        """
+        source = self._folder / path
+        for file in self._ledger.linked(path):
+            target = self._out / (file.place or "")
+            with contextlib.suppress(FileNotFoundError):
+                if file.place is not None and file.identity != identity and target.samefile(source):
+                    target.unlink()
+                    self._say(f"'{source}' was written to after its verdict: its link '{target}' is removed")
+
     @contextlib.contextmanager
     def _unless_stuck(self, file: JudgedFile) -> Iterator[None]:
         """Keep an error of one file from the files after it, and say it once."""

@@ -31,6 +31,7 @@ _LONGEST_STOP = _DAY
 _AT_ONCE = 100
 # How often it is looked which files somebody took away, where more seems to be kept than may be.
 _LOOK_SECONDS = 3600.0
+_LOOK_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,13 @@ class Retention:
         self._out, self._ledger, self._keep, self._say = out, ledger, keep, say
         self._said: set[str] = set()
         self._next_look = 0.0
+        self._looked_at = 0  # the number of the last file that was looked at
 
     def apply(self, now: float) -> int:
-        """Delete what is due, but not more than takes a moment; return how many files.
+        """Delete what is due, but not more than takes a moment.
+
+        Returns:
+            How many files were deleted or looked at; 0 if nothing is left to do.
 
         Args:
             now: The time by the station's own clock.
@@ -147,8 +152,9 @@ class Retention:
         """Delete the oldest good files, then those to be reviewed, then defective ones."""
         excess = self._ledger.kept_bytes() - total
         if excess > 0 and now >= self._next_look:
-            self._next_look = now + _LOOK_SECONDS
-            self._forget_taken()
+            if looked_at := self._forget_taken():
+                return looked_at
+            self._next_look, self._looked_at = now + _LOOK_SECONDS, 0
             excess = self._ledger.kept_bytes() - total
         deleted = 0
         for verdict in _JUDGED:
@@ -164,13 +170,20 @@ class Retention:
             self._say_once("what was not judged takes more than the total that is kept; nobody else deletes it")
         return deleted
 
-    def _forget_taken(self) -> None:
-        """Count files no longer that somebody took away."""
-        with self._ledger.transaction():
-            for file in self._ledger.kept():
-                kept = [name for name in (file.place, file.heat_map) if name and os.path.lexists(self._out / name)]
-                if not kept:
+    def _forget_taken(self) -> int:
+        """Look at the next files, and forget those that somebody took away; return how many."""
+        files = self._ledger.kept(self._looked_at, _LOOK_AT_ONCE)
+        taken = [
+            file
+            for file in files
+            if not any(name and os.path.lexists(self._out / name) for name in (file.place, file.heat_map))
+        ]
+        if taken:
+            with self._ledger.transaction():
+                for file in taken:
                     self._forget(file, is_deleted=True)
+        self._looked_at = files[-1].id if files else 0
+        return len(files)
 
     def _forget(self, file: JudgedFile, *, is_deleted: bool) -> None:
         """Forget a file, in a transaction; one that is still in the watched folder stays known."""

@@ -150,6 +150,7 @@ class Station:
         """Record a verdict and all that follows from it, in one transaction."""
         record, options = judged.record, self._options
         place = None
+        self._places.remove_changed_links(name, identity)
         if options.files != "stay":
             place = free_place(options.out, self._ledger, record.verdict, name, record.verdict_id)
         picture = self._write_heat_map(judged, place or f"{record.verdict}/{name}")

@@ -121,3 +121,24 @@ def test_moved_files_are_deleted_although_times_there_are_coarse(tmp_path, monke
     said: list[str] = []
     assert keep(options.out, "good=1h", 1, said) == ["good/b.png"]
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("kind", ["hard", "symbolic"])
+@pytest.mark.parametrize("kept", [None, "good=1y"])
+def test_a_link_shows_no_image_that_got_another_verdict(tmp_path, monkeypatch, kind, kept):
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    if kind == "symbolic":
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    drop(tmp_path, a="good", b="good")
+    options = options_for(tmp_path, files="link", keep=kept and parse_keep(kept))
+    assert len(list(run(options))) == 2
+    (tmp_path / "in/a.png").write_text("defective and longer", encoding="utf-8")
+    said: list[str] = []
+    assert [record.verdict for record in run(options, said.append)] == ["defective"]
+    assert sorted_files(options.out) == ["defective/a.png", "good/b.png"]
+    assert len(said) == 1
+    drop(tmp_path, b="defective")  # another file under the name: a hard link still shows the first
+    assert [record.verdict for record in run(options)] == ["defective"]
+    assert ("good/b.png" in sorted_files(options.out)) == (kind == "hard")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from kdx.errors import OptionError
-from kdx.station import arrivals
+from kdx.station import arrivals, retention
 from kdx.station.database import FILE
 from kdx.station.ledger import Ledger
-from kdx.station.retention import Retention, StationClock, parse_keep
+from kdx.station.retention import Keep, Retention, StationClock, parse_keep
 from tests.kdx.station.stations import NoNotices, drop, options_for, run, sorted_files
 
 DAY = 86_400.0
@@ -34,8 +35,9 @@ def keep(out: Path, text: str, days: float, said: list[str] | None = None) -> li
     """Apply what is kept, some days later; return what is left of the sorted files."""
     ledger = Ledger(out / FILE)
     try:
-        retention = Retention(out, ledger, parse_keep(text), (said if said is not None else []).append)
-        retention.apply(StationClock(ledger).now() + days * DAY)
+        kept = Retention(out, ledger, parse_keep(text), (said if said is not None else []).append)
+        while kept.apply(StationClock(ledger).now() + days * DAY):
+            pass
     finally:
         ledger.close()
     return [name for name in sorted_files(out) if not name.startswith("heat_maps")]
@@ -70,6 +72,19 @@ def test_files_that_somebody_took_away_count_no_longer(sorted_out):
         (sorted_out / name).unlink()
     total = sum((sorted_out / name).stat().st_size for name in sorted_files(sorted_out)) / 1e6
     assert len(keep(sorted_out, f"total={total:.9f}MB", 0)) == 8
+
+
+def test_a_few_files_at_once_are_looked_for(sorted_out, monkeypatch):
+    """Files are judged in between; nothing is deleted once the rest fits."""
+    monkeypatch.setattr(retention, "_LOOK_AT_ONCE", 4)
+    for name in [name for name in sorted_files(sorted_out) if "defective" in name]:
+        (sorted_out / name).unlink()
+    total = sum((sorted_out / name).stat().st_size for name in sorted_files(sorted_out))
+    with contextlib.closing(Ledger(sorted_out / FILE)) as ledger:
+        kept = Retention(sorted_out, ledger, Keep({}, total=total), print)
+        assert [kept.apply(0.0) for _ in range(3)] == [4, 4, 0]
+        assert ledger.kept_bytes() == total
+    assert len(sorted_files(sorted_out)) == 14
 
 
 def test_text_files_of_records_have_an_age_too(sorted_out):
