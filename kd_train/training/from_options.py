@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,23 @@ def recipe_of(options: TrainOptions, kept: KeptTeacher | None = None) -> Recipe:
         OptionError: The method is unknown, or a value is invalid.
     """
     return load_recipe(find_method(options.method), overrides(options, kept))
+
+
+def as_begun(options: TrainOptions, begun: RunConfig | None) -> TrainOptions:
+    """Return the options of a resumed run, with the compact teacher that came with ``init``.
+
+    The user gave only ``init`` for that teacher, and the run has a copy of it: what the options
+    leave out, the run has recorded.
+    """
+    if begun is None or begun.init is UNSET or options.init is not None or not begun.recipe.teacher_from:
+        return options
+    recorded: dict[str, Any] = {
+        "backbone": ",".join(begun.recipe.backbones),
+        "taps": "/".join(",".join(group) for group in begun.recipe.taps),
+        "teacher_from": ",".join(begun.recipe.teacher_from),
+        "teacher_epochs": begun.recipe.teacher_epochs,
+    }
+    return replace(options, **{name: value for name, value in recorded.items() if getattr(options, name) is None})
 
 
 def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
@@ -173,6 +191,7 @@ def common_config(
         learnt: The hashes of images that initial students learnt from.
     """
     trained = [record.identity for record in images.trained]
+    known = set(trained)
     return {
         "schema": SCHEMA if images.spec.crop is UNSET and options.init is None else NEWEST_SCHEMA,
         "recipe": recipe,
@@ -188,7 +207,7 @@ def common_config(
         "odd_images": options.odd_images,
         "train_images": images.hashes(images.trained),
         "validation_images": images.hashes(images.held_out),
-        "trained_on": [*trained, *(each for each in learnt if each not in set(trained))],
+        "trained_on": [*trained, *(each for each in learnt if each not in known)],
         "data_sha256": hash_of_hashes(record.sha256 for record in images.trained),
         **({} if options.precision == "fp32" else {"precision": options.precision}),
         "versions": {"kdx": __version__, **package_versions(TRAINING_PACKAGES)},

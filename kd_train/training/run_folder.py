@@ -211,7 +211,7 @@ class Run:
             spec=self.config.pair_spec,
             recipe=self.config.recipe,
             data_sha256=self.config.data_sha256,
-            versions=self.config.versions,
+            versions=self._versions,
         )
         self.checkpoints.save(record, students, optimiser, self.config.teacher_sha256, best=best)
 
@@ -257,11 +257,16 @@ class Run:
             backbone=self.config.backbone,
             weights=self.config.weights,
             data_sha256=self.config.data_sha256,
-            trained_with=self.config.versions,
+            trained_with=checkpoint.versions,
             exported_with=package_versions(TRAINING_PACKAGES),
             planned_epochs=self.config.recipe.epochs if self.remarks() else None,
             teacher_comparisons=self.config.distilled.comparisons if self.config.distilled else [],
         )
+
+    @property
+    def _versions(self) -> dict[str, str]:
+        """The versions of the packages of the cycle that is trained."""
+        return self.config.versions if self.config.cycles is UNSET else self.config.cycles[-1].versions
 
     def int8_origin(self, checkpoint: Checkpoint) -> Int8Students:
         """Return the origin of the students of this INT8 stage for a bundle."""

@@ -22,6 +22,7 @@ from kd_train.training.distilled_teacher import TEACHER_FOLDER
 from kd_train.training.extended_run import as_extended, extend
 from kd_train.training.free_folder import require_free
 from kd_train.training.from_options import (
+    as_begun,
     build_pair,
     check_options,
     common_config,
@@ -150,16 +151,18 @@ def _train(
 ) -> TrainResult:
     require_free(out, resume=options.resume, force=options.force, precision=options.precision)
     device = check_device(options.device)
+    began = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
+    options = as_begun(options, began)
     existing = kept_teacher(options)
     recipe = recipe_of(options, existing)
     if teacher_only:
         _require_teacher_to_make(existing, recipe)
     require_no_stage(out, options)
-    begun = as_extended(Run(out), options) if options.resume and (out / RUN_INDEX).exists() else None
+    begun = began if began is None or teacher_only else as_extended(Run(out), options)
     if begun is not None:
         # First: with other options, the images or the weights may be missing.
         require_same_options(out, begun, options, recipe)
-        if begun.distilled is not None and existing is None:
+        if begun.distilled is not None and existing is None and begun.init is UNSET:
             weights_given, extra = split_names(options.weights), bool(options.extra_images)
             require_same_teacher(out, begun, weights_given, extra_images=extra)
     students = open_students(out, options, begun)

@@ -82,6 +82,10 @@ class ScoreRequest:
                 fix="choose an `out` outside of it",
             )
         require_sizes(self.min_area or 0.0)
+        if self.min_area is not None and not self.coco:
+            raise OptionError(
+                "`min_area` has no effect without `coco`", fix="pass `coco=True`, or leave `min_area` out"
+            )
         require_outside_bundles(self.out, "out")
         if self.address is not None and self.engine != "ray":
             raise OptionError(

@@ -75,7 +75,7 @@ def require_given(threshold: Threshold, path: Path, *, is_scaled: bool) -> None:
         return
     found = (threshold.score, threshold.review.score if threshold.review else None)
     expected = (given.score, given.review_score)
-    if found == expected:
+    if found == expected and not (is_scaled and given.factor is not UNSET):
         return
     is_fitting = is_scaled and (found[1] is None) == (expected[1] is None)
     if is_fitting and given.factor is not UNSET:

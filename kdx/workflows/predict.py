@@ -235,7 +235,7 @@ def left_behind(overlay: Path | None, folder: Path | None, records: Sequence[Map
     lines = []
     if overlay is not None:
         maps = number_of(len(records), "heat [map was|maps were] written")
-        lines.append(f"{maps} to {overlay}/ before that: `force=True` writes again")
+        lines.append(f"{maps} to {overlay}/ before that: `force=True` writes them again")
     if folder is not None:
         images = number_of(len({record["image"] for record in records}), "[image|images] only")
         lines.append(f"{folder}/ has the results of {images}: `force=True` writes all again")

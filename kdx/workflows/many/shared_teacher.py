@@ -87,6 +87,13 @@ def _settings(order: ProductOrder) -> dict[str, Any]:
     product, where = order.product, f"[products.{order.name}]"
     options = product.train_options()
     fix = 'leave out shared_teacher; if it is one of the defaults, give the product shared_teacher = ""'
+    if product.init is not None:
+        raise OptionError(
+            f"{where} has init and shared_teacher, but students only fit the teacher that they learnt from",
+            received=f"init {product.init}, shared_teacher {product.shared_teacher}",
+            fix="leave out shared_teacher and teacher_from: the teacher of the run of init is taken over; if they are "
+            'among the defaults, give the product shared_teacher = ""',
+        )
     if (folder := kept_folder(options)) is not None:
         raise OptionError(f"{where} has the teacher of '{folder}' already", received="shared_teacher", fix=fix)
     if product.tile is not None:

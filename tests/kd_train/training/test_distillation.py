@@ -659,3 +659,10 @@ def test_who_takes_a_teacher_for_a_detector_is_told(teacher, whole):
     assert f"kdx train DATA --teacher-from {teacher}" in error.value.fix
     with pytest.raises(CheckpointError, match="training of a compact teacher, and holds no detector"):
         load_pair(Run(whole / TEACHER_FOLDER))
+
+
+def test_a_finished_run_is_not_extended_where_only_its_teacher_is_asked_for(dataset, whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    with pytest.raises(CheckpointError, match="epochs changed since it began"):
+        train(dataset, run, replace(COMPACT, epochs=COMPACT.epochs + 3, resume=True), teacher_only=True)
+    Run(run).require_finished()

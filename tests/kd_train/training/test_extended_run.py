@@ -148,6 +148,16 @@ def test_other_options_and_images_are_refused_as_before(dataset, run):
     assert (run / "run.json").read_bytes() == before
 
 
+def test_checkpoints_and_bundles_name_the_versions_of_the_last_cycle(run):
+    cycles = as_extended(Run(run), LONGER).cycles
+    write(run, versions={"torch": "1.0"}, cycles=cycles)
+    opened = Run(run)
+    opened.save(tensors(run), None, opened.checkpoint("last").history, best=False)
+    checkpoint = opened.checkpoint("last")
+    assert opened.provenance(checkpoint).trained_with == checkpoint.versions == cycles[-1].versions
+    assert checkpoint.versions["torch"] != "1.0"
+
+
 def test_border_weights_are_measured_again(run):
     write(run, border_weights=((1.0, 0.5),))
     assert as_extended(Run(run), LONGER).border_weights is UNSET

@@ -18,6 +18,7 @@ from kd_train.training.initial_students import _first_unlike
 from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
+from kdx.bundle.open import open_bundle
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.imaging.image_identity import KnownImages, Likeness
 from tests.kd_train.training.test_distillation import COMPACT
@@ -82,14 +83,25 @@ def test_the_run_records_from_which(source, started):
     load_pair(Run(started))
 
 
-def test_images_that_the_students_know_are_not_held_out_and_not_calibrated_on(dataset, source, tmp_path):
-    """On the same folder, the source's training images are trained on again."""
-    options = replace(STILL, init=source, seed=0, validation_fraction=0.25)
-    config = train(dataset, tmp_path / "run", options).run.config
-    known = Run(source).config.known_images()
+def test_images_that_the_students_know_are_not_held_out_and_not_calibrated_on(dataset, source, tmp_path, cli):
+    """One image less than the source had: of all of them, others would be held out."""
+    earlier = Run(source).config
+    data = Path(shutil.copytree(dataset, tmp_path / "data"))
+    (data / "train/good" / Path(min(earlier.validation_images)).name).unlink()
+    run = train(data, tmp_path / "run", replace(STILL, init=source, validation_fraction=0.25)).run
+    config, known = run.config, earlier.known_images()
+    records = scan_images(sorted((data / "train/good").iterdir()), BadImages(0))
+    _, drawn = split_images(records, validation_fraction=0.25, train_fraction=1, seed=config.seed)
+    assert any(known.likeness(record.identity) is Likeness.SAME for record in drawn)
     assert len(config.validation_images) == 3
-    assert set(config.validation_images) <= set(Run(source).config.validation_images)
+    assert set(config.validation_images.values()) <= set(earlier.validation_images.values())
     assert all(config.known_images().likeness(one) is Likeness.SAME for one in known.images)
+    bundle = tmp_path / "tile.kdx"
+    cli("export", run.path, "--out", bundle)
+    cli("calibrate", bundle, dataset, "--false-reject-rate", "0.5")
+    calibrated_on = open_bundle(bundle).manifest.threshold
+    assert calibrated_on is not None
+    assert calibrated_on.images == 4  # of 12: three held out by this run, and one that neither saw
 
 
 def test_images_of_the_source_count_as_trained_on(source, started):
@@ -165,5 +177,12 @@ def test_a_compact_teacher_is_taken_over(dataset, lamp, tmp_path):
     assert config.teacher_sha256 == compact.config.teacher_sha256
     assert config.recipe.heads == compact.config.recipe.heads
     assert not (tmp_path / "run/teacher").exists()
+    begun = replace(options, epochs=2)
+    interrupted(lamp, tmp_path / "begun", begun, steps=3)  # after an epoch, that run is not needed
+    compact.path.rename(tmp_path / "moved")
+    extended = train(lamp, tmp_path / "begun", replace(begun, init=None, resume=True)).run
+    assert extended.checkpoint("last").epoch == 2
+    assert extended.config.teacher_sha256 == config.teacher_sha256
+    (tmp_path / "moved").rename(compact.path)
     with pytest.raises(OptionError, match="holds a compact teacher and no students"):
         train(lamp, tmp_path / "other", replace(STILL, init=compact.path / "teacher"))

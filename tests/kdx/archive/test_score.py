@@ -29,11 +29,12 @@ from kdx.archive.local import LocalEngine
 from kdx.archive.plan import ShardPlan, write_listing
 from kdx.archive.results_folder import ScoreFolder
 from kdx.archive.score_records import Index, Listing, ScoreRow, ScoreWork, Settings
+from kdx.archive.score_request import ScoreRequest
 from kdx.archive.score_run import _forget_bad
 from kdx.archive.shard_table import count, write_shard, write_table
 from kdx.bundle.manifest import Manifest
 from kdx.decision.regions import NEIGHBOURS
-from kdx.errors import BundleError, DataError
+from kdx.errors import BundleError, DataError, OptionError
 from kdx.folders.image_search import LeftOut, walk
 from kdx.imaging.image_files import MAX_PIXELS
 from kdx.storage.files import sha256_file
@@ -635,3 +636,8 @@ def test_a_missing_range_is_said_with_a_count(cli, tiny_bundle, archive, tmp_pat
     again = cli("score", tiny_bundle, archive, "-o", tmp_path / "out", *OPTIONS)
     assert again.stderr.count("less than a tenth of the declared range 0:65535") == 1
     assert "3 16-bit images hold values from" in again.stderr
+
+
+def test_the_smallest_area_without_regions_is_refused(tiny_bundle, archive, tmp_path):
+    with pytest.raises(OptionError, match="`min_area` has no effect without `coco`"):
+        ScoreRequest(tiny_bundle, archive, tmp_path / "out", min_area=5).check()

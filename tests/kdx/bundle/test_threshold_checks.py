@@ -127,6 +127,16 @@ def test_on_another_scale_a_threshold_by_hand_is_the_number_times_the_factor(thr
         assert f"multiplied by {factor:g}" in caught.value.expected
 
 
+@pytest.mark.parametrize("review", [None, 0.4])
+def test_the_number_itself_does_not_fit_where_a_factor_is_recorded(threshold, review):
+    found = by_hand(threshold, 0.8, review, (0.8, review))
+    record = msgspec.structs.replace(found.by_hand, factor=1.1)
+    found = msgspec.structs.replace(found, by_hand=record)
+    require_given(found, Path("tile.kdx"), is_scaled=False)
+    with pytest.raises(BundleError, match="is not the number given"):
+        require_given(found, Path("tile.kdx"), is_scaled=True)
+
+
 def test_a_bundle_whose_threshold_by_hand_was_edited_or_that_an_older_kdx_would_load_is_refused(bundle_copy):
     manifest = open_bundle(bundle_copy).manifest
     given = manifest.with_thresholds(by_hand(manifest.threshold, 0.8, 0.4), {})

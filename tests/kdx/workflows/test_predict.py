@@ -151,7 +151,7 @@ def test_heat_maps_of_a_command_that_stopped_are_counted(cli, tiny_bundle, datas
     images = [next((dataset / "test/good").iterdir()), tmp_path / "parts/missing.png"]
     maps = tmp_path / "maps"
     stopped = cli("predict", tiny_bundle, *images, "--overlay", maps, "--backend", "onnxruntime-cpu", code=2).stderr
-    assert f"1 heat map was written to {maps}/ before that: --force writes again" in stopped
+    assert f"1 heat map was written to {maps}/ before that: --force writes them again" in stopped
     cli("predict", tiny_bundle, images[0], "--overlay", maps, "--backend", "onnxruntime-cpu", "--force")
 
 

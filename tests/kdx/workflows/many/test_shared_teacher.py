@@ -173,6 +173,7 @@ def test_products_without_it_are_not_affected(dataset, tmp_path):
         ("extra_images = ['one/x']", "extra_images = ['x']", r"expected: extra_images \['.*one.x'\]"),
         ("", "input_size = [80, 80]", r"received: input_size \(80, 80\)"),
         ("", "backbone = 'test_resnet'\nteacher_from = ''", "names nothing"),
+        ("", "init = 'earlier'", r"\[products.b\] has init and shared_teacher"),
         ("tile = 64", "tile = 64", r"\[products.a\] cuts frames into tiles"),
         ("", 'shared_teacher = ""', r"\[products.a\]: no other product shares the teacher 'line4'"),
         ("shared_teacher = '../x'", "", r"\[products.a\]: shared_teacher is not usable as a file's name"),
