@@ -26,6 +26,8 @@ from kdx.errors import DataError
 from kdx.folders.image_search import LeftOut, is_hidden, is_image_name, walk
 from kdx.station.ledger import Identity
 
+# So many times as long as a listing took, no other one begins.
+_PAUSE_AFTER_LISTING = 5
 _CREATED, _RENAMED, _FOLDER = "created", "renamed", "folder"
 
 
@@ -75,7 +77,7 @@ class Arrivals:
         self._unsettled: dict[str, None] = {}  # by the time since which they are at rest
         self._complete: list[tuple[int, str]] = []  # a heap, by the order of arrival
         self._order = 0
-        self._next_scan = clock()
+        self._next_scan = self._may_scan = clock()
         self._others: set[str] = set()  # files at the last listing whose names are not those of images
         self._observer: Any = None
         self.left_out: str | None = None
@@ -171,15 +173,23 @@ class Arrivals:
 
     def _take(self, kind: str, path: str, arrived: float) -> None:
         if kind == _FOLDER:
-            self._next_scan = self._clock()  # what is in it may have been there before it was watched
+            # What is in it may have been there before it was watched.
+            self._next_scan = min(self._next_scan, self._may_scan)
             return
         name = os.path.relpath(path, self._folder).replace(os.sep, "/")
         if not any(is_hidden(part) for part in name.split("/")):
             self._see(name, arrived, is_renamed=kind == _RENAMED)
 
     def _scan(self) -> None:
+        """List the folder, and leave time for other things where that takes long."""
+        began = self._clock()
+        self._list()
+        ended = self._clock()
+        self._may_scan = ended + _PAUSE_AFTER_LISTING * (ended - began)
+        self._next_scan = max(ended + self._scan_every, self._may_scan)
+
+    def _list(self) -> None:
         """See every file of the folder, those that are new in the order of their last change."""
-        self._next_scan = self._clock() + self._scan_every
         try:
             kinds = LeftOut()
             names = list(walk(self._folder, kinds))

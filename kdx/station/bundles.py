@@ -36,12 +36,14 @@ class LoadOptions:
         threads: Threads within an operation, or None.
         precision: The precision of the graph, or None.
         require_signature: Public keys, by one of which a bundle must be signed.
+        heat_maps: Whether heat maps are drawn, for which frames must be whole.
     """
 
     backend: str = "auto"
     threads: int | None = None
     precision: str | None = None
     require_signature: Sequence[Path] = ()
+    heat_maps: bool = False
 
 
 class BundleRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,10 +103,8 @@ class Loaded(ClosesOnExit):
                 self._refused, self._again = None, float("inf")
                 return None
             detector, by = _load(self.path, self._options)
-        except (KdxError, OSError) as problem:
-            error = (
-                problem if isinstance(problem, KdxError) else BundleError(f"'{self.path}' cannot be read: {problem}")
-            )
+        except Exception as problem:  # whatever it is, what judges goes on
+            error = self._explained(problem)
             self._again = self._clock() + _AGAIN_SECONDS
             is_new = self._refused != error.message
             self._refused = error.message
@@ -113,6 +113,13 @@ class Loaded(ClosesOnExit):
         self.detector.close()
         before, self.detector, self.by = self.by, detector, by
         return before
+
+    def _explained(self, problem: Exception) -> KdxError:
+        if isinstance(problem, KdxError):
+            return problem
+        if isinstance(problem, OSError):
+            return BundleError(f"'{self.path}' cannot be read: {problem}")
+        return BundleError(f"'{self.path}' cannot be loaded: unexpected {type(problem).__name__}: {problem}")
 
 
 class Bundles(ClosesOnExit):
@@ -177,6 +184,7 @@ def _load(path: Path, options: LoadOptions) -> tuple[Detector, JudgedBy]:
 
     Raises:
         BundleError: It was replaced while it was loaded, or a file disappeared.
+        OptionError: It reads frames in bands, of which no heat maps are drawn.
         KdxError: As for :func:`kdx.load`.
     """
     require_threads(options.threads)
@@ -194,6 +202,11 @@ def _load(path: Path, options: LoadOptions) -> tuple[Detector, JudgedBy]:
         detector = origin.detector(bundle)
     except OSError as error:
         raise BundleError(f"'{path}' cannot be read: {error}", fix="copy the bundle again") from error
+    if detector.input.is_in_bands and options.heat_maps:
+        detector.close()
+        raise OptionError(
+            f"'{path}' reads frames in bands, which are never whole in the memory", fix="leave out `heat_maps`"
+        )
     if detector.input.is_in_bands and find_spec("tifffile") is None:
         detector.close()
         raise BundleError(

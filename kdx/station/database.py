@@ -7,8 +7,9 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kdx.errors import OutputError
 
@@ -93,12 +94,24 @@ class Database:
                 raise self._explained(error) from error
             raise
 
+    def _rows(self, question: str, given: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return what the file says.
+
+        Raises:
+            OSError: The disk is full.
+            OutputError: The file cannot be read for another reason.
+        """
+        try:
+            return self._base.execute(question, given).fetchall()
+        except sqlite3.OperationalError as error:
+            raise self._explained(error) from error
+
     def _explained(self, error: sqlite3.OperationalError) -> OSError | OutputError:
         """Return what an error of SQLite means: that the disk is full, or something else."""
         is_general = "disk I/O error" in str(error) or "unable to open" in str(error)
         if "is full" in str(error) or (is_general and shutil.disk_usage(self.path.parent).free < _LITTLE):
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        return OutputError(f"the ledger '{self.path}' cannot be written: {error}")
+        return OutputError(f"the ledger '{self.path}' cannot be read or written: {error}")
 
     def _prepare(self) -> None:
         """Create the tables of a new file, or check that the file is a ledger."""

@@ -7,7 +7,7 @@ is away delays no verdict, and nothing is forgotten until it is back. Repeats ha
 
 from __future__ import annotations
 
-import sqlite3
+import contextlib
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -149,12 +149,16 @@ class Courier(threading.Thread):
             done, problem = self._receiver.send(messages, self._stopping)
             if done:
                 ledger.remove_messages(done)
-        except (OSError, OutputError, sqlite3.Error) as error:  # a full disk: what was acknowledged is sent once more
+        except (OSError, OutputError) as error:  # a full disk: what was acknowledged is sent once more
             return 0, f"the ledger cannot be written: {error}"
+        except Exception as error:  # without this thread, nobody would be told any verdict
+            return 0, f"unexpected {type(error).__name__}: {error}"
         return len(done), problem
 
     def _miss(self, ledger: Ledger, problem: str) -> None:
         if not self.is_away:
             self.is_away = True
-            waiting = number_of(ledger.waiting(self._receiver.name), "[verdict waits|verdicts wait]")
+            waiting = "verdicts wait"
+            with contextlib.suppress(Exception):  # it may be the ledger that cannot be read
+                waiting = number_of(ledger.waiting(self._receiver.name), "[verdict waits|verdicts wait]")
             self._say(f"{self._receiver.name} does not receive verdicts ({problem}): {waiting}, and none is lost")

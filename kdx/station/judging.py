@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kdx.errors import DataError, ImageError, KdxError, OptionError
+from kdx.errors import DataError, ImageError, KdxError
 from kdx.imaging.images import read_with_range
 from kdx.imaging.value_range import warn_if_narrow
 from kdx.runtime.banded import is_read_in_bands
@@ -50,9 +50,6 @@ class Judge:
         pattern: What the files' names say.
         in_hand: Which file is being judged.
         heat_maps: Whether heat maps are drawn.
-
-    Raises:
-        OptionError: A bundle reads frames in bands, of which no heat maps are drawn.
     """
 
     def __init__(
@@ -60,12 +57,6 @@ class Judge:
     ) -> None:
         self._folder, self._bundles, self._pattern = folder, bundles, pattern
         self._in_hand, self._heat_maps = in_hand, heat_maps
-        in_bands = [loaded.path for _, loaded in bundles if loaded.detector.input.is_in_bands]
-        if in_bands and heat_maps:
-            raise OptionError(
-                f"'{in_bands[0]}' reads frames in bands, which are never whole in the memory",
-                fix="leave out `heat_maps`",
-            )
 
     def __call__(self, name: str, identity: Identity) -> JudgedImage | None:
         """Judge a file; return None if it is gone, or is another one than expected.

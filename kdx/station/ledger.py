@@ -85,8 +85,8 @@ class Ledger(Database):
 
     def fact(self, name: str) -> Any:
         """Return a fact by name, or None."""
-        row = self._base.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return None if row is None else row[0]
+        rows = self._rows("SELECT value FROM facts WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
 
     def set_fact(self, name: str, value: object) -> None:
         """Store a fact."""
@@ -115,11 +115,11 @@ class Ledger(Database):
     def files(self, *states: str) -> Iterator[JudgedFile]:
         """Yield the files in some states, in the order in which they were judged."""
         marks = ", ".join("?" * len(states))
-        yield from map(_file, self._base.execute(f"{_SELECT} WHERE state IN ({marks}) ORDER BY id", states).fetchall())
+        yield from map(_file, self._rows(f"{_SELECT} WHERE state IN ({marks}) ORDER BY id", states))
 
     def known(self) -> dict[str, Identity]:
         """Return the judged files that may lie in the watched folder, by path."""
-        found = self._base.execute(
+        found = self._rows(
             "SELECT path, size, mtime_ns FROM files WHERE state IN (?, ?, ?, ?) ORDER BY id",
             (HERE, MOVING, LINKING, LINKED),
         )
@@ -145,13 +145,13 @@ class Ledger(Database):
 
     def linked(self, path: str) -> list[JudgedFile]:
         """Return the verdicts on a file of the watched folder to which there is a link."""
-        found = self._base.execute(f"{_SELECT} WHERE path = ? AND state = ? ORDER BY id", (os.fsencode(path), LINKED))
-        return [_file(row) for row in found.fetchall()]
+        found = self._rows(f"{_SELECT} WHERE path = ? AND state = ? ORDER BY id", (os.fsencode(path), LINKED))
+        return [_file(row) for row in found]
 
     def is_taken(self, place: str) -> bool:
         """Whether a place in the output folder is that of a judged file or its heat map."""
-        found = self._base.execute("SELECT 1 FROM files WHERE place = ?1 OR heat_map = ?1", (os.fsencode(place),))
-        return found.fetchone() is not None
+        found = self._rows("SELECT 1 FROM files WHERE place = ?1 OR heat_map = ?1", (os.fsencode(place),))
+        return bool(found)
 
     def give_free(self, place: str) -> None:
         """Give a place free whose file somebody took away."""
@@ -167,8 +167,8 @@ class Ledger(Database):
             limit: How many files at most.
         """
         where = "WHERE verdict = ? AND seconds < ? AND bytes > 0 AND state IN ('here', 'moved', 'linked', 'gone')"
-        found = self._base.execute(f"{_SELECT} {where} ORDER BY id LIMIT ?", (verdict, before, limit))
-        return [_file(row) for row in found.fetchall()]
+        found = self._rows(f"{_SELECT} {where} ORDER BY id LIMIT ?", (verdict, before, limit))
+        return [_file(row) for row in found]
 
     def kept(self, after: int, limit: int) -> list[JudgedFile]:
         """Return files of which something is kept that may be deleted, the oldest first.
@@ -178,12 +178,11 @@ class Ledger(Database):
             limit: How many files at most.
         """
         where = "WHERE id > ? AND bytes > 0 AND state IN (?, ?, ?, ?) ORDER BY id LIMIT ?"
-        found = self._base.execute(f"{_SELECT} {where}", (after, HERE, MOVED, LINKED, GONE, limit))
-        return [_file(row) for row in found.fetchall()]
+        return [_file(row) for row in self._rows(f"{_SELECT} {where}", (after, HERE, MOVED, LINKED, GONE, limit))]
 
     def kept_bytes(self) -> int:
         """Return the size of all that is kept of judged files in the output folder."""
-        return int(self._base.execute("SELECT ifnull(sum(bytes), 0) FROM files").fetchone()[0])
+        return int(self._rows("SELECT ifnull(sum(bytes), 0) FROM files")[0][0])
 
     def forget(self, files: Sequence[JudgedFile]) -> None:
         """Forget files of which nothing is kept any more."""
@@ -199,7 +198,7 @@ class Ledger(Database):
 
     def lines(self) -> list[tuple[int, str, bytes]]:
         """Return number, day and text of the lines that are to be written, in order."""
-        return self._base.execute("SELECT id, day, line FROM lines ORDER BY id").fetchall()
+        return self._rows("SELECT id, day, line FROM lines ORDER BY id")
 
     def remove_lines(self, last: int) -> None:
         """Cross off the lines up to a number."""
@@ -207,8 +206,8 @@ class Ledger(Database):
 
     def text_bytes(self, name: str) -> int:
         """Return how much of a text file was written for certain."""
-        row = self._base.execute("SELECT bytes FROM texts WHERE name = ?", (name,)).fetchone()
-        return 0 if row is None else int(row[0])
+        rows = self._rows("SELECT bytes FROM texts WHERE name = ?", (name,))
+        return int(rows[0][0]) if rows else 0
 
     def set_text(self, name: str, size: int, seconds: float) -> None:
         """Record how much of a text file was written for certain."""
@@ -216,7 +215,7 @@ class Ledger(Database):
 
     def texts_before(self, seconds: float) -> list[str]:
         """Return the text files to which nothing was written since a time of the own clock."""
-        return [name for (name,) in self._base.execute("SELECT name FROM texts WHERE seconds < ?", (seconds,))]
+        return [name for (name,) in self._rows("SELECT name FROM texts WHERE seconds < ?", (seconds,))]
 
     def forget_text(self, name: str) -> None:
         """Forget a text file that was deleted."""
@@ -228,13 +227,11 @@ class Ledger(Database):
 
     def outbox(self, receiver: str, limit: int) -> list[tuple[int, bytes]]:
         """Return number and text of the first messages for a receiver."""
-        return self._base.execute(
-            "SELECT id, line FROM outbox WHERE receiver = ? ORDER BY id LIMIT ?", (receiver, limit)
-        ).fetchall()
+        return self._rows("SELECT id, line FROM outbox WHERE receiver = ? ORDER BY id LIMIT ?", (receiver, limit))
 
     def waiting(self, receiver: str) -> int:
         """Return how many messages wait for a receiver."""
-        return int(self._base.execute("SELECT count(*) FROM outbox WHERE receiver = ?", (receiver,)).fetchone()[0])
+        return int(self._rows("SELECT count(*) FROM outbox WHERE receiver = ?", (receiver,))[0][0])
 
     def remove_messages(self, numbers: Sequence[int]) -> None:
         """Cross off messages that their receiver acknowledged."""
@@ -257,19 +254,19 @@ class Ledger(Database):
 
     def views(self, part: str) -> list[PartView]:
         """Return what a part has so far."""
-        found = self._base.execute(
+        found = self._rows(
             "SELECT view, verdict_id, verdict, product, seconds FROM views WHERE part = ? ORDER BY rowid",
             (os.fsencode(part),),
         )
         return [
             PartView(os.fsdecode(view), number, verdict, _decoded(product), seconds)
-            for view, number, verdict, product, seconds in found.fetchall()
+            for view, number, verdict, product, seconds in found
         ]
 
     def open_parts(self) -> dict[str, float]:
         """Return when the parts began that are not complete, in this order."""
-        found = self._base.execute("SELECT part, min(seconds) FROM views GROUP BY part ORDER BY min(rowid)")
-        return {os.fsdecode(part): seconds for part, seconds in found.fetchall()}
+        found = self._rows("SELECT part, min(seconds) FROM views GROUP BY part ORDER BY min(rowid)")
+        return {os.fsdecode(part): seconds for part, seconds in found}
 
     def close_part(self, part: str) -> None:
         """Cross off the views of a part that has its verdict."""

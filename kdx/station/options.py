@@ -98,7 +98,7 @@ def watch_options(
         folder=folder,
         out=out,
         bundles=bundles,
-        load=LoadOptions(backend, threads, precision, tuple(require_signature)),
+        load=LoadOptions(backend, threads, precision, tuple(require_signature), heat_maps),
         files="move" if move else "link" if link else "stay",
         heat_maps=heat_maps,
         csv=csv_style(semicolons=semicolons) if csv else None,

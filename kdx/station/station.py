@@ -264,7 +264,12 @@ class Station:
     def _keep_less(self) -> None:
         """Delete what is not kept any longer: some of it at once, so that no file waits for it."""
         if self._retention is not None and time.monotonic() >= self._next_retention:
-            deleted = self._retention.apply(self._clock.now())
+            deleted = 0
+            try:
+                deleted = self._retention.apply(self._clock.now())
+                self._say_change("retention", None, "what is not kept any longer can be deleted again")
+            except OSError as error:
+                self._say_change("retention", f"what is not kept any longer cannot be deleted: {error}")
             self._next_retention = time.monotonic() + (0.0 if deleted else _RETENTION_SECONDS)
             with self._ledger.transaction():
                 self._clock.save()

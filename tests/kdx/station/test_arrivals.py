@@ -133,6 +133,27 @@ def test_the_system_tells_what_was_renamed_and_what_was_created(folder, tmp_path
         assert arriving.next(60.0) is None
 
 
+def test_listings_that_take_longer_than_their_interval_leave_time_to_judge(folder, clock, monkeypatch):
+    listings = []
+
+    def slow(*given: object) -> list[str]:
+        clock.seconds += 25
+        listings.append(clock.seconds)
+        return list(walk(*given))
+
+    walk = arrivals.walk
+    monkeypatch.setattr(arrivals, "walk", slow)
+    for index in range(9):
+        (folder / f"{index}.png").write_text("x", encoding="utf-8")
+    arriving = watcher(folder, clock, settle=0.0)
+    for _ in range(9):
+        name, _ = arriving.next(0.0)
+        (folder / name).unlink()
+        arriving.done(name)
+        clock.seconds += 1
+    assert (len(listings), arriving.is_idle) == (1, True)
+
+
 def test_a_folder_without_notices_is_an_error(folder, clock, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kdx.errors import BackendError, BundleError, ImageError, KdxError
+from kdx.errors import BackendError, BundleError, ImageError, KdxError, OptionError
+from kdx.imaging.images import InputSpec
 from kdx.runtime.detector import Detector
+from kdx.station import bundles as bundles_module
 from kdx.station.bundles import Bundles, Loaded, LoadOptions
 from kdx.station.in_hand import MOST_TRIES, InHand
 from kdx.station.judging import Judge
@@ -57,6 +60,29 @@ def test_a_replaced_bundle_judges_from_then_on(bundle, tmp_path):
         shutil.rmtree(bundle)
         assert isinstance(loaded.take_up(), BundleError)
         assert (loaded.take_up(), loaded.by.backend) == (None, "onnxruntime-cpu")
+
+
+def test_an_unexpected_error_at_another_bundle_leaves_the_old_one(bundle, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with Loaded(bundle, OPTIONS) as loaded:
+        before = loaded.by
+        shutil.copytree(old_bundle("level", tmp_path), bundle, dirs_exist_ok=True)
+        monkeypatch.setattr(bundles_module, "_load", fail)
+        refused = loaded.take_up()
+        assert isinstance(refused, BundleError)
+        assert "unexpected RuntimeError: out of memory" in refused.message
+        assert (loaded.take_up(), loaded.by) == (None, before)
+
+
+def test_a_bundle_in_bands_that_replaces_another_is_refused_where_heat_maps_are_drawn(bundle, tmp_path, monkeypatch):
+    with Loaded(bundle, replace(OPTIONS, heat_maps=True)) as loaded:
+        shutil.copytree(old_bundle("level", tmp_path), bundle, dirs_exist_ok=True)
+        monkeypatch.setattr(InputSpec, "is_in_bands", True)
+        refused = loaded.take_up()
+        assert isinstance(refused, OptionError)
+        assert "never whole in the memory" in refused.message
 
 
 def test_a_run_is_no_bundle(tmp_path):

@@ -7,6 +7,7 @@ import csv
 import errno
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from kdx.errors import OutputError
-from kdx.station import arrivals, lines, places, station
+from kdx.station import arrivals, database, lines, places, station
 from kdx.station.database import FILE
 from kdx.station.ledger import Ledger
 from kdx.station.names import name_pattern
@@ -213,6 +214,46 @@ def test_what_time_does_not_heal_ends_the_station(tmp_path, monkeypatch, kind):
     with pytest.raises(kind):
         list(run(options_for(tmp_path, heat_maps=True)))
     assert lines_of(tmp_path / "out") == []
+
+
+def test_what_cannot_be_deleted_stops_no_judging(tmp_path, monkeypatch):
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "old.png")
+
+    monkeypatch.setattr(station.Retention, "apply", refuse)
+    said: list[str] = []
+    drop(tmp_path, a="good")
+    options = options_for(tmp_path, files="move", keep=parse_keep("good=1h"))
+    assert len(list(run(options, said.append))) == 1
+    assert said == ["what is not kept any longer cannot be deleted: [Errno 13] Permission denied: 'old.png'"]
+
+
+def test_a_ledger_that_cannot_be_read_is_explained(tmp_path, monkeypatch):
+    """The disk is full at the first attempt; later, the file is locked."""
+    errors = ["disk I/O error", "database is locked"]
+
+    class Fails:
+        """A connection that fails where lines are read."""
+
+        def __init__(self, base: sqlite3.Connection) -> None:
+            self._base = base
+
+        def execute(self, question: str, *given: Any) -> Any:
+            if "FROM lines" in question and "SELECT" in question:
+                raise sqlite3.OperationalError(errors.pop(0))
+            return self._base.execute(question, *given)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._base, name)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(database.sqlite3, "connect", lambda *given, **options: Fails(connect(*given, **options)))
+    monkeypatch.setattr(database, "_LITTLE", 1 << 62)
+    drop(tmp_path, a="good")
+    said: list[str] = []
+    with pytest.raises(OutputError, match="cannot be read or written: database is locked"):
+        list(run(options_for(tmp_path), said.append))
+    assert [text.partition(":")[0] for text in said] == [f"the disk of '{tmp_path / 'out'}' is full"]
 
 
 def test_text_that_others_wrote_stays(tmp_path):

@@ -11,12 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdx.errors import OutputError
 from kdx.station import delivery
 from kdx.station.database import FILE
 from kdx.station.delivery import Command, Courier
@@ -258,6 +259,41 @@ def test_a_command_that_takes_nothing_loses_nothing(posted, command):
     courier.end(when_done=True)
     assert waiting(posted) == 3
     assert len(said) == 1
+
+
+def test_an_unexpected_error_ends_no_delivery(posted, monkeypatch):
+    """A receiver fails as none should, and the ledger cannot be read meanwhile."""
+    monkeypatch.setattr(delivery, "_FIRST_PAUSE", 0.0)
+    count, fails = Ledger.waiting, iter(range(2))
+
+    class Receiver:
+        name, at_once = "exec", 3
+
+        def send(self, messages: Sequence[tuple[int, bytes]], stop: threading.Event) -> tuple[list[int], str]:
+            if next(fails, None) is not None:
+                raise ValueError("the payload is too large")
+            return [number for number, _ in messages], ""
+
+        def close(self) -> None:
+            pass
+
+    def refuse(*_: object) -> int:
+        raise OutputError("the ledger cannot be read")
+
+    monkeypatch.setattr(Ledger, "waiting", refuse)
+    said: list[str] = []
+    courier = Courier(posted, Receiver(), said.append)
+    courier.start()
+    while not any("again" in text for text in said) and courier.is_alive():  # it is asked, and not timed
+        courier.join(0.01)
+    courier.end()
+    monkeypatch.setattr(Ledger, "waiting", count)
+    assert waiting(posted) == 0
+    assert said == [
+        "exec does not receive verdicts (unexpected ValueError: the payload is too large): verdicts wait, "
+        "and none is lost",
+        "exec receives verdicts again",
+    ]
 
 
 def test_a_broker_that_is_away_loses_nothing(posted, monkeypatch):
