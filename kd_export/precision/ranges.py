@@ -16,6 +16,9 @@ from kdx.bundle.variants import FP16_MAX, TapRange
 from kdx.errors import GateError
 from kdx.runtime.onnxruntime.session import open_session
 
+# Of images with at least twice as many rows and columns, not all are compared.
+_ENOUGH_ROWS = 256
+
 
 def measure_ranges(model: ModelProto, tensors: Collection[str], images: NDArray[np.uint8]) -> dict[str, float]:
     """Return the largest absolute value of each of a graph's FP32 tensors.
@@ -45,10 +48,10 @@ def measure_ranges(model: ModelProto, tensors: Collection[str], images: NDArray[
     return dict(zip(names, found.tolist(), strict=True))
 
 
-def least_error_steps(
-    model: ModelProto, candidates: Mapping[str, Sequence[Step]], images: NDArray[np.uint8]
+def accurate_steps(
+    model: ModelProto, candidates: Mapping[str, Sequence[Step]], images: NDArray[np.uint8], *, most: float = 1.0
 ) -> dict[str, Step]:
-    """Return, of some steps for each tensor, the one with the least relative error on images.
+    """Return, for each tensor, its first step if it is accurate on images, else the most accurate.
 
     The error is that of rounding and clipping: at each position, the squared error of all channels
     over the sum of their squares, and of that the mean over positions. What is compared in the end
@@ -57,8 +60,10 @@ def least_error_steps(
     Args:
         model: The FP32 graph.
         candidates: The steps of each tensor ``(1, C, h, w)``, by its name; they differ in their
-            scale alone. Of equally good ones the first is taken.
-        images: uint8 ``(K, H, W, C)``; they run one at a time.
+            scale alone.
+        images: uint8 ``(K, H, W, C)``; they run one at a time. Of large ones, only some rows and
+            columns of a tensor are compared, at even distances: all would take much memory.
+        most: How many times the least error of all steps the first one may have.
     """
     probe = ModelProto()
     probe.CopyFrom(model)
@@ -77,21 +82,28 @@ def least_error_steps(
 
     channels, places = constant(np.array([1], np.int64)), constant(np.array([1, 2], np.int64))
     little, names = constant(np.float32(1e-12)), sorted(candidates)
+    apart = max(1, min(images.shape[1:3]) // _ENOUGH_ROWS)
+    every = [constant(np.array(each, np.int64)) for each in ([0, 0], [2**31, 2**31], [2, 3], [apart, apart])]
     for name in names:
         first, steps = candidates[name][0], [step.scale for step in candidates[name]]
+        values = add("Slice", name, *every)
         scales = constant(np.array(steps, np.float32).reshape(-1, 1, 1, 1))
         limits = (constant(np.float32(limit - first.zero)) for limit in first.limits)
-        integers = add("Clip", add("Round", add("Div", name, scales)), *limits)
-        error = add("Sub", add("Mul", integers, scales), name)
+        integers = add("Clip", add("Round", add("Div", values, scales)), *limits)
+        error = add("Sub", add("Mul", integers, scales), values)
         # A position of zeros has no error.
-        squares = add("Add", add("ReduceSumSquare", name, channels, keepdims=0), little)
+        squares = add("Add", add("ReduceSumSquare", values, channels, keepdims=0), little)
         relative = add("Div", add("ReduceSumSquare", error, channels, keepdims=0), squares)
         mean = add("ReduceMean", relative, places, keepdims=0)
         graph.output.append(helper.make_tensor_value_info(mean, TensorProto.FLOAT, [len(steps)]))
     session = open_session(probe.SerializeToString(), "the graph that compares steps")
     given = graph.input[0].name
     errors = [sum(each) for each in zip(*(session.run(None, {given: image[None]}) for image in images), strict=True)]
-    return {name: candidates[name][int(np.argmin(error))] for name, error in zip(names, errors, strict=True)}
+    found = {}
+    for name, error in zip(names, errors, strict=True):
+        best = 0 if error[0] <= most * error.min() else int(np.argmin(error))
+        found[name] = candidates[name][best]
+    return found
 
 
 def tap_ranges(model: ModelProto, spec: PairSpec, ranges: dict[str, float]) -> list[TapRange]:

@@ -186,7 +186,7 @@ class TrainOptions:
     )
     headroom: float = _option(
         1.0,
-        "INT8 clips activations at this multiple of what suits good training images and drawn defects best.",
+        "INT8 clips activations at this multiple of their limits on good training images and drawn defects.",
         key=None,
         limits=(1, 4),
         commands=_QUANTIZE,

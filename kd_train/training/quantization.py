@@ -272,4 +272,4 @@ def _planned(detector: FusedDetector, images: NDArray[np.uint8], headroom: float
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export_onnx(detector, path, max_batch=1, metadata={})
-        return plan_int8(onnx.load(path), images, headroom=headroom, least_error=True)
+        return plan_int8(onnx.load(path), images, headroom=headroom, clip_outliers=True)

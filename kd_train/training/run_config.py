@@ -36,7 +36,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
         checkpoint_sha256: The hash of the checkpoint from which they came, of the run around it.
         teacher_sha256: The hash of that run's teacher's file; empty in runs up to schema 2.
         epoch: The epoch of that checkpoint.
-        headroom: At what multiple of the limit of the least error activations are clipped.
+        headroom: At what multiple of the limits of the plan activations are clipped.
         images: The number of good images that set the scales.
         defects: The number of synthetic defects on these that set the scales too.
         plan: The steps of all activations.
@@ -56,7 +56,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
         return (
             f"{number_of(len(self.plan.nodes), '[operation|operations]')} quantised; scales from "
             f"{number_of(self.images, 'good [image|images]')} and {number_of(self.defects, 'drawn [defect|defects]')}, "
-            f"clipped at {times}the limit of the least error"
+            f"clipped at {times}their limits"
         )
 
 

@@ -56,8 +56,8 @@ class Int8Students(msgspec.Struct, frozen=True, kw_only=True):
         checkpoint_sha256: The hash of the tensors of their checkpoint.
         teacher_sha256: The hash of the tensors of the teacher that was quantised.
         epoch: The number of epochs that they were trained for, after the training in FP32.
-        headroom: At what multiple of their limit values are clipped. The limit is that of the least
-            error on training images; in bundles of earlier releases, the largest activation.
+        headroom: At what multiple of their limit values are clipped. The limit is the largest
+            activation on training images, or lower where a few are far larger than all others.
         residual_additions: The number of additions that are quantised; absent in bundles of earlier
             releases. It decides how far runtimes may be from the reference, see
             :mod:`kdx.verification.tolerances`.

@@ -50,7 +50,7 @@ def graph_of(side: int = 3, *, minimum: float | None = None, mean: float = 100.0
         nodes.append(helper.make_node("MaxPool", [value], ["pool"], name="pair/MaxPool", kernel_shape=[2, 2]))
         value = "pool"
     nodes.append(helper.make_node("Conv", [value, "w2"], ["out"], name="pair.2/Conv"))
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 16, 16, 3])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "height", "width", 3])
     output = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
     constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
     opset = [helper.make_opsetid("", 18)]
@@ -90,11 +90,11 @@ def test_the_largest_value_of_all_images_sets_the_scale_with_its_headroom() -> N
         assert step(plan, "pair.1/Conv")[2] == pytest.approx(headroom * 180 / 127)
 
 
-def test_a_few_large_values_do_not_set_the_step_of_the_least_error() -> None:
-    images = np.random.default_rng(0).integers(95, 106, (2, 16, 16, 3)).astype(np.uint8)
-    images[0, 8, 8] = 250  # 150 after the mean, where all others are at most 5
+def test_outliers_do_not_set_the_step_where_they_are_clipped() -> None:
+    images = np.random.default_rng(0).integers(98, 103, (2, 16, 16, 3)).astype(np.uint8)
+    images[0, 8, 8] = 250  # 150 after the mean, where all others are at most 2
     graph = graph_of(7)
-    largest, least = (plan_int8(graph, images, least_error=least) for least in (False, True))
+    largest, little = (plan_int8(graph, images, clip_outliers=each) for each in (False, True))
     values = images.transpose(0, 3, 1, 2).astype(np.float32) - np.float32(100)
 
     def error(scale: float) -> float:
@@ -103,15 +103,22 @@ def test_a_few_large_values_do_not_set_the_step_of_the_least_error() -> None:
 
     tried = [np.float32(150 * 2.0 ** (-half / 2) / 127) for half in range(13)]
     assert step(largest, "pair.1/Conv") == ("uint8", 128, tried[0])
-    assert step(least, "pair.1/Conv") == ("uint8", 128, min(tried, key=error))
-    assert step(least, "pair.1/Conv")[2] * 127 < 30
-    twice = plan_int8(graph, images, headroom=2.0, least_error=True)
-    assert step(twice, "pair.1/Conv")[2] == pytest.approx(2 * step(least, "pair.1/Conv")[2])
+    assert error(tried[0]) > 10 * min(map(error, tried))
+    assert step(little, "pair.1/Conv") == ("uint8", 128, min(tried, key=error))
+    twice = plan_int8(graph, images, headroom=2.0, clip_outliers=True)
+    assert step(twice, "pair.1/Conv")[2] == pytest.approx(2 * step(little, "pair.1/Conv")[2])
+
+
+def test_steps_of_large_images_come_from_some_rows_and_columns() -> None:
+    images = np.random.default_rng(0).integers(98, 103, (1, 512, 512, 3)).astype(np.uint8)
+    images[0, 1::2, 1::2] = 250  # beside all that is compared, and in the range
+    assert step(plan_int8(graph_of(7), images), "pair.1/Conv")[2] == pytest.approx(150 / 127)
+    assert step(plan_int8(graph_of(7), images, clip_outliers=True), "pair.1/Conv")[2] < 5 / 127
 
 
 def test_even_values_keep_the_step_of_the_largest() -> None:
     images = np.random.default_rng(0).choice(np.array([0, 200], np.uint8), (2, 16, 16, 3))
-    plans = [plan_int8(graph_of(7), images, least_error=least) for least in (False, True)]
+    plans = [plan_int8(graph_of(7), images, clip_outliers=each) for each in (False, True)]
     assert step(plans[0], "pair.1/Conv") == step(plans[1], "pair.1/Conv")
 
 
